@@ -1,0 +1,189 @@
+"""A child process of the supervisor: started, watched, restarted with backoff, stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy.local import tether
+from deploy.local.liveness import birth
+from deploy.local.state import ChildState, ChildStatus
+
+BACKOFF_FIRST_SECONDS = 0.2
+BACKOFF_MOST_SECONDS = 10.0
+READY_POLL_SECONDS = 0.05
+STEADY_SECONDS = 30.0  # a child that lived this long starts again with the first backoff
+
+
+log = logging.getLogger("supervisor")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a child runs, and how it is started and stopped."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    user: str = "self"  # as deploy.local.tether takes it
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when the supervisor ends
+    stop_seconds: float = 10.0
+    restarts: bool = True
+    clear: Callable[[], None] | None = None  # ends what a killed run left; before each start
+    ready: Callable[[], bool] | None = None  # None: ready when alive
+
+
+def tethered(
+    argv: tuple[str, ...],
+    user: str = "self",
+    death_signal: signal.Signals = signal.SIGKILL,
+) -> list[str]:
+    """The command that runs argv so that it ends with the calling process."""
+    shim = [sys.executable, "-I", "-S", tether.__file__]
+    return [*shim, str(os.getpid()), str(int(death_signal)), user, *argv]
+
+
+class Child:
+    """One child. Every method but `start` returns at once; `tick` is called again and again."""
+
+    def __init__(self, program: Program, log_file: Path) -> None:
+        self.program = program
+        self.log_file = log_file
+        self.state = ChildState.STOPPED
+        self.since = datetime.now(UTC)
+        self.restarts = 0
+        self.exit_code: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._born: str | None = None
+        self._started = self._ended = 0.0
+        self.failures = 0  # ends by itself in a row, none of them after a steady life
+        self._stop_by = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process, as far as the last tick knows."""
+        return self._process is not None
+
+    @property
+    def status(self) -> ChildStatus:
+        """What the state file says about this child."""
+        return ChildStatus(
+            name=self.program.name,
+            state=self.state,
+            pid=self._process.pid if self._process else None,
+            born=self._born,
+            restarts=self.restarts,
+            since=self.since,
+        )
+
+    @property
+    def due_seconds(self) -> float | None:
+        """Time until the next tick has something to do; None: only a signal brings it on."""
+        match self.state:
+            case ChildState.STARTING:
+                return READY_POLL_SECONDS
+            case ChildState.BACKOFF:
+                return max(0.0, self._ended + self.backoff_seconds - time.monotonic())
+            case ChildState.STOPPING:
+                return max(0.0, self._stop_by - time.monotonic())
+            case _:
+                return None
+
+    def start(self) -> None:
+        """Start the process in its own session, its output appended to the log."""
+        if self.program.clear is not None:
+            self.program.clear()
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                tethered(self.program.argv, self.program.user, self.program.death_signal),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(self.program.environment),
+                start_new_session=True,
+            )
+        self._born = birth(self._process.pid)
+        self._started = time.monotonic()
+        self.exit_code = None
+        self._enter(ChildState.STARTING)
+
+    def tick(self) -> bool:
+        """Notice an end, a start that became ready, or what is due; True: something changed."""
+        before = (self.state, self.restarts)
+        if self._process is not None:
+            self._reap()
+        if self.due_seconds == 0:
+            self._act()
+        if self.state is ChildState.STARTING and (
+            self.program.ready is None or self.program.ready()
+        ):
+            self._enter(ChildState.RUNNING)
+        return (self.state, self.restarts) != before
+
+    def terminate(self) -> None:
+        """Ask the process to stop; it will not be started again."""
+        if self._process is None:
+            self._enter(ChildState.STOPPED)
+        else:
+            self._enter(ChildState.STOPPING)
+            self._stop_by = time.monotonic() + self.program.stop_seconds
+            self._process.send_signal(self.program.stop_signal)
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of the log, for an error message."""
+        with self.log_file.open("rb") as file:
+            file.seek(max(0, self.log_file.stat().st_size - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+
+    @property
+    def backoff_seconds(self) -> float:
+        """Pause before the next start."""
+        return min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
+
+    def _act(self) -> None:
+        """Do what is due: start again after the backoff, or end a process that does not stop."""
+        if self.state is ChildState.BACKOFF:
+            self.restarts += 1
+            self.start()
+        elif self._process is not None:
+            log.warning("%s does not stop and is ended", self.program.name)
+            _kill_group(self._process.pid)
+            self._stop_by = math.inf
+
+    def _reap(self) -> None:
+        process = self._process
+        assert process is not None
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        # Before the process is reaped: until then its number cannot name a stranger's group.
+        _kill_group(process.pid)
+        self.exit_code = process.wait()
+        self._process = self._born = None
+        self._ended = time.monotonic()
+        steady = self._ended - self._started >= STEADY_SECONDS
+        self.failures = 1 if steady else self.failures + 1
+        again = self.program.restarts and self.state is not ChildState.STOPPING
+        if again:
+            log.warning("%s ended with status %d", self.program.name, self.exit_code)
+        self._enter(ChildState.BACKOFF if again else ChildState.STOPPED)
+
+    def _enter(self, state: ChildState) -> None:
+        if state is not self.state:
+            self.state, self.since = state, datetime.now(UTC)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # the group is empty but for the dead

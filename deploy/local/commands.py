@@ -1,0 +1,119 @@
+"""The commands of the embedded stack: `ecolink up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local import stack
+from deploy.local.errors import StackError
+from deploy.local.state import ChildState, StackPhase, StackState
+from infrastructure.settings import Settings
+
+commands = typer.Typer()
+console = Console(highlight=False)
+
+COLOURS = {
+    ChildState.RUNNING: "green",
+    ChildState.STARTING: "yellow",
+    ChildState.BACKOFF: "red",
+    ChildState.STOPPING: "yellow",
+    ChildState.STOPPED: "dim",
+}
+
+
+@commands.command()
+def up() -> None:
+    """Start EcoLink on this machine and stay until Ctrl-C."""
+    settings = Settings()
+    signal.signal(signal.SIGTERM, _interrupt)
+    console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
+    try:
+        with stack.up(settings) as started:
+            announce(started.settings)
+            if started.wait() != 0:
+                fail(f"The supervisor failed; its log is in {started.settings.home / 'logs'}.")
+    except KeyboardInterrupt:
+        pass
+    except StackError as error:
+        fail(str(error))
+    console.print("EcoLink has stopped; its data stays.")
+
+
+@commands.command()
+def down() -> None:
+    """Stop the EcoLink that runs on this machine."""
+    settings = Settings()
+    try:
+        stopped = stack.down(settings.home)
+    except StackError as error:
+        fail(str(error))
+    console.print("EcoLink has stopped." if stopped else "EcoLink is not running.")
+
+
+@commands.command()
+def status() -> None:
+    """Show each process of the running EcoLink; exit status 1 if it is not running."""
+    settings = Settings()
+    found = stack.state(settings.home)
+    if found is None:
+        console.print(f"EcoLink is not running on {settings.home.resolve()}.")
+        raise typer.Exit(1)
+    console.print(status_table(found, datetime.now(UTC)))
+    if found.settings.gateway_url:
+        console.print(f"{found.settings.gateway_url}  {found.settings.home}", style="dim")
+    if found.phase is not StackPhase.READY:
+        raise typer.Exit(1)
+
+
+def announce(settings: Settings) -> None:
+    """Say where the running stack is reached and where its data lies."""
+    console.print(f"[bold green]EcoLink runs[/] at [bold]{settings.gateway_url}[/]")
+    console.print(f"Data, logs and passwords are in {settings.home}; Ctrl-C stops it.")
+
+
+def status_table(found: StackState, now: datetime) -> Table:
+    """The supervisor and its children, one row each."""
+    table = Table(title=f"EcoLink is {found.phase}", title_justify="left")
+    for heading in ("process", "state"):
+        table.add_column(heading)
+    for heading in ("pid", "for", "restarts"):
+        table.add_column(heading, justify="right")
+    table.add_row("supervisor", found.phase, str(found.pid), duration(now - found.since), "")
+    for child in found.children:
+        colour = COLOURS[child.state]
+        table.add_row(
+            child.name,
+            f"[{colour}]{child.state}[/]",
+            str(child.pid or ""),
+            duration(now - child.since),
+            str(child.restarts),
+        )
+    return table
+
+
+def duration(elapsed: timedelta) -> str:
+    """A span in its two largest units, such as `3 h 20 min`."""
+    seconds = max(0, int(elapsed.total_seconds()))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong and end with status 1."""
+    console.print(message, style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

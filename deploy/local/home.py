@@ -1,0 +1,123 @@
+"""The home directory of an embedded stack: where each thing lies, and the lock that guards it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_urlsafe
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deploy.local.errors import StackError
+from infrastructure.settings import Settings
+
+LOG_BYTES = 10 * 1024**2
+LOGS_KEPT = 3
+
+
+class Passwords(BaseModel):
+    """Random passwords of the embedded servers, made once for a home; safe inside a URL."""
+
+    model_config = ConfigDict(frozen=True)
+
+    postgres_owner: str = Field(default_factory=lambda: token_urlsafe(24))
+    postgres_services: str = Field(default_factory=lambda: token_urlsafe(24))
+    nats_services: str = Field(default_factory=lambda: token_urlsafe(24))
+    nats_trainer: str = Field(default_factory=lambda: token_urlsafe(24))
+
+
+@dataclass(frozen=True)
+class Home:
+    """One home directory; `root` is absolute."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Home:
+        """The home that the settings name."""
+        return cls(settings.home.expanduser().resolve())
+
+    @property
+    def state(self) -> Path:
+        """What the supervisor tells about itself and its children."""
+        return self.root / "run" / "stack.json"
+
+    @property
+    def postgres(self) -> Path:
+        """Data directory of PostgreSQL."""
+        return self.root / "postgres"
+
+    @property
+    def nats(self) -> Path:
+        """JetStream's store directory."""
+        return self.root / "nats"
+
+    @property
+    def nats_config(self) -> Path:
+        """Configuration file of nats-server, with its users."""
+        return self.root / "run" / "nats.conf"
+
+    @property
+    def pods(self) -> Path:
+        """One folder for each local pod."""
+        return self.root / "pods"
+
+    def log(self, name: str) -> Path:
+        """Log file of one process."""
+        return self.root / "logs" / f"{name}.log"
+
+    def prepare(self) -> None:
+        """Make the folders; only their owner may read them."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("run", "logs", "pods", "nats"):
+                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StackError(f"Cannot keep data in {self.root}: {error.strerror}.") from error
+
+    def passwords(self) -> Passwords:
+        """The passwords of this home, made at the first call."""
+        path = self.root / "secrets.json"
+        if not path.exists():
+            write_private(path, Passwords().model_dump_json(indent=1))
+        return Passwords.model_validate_json(path.read_bytes())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home for one supervisor; the kernel lets go of it whatever ends the holder."""
+        with (self.root / "run" / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError(
+                    f"Another EcoLink supervisor already runs on {self.root}. "
+                    "`ecolink status` shows it, `ecolink down` stops it."
+                ) from None
+            yield
+
+    def rotate_logs(self) -> None:
+        """Move each large log aside, oldest first out; called before anything writes to them."""
+        for path in (self.root / "logs").glob("*.log"):
+            if path.stat().st_size < LOG_BYTES:
+                continue
+            for n in range(LOGS_KEPT - 1, 0, -1):
+                older = path.with_suffix(f".log.{n}")
+                if older.exists():
+                    older.rename(path.with_suffix(f".log.{n + 1}"))
+            path.rename(path.with_suffix(".log.1"))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file as one step, readable by its owner alone."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

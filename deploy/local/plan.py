@@ -1,0 +1,132 @@
+"""What one run of the stack consists of: which servers, which services, on which ports."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from deploy.local.child import Program
+from deploy.local.home import Home
+from deploy.local.nats import NatsServer
+from deploy.local.ports import free_port
+from deploy.local.postgres import PostgresServer
+from deploy.local.state import recorded_state
+from deploy.processes import environment
+from infrastructure.settings import Settings
+
+OWNER_VARIABLE = "ECOLINK_OWNER_DATABASE_URL"
+POD_MARGIN_SECONDS = 5.0  # beyond the grace in which a trainer saves its checkpoint
+
+
+class Server(Protocol):
+    """An embedded server."""
+
+    @property
+    def program(self) -> Program:
+        """How the supervisor runs it."""
+        ...
+
+    def initialise(self) -> None:
+        """Make what it needs on disk; called before its first start of a run."""
+        ...
+
+    def provision(self) -> None:
+        """Make what it must hold; called when it is ready."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings with every URL and port filled in, and the programs in order of starting."""
+
+    settings: Settings
+    servers: tuple[Server, ...]
+    preparations: tuple[Program, ...]  # each runs to its end before the services start
+    services: tuple[Program, ...]
+
+    @property
+    def pod_stop_seconds(self) -> float:
+        """How long a local pod may take to stop."""
+        return self.settings.grace_seconds + POD_MARGIN_SECONDS
+
+
+def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
+    """Decide ports and URLs. A server whose URL is configured is not embedded.
+
+    A port that is not configured is that of the last run, if it is still free.
+    """
+    previous = recorded_state(home)
+    before = previous.settings if previous else settings
+    passwords = home.passwords()
+    servers: list[Server] = []
+    known: dict[str, object] = {"home": home.root, "artifacts_url": settings.artifacts}
+    if settings.database_url is None:
+        port = settings.postgres_port or free_port(before.postgres_port)
+        postgres = PostgresServer(home, port, passwords)
+        servers.append(postgres)
+        known |= {"postgres_port": port, "database_url": postgres.services_url}
+        known |= {"owner_database_url": postgres.owner_url}
+    if settings.nats_url is None:
+        port = settings.nats_port or free_port(before.nats_port)
+        nats = NatsServer(home, port, passwords)
+        servers.append(nats)
+        known |= {"nats_port": port, "nats_url": nats.services_url}
+        known |= {"trainer_nats_url": nats.trainer_url}
+    if "gateway" in services:
+        host = settings.gateway_host
+        port = settings.gateway_port or free_port(before.gateway_port, host)
+        known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+    known |= {"supervisor_pid": os.getpid()}
+    filled = settings.model_copy(update=known)
+    return Plan(
+        settings=filled,
+        servers=tuple(servers),
+        preparations=(_migration(filled),),
+        services=tuple(_service(name, target, filled) for name, target in services.items()),
+    )
+
+
+def _migration(settings: Settings) -> Program:
+    return Program(
+        name="migrate",
+        argv=(sys.executable, "-P", "-m", "deploy.migrate"),
+        environment=os.environ | environment(settings),
+        restarts=False,
+    )
+
+
+def _service(name: str, target: str, settings: Settings) -> Program:
+    """A service's program; it is not told how to connect as the owner of the tables."""
+    variables = os.environ | environment(settings) | {"PYTHONUNBUFFERED": "1"}
+    variables.pop(OWNER_VARIABLE, None)
+    gateway = partial(_answers, _dialled(settings.gateway_host), settings.gateway_port)
+    return Program(
+        name=name,
+        # -P: a folder of the same name where the user stands does not come first.
+        argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
+        environment=variables,
+        ready=gateway if name == "gateway" else None,
+    )
+
+
+def _dialled(host: str) -> str:
+    """The address to reach a listener at; a wildcard is reached at the loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether GET /healthz succeeds."""
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

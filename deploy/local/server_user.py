@@ -1,0 +1,78 @@
+"""The user that PostgreSQL runs as; it refuses root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.child import tethered
+from deploy.local.errors import StackError
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class ServerUser:
+    """A user as deploy.local.tether takes it, and who owns the files on disk."""
+
+    spec: str
+    uid: int
+    gid: int
+
+    def own(self, path: Path) -> None:
+        """Give a file or a whole directory to this user."""
+        if self.uid == os.geteuid():
+            return
+        os.chown(path, self.uid, self.gid)
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.lchown(Path(folder) / name, self.uid, self.gid)
+
+
+def server_user(data: Path, binary: Path) -> ServerUser:
+    """Whom to run the binary as, on a data directory that may not exist yet.
+
+    An ordinary user is itself. Root becomes whoever owns the data, and where root does, an
+    unprivileged user namespace (the files stay root's), or, where the kernel refuses that, nobody
+    (the files become nobody's). Whoever owns the data thus tells how it was made.
+    """
+    owner = data.stat() if data.exists() else None
+    if os.geteuid() != 0:
+        if owner is not None and owner.st_uid != os.geteuid():
+            raise StackError(f"{data} belongs to user {owner.st_uid}: run EcoLink as that user.")
+        return ServerUser("self", os.geteuid(), os.getegid())
+    if owner is not None and owner.st_uid != 0:
+        choices = [ServerUser(f"{owner.st_uid}:{owner.st_gid}", owner.st_uid, owner.st_gid)]
+    else:
+        choices = [
+            ServerUser("namespace", 0, 0),
+            ServerUser(f"{NOBODY}:{NOBODY}", NOBODY, NOBODY),
+        ]
+    reasons: list[str] = []
+    for user in choices:
+        if user.uid != 0:
+            data.parent.chmod(0o711)  # that user passes through it; what lies in it stays private
+        reason = _refusal(user, data.parent, binary)
+        if reason is None:
+            return user
+        reasons.append(f"as {user.spec}: {reason}")
+    raise StackError(
+        "PostgreSQL refuses to run as root, and no other user can run it here "
+        f"({'; '.join(reasons)}). Run EcoLink as an ordinary user, or set ECOLINK_HOME and install "
+        "EcoLink below directories that everyone may enter, such as /var/lib and /opt."
+    )
+
+
+def _refusal(user: ServerUser, folder: Path, binary: Path) -> str | None:
+    """Why the user cannot enter the folder or run the binary, or None."""
+    script = 'cd "$1" && exec "$2" --version'
+    trial = subprocess.run(
+        tethered(("/bin/sh", "-c", script, "sh", str(folder), str(binary)), user.spec),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return None if trial.returncode == 0 else trial.stderr.strip()

@@ -1,0 +1,129 @@
+"""The embedded stack for those who need it: join the running one, or start one for a while."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.errors import StackError
+from deploy.local.home import Home
+from deploy.local.liveness import wait_ended
+from deploy.local.state import StackPhase, StackState, living_state
+from deploy.local.supervisor import READY
+from deploy.processes import PROCESSES, environment
+from infrastructure.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that this process started; its settings have every URL filled in."""
+
+    settings: Settings
+    supervisor: subprocess.Popen[bytes]
+
+    def wait(self) -> int:
+        """Block until the supervisor ends; returns its exit status."""
+        return self.supervisor.wait()
+
+
+def state(home: Path) -> StackState | None:
+    """The state of the stack that lives on a home, whatever its phase, or None."""
+    return living_state(Home(home.expanduser().resolve()))
+
+
+def running(home: Path) -> Settings | None:
+    """How to reach the stack that is ready on a home, or None."""
+    found = state(home)
+    return found.settings if found is not None and found.phase is StackPhase.READY else None
+
+
+@contextmanager
+def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Stack]:
+    """Start a stack under a supervisor of its own, and stop it at the end.
+
+    The stack ends with this process, however that ends. Raises StackError, also when one already
+    runs on the home.
+    """
+    home = Home.of(settings)
+    home.prepare()
+    lifeline, far_end = socket.socketpair()
+    with lifeline:
+        with far_end, home.log("supervisor").open("ab") as log:
+            supervisor = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "deploy.local.supervisor"),
+                    *("--lifeline", str(far_end.fileno())),
+                    *(f"{name}={target}" for name, target in services.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | environment(settings.model_copy(update={"home": home.root})),
+                pass_fds=(far_end.fileno(),),
+                start_new_session=True,  # Ctrl-C is for this process, which then asks it to stop
+            )
+        try:
+            _wait_ready(lifeline, home)
+            filled = running(home.root)
+            if filled is None:
+                raise StackError(f"The supervisor ended; its log is {home.log('supervisor')}.")
+            yield Stack(filled, supervisor)
+        finally:
+            lifeline.close()
+            supervisor.wait()
+
+
+@contextmanager
+def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Settings]:
+    """The settings of the running stack, or of one that is started for the duration.
+
+    With no services, only PostgreSQL and NATS are needed. Raises StackError if the running stack
+    lacks a service that is asked for.
+    """
+    if settings.database_url and settings.nats_url and not services:
+        yield settings
+        return
+    found = state(settings.home)
+    if found is None or found.phase is not StackPhase.READY:
+        with up(settings, services) as started:
+            yield started.settings
+        return
+    missing = set(services) - {child.name for child in found.children}
+    if missing:
+        raise StackError(
+            f"The stack that runs on {found.settings.home} has no {', '.join(sorted(missing))}; "
+            "another command started it for itself. Try again when that has ended."
+        )
+    yield found.settings
+
+
+def down(home: Path, timeout: float = 120.0) -> bool:
+    """Stop the stack on a home and wait until it has ended; False if none runs.
+
+    Raises StackError if it takes longer than `timeout` seconds.
+    """
+    found = state(home)
+    process = found.process if found else None
+    if process is None:
+        return False
+    process.terminate()
+    if wait_ended([process], timeout):
+        raise StackError(f"The supervisor (process {process.pid}) does not stop; see its log.")
+    return True
+
+
+def _wait_ready(lifeline: socket.socket, home: Home) -> None:
+    """Read what the supervisor says until it is ready or gone."""
+    heard = b""
+    while READY not in heard:
+        chunk = lifeline.recv(65536)
+        if not chunk:
+            reason = heard.decode(errors="replace").strip() or "The supervisor failed."
+            raise StackError(f"{reason}\nThe log is {home.log('supervisor')}.")
+        heard += chunk

@@ -1,0 +1,232 @@
+"""The supervisor: PostgreSQL, NATS, one migration, then every service, until it is told to stop.
+
+`python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the settings in
+the environment. The lifeline is a socket to whoever started it: the word `ready` or an error goes
+out on it, and its end, which the kernel brings about however the other side dies, means stop. It
+has a single thread, because a death signal is tied to the thread that started the child.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import FrameType
+
+from deploy.local.child import Child, Program
+from deploy.local.errors import StackError
+from deploy.local.home import Home
+from deploy.local.liveness import birth, kill_groups
+from deploy.local.plan import Plan, draw_plan
+from deploy.local.pods import stop_pods
+from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
+from deploy.run import set_up_logging
+from infrastructure.settings import Settings
+
+START_SECONDS = 120.0
+START_FAILURES = 3  # a service that ends this often before all are ready fails the start
+READY = b"ready\n"
+
+log = logging.getLogger("supervisor")
+
+
+class StopRequested(Exception):
+    """Someone wants the stack to stop."""
+
+
+class Supervisor:
+    """One run of the stack on a home that the caller has locked."""
+
+    def __init__(self, home: Home, plan: Plan, lifeline: socket.socket | None) -> None:
+        self._home = home
+        self._plan = plan
+        self._lifeline = lifeline
+        self._phase = StackPhase.STARTING
+        self._since = datetime.now(UTC)
+        self._servers: list[Child] = []
+        self._services: list[Child] = []
+        self._wakeup, self._wakeup_write = socket.socketpair()
+        self._stop_requested = False
+
+    def run(self) -> None:
+        """Start everything, keep it running, and stop it in order; raises StackError."""
+        self._listen_to_signals()
+        try:
+            self._start()
+            self._enter(StackPhase.READY)
+            self._tell(READY)
+            while True:
+                self._turn()
+        except StopRequested:
+            log.info("stopping")
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        servers = self._plan.servers
+        for server in servers:
+            server.initialise()
+            self._servers.append(self._child(server.program))
+        self._start_together(self._servers, failures=1)
+        for server in servers:
+            server.provision()
+        for program in self._plan.preparations:
+            self._run_to_end(program)
+        self._services = [self._child(program) for program in self._plan.services]
+        self._start_together(self._services, failures=START_FAILURES)
+
+    def _child(self, program: Program) -> Child:
+        return Child(program, self._home.log(program.name))
+
+    def _start_together(self, children: Sequence[Child], failures: int) -> None:
+        """Start children and wait until all are ready."""
+        deadline = time.monotonic() + START_SECONDS
+        for child in children:
+            child.start()
+        while late := [child for child in children if child.state is not ChildState.RUNNING]:
+            self._turn()
+            for child in late:
+                if child.failures >= failures or time.monotonic() > deadline:
+                    raise StackError(f"{child.program.name} does not start.\n{child.tail()}")
+
+    def _run_to_end(self, program: Program) -> None:
+        """Run a program that must end well before anything else starts."""
+        child = self._child(program)
+        child.start()
+        try:
+            while child.alive:
+                self._turn(child)
+        finally:
+            self._stop_together([child])
+        if child.exit_code != 0:
+            raise StackError(f"{program.name} failed.\n{child.tail()}")
+
+    def _turn(self, *others: Child) -> None:
+        """Sleep until something happens, then let every child notice; raises StopRequested."""
+        children = (*self._servers, *self._services, *others)
+        self._wait(children)
+        if self._stop_requested:
+            raise StopRequested
+        changed = [child.tick() for child in children]  # each of them, so not inside any()
+        if any(changed):
+            self._write_state()
+
+    def _wait(self, children: Sequence[Child], most_seconds: float = 5.0) -> None:
+        due = [child.due_seconds for child in children if child.due_seconds is not None]
+        watched = [self._wakeup] + ([self._lifeline] if self._lifeline else [])
+        readable, _, _ = select.select(watched, [], [], min([most_seconds, *due]))
+        if self._wakeup in readable:
+            self._wakeup.recv(4096)
+        if self._lifeline in readable and not self._lifeline_holds():
+            self._stop_requested = True
+            self._lifeline = None
+
+    def _lifeline_holds(self) -> bool:
+        assert self._lifeline is not None
+        try:
+            return self._lifeline.recv(64) != b""
+        except OSError:
+            return False
+
+    def _stop(self) -> None:
+        """Services, then pods, which still report, then the servers in reverse order."""
+        self._enter(StackPhase.STOPPING)
+        self._stop_together(self._services[::-1])
+        ended = stop_pods(self._home, self._plan.pod_stop_seconds)
+        if ended:
+            log.warning("%d pods did not stop in time and were ended", ended)
+        for child in self._servers[::-1]:
+            self._stop_together([child])
+            if child.program.clear is not None:
+                child.program.clear()
+        self._enter(StackPhase.STOPPED)
+
+    def _stop_together(self, children: Sequence[Child]) -> None:
+        for child in children:
+            child.terminate()
+        while alive := [child for child in children if child.alive]:
+            self._wait(alive)
+            for child in alive:
+                child.tick()
+            self._write_state()
+
+    def _enter(self, phase: StackPhase) -> None:
+        self._phase, self._since = phase, datetime.now(UTC)
+        log.info("%s", phase)
+        self._write_state()
+
+    def _write_state(self) -> None:
+        born = birth(os.getpid())
+        assert born is not None
+        StackState(
+            pid=os.getpid(),
+            born=born,
+            phase=self._phase,
+            since=self._since,
+            settings=self._plan.settings,
+            children=tuple(child.status for child in (*self._servers, *self._services)),
+        ).write(self._home)
+
+    def _tell(self, message: bytes) -> None:
+        if self._lifeline is not None:
+            self._lifeline.sendall(message)
+
+    def _listen_to_signals(self) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop_requested = True
+
+        for end in (self._wakeup, self._wakeup_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # it only ends the wait
+
+
+def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
+    """End what still lives of the last run, whose supervisor was killed.
+
+    Children die with their supervisor; this finds one that is late. Each is safe to kill.
+    """
+    previous = recorded_state(home)
+    children = previous.children if previous else ()
+    kill_groups(process for child in children if (process := child.process) is not None)
+    stop_pods(home, pod_stop_seconds)
+
+
+def main() -> None:
+    """Run the stack that the arguments and the environment describe."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.supervisor")
+    parser.add_argument("--lifeline", type=int, help="descriptor of a socket to the starter")
+    parser.add_argument("services", nargs="*", metavar="NAME=MODULE:CALLABLE")
+    arguments = parser.parse_args()
+    services = dict(service.split("=", 1) for service in arguments.services)
+    lifeline = None if arguments.lifeline is None else socket.socket(fileno=arguments.lifeline)
+    settings = Settings()
+    set_up_logging(settings.log_level)
+    home = Home.of(settings)
+    try:
+        home.prepare()
+        with home.locked():
+            home.rotate_logs()
+            with home.log("supervisor").open("ab") as file:
+                os.dup2(file.fileno(), sys.stderr.fileno())
+            plan = draw_plan(home, settings, services)
+            end_leftovers(home, plan.pod_stop_seconds)
+            Supervisor(home, plan, lifeline).run()
+    except StackError as error:
+        log.error("%s", error)
+        if lifeline is not None:
+            lifeline.sendall(str(error).encode())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Become another program whose life is tied to its parent's, as a user that the program accepts.
+
+Run by path with `python -I -S`, so it imports nothing but the standard library. A program of its
+own, because code between fork and exec (`preexec_fn`) is unsafe in a process that has threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+CLONE_NEWUSER = 0x10000000
+PR_SET_PDEATHSIG = 1
+NOBODY = 65534
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, call: str) -> None:
+    """Raise the C library's error of a call that failed."""
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+
+
+def enter_namespace() -> None:
+    """Lose root's powers in a user namespace; files still belong to the user outside it."""
+    uid, gid = os.geteuid(), os.getegid()
+    check(libc.unshare(CLONE_NEWUSER), "unshare")
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{NOBODY} {uid} 1"),
+        ("gid_map", f"{NOBODY} {gid} 1"),
+    ):
+        Path(f"/proc/self/{name}").write_text(text)
+
+
+def become(user: str) -> None:
+    """Take on a user: `self`, `namespace`, or `<uid>:<gid>`."""
+    if user == "namespace":
+        enter_namespace()
+    elif user != "self":
+        uid, gid = (int(part) for part in user.split(":"))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
+def main(arguments: list[str]) -> None:
+    """Arguments: parent's process id, death signal, user, then the program and its arguments."""
+    parent, death_signal, user, *program = arguments
+    become(user)
+    # After the change of user, which would clear it; the kernel keeps it across exec.
+    check(libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
+    if os.getppid() != int(parent):
+        sys.exit("the parent ended before its child began")
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; exec would keep that
+        signal.signal(number, signal.SIG_DFL)
+    os.execv(program[0], program)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"tether: {error}")

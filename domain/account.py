@@ -1,0 +1,214 @@
+"""Account: prepaid credits, what is reserved for leases, what was charged."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.utils import register_topic
+from pydantic import BaseModel, ConfigDict
+
+from domain.aggregate import Aggregate, Created, Event, current_cause
+from domain.errors import InsufficientBalance, Invalid
+from domain.money import dollars
+
+
+class Role(StrEnum):
+    """What the holder of an account may do."""
+
+    USER = "user"
+    OPERATOR = "operator"
+
+
+class AccountState(BaseModel):
+    """What a snapshot of an Account holds, typed, so that a change of it is seen."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    account_id: UUID
+    created_on: datetime
+    modified_on: datetime
+    role: Role
+    currency: str
+    time_zone: str
+    balance_micros: int
+    reserved_micros: int
+    depleted: bool
+    references: frozenset[str]
+
+
+class Account(Aggregate):
+    """Money of one customer, micro-dollars; `reserved_micros` is the part that leases hold."""
+
+    TOPIC: ClassVar[str] = "Account"
+
+    class AccountOpened(Created):
+        """A customer may hold money here."""
+
+        TOPIC: ClassVar[str] = "AccountOpened"
+        role: Role
+        currency: str
+        time_zone: str
+
+    class CreditGranted(Event):
+        """An operator gave the account credit, once for each reference."""
+
+        TOPIC: ClassVar[str] = "CreditGranted"
+        amount_micros: int
+        reference: str
+
+    class UsageSettled(Event):
+        """Charges left the reserve, and leases took more of the balance into it (or gave back)."""
+
+        TOPIC: ClassVar[str] = "UsageSettled"
+        captured_micros: int
+        reserved_micros: int
+
+    class BalanceDepleted(Event):
+        """What is left buys less than a second of what is running."""
+
+        TOPIC: ClassVar[str] = "BalanceDepleted"
+        balance_micros: int
+
+    class ChargeReversed(Event):
+        """A charge was given back, naming what it had been for."""
+
+        TOPIC: ClassVar[str] = "ChargeReversed"
+        amount_micros: int
+        job_id: UUID
+        segment: int
+        from_seconds: int
+        to_seconds: int
+
+    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
+        """State after some thousand events; an audit never reads it."""
+
+        TOPIC: ClassVar[str] = "AccountSnapshot"
+        model_config = ConfigDict(frozen=True)
+
+        originator_id: UUID
+        originator_version: int
+        timestamp: datetime
+        topic: str
+        state: AccountState
+
+        @classmethod
+        def take(cls, aggregate: Any) -> Self:
+            """The snapshot of an account as it stands."""
+            assert isinstance(aggregate, Account)
+            return cls(
+                originator_id=aggregate.id,
+                originator_version=aggregate.version,
+                timestamp=current_cause().now,
+                topic=Account.TOPIC,
+                state=AccountState.model_validate(aggregate),
+            )
+
+        def mutate(self, _: None) -> Account:
+            """The account as it was."""
+            account = object.__new__(Account)
+            account.__base_init__(
+                self.originator_id, self.originator_version, self.state.created_on
+            )
+            account.modified_on = self.state.modified_on
+            for name, value in self.state.model_dump(
+                exclude={"created_on", "modified_on", "references"}
+            ).items():
+                setattr(account, name, value)
+            account.references = set(self.state.references)
+            return account
+
+    @classmethod
+    def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
+        """A new account with nothing in it, in US dollars."""
+        return cls._create(
+            cls.AccountOpened,
+            id=account_id,
+            account_id=account_id,
+            role=role,
+            currency="USD",
+            time_zone=time_zone,
+        )
+
+    @event(AccountOpened)
+    def __init__(self, account_id: UUID, role: Role, currency: str, time_zone: str) -> None:
+        self.account_id = account_id
+        self.role = role
+        self.currency = currency
+        self.time_zone = time_zone
+        self.balance_micros = 0
+        self.reserved_micros = 0
+        self.depleted = False
+        self.references: set[str] = set()
+
+    @property
+    def available_micros(self) -> int:
+        """What no lease holds, micro-dollars."""
+        return self.balance_micros - self.reserved_micros
+
+    def grant_credit(self, amount_micros: int, reference: str) -> None:
+        """Add credit; a reference that was used before does nothing more."""
+        if amount_micros <= 0:
+            raise Invalid("a credit must be above 0", field="amount")
+        if reference not in self.references:
+            self.trigger_event(self.CreditGranted, amount_micros=amount_micros, reference=reference)
+
+    @event(CreditGranted)
+    def _credit_granted(self, amount_micros: int, reference: str) -> None:
+        self.balance_micros += amount_micros
+        self.references.add(reference)
+        self.depleted = False
+
+    def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
+        """Take charges out of the reserve and move the change of all leases into it.
+
+        `second_micros` is what a second of everything that runs costs: with less than that left
+        the balance is depleted. Raises InsufficientBalance when leases would exceed the balance.
+        """
+        assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
+        if reserved_micros > self.available_micros:
+            raise InsufficientBalance(
+                f"the leases need {dollars(reserved_micros)} more, "
+                f"{dollars(self.available_micros)} is available"
+            )
+        if captured_micros or reserved_micros:
+            self.trigger_event(
+                self.UsageSettled, captured_micros=captured_micros, reserved_micros=reserved_micros
+            )
+        if not self.depleted and self.balance_micros < second_micros:
+            self.trigger_event(self.BalanceDepleted, balance_micros=self.balance_micros)
+
+    @event(UsageSettled)
+    def _usage_settled(self, captured_micros: int, reserved_micros: int) -> None:
+        self.balance_micros -= captured_micros
+        self.reserved_micros += reserved_micros - captured_micros
+
+    @event(BalanceDepleted)
+    def _balance_depleted(self) -> None:
+        self.depleted = True
+
+    def reverse_charge(
+        self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
+    ) -> None:
+        """Give back what some seconds of a segment had cost."""
+        assert amount_micros > 0
+        self.trigger_event(
+            self.ChargeReversed,
+            amount_micros=amount_micros,
+            job_id=job_id,
+            segment=segment,
+            from_seconds=from_seconds,
+            to_seconds=to_seconds,
+        )
+
+    @event(ChargeReversed)
+    def _charge_reversed(self, amount_micros: int) -> None:
+        self.balance_micros += amount_micros
+        self.depleted = False
+
+
+# The library registers the topics of events alone.
+register_topic(Account.Snapshot.TOPIC, Account.Snapshot)

@@ -1,0 +1,141 @@
+"""Dataset: an uploaded chat file, from upload to ready_for_training or rejected."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.aggregate import Aggregate, Created, Event
+from domain.errors import WrongState
+
+
+class DatasetStatus(StrEnum):
+    """What can be done with a dataset."""
+
+    VALIDATING = "validating"
+    READY_FOR_TRAINING = "ready_for_training"
+    REJECTED = "rejected"
+
+
+class Dataset(Aggregate):
+    """The text itself is an artifact; events carry its hash, counts and reference."""
+
+    TOPIC: ClassVar[str] = "Dataset"
+
+    class DatasetUploaded(Created):
+        """A file arrived whole and waits for its validation."""
+
+        TOPIC: ClassVar[str] = "DatasetUploaded"
+        ref: str
+        sha256: str
+        total_bytes: int
+
+    class DatasetValidated(Event):
+        """The file is a chat dataset; jobs may train on its normalised form."""
+
+        TOPIC: ClassVar[str] = "DatasetValidated"
+        ref: str
+        sha256: str
+        examples: int
+        duplicates: int
+        report_ref: str
+
+    class DatasetRejected(Event):
+        """The file cannot be trained on; its report says why, and the file is gone."""
+
+        TOPIC: ClassVar[str] = "DatasetRejected"
+        errors: int
+        report_ref: str
+
+    class TokensCounted(Event):
+        """How long the examples are in tokens of one base model."""
+
+        TOPIC: ClassVar[str] = "TokensCounted"
+        base_model: str
+        base_manifest_sha256: str
+        tokens: int
+        longest_example: int
+
+    @classmethod
+    def uploaded(
+        cls, dataset_id: UUID, account_id: UUID, ref: str, sha256: str, total_bytes: int
+    ) -> Dataset:
+        """A file that is whole in the artifact store."""
+        return cls._create(
+            cls.DatasetUploaded,
+            id=dataset_id,
+            account_id=account_id,
+            ref=ref,
+            sha256=sha256,
+            total_bytes=total_bytes,
+        )
+
+    @event(DatasetUploaded)
+    def __init__(self, account_id: UUID, ref: str, sha256: str, total_bytes: int) -> None:
+        self.account_id = account_id
+        self.upload_ref = ref
+        self.upload_sha256 = sha256
+        self.total_bytes = total_bytes
+        self.status = DatasetStatus.VALIDATING
+        self.ref = ref
+        self.sha256 = sha256
+        self.examples = 0
+        self.counted: dict[str, str] = {}
+
+    def validate(
+        self, ref: str, sha256: str, examples: int, duplicates: int, report_ref: str
+    ) -> None:
+        """Accept the file, in its normalised form."""
+        self._require_validating()
+        assert examples > 0
+        self.trigger_event(
+            self.DatasetValidated,
+            ref=ref,
+            sha256=sha256,
+            examples=examples,
+            duplicates=duplicates,
+            report_ref=report_ref,
+        )
+
+    @event(DatasetValidated)
+    def _dataset_validated(self, ref: str, sha256: str, examples: int) -> None:
+        self.status = DatasetStatus.READY_FOR_TRAINING
+        self.ref = ref
+        self.sha256 = sha256
+        self.examples = examples
+
+    def reject(self, errors: int, report_ref: str) -> None:
+        """Refuse the file."""
+        self._require_validating()
+        assert errors > 0
+        self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
+
+    @event(DatasetRejected)
+    def _dataset_rejected(self) -> None:
+        self.status = DatasetStatus.REJECTED
+
+    def record_tokens(
+        self, base_model: str, base_manifest_sha256: str, tokens: int, longest_example: int
+    ) -> None:
+        """Keep a count for one revision of one base; the same one again changes nothing."""
+        if self.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        if self.counted.get(base_model) != base_manifest_sha256:
+            self.trigger_event(
+                self.TokensCounted,
+                base_model=base_model,
+                base_manifest_sha256=base_manifest_sha256,
+                tokens=tokens,
+                longest_example=longest_example,
+            )
+
+    @event(TokensCounted)
+    def _tokens_counted(self, base_model: str, base_manifest_sha256: str) -> None:
+        self.counted[base_model] = base_manifest_sha256
+
+    def _require_validating(self) -> None:
+        if self.status is not DatasetStatus.VALIDATING:
+            raise WrongState(f"the dataset is {self.status} already")

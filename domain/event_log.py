@@ -1,0 +1,143 @@
+"""The event log as the use cases see it: load, act, save in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent
+from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.persistence import (
+    IntegrityError,
+    Mapper,
+    ProcessRecorder,
+    StoredEvent,
+    Tracking,
+)
+from eventsourcing.utils import get_topic, resolve_topic
+from pydantic import BaseModel
+
+from domain.account import Account
+from domain.aggregate import Aggregate, Event, current_cause
+from domain.errors import NotFound, VersionConflict
+
+MAX_EVENTS, MAX_BYTES = 500, 256 * 1024
+"""Bounds of one save; far above what a use case needs, below what blocks other writers."""
+
+A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
+
+
+class PydanticMapper(Mapper[UUID]):
+    """Stores an event as the JSON of its model, without the columns that stand beside it."""
+
+    def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
+        """The row of an event or snapshot."""
+        assert isinstance(domain_event, BaseModel)
+        state = domain_event.model_dump(
+            mode="json", exclude={"originator_id", "originator_version"}
+        )
+        class_version = getattr(type(domain_event), "class_version", 1)
+        if class_version > 1:
+            state["class_version"] = class_version
+        return StoredEvent(
+            originator_id=domain_event.originator_id,
+            originator_version=domain_event.originator_version,
+            topic=get_topic(type(domain_event)),
+            state=json.dumps(state, separators=(",", ":")).encode(),
+        )
+
+    def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
+        """The event of a row, upcast from the version that it was stored with."""
+        event_class = resolve_topic(stored_event.topic)
+        state: dict[str, Any] = json.loads(stored_event.state)
+        stored_version = state.pop("class_version", 1)
+        for version in range(stored_version, getattr(event_class, "class_version", 1)):
+            getattr(event_class, f"upcast_v{version}_v{version + 1}")(state)
+        state["originator_id"] = stored_event.originator_id
+        state["originator_version"] = stored_event.originator_version
+        return event_class.model_validate(state)
+
+
+class EventLog(Application[UUID]):
+    """The truth: every aggregate's events, in one ordered notification log."""
+
+    name: str = "ecolink"
+    snapshotting_intervals: ClassVar[dict[type[Any], int]] = {Account: 1000}
+
+    def construct_mapper(self) -> Mapper[UUID]:
+        """Our mapper takes no transcoder: pydantic writes the JSON."""
+        return PydanticMapper(self.construct_transcoder())
+
+    def construct_recorder(self) -> ProcessRecorder:
+        """A recorder that saves events and the position of a reaction together."""
+        return self.factory.process_recorder()
+
+    @property
+    def process_recorder(self) -> ProcessRecorder:
+        """The recorder, as what it is."""
+        assert isinstance(self.recorder, ProcessRecorder)
+        return self.recorder
+
+    def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
+        """An aggregate as its events make it, or None."""
+        try:
+            found: object = self.repository.get(aggregate_id)
+        except AggregateNotFoundError:
+            return None
+        return found if isinstance(found, kind) else None
+
+    def load(self, kind: type[A], aggregate_id: UUID) -> A:
+        """An aggregate as its events make it; raises NotFound."""
+        found = self.find(kind, aggregate_id)
+        if found is None:
+            raise NotFound(f"no {kind.__name__.lower()} {aggregate_id}")
+        return found
+
+    def commit(self, *aggregates: Aggregate, tracking: Tracking | None = None) -> None:
+        """Save all pending events of some aggregates, and a position, in one transaction.
+
+        Raises VersionConflict when another writer was first. A conflict with our own command
+        (its acknowledgement was lost, and the library tried again) is success.
+        """
+        processing = ProcessingEvent[UUID](tracking=tracking)
+        processing.collect_events(*aggregates)
+        if not processing.events and tracking is None:
+            return
+        assert len(processing.events) <= MAX_EVENTS
+        try:
+            self._record(processing)
+        except IntegrityError as error:
+            if not self._is_ours(processing):
+                raise VersionConflict("another writer was first") from error
+        self._take_snapshots(processing)
+
+    def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
+        """Whether what is stored where we wanted to write was written by this very command."""
+        for pending in processing.events:
+            assert isinstance(pending, Event)
+            version = pending.originator_version
+            stored = next(
+                iter(self.events.get(pending.originator_id, gt=version - 1, lte=version)), None
+            )
+            if not isinstance(stored, Event) or stored.command_id != pending.command_id:
+                return False
+        tracking = processing.tracking
+        return tracking is None or self.process_recorder.has_tracking_id(
+            tracking.application_name, tracking.notification_id
+        )
+
+    def retrying(self, attempt: Callable[[], T], attempts: int = 8) -> T:
+        """Run a use case again after a version conflict, a bounded number of times."""
+        for _ in range(attempts - 1):
+            try:
+                return attempt()
+            except VersionConflict:
+                continue
+        return attempt()
+
+    def actor(self) -> str:
+        """Who acts, as the current cause says."""
+        return current_cause().actor

@@ -1,0 +1,197 @@
+"""Artifacts: immutable files in an object store, and directories of them under a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import obstore
+from obstore.store import from_url
+from pydantic import BaseModel, ConfigDict
+
+MANIFEST = "manifest.json"
+
+
+class ArtifactCorrupt(Exception):
+    """A stored file is missing or differs from its manifest."""
+
+
+class ManifestFile(BaseModel):
+    """One file of a directory artifact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Every file of a directory artifact; written last, so that it exists only when all do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    files: tuple[ManifestFile, ...]
+
+    @property
+    def content(self) -> bytes:
+        """The bytes that are stored as manifest.json."""
+        return self.model_dump_json(indent=1).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the stored manifest; it pins every file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the files' sizes, bytes."""
+        return sum(file.bytes for file in self.files)
+
+
+class Artifacts:
+    """The artifact store behind a URL (`file://` locally, `s3://` in production).
+
+    A ref is a slash-separated key. Writes are durable when the call returns.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = urlparse(url)
+        self.root: Path | None = None
+        if parsed.scheme == "file":
+            self.root = Path(unquote(parsed.path))
+            self.root.mkdir(parents=True, exist_ok=True)
+        self._store = from_url(url)
+
+    def put(self, ref: str, content: bytes) -> None:
+        """Store bytes under a ref."""
+        obstore.put(self._store, ref, content)
+        self._sync(ref)
+
+    def put_file(self, ref: str, path: Path) -> None:
+        """Store a file's content under a ref, streamed."""
+        with path.open("rb") as file:
+            obstore.put(self._store, ref, file)
+        self._sync(ref)
+
+    async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+        """Store an asynchronous stream; returns (bytes, sha256). On an error nothing is kept."""
+        digest, size = hashlib.sha256(), 0
+        writer = obstore.open_writer_async(self._store, ref)
+        try:
+            async with writer:
+                async for chunk in chunks:
+                    digest.update(chunk)
+                    size += len(chunk)
+                    await writer.write(chunk)
+        except BaseException:
+            self.delete(ref)
+            raise
+        self._sync(ref)
+        return size, digest.hexdigest()
+
+    def get(self, ref: str) -> bytes:
+        """The bytes under a ref; raises FileNotFoundError."""
+        return bytes(obstore.get(self._store, ref).bytes())
+
+    def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
+        """The content under a ref in chunks; raises FileNotFoundError."""
+        for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
+            yield bytes(chunk)
+
+    def exists(self, ref: str) -> bool:
+        """Whether something is stored under a ref."""
+        try:
+            obstore.head(self._store, ref)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, ref: str) -> None:
+        """Remove what is under a ref, if anything."""
+        if self.exists(ref):
+            obstore.delete(self._store, ref)
+
+    def list(self, prefix: str) -> list[str]:
+        """Refs under a prefix, sorted."""
+        return sorted(
+            item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page
+        )
+
+    def delete_directory(self, prefix: str) -> None:
+        """Remove everything under a prefix, the manifest first."""
+        self.delete(f"{prefix}/{MANIFEST}")
+        for ref in self.list(prefix):
+            obstore.delete(self._store, ref)
+
+    def put_directory(self, prefix: str, directory: Path) -> Manifest:
+        """Store every file of a directory, then its manifest; returns the manifest."""
+        files: list[ManifestFile] = []
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+            name = path.relative_to(directory).as_posix()
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self.put_file(f"{prefix}/{name}", path)
+            files.append(ManifestFile(path=name, bytes=path.stat().st_size, sha256=sha256))
+        manifest = Manifest(files=tuple(files))
+        self.put(f"{prefix}/{MANIFEST}", manifest.content)
+        return manifest
+
+    def manifest(self, prefix: str) -> Manifest:
+        """The manifest of a directory artifact; raises FileNotFoundError."""
+        return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
+
+    def get_directory(self, prefix: str, directory: Path) -> Manifest:
+        """Copy a directory artifact to a local directory, verifying every hash.
+
+        Raises FileNotFoundError without a manifest and ArtifactCorrupt on a differing file.
+        """
+        manifest = self.manifest(prefix)
+        for file in manifest.files:
+            target = directory / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            try:
+                with target.open("wb") as out:
+                    for chunk in self.stream(f"{prefix}/{file.path}"):
+                        digest.update(chunk)
+                        out.write(chunk)
+            except FileNotFoundError as error:
+                raise ArtifactCorrupt(f"{prefix}/{file.path} is missing") from error
+            if digest.hexdigest() != file.sha256:
+                raise ArtifactCorrupt(f"{prefix}/{file.path} differs from its manifest")
+        return manifest
+
+    def local_directory(self, prefix: str, cache: Path) -> Path:
+        """A local directory with a directory artifact's files, copied to the cache only if remote.
+
+        A file store is read in place, so that a base model is mapped from disk once for all.
+        """
+        if self.root is not None:
+            if not (self.root / prefix / MANIFEST).exists():
+                raise FileNotFoundError(f"{prefix}/{MANIFEST}")
+            return self.root / prefix
+        target = cache / self.manifest(prefix).sha256
+        if not target.exists():
+            partial = target.with_suffix(f".{os.getpid()}")
+            self.get_directory(prefix, partial)
+            try:
+                partial.rename(target)
+            except OSError:  # another process was first
+                shutil.rmtree(partial)
+        return target
+
+    def _sync(self, ref: str) -> None:
+        """Flush a file store's file and its directory; object stores are durable by contract."""
+        if self.root is None:
+            return
+        for path in (self.root / ref, (self.root / ref).parent):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

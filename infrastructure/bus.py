@@ -1,0 +1,163 @@
+"""The bus: every stream and durable consumer in one declared table, and the event envelope."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.persistence import Notification
+from eventsourcing.utils import resolve_topic
+from nats.js import JetStreamContext, api
+from nats.js.errors import NotFoundError
+from pydantic import BaseModel, ConfigDict
+
+EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
+
+DAY_SECONDS = 24 * 3600.0
+
+STREAMS: tuple[api.StreamConfig, ...] = (
+    # A copy of the notification log: bounded by size alone, fed by the relay alone.
+    # The expected sequence fences double publishing; a short window lets a purged stream refill.
+    api.StreamConfig(
+        name=EVENTS, subjects=["events.>"], max_bytes=4 * 1024**3, duplicate_window=5.0
+    ),
+    api.StreamConfig(
+        name=REPORTS,
+        subjects=["reports.>", "evidence.>"],
+        max_bytes=1024**3,
+        max_age=7 * DAY_SECONDS,
+    ),
+    # Measurements and log lines: kept for a day, refolded by nobody.
+    api.StreamConfig(
+        name=TELEMETRY,
+        subjects=["telemetry.>", "logs.>"],
+        max_bytes=512 * 1024**2,
+        max_age=DAY_SECONDS,
+    ),
+    # The last word to each segment.
+    api.StreamConfig(
+        name=CONTROL,
+        subjects=["control.>"],
+        max_msgs_per_subject=1,
+        max_bytes=64 * 1024**2,
+        max_age=7 * DAY_SECONDS,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Durable:
+    """A durable pull consumer: its name, its stream, and what it filters."""
+
+    name: str
+    stream: str
+    filter_subject: str
+
+    @property
+    def config(self) -> api.ConsumerConfig:
+        """JetStream configuration of this consumer."""
+        return api.ConsumerConfig(
+            durable_name=self.name,
+            filter_subject=self.filter_subject,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            deliver_policy=api.DeliverPolicy.ALL,
+            ack_wait=30.0,
+            max_ack_pending=20_000,
+        )
+
+
+def stream_config(name: str) -> api.StreamConfig:
+    """The declared configuration of a stream."""
+    return next(config for config in STREAMS if config.name == name)
+
+
+async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
+    """Make the server's streams and consumers equal to the declared ones; idempotent.
+
+    Returns one line for each thing that was created or changed. A consumer whose declaration
+    changed in a way that JetStream cannot update is made anew: positions live with the effects.
+    """
+    changes: list[str] = []
+    for config in STREAMS:
+        assert config.name is not None
+        try:
+            current = (await js.stream_info(config.name)).config
+        except NotFoundError:
+            await js.add_stream(config)
+            changes.append(f"stream {config.name} created")
+            continue
+        if _differs(config, current):
+            await js.update_stream(config)
+            changes.append(f"stream {config.name} updated")
+    for durable in durables:
+        try:
+            current = (await js.consumer_info(durable.stream, durable.name)).config
+        except NotFoundError:
+            await js.add_consumer(durable.stream, durable.config)
+            changes.append(f"consumer {durable.name} created")
+            continue
+        if _differs(durable.config, current):
+            await js.delete_consumer(durable.stream, durable.name)
+            await js.add_consumer(durable.stream, durable.config)
+            changes.append(f"consumer {durable.name} recreated")
+    return changes
+
+
+def _differs(declared: api.Base, current: api.Base) -> bool:
+    wanted, found = declared.as_dict(), current.as_dict()
+    return any(found.get(key) != value for key, value in wanted.items() if value is not None)
+
+
+class Envelope(BaseModel):
+    """One domain event as it travels: where it stands in the log, and its stored state.
+
+    `prev_id` is the notification id before this one (0 for the first); ids have holes, so that
+    only `prev_id` tells a loss from a hole.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    prev_id: int
+    topic: str
+    originator_id: UUID
+    originator_version: int
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, notification: Notification, prev_id: int) -> Envelope:
+        """Wrap a notification of the log."""
+        assert isinstance(notification.originator_id, UUID)
+        return cls(
+            id=notification.id,
+            prev_id=prev_id,
+            topic=notification.topic,
+            originator_id=notification.originator_id,
+            originator_version=notification.originator_version,
+            state=json.loads(notification.state),
+        )
+
+    @property
+    def notification(self) -> Notification:
+        """The notification that this envelope wraps."""
+        return Notification(
+            id=self.id,
+            originator_id=self.originator_id,
+            originator_version=self.originator_version,
+            topic=self.topic,
+            state=json.dumps(self.state).encode(),
+        )
+
+    @property
+    def event_id(self) -> str:
+        """Public id of the event."""
+        return f"{self.originator_id}:{self.originator_version}"
+
+    @property
+    def subject(self) -> str:
+        """Subject `events.<account>.<aggregate>.<originator>.<topic>`."""
+        aggregate = resolve_topic(self.topic).__qualname__.split(".")[0]
+        account = self.state["account_id"]
+        return f"events.{account}.{aggregate}.{self.originator_id}.{self.topic}"

@@ -1,0 +1,142 @@
+"""The ordered, exactly-once consumer: the one loop behind every projection and every reaction.
+
+It takes the whole event stream in batches, in order. Its position is the notification id of the
+last event whose effect is committed, and it is committed together with the effect, so that any
+redelivery, restart or new stream is only a repetition that changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eventsourcing.persistence import Notification
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+
+from domain.aggregate import Event
+from domain.event_log import EventLog
+from infrastructure.bus import EVENTS, Durable, Envelope
+
+BATCH_EVENTS = 500
+MAX_BACKOFF_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A domain event at its place in the log."""
+
+    id: int
+    event: Event
+
+
+class Effect(Protocol):
+    """What a consumer does with events, and how far it has got."""
+
+    name: str
+
+    def position(self) -> int:
+        """Notification id of the last event whose effect is committed; 0 before the first."""
+        ...
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        """Commit the effect of some events in order, each with its position."""
+        ...
+
+
+class OrderedConsumer:
+    """Feeds one effect from the stream, and from the log where the stream has less."""
+
+    def __init__(self, effect: Effect, log: EventLog) -> None:
+        self.effect = effect
+        self.durable = Durable(effect.name, EVENTS, "events.>")
+        self._log = log
+        self._logger = logging.getLogger(f"consumer.{effect.name}")
+
+    def subscribe(self, broker: NatsBroker) -> None:
+        """Consume from the bus once the broker starts."""
+        subscriber = broker.subscriber(
+            self.durable.filter_subject,
+            stream=JStream(EVENTS, declare=False),
+            durable=self.durable.name,
+            config=self.durable.config,
+            pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=0.2, batch=True),
+            ack_policy=AckPolicy.MANUAL,
+        )
+
+        @subscriber
+        async def consume(envelopes: list[Envelope], message: NatsMessage) -> None:
+            await self._apply_until_done(envelopes)
+            await message.ack()
+
+    async def _apply_until_done(self, envelopes: Sequence[Envelope]) -> None:
+        """Try until the batch is committed: an ordered consumer has nothing else to do."""
+        backoff = 0.1
+        while True:
+            try:
+                await asyncio.to_thread(self.consume, envelopes)
+                return
+            except Exception:
+                self._logger.exception("batch %s..%s", envelopes[0].id, envelopes[-1].id)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+
+    def consume(self, envelopes: Sequence[Envelope]) -> None:
+        """Apply a batch of the stream; what the stream lacks is read from the log first."""
+        position = self.effect.position()
+        fresh = [envelope for envelope in envelopes if envelope.id > position]
+        if not fresh:
+            return
+        if fresh[0].prev_id > position:
+            self.catch_up(stop=fresh[0].prev_id)
+        self._apply([envelope.notification for envelope in fresh])
+
+    def catch_up(self, stop: int | None = None) -> int:
+        """Apply the log from the position on, up to `stop` or its end; returns how many."""
+        applied, position = 0, self.effect.position()
+        while batch := self._log.recorder.select_notifications(
+            start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
+        ):
+            self._apply(batch)
+            applied, position = applied + len(batch), batch[-1].id
+        return applied
+
+    def _apply(self, notifications: Sequence[Notification]) -> None:
+        self.effect.apply([recorded(self._log, notification) for notification in notifications])
+
+
+def subscribe_batches(
+    broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[dict[str, Any]]], None]
+) -> None:
+    """Consume a stream that is not the event log: reports and measurements.
+
+    `keep` runs in a thread and must be idempotent; a batch that it cannot keep comes again.
+    """
+    logger = logging.getLogger(f"consumer.{durable.name}")
+
+    @broker.subscriber(
+        durable.filter_subject,
+        stream=JStream(durable.stream, declare=False),
+        durable=durable.name,
+        config=durable.config,
+        pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=0.2, batch=True),
+        ack_policy=AckPolicy.MANUAL,
+    )
+    async def consume(messages: list[dict[str, Any]], message: NatsMessage) -> None:
+        try:
+            await asyncio.to_thread(keep, messages)
+        except Exception:
+            logger.exception("a batch of %s comes again", len(messages))
+            await message.nack(delay=1)
+        else:
+            await message.ack()
+
+
+def recorded(log: EventLog, notification: Notification) -> Recorded:
+    """The domain event that a notification holds."""
+    event = log.mapper.to_domain_event(notification)
+    assert isinstance(event, Event)
+    return Recorded(notification.id, event)

@@ -1,0 +1,145 @@
+"""Measurements and names: tables that are no projection and no part of a refold."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.store import Connection
+
+DDL = """
+CREATE TABLE IF NOT EXISTS step_measurements (
+    job_id uuid NOT NULL,
+    step integer NOT NULL,
+    segment integer NOT NULL,
+    train_loss double precision NOT NULL,
+    learning_rate double precision NOT NULL,
+    tokens bigint NOT NULL,
+    tokens_per_second double precision NOT NULL,
+    elapsed_seconds double precision NOT NULL,
+    measured_at timestamptz NOT NULL,
+    PRIMARY KEY (job_id, segment, step)
+);
+CREATE TABLE IF NOT EXISTS log_lines (
+    job_id uuid NOT NULL,
+    segment integer NOT NULL,
+    n integer NOT NULL,
+    level text NOT NULL,
+    text text NOT NULL,
+    logged_at timestamptz NOT NULL,
+    PRIMARY KEY (job_id, segment, n)
+);
+CREATE TABLE IF NOT EXISTS segment_evidence (
+    job_id uuid NOT NULL,
+    segment integer NOT NULL,
+    elapsed_seconds double precision NOT NULL,
+    PRIMARY KEY (job_id, segment)
+);
+CREATE TABLE IF NOT EXISTS dataset_progress (
+    dataset_id uuid PRIMARY KEY,
+    lines bigint NOT NULL,
+    bytes bigint NOT NULL,
+    total_bytes bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS profiles (
+    account_id uuid PRIMARY KEY,
+    name text NOT NULL UNIQUE
+);
+CREATE TABLE IF NOT EXISTS dataset_names (
+    dataset_id uuid PRIMARY KEY,
+    name text NOT NULL
+)
+"""
+
+
+def add_step(connection: Connection, step: StepMeasured) -> None:
+    """Keep one optimizer step's measurement; a redelivered one changes nothing."""
+    connection.execute(
+        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT DO NOTHING",
+        [
+            step.job_id,
+            step.step,
+            step.segment,
+            step.train_loss,
+            step.learning_rate,
+            step.tokens,
+            step.tokens_per_second,
+            step.elapsed_seconds,
+            step.measured_at,
+        ],
+    )
+
+
+def steps_of(connection: Connection, job_id: UUID, after: int = 0) -> list[dict[str, Any]]:
+    """A job's steps after one, in order; of a step that was taken twice, the last."""
+    return connection.execute(
+        "SELECT DISTINCT ON (step) * FROM step_measurements "
+        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC",
+        [job_id, after],
+    ).fetchall()
+
+
+def add_log_line(connection: Connection, line: LogLine) -> None:
+    """Keep one line of a trainer's log; a redelivered one changes nothing."""
+    connection.execute(
+        "INSERT INTO log_lines VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        [line.job_id, line.segment, line.n, line.level, line.text, line.logged_at],
+    )
+
+
+def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list[dict[str, Any]]:
+    """The last lines of a job's log, in order."""
+    rows = connection.execute(
+        "SELECT segment, n, level, text, logged_at FROM log_lines WHERE job_id = %s "
+        "ORDER BY segment DESC, n DESC LIMIT %s",
+        [job_id, limit],
+    ).fetchall()
+    return rows[::-1]
+
+
+def add_evidence(
+    connection: Connection, job_id: UUID, segment: int, elapsed_seconds: float
+) -> None:
+    """Keep the longest segment time that was shown; it only grows."""
+    connection.execute(
+        "INSERT INTO segment_evidence AS known VALUES (%s, %s, %s) "
+        "ON CONFLICT (job_id, segment) DO UPDATE "
+        "SET elapsed_seconds = greatest(known.elapsed_seconds, excluded.elapsed_seconds)",
+        [job_id, segment, elapsed_seconds],
+    )
+
+
+def set_progress(
+    connection: Connection, dataset_id: UUID, lines: int, done_bytes: int, total_bytes: int
+) -> None:
+    """Say how far the validation of a dataset has got."""
+    connection.execute(
+        "INSERT INTO dataset_progress VALUES (%s, %s, %s, %s) ON CONFLICT (dataset_id) "
+        "DO UPDATE SET lines = excluded.lines, bytes = excluded.bytes",
+        [dataset_id, lines, done_bytes, total_bytes],
+    )
+
+
+def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | None:
+    """How far the validation of a dataset has got."""
+    return connection.execute(
+        "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
+        [dataset_id],
+    ).fetchone()
+
+
+def set_dataset_name(connection: Connection, dataset_id: UUID, name: str) -> None:
+    """Keep a dataset's name; names can be deleted, events cannot."""
+    connection.execute(
+        "INSERT INTO dataset_names VALUES (%s, %s) ON CONFLICT DO NOTHING", [dataset_id, name]
+    )
+
+
+def dataset_names(connection: Connection, dataset_ids: list[UUID]) -> dict[UUID, str]:
+    """Names of some datasets."""
+    rows = connection.execute(
+        "SELECT dataset_id, name FROM dataset_names WHERE dataset_id = ANY(%s)", [dataset_ids]
+    ).fetchall()
+    return {row["dataset_id"]: row["name"] for row in rows}

@@ -1,0 +1,149 @@
+"""Reactions: new events that follow from events, committed with the position that they answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import InterfaceError, OperationalError, Tracking
+
+from domain.aggregate import Aggregate, Cause, Event, because
+from domain.errors import VersionConflict
+from domain.event_log import EventLog
+from infrastructure.clock import Clock
+from infrastructure.consumer import Recorded, recorded
+from infrastructure.store import Connection
+
+React = Callable[[Event], Sequence[Aggregate]]
+"""Answers an event with the aggregates to save. What it does besides must be idempotent."""
+
+ATTEMPTS = 5
+ATTEMPT_PAUSE_SECONDS = 0.1
+
+REPLAY_SECONDS = 2.0
+"""How often a service looks for parked events that an operator wants answered."""
+
+STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
+
+PARKED_DDL = """
+CREATE TABLE IF NOT EXISTS parked_reactions (
+    consumer text NOT NULL,
+    notification_id bigint NOT NULL,
+    originator_id uuid NOT NULL,
+    topic text NOT NULL,
+    error text NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    replay boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (consumer, notification_id)
+)
+"""
+
+
+class ReactionEffect:
+    """Runs a service's reactions in order.
+
+    A reaction that keeps failing is parked, and with it the later events of its aggregate, where
+    an operator sees it and has it replayed; other aggregates go on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        clock: Clock,
+        react: React,
+        connect: Callable[[], AbstractContextManager[Connection]],
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._clock = clock
+        self._react = react
+        self._connect = connect
+        self._logger = logging.getLogger(f"reaction.{name}")
+
+    def position(self) -> int:
+        """Notification id of the last event that was answered."""
+        return self._log.process_recorder.max_tracking_id(self.name) or 0
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        """Answer each event; those that need no answer move the position once, at the end."""
+        parked = self._parked_originators()
+        for item in batch:
+            if item.event.originator_id in parked:
+                self._park(item, "an earlier event of this aggregate is parked")
+                continue
+            try:
+                self._answer(item, Tracking(self.name, item.id))
+            except STORE_UNREACHABLE:
+                raise
+            except Exception as error:
+                self._logger.exception("parking %s", item.event.event_id)
+                self._park(item, f"{type(error).__name__}: {error}")
+                parked.add(item.event.originator_id)
+        if self.position() < batch[-1].id:
+            self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
+
+    def replay_requested(self) -> int:
+        """Answer the parked events whose replay an operator asked for; returns how many."""
+        replayed = 0
+        with self._connect() as connection:
+            rows = connection.execute(
+                "SELECT notification_id FROM parked_reactions "
+                "WHERE consumer = %s AND replay ORDER BY notification_id",
+                [self.name],
+            ).fetchall()
+            for row in rows:
+                position = row["notification_id"]
+                (notification,) = self._log.recorder.select_notifications(
+                    start=position, stop=position, limit=1
+                )
+                self._answer(recorded(self._log, notification), None)
+                connection.execute(
+                    "DELETE FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
+                    [self.name, position],
+                )
+                replayed += 1
+        return replayed
+
+    def _answer(self, item: Recorded, tracking: Tracking | None) -> None:
+        cause = Cause(
+            actor=f"service:{self.name}",
+            command_id=f"{self.name}:{item.id}",
+            causation_id=item.event.event_id,
+            now=self._clock.now(),
+        )
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with because(cause):
+                    aggregates = self._react(item.event)
+                    if any(aggregate.pending_events for aggregate in aggregates):
+                        self._log.commit(*aggregates, tracking=tracking)
+                return
+            except STORE_UNREACHABLE:
+                raise
+            except Exception as error:
+                if attempt == ATTEMPTS:
+                    raise
+                if not isinstance(error, VersionConflict):
+                    time.sleep(ATTEMPT_PAUSE_SECONDS * attempt)
+
+    def _parked_originators(self) -> set[UUID]:
+        with self._connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT originator_id FROM parked_reactions WHERE consumer = %s",
+                [self.name],
+            ).fetchall()
+        return {row["originator_id"] for row in rows}
+
+    def _park(self, item: Recorded, error: str) -> None:
+        with self._connect() as connection:
+            connection.execute(
+                "INSERT INTO parked_reactions "
+                "(consumer, notification_id, originator_id, topic, error) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [self.name, item.id, item.event.originator_id, item.event.TOPIC, error],
+            )

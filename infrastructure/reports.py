@@ -1,0 +1,191 @@
+"""What a trainer says and hears over NATS: reports, telemetry, log lines and control messages.
+
+Reports are cumulative and keyed by (job, segment, n), so that losing one loses nothing: the next
+carries it all. Times are seconds of the trainer's own monotonic clock since its program started.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.hyperparameters import Hyperparameters
+
+
+class Message(BaseModel):
+    """Base of everything that crosses the wire between a trainer and the services."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SegmentSpec(Message):
+    """All that a trainer is told at launch. References name artifacts, never paths of a host."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    dataset_ref: str  # artifact: normalised chat JSONL, one example a line
+    dataset_sha256: str
+    base_model: str
+    base_ref: str  # artifact prefix of the base model's directory, with its manifest
+    hyperparameters: Hyperparameters
+    resume_from: str | None = None  # artifact prefix of the checkpoint to resume from
+    paid_seconds: int  # segment time covered by the first lease
+    grace_seconds: int
+    heartbeat_seconds: float
+    checkpoint_prefix: str  # artifact prefix under which this segment writes step-<n>/
+    adapter_prefix: str  # artifact prefix of the finished adapter
+
+
+class Phase(StrEnum):
+    """Phases of one segment, in order; each is billed."""
+
+    MODEL_LOAD = "model_load"
+    DATASET_PREP = "dataset_prep"
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    REGISTER = "register"
+
+
+class Checkpoint(Message):
+    """A checkpoint whose manifest is durable in the artifact store."""
+
+    ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
+    manifest_sha256: str
+    step: int  # optimizer steps done
+    train_loss: float  # mean over label tokens of the steps since the last checkpoint, nats
+    elapsed_seconds: float  # when it became durable
+    total_bytes: int
+
+
+class Evaluation(Message):
+    """Held-out loss in nats per label token, before (base) and after (adapter) training."""
+
+    loss_before: float
+    loss_after: float
+    examples: int
+    label_tokens: int
+
+
+class Outcome(StrEnum):
+    """How a segment ended, as its trainer says."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"  # on command or SIGTERM
+    LEASE_ENDED = "lease_ended"  # paid time ran out
+    FAILED = "failed"
+
+
+class Report(Message):
+    """One heartbeat. The last one has an outcome and repeats until it is answered."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    n: int
+    sent_at: datetime
+    elapsed_seconds: float
+    phase: Phase
+    step: int = 0  # optimizer steps done, over all segments
+    total_steps: int = 0
+    train_examples: int = 0
+    eval_examples: int = 0
+    trained_tokens: int = 0  # label and prompt tokens seen, without padding, over all segments
+    train_loss: float | None = None
+    tokens_per_second: float | None = None
+    grace_seconds: float = 0.0  # time used beyond the paid seconds
+    checkpoint: Checkpoint | None = None
+    evaluation: Evaluation | None = None
+    adapter_ref: str | None = None
+    adapter_manifest_sha256: str | None = None
+    outcome: Outcome | None = None
+    error_class: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """Subject `reports.<account>.<job>.<segment>`."""
+        return report_subject(self.account_id, self.job_id, self.segment)
+
+
+class StepMeasured(Message):
+    """Telemetry of one optimizer step; a measurement, kept for a limited time."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    step: int
+    total_steps: int
+    train_loss: float
+    learning_rate: float
+    tokens: int
+    tokens_per_second: float
+    elapsed_seconds: float
+    measured_at: datetime
+
+    @property
+    def subject(self) -> str:
+        """Subject `telemetry.<account>.<job>`."""
+        return f"telemetry.{self.account_id}.{self.job_id}"
+
+
+class LogLine(Message):
+    """One line of a trainer's log; n counts from 1 within a segment."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    n: int
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    text: str
+    logged_at: datetime
+
+    @property
+    def subject(self) -> str:
+        """Subject `logs.<account>.<job>`."""
+        return f"logs.{self.account_id}.{self.job_id}"
+
+
+class PodSeen(Message):
+    """The launcher's evidence that a segment's process lives, until its first report."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    elapsed_seconds: float  # since the GPUs were bound
+
+    @property
+    def subject(self) -> str:
+        """Subject `evidence.<account>.<job>.<segment>`."""
+        return f"evidence.{self.account_id}.{self.job_id}.{self.segment}"
+
+
+class Control(Message):
+    """What the scheduler wants of a segment; the last message on its subject is in force.
+
+    `paid_seconds` only grows. `answered` acknowledges the final report.
+    """
+
+    job_id: UUID
+    segment: int
+    paid_seconds: int
+    stop: bool = False
+    answered: bool = False
+
+    @property
+    def subject(self) -> str:
+        """Subject `control.<job>.<segment>`."""
+        return control_subject(self.job_id, self.segment)
+
+
+def control_subject(job_id: UUID, segment: int) -> str:
+    """Subject on which a segment hears its Control messages."""
+    return f"control.{job_id}.{segment}"
+
+
+def report_subject(account_id: UUID, job_id: UUID, segment: int) -> str:
+    """Subject on which a segment publishes its reports."""
+    return f"reports.{account_id}.{job_id}.{segment}"

@@ -1,0 +1,77 @@
+"""Every environment variable that EcoLink reads, in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Configuration of any EcoLink process; each field is `ECOLINK_<FIELD>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
+
+    home: Path = Field(
+        default=Path(".ecolink"), description="Where the embedded stack keeps its data."
+    )
+    database_url: str | None = Field(
+        default=None, description="PostgreSQL of the services; unset: the embedded server."
+    )
+    owner_database_url: str | None = Field(
+        default=None,
+        description="PostgreSQL as the owner of the tables, for migrations; unset: the same.",
+    )
+    nats_url: str | None = Field(
+        default=None, description="NATS server; unset: the embedded server."
+    )
+    trainer_nats_url: str | None = Field(
+        default=None, description="NATS as the trainer may use it; unset: the same as nats_url."
+    )
+    artifacts_url: str | None = Field(
+        default=None, description="Object store (file://, s3://, ...); unset: <home>/artifacts."
+    )
+    postgres_port: int = Field(
+        default=0, description="Port of the embedded PostgreSQL; 0: a free one."
+    )
+    nats_port: int = Field(default=0, description="Port of the embedded NATS; 0: a free one.")
+    gateway_host: str = Field(
+        default="127.0.0.1", description="Address that the gateway listens on."
+    )
+    gateway_port: int = Field(default=0, description="Port of the gateway; 0: a free one.")
+    gateway_url: str | None = Field(
+        default=None, description="Where the command line finds the gateway."
+    )
+    api_key: str | None = Field(default=None, description="API key that the command line sends.")
+
+    dataset_max_bytes: int = Field(
+        default=512 * 1024**2, description="Largest dataset upload, bytes."
+    )
+    heartbeat_seconds: float = Field(
+        default=1.0, gt=0, description="Interval of a trainer's reports."
+    )
+    meter_minute_seconds: int = Field(
+        default=60, ge=1, description="Length of one metered minute, s."
+    )
+    lease_seconds: int = Field(
+        default=300, ge=1, description="Segment time that a full lease pays for."
+    )
+    lease_extension_seconds: int = Field(
+        default=60, ge=1, description="How often a lease is extended."
+    )
+    grace_seconds: int = Field(
+        default=30, ge=0, description="Time to save and exit after the lease ends."
+    )
+    local_slots: int = Field(default=1, ge=1, description="Jobs that this machine runs at once.")
+    supervisor_pid: int | None = Field(
+        default=None, description="Process whose end ends local pods; set by the local supervisor."
+    )
+    log_level: str = Field(default="INFO", description="Level of the services' logs.")
+
+    @property
+    def artifacts(self) -> str:
+        """URL of the artifact store, with the default filled in."""
+        if self.artifacts_url is not None:
+            return self.artifacts_url
+        return (self.home.resolve() / "artifacts").as_uri()

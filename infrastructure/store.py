@@ -1,0 +1,120 @@
+"""The event store on PostgreSQL, and plain connections to the same database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from eventsourcing.utils import strtobool
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.settings import Settings
+
+Connection = psycopg.Connection[DictRow]
+
+EVENTS_TABLE = "ecolink_events"
+CHANNEL = EVENTS_TABLE
+"""Channel that the event store notifies at every commit."""
+
+APP_ROLE = "ecolink_app"
+
+
+def open_log(settings: Settings, *, pool_size: int = 2, cached: int = 0) -> EventLog:
+    """The event log of a process, with a small pool of connections.
+
+    With `cached`, that many aggregates are kept, and only their newer events are read.
+
+    Raises RuntimeError on a server whose settings would lose or reorder events.
+    """
+    assert settings.database_url is not None
+    if strtobool(os.environ.get("POSTGRES_ENABLE_DB_FUNCTIONS", "no")):
+        # That path skips the table lock: readers of the log's tail miss committed events.
+        raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS must not be set: it loses events")
+    with connect(settings) as connection:
+        _require_durable(connection)
+    environment = _environment(settings.database_url, create=False, pool_size=pool_size)
+    if cached:
+        environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
+    return EventLog(environment)
+
+
+def create_event_tables(owner_url: str) -> None:
+    """Create the tables of the event store as their owner, and let the services only append."""
+    with EventLog(_environment(owner_url, create=True, pool_size=1)):
+        pass
+    with psycopg.connect(owner_url, autocommit=True) as connection:
+        role = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
+        if role.fetchone() is None:
+            return  # a server of someone else's, with one role for all
+        name = sql.Identifier(APP_ROLE)
+        for statement in (
+            "GRANT USAGE ON SCHEMA public TO {role}",
+            # MAINTAIN allows the lock that keeps the log in commit order; nothing allows
+            # UPDATE, DELETE or TRUNCATE of an event.
+            "GRANT SELECT, INSERT, MAINTAIN ON ecolink_events, ecolink_snapshots TO {role}",
+            "GRANT SELECT, INSERT, UPDATE ON ecolink_tracking TO {role}",
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+        ):
+            connection.execute(sql.SQL(statement).format(role=name))  # type: ignore[arg-type]
+
+
+def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:
+    """Connections of a process, for all that is not events; each is checked before it is lent."""
+    assert settings.database_url is not None
+    return ConnectionPool(
+        settings.database_url,
+        connection_class=Connection,
+        kwargs={"autocommit": True, "row_factory": dict_row},
+        min_size=1,
+        max_size=max_size,
+        timeout=10,
+        open=True,
+        check=_check,
+    )
+
+
+@contextmanager
+def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connection]:
+    """One connection whose rows are dicts, closed at the end."""
+    assert settings.database_url is not None
+    with Connection.connect(
+        settings.database_url, autocommit=autocommit, row_factory=dict_row
+    ) as connection:
+        yield connection
+
+
+def _check(connection: Connection) -> None:
+    connection.execute("")
+
+
+def _require_durable(connection: Connection) -> None:
+    row = connection.execute("SHOW synchronous_commit").fetchone()
+    assert row is not None
+    if row["synchronous_commit"] == "off":
+        raise RuntimeError("synchronous_commit is off: a crash would lose acknowledged events")
+
+
+def _environment(url: str, *, create: bool, pool_size: int) -> dict[str, str]:
+    parts: dict[str, Any] = conninfo_to_dict(url)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": parts["dbname"],
+        "POSTGRES_HOST": parts["host"],
+        "POSTGRES_PORT": str(parts.get("port", 5432)),
+        "POSTGRES_USER": parts["user"],
+        "POSTGRES_PASSWORD": parts.get("password", ""),
+        "POSTGRES_POOL_SIZE": str(pool_size),
+        "POSTGRES_MAX_OVERFLOW": "8",
+        "POSTGRES_CONN_MAX_AGE": "3600",
+        "POSTGRES_PRE_PING": "y",
+        "POSTGRES_LOCK_TIMEOUT": "30",
+        "POSTGRES_ENABLE_DB_FUNCTIONS": "n",
+        "CREATE_TABLE": "y" if create else "n",
+    }

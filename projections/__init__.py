@@ -1,0 +1,25 @@
+"""The read models. PROJECTIONS lists each; the projector runs them and an audit refolds them."""
+
+from projections.accounts import ACCOUNTS
+from projections.api_keys import API_KEYS
+from projections.base_models import BASE_MODELS
+from projections.billing_ledger import BILLING_LEDGER
+from projections.datasets import DATASETS
+from projections.gpu_pools import GPU_POOLS
+from projections.job_detail import JOB_DETAIL
+from projections.job_timeline import JOB_TIMELINE
+from projections.models import MODELS
+from projections.open_meters import OPEN_METERS
+
+PROJECTIONS = (
+    ACCOUNTS,
+    API_KEYS,
+    BASE_MODELS,
+    BILLING_LEDGER,
+    DATASETS,
+    GPU_POOLS,
+    JOB_DETAIL,
+    JOB_TIMELINE,
+    MODELS,
+    OPEN_METERS,
+)

@@ -1,0 +1,71 @@
+"""Accounts with their balance, as the account holder and the operator see them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.account import Account
+from domain.aggregate import Event
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS accounts (
+    account_id uuid PRIMARY KEY,
+    role text NOT NULL,
+    currency text NOT NULL,
+    time_zone text NOT NULL,
+    balance_micros bigint NOT NULL,
+    reserved_micros bigint NOT NULL,
+    depleted boolean NOT NULL,
+    opened_at timestamptz NOT NULL
+)
+"""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case Account.AccountOpened():
+            cursor.execute(
+                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, %s)",
+                [event.account_id, event.role, event.currency, event.time_zone, event.timestamp],
+            )
+        case Account.CreditGranted() | Account.ChargeReversed():
+            cursor.execute(
+                "UPDATE accounts SET balance_micros = balance_micros + %s, depleted = false "
+                "WHERE account_id = %s",
+                [event.amount_micros, event.account_id],
+            )
+        case Account.UsageSettled():
+            cursor.execute(
+                "UPDATE accounts SET balance_micros = balance_micros - %(captured)s, "
+                "reserved_micros = reserved_micros + %(reserved)s - %(captured)s "
+                "WHERE account_id = %(account)s",
+                {
+                    "captured": event.captured_micros,
+                    "reserved": event.reserved_micros,
+                    "account": event.account_id,
+                },
+            )
+        case Account.BalanceDepleted():
+            cursor.execute(
+                "UPDATE accounts SET depleted = true WHERE account_id = %s", [event.account_id]
+            )
+        case _:
+            pass
+
+
+ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)
+
+
+def account(connection: Connection, account_id: UUID) -> Row | None:
+    """One account's row."""
+    return connection.execute(
+        "SELECT * FROM accounts WHERE account_id = %s", [account_id]
+    ).fetchone()
+
+
+def all_accounts(connection: Connection) -> list[Row]:
+    """Every account, the oldest first."""
+    return connection.execute("SELECT * FROM accounts ORDER BY opened_at, account_id").fetchall()

@@ -1,0 +1,47 @@
+"""API keys of each account, told apart by their last characters."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.aggregate import Event
+from domain.api_key import ApiKey
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS api_keys (
+    key_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    hint text NOT NULL,
+    issued_at timestamptz NOT NULL,
+    revoked_at timestamptz
+)
+"""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case ApiKey.ApiKeyIssued():
+            cursor.execute(
+                "INSERT INTO api_keys VALUES (%s, %s, %s, %s)",
+                [event.originator_id, event.account_id, event.hint, event.timestamp],
+            )
+        case ApiKey.ApiKeyRevoked():
+            cursor.execute(
+                "UPDATE api_keys SET revoked_at = %s WHERE key_id = %s",
+                [event.timestamp, event.originator_id],
+            )
+        case _:
+            pass
+
+
+API_KEYS = Projection("api_keys", ("api_keys",), DDL, apply)
+
+
+def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
+    """An account's keys, the oldest first."""
+    return connection.execute(
+        "SELECT * FROM api_keys WHERE account_id = %s ORDER BY issued_at, key_id", [account_id]
+    ).fetchall()

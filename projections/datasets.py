@@ -1,0 +1,136 @@
+"""Datasets with their status and counts, and their lengths in tokens of each base."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.aggregate import Event
+from domain.dataset import Dataset, DatasetStatus
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS datasets (
+    dataset_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    status text NOT NULL,
+    total_bytes bigint NOT NULL,
+    examples bigint,
+    duplicates bigint,
+    errors bigint,
+    report_ref text,
+    sha256 text NOT NULL,
+    uploaded_at timestamptz NOT NULL,
+    validated_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
+CREATE TABLE IF NOT EXISTS dataset_tokens (
+    dataset_id uuid NOT NULL,
+    base_model text NOT NULL,
+    base_manifest_sha256 text NOT NULL,
+    tokens bigint NOT NULL,
+    longest_example bigint NOT NULL,
+    PRIMARY KEY (dataset_id, base_model)
+)
+"""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the tables."""
+    match event:
+        case Dataset.DatasetUploaded():
+            cursor.execute(
+                "INSERT INTO datasets "
+                "(dataset_id, account_id, status, total_bytes, sha256, uploaded_at) "
+                "VALUES (%s, %s, %s, %s, %s, %s)",
+                [
+                    event.originator_id,
+                    event.account_id,
+                    DatasetStatus.VALIDATING,
+                    event.total_bytes,
+                    event.sha256,
+                    event.timestamp,
+                ],
+            )
+        case Dataset.DatasetValidated():
+            cursor.execute(
+                "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, errors = 0, "
+                "report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
+                [
+                    DatasetStatus.READY_FOR_TRAINING,
+                    event.examples,
+                    event.duplicates,
+                    event.report_ref,
+                    event.sha256,
+                    event.timestamp,
+                    event.originator_id,
+                ],
+            )
+        case Dataset.DatasetRejected():
+            cursor.execute(
+                "UPDATE datasets SET status = %s, errors = %s, report_ref = %s, "
+                "validated_at = %s WHERE dataset_id = %s",
+                [
+                    DatasetStatus.REJECTED,
+                    event.errors,
+                    event.report_ref,
+                    event.timestamp,
+                    event.originator_id,
+                ],
+            )
+        case Dataset.TokensCounted():
+            cursor.execute(
+                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s) "
+                "ON CONFLICT (dataset_id, base_model) DO UPDATE "
+                "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
+                "tokens = excluded.tokens, longest_example = excluded.longest_example",
+                [
+                    event.originator_id,
+                    event.base_model,
+                    event.base_manifest_sha256,
+                    event.tokens,
+                    event.longest_example,
+                ],
+            )
+        case _:
+            pass
+
+
+DATASETS = Projection("datasets", ("datasets", "dataset_tokens"), DDL, apply)
+
+
+def datasets_of(connection: Connection, account_id: UUID) -> list[Row]:
+    """An account's datasets, the newest first."""
+    return connection.execute(
+        "SELECT * FROM datasets WHERE account_id = %s ORDER BY uploaded_at DESC, dataset_id",
+        [account_id],
+    ).fetchall()
+
+
+def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row | None:
+    """One dataset of an account."""
+    return connection.execute(
+        "SELECT * FROM datasets WHERE account_id = %s AND dataset_id = %s",
+        [account_id, dataset_id],
+    ).fetchone()
+
+
+def token_counts(connection: Connection, dataset_id: UUID) -> list[Row]:
+    """A dataset's lengths, by base model."""
+    return connection.execute(
+        "SELECT base_model, tokens, longest_example FROM dataset_tokens "
+        "WHERE dataset_id = %s ORDER BY base_model",
+        [dataset_id],
+    ).fetchall()
+
+
+def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
+    """Pairs of a dataset that is ready and a base's present revision that lack a token count."""
+    return connection.execute(
+        "SELECT dataset_id, name AS base_model, ref AS base_ref, manifest_sha256 "
+        "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
+        "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
+        "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256) "
+        "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
+        [DatasetStatus.READY_FOR_TRAINING, limit],
+    ).fetchall()

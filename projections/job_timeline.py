@@ -1,0 +1,61 @@
+"""The story of each job: its own events and its meters', in the order of the log."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from domain.aggregate import Event
+from domain.job import Job
+from domain.meter import Meter
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS job_timeline (
+    event_id text PRIMARY KEY,
+    job_id uuid NOT NULL,
+    position bigint NOT NULL,
+    happened_at timestamptz NOT NULL,
+    topic text NOT NULL,
+    fields jsonb NOT NULL,
+    UNIQUE (job_id, position)
+)
+"""
+
+ENVELOPE = frozenset(Event.model_fields) | {"originator_topic", "job_id"}
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Add one event to its job's story."""
+    if isinstance(event, Job.Event):
+        job_id = event.originator_id
+    elif isinstance(event, Meter.Event):
+        job_id = event.job_id  # type: ignore[attr-defined]
+    else:
+        return
+    cursor.execute(
+        "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
+        "coalesce(max(position), 0) + 1, %(at)s, %(topic)s, %(fields)s "
+        "FROM job_timeline WHERE job_id = %(job)s",
+        {
+            "event": event.event_id,
+            "job": job_id,
+            "at": event.timestamp,
+            "topic": event.TOPIC,
+            "fields": Jsonb(event.model_dump(mode="json", exclude=set(ENVELOPE))),
+        },
+    )
+
+
+JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply)
+
+
+def timeline_of(connection: Connection, job_id: UUID, after: int = 0) -> list[Row]:
+    """A job's events after a position within it, in order."""
+    return connection.execute(
+        "SELECT position, event_id, happened_at, topic, fields FROM job_timeline "
+        "WHERE job_id = %s AND position > %s ORDER BY position",
+        [job_id, after],
+    ).fetchall()

@@ -1,0 +1,51 @@
+"""Registered models: adapters with a name."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.aggregate import Event
+from domain.job import Job
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS models (
+    model text PRIMARY KEY,
+    account_id uuid NOT NULL,
+    job_id uuid NOT NULL UNIQUE,
+    adapter_ref text NOT NULL,
+    manifest_sha256 text NOT NULL,
+    registered_at timestamptz NOT NULL
+)
+"""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case Job.Registered():
+            cursor.execute(
+                "INSERT INTO models VALUES (%s, %s, %s, %s, %s, %s)",
+                [
+                    event.model,
+                    event.account_id,
+                    event.originator_id,
+                    event.adapter_ref,
+                    event.manifest_sha256,
+                    event.timestamp,
+                ],
+            )
+        case _:
+            pass
+
+
+MODELS = Projection("models", ("models",), DDL, apply)
+
+
+def models_of(connection: Connection, account_id: UUID) -> list[Row]:
+    """An account's registered models, the newest first."""
+    return connection.execute(
+        "SELECT * FROM models WHERE account_id = %s ORDER BY registered_at DESC, model",
+        [account_id],
+    ).fetchall()

@@ -1,0 +1,79 @@
+"""What a projection is: its tables, its fold over events, and the effect that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow
+
+from domain.aggregate import Event
+from infrastructure.consumer import Recorded
+from infrastructure.store import Connection
+
+Cursor = psycopg.Cursor[DictRow]
+Row = dict[str, Any]
+
+POSITIONS_DDL = """
+CREATE TABLE IF NOT EXISTS projection_positions (
+    name text PRIMARY KEY,
+    position bigint NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A read model: tables that hold nothing but a fold of the event log.
+
+    `ddl` names its tables without a schema, so that an audit can refold them elsewhere.
+    """
+
+    name: str
+    tables: tuple[str, ...]
+    ddl: str
+    apply: Callable[[Cursor, Event], None]
+
+
+class ProjectionEffect:
+    """Commits a projection's rows together with its position."""
+
+    def __init__(
+        self, projection: Projection, connect: Callable[[], AbstractContextManager[Connection]]
+    ) -> None:
+        self.name = f"projection-{projection.name}"
+        self._projection = projection
+        self._connect = connect
+
+    def position(self) -> int:
+        """Notification id of the last event in the rows."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            return self._position(cursor)
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        """Fold a batch into the rows, in one transaction; what is in them already is skipped."""
+        with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING",
+                [self._projection.name],
+            )
+            position = self._position(cursor, lock=True)
+            for recorded in batch:
+                if recorded.id > position:
+                    self._projection.apply(cursor, recorded.event)
+            cursor.execute(
+                "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
+                [batch[-1].id, self._projection.name],
+            )
+
+    def _position(self, cursor: Cursor, *, lock: bool = False) -> int:
+        cursor.execute(
+            "SELECT position FROM projection_positions WHERE name = %s"
+            + (" FOR UPDATE" if lock else ""),
+            [self._projection.name],
+        )
+        row = cursor.fetchone()
+        return 0 if row is None else row["position"]

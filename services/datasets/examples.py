@@ -1,0 +1,145 @@
+"""One line becomes one example: a conversation from which a model can learn."""
+
+from __future__ import annotations
+
+from itertools import dropwhile
+from typing import Any
+
+from services.datasets.json_line import parse
+from services.datasets.messages import Message, Notes, normalised
+from services.datasets.plain_chat import plain_messages
+from services.datasets.report import Code, Refused, quoted
+
+TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
+
+
+def read_example(text: str, notes: Notes) -> list[Message]:
+    """The normalised messages of a line; appends warnings to `notes`; raises Refused.
+
+    Accepts `messages`, and `prompt` with `completion`, each a text or a list of messages.
+    """
+    messages = plain_messages(text)
+    if messages is None:
+        messages = _messages(parse(text), notes)
+    _check_conversation(messages, notes)
+    return messages
+
+
+def _messages(value: Any, notes: Notes) -> list[Message]:
+    if not isinstance(value, dict):
+        what = "a list" if isinstance(value, list) else quoted(value)
+        raise Refused(
+            Code.NOT_OBJECT,
+            f"The line is {what}, not a JSON object; the file must be JSON Lines, "
+            "with one object on each line.",
+        )
+    plain = len(value) == 1 and "messages" in value
+    raw = value["messages"] if plain else _raw_messages(value, notes)
+    if not isinstance(raw, list):
+        raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list.')
+    if not raw:
+        raise Refused(Code.NO_MESSAGES, '"messages" is an empty list.')
+    return [normalised(message, position, notes) for position, message in enumerate(raw, 1)]
+
+
+def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
+    """The messages before normalisation, from an object that holds more than `messages`."""
+    present = {key for key in value if value[key] is not None}
+    if unused := [key for key in value if key in present - TOP_LEVEL_KEYS]:
+        notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused))))
+    if "messages" in present:
+        if present & {"prompt", "completion"}:
+            raise Refused(
+                Code.AMBIGUOUS_EXAMPLE,
+                'The line has both "messages" and "prompt" or "completion"; keep one form.',
+            )
+        return value["messages"]
+    if not present & {"prompt", "completion"}:
+        keys = ", ".join(quoted(key) for key in list(value)[:5]) or "no keys"
+        raise Refused(
+            Code.MISSING_MESSAGES,
+            f'The line has neither "messages" nor "prompt" and "completion" (it has {keys}).',
+        )
+    return _prompt(value.get("prompt")) + _completion(value.get("completion"))
+
+
+def _prompt(prompt: Any) -> list[Any]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not prompt:
+        raise Refused(Code.BAD_PROMPT, '"prompt" must be a text or a list of messages.')
+    # Only the completion is learnt: assistant messages of the prompt are context.
+    return [
+        {**message, "weight": 0}
+        if isinstance(message, dict)
+        and message.get("role") == "assistant"
+        and message.get("weight") is None
+        else message
+        for message in prompt
+    ]
+
+
+def _completion(completion: Any) -> list[Any]:
+    if isinstance(completion, str):
+        return [{"role": "assistant", "content": completion}]
+    if not isinstance(completion, list) or not completion:
+        raise Refused(Code.BAD_COMPLETION, '"completion" must be a text or a list of messages.')
+    return completion
+
+
+def _check_conversation(messages: list[Message], notes: Notes) -> None:
+    """The rules that concern the order of messages; raises Refused."""
+    roles = [message["role"] for message in messages]
+    if roles[0] == "assistant":
+        raise Refused(
+            Code.FIRST_MESSAGE,
+            "The first message is the assistant's; a conversation starts with a system or "
+            "user message.",
+        )
+    if "tool" in roles:
+        _check_answers(messages)
+    if "assistant" not in roles:
+        raise Refused(
+            Code.NO_ASSISTANT, "The example has no assistant message, so there is nothing to learn."
+        )
+    if not _learns(messages):
+        raise Refused(
+            Code.NOTHING_TO_LEARN,
+            "Every assistant message has the weight 0, so there is nothing to learn.",
+        )
+    if "system" in roles[1:] and "system" in dropwhile(lambda role: role == "system", roles):
+        notes.append((Code.SYSTEM_NOT_FIRST, ()))
+    if roles[-1] != "assistant":
+        notes.append((Code.ENDS_WITHOUT_ASSISTANT, ()))
+
+
+def _learns(messages: list[Message]) -> bool:
+    for message in reversed(messages):
+        if message["role"] == "assistant" and message.get("weight") != 0:
+            return True
+    return False
+
+
+def _check_answers(messages: list[Message]) -> None:
+    """A tool's answer follows the assistant message that called it, or another answer to that."""
+    calls: list[Message] | None = None
+    for position, message in enumerate(messages, 1):
+        if message["role"] == "tool":
+            _check_answer(message, calls, position)
+        else:
+            calls = message.get("tool_calls")
+
+
+def _check_answer(message: Message, calls: list[Message] | None, position: int) -> None:
+    if not calls:
+        raise Refused(
+            Code.ORPHAN_TOOL_MESSAGE,
+            f"Message {position} is a tool's answer, but no assistant message with tool_calls "
+            "comes before it.",
+        )
+    call_ids = {call["id"] for call in calls if "id" in call}
+    if call_ids and message.get("tool_call_id") not in call_ids:
+        raise Refused(
+            Code.BAD_TOOL_CALL_ID,
+            f'The "tool_call_id" of message {position} names none of the calls before it.',
+        )

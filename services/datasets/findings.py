@@ -1,0 +1,88 @@
+"""Errors and warnings as a validation collects them, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.datasets.report import Code, Notice, Problem
+
+ERRORS_SHOWN = 100
+LINES_SHOWN = 10
+NAMES_SHOWN = 5
+
+SENTENCES: dict[Code, str] = {
+    Code.BYTE_ORDER_MARK: "The file starts with a byte order mark; it was removed.",
+    Code.BLANK_LINES: "{count} blank {lines} skipped.",
+    Code.DUPLICATE_LINES: (
+        "{count} {lines} an earlier example; each example was kept once (first repeats: {first})."
+    ),
+    Code.UNUSED_KEYS: "{count} {lines} keys that training does not use; ignored: {names}.",
+    Code.UNUSED_MESSAGE_KEYS: (
+        "{count} {lines} messages with keys that training does not use; ignored: {names}."
+    ),
+    Code.SYSTEM_NOT_FIRST: (
+        "{count} {lines} a system message after the conversation began; some base models refuse it."
+    ),
+    Code.ENDS_WITHOUT_ASSISTANT: (
+        "{count} {lines} not with an assistant message; what follows the last one trains nothing."
+    ),
+}
+# How a sentence goes on after "1 line" and after "2 lines".
+VERBS: dict[Code, tuple[str, str]] = {
+    Code.BLANK_LINES: ("was", "were"),
+    Code.DUPLICATE_LINES: ("repeats", "repeat"),
+    Code.UNUSED_KEYS: ("has", "have"),
+    Code.UNUSED_MESSAGE_KEYS: ("has", "have"),
+    Code.SYSTEM_NOT_FIRST: ("has", "have"),
+    Code.ENDS_WITHOUT_ASSISTANT: ("ends", "end"),
+}
+
+
+@dataclass(slots=True)
+class _Kind:
+    """What is known of one kind of warning."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+
+
+class Findings:
+    """Collects errors and warnings; keeps the first of each and counts the rest."""
+
+    def __init__(self) -> None:
+        self.errors: list[Problem] = []
+        self.error_count = 0
+        self._kinds: dict[Code, _Kind] = {}
+
+    def refuse(self, line: int | None, code: Code, message: str) -> None:
+        """Record an error of a line, or of the whole file (None)."""
+        self.error_count += 1
+        if len(self.errors) < ERRORS_SHOWN:
+            self.errors.append(Problem(line=line, code=code, message=message))
+
+    def warn(self, line: int, code: Code, names: tuple[str, ...] = ()) -> None:
+        """Record a warning about a line; a line counts once for each code."""
+        kind = self._kinds.setdefault(code, _Kind())
+        if not kind.lines or kind.lines[-1] != line:
+            kind.count += 1
+            if len(kind.lines) < LINES_SHOWN:
+                kind.lines.append(line)
+        for name in names:
+            if len(kind.names) < NAMES_SHOWN:
+                kind.names[name] = None
+
+    @property
+    def warnings(self) -> tuple[Notice, ...]:
+        """Every kind of warning that was met, in the order of first occurrence."""
+        return tuple(self._notice(code, kind) for code, kind in self._kinds.items())
+
+    def _notice(self, code: Code, kind: _Kind) -> Notice:
+        one, many = VERBS.get(code, ("", ""))
+        message = SENTENCES[code].format(
+            count=kind.count,
+            lines=f"line {one}" if kind.count == 1 else f"lines {many}",
+            first=", ".join(map(str, kind.lines)),
+            names=", ".join(kind.names),
+        )
+        return Notice(code=code, message=message, count=kind.count, lines=tuple(kind.lines))

@@ -1,0 +1,52 @@
+"""Bytes in chunks become lines, in memory bounded by one chunk and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from services.datasets.report import Code, Refused
+
+
+def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The chunks up to `max_bytes`; raises Refused (file_too_large) if there is more."""
+    left = max_bytes
+    for chunk in chunks:
+        if len(chunk) > left:
+            yield chunk[:left]
+            raise Refused(
+                Code.FILE_TOO_LARGE,
+                f"The file is larger than the limit of {in_words(max_bytes)}; "
+                "split it, or ask the operator for a higher limit.",
+            )
+        left -= len(chunk)
+        yield chunk
+
+
+def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Lines as (content without newline, size in bytes with newline), whatever the chunking.
+
+    Of a line longer than `max_line_bytes` only that much is kept; its size tells. A line that an
+    exception of `chunks` cuts short is not yielded.
+    """
+    kept, size = bytearray(), 0
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        kept += first[: max_line_bytes - len(kept)]
+        size += len(first)
+        if not others:
+            continue
+        yield bytes(kept), size + 1
+        last = others.pop()
+        for line in others:
+            yield line[:max_line_bytes], len(line) + 1
+        kept, size = bytearray(last[:max_line_bytes]), len(last)
+    if size:
+        yield bytes(kept), size
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for a person, as in `512 MB` (of 1024 x 1024 bytes) or `17 bytes`."""
+    for unit, name in ((1024**3, "GB"), (1024**2, "MB"), (1024, "KB")):
+        if size >= unit:
+            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{size} bytes"

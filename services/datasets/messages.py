@@ -1,0 +1,127 @@
+"""The rules of one message, and its normalised form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.datasets.report import Code, Refused, quoted
+from services.datasets.tool_calls import normalised_calls
+
+Message = dict[str, Any]
+Notes = list[tuple[Code, tuple[str, ...]]]
+
+# Open models know no developer role; in OpenAI's format it is the system message's newer name.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+HONOURED_KEYS = {
+    "system": {"role", "content", "name"},
+    "user": {"role", "content", "name"},
+    "assistant": {"role", "content", "name", "weight", "tool_calls"},
+    "tool": {"role", "content", "name", "tool_call_id"},
+}
+TEXT_PARTS = {"text", "input_text", "output_text"}
+
+
+def normalised(raw: Any, position: int, notes: Notes) -> Message:
+    """A message with the keys that training honours and content as one text.
+
+    `position` counts from 1 and names the message in errors. Warnings are appended to `notes`.
+    Raises Refused.
+    """
+    if not isinstance(raw, dict):
+        raise Refused(
+            Code.MESSAGE_NOT_OBJECT,
+            f'Message {position} is not an object with "role" and "content".',
+        )
+    role, content = _role(raw, position), raw.get("content")
+    calls = raw.get("tool_calls") if role == "assistant" else None
+    message: Message = {"role": role, "content": _content(content, role, position, bool(calls))}
+    if calls is not None and calls != []:
+        message["tool_calls"] = normalised_calls(calls, position)
+    _add_weight(message, raw, position)
+    _add_text(message, raw, "name", Code.BAD_NAME, position)
+    _add_text(message, raw, "tool_call_id", Code.BAD_TOOL_CALL_ID, position)
+    unused = [key for key in raw if key not in HONOURED_KEYS[role] and raw[key] is not None]
+    if unused:
+        notes.append((Code.UNUSED_MESSAGE_KEYS, tuple(map(quoted, unused))))
+    return message
+
+
+def _role(raw: dict[str, Any], position: int) -> str:
+    role = raw.get("role")
+    if role is None:
+        raise Refused(Code.MISSING_ROLE, f'Message {position} has no "role".')
+    if not isinstance(role, str) or role not in ROLES:
+        raise Refused(
+            Code.WRONG_ROLE,
+            f"Message {position} has the role {quoted(role)}; "
+            "a role is system, developer, user, assistant or tool.",
+        )
+    return ROLES[role]
+
+
+def _content(content: Any, role: str, position: int, has_calls: bool) -> str:
+    if isinstance(content, list):
+        content = "".join(_part(part, position) for part in content)
+    if content is not None and not isinstance(content, str):
+        raise Refused(
+            Code.CONTENT_NOT_TEXT,
+            f"The content of message {position} ({role}) is not a text but {quoted(content)}.",
+        )
+    # A tool may well answer with nothing, and a tool call needs no words.
+    may_be_empty = has_calls or (role == "tool" and content is not None)
+    if not may_be_empty and (not content or content.isspace()):
+        raise Refused(Code.EMPTY_CONTENT, f"The content of message {position} ({role}) is empty.")
+    return content or ""
+
+
+def _part(part: Any, position: int) -> str:
+    if not isinstance(part, dict):
+        raise Refused(
+            Code.CONTENT_NOT_TEXT,
+            f"The content of message {position} is a list whose parts are not all objects.",
+        )
+    kind = part.get("type")
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
+        what = (
+            "an image"
+            if isinstance(kind, str) and "image" in kind
+            else f"a part of type {quoted(kind)}"
+        )
+        raise Refused(
+            Code.UNSUPPORTED_CONTENT,
+            f"Message {position} contains {what}; only text can be trained on.",
+        )
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise Refused(
+            Code.CONTENT_NOT_TEXT, f'A text part of message {position} has no text as "text".'
+        )
+    return text
+
+
+def _add_weight(message: Message, raw: dict[str, Any], position: int) -> None:
+    weight = raw.get("weight")
+    if message["role"] != "assistant" or weight is None:
+        return
+    if type(weight) is not int or weight not in (0, 1):
+        raise Refused(
+            Code.BAD_WEIGHT,
+            f"The weight of message {position} is {quoted(weight)}; "
+            "it must be 0 (not trained on) or 1.",
+        )
+    message["weight"] = weight
+
+
+def _add_text(message: Message, raw: dict[str, Any], key: str, code: Code, position: int) -> None:
+    value = raw.get(key)
+    if value is None or key not in HONOURED_KEYS[message["role"]]:
+        return
+    if not isinstance(value, str) or not value:
+        raise Refused(code, f'The "{key}" of message {position} must be a text.')
+    message[key] = value

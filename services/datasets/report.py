@@ -1,0 +1,141 @@
+"""What a validation finds out about an uploaded file: its status, errors and warnings."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Status(StrEnum):
+    """Whether a dataset may be trained on."""
+
+    READY_FOR_TRAINING = "ready_for_training"
+    REJECTED = "rejected"
+
+
+class Code(StrEnum):
+    """Stable codes of everything that a validation may say; messages may change, codes do not."""
+
+    # Errors of the whole file.
+    EMPTY_FILE = "empty_file"
+    FILE_TOO_LARGE = "file_too_large"
+    UNSUPPORTED_FILE = "unsupported_file"
+    # Errors of a line as text and JSON.
+    LINE_TOO_LONG = "line_too_long"
+    BAD_UTF8 = "bad_utf8"
+    MALFORMED_JSON = "malformed_json"
+    BAD_NUMBER = "bad_number"
+    DUPLICATE_KEY = "duplicate_key"
+    TOO_DEEP = "too_deep"
+    NOT_OBJECT = "not_object"
+    LONE_SURROGATE = "lone_surrogate"
+    NULL_CHARACTER = "null_character"
+    # Errors of an example.
+    MISSING_MESSAGES = "missing_messages"
+    AMBIGUOUS_EXAMPLE = "ambiguous_example"
+    BAD_PROMPT = "bad_prompt"
+    BAD_COMPLETION = "bad_completion"
+    MESSAGES_NOT_LIST = "messages_not_list"
+    NO_MESSAGES = "no_messages"
+    FIRST_MESSAGE = "first_message"
+    NO_ASSISTANT = "no_assistant"
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    # Errors of a message.
+    MESSAGE_NOT_OBJECT = "message_not_object"
+    MISSING_ROLE = "missing_role"
+    WRONG_ROLE = "wrong_role"
+    EMPTY_CONTENT = "empty_content"
+    CONTENT_NOT_TEXT = "content_not_text"
+    UNSUPPORTED_CONTENT = "unsupported_content"
+    BAD_WEIGHT = "bad_weight"
+    BAD_NAME = "bad_name"
+    BAD_TOOL_CALLS = "bad_tool_calls"
+    BAD_TOOL_ARGUMENTS = "bad_tool_arguments"
+    BAD_TOOL_CALL_ID = "bad_tool_call_id"
+    ORPHAN_TOOL_MESSAGE = "orphan_tool_message"
+    # Warnings.
+    BYTE_ORDER_MARK = "byte_order_mark"
+    BLANK_LINES = "blank_lines"
+    DUPLICATE_LINES = "duplicate_lines"
+    UNUSED_KEYS = "unused_keys"
+    UNUSED_MESSAGE_KEYS = "unused_message_keys"
+    SYSTEM_NOT_FIRST = "system_not_first"
+    ENDS_WITHOUT_ASSISTANT = "ends_without_assistant"
+
+
+class Refused(Exception):
+    """A line is no valid example; `message` is a sentence for the person who made the file."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Progress(NamedTuple):
+    """How far a validation is."""
+
+    lines: int
+    bytes: int
+
+
+class Problem(BaseModel):
+    """One error; `line` counts from 1 and is None for the file as a whole."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int | None
+    code: Code
+    message: str
+
+
+class Notice(BaseModel):
+    """One kind of warning, with how many lines it concerns and the first of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: Code
+    message: str
+    count: int
+    lines: tuple[int, ...]
+
+
+class Report(BaseModel):
+    """The outcome of a validation.
+
+    `lines` and `bytes` are those of the uploaded file that were read, blank ones included.
+    `examples` and `duplicates` count valid lines. `sha256` and `normalised_bytes` describe the
+    normalised output and are None for a rejected file, whose output is of no use. `errors` are
+    the first ones in the order of the file, of `error_count` in all: at most one for each line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Status
+    examples: int
+    duplicates: int
+    lines: int
+    bytes: int
+    sha256: str | None
+    normalised_bytes: int | None
+    warnings: tuple[Notice, ...]
+    errors: tuple[Problem, ...]
+    error_count: int
+
+
+def quoted(value: object, limit: int = 40) -> str:
+    """A JSON value of the file as a message may show it: on one line, and short."""
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+    return f'"{shown}"' if isinstance(value, str) else shown

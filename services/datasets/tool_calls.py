@@ -1,0 +1,79 @@
+"""The tool calls of an assistant message, in the form that chat templates expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.datasets.json_line import parse
+from services.datasets.report import Code, Refused
+
+MAX_ARGUMENT_DEPTH = 32
+
+
+def normalised_calls(raw: Any, position: int) -> list[dict[str, Any]]:
+    """Tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
+
+    Arguments may come as an object or, as in OpenAI's format, as a text that holds one; chat
+    templates want the object. `position` is the message's, from 1. Raises Refused.
+    """
+    if not isinstance(raw, list):
+        raise _bad(position, "must be a list")
+    return [_call(call, position) for call in raw]
+
+
+def _call(raw: Any, position: int) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise _bad(position, "must be a list of objects")
+    if raw.get("type") not in (None, "function"):
+        raise _bad(position, 'must have the type "function"')
+    function = raw.get("function")
+    if not isinstance(function, dict):
+        raise _bad(position, 'must each have a "function" object')
+    name, call_id = function.get("name"), raw.get("id")
+    if not isinstance(name, str) or not name.strip():
+        raise _bad(position, 'must each have a function "name"')
+    if call_id is not None and (not isinstance(call_id, str) or not call_id):
+        raise _bad(position, 'must have a text as "id"')
+    call = {} if call_id is None else {"id": call_id}
+    arguments = _arguments(function.get("arguments"), position)
+    return {**call, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _arguments(raw: Any, position: int) -> dict[str, Any]:
+    if isinstance(raw, str):
+        try:
+            raw = parse(raw)
+        except Refused as error:
+            raise Refused(
+                Code.BAD_TOOL_ARGUMENTS,
+                f"The arguments of a tool call of message {position} are no JSON: {error.message}",
+            ) from None
+    if not isinstance(raw, dict):
+        raise Refused(
+            Code.BAD_TOOL_ARGUMENTS,
+            f"The arguments of a tool call of message {position} must be a JSON object.",
+        )
+    if deeper_than(MAX_ARGUMENT_DEPTH, raw):
+        raise Refused(
+            Code.TOO_DEEP,
+            f"The arguments of a tool call of message {position} are nested more than "
+            f"{MAX_ARGUMENT_DEPTH} levels deep.",
+        )
+    return raw
+
+
+def deeper_than(levels: int, value: Any) -> bool:
+    """Whether a JSON value nests objects and lists more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            item
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(item, dict | list) for item in layer)
+
+
+def _bad(position: int, what: str) -> Refused:
+    return Refused(Code.BAD_TOOL_CALLS, f"The tool_calls of message {position} {what}.")

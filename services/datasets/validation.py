@@ -1,0 +1,199 @@
+"""Validation of an uploaded dataset: a stream of bytes becomes normalised examples and a report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from services.datasets.digests import DIGEST_BYTES, DigestSet
+from services.datasets.examples import read_example
+from services.datasets.findings import Findings
+from services.datasets.json_line import decode
+from services.datasets.lines import in_words, limited, split_lines
+from services.datasets.messages import Notes
+from services.datasets.report import Code, Progress, Refused, Report, Status
+
+MAX_LINE_BYTES = 8 * 1024**2
+PROGRESS_BYTES = 4 * 1024**2
+FLUSH_BYTES = 1024**2
+
+UNSUPPORTED = {
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+    b"\x1f\x8b": "compressed with gzip; upload the unpacked JSONL file",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; upload the unpacked JSONL file",
+    b"PK\x03\x04": "a zip archive; upload the unpacked JSONL file",
+    b"PAR1": "a Parquet file; convert it to JSONL",
+}
+
+
+def validate(
+    chunks: Iterable[bytes],
+    sink: Callable[[bytes], object],
+    *,
+    on_progress: Callable[[Progress], None],
+    max_bytes: int,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Report:
+    """Check a chat dataset and write its normalised examples to `sink`, e.g. a file's `write`.
+
+    The output is JSONL, one `{"messages": [...]}` a line with each distinct example once, in the
+    order of the file. It is complete only if the report's status is `ready_for_training`; after
+    the first error nothing more is written, while validation goes on to find the others.
+    `on_progress` is called about every 4 MiB of input and once at the end. The outcome does not
+    depend on how the bytes are cut into chunks. Raises only what `chunks`, `sink` and
+    `on_progress` raise.
+    """
+    validation = _Validation(sink, max_line_bytes)
+    reported = 0
+    try:
+        for content, size in split_lines(limited(chunks, max_bytes), max_line_bytes):
+            validation.take(content, size)
+            if validation.bytes - reported >= PROGRESS_BYTES:
+                reported = validation.bytes
+                on_progress(Progress(validation.lines, validation.bytes))
+    except Refused as error:
+        validation.findings.refuse(None, error.code, error.message)
+    report = validation.report()
+    on_progress(Progress(report.lines, report.bytes))
+    return report
+
+
+class _Output:
+    """The normalised examples: hashed, and written in large pieces."""
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._digest = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self.bytes = 0
+
+    def write(self, example: bytes) -> None:
+        self._pending += (example, b"\n")
+        self._pending_bytes += len(example) + 1
+        if self._pending_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def finish(self) -> str:
+        """Write what is pending; returns the sha256 of everything."""
+        self._flush()
+        return self._digest.hexdigest()
+
+    def _flush(self) -> None:
+        piece = b"".join(self._pending)
+        self._digest.update(piece)
+        self.bytes += len(piece)
+        self._pending.clear()
+        self._pending_bytes = 0
+        if piece:
+            self._sink(piece)
+
+
+class _Validation:
+    """What is known of a file so far. Refused escapes only for the file as a whole."""
+
+    def __init__(self, sink: Callable[[bytes], object], max_line_bytes: int) -> None:
+        self.findings = Findings()
+        self.lines = 0
+        self.bytes = 0
+        self._max_line_bytes = max_line_bytes
+        self._examples = 0
+        self._duplicates = 0
+        self._seen = DigestSet()
+        self._output = _Output(sink)
+
+    def take(self, content: bytes, size: int) -> None:
+        """Take the next line; `size` is its length in bytes in the file, newline included."""
+        self.lines += 1
+        self.bytes += size
+        if self.lines == 1:
+            _refuse_unsupported(content)
+        notes: Notes = []
+        try:
+            if size > self._max_line_bytes:
+                raise Refused(
+                    Code.LINE_TOO_LONG,
+                    f"The line is {in_words(size)} long; the limit is "
+                    f"{in_words(self._max_line_bytes)}.",
+                )
+            example = self._example(content, notes)
+        except Refused as error:
+            self.findings.refuse(self.lines, error.code, error.message)
+        else:
+            if example is not None:
+                self._keep(example)
+        for code, names in notes:
+            self.findings.warn(self.lines, code, names)
+
+    def _example(self, content: bytes, notes: Notes) -> bytes | None:
+        text = decode(content)
+        if self.lines == 1 and text.startswith("\ufeff"):
+            notes.append((Code.BYTE_ORDER_MARK, ()))
+            text = text[1:]
+        if not text or text.isspace():
+            notes.append((Code.BLANK_LINES, ()))
+            return None
+        messages = read_example(text, notes)
+        try:
+            example = to_json({"messages": messages})
+        except PydanticSerializationError:
+            raise Refused(
+                Code.LONE_SURROGATE,
+                "A \\ud... escape stands for half a character; write both halves, or the "
+                "character itself.",
+            ) from None
+        if b"\\u0000" in example and has_null(messages):
+            raise Refused(
+                Code.NULL_CHARACTER, "A text contains the null character \\u0000; remove it."
+            )
+        return example
+
+    def _keep(self, example: bytes) -> None:
+        if not self._seen.add(hashlib.blake2b(example, digest_size=DIGEST_BYTES).digest()):
+            self._duplicates += 1
+            self.findings.warn(self.lines, Code.DUPLICATE_LINES)
+            return
+        self._examples += 1
+        if not self.findings.error_count:
+            self._output.write(example)
+
+    def report(self) -> Report:
+        """The outcome, once everything is taken."""
+        findings = self.findings
+        if not self._examples and not findings.error_count:
+            findings.refuse(None, Code.EMPTY_FILE, "The file has no examples: it is empty.")
+        rejected = findings.error_count > 0
+        sha256 = None if rejected else self._output.finish()
+        return Report(
+            status=Status.REJECTED if rejected else Status.READY_FOR_TRAINING,
+            examples=self._examples,
+            duplicates=self._duplicates,
+            lines=self.lines,
+            bytes=self.bytes,
+            sha256=sha256,
+            normalised_bytes=None if rejected else self._output.bytes,
+            warnings=findings.warnings,
+            errors=tuple(findings.errors),
+            error_count=findings.error_count,
+        )
+
+
+def has_null(value: Any) -> bool:
+    """Whether any text within a JSON value contains the null character."""
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(has_null(key) or has_null(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(has_null, value))
+
+
+def _refuse_unsupported(content: bytes) -> None:
+    for magic, what in UNSUPPORTED.items():
+        if content.startswith(magic):
+            raise Refused(
+                Code.UNSUPPORTED_FILE, f"The file is not JSONL in UTF-8: it seems to be {what}."
+            )

@@ -1,0 +1,32 @@
+"""The projector process: runs every projection, and keeps the measurements."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from infrastructure.bus import TELEMETRY, Durable
+from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.service import broker_of, serve
+from infrastructure.settings import Settings
+from infrastructure.store import open_log, open_pool
+from projections import PROJECTIONS
+from projections.projection import ProjectionEffect
+from services.projector.measuring import keep_log_lines, keep_steps
+
+STEPS = Durable("measurements-steps", TELEMETRY, "telemetry.>")
+LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
+
+
+def run(settings: Settings) -> None:
+    """Fold events into rows until SIGTERM."""
+    log, pool = open_log(settings), open_pool(settings)
+    broker = broker_of(settings, "projector")
+    consumers = [
+        OrderedConsumer(ProjectionEffect(projection, pool.connection), log)
+        for projection in PROJECTIONS
+    ]
+    for consumer in consumers:
+        consumer.subscribe(broker)
+    subscribe_batches(broker, STEPS, partial(keep_steps, pool))
+    subscribe_batches(broker, LOG_LINES, partial(keep_log_lines, pool))
+    serve(broker, [*(consumer.durable for consumer in consumers), STEPS, LOG_LINES])

@@ -1,0 +1,58 @@
+"""Speaks to running segments over the CONTROL stream."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from faststream.nats import NatsBroker
+
+from infrastructure.bus import CONTROL
+from infrastructure.reports import Control
+
+TIMEOUT_SECONDS = 5.0
+
+
+class ControlChannel:
+    """Publishes Control messages from the scheduler's worker threads.
+
+    What a segment was told last is kept, so that one flag never takes another back.
+    """
+
+    def __init__(self, broker: NatsBroker) -> None:
+        self._broker = broker
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._said: dict[tuple[UUID, int], Control] = {}
+
+    def bind(self) -> None:
+        """Use the running event loop; called once it runs."""
+        self._loop = asyncio.get_running_loop()
+
+    def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
+        """Let a segment run on until it has used this much time in all."""
+        self._say(job_id, segment, paid_seconds=paid_seconds)
+
+    def answer(self, job_id: UUID, segment: int) -> None:
+        """Acknowledge a final report; the trainer may exit."""
+        self._say(job_id, segment, answered=True)
+
+    def _say(
+        self, job_id: UUID, segment: int, *, paid_seconds: int = 0, answered: bool = False
+    ) -> None:
+        key = (job_id, segment)
+        last = self._said.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
+        control = last.model_copy(
+            update={
+                "paid_seconds": max(last.paid_seconds, paid_seconds),
+                "answered": last.answered or answered,
+            }
+        )
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._publish(control), self._loop).result(TIMEOUT_SECONDS)
+        if answered:
+            self._said.pop(key, None)
+        else:
+            self._said[key] = control
+
+    async def _publish(self, control: Control) -> None:
+        await self._broker.publish(control, control.subject, stream=CONTROL)

@@ -1,0 +1,77 @@
+"""The Launcher port: where segments run. One adapter for each kind of place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from infrastructure.reports import SegmentSpec
+
+
+class LaunchFailed(Exception):
+    """The place refused to run a segment."""
+
+
+@dataclass(frozen=True, order=True)
+class PodName:
+    """A pod runs one segment of one job, and is named so."""
+
+    job_id: UUID
+    segment: int
+
+    def __str__(self) -> str:
+        return f"{self.job_id}-{self.segment}"
+
+    @classmethod
+    def parse(cls, text: str) -> PodName:
+        """The name that `str` gave; raises ValueError."""
+        job_id, _, segment = text.rpartition("-")
+        return cls(UUID(job_id), int(segment))
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What a launcher knows of a pod. A lost pod is neither alive nor has an exit code."""
+
+    name: PodName
+    bound_at: datetime
+    alive: bool
+    exit_code: int | None = None
+
+
+class Launcher(Protocol):
+    """Runs trainer programs with resources; every call may be repeated without harm."""
+
+    def capacity(self) -> Mapping[tuple[str, str], int]:
+        """GPUs by (region, GPU type)."""
+        ...
+
+    def launch(self, spec: SegmentSpec) -> Pod:
+        """Bind the GPUs and start the trainer; a pod that was launched before is returned.
+
+        Raises LaunchFailed.
+        """
+        ...
+
+    def poll(self, name: PodName) -> Pod | None:
+        """The pod as it is now; None if it was never launched, or removed."""
+        ...
+
+    def stop(self, name: PodName) -> None:
+        """Ask the trainer to save and exit."""
+        ...
+
+    def pods(self) -> list[PodName]:
+        """Every pod that was launched and not removed."""
+        ...
+
+    def log(self, name: PodName, max_bytes: int) -> bytes:
+        """The end of what the trainer wrote."""
+        ...
+
+    def remove(self, name: PodName) -> None:
+        """Forget a pod that ended, with its scratch files."""
+        ...

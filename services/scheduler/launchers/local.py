@@ -1,0 +1,170 @@
+"""The local launcher: a trainer as a process of this machine, held by a shim that outlives us."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infrastructure.clock import Clock
+from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import LaunchFailed, Pod, PodName
+
+REGION, GPU_TYPE = "local", "cpu"
+
+SHIM_START_SECONDS = 10.0
+
+# Large tensors come and go with every step: without these, glibc gives their pages back to the
+# kernel and faults them in again.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024**3),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3),
+    "MALLOC_TOP_PAD_": str(64 * 1024**2),
+}
+
+
+class LocalLauncher:
+    """Keeps each pod in a directory: its spec, who runs it, its log, and how it ended."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._root = settings.home.resolve() / "pods"
+        self._root.mkdir(parents=True, exist_ok=True)
+
+    def capacity(self) -> Mapping[tuple[str, str], int]:
+        """As many jobs at once as the operator configured."""
+        return {(REGION, GPU_TYPE): self._settings.local_slots}
+
+    def launch(self, spec: SegmentSpec) -> Pod:
+        """Start the trainer under its shim; a living or ended pod of that name is adopted."""
+        name = PodName(spec.job_id, spec.segment)
+        directory = self._directory(name)
+        try:
+            if not (directory / "pod.json").exists():
+                self._write_request(directory, spec)
+                self._spawn(directory)
+                self._await_shim(directory)
+        except OSError as error:
+            raise LaunchFailed(f"cannot start a process here: {error}") from error
+        pod = self.poll(name)
+        assert pod is not None
+        return pod
+
+    def poll(self, name: PodName) -> Pod | None:
+        """Read the pod's directory, and whether its shim lives."""
+        directory = self._directory(name)
+        shim = _read(directory / "pod.json")
+        request = _read(directory / "request.json")
+        if shim is None or request is None:
+            return None
+        bound_at = datetime.fromisoformat(request["bound_at"])
+        ended = _read(directory / "exit.json")
+        if ended is not None:
+            return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
+        if _is_process(shim):
+            return Pod(name, bound_at, alive=True)
+        # The shim may have written its last word between our two looks.
+        ended = _read(directory / "exit.json") or {"exit_code": None}
+        return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
+
+    def stop(self, name: PodName) -> None:
+        """SIGTERM to the shim, which passes it on."""
+        shim = _read(self._directory(name) / "pod.json")
+        if shim is not None and _is_process(shim):
+            psutil.Process(shim["pid"]).terminate()
+
+    def pods(self) -> list[PodName]:
+        """Every directory in which a shim has started."""
+        return sorted(PodName.parse(path.parent.name) for path in self._root.glob("*/pod.json"))
+
+    def log(self, name: PodName, max_bytes: int) -> bytes:
+        """The end of the trainer's stdout and stderr."""
+        path = self._directory(name) / "trainer.log"
+        if not path.exists():
+            return b""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - max_bytes))
+            return file.read()
+
+    def remove(self, name: PodName) -> None:
+        """Delete the pod's directory."""
+        shutil.rmtree(self._directory(name), ignore_errors=True)
+
+    def _directory(self, name: PodName) -> Path:
+        return self._root / str(name)
+
+    def _write_request(self, directory: Path, spec: SegmentSpec) -> None:
+        directory.mkdir(exist_ok=True)
+        (directory / "spec.json").write_text(spec.model_dump_json())
+        request = directory / "request.json"
+        if not request.exists():
+            request.write_text(json.dumps({"bound_at": self._clock.now().isoformat()}))
+
+    def _spawn(self, directory: Path) -> None:
+        trainer = [sys.executable, "-m", "services.trainer", str(directory / "spec.json")]
+        shim = [sys.executable, "-m", "services.scheduler.launchers.shim", str(directory)]
+        with (directory / "trainer.log").open("ab") as log:
+            subprocess.Popen(
+                [*shim, *trainer],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """What a trainer may know: no database, and NATS as the trainer alone."""
+        settings = self._settings
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
+        nats_url = settings.trainer_nats_url or settings.nats_url
+        assert nats_url is not None
+        return (
+            inherited
+            | MALLOC
+            | {
+                "ECOLINK_HOME": str(settings.home.resolve()),
+                "ECOLINK_NATS_URL": nats_url,
+                "ECOLINK_ARTIFACTS_URL": settings.artifacts,
+                "ECOLINK_LOG_LEVEL": settings.log_level,
+                "ECOLINK_SUPERVISOR_PID": str(settings.supervisor_pid or ""),
+                "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
+
+    def _await_shim(self, directory: Path) -> None:
+        deadline = time.monotonic() + SHIM_START_SECONDS
+        while not (directory / "pod.json").exists():
+            if time.monotonic() > deadline:
+                raise LaunchFailed("the pod's shim did not start")
+            time.sleep(0.01)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _is_process(shim: Mapping[str, Any]) -> bool:
+    """Whether the very process that wrote pod.json lives; a pid alone may have been reused."""
+    try:
+        process = psutil.Process(shim["pid"])
+        return process.create_time() == shim["started"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

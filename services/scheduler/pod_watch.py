@@ -1,0 +1,116 @@
+"""Watches pods: evidence while they live, an end when they are gone, a broom when all is said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from faststream.nats import NatsBroker
+from nats.js.errors import NotFoundError
+
+from domain.event_log import EventLog
+from domain.job import Job
+from infrastructure.bus import REPORTS
+from infrastructure.clock import Clock
+from infrastructure.reports import PodSeen, Report, report_subject
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import Launcher, Pod, PodName
+from services.scheduler.segments import Segments
+
+
+class PodWatch:
+    """Looks at every pod again and again; a scheduler that starts adopts what it finds."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        broker: NatsBroker,
+        launcher: Launcher,
+        segments: Segments,
+        settings: Settings,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._broker = broker
+        self._launcher = launcher
+        self._segments = segments
+        self._settings = settings
+        self._overdue_since: dict[PodName, float] = {}
+        self._logger = logging.getLogger("pods")
+
+    async def run(self) -> None:
+        """Watch for ever, once for each heartbeat interval."""
+        while True:
+            for name in await asyncio.to_thread(self._launcher.pods):
+                try:
+                    await self._look(name)
+                except Exception:
+                    self._logger.exception("looking at %s; trying again", name)
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+
+    async def _look(self, name: PodName) -> None:
+        pod = await asyncio.to_thread(self._launcher.poll, name)
+        job = await asyncio.to_thread(self._log.find, Job, name.job_id)
+        if pod is None or job is None:
+            return
+        running = job.segment_running and job.segment == name.segment
+        if pod.alive and running:
+            await self._give_evidence(pod, job)
+        elif pod.alive:
+            await self._hurry(name)
+        elif not running:
+            await asyncio.to_thread(self._segments.keep_log, job, name.segment)
+            await asyncio.to_thread(self._launcher.remove, name)
+            self._overdue_since.pop(name, None)
+        elif job.pod is not None:  # else the reaction that launched it has yet to say so
+            await self._end(pod, job)
+
+    async def _give_evidence(self, pod: Pod, job: Job) -> None:
+        """Show that the pod lives, until its trainer speaks for itself."""
+        if self._segments.heard_of(pod.name):
+            return
+        seen = PodSeen(
+            account_id=job.account_id,
+            job_id=job.id,
+            segment=pod.name.segment,
+            elapsed_seconds=self._elapsed(pod),
+        )
+        await self._broker.publish(seen, seen.subject, stream=REPORTS)
+
+    async def _end(self, pod: Pod, job: Job) -> None:
+        """Hear the last report first: it may hold a checkpoint, or the end itself."""
+        report = await self._last_report(job, pod.name.segment)
+        if report is not None:
+            await asyncio.to_thread(self._segments.record, report)
+            elapsed = report.elapsed_seconds
+        else:
+            elapsed = await self._last_evidence(job, pod.name.segment)
+        await asyncio.to_thread(self._segments.lose, pod.name, int(elapsed), pod.exit_code)
+
+    async def _hurry(self, name: PodName) -> None:
+        """Stop a trainer whose segment is over, when it does not exit by itself."""
+        since = self._overdue_since.setdefault(name, time.monotonic())
+        if time.monotonic() - since > self._settings.grace_seconds:
+            self._logger.warning("stopping %s: its segment is over", name)
+            await asyncio.to_thread(self._launcher.stop, name)
+
+    async def _last_report(self, job: Job, segment: int) -> Report | None:
+        data = await self._last(report_subject(job.account_id, job.id, segment))
+        return None if data is None else Report.model_validate_json(data)
+
+    async def _last_evidence(self, job: Job, segment: int) -> float:
+        seen = PodSeen(account_id=job.account_id, job_id=job.id, segment=segment, elapsed_seconds=0)
+        data = await self._last(seen.subject)
+        return 0.0 if data is None else PodSeen.model_validate_json(data).elapsed_seconds
+
+    async def _last(self, subject: str) -> bytes | None:
+        client = await self._broker.connect()
+        try:
+            return (await client.jetstream().get_last_msg(REPORTS, subject)).data
+        except NotFoundError:
+            return None
+
+    def _elapsed(self, pod: Pod) -> float:
+        return max(0.0, (self._clock.now() - pod.bound_at).total_seconds())

@@ -1,0 +1,29 @@
+"""What a trainer is told at launch, made from a job."""
+
+from __future__ import annotations
+
+from domain.job import Job
+from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+
+
+def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
+    """The spec of a job's running segment, resuming from its last checkpoint."""
+    plan = job.plan
+    home = f"jobs/{job.account_id}/{job.id}"
+    return SegmentSpec(
+        account_id=job.account_id,
+        job_id=job.id,
+        segment=job.segment,
+        dataset_ref=plan.dataset_ref,
+        dataset_sha256=plan.dataset_sha256,
+        base_model=plan.base_model,
+        base_ref=plan.base_ref,
+        hyperparameters=plan.lora,
+        resume_from=job.checkpoint.ref if job.checkpoint else None,
+        paid_seconds=paid_seconds,
+        grace_seconds=settings.grace_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        checkpoint_prefix=f"{home}/checkpoints/segment-{job.segment}",
+        adapter_prefix=f"{home}/adapter",
+    )

@@ -1,0 +1,192 @@
+"""Turns what is known of a running segment, reports and endings, into Job events."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from uuid import UUID
+
+from domain.aggregate import Cause, because
+from domain.errors import DomainError, NotFound, StaleSegment
+from domain.event_log import EventLog
+from domain.gpu_pool import GpuPool
+from domain.identity import gpu_pool_id
+from domain.job import Job, SegmentEnd
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.clock import Clock
+from infrastructure.reports import Outcome, Phase, Report
+from services.scheduler.control import ControlChannel
+from services.scheduler.launchers.launcher import Launcher, PodName
+
+LOG_TAIL_LINES = 50
+MAX_LOG_BYTES = 1024**2
+
+ENDS = {
+    Outcome.COMPLETED: SegmentEnd.COMPLETED,
+    Outcome.STOPPED: SegmentEnd.STOPPED,
+    Outcome.LEASE_ENDED: SegmentEnd.LEASE_ENDED,
+    Outcome.FAILED: SegmentEnd.CRASHED,
+}
+
+
+class Segments:
+    """Records the progress and the end of segments; saying a thing twice records it once."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        artifacts: Artifacts,
+        launcher: Launcher,
+        control: ControlChannel,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._artifacts = artifacts
+        self._launcher = launcher
+        self._control = control
+        self._known: dict[tuple[UUID, int], tuple[object, ...]] = {}
+        self._logger = logging.getLogger("segments")
+
+    def heard_of(self, name: PodName) -> bool:
+        """Whether any report of this segment came since this process started."""
+        return (name.job_id, name.segment) in self._known
+
+    def record(self, report: Report) -> None:
+        """Turn a report into the events that are new in it, and answer a final one."""
+        key = (report.job_id, report.segment)
+        news = (report.phase, report.checkpoint, report.evaluation, report.outcome)
+        if self._known.get(key) == news and report.outcome is None:
+            return
+        try:
+            self._log.retrying(lambda: self._record(report))
+        except (StaleSegment, NotFound) as refusal:
+            self._logger.info("report of %s refused: %s", PodName(*key), refusal)
+        self._known[key] = news
+        if report.outcome is not None:
+            self._control.answer(report.job_id, report.segment)
+
+    def _record(self, report: Report) -> None:
+        job = self._log.load(Job, report.job_id)
+        with because(self._cause(f"report:{report.job_id}:{report.segment}:{report.n}")):
+            self._progress(job, report)
+            if report.outcome is None:
+                self._log.commit(job)
+            else:
+                self._finish(job, report)
+
+    def _progress(self, job: Job, report: Report) -> None:
+        segment, phase = report.segment, report.phase
+        if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
+            job.start_training(
+                segment,
+                report.step,
+                report.total_steps,
+                report.train_examples,
+                report.eval_examples,
+            )
+        if (saved := report.checkpoint) is not None:
+            job.save_checkpoint(
+                segment,
+                step=saved.step,
+                train_loss=saved.train_loss,
+                elapsed_seconds=int(saved.elapsed_seconds),
+                ref=saved.ref,
+                manifest_sha256=saved.manifest_sha256,
+                total_bytes=saved.total_bytes,
+            )
+        if phase in (Phase.EVALUATION, Phase.REGISTER):
+            job.start_evaluation(segment, report.step)
+        if phase is Phase.REGISTER and (scored := report.evaluation) is not None:
+            job.complete_evaluation(
+                segment,
+                loss_before=scored.loss_before,
+                loss_after=scored.loss_after,
+                examples=scored.examples,
+                label_tokens=scored.label_tokens,
+            )
+
+    def _finish(self, job: Job, report: Report) -> None:
+        assert report.outcome is not None
+        reason, error_class = ENDS[report.outcome], report.error_class
+        if reason is SegmentEnd.COMPLETED:
+            try:
+                self._register(job, report)
+            except (ArtifactCorrupt, FileNotFoundError, DomainError) as error:
+                self._logger.error("cannot register %s: %s", job.id, error)
+                reason, error_class = SegmentEnd.CRASHED, type(error).__name__
+        self._end(
+            job,
+            report.segment,
+            reason,
+            int(report.elapsed_seconds),
+            grace_seconds=int(report.grace_seconds),
+            error_class=error_class,
+        )
+
+    def _register(self, job: Job, report: Report) -> None:
+        """Register the adapter, if the store holds what its trainer says it wrote."""
+        assert report.adapter_ref is not None
+        assert report.adapter_manifest_sha256 is not None
+        manifest = self._artifacts.manifest(report.adapter_ref)
+        if manifest.sha256 != report.adapter_manifest_sha256:
+            raise ArtifactCorrupt(f"{report.adapter_ref} has another manifest")
+        job.register(report.segment, report.adapter_ref, manifest.sha256)
+
+    def lose(self, name: PodName, elapsed_seconds: int, exit_code: int | None) -> None:
+        """End a segment whose process is gone without a last word."""
+
+        def attempt() -> None:
+            job = self._log.load(Job, name.job_id)
+            if not job.segment_running or job.segment != name.segment:
+                return
+            error_class = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
+            with because(self._cause(f"lost:{name}")):
+                self._end(
+                    job, name.segment, SegmentEnd.CRASHED, elapsed_seconds, error_class=error_class
+                )
+
+        self._log.retrying(attempt)
+
+    def _end(
+        self,
+        job: Job,
+        segment: int,
+        reason: SegmentEnd,
+        elapsed_seconds: int,
+        *,
+        grace_seconds: int = 0,
+        error_class: str | None,
+    ) -> None:
+        """End the segment and give its GPUs back, in one save."""
+        log_ref = None
+        if reason is SegmentEnd.CRASHED:
+            log_ref = self._keep_log_tail(job, segment)
+        job.end_segment(
+            segment,
+            reason,
+            elapsed_seconds,
+            grace_seconds=grace_seconds,
+            error_class=error_class,
+            log_ref=log_ref,
+        )
+        pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
+        pool.release(job.id, segment)
+        self._log.commit(job, pool)
+
+    def _keep_log_tail(self, job: Job, segment: int) -> str:
+        lines = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES).splitlines(True)
+        ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
+        self._artifacts.put(ref, b"".join(lines[-LOG_TAIL_LINES:]))
+        return ref
+
+    def keep_log(self, job: Job, segment: int) -> None:
+        """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""
+        ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}.log"
+        self._artifacts.put(ref, self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES))
+
+    def _cause(self, command_id: str) -> Cause:
+        return Cause(actor="service:scheduler", command_id=command_id, now=self._now())
+
+    def _now(self) -> datetime:
+        return self._clock.now()

@@ -1,0 +1,110 @@
+"""Checkpoints: all that exact continuation needs, written so that half of one is never seen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from pydantic import BaseModel, ConfigDict
+
+from domain.hyperparameters import Hyperparameters
+from infrastructure.artifacts import Artifacts, Manifest
+from services.trainer.model import save_adapter
+
+STATE, POSITION = "state.pt", "position.json"
+
+
+class CheckpointMismatch(Exception):
+    """The checkpoint is of another dataset, base or configuration than the segment."""
+
+
+class Position(BaseModel):
+    """Where a job stands after `step` optimizer steps, and what it must be continued with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    trained_tokens: int
+    train_loss: float  # mean over the label tokens of the steps since the checkpoint before, nats
+    dataset_sha256: str
+    base_model: str
+    hyperparameters: Hyperparameters
+    dtype: str  # precision of the base; kept on resume, for another one rounds differently
+    threads: int  # of torch's own; another number may sum in another order
+
+    def require_same_job(self, other: Position) -> None:
+        """Raise CheckpointMismatch if the other position belongs to another run."""
+        for name in ("dataset_sha256", "base_model", "hyperparameters"):
+            if getattr(self, name) != getattr(other, name):
+                raise CheckpointMismatch(f"the checkpoint has another {name}")
+
+
+def write(
+    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Write a checkpoint directory: under a temporary name, flushed, then renamed.
+
+    The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us. Random
+    states are torch's only: nothing else is drawn from during training.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_adapter(model, partial)
+    state: dict[str, Any] = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["rng_cuda"] = torch.cuda.get_rng_state_all()
+    torch.save(state, partial / STATE)
+    (partial / POSITION).write_text(position.model_dump_json(indent=1))
+    for path in [*partial.iterdir(), partial]:
+        _flush(path)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    _flush(directory.parent)
+
+
+def save(
+    artifacts: Artifacts,
+    ref: str,
+    scratch: Path,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+) -> Manifest:
+    """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
+    directory = scratch / "checkpoints" / f"step-{position.step:06d}"
+    write(directory, model, optimizer, position)
+    manifest = artifacts.put_directory(ref, directory)
+    shutil.rmtree(directory)
+    return manifest
+
+
+def fetch(artifacts: Artifacts, ref: str, scratch: Path) -> tuple[Path, Position]:
+    """Copy a checkpoint from the store, every hash verified; raises ArtifactCorrupt."""
+    directory = scratch / "resumed"
+    shutil.rmtree(directory, ignore_errors=True)
+    artifacts.get_directory(ref, directory)
+    return directory, Position.model_validate_json((directory / POSITION).read_text())
+
+
+def restore(directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
+    """Put adapter, optimizer and random states back as they were."""
+    device = next(model.parameters()).device
+    set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(device)))
+    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if "rng_cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["rng_cuda"])
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

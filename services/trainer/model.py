@@ -1,0 +1,84 @@
+"""The base model, its tokenizer and its adapter, in the precision that the machine is good at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from domain.hyperparameters import Hyperparameters
+
+
+class TargetModulesNotFound(Exception):
+    """A target module names no linear layer of the base model."""
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32.
+
+    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory."""
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def load_base(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model of a directory, mapped from disk, in the given precision."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+
+
+def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the base can read at once."""
+    declared = getattr(base.config, "max_position_embeddings", None)
+    return int(declared or tokenizer.model_max_length)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id that fills the right of a batch; any would do, for it is never looked at."""
+    return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+
+
+def attach_adapter(
+    base: PreTrainedModel, hyperparameters: Hyperparameters, base_name: str
+) -> PeftModel:
+    """A fresh LoRA adapter on the base, in float32 whatever the base's precision.
+
+    The base is frozen and B starts at zero, so that the adapted model begins as the base. Source:
+    Hu et al., LoRA (2021). Raises TargetModulesNotFound. Uses torch's random state.
+    """
+    names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    for target in hyperparameters.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+            raise TargetModulesNotFound(f"{target} is no linear layer of the base; it has: {known}")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=hyperparameters.lora_r,
+        lora_alpha=hyperparameters.lora_alpha,
+        lora_dropout=hyperparameters.dropout,
+        target_modules=list(hyperparameters.target_modules),
+    )
+    model = get_peft_model(base, config)
+    assert isinstance(model, PeftModel)
+    # The adapter names its base as the platform does, not as a path on the machine that trained it.
+    model.peft_config["default"].base_model_name_or_path = base_name
+    return model
+
+
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as plain PEFT."""
+    # False, because "auto" asks the Hugging Face hub about the base's vocabulary.
+    model.save_pretrained(str(directory), save_embedding_layers=False)

@@ -1,0 +1,97 @@
+"""The order of the data: a pure function of seed and epoch, so that a position is one integer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MAXIMUM = 64
+WARM_UP_SHARE = 0.03
+WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
+
+
+def held_out(conversations: int, seed: int) -> frozenset[int]:
+    """Indices that are never trained on: 5%, at least 1 and at most 64 conversations.
+
+    Needs two conversations, one for each side; the caller refuses fewer.
+    """
+    assert conversations >= 2
+    size = min(HELD_OUT_MAXIMUM, max(1, round(HELD_OUT_SHARE * conversations)))
+    return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which examples each optimizer step sees, cut into micro batches.
+
+    `lengths` are the examples' sizes in tokens. Every epoch is shuffled anew and ends with a short
+    step if the examples do not divide.
+    """
+
+    lengths: tuple[int, ...]
+    epochs: int
+    micro_batch_size: int
+    gradient_accumulation: int
+    seed: int
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples of one full optimizer step."""
+        return self.micro_batch_size * self.gradient_accumulation
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the data."""
+        return math.ceil(len(self.lengths) / self.examples_per_step)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole job."""
+        return self.epochs * self.steps_per_epoch
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """Example indices of an optimizer step (from 0), micro batch by micro batch.
+
+        The shuffled epoch is cut into windows of 8 steps; within one, examples are sorted by length,
+        cut into micro batches, and these shuffled again. It saves most of the padding.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        batches = _epoch(self, epoch)
+        start = position * self.gradient_accumulation
+        return batches[start : start + self.gradient_accumulation]
+
+    def learning_rate(self, step: int, peak: float) -> float:
+        """Learning rate of an optimizer step (from 0): linear warm-up over 3%, then cosine to 0.
+
+        Source: the schedule of Loshchilov and Hutter, SGDR (2017), without restarts. Being a
+        function of the step it needs no state in a checkpoint.
+        """
+        warm_up = math.ceil(WARM_UP_SHARE * self.total_steps)
+        if step < warm_up:
+            return peak * (step + 1) / warm_up
+        progress = (step - warm_up) / max(1, self.total_steps - warm_up)
+        return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def cut(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Consecutive pieces of at most `size` indices."""
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+
+
+@lru_cache(maxsize=2)
+def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
+    """Every micro batch of an epoch, in order."""
+    random = Random(f"{plan.seed}:{epoch}")
+    order = list(range(len(plan.lengths)))
+    random.shuffle(order)
+    batches: list[list[int]] = []
+    for window in cut(order, WINDOW_STEPS * plan.examples_per_step):
+        by_length = sorted(window, key=lambda index: (-plan.lengths[index], index))
+        shuffled = cut(by_length, plan.micro_batch_size)
+        random.shuffle(shuffled)
+        batches += shuffled
+    return batches

@@ -1,0 +1,270 @@
+"""The trainer's voice and ear: reports, telemetry and log lines out, Control messages in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Literal, Self
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from infrastructure.bus import CONTROL
+from infrastructure.reports import (
+    Checkpoint,
+    Control,
+    LogLine,
+    Outcome,
+    Phase,
+    Report,
+    SegmentSpec,
+    StepMeasured,
+    control_subject,
+)
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+
+ACK_SECONDS = 2
+RECONNECT_SECONDS = 0.25
+FINAL_REPEAT_SECONDS = 1.0
+FINAL_POLL_SECONDS = 0.1
+ANSWER_LIMIT_SECONDS = 120.0
+OUTBOX_MESSAGES = 10_000  # telemetry and log lines kept while NATS is away; the oldest go first
+OUTBOX_BATCH = 256
+LOG_TEXT_CHARACTERS = 4_000
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A telemetry or log message that waits for its acknowledgement."""
+
+    key: str  # Nats-Msg-Id: a repeat within the stream's dedupe window is one message
+    subject: str
+    payload: bytes
+
+
+class Reporter:
+    """Owns the NATS connection in a thread of its own; the training loop never waits for it.
+
+    The newest cumulative report is what counts: while NATS is away attempts fail and the next one
+    carries everything. Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
+    """
+
+    def __init__(self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str) -> None:
+        self._spec, self._clock, self._lease, self._url = spec, clock, lease, url
+        self._key = {
+            "account_id": spec.account_id,
+            "job_id": spec.job_id,
+            "segment": spec.segment,
+        }
+        self._draft = Report(
+            **self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=Phase.MODEL_LOAD
+        )
+        self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
+        self._lock = threading.Lock()
+        self._log_lines = 0
+        self._due_at = 0.0
+        self._answered = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="reporter", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(timeout=ACK_SECONDS)
+
+    def update(self, *, now: bool = False, **fields: Any) -> None:
+        """Change fields of the cumulative report; `now` sends it without waiting a heartbeat."""
+        with self._lock:
+            self._draft = self._draft.model_copy(update=fields)
+        if now:
+            self._due_at = 0.0
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def measure(self, measured: StepMeasured) -> None:
+        """Queue the telemetry of one optimizer step."""
+        key = f"{measured.job_id}:{measured.segment}:step:{measured.step}"
+        self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Report a checkpoint that became durable, at once."""
+        _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
+        self.update(now=True, checkpoint=checkpoint)
+
+    def log(self, text: str, level: Level = "INFO") -> None:
+        """Write a message to stdout and NATS, line by line."""
+        for line in text.splitlines():
+            with self._lock:
+                self._log_lines += 1
+                n = self._log_lines
+            _print(f"{level} {line}")
+            message = LogLine(
+                **self._key, n=n, level=level, text=line[:LOG_TEXT_CHARACTERS], logged_at=_now()
+            )
+            key = f"{self._spec.job_id}:{self._spec.segment}:log:{n}"
+            self._outbox.append(Outgoing(key, message.subject, _payload(message)))
+
+    def finish(self, outcome: Outcome, error_class: str | None = None) -> bool:
+        """Send the final report until it is answered; returns whether it was.
+
+        Its elapsed time stays what it is now: waiting for the answer is nobody's bill. The wait
+        ends after 120 s, or with the paid time and grace if that is sooner.
+        """
+        elapsed = self._clock.elapsed()
+        self.update(
+            now=True,
+            outcome=outcome,
+            error_class=error_class,
+            elapsed_seconds=elapsed,
+            grace_seconds=self._lease.grace_used(elapsed),
+        )
+        # Half a second of the grace is kept for the exit itself.
+        limit = min(ANSWER_LIMIT_SECONDS, self._lease.remaining_seconds - 0.5)
+        return self._answered.wait(max(0.0, limit))
+
+    def _main(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._task = asyncio.ensure_future(self._converse())
+        self._ready.set()
+        await asyncio.wait([self._task])
+
+    async def _converse(self) -> None:
+        """Connect for as long as it takes, again and again."""
+        while True:
+            client = Client()
+            try:
+                await client.connect(
+                    self._url,
+                    name=f"trainer {self._spec.job_id} {self._spec.segment}",
+                    error_cb=_ignore,
+                    max_reconnect_attempts=-1,
+                    # Declared as whole seconds, used as any.
+                    reconnect_time_wait=RECONNECT_SECONDS,  # pyright: ignore[reportArgumentType]
+                    connect_timeout=ACK_SECONDS,
+                )
+                while not client.is_closed:
+                    await self._exchange(client)
+            except (NatsError, OSError, TimeoutError) as error:
+                _print(f"WARNING nats: {error!r}")
+                await asyncio.sleep(RECONNECT_SECONDS)
+            finally:
+                await client.close()
+
+    async def _exchange(self, client: Client) -> None:
+        """One round: hear, say what is due, rest until the next heartbeat or until woken."""
+        self._wake.clear()
+        rest = self._spec.heartbeat_seconds
+        if client.is_connected:
+            js = client.jetstream(timeout=ACK_SECONDS)
+            try:
+                await self._hear(js)
+                if time.monotonic() >= self._due_at:
+                    await self._empty_outbox(js)
+                    await self._report(js)
+            except (NatsError, TimeoutError) as error:
+                _print(f"WARNING nats: {error!r}")
+                rest = RECONNECT_SECONDS
+        else:
+            rest = RECONNECT_SECONDS
+        if self._draft.outcome is not None:
+            rest = min(rest, FINAL_POLL_SECONDS)
+        try:
+            await asyncio.wait_for(self._wake.wait(), rest)
+        except TimeoutError:
+            return
+
+    async def _hear(self, js: JetStreamContext) -> None:
+        """Read the last Control message of this segment, if there is one."""
+        subject = control_subject(self._spec.job_id, self._spec.segment)
+        try:
+            message = await js.get_last_msg(CONTROL, subject)
+        except NotFoundError:
+            return
+        control = Control.model_validate_json(message.data or b"")
+        self._lease.hear(control)
+        if control.answered and self._draft.outcome is not None:
+            self._answered.set()
+
+    async def _empty_outbox(self, js: JetStreamContext) -> None:
+        """Publish what waits, oldest first; nothing leaves the queue without acknowledgement."""
+        while batch := list(islice(self._outbox, OUTBOX_BATCH)):
+            await asyncio.gather(
+                *(
+                    js.publish(item.subject, item.payload, headers={"Nats-Msg-Id": item.key})
+                    for item in batch
+                )
+            )
+            sent = {item.key for item in batch}
+            while self._outbox and self._outbox[0].key in sent:
+                self._outbox.popleft()
+
+    async def _report(self, js: JetStreamContext) -> None:
+        """Publish the newest cumulative report under a number of its own."""
+        report = self._next_report()
+        # Set before the wait for the answer, so that an urgent update meanwhile is not lost.
+        final = report.outcome is not None
+        self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
+        key = f"{report.job_id}:{report.segment}:{report.n}"
+        try:
+            await js.publish(report.subject, _payload(report), headers={"Nats-Msg-Id": key})
+        except BaseException:
+            self._due_at = 0.0
+            raise
+        _print(_line(report))
+
+    def _next_report(self) -> Report:
+        with self._lock:
+            update: dict[str, Any] = {"n": self._draft.n + 1, "sent_at": _now()}
+            if self._draft.outcome is None:
+                elapsed = self._clock.elapsed()
+                update |= {
+                    "elapsed_seconds": elapsed,
+                    "grace_seconds": self._lease.grace_used(elapsed),
+                }
+            self._draft = self._draft.model_copy(update=update)
+            return self._draft
+
+
+def _line(report: Report) -> str:
+    fields = {
+        "n": report.n,
+        "elapsed": f"{report.elapsed_seconds:.3f}",
+        "phase": report.phase.value,
+        "step": report.step,
+        "grace": f"{report.grace_seconds:.3f}",
+        "outcome": report.outcome.value if report.outcome else "-",
+    }
+    return "report " + " ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _payload(message: Report | StepMeasured | LogLine) -> bytes:
+    return message.model_dump_json().encode()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+async def _ignore(_: Exception) -> None:
+    """Connection errors are met by trying again; the state is in `is_connected`."""

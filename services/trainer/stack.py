@@ -1,0 +1,25 @@
+"""How the training stack is imported: offline, quiet, and without the parts that go unused."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",  # a trainer reads the artifact store, never a hub
+    "TOKENIZERS_PARALLELISM": "false",  # the threads belong to torch
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+
+def lean_imports(*, offline: bool = True) -> None:
+    """Prepare the process for importing torch, transformers and peft; call it before them.
+
+    peft imports bitsandbytes wherever it is installed, and with it torch's compiler: 1.2 s before
+    the first step of every segment, for quantisation that a bf16 or fp32 base does not use.
+    """
+    for name, value in ENVIRONMENT.items():
+        if offline or name != "HF_HUB_OFFLINE":
+            os.environ.setdefault(name, value)
+    # None in sys.modules is Python's own way to say "not installed".
+    sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]

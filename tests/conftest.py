@@ -1,0 +1,112 @@
+"""The servers that the tests run on: containers where a Docker engine answers, else embedded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import nats
+import psycopg
+import pytest
+from psycopg import sql
+
+from deploy.local.stack import up
+from infrastructure.settings import Settings
+from tests.containers import containers, docker_answers
+
+TEMPLATE = "ecolink_template"
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 * 1024**3
+
+
+def pytest_configure() -> None:
+    """Keep the developer's own configuration out of the tests."""
+    for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
+        del os.environ[name]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A new home directory."""
+    with _home() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Settings]:
+    """A PostgreSQL with a migrated database and a NATS with JetStream, for the whole run."""
+    with _home() as path:
+        settings = Settings(home=path)
+        if docker_answers():
+            with containers(settings) as filled:
+                _make_template(filled)
+                yield filled
+        else:
+            with up(settings, {}) as stack:
+                _make_template(stack.settings)
+                yield stack.settings
+
+
+@pytest.fixture
+def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of one test: a migrated database of its own, no streams, its own home."""
+    assert servers.nats_url is not None
+    name = f"test_{uuid4().hex}"
+    with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever loop the test uses
+        thread.submit(asyncio.run, _delete_streams(servers.nats_url)).result()
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
+    yield servers.model_copy(
+        update={
+            "home": tmp_path,
+            "artifacts_url": (tmp_path / "artifacts").as_uri(),
+            "database_url": _with_database(servers.database_url, name),
+            "owner_database_url": _with_database(servers.owner_database_url, name),
+        }
+    )
+    _administer(servers, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    """A folder that any user may reach, as the embedded PostgreSQL may need.
+
+    In memory where there is enough: the servers then do all that they do elsewhere, without the
+    wait for a disk. What these tests kill are processes, and the kernel keeps what those wrote.
+    """
+    roomy = MEMORY.exists() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
+    with TemporaryDirectory(prefix="ecolink-", dir=MEMORY if roomy else None) as folder:
+        yield Path(folder)
+
+
+async def _delete_streams(url: str) -> None:
+    connection = await nats.connect(url)
+    try:
+        jetstream = connection.jetstream()
+        for stream in await jetstream.streams_info():
+            assert stream.config.name is not None
+            await jetstream.delete_stream(stream.config.name)
+    finally:
+        await connection.close()
+
+
+def _make_template(settings: Settings) -> None:
+    """A copy of the migrated database that nobody is ever connected to, so it can be cloned."""
+    _administer(settings, "CREATE DATABASE {} TEMPLATE {}", TEMPLATE, "ecolink")
+
+
+def _administer(settings: Settings, statement: str, *names: str) -> None:
+    url = _with_database(settings.owner_database_url, "postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def _with_database(url: str | None, name: str) -> str:
+    assert url is not None
+    return url.rpartition("/")[0] + f"/{name}"

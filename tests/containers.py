@@ -1,0 +1,63 @@
+"""The servers of the tests in containers, set up as the embedded ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+from testcontainers.community.postgres import PostgresContainer
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from deploy.local import nats, postgres
+from deploy.local.home import Passwords
+from deploy.migrate import migrate
+from infrastructure.settings import Settings
+
+POSTGRES_IMAGE = "postgres:18"
+NATS_IMAGE = "nats:2.14"
+NATS_PORT = 4222
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine can be used here."""
+    try:
+        return docker.from_env(timeout=5).ping()
+    except DockerException:
+        return False
+
+
+@contextmanager
+def containers(settings: Settings) -> Iterator[Settings]:
+    """PostgreSQL with a migrated database, and NATS with JetStream and both users."""
+    passwords = Passwords()
+    database = PostgresContainer(
+        POSTGRES_IMAGE, username=postgres.OWNER, password=passwords.postgres_owner, driver=None
+    )
+    config = nats.configuration(NATS_PORT, Path("/data"), passwords, host="0.0.0.0")
+    bus = (
+        DockerContainer(NATS_IMAGE)
+        .with_copy_into_container(config.encode(), "/etc/nats/ecolink.conf")
+        .with_command("--config /etc/nats/ecolink.conf")
+        .with_exposed_ports(NATS_PORT)
+        .waiting_for(LogMessageWaitStrategy("Server is ready"))
+    )
+    with database, bus:
+        owner = database.get_connection_url().rpartition("/")[0]
+        postgres.provision(f"{owner}/postgres", passwords.postgres_services)
+        address = owner.rpartition("@")[2]
+        services = f"{postgres.SERVICES}:{passwords.postgres_services}@{address}"
+        server = f"{bus.get_container_host_ip()}:{bus.get_exposed_port(NATS_PORT)}"
+        filled = settings.model_copy(
+            update={
+                "owner_database_url": f"{owner}/{postgres.DATABASE}",
+                "database_url": f"postgresql://{services}/{postgres.DATABASE}",
+                "nats_url": f"nats://{nats.SERVICES}:{passwords.nats_services}@{server}",
+                "trainer_nats_url": f"nats://{nats.TRAINER}:{passwords.nats_trainer}@{server}",
+            }
+        )
+        migrate(filled)
+        yield filled

@@ -1,0 +1,128 @@
+"""One child process: its states, its backoff, and its end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.local import child as child_module
+from deploy.local.child import Child, Program, tethered
+from deploy.local.liveness import birth, living, lives
+from deploy.local.state import ChildState
+from tests.polling import eventually
+
+SLEEP = ("/bin/sleep", "100")
+DEAF = ("/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done")
+FAMILY = ("/bin/sh", "-c", "sleep 100 & echo $!; wait")
+FAILS = ("/bin/sh", "-c", "echo it broke; exit 3")
+
+
+def reached(child: Child, state: ChildState) -> Callable[[], bool]:
+    def condition() -> bool:
+        child.tick()
+        return child.state is state
+
+    return condition
+
+
+def stop(child: Child) -> None:
+    child.terminate()
+    eventually(reached(child, ChildState.STOPPED))
+
+
+def test_a_child_is_running_when_it_is_ready_and_stopped_when_asked(tmp_path: Path) -> None:
+    answers = iter([False, False, True])
+    child = Child(Program("sleep", SLEEP, ready=lambda: next(answers)), tmp_path / "log")
+    child.start()
+    assert child.status.process is not None
+    assert not child.tick()
+    assert child.state is ChildState.STARTING
+    eventually(reached(child, ChildState.RUNNING))
+    stop(child)
+    assert child.exit_code == -signal.SIGTERM
+    assert child.status.process is None
+
+
+def test_pauses_double_up_to_the_longest_and_a_steady_life_ends_the_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(Program("fails", FAILS), tmp_path / "log")
+    pauses = []
+    monkeypatch.setattr(child_module, "BACKOFF_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(child_module, "BACKOFF_MOST_SECONDS", 0.08)
+    for _ in range(4):
+        child.start()
+        eventually(reached(child, ChildState.BACKOFF))
+        pauses.append(child.backoff_seconds)
+    assert pauses == [0.02, 0.04, 0.08, 0.08]
+    assert child.exit_code == 3
+    monkeypatch.setattr(child_module, "STEADY_SECONDS", 0.0)
+    child.start()
+    eventually(reached(child, ChildState.BACKOFF))
+    assert child.backoff_seconds == 0.02
+    eventually(lambda: child.tick() and child.restarts == 1)
+    stop(child)
+    assert child.tail(lines=1) == "it broke"
+
+
+def test_a_program_that_is_to_run_once_stays_ended(tmp_path: Path) -> None:
+    child = Child(Program("fails", FAILS, restarts=False), tmp_path / "log")
+    child.start()
+    eventually(reached(child, ChildState.STOPPED))
+    assert child.exit_code == 3
+    assert not child.alive
+
+
+def test_a_child_that_ignores_the_request_is_ended(tmp_path: Path) -> None:
+    child = Child(Program("deaf", DEAF, stop_seconds=0.2), tmp_path / "log")
+    child.start()
+    eventually(lambda: "deaf" in child.tail())
+    stop(child)
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_what_a_dead_child_had_started_ends_with_it(tmp_path: Path) -> None:
+    child = Child(Program("family", FAMILY), tmp_path / "log")
+    child.start()
+    grandchild = psutil.Process(int(eventually(child.tail)))
+    process = child.status.process
+    assert process is not None
+    process.kill()
+    eventually(reached(child, ChildState.BACKOFF))
+    eventually(lambda: not lives(grandchild))
+    stop(child)
+
+
+def test_a_tethered_program_ends_with_its_parent() -> None:
+    script = (
+        "import subprocess, signal; from deploy.local.child import tethered\n"
+        f"print(subprocess.Popen(tethered({SLEEP!r})).pid, flush=True); signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        process = psutil.Process(int(parent.stdout.readline()))
+        assert lives(process)
+        parent.kill()
+    eventually(lambda: not lives(process))
+
+
+def test_a_tethered_program_does_not_begin_when_its_parent_has_ended() -> None:
+    command = tethered(("/bin/echo", "began"))
+    command[command.index(str(psutil.Process().pid))] = "1"
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "the parent ended before its child began" in result.stderr
+
+
+def test_a_process_number_that_was_used_again_is_a_stranger() -> None:
+    own = psutil.Process().pid
+    assert living(own, birth(own)) == psutil.Process()
+    assert living(own, "00000000:1") is None
+    assert living(None, None) is None

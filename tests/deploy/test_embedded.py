@@ -1,0 +1,145 @@
+"""The embedded servers' details: users, ports, pods, logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.local import home as home_module
+from deploy.local import server_user as server_user_module
+from deploy.local import stack
+from deploy.local.errors import StackError
+from deploy.local.home import Home
+from deploy.local.pods import living_pods, stop_pods
+from deploy.local.ports import RANGE, free_port
+from deploy.local.postgres import PostgresServer
+from deploy.local.server_user import NOBODY, ServerUser, server_user
+from infrastructure.settings import Settings
+from tests.polling import eventually
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
+
+
+@pytest.fixture
+def no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that refuses unprivileged user namespaces."""
+    refusal = server_user_module._refusal
+
+    def refuse(user: ServerUser, folder: Path, binary: Path) -> str | None:
+        namespace = user.spec == "namespace"
+        return "unshare: not permitted" if namespace else refusal(user, folder, binary)
+
+    monkeypatch.setattr(server_user_module, "_refusal", refuse)
+
+
+@as_root
+@pytest.mark.usefixtures("no_namespaces")
+def test_where_namespaces_are_refused_postgres_runs_as_nobody(home: Path) -> None:
+    place = Home(home)
+    place.prepare()
+    PostgresServer(place, 1, place.passwords()).initialise()
+    assert place.postgres.stat().st_uid == NOBODY
+    with stack.up(Settings(home=home), {}):  # of its own accord: whoever owns the data runs it
+        found = stack.state(home)
+        assert found is not None
+        postgres = next(child.process for child in found.children if child.name == "postgres")
+        assert postgres is not None
+        assert postgres.uids().effective == NOBODY
+
+
+@as_root
+@pytest.mark.usefixtures("no_namespaces")
+def test_data_that_a_namespace_made_is_handed_to_nobody_where_they_are_refused(home: Path) -> None:
+    place = Home(home)
+    place.prepare()
+    (place.postgres / "base").mkdir(parents=True)
+    (place.postgres / "base" / "file").touch()
+    PostgresServer(place, 1, place.passwords()).initialise()
+    assert (place.postgres / "base" / "file").stat().st_uid == NOBODY
+
+
+@as_root
+@pytest.mark.usefixtures("no_namespaces")
+def test_a_home_that_nobody_may_enter_is_refused_with_advice(home: Path) -> None:
+    closed = home / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "home").mkdir()
+    with pytest.raises(StackError, match=r"(?s)refuses to run as root.*ECOLINK_HOME"):
+        server_user(closed / "home" / "postgres", Path("/bin/true"))
+
+
+def test_a_free_port_lies_below_those_of_outgoing_connections() -> None:
+    port = free_port()
+    assert port < int(RANGE.read_text().split()[0])
+    assert free_port(port) == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert free_port(port) != port
+
+
+def pod(home: Path, name: str, script: str) -> subprocess.Popen[str]:
+    """A process that holds a pod as the local launcher records it; returns once it listens."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+    (home / "pods" / name).mkdir(parents=True)
+    (home / "pods" / name / "pod.json").write_text(json.dumps(record | {"segment": 1}))
+    return process
+
+
+def test_pods_are_asked_to_stop_and_those_that_do_not_are_ended(home: Path) -> None:
+    Home(home).prepare()
+    polite = pod(home, "polite", "trap 'exit 0' TERM; echo; while :; do sleep 0.05; done")
+    deaf = pod(home, "deaf", "trap '' TERM; echo; while :; do sleep 0.05; done")
+    assert len(living_pods(Home(home))) == 2
+    assert stop_pods(Home(home), timeout=1.0) == 1
+    assert living_pods(Home(home)) == []
+    assert (polite.wait(), deaf.wait()) == (0, -signal.SIGKILL)
+
+
+def test_a_clean_stop_stops_pods_but_no_stranger(home: Path) -> None:
+    with stack.up(Settings(home=home, grace_seconds=1), {}):
+        held = pod(home, "held", "trap 'exit 7' TERM; echo; while :; do sleep 0.05; done")
+        stranger = pod(home, "stranger", "echo; exec sleep 100")
+        record = {"pid": stranger.pid, "started": psutil.boot_time()}
+        (home / "pods" / "stranger" / "pod.json").write_text(json.dumps(record))
+        (home / "pods" / "unfinished").mkdir()
+        (home / "pods" / "unfinished" / "pod.json").write_text('{"pid":')
+    assert held.wait() == 7
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_large_logs_are_moved_aside_and_few_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home_module, "LOG_BYTES", 4)
+    place = Home(home)
+    place.prepare()
+    for n in range(1, 6):
+        place.log("relay").write_text(f"run {n}")
+        place.rotate_logs()
+    place.log("small").write_text("...")
+    place.rotate_logs()
+    kept = {path.name: path.read_text() for path in (home / "logs").iterdir()}
+    assert kept == {
+        "relay.log.1": "run 5",
+        "relay.log.2": "run 4",
+        "relay.log.3": "run 3",
+        "small.log": "...",
+    }
+
+
+def test_passwords_are_made_once(home: Path) -> None:
+    assert Home(home).passwords() == Home(home).passwords()
+    eventually((home / "secrets.json").exists)

@@ -1,0 +1,233 @@
+"""The embedded stack as a whole: real servers, small services, and things that get killed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from deploy import cli
+from deploy.local import stack
+from deploy.local.errors import StackError
+from deploy.local.liveness import lives
+from deploy.local.state import ChildState, ChildStatus, StackState
+from infrastructure.settings import Settings
+from tests.deploy.fakes import CRASHING, STEADY, STUBBORN
+from tests.polling import eventually
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def shown(home: Path) -> StackState:
+    found = stack.state(home)
+    assert found is not None
+    return found
+
+
+def child(home: Path, name: str) -> ChildStatus:
+    return next(child for child in shown(home).children if child.name == name)
+
+
+def restarted(home: Path, name: str, restarts: int = 1) -> Callable[[], bool]:
+    def condition() -> bool:
+        found = child(home, name)
+        return found.restarts >= restarts and found.state is ChildState.RUNNING
+
+    return condition
+
+
+def processes(home: Path) -> list[psutil.Process]:
+    """The supervisor and everything below it."""
+    supervisor = psutil.Process(shown(home).pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def nothing_lives(of: list[psutil.Process]) -> bool:
+    return not any(lives(process) for process in of)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def execute(url: str | None, statement: str) -> list[tuple[object, ...]]:
+    assert url is not None
+    with psycopg.connect(url) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_a_stack_runs_servers_and_services_and_leaves_nothing(home: Path) -> None:
+    with stack.up(Settings(home=home), {"one": STEADY, "two": STEADY}) as started:
+        settings = started.settings
+        assert [c.name for c in shown(home).children] == ["postgres", "nats", "one", "two"]
+        assert {c.state for c in shown(home).children} == {ChildState.RUNNING}
+        assert stack.running(home) == settings
+        assert execute(settings.database_url, "SELECT 1") == [(1,)]
+        all_processes = processes(home)
+        ports = [settings.postgres_port, settings.nats_port]
+        assert all(listens(port) for port in ports)
+    assert nothing_lives(all_processes)
+    assert not any(listens(port) for port in ports)
+    assert stack.state(home) is None
+
+
+def test_a_service_is_told_where_everything_is_but_not_how_to_own_tables(home: Path) -> None:
+    with stack.up(Settings(home=home), {"one": STEADY}):
+        path = home / "steady.env"
+        names = eventually(lambda: path.exists() and path.read_text().splitlines())
+    expected = {"HOME", "DATABASE_URL", "NATS_URL", "TRAINER_NATS_URL", "ARTIFACTS_URL"}
+    assert {f"ECOLINK_{name}" for name in expected | {"SUPERVISOR_PID"}} <= set(names)
+    assert "ECOLINK_OWNER_DATABASE_URL" not in names
+
+
+def test_only_the_owner_can_read_what_has_passwords(home: Path) -> None:
+    with stack.up(Settings(home=home), {}):
+        for name in ("secrets.json", "run/stack.json", "run/nats.conf"):
+            assert (home / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["one", "nats", "postgres"])
+def test_a_killed_child_is_started_again(home: Path, name: str) -> None:
+    with stack.up(Settings(home=home), {"one": STEADY}) as started:
+        settings = started.settings
+        execute(settings.owner_database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        killed = child(home, name).process
+        assert killed is not None
+        killed.kill()
+        eventually(restarted(home, name))
+        assert child(home, name).pid != killed.pid
+        assert execute(settings.owner_database_url, "SELECT answer FROM kept") == [(42,)]
+        assert listens(settings.nats_port)
+        assert {c.restarts for c in shown(home).children if c.name != name} == {0}
+
+
+def test_postgres_recovers_although_a_busy_backend_outlived_it(home: Path) -> None:
+    with stack.up(Settings(home=home), {}) as started:
+        assert started.settings.owner_database_url is not None
+        busy = psycopg.connect(started.settings.owner_database_url)
+        busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 10000000000)")
+        backend = psutil.Process(busy.info.backend_pid)
+        postmaster = child(home, "postgres").process
+        assert postmaster is not None
+        postmaster.kill()
+        eventually(restarted(home, "postgres"))
+        assert not lives(backend)
+        busy.close()
+
+
+def test_a_stale_lock_file_that_names_a_stranger_does_not_stop_postgres(home: Path) -> None:
+    with stack.up(Settings(home=home), {}):
+        content = (home / "postgres" / "postmaster.pid").read_text()
+    stranger = subprocess.Popen(["sleep", "100"])
+    try:
+        lines = [str(stranger.pid), *content.splitlines()[1:], ""]
+        (home / "postgres" / "postmaster.pid").write_text("\n".join(lines))
+        with stack.up(Settings(home=home), {}):
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_crashing_service_is_tried_again_and_again_with_longer_pauses(home: Path) -> None:
+    with stack.up(Settings(home=home), {"one": STEADY, "bad": CRASHING}):
+        eventually(lambda: child(home, "bad").restarts >= 2)
+        assert child(home, "one").restarts == 0
+        assert (
+            "RuntimeError: this service always crashes" in (home / "logs" / "bad.log").read_text()
+        )
+
+
+def test_a_killed_supervisor_takes_everything_along_and_the_next_start_recovers(
+    home: Path,
+) -> None:
+    with stack.up(Settings(home=home), {"one": STEADY, "deaf": STUBBORN}) as started:
+        settings = started.settings
+        execute(settings.owner_database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        all_processes = processes(home)
+        all_processes[0].kill()
+        assert started.wait() == -signal.SIGKILL
+    eventually(lambda: nothing_lives(all_processes))
+    assert stack.state(home) is None
+    with stack.up(Settings(home=home), {"one": STEADY}) as started:
+        assert started.settings.postgres_port == settings.postgres_port
+        assert execute(started.settings.owner_database_url, "SELECT answer FROM kept") == [(42,)]
+
+
+def test_a_stack_ends_with_the_process_that_started_it(home: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from deploy.local import stack; "
+        "from infrastructure.settings import Settings\n"
+        f"with stack.up(Settings(home=Path(sys.argv[1])), {{'one': {STEADY!r}}}) as s: s.wait()"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", script, str(home)])
+    eventually(lambda: stack.running(home), timeout=30)
+    all_processes = processes(home)
+    starter.kill()
+    starter.wait()
+    eventually(lambda: nothing_lives(all_processes), timeout=30)
+    assert "stopped" in (home / "logs" / "supervisor.log").read_text()
+
+
+def test_a_second_supervisor_on_one_home_is_refused(home: Path) -> None:
+    with stack.up(Settings(home=home), {}) as started:
+        with pytest.raises(StackError, match="Another EcoLink supervisor already runs"):
+            with stack.up(Settings(home=home), {}):
+                pytest.fail("it started")
+        assert stack.running(home) == started.settings
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=r"(?s)postgres does not start.*in use"):
+            with stack.up(Settings(home=home, postgres_port=port), {}):
+                pytest.fail("it started")
+    assert stack.state(home) is None
+
+
+def test_a_command_joins_the_running_stack_or_starts_its_own(home: Path) -> None:
+    with stack.stack(Settings(home=home), {}) as own:
+        pid = shown(home).pid
+        with stack.stack(Settings(home=home), {}) as joined:
+            assert joined == own
+        assert shown(home).pid == pid
+        with pytest.raises(StackError, match="has no one"):
+            with stack.stack(Settings(home=home), {"one": STEADY}):
+                pytest.fail("it was joined")
+    assert stack.state(home) is None
+
+
+def test_configured_servers_are_not_embedded(servers: Settings, home: Path) -> None:
+    configured = servers.model_copy(update={"home": home})
+    with stack.up(configured, {"one": STEADY}) as started:
+        assert [c.name for c in shown(home).children] == ["one"]
+        assert started.settings.database_url == servers.database_url
+        assert started.settings.nats_url == servers.nats_url
+    with stack.stack(configured, {}) as settings:
+        assert settings == configured
+        assert stack.state(home) is None
+
+
+def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECOLINK_HOME", str(home))
+    command = CliRunner()
+    assert command.invoke(cli.main, ["status"]).exit_code == 1
+    with stack.up(Settings(), {"one": STEADY}) as started:
+        result = command.invoke(cli.main, ["status"])
+        assert result.exit_code == 0
+        for word in ("supervisor", "postgres", "nats", "one", "running"):
+            assert word in result.output
+        assert command.invoke(cli.main, ["down"]).output == "EcoLink has stopped.\n"
+        assert started.wait() == 0
+    assert command.invoke(cli.main, ["down"]).output == "EcoLink is not running.\n"

@@ -1,0 +1,247 @@
+"""Token counts are those of the training library, which the service itself never imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from services.datasets.chat_template import ChatRefused, ChatTemplate
+from services.datasets.tokens import Bucket, count_tokens
+from tests.services.datasets.uploads import (
+    ANSWER,
+    ASSISTANT,
+    CALLING,
+    USER,
+    chat,
+    jsonl,
+    validated,
+)
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CHATML_WITH_MARKS = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' }}
+    {% if message.role == 'assistant' %}
+        {%- set said = message.content %}
+        {%- generation %}{{ said + '<|im_end|>' }}{% endgeneration %}
+    {% else %}
+        {{- message.content + '<|im_end|>' }}
+    {% endif %}
+    {{- '\n' }}
+{%- endfor %}
+"""
+LLAMA_LIKE = """{{- bos_token }}
+{%- set ns = namespace(system='') %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set ns.system = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\nYear: " + strftime_now("%Y") + "\n" }}
+{{- ns.system }}
+{%- for message in messages %}
+    {%- if message.role not in ['user', 'assistant', 'tool'] %}{% continue %}{% endif %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {%- if 'tool_calls' in message %}
+        {%- for call in message.tool_calls %}
+            {{- {"name": call.function.name, "parameters": call.function.arguments} | tojson }}
+        {%- endfor %}
+    {%- else %}
+        {{- message['content'] | trim }}
+    {%- endif %}
+    {{- eos_token }}
+{%- endfor %}
+{%- if tools is not none %}{{ tools | tojson(indent=2) }}{% endif %}
+"""
+PRINTS_ALL = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
+TEMPLATES = {
+    "chatml": CHATML,
+    "chatml-with-marks": CHATML_WITH_MARKS,
+    "llama-like": LLAMA_LIKE,
+    "prints-all": PRINTS_ALL,
+    "fallback": FALLBACK_CHAT_TEMPLATE,
+}
+
+EXAMPLES = [
+    chat(USER, ASSISTANT),
+    chat(
+        {"role": "system", "content": " Be <b>brief</b> & kind. "}, USER, ASSISTANT, USER, ASSISTANT
+    ),
+    chat(
+        {"role": "user", "content": "Zoë 😀 'quoted'"}, {**ASSISTANT, "weight": 0}, USER, ASSISTANT
+    ),
+    chat(USER, CALLING, ANSWER, ASSISTANT),
+    chat(USER, {"role": "assistant", "content": "word " * 300}),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 400 tokens."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([json.dumps(EXAMPLES)] * 4, trainer)
+    core.enable_truncation(8)
+    core.enable_padding(length=64)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[bytes]:
+    """The examples as validation normalises them."""
+    report, output, _ = validated(jsonl(*EXAMPLES))
+    assert report.errors == ()
+    return output.splitlines()
+
+
+def saved(tokenizer: PreTrainedTokenizerFast, template: str | None, directory: Path) -> Path:
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def expected_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, Any]]) -> list[int]:
+    ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert isinstance(ids, list)
+    return ids
+
+
+def without_weight(line: bytes) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in message.items() if key != "weight"}
+        for message in json.loads(line)["messages"]
+    ]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_texts_and_counts_equal_the_training_library_s(
+    name: str, tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
+) -> None:
+    directory = saved(tokenizer, TEMPLATES[name], tmp_path)
+    reloaded = PreTrainedTokenizerFast.from_pretrained(directory)
+    chats = [without_weight(line) for line in lines]
+    template = ChatTemplate.of(directory)
+    assert [template.render(json.loads(line)["messages"]) for line in lines] == [
+        reloaded.apply_chat_template(messages, tokenize=False) for messages in chats
+    ]
+    sizes = [len(expected_ids(reloaded, messages)) for messages in chats]
+    counts = count_tokens(lines, directory)
+    assert counts.examples == len(lines)
+    assert counts.total_tokens == sum(sizes)
+    assert counts.longest_tokens == max(sizes)
+    assert sum(bucket.examples for bucket in counts.histogram) == len(lines)
+    assert sum(bucket.tokens for bucket in counts.histogram) == sum(sizes)
+
+
+def test_a_base_without_template_gets_the_fallback(
+    tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
+) -> None:
+    directory = saved(tokenizer, None, tmp_path)
+    assert ChatTemplate.of(directory).source == FALLBACK_CHAT_TEMPLATE
+    assert count_tokens(lines, directory).examples == len(lines)
+
+
+def test_the_fallback_is_chatml_and_keeps_tool_calls() -> None:
+    template = ChatTemplate(FALLBACK_CHAT_TEMPLATE, {})
+    assert template.render([USER, ASSISTANT]) == ChatTemplate(CHATML, {}).render([USER, ASSISTANT])
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": 1}}}
+    assert template.render(
+        [USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    ).endswith(
+        '<|im_start|>assistant\n<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
+        "<|im_end|>\n"
+    )
+
+
+def test_a_template_in_the_configuration_and_a_list_of_templates_are_read(tmp_path: Path) -> None:
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"chat_template": CHATML, "bos_token": {"content": "<s>"}}))
+    template = ChatTemplate.of(tmp_path)
+    assert (template.source, template.special_tokens) == (CHATML, {"bos_token": "<s>"})
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
+    config.write_text(json.dumps({"chat_template": named}))
+    assert ChatTemplate.of(tmp_path).source == CHATML
+    config.write_text(json.dumps({"chat_template": named[:1]}))
+    with pytest.raises(ChatRefused, match="no default"):
+        ChatTemplate.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0].content.missing.deeper }}", "has no attribute"),
+        ("{{ messages[0].content + 1 }}", "concatenate"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{{ 1 // 0 }}", "zero"),
+    ],
+)
+def test_a_template_s_refusal_names_the_example(
+    template: str,
+    words: str,
+    tokenizer: PreTrainedTokenizerFast,
+    lines: list[bytes],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ChatRefused, match=f"Example 1: .*{words}"):
+        count_tokens(lines, saved(tokenizer, template, tmp_path))
+
+
+def test_an_invalid_template_is_refused() -> None:
+    with pytest.raises(ChatRefused, match="invalid"):
+        ChatTemplate("{% for message in %}", {})
+
+
+def test_the_histogram_has_powers_of_two(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    directory = saved(tokenizer, "{{ messages[0].content }}", tmp_path)
+    sizes = [1, 2, 3, 4, 5, 8]
+    marks = [chat({"role": "user", "content": "<s>" * size}) for size in sizes]
+    counts = count_tokens(jsonl(*marks).splitlines(), directory)
+    assert counts.histogram == (
+        Bucket(up_to_tokens=1, examples=1, tokens=1),
+        Bucket(up_to_tokens=2, examples=1, tokens=2),
+        Bucket(up_to_tokens=4, examples=2, tokens=7),
+        Bucket(up_to_tokens=8, examples=2, tokens=13),
+    )
+
+
+def test_nothing_is_counted_of_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    counts = count_tokens([], saved(tokenizer, CHATML, tmp_path))
+    assert (counts.examples, counts.total_tokens, counts.longest_tokens) == (0, 0, 0)
+
+
+def test_a_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        count_tokens([], tmp_path)
+
+
+def test_counting_imports_no_training_library() -> None:
+    program = (
+        "import sys, services.datasets.tokens\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

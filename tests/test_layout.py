@@ -1,0 +1,40 @@
+"""The house: its top-level folders are fixed, and what is imported is what lies in this tree."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("domain", "projections", "infrastructure", "services", "gateway", "deploy")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_is_the_one_in_this_tree(package: str) -> None:
+    module = import_module(package)
+    assert module.__file__ is not None
+    assert Path(module.__file__).resolve() == ROOT / package / "__init__.py"
+
+
+def test_every_top_level_folder_is_a_known_one() -> None:
+    found = {path.parent.relative_to(ROOT).parts[0] for path in sources(ROOT)}
+    assert found == {*PACKAGES, "tests"}
+
+
+def test_every_folder_of_a_package_is_a_package() -> None:
+    for package in PACKAGES:
+        for path in sources(ROOT / package):
+            assert (path.parent / "__init__.py").exists(), path
+
+
+def sources(folder: Path) -> list[Path]:
+    """Python files below the visible folders of a folder."""
+    return [
+        path
+        for child in folder.iterdir()
+        if child.is_dir() and not child.name.startswith(".") and child.name != "__pycache__"
+        for path in child.rglob("*.py")
+        if "node_modules" not in path.parts
+    ]
