@@ -13,7 +13,7 @@ import pytest
 
 from deploy.local import child as child_module
 from deploy.local.child import Child, Program, tethered
-from deploy.local.liveness import birth, living, lives
+from deploy.local.liveness import birth, lives, living
 from deploy.local.state import ChildState
 from tests.polling import eventually
 

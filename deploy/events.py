@@ -1,0 +1,124 @@
+"""`ecolink events`: the event stream as it passes, and what waits for an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated
+from uuid import UUID
+
+import nats
+import typer
+from nats.errors import TimeoutError as NatsTimeout
+from rich.console import Console
+from rich.markup import escape
+
+from deploy.local.stack import running
+from domain.aggregate import Event
+from infrastructure.bus import EVENTS, Envelope
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+
+commands = typer.Typer(name="events", help="Follow the event stream; see to parked reactions.")
+
+FINAL = frozenset({"Registered", "JobFailed"})
+HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
+
+
+@commands.command()
+def tail(
+    job: Annotated[str | None, typer.Option(help="Only this job's events.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on with new events.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One envelope a line.")] = False,
+) -> None:
+    """Show events from the bus, from the first that the stream has, as they pass.
+
+    With --job it ends when the job is registered or failed and its last meter is closed.
+    """
+    settings = _running()
+    job_id = None if job is None else UUID(job.removeprefix("ftjob-"))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_tail(settings, job_id, follow, as_json))
+
+
+async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: bool) -> None:
+    assert settings.nats_url is not None
+    connection = await nats.connect(settings.nats_url)
+    try:
+        subscription = await connection.jetstream().subscribe(
+            "events.>", stream=EVENTS, ordered_consumer=True
+        )
+        final = False
+        while True:
+            try:
+                message = await subscription.next_msg(timeout=1.0)
+            except NatsTimeout:
+                if follow and not final:
+                    continue
+                return
+            envelope = Envelope.model_validate_json(message.data)
+            if job_id is not None and not _concerns(envelope, job_id):
+                continue
+            _print(envelope, as_json)
+            final = final or (job_id is not None and envelope.topic in FINAL)
+    finally:
+        await connection.close()
+
+
+def _concerns(envelope: Envelope, job_id: UUID) -> bool:
+    return envelope.originator_id == job_id or envelope.state.get("job_id") == str(job_id)
+
+
+def _print(envelope: Envelope, as_json: bool) -> None:
+    if as_json:
+        typer.echo(envelope.model_dump_json())
+        return
+    fields = " ".join(
+        f"{name}={value}" for name, value in envelope.state.items() if name not in HIDDEN
+    )
+    at = str(envelope.state["timestamp"])[11:23]
+    Console(soft_wrap=True).print(
+        f"[dim]{envelope.id:>6} {at}[/] [bold]{envelope.topic}[/] {escape(fields)}"
+    )
+
+
+@commands.command()
+def parked() -> None:
+    """List reactions that failed again and again and wait for an operator."""
+    with connect(_running()) as connection:
+        rows = connection.execute(
+            "SELECT * FROM parked_reactions ORDER BY consumer, notification_id"
+        ).fetchall()
+    for row in rows:
+        typer.echo(
+            f"{row['consumer']} {row['notification_id']} {row['topic']} of {row['originator_id']} "
+            f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}"
+        )
+    if not rows:
+        typer.echo("Nothing is parked.")
+
+
+@commands.command()
+def replay(consumer: str, notification_id: int) -> None:
+    """Have a parked reaction answered again by its service."""
+    with connect(_running()) as connection:
+        updated = connection.execute(
+            "UPDATE parked_reactions SET replay = true "
+            "WHERE consumer = %s AND notification_id = %s",
+            [consumer, notification_id],
+        ).rowcount
+    if not updated:
+        typer.echo(f"{consumer} has parked nothing at {notification_id}.", err=True)
+        raise typer.Exit(1)
+    typer.echo("It is answered again within seconds.")
+
+
+def _running() -> Settings:
+    configured = Settings()
+    if configured.database_url and configured.nats_url:
+        return configured
+    settings = running(configured.home)
+    if settings is None:
+        typer.echo("No stack runs here; `ecolink up` starts one.", err=True)
+        raise typer.Exit(1)
+    return settings

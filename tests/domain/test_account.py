@@ -1,0 +1,78 @@
+"""Account: credits, leases, charges, and what may never happen to a balance."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.account import Account
+from domain.errors import InsufficientBalance, Invalid
+from tests.domain.examples import JOB_ID, account, happened
+
+
+def test_a_credit_counts_once_for_each_reference() -> None:
+    given = account()
+    given.grant_credit(500, "invoice-1")
+    given.grant_credit(500, "invoice-1")
+    given.grant_credit(500, "invoice-2")
+    assert happened(given) == ["CreditGranted", "CreditGranted"]
+    assert given.balance_micros == 1000
+
+
+def test_a_credit_of_nothing_is_refused() -> None:
+    with pytest.raises(Invalid):
+        account().grant_credit(0, "r")
+
+
+def test_leases_hold_a_part_of_the_balance() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=600)
+    assert happened(given) == ["UsageSettled"]
+    assert (given.balance_micros, given.reserved_micros, given.available_micros) == (1000, 600, 400)
+
+
+def test_leases_beyond_the_balance_are_refused() -> None:
+    given = account(1000)
+    with pytest.raises(InsufficientBalance):
+        given.settle(captured_micros=0, reserved_micros=1001)
+    assert happened(given) == []
+
+
+def test_a_charge_leaves_the_reserve_and_the_balance() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=600)
+    given.settle(captured_micros=250, reserved_micros=100)
+    assert (given.balance_micros, given.reserved_micros) == (750, 450)
+
+
+def test_depletion_commits_with_the_charge_that_gets_there_and_once() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=1000, second_micros=100)
+    happened(given)
+    given.settle(captured_micros=950, reserved_micros=0, second_micros=100)
+    assert happened(given) == ["UsageSettled", "BalanceDepleted"]
+    given.settle(captured_micros=0, reserved_micros=-50, second_micros=100)
+    assert happened(given) == ["UsageSettled"]
+    given.grant_credit(10_000, "more")
+    assert not given.depleted
+
+
+def test_nothing_to_settle_is_no_event() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=0, second_micros=10)
+    assert happened(given) == []
+
+
+def test_a_reversal_gives_back_and_names_its_work() -> None:
+    given = account(1000)
+    given.reverse_charge(40, JOB_ID, segment=1, from_seconds=10, to_seconds=50)
+    (event,) = given.collect_events()
+    assert isinstance(event, Account.ChargeReversed)
+    assert (event.job_id, event.from_seconds, event.to_seconds) == (JOB_ID, 10, 50)
+    assert given.balance_micros == 1040
+
+
+def test_a_snapshot_is_the_account() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=300)
+    happened(given)
+    assert Account.Snapshot.take(given).mutate(None) == given
