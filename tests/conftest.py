@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import LiteralString
 from uuid import uuid4
 
 import nats
@@ -101,7 +102,7 @@ def _make_template(settings: Settings) -> None:
     _administer(settings, "CREATE DATABASE {} TEMPLATE {}", TEMPLATE, "ecolink")
 
 
-def _administer(settings: Settings, statement: str, *names: str) -> None:
+def _administer(settings: Settings, statement: LiteralString, *names: str) -> None:
     url = _with_database(settings.owner_database_url, "postgres")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
