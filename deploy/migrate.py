@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from infrastructure import measurements
+from infrastructure import measurements, profiles
 from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
 from infrastructure.store import APP_ROLE, create_event_tables
@@ -26,6 +26,7 @@ def migrate(settings: Settings) -> None:
             PARKED_DDL,
             POSITIONS_DDL,
             measurements.DDL,
+            profiles.DDL,
             *(projection.ddl for projection in PROJECTIONS),
         ):
             connection.execute(ddl.encode())

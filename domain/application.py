@@ -66,10 +66,22 @@ class EcoLink:
     def upload_dataset(
         self, account_id: UUID, dataset_id: UUID, ref: str, sha256: str, total_bytes: int
     ) -> Dataset:
-        """Record a file that is whole in the artifact store; its validation begins."""
-        dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes)
-        self.log.commit(dataset)
-        return dataset
+        """Record a file that is whole in the artifact store; its validation begins.
+
+        The same id again makes nothing new: the first file counts, and other content is refused.
+        """
+
+        def attempt() -> Dataset:
+            existing = self.log.find(Dataset, dataset_id)
+            if existing is not None:
+                if existing.upload_sha256 != sha256:
+                    raise CommandReused("this idempotency key was used for a different file")
+                return existing
+            dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes)
+            self.log.commit(dataset)
+            return dataset
+
+        return self.log.retrying(attempt)
 
     def import_base_model(
         self,
@@ -135,17 +147,21 @@ class EcoLink:
         Raises InsufficientBalance when the account cannot pay for a second of it.
         """
         job_id = created_id(account_id, "job", command_key)
-        existing = self.log.find(Job, job_id)
-        if existing is not None:
-            if existing.plan != plan:
-                raise CommandReused("this idempotency key was used for a different job")
-            return existing
-        account = self.log.load(Account, account_id)
-        if account.available_micros * 3600 < plan.rate_micros_per_hour:
-            raise InsufficientBalance(
-                f"the balance is {dollars(account.available_micros)}; "
-                f"this job costs {dollars(plan.rate_micros_per_hour)} an hour"
-            )
-        job = Job.approve(job_id, account_id, plan)
-        self.log.commit(job)
-        return job
+
+        def attempt() -> Job:
+            existing = self.log.find(Job, job_id)
+            if existing is not None:
+                if existing.plan != plan:
+                    raise CommandReused("this idempotency key was used for a different job")
+                return existing
+            account = self.log.load(Account, account_id)
+            if account.available_micros * 3600 < plan.rate_micros_per_hour:
+                raise InsufficientBalance(
+                    f"the balance is {dollars(account.available_micros)}; "
+                    f"this job costs {dollars(plan.rate_micros_per_hour)} an hour"
+                )
+            job = Job.approve(job_id, account_id, plan)
+            self.log.commit(job)
+            return job
+
+        return self.log.retrying(attempt)

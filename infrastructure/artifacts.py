@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -88,10 +89,10 @@ class Artifacts:
                     digest.update(chunk)
                     size += len(chunk)
                     await writer.write(chunk)
+            await asyncio.to_thread(self._sync, ref)
         except BaseException:
             self.delete(ref)
             raise
-        self._sync(ref)
         return size, digest.hexdigest()
 
     def get(self, ref: str) -> bytes:

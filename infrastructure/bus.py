@@ -17,6 +17,8 @@ EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL
 
 DAY_SECONDS = 24 * 3600.0
 
+DEDUPLICATION_SECONDS = 120.0  # the server's own default; what is not declared always differs
+
 STREAMS: tuple[api.StreamConfig, ...] = (
     # A copy of the notification log: bounded by size alone, fed by the relay alone.
     # The expected sequence fences double publishing; a short window lets a purged stream refill.
@@ -28,6 +30,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         subjects=["reports.>", "evidence.>"],
         max_bytes=1024**3,
         max_age=7 * DAY_SECONDS,
+        duplicate_window=DEDUPLICATION_SECONDS,
     ),
     # Measurements and log lines: kept for a day, refolded by nobody.
     api.StreamConfig(
@@ -35,6 +38,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         subjects=["telemetry.>", "logs.>"],
         max_bytes=512 * 1024**2,
         max_age=DAY_SECONDS,
+        duplicate_window=DEDUPLICATION_SECONDS,
     ),
     # The last word to each segment.
     api.StreamConfig(
@@ -43,6 +47,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_msgs_per_subject=1,
         max_bytes=64 * 1024**2,
         max_age=7 * DAY_SECONDS,
+        duplicate_window=DEDUPLICATION_SECONDS,
     ),
 )
 

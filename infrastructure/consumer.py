@@ -85,14 +85,19 @@ class OrderedConsumer:
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
-        """Apply a batch of the stream; what the stream lacks is read from the log first."""
+        """Apply a batch of the stream, or of the log where the stream's has a gap.
+
+        A batch may mix messages that are redelivered with new ones, in any order.
+        """
         position = self.effect.position()
-        fresh = [envelope for envelope in envelopes if envelope.id > position]
+        fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
         if not fresh:
             return
-        if fresh[0].prev_id > position:
-            self.catch_up(stop=fresh[0].prev_id)
-        self._apply([envelope.notification for envelope in fresh])
+        ordered = [fresh[id] for id in sorted(fresh)]
+        if _is_gapless(position, ordered):
+            self._apply([envelope.notification for envelope in ordered])
+        else:
+            self.catch_up(stop=ordered[-1].id)
 
     def catch_up(self, stop: int | None = None) -> int:
         """Apply the log from the position on, up to `stop` or its end; returns how many."""
@@ -133,6 +138,15 @@ def subscribe_batches(
             await message.nack(delay=1)
         else:
             await message.ack()
+
+
+def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
+    """Whether each event follows the one before it in the log, the first one the position."""
+    for envelope in envelopes:
+        if envelope.prev_id != position:
+            return False
+        position = envelope.id
+    return True
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:

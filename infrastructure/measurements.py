@@ -1,4 +1,4 @@
-"""Measurements and names: tables that are no projection and no part of a refold."""
+"""Measurements: tables that are no projection and no part of a refold."""
 
 from __future__ import annotations
 
@@ -41,14 +41,6 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
     lines bigint NOT NULL,
     bytes bigint NOT NULL,
     total_bytes bigint NOT NULL
-);
-CREATE TABLE IF NOT EXISTS profiles (
-    account_id uuid PRIMARY KEY,
-    name text NOT NULL UNIQUE
-);
-CREATE TABLE IF NOT EXISTS dataset_names (
-    dataset_id uuid PRIMARY KEY,
-    name text NOT NULL
 )
 """
 
@@ -79,6 +71,15 @@ def steps_of(connection: Connection, job_id: UUID, after: int = 0) -> list[dict[
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC",
         [job_id, after],
     ).fetchall()
+
+
+def last_step_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
+    """The newest step of a job, in the last segment that took one."""
+    return connection.execute(
+        "SELECT * FROM step_measurements WHERE job_id = %s "
+        "ORDER BY segment DESC, step DESC LIMIT 1",
+        [job_id],
+    ).fetchone()
 
 
 def add_log_line(connection: Connection, line: LogLine) -> None:
@@ -128,18 +129,3 @@ def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | No
         "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
         [dataset_id],
     ).fetchone()
-
-
-def set_dataset_name(connection: Connection, dataset_id: UUID, name: str) -> None:
-    """Keep a dataset's name; names can be deleted, events cannot."""
-    connection.execute(
-        "INSERT INTO dataset_names VALUES (%s, %s) ON CONFLICT DO NOTHING", [dataset_id, name]
-    )
-
-
-def dataset_names(connection: Connection, dataset_ids: list[UUID]) -> dict[UUID, str]:
-    """Names of some datasets."""
-    rows = connection.execute(
-        "SELECT dataset_id, name FROM dataset_names WHERE dataset_id = ANY(%s)", [dataset_ids]
-    ).fetchall()
-    return {row["dataset_id"]: row["name"] for row in rows}

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError, Tracking
+from nats.errors import Error as NatsError
 
 from domain.aggregate import Aggregate, Cause, Event, because
 from domain.errors import VersionConflict
@@ -27,7 +29,15 @@ ATTEMPT_PAUSE_SECONDS = 0.1
 REPLAY_SECONDS = 2.0
 """How often a service looks for parked events that an operator wants answered."""
 
-STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
+UNREACHABLE = (
+    OperationalError,
+    InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    NatsError,
+    TimeoutError,
+)
+"""The store or the bus is away. That is no fault of an event: it waits, and is not parked."""
 
 PARKED_DDL = """
 CREATE TABLE IF NOT EXISTS parked_reactions (
@@ -78,36 +88,67 @@ class ReactionEffect:
                 continue
             try:
                 self._answer(item, Tracking(self.name, item.id))
-            except STORE_UNREACHABLE:
+            except UNREACHABLE:
                 raise
             except Exception as error:
                 self._logger.exception("parking %s", item.event.event_id)
-                self._park(item, f"{type(error).__name__}: {error}")
+                self._park(item, _sentence(error))
                 parked.add(item.event.originator_id)
         if self.position() < batch[-1].id:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
     def replay_requested(self) -> int:
-        """Answer the parked events whose replay an operator asked for; returns how many."""
-        replayed = 0
+        """Answer the parked events whose replay an operator asked for; returns how many.
+
+        One that fails again stays parked, with its error and the later events of its aggregate.
+        """
+        replayed, failed = 0, set[UUID]()
         with self._connect() as connection:
-            rows = connection.execute(
-                "SELECT notification_id FROM parked_reactions "
-                "WHERE consumer = %s AND replay ORDER BY notification_id",
-                [self.name],
-            ).fetchall()
-            for row in rows:
-                position = row["notification_id"]
-                (notification,) = self._log.recorder.select_notifications(
-                    start=position, stop=position, limit=1
-                )
-                self._answer(recorded(self._log, notification), None)
-                connection.execute(
-                    "DELETE FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
-                    [self.name, position],
-                )
-                replayed += 1
+            for row in self._requested(connection):
+                if row["originator_id"] in failed:
+                    continue
+                try:
+                    self._answer(self._recorded_at(row["notification_id"]), None)
+                except UNREACHABLE:
+                    raise
+                except Exception as error:
+                    self._logger.exception("%s stays parked", row["notification_id"])
+                    failed.add(row["originator_id"])
+                    self._refuse_replay(connection, row["originator_id"], _sentence(error))
+                else:
+                    self._unpark(connection, row["notification_id"])
+                    replayed += 1
         return replayed
+
+    def _requested(self, connection: Connection) -> list[dict[str, Any]]:
+        """Requested events in order; an earlier one of the same aggregate goes first."""
+        return connection.execute(
+            "SELECT notification_id, originator_id FROM parked_reactions AS parked "
+            "WHERE consumer = %(consumer)s AND replay AND NOT EXISTS ("
+            "SELECT FROM parked_reactions AS earlier WHERE earlier.consumer = parked.consumer "
+            "AND earlier.originator_id = parked.originator_id AND NOT earlier.replay "
+            "AND earlier.notification_id < parked.notification_id) ORDER BY notification_id",
+            {"consumer": self.name},
+        ).fetchall()
+
+    def _recorded_at(self, position: int) -> Recorded:
+        (notification,) = self._log.recorder.select_notifications(
+            start=position, stop=position, limit=1
+        )
+        return recorded(self._log, notification)
+
+    def _unpark(self, connection: Connection, position: int) -> None:
+        connection.execute(
+            "DELETE FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
+            [self.name, position],
+        )
+
+    def _refuse_replay(self, connection: Connection, originator_id: UUID, error: str) -> None:
+        connection.execute(
+            "UPDATE parked_reactions SET replay = false, error = %s "
+            "WHERE consumer = %s AND originator_id = %s AND replay",
+            [error, self.name, originator_id],
+        )
 
     def _answer(self, item: Recorded, tracking: Tracking | None) -> None:
         cause = Cause(
@@ -123,13 +164,15 @@ class ReactionEffect:
                     if any(aggregate.pending_events for aggregate in aggregates):
                         self._log.commit(*aggregates, tracking=tracking)
                 return
-            except STORE_UNREACHABLE:
+            except UNREACHABLE:
                 raise
             except Exception as error:
                 if attempt == ATTEMPTS:
                     raise
                 if not isinstance(error, VersionConflict):
                     time.sleep(ATTEMPT_PAUSE_SECONDS * attempt)
+                elif tracking is not None and self.position() >= item.id:
+                    return  # another process of this service has answered it
 
     def _parked_originators(self) -> set[UUID]:
         with self._connect() as connection:
@@ -147,3 +190,25 @@ class ReactionEffect:
                 "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 [self.name, item.id, item.event.originator_id, item.event.TOPIC, error],
             )
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
+    """Every parked event, the one that is parked longest first."""
+    return connection.execute(
+        "SELECT * FROM parked_reactions ORDER BY parked_at, consumer, notification_id"
+    ).fetchall()
+
+
+def request_replay(
+    connection: Connection, consumer: str, notification_id: int
+) -> dict[str, Any] | None:
+    """Have a parked event answered again soon; returns it, or None if it is not parked."""
+    return connection.execute(
+        "UPDATE parked_reactions SET replay = true "
+        "WHERE consumer = %s AND notification_id = %s RETURNING *",
+        [consumer, notification_id],
+    ).fetchone()

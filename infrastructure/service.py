@@ -21,12 +21,14 @@ Work = Callable[[], Awaitable[None]]
 def broker_of(settings: Settings, name: str) -> NatsBroker:
     """A broker that reconnects for ever."""
     assert settings.nats_url is not None
+    logger = logging.getLogger("broker")
+    logger.setLevel(logging.WARNING)
     return NatsBroker(
         settings.nats_url,
         name=name,
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
-        logger=logging.getLogger("broker"),
+        logger=logger,
         log_level=logging.DEBUG,
     )
 

@@ -77,3 +77,15 @@ class ProjectionEffect:
         )
         row = cursor.fetchone()
         return 0 if row is None else row["position"]
+
+
+def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:
+    """Notification id of the last event that is in the rows of all of some projections."""
+    names = [projection.name for projection in projections]
+    row = connection.execute(
+        "SELECT min(coalesce(position, 0)) AS position FROM unnest(%s::text[]) AS wanted (name) "
+        "LEFT JOIN projection_positions USING (name)",
+        [names],
+    ).fetchone()
+    assert row is not None
+    return row["position"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +16,14 @@ from uuid import uuid4
 import nats
 import psycopg
 import pytest
+from nats.js import JetStreamContext
 from psycopg import sql
+from psycopg_pool import ConnectionPool
 
 from deploy.local.stack import up
+from domain.event_log import EventLog
 from infrastructure.settings import Settings
+from infrastructure.store import Connection, open_log, open_pool
 from tests.containers import containers, docker_answers
 
 TEMPLATE = "ecolink_template"
@@ -72,6 +76,30 @@ def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
         }
     )
     _administer(servers, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[EventLog]:
+    """The event log of one test."""
+    opened = open_log(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def pool(settings: Settings) -> Iterator[ConnectionPool[Connection]]:
+    """Connections to the database of one test."""
+    with open_pool(settings, max_size=4) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
+    """JetStream, in which nothing is provisioned yet."""
+    assert settings.nats_url is not None
+    connection = await nats.connect(settings.nats_url)
+    yield connection.jetstream()
+    await connection.close()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.demo.account import demo_account
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.state import ChildState, StackPhase, StackState
@@ -73,8 +74,9 @@ def status() -> None:
 
 
 def announce(settings: Settings) -> None:
-    """Say where the running stack is reached and where its data lies."""
+    """Say where the running stack is reached, with which key, and where its data lies."""
     console.print(f"[bold green]EcoLink runs[/] at [bold]{settings.gateway_url}[/]")
+    console.print(f"API key of the demo account: [bold]{demo_account(settings).key}[/]")
     console.print(f"Data, logs and passwords are in {settings.home}; Ctrl-C stops it.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +35,17 @@ class ServerUser:
 def server_user(data: Path, binary: Path) -> ServerUser:
     """Whom to run the binary as, on a data directory that may not exist yet.
 
-    An ordinary user is itself. Root becomes whoever owns the data, and where root does, an
-    unprivileged user namespace (the files stay root's), or, where the kernel refuses that, nobody
-    (the files become nobody's). Whoever owns the data thus tells how it was made.
+    An ordinary user is itself; one without a name, as containers have them, borrows nobody's in a
+    user namespace, because initdb asks for one. Root becomes whoever owns the data. Where root
+    does, it loses its powers in a user namespace (the files stay root's), or, if the kernel refuses
+    that, becomes nobody (the files do too). Whoever owns the data thus tells how it was made.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
             raise StackError(f"{data} belongs to user {owner.st_uid}: run EcoLink as that user.")
-        return ServerUser("self", os.geteuid(), os.getegid())
+        spec = "self" if _has_name(os.geteuid()) else "namespace"
+        return ServerUser(spec, os.geteuid(), os.getegid())
     if owner is not None and owner.st_uid != 0:
         choices = [ServerUser(f"{owner.st_uid}:{owner.st_gid}", owner.st_uid, owner.st_gid)]
     else:
@@ -63,6 +66,14 @@ def server_user(data: Path, binary: Path) -> ServerUser:
         f"({'; '.join(reasons)}). Run EcoLink as an ordinary user, or set ECOLINK_HOME and install "
         "EcoLink below directories that everyone may enter, such as /var/lib and /opt."
     )
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _refusal(user: ServerUser, folder: Path, binary: Path) -> str | None:

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -61,7 +62,7 @@ class Supervisor:
         try:
             self._start()
             self._enter(StackPhase.READY)
-            self._tell(READY)
+            tell(self._lifeline, READY)
             while True:
                 self._turn()
         except StopRequested:
@@ -174,10 +175,6 @@ class Supervisor:
             children=tuple(child.status for child in (*self._servers, *self._services)),
         ).write(self._home)
 
-    def _tell(self, message: bytes) -> None:
-        if self._lifeline is not None:
-            self._lifeline.sendall(message)
-
     def _listen_to_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop_requested = True
@@ -188,6 +185,13 @@ class Supervisor:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # it only ends the wait
+
+
+def tell(lifeline: socket.socket | None, message: bytes) -> None:
+    """Say something to whoever started this; one who is gone is noticed by the next wait."""
+    if lifeline is not None:
+        with suppress(OSError):
+            lifeline.sendall(message)
 
 
 def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
@@ -223,8 +227,7 @@ def main() -> None:
             Supervisor(home, plan, lifeline).run()
     except StackError as error:
         log.error("%s", error)
-        if lifeline is not None:
-            lifeline.sendall(str(error).encode())
+        tell(lifeline, str(error).encode())
         sys.exit(1)
 
 

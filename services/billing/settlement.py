@@ -36,24 +36,41 @@ class Running:
     meter: Meter
     elapsed_seconds: int
 
+    @property
+    def used_seconds(self) -> int:
+        """Paid time that the segment has used; without a lease it cannot have run."""
+        return min(self.elapsed_seconds, self.meter.paid_seconds)
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether the segment has used all that was paid for: it is saving and exiting by now."""
+        return 0 < self.meter.paid_seconds <= self.elapsed_seconds
+
 
 def settle(account: Account, running: Sequence[Running], policy: LeasePolicy) -> None:
     """Bill what is due and extend the leases of everything that an account runs.
 
-    A full lease reaches `lease_seconds` beyond the evidence and is extended once that adds
-    `extension_seconds`. When the balance cannot carry that, all segments get what it carries to the
-    same second, so that they reach zero together.
+    A full lease reaches `lease_seconds` beyond the evidence; once that adds `extension_seconds` to
+    one of them, all are extended. When the balance cannot carry that, all segments get what it
+    carries to the same second, so that they reach zero together. A lease that has lapsed is not
+    extended: its segment is in its grace, which is nobody's bill, and what follows is a new one.
     """
     captured = sum(
         each.meter.post_minutes(each.elapsed_seconds, policy.minute_seconds) for each in running
     )
-    ahead = _affordable_ahead(running, account.available_micros, policy.lease_seconds)
-    reserved = 0
-    for each in running:
-        seconds = each.elapsed_seconds + ahead - each.meter.paid_seconds
-        least = policy.extension_seconds if ahead == policy.lease_seconds else 1
-        if seconds >= least or (each.meter.paid_seconds == 0 and seconds > 0):
-            reserved += each.meter.extend_lease(seconds)
+    leased = [each for each in running if not each.lapsed]
+    ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
+    least = policy.extension_seconds if ahead == policy.lease_seconds else 1
+    missing = [each.used_seconds + ahead - each.meter.paid_seconds for each in leased]
+    due = any(
+        seconds >= least or each.meter.paid_seconds == 0
+        for each, seconds in zip(leased, missing, strict=True)
+    )
+    reserved = sum(
+        each.meter.extend_lease(seconds)
+        for each, seconds in zip(leased, missing, strict=True)
+        if due and seconds > 0
+    )
     account.settle(
         captured_micros=captured,
         reserved_micros=reserved,
@@ -96,7 +113,7 @@ def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: 
         return sum(
             each.meter.charge_between(
                 each.meter.paid_seconds,
-                max(each.meter.paid_seconds, each.elapsed_seconds + ahead),
+                max(each.meter.paid_seconds, each.used_seconds + ahead),
             )
             for each in running
         )

@@ -23,12 +23,12 @@ ADVISORY_LOCK = 0x71CC
 """Held by the one ticker that works; two would bill nothing twice, but conflict all the time."""
 
 # Elapsed time is the smaller of the database's and the trainer's own: a clock that jumps bills
-# nothing. A segment without a pod has not run.
+# nothing. A segment without a pod, or with one from the future, has not run.
 OPEN_WITH_EVIDENCE = """
-SELECT meter_id, account_id, floor(least(
+SELECT meter_id, account_id, floor(greatest(0, least(
     coalesce(evidence.elapsed_seconds, 0),
-    extract(epoch FROM clock_timestamp() - coalesce(bound_at, clock_timestamp()))
-))::integer AS elapsed_seconds
+    coalesce(extract(epoch FROM clock_timestamp() - bound_at), 0)
+)))::integer AS elapsed_seconds
 FROM open_meters LEFT JOIN segment_evidence AS evidence USING (job_id, segment)
 ORDER BY account_id, meter_id
 """
@@ -56,7 +56,8 @@ class Ticker:
     def tick(self) -> int:
         """Settle every account that runs something; returns how many had news.
 
-        Does nothing while another process holds the lock.
+        Does nothing while another process holds the lock. An account that cannot be settled is
+        logged, and keeps no other from being billed.
         """
         with self._pool.connection() as connection:
             row = connection.execute(
@@ -67,9 +68,18 @@ class Ticker:
             try:
                 rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
                 groups = groupby(rows, key=lambda row: row["account_id"])
-                return sum(self._settle(account_id, list(group)) for account_id, group in groups)
+                return sum(
+                    self._try_to_settle(account_id, list(rows)) for account_id, rows in groups
+                )
             finally:
                 connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
+
+    def _try_to_settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
+        try:
+            return self._settle(account_id, rows)
+        except Exception:
+            self._logger.exception("account %s cannot be settled; next tick", account_id)
+            return False
 
     def _settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
         """One account's tick in one save; on a conflict the next tick is the retry."""

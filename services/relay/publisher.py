@@ -15,6 +15,7 @@ from domain.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope
 
 BATCH = 500
+PUBLISH_SECONDS = 10.0
 ID_HEADER = "Ecolink-Notification-Id"
 
 
@@ -26,27 +27,26 @@ class Publisher:
     """Keeps the stream a gapless, ordered copy of the log.
 
     Each message expects the stream sequence before it, so that a second relay is fenced off by the
-    server. After any failure the tail is read again; a stream that lost its tail, or was deleted,
-    is filled from where it ends.
+    server. A stream that lost its tail, or was deleted, is filled from where it ends.
     """
 
     def __init__(self, log: EventLog, js: JetStreamContext) -> None:
         self._log = log
         self._js = js
-        self._cursor: tuple[int, int] | None = None  # (notification id, stream sequence)
         self._logger = logging.getLogger("relay")
 
     async def publish_new(self) -> int:
-        """Publish everything that the log has and the stream has not; returns how many."""
+        """Publish everything that the log has and the stream has not; returns how many.
+
+        The stream is asked where it ends each time: it may have lost its tail since the last look.
+        """
         published = 0
         try:
-            if self._cursor is None:
-                self._cursor = await self._tail()
-            while batch := await self._select(self._cursor[0]):
-                self._cursor = await self._publish(batch, self._cursor)
+            cursor = await self._tail()
+            while batch := await self._select(cursor[0]):
+                cursor = await self._publish(batch, cursor)
                 published += len(batch)
         except (NatsError, TimeoutError, PersistenceError, OSError, StreamChanged) as error:
-            self._cursor = None
             self._logger.warning("reading the tail again: %s", error or type(error).__name__)
             await asyncio.sleep(0.2)
         return published
@@ -74,25 +74,32 @@ class Publisher:
     async def _publish(self, batch: list[Notification], cursor: tuple[int, int]) -> tuple[int, int]:
         """Publish a batch, pipelined; returns the new cursor or raises what went wrong first."""
         prev_id, sequence = cursor
-        futures = []
+        publishing = []
         for notification in batch:
             envelope = Envelope.of(notification, prev_id)
-            futures.append(
-                await self._js.publish_async(
+            headers = {
+                Header.MSG_ID: str(notification.id),
+                Header.EXPECTED_LAST_SEQUENCE: str(sequence),
+                ID_HEADER: str(notification.id),
+                "content-type": "application/json",
+            }
+            content = envelope.model_dump_json().encode()
+            # Not publish_async: its future never ends when the server refuses a sequence.
+            publishing.append(
+                self._js.publish(
                     envelope.subject,
-                    envelope.model_dump_json().encode(),
+                    content,
+                    timeout=PUBLISH_SECONDS,
                     stream=EVENTS,
-                    headers={
-                        Header.MSG_ID: str(notification.id),
-                        Header.EXPECTED_LAST_SEQUENCE: str(sequence),
-                        ID_HEADER: str(notification.id),
-                        "content-type": "application/json",
-                    },
+                    headers=headers,
                 )
             )
             prev_id, sequence = notification.id, sequence + 1
-        async with asyncio.timeout(10):
-            acks = await asyncio.gather(*futures)
-        if any(ack.duplicate for ack in acks):
-            raise StreamChanged("the server has seen these events, but they are not in the stream")
+        # All of them are waited for: what is still on its way could arrive behind a new attempt.
+        acks = await asyncio.gather(*publishing, return_exceptions=True)
+        for ack in acks:
+            if isinstance(ack, BaseException):
+                raise ack
+            if ack.duplicate:
+                raise StreamChanged("the stream has lost events that the server remembers")
         return prev_id, sequence

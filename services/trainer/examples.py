@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of a token that carries no loss, as in torch's cross entropy
-
-# For a base model without a chat template: ChatML, ended by the tokenizer's own end token so that
-# generation stops where an answer ends. The markers are plain text to such a base.
-FALLBACK_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>"
-    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 Message = dict[str, Any]
 
@@ -77,7 +69,7 @@ class Renderer:
         if isinstance(template, dict):
             template = template.get("default")
         self.uses_fallback = not template
-        self.template: str = template or FALLBACK_TEMPLATE
+        self.template: str = template or FALLBACK_CHAT_TEMPLATE
         self._prompts = "add_generation_prompt" in self.template
         self._calls_tools = "tool_calls" in self.template
 

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from domain.hyperparameters import Hyperparameters
 
@@ -37,6 +38,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 def load_base(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base model of a directory, mapped from disk, in the given precision."""
+    logging.disable_progress_bar()  # a log is no terminal
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
 
 
@@ -73,8 +75,10 @@ def attach_adapter(
     )
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
-    # The adapter names its base as the platform does, not as a path on the machine that trained it.
-    model.peft_config["default"].base_model_name_or_path = base_name
+    # The adapter names its base as the platform does, not as a path on the machine that trained it,
+    # and its modules in an order that does not change from process to process, as that of a set.
+    config.base_model_name_or_path = base_name
+    config.target_modules = sorted(hyperparameters.target_modules)
     return model
 
 

@@ -56,8 +56,8 @@ class Plan:
     def micro_batches(self, step: int) -> list[list[int]]:
         """Example indices of an optimizer step (from 0), micro batch by micro batch.
 
-        The shuffled epoch is cut into windows of 8 steps; within one, examples are sorted by length,
-        cut into micro batches, and these shuffled again. It saves most of the padding.
+        The shuffled epoch is cut into windows of 8 steps; within one, examples are sorted by
+        length, cut into micro batches, and these shuffled again. It saves most of the padding.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)

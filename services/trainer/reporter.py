@@ -36,6 +36,7 @@ RECONNECT_SECONDS = 0.25
 FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
+EXIT_SECONDS = 1.0  # of the grace, kept for the exit itself
 OUTBOX_MESSAGES = 10_000  # telemetry and log lines kept while NATS is away; the oldest go first
 OUTBOX_BATCH = 256
 LOG_TEXT_CHARACTERS = 4_000
@@ -84,7 +85,7 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(timeout=ACK_SECONDS)
+        self._thread.join(timeout=EXIT_SECONDS / 2)
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
         """Change fields of the cumulative report; `now` sends it without waiting a heartbeat."""
@@ -131,8 +132,7 @@ class Reporter:
             elapsed_seconds=elapsed,
             grace_seconds=self._lease.grace_used(elapsed),
         )
-        # Half a second of the grace is kept for the exit itself.
-        limit = min(ANSWER_LIMIT_SECONDS, self._lease.remaining_seconds - 0.5)
+        limit = min(ANSWER_LIMIT_SECONDS, self._lease.remaining_seconds - EXIT_SECONDS)
         return self._answered.wait(max(0.0, limit))
 
     def _main(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -227,3 +228,42 @@ def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert command.invoke(cli.main, ["down"]).output == "EcoLink has stopped.\n"
         assert started.wait() == 0
     assert command.invoke(cli.main, ["down"]).output == "EcoLink is not running.\n"
+
+
+UP = (
+    "from deploy import cli, processes\n"
+    f"processes.PROCESSES.clear(); processes.PROCESSES['one'] = {STEADY!r}; cli.main(['up'])"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_stays_until_it_is_interrupted(home: Path, number: signal.Signals) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", UP],
+        env=os.environ | {"ECOLINK_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: stack.running(home), timeout=30)
+    all_processes = processes(home)
+    command.send_signal(number)
+    output, _ = command.communicate()
+    assert command.returncode == 0
+    assert "EcoLink has stopped; its data stays." in output
+    assert nothing_lives(all_processes)
+
+
+def test_up_fails_when_its_supervisor_is_killed(home: Path) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", UP],
+        env=os.environ | {"ECOLINK_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: stack.running(home), timeout=30)
+    all_processes = processes(home)
+    all_processes[0].kill()
+    output, _ = command.communicate()
+    assert command.returncode == 1
+    assert "The supervisor failed" in output
+    eventually(lambda: nothing_lives(all_processes))

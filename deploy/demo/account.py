@@ -1,0 +1,68 @@
+"""The demo account: opened once on a home, with some credit and a key that is kept beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from deploy.endpoint import DEMO_KEY
+from domain.account import Role
+from domain.aggregate import Cause, because
+from domain.application import EcoLink
+from domain.identity import NAMESPACE, created_id
+from infrastructure.clock import SystemClock
+from infrastructure.profiles import add_account_name
+from infrastructure.settings import Settings
+from infrastructure.store import connect, open_log
+
+NAME = "demo"
+CREDIT_MICROS = 25_000_000
+
+
+@dataclass(frozen=True)
+class DemoAccount:
+    """Who the demo acts for."""
+
+    account_id: UUID
+    key: str
+
+
+def demo_account(settings: Settings) -> DemoAccount:
+    """The demo account of a running stack; made the first time."""
+    path = settings.home / DEMO_KEY
+    with acting_for_the_demo(settings) as ecolink:
+        with connect(settings) as connection:
+            account_id = add_account_name(connection, created_id(NAMESPACE, "account", NAME), NAME)
+        ecolink.open_account(account_id, Role.USER)
+        ecolink.grant_credit(account_id, CREDIT_MICROS, "demo credit")
+        key = _kept_key(ecolink, path)
+        if key is None:
+            _, key = ecolink.issue_key(account_id)
+            _keep(path, key)
+    return DemoAccount(account_id, key)
+
+
+@contextmanager
+def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
+    """The use cases on a running stack's store, with the demo as their cause."""
+    cause = Cause("service:demo", str(uuid4()), SystemClock().now())
+    with open_log(settings) as log, because(cause):
+        yield EcoLink(log)
+
+
+def _kept_key(ecolink: EcoLink, path: Path) -> str | None:
+    """The key in the file, if it is still worth something."""
+    if not path.exists():
+        return None
+    key = path.read_text().strip()
+    return key if ecolink.authenticate(key) is not None else None
+
+
+def _keep(path: Path, key: str) -> None:
+    """Write the key where only its owner reads it."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(key + "\n")

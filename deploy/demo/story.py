@@ -1,0 +1,161 @@
+"""What the demo shows of a job: live while it runs, and as tables when it is done."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from domain.money import charge_micros, dollars
+
+PLAIN_LINE_SECONDS = 5.0
+
+# What each event of a job means for its state, and in a few words.
+CHAPTERS = {
+    "JobApproved": "[bold]training[/]: waiting for a GPU",
+    "SegmentAllocated": "[bold]training[/]: segment {segment} has its GPU, waiting for a lease",
+    "LeaseGranted": "[bold]training[/]: {paid_seconds} s are paid for, launching",
+    "PodStarted": "[bold]training[/]: loading model and data; the meter runs",
+    "TrainingStarted": "[bold]training[/]: step {step} of {total_steps}, "
+    "{train_examples} examples, {eval_examples} held out",
+    "CheckpointSaved": "checkpoint at step {step}, loss {train_loss:.3f}, {total_bytes:,} bytes",
+    "MinuteMetered": "minute {minute} metered: {from_seconds}-{to_seconds} s",
+    "EvaluationStarted": "[bold]evaluating[/]",
+    "EvaluationCompleted": "[bold]trained_pending_register[/]: held-out loss "
+    "{loss_before:.4f} before, {loss_after:.4f} after",
+    "Registered": "[bold green]registered[/]: {model}",
+    "SegmentEnded": "segment {segment} ended after {elapsed_seconds} s: {reason}",
+    "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
+    "JobFailed": "[bold red]failed[/]: {error_class}",
+}
+
+
+class Story:
+    """Prints what happens to a job at the time it happened, and one line of progress.
+
+    On a terminal the line is rewritten in place; elsewhere it is printed every few seconds.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._began = datetime.now(UTC)
+        self._live = Live(console=console, transient=True, auto_refresh=False)
+        self._printed_at = 0.0
+        self._printed = ""
+
+    def __enter__(self) -> Story:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, what: str, at: datetime | None = None) -> None:
+        """One thing that happened, with the time of day and the seconds since the start."""
+        at = at or datetime.now(UTC)
+        elapsed = (at - self._began).total_seconds()
+        self.console.print(f"[dim]{at:%H:%M:%S} {elapsed:6.1f} s[/]  {what}", soft_wrap=True)
+
+    def tell(self, events: list[dict[str, Any]]) -> None:
+        """Say the events of a job's timeline that change what a person sees."""
+        for event in events:
+            chapter = CHAPTERS.get(event["topic"])
+            if chapter is not None:
+                at = datetime.fromisoformat(event["happened_at"])
+                self.say(chapter.format(**event["fields"]), at)
+
+    def progress(self, job: dict[str, Any], elapsed_seconds: float) -> None:
+        """The progress line; `elapsed_seconds` of the running segment are not all billed yet."""
+        if not job["total_steps"]:
+            return
+        line = _progress_line(job, elapsed_seconds)
+        if self.console.is_terminal:
+            self._live.update(Text("  " + line, style="cyan"), refresh=True)
+        elif line != self._printed and time.monotonic() - self._printed_at > PLAIN_LINE_SECONDS:
+            self._printed, self._printed_at = line, time.monotonic()
+            self.console.print("  " + line, soft_wrap=True)
+
+
+def _progress_line(job: dict[str, Any], elapsed_seconds: float) -> str:
+    cost = max(
+        job["cost"]["micros"],
+        charge_micros(job["rate_per_hour"]["micros"], int(elapsed_seconds)),
+    )
+    unbilled = cost - job["cost"]["micros"]
+    loss, speed = job["train_loss"], job["tokens_per_second"]
+    return (
+        f"step {job['step']}/{job['total_steps']}, {job['steps_remaining']} remaining"
+        f"  loss {'-' if loss is None else f'{loss:.3f}'}"
+        f"  {'-' if speed is None else f'{speed:.0f}'} tokens/s"
+        f"  cost {dollars(cost)}  balance {dollars(job['balance']['micros'] - unbilled)}"
+    )
+
+
+def result_table(job: dict[str, Any]) -> Table:
+    """The registered model and its held-out loss."""
+    table = Table(title="Result", title_justify="left", show_header=False)
+    table.add_row("model", f"[bold green]{job['model']}[/]")
+    table.add_row("held-out loss before", f"{job['loss_before']:.4f} nats per token (base)")
+    table.add_row("held-out loss after", f"{job['loss_after']:.4f} nats per token (adapter)")
+    table.add_row("examples", f"{job['train_examples']} trained, {job['eval_examples']} held out")
+    table.add_row("billed", f"{job['billed_seconds']} s at {job['rate_per_hour']['text']} an hour")
+    table.add_row("charged", job["charged"]["text"])
+    if job["credited"]["micros"]:
+        table.add_row("credited back", job["credited"]["text"])
+    return table
+
+
+def answers_table(prompt: str, answers: dict[str, str]) -> Table:
+    """One prompt, answered by the base and by the adapter."""
+    table = Table(title=f"“{prompt}”", title_justify="left")
+    table.add_column("base", ratio=1)
+    table.add_column("with the adapter", ratio=1)
+    table.add_row(escape(answers["base"]), escape(answers["adapter"]))
+    return table
+
+
+def ledger_table(postings: list[dict[str, Any]]) -> Table:
+    """Every posting, in order."""
+    table = Table(title="Ledger", title_justify="left")
+    for column in ("time", "debit", "credit", "reason", "seconds"):
+        table.add_column(column)
+    table.add_column("amount", justify="right")
+    for posting in postings:
+        billed = (
+            f"{posting['from_seconds']}-{posting['to_seconds']}"
+            if posting["to_seconds"] is not None
+            else ""
+        )
+        table.add_row(
+            posting["posted_at"][11:19],
+            _short(posting["debit"]),
+            _short(posting["credit"]),
+            posting["reason"],
+            billed,
+            posting["amount"]["text"],
+        )
+    return table
+
+
+def trial_balance_table(balances: dict[str, int]) -> Table:
+    """Each ledger account, and their sum."""
+    table = Table(title="Trial balance", title_justify="left")
+    table.add_column("account")
+    table.add_column("credits less debits", justify="right")
+    for account, micros in balances.items():
+        table.add_row(_short(account), dollars(micros))
+    table.add_section()
+    table.add_row("sum", f"[bold]{dollars(sum(balances.values()))}[/]")
+    return table
+
+
+def _short(account: str) -> str:
+    kind, _, owner = account.partition(":")
+    return f"{kind}:{owner[:8]}" if owner else kind

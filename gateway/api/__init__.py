@@ -1,0 +1,11 @@
+"""The JSON API under /api, one module for each resource."""
+
+from fastapi import APIRouter
+
+from gateway.api import accounts, datasets, health, jobs, models, operator
+from gateway.errors import refusals
+
+router = APIRouter()
+router.include_router(health.router)
+for resource in (accounts, datasets, models, jobs, operator):
+    router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))

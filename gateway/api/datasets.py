@@ -1,0 +1,225 @@
+"""Datasets: streamed uploads, their status, and the report of their validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import Field, StringConstraints
+
+from domain.aggregate import because
+from domain.dataset import Dataset, DatasetStatus
+from domain.errors import DomainError, WrongState
+from domain.identity import created_id
+from gateway.access import Caller, CallerOf
+from gateway.answers import Answer, Listed
+from gateway.backend import Backend, BackendOf
+from gateway.errors import refusals
+from gateway.freshness import caught_up, found
+from gateway.uploads import store_upload
+from infrastructure.measurements import progress_of
+from infrastructure.profiles import dataset_names, set_dataset_name
+from projections import DATASETS
+from projections import datasets as rows
+
+UPLOAD_PATH = "/api/datasets"
+
+router = APIRouter(tags=["datasets"])
+
+DatasetName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class DatasetSummary(Answer):
+    """A dataset; its counts are known once it was validated."""
+
+    id: UUID
+    name: str | None = Field(examples=["support chats"])
+    status: DatasetStatus
+    total_bytes: int
+    examples: int | None = None
+    duplicates: int | None = None
+    errors: int | None = None
+    uploaded_at: datetime
+    validated_at: datetime | None = None
+
+
+class Progress(Answer):
+    """How far a validation has got."""
+
+    lines: int
+    bytes: int
+    total_bytes: int
+
+
+class TokenCount(Answer):
+    """A dataset's length in tokens of one base model, and that of its longest example."""
+
+    base_model: str
+    tokens: int
+    longest_example: int
+
+
+class DatasetDetail(DatasetSummary):
+    """All that is known of a dataset."""
+
+    progress: Progress | None = Field(default=None, description="While it is validating.")
+    tokens: list[TokenCount]
+
+
+class LineProblem(Answer):
+    """One error; `line` counts from 1 and is null for the file as a whole."""
+
+    line: int | None
+    code: str
+    message: str
+
+
+class Notice(Answer):
+    """One kind of warning, how many lines it concerns, and the first of them."""
+
+    code: str
+    message: str
+    count: int
+    lines: list[int]
+
+
+class ValidationReport(Answer):
+    """What the validation found: at most one error for each line, the first hundred of them."""
+
+    status: DatasetStatus
+    examples: int
+    duplicates: int
+    lines: int
+    bytes: int
+    warnings: list[Notice]
+    errors: list[LineProblem]
+    error_count: int
+
+
+@router.post(
+    "/datasets",
+    status_code=202,
+    responses=refusals(409, 413),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "Chat JSONL, one example a line.",
+            "content": {
+                "application/jsonl": {
+                    "schema": {"type": "string", "format": "binary"},
+                    "example": '{"messages": [{"role": "user", "content": "Hello?"}, '
+                    '{"role": "assistant", "content": "Hello!"}]}\n',
+                }
+            },
+        }
+    },
+)
+async def upload_dataset(
+    request: Request,
+    name: Annotated[DatasetName, Query(description="What people call it.")],
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> DatasetSummary:
+    """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
+    dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
+    # A ref of this request's own: the same key may be in use twice at once, and the request that
+    # fails must not remove the file of the one that succeeds.
+    ref = f"uploads/{caller.account_id}/{dataset_id}-{caller.request_id}.jsonl"
+    size, sha256 = await store_upload(
+        request, backend.artifacts, ref, backend.settings.dataset_max_bytes
+    )
+    return await run_in_threadpool(
+        _record_upload, backend, caller, dataset_id, name, ref, sha256, size
+    )
+
+
+def _record_upload(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    name: str,
+    ref: str,
+    sha256: str,
+    size: int,
+) -> DatasetSummary:
+    with backend.pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, name)
+    try:
+        with because(caller.cause(backend)):
+            dataset = backend.ecolink.upload_dataset(
+                caller.account_id, dataset_id, ref, sha256, size
+            )
+    except DomainError:  # another error may hide a commit, whose file must stay
+        backend.artifacts.delete(ref)
+        raise
+    if dataset.upload_ref != ref:
+        backend.artifacts.delete(ref)
+    caught_up(backend, DATASETS)
+    with backend.pool.connection() as connection:
+        row = rows.dataset(connection, caller.account_id, dataset_id)
+        names = dataset_names(connection, [dataset_id])
+    return DatasetSummary(**_summary(row or _new_row(dataset), names))
+
+
+def _new_row(dataset: Dataset) -> dict[str, Any]:
+    """What the projection will say, should it be late."""
+    return {
+        "dataset_id": dataset.id,
+        "status": dataset.status,
+        "total_bytes": dataset.total_bytes,
+        "uploaded_at": dataset.created_on,
+    }
+
+
+@router.get("/datasets")
+def list_datasets(caller: CallerOf, backend: BackendOf) -> Listed[DatasetSummary]:
+    """The caller's datasets, the newest first."""
+    with backend.pool.connection() as connection:
+        own = rows.datasets_of(connection, caller.account_id)
+        names = dataset_names(connection, [row["dataset_id"] for row in own])
+    return Listed(data=[DatasetSummary(**_summary(row, names)) for row in own])
+
+
+@router.get("/datasets/{dataset_id}", responses=refusals(404))
+def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetDetail:
+    """One dataset, with the progress of its validation and its lengths in tokens."""
+    row = _own_dataset(backend, caller, dataset_id)
+    with backend.pool.connection() as connection:
+        names = dataset_names(connection, [dataset_id])
+        tokens = rows.token_counts(connection, dataset_id)
+        validating = row["status"] == DatasetStatus.VALIDATING
+        progress = progress_of(connection, dataset_id) if validating else None
+    return DatasetDetail(
+        **_summary(row, names),
+        progress=None if progress is None else Progress(**progress),
+        tokens=[TokenCount(**count) for count in tokens],
+    )
+
+
+@router.get("/datasets/{dataset_id}/report", responses=refusals(404, 409))
+def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> ValidationReport:
+    """Why a dataset was rejected, or what was noticed in one that is ready."""
+    row = _own_dataset(backend, caller, dataset_id)
+    if row["report_ref"] is None:
+        raise WrongState("the dataset is still validating; its report comes at the end")
+    return ValidationReport.model_validate_json(backend.artifacts.get(row["report_ref"]))
+
+
+def _own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> dict[str, Any]:
+    """The row of a caller's dataset; raises NotFound, also for another account's."""
+    return found(
+        backend,
+        DATASETS,
+        lambda connection: rows.dataset(connection, caller.account_id, dataset_id),
+        f"no dataset {dataset_id}",
+    )
+
+
+def _summary(row: Mapping[str, Any], names: Mapping[UUID, str]) -> dict[str, Any]:
+    shown = {name: row[name] for name in DatasetSummary.model_fields if name in row}
+    return shown | {"id": row["dataset_id"], "name": names.get(row["dataset_id"])}

@@ -1,0 +1,27 @@
+"""Whether this process can serve."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+
+from gateway.answers import Answer
+from gateway.backend import BackendOf
+from gateway.errors import refusals
+
+router = APIRouter(tags=["health"])
+
+
+class Health(Answer):
+    """The process answers, and so does its database."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz", responses=refusals(503))
+def healthz(backend: BackendOf) -> Health:
+    """Answer 200 if the database answers, else 503."""
+    with backend.pool.connection(timeout=1) as connection:
+        connection.execute("SELECT 1")
+    return Health()

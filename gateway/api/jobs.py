@@ -1,0 +1,155 @@
+"""Fine-tuning jobs: approval, and everything that the detail page shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Header, Query, Response
+
+from domain.aggregate import because
+from domain.identity import created_id
+from domain.job import Job, JobStatus
+from gateway.access import Caller, CallerOf
+from gateway.answers import JobId, Listed, job_name
+from gateway.api.job_answers import (
+    JobDetail,
+    JobRequest,
+    JobSummary,
+    LogLine,
+    Step,
+    TimelineEntry,
+    detail,
+    summary,
+)
+from gateway.backend import Backend, BackendOf
+from gateway.errors import refusals
+from gateway.freshness import caught_up, found
+from infrastructure.measurements import last_step_of, log_lines_of, steps_of
+from projections import JOB_DETAIL
+from projections.accounts import account as account_row
+from projections.job_detail import WAITING_FOR_GPU, jobs_of
+from projections.job_detail import job as job_row
+from projections.job_timeline import timeline_of
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": JobSummary, "description": "A repeat."}, **refusals(402, 404, 409)},
+)
+def approve_job(
+    wanted: JobRequest,
+    response: Response,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobSummary:
+    """Approve a job. The same Idempotency-Key makes one job; without it each request makes one."""
+    command_key = idempotency_key or str(uuid4())
+    if backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None:
+        response.status_code = 200
+    plan = backend.ecolink.plan_job(
+        caller.account_id,
+        wanted.dataset,
+        wanted.base_model,
+        wanted.region,
+        wanted.gpu_type,
+        wanted.gpu_count,
+        wanted.hyperparameters,
+    )
+    with because(caller.cause(backend)):
+        job = backend.ecolink.approve_job(caller.account_id, command_key, plan)
+    caught_up(backend, JOB_DETAIL)
+    with backend.pool.connection() as connection:
+        row = job_row(connection, caller.account_id, job.id)
+    return summary(row or _new_row(job))
+
+
+def _new_row(job: Job) -> dict[str, Any]:
+    """What the projection will say, should it be late."""
+    return job.plan.model_dump() | {
+        "job_id": job.id,
+        "status": job.status,
+        "phase": WAITING_FOR_GPU,
+        "approved_at": job.created_on,
+        "changed_at": job.modified_on,
+        "charged_micros": 0,
+        "credited_micros": 0,
+        "model": job.model,
+    }
+
+
+@router.get("")
+def list_jobs(caller: CallerOf, backend: BackendOf) -> Listed[JobSummary]:
+    """The caller's jobs, the newest first."""
+    with backend.pool.connection() as connection:
+        own = jobs_of(connection, caller.account_id)
+    return Listed(data=[summary(row) for row in own])
+
+
+@router.get("/{job_id}", responses=refusals(404))
+def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+    """One job: its state, its progress, its cost so far and the balance."""
+    row = _own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        last_step = last_step_of(connection, job_id)
+        account = account_row(connection, caller.account_id)
+    return detail(row, last_step, 0 if account is None else account["balance_micros"])
+
+
+@router.get("/{job_id}/steps", responses=refusals(404))
+def show_steps(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[int, Query(ge=0, description="Only steps with a higher number.")] = 0,
+) -> Listed[Step]:
+    """The measured optimizer steps, in order; of a step that was taken twice, the last."""
+    _own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        rows = steps_of(connection, job_id, after)
+    return Listed(data=[Step(**row) for row in rows])
+
+
+@router.get("/{job_id}/timeline", responses=refusals(404))
+def show_timeline(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[int, Query(ge=0, description="Only events at a higher position.")] = 0,
+) -> Listed[TimelineEntry]:
+    """The events of the job and of its meters, in the order of the log."""
+    _own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        rows = timeline_of(connection, job_id, after)
+    return Listed(data=[TimelineEntry(**row) for row in rows])
+
+
+@router.get("/{job_id}/log", responses=refusals(404))
+def show_log(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    lines: Annotated[int, Query(ge=1, le=1000, description="How many of the last lines.")] = 50,
+) -> Listed[LogLine]:
+    """The trainer's last lines; of a failed job, those that were kept with its failure."""
+    row = _own_job(backend, caller, job_id)
+    if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
+        text = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
+        return Listed(data=[LogLine(text=line) for line in text.splitlines()[-lines:]])
+    with backend.pool.connection() as connection:
+        rows = log_lines_of(connection, job_id, lines)
+    return Listed(data=[LogLine(**line) for line in rows])
+
+
+def _own_job(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:
+    """The row of a caller's job; raises NotFound, also for another account's."""
+    return found(
+        backend,
+        JOB_DETAIL,
+        lambda connection: job_row(connection, caller.account_id, job_id),
+        f"no job {job_name(job_id)}",
+    )

@@ -1,0 +1,102 @@
+"""A client of the JSON API, as the command line uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+
+CHUNK_BYTES = 256 * 1024
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the gateway is, and the key to show there."""
+
+    url: str
+    key: str
+
+
+class ClientError(Exception):
+    """A call that did not succeed; its text is a sentence for the person who called."""
+
+
+class Unreachable(ClientError):
+    """The gateway did not answer; it may when asked again."""
+
+
+class Client:
+    """Calls of one person; every answer is the JSON that the API gave."""
+
+    def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = endpoint.url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self._url,
+            headers={"authorization": f"Bearer {endpoint.key}"},
+            timeout=TIMEOUT,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
+        """GET a path under /api; raises ClientError."""
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._call("GET", path, params=given)
+
+    def post(self, path: str, body: dict[str, Any], *, idempotency_key: str) -> dict[str, Any]:
+        """POST JSON to a path under /api, safe to repeat with the same key."""
+        return self._call("POST", path, json=body, headers={"idempotency-key": idempotency_key})
+
+    def upload(self, path: Path, name: str) -> dict[str, Any]:
+        """Upload a dataset file, streamed; raises ClientError, and OSError for the file."""
+        return self._call(
+            "POST",
+            "/datasets",
+            params={"name": name},
+            content=_chunks(path),
+            headers={
+                "content-type": "application/jsonl",
+                "content-length": str(path.stat().st_size),
+                "idempotency-key": str(uuid4()),
+            },
+        )
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, f"/api{path}", **options)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"no answer from {self._url}: {reason}") from error
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ClientError(f"{self._url} answered {response.status_code}, and not as EcoLink")
+        if response.is_error:
+            raise ClientError(_sentence(answer.get("error") or {}, response.status_code))
+        return answer
+
+
+def _sentence(problem: dict[str, Any], status: int) -> str:
+    """What an error's body says, in one sentence."""
+    if fields := problem.get("fields"):
+        return "; ".join(f"{field['field']}: {field['message']}" for field in fields)
+    message = problem.get("message", f"the gateway answered {status}")
+    return f"{problem['field']}: {message}" if problem.get("field") else message
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

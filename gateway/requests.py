@@ -1,0 +1,85 @@
+"""Around every request: an id, one line in the log, a bounded body, and no leak on a failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from uuid import uuid4
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import Problem, answer
+
+log = logging.getLogger("gateway")
+
+JSON_BYTES = 1024**2
+"""Largest body of a request that is read whole; uploads are streamed and have their own limit."""
+
+
+class Requests:
+    """ASGI middleware. The id is made here, never taken from a client, so that it is unique."""
+
+    def __init__(self, app: ASGIApp, streamed: frozenset[str]) -> None:
+        self._app = app
+        self._streamed = streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, started = str(uuid4()), time.monotonic()
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        bounded = receive if scope["path"] in self._streamed else _bounded(receive, JSON_BYTES)
+        try:
+            await self._app(scope, bounded, send_with_id)
+        except ClientDisconnect:
+            log.info("request %s: the client is gone", request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the client
+            await _failure(request_id)(scope, receive, send_with_id)
+        log.info(
+            "%s %s %s %s %.0f ms",
+            request_id,
+            scope["method"],
+            scope["path"],
+            status or "-",
+            (time.monotonic() - started) * 1000,
+        )
+
+
+def _failure(request_id: str) -> ASGIApp:
+    message = f"something failed here; the request's id is {request_id}"
+    return answer(HTTPStatus.INTERNAL_SERVER_ERROR, Problem(code="internal_error", message=message))
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """The same body, refused once it is longer than the limit in bytes."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limit} bytes"
+            )
+        return message
+
+    return bounded

@@ -1,0 +1,150 @@
+"""How the command line draws the API's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Answer = dict[str, Any]
+
+COPIED = frozenset({"id", "job_id", "model", "name"})
+"""Columns that people copy from, kept on one line."""
+
+TIME_CHARACTERS = 19  # to the second; the offset of UTC stays away
+
+
+def fields(answer: Answer) -> RenderableType:
+    """Every field that has a value, one a line."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in answer.items():
+        if value is not None and value != []:
+            table.add_row(name.replace("_", " "), _text(name, value))
+    return table
+
+
+def datasets(answer: Answer) -> RenderableType:
+    """Datasets, one a line."""
+    return _table(
+        answer["data"],
+        *("id", "name", "status", "examples", "duplicates", "errors", "uploaded_at"),
+        empty="You have no datasets; `ecolink datasets upload FILE` makes one.",
+    )
+
+
+def report(answer: Answer) -> RenderableType:
+    """A validation's outcome, its warnings and its errors."""
+    counts = f"examples {answer['examples']}, duplicates {answer['duplicates']}"
+    lines = [Text(f"{answer['status']}: {counts}, errors {answer['error_count']}")]
+    for notice in answer["warnings"]:
+        lines.append(Text(f"warning: {notice['message']}", style="yellow"))
+    for problem in answer["errors"]:
+        where = "file" if problem["line"] is None else f"line {problem['line']}"
+        lines.append(Text(f"{where}: {problem['message']}", style="red"))
+    return Group(*lines)
+
+
+def jobs(answer: Answer) -> RenderableType:
+    """Jobs, one a line."""
+    return _table(
+        answer["data"],
+        *("id", "status", "phase", "cost", "approved_at", "model"),
+        empty="You have no jobs; `ecolink jobs launch` starts one.",
+    )
+
+
+def progress(job: Answer) -> str:
+    """One line on how far a job is."""
+    parts = [job["status"]]
+    if job["phase"] != job["status"]:
+        parts.append(job["phase"])
+    if job["total_steps"] is not None:
+        parts.append(f"step {job['step']}/{job['total_steps']}")
+        parts.append(f"{job['steps_remaining']} to go")
+    if job["train_loss"] is not None:
+        parts.append(f"loss {job['train_loss']:.4f}")
+    if job["tokens_per_second"] is not None:
+        parts.append(f"{job['tokens_per_second']:.0f} tokens/s")
+    parts.append(f"cost {job['cost']['text']}")
+    parts.append(f"balance {job['balance']['text']}")
+    parts.extend(job[name] for name in ("model", "error_class") if job[name])
+    return " · ".join(parts)
+
+
+def log(answer: Answer) -> RenderableType:
+    """A trainer's lines as they are."""
+    return Group(*(Text(line["text"]) for line in answer["data"]))
+
+
+def models(answer: Answer) -> RenderableType:
+    """Base models, then registered ones."""
+    return Group(
+        _table(
+            answer["base_models"],
+            *("name", "architecture", "parameters", "context_length", "imported_at"),
+            empty="There are no base models; an operator imports them.",
+        ),
+        _table(
+            answer["models"],
+            *("model", "job_id", "registered_at"),
+            empty="You have no models of your own yet.",
+        ),
+    )
+
+
+def ledger(answer: Answer) -> RenderableType:
+    """Postings, one a line."""
+    return _table(
+        answer["data"],
+        *("posted_at", "debit", "credit", "amount", "reason", "job_id", "segment", "minute"),
+        empty="Nothing was posted yet.",
+        shorten={"debit": _kind, "credit": _kind},
+    )
+
+
+def _table(
+    rows: Iterable[Answer],
+    *columns: str,
+    empty: str,
+    shorten: Mapping[str, Callable[[str], str]] | None = None,
+) -> RenderableType:
+    rows = list(rows)
+    if not rows:
+        return Text(empty, style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        number = isinstance(rows[0][name], (int, float, dict))
+        table.add_column(
+            name.replace("_", " "),
+            justify="right" if number else "left",
+            no_wrap=name in COPIED,
+        )
+    for row in rows:
+        shown = {name: (shorten or {}).get(name, lambda text: text)(row[name]) for name in columns}
+        table.add_row(*(_text(name, value) for name, value in shown.items()))
+    return table
+
+
+def _kind(account: str) -> str:
+    """A ledger account without the id, which is the reader's own."""
+    return account.partition(":")[0]
+
+
+def _text(name: str, value: object) -> Text:
+    if value is None:
+        return Text("")
+    if name.endswith("_at"):
+        return Text(str(value)[:TIME_CHARACTERS].replace("T", " "))
+    if isinstance(value, dict) and value.keys() == {"micros", "text"}:
+        return Text(value["text"])
+    if isinstance(value, dict):
+        known = {key: each for key, each in value.items() if each is not None}
+        return Text(", ".join(f"{key} {_text(key, each)}" for key, each in known.items()))
+    if isinstance(value, list):
+        return Text("; ".join(str(_text(name, each)) for each in value))
+    return Text(str(value))

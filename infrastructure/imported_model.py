@@ -1,0 +1,23 @@
+"""What the import of a base model says about it when it is complete in the model store."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ImportedModel(BaseModel):
+    """A base model in the artifact store, ready to be fine-tuned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    ref: str  # artifact prefix of the model's directory, with its manifest
+    manifest_sha256: str
+    source: str  # as it was asked for
+    architecture: str  # class name, such as LlamaForCausalLM
+    parameters: int  # tied weights counted once
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int  # tokens
+    has_chat_template: bool

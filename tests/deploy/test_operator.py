@@ -1,0 +1,91 @@
+"""The operator's commands, on a store without any service."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy import operator
+from deploy.cli import main
+from deploy.processes import environment
+from domain.application import EcoLink
+from domain.base_model import BaseModel
+from domain.identity import base_model_id
+from infrastructure.imported_model import ImportedModel
+from infrastructure.settings import Settings
+from infrastructure.store import open_log
+
+
+@pytest.fixture(autouse=True)
+def _configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+
+def ecolink(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(main, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def test_accounts_and_credit() -> None:
+    assert "Opened alice (user)" in ecolink("accounts", "create", "alice")
+    assert "already" in ecolink("accounts", "create", "alice", exit_code=1)
+    ecolink("accounts", "create", "root", "--role", "operator", "--time-zone", "Asia/Tokyo")
+    assert "time zone" in ecolink("accounts", "create", "x", "--time-zone", "Moon", exit_code=1)
+    for _ in range(2):
+        credited = ecolink("accounts", "credit", "alice", "25", "--reference", "invoice-1")
+        assert "$25.00" in credited
+    assert "more than six" in ecolink(
+        "accounts", "credit", "alice", "0.0000001", "--reference", "y", exit_code=1
+    )
+    assert "no account named bob" in ecolink(
+        "accounts", "credit", "bob", "1", "--reference", "z", exit_code=1
+    )
+    listed = ecolink("accounts", "list")
+    assert "alice" in listed
+    assert "$25.00" in listed
+    assert "operator" in listed
+
+
+def test_keys(settings: Settings) -> None:
+    ecolink("accounts", "create", "alice")
+    ecolink("accounts", "create", "bob")
+    secret = ecolink("keys", "issue", "alice").split()[-1]
+    with open_log(settings) as log:
+        key = EcoLink(log).authenticate(secret)
+        assert key is not None
+        assert secret[-4:] in ecolink("keys", "list", "alice")
+        assert str(key.id) not in ecolink("keys", "list", "bob")
+        ecolink("keys", "revoke", "bob", str(key.id), exit_code=1)
+        ecolink("keys", "revoke", "alice", str(key.id))
+        assert EcoLink(log).authenticate(secret) is None
+
+
+def test_a_base_model_is_offered_once_it_is_imported(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def imported(_: Settings, source: str, name: str) -> ImportedModel:
+        return ImportedModel(
+            name=name,
+            ref=f"models/{name}",
+            manifest_sha256="22",
+            source=source,
+            architecture="LlamaForCausalLM",
+            parameters=1000,
+            layers=2,
+            hidden_size=8,
+            vocab_size=64,
+            context_length=256,
+            has_chat_template=False,
+        )
+
+    monkeypatch.setattr(operator, "run_import", imported)
+    assert "1,000 parameters" in ecolink("models", "import", "someone/tiny-1.5.gguf")
+    with open_log(settings) as log:
+        assert log.load(BaseModel, base_model_id("tiny-1.5")).context_length == 256
+
+
+def test_a_model_that_cannot_be_imported_is_one_sentence() -> None:
+    answer = ecolink("models", "import", "/nowhere/at/all.gguf", exit_code=1)
+    assert "/nowhere/at/all.gguf could not be imported." in answer

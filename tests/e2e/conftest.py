@@ -1,0 +1,132 @@
+"""A whole EcoLink for the end-to-end tests: every process, a tiny base model, an account."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from deploy.demo.account import acting_for_the_demo, demo_account
+from deploy.local import stack
+from deploy.local.state import ChildState
+from gateway.client import Client, Endpoint
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import SystemClock
+from infrastructure.settings import Settings
+from services.scheduler.launchers.local import LocalLauncher
+from tests.polling import eventually
+from tests.tiny_model import make_tiny_model
+
+TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class EcoLinkUnderTest:
+    """A running stack, and a client of its demo account."""
+
+    settings: Settings
+    client: Client
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The stack's artifact store."""
+        return Artifacts(self.settings.artifacts)
+
+    def dataset(self, folder: Path, examples: int) -> str:
+        """Upload a dataset of some small chats and wait until it is ready; returns its id."""
+        path = folder / "chats.jsonl"
+        path.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
+        uploaded = self.client.upload(path, "chats")
+        eventually(
+            lambda: self.client.get(f"/datasets/{uploaded['id']}")["status"] == "ready_for_training"
+        )
+        return uploaded["id"]
+
+    def approve(self, dataset: str, **hyperparameters: Any) -> str:
+        """Approve a job on the tiny base; returns its path in the API."""
+        body = {"dataset": dataset, "base_model": "tiny", "hyperparameters": hyperparameters}
+        job = self.client.post("/jobs", body, idempotency_key=str(uuid4()))
+        return f"/jobs/{job['id']}"
+
+    def events(self, path: str, topic: str) -> list[dict[str, Any]]:
+        """Fields of a job's events of one topic, in order."""
+        timeline = self.client.get(f"{path}/timeline")["data"]
+        return [event["fields"] for event in timeline if event["topic"] == topic]
+
+    def await_events(self, path: str, topic: str, count: int) -> list[dict[str, Any]]:
+        """Wait until a job has so many events of a topic."""
+        eventually(lambda: len(self.events(path, topic)) >= count, TIMEOUT_SECONDS)
+        return self.events(path, topic)
+
+    def await_end(self, path: str) -> dict[str, Any]:
+        """Wait until a job is registered or failed, and all its meters are closed."""
+
+        def ended() -> bool:
+            job = self.client.get(path)
+            closed = self.events(path, "MeterClosed")
+            billed = sum(fields["billed_seconds"] for fields in closed)
+            settled = len(closed) == job["segment"] and job["billed_seconds"] == billed
+            return settled and job["status"] in ("registered", "failed")
+
+        eventually(ended, TIMEOUT_SECONDS)
+        return self.client.get(path)
+
+    def trainer(self) -> psutil.Process:
+        """The trainer's process of the one pod that runs: the child of its shim."""
+        launcher = LocalLauncher(self.settings, SystemClock())
+        (pod,) = [name for name in launcher.pods() if (p := launcher.poll(name)) and p.alive]
+        record = json.loads((self.settings.home / "pods" / str(pod) / "pod.json").read_text())
+        (child,) = psutil.Process(record["pid"]).children()
+        return child
+
+    def kill(self, name: str) -> None:
+        """kill -9 a process of the stack, and wait until the supervisor has it running again."""
+        before = self._child(name)
+        assert before.pid is not None
+        psutil.Process(before.pid).kill()
+        eventually(
+            lambda: (
+                (now := self._child(name)).state is ChildState.RUNNING
+                and now.restarts > before.restarts
+            ),
+            TIMEOUT_SECONDS,
+        )
+
+    def _child(self, name: str) -> Any:
+        found = stack.state(self.settings.home)
+        assert found is not None
+        return next(child for child in found.children if child.name == name)
+
+
+def _chat(n: int) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"What is {n} plus {n}?"},
+            {"role": "assistant", "content": f"It is {2 * n}."},
+        ]
+    }
+
+
+@pytest.fixture(scope="module")
+def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
+    """One stack for the tests of a module, with short minutes and quick heartbeats."""
+    home = tmp_path_factory.mktemp("home")
+    home.chmod(0o755)
+    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
+    model = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    with stack.up(settings) as started:
+        manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)
+        with acting_for_the_demo(started.settings) as use_cases:
+            use_cases.import_base_model(
+                "tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256
+            )
+        account = demo_account(started.settings)
+        assert started.settings.gateway_url is not None
+        with Client(Endpoint(started.settings.gateway_url, account.key)) as client:
+            yield EcoLinkUnderTest(started.settings, client)

@@ -1,0 +1,192 @@
+"""A gateway on a database of its own, with people who call it and a projector beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Event, Thread
+from uuid import UUID, uuid4
+
+import httpx
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+
+from deploy.local.ports import free_port
+from deploy.processes import environment
+from domain.account import Role
+from domain.aggregate import Cause, because
+from domain.application import EcoLink
+from domain.dataset import Dataset
+from domain.event_log import EventLog
+from gateway.app import create_app
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.settings import Settings
+from infrastructure.store import open_log, open_pool
+from projections import PROJECTIONS
+from projections.projection import ProjectionEffect
+from tests.polling import eventually
+
+BASE_MODEL = "tiny"
+DOLLAR = 1_000_000
+MEBIBYTE = 1024**2
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account holder with a key."""
+
+    account_id: UUID
+    key_id: UUID
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+
+@dataclass
+class World:
+    """Makes what a test is given, straight through the use cases."""
+
+    settings: Settings
+    log: EventLog
+    cause: Cause = field(
+        default_factory=lambda: Cause("service:test", str(uuid4()), datetime.now(UTC))
+    )
+
+    @property
+    def ecolink(self) -> EcoLink:
+        return EcoLink(self.log)
+
+    def person(self, role: Role = Role.USER, dollars: int = 0) -> Person:
+        account_id = uuid4()
+        with because(self.cause):
+            self.ecolink.open_account(account_id, role)
+            if dollars:
+                self.ecolink.grant_credit(account_id, dollars * DOLLAR, "given")
+            key, secret = self.ecolink.issue_key(account_id)
+        return Person(account_id, key.id, secret)
+
+    def revoke(self, person: Person) -> None:
+        with because(self.cause):
+            self.ecolink.revoke_key(person.account_id, person.key_id)
+
+    def dataset(self, person: Person, *, ready: bool = True) -> UUID:
+        dataset_id = uuid4()
+        with because(self.cause):
+            dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
+            if ready:
+                dataset.validate("datasets/x/examples.jsonl", "11", 10, 1, "datasets/x/report.json")
+            self.log.commit(dataset)
+        return dataset_id
+
+    def base_model(self) -> None:
+        with because(self.cause):
+            self.ecolink.import_base_model(
+                BASE_MODEL, "models/tiny", "22", "LlamaForCausalLM", 1000, 256
+            )
+
+    def project(self) -> None:
+        """Bring every projection up to date."""
+        with projector(self.settings) as project:
+            project()
+
+
+@contextmanager
+def projector(settings: Settings) -> Iterator[Callable[[], None]]:
+    """A function that brings every projection up to date; it is cheap where nothing is new."""
+    with open_log(settings) as log, open_pool(settings, max_size=1) as pool:
+        consumers = [
+            OrderedConsumer(ProjectionEffect(projection, pool.connection), log)
+            for projection in PROJECTIONS
+        ]
+        seen = 0
+
+        def project() -> None:
+            nonlocal seen
+            head = log.recorder.max_notification_id() or 0
+            if head > seen:
+                for consumer in consumers:
+                    consumer.catch_up()
+                seen = head
+
+        yield project
+
+
+@pytest.fixture
+def world(settings: Settings) -> Iterator[World]:
+    """The store behind the gateway."""
+    with open_log(settings) as log:
+        yield World(settings, log)
+
+
+@pytest.fixture
+def projecting(settings: Settings) -> Iterator[None]:
+    """Projections that follow the log, as the projector process does."""
+    ended = Event()
+    with projector(settings) as project:
+
+        def follow() -> None:
+            while not ended.wait(0.01):
+                project()
+
+        thread = Thread(target=follow)
+        thread.start()
+        yield
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def late_client(settings: Settings) -> Iterator[TestClient]:
+    """A client of a gateway whose projector is down."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(late_client: TestClient, projecting: None) -> TestClient:
+    """A client of a gateway, with no key of its own."""
+    return late_client
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway that runs as a process."""
+
+    process: psutil.Process
+    url: str
+
+
+@pytest.fixture
+def gateway(settings: Settings, projecting: None) -> Iterator[Gateway]:
+    """A gateway process, which must end well on SIGTERM."""
+    filled = settings.model_copy(
+        update={"gateway_port": free_port(0), "dataset_max_bytes": 64 * MEBIBYTE}
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.run", "gateway"], env=os.environ | environment(filled)
+    )
+    url = f"http://127.0.0.1:{filled.gateway_port}"
+    try:
+        eventually(lambda: healthy(url))
+        yield Gateway(psutil.Process(process.pid), url)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False

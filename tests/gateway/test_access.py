@@ -1,0 +1,84 @@
+"""Keys, roles, and other people's things."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from fastapi.testclient import TestClient
+
+from domain.account import Role
+from domain.aggregate import Event
+from tests.gateway.conftest import World
+
+
+def test_health_needs_no_key(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_without_a_valid_key_nothing_is_answered(client: TestClient) -> None:
+    for header in (None, "Bearer eco_wrong", "Basic eco_wrong", "Bearer"):
+        headers = {} if header is None else {"authorization": header}
+        answer = client.get("/api/account", headers=headers)
+        assert answer.status_code == 401, header
+        assert answer.json()["error"]["code"] == "unauthenticated"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_revoked_key_is_refused_at_once(client: TestClient, world: World) -> None:
+    person = world.person()
+    assert client.get("/api/account", headers=person.headers).status_code == 200
+    world.revoke(person)
+    assert client.get("/api/account", headers=person.headers).status_code == 401
+
+
+def test_a_user_is_no_operator(client: TestClient, world: World) -> None:
+    person = world.person()
+    credits = client.post(
+        f"/api/accounts/{person.account_id}/credits",
+        json={"amount": "5", "reference": "mine"},
+        headers=person.headers,
+    )
+    assert credits.status_code == 403
+    assert client.get("/api/operator/parked", headers=person.headers).status_code == 403
+
+
+def test_another_accounts_things_are_as_if_they_did_not_exist(
+    client: TestClient, world: World
+) -> None:
+    owner, other = world.person(dollars=1), world.person(dollars=1)
+    world.base_model()
+    dataset = world.dataset(owner)
+    body = {"dataset": str(dataset), "base_model": "tiny"}
+    job = client.post("/api/jobs", json=body, headers=owner.headers).json()["id"]
+    unknown = f"ftjob-{uuid4().hex}"
+
+    for path in (f"datasets/{dataset}", f"datasets/{dataset}/report"):
+        theirs = client.get(f"/api/{path}", headers=other.headers)
+        nothing = client.get(
+            f"/api/{path}".replace(str(dataset), str(uuid4())), headers=other.headers
+        )
+        assert theirs.status_code == nothing.status_code == 404
+        assert theirs.json()["error"].keys() == nothing.json()["error"].keys()
+    for view in ("", "/steps", "/timeline", "/log"):
+        theirs = client.get(f"/api/jobs/{job}{view}", headers=other.headers)
+        nothing = client.get(f"/api/jobs/{unknown}{view}", headers=other.headers)
+        assert theirs.status_code == nothing.status_code == 404
+        assert theirs.text.replace(job, "") == nothing.text.replace(unknown, "")
+    assert client.post("/api/jobs", json=body, headers=other.headers).status_code == 404
+    assert client.get("/api/jobs", headers=other.headers).json() == {"data": []}
+    assert client.get("/api/datasets", headers=other.headers).json() == {"data": []}
+    assert client.get(f"/api/ledger?job={job}", headers=other.headers).json() == {"data": []}
+
+
+def test_an_operators_credit_names_the_operator(client: TestClient, world: World) -> None:
+    operator, person = world.person(Role.OPERATOR), world.person()
+    answer = client.post(
+        f"/api/accounts/{person.account_id}/credits",
+        json={"amount": "5", "reference": "gift"},
+        headers=operator.headers,
+    )
+    *_, credited = world.log.events.get(person.account_id)
+    assert isinstance(credited, Event)
+    assert credited.actor == f"account:{operator.account_id}"
+    assert credited.account_id == person.account_id
+    assert credited.command_id == answer.headers["x-request-id"]

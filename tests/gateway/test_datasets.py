@@ -1,0 +1,113 @@
+"""Uploads: what is kept, what is refused, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from uuid import uuid4
+
+from fastapi.testclient import TestClient
+
+from domain.dataset import Dataset
+from gateway.app import create_app
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import set_progress
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.gateway.conftest import World
+
+LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+def uploads(settings: Settings) -> list[str]:
+    return Artifacts(settings.artifacts).list("uploads")
+
+
+def test_an_upload_is_stored_and_visible(client: TestClient, world: World) -> None:
+    person = world.person()
+    answer = client.post(
+        "/api/datasets", params={"name": " chats "}, content=LINE, headers=person.headers
+    )
+    assert answer.status_code == 202
+    uploaded = answer.json()
+    assert (uploaded["name"], uploaded["status"]) == ("chats", "validating")
+    assert client.get("/api/datasets", headers=person.headers).json()["data"] == [uploaded]
+
+    dataset = world.log.load(Dataset, uploaded["id"])
+    assert Artifacts(world.settings.artifacts).get(dataset.upload_ref) == LINE
+    assert dataset.upload_sha256 == sha256(LINE).hexdigest()
+
+
+def test_progress_and_report(client: TestClient, world: World) -> None:
+    person = world.person()
+    validating, ready = world.dataset(person, ready=False), world.dataset(person)
+    with connect(world.settings) as connection:
+        set_progress(connection, validating, 3, 50, 100)
+    shown = client.get(f"/api/datasets/{validating}", headers=person.headers).json()
+    assert shown["progress"] == {"lines": 3, "bytes": 50, "total_bytes": 100}
+    early = client.get(f"/api/datasets/{validating}/report", headers=person.headers)
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "wrong_state")
+
+    Artifacts(world.settings.artifacts).put(
+        "datasets/x/report.json",
+        b'{"status": "ready_for_training", "examples": 10, "duplicates": 1, "lines": 11,'
+        b' "bytes": 100, "sha256": "11", "normalised_bytes": 90, "warnings": [{"code": '
+        b'"duplicate_lines", "message": "1 line repeats", "count": 1, "lines": [7]}],'
+        b' "errors": [], "error_count": 0}',
+    )
+    shown = client.get(f"/api/datasets/{ready}", headers=person.headers).json()
+    assert (shown["status"], shown["examples"], shown["progress"]) == (
+        "ready_for_training",
+        10,
+        None,
+    )
+    report = client.get(f"/api/datasets/{ready}/report", headers=person.headers).json()
+    assert report["warnings"][0]["lines"] == [7]
+
+
+def test_a_repeated_upload_is_one_dataset(client: TestClient, world: World) -> None:
+    person = world.person()
+
+    def upload(content: bytes) -> tuple[int, str | None]:
+        answer = client.post(
+            "/api/datasets?name=chats",
+            content=content,
+            headers=person.headers | {"idempotency-key": "once"},
+        )
+        return answer.status_code, answer.json().get("id")
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = set(threads.map(upload, [LINE] * 4))
+    assert len(answers) == 1
+    assert upload(LINE) in answers
+    assert upload(LINE * 2) == (409, None)
+    (ref,) = uploads(world.settings)
+    assert Artifacts(world.settings.artifacts).get(ref) == LINE
+
+
+def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) -> None:
+    settings = world.settings.model_copy(update={"dataset_max_bytes": 3 * 1024**2 // 2})
+    person = world.person()
+    declared = b"x" * (settings.dataset_max_bytes + 1)
+    with TestClient(create_app(settings)) as client:
+        for content in (declared, iter([declared[:-1], b"x"])):
+            answer = client.post("/api/datasets?name=big", content=content, headers=person.headers)
+            assert answer.status_code == 413
+            assert "1.5 MiB" in answer.json()["error"]["message"]
+        assert client.get("/api/datasets", headers=person.headers).json() == {"data": []}
+    assert uploads(settings) == []
+
+
+def test_a_name_is_needed(client: TestClient, world: World) -> None:
+    person = world.person()
+    for query in ("", "?name=", "?name=%20"):
+        answer = client.post(f"/api/datasets{query}", content=LINE, headers=person.headers)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["fields"][0]["field"] == "name"
+    assert uploads(world.settings) == []
+
+
+def test_a_stranger_stores_nothing(client: TestClient, world: World) -> None:
+    assert client.post("/api/datasets?name=x", content=LINE).status_code == 401
+    assert client.get(f"/api/datasets/{uuid4()}").status_code == 401
+    assert uploads(world.settings) == []

@@ -1,0 +1,85 @@
+"""One shape for every error, and nothing of the inside on the outside."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from domain import errors as domain_errors
+from domain.application import EcoLink
+from domain.errors import DomainError
+from gateway.errors import STATUSES
+from gateway.requests import JSON_BYTES
+from tests.gateway.conftest import World
+
+
+def test_every_refusal_has_a_status() -> None:
+    kinds = {
+        kind
+        for kind in vars(domain_errors).values()
+        if isinstance(kind, type) and issubclass(kind, DomainError) and kind is not DomainError
+    }
+    assert kinds <= STATUSES.keys()
+
+
+def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -> None:
+    answer = client.post(
+        "/api/jobs",
+        json={
+            "dataset": "none",
+            "gpu_count": 0,
+            "surprise": 1,
+            "hyperparameters": {"lora_r": 0, "epochs": "3", "dropout": 1.5},
+        },
+        headers=world.person().headers,
+    )
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert error["code"] == "invalid"
+    assert {problem["field"] for problem in error["fields"]} == {
+        "dataset",
+        "base_model",
+        "gpu_count",
+        "surprise",
+        "hyperparameters.lora_r",
+        "hyperparameters.epochs",
+        "hyperparameters.dropout",
+    }
+    assert all(problem["message"] for problem in error["fields"])
+
+
+def test_what_the_framework_refuses_has_the_same_shape(client: TestClient) -> None:
+    for answer, status, code in (
+        (client.get("/api/nothing"), 404, "not_found"),
+        (client.delete("/api/jobs"), 405, "method_not_allowed"),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert answer.headers["x-request-id"]
+
+
+def test_a_failure_says_its_id_and_nothing_else(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: EcoLink, secret: str) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(EcoLink, "authenticate", fail)
+    with caplog.at_level(logging.ERROR, "gateway"):
+        answer = client.get("/api/account", headers={"authorization": "Bearer eco_x"})
+    request_id = answer.headers["x-request-id"]
+    assert answer.status_code == 500
+    assert "hunter2" not in answer.text
+    assert request_id in answer.json()["error"]["message"]
+    assert any(request_id in record.getMessage() for record in caplog.records)
+
+
+def test_a_body_that_is_read_whole_is_bounded(client: TestClient, world: World) -> None:
+    answer = client.post(
+        "/api/jobs",
+        content=b'"' + b"x" * JSON_BYTES + b'"',
+        headers=world.person().headers | {"content-type": "application/json"},
+    )
+    assert answer.status_code == 413
+    assert str(JSON_BYTES) in answer.json()["error"]["message"]

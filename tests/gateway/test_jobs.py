@@ -1,0 +1,198 @@
+"""Approving jobs and reading them back."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+
+from domain.aggregate import because
+from domain.job import Job, SegmentEnd
+from gateway import freshness
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import add_log_line, add_step
+from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.store import connect
+from tests.gateway.conftest import BASE_MODEL, Person, World
+
+
+def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
+    """A person with a ready dataset, and the body of a job on it."""
+    person = world.person(dollars=dollars)
+    world.base_model()
+    return person, {"dataset": str(world.dataset(person)), "base_model": BASE_MODEL}
+
+
+def uuid_of(job: dict[str, Any]) -> UUID:
+    return UUID(job["id"].removeprefix("ftjob-"))
+
+
+def test_a_job_is_visible_as_soon_as_it_is_approved(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    approved = client.post("/api/jobs", json=body, headers=person.headers)
+    assert approved.status_code == 201
+    job = approved.json()
+    assert job["status"] == "training"
+    assert job["rate_per_hour"] == {"micros": 600_000, "text": "$0.60"}
+
+    for name in (job["id"], str(uuid_of(job))):
+        shown = client.get(f"/api/jobs/{name}", headers=person.headers).json()
+        assert shown["id"] == job["id"]
+        assert shown["phase"] == "waiting for a GPU"
+        assert shown["hyperparameters"]["epochs"] == 3
+        assert shown["balance"]["micros"] == 10_000_000
+    listed = client.get("/api/jobs", headers=person.headers).json()["data"]
+    assert [each["id"] for each in listed] == [job["id"]]
+    timeline = client.get(f"/api/jobs/{job['id']}/timeline", headers=person.headers).json()["data"]
+    assert [entry["topic"] for entry in timeline] == ["JobApproved"]
+
+
+def test_a_job_is_not_denied_while_the_projector_is_down(
+    late_client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness, "WAIT_SECONDS", 0.05)
+    person, body = ready(world)
+    job = late_client.post("/api/jobs", json=body, headers=person.headers)
+    assert job.status_code == 201
+    path = f"/api/jobs/{job.json()['id']}"
+    behind = late_client.get(path, headers=person.headers)
+    assert (behind.status_code, behind.json()["error"]["code"]) == (503, "not_yet_visible")
+    world.project()
+    assert late_client.get(path, headers=person.headers).status_code == 200
+
+
+def test_the_same_key_makes_one_job(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    headers = person.headers | {"idempotency-key": "once"}
+    first, second = (client.post("/api/jobs", json=body, headers=headers) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+
+    other = client.post("/api/jobs", json=body | {"gpu_count": 2}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+
+    without = [client.post("/api/jobs", json=body, headers=person.headers) for _ in range(2)]
+    assert len({answer.json()["id"] for answer in (first, *without)}) == 3
+
+
+def test_the_same_key_at_once_makes_one_job(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    headers = person.headers | {"idempotency-key": "race"}
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(
+            threads.map(
+                lambda count: client.post(
+                    "/api/jobs", json=body | {"gpu_count": count}, headers=headers
+                ),
+                [1, 2, 1, 2, 1, 2],
+            )
+        )
+    approved = [answer for answer in answers if answer.is_success]
+    refused = [answer for answer in answers if not answer.is_success]
+    assert len({answer.json()["gpu_count"] for answer in approved}) == 1
+    assert (len(approved), len(refused)) == (3, 3)
+    assert {answer.status_code for answer in refused} == {409}
+
+
+def test_an_empty_account_is_refused(client: TestClient, world: World) -> None:
+    person, body = ready(world, dollars=0)
+    answer = client.post("/api/jobs", json=body, headers=person.headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (402, "insufficient_balance")
+
+
+def test_what_was_chosen_must_exist(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    validating = str(world.dataset(person, ready=False))
+    for change, status, field in (
+        ({"dataset": validating}, 409, "dataset"),
+        ({"base_model": "none"}, 422, "base_model"),
+        ({"region": "moon"}, 422, "region"),
+        ({"gpu_type": "abacus"}, 422, "gpu_type"),
+    ):
+        answer = client.post("/api/jobs", json=body | change, headers=person.headers)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_progress_comes_from_the_measurements(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
+    now = datetime.now(UTC)
+    with because(world.cause):
+        job = world.log.load(Job, job_id)
+        job.allocate_segment(1)
+        job.start_pod(1, "pod", now)
+        job.start_training(1, 0, 30, 9, 1)
+        world.log.commit(job)
+    with connect(world.settings) as connection:
+        for step in (1, 2):
+            add_step(
+                connection,
+                StepMeasured(
+                    account_id=person.account_id,
+                    job_id=job_id,
+                    segment=1,
+                    step=step,
+                    total_steps=30,
+                    train_loss=3.0 - step,
+                    learning_rate=1e-4,
+                    tokens=100,
+                    tokens_per_second=50.0,
+                    elapsed_seconds=2.0 * step,
+                    measured_at=now,
+                ),
+            )
+    world.project()
+    shown = client.get(f"/api/jobs/{job_id}", headers=person.headers).json()
+    assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.0)
+    assert (shown["tokens_per_second"], shown["segment"]) == (50.0, 1)
+    steps = client.get(f"/api/jobs/{job_id}/steps?after=1", headers=person.headers).json()["data"]
+    assert [step["step"] for step in steps] == [2]
+
+
+def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
+    line = LogLine(
+        account_id=person.account_id,
+        job_id=job_id,
+        segment=1,
+        n=1,
+        level="INFO",
+        text="loading",
+        logged_at=datetime.now(UTC),
+    )
+    with connect(world.settings) as connection:
+        add_log_line(connection, line)
+    log = f"/api/jobs/{job_id}/log"
+    (shown,) = client.get(log, headers=person.headers).json()["data"]
+    assert (shown["level"], shown["text"]) == ("INFO", "loading")
+
+    Artifacts(world.settings.artifacts).put("tail.log", b"one\ntwo\nMemoryError\n")
+    with because(world.cause):
+        job = world.log.load(Job, job_id)
+        for segment in (1, 2, 3, 4):
+            job.allocate_segment(segment)
+            job.end_segment(
+                segment, SegmentEnd.CRASHED, 1, error_class="MemoryError", log_ref="tail.log"
+            )
+        world.log.commit(job)
+    world.project()
+    shown = client.get(f"/api/jobs/{job_id}", headers=person.headers).json()
+    assert (shown["status"], shown["error_class"]) == ("failed", "MemoryError")
+    lines = client.get(f"{log}?lines=2", headers=person.headers).json()["data"]
+    assert [line["text"] for line in lines] == ["two", "MemoryError"]
+
+
+def test_models_and_catalog(client: TestClient, world: World) -> None:
+    person, _ = ready(world)
+    world.project()
+    models = client.get("/api/models", headers=person.headers).json()
+    assert [base["name"] for base in models["base_models"]] == [BASE_MODEL]
+    assert models["models"] == []
+    offered = client.get("/api/catalog", headers=person.headers).json()
+    assert offered["gpu_types"][0]["rate_per_hour"]["micros"] == 600_000
+    assert offered["regions"][0]["gpu_types"] == ["cpu"]

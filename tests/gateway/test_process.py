@@ -1,0 +1,68 @@
+"""The gateway as a process: real sockets, bounded memory, and its end."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import httpx
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from tests.gateway.conftest import MEBIBYTE, Gateway, World, healthy
+from tests.polling import eventually
+
+
+def _files(settings: Settings) -> list[Path]:
+    root = Artifacts(settings.artifacts).root
+    assert root is not None
+    return [path for path in (root / "uploads").rglob("*") if path.is_file()]
+
+
+def test_uploads_are_streamed(gateway: Gateway, world: World) -> None:
+    process, url = gateway.process, gateway.url
+    person = world.person()
+    chunk = b"x" * MEBIBYTE
+    before = process.memory_info().rss
+    answer = httpx.post(
+        f"{url}/api/datasets?name=large",
+        content=(chunk for _ in range(60)),
+        headers=person.headers,
+        timeout=30,
+    )
+    assert answer.status_code == 202
+    assert answer.json()["total_bytes"] == 60 * MEBIBYTE
+    peak = int(Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    assert peak - before < 40 * MEBIBYTE
+    assert [path.stat().st_size for path in _files(world.settings)] == [60 * MEBIBYTE]
+
+
+def test_what_does_not_become_a_dataset_leaves_nothing(gateway: Gateway, world: World) -> None:
+    url = gateway.url
+    chunk = b"x" * MEBIBYTE
+    headers = world.person().headers
+    for size in ({}, {"content-length": str(100 * MEBIBYTE)}):
+        answer = httpx.post(
+            f"{url}/api/datasets?name=large",
+            content=(chunk for _ in range(100)),
+            headers=headers | size,
+            timeout=30,
+        )
+        assert answer.status_code == 413
+        assert "64 MiB" in answer.json()["error"]["message"]
+    assert _files(world.settings) == []
+    _go_away(url, world)
+
+
+def _go_away(url: str, world: World) -> None:
+    """A client that goes away in the middle of an upload leaves nothing either."""
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        "POST /api/datasets?name=cut HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n"
+        f"Authorization: Bearer {world.person().key}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + b"x" * (20 * MEBIBYTE))
+        eventually(lambda: _files(world.settings))  # it is being written
+    eventually(lambda: not _files(world.settings))
+    assert healthy(url)

@@ -1,0 +1,127 @@
+"""The bus: what is declared is what the server has, and an event travels whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from nats.js import JetStreamContext, api
+from nats.js.errors import NotFoundError
+
+from domain.account import Account, Role
+from domain.aggregate import Aggregate
+from domain.event_log import EventLog
+from domain.gpu_pool import GpuPool
+from domain.identity import PLATFORM_ACCOUNT_ID
+from domain.job import Job
+from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision, stream_config
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+
+READER = Durable("reader", EVENTS, "events.>")
+LISTENER = Durable("listener", REPORTS, "reports.>")
+
+
+async def test_everything_declared_is_created_and_said(js: JetStreamContext) -> None:
+    changes = await provision(js, (READER, LISTENER))
+    assert changes == [
+        *(f"stream {config.name} created" for config in STREAMS),
+        "consumer reader created",
+        "consumer listener created",
+    ]
+    assert {info.config.name for info in await js.streams_info()} == {
+        config.name for config in STREAMS
+    }
+
+
+async def test_provisioning_again_changes_nothing(js: JetStreamContext) -> None:
+    await provision(js, (READER, LISTENER))
+    assert await provision(js, (READER, LISTENER)) == []
+
+
+@pytest.mark.parametrize("config", STREAMS, ids=lambda config: config.name)
+async def test_a_stream_that_somebody_changed_is_as_declared_again(
+    js: JetStreamContext, config: api.StreamConfig
+) -> None:
+    await provision(js, ())
+    await js.update_stream(config.evolve(max_bytes=1024**2))
+    assert await provision(js, ()) == [f"stream {config.name} updated"]
+    assert config.name is not None
+    assert (await js.stream_info(config.name)).config.max_bytes == config.max_bytes
+
+
+async def test_a_consumer_whose_declaration_changed_is_made_anew(js: JetStreamContext) -> None:
+    await provision(js, (READER,))
+    narrower = replace(READER, filter_subject="events.*.Job.>")
+    assert await provision(js, (narrower,)) == ["consumer reader recreated"]
+    info = await js.consumer_info(EVENTS, READER.name)
+    assert info.config.filter_subject == "events.*.Job.>"
+
+
+async def test_a_deleted_consumer_comes_back(js: JetStreamContext) -> None:
+    await provision(js, (READER,))
+    await js.delete_consumer(EVENTS, READER.name)
+    assert await provision(js, (READER,)) == ["consumer reader created"]
+
+
+async def test_a_deleted_stream_comes_back_with_its_consumers(js: JetStreamContext) -> None:
+    await provision(js, (READER, LISTENER))
+    await js.delete_stream(EVENTS)
+    assert await provision(js, (READER, LISTENER)) == [
+        "stream EVENTS created",
+        "consumer reader created",
+    ]
+
+
+async def test_a_consumer_of_no_declared_stream_is_an_error(js: JetStreamContext) -> None:
+    with pytest.raises(NotFoundError):
+        await provision(js, (Durable("lost", "NOWHERE", ">"),))
+
+
+def test_the_event_stream_is_bounded_by_size_alone() -> None:
+    config = stream_config(EVENTS)
+    assert config.max_bytes
+    assert not config.max_age
+
+
+def _opened() -> Aggregate:
+    return Account.open(ACCOUNT_ID, Role.USER, "Europe/Berlin")
+
+
+def _approved() -> Aggregate:
+    return Job.approve(JOB_ID, ACCOUNT_ID, PLAN)
+
+
+@pytest.mark.parametrize("make", [_opened, _approved])
+def test_an_event_travels_whole(log: EventLog, make: Callable[[], Aggregate]) -> None:
+    with command():
+        aggregate = make()
+        (event,) = aggregate.pending_events
+        log.commit(aggregate)
+    (notification,) = log.recorder.select_notifications(start=None, limit=1)
+    sent = Envelope.of(notification, prev_id=0)
+    received = Envelope.model_validate_json(sent.model_dump_json())
+    assert received == sent
+    assert received.event_id == event.event_id
+    assert log.mapper.to_domain_event(received.notification) == event
+
+
+@pytest.mark.parametrize(
+    ("make", "account_id", "kind", "topic"),
+    [
+        (_opened, ACCOUNT_ID, "Account", "AccountOpened"),
+        (_approved, ACCOUNT_ID, "Job", "JobApproved"),
+        (lambda: GpuPool.open("local", "cpu"), PLATFORM_ACCOUNT_ID, "GpuPool", "GpuPoolOpened"),
+    ],
+)
+def test_a_subject_names_account_aggregate_and_event(
+    log: EventLog, make: Callable[[], Aggregate], account_id: object, kind: str, topic: str
+) -> None:
+    with command():
+        aggregate = make()
+        log.commit(aggregate)
+    (notification,) = log.recorder.select_notifications(start=None, limit=1)
+    assert Envelope.of(notification, 0).subject == (
+        f"events.{account_id}.{kind}.{aggregate.id}.{topic}"
+    )

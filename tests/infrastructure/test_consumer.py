@@ -1,0 +1,251 @@
+"""The ordered consumer: every event once and in order, through real PostgreSQL and JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from nats.js import JetStreamContext
+from psycopg_pool import ConnectionPool
+
+from domain.aggregate import Event
+from domain.event_log import EventLog
+from infrastructure.bus import EVENTS, Envelope, provision
+from infrastructure.consumer import Effect, OrderedConsumer, Recorded
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from infrastructure.store import APP_ROLE, Connection
+from projections.projection import Cursor, Projection, ProjectionEffect
+from services.relay.publisher import Publisher
+from tests.logs import envelopes, grow, ids, leave_hole
+from tests.polling import eventually, eventually_async
+
+SEEN_DDL = "CREATE TABLE seen (n bigserial PRIMARY KEY, event_id text NOT NULL)"
+
+
+def _see(cursor: Cursor, event: Event) -> None:
+    cursor.execute("INSERT INTO seen (event_id) VALUES (%s)", [event.event_id])
+
+
+SEEN = Projection("seen", ("seen",), SEEN_DDL, _see)
+
+
+@pytest.fixture
+def consumer(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
+) -> OrderedConsumer:
+    """A consumer that notes every event, in a table where a repetition would show."""
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as owner:
+        owner.execute(SEEN_DDL)
+        owner.execute(f"GRANT ALL ON seen, seen_n_seq TO {APP_ROLE}".encode())
+    return OrderedConsumer(ProjectionEffect(SEEN, pool.connection), log)
+
+
+def seen(pool: ConnectionPool[Connection]) -> list[str]:
+    with pool.connection() as connection:
+        rows = connection.execute("SELECT event_id FROM seen ORDER BY n").fetchall()
+    return [row["event_id"] for row in rows]
+
+
+def logged(log: EventLog) -> list[str]:
+    return [envelope.event_id for envelope in envelopes(log)]
+
+
+@asynccontextmanager
+async def consuming(
+    settings: Settings, js: JetStreamContext, consumer: OrderedConsumer
+) -> AsyncIterator[None]:
+    """The consumer runs in this process, as it does in a service's."""
+    await provision(js, (consumer.durable,))
+    broker = broker_of(settings, "test")
+    consumer.subscribe(broker)
+    await broker.start()
+    try:
+        yield
+    finally:
+        await broker.stop()
+
+
+async def all_acknowledged(js: JetStreamContext, consumer: OrderedConsumer) -> bool:
+    info = await js.consumer_info(EVENTS, consumer.durable.name)
+    return info.num_pending == 0 and info.num_ack_pending == 0
+
+
+async def caught_up(consumer: OrderedConsumer, log: EventLog) -> None:
+    """Wait until the effect of the log's last event is committed."""
+    last = ids(log)[-1]
+    await asyncio.to_thread(eventually, lambda: consumer.effect.position() == last)
+
+
+async def test_thousands_of_events_arrive_once_and_in_order(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    async with consuming(settings, js, consumer):
+        publisher = Publisher(log, js)
+        for _ in range(3):
+            grow(log, 1000)
+            leave_hole(log)
+            await publisher.publish_new()
+        await caught_up(consumer, log)
+        await eventually_async(lambda: all_acknowledged(js, consumer))
+    assert seen(pool) == logged(log)
+
+
+async def test_a_redelivery_of_everything_changes_nothing(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    grow(log, 20)
+    async with consuming(settings, js, consumer):
+        publisher = Publisher(log, js)
+        await publisher.publish_new()
+        await caught_up(consumer, log)
+        await js.delete_consumer(EVENTS, consumer.durable.name)
+        await provision(js, (consumer.durable,))
+        grow(log, 5)
+        await publisher.publish_new()
+        await eventually_async(lambda: all_acknowledged(js, consumer))
+    assert seen(pool) == logged(log)
+
+
+async def test_what_the_stream_lacks_is_read_from_the_log(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    grow(log, 10)
+    last = envelopes(log)[-1]
+    async with consuming(settings, js, consumer):
+        await js.publish(last.subject, last.model_dump_json().encode())
+        await caught_up(consumer, log)
+    assert seen(pool) == logged(log)
+
+
+async def test_a_stream_that_is_deleted_and_filled_again_changes_nothing(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    async with consuming(settings, js, consumer):
+        publisher = Publisher(log, js)
+        grow(log, 30)
+        await publisher.publish_new()
+        await caught_up(consumer, log)
+        await js.delete_stream(EVENTS)
+        grow(log, 10)
+        await provision(js, (consumer.durable,))
+        await publisher.publish_new()
+        await caught_up(consumer, log)
+        await eventually_async(lambda: all_acknowledged(js, consumer))
+    assert seen(pool) == logged(log)
+
+
+async def test_a_crash_between_commit_and_acknowledgement_changes_nothing(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    await provision(js, (consumer.durable,))
+    grow(log, 8)
+    await Publisher(log, js).publish_new()
+    crashing = await js.pull_subscribe_bind(consumer.durable.name, EVENTS)
+    messages = await crashing.fetch(5)
+    consumer.consume([Envelope.model_validate_json(message.data) for message in messages])
+    for message in messages:  # the server gives them out again, as it does after a crash
+        await message.nak()
+    await crashing.unsubscribe()
+    async with consuming(settings, js, consumer):
+        await eventually_async(lambda: all_acknowledged(js, consumer))
+    assert seen(pool) == logged(log)
+
+
+class Faltering:
+    """An effect that cannot be committed the first few times."""
+
+    name = "faltering"
+
+    def __init__(self, effect: Effect, failures: int) -> None:
+        self._effect = effect
+        self.failures = failures
+
+    def position(self) -> int:
+        return self._effect.position()
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("the database is away")
+        self._effect.apply(batch)
+
+
+async def test_a_batch_is_tried_until_it_is_committed(
+    settings: Settings,
+    log: EventLog,
+    js: JetStreamContext,
+    pool: ConnectionPool[Connection],
+    consumer: OrderedConsumer,
+) -> None:
+    grow(log, 5)
+    faltering = OrderedConsumer(Faltering(consumer.effect, failures=2), log)
+    async with consuming(settings, js, faltering):
+        await Publisher(log, js).publish_new()
+        await caught_up(faltering, log)
+    assert seen(pool) == logged(log)
+
+
+class Noting:
+    """An effect in memory, which believes whatever it is given."""
+
+    name = "noting"
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def position(self) -> int:
+        return self.ids[-1] if self.ids else 0
+
+    def apply(self, batch: Sequence[Recorded]) -> None:
+        self.ids += [item.id for item in batch]
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), max_size=6))
+def test_whatever_the_stream_delivers_the_log_is_applied(
+    log: EventLog, batches: list[list[int]]
+) -> None:
+    """Batches with gaps, repetitions and inversions, as redelivery may make them."""
+    if not ids(log):
+        grow(log, 4)
+        leave_hole(log)
+        grow(log, 5)
+    stream, whole = envelopes(log), ids(log)
+    effect = Noting()
+    consumer = OrderedConsumer(effect, log)
+    for batch in batches:
+        consumer.consume([stream[index] for index in batch])
+        assert effect.ids == whole[: len(effect.ids)]
+        assert effect.position() >= max(stream[index].id for index in batch)
+    consumer.catch_up()
+    assert effect.ids == whole

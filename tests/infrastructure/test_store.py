@@ -1,0 +1,239 @@
+"""The event store: append-only, durable, and honest about who was first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from eventsourcing.persistence import Tracking
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from domain.account import Account, Role
+from domain.aggregate import Cause
+from domain.errors import VersionConflict
+from domain.event_log import EventLog
+from infrastructure.settings import Settings
+from infrastructure.store import connect, open_log
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID
+
+
+@pytest.fixture(autouse=True)
+def cause() -> Iterator[Cause]:
+    with command() as cause:
+        yield cause
+
+
+def opened(account_id: UUID = ACCOUNT_ID) -> Account:
+    return Account.open(account_id, Role.USER, "UTC")
+
+
+def credits_of(log: EventLog) -> list[str]:
+    events = log.events.get(ACCOUNT_ID)
+    return [event.reference for event in events if isinstance(event, Account.CreditGranted)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ecolink_events SET state = state",
+        "DELETE FROM ecolink_events",
+        "TRUNCATE ecolink_events",
+        "DROP TABLE ecolink_events",
+        "UPDATE ecolink_snapshots SET state = state",
+        "DELETE FROM ecolink_tracking",
+    ],
+)
+def test_what_is_recorded_cannot_be_changed(
+    log: EventLog, settings: Settings, statement: str
+) -> None:
+    log.commit(opened())
+    with connect(settings) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement.encode())
+    assert log.recorder.max_notification_id() == 1
+
+
+def test_services_may_lock_the_log_to_keep_it_in_order(settings: Settings) -> None:
+    with connect(settings, autocommit=False) as connection:
+        connection.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+
+
+def test_a_store_that_skips_the_lock_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_ENABLE_DB_FUNCTIONS", "y")
+    with pytest.raises(RuntimeError, match="POSTGRES_ENABLE_DB_FUNCTIONS"):
+        open_log(settings)
+
+
+def test_a_server_that_acknowledges_before_it_is_durable_is_refused(settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    name = conninfo_to_dict(settings.owner_database_url)["dbname"]
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        owner.execute(
+            sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(
+                sql.Identifier(str(name))
+            )
+        )
+    with pytest.raises(RuntimeError, match="synchronous_commit"):
+        open_log(settings)
+
+
+def test_of_two_writers_of_one_version_one_is_told_that_it_was_late(log: EventLog) -> None:
+    log.commit(opened())
+    together = threading.Barrier(2)
+    outcomes: dict[str, type[Exception] | None] = {}
+
+    def write(name: str) -> None:
+        with command(name):
+            account = log.load(Account, ACCOUNT_ID)
+            account.grant_credit(100, name)
+            together.wait()
+            try:
+                log.commit(account)
+                outcomes[name] = None
+            except VersionConflict as error:
+                outcomes[name] = type(error)
+
+    writers = [threading.Thread(target=write, args=[name]) for name in ("one", "two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    (winner,) = [name for name, outcome in outcomes.items() if outcome is None]
+    assert list(outcomes.values()).count(VersionConflict) == 1
+    assert credits_of(log) == [winner]
+
+
+def test_a_use_case_that_was_late_is_tried_again(log: EventLog) -> None:
+    log.commit(opened())
+    attempts = 0
+
+    def grant() -> None:
+        nonlocal attempts
+        account = log.load(Account, ACCOUNT_ID)
+        if attempts == 0:
+            with command("another"):
+                rival = log.load(Account, ACCOUNT_ID)
+                rival.grant_credit(1, "rival")
+                log.commit(rival)
+        attempts += 1
+        account.grant_credit(1, "mine")
+        log.commit(account)
+
+    log.retrying(grant)
+    assert attempts == 2
+    assert credits_of(log) == ["rival", "mine"]
+
+
+def test_a_save_whose_acknowledgement_was_lost_is_a_success(log: EventLog) -> None:
+    log.commit(opened())
+    lost, again = log.load(Account, ACCOUNT_ID), log.load(Account, ACCOUNT_ID)
+    for account in (lost, again):
+        account.grant_credit(100, "invoice")
+    log.commit(lost, tracking=Tracking("reader", 1))
+    log.commit(again, tracking=Tracking("reader", 1))
+    assert credits_of(log) == ["invoice"]
+
+
+def test_another_commands_event_in_its_place_is_a_conflict(log: EventLog) -> None:
+    log.commit(opened())
+    first, second = log.load(Account, ACCOUNT_ID), log.load(Account, ACCOUNT_ID)
+    with command("one"):
+        first.grant_credit(100, "invoice")
+        log.commit(first)
+    with command("two"):
+        second.grant_credit(100, "invoice")
+        with pytest.raises(VersionConflict):
+            log.commit(second)
+
+
+def test_a_conflict_on_one_aggregate_saves_nothing_of_the_others(log: EventLog) -> None:
+    log.commit(opened())
+    late = log.load(Account, ACCOUNT_ID)
+    with command("first"):
+        first = log.load(Account, ACCOUNT_ID)
+        first.grant_credit(100, "first")
+        log.commit(first)
+    other = opened(uuid4())
+    late.grant_credit(100, "late")
+    with pytest.raises(VersionConflict):
+        log.commit(other, late)
+    assert log.find(Account, other.id) is None
+
+
+def test_events_and_the_position_they_answer_are_saved_together(log: EventLog) -> None:
+    log.commit(opened(), tracking=Tracking("reader", 7))
+    assert log.process_recorder.max_tracking_id("reader") == 7
+
+
+def test_a_position_that_was_reached_before_saves_no_event(log: EventLog) -> None:
+    log.commit(opened(), tracking=Tracking("reader", 7))
+    for position in (6, 7):
+        other = opened(uuid4())
+        with pytest.raises(VersionConflict):
+            log.commit(other, tracking=Tracking("reader", position))
+        assert log.find(Account, other.id) is None
+    assert log.process_recorder.max_tracking_id("reader") == 7
+
+
+def with_a_thousand_events(log: EventLog) -> Account:
+    """An account one event beyond its first snapshot."""
+    account = opened()
+    for number in range(1000):
+        account.grant_credit(number + 1, f"credit-{number}")
+        if len(account.pending_events) == 500:
+            log.commit(account)
+    log.commit(account)
+    return account
+
+
+def test_a_long_account_is_read_from_its_snapshot_and_is_the_same(log: EventLog) -> None:
+    account = with_a_thousand_events(log)
+    assert log.snapshots is not None
+    (snapshot,) = log.snapshots.get(ACCOUNT_ID)
+    assert snapshot.originator_version == 1000
+
+    replayed = None
+    for event in log.events.get(ACCOUNT_ID):
+        assert isinstance(event, Account.Event)
+        replayed = event.mutate(replayed)
+    assert log.load(Account, ACCOUNT_ID) == replayed == account
+
+
+def test_a_snapshot_spares_the_events_before_it(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_thousand_events(log)
+    read_after: list[int | None] = []
+    select = log.events.recorder.select_events
+
+    def spy(originator_id: UUID, *, gt: int | None = None, **options: object) -> object:
+        read_after.append(gt)
+        return select(originator_id, gt=gt, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log.events.recorder, "select_events", spy)
+    log.load(Account, ACCOUNT_ID)
+    assert read_after == [1000]
+
+
+def test_a_log_that_keeps_aggregates_sees_what_others_write(
+    log: EventLog, settings: Settings
+) -> None:
+    log.commit(opened())
+    cached = open_log(settings, cached=10)
+    try:
+        assert cached.load(Account, ACCOUNT_ID).balance_micros == 0
+        account = log.load(Account, ACCOUNT_ID)
+        account.grant_credit(100, "elsewhere")
+        log.commit(account)
+        assert cached.load(Account, ACCOUNT_ID).balance_micros == 100
+        cached.load(Account, ACCOUNT_ID).grant_credit(5, "never saved")
+        assert cached.load(Account, ACCOUNT_ID).balance_micros == 100
+    finally:
+        cached.close()

@@ -1,0 +1,73 @@
+"""Event logs as tests need them: of some length, with holes, and as the bus carries them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from uuid import UUID
+
+from eventsourcing.persistence import Notification
+
+from domain.account import Account, Role
+from domain.errors import VersionConflict
+from domain.event_log import EventLog
+from infrastructure.bus import Envelope
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID
+
+COMMIT_EVENTS = 500
+
+
+def grow(log: EventLog, events: int, account_id: UUID = ACCOUNT_ID) -> None:
+    """Append some events of one account."""
+    account = log.find(Account, account_id)
+    start = 0 if account is None else account.version
+    with command(f"grow from {start}"):
+        if account is None:
+            account = Account.open(account_id, Role.USER, "UTC")
+        while account.version < start + events:
+            account.grant_credit(1, f"credit-{account.version}")
+            if len(account.pending_events) == COMMIT_EVENTS:
+                log.commit(account)
+        log.commit(account)
+
+
+def leave_hole(log: EventLog) -> None:
+    """Use up a notification id: a writer that comes too late is rolled back."""
+    late = log.load(Account, ACCOUNT_ID)
+    grow(log, 1)
+    with command("late"):
+        late.grant_credit(1, "late")
+        try:
+            log.commit(late)
+        except VersionConflict:
+            return
+    raise AssertionError("nothing was rolled back")
+
+
+def notifications(log: EventLog) -> list[Notification]:
+    """The whole log."""
+    found: list[Notification] = []
+    while batch := log.recorder.select_notifications(
+        start=found[-1].id if found else None, limit=1000, inclusive_of_start=False
+    ):
+        found += batch
+    return found
+
+
+def envelopes(log: EventLog) -> list[Envelope]:
+    """The whole log, as the relay publishes it."""
+    found = notifications(log)
+    return [
+        Envelope.of(item, prev_id)
+        for prev_id, item in zip([0, *(item.id for item in found)], found, strict=False)
+    ]
+
+
+def ids(log: EventLog) -> list[int]:
+    """Notification ids of the whole log."""
+    return [item.id for item in notifications(log)]
+
+
+def has_holes(positions: list[int]) -> bool:
+    """Whether some ids between the first and the last are missing."""
+    return any(after != before + 1 for before, after in pairwise(positions))

@@ -1,0 +1,62 @@
+"""Accounts as rows are accounts as aggregates."""
+
+from __future__ import annotations
+
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import ACCOUNTS
+from projections.accounts import account, all_accounts
+from tests.causes import NOW, command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def test_a_row_holds_what_the_aggregate_holds(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_with_a_crash()
+    fold(ACCOUNTS)
+    expected = story.account
+    with pool.connection() as connection:
+        assert account(connection, ACCOUNT_ID) == {
+            "account_id": ACCOUNT_ID,
+            "role": "user",
+            "currency": "USD",
+            "time_zone": "UTC",
+            "balance_micros": expected.balance_micros,
+            "reserved_micros": expected.reserved_micros,
+            "depleted": False,
+            "opened_at": NOW,
+        }
+
+
+def test_an_account_is_depleted_until_there_is_money_again(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(1000)
+
+    def depleted() -> bool:
+        fold(ACCOUNTS)
+        with pool.connection() as connection:
+            (row,) = all_accounts(connection)
+        assert row["depleted"] == story.account.depleted
+        return row["depleted"]
+
+    with command("spend"):
+        spent = story.account
+        spent.settle(captured_micros=950, reserved_micros=950, second_micros=100)
+        log.commit(spent)
+    assert depleted()
+    with command("credit"):
+        credited = story.account
+        credited.reverse_charge(950, JOB_ID, 1, 0, 10)
+        log.commit(credited)
+    assert not depleted()
+
+
+def test_another_account_has_no_row_here(pool: ConnectionPool[Connection]) -> None:
+    with pool.connection() as connection:
+        assert account(connection, ACCOUNT_ID) is None

@@ -1,0 +1,43 @@
+"""Keys as their holder sees them: the hint, and when they were issued and revoked."""
+
+from __future__ import annotations
+
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import API_KEYS
+from projections.api_keys import keys_of
+from tests.causes import NOW, command
+from tests.domain.examples import ACCOUNT_ID
+from tests.projections.conftest import Fold
+from tests.stories import SECRET, Story
+
+
+def test_a_key_shows_its_hint_and_nothing_that_opens_a_door(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    key = story.issue_key()
+    fold(API_KEYS)
+    with pool.connection() as connection:
+        (row,) = keys_of(connection, ACCOUNT_ID)
+    assert row == {
+        "key_id": key.id,
+        "account_id": ACCOUNT_ID,
+        "hint": SECRET[-4:],
+        "issued_at": NOW,
+        "revoked_at": None,
+    }
+
+
+def test_a_revoked_key_says_since_when(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    with command("revoke"):
+        key = story.issue_key()
+        key.revoke()
+        log.commit(key)
+    fold(API_KEYS)
+    with pool.connection() as connection:
+        (row,) = keys_of(connection, ACCOUNT_ID)
+    assert row["revoked_at"] == NOW

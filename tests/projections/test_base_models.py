@@ -1,0 +1,37 @@
+"""Base models: one row for each name, at its present revision."""
+
+from __future__ import annotations
+
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import BASE_MODELS
+from projections.base_models import all_base_models
+from tests.causes import command
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def test_base_models_are_listed_by_name(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.import_base("tiny")
+    story.import_base("little")
+    fold(BASE_MODELS)
+    with pool.connection() as connection:
+        assert [row["name"] for row in all_base_models(connection)] == ["little", "tiny"]
+
+
+def test_a_revision_takes_the_place_of_the_one_before(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    base = story.import_base()
+    with command("revise"):
+        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512)
+        log.commit(base)
+    fold(BASE_MODELS)
+    with pool.connection() as connection:
+        (row,) = all_base_models(connection)
+    assert (row["ref"], row["manifest_sha256"]) == ("models/tiny-2", "e" * 64)
+    assert (row["parameters"], row["context_length"]) == (60_000, 512)

@@ -1,0 +1,102 @@
+"""Datasets with their status and counts, and which counts are still to be made."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from psycopg_pool import ConnectionPool
+
+from domain.dataset import Dataset
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import BASE_MODELS, DATASETS
+from projections.datasets import dataset, datasets_of, token_counts, uncounted
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def count(log: EventLog, base: str, manifest_sha256: str, tokens: int) -> None:
+    with command(f"count {base} {manifest_sha256}"):
+        counted = log.load(Dataset, DATASET_ID)
+        counted.record_tokens(base, manifest_sha256, tokens, 50)
+        log.commit(counted)
+
+
+def test_an_upload_is_validating(
+    log: EventLog, pool: ConnectionPool[Connection], fold: Fold
+) -> None:
+    with command("upload"):
+        log.commit(Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/a", "a" * 64, 1000))
+    fold(DATASETS)
+    with pool.connection() as connection:
+        (row,) = datasets_of(connection, ACCOUNT_ID)
+    assert (row["status"], row["total_bytes"], row["examples"]) == ("validating", 1000, None)
+
+
+def test_a_valid_dataset_has_its_counts(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.prepare_dataset()
+    fold(DATASETS)
+    with pool.connection() as connection:
+        row = dataset(connection, ACCOUNT_ID, DATASET_ID)
+    assert row is not None
+    assert row["status"] == "ready_for_training"
+    assert (row["examples"], row["duplicates"], row["errors"]) == (100, 3, 0)
+    assert row["sha256"] == "d" * 64, "of what will be trained on, not of what was uploaded"
+
+
+def test_a_rejected_dataset_has_its_errors_and_its_report(
+    log: EventLog, pool: ConnectionPool[Connection], fold: Fold
+) -> None:
+    with command("upload"):
+        rejected = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/a", "a" * 64, 1000)
+        rejected.reject(7, "datasets/a/report")
+        log.commit(rejected)
+    fold(DATASETS)
+    with pool.connection() as connection:
+        row = dataset(connection, ACCOUNT_ID, DATASET_ID)
+    assert row is not None
+    assert (row["status"], row["errors"], row["report_ref"]) == (
+        "rejected",
+        7,
+        "datasets/a/report",
+    )
+
+
+def test_another_account_sees_nothing_of_it(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.prepare_dataset()
+    fold(DATASETS)
+    with pool.connection() as connection:
+        assert dataset(connection, uuid4(), DATASET_ID) is None
+
+
+def test_every_base_needs_a_count_and_every_new_revision_again(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.prepare_dataset()
+    base = story.import_base()
+
+    def missing() -> list[tuple[str, str]]:
+        fold(DATASETS, BASE_MODELS)
+        with pool.connection() as connection:
+            rows = uncounted(connection)
+        return [(row["base_model"], row["manifest_sha256"]) for row in rows]
+
+    assert missing() == [("tiny", "b" * 64)]
+    count(log, "tiny", "b" * 64, 1234)
+    assert missing() == []
+    with command("revise"):
+        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512)
+        log.commit(base)
+    assert missing() == [("tiny", "e" * 64)]
+    count(log, "tiny", "e" * 64, 2000)
+    assert missing() == []
+    with pool.connection() as connection:
+        assert token_counts(connection, DATASET_ID) == [
+            {"base_model": "tiny", "tokens": 2000, "longest_example": 50}
+        ]

@@ -1,0 +1,65 @@
+"""The timeline: a job's own events and its meters', in the order of the log."""
+
+from __future__ import annotations
+
+from psycopg_pool import ConnectionPool
+
+from infrastructure.store import Connection
+from projections import JOB_TIMELINE
+from projections.job_timeline import timeline_of
+from tests.domain.examples import JOB_ID
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def test_the_story_of_a_job_in_order(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_with_a_crash()
+    fold(JOB_TIMELINE)
+    with pool.connection() as connection:
+        rows = timeline_of(connection, JOB_ID)
+    assert [row["topic"] for row in rows] == [
+        "JobApproved",
+        "SegmentAllocated",
+        *("MeterOpened", "LeaseGranted", "PodStarted", "TrainingStarted", "CheckpointSaved"),
+        *("MinuteMetered", "SegmentEnded", "MinuteMetered", "MeterClosed", "LostWorkCredited"),
+        "SegmentAllocated",
+        *("MeterOpened", "LeaseGranted", "PodStarted", "TrainingStarted"),
+        *("MinuteMetered", "MinuteMetered"),
+        *("EvaluationStarted", "EvaluationCompleted", "Registered", "SegmentEnded"),
+        *("MinuteMetered", "MeterClosed"),
+    ]
+    assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_a_reader_goes_on_after_what_it_has(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("training")
+    fold(JOB_TIMELINE)
+    with pool.connection() as connection:
+        whole = timeline_of(connection, JOB_ID)
+        story.save_checkpoint(1, 10, 40)
+        fold(JOB_TIMELINE)
+        (news,) = timeline_of(connection, JOB_ID, after=whole[-1]["position"])
+    assert news["topic"] == "CheckpointSaved"
+
+
+def test_a_row_holds_what_the_event_says_without_its_envelope(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    fold(JOB_TIMELINE)
+    with pool.connection() as connection:
+        row = timeline_of(connection, JOB_ID)[-1]
+    assert row["fields"] == {
+        "segment": 1,
+        "step": 10,
+        "train_loss": 2.5,
+        "elapsed_seconds": 40,
+        "ref": "checkpoints/1/10",
+        "manifest_sha256": "c" * 64,
+        "total_bytes": 1000,
+    }

@@ -1,0 +1,38 @@
+"""Open meters: what the ticker has to look at, and since when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg_pool import ConnectionPool
+
+from domain.identity import meter_id
+from domain.job import SegmentEnd
+from infrastructure.store import Connection
+from projections import OPEN_METERS
+from projections.open_meters import open_meters
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.projections.conftest import Fold
+from tests.stories import BOUND_AT, Story
+
+
+def test_a_meter_is_open_from_its_lease_until_it_is_settled(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    def shown() -> list[dict[str, Any]]:
+        fold(OPEN_METERS)
+        with pool.connection() as connection:
+            return open_meters(connection)
+
+    row = {
+        "meter_id": meter_id(JOB_ID, 1),
+        "account_id": ACCOUNT_ID,
+        "job_id": JOB_ID,
+        "segment": 1,
+    }
+    story.run_until("leased")
+    assert shown() == [row | {"bound_at": None}]
+    story.start_pod(1)
+    assert shown() == [row | {"bound_at": BOUND_AT}]
+    story.end_segment(1, SegmentEnd.STOPPED, 10)
+    assert shown() == []

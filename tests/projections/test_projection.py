@@ -1,0 +1,76 @@
+"""What holds for every projection: rows and position together, a repetition changes nothing."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.aggregate import Event
+from domain.event_log import EventLog
+from infrastructure.consumer import OrderedConsumer, recorded
+from infrastructure.store import Connection
+from projections import ACCOUNTS, PROJECTIONS
+from projections.accounts import all_accounts
+from projections.projection import Cursor, Projection, ProjectionEffect, lowest_position
+from tests.logs import grow, ids, notifications
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def contents(connection: Connection, projection: Projection) -> list[list[dict[str, object]]]:
+    """Every row of a projection's tables."""
+    return [
+        connection.execute(f"SELECT * FROM {table} ORDER BY {table}::text").fetchall()  # type: ignore[arg-type]
+        for table in projection.tables
+    ]
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
+def test_a_repetition_of_the_whole_log_changes_nothing(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, projection: Projection
+) -> None:
+    story.run_with_a_crash()
+    running = Story(log, job_id=uuid4())
+    running.approve_job()
+    running.allocate_segment(1)
+    running.grant_lease(1)
+    effect = ProjectionEffect(projection, pool.connection)
+    batch = [recorded(log, notification) for notification in notifications(log)]
+    effect.apply(batch)
+    with pool.connection() as connection:
+        before = contents(connection, projection)
+        effect.apply(batch)
+        effect.apply(batch[:3])
+        assert any(before)
+        assert contents(connection, projection) == before
+    assert effect.position() == batch[-1].id
+
+
+def test_rows_and_position_are_committed_together_or_not_at_all(
+    log: EventLog, pool: ConnectionPool[Connection]
+) -> None:
+    def apply(cursor: Cursor, event: Event) -> None:
+        ACCOUNTS.apply(cursor, event)
+        if event.originator_version == 3:
+            raise psycopg.OperationalError("killed")
+
+    grow(log, 4)
+    effect = ProjectionEffect(Projection("accounts", ("accounts",), "", apply), pool.connection)
+    with pytest.raises(psycopg.OperationalError):
+        OrderedConsumer(effect, log).catch_up()
+    with pool.connection() as connection:
+        assert all_accounts(connection) == []
+    assert effect.position() == 0
+
+
+def test_a_projection_knows_how_far_all_of_some_projections_are(
+    log: EventLog, pool: ConnectionPool[Connection], fold: Fold
+) -> None:
+    grow(log, 3)
+    fold(ACCOUNTS)
+    with pool.connection() as connection:
+        assert lowest_position(connection, [ACCOUNTS]) == ids(log)[-1]
+        assert lowest_position(connection, PROJECTIONS) == 0

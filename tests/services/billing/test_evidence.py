@@ -1,0 +1,44 @@
+"""Evidence: the longest time that a segment has shown, whatever else is said."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from psycopg_pool import ConnectionPool
+
+from infrastructure.store import Connection
+from services.billing.evidence import keep_evidence
+from tests.domain.examples import JOB_ID
+
+
+def shown(elapsed_seconds: object, segment: int = 1) -> dict[str, object]:
+    return {"job_id": str(JOB_ID), "segment": segment, "elapsed_seconds": elapsed_seconds, "n": 7}
+
+
+def kept(connection: Connection) -> dict[int, float]:
+    rows = connection.execute("SELECT * FROM segment_evidence").fetchall()
+    return {row["segment"]: row["elapsed_seconds"] for row in rows}
+
+
+def test_it_only_grows(pool: ConnectionPool[Connection]) -> None:
+    with pool.connection() as connection:
+        keep_evidence(connection, [shown(10.5), shown(12.5), shown(11)])
+        assert kept(connection) == {1: 12.5}
+        keep_evidence(connection, [shown(3)])
+        assert kept(connection) == {1: 12.5}
+        keep_evidence(connection, [shown(20)])
+        assert kept(connection) == {1: 20}
+
+
+def test_each_segment_has_its_own(pool: ConnectionPool[Connection]) -> None:
+    with pool.connection() as connection:
+        keep_evidence(connection, [shown(10, 1), shown(2, 2)])
+        assert kept(connection) == {1: 10, 2: 2}
+
+
+def test_what_cannot_be_read_is_dropped_and_the_rest_kept(
+    pool: ConnectionPool[Connection],
+) -> None:
+    with pool.connection() as connection:
+        keep_evidence(connection, [{"job_id": str(uuid4())}, shown("long"), shown(5)])
+        assert kept(connection) == {1: 5}

@@ -1,0 +1,253 @@
+"""Settlement: minutes billed, leases extended, and money that ends for all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID, uuid5
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from domain.account import Account, Role
+from domain.aggregate import Cause
+from domain.meter import Meter
+from domain.money import charge_micros
+from services.billing.settlement import LeasePolicy, Running, close, second_micros, settle
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened, meter
+
+POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
+SECOND = 1000
+"""What a second of the examples' meter costs, micro-dollars."""
+
+
+@pytest.fixture(autouse=True)
+def cause() -> Iterator[Cause]:
+    with command() as cause:
+        yield cause
+
+
+def a_meter(job: int, rate_micros_per_hour: int) -> Meter:
+    opened = Meter.open(ACCOUNT_ID, uuid5(JOB_ID, str(job)), 1, rate_micros_per_hour)
+    opened.collect_events()
+    return opened
+
+
+def test_the_first_lease_is_a_full_one() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    assert happened(running) == ["LeaseGranted"]
+    assert running.paid_seconds == 300
+    assert payer.reserved_micros == 300 * SECOND
+
+
+def test_a_lease_is_not_extended_second_by_second() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 59)], POLICY)
+    assert happened(running) == ["LeaseGranted"]
+    settle(payer, [Running(running, 60)], POLICY)
+    assert happened(running) == ["MinuteMetered", "LeaseExtended"]
+    assert running.paid_seconds == 360
+
+
+def test_a_minute_is_captured_with_the_lease_that_it_leads_to() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    happened(payer)
+    settle(payer, [Running(running, 60)], POLICY)
+    assert happened(payer) == ["UsageSettled"]
+    assert payer.balance_micros == 940 * SECOND
+    assert payer.reserved_micros == 300 * SECOND
+
+
+def test_the_last_lease_is_what_the_balance_carries_to_the_second() -> None:
+    payer, running = account(120 * SECOND + 999), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    assert running.paid_seconds == 120
+    assert payer.available_micros == 999
+
+
+def test_without_a_second_of_money_there_is_no_lease() -> None:
+    payer, running = account(SECOND - 1), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    assert running.paid_seconds == 0
+    assert payer.reserved_micros == 0
+
+
+def test_a_top_up_grants_the_lease_that_was_waited_for() -> None:
+    payer, running = account(), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    payer.grant_credit(1000 * SECOND, "top-up")
+    settle(payer, [Running(running, 0)], POLICY)
+    assert happened(running) == ["LeaseGranted"]
+    assert running.paid_seconds == 300
+
+
+def test_a_meter_that_comes_later_lifts_all_leases_to_one_height() -> None:
+    payer, first, second = account(10_000 * SECOND), a_meter(1, 3_600_000), a_meter(2, 7_200_000)
+    settle(payer, [Running(first, 0)], POLICY)
+    settle(payer, [Running(first, 59), Running(second, 0)], POLICY)
+    assert (first.paid_seconds - 59, second.paid_seconds) == (300, 300)
+
+
+def test_time_beyond_the_paid_seconds_is_not_billed() -> None:
+    payer, running = account(120 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 150)], POLICY)
+    assert running.billed_seconds == 120
+    assert payer.balance_micros == 0
+
+
+def test_a_lease_that_lapsed_is_not_extended_so_grace_is_never_billed() -> None:
+    payer, running = account(120 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    payer.grant_credit(1000 * SECOND, "too late")
+    settle(payer, [Running(running, 125)], POLICY)
+    close(payer, running, elapsed_seconds=130, kept_seconds=130, policy=POLICY)
+    assert running.paid_seconds == running.billed_seconds == 120
+    assert payer.balance_micros == 1000 * SECOND
+
+
+def test_the_minute_that_gets_there_and_the_depletion_come_together() -> None:
+    payer, running = account(120 * SECOND + 500), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 60)], POLICY)
+    assert "BalanceDepleted" not in happened(payer)
+    settle(payer, [Running(running, 120)], POLICY)
+    assert happened(payer) == ["UsageSettled", "BalanceDepleted"]
+
+
+def test_an_ended_segment_is_settled_to_the_second_and_its_lease_given_back() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    close(payer, running, elapsed_seconds=75, kept_seconds=75, policy=POLICY)
+    assert running.closed
+    assert payer.balance_micros == (1000 - 75) * SECOND
+    assert payer.reserved_micros == 0
+
+
+def test_what_a_crash_lost_is_given_back_and_named() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    happened(payer)
+    close(payer, running, elapsed_seconds=75, kept_seconds=50, policy=POLICY)
+    reversal = payer.pending_events[-1]
+    assert isinstance(reversal, Account.ChargeReversed)
+    assert (reversal.from_seconds, reversal.to_seconds) == (50, 75)
+    assert payer.balance_micros == (1000 - 50) * SECOND
+
+
+def test_a_second_of_all_that_runs_is_rounded_up() -> None:
+    assert second_micros([a_meter(1, 3601)]) == 2
+    assert second_micros([a_meter(1, 1), a_meter(2, 1)]) == 1
+
+
+rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(
+    rates=st.lists(rates, min_size=1, max_size=4),
+    steps=st.lists(st.integers(0, 200), min_size=1, max_size=12),
+    balance_seconds=st.integers(0, 900),
+)
+def test_segments_that_run_together_reach_zero_together(
+    rates: list[int], steps: list[int], balance_seconds: int
+) -> None:
+    """However fast they cost, and however far apart the ticks are."""
+    with command():
+        meters = [a_meter(job, rate) for job, rate in enumerate(rates)]
+        payer = opened(balance_seconds * second_micros(meters))
+        elapsed = 0
+        for step in [0, *steps, *[60] * 30]:
+            # A trainer stops by itself at the end of its paid time.
+            elapsed = min([elapsed + step, *(each.paid_seconds for each in meters)])
+            settle(payer, [Running(each, elapsed) for each in meters], POLICY)
+            assert len({each.paid_seconds for each in meters}) == 1
+    assert elapsed == meters[0].paid_seconds, "the money has ended"
+    assert payer.available_micros < second_micros(meters)
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(rates=st.lists(rates, min_size=2, max_size=4), joins=st.lists(st.integers(0, 400)))
+def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: list[int]) -> None:
+    """Each joins while there is money for a full lease of all."""
+    with command():
+        meters = [a_meter(job, rate) for job, rate in enumerate(rates)]
+        payer = opened(2000 * second_micros(meters))
+        began = sorted([*joins, 0, 0, 0, 0])[: len(meters)]
+        for now in range(0, 4000, 37):
+            running = [
+                Running(each, min(now - start, each.paid_seconds))
+                for each, start in zip(meters, began, strict=True)
+                if start <= now
+            ]
+            settle(payer, running, POLICY)
+    ends = {each.paid_seconds + start for each, start in zip(meters, began, strict=True)}
+    assert max(ends) - min(ends) <= 37, "to the second of their evidence, which ticks show late"
+
+
+def opened(balance_micros: int, account_id: UUID = ACCOUNT_ID) -> Account:
+    payer = Account.open(account_id, Role.USER, "UTC")
+    if balance_micros:
+        payer.grant_credit(balance_micros, "first")
+    return payer
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(
+    balance=st.integers(0, 2_000_000_000),
+    segments=st.lists(
+        st.tuples(
+            st.integers(1, 200_000_000),
+            st.lists(st.integers(-20, 400), max_size=8),
+            st.integers(0, 2000),
+            st.integers(0, 2000),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_whatever_the_evidence_the_books_are_right(
+    balance: int, segments: list[tuple[int, list[int], int, int]]
+) -> None:
+    """Evidence comes unevenly, stands still, and the last word may contradict it."""
+    with command():
+        payer = opened(balance)
+        meters = [a_meter(job, rate) for job, (rate, *_) in enumerate(segments)]
+        elapsed = [0 for _ in meters]
+        for tick in range(9):
+            for index, (_, steps, *_) in enumerate(segments):
+                elapsed[index] += max(0, steps[tick]) if tick < len(steps) else 0
+            running = [Running(each, shown) for each, shown in zip(meters, elapsed, strict=True)]
+            settle(payer, running, POLICY)
+            assert_sound(payer, meters)
+        for each, (_, _, ended, kept) in zip(meters, segments, strict=True):
+            close(payer, each, ended, kept, POLICY)
+    assert payer.reserved_micros == 0
+    assert payer.balance_micros >= 0
+    paid = sum(
+        charge_micros(each.rate_micros_per_hour, each.billed_seconds)
+        - (
+            each.charge_between(each.billed_seconds - each.credited_seconds, each.billed_seconds)
+            if each.credited_seconds
+            else 0
+        )
+        for each in meters
+    )
+    assert payer.balance_micros == balance - paid
+
+
+def assert_sound(payer: Account, meters: list[Meter]) -> None:
+    """What must hold after every tick."""
+    assert 0 <= payer.reserved_micros <= payer.balance_micros
+    assert payer.reserved_micros == sum(
+        each.charge_between(each.billed_seconds, each.paid_seconds) for each in meters
+    )
+    for each in meters:
+        minutes = [event for event in each.pending_events if isinstance(event, Meter.MinuteMetered)]
+        total = sum(minute.amount_micros for minute in minutes)
+        assert total == charge_micros(each.rate_micros_per_hour, each.billed_seconds)

@@ -1,0 +1,179 @@
+"""The ticker on real PostgreSQL: it posts what the evidence has and the log lacks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from domain.meter import Meter
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.measurements import add_evidence
+from infrastructure.store import Connection
+from projections import OPEN_METERS
+from projections.projection import ProjectionEffect
+from services.billing.settlement import LeasePolicy
+from services.billing.ticker import ADVISORY_LOCK, Ticker
+from tests.causes import FixedClock, command
+from tests.domain.examples import JOB_ID
+from tests.stories import Story
+
+POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
+
+
+@pytest.fixture
+def story(log: EventLog) -> Story:
+    return Story(log)
+
+
+@pytest.fixture
+def ticker(log: EventLog, pool: ConnectionPool[Connection]) -> Ticker:
+    return Ticker(log, FixedClock(), pool, POLICY)
+
+
+def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
+    OrderedConsumer(ProjectionEffect(OPEN_METERS, pool.connection), log).catch_up()
+
+
+def start(story: Story, pool: ConnectionPool[Connection], ago: timedelta) -> None:
+    """The pod was bound some time ago, by the clock of the database."""
+    with pool.connection() as connection:
+        row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+    assert row is not None
+    with command("pod"):
+        job = story.job
+        job.start_pod(1, "pod", row["now"] - ago)
+        story.log.commit(job)
+    project(story.log, pool)
+
+
+def show(pool: ConnectionPool[Connection], elapsed_seconds: float, job_id: UUID = JOB_ID) -> None:
+    with pool.connection() as connection:
+        add_evidence(connection, job_id, 1, elapsed_seconds)
+
+
+def minutes(story: Story) -> list[tuple[int, int]]:
+    return [
+        (event.from_seconds, event.to_seconds)
+        for event in story.log.events.get(story.meter(1).id)
+        if isinstance(event, Meter.MinuteMetered)
+    ]
+
+
+def test_a_ticker_that_was_down_posts_all_that_is_missing_and_once(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.run_until("leased")
+    start(story, pool, timedelta(hours=1))
+    show(pool, 200.9)
+    assert ticker.tick() == 1
+    assert minutes(story) == [(0, 60), (60, 120), (120, 180)]
+    assert story.meter(1).paid_seconds == 500
+    assert ticker.tick() == 0
+    assert len(minutes(story)) == 3
+
+
+def test_without_evidence_there_is_no_bill(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.run_until("leased")
+    start(story, pool, timedelta(hours=1))
+    assert ticker.tick() == 0
+    assert minutes(story) == []
+
+
+def test_a_trainers_clock_that_jumps_bills_no_more_than_the_database_saw(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.run_until("leased")
+    start(story, pool, timedelta(seconds=70))
+    show(pool, 10_000)
+    ticker.tick()
+    assert minutes(story) == [(0, 60)]
+
+
+@pytest.mark.parametrize("bound_at", [None, datetime(2999, 1, 1, tzinfo=UTC)])
+def test_a_segment_that_cannot_have_run_has_run_for_no_second(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker, bound_at: datetime | None
+) -> None:
+    story.run_until("allocated")
+    with command("open"):
+        story.log.commit(Meter.open(story.account_id, story.job_id, 1, 3_600_000))
+    project(story.log, pool)
+    with pool.connection() as connection:
+        connection.execute("UPDATE open_meters SET bound_at = %s", [bound_at])
+    show(pool, 100)
+    ticker.tick()
+    assert minutes(story) == []
+    assert story.meter(1).paid_seconds == 300, "a full lease, not a second less"
+
+
+def test_a_segment_that_waited_for_money_gets_its_lease(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.open_account(1)
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    with command("open"):
+        story.log.commit(Meter.open(story.account_id, story.job_id, 1, 3_600_000))
+    project(story.log, pool)
+    ticker.tick()
+    assert story.meter(1).paid_seconds == 0
+    with command("top-up"):
+        account = story.account
+        account.grant_credit(1_000_000, "top-up")
+        story.log.commit(account)
+    ticker.tick()
+    assert story.meter(1).paid_seconds == 300
+
+
+def test_while_another_ticker_works_this_one_does_nothing(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.run_until("leased")
+    start(story, pool, timedelta(hours=1))
+    show(pool, 100)
+    with pool.connection() as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+        assert ticker.tick() == 0
+        assert minutes(story) == []
+        other.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
+    assert ticker.tick() == 1
+
+
+def test_a_meter_that_was_closed_meanwhile_is_left_alone(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.run_until("leased")
+    start(story, pool, timedelta(hours=1))
+    show(pool, 200)
+    with command("close"):
+        meter = story.meter(1)
+        meter.close(0, 60)
+        story.log.commit(meter)
+    assert ticker.tick() == 0
+
+
+def test_an_account_that_cannot_be_settled_keeps_no_other_from_its_bill(
+    log: EventLog, pool: ConnectionPool[Connection], ticker: Ticker
+) -> None:
+    stories = [Story(log, UUID(int=1), uuid4()), Story(log, UUID(int=2), uuid4())]
+    stories[0].open_pool(2)
+    for story in stories:
+        story.open_account(1_000_000)
+        story.approve_job()
+        story.allocate_segment(1)
+        story.grant_lease(1)
+        start(story, pool, timedelta(hours=1))
+        show(pool, 100, story.job_id)
+    with pool.connection() as connection:
+        connection.execute(
+            "UPDATE open_meters SET meter_id = gen_random_uuid() WHERE account_id = %s",
+            [stories[0].account_id],
+        )
+    assert ticker.tick() == 1
+    assert minutes(stories[1]) == [(0, 60)]

@@ -1,0 +1,62 @@
+"""A launcher in memory, for tests: pods are what a test says that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from infrastructure.reports import SegmentSpec
+from services.scheduler.launchers.launcher import LaunchFailed, Pod, PodName
+from tests.causes import NOW
+
+
+class FakeLauncher:
+    """Keeps the promises of the Launcher port."""
+
+    def __init__(self, capacity: int = 1) -> None:
+        self.refuses = False
+        self.specs: dict[PodName, SegmentSpec] = {}
+        self.started: list[PodName] = []
+        self.stopped: list[PodName] = []
+        self.output = b"first line\nlast line\n"
+        self._capacity = capacity
+        self._pods: dict[PodName, Pod] = {}
+
+    def capacity(self) -> Mapping[tuple[str, str], int]:
+        """As many as the test said."""
+        return {("local", "cpu"): self._capacity}
+
+    def launch(self, spec: SegmentSpec) -> Pod:
+        """A living pod; the one of before, if there was one."""
+        if self.refuses:
+            raise LaunchFailed("no machine answers")
+        name = PodName(spec.job_id, spec.segment)
+        if name not in self._pods:
+            self.specs[name] = spec
+            self.started.append(name)
+            self._pods[name] = Pod(name, NOW, alive=True)
+        return self._pods[name]
+
+    def poll(self, name: PodName) -> Pod | None:
+        """The pod as it is."""
+        return self._pods.get(name)
+
+    def stop(self, name: PodName) -> None:
+        """Note that it was asked to stop."""
+        self.stopped.append(name)
+
+    def pods(self) -> list[PodName]:
+        """All of them."""
+        return sorted(self._pods)
+
+    def log(self, name: PodName, max_bytes: int) -> bytes:
+        """What the test says; nothing once the pod was removed."""
+        return self.output[-max_bytes:] if name in self._pods else b""
+
+    def remove(self, name: PodName) -> None:
+        """Forget it."""
+        self._pods.pop(name, None)
+
+    def end(self, name: PodName, exit_code: int | None = None) -> None:
+        """The pod's process ended, or was lost."""
+        self._pods[name] = replace(self._pods[name], alive=False, exit_code=exit_code)

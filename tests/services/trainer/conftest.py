@@ -1,0 +1,131 @@
+"""A tiny base model in a store, a chat dataset, and a NATS server that a test may stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from domain.hyperparameters import Hyperparameters
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import SegmentSpec
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease, SegmentStopped
+from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.notes import Notes
+from tests.tiny_model import make_tiny_model
+
+SpecMaker = Callable[..., SegmentSpec]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """A tiny model only waits for a second thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the tiny base model."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server with the declared streams; a test that stops it starts it again."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    server.provision()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, tiny_model: Path) -> Artifacts:
+    """A store with the tiny base model under `models/tiny`."""
+    store = Artifacts((tmp_path / "artifacts").as_uri())
+    store.put_directory("models/tiny", tiny_model)
+    return store
+
+
+def chats(count: int) -> list[dict]:
+    """Short conversations of different lengths."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} and {n}?" + " Tell me." * (n % 4)},
+                {"role": "assistant", "content": f"It is {2 * n}." + " Good." * (n % 3)},
+            ]
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def make_spec(artifacts: Artifacts) -> SpecMaker:
+    """Makes the spec of a segment over a stored dataset; fields may be overridden."""
+
+    def make(hyperparameters: dict | None = None, rows: list[dict] | None = None, **fields):
+        rows = chats(20) if rows is None else rows
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        job_id = fields.pop("job_id", uuid4())
+        artifacts.put("datasets/chats.jsonl", content)
+        values = {
+            "account_id": uuid4(),
+            "job_id": job_id,
+            "segment": 1,
+            "dataset_ref": "datasets/chats.jsonl",
+            "dataset_sha256": hashlib.sha256(content).hexdigest(),
+            "base_model": "tiny",
+            "base_ref": "models/tiny",
+            "hyperparameters": Hyperparameters(
+                **{
+                    "epochs": 2,
+                    "micro_batch_size": 2,
+                    "gradient_accumulation": 2,
+                    "learning_rate": 0.01,
+                    **(hyperparameters or {}),
+                }
+            ),
+            "paid_seconds": 300,
+            "grace_seconds": 30,
+            "heartbeat_seconds": 0.05,
+            "checkpoint_prefix": f"jobs/{job_id}/checkpoints",
+            "adapter_prefix": f"jobs/{job_id}/adapter",
+        }
+        return SegmentSpec(**values | fields)
+
+    return make
+
+
+@pytest.fixture
+def run(artifacts: Artifacts, tmp_path: Path):
+    """Runs a segment to its end and returns what it noted; SegmentStopped is an end too."""
+
+    def run(
+        spec: SegmentSpec,
+        *,
+        stop_after: int | None = None,
+        lapse_after: int | None = None,
+        age_seconds: float = 0,
+    ) -> Notes:
+        lease = Lease(SegmentClock(age_seconds), spec.paid_seconds, spec.grace_seconds)
+        notes = Notes(lease, stop_after, lapse_after)
+        scratch = tmp_path / f"{spec.job_id}-{spec.segment}"
+        scratch.mkdir()
+        from services.trainer.segment import Segment
+
+        segment = Segment(spec, artifacts, scratch, notes, lease)  # type: ignore[arg-type]
+        try:
+            segment.run()
+        except SegmentStopped as stopped:
+            notes.fields["outcome"] = stopped.outcome
+        return notes
+
+    return run

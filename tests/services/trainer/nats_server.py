@@ -1,0 +1,95 @@
+"""A nats-server of its own, which may be stopped and started again with what it stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import nats
+from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
+
+from infrastructure.bus import provision
+from infrastructure.reports import Control
+from tests.polling import eventually
+
+T = TypeVar("T")
+
+
+class NatsServer:
+    """Keeps its port and its data over restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"nats://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        binary = Path(sys.executable).with_name("nats-server")
+        self._process = subprocess.Popen(
+            [binary, "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", self._directory],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._answers)
+
+    def stop(self) -> None:
+        """Stop the server if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
+    def provision(self) -> None:
+        """Create the declared streams."""
+        self.ask(lambda js: provision(js, ()))
+
+    def messages(self, stream: str, subject: str) -> list[dict]:
+        """Every stored message under a subject, oldest first."""
+
+        async def read(js: JetStreamContext) -> list[dict]:
+            last = (await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}
+            wanted = sum(last.values())
+            if not wanted:
+                return []
+            subscription = await js.subscribe(
+                subject, stream=stream, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL
+            )
+            return [json.loads((await subscription.next_msg(5)).data) for _ in range(wanted)]
+
+        return self.ask(read)
+
+    def control(self, control: Control) -> None:
+        """Say something to a segment."""
+        self.ask(lambda js: js.publish(control.subject, control.model_dump_json().encode()))
+
+    def ask(self, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+        """Ask with a connection of its own."""
+
+        async def run() -> T:
+            client = await nats.connect(self.url)
+            try:
+                return await question(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0

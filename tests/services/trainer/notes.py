@@ -1,0 +1,39 @@
+"""What a segment says, taken down instead of sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infrastructure.reports import Checkpoint, StepMeasured
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+
+
+class Notes:
+    """Takes down what a segment reports; may end the lease after a step."""
+
+    def __init__(self, lease: Lease, stop_after: int | None, lapse_after: int | None) -> None:
+        self.lease, self.stop_after, self.lapse_after = lease, stop_after, lapse_after
+        self.fields: dict[str, Any] = {}
+        self.phases: list[str] = []
+        self.steps: list[StepMeasured] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.lines: list[str] = []
+
+    def update(self, *, now: bool = False, **fields: Any) -> None:
+        self.fields |= fields
+        if "phase" in fields:
+            self.phases.append(fields["phase"].value)
+
+    def measure(self, measured: StepMeasured) -> None:
+        self.steps.append(measured)
+        if measured.step == self.stop_after:
+            self.lease.request_stop()
+        if measured.step == self.lapse_after:
+            self.lease.clock = SegmentClock(self.lease.paid_seconds + 0.1)
+
+    def saved(self, saved: Checkpoint) -> None:
+        self.checkpoints.append(saved)
+
+    def log(self, text: str, level: str = "INFO") -> None:
+        self.lines.append(text)

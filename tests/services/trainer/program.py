@@ -1,0 +1,59 @@
+"""The trainer as the process that it is on a pod."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from infrastructure.reports import SegmentSpec
+from tests.polling import eventually
+
+
+class Program:
+    """A running trainer: its exit code and its log."""
+
+    def __init__(self, spec: SegmentSpec, directory: Path, nats_url: str, artifacts_url: str):
+        directory.mkdir(parents=True)
+        path = directory / "spec.json"
+        path.write_text(spec.model_dump_json())
+        self._log = directory / "log"
+        environment = os.environ | {
+            "ECOLINK_NATS_URL": nats_url,
+            "ECOLINK_ARTIFACTS_URL": artifacts_url,
+            "OMP_NUM_THREADS": "1",  # a tiny model only waits for a second thread
+        }
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.trainer", str(path)],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    @property
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text()
+
+    def await_line(self, pattern: str, count: int = 1, timeout: float = 100.0) -> list[str]:
+        """Wait until so many lines match; returns every match."""
+
+        def found() -> list[str]:
+            matches = re.findall(pattern, self.log, re.MULTILINE)
+            assert len(matches) >= count or self.process.poll() is None, self.log
+            return matches if len(matches) >= count else []
+
+        return eventually(found, timeout)
+
+    def wait(self, timeout: float = 100.0) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """kill -9, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()

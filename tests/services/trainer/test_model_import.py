@@ -1,0 +1,201 @@
+"""Base models into the model store, from a directory, a GGUF file, and a package that holds one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from gguf import GGUFWriter
+from transformers import LlamaForCausalLM
+
+from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.imported_model import ImportedModel
+from services.trainer.comparison import compare
+from services.trainer.model import load_base, load_tokenizer
+from services.trainer.model_import import ImportRefused, import_model, packaged_gguf
+from tests.services.trainer.conftest import SpecMaker
+from tests.tiny_model import CHAT_TEMPLATE
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Artifacts:
+    return Artifacts((tmp_path / "artifacts").as_uri())
+
+
+def test_a_directory_becomes_a_model_that_says_what_it_is(
+    store: Artifacts, tiny_model: Path
+) -> None:
+    imported = import_model(str(tiny_model), "tiny", store)
+    original = load_base(tiny_model, torch.float32)
+    assert imported == ImportedModel(
+        name="tiny",
+        ref=imported.ref,
+        manifest_sha256=store.manifest(imported.ref).sha256,
+        source=str(tiny_model),
+        architecture="LlamaForCausalLM",
+        parameters=original.num_parameters(),
+        layers=2,
+        hidden_size=32,
+        vocab_size=original.config.vocab_size,
+        context_length=256,
+        has_chat_template=True,
+    )
+    stored = load_base(store.local_directory(imported.ref, Path()), torch.float32)
+    for name, value in original.state_dict().items():
+        assert torch.equal(value, stored.state_dict()[name])
+
+
+def test_the_same_import_again_changes_nothing_and_half_a_one_is_mended(
+    store: Artifacts, tiny_model: Path
+) -> None:
+    first = import_model(str(tiny_model), "tiny", store)
+    assert import_model(str(tiny_model), "tiny", store) == first
+    store.delete(f"{first.ref}/{MANIFEST}")
+    store.put(f"{first.ref}/config.json", b"half")
+    with pytest.raises(FileNotFoundError):
+        store.local_directory(first.ref, Path())
+    assert import_model(str(tiny_model), "tiny", store) == first
+    assert json.loads(store.get(f"{first.ref}/config.json"))["hidden_size"] == 32
+
+
+def test_a_gguf_file_keeps_its_weights_template_and_special_tokens(
+    store: Artifacts, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = write_gguf(tiny_model, tmp_path / "tiny.gguf")
+    imported = import_model(str(path), "tiny-gguf", store)
+    directory = store.local_directory(imported.ref, Path())
+    tokenizer, original = load_tokenizer(directory), load_tokenizer(tiny_model)
+    assert imported.has_chat_template
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+    ids = original(text)["input_ids"]
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+    inputs = torch.tensor([ids])
+    with torch.inference_mode():
+        before = load_base(tiny_model, torch.float32)(input_ids=inputs).logits
+        after = load_base(directory, torch.float32)(input_ids=inputs).logits
+    assert torch.allclose(before, after, atol=0.02)  # stored as bfloat16
+
+
+def test_a_package_s_gguf_is_found_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "boxed_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('needs a compiler')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportRefused, match="0 GGUF files"):
+        packaged_gguf("boxed_model")
+    (package / "model.gguf").write_bytes(b"GGUF")
+    assert packaged_gguf("boxed_model") == package / "model.gguf"
+    with pytest.raises(ImportRefused, match="not installed"):
+        packaged_gguf("no_such_package")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        ("/no/such/place", "tiny", "no file or directory"),
+        ("{empty}", "tiny", "no model that can be loaded"),
+        ("{empty}", "../tiny", "name has letters"),
+        ("{text}", "tiny", "no GGUF file"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_words(
+    store: Artifacts, tmp_path: Path, source: str, name: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("hello")
+    places = {"empty": tmp_path / "empty", "text": tmp_path / "text"}
+    with pytest.raises(ImportRefused, match=message):
+        import_model(source.format(**places), name, store)
+    assert store.list("models") == []
+
+
+def test_the_command_ends_with_one_line_of_json(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECOLINK_ARTIFACTS_URL", (tmp_path / "artifacts").as_uri())
+    command = [sys.executable, "-m", "services.trainer.model_import", "--name", "tiny"]
+    done = subprocess.run(
+        [*command, "--source", str(tiny_model)], capture_output=True, check=True, text=True
+    )
+    assert ImportedModel.model_validate_json(done.stdout).name == "tiny"
+    assert "storing models/tiny/" in done.stderr
+
+
+def test_base_and_adapter_answer_the_same_prompt(
+    run: Callable, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    spec = make_spec({"epochs": 40, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]})
+    run(spec)
+    answers = compare(artifacts, spec.base_ref, spec.adapter_prefix, "What is 2 and 2?", 12)
+    assert answers["base"] != answers["adapter"]
+
+
+def write_gguf(model_directory: Path, path: Path) -> Path:
+    """The tiny model as a GGUF file, as llama.cpp's converter writes one."""
+    model = LlamaForCausalLM.from_pretrained(model_directory, dtype=torch.float32)
+    core = json.loads((model_directory / "tokenizer.json").read_text())["model"]
+    config = model.config
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(core["vocab"], key=core["vocab"].get))
+    writer.add_token_types([3] * 3 + [1] * (config.vocab_size - 3))
+    writer.add_token_merges([" ".join(merge) for merge in core["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+    for name, value in model.state_dict().items():
+        if name != "lm_head.weight":  # tied to the embedding
+            writer.add_tensor(*_as_gguf(name, value.numpy(), heads))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "model.layers.": "blk.",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "post_attention_layernorm": "ffn_norm",
+    "input_layernorm": "attn_norm",
+}
+
+
+def _as_gguf(name: str, value: numpy.ndarray, heads: dict[str, int]) -> tuple[str, numpy.ndarray]:
+    """A tensor under llama.cpp's name, the rows of q and k in its order of rotation."""
+    for letter, count in heads.items():
+        if f"self_attn.{letter}_proj" in name:
+            halves = value.reshape(count, 2, value.shape[0] // count // 2, value.shape[1])
+            value = halves.swapaxes(1, 2).reshape(value.shape)
+    for ours, theirs in GGUF_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name, numpy.ascontiguousarray(value)

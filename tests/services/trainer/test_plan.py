@@ -1,0 +1,70 @@
+"""The order of the data and the schedule."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.trainer.plan import Plan, held_out
+
+
+def plan(count: int = 50, **fields: int) -> Plan:
+    values = {"epochs": 3, "micro_batch_size": 2, "gradient_accumulation": 3, "seed": 7} | fields
+    return Plan(lengths=tuple((n * 37) % 101 + 1 for n in range(count)), **values)
+
+
+@given(
+    count=st.integers(1, 120),
+    micro_batch_size=st.integers(1, 9),
+    gradient_accumulation=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_epoch_sees_every_example_once(count, micro_batch_size, gradient_accumulation, seed):
+    p = plan(
+        count,
+        micro_batch_size=micro_batch_size,
+        gradient_accumulation=gradient_accumulation,
+        seed=seed,
+    )
+    for epoch in range(2):
+        first = epoch * p.steps_per_epoch
+        steps = [p.micro_batches(first + n) for n in range(p.steps_per_epoch)]
+        assert sorted(i for step in steps for batch in step for i in batch) == list(range(count))
+        assert all(1 <= len(step) <= gradient_accumulation for step in steps)
+        assert all(1 <= len(batch) <= micro_batch_size for step in steps for batch in step)
+
+
+def test_the_plan_is_a_function_of_seed_and_epoch() -> None:
+    steps = [plan().micro_batches(n) for n in range(plan().total_steps)]
+    assert steps == [plan().micro_batches(n) for n in range(plan().total_steps)]
+    assert steps[0] != plan(seed=8).micro_batches(0)
+    assert steps[: plan().steps_per_epoch] != steps[plan().steps_per_epoch :][:9]
+
+
+def test_micro_batches_hold_examples_of_similar_length() -> None:
+    p = plan(200, micro_batch_size=4)
+    padded = sum(
+        len(batch) * max(p.lengths[i] for i in batch)
+        for n in range(p.steps_per_epoch)
+        for batch in p.micro_batches(n)
+    )
+    assert padded < 1.15 * sum(p.lengths)
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (20, 1), (200, 10), (5000, 64)])
+def test_the_held_out_split_is_a_bounded_share(count: int, size: int) -> None:
+    aside = held_out(count, seed=42)
+    assert len(aside) == size
+    assert aside == held_out(count, seed=42)
+    assert max(aside) < count
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
+    p = plan(600, epochs=1)
+    rates = [p.learning_rate(n, 1.0) for n in range(p.total_steps)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[3] == 1.0
+    assert rates[51] == pytest.approx(0.5, abs=0.02)
+    assert 0 < rates[-1] < 0.001

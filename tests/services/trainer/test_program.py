@@ -1,0 +1,165 @@
+"""The program on the pod: signals, leases, failures, and a NATS that comes and goes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import Control, SegmentSpec
+from services.trainer.lease import OVERRUN_EXIT_CODE
+from tests.services.trainer.conftest import SpecMaker, chats
+from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.program import Program
+
+LONG = {"epochs": 24, "save_steps": 15, "dropout": 0.1}
+
+
+@pytest.fixture
+def start(
+    nats_server: NatsServer, tmp_path: Path, artifacts: Artifacts
+) -> Iterator[Callable[[SegmentSpec], Program]]:
+    """Starts trainers and leaves none behind."""
+    programs: list[Program] = []
+
+    def start(spec: SegmentSpec) -> Program:
+        directory = tmp_path / f"pod-{len(programs)}"
+        url = (tmp_path / "artifacts").as_uri()
+        programs.append(Program(spec, directory, nats_server.url, url))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
+
+
+def answer(server: NatsServer, spec: SegmentSpec) -> None:
+    """Acknowledge a segment's final report."""
+    server.control(
+        Control(
+            job_id=spec.job_id,
+            segment=spec.segment,
+            paid_seconds=spec.paid_seconds,
+            answered=True,
+        )
+    )
+
+
+def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
+    """Loss by step over all segments; a repeated step has to repeat its loss."""
+    by_step: dict[int, float] = {}
+    for message in server.messages("TELEMETRY", f"telemetry.{spec.account_id}.{spec.job_id}"):
+        assert by_step.setdefault(message["step"], message["train_loss"]) == message["train_loss"]
+    return by_step
+
+
+def reports(server: NatsServer, spec: SegmentSpec) -> list[dict]:
+    subject = f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}"
+    return server.messages("REPORTS", subject)
+
+
+def again(spec: SegmentSpec, checkpoint: dict) -> SegmentSpec:
+    """The next segment of a job, from a reported checkpoint."""
+    return spec.model_copy(
+        update={
+            "segment": spec.segment + 1,
+            "resume_from": checkpoint["ref"],
+            "checkpoint_prefix": f"{spec.checkpoint_prefix}-{spec.segment + 1}",
+        }
+    )
+
+
+def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:
+    files = artifacts.manifest(spec.adapter_prefix).files
+    return next(file.sha256 for file in files if file.path == "adapter_model.safetensors")
+
+
+def test_sigterm_and_kill_9_and_resume_end_as_the_uninterrupted_run(
+    start, run, nats_server: NatsServer, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    whole, broken = make_spec(LONG), make_spec(LONG)
+    program = start(broken)
+    program.await_line(r"^report .* phase=training step=[1-9]")
+    program.process.send_signal(signal.SIGTERM)
+    program.await_line(r"^report .* outcome=stopped", count=2)
+    answer(nats_server, broken)
+    assert program.wait() == 0
+    stopped = reports(nats_server, broken)[-1]
+    assert stopped["checkpoint"]["step"] == stopped["step"] > 0
+
+    second = again(broken, stopped["checkpoint"])
+    program = start(second)
+    program.await_line(r"^checkpoint step=.*\n(?:.*\n)*?report ")
+    program.kill()
+    last = reports(nats_server, second)[-1]
+    assert last["outcome"] is None
+
+    third = again(second, last["checkpoint"])
+    program = start(third)
+    program.await_line(r"^report .* outcome=completed")
+    answer(nats_server, third)
+    assert program.wait() == 0
+    expected = run(whole)
+    assert losses(nats_server, third) == {m.step: m.train_loss for m in expected.steps}
+    assert adapter_sha256(artifacts, third) == adapter_sha256(artifacts, whole)
+    final = reports(nats_server, third)[-1]
+    assert final["evaluation"] == expected.fields["evaluation"].model_dump()
+    assert final["adapter_manifest_sha256"] == artifacts.manifest(third.adapter_prefix).sha256
+
+
+def test_the_end_of_paid_time_checkpoints_and_leaves_without_anyone(
+    start, nats_server: NatsServer, make_spec: SpecMaker
+) -> None:
+    """Nobody extends, nobody answers: the process is gone before paid time and grace are over."""
+    spec = make_spec({"epochs": 100}, rows=chats(500), paid_seconds=8, grace_seconds=4)
+    program = start(spec)
+    assert program.wait() == 0
+    final = reports(nats_server, spec)[-1]
+    assert final["outcome"] == "lease_ended"
+    assert (final["checkpoint"] or {"step": 0})["step"] == final["step"]
+    assert 8 <= final["elapsed_seconds"] < 12
+    assert final["grace_seconds"] == pytest.approx(final["elapsed_seconds"] - 8, abs=0.002)
+    assert "unanswered" in program.log
+
+
+def test_a_control_message_extends_the_lease_and_stops(
+    start, nats_server: NatsServer, make_spec: SpecMaker
+) -> None:
+    spec = make_spec({"epochs": 100}, rows=chats(2000), paid_seconds=1)
+    nats_server.control(Control(job_id=spec.job_id, segment=1, paid_seconds=300))
+    program = start(spec)
+    program.await_line(r"^report .* phase=training step=[1-9]")
+    nats_server.control(Control(job_id=spec.job_id, segment=1, paid_seconds=300, stop=True))
+    program.await_line(r"^report .* outcome=stopped")
+    answer(nats_server, spec)
+    assert program.wait() == 0
+    assert reports(nats_server, spec)[-1]["grace_seconds"] == 0.0
+
+
+def test_a_failure_reports_its_class_and_its_traceback(
+    start, nats_server: NatsServer, make_spec: SpecMaker
+) -> None:
+    spec = make_spec({"target_modules": ["c_attn"]})
+    program = start(spec)
+    program.await_line(r"^report .* outcome=failed")
+    answer(nats_server, spec)
+    assert program.wait() == 1
+    final = reports(nats_server, spec)[-1]
+    assert (final["outcome"], final["error_class"]) == ("failed", "TargetModulesNotFound")
+    lines = nats_server.messages("TELEMETRY", f"logs.{spec.account_id}.{spec.job_id}")
+    assert [line["n"] for line in lines] == list(range(1, len(lines) + 1))
+    errors = [line["text"] for line in lines if line["level"] == "ERROR"]
+    assert errors[0].startswith("Traceback")
+    assert "c_attn is no linear layer" in errors[-1]
+
+
+def test_the_watchdog_ends_a_process_that_hangs_beyond_its_grace(
+    start, nats_server: NatsServer, make_spec: SpecMaker
+) -> None:
+    spec = make_spec(paid_seconds=1, grace_seconds=0)
+    program = start(spec)  # one second is over before the imports are
+    assert program.wait() == OVERRUN_EXIT_CODE
+    assert "overrun elapsed=1." in program.log

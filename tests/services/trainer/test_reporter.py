@@ -1,0 +1,177 @@
+"""Reports, log lines and control messages against a real server that comes and goes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from infrastructure.reports import Control, Outcome, Phase, SegmentSpec, StepMeasured
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+from services.trainer.reporter import Reporter
+from tests.polling import eventually
+from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.nats_server import NatsServer
+
+
+def reporter_of(spec: SegmentSpec, server: NatsServer) -> tuple[Reporter, Lease]:
+    lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
+    return Reporter(spec, lease.clock, lease, server.url), lease
+
+
+def reports(server: NatsServer, spec: SegmentSpec) -> list[dict[str, Any]]:
+    return server.messages("REPORTS", f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}")
+
+
+def control(spec: SegmentSpec, **fields: Any) -> Control:
+    return Control(job_id=spec.job_id, segment=spec.segment, **{"paid_seconds": 300} | fields)
+
+
+def measured(spec: SegmentSpec, step: int) -> StepMeasured:
+    return StepMeasured(
+        account_id=spec.account_id,
+        job_id=spec.job_id,
+        segment=1,
+        step=step,
+        total_steps=9,
+        train_loss=1.0,
+        learning_rate=0.1,
+        tokens=10,
+        tokens_per_second=5.0,
+        elapsed_seconds=1.0,
+        measured_at=datetime.now(UTC),
+    )
+
+
+@pytest.fixture
+def spec(make_spec: SpecMaker) -> SegmentSpec:
+    return make_spec()
+
+
+def test_heartbeats_are_cumulative_numbered_and_printed(
+    spec: SegmentSpec, nats_server: NatsServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        reporter.update(phase=Phase.TRAINING, step=3, train_loss=1.5)
+        eventually(lambda: len(reports(nats_server, spec)) >= 3)
+    sent = reports(nats_server, spec)
+    assert [report["n"] for report in sent] == list(range(1, len(sent) + 1))
+    elapsed = [report["elapsed_seconds"] for report in sent]
+    assert elapsed == sorted(elapsed)
+    assert sent[-1]["step"] == 3
+    printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("report")]
+    acknowledged = [
+        f"report n={report['n']} elapsed={report['elapsed_seconds']:.3f}" for report in sent
+    ]
+    assert [" ".join(line.split()[:3]) for line in printed] == acknowledged[: len(printed)]
+    assert len(printed) >= len(sent) - 1  # the last may have been cut off before its answer
+
+
+def test_an_urgent_update_does_not_wait_for_the_heartbeat(
+    make_spec: SpecMaker, nats_server: NatsServer
+) -> None:
+    spec = make_spec(heartbeat_seconds=600.0)
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        eventually(lambda: reports(nats_server, spec))
+        reporter.update(now=True, phase=Phase.EVALUATION)
+        eventually(lambda: reports(nats_server, spec)[-1]["phase"] == "evaluation")
+
+
+def test_the_final_report_repeats_until_it_is_answered_and_stands_still(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        answered: list[bool] = []
+        ending = Thread(target=lambda: answered.append(reporter.finish(Outcome.COMPLETED)))
+        ending.start()
+        finals = eventually(
+            lambda: (
+                [r for r in reports(nats_server, spec) if r["outcome"]][1:]
+                and reports(nats_server, spec)
+            )
+        )
+        assert ending.is_alive()
+        nats_server.control(control(spec, answered=True))
+        ending.join(5)
+    assert answered == [True]
+    finals = [report for report in reports(nats_server, spec) if report["outcome"]]
+    assert len({report["elapsed_seconds"] for report in finals}) == 1
+    assert [r["n"] for r in finals] == list(range(finals[0]["n"], finals[0]["n"] + len(finals)))
+
+
+def test_an_answer_to_nothing_ends_nothing(spec: SegmentSpec, nats_server: NatsServer) -> None:
+    nats_server.control(control(spec, answered=True, paid_seconds=1000))
+    reporter, lease = reporter_of(spec, nats_server)
+    with reporter:
+        eventually(lambda: lease.paid_seconds == 1000)
+        assert lease.outcome is None
+        assert reports(nats_server, spec)[-1]["outcome"] is None
+
+
+def test_the_last_word_is_heard_at_start_and_later_ones_follow(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    nats_server.control(control(spec, paid_seconds=400))
+    reporter, lease = reporter_of(spec, nats_server)
+    with reporter:
+        eventually(lambda: lease.paid_seconds == 400)
+        nats_server.control(control(spec, paid_seconds=500, stop=True))
+        eventually(lambda: lease.outcome is Outcome.STOPPED)
+        assert lease.paid_seconds == 500
+
+
+def test_nothing_is_lost_while_the_server_is_away(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    nats_server.stop()
+    reporter, lease = reporter_of(spec, nats_server)
+    subject = f"{spec.account_id}.{spec.job_id}"
+    try:
+        with reporter:
+            reporter.log("one")
+            reporter.measure(measured(spec, 1))
+            nats_server.start()
+            eventually(lambda: reports(nats_server, spec))
+            nats_server.stop()
+            reporter.log("two\nthree", "ERROR")
+            reporter.measure(measured(spec, 2))
+            reporter.update(now=True, step=2)
+            ending = Thread(target=reporter.finish, args=(Outcome.COMPLETED,))
+            ending.start()
+            nats_server.start()
+            final = eventually(
+                lambda: [r for r in reports(nats_server, spec) if r["outcome"]], timeout=20
+            )
+            nats_server.control(control(spec, answered=True, paid_seconds=301))
+            ending.join(5)
+            assert not ending.is_alive()
+    finally:
+        if not nats_server.runs:
+            nats_server.start()
+    assert final[0]["step"] == 2
+    assert lease.paid_seconds == 301
+    lines = nats_server.messages("TELEMETRY", f"logs.{subject}")
+    assert [(line["n"], line["text"]) for line in lines] == [(1, "one"), (2, "two"), (3, "three")]
+    steps = nats_server.messages("TELEMETRY", f"telemetry.{subject}")
+    assert [message["step"] for message in steps] == [1, 2]
+    numbers = [report["n"] for report in reports(nats_server, spec)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_what_waits_is_bounded_and_the_oldest_goes_first(
+    spec: SegmentSpec, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.trainer.reporter.OUTBOX_MESSAGES", 3)
+    reporter, _ = reporter_of(spec, nats_server)
+    for number in range(5):
+        reporter.log(str(number))
+    with reporter:
+        subject = f"logs.{spec.account_id}.{spec.job_id}"
+        lines = eventually(lambda: nats_server.messages("TELEMETRY", subject))
+    assert [line["text"] for line in lines] == ["2", "3", "4"]

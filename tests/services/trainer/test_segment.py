@@ -1,0 +1,230 @@
+"""A segment on the tiny model, within the test's own process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
+from infrastructure.reports import Evaluation, Outcome, SegmentSpec
+from services.trainer import checkpoint, training
+from services.trainer.dataset import DatasetTooSmall
+from services.trainer.model import TargetModulesNotFound, load_base
+from services.trainer.training import LossDiverged
+from tests.services.trainer.conftest import SpecMaker, chats
+from tests.services.trainer.notes import Notes
+from tests.tiny_model import make_tiny_model
+
+
+def losses(notes: Notes) -> list[float]:
+    return [measured.train_loss for measured in notes.steps]
+
+
+def test_a_whole_run_reports_learns_and_registers_plain_peft(
+    run, make_spec: SpecMaker, artifacts: Artifacts, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = make_spec({"epochs": 4, "save_steps": 8})
+    notes = run(spec)
+    assert notes.phases == ["model_load", "dataset_prep", "training", "evaluation", "register"]
+    # 20 chats, one held out, four examples a step.
+    assert notes.fields["train_examples"] == 19
+    assert notes.fields["eval_examples"] == 1
+    assert notes.fields["step"] == notes.fields["total_steps"] == 20
+    assert [saved.step for saved in notes.checkpoints] == [8, 16, 20]
+    assert notes.fields["trained_tokens"] == sum(measured.tokens for measured in notes.steps)
+    evaluation: Evaluation = notes.fields["evaluation"]
+    assert evaluation.loss_after < evaluation.loss_before - 0.1
+    assert notes.fields["adapter_manifest_sha256"] == artifacts.manifest(spec.adapter_prefix).sha256
+
+    artifacts.get_directory(spec.adapter_prefix, tmp_path / "adapter")
+    model = PeftModel.from_pretrained(load_base(tiny_model, torch.float32), tmp_path / "adapter")
+    assert model.peft_config["default"].base_model_name_or_path == "tiny"
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert spec.dataset_sha256 in card
+    assert f"{evaluation.loss_after:.4f}" in card
+    assert str(tmp_path) not in card + (tmp_path / "adapter" / "adapter_config.json").read_text()
+
+
+def test_the_checkpoints_loss_is_the_mean_over_label_tokens_since_the_one_before(
+    run, make_spec: SpecMaker
+) -> None:
+    notes = run(make_spec({"epochs": 1, "save_steps": 1, "gradient_accumulation": 1}))
+    assert [saved.train_loss for saved in notes.checkpoints] == pytest.approx(losses(notes))
+
+
+@pytest.mark.parametrize("stop_after", [3, 4, 7])
+def test_a_resumed_run_is_the_uninterrupted_run(
+    run, make_spec: SpecMaker, artifacts: Artifacts, stop_after: int
+) -> None:
+    whole = make_spec({"save_steps": 4, "dropout": 0.1})
+    expected = run(whole)
+    first = make_spec({"save_steps": 4, "dropout": 0.1})
+    stopped = run(first, stop_after=stop_after)
+    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.checkpoints[-1].step == stop_after
+    again = first.model_copy(
+        update={
+            "segment": 2,
+            "resume_from": stopped.checkpoints[-1].ref,
+            "checkpoint_prefix": f"{first.checkpoint_prefix}-2",
+        }
+    )
+    resumed = run(again)
+    assert losses(stopped) + losses(resumed) == losses(expected)
+    assert resumed.fields["trained_tokens"] == expected.fields["trained_tokens"]
+    assert resumed.fields["evaluation"] == expected.fields["evaluation"]
+    assert _adapter(artifacts, again) == _adapter(artifacts, whole)
+
+
+def _adapter(artifacts: Artifacts, spec: SegmentSpec) -> str:
+    files = artifacts.manifest(spec.adapter_prefix).files
+    return next(file.sha256 for file in files if file.path == "adapter_model.safetensors")
+
+
+def test_the_end_of_paid_time_between_two_steps_saves_the_step(run, make_spec: SpecMaker) -> None:
+    notes = run(make_spec(paid_seconds=1000), lapse_after=3)
+    assert notes.fields["outcome"] is Outcome.LEASE_ENDED
+    assert [saved.step for saved in notes.checkpoints] == [notes.fields["step"]] == [3]
+    assert notes.checkpoints[0].elapsed_seconds > 1000
+
+
+def test_a_stop_before_the_first_step_leaves_no_checkpoint(run, make_spec: SpecMaker) -> None:
+    spec = make_spec(paid_seconds=10)
+    notes = run(spec, age_seconds=10)
+    assert notes.fields["outcome"] is Outcome.LEASE_ENDED
+    assert not notes.checkpoints
+    assert notes.phases == []
+
+
+def test_a_stop_after_the_last_step_leaves_only_the_evaluation(run, make_spec: SpecMaker) -> None:
+    spec = make_spec()
+    notes = run(spec, stop_after=10)
+    assert notes.phases[-1] == "training"
+    assert notes.checkpoints[-1].step == notes.fields["total_steps"] == 10
+    resumed = run(spec.model_copy(update={"segment": 2, "resume_from": notes.checkpoints[-1].ref}))
+    assert resumed.phases[-1] == "register"
+    assert not resumed.steps
+    assert not resumed.checkpoints
+
+
+@pytest.mark.parametrize("name", ["state.pt", "adapter_model.safetensors", "position.json"])
+def test_a_corrupt_checkpoint_is_refused(
+    run, make_spec: SpecMaker, artifacts: Artifacts, name: str
+) -> None:
+    spec = make_spec()
+    ref = run(spec, stop_after=1).checkpoints[-1].ref
+    content = bytearray(artifacts.get(f"{ref}/{name}"))
+    content[len(content) // 2] ^= 1
+    artifacts.put(f"{ref}/{name}", bytes(content))
+    with pytest.raises(ArtifactCorrupt):
+        run(spec.model_copy(update={"segment": 2, "resume_from": ref}))
+
+
+def test_a_checkpoint_without_a_manifest_does_not_exist(
+    run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    spec = make_spec()
+    ref = run(spec, stop_after=1).checkpoints[-1].ref
+    artifacts.delete(f"{ref}/{MANIFEST}")
+    with pytest.raises(FileNotFoundError):
+        run(spec.model_copy(update={"segment": 2, "resume_from": ref}))
+
+
+def test_a_write_that_breaks_off_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run, make_spec: SpecMaker
+) -> None:
+    def breaks(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", breaks)
+    spec = make_spec({"save_steps": 1})
+    with pytest.raises(OSError, match="no space"):
+        run(spec)
+    assert not Artifacts((tmp_path / "artifacts").as_uri()).list(spec.checkpoint_prefix)
+    names = [p.name for p in (tmp_path / f"{spec.job_id}-1" / "checkpoints").iterdir()]
+    assert names == [".step-000001.partial"]
+
+
+def test_a_checkpoint_of_another_job_is_refused(run, make_spec: SpecMaker) -> None:
+    ref = run(make_spec(), stop_after=1).checkpoints[-1].ref
+    with pytest.raises(checkpoint.CheckpointMismatch, match="hyperparameters"):
+        run(make_spec({"lora_r": 4}, resume_from=ref))
+
+
+def test_every_hyperparameter_is_honoured(run, make_spec: SpecMaker, artifacts: Artifacts) -> None:
+    chosen = {
+        "epochs": 3,
+        "learning_rate": 0.002,
+        "lora_r": 3,
+        "lora_alpha": 5,
+        "micro_batch_size": 3,
+        "dropout": 0.25,
+        "target_modules": ["up_proj", "k_proj"],
+        "gradient_accumulation": 2,
+        "max_sequence_length": 40,
+        "save_steps": 7,
+        "seed": 5,
+    }
+    spec = make_spec(chosen)
+    notes = run(spec)
+    config = json.loads(artifacts.get(f"{spec.adapter_prefix}/adapter_config.json"))
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (3, 5, 0.25)
+    assert config["target_modules"] == ["k_proj", "up_proj"]
+    steps_per_epoch = -(-notes.fields["train_examples"] // 6)
+    assert notes.fields["total_steps"] == 3 * steps_per_epoch
+    assert max(measured.learning_rate for measured in notes.steps) == 0.002
+    assert [saved.step for saved in notes.checkpoints] == [7, 3 * steps_per_epoch]
+    assert max(measured.tokens for measured in notes.steps) <= 6 * 40
+    assert any("limit 40 tokens" in line for line in notes.lines)
+    for change in ({"seed": 6}, {"dropout": 0.0}, {"learning_rate": 0.003}):
+        assert losses(run(make_spec({**chosen, **change}))) != losses(notes)
+    assert losses(run(make_spec(chosen))) == losses(notes)
+
+
+def test_accumulation_spreads_a_step_without_changing_it(run, make_spec: SpecMaker) -> None:
+    """Twenty examples a step, by fours or all at once: the same gradient but for rounding."""
+    halves = run(make_spec({"dropout": 0.0, "micro_batch_size": 4, "gradient_accumulation": 5}))
+    whole = run(make_spec({"dropout": 0.0, "micro_batch_size": 20, "gradient_accumulation": 1}))
+    base = next(line for line in halves.lines if line.startswith("base tiny"))
+    tolerance = 2e-2 if "bfloat16" in base else 1e-4
+    assert losses(halves) == pytest.approx(losses(whole), abs=tolerance)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_own_class(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training.loss_sum
+    monkeypatch.setattr(training, "loss_sum", lambda *a: real(*a) * float("nan"))
+    with pytest.raises(LossDiverged):
+        run(make_spec())
+
+
+def test_a_target_module_that_the_base_lacks_is_named(run, make_spec: SpecMaker) -> None:
+    with pytest.raises(TargetModulesNotFound, match=r"c_attn is no linear layer.*q_proj"):
+        run(make_spec({"target_modules": ["q_proj", "c_attn"]}))
+
+
+def test_a_dataset_that_is_not_the_approved_one_is_refused(run, make_spec: SpecMaker) -> None:
+    with pytest.raises(ArtifactCorrupt, match="approved"):
+        run(make_spec(dataset_sha256="0" * 64))
+
+
+def test_a_dataset_needs_two_conversations(run, make_spec: SpecMaker) -> None:
+    with pytest.raises(DatasetTooSmall):
+        run(make_spec(rows=chats(1)))
+    assert run(make_spec(rows=chats(2))).fields["train_examples"] == 1
+
+
+def test_a_base_without_a_chat_template_is_said_and_stored(
+    run, make_spec: SpecMaker, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifacts.put_directory("models/plain", make_tiny_model(tmp_path / "plain", chat_template=None))
+    spec = make_spec(base_ref="models/plain", base_model="plain")
+    notes = run(spec)
+    assert any("no chat template" in line for line in notes.lines)
+    assert "im_start" in artifacts.get(f"{spec.adapter_prefix}/chat_template.jinja").decode()
+    assert "has no chat template" in artifacts.get(f"{spec.adapter_prefix}/README.md").decode()

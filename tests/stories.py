@@ -1,0 +1,221 @@
+"""What happens on the platform, told with the real aggregates and written to a log."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from domain.account import Account, Role
+from domain.api_key import ApiKey
+from domain.base_model import BaseModel
+from domain.dataset import Dataset
+from domain.event_log import EventLog
+from domain.gpu_pool import Claim, GpuPool
+from domain.identity import gpu_pool_id, meter_id
+from domain.job import Job, SegmentEnd
+from domain.meter import Meter
+from tests.causes import NOW, command
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+
+SECRET = "eco_secret-of-a-test"
+MINUTE_SECONDS, LEASE_SECONDS = 60, 300
+BOUND_AT = NOW + timedelta(seconds=5)
+
+
+class Story:
+    """Chapters that can be told one by one; each is one or more commands."""
+
+    def __init__(self, log: EventLog, account_id: UUID = ACCOUNT_ID, job_id: UUID = JOB_ID) -> None:
+        self.log = log
+        self.account_id = account_id
+        self.job_id = job_id
+
+    @property
+    def account(self) -> Account:
+        """The account as the log has it."""
+        return self.log.load(Account, self.account_id)
+
+    @property
+    def job(self) -> Job:
+        """The job as the log has it."""
+        return self.log.load(Job, self.job_id)
+
+    def meter(self, segment: int) -> Meter:
+        """A segment's meter as the log has it."""
+        return self.log.load(Meter, meter_id(self.job_id, segment))
+
+    def open_account(self, balance_micros: int) -> None:
+        """A customer with credit."""
+        with command("open account"):
+            account = Account.open(self.account_id, Role.USER, "UTC")
+            account.grant_credit(balance_micros, "first")
+            self.log.commit(account)
+
+    def issue_key(self) -> ApiKey:
+        """An API key."""
+        with command("issue key"):
+            key = ApiKey.issue(self.account_id, Role.USER, SECRET)
+            self.log.commit(key)
+        return key
+
+    def import_base(self, name: str = "tiny") -> BaseModel:
+        """A base model."""
+        with command("import base"):
+            base = BaseModel.imported(name, PLAN.base_ref, "b" * 64, "llama", 50_000, 256)
+            self.log.commit(base)
+        return base
+
+    def prepare_dataset(self) -> None:
+        """A dataset that is uploaded and ready."""
+        with command("upload"):
+            dataset = Dataset.uploaded(DATASET_ID, self.account_id, "uploads/a", "a" * 64, 1000)
+            dataset.validate(PLAN.dataset_ref, PLAN.dataset_sha256, 100, 3, "datasets/a/report")
+            self.log.commit(dataset)
+
+    def open_pool(self, capacity: int = 1) -> None:
+        """GPUs."""
+        with command("open pool"):
+            pool = GpuPool.open(PLAN.region, PLAN.gpu_type)
+            pool.change_capacity(capacity)
+            self.log.commit(pool)
+
+    @property
+    def pool(self) -> GpuPool:
+        """The GPU pool as the log has it."""
+        return self.log.load(GpuPool, gpu_pool_id(PLAN.region, PLAN.gpu_type))
+
+    def approve_job(self) -> None:
+        """A job that stands in the queue."""
+        with command("approve"):
+            job, pool = Job.approve(self.job_id, self.account_id, PLAN), self.pool
+            pool.request(Claim(self.account_id, self.job_id, 1, PLAN.gpu_count))
+            self.log.commit(job, pool)
+
+    def allocate_segment(self, segment: int) -> None:
+        """The next segment has its GPUs."""
+        with command(f"allocate {segment}"):
+            job, pool = self.job, self.pool
+            pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
+            claim = pool.next_fitting
+            assert claim is not None
+            pool.allocate(claim)
+            job.allocate_segment(segment)
+            self.log.commit(pool, job)
+
+    def grant_lease(self, segment: int, seconds: int = LEASE_SECONDS) -> None:
+        """The segment's meter, with its first lease."""
+        with command(f"lease {segment}"):
+            account = self.account
+            meter = Meter.open(
+                self.account_id, self.job_id, segment, self.job.plan.rate_micros_per_hour
+            )
+            reserved = meter.extend_lease(seconds)
+            account.settle(captured_micros=0, reserved_micros=reserved)
+            self.log.commit(meter, account)
+
+    def start_pod(self, segment: int) -> None:
+        """The launcher bound the GPUs."""
+        with command(f"pod {segment}"):
+            job = self.job
+            job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT)
+            self.log.commit(job)
+
+    def start_training(self, segment: int, step: int = 0) -> None:
+        """Model and data are loaded."""
+        with command(f"train {segment}"):
+            job = self.job
+            job.start_training(segment, step, 30, 95, 5)
+            self.log.commit(job)
+
+    def save_checkpoint(self, segment: int, step: int, elapsed_seconds: int) -> None:
+        """A checkpoint."""
+        with command(f"checkpoint {segment} {step}"):
+            job = self.job
+            ref = f"checkpoints/{segment}/{step}"
+            job.save_checkpoint(segment, step, 2.5, elapsed_seconds, ref, "c" * 64, 1000)
+            self.log.commit(job)
+
+    def bill(self, segment: int, elapsed_seconds: int) -> None:
+        """The ticker's work."""
+        with command(f"tick {segment} {elapsed_seconds}"):
+            account, meter = self.account, self.meter(segment)
+            captured = meter.post_minutes(elapsed_seconds, MINUTE_SECONDS)
+            account.settle(captured_micros=captured, reserved_micros=0)
+            self.log.commit(account, meter)
+
+    def complete(self, segment: int) -> None:
+        """Evaluated and registered."""
+        with command(f"complete {segment}"):
+            job = self.job
+            job.start_evaluation(segment, 30)
+            job.complete_evaluation(segment, 3.0, 2.0, 5, 400)
+            job.register(segment, "jobs/a/adapter", "a" * 64)
+            self.log.commit(job)
+
+    def end_segment(
+        self,
+        segment: int,
+        reason: SegmentEnd,
+        elapsed_seconds: int,
+        *,
+        grace_seconds: int = 0,
+        error_class: str | None = None,
+    ) -> None:
+        """The process is over, the GPUs are free, and the meter is settled."""
+        with command(f"end {segment}"):
+            job, pool = self.job, self.pool
+            job.end_segment(
+                segment,
+                reason,
+                elapsed_seconds,
+                grace_seconds=grace_seconds,
+                error_class=error_class,
+                log_ref="logs/tail" if error_class else None,
+            )
+            (ended,) = [each for each in job.pending_events if isinstance(each, Job.SegmentEnded)]
+            pool.release(self.job_id, segment)
+            self.log.commit(job, pool)
+        with command(f"settle {segment}"):
+            self._settle(segment, elapsed_seconds, ended.kept_seconds)
+
+    def _settle(self, segment: int, elapsed_seconds: int, kept_seconds: int) -> None:
+        account, meter = self.account, self.meter(segment)
+        charge, released = meter.close(elapsed_seconds, MINUTE_SECONDS)
+        account.settle(captured_micros=charge, reserved_micros=-released)
+        billed = meter.billed_seconds
+        if credit := meter.credit_lost_work(kept_seconds):
+            account.reverse_charge(credit, self.job_id, segment, kept_seconds, billed)
+        self.log.commit(account, meter)
+
+    def run_until(self, chapter: str) -> None:
+        """The beginning of every job, up to and including a chapter."""
+        for name, tell in (
+            ("account", lambda: self.open_account(1_000_000)),
+            ("pool", self.open_pool),
+            ("approved", self.approve_job),
+            ("allocated", lambda: self.allocate_segment(1)),
+            ("leased", lambda: self.grant_lease(1)),
+            ("launched", lambda: self.start_pod(1)),
+            ("training", lambda: self.start_training(1)),
+        ):
+            tell()
+            if name == chapter:
+                return
+        raise AssertionError(f"there is no chapter {chapter}")
+
+    def run_with_a_crash(self) -> None:
+        """A whole life: a crash after 100 s whose last 60 s are credited, then 130 s to the end."""
+        self.import_base()
+        self.prepare_dataset()
+        self.run_until("training")
+        self.issue_key()
+        self.save_checkpoint(1, 10, 40)
+        self.bill(1, 61)
+        self.end_segment(1, SegmentEnd.CRASHED, 100, error_class="ProcessLost")
+        self.allocate_segment(2)
+        self.grant_lease(2)
+        self.start_pod(2)
+        self.start_training(2, step=10)
+        self.bill(2, 125)
+        self.complete(2)
+        self.end_segment(2, SegmentEnd.COMPLETED, 130)
