@@ -155,7 +155,7 @@ class EcoLink:
                     raise CommandReused("this idempotency key was used for a different job")
                 return existing
             account = self.log.load(Account, account_id)
-            if account.available_micros * 3600 < plan.rate_micros_per_hour:
+            if not account.affords(plan.rate_micros_per_hour):
                 raise InsufficientBalance(
                     f"the balance is {dollars(account.available_micros)}; "
                     f"this job costs {dollars(plan.rate_micros_per_hour)} an hour"

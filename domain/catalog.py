@@ -18,6 +18,7 @@ class GpuType(BaseModel):
 
     name: str
     micros_per_hour: int
+    max_per_job: int
 
 
 class Region(BaseModel):
@@ -50,8 +51,9 @@ class Catalog(BaseModel):
                 f"{region} has no GPU type {gpu_type!r}; choose from {_names(offered)}",
                 field="gpu_type",
             )
-        if gpu_count < 1:
-            raise Invalid("at least 1 GPU is needed", field="gpu_count")
+        most = self.gpu_types[gpu_type].max_per_job
+        if not 1 <= gpu_count <= most:
+            raise Invalid(f"a job may use 1 to {most} of {gpu_type}", field="gpu_count")
         return self.gpu_types[gpu_type].micros_per_hour * gpu_count
 
 

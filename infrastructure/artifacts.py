@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 import obstore
 from obstore.store import from_url
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST = "manifest.json"
 
@@ -143,8 +143,11 @@ class Artifacts:
         return manifest
 
     def manifest(self, prefix: str) -> Manifest:
-        """The manifest of a directory artifact; raises FileNotFoundError."""
-        return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
+        """The manifest of a directory artifact; raises FileNotFoundError and ArtifactCorrupt."""
+        try:
+            return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
+        except ValidationError as error:
+            raise ArtifactCorrupt(f"{prefix}/{MANIFEST} is no manifest") from error
 
     def get_directory(self, prefix: str, directory: Path) -> Manifest:
         """Copy a directory artifact to a local directory, verifying every hash.

@@ -211,3 +211,12 @@ def jobs_of(connection: Connection, account_id: UUID) -> list[Row]:
         "SELECT * FROM job_detail WHERE account_id = %s ORDER BY approved_at DESC, job_id",
         [account_id],
     ).fetchall()
+
+
+def jobs_waiting_for_gpu(connection: Connection) -> list[UUID]:
+    """Jobs without a segment that need one, the longest waiting first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE phase = %s ORDER BY changed_at, job_id",
+        [WAITING_FOR_GPU],
+    ).fetchall()
+    return [row["job_id"] for row in rows]

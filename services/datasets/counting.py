@@ -17,8 +17,10 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.datasets import uncounted
-from services.datasets.chat_template import ChatRefused
-from services.datasets.tokens import count_tokens
+from services.datasets.tokens import TokenCounts, count_tokens
+
+LOOK_AT = 100
+"""Pairs that are counted in one go; the next look finds the others."""
 
 Pair = tuple[UUID, str, str]
 
@@ -43,35 +45,39 @@ class Counting:
         self._logger = logging.getLogger("counting")
 
     def count_missing(self) -> None:
-        """Count every pair of dataset and base that has no count."""
+        """Count every pair of dataset and base that has no count.
+
+        A pair that cannot be counted is left out until the service starts again.
+        """
         with self._pool.connection() as connection:
-            rows = uncounted(connection)
+            rows = uncounted(connection, limit=LOOK_AT + len(self._uncountable))
         for row in rows:
             pair = (row["dataset_id"], row["base_model"], row["manifest_sha256"])
-            if pair in self._uncountable:
+            dataset = self._log.load(Dataset, row["dataset_id"])
+            known = dataset.counted.get(row["base_model"]) == row["manifest_sha256"]
+            if known or pair in self._uncountable:
                 continue
             try:
-                self._count(row)
-            except (ChatRefused, FileNotFoundError) as error:
+                directory = self._artifacts.local_directory(row["base_ref"], self._cache)
+                counts = count_tokens(self._lines(dataset.ref), directory)
+            except Exception:
                 self._uncountable.add(pair)
-                self._logger.warning("dataset %s with %s: %s", pair[0], pair[1], error)
+                self._logger.exception("dataset %s cannot be counted with %s", pair[0], pair[1])
+            else:
+                self._record(row, counts)
 
-    def _count(self, row: dict[str, Any]) -> None:
-        directory = self._artifacts.local_directory(row["base_ref"], self._cache)
-        dataset = self._log.load(Dataset, row["dataset_id"])
-        counts = count_tokens(self._lines(dataset.ref), directory)
-
+    def _record(self, row: dict[str, Any], counts: TokenCounts) -> None:
         def attempt() -> None:
-            command_id = f"count:{dataset.id}:{row['manifest_sha256']}"
+            command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
             with because(Cause("service:datasets", command_id, self._clock.now())):
-                present = self._log.load(Dataset, dataset.id)
-                present.record_tokens(
+                dataset = self._log.load(Dataset, row["dataset_id"])
+                dataset.record_tokens(
                     row["base_model"],
                     row["manifest_sha256"],
                     counts.total_tokens,
                     counts.longest_tokens,
                 )
-                self._log.commit(present)
+                self._log.commit(dataset)
 
         self._log.retrying(attempt)
 

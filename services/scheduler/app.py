@@ -29,8 +29,11 @@ from services.scheduler.launchers import LAUNCHERS
 from services.scheduler.launchers.launcher import Launcher
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segments import Segments
+from services.scheduler.waiting_jobs import WaitingJobs
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
+
+CLAIM_SECONDS = 2.0
 
 
 def run(settings: Settings) -> None:
@@ -44,6 +47,7 @@ def run(settings: Settings) -> None:
     scheduling = Scheduling(log, launcher, control, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log)
+    waiting = WaitingJobs(log, clock, pool, scheduling)
     watch = PodWatch(log, clock, broker, launcher, segments, settings)
 
     async def begin() -> None:
@@ -54,7 +58,8 @@ def run(settings: Settings) -> None:
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(_record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
-    serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, replay])
+    claim = partial(every, CLAIM_SECONDS, waiting.claim_all, logging.getLogger("waiting"))
+    serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, claim, replay])
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from domain.account import Account
 from domain.aggregate import Aggregate, Event
 from domain.event_log import EventLog
 from domain.gpu_pool import Claim, GpuPool
@@ -43,9 +44,17 @@ class Scheduling:
 
     def on_segment_needed(self, event: Event) -> Sequence[Aggregate]:
         """Queue a claim for the job's next segment, if it needs one."""
-        job = self._log.load(Job, event.originator_id)
+        return self.claim(self._log.load(Job, event.originator_id))
+
+    def claim(self, job: Job) -> Sequence[Aggregate]:
+        """Stand in the queue for a job's next segment.
+
+        A job whose account cannot pay for a second of it stays out, so that it holds no GPU that
+        others can pay for; `WaitingJobs` looks again.
+        """
         segment = job.next_segment
-        if segment is None:
+        account = self._log.load(Account, job.account_id)
+        if segment is None or not account.affords(job.plan.rate_micros_per_hour):
             return []
         pool = self._pool(job)
         pool.request(Claim(job.account_id, job.id, segment, job.plan.gpu_count))

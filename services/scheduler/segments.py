@@ -126,8 +126,8 @@ class Segments:
 
     def _register(self, job: Job, report: Report) -> None:
         """Register the adapter, if the store holds what its trainer says it wrote."""
-        assert report.adapter_ref is not None
-        assert report.adapter_manifest_sha256 is not None
+        if report.adapter_ref is None:
+            raise ArtifactCorrupt("the trainer named no adapter")
         manifest = self._artifacts.manifest(report.adapter_ref)
         if manifest.sha256 != report.adapter_manifest_sha256:
             raise ArtifactCorrupt(f"{report.adapter_ref} has another manifest")
@@ -161,7 +161,7 @@ class Segments:
         """End the segment and give its GPUs back, in one save."""
         log_ref = None
         if reason is SegmentEnd.CRASHED:
-            log_ref = self._keep_log_tail(job, segment)
+            log_ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
         job.end_segment(
             segment,
             reason,
@@ -170,15 +170,15 @@ class Segments:
             error_class=error_class,
             log_ref=log_ref,
         )
+        if log_ref is not None:  # only now: a stale report must not touch what was kept before
+            self._keep_log_tail(job, segment, log_ref)
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
         pool.release(job.id, segment)
         self._log.commit(job, pool)
 
-    def _keep_log_tail(self, job: Job, segment: int) -> str:
+    def _keep_log_tail(self, job: Job, segment: int, ref: str) -> None:
         lines = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES).splitlines(True)
-        ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
         self._artifacts.put(ref, b"".join(lines[-LOG_TAIL_LINES:]))
-        return ref
 
     def keep_log(self, job: Job, segment: int) -> None:
         """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""

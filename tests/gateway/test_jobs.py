@@ -72,7 +72,9 @@ def test_the_same_key_makes_one_job(client: TestClient, world: World) -> None:
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
 
-    other = client.post("/api/jobs", json=body | {"gpu_count": 2}, headers=headers)
+    other = client.post(
+        "/api/jobs", json=body | {"hyperparameters": {"epochs": 2}}, headers=headers
+    )
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
 
     without = [client.post("/api/jobs", json=body, headers=person.headers) for _ in range(2)]
@@ -85,15 +87,17 @@ def test_the_same_key_at_once_makes_one_job(client: TestClient, world: World) ->
     with ThreadPoolExecutor(6) as threads:
         answers = list(
             threads.map(
-                lambda count: client.post(
-                    "/api/jobs", json=body | {"gpu_count": count}, headers=headers
+                lambda epochs: client.post(
+                    "/api/jobs",
+                    json=body | {"hyperparameters": {"epochs": epochs}},
+                    headers=headers,
                 ),
                 [1, 2, 1, 2, 1, 2],
             )
         )
     approved = [answer for answer in answers if answer.is_success]
     refused = [answer for answer in answers if not answer.is_success]
-    assert len({answer.json()["gpu_count"] for answer in approved}) == 1
+    assert len({answer.json()["id"] for answer in approved}) == 1
     assert (len(approved), len(refused)) == (3, 3)
     assert {answer.status_code for answer in refused} == {409}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,9 @@ from typing import Protocol
 from uuid import UUID
 
 from infrastructure.reports import SegmentSpec
+
+TRAINER = (sys.executable, "-m", "services.trainer")
+"""The program of every pod; it is given the path of its SegmentSpec."""
 
 
 class LaunchFailed(Exception):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import psutil
 from infrastructure.clock import Clock
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import LaunchFailed, Pod, PodName
+from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
 
 REGION, GPU_TYPE = "local", "cpu"
 
@@ -36,8 +36,9 @@ MALLOC = {
 class LocalLauncher:
     """Keeps each pod in a directory: its spec, who runs it, its log, and how it ended."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, program: Sequence[str] = TRAINER) -> None:
         self._settings = settings
+        self._program = program
         self._clock = clock
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ class LocalLauncher:
             request.write_text(json.dumps({"bound_at": self._clock.now().isoformat()}))
 
     def _spawn(self, directory: Path) -> None:
-        trainer = [sys.executable, "-m", "services.trainer", str(directory / "spec.json")]
+        trainer = [*self._program, str(directory / "spec.json")]
         shim = [sys.executable, "-m", "services.scheduler.launchers.shim", str(directory)]
         with (directory / "trainer.log").open("ab") as log:
             subprocess.Popen(

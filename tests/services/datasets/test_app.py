@@ -1,0 +1,258 @@
+"""The datasets service: from an upload to a dataset with its counts, or to nothing but a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.base_model import BaseModel
+from domain.dataset import Dataset, DatasetStatus
+from domain.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.measurements import progress_of
+from infrastructure.reaction import ReactionEffect, parked_reactions
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import BASE_MODELS, DATASETS
+from projections.projection import ProjectionEffect
+from services.datasets import counting as counting_module
+from services.datasets.counting import Counting
+from services.datasets.handlers import Validating
+from services.datasets.report import Code, Report
+from tests.causes import FixedClock, command
+from tests.domain.examples import ACCOUNT_ID
+from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl
+from tests.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+
+VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}))
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings.artifacts)
+
+
+@pytest.fixture
+def service(
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, settings: Settings
+) -> OrderedConsumer:
+    """The service's reactions, as its process runs them."""
+    validating = Validating(log, artifacts, pool, settings)
+    effect = ReactionEffect("datasets", log, FixedClock(), validating.react, pool.connection)
+    return OrderedConsumer(effect, log)
+
+
+@pytest.fixture
+def counting(
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, tmp_path: Path
+) -> Counting:
+    return Counting(log, FixedClock(), artifacts, pool, tmp_path / "cache")
+
+
+def upload(log: EventLog, artifacts: Artifacts, content: bytes) -> UUID:
+    """What the gateway does."""
+    dataset_id = uuid4()
+    ref = f"datasets/{ACCOUNT_ID}/{dataset_id}/upload"
+    artifacts.put(ref, content)
+    with command(f"upload {dataset_id}"):
+        sha256 = hashlib.sha256(content).hexdigest()
+        log.commit(Dataset.uploaded(dataset_id, ACCOUNT_ID, ref, sha256, len(content)))
+    return dataset_id
+
+
+def import_base(
+    log: EventLog, artifacts: Artifacts, directory: Path, name: str = "tiny"
+) -> BaseModel:
+    """A base that is a tokenizer only: counting needs no more."""
+    make_tiny_tokenizer(CHAT_TEMPLATE).save_pretrained(directory)
+    manifest = artifacts.put_directory(f"models/{name}", directory)
+    with command(f"import {name}"):
+        base = BaseModel.imported(name, f"models/{name}", manifest.sha256, "llama", 1, 256)
+        log.commit(base)
+    return base
+
+
+def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
+    for projection in (DATASETS, BASE_MODELS):
+        OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
+
+
+def dataset(log: EventLog, dataset_id: UUID) -> Dataset:
+    return log.load(Dataset, dataset_id)
+
+
+def home(dataset_id: UUID) -> str:
+    return f"datasets/{ACCOUNT_ID}/{dataset_id}"
+
+
+def test_an_upload_becomes_a_dataset_with_a_report(
+    log: EventLog, artifacts: Artifacts, service: OrderedConsumer
+) -> None:
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    ready = dataset(log, dataset_id)
+    assert (ready.status, ready.examples) == (DatasetStatus.READY_FOR_TRAINING, 2)
+    normalised = artifacts.get(ready.ref)
+    assert hashlib.sha256(normalised).hexdigest() == ready.sha256
+    assert len([json.loads(line)["messages"] for line in normalised.splitlines()]) == 2
+    report = Report.model_validate_json(artifacts.get(f"{home(dataset_id)}/report.json"))
+    assert (report.examples, report.error_count) == (2, 0)
+
+
+def test_how_far_it_is_can_be_seen(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    pool: ConnectionPool[Connection],
+) -> None:
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    with pool.connection() as connection:
+        assert progress_of(connection, dataset_id) == {
+            "lines": 2,
+            "bytes": len(VALID),
+            "total_bytes": len(VALID),
+        }
+
+
+def test_a_rejected_upload_leaves_nothing_but_its_report(
+    log: EventLog, artifacts: Artifacts, service: OrderedConsumer
+) -> None:
+    dataset_id = upload(log, artifacts, VALID + b'{"messages": []}\n')
+    service.catch_up()
+    assert dataset(log, dataset_id).status is DatasetStatus.REJECTED
+    assert artifacts.list(home(dataset_id)) == [f"{home(dataset_id)}/report.json"]
+    report = Report.model_validate_json(artifacts.get(f"{home(dataset_id)}/report.json"))
+    assert [(error.line, error.code) for error in report.errors] == [(3, Code.NO_MESSAGES)]
+
+
+def test_a_file_beyond_the_limit_is_rejected(
+    log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], settings: Settings
+) -> None:
+    small = settings.model_copy(update={"dataset_max_bytes": 10})
+    validating = Validating(log, artifacts, pool, small)
+    effect = ReactionEffect("datasets", log, FixedClock(), validating.react, pool.connection)
+    dataset_id = upload(log, artifacts, VALID)
+    OrderedConsumer(effect, log).catch_up()
+    assert dataset(log, dataset_id).status is DatasetStatus.REJECTED
+
+
+def test_one_upload_after_the_other_each_once(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    pool: ConnectionPool[Connection],
+) -> None:
+    uploads = [upload(log, artifacts, content) for content in (VALID, b"", VALID)]
+    service.catch_up()
+    service.catch_up()
+    assert [dataset(log, each).version for each in uploads] == [2, 2, 2]
+    with pool.connection() as connection:
+        assert parked_reactions(connection) == []
+
+
+def test_new_datasets_and_new_bases_are_counted(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    counting: Counting,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+) -> None:
+    def counted() -> list[set[str]]:
+        service.catch_up()
+        project(log, pool)
+        counting.count_missing()
+        return [set(dataset(log, each).counted) for each in datasets]
+
+    import_base(log, artifacts, tmp_path / "tiny")
+    datasets = [upload(log, artifacts, VALID)]
+    assert counted() == [{"tiny"}]
+    datasets.append(upload(log, artifacts, VALID))
+    assert counted() == [{"tiny"}, {"tiny"}]
+    import_base(log, artifacts, tmp_path / "little", "little")
+    assert counted() == [{"tiny", "little"}] * 2
+
+
+def test_a_count_that_no_row_shows_yet_is_not_made_again(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    counting: Counting,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_base(log, artifacts, tmp_path / "tiny")
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    project(log, pool)
+    counting.count_missing()
+    assert set(dataset(log, dataset_id).counted) == {"tiny"}
+    again: list[object] = []
+    monkeypatch.setattr(counting_module, "count_tokens", lambda *_: again.append(1))
+    counting.count_missing()
+    assert again == []
+
+
+def _without_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+
+
+def _with_a_garbled_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text('{"model"')
+
+
+def _with_a_template_that_refuses(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_without_tokenizer, _with_a_garbled_tokenizer, _with_a_template_that_refuses]
+)
+def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    counting: Counting,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+    spoil: object,
+) -> None:
+    import_base(log, artifacts, tmp_path / "a", "a-spoilt")
+    spoil(artifacts.root / "models/a-spoilt")  # type: ignore[operator]
+    import_base(log, artifacts, tmp_path / "tiny")
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    project(log, pool)
+    counting.count_missing()
+    counting.count_missing()
+    assert set(dataset(log, dataset_id).counted) == {"tiny"}
+
+
+def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    counting: Counting,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(counting_module, "LOOK_AT", 2)
+    for name in ("a", "b", "c"):
+        import_base(log, artifacts, tmp_path / name, name)
+        _without_tokenizer(artifacts.root / "models" / name)  # type: ignore[operator]
+    import_base(log, artifacts, tmp_path / "tiny")
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    project(log, pool)
+    for _ in range(3):
+        counting.count_missing()
+    assert set(dataset(log, dataset_id).counted) == {"tiny"}

@@ -1,0 +1,82 @@
+"""What the tests of the scheduler share: a launcher in memory, and a control channel that notes."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.reaction import ReactionEffect
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from services.scheduler.handlers import Scheduling
+from services.scheduler.segments import Segments
+from tests.causes import FixedClock
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.stories import Story
+
+
+class NotedControl:
+    """Notes what segments are told."""
+
+    def __init__(self) -> None:
+        self.paid: list[tuple[UUID, int, int]] = []
+        self.answered: list[tuple[UUID, int]] = []
+
+    def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
+        self.paid.append((job_id, segment, paid_seconds))
+
+    def answer(self, job_id: UUID, segment: int) -> None:
+        self.answered.append((job_id, segment))
+
+
+@pytest.fixture
+def story(log: EventLog) -> Story:
+    return Story(log)
+
+
+@pytest.fixture
+def account(story: Story) -> None:
+    """The jobs' account can pay."""
+    story.open_account(10_000_000)
+
+
+@pytest.fixture
+def launcher() -> FakeLauncher:
+    return FakeLauncher()
+
+
+@pytest.fixture
+def control() -> NotedControl:
+    return NotedControl()
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings.artifacts)
+
+
+@pytest.fixture
+def segments(
+    log: EventLog, artifacts: Artifacts, launcher: FakeLauncher, control: NotedControl
+) -> Segments:
+    return Segments(log, FixedClock(), artifacts, launcher, control)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def scheduler(
+    account: None,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launcher: FakeLauncher,
+    control: NotedControl,
+    settings: Settings,
+) -> OrderedConsumer:
+    """The scheduler's reactions, as its process runs them."""
+    scheduling = Scheduling(log, launcher, control, settings)  # type: ignore[arg-type]
+    effect = ReactionEffect("scheduler", log, FixedClock(), scheduling.react, pool.connection)
+    return OrderedConsumer(effect, log)

@@ -1,0 +1,202 @@
+"""What every launcher promises: one process for a segment, which outlives us, and how it ended."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from domain.hyperparameters import Hyperparameters
+from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+from services.scheduler.launchers import LAUNCHERS, OpenLauncher
+from services.scheduler.launchers.launcher import Launcher, Pod, PodName
+from tests.causes import NOW, FixedClock
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.polling import eventually
+
+# Says who runs it, and obeys: SIGTERM ends it with the exit status that its spec's job asks for.
+PROGRAM = """
+import os, signal, sys
+print("pid", os.getpid(), flush=True)
+print("spec", sys.argv[1], flush=True)
+print("secret" if os.environ.get("ECOLINK_DATABASE_URL") else "no database", flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture(params=LAUNCHERS.values(), ids=LAUNCHERS.keys())
+def open_launcher(request: pytest.FixtureRequest) -> OpenLauncher:
+    return request.param
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path,
+        nats_url="nats://127.0.0.1:1",
+        database_url="postgresql://nobody:secret@127.0.0.1/x",
+        grace_seconds=0,
+        local_slots=3,
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    return [sys.executable, str(script)]
+
+
+@pytest.fixture
+def reopen(
+    open_launcher: OpenLauncher, settings: Settings, program: list[str]
+) -> Callable[[], Launcher]:
+    """The launcher, as another process of ours would open it."""
+    return lambda: open_launcher(settings, FixedClock(), program)
+
+
+@pytest.fixture
+def launcher(reopen: Callable[[], Launcher]) -> Iterator[Launcher]:
+    opened = reopen()
+    yield opened
+    for name in opened.pods():
+        opened.stop(name)
+        eventually(lambda name=name: not living(opened, name))
+
+
+def spec(segment: int = 1) -> SegmentSpec:
+    return SegmentSpec(
+        account_id=ACCOUNT_ID,
+        job_id=JOB_ID,
+        segment=segment,
+        dataset_ref=PLAN.dataset_ref,
+        dataset_sha256=PLAN.dataset_sha256,
+        base_model=PLAN.base_model,
+        base_ref=PLAN.base_ref,
+        hyperparameters=Hyperparameters(),
+        paid_seconds=300,
+        grace_seconds=0,
+        heartbeat_seconds=1,
+        checkpoint_prefix="checkpoints",
+        adapter_prefix="adapter",
+    )
+
+
+NAME = PodName(JOB_ID, 1)
+
+
+def living(launcher: Launcher, name: PodName = NAME) -> bool:
+    pod = launcher.poll(name)
+    return pod is not None and pod.alive
+
+
+def said(launcher: Launcher, word: str) -> list[str]:
+    """What the program printed after a word, once for each time that it was started."""
+    lines = launcher.log(NAME, 10_000).decode().splitlines()
+    return [line.partition(" ")[2] for line in lines if line.startswith(word + " ")]
+
+
+def program_of(launcher: Launcher) -> psutil.Process:
+    """The process of the program, once it runs."""
+    eventually(lambda: said(launcher, "spec"))
+    return psutil.Process(int(said(launcher, "pid")[-1]))
+
+
+def ended(launcher: Launcher) -> Pod:
+    eventually(lambda: not living(launcher))
+    pod = launcher.poll(NAME)
+    assert pod is not None
+    return pod
+
+
+def test_a_launched_pod_lives_and_knows_since_when(launcher: Launcher) -> None:
+    assert launcher.launch(spec()) == Pod(NAME, NOW, alive=True)
+    assert launcher.poll(NAME) == Pod(NAME, NOW, alive=True)
+    assert launcher.pods() == [NAME]
+
+
+def test_the_program_is_given_its_spec_and_no_database(launcher: Launcher) -> None:
+    launcher.launch(spec())
+    program_of(launcher)
+    (path,) = said(launcher, "spec")
+    assert SegmentSpec.model_validate_json(Path(path).read_text()) == spec()
+    eventually(lambda: said(launcher, "no") == ["database"])
+
+
+def test_a_pod_that_was_never_launched_is_unknown(launcher: Launcher) -> None:
+    assert launcher.poll(PodName(uuid4(), 1)) is None
+    assert launcher.log(PodName(uuid4(), 1), 100) == b""
+    launcher.stop(PodName(uuid4(), 1))
+    launcher.remove(PodName(uuid4(), 1))
+
+
+def test_launching_twice_is_one_process(launcher: Launcher) -> None:
+    first = launcher.launch(spec())
+    process = program_of(launcher)
+    assert launcher.launch(spec()) == first
+    assert said(launcher, "pid") == [str(process.pid)]
+
+
+def test_each_segment_has_its_pod(launcher: Launcher) -> None:
+    launcher.launch(spec(1))
+    launcher.launch(spec(2))
+    assert launcher.pods() == [PodName(JOB_ID, 1), PodName(JOB_ID, 2)]
+
+
+def test_a_launcher_that_is_opened_anew_finds_what_runs(
+    launcher: Launcher, reopen: Callable[[], Launcher]
+) -> None:
+    pod = launcher.launch(spec())
+    process = program_of(launcher)
+    adopting = reopen()
+    assert adopting.pods() == [NAME]
+    assert adopting.launch(spec()) == adopting.poll(NAME) == pod
+    adopting.stop(NAME)
+    assert ended(adopting).exit_code == 7
+    assert not process.is_running()
+
+
+def test_a_stopped_program_ends_with_its_own_exit_code(launcher: Launcher) -> None:
+    launcher.launch(spec())
+    program_of(launcher)
+    launcher.stop(NAME)
+    assert ended(launcher).exit_code == 7
+
+
+def test_a_program_that_is_killed_leaves_its_exit_code(launcher: Launcher) -> None:
+    launcher.launch(spec())
+    program_of(launcher).kill()
+    assert ended(launcher).exit_code == -signal.SIGKILL
+
+
+def test_a_pod_that_ended_is_not_launched_again(launcher: Launcher) -> None:
+    launcher.launch(spec())
+    program_of(launcher).kill()
+    pod = ended(launcher)
+    assert launcher.launch(spec()) == pod
+    assert len(said(launcher, "pid")) == 1
+
+
+def test_the_end_of_the_log_is_kept_until_the_pod_is_removed(launcher: Launcher) -> None:
+    launcher.launch(spec())
+    process = program_of(launcher)
+    eventually(lambda: said(launcher, "no"))
+    assert launcher.log(NAME, 9) == b"database\n"
+    process.kill()
+    ended(launcher)
+    launcher.remove(NAME)
+    assert launcher.log(NAME, 9) == b""
+    assert launcher.pods() == []
+    assert launcher.poll(NAME) is None
+
+
+def test_capacity_is_what_the_operator_configured(launcher: Launcher) -> None:
+    assert sum(launcher.capacity().values()) == 3

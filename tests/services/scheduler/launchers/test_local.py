@@ -1,0 +1,102 @@
+"""The local launcher's shim: what becomes of a trainer when the processes around it die."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import LaunchFailed
+from services.scheduler.launchers.local import LocalLauncher
+from tests.causes import FixedClock
+from tests.polling import eventually
+from tests.services.scheduler.launchers.test_launcher import (
+    NAME,
+    PROGRAM,
+    ended,
+    living,
+    program_of,
+    spec,
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, nats_url="nats://127.0.0.1:1", grace_seconds=0)
+
+
+@contextmanager
+def opened(settings: Settings, program: str = PROGRAM) -> Iterator[LocalLauncher]:
+    script = settings.home / "program.py"
+    script.write_text(program)
+    launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
+    yield launcher
+    for name in launcher.pods():
+        launcher.stop(name)
+        eventually(lambda name=name: not living(launcher, name))
+
+
+def test_a_trainer_dies_with_its_shim_and_the_pod_is_lost(settings: Settings) -> None:
+    with opened(settings) as launcher:
+        launcher.launch(spec())
+        trainer = program_of(launcher)
+        shim = trainer.parent()
+        assert shim is not None
+        shim.kill()
+        pod = ended(launcher)
+        assert pod.exit_code is None
+        eventually(lambda: not trainer.is_running())
+
+
+def test_the_end_of_the_supervisor_ends_the_trainer(settings: Settings) -> None:
+    supervisor = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    try:
+        supervised = settings.model_copy(update={"supervisor_pid": supervisor.pid})
+        with opened(supervised) as launcher:
+            launcher.launch(spec())
+            program_of(launcher)
+            supervisor.kill()
+            supervisor.wait()
+            assert ended(launcher).exit_code == 7, "it was asked to, and could save"
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+
+
+def test_a_trainer_that_does_not_stop_is_killed_after_its_grace(settings: Settings) -> None:
+    deaf = PROGRAM.replace("lambda *_: sys.exit(7)", "signal.SIG_IGN")
+    with opened(settings, deaf) as launcher:
+        launcher.launch(spec())
+        program_of(launcher)
+        launcher.stop(NAME)
+        assert ended(launcher).exit_code == -9
+
+
+def test_the_shim_needs_no_launcher(settings: Settings) -> None:
+    """It is no child of ours that a signal to our group would reach."""
+    with opened(settings) as launcher:
+        launcher.launch(spec())
+        shim = program_of(launcher).parent()
+        assert shim is not None
+        me = psutil.Process()
+        assert _group(shim) != _group(me)
+
+
+def _group(process: psutil.Process) -> int:
+    import os
+
+    return os.getsid(process.pid)
+
+
+def test_a_place_without_room_refuses(settings: Settings) -> None:
+    with opened(settings) as launcher:
+        (settings.home / "pods").rmdir()
+        (settings.home / "pods").write_text("a file where the folder was")
+        with pytest.raises(LaunchFailed):
+            launcher.launch(spec())

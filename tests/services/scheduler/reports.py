@@ -1,0 +1,34 @@
+"""Reports as trainers send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infrastructure.reports import Checkpoint, Evaluation, Phase, Report
+from tests.causes import NOW
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+
+CHECKPOINT = Checkpoint(
+    ref="checkpoints/1/10",
+    manifest_sha256="c" * 64,
+    step=10,
+    train_loss=2.5,
+    elapsed_seconds=40.7,
+    total_bytes=1000,
+)
+EVALUATION = Evaluation(loss_before=3.0, loss_after=2.0, examples=5, label_tokens=400)
+
+
+def report(n: int, phase: Phase, *, segment: int = 1, **fields: Any) -> Report:
+    """The n-th report of a segment."""
+    defaults = {"step": 0, "total_steps": 30, "train_examples": 95, "eval_examples": 5}
+    return Report(
+        account_id=ACCOUNT_ID,
+        job_id=JOB_ID,
+        segment=segment,
+        n=n,
+        sent_at=NOW,
+        elapsed_seconds=fields.pop("elapsed_seconds", float(n)),
+        phase=phase,
+        **(defaults | fields),
+    )

@@ -1,0 +1,54 @@
+"""The control channel: a segment's last message is in force, and takes nothing back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.js import JetStreamContext
+
+from infrastructure.bus import CONTROL, provision
+from infrastructure.reports import Control, control_subject
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from services.scheduler.control import ControlChannel
+from tests.domain.examples import JOB_ID
+
+
+@pytest.fixture
+async def channel(settings: Settings, js: JetStreamContext) -> AsyncIterator[ControlChannel]:
+    await provision(js, ())
+    broker = broker_of(settings, "scheduler")
+    await broker.start()
+    opened = ControlChannel(broker)
+    opened.bind()
+    yield opened
+    await broker.stop()
+
+
+async def in_force(js: JetStreamContext, segment: int = 1) -> Control:
+    message = await js.get_last_msg(CONTROL, control_subject(JOB_ID, segment))
+    assert message.data is not None
+    return Control.model_validate_json(message.data)
+
+
+async def test_paid_time_only_grows(channel: ControlChannel, js: JetStreamContext) -> None:
+    for paid_seconds in (360, 420, 360):
+        await asyncio.to_thread(channel.pay, JOB_ID, 1, paid_seconds)
+    assert (await in_force(js)).paid_seconds == 420
+
+
+async def test_an_answer_takes_no_paid_time_back(
+    channel: ControlChannel, js: JetStreamContext
+) -> None:
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
+    await asyncio.to_thread(channel.answer, JOB_ID, 1)
+    assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=360, answered=True)
+
+
+async def test_each_segment_hears_its_own(channel: ControlChannel, js: JetStreamContext) -> None:
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
+    await asyncio.to_thread(channel.pay, JOB_ID, 2, 300)
+    assert (await in_force(js, 1)).paid_seconds == 360
+    assert (await in_force(js, 2)).paid_seconds == 300

@@ -1,0 +1,204 @@
+"""The pod watch: evidence while a pod lives, an end when it is gone, a broom when all is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from domain.event_log import EventLog
+from domain.job import Job, SegmentEnd
+from infrastructure.artifacts import Artifacts
+from infrastructure.bus import REPORTS, provision
+from infrastructure.reports import Outcome, Phase, PodSeen, Report
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.pod_watch import PodWatch
+from services.scheduler.segment_spec import segment_spec
+from services.scheduler.segments import Segments
+from tests.causes import NOW, FixedClock, command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.polling import eventually, eventually_async
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.reports import CHECKPOINT, report
+from tests.stories import Story
+
+NAME = PodName(JOB_ID, 1)
+SEEN_SUBJECT = f"evidence.{ACCOUNT_ID}.{JOB_ID}.1"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings under which a watch looks often, and no pod has any grace."""
+    return settings.model_copy(update={"heartbeat_seconds": 0.02, "grace_seconds": 0})
+
+
+@pytest.fixture(autouse=True)
+async def launched(
+    js: JetStreamContext, story: Story, launcher: FakeLauncher, settings: Settings
+) -> None:
+    """The first segment has its pod, and nothing was heard of it."""
+    await provision(js, ())
+    story.run_until("launched")
+    launcher.launch(segment_spec(story.job, 300, settings))
+
+
+@pytest.fixture
+def watching(log: EventLog, launcher: FakeLauncher, segments: Segments, settings: Settings) -> Any:
+    """Runs a watch, ten seconds after the pod was bound."""
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[None]:
+        broker = broker_of(settings, "scheduler")
+        await broker.start()
+        clock = FixedClock(NOW + timedelta(seconds=10))
+        watch = PodWatch(log, clock, broker, launcher, segments, settings)
+        task = asyncio.create_task(watch.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await broker.stop()
+
+    return run
+
+
+async def say(js: JetStreamContext, message: Report | PodSeen) -> None:
+    await js.publish(message.subject, message.model_dump_json().encode())
+
+
+async def until(condition: Any) -> Any:
+    return await asyncio.to_thread(eventually, condition)
+
+
+def ends(log: EventLog) -> list[Job.SegmentEnded]:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)]
+
+
+async def test_a_living_pod_is_evidence_until_its_trainer_speaks(
+    js: JetStreamContext, segments: Segments, watching: Any
+) -> None:
+    async def seen() -> PodSeen | None:
+        try:
+            message = await js.get_last_msg(REPORTS, SEEN_SUBJECT)
+        except NotFoundError:
+            return None
+        return PodSeen.model_validate_json(message.data or b"")
+
+    async with watching():
+        evidence = await eventually_async(seen)
+        assert evidence is not None
+        assert evidence.elapsed_seconds == 10
+
+
+async def test_a_trainer_that_speaks_for_itself_needs_no_evidence(
+    js: JetStreamContext,
+    launcher: FakeLauncher,
+    segments: Segments,
+    watching: Any,
+    log: EventLog,
+) -> None:
+    segments.record(report(1, Phase.TRAINING))
+    async with watching():
+        launcher.end(NAME)  # what is observed next proves that the watch has looked
+        await until(lambda: ends(log))
+    with pytest.raises(NotFoundError):
+        await js.get_last_msg(REPORTS, SEEN_SUBJECT)
+
+
+async def test_a_pod_that_is_gone_ends_its_segment_with_its_last_report(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, checkpoint=CHECKPOINT, elapsed_seconds=55.5))
+    launcher.end(NAME, exit_code=-9)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, "TrainerExited(-9)")
+    assert (end.elapsed_seconds, end.kept_seconds) == (55, 40), "its checkpoint was heard of"
+
+
+async def test_a_pod_that_never_spoke_ends_with_the_launchers_evidence(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, PodSeen(account_id=ACCOUNT_ID, job_id=JOB_ID, segment=1, elapsed_seconds=7.9))
+    launcher.end(NAME)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert (end.error_class, end.elapsed_seconds) == ("ProcessLost", 7)
+
+
+async def test_a_last_word_that_nobody_heard_yet_counts(
+    js: JetStreamContext,
+    log: EventLog,
+    launcher: FakeLauncher,
+    control: NotedControl,
+    watching: Any,
+) -> None:
+    await say(js, report(5, Phase.TRAINING, outcome=Outcome.STOPPED))
+    launcher.end(NAME, exit_code=0)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert end.reason is SegmentEnd.STOPPED
+    assert control.answered == [(JOB_ID, 1)]
+
+
+async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(
+    launcher: FakeLauncher, artifacts: Artifacts, segments: Segments, watching: Any
+) -> None:
+    segments.record(report(5, Phase.TRAINING, outcome=Outcome.STOPPED))
+    launcher.end(NAME, exit_code=0)
+    async with watching():
+        await until(lambda: not launcher.pods())
+    assert artifacts.get(f"jobs/{ACCOUNT_ID}/{JOB_ID}/logs/segment-1.log") == launcher.output
+
+
+async def test_a_trainer_whose_segment_is_over_is_stopped_after_its_grace(
+    launcher: FakeLauncher, segments: Segments, watching: Any
+) -> None:
+    segments.lose(NAME, 10, None)
+    async with watching():
+        await until(lambda: NAME in launcher.stopped)
+    assert launcher.pods() == [NAME], "until it has ended"
+
+
+async def test_a_pod_that_nobody_recorded_yet_is_left_to_its_reaction(
+    log: EventLog, story: Story, launcher: FakeLauncher, settings: Settings, watching: Any
+) -> None:
+    """Its launch may be in the middle of being saved."""
+    with command("end"):
+        job = story.job
+        job.end_segment(1, SegmentEnd.STOPPED, 10)
+        job.allocate_segment(2)
+        log.commit(job)
+    launcher.launch(segment_spec(story.job, 300, settings))
+    launcher.end(PodName(JOB_ID, 2))
+    launcher.end(NAME)
+    async with watching():
+        await until(lambda: launcher.pods() == [PodName(JOB_ID, 2)])
+    assert len(ends(log)) == 1
+
+
+async def test_one_pod_that_cannot_be_looked_at_hides_no_other(
+    log: EventLog, launcher: FakeLauncher, watching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, broken = launcher.poll, PodName(JOB_ID, 0)
+    monkeypatch.setattr(launcher, "pods", lambda: [broken, NAME])
+
+    def look(name: PodName) -> Any:
+        if name == broken:
+            raise OSError("no such machine")
+        return poll(name)
+
+    monkeypatch.setattr(launcher, "poll", look)
+    launcher.end(NAME)
+    async with watching():
+        assert await until(lambda: ends(log))

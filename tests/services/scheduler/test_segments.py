@@ -1,0 +1,287 @@
+"""Segments: what trainers report becomes events, once; what they say too late becomes none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.event_log import EventLog
+from domain.job import Job, JobStatus, SegmentEnd
+from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.segment_spec import segment_spec
+from services.scheduler.segments import LOG_TAIL_LINES, Segments
+from tests.causes import FixedClock
+from tests.domain.examples import JOB_ID
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
+from tests.stories import Story
+
+ADAPTER = "jobs/a/adapter"
+NAME = PodName(JOB_ID, 1)
+
+
+@pytest.fixture
+def running(
+    story: Story, launcher: FakeLauncher, segments: Segments, settings: Settings
+) -> Segments:
+    """The first segment has its pod."""
+    story.run_until("launched")
+    launcher.launch(segment_spec(story.job, 300, settings))
+    return segments
+
+
+@pytest.fixture
+def adapter(artifacts: Artifacts, tmp_path: Path) -> Manifest:
+    """The adapter that the trainer stored."""
+    directory = tmp_path / "adapter"
+    directory.mkdir()
+    (directory / "adapter_model.safetensors").write_bytes(b"weights")
+    return artifacts.put_directory(ADAPTER, directory)
+
+
+def whole_life(adapter: Manifest) -> list[Report]:
+    """Each report is cumulative: it repeats what the one before said."""
+    said: dict[str, Any] = {}
+    life = []
+    for n, (phase, news) in enumerate(
+        [
+            (Phase.MODEL_LOAD, {}),
+            (Phase.TRAINING, {}),
+            (Phase.TRAINING, {"step": 10, "checkpoint": CHECKPOINT}),
+            (Phase.EVALUATION, {"step": 30}),
+            (Phase.REGISTER, {"evaluation": EVALUATION}),
+            (
+                Phase.REGISTER,
+                {
+                    "outcome": Outcome.COMPLETED,
+                    "adapter_ref": ADAPTER,
+                    "adapter_manifest_sha256": adapter.sha256,
+                },
+            ),
+        ],
+        1,
+    ):
+        said |= news
+        life.append(report(n, phase, **said))
+    return life
+
+
+def failed(n: int, phase: Phase = Phase.TRAINING, **fields: Any) -> Report:
+    return report(n, phase, outcome=Outcome.FAILED, error_class="OutOfMemoryError", **fields)
+
+
+def topics(log: EventLog) -> list[str]:
+    """What happened to the job since its pod was started."""
+    events = [type(event).TOPIC for event in log.events.get(JOB_ID)]  # type: ignore[attr-defined]
+    return events[events.index("PodStarted") + 1 :]
+
+
+def last_end(log: EventLog) -> Job.SegmentEnded:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)][-1]
+
+
+LIFE = [
+    "TrainingStarted",
+    "CheckpointSaved",
+    "EvaluationStarted",
+    "EvaluationCompleted",
+    "Registered",
+    "SegmentEnded",
+]
+
+
+def test_a_whole_life(
+    log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
+) -> None:
+    for each in whole_life(adapter):
+        running.record(each)
+    assert topics(log) == LIFE
+    assert story.job.status is JobStatus.REGISTERED
+    assert story.pool.held == {}
+    assert control.answered == [(JOB_ID, 1)]
+    assert last_end(log).elapsed_seconds == 6
+
+
+def test_every_report_may_come_twice(
+    log: EventLog, running: Segments, control: NotedControl, adapter: Manifest
+) -> None:
+    for each in whole_life(adapter):
+        running.record(each)
+        running.record(each)
+    assert topics(log) == LIFE
+    assert set(control.answered) == {(JOB_ID, 1)}
+
+
+def test_a_scheduler_that_starts_anew_may_hear_everything_again(
+    log: EventLog,
+    running: Segments,
+    artifacts: Artifacts,
+    launcher: FakeLauncher,
+    control: NotedControl,
+    adapter: Manifest,
+) -> None:
+    life = whole_life(adapter)
+    for each in life:
+        running.record(each)
+    anew = Segments(log, FixedClock(), artifacts, launcher, control)  # type: ignore[arg-type]
+    for each in life:
+        anew.record(each)
+    assert topics(log) == LIFE
+
+
+def test_the_last_report_alone_tells_it_all(
+    log: EventLog, running: Segments, adapter: Manifest
+) -> None:
+    running.record(whole_life(adapter)[-1])
+    assert topics(log) == LIFE
+
+
+def test_a_report_of_an_older_segment_is_refused_and_answered(
+    log: EventLog, story: Story, running: Segments, control: NotedControl
+) -> None:
+    running.lose(NAME, 10, None)
+    story.allocate_segment(2)
+    version = story.job.version
+    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
+    running.record(report(2, Phase.TRAINING, outcome=Outcome.STOPPED))
+    assert story.job.version == version
+    assert control.answered == [(JOB_ID, 1)], "so that it stops repeating itself"
+
+
+def test_a_report_of_an_unknown_job_is_answered(segments: Segments, control: NotedControl) -> None:
+    segments.record(report(1, Phase.TRAINING, outcome=Outcome.STOPPED))
+    assert control.answered == [(JOB_ID, 1)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Outcome.STOPPED, SegmentEnd.STOPPED),
+        (Outcome.LEASE_ENDED, SegmentEnd.LEASE_ENDED),
+        (Outcome.FAILED, SegmentEnd.CRASHED),
+    ],
+)
+def test_an_ending_has_its_reason_and_its_times(
+    log: EventLog, running: Segments, outcome: Outcome, reason: SegmentEnd
+) -> None:
+    running.record(
+        report(9, Phase.TRAINING, outcome=outcome, elapsed_seconds=309.9, grace_seconds=9.9)
+    )
+    end = last_end(log)
+    assert (end.reason, end.elapsed_seconds, end.grace_seconds) == (reason, 309, 9)
+
+
+def test_a_failure_keeps_its_class_and_its_last_lines(
+    log: EventLog, artifacts: Artifacts, launcher: FakeLauncher, running: Segments
+) -> None:
+    launcher.output = b"".join(b"line %d\n" % n for n in range(200))
+    running.record(failed(3))
+    end = last_end(log)
+    assert end.error_class == "OutOfMemoryError"
+    assert end.log_ref is not None
+    lines = artifacts.get(end.log_ref).splitlines()
+    assert (len(lines), lines[-1]) == (LOG_TAIL_LINES, b"line 199")
+
+
+@pytest.mark.parametrize("phase", [Phase.MODEL_LOAD, Phase.TRAINING])
+def test_a_failure_that_is_repeated_leaves_its_last_lines_alone(
+    log: EventLog,
+    artifacts: Artifacts,
+    launcher: FakeLauncher,
+    running: Segments,
+    phase: Phase,
+) -> None:
+    running.record(failed(3, phase))
+    launcher.remove(NAME)
+    running.record(failed(4, phase))
+    log_ref = last_end(log).log_ref
+    assert log_ref is not None
+    assert artifacts.get(log_ref) == launcher.output
+
+
+def _another(artifacts: Artifacts) -> None:
+    artifacts.put(f"{ADAPTER}/manifest.json", Manifest(files=()).content)
+
+
+def _garbled(artifacts: Artifacts) -> None:
+    artifacts.put(f"{ADAPTER}/manifest.json", b'{"files": [')
+
+
+def _gone(artifacts: Artifacts) -> None:
+    artifacts.delete(f"{ADAPTER}/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "error_class"),
+    [
+        (_another, "ArtifactCorrupt"),
+        (_garbled, "ArtifactCorrupt"),
+        (_gone, "FileNotFoundError"),
+    ],
+)
+def test_an_adapter_that_is_not_what_its_trainer_wrote_is_a_crash(
+    log: EventLog,
+    story: Story,
+    running: Segments,
+    control: NotedControl,
+    artifacts: Artifacts,
+    adapter: Manifest,
+    corrupt: Any,
+    error_class: str,
+) -> None:
+    *life, final = whole_life(adapter)
+    for each in life:
+        running.record(each)
+    corrupt(artifacts)
+    running.record(final)
+    end = last_end(log)
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
+    assert "Registered" not in topics(log)
+    assert story.job.next_segment == 2
+    assert control.answered == [(JOB_ID, 1)]
+
+
+def test_a_completed_segment_that_names_no_adapter_is_a_crash(
+    log: EventLog, running: Segments
+) -> None:
+    running.record(report(9, Phase.REGISTER, evaluation=EVALUATION, outcome=Outcome.COMPLETED))
+    assert last_end(log).reason is SegmentEnd.CRASHED
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error_class"), [(None, "ProcessLost"), (-9, "TrainerExited(-9)")]
+)
+def test_a_lost_process_is_a_crash_that_frees_its_gpus(
+    log: EventLog,
+    story: Story,
+    running: Segments,
+    exit_code: int | None,
+    error_class: str,
+) -> None:
+    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
+    running.lose(NAME, 60, exit_code)
+    end = last_end(log)
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
+    assert (end.elapsed_seconds, end.kept_seconds) == (60, 40)
+    assert story.pool.held == {}
+
+
+def test_a_process_is_lost_once_and_never_after_its_last_word(
+    log: EventLog, running: Segments
+) -> None:
+    running.record(report(9, Phase.TRAINING, outcome=Outcome.STOPPED))
+    running.lose(NAME, 60, None)
+    running.lose(NAME, 60, None)
+    assert topics(log).count("SegmentEnded") == 1
+
+
+def test_it_knows_whom_it_has_heard_of(running: Segments) -> None:
+    assert not running.heard_of(NAME)
+    running.record(report(1, Phase.MODEL_LOAD))
+    assert running.heard_of(NAME)
