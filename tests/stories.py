@@ -46,7 +46,7 @@ class Story:
 
     def open_account(self, balance_micros: int) -> None:
         """A customer with credit."""
-        with command("open account"):
+        with command(f"open account {self.account_id} with {balance_micros}"):
             account = Account.open(self.account_id, Role.USER, "UTC")
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)

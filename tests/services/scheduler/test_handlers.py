@@ -26,10 +26,10 @@ from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.stories import Story
 
 
-def approve(log: EventLog, job_id: UUID = JOB_ID) -> None:
+def approve(log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID) -> None:
     """What the gateway does."""
     with command(f"approve {job_id}"):
-        log.commit(Job.approve(job_id, ACCOUNT_ID, PLAN))
+        log.commit(Job.approve(job_id, account_id, PLAN))
 
 
 def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int = 300) -> None:
@@ -229,3 +229,16 @@ def test_an_extended_lease_is_told_to_the_segment(
     lease(log, seconds=60)
     scheduler.catch_up()
     assert control.paid == [(JOB_ID, 1, 360)]
+
+
+def test_a_job_whose_account_cannot_pay_for_a_second_holds_no_gpu(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    poor = Story(log, account_id=uuid4(), job_id=uuid4())
+    poor.open_account(999)
+    story.open_pool()
+    approve(log, poor.job_id, poor.account_id)
+    approve(log)
+    scheduler.catch_up()
+    assert not job(log, poor.job_id).segment_running
+    assert job(log).segment_running, "it is not in the way of those who can pay"
