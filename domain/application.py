@@ -142,7 +142,7 @@ class EcoLink:
         )
 
     def approve_job(self, account_id: UUID, command_key: str, plan: TrainingPlan) -> Job:
-        """Start a job; the same command key makes the same job, another plan is refused.
+        """Start a job; the same command key makes the same job, with other choices it is refused.
 
         Raises InsufficientBalance when the account cannot pay for a second of it.
         """
@@ -151,7 +151,7 @@ class EcoLink:
         def attempt() -> Job:
             existing = self.log.find(Job, job_id)
             if existing is not None:
-                if existing.plan != plan:
+                if existing.plan.choices != plan.choices:
                     raise CommandReused("this idempotency key was used for a different job")
                 return existing
             account = self.log.load(Account, account_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -12,6 +13,7 @@ from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import (
     IntegrityError,
     Mapper,
+    PersistenceError,
     ProcessRecorder,
     StoredEvent,
     Tracking,
@@ -20,7 +22,7 @@ from eventsourcing.utils import get_topic, resolve_topic
 from pydantic import BaseModel
 
 from domain.account import Account
-from domain.aggregate import Aggregate, Event, current_cause
+from domain.aggregate import Aggregate, Event
 from domain.errors import NotFound, VersionConflict
 
 MAX_EVENTS, MAX_BYTES = 500, 256 * 1024
@@ -112,7 +114,11 @@ class EventLog(Application[UUID]):
         except IntegrityError as error:
             if not self._is_ours(processing):
                 raise VersionConflict("another writer was first") from error
-        self._take_snapshots(processing)
+        try:
+            self._take_snapshots(processing)
+        except PersistenceError:
+            # The events are saved; without the snapshot the next load only takes longer.
+            logging.getLogger("event_log").exception("a snapshot could not be taken")
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
         """Whether what is stored where we wanted to write was written by this very command."""
@@ -137,7 +143,3 @@ class EventLog(Application[UUID]):
             except VersionConflict:
                 continue
         return attempt()
-
-    def actor(self) -> str:
-        """Who acts, as the current cause says."""
-        return current_cause().actor

@@ -62,6 +62,18 @@ class TrainingPlan(BaseModel):
     hyperparameters: dict[str, JsonValue]
 
     @property
+    def choices(self) -> tuple[object, ...]:
+        """What the user chose; all else in a plan follows from it and from the catalog's state."""
+        return (
+            self.dataset_id,
+            self.base_model,
+            self.region,
+            self.gpu_type,
+            self.gpu_count,
+            self.hyperparameters,
+        )
+
+    @property
     def lora(self) -> Hyperparameters:
         """The hyperparameters, trusted as they were recorded."""
         recorded = dict(self.hyperparameters)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from domain.hyperparameters import Hyperparameters
 from domain.job import JobStatus
 from gateway.answers import Answer, JobId, Money
+from projections.job_detail import WAITING_FOR_GPU
 
 
 class JobRequest(BaseModel):
@@ -122,7 +123,7 @@ def summary(row: Mapping[str, Any]) -> JobSummary:
 
 
 def detail(
-    row: Mapping[str, Any], last_step: Mapping[str, Any] | None, balance_micros: int
+    row: Mapping[str, Any], last_step: Mapping[str, Any] | None, account: Mapping[str, Any]
 ) -> JobDetail:
     """A job's row, its newest step and its account's balance as the detail."""
     measured = last_step or {}
@@ -142,9 +143,17 @@ def detail(
             "tokens_per_second": measured.get("tokens_per_second"),
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
-            "balance": Money.of(balance_micros),
+            "balance": Money.of(account["balance_micros"]),
+            "phase": _phase(row, account),
         }
     )
+
+
+def _phase(row: Mapping[str, Any], account: Mapping[str, Any]) -> str:
+    """The job's phase; what waits for a GPU while the balance is spent waits for a top-up."""
+    if row["phase"] == WAITING_FOR_GPU and account["depleted"]:
+        return "waiting for a top-up: the balance reached zero"
+    return row["phase"]
 
 
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:

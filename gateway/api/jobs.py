@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Header, Query, Response
 
+from domain.account import Account
 from domain.aggregate import because
 from domain.identity import created_id
 from domain.job import Job, JobStatus
@@ -97,7 +98,7 @@ def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     with backend.pool.connection() as connection:
         last_step = last_step_of(connection, job_id)
         account = account_row(connection, caller.account_id)
-    return detail(row, last_step, 0 if account is None else account["balance_micros"])
+    return detail(row, last_step, account or vars(backend.log.load(Account, caller.account_id)))
 
 
 @router.get("/{job_id}/steps", responses=refusals(404))

@@ -8,6 +8,7 @@ import time
 
 from faststream.nats import NatsBroker
 from nats.js.errors import NotFoundError
+from pydantic import ValidationError
 
 from domain.event_log import EventLog
 from domain.job import Job
@@ -63,6 +64,7 @@ class PodWatch:
         elif not running:
             await asyncio.to_thread(self._segments.keep_log, job, name.segment)
             await asyncio.to_thread(self._launcher.remove, name)
+            self._segments.forget(name)
             self._overdue_since.pop(name, None)
         elif job.pod is not None:  # else the reaction that launched it has yet to say so
             await self._end(pod, job)
@@ -98,7 +100,11 @@ class PodWatch:
 
     async def _last_report(self, job: Job, segment: int) -> Report | None:
         data = await self._last(report_subject(job.account_id, job.id, segment))
-        return None if data is None else Report.model_validate_json(data)
+        try:
+            return None if data is None else Report.model_validate_json(data)
+        except ValidationError as error:
+            self._logger.warning("the last report of %s is unreadable: %s", job.id, error)
+            return None
 
     async def _last_evidence(self, job: Job, segment: int) -> float:
         seen = PodSeen(account_id=job.account_id, job_id=job.id, segment=segment, elapsed_seconds=0)

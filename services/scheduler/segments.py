@@ -52,6 +52,10 @@ class Segments:
         """Whether any report of this segment came since this process started."""
         return (name.job_id, name.segment) in self._known
 
+    def forget(self, name: PodName) -> None:
+        """Drop what is remembered of a segment whose pod was swept away."""
+        self._known.pop((name.job_id, name.segment), None)
+
     def record(self, report: Report) -> None:
         """Turn a report into the events that are new in it, and answer a final one."""
         key = (report.job_id, report.segment)

@@ -36,6 +36,7 @@ RECONNECT_SECONDS = 0.25
 FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
+STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # whoever stopped us may be gone; the report is in the stream
 EXIT_SECONDS = 1.0  # of the grace, kept for the exit itself
 OUTBOX_MESSAGES = 10_000  # telemetry and log lines kept while NATS is away; the oldest go first
 OUTBOX_BATCH = 256
@@ -122,7 +123,8 @@ class Reporter:
         """Send the final report until it is answered; returns whether it was.
 
         Its elapsed time stays what it is now: waiting for the answer is nobody's bill. The wait
-        ends after 120 s, or with the paid time and grace if that is sooner.
+        ends after 120 s (3 s for a segment that was stopped), or with the paid time and grace if
+        that is sooner.
         """
         elapsed = self._clock.elapsed()
         self.update(
@@ -132,7 +134,9 @@ class Reporter:
             elapsed_seconds=elapsed,
             grace_seconds=self._lease.grace_used(elapsed),
         )
-        limit = min(ANSWER_LIMIT_SECONDS, self._lease.remaining_seconds - EXIT_SECONDS)
+        stopped = outcome is Outcome.STOPPED
+        limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
+        limit = min(limit, self._lease.remaining_seconds - EXIT_SECONDS)
         return self._answered.wait(max(0.0, limit))
 
     def _main(self) -> None:

@@ -110,7 +110,9 @@ class LocalLauncher:
         (directory / "spec.json").write_text(spec.model_dump_json())
         request = directory / "request.json"
         if not request.exists():
-            request.write_text(json.dumps({"bound_at": self._clock.now().isoformat()}))
+            partial = request.with_suffix(".partial")
+            partial.write_text(json.dumps({"bound_at": self._clock.now().isoformat()}))
+            partial.rename(request)
 
     def _spawn(self, directory: Path) -> None:
         trainer = [*self._program, str(directory / "spec.json")]
