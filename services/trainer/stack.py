@@ -10,8 +10,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a trainer reads the artifact store, never a hub
     "TOKENIZERS_PARALLELISM": "false",  # the threads belong to torch
     # On shared cores a thread that spins for its neighbour keeps it from running: an optimizer step
-    # took up to ten times as long beside another busy process.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # took up to ten times as long beside another busy process. Not to spin at all costs a third.
+    "GOMP_SPINCOUNT": "500",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
