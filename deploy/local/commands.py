@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import NoReturn
@@ -15,6 +16,7 @@ from deploy.demo.account import demo_account
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.state import ChildState, StackPhase, StackState
+from infrastructure.reaction import UNREACHABLE
 from infrastructure.settings import Settings
 
 commands = typer.Typer()
@@ -37,7 +39,8 @@ def up() -> None:
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:
-            announce(started.settings)
+            with suppress(*UNREACHABLE):  # then the supervisor has ended, which is told below
+                announce(started.settings)
             if started.wait() != 0:
                 fail(f"The supervisor failed; its log is in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:

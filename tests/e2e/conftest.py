@@ -23,7 +23,7 @@ from services.scheduler.launchers.local import LocalLauncher
 from tests.polling import eventually
 from tests.tiny_model import make_tiny_model
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def _chat(n: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
-    """One stack for the tests of a module, with short minutes and quick heartbeats."""
+    """One stack for all end-to-end tests, with short minutes and quick heartbeats."""
     home = tmp_path_factory.mktemp("home")
     home.chmod(0o755)
     settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)

@@ -1,0 +1,73 @@
+"""What an operator and an auditor run while a job is under way, and after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infrastructure.store import connect
+from tests.e2e.conftest import EcoLinkUnderTest
+from tests.polling import eventually
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def command(ecolink: EcoLinkUnderTest, *arguments: str) -> subprocess.Popen[str]:
+    """`ecolink ARGUMENTS` as a person runs it, on the home of the running stack."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from deploy.cli import main; main()", *arguments],
+        env=os.environ | {"ECOLINK_HOME": str(ecolink.settings.home), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_path: Path) -> None:
+    path = ecolink.approve(ecolink.dataset(tmp_path, examples=40), epochs=1, save_steps=2)
+    tail = command(ecolink, "events", "tail", "--job", path.rpartition("/")[2])
+    job = ecolink.await_end(path)
+    shown, _ = tail.communicate(timeout=60)
+    assert job["status"] == "registered"
+    story = [
+        "JobApproved",
+        "GpusAllocated",
+        "LeaseGranted",
+        "PodStarted",
+        "TrainingStarted",
+        "CheckpointSaved",
+        "EvaluationStarted",
+        "EvaluationCompleted",
+        "Registered",
+        "MeterClosed",
+    ]
+    places = [shown.index(topic) for topic in story]
+    assert places == sorted(places), shown
+
+
+def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
+    status = command(ecolink, "status")
+    shown, _ = status.communicate(timeout=60)
+    assert status.returncode == 0
+    for name in ("postgres", "nats", "relay", "projector", "billing", "scheduler", "gateway"):
+        assert name in shown
+
+
+def test_an_audit_finds_what_was_changed_behind_the_logs_back(ecolink: EcoLinkUnderTest) -> None:
+    def audit() -> tuple[int, str]:
+        process = command(ecolink, "audit", "verify")
+        shown, _ = process.communicate(timeout=60)
+        return process.returncode, shown
+
+    eventually(lambda: audit()[0] == 0, timeout=60)
+    with connect(ecolink.settings) as connection:
+        connection.execute("UPDATE accounts SET balance_micros = balance_micros + 1")
+        status, shown = audit()
+        connection.execute("UPDATE accounts SET balance_micros = balance_micros - 1")
+    assert status == 1
+    assert "accounts differs" in shown
+    assert audit()[0] == 0
