@@ -16,6 +16,7 @@ from rich.markup import escape
 from deploy.local.stack import running
 from domain.aggregate import Event
 from infrastructure.bus import EVENTS, Envelope
+from infrastructure.reaction import parked_reactions, request_replay
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
@@ -41,6 +42,22 @@ def tail(
         asyncio.run(_tail(settings, job_id, follow, as_json))
 
 
+class _Ending:
+    """Knows when a job is over: registered or failed, and its last segment's meter closed."""
+
+    def __init__(self) -> None:
+        self._segment = 0
+        self._final = False
+
+    def reached(self, envelope: Envelope) -> bool:
+        """Whether this event is the job's last."""
+        if envelope.topic == "SegmentAllocated":
+            self._segment = envelope.state["segment"]
+        self._final = self._final or envelope.topic in FINAL
+        closed = envelope.topic == "MeterClosed" and envelope.state["segment"] == self._segment
+        return self._final and closed
+
+
 async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: bool) -> None:
     assert settings.nats_url is not None
     connection = await nats.connect(settings.nats_url)
@@ -48,19 +65,20 @@ async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: 
         subscription = await connection.jetstream().subscribe(
             "events.>", stream=EVENTS, ordered_consumer=True
         )
-        final = False
+        ending = _Ending()
         while True:
             try:
                 message = await subscription.next_msg(timeout=1.0)
             except NatsTimeout:
-                if follow and not final:
+                if follow:
                     continue
                 return
             envelope = Envelope.model_validate_json(message.data)
             if job_id is not None and not _concerns(envelope, job_id):
                 continue
             _print(envelope, as_json)
-            final = final or (job_id is not None and envelope.topic in FINAL)
+            if job_id is not None and ending.reached(envelope):
+                return
     finally:
         await connection.close()
 
@@ -86,9 +104,7 @@ def _print(envelope: Envelope, as_json: bool) -> None:
 def parked() -> None:
     """List reactions that failed again and again and wait for an operator."""
     with connect(_running()) as connection:
-        rows = connection.execute(
-            "SELECT * FROM parked_reactions ORDER BY consumer, notification_id"
-        ).fetchall()
+        rows = parked_reactions(connection)
     for row in rows:
         typer.echo(
             f"{row['consumer']} {row['notification_id']} {row['topic']} of {row['originator_id']} "
@@ -102,12 +118,8 @@ def parked() -> None:
 def replay(consumer: str, notification_id: int) -> None:
     """Have a parked reaction answered again by its service."""
     with connect(_running()) as connection:
-        updated = connection.execute(
-            "UPDATE parked_reactions SET replay = true "
-            "WHERE consumer = %s AND notification_id = %s",
-            [consumer, notification_id],
-        ).rowcount
-    if not updated:
+        found = request_replay(connection, consumer, notification_id)
+    if not found:
         typer.echo(f"{consumer} has parked nothing at {notification_id}.", err=True)
         raise typer.Exit(1)
     typer.echo("It is answered again within seconds.")

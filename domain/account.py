@@ -12,7 +12,7 @@ from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
 from domain.aggregate import Aggregate, Created, Event, current_cause
-from domain.errors import InsufficientBalance, Invalid
+from domain.errors import CommandReused, InsufficientBalance, Invalid
 from domain.money import SECONDS_PER_HOUR, dollars
 
 
@@ -37,7 +37,7 @@ class AccountState(BaseModel):
     balance_micros: int
     reserved_micros: int
     depleted: bool
-    references: frozenset[str]
+    references: dict[str, int]
 
 
 class Account(Aggregate):
@@ -114,11 +114,8 @@ class Account(Aggregate):
                 self.originator_id, self.originator_version, self.state.created_on
             )
             account.modified_on = self.state.modified_on
-            for name, value in self.state.model_dump(
-                exclude={"created_on", "modified_on", "references"}
-            ).items():
+            for name, value in self.state.model_dump(exclude={"created_on", "modified_on"}).items():
                 setattr(account, name, value)
-            account.references = set(self.state.references)
             return account
 
     @classmethod
@@ -142,7 +139,7 @@ class Account(Aggregate):
         self.balance_micros = 0
         self.reserved_micros = 0
         self.depleted = False
-        self.references: set[str] = set()
+        self.references: dict[str, int] = {}
 
     @property
     def available_micros(self) -> int:
@@ -154,16 +151,19 @@ class Account(Aggregate):
         return self.available_micros * SECONDS_PER_HOUR >= rate_micros_per_hour
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
-        """Add credit; a reference that was used before does nothing more."""
+        """Add credit, once for each reference; raises CommandReused for another amount."""
         if amount_micros <= 0:
             raise Invalid("a credit must be above 0", field="amount")
-        if reference not in self.references:
+        known = self.references.get(reference)
+        if known is not None and known != amount_micros:
+            raise CommandReused(f"{reference!r} was used for {dollars(known)}", field="reference")
+        if known is None:
             self.trigger_event(self.CreditGranted, amount_micros=amount_micros, reference=reference)
 
     @event(CreditGranted)
     def _credit_granted(self, amount_micros: int, reference: str) -> None:
         self.balance_micros += amount_micros
-        self.references.add(reference)
+        self.references[reference] = amount_micros
         self.depleted = False
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:

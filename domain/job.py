@@ -357,18 +357,18 @@ class Job(Aggregate):
     ) -> None:
         """End the running segment; the job fails after its last relaunch crashed.
 
-        `kept_seconds` says how much of the segment's time is in its last checkpoint: all of it
-        unless it crashed.
+        `kept_seconds` says how much of the segment's time is in its last checkpoint. Of one that
+        the platform ended, by a crash or a stop, the rest is done again and must be credited.
         """
         self._require_running(segment)
-        crashed = reason is SegmentEnd.CRASHED
+        redone = reason in (SegmentEnd.CRASHED, SegmentEnd.STOPPED)
         self.trigger_event(
             self.SegmentEnded,
             segment=segment,
             reason=reason,
             elapsed_seconds=elapsed_seconds,
             grace_seconds=grace_seconds,
-            kept_seconds=self._kept_seconds if crashed else elapsed_seconds,
+            kept_seconds=self._kept_seconds if redone else elapsed_seconds,
             error_class=error_class,
             log_ref=log_ref,
         )

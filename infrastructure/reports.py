@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.hyperparameters import Hyperparameters
 
+LAST_WORD = "last_word.json"
+"""File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
+
 
 class Message(BaseModel):
     """Base of everything that crosses the wire between a trainer and the services."""

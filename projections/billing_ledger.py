@@ -18,6 +18,7 @@ from projections.projection import Cursor, Projection, Row
 DDL = """
 CREATE TABLE IF NOT EXISTS billing_ledger (
     event_id text PRIMARY KEY,
+    position bigint NOT NULL,
     posted_at timestamptz NOT NULL,
     account_id uuid NOT NULL,
     debit text NOT NULL,
@@ -29,9 +30,9 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     minute integer,
     from_seconds integer,
     to_seconds integer,
-    CHECK (debit <> credit)
+    CHECK (debit <> credit),
+    UNIQUE (account_id, position)
 );
-CREATE INDEX IF NOT EXISTS billing_ledger_account ON billing_ledger (account_id, posted_at);
 CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id)
 """
 
@@ -62,7 +63,8 @@ def _post(
         for name in ("job_id", "segment", "minute", "from_seconds", "to_seconds")
     ]
     cursor.execute(
-        "INSERT INTO billing_ledger VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        "INSERT INTO billing_ledger SELECT %s, coalesce(max(position), 0) + 1, "
+        "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM billing_ledger WHERE account_id = %s",
         [
             event.event_id,
             event.timestamp,
@@ -72,6 +74,7 @@ def _post(
             amount_micros,
             reason,
             *work,
+            event.account_id,
         ],
     )
 
@@ -83,7 +86,7 @@ def postings_of(connection: Connection, account_id: UUID, job_id: UUID | None = 
     """An account's postings in order, of one job or of all."""
     return connection.execute(
         "SELECT * FROM billing_ledger WHERE account_id = %(account)s "
-        "AND (%(job)s::uuid IS NULL OR job_id = %(job)s) ORDER BY posted_at, event_id",
+        "AND (%(job)s::uuid IS NULL OR job_id = %(job)s) ORDER BY position",
         {"account": account_id, "job": job_id},
     ).fetchall()
 

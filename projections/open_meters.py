@@ -42,6 +42,9 @@ def apply(cursor: Cursor, event: Event) -> None:
 OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 
 
-def open_meters(connection: Connection) -> list[Row]:
-    """Every open meter, by account."""
-    return connection.execute("SELECT * FROM open_meters ORDER BY account_id, meter_id").fetchall()
+def bound_segments(connection: Connection) -> list[Row]:
+    """Segments that run on bound GPUs: job_id and segment."""
+    return connection.execute(
+        "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL "
+        "ORDER BY job_id, segment"
+    ).fetchall()

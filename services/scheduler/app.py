@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -34,12 +33,13 @@ from services.scheduler.waiting_jobs import WaitingJobs
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
 CLAIM_SECONDS = 2.0
+CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
     """Schedule until SIGTERM."""
     clock = SystemClock()
-    log, pool = open_log(settings), open_pool(settings, max_size=4)
+    log, pool = open_log(settings, cached=CACHED_AGGREGATES), open_pool(settings, max_size=4)
     broker = broker_of(settings, "scheduler")
     launcher = LAUNCHERS["local"](settings, clock)
     control = ControlChannel(broker)
@@ -48,13 +48,13 @@ def run(settings: Settings) -> None:
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log)
     waiting = WaitingJobs(log, clock, pool, scheduling)
-    watch = PodWatch(log, clock, broker, launcher, segments, settings)
+    watch = PodWatch(log, clock, broker, pool, launcher, segments, settings)
 
     async def begin() -> None:
         control.bind()
-        await asyncio.to_thread(offer_capacity, log, clock, launcher)
         await watch.run()
 
+    offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(_record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))

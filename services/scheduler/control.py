@@ -47,7 +47,8 @@ class ControlChannel:
                 "answered": last.answered or answered,
             }
         )
-        assert self._loop is not None
+        if self._loop is None:
+            raise TimeoutError("the bus is not connected yet")
         asyncio.run_coroutine_threadsafe(self._publish(control), self._loop).result(TIMEOUT_SECONDS)
         if answered:
             self._said.pop(key, None)

@@ -8,6 +8,7 @@ import time
 
 from faststream.nats import NatsBroker
 from nats.js.errors import NotFoundError
+from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
 from domain.event_log import EventLog
@@ -16,6 +17,8 @@ from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
 from infrastructure.reports import PodSeen, Report, report_subject
 from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections.open_meters import bound_segments
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 from services.scheduler.segments import Segments
 
@@ -28,6 +31,7 @@ class PodWatch:
         log: EventLog,
         clock: Clock,
         broker: NatsBroker,
+        pool: ConnectionPool[Connection],
         launcher: Launcher,
         segments: Segments,
         settings: Settings,
@@ -35,6 +39,7 @@ class PodWatch:
         self._log = log
         self._clock = clock
         self._broker = broker
+        self._pool = pool
         self._launcher = launcher
         self._segments = segments
         self._settings = settings
@@ -44,19 +49,30 @@ class PodWatch:
     async def run(self) -> None:
         """Watch for ever, once for each heartbeat interval."""
         while True:
-            for name in await asyncio.to_thread(self._launcher.pods):
+            for name in await asyncio.to_thread(self._names):
                 try:
                     await self._look(name)
                 except Exception:
                     self._logger.exception("looking at %s; trying again", name)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
+    def _names(self) -> list[PodName]:
+        """Every pod there is, and every one that there should be."""
+        with self._pool.connection() as connection:
+            bound = bound_segments(connection)
+        due = {PodName(row["job_id"], row["segment"]) for row in bound}
+        return sorted(due | set(self._launcher.pods()))
+
     async def _look(self, name: PodName) -> None:
         pod = await asyncio.to_thread(self._launcher.poll, name)
         job = await asyncio.to_thread(self._log.find, Job, name.job_id)
-        if pod is None or job is None:
+        if job is None:
             return
         running = job.segment_running and job.segment == name.segment
+        if pod is None:
+            if running and job.pod is not None:
+                await self._end(name, None, job)
+            return
         if pod.alive and running:
             await self._give_evidence(pod, job)
         elif pod.alive:
@@ -67,7 +83,7 @@ class PodWatch:
             self._segments.forget(name)
             self._overdue_since.pop(name, None)
         elif job.pod is not None:  # else the reaction that launched it has yet to say so
-            await self._end(pod, job)
+            await self._end(name, pod.exit_code, job)
 
     async def _give_evidence(self, pod: Pod, job: Job) -> None:
         """Show that the pod lives, until its trainer speaks for itself."""
@@ -81,15 +97,15 @@ class PodWatch:
         )
         await self._broker.publish(seen, seen.subject, stream=REPORTS)
 
-    async def _end(self, pod: Pod, job: Job) -> None:
+    async def _end(self, name: PodName, exit_code: int | None, job: Job) -> None:
         """Hear the last report first: it may hold a checkpoint, or the end itself."""
-        report = await self._last_report(job, pod.name.segment)
+        report = await self._last_report(job, name.segment)
         if report is not None:
             await asyncio.to_thread(self._segments.record, report)
             elapsed = report.elapsed_seconds
         else:
-            elapsed = await self._last_evidence(job, pod.name.segment)
-        await asyncio.to_thread(self._segments.lose, pod.name, int(elapsed), pod.exit_code)
+            elapsed = await self._last_evidence(job, name.segment)
+        await asyncio.to_thread(self._segments.lose, name, int(elapsed), exit_code)
 
     async def _hurry(self, name: PodName) -> None:
         """Stop a trainer whose segment is over, when it does not exit by itself."""
@@ -99,12 +115,19 @@ class PodWatch:
             await asyncio.to_thread(self._launcher.stop, name)
 
     async def _last_report(self, job: Job, segment: int) -> Report | None:
-        data = await self._last(report_subject(job.account_id, job.id, segment))
-        try:
-            return None if data is None else Report.model_validate_json(data)
-        except ValidationError as error:
-            self._logger.warning("the last report of %s is unreadable: %s", job.id, error)
-            return None
+        """The newest of what the stream has and what the trainer kept for us to find."""
+        heard = await self._last(report_subject(job.account_id, job.id, segment))
+        kept = await asyncio.to_thread(self._launcher.last_word, PodName(job.id, segment))
+        reports: list[Report] = []
+        for data in (heard, kept):
+            try:
+                if data is not None:
+                    reports.append(Report.model_validate_json(data))
+            except ValidationError as error:
+                self._logger.warning("a last report of %s is unreadable: %s", job.id, error)
+        return max(
+            reports, key=lambda each: (each.outcome is not None, each.elapsed_seconds), default=None
+        )
 
     async def _last_evidence(self, job: Job, segment: int) -> float:
         seen = PodSeen(account_id=job.account_id, job_id=job.id, segment=segment, elapsed_seconds=0)

@@ -7,10 +7,15 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 
 
+def job_prefix(job: Job) -> str:
+    """Artifact prefix of all that a job's trainers may write."""
+    return f"jobs/{job.account_id}/{job.id}"
+
+
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
     """The spec of a job's running segment, resuming from its last checkpoint."""
     plan = job.plan
-    home = f"jobs/{job.account_id}/{job.id}"
+    home = job_prefix(job)
     return SegmentSpec(
         account_id=job.account_id,
         job_id=job.id,
@@ -25,5 +30,5 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         grace_seconds=settings.grace_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         checkpoint_prefix=f"{home}/checkpoints/segment-{job.segment}",
-        adapter_prefix=f"{home}/adapter",
+        adapter_prefix=f"{home}/adapter/segment-{job.segment}",
     )

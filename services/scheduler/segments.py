@@ -17,8 +17,10 @@ from infrastructure.clock import Clock
 from infrastructure.reports import Outcome, Phase, Report
 from services.scheduler.control import ControlChannel
 from services.scheduler.launchers.launcher import Launcher, PodName
+from services.scheduler.segment_spec import job_prefix
 
 LOG_TAIL_LINES = 50
+HEARTBEATS = (b"report ", b"checkpoint ")  # lines that a person who looks for a failure passes over
 MAX_LOG_BYTES = 1024**2
 
 ENDS = {
@@ -27,6 +29,14 @@ ENDS = {
     Outcome.LEASE_ENDED: SegmentEnd.LEASE_ENDED,
     Outcome.FAILED: SegmentEnd.CRASHED,
 }
+
+
+def _require_own(job: Job, report: Report) -> None:
+    """Refuse a report that speaks for another account's job, or names another job's artifacts."""
+    refs = [report.adapter_ref, report.checkpoint.ref if report.checkpoint else None]
+    foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
+    if report.account_id != job.account_id or foreign:
+        raise NotFound(f"the report is not of job {job.id}")
 
 
 class Segments:
@@ -72,6 +82,7 @@ class Segments:
 
     def _record(self, report: Report) -> None:
         job = self._log.load(Job, report.job_id)
+        _require_own(job, report)
         with because(self._cause(f"report:{report.job_id}:{report.segment}:{report.n}")):
             self._progress(job, report)
             if report.outcome is None:
@@ -181,12 +192,13 @@ class Segments:
         self._log.commit(job, pool)
 
     def _keep_log_tail(self, job: Job, segment: int, ref: str) -> None:
-        lines = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES).splitlines(True)
+        log = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES)
+        lines = [line for line in log.splitlines(True) if not line.startswith(HEARTBEATS)]
         self._artifacts.put(ref, b"".join(lines[-LOG_TAIL_LINES:]))
 
     def keep_log(self, job: Job, segment: int) -> None:
         """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""
-        ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}.log"
+        ref = f"{job_prefix(job)}/logs/segment-{segment}.log"
         self._artifacts.put(ref, self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES))
 
     def _cause(self, command_id: str) -> Cause:

@@ -30,7 +30,7 @@ def main(spec_path: Path, settings: Settings) -> int:
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
         raise SystemExit("ECOLINK_TRAINER_NATS_URL and ECOLINK_NATS_URL are both unset")
-    with Reporter(spec, clock, lease, url) as reporter:
+    with Reporter(spec, clock, lease, url, spec_path.parent) as reporter:
         outcome, error_class = _run(spec, settings, spec_path.parent, reporter, lease)
         if not reporter.finish(outcome, error_class):
             reporter.log("the final report went unanswered", "WARNING")

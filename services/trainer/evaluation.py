@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from infrastructure.reports import Evaluation
 from services.trainer.batches import collate, loss_sum
 from services.trainer.examples import Example
 from services.trainer.plan import cut
+from services.trainer.training import LossDiverged
 
 
 def evaluate(
@@ -43,7 +45,10 @@ def mean_loss(
     pad_id: int,
     check: Callable[[], None],
 ) -> tuple[float, int]:
-    """(mean loss in nats per label token, label tokens) of examples, batched by length."""
+    """(mean loss in nats per label token, label tokens) of examples, batched by length.
+
+    Raises LossDiverged when the loss is no finite number.
+    """
     device = next(model.parameters()).device
     by_length = sorted(examples, key=lambda example: -len(example.input_ids))
     total, label_tokens = 0.0, 0
@@ -52,4 +57,6 @@ def mean_loss(
         batch = collate([by_length[index] for index in indices], pad_id, device)
         total += loss_sum(model, batch).item()
         label_tokens += batch.label_tokens
+    if not math.isfinite(total):
+        raise LossDiverged(f"the held-out loss is {total}")
     return total / label_tokens, label_tokens

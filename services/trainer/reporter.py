@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from nats.aio.client import Client
@@ -18,6 +20,7 @@ from nats.js.errors import NotFoundError
 
 from infrastructure.bus import CONTROL
 from infrastructure.reports import (
+    LAST_WORD,
     Checkpoint,
     Control,
     LogLine,
@@ -61,8 +64,11 @@ class Reporter:
     carries everything. Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
     """
 
-    def __init__(self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str) -> None:
+    def __init__(
+        self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str, scratch: Path
+    ) -> None:
         self._spec, self._clock, self._lease, self._url = spec, clock, lease, url
+        self._last_word = scratch / LAST_WORD
         self._key = {
             "account_id": spec.account_id,
             "job_id": spec.job_id,
@@ -104,7 +110,8 @@ class Reporter:
     def saved(self, checkpoint: Checkpoint) -> None:
         """Report a checkpoint that became durable, at once."""
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
-        self.update(now=True, checkpoint=checkpoint)
+        self.update(now=True, checkpoint=checkpoint, elapsed_seconds=checkpoint.elapsed_seconds)
+        self._keep_last_word()
 
     def log(self, text: str, level: Level = "INFO") -> None:
         """Write a message to stdout and NATS, line by line."""
@@ -134,10 +141,20 @@ class Reporter:
             elapsed_seconds=elapsed,
             grace_seconds=self._lease.grace_used(elapsed),
         )
+        self._keep_last_word()
         stopped = outcome is Outcome.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
         limit = min(limit, self._lease.remaining_seconds - EXIT_SECONDS)
         return self._answered.wait(max(0.0, limit))
+
+    def _keep_last_word(self) -> None:
+        """Write the report beside the spec: NATS may be away for longer than this process lives."""
+        partial = self._last_word.with_suffix(".partial")
+        with self._lock, partial.open("wb") as file:
+            file.write(_payload(self._draft))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self._last_word)
 
     def _main(self) -> None:
         asyncio.run(self._run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from domain.account import Account
-from domain.errors import InsufficientBalance, Invalid
+from domain.errors import CommandReused, InsufficientBalance, Invalid
 from tests.domain.examples import JOB_ID, account, happened
 
 
@@ -16,6 +16,14 @@ def test_a_credit_counts_once_for_each_reference() -> None:
     given.grant_credit(500, "invoice-2")
     assert happened(given) == ["CreditGranted", "CreditGranted"]
     assert given.balance_micros == 1000
+
+
+def test_a_reference_stands_for_one_amount() -> None:
+    given = account()
+    given.grant_credit(500, "invoice-1")
+    with pytest.raises(CommandReused):
+        given.grant_credit(600, "invoice-1")
+    assert given.balance_micros == 500
 
 
 def test_a_credit_of_nothing_is_refused() -> None:

@@ -108,6 +108,15 @@ def test_a_crash_keeps_the_time_of_the_last_checkpoint_of_its_segment() -> None:
     assert event.kept_seconds == 0, "the checkpoint is not this segment's work"
 
 
+def test_a_stop_keeps_what_the_last_checkpoint_holds() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10, elapsed_seconds=42)
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    event = given.collect_events()[-1]
+    assert isinstance(event, Job.SegmentEnded)
+    assert event.kept_seconds == 42
+
+
 def test_a_job_is_relaunched_three_times_and_then_fails() -> None:
     given = job()
     for number in range(1, RELAUNCH_LIMIT + 2):

@@ -104,7 +104,7 @@ def _rounded(micro_dollar_seconds_per_hour: int) -> int:
 
 def _log(ecolink: EcoLinkUnderTest, job: dict[str, Any], segment: int) -> str:
     """What a segment's trainer wrote, kept when its pod was swept away."""
-    folder = job["adapter_ref"].rpartition("/")[0]
+    folder = job["adapter_ref"].partition("/adapter/")[0]
     ref = f"{folder}/logs/segment-{segment}.log"
     eventually(lambda: ecolink.artifacts.exists(ref))
     return ecolink.artifacts.get(ref).decode()

@@ -76,6 +76,10 @@ class Launcher(Protocol):
         """The end of what the trainer wrote."""
         ...
 
+    def last_word(self, name: PodName) -> bytes | None:
+        """The report that the trainer kept with its last checkpoint or at its end, as JSON."""
+        ...
+
     def remove(self, name: PodName) -> None:
         """Forget a pod that ended, with its scratch files."""
         ...

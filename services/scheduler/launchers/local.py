@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from infrastructure.clock import Clock
-from infrastructure.reports import SegmentSpec
+from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
 
@@ -98,6 +98,13 @@ class LocalLauncher:
             file.seek(max(0, path.stat().st_size - max_bytes))
             return file.read()
 
+    def last_word(self, name: PodName) -> bytes | None:
+        """What the trainer wrote beside its spec."""
+        try:
+            return (self._directory(name) / LAST_WORD).read_bytes()
+        except FileNotFoundError:
+            return None
+
     def remove(self, name: PodName) -> None:
         """Delete the pod's directory."""
         shutil.rmtree(self._directory(name), ignore_errors=True)
@@ -160,7 +167,7 @@ class LocalLauncher:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):  # torn by a loss of power: as good as gone
         return None
 
 

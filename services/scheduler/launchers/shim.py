@@ -85,7 +85,10 @@ def _die_with_parent() -> None:
 
 def _write(path: Path, content: dict[str, object]) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
+    with partial.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
     partial.rename(path)
 
 

@@ -18,6 +18,7 @@ class FakeLauncher:
         self.specs: dict[PodName, SegmentSpec] = {}
         self.started: list[PodName] = []
         self.stopped: list[PodName] = []
+        self.kept: bytes | None = None
         self.output = b"first line\nlast line\n"
         self._capacity = capacity
         self._pods: dict[PodName, Pod] = {}
@@ -52,6 +53,10 @@ class FakeLauncher:
     def log(self, name: PodName, max_bytes: int) -> bytes:
         """What the test says; nothing once the pod was removed."""
         return self.output[-max_bytes:] if name in self._pods else b""
+
+    def last_word(self, name: PodName) -> bytes | None:
+        """What the test says."""
+        return self.kept
 
     def remove(self, name: PodName) -> None:
         """Forget it."""

@@ -9,7 +9,7 @@ from tests.causes import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
 CHECKPOINT = Checkpoint(
-    ref="checkpoints/1/10",
+    ref=f"jobs/{ACCOUNT_ID}/{JOB_ID}/checkpoints/segment-1/step-10",
     manifest_sha256="c" * 64,
     step=10,
     train_loss=2.5,

@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, provision
+from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Outcome, Phase, PodSeen, Report
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import OPEN_METERS
+from projections.projection import ProjectionEffect
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
@@ -52,7 +57,13 @@ async def launched(
 
 
 @pytest.fixture
-def watching(log: EventLog, launcher: FakeLauncher, segments: Segments, settings: Settings) -> Any:
+def watching(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launcher: FakeLauncher,
+    segments: Segments,
+    settings: Settings,
+) -> Any:
     """Runs a watch, ten seconds after the pod was bound."""
 
     @asynccontextmanager
@@ -60,7 +71,7 @@ def watching(log: EventLog, launcher: FakeLauncher, segments: Segments, settings
         broker = broker_of(settings, "scheduler")
         await broker.start()
         clock = FixedClock(NOW + timedelta(seconds=10))
-        watch = PodWatch(log, clock, broker, launcher, segments, settings)
+        watch = PodWatch(log, clock, broker, pool, launcher, segments, settings)
         task = asyncio.create_task(watch.run())
         try:
             yield
@@ -124,6 +135,38 @@ async def test_a_pod_that_is_gone_ends_its_segment_with_its_last_report(
         (end,) = await until(lambda: ends(log))
     assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, "TrainerExited(-9)")
     assert (end.elapsed_seconds, end.kept_seconds) == (55, 40), "its checkpoint was heard of"
+
+
+async def test_what_a_trainer_could_not_say_is_found_beside_its_spec(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, elapsed_seconds=39.0))
+    kept = report(
+        5,
+        Phase.TRAINING,
+        checkpoint=CHECKPOINT,
+        elapsed_seconds=41.0,
+        outcome=Outcome.STOPPED,
+    )
+    launcher.kept = kept.model_dump_json().encode()
+    launcher.end(NAME, exit_code=0)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert (end.reason, end.elapsed_seconds, end.kept_seconds) == (SegmentEnd.STOPPED, 41, 40)
+
+
+async def test_a_segment_whose_pod_is_nowhere_is_lost(
+    js: JetStreamContext,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launcher: FakeLauncher,
+    watching: Any,
+) -> None:
+    OrderedConsumer(ProjectionEffect(OPEN_METERS, pool.connection), log).catch_up()
+    launcher.remove(NAME)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, "ProcessLost")
 
 
 async def test_a_pod_that_never_spoke_ends_with_the_launchers_evidence(

@@ -16,13 +16,13 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
 from tests.causes import FixedClock
-from tests.domain.examples import JOB_ID
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
 from tests.stories import Story
 
-ADAPTER = "jobs/a/adapter"
+ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-1"
 NAME = PodName(JOB_ID, 1)
 
 
@@ -106,6 +106,16 @@ def test_a_whole_life(
     assert story.pool.held == {}
     assert control.answered == [(JOB_ID, 1)]
     assert last_end(log).elapsed_seconds == 6
+
+
+def test_a_report_that_names_anothers_artifacts_records_nothing(
+    log: EventLog, running: Segments
+) -> None:
+    foreign = CHECKPOINT.model_copy(update={"ref": "jobs/another/checkpoints/step-1"})
+    running.record(report(1, Phase.TRAINING, checkpoint=foreign))
+    other = report(2, Phase.TRAINING, checkpoint=CHECKPOINT)
+    running.record(other.model_copy(update={"account_id": JOB_ID}))
+    assert log.load(Job, JOB_ID).checkpoint is None
 
 
 def test_every_report_may_come_twice(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import mkdtemp
 from threading import Thread
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.services.trainer.nats_server import NatsServer
 
 def reporter_of(spec: SegmentSpec, server: NatsServer) -> tuple[Reporter, Lease]:
     lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
-    return Reporter(spec, lease.clock, lease, server.url), lease
+    return Reporter(spec, lease.clock, lease, server.url, Path(mkdtemp())), lease
 
 
 def reports(server: NatsServer, spec: SegmentSpec) -> list[dict[str, Any]]:
