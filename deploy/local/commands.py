@@ -39,6 +39,9 @@ def up() -> None:
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:
+            # From here on nothing is interrupted: an exception could get lost in a library.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: started.stop())
             with suppress(*UNREACHABLE):  # then the supervisor has ended, which is told below
                 announce(started.settings)
             if started.wait() != 0:

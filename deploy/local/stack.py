@@ -27,6 +27,10 @@ class Stack:
     settings: Settings
     supervisor: subprocess.Popen[bytes]
 
+    def stop(self) -> None:
+        """Ask the supervisor to stop the stack."""
+        self.supervisor.terminate()
+
     def wait(self) -> int:
         """Block until the supervisor ends; returns its exit status."""
         return self.supervisor.wait()

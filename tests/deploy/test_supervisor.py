@@ -236,6 +236,12 @@ UP = (
 )
 
 
+def await_announcement(command: subprocess.Popen[str]) -> None:
+    """Read what `ecolink up` prints until it has said where everything is."""
+    assert command.stdout is not None
+    assert any("Data, logs" in line for line in command.stdout)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_stays_until_it_is_interrupted(home: Path, number: signal.Signals) -> None:
     command = subprocess.Popen(
@@ -244,7 +250,7 @@ def test_up_stays_until_it_is_interrupted(home: Path, number: signal.Signals) ->
         stdout=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: stack.running(home), timeout=30)
+    await_announcement(command)
     all_processes = processes(home)
     command.send_signal(number)
     output, _ = command.communicate()
@@ -260,7 +266,7 @@ def test_up_fails_when_its_supervisor_is_killed(home: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: stack.running(home), timeout=30)
+    await_announcement(command)
     all_processes = processes(home)
     all_processes[0].kill()
     output, _ = command.communicate()
