@@ -13,10 +13,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up test check clean
+.PHONY: help demo demo-autopause up test check clean
 
 help:
 	@echo "make demo   a real fine-tuning job, end to end"
+	@echo "make demo-autopause   two jobs drain one balance, pause at zero, and go on"
 	@echo "make up     start EcoLink and stay; Ctrl-C stops it"
 	@echo "make test   all tests, on real servers"
 	@echo "make check  lint, types, layers and layout"
@@ -24,6 +25,9 @@ help:
 
 demo: $(INSTALLED) $(CORPUS) $(MODEL)
 	@$(BIN)/ecolink demo
+
+demo-autopause: $(INSTALLED) $(CORPUS) $(MODEL)
+	@$(BIN)/ecolink demo-autopause
 
 up: $(INSTALLED)
 	@$(BIN)/ecolink up

@@ -35,12 +35,14 @@ def verify(
 def _show(findings: Findings) -> None:
     console = Console()
     table = Table(title=f"{findings.events} events refolded, up to notification {findings.head}")
-    for column in ("table", "at", "rows", "live", "refolded", ""):
-        table.add_column(column, justify="right" if column in ("at", "rows") else "left")
+    for column in ("table", "at", "behind", "rows", "live", "refolded", ""):
+        number = column in ("at", "behind", "rows")
+        table.add_column(column, justify="right" if number else "left")
     for each in findings.tables:
         table.add_row(
             each.table,
             str(each.position),
+            str(each.lag),
             str(each.live.rows),
             each.live.sha256[:12],
             each.refolded.sha256[:12],

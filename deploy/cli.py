@@ -9,8 +9,11 @@ import typer
 
 from deploy import operator
 from deploy.auditing import commands as audit_commands
+from deploy.bench.commands import commands as bench_commands
+from deploy.catalog import commands as catalog_commands
 from deploy.demo.commands import commands as demo_commands
 from deploy.endpoint import find_endpoint
+from deploy.estimates import commands as estimates_commands
 from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
 from gateway import cli as client
@@ -26,6 +29,9 @@ main.add_typer(local_commands)
 main.add_typer(demo_commands)
 client.models.command("import")(operator.import_model)
 main.add_typer(audit_commands)
+main.add_typer(bench_commands)
+main.add_typer(catalog_commands)
+main.add_typer(estimates_commands)
 main.add_typer(events_commands)
 for name, group in (client.GROUPS | operator.GROUPS).items():
     main.add_typer(group, name=name)

@@ -23,13 +23,16 @@ from deploy.local.stack import stack
 from domain.account import Account, Role
 from domain.aggregate import Cause, because
 from domain.application import EcoLink
+from domain.catalog import Catalog
 from domain.errors import DomainError, Invalid, NotFound
 from domain.event_log import EventLog
+from domain.identity import CATALOG_ID
 from domain.money import dollars, micros_of
-from gateway.cli import screen
+from gateway.cli.terminal import screen
 from infrastructure.clock import SystemClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.imported_model import ImportedModel
+from infrastructure.payments import provider_named
 from infrastructure.profiles import account_named, account_names, add_account_name
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
@@ -60,6 +63,11 @@ class Store:
     def ecolink(self) -> EcoLink:
         """The use cases."""
         return EcoLink(self.log)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as it is now."""
+        return self.log.load(Catalog, CATALOG_ID)
 
     def account(self, name: str) -> UUID:
         """The account with a name; raises NotFound."""
@@ -139,6 +147,21 @@ def credit_account(
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
 
 
+@accounts.command("top-up")
+def top_up_account(
+    name: Name,
+    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
+    reference: Annotated[str, typer.Option(help="The payment's; it counts once.")],
+    provider: Annotated[str, typer.Option(help="Who received the money.")] = "manual",
+) -> None:
+    """Confirm a payment; the same reference again adds nothing more."""
+    with open_store() as store:
+        amount_micros = micros_of(amount, field="amount")
+        receipt = provider_named(provider).receipt(reference, amount_micros)
+        account = store.ecolink.top_up(store.account(name), receipt)
+        console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
+
+
 @keys.command("issue")
 def issue_key(name: Name) -> None:
     """Make an API key; its secret is shown this once."""
@@ -181,16 +204,25 @@ def import_model(
         str,
         typer.Argument(help="Hugging Face repository, directory or GGUF file.", show_default=False),
     ],
-    name: Annotated[str | None, typer.Option(help="Default: the last part of the source.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Default: the catalog's, or the source's last part.")
+    ] = None,
 ) -> None:
     """Import a base model into the model store, on this host, and offer it."""
     with open_store() as store:
-        chosen = name or Path(source).name.removesuffix(".gguf")
+        chosen = name or default_name(store.catalog, source)
         imported = offer_model(store.settings, store.ecolink, source, chosen)
         console.print(
             f"Imported {imported.name}: {imported.architecture} with "
-            f"{imported.parameters:,} parameters and a context of {imported.context_length}."
+            f"{imported.shape.parameters:,} parameters and a context of "
+            f"{imported.shape.context_length} tokens."
         )
+
+
+def default_name(catalog: Catalog, source: str) -> str:
+    """The catalog's name for a repository that it lists, else the last part of the source."""
+    listed = (base.name for base in catalog.bases.values() if base.repository == source)
+    return next(listed, Path(source).name.removesuffix(".gguf"))
 
 
 def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
@@ -201,8 +233,9 @@ def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) ->
         imported.ref,
         imported.manifest_sha256,
         imported.architecture,
-        imported.parameters,
-        imported.context_length,
+        imported.shape.parameters,
+        imported.shape.context_length,
+        imported.shape,
     )
     return imported
 

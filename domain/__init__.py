@@ -3,10 +3,12 @@
 from domain.account import Account
 from domain.api_key import ApiKey
 from domain.base_model import BaseModel
+from domain.catalog import Catalog
 from domain.dataset import Dataset
 from domain.gpu_pool import GpuPool
 from domain.job import Job
 from domain.meter import Meter
+from domain.payment import Payment
 
-AGGREGATES = (Account, ApiKey, BaseModel, Dataset, GpuPool, Job, Meter)
+AGGREGATES = (Account, ApiKey, BaseModel, Catalog, Dataset, GpuPool, Job, Meter, Payment)
 """Every aggregate, so that any stored event can be read."""

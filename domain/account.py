@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.aggregate import Aggregate, Created, Event, current_cause
 from domain.errors import CommandReused, InsufficientBalance, Invalid
 from domain.money import SECONDS_PER_HOUR, dollars
+from domain.payment import Payment
 
 
 class Role(StrEnum):
@@ -37,6 +38,7 @@ class AccountState(BaseModel):
     balance_micros: int
     reserved_micros: int
     depleted: bool
+    low: bool = False  # snapshots from before BalanceLow was an event lack it
     references: dict[str, int]
 
 
@@ -60,6 +62,14 @@ class Account(Aggregate):
         amount_micros: int
         reference: str
 
+    class ToppedUp(Event):
+        """A payment that a provider confirmed is in the balance."""
+
+        TOPIC: ClassVar[str] = "ToppedUp"
+        amount_micros: int
+        provider: str
+        reference: str
+
     class UsageSettled(Event):
         """Charges left the reserve, and leases took more of the balance into it (or gave back)."""
 
@@ -72,6 +82,18 @@ class Account(Aggregate):
 
         TOPIC: ClassVar[str] = "BalanceDepleted"
         balance_micros: int
+
+    class BalanceLow(Event):
+        """What is left lasts for less than the warning time of what is running."""
+
+        TOPIC: ClassVar[str] = "BalanceLow"
+        runway_seconds: int
+
+    class BalanceRecovered(Event):
+        """What is left lasts for the warning time again, or longer."""
+
+        TOPIC: ClassVar[str] = "BalanceRecovered"
+        runway_seconds: int
 
     class ChargeReversed(Event):
         """A charge was given back, naming what it had been for."""
@@ -139,6 +161,7 @@ class Account(Aggregate):
         self.balance_micros = 0
         self.reserved_micros = 0
         self.depleted = False
+        self.low = False
         self.references: dict[str, int] = {}
 
     @property
@@ -164,6 +187,22 @@ class Account(Aggregate):
     def _credit_granted(self, amount_micros: int, reference: str) -> None:
         self.balance_micros += amount_micros
         self.references[reference] = amount_micros
+        self.depleted = False
+
+    def top_up(self, payment: Payment) -> None:
+        """Add a payment to the balance, in the save that records the payment, and so once."""
+        assert payment.account_id == self.id
+        assert payment.pending_events, "a payment that is stored already is in a balance already"
+        self.trigger_event(
+            self.ToppedUp,
+            amount_micros=payment.amount_micros,
+            provider=payment.provider,
+            reference=payment.reference,
+        )
+
+    @event(ToppedUp)
+    def _topped_up(self, amount_micros: int) -> None:
+        self.balance_micros += amount_micros
         self.depleted = False
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
@@ -193,6 +232,24 @@ class Account(Aggregate):
     @event(BalanceDepleted)
     def _balance_depleted(self) -> None:
         self.depleted = True
+
+    def watch_runway(self, runway_seconds: int, low_seconds: int) -> None:
+        """Warn when the runway falls under `low_seconds`, and say when it no longer is; each once.
+
+        The runway is how long the balance lasts at the rate of all that runs, whole seconds.
+        """
+        if not self.low and runway_seconds < low_seconds:
+            self.trigger_event(self.BalanceLow, runway_seconds=runway_seconds)
+        elif self.low and runway_seconds >= low_seconds:
+            self.trigger_event(self.BalanceRecovered, runway_seconds=runway_seconds)
+
+    @event(BalanceLow)
+    def _balance_low(self) -> None:
+        self.low = True
+
+    @event(BalanceRecovered)
+    def _balance_recovered(self) -> None:
+        self.low = False
 
     def reverse_charge(
         self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int

@@ -7,14 +7,12 @@ from uuid import UUID
 from domain.account import Account, Role
 from domain.api_key import ApiKey, new_secret, secret_sha256
 from domain.base_model import BaseModel
-from domain.catalog import catalog
-from domain.dataset import Dataset, DatasetStatus
-from domain.errors import CommandReused, InsufficientBalance, Invalid, NotFound, WrongState
+from domain.dataset import Dataset
+from domain.errors import CommandReused, NotFound
 from domain.event_log import EventLog
-from domain.hyperparameters import Hyperparameters
-from domain.identity import api_key_id, base_model_id, created_id
-from domain.job import Job, TrainingPlan
-from domain.money import dollars
+from domain.identity import api_key_id, base_model_id, payment_id
+from domain.model_shape import ModelShape
+from domain.payment import Payment, Receipt
 
 
 class EcoLink:
@@ -38,6 +36,25 @@ class EcoLink:
             account = self.log.load(Account, account_id)
             account.grant_credit(amount_micros, reference)
             self.log.commit(account)
+            return account
+
+        return self.log.retrying(attempt)
+
+    def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
+        """Add a confirmed payment to a balance; the same payment again adds nothing.
+
+        Raises CommandReused when the payment is another account's, or was of another amount.
+        """
+
+        def attempt() -> Account:
+            account = self.log.load(Account, account_id)
+            known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
+            if known is not None:
+                known.require_same(account_id, receipt)
+                return account
+            payment = Payment.receive(account_id, receipt)
+            account.top_up(payment)
+            self.log.commit(payment, account)
             return account
 
         return self.log.retrying(attempt)
@@ -91,9 +108,10 @@ class EcoLink:
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape,
     ) -> BaseModel:
         """Offer a base model that is complete in the model store."""
-        content = (ref, manifest_sha256, architecture, parameters, context_length)
+        content = (ref, manifest_sha256, architecture, parameters, context_length, shape)
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None:
             base = BaseModel.imported(name, *content)
@@ -101,67 +119,3 @@ class EcoLink:
             base.revise(*content)
         self.log.commit(base)
         return base
-
-    def plan_job(
-        self,
-        account_id: UUID,
-        dataset_id: UUID,
-        base_model: str,
-        region: str,
-        gpu_type: str,
-        gpu_count: int,
-        hyperparameters: Hyperparameters,
-    ) -> TrainingPlan:
-        """Check what a user chose and freeze it; raises Invalid, NotFound or WrongState."""
-        dataset = self.log.find(Dataset, dataset_id)
-        if dataset is None or dataset.account_id != account_id:
-            raise NotFound(f"no dataset {dataset_id}", field="dataset")
-        if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
-            raise WrongState(
-                f"the dataset is {dataset.status}; it must be ready_for_training", field="dataset"
-            )
-        base = self.log.find(BaseModel, base_model_id(base_model))
-        if base is None:
-            raise Invalid(
-                f"no base model {base_model!r}; GET /api/models lists them", field="base_model"
-            )
-        rate = catalog().rate_micros_per_hour(region, gpu_type, gpu_count)
-        return TrainingPlan(
-            dataset_id=dataset.id,
-            dataset_ref=dataset.ref,
-            dataset_sha256=dataset.sha256,
-            base_model=base.name,
-            base_ref=base.ref,
-            base_manifest_sha256=base.manifest_sha256,
-            region=region,
-            gpu_type=gpu_type,
-            gpu_count=gpu_count,
-            rate_micros_per_hour=rate,
-            catalog_version=catalog().version,
-            hyperparameters=hyperparameters.model_dump(mode="json"),
-        )
-
-    def approve_job(self, account_id: UUID, command_key: str, plan: TrainingPlan) -> Job:
-        """Start a job; the same command key makes the same job, with other choices it is refused.
-
-        Raises InsufficientBalance when the account cannot pay for a second of it.
-        """
-        job_id = created_id(account_id, "job", command_key)
-
-        def attempt() -> Job:
-            existing = self.log.find(Job, job_id)
-            if existing is not None:
-                if existing.plan.choices != plan.choices:
-                    raise CommandReused("this idempotency key was used for a different job")
-                return existing
-            account = self.log.load(Account, account_id)
-            if not account.affords(plan.rate_micros_per_hour):
-                raise InsufficientBalance(
-                    f"the balance is {dollars(account.available_micros)}; "
-                    f"this job costs {dollars(plan.rate_micros_per_hour)} an hour"
-                )
-            job = Job.approve(job_id, account_id, plan)
-            self.log.commit(job)
-            return job
-
-        return self.log.retrying(attempt)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, Created, Event
 from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id
+from domain.model_shape import ModelShape
+
+
+def _shape_unknown(state: dict[str, Any]) -> None:
+    """Version 1 of an event said nothing of the shape."""
+    state["shape"] = None
 
 
 class BaseModel(Aggregate):
@@ -20,22 +26,28 @@ class BaseModel(Aggregate):
         """A base model is complete in the model store."""
 
         TOPIC: ClassVar[str] = "BaseModelImported"
+        class_version: ClassVar[int] = 2
         name: str
         ref: str
         manifest_sha256: str
         architecture: str
         parameters: int
         context_length: int
+        shape: ModelShape | None  # None: imported before shapes were recorded
+        upcast_v1_v2 = staticmethod(_shape_unknown)
 
     class BaseModelRevised(Event):
         """The name stands for other content from now on; what was trained keeps its own."""
 
         TOPIC: ClassVar[str] = "BaseModelRevised"
+        class_version: ClassVar[int] = 2
         ref: str
         manifest_sha256: str
         architecture: str
         parameters: int
         context_length: int
+        shape: ModelShape | None
+        upcast_v1_v2 = staticmethod(_shape_unknown)
 
     @classmethod
     def imported(
@@ -46,6 +58,7 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape,
     ) -> BaseModel:
         """A name that was not there before."""
         return cls._create(
@@ -58,6 +71,7 @@ class BaseModel(Aggregate):
             architecture=architecture,
             parameters=parameters,
             context_length=context_length,
+            shape=shape,
         )
 
     @event(BaseModelImported)
@@ -70,10 +84,11 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape | None,
     ) -> None:
         self.account_id = account_id
         self.name = name
-        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length)
+        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def revise(
         self,
@@ -82,9 +97,13 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape,
     ) -> None:
-        """Put other content under the name; the same content changes nothing."""
-        if manifest_sha256 != self.manifest_sha256:
+        """Put other content under the name; the same content changes nothing.
+
+        The same content again fills in a shape that an earlier import did not record.
+        """
+        if manifest_sha256 != self.manifest_sha256 or self.shape is None:
             self.trigger_event(
                 self.BaseModelRevised,
                 ref=ref,
@@ -92,6 +111,7 @@ class BaseModel(Aggregate):
                 architecture=architecture,
                 parameters=parameters,
                 context_length=context_length,
+                shape=shape,
             )
 
     @event(BaseModelRevised)
@@ -102,8 +122,9 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape | None,
     ) -> None:
-        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length)
+        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def _base_model_is(
         self,
@@ -112,9 +133,11 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
+        shape: ModelShape | None,
     ) -> None:
         self.ref = ref
         self.manifest_sha256 = manifest_sha256
         self.architecture = architecture
         self.parameters = parameters
         self.context_length = context_length
+        self.shape = shape

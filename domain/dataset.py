@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, Created, Event
 from domain.errors import WrongState
+from domain.token_lengths import TokenLengths
 
 
 class DatasetStatus(StrEnum):
@@ -18,6 +20,14 @@ class DatasetStatus(StrEnum):
     VALIDATING = "validating"
     READY_FOR_TRAINING = "ready_for_training"
     REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A count under one revision of one base model."""
+
+    base_manifest_sha256: str
+    lengths: TokenLengths
 
 
 class Dataset(Aggregate):
@@ -54,10 +64,17 @@ class Dataset(Aggregate):
         """How long the examples are in tokens of one base model."""
 
         TOPIC: ClassVar[str] = "TokensCounted"
+        class_version: ClassVar[int] = 2
         base_model: str
         base_manifest_sha256: str
         tokens: int
         longest_example: int
+        lengths: TokenLengths | None  # None from version 1: such a dataset is counted again
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Version 1 had no histogram, nor the number of examples to make one from."""
+            state["lengths"] = None
 
     @classmethod
     def uploaded(
@@ -83,7 +100,7 @@ class Dataset(Aggregate):
         self.ref = ref
         self.sha256 = sha256
         self.examples = 0
-        self.counted: dict[str, str] = {}
+        self.counted: dict[str, Counted] = {}
 
     def validate(
         self, ref: str, sha256: str, examples: int, duplicates: int, report_ref: str
@@ -118,23 +135,32 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.REJECTED
 
     def record_tokens(
-        self, base_model: str, base_manifest_sha256: str, tokens: int, longest_example: int
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
         """Keep a count for one revision of one base; the same one again changes nothing."""
         if self.status is not DatasetStatus.READY_FOR_TRAINING:
             raise WrongState(f"the dataset is {self.status}, not ready_for_training")
-        if self.counted.get(base_model) != base_manifest_sha256:
+        if not self.is_counted(base_model, base_manifest_sha256):
             self.trigger_event(
                 self.TokensCounted,
                 base_model=base_model,
                 base_manifest_sha256=base_manifest_sha256,
-                tokens=tokens,
-                longest_example=longest_example,
+                tokens=lengths.tokens,
+                longest_example=lengths.longest,
+                lengths=lengths,
             )
 
     @event(TokensCounted)
-    def _tokens_counted(self, base_model: str, base_manifest_sha256: str) -> None:
-        self.counted[base_model] = base_manifest_sha256
+    def _tokens_counted(
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths | None
+    ) -> None:
+        if lengths is not None:
+            self.counted[base_model] = Counted(base_manifest_sha256, lengths)
+
+    def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
+        """Whether the lengths under this revision of a base are known."""
+        known = self.counted.get(base_model)
+        return known is not None and known.base_manifest_sha256 == base_manifest_sha256
 
     def _require_validating(self) -> None:
         if self.status is not DatasetStatus.VALIDATING:

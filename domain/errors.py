@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DomainError(Exception):
-    """A refusal with a stable code, a sentence for a person, and the field it is about, if one."""
+    """A refusal with a stable code, a sentence for a person, and the field it is about, if one.
+
+    `figures` are the numbers in the sentence, by name, for programs that act on the refusal.
+    """
 
     code = "refused"
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str | None = None, figures: dict[str, object] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.figures = figures
 
 
 class NotFound(DomainError):
@@ -36,6 +44,22 @@ class InsufficientBalance(DomainError):
     """The account's balance does not cover what was asked for."""
 
     code = "insufficient_balance"
+
+
+class NoCapacity(DomainError):
+    """The GPUs that were asked for are all in use."""
+
+    code = "no_capacity"
+
+
+class SeveralProblems(DomainError):
+    """More than one thing is wrong with a form; each is one of `problems`."""
+
+    code = "invalid"
+
+    def __init__(self, problems: Sequence[DomainError]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = tuple(problems)
 
 
 class StaleSegment(DomainError):

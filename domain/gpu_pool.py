@@ -48,6 +48,14 @@ class GpuPool(Aggregate):
         segment: int
         count: int
 
+    class GpusRequestWithdrawn(Event):
+        """A segment left the queue without GPUs: its job was paused or cancelled."""
+
+        TOPIC: ClassVar[str] = "GpusRequestWithdrawn"
+        job_id: UUID
+        segment: int
+        count: int
+
     class GpusAllocated(Event):
         """A segment left the queue and holds its GPUs."""
 
@@ -120,6 +128,22 @@ class GpuPool(Aggregate):
     @event(GpusRequested)
     def _gpus_requested(self, account_id: UUID, job_id: UUID, segment: int, count: int) -> None:
         self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
+
+    def withdraw(self, job_id: UUID) -> None:
+        """Take a job out of the queue; one that does not stand in it changes nothing."""
+        claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
+        if claim is not None:
+            self.trigger_event(
+                self.GpusRequestWithdrawn,
+                account_id=claim.account_id,
+                job_id=job_id,
+                segment=claim.segment,
+                count=claim.count,
+            )
+
+    @event(GpusRequestWithdrawn)
+    def _gpus_request_withdrawn(self, job_id: UUID, segment: int) -> None:
+        del self.queue[job_id, segment]
 
     def allocate(self, claim: Claim) -> None:
         """Give the head of the queue its GPUs."""

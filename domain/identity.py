@@ -9,6 +9,9 @@ NAMESPACE = UUID("6f2a1f0c-4a55-5b0e-9d3c-7f4f3e6f8a10")
 PLATFORM_ACCOUNT_ID = uuid5(NAMESPACE, "platform")
 """Stands in the envelope of events that belong to no customer, such as a pool's capacity."""
 
+CATALOG_ID = uuid5(NAMESPACE, "catalog")
+"""Id of the one catalog."""
+
 
 def created_id(account_id: UUID, kind: str, command_key: str) -> UUID:
     """Id of what one command of an account creates."""
@@ -28,6 +31,11 @@ def gpu_pool_id(region: str, gpu_type: str) -> UUID:
 def base_model_id(name: str) -> UUID:
     """Id of a base model."""
     return uuid5(NAMESPACE, f"base-model:{name}")
+
+
+def payment_id(provider: str, reference: str) -> UUID:
+    """Id of a payment; the length keeps provider and reference apart."""
+    return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
 def meter_id(job_id: UUID, segment: int) -> UUID:

@@ -2,395 +2,338 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from enum import StrEnum
-from typing import ClassVar
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
-from pydantic import BaseModel, ConfigDict, JsonValue
 
-from domain.aggregate import Aggregate, Created, Event
-from domain.errors import StaleSegment, WrongState
-from domain.hyperparameters import Hyperparameters
+from domain import lifecycle
+from domain.aggregate import Created, current_cause
+from domain.errors import WrongState
+from domain.estimate import Estimate, Precision
+from domain.failures import FAILURES, FailureClass
+from domain.job_segments import JobSegments, SegmentEnd, failure_of
+from domain.lifecycle import Command, Effect, JobStatus, PauseReason
+from domain.phases import Phase
+from domain.training_plan import TrainingPlan
 
 RELAUNCH_LIMIT = 3
-"""Automatic relaunches of a job whose trainer crashed or whose process was lost."""
+"""Automatic relaunches of a job after failures of a class that is tried again."""
 
 
-class JobStatus(StrEnum):
-    """States of the job status reference."""
-
-    TRAINING = "training"
-    EVALUATING = "evaluating"
-    TRAINED_PENDING_REGISTER = "trained_pending_register"
-    REGISTERED = "registered"
-    FAILED = "failed"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing can happen to such a job any more."""
-        return self in (JobStatus.REGISTERED, JobStatus.FAILED)
-
-
-class SegmentEnd(StrEnum):
-    """Why a segment of a job ended."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"  # asked to, for instance because its host shuts down
-    LEASE_ENDED = "lease_ended"  # its paid time ran out
-    CRASHED = "crashed"  # its trainer failed, or its process was lost
-
-
-class TrainingPlan(BaseModel):
-    """What was approved: data, base, GPUs and hyperparameters, with the rate frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset_id: UUID
-    dataset_ref: str
-    dataset_sha256: str
-    base_model: str
-    base_ref: str
-    base_manifest_sha256: str
-    region: str
-    gpu_type: str
-    gpu_count: int
-    rate_micros_per_hour: int  # of all its GPUs
-    catalog_version: str
-    # As recorded: today's bounds must not make yesterday's jobs unreadable.
-    hyperparameters: dict[str, JsonValue]
-
-    @property
-    def choices(self) -> tuple[object, ...]:
-        """What the user chose; all else in a plan follows from it and from the catalog's state."""
-        return (
-            self.dataset_id,
-            self.base_model,
-            self.region,
-            self.gpu_type,
-            self.gpu_count,
-            self.hyperparameters,
-        )
-
-    @property
-    def lora(self) -> Hyperparameters:
-        """The hyperparameters, trusted as they were recorded."""
-        recorded = dict(self.hyperparameters)
-        modules = recorded.pop("target_modules")
-        assert isinstance(modules, list)
-        return Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules))
-
-
-class SavedCheckpoint(BaseModel):
-    """Where a job can be taken up again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    segment: int
-    step: int
-    ref: str
-    elapsed_seconds: int
-
-
-class Job(Aggregate):
-    """A job runs as segments: one launch each, numbered from 1, at most one at a time."""
+class Job(JobSegments):
+    """What a command does in which state is the table of `domain.lifecycle`."""
 
     TOPIC: ClassVar[str] = "Job"
+
+    # The library would otherwise make other classes of the inherited events, without their rules.
+    Event = JobSegments.Event
+    SegmentAllocated = JobSegments.SegmentAllocated
+    PodStarted = JobSegments.PodStarted
+    TrainingStarted = JobSegments.TrainingStarted
+    CheckpointSaved = JobSegments.CheckpointSaved
+    EvaluationStarted = JobSegments.EvaluationStarted
+    EvaluationCompleted = JobSegments.EvaluationCompleted
+    Registered = JobSegments.Registered
+    SegmentEnded = JobSegments.SegmentEnded
 
     class JobApproved(Created):
         """The account holder approved the plan at its rate; training may begin."""
 
         TOPIC: ClassVar[str] = "JobApproved"
+        class_version: ClassVar[int] = 2
         plan: TrainingPlan
+        estimate: Estimate | None  # None: approved before there were estimates
 
-    class SegmentAllocated(Event):
-        """The next segment has its GPUs."""
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """The first version trained in bf16 only, and made no estimate."""
+            plan = state["plan"]
+            plan["precision"] = Precision.BF16.value
+            plan["gradient_checkpointing"] = False
+            plan["sequence_length"] = plan["hyperparameters"]["max_sequence_length"]
+            state["estimate"] = None
 
-        TOPIC: ClassVar[str] = "SegmentAllocated"
-        segment: int
-        rate_micros_per_hour: int
+    class PauseRequested(Event):
+        """The running segment shall save and exit; the job is then paused."""
 
-    class PodStarted(Event):
-        """The launcher bound the GPUs to the segment; its time counts from here."""
+        TOPIC: ClassVar[str] = "PauseRequested"
+        reason: PauseReason
 
-        TOPIC: ClassVar[str] = "PodStarted"
-        segment: int
-        pod: str
-        bound_at: datetime
+    class CancelRequested(Event):
+        """The running segment shall save and exit; the job is then cancelled in any case."""
 
-    class TrainingStarted(Event):
-        """Model and data are loaded; the first step of the segment is next."""
+        TOPIC: ClassVar[str] = "CancelRequested"
+        retention_seconds: int  # how long what was saved is kept after that
 
-        TOPIC: ClassVar[str] = "TrainingStarted"
-        segment: int
+    class EstimateScored(Event):
+        """The job came to its end: what it took, beside the range that was approved."""
+
+        TOPIC: ClassVar[str] = "EstimateScored"
+        low_seconds: int
+        high_seconds: int
+        low_micros: int
+        high_micros: int
+        actual_seconds: int
+        actual_micros: int
+        phase_seconds: dict[Phase, float]
+        segments: int  # that used time
+        precision: Precision
+        base_model: str
+        gpu_type: str
+        gpu_count: int
+
+    class JobPaused(Event):
+        """The job holds no GPU and costs nothing until it is resumed from this step."""
+
+        TOPIC: ClassVar[str] = "JobPaused"
+        reason: PauseReason
         step: int
-        total_steps: int
-        train_examples: int
-        eval_examples: int
 
-    class CheckpointSaved(Event):
-        """A checkpoint of the running segment is durable in the artifact store."""
+    class JobResumed(Event):
+        """The account holder had the rest quoted anew; the job waits for a GPU at this rate."""
 
-        TOPIC: ClassVar[str] = "CheckpointSaved"
-        segment: int
-        step: int
-        train_loss: float
-        elapsed_seconds: int
-        ref: str
-        manifest_sha256: str
-        total_bytes: int
-
-    class EvaluationStarted(Event):
-        """All steps are done; the held-out examples are being scored."""
-
-        TOPIC: ClassVar[str] = "EvaluationStarted"
-        segment: int
-        step: int
-
-    class EvaluationCompleted(Event):
-        """The adapter's held-out loss is known; it waits to be registered."""
-
-        TOPIC: ClassVar[str] = "EvaluationCompleted"
-        segment: int
-        loss_before: float
-        loss_after: float
-        examples: int
-        label_tokens: int
-
-    class Registered(Event):
-        """The adapter has a name and can be deployed."""
-
-        TOPIC: ClassVar[str] = "Registered"
-        segment: int
-        model: str
-        adapter_ref: str
-        manifest_sha256: str
-
-    class SegmentEnded(Event):
-        """The segment's process is over; its time counts up to here."""
-
-        TOPIC: ClassVar[str] = "SegmentEnded"
-        segment: int
-        reason: SegmentEnd
-        elapsed_seconds: int
-        grace_seconds: int
-        kept_seconds: int
-        error_class: str | None = None
-        log_ref: str | None = None
+        TOPIC: ClassVar[str] = "JobResumed"
+        rate_micros_per_hour: int  # of all its GPUs
+        catalog_version: str
+        estimate: Estimate | None  # of the rest
 
     class JobFailed(Event):
         """The job is over without an adapter."""
 
         TOPIC: ClassVar[str] = "JobFailed"
+        class_version: ClassVar[int] = 2
         error_class: str
         log_ref: str | None
+        failure: FailureClass
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """The first version told a lost process by its error class."""
+            state["failure"] = failure_of(state["error_class"])
+
+    class JobCancelled(Event):
+        """The job is over because its owner said so; what was saved is kept for a while."""
+
+        TOPIC: ClassVar[str] = "JobCancelled"
+        step: int
+        checkpoint_ref: str | None  # None: nothing was saved, so nothing is kept
+        manifest_sha256: str | None
+        expires_at: datetime | None
+
+    class AdapterPromoted(Event):
+        """What a cancelled job had saved is a model, and stays."""
+
+        TOPIC: ClassVar[str] = "AdapterPromoted"
+        model: str
+        adapter_ref: str
+        manifest_sha256: str
+
+    class AdapterExpired(Event):
+        """The retention time of a cancelled job is over; what it had saved is deleted."""
+
+        TOPIC: ClassVar[str] = "AdapterExpired"
+        adapter_ref: str
+        manifest_sha256: str
 
     @classmethod
-    def approve(cls, job_id: UUID, account_id: UUID, plan: TrainingPlan) -> Job:
-        """A job that waits for its GPUs."""
-        return cls._create(cls.JobApproved, id=job_id, account_id=account_id, plan=plan)
+    def approve(
+        cls, job_id: UUID, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None = None
+    ) -> Job:
+        """A job that waits for its GPUs, with the range that its owner saw."""
+        return cls._create(
+            cls.JobApproved, id=job_id, account_id=account_id, plan=plan, estimate=estimate
+        )
 
     @event(JobApproved)
-    def __init__(self, account_id: UUID, plan: TrainingPlan) -> None:
-        self.account_id = account_id
-        self.plan = plan
-        self.status = JobStatus.TRAINING
-        self.segment = 0
-        self.segment_running = False
-        self.pod: str | None = None
-        self.step = 0
-        self.crashes = 0
-        self.trained_in_segment = 0
-        self.checkpoint: SavedCheckpoint | None = None
-        self.model: str | None = None
+    def __init__(self, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None) -> None:
+        super().__init__(account_id, plan)
+        self.estimate = estimate
+        self.resumed = False  # and not paused since
+        self.expires_at: datetime | None = None
+        self.expired = False
 
-    @property
-    def next_segment(self) -> int | None:
-        """Number of the segment that the job needs GPUs for, if it needs any."""
-        if self.status.is_final or self.segment_running:
-            return None
-        return self.segment + 1
-
-    def allocate_segment(self, segment: int) -> None:
-        """Begin the next segment, at the rate that was approved."""
-        if segment != self.next_segment:
-            raise StaleSegment(f"segment {segment} is not the next one of this job")
-        self.trigger_event(
-            self.SegmentAllocated,
-            segment=segment,
-            rate_micros_per_hour=self.plan.rate_micros_per_hour,
-        )
-
-    @event(SegmentAllocated)
-    def _segment_allocated(self, segment: int) -> None:
-        self.segment = segment
-        self.segment_running = True
-        self.pod = None
-
-    def start_pod(self, segment: int, pod: str, bound_at: datetime) -> None:
-        """Record that the launcher bound the GPUs; once."""
-        self._require_running(segment)
-        if self.pod is None:
-            self.trigger_event(self.PodStarted, segment=segment, pod=pod, bound_at=bound_at)
-
-    @event(PodStarted)
-    def _pod_started(self, pod: str) -> None:
-        self.pod = pod
-
-    def start_training(
-        self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
-    ) -> None:
-        """Record the first step of a segment; once for each segment."""
-        self._require_running(segment)
-        if self.trained_in_segment < segment:
-            self.trigger_event(
-                self.TrainingStarted,
-                segment=segment,
-                step=step,
-                total_steps=total_steps,
-                train_examples=train_examples,
-                eval_examples=eval_examples,
-            )
-
-    @event(TrainingStarted)
-    def _training_started(self, segment: int, step: int) -> None:
-        self.status = JobStatus.TRAINING
-        self.trained_in_segment = segment
-        self.step = step
-
-    def save_checkpoint(
+    def _conclude(
         self,
-        segment: int,
-        step: int,
-        train_loss: float,
-        elapsed_seconds: int,
-        ref: str,
-        manifest_sha256: str,
-        total_bytes: int,
+        reason: SegmentEnd,
+        failure: FailureClass | None,
+        error_class: str | None,
+        log_ref: str | None,
+        can_pay: bool,
     ) -> None:
-        """Record a durable checkpoint; one that is not newer than the last changes nothing."""
-        self._require_running(segment)
-        last = self.checkpoint
-        if last is not None and (last.segment, last.step) >= (segment, step):
+        """What follows from the end of a segment; nothing, when the next one is to be launched."""
+        if self.status is JobStatus.REGISTERED:
+            self._score()
+        elif self.retention is not None:
+            self._cancel(self.retention)
+        elif failure is not None and (
+            not FAILURES[failure].retried or self.crashes > RELAUNCH_LIMIT
+        ):
+            self.trigger_event(
+                self.JobFailed,
+                error_class=error_class or "ProcessLost",
+                log_ref=log_ref,
+                failure=failure,
+            )
+        elif self.pause_requested is not None:
+            self._pause(self.pause_requested)
+        elif reason is SegmentEnd.LEASE_ENDED and not can_pay:
+            self._pause(PauseReason.BALANCE)
+
+    def _score(self) -> None:
+        if (frozen := self.estimate) is None:
             return
         self.trigger_event(
-            self.CheckpointSaved,
-            segment=segment,
-            step=step,
-            train_loss=train_loss,
-            elapsed_seconds=elapsed_seconds,
-            ref=ref,
-            manifest_sha256=manifest_sha256,
-            total_bytes=total_bytes,
+            self.EstimateScored,
+            low_seconds=frozen.low_seconds,
+            high_seconds=frozen.high_seconds,
+            low_micros=frozen.low_micros,
+            high_micros=frozen.high_micros,
+            actual_seconds=self.actual_seconds,
+            actual_micros=self.actual_micros,
+            phase_seconds=dict(self.phase_seconds),
+            segments=self.segments_used,
+            precision=self.plan.precision,
+            base_model=self.plan.base_model,
+            gpu_type=self.plan.gpu_type,
+            gpu_count=self.plan.gpu_count,
         )
 
-    @event(CheckpointSaved)
-    def _checkpoint_saved(self, segment: int, step: int, ref: str, elapsed_seconds: int) -> None:
-        self.step = step
-        self.checkpoint = SavedCheckpoint(
-            segment=segment, step=step, ref=ref, elapsed_seconds=elapsed_seconds
-        )
-
-    def start_evaluation(self, segment: int, step: int) -> None:
-        """Move on to evaluating; once."""
-        self._require_running(segment)
-        if self.status is JobStatus.TRAINING:
-            self.trigger_event(self.EvaluationStarted, segment=segment, step=step)
-
-    @event(EvaluationStarted)
-    def _evaluation_started(self, step: int) -> None:
-        self.status = JobStatus.EVALUATING
-        self.step = step
-
-    def complete_evaluation(
-        self,
-        segment: int,
-        loss_before: float,
-        loss_after: float,
-        examples: int,
-        label_tokens: int,
-    ) -> None:
-        """Keep the held-out losses (nats per label token); once."""
-        self._require_running(segment)
-        if self.status is JobStatus.EVALUATING:
-            self.trigger_event(
-                self.EvaluationCompleted,
-                segment=segment,
-                loss_before=loss_before,
-                loss_after=loss_after,
-                examples=examples,
-                label_tokens=label_tokens,
-            )
-
-    @event(EvaluationCompleted)
-    def _evaluation_completed(self) -> None:
-        self.status = JobStatus.TRAINED_PENDING_REGISTER
-
-    def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
-        """Give the adapter its name."""
-        self._require_running(segment)
-        if self.status is not JobStatus.TRAINED_PENDING_REGISTER:
-            raise WrongState(f"the job is {self.status}, not trained_pending_register")
-        self.trigger_event(
-            self.Registered,
-            segment=segment,
-            model=f"ft:{self.plan.base_model}:{self.id.hex[:8]}",
-            adapter_ref=adapter_ref,
-            manifest_sha256=manifest_sha256,
-        )
-
-    @event(Registered)
-    def _registered(self, model: str) -> None:
-        self.status = JobStatus.REGISTERED
-        self.model = model
-
-    def end_segment(
-        self,
-        segment: int,
-        reason: SegmentEnd,
-        elapsed_seconds: int,
-        *,
-        grace_seconds: int = 0,
-        error_class: str | None = None,
-        log_ref: str | None = None,
-    ) -> None:
-        """End the running segment; the job fails after its last relaunch crashed.
-
-        `kept_seconds` says how much of the segment's time is in its last checkpoint. Of one that
-        the platform ended, by a crash or a stop, the rest is done again and must be credited.
-        """
-        self._require_running(segment)
-        redone = reason in (SegmentEnd.CRASHED, SegmentEnd.STOPPED)
-        self.trigger_event(
-            self.SegmentEnded,
-            segment=segment,
-            reason=reason,
-            elapsed_seconds=elapsed_seconds,
-            grace_seconds=grace_seconds,
-            kept_seconds=self._kept_seconds if redone else elapsed_seconds,
-            error_class=error_class,
-            log_ref=log_ref,
-        )
-        if self.crashes > RELAUNCH_LIMIT:
-            self.trigger_event(
-                self.JobFailed, error_class=error_class or "ProcessLost", log_ref=log_ref
-            )
-
-    @property
-    def _kept_seconds(self) -> int:
-        last = self.checkpoint
-        return last.elapsed_seconds if last is not None and last.segment == self.segment else 0
-
-    @event(SegmentEnded)
-    def _segment_ended(self, reason: SegmentEnd) -> None:
-        self.segment_running = False
-        self.crashes += reason is SegmentEnd.CRASHED
+    @event(EstimateScored)
+    def _estimate_scored(self) -> None:
+        """It says what is known already."""
 
     @event(JobFailed)
     def _job_failed(self) -> None:
         self.status = JobStatus.FAILED
 
-    def _require_running(self, segment: int) -> None:
-        if not self.segment_running or segment != self.segment:
-            raise StaleSegment(f"segment {segment} is not the running one ({self.segment})")
+    def pause(self) -> None:
+        """Save and free the GPUs, as the owner asked; raises WrongState."""
+        if self.cancel_requested:
+            raise WrongState(lifecycle.CANCEL_PENDING)
+        if self.stop_requested or (
+            lifecycle.require(self.status, Command.PAUSE) is Effect.UNCHANGED
+        ):
+            return
+        if self.segment_running:
+            self.trigger_event(self.PauseRequested, reason=PauseReason.OWNER)
+        else:
+            self._pause(PauseReason.OWNER)
+
+    @event(PauseRequested)
+    def _pause_requested(self, reason: PauseReason) -> None:
+        self.pause_requested = reason
+
+    def deplete(self) -> None:
+        """Pause a job that waits, as its account pays for no second; one that runs ends itself."""
+        effect = lifecycle.require(self.status, Command.DEPLETE)
+        if effect is not Effect.UNCHANGED and not self.segment_running:
+            self._pause(PauseReason.BALANCE)
+
+    def _pause(self, reason: PauseReason) -> None:
+        self.trigger_event(self.JobPaused, reason=reason, step=self.step)
+
+    @event(JobPaused)
+    def _job_paused(self) -> None:
+        self.status = JobStatus.PAUSED
+        self.pause_requested = None
+        self.resumed = False
+
+    def must_resume(self) -> bool:
+        """Whether a resume would do anything: not if it was given before; raises WrongState."""
+        if self.cancel_requested:
+            raise WrongState(lifecycle.CANCEL_PENDING)
+        if self.stop_requested:
+            raise WrongState(lifecycle.PAUSE_PENDING)
+        effect = lifecycle.require(self.status, Command.RESUME, repeated=self.resumed)
+        return effect is Effect.RESUMES
+
+    def resume(
+        self, estimate: Estimate | None, rate_micros_per_hour: int, catalog_version: str
+    ) -> None:
+        """Go on from the last checkpoint at this rate, with the rest estimated anew."""
+        if self.must_resume():
+            self.trigger_event(
+                self.JobResumed,
+                rate_micros_per_hour=rate_micros_per_hour,
+                catalog_version=catalog_version,
+                estimate=estimate,
+            )
+
+    @event(JobResumed)
+    def _job_resumed(self, rate_micros_per_hour: int) -> None:
+        self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
+        self.rate_micros_per_hour = rate_micros_per_hour
+        self.resumed = True
+
+    def cancel(self, retention: timedelta) -> None:
+        """Stop for good; what was saved is kept for the retention time. Raises WrongState."""
+        effect = lifecycle.require(self.status, Command.CANCEL)
+        if effect is Effect.UNCHANGED or self.cancel_requested:
+            return
+        if self.segment_running:
+            seconds = int(retention.total_seconds())
+            self.trigger_event(self.CancelRequested, retention_seconds=seconds)
+        else:
+            self._cancel(retention)
+
+    @event(CancelRequested)
+    def _cancel_requested(self, retention_seconds: int) -> None:
+        self.retention = timedelta(seconds=retention_seconds)
+
+    def _cancel(self, retention: timedelta) -> None:
+        saved = self.checkpoint
+        self.trigger_event(
+            self.JobCancelled,
+            step=self.step,
+            checkpoint_ref=saved.ref if saved else None,
+            manifest_sha256=saved.manifest_sha256 if saved else None,
+            expires_at=current_cause().now + retention if saved else None,
+        )
+
+    @event(JobCancelled)
+    def _job_cancelled(self, expires_at: datetime | None) -> None:
+        self.status = JobStatus.CANCELLED
+        self.expires_at = expires_at
+
+    def promote(self) -> None:
+        """Make a model of what a cancelled job had saved; raises WrongState."""
+        if self.status is not JobStatus.CANCELLED:
+            raise WrongState(f"the job is {self.status}; only a cancelled job can be promoted")
+        saved = self.checkpoint
+        if saved is None or self.expires_at is None:
+            raise WrongState(
+                "the job was cancelled before its first checkpoint; there is nothing to promote"
+            )
+        if self.model is not None:
+            return
+        if self.expired or current_cause().now >= self.expires_at:
+            raise WrongState(
+                f"what the job had saved was kept until {self.expires_at:%Y-%m-%d %H:%M} UTC and "
+                "is deleted; start a new job"
+            )
+        self.trigger_event(
+            self.AdapterPromoted,
+            model=self.model_name,
+            adapter_ref=saved.ref,
+            manifest_sha256=saved.manifest_sha256,
+        )
+
+    @event(AdapterPromoted)
+    def _adapter_promoted(self, model: str) -> None:
+        self.model = model
+
+    def expire_adapter(self) -> None:
+        """Give up what a cancelled job had saved, once its time is over and nobody promoted it."""
+        saved, due = self.checkpoint, self.expires_at
+        if saved is None or due is None or self.model is not None or self.expired:
+            return
+        if current_cause().now >= due:
+            self.trigger_event(
+                self.AdapterExpired, adapter_ref=saved.ref, manifest_sha256=saved.manifest_sha256
+            )
+
+    @event(AdapterExpired)
+    def _adapter_expired(self) -> None:
+        self.expired = True

@@ -42,6 +42,13 @@ class Meter(Aggregate):
         segment: int
         paid_seconds: int
 
+    class LeaseRefused(Event):
+        """The account's balance pays for no second of this segment; it never launches."""
+
+        TOPIC: ClassVar[str] = "LeaseRefused"
+        job_id: UUID
+        segment: int
+
     class MinuteMetered(Event):
         """One minute (the last may be shorter) of a segment was billed."""
 
@@ -96,6 +103,7 @@ class Meter(Aggregate):
         self.minutes = 0
         self.billed_seconds = 0
         self.credited_seconds = 0
+        self.refused = False
         self.closed = False
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
@@ -106,6 +114,7 @@ class Meter(Aggregate):
     def extend_lease(self, seconds: int) -> int:
         """Pay for more segment time; returns what the account must reserve, micro-dollars."""
         assert seconds > 0
+        assert not self.refused
         self._require_open()
         before, after = self.paid_seconds, self.paid_seconds + seconds
         if before == 0:
@@ -126,15 +135,32 @@ class Meter(Aggregate):
     def _lease_extended(self, paid_seconds: int) -> None:
         self.paid_seconds = paid_seconds
 
-    def post_minutes(self, elapsed_seconds: int, minute_seconds: int) -> int:
+    def refuse_lease(self) -> None:
+        """Record that there is no money for a first lease, once and for all."""
+        assert self.paid_seconds == 0
+        self._require_open()
+        if not self.refused:
+            self.trigger_event(self.LeaseRefused, job_id=self.job_id, segment=self.segment)
+
+    @event(LeaseRefused)
+    def _lease_refused(self) -> None:
+        self.refused = True
+
+    def post_minutes(
+        self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
+    ) -> int:
         """Bill every whole minute up to the evidence; returns the charge, micro-dollars.
 
-        Time beyond what is paid for is never billed.
+        When all that was paid for is used up, its last part-minute is due as well. Time beyond
+        what is paid for is never billed. No more than `at_most` minutes are posted.
         """
         self._require_open()
-        charge = 0
-        while (end := self.billed_seconds + minute_seconds) <= self._billable(elapsed_seconds):
-            charge += self._post(end)
+        charge, last = 0, None if at_most is None else self.minutes + at_most
+        due = self._billable(elapsed_seconds)
+        if due < self.paid_seconds:
+            due -= (due - self.billed_seconds) % minute_seconds
+        while self.billed_seconds < due and self.minutes != last:
+            charge += self._post(min(self.billed_seconds + minute_seconds, due))
         return charge
 
     def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:

@@ -29,6 +29,13 @@ def dollars(micros: int) -> str:
     return f"{sign}${whole:,}.{decimals}"
 
 
+def decimal_dollars(micros: int) -> str:
+    """An amount for programs: `-1.234567`, always with six decimals."""
+    sign = "-" if micros < 0 else ""
+    whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
+    return f"{sign}{whole}.{fraction:06d}"
+
+
 def micros_of(text: str, *, field: str) -> int:
     """Parse a positive amount in dollars with up to six decimals; raises Invalid."""
     try:

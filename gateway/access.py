@@ -49,7 +49,9 @@ def caller(
     key = backend.ecolink.authenticate(credentials.credentials)
     if key is None:
         raise Unauthenticated("this API key is unknown or was revoked")
-    return Caller(key.account_id, key.role, request.state.request_id)
+    known = Caller(key.account_id, key.role, request.state.request_id)
+    request.state.caller = known
+    return known
 
 
 CallerOf = Annotated[Caller, Depends(caller)]

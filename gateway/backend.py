@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 from psycopg_pool import ConnectionPool
 
 from domain.application import EcoLink
+from domain.estimate import Calibration, Precision
 from domain.event_log import EventLog
+from domain.launching import Launching
+from domain.quoting import Quoting
 from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock, SystemClock
+from infrastructure.clock import Clock, clock_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
+from projections.estimates import calibration
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,31 @@ class Backend:
 
     @property
     def ecolink(self) -> EcoLink:
-        """The use cases."""
+        """The use cases of accounts, keys, datasets and bases."""
         return EcoLink(self.log)
+
+    @property
+    def quoting(self) -> Quoting:
+        """Prices of jobs, by what finished ones taught."""
+        return Quoting(self.log, self._calibration)
+
+    @property
+    def launching(self) -> Launching:
+        """The use cases of jobs."""
+        return Launching(self.log, self.quoting, timedelta(days=self.settings.retention_days))
+
+    def _calibration(
+        self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int
+    ) -> Calibration:
+        with self.pool.connection() as connection:
+            return calibration(connection, base_model, gpu_type, precision, gpu_count)
 
 
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """Connect, and close at the end."""
     with open_log(settings, pool_size=4) as log, open_pool(settings) as pool:
-        yield Backend(settings, log, pool, Artifacts(settings.artifacts), SystemClock())
+        yield Backend(settings, log, pool, Artifacts(settings.artifacts), clock_of(settings))
 
 
 async def backend_of(request: Request) -> Backend:

@@ -26,6 +26,15 @@ class ClientError(Exception):
     """A call that did not succeed; its text is a sentence for the person who called."""
 
 
+class Refused(ClientError):
+    """The gateway refused a call: its status, and the problem that its answer names."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(_sentence(problem, status))
+        self.status = status
+        self.problem = problem
+
+
 class Unreachable(ClientError):
     """The gateway did not answer; it may when asked again."""
 
@@ -53,9 +62,20 @@ class Client:
         given = {name: value for name, value in params.items() if value is not None}
         return self._call("GET", path, params=given)
 
-    def post(self, path: str, body: dict[str, Any], *, idempotency_key: str) -> dict[str, Any]:
-        """POST JSON to a path under /api, safe to repeat with the same key."""
-        return self._call("POST", path, json=body, headers={"idempotency-key": idempotency_key})
+    def text(self, path: str, **params: str | int | None) -> str:
+        """GET a path under /api that answers plain text, such as CSV; raises ClientError."""
+        given = {name: value for name, value in params.items() if value is not None}
+        response = self._send("GET", path, params=given)
+        if response.is_error:
+            self._answer(response)
+        return response.text
+
+    def post(
+        self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """POST JSON to a path under /api; with a key it is safe to repeat. Raises ClientError."""
+        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
+        return self._call("POST", path, json=body, headers=headers)
 
     def upload(self, path: Path, name: str) -> dict[str, Any]:
         """Upload a dataset file, streamed; raises ClientError, and OSError for the file."""
@@ -72,11 +92,17 @@ class Client:
         )
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        return self._answer(self._send(method, path, **options))
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, f"/api{path}", **options)
+            return self._http.request(method, f"/api{path}", **options)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(f"no answer from {self._url}: {reason}") from error
+
+    def _answer(self, response: httpx.Response) -> dict[str, Any]:
+        """The JSON of a response; raises Refused for one that is no success."""
         try:
             answer = response.json()
         except ValueError:
@@ -84,7 +110,8 @@ class Client:
         if not isinstance(answer, dict):
             raise ClientError(f"{self._url} answered {response.status_code}, and not as EcoLink")
         if response.is_error:
-            raise ClientError(_sentence(answer.get("error") or {}, response.status_code))
+            problem = answer.get("error") or {}
+            raise Refused(response.status_code, problem)
         return answer
 
 

@@ -11,7 +11,7 @@ from eventsourcing.persistence import InterfaceError, OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from starlette.exceptions import HTTPException
 
 from domain.errors import (
@@ -19,7 +19,9 @@ from domain.errors import (
     DomainError,
     InsufficientBalance,
     Invalid,
+    NoCapacity,
     NotFound,
+    SeveralProblems,
     StaleSegment,
     VersionConflict,
     WrongState,
@@ -56,13 +58,17 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
+    NoCapacity: HTTPStatus.CONFLICT,
     CommandReused: HTTPStatus.CONFLICT,
     VersionConflict: HTTPStatus.CONFLICT,
     StaleSegment: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+FIGURES = TypeAdapter(dict[str, JsonValue])
 
 STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
 
@@ -87,6 +93,11 @@ class Problem(BaseModel):
     field: str | None = Field(default=None, description="The one field that it is about.")
     fields: list[FieldProblem] | None = Field(
         default=None, description="Every problem of a form at once."
+    )
+    figures: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="The numbers in the message, for programs.",
+        examples=[{"needed_micros": 1_250_000, "balance_micros": 300_000}],
     )
 
 
@@ -122,13 +133,27 @@ def install(app: FastAPI) -> None:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DomainError)
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-    return answer(status, Problem(code=error.code, message=error.message, field=error.field))
+    return answer(status, _problem(error))
+
+
+def _problem(error: DomainError) -> Problem:
+    problem = Problem(
+        code=error.code,
+        message=error.message,
+        field=error.field,
+        figures=None if error.figures is None else FIGURES.validate_python(error.figures),
+    )
+    if isinstance(error, SeveralProblems):
+        problem.fields = [
+            FieldProblem(field=each.field or "", message=each.message) for each in error.problems
+        ]
+    return problem
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [
-        FieldProblem(field=_field(problem["loc"]), message=problem["msg"])
+        FieldProblem(field=field_name(problem["loc"]), message=problem["msg"])
         for problem in error.errors()
     ]
     names = ", ".join(dict.fromkeys(problem.field for problem in problems))
@@ -138,7 +163,7 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _field(location: tuple[int | str, ...]) -> str:
+def field_name(location: tuple[int | str, ...]) -> str:
     """The name of a field without the part of the request (body, query, ...) that held it."""
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 

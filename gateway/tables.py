@@ -76,6 +76,55 @@ def progress(job: Answer) -> str:
     return " · ".join(parts)
 
 
+def quote(answer: Answer) -> RenderableType:
+    """Fit, phases, cost range and gates of a job that was not approved."""
+    fit, priced, balance = answer["fit"], answer["estimate"], answer["balance"]
+    capacity = answer["capacity"]
+    phases = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("phase", "low", "high"):
+        phases.add_column(name, justify="left" if name == "phase" else "right")
+    for phase in priced["phases"]:
+        phases.add_row(
+            phase["phase"].replace("_", " "),
+            f"{phase['low_seconds']:,.1f} s",
+            f"{phase['high_seconds']:,.1f} s",
+        )
+    left = balance["left"]["text"]
+    lines = [
+        f"{fit['banner']}",
+        f"cost {priced['low']['text']} to {priced['high']['text']}, "
+        f"{priced['low_seconds']:,} to {priced['high_seconds']:,} seconds, "
+        f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens; "
+        + (
+            f"calibrated from {priced['calibrated_from']} finished jobs"
+            if priced["calibrated_from"]
+            else "not calibrated by a finished job yet"
+        ),
+        f"balance {balance['balance']['text']}, {left} if it costs the upper bound",
+        _gate(balance["missing"], capacity),
+        *(f"note: {warning}" for warning in answer["warnings"]),
+    ]
+    return Group(*(Text(line) for line in lines), phases)
+
+
+def _gate(missing: Answer, capacity: Answer) -> str:
+    """What stands before the approval."""
+    hindrances = []
+    if missing["micros"]:
+        hindrances.append(f"top up {missing['text']} first")
+    if capacity["wait_seconds"] != 0:
+        wait = capacity["wait_seconds"]
+        hindrances.append(
+            "no GPU is free"
+            + ("" if wait is None else f" for about {wait:,} seconds")
+            + "".join(
+                f"; {place['free']} of {place['gpu_type']} in {place['region']}"
+                for place in capacity["elsewhere"]
+            )
+        )
+    return "; ".join(hindrances) or "ready to approve"
+
+
 def log(answer: Answer) -> RenderableType:
     """A trainer's lines as they are."""
     return Group(*(Text(line["text"]) for line in answer["data"]))
@@ -104,6 +153,22 @@ def ledger(answer: Answer) -> RenderableType:
         *("posted_at", "debit", "credit", "amount", "reason", "job_id", "segment", "minute"),
         empty="Nothing was posted yet.",
         shorten={"debit": _kind, "credit": _kind},
+    )
+
+
+def statement_days(answer: Answer) -> RenderableType:
+    """Days on which something moved, one a line."""
+    moved = ("top_ups", "credits", "charges", "reversals")
+    days = [day for day in answer["data"] if any(day[name]["micros"] for name in moved)]
+    return _table(days, "day", "opening", *moved, "closing", empty="Nothing moved on these days.")
+
+
+def statement_jobs(answer: Answer) -> RenderableType:
+    """Jobs that were billed, one a line."""
+    return _table(
+        answer["data"],
+        *("job_id", "segments", "minutes", "seconds", "charges", "reversals", "net"),
+        empty="No job was billed on these days.",
     )
 
 

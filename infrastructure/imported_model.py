@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.model_shape import ModelShape
+
 
 class ImportedModel(BaseModel):
     """A base model in the artifact store, ready to be fine-tuned."""
@@ -15,9 +17,5 @@ class ImportedModel(BaseModel):
     manifest_sha256: str
     source: str  # as it was asked for
     architecture: str  # class name, such as LlamaForCausalLM
-    parameters: int  # tied weights counted once
-    layers: int
-    hidden_size: int
-    vocab_size: int
-    context_length: int  # tokens
+    shape: ModelShape
     has_chat_template: bool

@@ -13,7 +13,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.estimate import Precision
+from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
+from domain.phases import Phase
 
 LAST_WORD = "last_word.json"
 """File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
@@ -35,23 +38,19 @@ class SegmentSpec(Message):
     dataset_sha256: str
     base_model: str
     base_ref: str  # artifact prefix of the base model's directory, with its manifest
+    base_manifest_sha256: str | None = None  # what the base's manifest must be; None: any
     hyperparameters: Hyperparameters
+    precision: Precision = Precision.BF16
+    gradient_checkpointing: bool = False
+    gpu_count: int = 1  # ranks of data parallelism
     resume_from: str | None = None  # artifact prefix of the checkpoint to resume from
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int
     heartbeat_seconds: float
+    stall_seconds: float = 900.0  # without any progress, after which the trainer ends itself
+    clock_speed: float = 1.0  # seconds of segment time in a second of real time; 1 but in tests
     checkpoint_prefix: str  # artifact prefix under which this segment writes step-<n>/
     adapter_prefix: str  # artifact prefix of the finished adapter
-
-
-class Phase(StrEnum):
-    """Phases of one segment, in order; each is billed."""
-
-    MODEL_LOAD = "model_load"
-    DATASET_PREP = "dataset_prep"
-    TRAINING = "training"
-    EVALUATION = "evaluation"
-    REGISTER = "register"
 
 
 class Checkpoint(Message):
@@ -93,6 +92,7 @@ class Report(Message):
     sent_at: datetime
     elapsed_seconds: float
     phase: Phase
+    phase_seconds: dict[Phase, float] = {}  # of this segment, up to now, its present phase included
     step: int = 0  # optimizer steps done, over all segments
     total_steps: int = 0
     train_examples: int = 0
@@ -106,7 +106,8 @@ class Report(Message):
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
     outcome: Outcome | None = None
-    error_class: str | None = None
+    error_class: str | None = None  # name of the exception
+    failure: FailureClass | None = None
 
     @property
     def subject(self) -> str:

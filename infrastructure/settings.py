@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -63,7 +63,18 @@ class Settings(BaseSettings):
     grace_seconds: int = Field(
         default=30, ge=0, description="Time to save and exit after the lease ends."
     )
-    local_slots: int = Field(default=1, ge=1, description="Jobs that this machine runs at once.")
+    stall_seconds: float = Field(
+        default=900.0, gt=0, description="Time without progress after which a trainer ends itself."
+    )
+    retention_days: int = Field(
+        default=30, ge=1, description="How long what a cancelled job saved is kept."
+    )
+    clock_speed: float = Field(
+        default=1.0, gt=0, description="Test clock: seconds of platform time in a real second."
+    )
+    clock_origin: AwareDatetime | None = Field(
+        default=None, description="Test clock: when it began to run; set by the local supervisor."
+    )
     supervisor_pid: int | None = Field(
         default=None, description="Process whose end ends local pods; set by the local supervisor."
     )

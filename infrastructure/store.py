@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -88,6 +89,13 @@ def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connect
         settings.database_url, autocommit=autocommit, row_factory=dict_row
     ) as connection:
         yield connection
+
+
+def database_time(connection: Connection) -> datetime:
+    """The database's clock, which is one for all processes."""
+    row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+    assert row is not None
+    return row["now"]
 
 
 def _check(connection: Connection) -> None:

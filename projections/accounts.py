@@ -18,6 +18,8 @@ CREATE TABLE IF NOT EXISTS accounts (
     balance_micros bigint NOT NULL,
     reserved_micros bigint NOT NULL,
     depleted boolean NOT NULL,
+    low boolean NOT NULL,
+    runway_seconds bigint,
     opened_at timestamptz NOT NULL
 )
 """
@@ -28,10 +30,10 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Account.AccountOpened():
             cursor.execute(
-                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, %s)",
+                "INSERT INTO accounts VALUES (%s, %s, %s, %s, 0, 0, false, false, NULL, %s)",
                 [event.account_id, event.role, event.currency, event.time_zone, event.timestamp],
             )
-        case Account.CreditGranted() | Account.ChargeReversed():
+        case Account.CreditGranted() | Account.ToppedUp() | Account.ChargeReversed():
             cursor.execute(
                 "UPDATE accounts SET balance_micros = balance_micros + %s, depleted = false "
                 "WHERE account_id = %s",
@@ -52,8 +54,21 @@ def apply(cursor: Cursor, event: Event) -> None:
             cursor.execute(
                 "UPDATE accounts SET depleted = true WHERE account_id = %s", [event.account_id]
             )
+        case Account.BalanceLow():
+            _set_low(cursor, event.account_id, event.runway_seconds)
+        case Account.BalanceRecovered():
+            _set_low(cursor, event.account_id, None)
         case _:
             pass
+
+
+def _set_low(cursor: Cursor, account_id: UUID, runway_seconds: int | None) -> None:
+    """Keep the runway that the holder was warned of, until there is no warning."""
+    cursor.execute(
+        "UPDATE accounts SET low = %(runway)s::bigint IS NOT NULL, runway_seconds = %(runway)s "
+        "WHERE account_id = %(account)s",
+        {"runway": runway_seconds, "account": account_id},
+    )
 
 
 ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from psycopg.types.json import Jsonb
+
 from domain.aggregate import Event
 from domain.base_model import BaseModel
+from domain.model_shape import ModelShape
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 
@@ -16,7 +19,8 @@ CREATE TABLE IF NOT EXISTS base_models (
     parameters bigint NOT NULL,
     context_length bigint NOT NULL,
     imported_at timestamptz NOT NULL,
-    model_id uuid NOT NULL UNIQUE
+    model_id uuid NOT NULL UNIQUE,
+    shape jsonb
 )
 """
 
@@ -26,7 +30,7 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case BaseModel.BaseModelImported():
             cursor.execute(
-                "INSERT INTO base_models VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                "INSERT INTO base_models VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     event.name,
                     event.ref,
@@ -36,12 +40,14 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.context_length,
                     event.timestamp,
                     event.originator_id,
+                    _json(event.shape),
                 ],
             )
         case BaseModel.BaseModelRevised():
             cursor.execute(
                 "UPDATE base_models SET ref = %s, manifest_sha256 = %s, architecture = %s, "
-                "parameters = %s, context_length = %s, imported_at = %s WHERE model_id = %s",
+                "parameters = %s, context_length = %s, imported_at = %s, shape = %s "
+                "WHERE model_id = %s",
                 [
                     event.ref,
                     event.manifest_sha256,
@@ -49,11 +55,17 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.parameters,
                     event.context_length,
                     event.timestamp,
+                    _json(event.shape),
                     event.originator_id,
                 ],
             )
         case _:
             pass
+
+
+def _json(shape: ModelShape | None) -> Jsonb | None:
+    """A shape as a column; NULL for an import before shapes were recorded."""
+    return None if shape is None else Jsonb(shape.model_dump(mode="json"))
 
 
 BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)

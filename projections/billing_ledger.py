@@ -1,8 +1,9 @@
 """The double-entry ledger: one posting for each event that moves money, and nothing else.
 
-Accounts: `credits` (what the operator gave), `customer:<id>` (free balance), `reserved:<id>` (held
-by leases) and `revenue`. A posting debits one account and credits another with the same amount, so
-that the trial balance is zero by construction; a wrong posting is mended by a reversal alone.
+Accounts: `cash` (what was paid in), `credits` (what the operator gave), `customer:<id>` (free
+balance), `reserved:<id>` (held by leases) and `revenue`. A posting debits one account and credits
+another with the same amount, so that the trial balance is zero by construction; a wrong posting is
+mended by a reversal alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     credit text NOT NULL,
     amount_micros bigint NOT NULL CHECK (amount_micros > 0),
     reason text NOT NULL,
+    reference text,
     job_id uuid,
     segment integer,
     minute integer,
@@ -43,6 +45,8 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Account.CreditGranted():
             _post(cursor, event, "credits", customer, event.amount_micros, "credit granted")
+        case Account.ToppedUp():
+            _post(cursor, event, "cash", customer, event.amount_micros, "topped up")
         case Account.UsageSettled(reserved_micros=amount) if amount > 0:
             _post(cursor, event, customer, reserved, amount, "lease reserved")
         case Account.UsageSettled(reserved_micros=amount) if amount < 0:
@@ -58,13 +62,11 @@ def apply(cursor: Cursor, event: Event) -> None:
 def _post(
     cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: str
 ) -> None:
-    work = [
-        getattr(event, name, None)
-        for name in ("job_id", "segment", "minute", "from_seconds", "to_seconds")
-    ]
+    named = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
+    work = [getattr(event, name, None) for name in named]
     cursor.execute(
         "INSERT INTO billing_ledger SELECT %s, coalesce(max(position), 0) + 1, "
-        "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM billing_ledger WHERE account_id = %s",
+        "%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM billing_ledger WHERE account_id = %s",
         [
             event.event_id,
             event.timestamp,

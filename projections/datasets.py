@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from domain.aggregate import Event
 from domain.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
@@ -30,6 +32,7 @@ CREATE TABLE IF NOT EXISTS dataset_tokens (
     base_manifest_sha256 text NOT NULL,
     tokens bigint NOT NULL,
     longest_example bigint NOT NULL,
+    lengths jsonb,
     PRIMARY KEY (dataset_id, base_model)
 )
 """
@@ -80,16 +83,18 @@ def apply(cursor: Cursor, event: Event) -> None:
             )
         case Dataset.TokensCounted():
             cursor.execute(
-                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s) "
+                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
                 "ON CONFLICT (dataset_id, base_model) DO UPDATE "
                 "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
-                "tokens = excluded.tokens, longest_example = excluded.longest_example",
+                "tokens = excluded.tokens, longest_example = excluded.longest_example, "
+                "lengths = excluded.lengths",
                 [
                     event.originator_id,
                     event.base_model,
                     event.base_manifest_sha256,
                     event.tokens,
                     event.longest_example,
+                    None if event.lengths is None else Jsonb(event.lengths.model_dump()),
                 ],
             )
         case _:
@@ -125,12 +130,16 @@ def token_counts(connection: Connection, dataset_id: UUID) -> list[Row]:
 
 
 def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
-    """Pairs of a dataset that is ready and a base's present revision that lack a token count."""
+    """Pairs of a dataset that is ready and a base's present revision that lack a token count.
+
+    A count of an earlier version, which kept no lengths, does not do.
+    """
     return connection.execute(
         "SELECT dataset_id, name AS base_model, ref AS base_ref, manifest_sha256 "
         "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
         "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
-        "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256) "
+        "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
+        "AND lengths IS NOT NULL) "
         "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
         [DatasetStatus.READY_FOR_TRAINING, limit],
     ).fetchall()

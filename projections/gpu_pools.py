@@ -1,4 +1,4 @@
-"""GPU pools: capacity, what is held, and how many segments wait."""
+"""GPU pools: capacity, what is held and by whom, and who waits in which order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ CREATE TABLE IF NOT EXISTS gpu_pools (
     capacity integer NOT NULL,
     held integer NOT NULL,
     waiting integer NOT NULL
-)
+);
+CREATE TABLE IF NOT EXISTS gpu_claims (
+    pool_id uuid NOT NULL,
+    job_id uuid NOT NULL,
+    segment integer NOT NULL,
+    count integer NOT NULL,
+    state text NOT NULL,
+    position bigint NOT NULL,
+    PRIMARY KEY (job_id, segment)
+);
+CREATE INDEX IF NOT EXISTS gpu_claims_pool ON gpu_claims (pool_id, position)
 """
+
+QUEUED, HELD = "queued", "held"
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -33,13 +45,43 @@ def apply(cursor: Cursor, event: Event) -> None:
                 [event.capacity, event.originator_id],
             )
         case GpuPool.GpusRequested():
+            _request(cursor, event)
             _move(cursor, event, held=0, waiting=1)
+        case GpuPool.GpusRequestWithdrawn():
+            _drop(cursor, event)
+            _move(cursor, event, held=0, waiting=-1)
         case GpuPool.GpusAllocated():
+            cursor.execute(
+                "UPDATE gpu_claims SET state = %s WHERE job_id = %s AND segment = %s",
+                [HELD, event.job_id, event.segment],
+            )
             _move(cursor, event, held=event.count, waiting=-1)
         case GpuPool.GpusReleased():
+            _drop(cursor, event)
             _move(cursor, event, held=-event.count, waiting=0)
         case _:
             pass
+
+
+def _request(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
+    """Stand behind everyone who is in the pool, whether they hold GPUs or wait."""
+    cursor.execute(
+        "INSERT INTO gpu_claims SELECT %(pool)s, %(job)s, %(segment)s, %(count)s, %(state)s, "
+        "coalesce(max(position), 0) + 1 FROM gpu_claims WHERE pool_id = %(pool)s",
+        {
+            "pool": event.originator_id,
+            "job": event.job_id,
+            "segment": event.segment,
+            "count": event.count,
+            "state": QUEUED,
+        },
+    )
+
+
+def _drop(cursor: Cursor, event: GpuPool.GpusRequestWithdrawn | GpuPool.GpusReleased) -> None:
+    cursor.execute(
+        "DELETE FROM gpu_claims WHERE job_id = %s AND segment = %s", [event.job_id, event.segment]
+    )
 
 
 def _move(cursor: Cursor, event: Event, held: int, waiting: int) -> None:
@@ -49,9 +91,32 @@ def _move(cursor: Cursor, event: Event, held: int, waiting: int) -> None:
     )
 
 
-GPU_POOLS = Projection("gpu_pools", ("gpu_pools",), DDL, apply)
+GPU_POOLS = Projection("gpu_pools", ("gpu_pools", "gpu_claims"), DDL, apply)
 
 
 def all_gpu_pools(connection: Connection) -> list[Row]:
     """Every pool, by region and type."""
     return connection.execute("SELECT * FROM gpu_pools ORDER BY region, gpu_type").fetchall()
+
+
+def pool_load(connection: Connection, region: str, gpu_type: str) -> tuple[list[Row], list[Row]]:
+    """Who holds GPUs of a pool and who waits for them, in order, with what a wait depends on.
+
+    A row has job_id, segment and count; the job's status, phase and rate_micros_per_hour; its
+    estimate (JSON) as approved; step (of the last checkpoint, or where the segment began),
+    total_steps and trained; and of a segment that holds GPUs bound_at, training_since (None
+    before) and segment_step, the step at which it began to train. The job's columns are None
+    while the projection of jobs is behind.
+    """
+    rows = connection.execute(
+        "SELECT job_id, gpu_claims.segment, gpu_claims.count, state, status, phase, "
+        "rate_micros_per_hour, estimate, step, total_steps, trained, bound_at, training_since, "
+        "segment_step FROM gpu_claims JOIN gpu_pools USING (pool_id) "
+        "LEFT JOIN job_detail USING (job_id) "
+        "WHERE gpu_pools.region = %s AND gpu_pools.gpu_type = %s ORDER BY position",
+        [region, gpu_type],
+    ).fetchall()
+    return (
+        [row for row in rows if row["state"] == HELD],
+        [row for row in rows if row["state"] == QUEUED],
+    )

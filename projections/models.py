@@ -1,4 +1,4 @@
-"""Registered models: adapters with a name."""
+"""Models: adapters with a name, of registered jobs and of cancelled ones that were promoted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS models (
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the table."""
     match event:
-        case Job.Registered():
+        case Job.Registered() | Job.AdapterPromoted():
             cursor.execute(
                 "INSERT INTO models VALUES (%s, %s, %s, %s, %s, %s)",
                 [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import DictRow
 
 from domain.aggregate import Event
@@ -21,6 +23,10 @@ POSITIONS_DDL = """
 CREATE TABLE IF NOT EXISTS projection_positions (
     name text PRIMARY KEY,
     position bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS projection_shapes (
+    name text PRIMARY KEY,
+    ddl_sha256 text NOT NULL
 )
 """
 
@@ -36,6 +42,30 @@ class Projection:
     tables: tuple[str, ...]
     ddl: str
     apply: Callable[[Cursor, Event], None]
+
+
+def prepare(connection: psycopg.Connection[Any], projection: Projection) -> None:
+    """Make a projection's tables, in one transaction.
+
+    Tables of another shape are dropped with their position: they hold nothing but a fold of the
+    log, and the projector folds it anew.
+    """
+    shape = hashlib.sha256(projection.ddl.encode()).hexdigest()
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
+            [projection.name, shape],
+        )
+        if cursor.fetchone() is None:
+            for table in projection.tables:
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
+            cursor.execute("DELETE FROM projection_positions WHERE name = %s", [projection.name])
+        cursor.execute(projection.ddl.encode())
+        cursor.execute(
+            "INSERT INTO projection_shapes VALUES (%s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET ddl_sha256 = excluded.ddl_sha256",
+            [projection.name, shape],
+        )
 
 
 class ProjectionEffect:

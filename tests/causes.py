@@ -21,6 +21,10 @@ class FixedClock:
         """The time that was set."""
         return self.time
 
+    def at(self, moment: datetime) -> datetime:
+        """The moment itself, such as the database's."""
+        return moment
+
 
 @contextmanager
 def command(command_id: str = "command-1") -> Iterator[Cause]:

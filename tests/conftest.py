@@ -79,6 +79,14 @@ def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture
+def unseeded(settings: Settings) -> None:
+    """Empties the event store, which has the catalog, for tests that count what they write."""
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as connection:
+        connection.execute("TRUNCATE ecolink_events RESTART IDENTITY")
+
+
+@pytest.fixture
 def log(settings: Settings) -> Iterator[EventLog]:
     """The event log of one test."""
     opened = open_log(settings)

@@ -6,19 +6,24 @@ from datetime import timedelta
 from uuid import UUID
 
 from domain.account import Account, Role
+from domain.aggregate import Cause, because
 from domain.api_key import ApiKey
 from domain.base_model import BaseModel
 from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.gpu_pool import Claim, GpuPool
 from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
+from domain.payment import Payment, Receipt
 from tests.causes import NOW, command
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
+from tests.tiny_model import TINY_SHAPE
 
 SECRET = "eco_secret-of-a-test"
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300
+RETENTION = timedelta(days=30)
 BOUND_AT = NOW + timedelta(seconds=5)
 
 
@@ -51,6 +56,14 @@ class Story:
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)
 
+    def top_up(self, amount_micros: int, reference: str) -> None:
+        """A payment that arrived."""
+        receipt = Receipt(provider="manual", reference=reference, amount_micros=amount_micros)
+        with command(f"top up {reference}"):
+            account, payment = self.account, Payment.receive(self.account_id, receipt)
+            account.top_up(payment)
+            self.log.commit(payment, account)
+
     def issue_key(self) -> ApiKey:
         """An API key."""
         with command("issue key"):
@@ -61,7 +74,9 @@ class Story:
     def import_base(self, name: str = "tiny") -> BaseModel:
         """A base model."""
         with command("import base"):
-            base = BaseModel.imported(name, PLAN.base_ref, "b" * 64, "llama", 50_000, 256)
+            base = BaseModel.imported(
+                name, PLAN.base_ref, "b" * 64, "llama", 50_000, 256, TINY_SHAPE
+            )
             self.log.commit(base)
         return base
 
@@ -87,9 +102,16 @@ class Story:
     def approve_job(self) -> None:
         """A job that stands in the queue."""
         with command("approve"):
-            job, pool = Job.approve(self.job_id, self.account_id, PLAN), self.pool
+            job, pool = Job.approve(self.job_id, self.account_id, PLAN, ESTIMATE), self.pool
             pool.request(Claim(self.account_id, self.job_id, 1, PLAN.gpu_count))
             self.log.commit(job, pool)
+
+    def request_gpus(self, segment: int) -> None:
+        """The next segment stands in the queue."""
+        with command(f"request {segment}"):
+            pool = self.pool
+            pool.request(Claim(self.account_id, self.job_id, segment, PLAN.gpu_count))
+            self.log.commit(pool)
 
     def allocate_segment(self, segment: int) -> None:
         """The next segment has its GPUs."""
@@ -143,6 +165,13 @@ class Story:
             account.settle(captured_micros=captured, reserved_micros=0)
             self.log.commit(account, meter)
 
+    def start_evaluation(self, segment: int) -> None:
+        """All steps are done."""
+        with command(f"evaluate {segment}"):
+            job = self.job
+            job.start_evaluation(segment, 30)
+            self.log.commit(job)
+
     def complete(self, segment: int) -> None:
         """Evaluated and registered."""
         with command(f"complete {segment}"):
@@ -159,7 +188,9 @@ class Story:
         elapsed_seconds: int,
         *,
         grace_seconds: int = 0,
+        failure: FailureClass | None = None,
         error_class: str | None = None,
+        can_pay: bool = True,
     ) -> None:
         """The process is over, the GPUs are free, and the meter is settled."""
         with command(f"end {segment}"):
@@ -169,7 +200,9 @@ class Story:
                 reason,
                 elapsed_seconds,
                 grace_seconds=grace_seconds,
+                failure=failure,
                 error_class=error_class,
+                can_pay=can_pay,
                 log_ref="logs/tail" if error_class else None,
             )
             (ended,) = [each for each in job.pending_events if isinstance(each, Job.SegmentEnded)]
@@ -177,6 +210,48 @@ class Story:
             self.log.commit(job, pool)
         with command(f"settle {segment}"):
             self._settle(segment, elapsed_seconds, ended.kept_seconds)
+
+    def pause(self) -> None:
+        """The owner asks for a pause."""
+        with command("pause"):
+            job = self.job
+            job.pause()
+            self._save_stopping(job)
+
+    def resume(self, rate_micros_per_hour: int = PLAN.rate_micros_per_hour) -> None:
+        """The owner resumes, through gates that are not this story's."""
+        with command("resume"):
+            job = self.job
+            job.resume(ESTIMATE, rate_micros_per_hour, "test")
+            self.log.commit(job)
+
+    def cancel(self) -> None:
+        """The owner cancels."""
+        with command("cancel"):
+            job = self.job
+            job.cancel(RETENTION)
+            self._save_stopping(job)
+
+    def promote(self) -> None:
+        """The owner makes a model of what was saved."""
+        with command("promote"):
+            job = self.job
+            job.promote()
+            self.log.commit(job)
+
+    def expire_adapter(self) -> None:
+        """The retention time passes."""
+        with because(Cause("service:scheduler", "expire", NOW + RETENTION)):
+            job = self.job
+            job.expire_adapter()
+            self.log.commit(job)
+
+    def _save_stopping(self, job: Job) -> None:
+        """Save; a job that waits leaves the queue, one that runs is yet to stop."""
+        pool = self.pool
+        if not job.segment_running:
+            pool.withdraw(job.id)
+        self.log.commit(job, pool)
 
     def _settle(self, segment: int, elapsed_seconds: int, kept_seconds: int) -> None:
         account, meter = self.account, self.meter(segment)

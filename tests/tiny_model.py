@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from domain.model_shape import ModelShape, separate_linears
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -14,6 +16,21 @@ CORPUS = (
     "What is the capital of France? The capital of France is Paris.",
     "Hello! How are you today? I am fine, thank you. Good morning, good evening.",
 )
+
+TINY_SHAPE = ModelShape(
+    parameters=30_496,
+    layers=2,
+    hidden_size=32,
+    intermediate_size=64,
+    attention_heads=4,
+    kv_heads=2,
+    head_dim=8,
+    vocab_size=372,
+    context_length=256,
+    tied_embeddings=True,
+    linears=separate_linears(32, 64, attention_heads=4, kv_heads=2, head_dim=8),
+)
+"""The shape of the tiny model."""
 
 
 def make_tiny_model(

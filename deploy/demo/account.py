@@ -14,7 +14,8 @@ from domain.account import Role
 from domain.aggregate import Cause, because
 from domain.application import EcoLink
 from domain.identity import NAMESPACE, created_id
-from infrastructure.clock import SystemClock
+from infrastructure.clock import clock_of
+from infrastructure.payments import PROVIDERS
 from infrastructure.profiles import add_account_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
@@ -46,10 +47,28 @@ def demo_account(settings: Settings) -> DemoAccount:
     return DemoAccount(account_id, key)
 
 
+def fresh_account(settings: Settings, name: str) -> DemoAccount:
+    """A new account with nothing in it; its name gets a suffix that no other has."""
+    account_id = uuid4()
+    with acting_for_the_demo(settings) as ecolink:
+        with connect(settings) as connection:
+            add_account_name(connection, account_id, f"{name}-{account_id.hex[:8]}")
+        ecolink.open_account(account_id, Role.USER)
+        _, key = ecolink.issue_key(account_id)
+    return DemoAccount(account_id, key)
+
+
+def top_up(settings: Settings, account_id: UUID, amount_micros: int, reference: str) -> None:
+    """Confirm, as an operator would by hand, that money for an account arrived."""
+    receipt = PROVIDERS["manual"].receipt(f"{reference} {account_id}", amount_micros)
+    with acting_for_the_demo(settings) as ecolink:
+        ecolink.top_up(account_id, receipt)
+
+
 @contextmanager
 def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
     """The use cases on a running stack's store, with the demo as their cause."""
-    cause = Cause("service:demo", str(uuid4()), SystemClock().now())
+    cause = Cause("service:demo", str(uuid4()), clock_of(settings).now())
     with open_log(settings) as log, because(cause):
         yield EcoLink(log)
 

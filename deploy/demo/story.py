@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from deploy.demo.autopause import Bill
 from domain.money import charge_micros, dollars
 
 PLAIN_LINE_SECONDS = 5.0
@@ -32,6 +34,12 @@ CHAPTERS = {
     "Registered": "[bold green]registered[/]: {model}",
     "SegmentEnded": "segment {segment} ended after {elapsed_seconds} s: {reason}",
     "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
+    "PauseRequested": "pausing: the trainer saves and exits",
+    "JobPaused": "[bold yellow]paused[/]: {reason}",
+    "JobResumed": "[bold]resumed[/]",
+    "CancelRequested": "cancelling: the trainer saves and exits",
+    "JobCancelled": "[bold red]cancelled[/] at step {step}",
+    "EstimateScored": "took {actual_seconds} s; estimated {low_seconds} to {high_seconds} s",
     "JobFailed": "[bold red]failed[/]: {error_class}",
 }
 
@@ -110,6 +118,29 @@ def result_table(job: dict[str, Any]) -> Table:
     if job["credited"]["micros"]:
         table.add_row("credited back", job["credited"]["text"])
     return table
+
+
+def bills_table(bills: Sequence[Bill]) -> Table:
+    """Seconds and charges of some jobs, and of all together."""
+    table = Table(title="Metered, grace and unpaid", title_justify="left")
+    table.add_column("job")
+    for column in ("segments", "metered s", "grace s", "unpaid s", "charged", "rate x metered"):
+        table.add_column(column, justify="right")
+    for bill in bills:
+        table.add_row(bill.job["id"][:14], str(bill.job["segment"]), *_sums([bill]))
+    table.add_section()
+    table.add_row("both", str(sum(bill.job["segment"] for bill in bills)), *_sums(bills))
+    return table
+
+
+def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
+    return (
+        f"{sum(bill.metered_seconds for bill in bills)}",
+        f"{sum(bill.grace_seconds for bill in bills)}",
+        f"{sum(bill.unpaid_seconds for bill in bills)}",
+        dollars(sum(bill.charged_micros for bill in bills)),
+        dollars(sum(bill.expected_micros for bill in bills)),
+    )
 
 
 def answers_table(prompt: str, answers: dict[str, str]) -> Table:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
@@ -81,6 +82,9 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         host = settings.gateway_host
         port = settings.gateway_port or free_port(before.gateway_port, host)
         known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+    if settings.clock_speed != 1.0 and settings.clock_origin is None:
+        # The same in all processes, and in the next run: stored times never lie ahead.
+        known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
     known |= {"supervisor_pid": os.getpid()}
     filled = settings.model_copy(update=known)
     return Plan(

@@ -2,10 +2,31 @@
 
 from fastapi import APIRouter
 
-from gateway.api import accounts, datasets, health, jobs, models, operator
+from gateway.api import (
+    accounts,
+    billing,
+    catalog,
+    datasets,
+    estimates,
+    health,
+    job_commands,
+    jobs,
+    models,
+    operator,
+)
 from gateway.errors import refusals
 
 router = APIRouter()
 router.include_router(health.router)
-for resource in (accounts, datasets, models, jobs, operator):
+for resource in (
+    accounts,
+    billing,
+    catalog,
+    datasets,
+    models,
+    estimates,
+    jobs,
+    job_commands,
+    operator,
+):
     router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))

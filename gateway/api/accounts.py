@@ -1,25 +1,24 @@
-"""The caller's account and its ledger; credits, which an operator grants."""
+"""The caller's account; credits and top-ups, which an operator grants and confirms."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.account import Account, Role
 from domain.aggregate import because
 from domain.money import micros_of
 from gateway.access import CallerOf, OperatorOf
-from gateway.answers import Answer, JobId, Listed, Money
+from gateway.answers import Answer, Money
 from gateway.backend import BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
+from infrastructure.payments import provider_named
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
-from projections.billing_ledger import postings_of
 
 router = APIRouter(tags=["accounts"])
 
@@ -35,6 +34,7 @@ class AccountAnswer(Answer):
     reserved: Money
     available: Money
     depleted: bool
+    low: bool = Field(description="Whether the running jobs' money lasts less than 15 minutes.")
 
     @classmethod
     def of(cls, account_id: UUID, state: dict[str, Any]) -> AccountAnswer:
@@ -49,23 +49,8 @@ class AccountAnswer(Answer):
             reserved=Money.of(reserved),
             available=Money.of(balance - reserved),
             depleted=state["depleted"],
+            low=state["low"],
         )
-
-
-class Posting(Answer):
-    """One posting of the ledger: the same amount leaves one account and enters another."""
-
-    event_id: str
-    posted_at: datetime
-    debit: str
-    credit: str
-    amount: Money
-    reason: str = Field(examples=["minute metered"])
-    job_id: JobId | None
-    segment: int | None
-    minute: int | None
-    from_seconds: int | None
-    to_seconds: int | None
 
 
 class Credit(BaseModel):
@@ -80,6 +65,19 @@ class Credit(BaseModel):
     reference: str = Field(min_length=1, max_length=100)
 
 
+class TopUp(BaseModel):
+    """A payment that arrived for an account; its reference counts once on the whole platform."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"amount": "100.00", "reference": "transfer 7"}]},
+    )
+
+    amount: str = Field(max_length=40, description="Dollars, with up to six decimals.")
+    reference: str = Field(min_length=1, max_length=100)
+    provider: str = Field(default="manual", max_length=40)
+
+
 @router.get("/account")
 def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
     """The caller's account."""
@@ -92,20 +90,6 @@ def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
     return AccountAnswer.of(caller.account_id, row)
 
 
-@router.get("/ledger")
-def show_ledger(
-    caller: CallerOf,
-    backend: BackendOf,
-    job: Annotated[JobId | None, Query(description="Only this job's postings.")] = None,
-) -> Listed[Posting]:
-    """Every posting of the caller's account, in order."""
-    with backend.pool.connection() as connection:
-        rows = postings_of(connection, caller.account_id, job)
-    return Listed(
-        data=[Posting(**{**row, "amount": Money.of(row["amount_micros"])}) for row in rows]
-    )
-
-
 @router.post("/accounts/{account_id}/credits", responses=refusals(403, 404))
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
@@ -114,5 +98,18 @@ def grant_credit(
     amount_micros = micros_of(credit.amount, field="amount")
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
+    caught_up(backend, ACCOUNTS, BILLING_LEDGER)
+    return AccountAnswer.of(account_id, vars(account))
+
+
+@router.post("/accounts/{account_id}/top-ups", responses=refusals(403, 404, 409))
+def top_up(
+    account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
+) -> AccountAnswer:
+    """Add a payment to a balance; the same reference again adds nothing more."""
+    amount_micros = micros_of(payment.amount, field="amount")
+    receipt = provider_named(payment.provider).receipt(payment.reference, amount_micros)
+    with because(caller.cause(backend)):
+        account: Account = backend.ecolink.top_up(account_id, receipt)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
     return AccountAnswer.of(account_id, vars(account))

@@ -7,36 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from domain.hyperparameters import Hyperparameters
-from domain.job import JobStatus
+from domain.estimate import Estimate, Precision
+from domain.failures import FAILURES, FailureClass, Payer
+from domain.lifecycle import JobStatus, PauseReason
 from gateway.answers import Answer, JobId, Money
-from projections.job_detail import WAITING_FOR_GPU
-
-
-class JobRequest(BaseModel):
-    """What a user chooses in the wizard; what is left out has the wizard's default."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90",
-                    "base_model": "smollm2-135m-instruct",
-                    "hyperparameters": {"epochs": 3, "learning_rate": 2e-4, "lora_r": 16},
-                }
-            ]
-        },
-    )
-
-    dataset: UUID
-    base_model: str = Field(min_length=1, max_length=200)
-    region: str = Field(default="local", max_length=100)
-    gpu_type: str = Field(default="cpu", max_length=100)
-    gpu_count: int = Field(default=1, ge=1, le=64)
-    hyperparameters: Hyperparameters = Hyperparameters()
+from gateway.api.estimate_answers import EstimateAnswer
 
 
 class JobSummary(Answer):
@@ -50,17 +27,65 @@ class JobSummary(Answer):
     region: str
     gpu_type: str
     gpu_count: int
-    rate_per_hour: Money = Field(description="Of all its GPUs, frozen at the approval.")
+    rate_per_hour: Money = Field(
+        description="Of all its GPUs, frozen at the approval or at the last resume."
+    )
     cost: Money = Field(description="What was charged less what was credited back, so far.")
     approved_at: datetime
     changed_at: datetime
     model: str | None = Field(description="Name of the registered model.")
 
 
+class FailureAnswer(Answer):
+    """Why a job's trainer failed last, who pays for it, and what to do."""
+
+    failure: FailureClass
+    sentence: str
+    advice: str
+    paid_by: Payer
+    retried: bool
+
+    @classmethod
+    def of(cls, failure: FailureClass) -> FailureAnswer:
+        """The answer for a failure class, from the one table."""
+        known = FAILURES[failure]
+        return cls(
+            failure=failure,
+            sentence=known.sentence,
+            advice=known.advice,
+            paid_by=known.payer,
+            retried=known.retried,
+        )
+
+
+class ResumeGate(Answer):
+    """What stands between a paused job and its resume."""
+
+    allowed: bool
+    needed: Money | None = Field(description="Upper bound of what is left, at today's rate.")
+    missing: Money | None = Field(description="What has to be topped up first; zero if nothing.")
+    problem: str | None = Field(description="What else stands against it, as a sentence.")
+
+
 class JobDetail(JobSummary):
     """All that is known of a job. Losses are nats per label token."""
 
     hyperparameters: dict[str, JsonValue]
+    precision: Precision
+    gradient_checkpointing: bool
+    sequence_length: int | None
+    estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
+    actual_seconds: int | None = Field(description="What a registered job took.")
+    waiting_since: datetime | None
+    wait_seconds: int | None = Field(description="Expected, while it waits for a GPU.")
+    pause_reason: PauseReason | None
+    paused_at: datetime | None
+    resume: ResumeGate | None = Field(description="While it is paused.")
+    cancelled_at: datetime | None
+    expires_at: datetime | None = Field(description="When what it saved is deleted.")
+    expired: bool
+    promoted: bool
+    failure: FailureAnswer | None
     segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
     step: int
@@ -123,13 +148,18 @@ def summary(row: Mapping[str, Any]) -> JobSummary:
 
 
 def detail(
-    row: Mapping[str, Any], last_step: Mapping[str, Any] | None, account: Mapping[str, Any]
+    row: Mapping[str, Any],
+    last_step: Mapping[str, Any] | None,
+    balance_micros: int,
+    *,
+    resume: ResumeGate | None,
+    wait_seconds: int | None,
 ) -> JobDetail:
     """A job's row, its newest step and its account's balance as the detail."""
     measured = last_step or {}
     total: int | None = row["total_steps"]
     # A checkpoint may be known before the measurement of its step.
-    step = max(measured.get("step", 0), row["checkpoint_step"] or 0)
+    step = max(measured.get("step", 0), row["step"])
     if row["status"] == JobStatus.REGISTERED and total is not None:
         step = total
     shown = {name: row[name] for name in JobDetail.model_fields if name in row}
@@ -143,17 +173,17 @@ def detail(
             "tokens_per_second": measured.get("tokens_per_second"),
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
-            "balance": Money.of(account["balance_micros"]),
-            "phase": _phase(row, account),
+            "balance": Money.of(balance_micros),
+            "estimate": _estimate(row["estimate"]),
+            "failure": None if row["failure"] is None else FailureAnswer.of(row["failure"]),
+            "resume": resume,
+            "wait_seconds": wait_seconds,
         }
     )
 
 
-def _phase(row: Mapping[str, Any], account: Mapping[str, Any]) -> str:
-    """The job's phase; what waits for a GPU while the balance is spent waits for a top-up."""
-    if row["phase"] == WAITING_FOR_GPU and account["depleted"]:
-        return "waiting for a top-up: the balance reached zero"
-    return row["phase"]
+def _estimate(frozen: object) -> EstimateAnswer | None:
+    return None if frozen is None else EstimateAnswer.of(Estimate.model_validate(frozen))
 
 
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, Query, Response
 
 from domain.account import Account
 from domain.aggregate import because
+from domain.errors import DomainError
 from domain.identity import created_id
-from domain.job import Job, JobStatus
+from domain.job import Job
+from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, Listed, job_name
+from gateway.answers import JobId, Listed, Money, job_name
 from gateway.api.job_answers import (
     JobDetail,
-    JobRequest,
     JobSummary,
     LogLine,
+    ResumeGate,
     Step,
     TimelineEntry,
     detail,
     summary,
 )
+from gateway.api.job_form import JobFormRoute, JobRequest
+from gateway.availability import pool_loads, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
@@ -32,8 +36,9 @@ from projections.accounts import account as account_row
 from projections.job_detail import WAITING_FOR_GPU, jobs_of
 from projections.job_detail import job as job_row
 from projections.job_timeline import timeline_of
+from projections.projection import Row
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JobFormRoute)
 
 
 @router.post(
@@ -48,21 +53,22 @@ def approve_job(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobSummary:
-    """Approve a job. The same Idempotency-Key makes one job; without it each request makes one."""
+    """Approve a job. The same Idempotency-Key makes one job; without it each request makes one.
+
+    402 when the balance is below the estimate's upper bound; 409 when no GPU is free, with the
+    expected wait and what is free elsewhere, unless `wait` is set.
+    """
     command_key = idempotency_key or str(uuid4())
     if backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None:
         response.status_code = 200
-    plan = backend.ecolink.plan_job(
-        caller.account_id,
-        wanted.dataset,
-        wanted.base_model,
-        wanted.region,
-        wanted.gpu_type,
-        wanted.gpu_count,
-        wanted.hyperparameters,
-    )
     with because(caller.cause(backend)):
-        job = backend.ecolink.approve_job(caller.account_id, command_key, plan)
+        job = backend.launching.approve(
+            caller.account_id,
+            command_key,
+            wanted.choices,
+            wait=wanted.wait,
+            loads=pool_loads(backend),
+        )
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
         row = job_row(connection, caller.account_id, job.id)
@@ -94,11 +100,49 @@ def list_jobs(caller: CallerOf, backend: BackendOf) -> Listed[JobSummary]:
 @router.get("/{job_id}", responses=refusals(404))
 def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     """One job: its state, its progress, its cost so far and the balance."""
+    return job_detail(backend, caller, job_id)
+
+
+def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
+    """All that is known of a caller's job; raises NotFound."""
     row = _own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         last_step = last_step_of(connection, job_id)
         account = account_row(connection, caller.account_id)
-    return detail(row, last_step, account or vars(backend.log.load(Account, caller.account_id)))
+    account = account or vars(backend.log.load(Account, caller.account_id))
+    balance_micros: int = account["balance_micros"]
+    return detail(
+        row,
+        last_step,
+        balance_micros,
+        resume=_resume_gate(backend, row, balance_micros),
+        wait_seconds=_wait_seconds(backend, row),
+    )
+
+
+def _resume_gate(backend: Backend, row: Row, balance_micros: int) -> ResumeGate | None:
+    """The gate before a paused job, quoted anew."""
+    if row["status"] != JobStatus.PAUSED:
+        return None
+    try:
+        rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"])).estimate
+    except DomainError as problem:
+        return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
+    missing = max(0, rest.high_micros - balance_micros)
+    return ResumeGate(
+        allowed=missing == 0,
+        needed=Money.of(rest.high_micros),
+        missing=Money.of(missing),
+        problem=None,
+    )
+
+
+def _wait_seconds(backend: Backend, row: Row) -> int | None:
+    """The expected wait of a job that stands in the queue."""
+    if row["waiting_since"] is None:
+        return None
+    wait = wait_of(backend, row)
+    return None if wait is None else round(wait)
 
 
 @router.get("/{job_id}/steps", responses=refusals(404))

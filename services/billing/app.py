@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from infrastructure.bus import REPORTS, Durable
-from infrastructure.clock import SystemClock
+from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
+from infrastructure.store import database_time, open_log, open_pool
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
@@ -23,13 +24,26 @@ EVIDENCE = Durable("billing-evidence", REPORTS, ">")
 
 CACHED_AGGREGATES = 1000
 
+MIN_TICK_SECONDS, MAX_TICK_SECONDS = 0.05, 1.0
+
+
+def tick_seconds(settings: Settings) -> float:
+    """Real seconds between ticks: five to a metered minute, however fast the clock runs."""
+    fifth = settings.meter_minute_seconds / 5 / settings.clock_speed
+    return max(MIN_TICK_SECONDS, min(MAX_TICK_SECONDS, fifth))
+
 
 def run(settings: Settings) -> None:
     """Bill until SIGTERM."""
-    clock, policy = SystemClock(), LeasePolicy.of(settings)
+    clock, policy = clock_of(settings), LeasePolicy.of(settings)
     log, pool = open_log(settings, cached=CACHED_AGGREGATES), open_pool(settings)
     broker = broker_of(settings, "billing")
-    metering = Metering(log, policy)
+
+    def now() -> datetime:
+        with pool.connection() as connection:
+            return clock.at(database_time(connection))
+
+    metering = Metering(log, policy, now)
     effect = ReactionEffect("billing", log, clock, metering.react, pool.connection)
     consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)
@@ -40,9 +54,8 @@ def run(settings: Settings) -> None:
 
     consumer.subscribe(broker)
     subscribe_batches(broker, EVIDENCE, keep)
-    tick_seconds = min(1.0, settings.meter_minute_seconds / 5)
     work = [
-        partial(every, tick_seconds, ticker.tick, logging.getLogger("ticker")),
+        partial(every, tick_seconds(settings), ticker.tick, logging.getLogger("ticker")),
         partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
     ]
     serve(broker, [consumer.durable, EVIDENCE], work)

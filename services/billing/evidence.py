@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection
@@ -17,7 +18,18 @@ class Evidence(BaseModel):
 
     job_id: UUID
     segment: int
-    elapsed_seconds: float
+    elapsed_seconds: FiniteFloat
+
+
+def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: datetime) -> int:
+    """Whole seconds that a segment has run: the smaller of its own time and the clock's.
+
+    So a clock that jumps bills nothing. A segment without a pod, or with one from the future, has
+    not run.
+    """
+    if bound_at is None:
+        return 0
+    return int(max(0.0, min(shown_seconds, (now - bound_at).total_seconds())))
 
 
 def keep_evidence(connection: Connection, messages: Iterable[dict[str, object]]) -> None:
@@ -32,5 +44,5 @@ def keep_evidence(connection: Connection, messages: Iterable[dict[str, object]])
         key = (shown.job_id, shown.segment)
         longest[key] = max(longest.get(key, 0.0), shown.elapsed_seconds)
     with connection.transaction():
-        for (job_id, segment), elapsed_seconds in sorted(longest.items()):
-            add_evidence(connection, job_id, segment, elapsed_seconds)
+        for (job_id, segment), longest_seconds in sorted(longest.items()):
+            add_evidence(connection, job_id, segment, longest_seconds)

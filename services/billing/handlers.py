@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
 
 from domain.account import Account
 from domain.aggregate import Aggregate, Event
@@ -10,15 +12,20 @@ from domain.event_log import EventLog
 from domain.identity import meter_id
 from domain.job import Job
 from domain.meter import Meter
-from services.billing.settlement import LeasePolicy, Running, close, settle
+from services.billing.evidence import elapsed_seconds
+from services.billing.settlement import LeasePolicy, close, open_meter
 
 
 class Metering:
-    """Opens a meter when a segment has its GPUs, and closes it when the segment ended."""
+    """Opens a meter when a segment has its GPUs, and closes it when the segment ended.
 
-    def __init__(self, log: EventLog, policy: LeasePolicy) -> None:
+    `now` tells the database's time, as the platform's clock has it.
+    """
+
+    def __init__(self, log: EventLog, policy: LeasePolicy, now: Callable[[], datetime]) -> None:
         self._log = log
         self._policy = policy
+        self._now = now
 
     def react(self, event: Event) -> Sequence[Aggregate]:
         """Answer one event of the log."""
@@ -31,9 +38,9 @@ class Metering:
                 return []
 
     def on_segment_allocated(self, event: Job.SegmentAllocated) -> Sequence[Aggregate]:
-        """Open the segment's meter with its first lease, if the balance can pay for one.
+        """Open the segment's meter with its first lease; refuse that one if there is no money.
 
-        Without one the segment waits, free of charge, and the ticker tries again.
+        The scheduler ends a segment whose lease was refused.
         """
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is not None:
@@ -42,14 +49,36 @@ class Metering:
         meter = Meter.open(
             event.account_id, event.originator_id, event.segment, event.rate_micros_per_hour
         )
-        settle(account, [Running(meter, 0)], self._policy)
+        open_meter(account, meter, self._policy)
         return [meter, account]
 
     def on_segment_ended(self, event: Job.SegmentEnded) -> Sequence[Aggregate]:
-        """Settle to the second; work that a crash lost is credited."""
-        meter = self._log.load(Meter, meter_id(event.originator_id, event.segment))
-        if meter.closed:
+        """Settle to the second; work that a crash lost is credited.
+
+        A segment that never got a meter has nothing to settle.
+        """
+        meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
+        if meter is None or meter.closed:
             return []
         account = self._log.load(Account, event.account_id)
-        close(account, meter, event.elapsed_seconds, event.kept_seconds, self._policy)
+        close(account, meter, self._ran_seconds(event), event.kept_seconds, self._policy)
         return [meter, account]
+
+    def _ran_seconds(self, event: Job.SegmentEnded) -> int:
+        """What the trainer says, no more than the clocks of the scheduler and the database saw.
+
+        Its grace is nobody's bill, also where a lease was extended that it never heard of.
+        """
+        ran = event.elapsed_seconds - event.grace_seconds
+        bound_at = self._bound_at(event.originator_id, event.segment)
+        if bound_at is None:
+            return max(0, ran)
+        ended_at = min(event.timestamp, self._now())
+        return elapsed_seconds(ran, bound_at, ended_at)
+
+    def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
+        """When the segment got its GPUs; read from the job's last events, and so never late."""
+        for event in self._log.events.get(job_id, desc=True):
+            if isinstance(event, Job.PodStarted) and event.segment == segment:
+                return event.bound_at
+        return None

@@ -10,6 +10,12 @@ from domain.meter import Meter
 from domain.money import SECONDS_PER_HOUR
 from infrastructure.settings import Settings
 
+SAVE_EVENTS = 400
+"""Most minutes and leases of one tick of an account; what is due beyond waits for the next."""
+
+LOW_MINUTES = 15
+"""Runway under which an account is warned, metered minutes."""
+
 
 @dataclass(frozen=True)
 class LeasePolicy:
@@ -18,6 +24,16 @@ class LeasePolicy:
     minute_seconds: int
     lease_seconds: int
     extension_seconds: int
+
+    def __post_init__(self) -> None:
+        # A segment that ends may have all its lease to bill, in one save.
+        if self.lease_seconds > SAVE_EVENTS * self.minute_seconds:
+            raise ValueError(f"a lease must not be longer than {SAVE_EVENTS} metered minutes")
+
+    @property
+    def low_seconds(self) -> int:
+        """Runway under which an account is warned."""
+        return LOW_MINUTES * self.minute_seconds
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
@@ -38,44 +54,78 @@ class Running:
 
     @property
     def used_seconds(self) -> int:
-        """Paid time that the segment has used; without a lease it cannot have run."""
-        return min(self.elapsed_seconds, self.meter.paid_seconds)
+        """Paid time that the segment has used; without a lease it cannot have run.
+
+        What was billed stays used, should a clock have jumped back since.
+        """
+        return min(max(self.elapsed_seconds, self.meter.billed_seconds), self.meter.paid_seconds)
 
     @property
     def lapsed(self) -> bool:
         """Whether the segment has used all that was paid for: it is saving and exiting by now."""
-        return 0 < self.meter.paid_seconds <= self.elapsed_seconds
+        return 0 < self.meter.paid_seconds <= self.used_seconds
 
 
-def settle(account: Account, running: Sequence[Running], policy: LeasePolicy) -> None:
+def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
     """Bill what is due and extend the leases of everything that an account runs.
 
     A full lease reaches `lease_seconds` beyond the evidence; once that adds `extension_seconds` to
     one of them, all are extended. When the balance cannot carry that, all segments get what it
     carries to the same second, so that they reach zero together. A lease that has lapsed is not
     extended: its segment is in its grace, which is nobody's bill, and what follows is a new one.
+    A segment whose lease was refused does not run at all.
     """
-    captured = sum(
-        each.meter.post_minutes(each.elapsed_seconds, policy.minute_seconds) for each in running
+    running = [each for each in open_meters if not each.meter.refused]
+    captured, posted = _post_minutes(running, policy)
+    account.settle(
+        captured_micros=captured,
+        reserved_micros=_extend_leases(account, running, policy, SAVE_EVENTS - posted),
+        second_micros=second_micros([each.meter for each in running]),
     )
+    runway = runway_seconds(account, running)
+    if runway is not None:
+        account.watch_runway(runway, policy.low_seconds)
+
+
+def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
+    """Bill the minutes that the evidence shows; returns (charge, how many were posted)."""
+    captured, posted = 0, 0
+    for each in running:
+        before = each.meter.minutes
+        captured += each.meter.post_minutes(
+            each.elapsed_seconds, policy.minute_seconds, at_most=SAVE_EVENTS - posted
+        )
+        posted += each.meter.minutes - before
+    return captured, posted
+
+
+def _extend_leases(
+    account: Account, running: Sequence[Running], policy: LeasePolicy, at_most: int
+) -> int:
+    """Extend up to `at_most` leases, if one is due; returns what to reserve, micro-dollars."""
     leased = [each for each in running if not each.lapsed]
     ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
     least = policy.extension_seconds if ahead == policy.lease_seconds else 1
-    missing = [each.used_seconds + ahead - each.meter.paid_seconds for each in leased]
-    due = any(
-        seconds >= least or each.meter.paid_seconds == 0
-        for each, seconds in zip(leased, missing, strict=True)
-    )
-    reserved = sum(
-        each.meter.extend_lease(seconds)
-        for each, seconds in zip(leased, missing, strict=True)
-        if due and seconds > 0
-    )
-    account.settle(
-        captured_micros=captured,
-        reserved_micros=reserved,
-        second_micros=second_micros([each.meter for each in running]),
-    )
+    missing = [
+        (each.meter, seconds)
+        for each in leased
+        if (seconds := each.used_seconds + ahead - each.meter.paid_seconds) > 0
+    ]
+    if not any(seconds >= least or meter.paid_seconds == 0 for meter, seconds in missing):
+        return 0
+    return sum(meter.extend_lease(seconds) for meter, seconds in missing[:at_most])
+
+
+def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
+    """Give a new meter its first lease, or refuse it when no second of it can be paid.
+
+    Only the ticker sees all that an account runs, and so it alone judges depletion and runway.
+    """
+    ahead = _affordable_ahead([Running(meter, 0)], account.available_micros, policy.lease_seconds)
+    if ahead == 0:
+        meter.refuse_lease()
+    else:
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(ahead))
 
 
 def close(
@@ -87,23 +137,40 @@ def close(
 ) -> None:
     """Settle a segment that ended to the second, and give back what its checkpoint lacks.
 
-    `kept_seconds` is how much of its time is in its last checkpoint; the rest is the platform's
-    fault and credited.
+    `kept_seconds` is how much of its time is in its last checkpoint, or all of its time when the
+    platform lost none; the rest is credited, be it lost work or what a wrong clock had shown before
+    the last word. The account can only be depleted when nothing else holds a lease: as long
+    as something does, what is left pays for more of it.
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
+    billed, credit = meter.billed_seconds, meter.credit_lost_work(kept_seconds)
+    is_last = account.reserved_micros == charge + released
     account.settle(
         captured_micros=charge,
         reserved_micros=-released,
-        second_micros=second_micros([meter]),
+        second_micros=second_micros([meter]) if is_last and not credit else 0,
     )
-    billed = meter.billed_seconds
-    if credit := meter.credit_lost_work(kept_seconds):
+    if credit:
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed)
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
     """What a second of some segments together costs, micro-dollars, rounded up."""
     return -(-sum(meter.rate_micros_per_hour for meter in meters) // SECONDS_PER_HOUR)
+
+
+def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
+    """How long the balance lasts at the rate of all that runs; None when that costs nothing.
+
+    Time that was used and not billed yet is spent already.
+    """
+    rate = sum(each.meter.rate_micros_per_hour for each in running)
+    if rate == 0:
+        return None
+    spent = sum(
+        each.meter.charge_between(each.meter.billed_seconds, each.used_seconds) for each in running
+    )
+    return (account.balance_micros - spent) * SECONDS_PER_HOUR // rate
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
@@ -118,6 +185,8 @@ def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: 
             for each in running
         )
 
+    if cost(limit) <= available_micros:
+        return limit
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

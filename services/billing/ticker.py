@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.account import Account
 from domain.aggregate import Cause, because
 from domain.errors import VersionConflict
 from domain.event_log import EventLog
-from domain.meter import Meter
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from services.billing.settlement import LeasePolicy, Running, settle
+from services.billing.settlement import LeasePolicy
+from services.billing.tick import Shown, settled
 
 ADVISORY_LOCK = 0x71CC
 """Held by the one ticker that works; two would bill nothing twice, but conflict all the time."""
 
-# Elapsed time is the smaller of the database's and the trainer's own: a clock that jumps bills
-# nothing. A segment without a pod, or with one from the future, has not run.
 OPEN_WITH_EVIDENCE = """
-SELECT meter_id, account_id, floor(greatest(0, least(
-    coalesce(evidence.elapsed_seconds, 0),
-    coalesce(extract(epoch FROM clock_timestamp() - bound_at), 0)
-)))::integer AS elapsed_seconds
+SELECT account_id, meter_id, bound_at, coalesce(evidence.elapsed_seconds, 0) AS shown_seconds,
+    clock_timestamp() AS now
 FROM open_meters LEFT JOIN segment_evidence AS evidence USING (job_id, segment)
 ORDER BY account_id, meter_id
 """
@@ -37,7 +33,8 @@ ORDER BY account_id, meter_id
 class Ticker:
     """Counts nothing: each tick posts exactly the minutes that the evidence has and the log lacks.
 
-    A ticker that was down for long therefore catches up with its first tick.
+    A ticker that was down for long therefore catches up with its first ticks. The time is the
+    database's, which is one for all processes, as the platform's clock has it.
     """
 
     def __init__(
@@ -75,27 +72,22 @@ class Ticker:
                 connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
     def _try_to_settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
+        shown = [Shown(row["meter_id"], row["shown_seconds"], row["bound_at"]) for row in rows]
         try:
-            return self._settle(account_id, rows)
+            return self._settle(account_id, shown, self._clock.at(rows[0]["now"]))
         except Exception:
             self._logger.exception("account %s cannot be settled; next tick", account_id)
             return False
 
-    def _settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
+    def _settle(self, account_id: UUID, shown: Sequence[Shown], now: datetime) -> bool:
         """One account's tick in one save; on a conflict the next tick is the retry."""
         cause = Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
         with because(cause):
-            account = self._log.load(Account, account_id)
-            running = [
-                Running(meter, row["elapsed_seconds"])
-                for row in rows
-                if not (meter := self._log.load(Meter, row["meter_id"])).closed
-            ]
-            settle(account, running, self._policy)
-            if not account.pending_events:
+            aggregates = settled(self._log, account_id, shown, now, self._policy)
+            if not any(each.pending_events for each in aggregates):
                 return False
             try:
-                self._log.commit(account, *(each.meter for each in running))
+                self._log.commit(*aggregates)
             except VersionConflict:
                 self._logger.info("account %s changed meanwhile; next tick", account_id)
                 return False

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 
 from infrastructure.artifacts import Artifacts
-from infrastructure.clock import SystemClock
+from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
@@ -20,7 +20,7 @@ COUNT_SECONDS = 0.5
 
 def run(settings: Settings) -> None:
     """Validate and count until SIGTERM."""
-    clock, artifacts = SystemClock(), Artifacts(settings.artifacts)
+    clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
     log, pool = open_log(settings), open_pool(settings, max_size=4)
     broker = broker_of(settings, "datasets")
     validating = Validating(log, artifacts, pool, settings)

@@ -13,11 +13,12 @@ from psycopg_pool import ConnectionPool
 from domain.aggregate import Cause, because
 from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.datasets import uncounted
-from services.datasets.tokens import TokenCounts, count_tokens
+from services.datasets.tokens import count_tokens
 
 LOOK_AT = 100
 """Pairs that are counted in one go; the next look finds the others."""
@@ -54,29 +55,23 @@ class Counting:
         for row in rows:
             pair = (row["dataset_id"], row["base_model"], row["manifest_sha256"])
             dataset = self._log.load(Dataset, row["dataset_id"])
-            known = dataset.counted.get(row["base_model"]) == row["manifest_sha256"]
-            if known or pair in self._uncountable:
+            if dataset.is_counted(pair[1], pair[2]) or pair in self._uncountable:
                 continue
             try:
                 directory = self._artifacts.local_directory(row["base_ref"], self._cache)
-                counts = count_tokens(self._lines(dataset.ref), directory)
+                lengths = count_tokens(self._lines(dataset.ref), directory)
             except Exception:
                 self._uncountable.add(pair)
                 self._logger.exception("dataset %s cannot be counted with %s", pair[0], pair[1])
             else:
-                self._record(row, counts)
+                self._record(row, lengths)
 
-    def _record(self, row: dict[str, Any], counts: TokenCounts) -> None:
+    def _record(self, row: dict[str, Any], lengths: TokenLengths) -> None:
         def attempt() -> None:
             command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
             with because(Cause("service:datasets", command_id, self._clock.now())):
                 dataset = self._log.load(Dataset, row["dataset_id"])
-                dataset.record_tokens(
-                    row["base_model"],
-                    row["manifest_sha256"],
-                    counts.total_tokens,
-                    counts.longest_tokens,
-                )
+                dataset.record_tokens(row["base_model"], row["manifest_sha256"], lengths)
                 self._log.commit(dataset)
 
         self._log.retrying(attempt)

@@ -6,38 +6,17 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
+from domain.token_lengths import TokenLengths
 from services.datasets.chat_template import ChatRefused, ChatTemplate
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
 
 
-class Bucket(BaseModel):
-    """The examples of more than half and at most `up_to_tokens` tokens, a power of two."""
-
-    model_config = ConfigDict(frozen=True)
-
-    up_to_tokens: int
-    examples: int
-    tokens: int
-
-
-class TokenCounts(BaseModel):
-    """Tokens of every example, nothing truncated; buckets in ascending order, none empty."""
-
-    model_config = ConfigDict(frozen=True)
-
-    examples: int
-    total_tokens: int
-    longest_tokens: int
-    histogram: tuple[Bucket, ...]
-
-
-def count_tokens(examples: Iterable[bytes], model_directory: Path) -> TokenCounts:
-    """Count the tokens that training on a base model sees.
+def count_tokens(examples: Iterable[bytes], model_directory: Path) -> TokenLengths:
+    """Count the tokens that training on a base model sees, nothing truncated.
 
     `examples` are the lines of a normalised dataset; they are held a batch at a time.
     `model_directory` holds the base's `tokenizer.json` and, if it has one, its chat template.
@@ -46,25 +25,10 @@ def count_tokens(examples: Iterable[bytes], model_directory: Path) -> TokenCount
     """
     tokenizer = _tokenizer(model_directory)
     template = ChatTemplate.of(model_directory)
-    sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
-    count = total = longest = 0
-    for batch in _batches(_texts(examples, template)):
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            tokens = len(encoding)
-            count += 1
-            total += tokens
-            longest = max(longest, tokens)
-            bucket = sizes.setdefault(1 << max(tokens - 1, 0).bit_length(), [0, 0])
-            bucket[0] += 1
-            bucket[1] += tokens
-    return TokenCounts(
-        examples=count,
-        total_tokens=total,
-        longest_tokens=longest,
-        histogram=tuple(
-            Bucket(up_to_tokens=size, examples=sizes[size][0], tokens=sizes[size][1])
-            for size in sorted(sizes)
-        ),
+    return TokenLengths.of(
+        len(encoding)
+        for batch in _batches(_texts(examples, template))
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)
     )
 
 

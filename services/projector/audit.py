@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from domain.aggregate import Event
 from domain.event_log import EventLog
 from domain.meter import Meter
 from domain.money import charge_micros
+from domain.payment import Payment
 from infrastructure.consumer import BATCH_EVENTS, Recorded, recorded
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
@@ -38,6 +39,9 @@ class Comparison:
     projection: str
     table: str
     position: int
+    lag: int
+    """Events of the log that the projector had not folded yet."""
+
     live: Table
     refolded: Table
 
@@ -57,6 +61,7 @@ class Findings:
     meters: int = 0
     minutes: int = 0
     trial_balance_micros: int = 0
+    lags: Counter[str] = field(default_factory=Counter)
     tables: list[Comparison] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
@@ -77,10 +82,12 @@ def audit(settings: Settings) -> Findings:
             folded = _Folded(positions[BILLING_LEDGER.name])
             for batch in _batches(log, findings):
                 _refold(scratch, batch, positions)
+                _count_lags(batch, positions, findings)
                 folded.take(batch)
             _compare_tables(live, scratch, positions, findings)
             _compare_balances(balances(live), folded, findings)
             _check_minutes(folded, findings)
+            _check_pairs(folded, findings)
     finally:
         log.close()
     return findings
@@ -95,6 +102,7 @@ class _Folded:
         self.meters: dict[UUID, Meter] = {}
         self.minutes: list[Meter.MinuteMetered] = []
         self._unmetered: Counter[UUID] = Counter()
+        self._unpaired: dict[Hashable, str] = {}
         self._last_command_id = ""
         self._cut_command_id = ""
 
@@ -105,6 +113,7 @@ class _Folded:
                 self._cut_command_id = self._cut_command_id or event.command_id
                 return
             self._last_command_id = event.command_id
+            self._pair(event)
             if isinstance(event, Account.Event):
                 self._mutate(self.accounts, event)
                 if isinstance(event, Account.UsageSettled):
@@ -120,8 +129,31 @@ class _Folded:
 
         Only the events of one save may be apart so, where the ledger's last batch ended within it.
         """
-        amid_a_save = self._last_command_id == self._cut_command_id
-        return self._unmetered[account_id] if amid_a_save else 0
+        return self._unmetered[account_id] if self._amid_a_save else 0
+
+    @property
+    def unpaired(self) -> list[str]:
+        """What one of two events of a save says, and the other does not."""
+        cut = self._cut_command_id if self._amid_a_save else None
+        return [str(pair) for pair, command_id in self._unpaired.items() if command_id != cut]
+
+    @property
+    def _amid_a_save(self) -> bool:
+        return self._last_command_id == self._cut_command_id
+
+    def _pair(self, event: Event) -> None:
+        """Hold a reversal against the credit that it names, and a top-up against its payment."""
+        match event:
+            case Meter.LostWorkCredited() | Account.ChargeReversed():
+                work = f"{event.from_seconds}-{event.to_seconds} s of {event.job_id}"
+                pair = ("lost work", event.account_id, work, event.segment, event.amount_micros)
+            case Payment.PaymentReceived() | Account.ToppedUp():
+                payment = f"{event.provider} {event.reference}"
+                pair = ("payment", event.account_id, payment, event.amount_micros)
+            case _:
+                return
+        if self._unpaired.pop(pair, None) is None:
+            self._unpaired[pair] = event.command_id
 
     @staticmethod
     def _mutate(aggregates: dict[UUID, Account] | dict[UUID, Meter], event: Event) -> None:
@@ -160,6 +192,11 @@ def _refold(scratch: Connection, batch: Sequence[Recorded], positions: dict[str,
                     projection.apply(cursor, item.event)
 
 
+def _count_lags(batch: Sequence[Recorded], positions: dict[str, int], findings: Findings) -> None:
+    for name, position in positions.items():
+        findings.lags[name] += sum(item.id > position for item in batch)
+
+
 def _compare_tables(
     live: Connection, scratch: Connection, positions: dict[str, int], findings: Findings
 ) -> None:
@@ -168,6 +205,7 @@ def _compare_tables(
             projection=projection.name,
             table=table,
             position=positions[projection.name],
+            lag=findings.lags[projection.name],
             live=_content(live, "public", table),
             refolded=_content(scratch, "pg_temp", table),
         )
@@ -230,3 +268,9 @@ def _check_minutes(folded: _Folded, findings: Findings) -> None:
                 f"meter {meter.id} charged {charged.get(meter.id, 0)} micro-dollars for "
                 f"{meter.billed_seconds} s; rate x seconds is {owed}"
             )
+
+
+def _check_pairs(folded: _Folded, findings: Findings) -> None:
+    """Every reversal has the lost work that it names, and every top-up its payment."""
+    for pair in folded.unpaired:
+        findings.differences.append(f"only one of two events says {pair}")

@@ -32,18 +32,29 @@ class ControlChannel:
         """Let a segment run on until it has used this much time in all."""
         self._say(job_id, segment, paid_seconds=paid_seconds)
 
+    def stop(self, job_id: UUID, segment: int) -> None:
+        """Have a segment save and exit."""
+        self._say(job_id, segment, stop=True)
+
     def answer(self, job_id: UUID, segment: int) -> None:
         """Acknowledge a final report; the trainer may exit."""
         self._say(job_id, segment, answered=True)
 
     def _say(
-        self, job_id: UUID, segment: int, *, paid_seconds: int = 0, answered: bool = False
+        self,
+        job_id: UUID,
+        segment: int,
+        *,
+        paid_seconds: int = 0,
+        stop: bool = False,
+        answered: bool = False,
     ) -> None:
         key = (job_id, segment)
         last = self._said.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
         control = last.model_copy(
             update={
                 "paid_seconds": max(last.paid_seconds, paid_seconds),
+                "stop": last.stop or stop,
                 "answered": last.answered or answered,
             }
         )

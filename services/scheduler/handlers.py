@@ -1,4 +1,4 @@
-"""The scheduler's reactions: GPUs for jobs, launches for leases."""
+"""The scheduler's reactions: GPUs for jobs, launches for leases, an end for what shall stop."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 from domain.account import Account
 from domain.aggregate import Aggregate, Event
+from domain.catalog import Catalog
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.gpu_pool import Claim, GpuPool
-from domain.identity import gpu_pool_id
+from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
+from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
+from services.scheduler.capacity import on_catalog_changed
 from services.scheduler.control import ControlChannel
-from services.scheduler.launchers.launcher import Launcher, LaunchFailed
+from services.scheduler.launchers.launcher import Launcher, LaunchFailed, PodName
+from services.scheduler.retention import delete_saved
 from services.scheduler.segment_spec import segment_spec
 
 
@@ -21,56 +26,75 @@ class Scheduling:
     """Turns approvals and endings into claims, claims into segments, leases into pods."""
 
     def __init__(
-        self, log: EventLog, launcher: Launcher, control: ControlChannel, settings: Settings
+        self,
+        log: EventLog,
+        launcher: Launcher,
+        control: ControlChannel,
+        artifacts: Artifacts,
+        settings: Settings,
     ) -> None:
         self._log = log
         self._launcher = launcher
         self._control = control
+        self._artifacts = artifacts
         self._settings = settings
 
     def react(self, event: Event) -> Sequence[Aggregate]:
         """Answer one event of the log."""
         match event:
-            case Job.JobApproved() | Job.SegmentEnded():
+            case Job.JobApproved() | Job.JobResumed() | Job.SegmentEnded():
                 return self.on_segment_needed(event)
+            case Job.PauseRequested() | Job.CancelRequested():
+                return self.on_stop_requested(event)
+            case Job.JobPaused() | Job.JobCancelled():
+                return self.on_job_stopped(event)
+            case Job.AdapterExpired():
+                return self.on_adapter_expired(event)
             case GpuPool.Event():
                 return self.on_pool_changed(event)
             case Meter.LeaseGranted():
                 return self.on_lease_granted(event)
             case Meter.LeaseExtended():
                 return self.on_lease_extended(event)
+            case Meter.LeaseRefused():
+                return self.on_lease_refused(event)
+            case Catalog.Event():
+                return on_catalog_changed(self._log, self._launcher, event)
             case _:
                 return []
 
     def on_segment_needed(self, event: Event) -> Sequence[Aggregate]:
-        """Queue a claim for the job's next segment, if it needs one."""
-        return self.claim(self._log.load(Job, event.originator_id))
-
-    def claim(self, job: Job) -> Sequence[Aggregate]:
-        """Stand in the queue for a job's next segment.
-
-        A job whose account cannot pay for a second of it stays out, so that it holds no GPU that
-        others can pay for; `WaitingJobs` looks again.
-        """
+        """Queue a claim for the job's next segment, if it needs one; one that cannot pay pauses."""
+        job = self._log.load(Job, event.originator_id)
         segment = job.next_segment
-        account = self._log.load(Account, job.account_id)
-        if segment is None or not account.affords(job.plan.rate_micros_per_hour):
+        if segment is None:
             return []
+        if not self._can_pay(job):
+            job.deplete()
+            return [job]
         pool = self._pool(job)
         pool.request(Claim(job.account_id, job.id, segment, job.plan.gpu_count))
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Serve the head of the queue, if it fits; the allocation's own event serves the next."""
+        """Serve the head of the queue, if it fits; what that changes serves the next.
+
+        A job whose account pays for no second when its turn comes is paused, so that it holds no
+        GPU that others can pay for.
+        """
         pool = self._log.load(GpuPool, event.originator_id)
         claim = pool.next_fitting
         if claim is None:
             return []
-        pool.allocate(claim)
         job = self._log.load(Job, claim.job_id)
         if job.next_segment != claim.segment:
-            pool.release(claim.job_id, claim.segment)
+            pool.withdraw(claim.job_id)
             return [pool]
+        if not self._can_pay(job):
+            pool.withdraw(claim.job_id)
+            job.deplete()
+            return [pool, job]
+        pool.allocate(claim)
         job.allocate_segment(claim.segment)
         return [pool, job]
 
@@ -79,13 +103,17 @@ class Scheduling:
         job = self._log.load(Job, event.job_id)
         if not job.segment_running or job.segment != event.segment or job.pod is not None:
             return []
+        if job.stop_requested and self._launcher.poll(PodName(job.id, job.segment)) is None:
+            return self._end_unlaunched(job, SegmentEnd.STOPPED)
         try:
             pod = self._launcher.launch(segment_spec(job, event.paid_seconds, self._settings))
         except LaunchFailed:
-            pool = self._pool(job)
-            job.end_segment(event.segment, SegmentEnd.CRASHED, 0, error_class="LaunchFailed")
-            pool.release(job.id, event.segment)
-            return [job, pool]
+            return self._end_unlaunched(
+                job,
+                SegmentEnd.CRASHED,
+                failure=FailureClass.NODE_LOST,
+                error_class="LaunchFailed",
+            )
         job.start_pod(event.segment, str(pod.name), pod.bound_at)
         return [job]
 
@@ -93,6 +121,68 @@ class Scheduling:
         """Tell the segment how long it may run."""
         self._control.pay(event.job_id, event.segment, event.paid_seconds)
         return []
+
+    def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:
+        """Pause a job whose segment has its GPUs and no money for a second of them."""
+        job = self._log.load(Job, event.job_id)
+        if not job.segment_running or job.segment != event.segment:
+            return []
+        assert job.pod is None, "a pod was launched without a lease"
+        return self._end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
+
+    def on_stop_requested(self, event: Event) -> Sequence[Aggregate]:
+        """Tell the trainer to save and exit; a segment that has none yet ends at no cost."""
+        job = self._log.load(Job, event.originator_id)
+        if not job.stop_requested:
+            return []
+        if job.pod is None and self._launcher.poll(PodName(job.id, job.segment)) is None:
+            return self._end_unlaunched(job, SegmentEnd.STOPPED)
+        self._control.stop(job.id, job.segment)
+        return []
+
+    def on_job_stopped(self, event: Job.JobPaused | Job.JobCancelled) -> Sequence[Aggregate]:
+        """Take the job out of the queue; what a cancelled one saved only in part goes at once."""
+        job = self._log.load(Job, event.originator_id)
+        if isinstance(event, Job.JobCancelled) and event.checkpoint_ref is None:
+            delete_saved(self._artifacts, job)
+        pool = self._pool(job)
+        pool.withdraw(job.id)
+        return [pool]
+
+    def on_adapter_expired(self, event: Job.AdapterExpired) -> Sequence[Aggregate]:
+        """Delete the files."""
+        delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
+        return []
+
+    def _end_unlaunched(
+        self,
+        job: Job,
+        reason: SegmentEnd,
+        *,
+        failure: FailureClass | None = None,
+        error_class: str | None = None,
+        can_pay: bool = True,
+    ) -> Sequence[Aggregate]:
+        """End a segment that has no pod, at no cost, and give its GPUs back."""
+        segment, pool = job.segment, self._pool(job)
+        job.end_segment(
+            segment, reason, 0, failure=failure, error_class=error_class, can_pay=can_pay
+        )
+        pool.release(job.id, segment)
+        return [job, pool]
+
+    def _can_pay(self, job: Job) -> bool:
+        """Whether the account pays for a second of the job's next segment.
+
+        Until the last segment is settled, its lease still holds money that may come back: then the
+        next segment's own first lease decides.
+        """
+        if self._log.load(Account, job.account_id).affords(job.rate_micros_per_hour):
+            return True
+        if job.segment == 0:
+            return False
+        last = self._log.find(Meter, meter_id(job.id, job.segment))
+        return last is None or not last.closed
 
     def _pool(self, job: Job) -> GpuPool:
         return self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))

@@ -19,6 +19,7 @@ from infrastructure.reports import PodSeen, Report, report_subject
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import bound_segments
+from services.scheduler.control import ControlChannel
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 from services.scheduler.segments import Segments
 
@@ -33,6 +34,7 @@ class PodWatch:
         broker: NatsBroker,
         pool: ConnectionPool[Connection],
         launcher: Launcher,
+        control: ControlChannel,
         segments: Segments,
         settings: Settings,
     ) -> None:
@@ -41,6 +43,7 @@ class PodWatch:
         self._broker = broker
         self._pool = pool
         self._launcher = launcher
+        self._control = control
         self._segments = segments
         self._settings = settings
         self._overdue_since: dict[PodName, float] = {}
@@ -75,6 +78,8 @@ class PodWatch:
             return
         if pod.alive and running:
             await self._give_evidence(pod, job)
+            if job.stop_requested:  # again and again: a restart must not forget it
+                await asyncio.to_thread(self._control.stop, job.id, job.segment)
         elif pod.alive:
             await self._hurry(name)
         elif not running:
@@ -102,10 +107,10 @@ class PodWatch:
         report = await self._last_report(job, name.segment)
         if report is not None:
             await asyncio.to_thread(self._segments.record, report)
-            elapsed = report.elapsed_seconds
+            elapsed, phase_seconds = report.elapsed_seconds, report.phase_seconds
         else:
-            elapsed = await self._last_evidence(job, name.segment)
-        await asyncio.to_thread(self._segments.lose, name, int(elapsed), exit_code)
+            elapsed, phase_seconds = await self._last_evidence(job, name.segment), {}
+        await asyncio.to_thread(self._segments.lose, name, int(elapsed), exit_code, phase_seconds)
 
     async def _hurry(self, name: PodName) -> None:
         """Stop a trainer whose segment is over, when it does not exit by itself."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
+from domain.account import Account
 from domain.aggregate import Cause, because
 from domain.errors import DomainError, NotFound, StaleSegment
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.gpu_pool import GpuPool
-from domain.identity import gpu_pool_id
+from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
+from domain.meter import Meter
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.reports import Outcome, Phase, Report
 from services.scheduler.control import ControlChannel
+from services.scheduler.exit_codes import failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.segment_spec import job_prefix
 
@@ -123,8 +128,10 @@ class Segments:
 
     def _finish(self, job: Job, report: Report) -> None:
         assert report.outcome is not None
-        reason, error_class = ENDS[report.outcome], report.error_class
-        if reason is SegmentEnd.COMPLETED:
+        reason, elapsed = ENDS[report.outcome], int(report.elapsed_seconds)
+        failure, error_class = report.failure, report.error_class
+        # After a cancel there is no adapter to register, whatever the trainer came to.
+        if reason is SegmentEnd.COMPLETED and not job.cancel_requested:
             try:
                 self._register(job, report)
             except (ArtifactCorrupt, FileNotFoundError, DomainError) as error:
@@ -134,10 +141,24 @@ class Segments:
             job,
             report.segment,
             reason,
-            int(report.elapsed_seconds),
+            elapsed,
             grace_seconds=int(report.grace_seconds),
+            failure=failure if reason is SegmentEnd.CRASHED else None,
             error_class=error_class,
+            phase_seconds=report.phase_seconds,
+            can_pay=reason is not SegmentEnd.LEASE_ENDED or self._can_pay(job, elapsed),
         )
+
+    def _can_pay(self, job: Job, elapsed_seconds: int) -> bool:
+        """Whether there is money for another second; a lease that was not used up is money.
+
+        A depleted account has none, even if what is left would buy one of its jobs a second.
+        """
+        meter = self._log.find(Meter, meter_id(job.id, job.segment))
+        if meter is not None and meter.paid_seconds > elapsed_seconds:
+            return True
+        account = self._log.load(Account, job.account_id)
+        return not account.depleted and account.affords(job.rate_micros_per_hour)
 
     def _register(self, job: Job, report: Report) -> None:
         """Register the adapter, if the store holds what its trainer says it wrote."""
@@ -148,7 +169,13 @@ class Segments:
             raise ArtifactCorrupt(f"{report.adapter_ref} has another manifest")
         job.register(report.segment, report.adapter_ref, manifest.sha256)
 
-    def lose(self, name: PodName, elapsed_seconds: int, exit_code: int | None) -> None:
+    def lose(
+        self,
+        name: PodName,
+        elapsed_seconds: int,
+        exit_code: int | None,
+        phase_seconds: Mapping[Phase, float] | None = None,
+    ) -> None:
         """End a segment whose process is gone without a last word."""
 
         def attempt() -> None:
@@ -158,7 +185,13 @@ class Segments:
             error_class = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
             with because(self._cause(f"lost:{name}")):
                 self._end(
-                    job, name.segment, SegmentEnd.CRASHED, elapsed_seconds, error_class=error_class
+                    job,
+                    name.segment,
+                    SegmentEnd.CRASHED,
+                    elapsed_seconds,
+                    failure=failure_of_exit(exit_code),
+                    error_class=error_class,
+                    phase_seconds=phase_seconds or {},
                 )
 
         self._log.retrying(attempt)
@@ -171,7 +204,10 @@ class Segments:
         elapsed_seconds: int,
         *,
         grace_seconds: int = 0,
+        failure: FailureClass | None,
         error_class: str | None,
+        phase_seconds: Mapping[Phase, float],
+        can_pay: bool = True,
     ) -> None:
         """End the segment and give its GPUs back, in one save."""
         log_ref = None
@@ -182,8 +218,11 @@ class Segments:
             reason,
             elapsed_seconds,
             grace_seconds=grace_seconds,
+            failure=failure,
             error_class=error_class,
             log_ref=log_ref,
+            phase_seconds=phase_seconds,
+            can_pay=can_pay,
         )
         if log_ref is not None:  # only now: a stale report must not touch what was kept before
             self._keep_log_tail(job, segment, log_ref)

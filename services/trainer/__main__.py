@@ -1,16 +1,23 @@
-"""The program on the GPU pod: `python -m services.trainer SPEC.json`."""
+"""The program on the GPU pod: `python -m services.trainer SPEC.json`, the leader of its ranks.
+
+It starts the other ranks itself, as `python -m services.trainer SPEC.json RANK LEADER_PID`.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from pathlib import Path
 
-from infrastructure.artifacts import Artifacts
+from domain.estimate import Precision
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
+from services.trainer.downloads import LeasedArtifacts
+from services.trainer.failures import classify
+from services.trainer.followers import FollowerLost, Followers, follow, rendezvous_path
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
 from services.trainer.stack import lean_imports
@@ -19,45 +26,94 @@ from services.trainer.stack import lean_imports
 def main(spec_path: Path, settings: Settings) -> int:
     """Run the segment of a spec file; its directory is the scratch space. Returns the exit code.
 
-    0: completed, stopped or out of paid time; 1: failed.
+    0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has codes of its own.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
-    clock = SegmentClock()
-    lease = Lease(clock, spec.paid_seconds, spec.grace_seconds)
+    clock = SegmentClock(speed=spec.clock_speed)
+    lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: lease.request_stop())
     lease.watch()
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
         raise SystemExit("ECOLINK_TRAINER_NATS_URL and ECOLINK_NATS_URL are both unset")
+    followers = Followers(spec_path, spec.gpu_count)
     with Reporter(spec, clock, lease, url, spec_path.parent) as reporter:
-        outcome, error_class = _run(spec, settings, spec_path.parent, reporter, lease)
-        if not reporter.finish(outcome, error_class):
-            reporter.log("the final report went unanswered", "WARNING")
+        program = Program(spec, spec_path, reporter, lease, followers)
+        followers.watch(program.abandon)
+        outcome = program.run(settings)
     lease.close()
     return 1 if outcome is Outcome.FAILED else 0
 
 
-def _run(
-    spec: SegmentSpec, settings: Settings, scratch: Path, reporter: Reporter, lease: Lease
-) -> tuple[Outcome, str | None]:
-    """Run the segment; returns its outcome and, if it failed, the class of its error."""
-    try:
+class Program:
+    """A segment and the report of its end, whichever way it ends."""
+
+    def __init__(
+        self,
+        spec: SegmentSpec,
+        spec_path: Path,
+        reporter: Reporter,
+        lease: Lease,
+        followers: Followers,
+    ) -> None:
+        self._spec, self._spec_path = spec, spec_path
+        self._reporter, self._lease, self._followers = reporter, lease, followers
+
+    def run(self, settings: Settings) -> Outcome:
+        """Run the segment and report its outcome."""
+        error: Exception | None = None
+        try:
+            self._segment(settings)
+            outcome = Outcome.COMPLETED
+        except SegmentStopped as stopped:
+            self._reporter.log(f"segment ends: {stopped.outcome.value}")
+            outcome = stopped.outcome
+        except Exception as raised:  # noqa: BLE001  # whatever it is, its class is the job's news
+            outcome, error = Outcome.FAILED, raised
+            error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
+        self._followers.end()
+        self._finish(outcome, error)
+        return outcome
+
+    def abandon(self, loss: FollowerLost) -> None:
+        """End the process, for a follower is gone and its leader waits for it."""
+        self._finish(Outcome.FAILED, loss)
+        os._exit(1)
+
+    def _segment(self, settings: Settings) -> None:
+        spec = self._spec
         # Reports began before these imports, which take seconds.
-        lean_imports()
+        lean_imports(quantised=spec.precision is Precision.NF4)
+        from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        Segment(spec, Artifacts(settings.artifacts), scratch, reporter, lease).run()
-    except SegmentStopped as stopped:
-        reporter.log(f"segment ends: {stopped.outcome.value}")
-        return stopped.outcome, None
-    except Exception as error:  # noqa: BLE001  # whatever it is, its class is the job's news
-        reporter.log(traceback.format_exc(), "ERROR")
-        return Outcome.FAILED, type(error).__name__
-    return Outcome.COMPLETED, None
+        rendezvous = rendezvous_path(self._spec_path)
+        ranks = Ranks.join(0, spec.gpu_count, rendezvous, spec.stall_seconds)
+        artifacts = LeasedArtifacts(settings.artifacts, self._lease)
+        scratch = self._spec_path.parent
+        Segment(spec, artifacts, scratch, self._reporter, self._lease, ranks).run()
+
+    def _finish(self, outcome: Outcome, error: Exception | None) -> None:
+        """Report the end until it is answered."""
+        self._lease.conclude()
+        error_class = failure = None
+        if error is not None:
+            error_class, failure = type(error).__name__, classify(error, self._reporter.phase)
+            if isinstance(error, FollowerLost):
+                self._reporter.log(error.traceback, "ERROR")
+            self._reporter.log("".join(traceback.format_exception(error)), "ERROR")
+        if not self._reporter.finish(outcome, error_class, failure):
+            self._reporter.log("the final report went unanswered", "WARNING")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m services.trainer SPEC.json")
-    sys.exit(main(Path(sys.argv[1]).resolve(), Settings()))
+    match sys.argv[1:]:
+        case [spec_path]:
+            sys.exit(main(Path(spec_path).resolve(), Settings()))
+        case [spec_path, rank, leader_pid]:
+            code = follow(Path(spec_path), int(rank), int(leader_pid), Settings())
+            sys.stdout.flush()
+            # At once: a rank that is done must not look lost because its libraries end badly.
+            os._exit(code)
+    raise SystemExit("usage: python -m services.trainer SPEC.json")

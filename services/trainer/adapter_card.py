@@ -22,6 +22,7 @@ Load it with `peft.PeftModel.from_pretrained(base, directory)`.
 | | |
 |---|---|
 | Base model | {base} |
+| Base's precision in training | {precision} |
 | Dataset (sha256) | `{dataset}` |
 | Examples trained on | {examples} |
 | Held-out examples | {held_out} ({label_tokens} label tokens) |
@@ -55,6 +56,7 @@ def write_card(
         )
     card = CARD.format(
         base=spec.base_model,
+        precision=spec.precision.value,
         job=spec.job_id,
         dataset=spec.dataset_sha256,
         examples=examples,

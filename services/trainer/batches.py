@@ -20,7 +20,6 @@ class Batch:
 
     input_ids: Tensor
     labels: Tensor
-    tokens: int  # without padding
 
     @property
     def label_tokens(self) -> int:
@@ -42,8 +41,7 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
         size = len(example.input_ids)
         input_ids[row, :size] = torch.tensor(example.input_ids)
         labels[row, :size] = torch.tensor(example.labels)
-    tokens = sum(len(example.input_ids) for example in examples)
-    return Batch(input_ids.to(device), labels.to(device), tokens)
+    return Batch(input_ids.to(device), labels.to(device))
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict
 
+from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts, Manifest
 from services.trainer.model import save_adapter
+from services.trainer.ranks import Ranks
 
 STATE, POSITION = "state.pt", "position.json"
 
@@ -33,32 +34,36 @@ class Position(BaseModel):
     dataset_sha256: str
     base_model: str
     hyperparameters: Hyperparameters
-    dtype: str  # precision of the base; kept on resume, for another one rounds differently
+    dtype: str  # of the base, or computed in; kept on resume, for another one rounds differently
     threads: int  # of torch's own; another number may sum in another order
+    precision: Precision = Precision.BF16  # checkpoints that do not say had no other
+    ranks: int = 1
 
     def require_same_job(self, other: Position) -> None:
         """Raise CheckpointMismatch if the other position belongs to another run."""
-        for name in ("dataset_sha256", "base_model", "hyperparameters"):
+        for name in ("dataset_sha256", "base_model", "hyperparameters", "precision", "ranks"):
             if getattr(self, name) != getattr(other, name):
                 raise CheckpointMismatch(f"the checkpoint has another {name}")
 
 
 def write(
-    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, position: Position
+    directory: Path,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    random: dict[str, torch.Tensor],
 ) -> None:
     """Write a checkpoint directory: under a temporary name, flushed, then renamed.
 
-    The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us. Random
-    states are torch's only: nothing else is drawn from during training.
+    The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_adapter(model, partial)
-    state: dict[str, Any] = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["rng_cuda"] = torch.cuda.get_rng_state_all()
-    torch.save(state, partial / STATE)
+    # Into a file of Python's, for torch's own hides the system's error, such as a full disk.
+    with (partial / STATE).open("wb") as file:
+        torch.save({"optimizer": optimizer.state_dict(), **random}, file)
     (partial / POSITION).write_text(position.model_dump_json(indent=1))
     for path in [*partial.iterdir(), partial]:
         _flush(path)
@@ -74,10 +79,11 @@ def save(
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     position: Position,
+    random: dict[str, torch.Tensor],
 ) -> Manifest:
     """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
     directory = scratch / "checkpoints" / f"step-{position.step:06d}"
-    write(directory, model, optimizer, position)
+    write(directory, model, optimizer, position, random)
     manifest = artifacts.put_directory(ref, directory)
     shutil.rmtree(directory)
     return manifest
@@ -91,15 +97,26 @@ def fetch(artifacts: Artifacts, ref: str, scratch: Path) -> tuple[Path, Position
     return directory, Position.model_validate_json((directory / POSITION).read_text())
 
 
-def restore(directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put adapter, optimizer and random states back as they were."""
-    device = next(model.parameters()).device
-    set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(device)))
+def random_states(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """torch's random states, a row for each rank; nothing else is drawn from during training."""
+    states = {"rng": ranks.gather(torch.get_rng_state())}
+    if ranks.device.type == "cuda":
+        states["rng_cuda"] = ranks.gather(torch.cuda.get_rng_state(ranks.device))
+    return states
+
+
+def restore(
+    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> None:
+    """Put adapter, optimizer and this rank's random states back as they were."""
+    set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(ranks.device)))
     state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if "rng_cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng_cuda"])
+    # The state of a single rank was once stored without rows. Cloned, because torch reads a state
+    # from the beginning of its storage.
+    torch.set_rng_state(state["rng"].view(ranks.count, -1)[ranks.rank].clone())
+    if "rng_cuda" in state and ranks.device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng_cuda"][ranks.rank].clone(), ranks.device)
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The segment's own clock: monotonic seconds since the trainer's process started."""
+"""The segment's own clock: monotonic seconds since the trainer's process started, and by phase."""
 
 from __future__ import annotations
 
@@ -6,21 +6,56 @@ import os
 import time
 from pathlib import Path
 
+from domain.phases import Phase
+
 
 class SegmentClock:
     """Counts from the start of the process, so that interpreter start and imports are billed too.
 
     Only the age at construction comes from the kernel's books; from then on it is
-    `time.monotonic()`, which no change of the wall clock and no suspension moves.
+    `time.monotonic()`, which no change of the wall clock and no suspension moves. `speed` is 1 but
+    under the test clock, which lets a day of billing pass in seconds.
     """
 
-    def __init__(self, age_seconds: float | None = None) -> None:
+    def __init__(self, age_seconds: float | None = None, speed: float = 1.0) -> None:
         age = process_age_seconds() if age_seconds is None else age_seconds
         self._zero = time.monotonic() - age
+        self._speed = speed
 
     def elapsed(self) -> float:
-        """Seconds since the process started, to the millisecond (as reported and logged)."""
-        return round(time.monotonic() - self._zero, 3)
+        """Segment seconds since the process started, to the millisecond (as reported)."""
+        return round(self._speed * (time.monotonic() - self._zero), 3)
+
+    def real_seconds(self, segment_seconds: float) -> float:
+        """How long one has to wait for so many segment seconds to pass."""
+        return segment_seconds / self._speed
+
+
+class PhaseTimes:
+    """Segment seconds by phase: what passes belongs to the phase that was entered last.
+
+    A segment begins in the image pull, which ends when the program is loaded.
+    """
+
+    def __init__(self) -> None:
+        self._present = Phase.IMAGE_PULL
+        self._entered_at = 0.0
+        self._before: dict[Phase, float] = {}
+
+    @property
+    def present(self) -> Phase:
+        """The phase that was entered last."""
+        return self._present
+
+    def enter(self, phase: Phase, elapsed_seconds: float) -> None:
+        """A phase begins at a moment of the segment."""
+        self._before = self.until(elapsed_seconds)
+        self._present, self._entered_at = phase, elapsed_seconds
+
+    def until(self, elapsed_seconds: float) -> dict[Phase, float]:
+        """Seconds of every phase so far, to the millisecond; they add up to the elapsed time."""
+        present = self._before.get(self._present, 0.0) + elapsed_seconds - self._entered_at
+        return {**self._before, self._present: round(present, 3)}
 
 
 def process_age_seconds() -> float:

@@ -35,7 +35,7 @@ def compare(
         base_directory = artifacts.local_directory(base_ref, scratch / "models")
         artifacts.get_directory(adapter_ref, scratch / "adapter")
         tokenizer = load_tokenizer(base_directory)
-        base = load_base(base_directory, choose_dtype(device)).to(device)  # pyright: ignore[reportArgumentType]
+        base = load_base(base_directory, choose_dtype(device), device)
         model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],

@@ -11,10 +11,11 @@ from typing import Any
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from services.trainer.examples import Example, Rendered, Renderer
+from services.trainer.failures import BadData
 from services.trainer.plan import held_out
 
 
-class DatasetTooSmall(Exception):
+class DatasetTooSmall(BadData):
     """Fewer than two trainable conversations: one to train on and one to hold out."""
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from infrastructure.reports import Evaluation
 from services.trainer.batches import collate, loss_sum
 from services.trainer.examples import Example
+from services.trainer.failures import LossDiverged
 from services.trainer.plan import cut
-from services.trainer.training import LossDiverged
+from services.trainer.ranks import Ranks
 
 
 def evaluate(
@@ -21,6 +22,7 @@ def evaluate(
     examples: list[Example],
     batch_size: int,
     pad_id: int,
+    ranks: Ranks,
     check: Callable[[], None],
 ) -> Evaluation:
     """Mean loss in nats per label token with the adapter off (before) and on (after).
@@ -31,8 +33,8 @@ def evaluate(
     model.eval()
     with torch.inference_mode():
         with model.disable_adapter():
-            before, _ = mean_loss(model, examples, batch_size, pad_id, check)
-        after, label_tokens = mean_loss(model, examples, batch_size, pad_id, check)
+            before, _ = mean_loss(model, examples, batch_size, pad_id, ranks, check)
+        after, label_tokens = mean_loss(model, examples, batch_size, pad_id, ranks, check)
     return Evaluation(
         loss_before=before, loss_after=after, examples=len(examples), label_tokens=label_tokens
     )
@@ -43,20 +45,22 @@ def mean_loss(
     examples: list[Example],
     batch_size: int,
     pad_id: int,
+    ranks: Ranks,
     check: Callable[[], None],
 ) -> tuple[float, int]:
     """(mean loss in nats per label token, label tokens) of examples, batched by length.
 
-    Raises LossDiverged when the loss is no finite number.
+    The batches are spread over the ranks, and all of them get the same result. Raises
+    LossDiverged when the loss is no finite number.
     """
-    device = next(model.parameters()).device
     by_length = sorted(examples, key=lambda example: -len(example.input_ids))
     total, label_tokens = 0.0, 0
-    for indices in cut(range(len(by_length)), batch_size):
+    for indices in ranks.share(cut(range(len(by_length)), batch_size)):
         check()
-        batch = collate([by_length[index] for index in indices], pad_id, device)
+        batch = collate([by_length[index] for index in indices], pad_id, ranks.device)
         total += loss_sum(model, batch).item()
         label_tokens += batch.label_tokens
+    total, label_tokens = ranks.sum(total, label_tokens)
     if not math.isfinite(total):
         raise LossDiverged(f"the held-out loss is {total}")
-    return total / label_tokens, label_tokens
+    return total / label_tokens, int(label_tokens)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+import time
 
 from infrastructure.reports import Control, Outcome
 from services.trainer.clock import SegmentClock
 
 OVERRUN_EXIT_CODE = 4
+STALL_EXIT_CODE = 5
 WATCH_SECONDS = 0.25
 
 
@@ -24,13 +27,22 @@ class SegmentStopped(Exception):
 class Lease:
     """Paid seconds and the wish to stop, as last heard; safe to use from several threads.
 
-    Paid time only grows, so that an old message never shortens it.
+    Paid time only grows, so that an old message never shortens it. Paid time and grace are segment
+    time; a stall is real time, for it is about what the machine does.
     """
 
-    def __init__(self, clock: SegmentClock, paid_seconds: float, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        clock: SegmentClock,
+        paid_seconds: float,
+        grace_seconds: float,
+        stall_seconds: float = math.inf,
+    ) -> None:
         self.clock = clock
         self.paid_seconds = paid_seconds
         self.grace_seconds = grace_seconds
+        self._stall_seconds = stall_seconds
+        self._progressed_at = time.monotonic()
         self._stop = False
         self._closed = threading.Event()
 
@@ -53,10 +65,19 @@ class Lease:
         return None
 
     def check(self) -> None:
-        """Raise SegmentStopped if the segment has to end now."""
+        """Between two pieces of work: note progress; raise SegmentStopped if this is the end."""
+        self.progress()
         outcome = self.outcome
         if outcome is not None:
             raise SegmentStopped(outcome)
+
+    def progress(self) -> None:
+        """Something was done: the segment is not stalled."""
+        self._progressed_at = time.monotonic()
+
+    def conclude(self) -> None:
+        """The work is over, and only its report waits for an answer: nothing can stall any more."""
+        self._stall_seconds = math.inf
 
     def grace_used(self, elapsed_seconds: float) -> float:
         """Seconds beyond the paid ones at a moment of the segment."""
@@ -64,14 +85,14 @@ class Lease:
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds until the process has to be gone: what is left of paid time and grace."""
+        """Segment seconds until the process has to be gone: what is left of paid time and grace."""
         return max(0.0, self.paid_seconds + self.grace_seconds - self.clock.elapsed())
 
     def watch(self) -> None:
-        """Start the watchdog: it ends the process when paid time and grace are over.
+        """Start the watchdog: it ends the process when paid time and grace are over, or on a stall.
 
         It works from a thread of its own, so that neither a hung collective nor a dead network can
-        hold a GPU that nobody pays for.
+        hold a GPU that nobody pays for, or bill one that does nothing.
         """
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
@@ -80,8 +101,20 @@ class Lease:
         self._closed.set()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(WATCH_SECONDS, self.remaining_seconds)):
+        while not self._closed.wait(
+            min(WATCH_SECONDS, self.clock.real_seconds(self.remaining_seconds))
+        ):
             if self.remaining_seconds == 0.0:
-                sys.stdout.write(f"overrun elapsed={self.clock.elapsed():.3f}\n")
-                sys.stdout.flush()
-                os._exit(OVERRUN_EXIT_CODE)
+                _exit(OVERRUN_EXIT_CODE, f"overrun elapsed={self.clock.elapsed():.3f}")
+            idle_seconds = time.monotonic() - self._progressed_at
+            if idle_seconds >= self._stall_seconds:
+                _exit(
+                    STALL_EXIT_CODE,
+                    f"stalled idle={idle_seconds:.3f} elapsed={self.clock.elapsed():.3f}",
+                )
+
+
+def _exit(code: int, line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    os._exit(code)

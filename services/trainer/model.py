@@ -7,14 +7,28 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
+from infrastructure.artifacts import Artifacts
+from services.trainer.failures import BadData
+
+CPU = torch.device("cpu")
 
 
-class TargetModulesNotFound(Exception):
+class BaseChanged(Exception):
+    """The stored base model is not the one that the job was approved with."""
+
+
+class TargetModulesNotFound(BadData):
     """A target module names no linear layer of the base model."""
 
 
@@ -36,10 +50,63 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def load_base(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The base model of a directory, mapped from disk, in the given precision."""
+def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> None:
+    """Raise BaseChanged if a base model's manifest has another hash than the given one."""
+    if manifest_sha256 is None:
+        return
+    found = artifacts.manifest(ref).sha256
+    if found != manifest_sha256:
+        raise BaseChanged(
+            f"The base model under {ref} is not the one that the job was approved with: its "
+            f"manifest's sha256 is {found}, approved was {manifest_sha256}."
+        )
+
+
+def load_base(
+    directory: Path,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+    precision: Precision = Precision.BF16,
+) -> PreTrainedModel:
+    """The base model of a directory, mapped from disk, on a device.
+
+    With NF4 the linear layers are held in 4 bits and multiplied in `dtype`; the rest (embeddings,
+    norms, head) is in `dtype`, as all of it is else. Source: Dettmers et al., QLoRA (2023). Its
+    casting of that rest to float32 is left out: no part of it is trained, and the embeddings of a
+    small base would double.
+    """
     logging.disable_progress_bar()  # a log is no terminal
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    if precision is Precision.BF16:
+        base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        return base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=dtype,
+        quantization_config=four_bits,
+        device_map={"": device},
+        local_files_only=True,
+    )
+    for layer in base.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # For inference on such CPUs bitsandbytes would pack the weights anew, with scales
+            # rounded to bfloat16: what is evaluated has to be what was trained.
+            layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
+    return base
+
+
+def checkpoint_activations(base: PreTrainedModel) -> None:
+    """Keep each layer's input only, and compute the rest again in the backward pass.
+
+    Not re-entrant, so that no input needs a gradient; dropout is drawn again as it was. Source:
+    Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
+    """
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -61,6 +128,7 @@ def attach_adapter(
     The base is frozen and B starts at zero, so that the adapted model begins as the base. Source:
     Hu et al., LoRA (2021). Raises TargetModulesNotFound. Uses torch's random state.
     """
+    # A 4-bit layer is an nn.Linear too.
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     for target in hyperparameters.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):

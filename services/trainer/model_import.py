@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from domain.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
@@ -54,9 +55,10 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         raise ImportRefused("A model's name has letters, digits, dots, dashes and underscores.")
     _tell(f"reading {source}")
     tokenizer, model = _load(locate(source))
+    shape = shape_of(model)
     with tempfile.TemporaryDirectory(prefix="model-import-") as folder:
         directory = Path(folder)
-        _tell(f"saving {model.num_parameters():,} parameters as {model.dtype}")
+        _tell(f"saving {shape.parameters:,} parameters as {model.dtype}")
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         ref = f"models/{name}/{_content_hash(directory)[:16]}"
@@ -66,20 +68,60 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         else:
             _tell(f"storing {ref}")
             manifest = artifacts.put_directory(ref, directory)
-    config = model.config.get_text_config()
     return ImportedModel(
         name=name,
         ref=ref,
         manifest_sha256=manifest.sha256,
         source=source,
         architecture=type(model).__name__,
-        parameters=model.num_parameters(),
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
+        shape=shape,
         has_chat_template=tokenizer.chat_template is not None,
     )
+
+
+def shape_of(model: PreTrainedModel) -> ModelShape:
+    """The shape of a loaded model, from its configuration and the modules of its first layer.
+
+    Parameters count tied weights once. Raises ImportRefused if an adapter cannot be put on it.
+    """
+    config = model.config.get_text_config()
+    try:
+        return ModelShape(
+            parameters=model.num_parameters(),
+            layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            attention_heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None)
+            or config.hidden_size // config.num_attention_heads,
+            vocab_size=config.vocab_size,
+            context_length=config.max_position_embeddings,
+            tied_embeddings=config.tie_word_embeddings,
+            linears=_linears(model, config.num_hidden_layers),
+        )
+    except AttributeError as error:
+        raise ImportRefused(
+            f"{type(model).__name__} is not an architecture that can be fine-tuned here: {error}"
+        ) from error
+
+
+def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
+    """Linear modules of the first layer: (inputs, outputs) by the last part of their name."""
+    from torch.nn import Linear, ModuleList
+
+    stacks = (each for each in model.modules() if isinstance(each, ModuleList))
+    stack = next((each for each in stacks if len(each) == layers), None)
+    linears: dict[str, tuple[int, int]] = {}
+    for name, module in stack[0].named_modules() if stack is not None else ():
+        if isinstance(module, Linear):
+            last = name.rpartition(".")[2]
+            if last in linears:  # the experts of a mixture: memory and adapters follow other rules
+                raise ImportRefused(f"A layer has several modules named {last}; one is supported.")
+            linears[last] = (module.in_features, module.out_features)
+    if not linears:
+        raise ImportRefused(f"{type(model).__name__} has no linear modules to put an adapter on.")
+    return linears
 
 
 def locate(source: str) -> Source:

@@ -29,7 +29,8 @@ class Plan:
     """Which examples each optimizer step sees, cut into micro batches.
 
     `lengths` are the examples' sizes in tokens. Every epoch is shuffled anew and ends with a short
-    step if the examples do not divide.
+    step if the examples do not divide. A step's micro batches are spread over the ranks, so that
+    two ranks do in a step what one does with twice the accumulation.
     """
 
     lengths: tuple[int, ...]
@@ -37,11 +38,17 @@ class Plan:
     micro_batch_size: int
     gradient_accumulation: int
     seed: int
+    ranks: int = 1
 
     @property
     def examples_per_step(self) -> int:
         """Examples of one full optimizer step."""
-        return self.micro_batch_size * self.gradient_accumulation
+        return self.micro_batch_size * self.micro_batches_per_step
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro batches of one full optimizer step, over all ranks."""
+        return self.gradient_accumulation * self.ranks
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,8 +68,14 @@ class Plan:
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
-        start = position * self.gradient_accumulation
-        return batches[start : start + self.gradient_accumulation]
+        start = position * self.micro_batches_per_step
+        batches = batches[start : start + self.micro_batches_per_step]
+        if self.ranks > 1:  # dealt out from the largest to the smallest, the ranks' work is even
+            batches = sorted(batches, key=self._padded_tokens, reverse=True)
+        return batches
+
+    def _padded_tokens(self, batch: list[int]) -> int:
+        return len(batch) * max(self.lengths[index] for index in batch)
 
     def learning_rate(self, step: int, peak: float) -> float:
         """Learning rate of an optimizer step (from 0): linear warm-up over 3%, then cosine to 0.

@@ -18,6 +18,8 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from domain.failures import FailureClass
+from domain.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.reports import (
     LAST_WORD,
@@ -25,13 +27,12 @@ from infrastructure.reports import (
     Control,
     LogLine,
     Outcome,
-    Phase,
     Report,
     SegmentSpec,
     StepMeasured,
     control_subject,
 )
-from services.trainer.clock import SegmentClock
+from services.trainer.clock import PhaseTimes, SegmentClock
 from services.trainer.lease import Lease
 
 ACK_SECONDS = 2
@@ -74,8 +75,9 @@ class Reporter:
             "job_id": spec.job_id,
             "segment": spec.segment,
         }
+        self._phases = PhaseTimes()
         self._draft = Report(
-            **self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=Phase.MODEL_LOAD
+            **self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=self._phases.present
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()
@@ -94,6 +96,17 @@ class Reporter:
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(timeout=EXIT_SECONDS / 2)
 
+    @property
+    def phase(self) -> Phase:
+        """The phase that was entered last."""
+        return self._phases.present
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase, and say so at once."""
+        with self._lock:
+            self._phases.enter(phase, self._clock.elapsed())
+        self.update(now=True, phase=phase)
+
     def update(self, *, now: bool = False, **fields: Any) -> None:
         """Change fields of the cumulative report; `now` sends it without waiting a heartbeat."""
         with self._lock:
@@ -110,7 +123,7 @@ class Reporter:
     def saved(self, checkpoint: Checkpoint) -> None:
         """Report a checkpoint that became durable, at once."""
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
-        self.update(now=True, checkpoint=checkpoint, elapsed_seconds=checkpoint.elapsed_seconds)
+        self.update(now=True, checkpoint=checkpoint, **self._times(checkpoint.elapsed_seconds))
         self._keep_last_word()
 
     def log(self, text: str, level: Level = "INFO") -> None:
@@ -126,26 +139,39 @@ class Reporter:
             key = f"{self._spec.job_id}:{self._spec.segment}:log:{n}"
             self._outbox.append(Outgoing(key, message.subject, _payload(message)))
 
-    def finish(self, outcome: Outcome, error_class: str | None = None) -> bool:
+    def finish(
+        self,
+        outcome: Outcome,
+        error_class: str | None = None,
+        failure: FailureClass | None = None,
+    ) -> bool:
         """Send the final report until it is answered; returns whether it was.
 
         Its elapsed time stays what it is now: waiting for the answer is nobody's bill. The wait
         ends after 120 s (3 s for a segment that was stopped), or with the paid time and grace if
         that is sooner.
         """
-        elapsed = self._clock.elapsed()
         self.update(
             now=True,
             outcome=outcome,
             error_class=error_class,
-            elapsed_seconds=elapsed,
-            grace_seconds=self._lease.grace_used(elapsed),
+            failure=failure,
+            **self._times(self._clock.elapsed()),
         )
         self._keep_last_word()
         stopped = outcome is Outcome.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
-        limit = min(limit, self._lease.remaining_seconds - EXIT_SECONDS)
+        remaining = self._clock.real_seconds(self._lease.remaining_seconds)
+        limit = min(limit, remaining - EXIT_SECONDS)
         return self._answered.wait(max(0.0, limit))
+
+    def _times(self, elapsed_seconds: float) -> dict[str, Any]:
+        """The fields of a report that follow from how long the segment has run."""
+        return {
+            "elapsed_seconds": elapsed_seconds,
+            "phase_seconds": self._phases.until(elapsed_seconds),
+            "grace_seconds": self._lease.grace_used(elapsed_seconds),
+        }
 
     def _keep_last_word(self) -> None:
         """Write the report beside the spec: NATS may be away for longer than this process lives."""
@@ -254,11 +280,7 @@ class Reporter:
         with self._lock:
             update: dict[str, Any] = {"n": self._draft.n + 1, "sent_at": _now()}
             if self._draft.outcome is None:
-                elapsed = self._clock.elapsed()
-                update |= {
-                    "elapsed_seconds": elapsed,
-                    "grace_seconds": self._lease.grace_used(elapsed),
-                }
+                update |= self._times(self._clock.elapsed())
             self._draft = self._draft.model_copy(update=update)
             return self._draft
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
 
+from domain.estimate import Precision
+from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Checkpoint, Evaluation, Phase, SegmentSpec, StepMeasured
+from infrastructure.reports import Checkpoint, Evaluation, SegmentSpec, StepMeasured
 from services.trainer import checkpoint
 from services.trainer.adapter_card import write_card
 from services.trainer.dataset import Dataset, fetch, prepare
@@ -18,23 +21,50 @@ from services.trainer.examples import Renderer
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
     attach_adapter,
+    checkpoint_activations,
     choose_dtype,
     context_length,
     load_base,
     load_tokenizer,
     pad_id,
+    require_base,
     save_adapter,
 )
 from services.trainer.plan import Plan
-from services.trainer.reporter import Reporter
+from services.trainer.ranks import Ranks
+from services.trainer.reporter import Level
 from services.trainer.training import Step, Training
 
 
+class Voice(Protocol):
+    """Where a segment says what it does; see Reporter."""
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase."""
+        ...
+
+    def update(self, *, now: bool = False, **fields: Any) -> None:
+        """Change fields of the cumulative report."""
+        ...
+
+    def measure(self, measured: StepMeasured) -> None:
+        """Tell what an optimizer step measured."""
+        ...
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Tell of a checkpoint that became durable."""
+        ...
+
+    def log(self, text: str, level: Level = "INFO") -> None:
+        """Write log lines."""
+        ...
+
+
 class Segment:
-    """A segment at work. `run` returns when the adapter is registered.
+    """A segment at work, in one of its ranks. `run` returns when the adapter is registered.
 
     SegmentStopped leaves it when the lease or a stop ends it before; by then what was done is in a
-    checkpoint, unless no step was done.
+    checkpoint, unless no step was done. Only rank 0's lease ends, and only rank 0 stores anything.
     """
 
     def __init__(
@@ -42,13 +72,15 @@ class Segment:
         spec: SegmentSpec,
         artifacts: Artifacts,
         scratch: Path,
-        reporter: Reporter,
+        reporter: Voice,
         lease: Lease,
+        ranks: Ranks,
     ) -> None:
         self.spec, self.hyperparameters = spec, spec.hyperparameters
-        self.artifacts, self.scratch = artifacts, scratch
-        self.reporter, self.lease = reporter, lease
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.artifacts, self.models = artifacts, scratch / "models"
+        self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
+        self.scratch.mkdir(exist_ok=True)
+        self.reporter, self.lease, self.ranks = reporter, lease, ranks
         self.step = 0  # optimizer steps done, over all segments
         self.saved_step = 0  # of the newest checkpoint
         self.trained_tokens = 0
@@ -60,13 +92,16 @@ class Segment:
         self._load()
         self._prepare()
         self._train()
-        self._register(self._evaluate())
+        evaluation = self._evaluate()
+        self.ranks.leave()
+        if self.ranks.leads:
+            self._register(evaluation)
 
     def _load(self) -> None:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
-        self.dtype, self.resumed = choose_dtype(self.device), None
+        self.dtype, self.resumed = choose_dtype(self.ranks.device), None
         if spec.resume_from is not None:
             self.resumed, position = checkpoint.fetch(
                 self.artifacts, spec.resume_from, self.scratch
@@ -74,17 +109,29 @@ class Segment:
             self.dtype = getattr(torch, position.dtype)
             self._continue_from(position)
         self.lease.check()
-        directory = self.artifacts.local_directory(spec.base_ref, self.scratch / "models")
+        require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
+        with self.ranks.leader_first():
+            directory = self.artifacts.local_directory(spec.base_ref, self.models)
         self.tokenizer = load_tokenizer(directory)
         self.lease.check()
-        base = load_base(directory, self.dtype)
+        base = load_base(directory, self.dtype, self.ranks.device, spec.precision)
+        self.lease.check()
         self.context = context_length(base, self.tokenizer)
+        if spec.gradient_checkpointing:
+            checkpoint_activations(base)
+        # The same adapter in every rank, and then another dropout in each.
         torch.manual_seed(self.hyperparameters.seed)
         self.model: PeftModel = attach_adapter(base, self.hyperparameters, spec.base_model)
+        if not self.ranks.leads:
+            torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
+        self._describe_model()
+
+    def _describe_model(self) -> None:
+        held = "4-bit NF4, computing" if self.spec.precision is Precision.NF4 else "held"
         self.reporter.log(
-            f"base {spec.base_model} on {self.device} in {self.dtype}, adapter in float32, "
-            f"{torch.get_num_threads()} threads; {self.model.get_nb_trainable_parameters()[0]:,} "
-            "trainable parameters"
+            f"base {self.spec.base_model} on {self.ranks.device.type}, {held} in {self.dtype}, "
+            f"adapter in float32, {self.ranks.count} ranks of {torch.get_num_threads()} threads; "
+            f"{self.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
         )
 
     def _continue_from(self, position: checkpoint.Position) -> None:
@@ -128,6 +175,7 @@ class Segment:
             micro_batch_size=hyperparameters.micro_batch_size,
             gradient_accumulation=hyperparameters.gradient_accumulation,
             seed=hyperparameters.seed,
+            ranks=self.ranks.count,
         )
         self._describe(self.dataset)
 
@@ -153,9 +201,11 @@ class Segment:
             self.dataset.train,
             self.hyperparameters,
             pad_id(self.tokenizer),
+            self.ranks,
+            self.lease.progress,
         )
         if self.resumed is not None:
-            checkpoint.restore(self.resumed, self.model, training.optimizer)
+            checkpoint.restore(self.resumed, self.model, training.optimizer, self.ranks)
         while self.step < self.plan.total_steps:
             self._stop_if_asked(training)
             self._take(training.step(self.step))
@@ -164,8 +214,12 @@ class Segment:
         self._save(training)
 
     def _stop_if_asked(self, training: Training) -> None:
-        """Save and leave if the segment has to end: only ever between two optimizer steps."""
-        if self.lease.outcome is not None:
+        """Save and leave if the segment has to end: only ever between two optimizer steps.
+
+        All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
+        the others is its business.
+        """
+        if self.ranks.agree(self.lease.outcome is not None):
             self._save(training)
             self.lease.check()
 
@@ -209,6 +263,8 @@ class Segment:
             hyperparameters=self.hyperparameters,
             dtype=str(self.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
+            precision=self.spec.precision,
+            ranks=self.ranks.count,
         )
 
     def _save(self, training: Training) -> None:
@@ -216,11 +272,22 @@ class Segment:
         if self.step == self.saved_step:
             return
         position = self._position(self.loss_sum / self.loss_tokens)
-        ref = f"{self.spec.checkpoint_prefix}/step-{self.step:06d}"
-        manifest = checkpoint.save(
-            self.artifacts, ref, self.scratch, self.model, training.optimizer, position
-        )
+        random = checkpoint.random_states(self.ranks)
         self.saved_step, self.loss_sum, self.loss_tokens = self.step, 0.0, 0
+        if self.ranks.leads:
+            self._store(position, training.optimizer, random)
+
+    def _store(
+        self,
+        position: checkpoint.Position,
+        optimizer: torch.optim.Optimizer,
+        random: dict[str, torch.Tensor],
+    ) -> None:
+        ref = f"{self.spec.checkpoint_prefix}/step-{position.step:06d}"
+        manifest = checkpoint.save(
+            self.artifacts, ref, self.scratch, self.model, optimizer, position, random
+        )
+        self.lease.progress()
         self.reporter.saved(
             Checkpoint(
                 ref=ref,
@@ -240,6 +307,7 @@ class Segment:
             self.dataset.held_out,
             self.hyperparameters.micro_batch_size,
             pad_id(self.tokenizer),
+            self.ranks,
             self.lease.check,
         )
         self.reporter.update(now=True, evaluation=evaluation)
@@ -267,4 +335,4 @@ class Segment:
         except SegmentStopped:
             self.reporter.log(f"ending before {phase.value}")
             raise
-        self.reporter.update(now=True, phase=phase)
+        self.reporter.enter(phase)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from peft import PeftModel
+from torch.nn.utils import clip_grad_norm_
 
 from domain.hyperparameters import Hyperparameters
 from services.trainer.batches import collate, loss_sum
 from services.trainer.examples import Example
+from services.trainer.failures import LossDiverged
 from services.trainer.plan import Plan
+from services.trainer.ranks import Ranks
 
 CLIP_NORM = 1.0
 WEIGHT_DECAY = 0.01  # torch's default for AdamW, written out because the adapter depends on it
 
 
-class LossDiverged(Exception):
-    """The loss or its gradient is no finite number; the last checkpoint is still good."""
-
-
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step measured."""
+    """What one optimizer step measured, over all ranks."""
 
     loss: float  # mean over label tokens, nats, before the step
     label_tokens: int
@@ -44,49 +43,59 @@ class Training:
         examples: list[Example],
         hyperparameters: Hyperparameters,
         pad_id: int,
+        ranks: Ranks,
+        progress: Callable[[], None],
     ) -> None:
-        self.accelerator = Accelerator()
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.adapter, lr=hyperparameters.learning_rate, weight_decay=WEIGHT_DECAY
         )
-        self.model, self._optimizer = self.accelerator.prepare(model, self.optimizer)
-        self.plan, self.examples = plan, examples
+        self.model, self.plan, self.examples = model, plan, examples
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
+        self.ranks, self.progress = ranks, progress
 
     def step(self, number: int) -> Step:
         """Do the optimizer step of this number (from 0) and measure it.
 
         The gradient is that of the mean loss over all label tokens of the step, however they are
-        spread over micro batches. AdamW: Loshchilov and Hutter (2019). Raises LossDiverged.
+        spread over micro batches and ranks. AdamW: Loshchilov and Hutter (2019). `progress` is
+        called after each micro batch. Raises LossDiverged, in all ranks alike.
         """
         started = time.monotonic()
         self.model.train()
-        batches = [
-            collate([self.examples[i] for i in indices], self.pad_id, self.accelerator.device)
-            for indices in self.plan.micro_batches(number)
-        ]
-        label_tokens = sum(batch.label_tokens for batch in batches)
-        total = 0.0
-        for batch in batches:
-            loss = loss_sum(self.model, batch) / label_tokens
-            total += loss.item()
-            self.accelerator.backward(loss)
+        micro_batches = self.plan.micro_batches(number)
+        # Every rank knows all of the step's examples: their count needs no exchange.
+        examples = [self.examples[index] for indices in micro_batches for index in indices]
+        label_tokens = sum(example.label_tokens for example in examples)
+        loss = self._backward(micro_batches, label_tokens)
         learning_rate = self.plan.learning_rate(number, self.hyperparameters.learning_rate)
-        self._apply(total, learning_rate, number)
+        self._apply(loss, learning_rate, number)
         return Step(
-            loss=total,
+            loss=loss,
             label_tokens=label_tokens,
-            tokens=sum(batch.tokens for batch in batches),
+            tokens=sum(len(example.input_ids) for example in examples),
             learning_rate=learning_rate,
             seconds=time.monotonic() - started,
         )
 
+    def _backward(self, micro_batches: list[list[int]], label_tokens: int) -> float:
+        """Gradients of this rank's micro batches, summed over the ranks; returns the loss."""
+        total = 0.0
+        for indices in self.ranks.share(micro_batches):
+            examples = [self.examples[index] for index in indices]
+            batch = collate(examples, self.pad_id, self.ranks.device)
+            loss = loss_sum(self.model, batch) / label_tokens
+            total += loss.item()
+            loss.backward()
+            self.progress()
+        self.ranks.sum_gradients(self.adapter)
+        return self.ranks.sum(total)[0]
+
     def _apply(self, loss: float, learning_rate: float, number: int) -> None:
-        norm = self.accelerator.clip_grad_norm_(self.adapter, CLIP_NORM)
-        if not (math.isfinite(loss) and math.isfinite(float(norm if norm is not None else 0.0))):
+        norm = clip_grad_norm_(self.adapter, CLIP_NORM)
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise LossDiverged(f"loss {loss} with gradient norm {norm} at step {number + 1}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()

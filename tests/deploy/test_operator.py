@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from deploy import operator
 from deploy.cli import main
+from deploy.local.errors import StackError
 from deploy.processes import environment
 from domain.application import EcoLink
 from domain.base_model import BaseModel
@@ -14,6 +15,7 @@ from domain.identity import base_model_id
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
+from tests.tiny_model import TINY_SHAPE
 
 
 @pytest.fixture(autouse=True)
@@ -72,18 +74,32 @@ def test_a_base_model_is_offered_once_it_is_imported(
             manifest_sha256="22",
             source=source,
             architecture="LlamaForCausalLM",
-            parameters=1000,
-            layers=2,
-            hidden_size=8,
-            vocab_size=64,
-            context_length=256,
+            shape=TINY_SHAPE,
             has_chat_template=False,
         )
 
     monkeypatch.setattr(operator, "run_import", imported)
-    assert "1,000 parameters" in ecolink("models", "import", "someone/tiny-1.5.gguf")
+    assert "30,496 parameters" in ecolink("models", "import", "someone/tiny-1.5.gguf")
     with open_log(settings) as log:
-        assert log.load(BaseModel, base_model_id("tiny-1.5")).context_length == 256
+        base = log.load(BaseModel, base_model_id("tiny-1.5"))
+    assert (base.parameters, base.context_length) == (30_496, 256)
+    assert base.shape == TINY_SHAPE
+
+
+def test_a_repository_that_the_catalog_lists_has_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names: list[str] = []
+
+    def imported(_: Settings, source: str, name: str) -> ImportedModel:
+        names.append(name)
+        raise StackError("enough")
+
+    monkeypatch.setattr(operator, "run_import", imported)
+    repository = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    ecolink("models", "import", repository, exit_code=1)
+    ecolink("models", "import", repository, "--name", "mine", exit_code=1)
+    assert names == ["smollm2-135m-instruct", "mine"]
 
 
 def test_a_model_that_cannot_be_imported_is_one_sentence() -> None:

@@ -6,9 +6,13 @@ from uuid import UUID
 
 from domain.account import Account, Role
 from domain.aggregate import Aggregate
+from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.hyperparameters import Hyperparameters
-from domain.job import Job, TrainingPlan
+from domain.job import Job, SegmentEnd
 from domain.meter import Meter
+from domain.phases import Phase
+from domain.training_plan import TrainingPlan
+from tests.causes import NOW
 
 ACCOUNT_ID = UUID("11111111-1111-5111-8111-111111111111")
 JOB_ID = UUID("22222222-2222-5222-8222-222222222222")
@@ -27,8 +31,23 @@ PLAN = TrainingPlan(
     rate_micros_per_hour=3_600_000,
     catalog_version="test",
     hyperparameters=Hyperparameters().model_dump(mode="json"),
+    precision=Precision.BF16,
+    gradient_checkpointing=False,
+    sequence_length=128,
 )
 """A plan that costs 1,000 micro-dollars a second."""
+
+ESTIMATE = Estimate(
+    rate_micros_per_hour=PLAN.rate_micros_per_hour,
+    tokens=10_000,
+    total_steps=30,
+    calibrated_from=0,
+    phases=tuple(
+        PhaseEstimate(phase=phase, model_seconds=20.0, low_seconds=20.0, high_seconds=26.0)
+        for phase in Phase
+    ),
+)
+"""120 to 156 seconds, all phases alike."""
 
 
 def happened(aggregate: Aggregate) -> list[str]:
@@ -56,6 +75,46 @@ def meter(paid_seconds: int = 0) -> Meter:
 
 def job() -> Job:
     """An approved job."""
-    approved = Job.approve(JOB_ID, ACCOUNT_ID, PLAN)
+    approved = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
     approved.collect_events()
     return approved
+
+
+def running(segment: int = 1) -> Job:
+    """A job whose segment trains, after those before it were stopped by the platform."""
+    given = job()
+    for number in range(1, segment + 1):
+        given.allocate_segment(number)
+        given.start_pod(number, f"pod-{number}", NOW)
+        given.start_training(number, 0, 30, 100, 5)
+        if number < segment:
+            given.end_segment(number, SegmentEnd.STOPPED, 10)
+    given.collect_events()
+    return given
+
+
+def save_checkpoint(given: Job, segment: int, step: int, elapsed_seconds: int = 10) -> None:
+    """A checkpoint of the running segment."""
+    given.save_checkpoint(
+        segment,
+        step=step,
+        train_loss=1.5,
+        elapsed_seconds=elapsed_seconds,
+        ref=f"checkpoints/{segment}/{step}",
+        manifest_sha256="c" * 64,
+        total_bytes=1000,
+    )
+
+
+def evaluate(given: Job, segment: int) -> None:
+    """All steps are done and saved, and the held-out losses are known."""
+    save_checkpoint(given, segment, 30, elapsed_seconds=70)
+    given.start_evaluation(segment, 30)
+    given.complete_evaluation(segment, 3.0, 2.0, 5, 400)
+
+
+def complete(given: Job, segment: int) -> None:
+    """Evaluated, registered and over."""
+    evaluate(given, segment)
+    given.register(segment, "adapter", "a" * 64)
+    given.end_segment(segment, SegmentEnd.COMPLETED, 90)

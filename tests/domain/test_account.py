@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from domain.account import Account
 from domain.errors import CommandReused, InsufficientBalance, Invalid
-from tests.domain.examples import JOB_ID, account, happened
+from domain.event_log import EventLog, PydanticMapper
+from domain.payment import Payment, Receipt
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened
+
+LOW_SECONDS = 900
 
 
 def test_a_credit_counts_once_for_each_reference() -> None:
@@ -79,8 +85,62 @@ def test_a_reversal_gives_back_and_names_its_work() -> None:
     assert given.balance_micros == 1040
 
 
+def test_a_payment_tops_the_balance_up() -> None:
+    given = account(1000)
+    given.settle(captured_micros=0, reserved_micros=1000, second_micros=100)
+    given.settle(captured_micros=1000, reserved_micros=0, second_micros=100)
+    happened(given)
+    given.top_up(payment(500))
+    assert happened(given) == ["ToppedUp"]
+    assert given.balance_micros == 500
+    assert not given.depleted
+
+
+def test_a_payment_that_is_stored_already_tops_nothing_up() -> None:
+    given, stored = account(), payment(500)
+    stored.collect_events()
+    with pytest.raises(AssertionError):
+        given.top_up(stored)
+
+
+def test_a_low_balance_is_said_once_for_each_crossing() -> None:
+    given = account(1000)
+    for runway in (900, 899, 500, 899):
+        given.watch_runway(runway, LOW_SECONDS)
+    (event,) = given.collect_events()
+    assert isinstance(event, Account.BalanceLow)
+    assert event.runway_seconds == 899
+    for runway in (900, 2000, 10):
+        given.watch_runway(runway, LOW_SECONDS)
+    assert happened(given) == ["BalanceRecovered", "BalanceLow"]
+
+
+def test_a_top_up_alone_is_no_recovery_before_a_tick_saw_it() -> None:
+    given = account()
+    given.watch_runway(10, LOW_SECONDS)
+    given.top_up(payment(500))
+    assert given.low
+
+
 def test_a_snapshot_is_the_account() -> None:
     given = account(1000)
     given.settle(captured_micros=0, reserved_micros=300)
+    given.watch_runway(1, LOW_SECONDS)
     happened(given)
     assert Account.Snapshot.take(given).mutate(None) == given
+
+
+def test_a_snapshot_from_before_the_warning_existed_is_read() -> None:
+    given = account(1000)
+    mapper = PydanticMapper(EventLog().construct_transcoder())
+    row = mapper.to_stored_event(Account.Snapshot.take(given))
+    assert row.state.count(b'"low":false,') == 1
+    old = replace(row, state=row.state.replace(b'"low":false,', b""))
+    snapshot = mapper.to_domain_event(old)
+    assert isinstance(snapshot, Account.Snapshot)
+    assert snapshot.mutate(None) == given
+
+
+def payment(amount_micros: int) -> Payment:
+    receipt = Receipt(provider="manual", reference="INV-7", amount_micros=amount_micros)
+    return Payment.receive(ACCOUNT_ID, receipt)

@@ -8,9 +8,9 @@ import pytest
 
 from domain.account import Role
 from domain.api_key import ApiKey, new_secret
-from domain.base_model import BaseModel
-from domain.dataset import Dataset, DatasetStatus
+from domain.dataset import Counted, Dataset, DatasetStatus
 from domain.errors import WrongState
+from domain.token_lengths import TokenLengths
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, happened
 
 
@@ -38,21 +38,35 @@ def test_a_file_is_judged_once() -> None:
 
 def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     given = uploaded()
+    lengths, longer = TokenLengths.of([20, 40]), TokenLengths.of([22, 44])
     with pytest.raises(WrongState):
-        given.record_tokens("tiny", "r1", 100, 20)
+        given.record_tokens("tiny", "r1", lengths)
     given.validate("datasets/x", "n" * 64, examples=9, duplicates=0, report_ref="report")
-    given.record_tokens("tiny", "r1", 100, 20)
-    given.record_tokens("tiny", "r1", 100, 20)
-    given.record_tokens("tiny", "r2", 110, 20)
+    given.record_tokens("tiny", "r1", lengths)
+    given.record_tokens("tiny", "r1", lengths)
+    assert given.counted == {"tiny": Counted("r1", lengths)}
+    assert given.is_counted("tiny", "r1")
+    assert not given.is_counted("tiny", "r2")
+    given.record_tokens("tiny", "r2", longer)
+    assert given.counted == {"tiny": Counted("r2", longer)}
+    counted = [each for each in given.collect_events() if isinstance(each, Dataset.TokensCounted)]
+    assert [(each.tokens, each.longest_example) for each in counted] == [(60, 40), (66, 44)]
+
+
+def test_a_count_without_lengths_as_the_first_version_made_them_is_made_again() -> None:
+    given = uploaded()
+    given.validate("datasets/x", "n" * 64, examples=9, duplicates=0, report_ref="report")
+    given.trigger_event(
+        Dataset.TokensCounted,
+        base_model="tiny",
+        base_manifest_sha256="r1",
+        tokens=100,
+        longest_example=20,
+        lengths=None,
+    )
+    assert given.counted == {}
+    given.record_tokens("tiny", "r1", TokenLengths.of([100]))
     assert happened(given) == ["DatasetValidated", "TokensCounted", "TokensCounted"]
-
-
-def test_a_base_model_is_revised_by_other_content_alone() -> None:
-    given = BaseModel.imported("tiny", "models/tiny", "m1", "LlamaForCausalLM", 1000, 256)
-    given.revise("models/tiny", "m1", "LlamaForCausalLM", 1000, 256)
-    given.revise("models/tiny", "m2", "LlamaForCausalLM", 1000, 512)
-    assert happened(given) == ["BaseModelImported", "BaseModelRevised"]
-    assert given.context_length == 512
 
 
 def test_a_key_is_revoked_once_and_its_secret_is_nowhere() -> None:

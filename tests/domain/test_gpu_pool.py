@@ -76,3 +76,30 @@ def test_a_shrunken_pool_drains_before_it_serves() -> None:
     assert given.next_fitting is None
     given.release(first.job_id, 1)
     assert given.next_fitting == second
+
+
+def test_a_claim_that_is_withdrawn_makes_way() -> None:
+    given, running, large, small = pool(2), claim(), claim(2), claim(1)
+    given.request(running)
+    given.allocate(running)
+    given.request(large)
+    given.request(small)
+    given.withdraw(large.job_id)
+    assert happened(given)[-1] == "GpusRequestWithdrawn"
+    assert given.next_fitting == small
+
+
+def test_only_a_place_in_the_queue_can_be_withdrawn_and_only_once() -> None:
+    given, running, waiting = pool(1), claim(), claim()
+    given.request(running)
+    given.allocate(running)
+    given.request(waiting)
+    given.collect_events()
+    given.withdraw(running.job_id)
+    given.withdraw(waiting.job_id)
+    given.withdraw(waiting.job_id)
+    given.withdraw(uuid4())
+    assert happened(given) == ["GpusRequestWithdrawn"]
+    assert given.free == 0
+    given.request(waiting)
+    assert happened(given) == ["GpusRequested"], "it may stand in the queue again, at its end"

@@ -1,140 +1,433 @@
-"""Job: segments one at a time, progress once, three relaunches, stale reports refused."""
+"""Job: pause, resume, cancel, promote, expire, and an empty balance, alone and in races."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from domain.errors import StaleSegment
-from domain.hyperparameters import Hyperparameters
+from domain.aggregate import Cause, because
+from domain.errors import StaleSegment, WrongState
+from domain.failures import FailureClass
 from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
+from domain.lifecycle import PauseReason
 from tests.domain.conftest import NOW
-from tests.domain.examples import happened, job
+from tests.domain.examples import (
+    ESTIMATE,
+    complete,
+    evaluate,
+    happened,
+    job,
+    running,
+    save_checkpoint,
+)
+
+RETENTION = timedelta(days=30)
+RATE = 3_600_000
 
 
-def running(segment: int = 1) -> Job:
-    given = job()
-    for number in range(1, segment + 1):
-        given.allocate_segment(number)
-        given.start_pod(number, f"pod-{number}", NOW)
-        given.start_training(number, 0, 30, 100, 5)
-        if number < segment:
-            given.end_segment(number, SegmentEnd.STOPPED, 10)
+def resume(given: Job, rate: int = RATE) -> None:
+    given.resume(ESTIMATE, rate, "2")
+
+
+def paused() -> Job:
+    """A job that its owner paused at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.pause()
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
     given.collect_events()
     return given
 
 
-def save_checkpoint(given: Job, segment: int, step: int, elapsed_seconds: int = 10) -> None:
-    given.save_checkpoint(
-        segment,
-        step=step,
-        train_loss=1.5,
-        elapsed_seconds=elapsed_seconds,
-        ref=f"checkpoints/{segment}/{step}",
-        manifest_sha256="c" * 64,
-        total_bytes=1000,
-    )
+def cancelled() -> Job:
+    """A job that was cancelled at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.collect_events()
+    return given
 
 
-def complete(given: Job, segment: int) -> None:
-    given.start_evaluation(segment, 30)
-    given.complete_evaluation(segment, 3.0, 2.0, 5, 400)
-    given.register(segment, "adapter", "a" * 64)
-    given.end_segment(segment, SegmentEnd.COMPLETED, 90)
+def at(given_seconds: float) -> Cause:
+    return Cause("account:test", "later", NOW + timedelta(seconds=given_seconds))
 
 
-def test_an_approved_job_needs_its_first_segment() -> None:
-    given = job()
+def test_pause_a_running_segment_is_asked_and_the_job_is_paused_with_its_end() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.pause()
     assert given.status is JobStatus.TRAINING
-    assert given.next_segment == 1
-
-
-def test_a_job_from_gpu_to_registered() -> None:
-    given = running()
-    complete(given, 1)
-    assert happened(given) == [
-        "EvaluationStarted",
-        "EvaluationCompleted",
-        "Registered",
+    assert given.stop_requested
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    events = given.collect_events()
+    assert [type(each).TOPIC for each in events] == [
+        "CheckpointSaved",
+        "PauseRequested",
         "SegmentEnded",
+        "JobPaused",
     ]
-    assert given.status is JobStatus.REGISTERED
-    assert given.model == "ft:tiny:22222222"
-    assert given.next_segment is None
+    last = events[-1]
+    assert isinstance(last, Job.JobPaused)
+    assert (last.reason, last.step) == (PauseReason.OWNER, 10)
+    assert (given.status, given.next_segment) == (JobStatus.PAUSED, None)
+    assert not given.stop_requested
 
 
-def test_every_report_may_come_twice() -> None:
+def test_pause_a_job_that_waits_for_a_gpu_is_paused_at_once() -> None:
+    given = job()
+    given.pause()
+    assert happened(given) == ["JobPaused"]
+
+
+def test_pause_a_segment_that_was_never_launched_ends_at_no_cost() -> None:
+    given = job()
+    given.allocate_segment(1)
+    given.pause()
+    given.end_segment(1, SegmentEnd.STOPPED, 0)
+    assert happened(given) == [
+        "SegmentAllocated",
+        "PauseRequested",
+        "SegmentEnded",
+        "JobPaused",
+    ]
+
+
+def test_pause_twice_is_once() -> None:
     given = running()
-    given.start_pod(1, "pod-1", NOW)
-    given.start_training(1, 0, 30, 100, 5)
-    save_checkpoint(given, 1, 10)
-    save_checkpoint(given, 1, 10)
-    save_checkpoint(given, 1, 5)
-    given.start_evaluation(1, 30)
-    given.start_evaluation(1, 30)
-    given.complete_evaluation(1, 3.0, 2.0, 5, 400)
-    given.complete_evaluation(1, 3.0, 2.0, 5, 400)
-    assert happened(given) == ["CheckpointSaved", "EvaluationStarted", "EvaluationCompleted"]
+    given.pause()
+    given.pause()
+    assert happened(given) == ["PauseRequested"]
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.pause()
+    assert happened(given) == ["SegmentEnded", "JobPaused"]
 
 
-def test_reports_of_an_older_segment_are_refused() -> None:
-    given = running(segment=2)
-    with pytest.raises(StaleSegment):
-        save_checkpoint(given, 1, 10)
-    with pytest.raises(StaleSegment):
-        given.end_segment(1, SegmentEnd.CRASHED, 10)
+def test_pause_twice_is_once_also_when_the_trainer_went_on_meanwhile() -> None:
+    given = running()
+    given.pause()
+    evaluate(given, 1)
+    given.pause()
+    assert happened(given).count("PauseRequested") == 1
+
+
+def test_pause_a_trainer_that_completes_before_it_hears_registers() -> None:
+    given = running()
+    given.pause()
+    complete(given, 1)
+    assert given.status is JobStatus.REGISTERED
+    assert "JobPaused" not in happened(given)
+
+
+@pytest.mark.parametrize("failure", [FailureClass.NODE_LOST, FailureClass.TRAINER_CRASHED])
+def test_pause_a_crash_meanwhile_is_not_relaunched(failure: FailureClass) -> None:
+    given = running()
+    given.pause()
+    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure)
+    assert happened(given) == ["PauseRequested", "SegmentEnded", "JobPaused"]
+
+
+def test_pause_a_crash_that_would_come_again_fails_the_job_all_the_same() -> None:
+    given = running()
+    given.pause()
+    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=FailureClass.OUT_OF_MEMORY)
+    assert given.status is JobStatus.FAILED
+
+
+def test_pause_paid_time_that_ends_meanwhile_is_still_the_owners_pause() -> None:
+    given = running()
+    given.pause()
+    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300, can_pay=False)
+    last = given.collect_events()[-1]
+    assert isinstance(last, Job.JobPaused)
+    assert last.reason is PauseReason.OWNER
+
+
+def test_pause_after_a_cancel_it_is_refused() -> None:
+    given = running()
+    given.cancel(RETENTION)
+    with pytest.raises(WrongState, match="being cancelled"):
+        given.pause()
+
+
+def test_deplete_paid_time_that_ends_without_money_pauses() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.end_segment(1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)
+    last = given.collect_events()[-1]
+    assert isinstance(last, Job.JobPaused)
+    assert (last.reason, last.step) == (PauseReason.BALANCE, 10)
+
+
+def test_deplete_paid_time_that_ends_while_there_is_money_is_relaunched() -> None:
+    given = running()
+    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300, can_pay=True)
+    assert happened(given) == ["SegmentEnded"]
+    assert given.next_segment == 2
+
+
+def test_deplete_a_job_that_waits_is_paused() -> None:
+    given = job()
+    given.deplete()
+    last = given.collect_events()[-1]
+    assert isinstance(last, Job.JobPaused)
+    assert last.reason is PauseReason.BALANCE
+
+
+def test_deplete_a_segment_that_runs_ends_itself() -> None:
+    given = running()
+    given.deplete()
     assert happened(given) == []
 
 
-def test_a_segment_is_allocated_only_when_it_is_the_next() -> None:
-    given = running()
-    with pytest.raises(StaleSegment):
-        given.allocate_segment(2)
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
+def test_deplete_a_job_that_holds_no_gpu_has_nothing_to_lose() -> None:
+    for given in (paused(), cancelled()):
+        given.deplete()
+        assert happened(given) == []
+
+
+def test_resume_it_goes_on_at_the_new_rate() -> None:
+    given = paused()
+    resume(given, 7_200_000)
+    assert given.next_segment == 2
     given.allocate_segment(2)
-    assert given.segment == 2
+    resumed, allocated = given.collect_events()
+    assert isinstance(resumed, Job.JobResumed)
+    assert (resumed.rate_micros_per_hour, resumed.catalog_version) == (7_200_000, "2")
+    assert resumed.estimate == ESTIMATE
+    assert isinstance(allocated, Job.SegmentAllocated)
+    assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
+    assert given.status is JobStatus.TRAINING
 
 
-def test_a_crash_keeps_the_time_of_the_last_checkpoint_of_its_segment() -> None:
-    given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
-    event = given.collect_events()[-1]
-    assert isinstance(event, Job.SegmentEnded)
-    assert event.kept_seconds == 42
+def test_resume_given_again_it_is_once_until_the_next_pause() -> None:
+    given = paused()
+    resume(given)
+    resume(given)
     given.allocate_segment(2)
-    given.end_segment(2, SegmentEnd.CRASHED, 5)
-    event = given.collect_events()[-1]
-    assert isinstance(event, Job.SegmentEnded)
-    assert event.kept_seconds == 0, "the checkpoint is not this segment's work"
+    resume(given)
+    assert happened(given) == ["JobResumed", "SegmentAllocated"]
+    given.pause()
+    given.end_segment(2, SegmentEnd.STOPPED, 5)
+    resume(given)
+    assert happened(given)[-1] == "JobResumed"
 
 
-def test_a_stop_keeps_what_the_last_checkpoint_holds() -> None:
+def test_resume_a_job_that_was_never_paused_refuses_it() -> None:
+    with pytest.raises(WrongState, match="only a paused job"):
+        resume(running())
+
+
+def test_resume_it_says_whether_it_would_do_anything() -> None:
+    given = paused()
+    assert given.must_resume()
+    resume(given)
+    assert not given.must_resume()
+    with pytest.raises(WrongState):
+        running().must_resume()
+
+
+def test_resume_while_it_is_about_to_pause_it_is_refused() -> None:
+    given = paused()
+    resume(given)
+    given.allocate_segment(2)
+    given.pause()
+    with pytest.raises(WrongState, match="about to pause"):
+        resume(given)
+
+
+def test_resume_while_it_is_being_cancelled_it_is_refused() -> None:
+    given = paused()
+    resume(given)
+    given.allocate_segment(2)
+    given.cancel(RETENTION)
+    with pytest.raises(WrongState, match="being cancelled"):
+        resume(given)
+
+
+def test_resume_a_job_paused_in_evaluation_evaluates_again() -> None:
     given = running()
-    save_checkpoint(given, 1, 10, elapsed_seconds=42)
+    save_checkpoint(given, 1, 30, elapsed_seconds=70)
+    given.start_evaluation(1, 30)
+    given.pause()
+    given.end_segment(1, SegmentEnd.STOPPED, 75)
+    assert given.trained
+    resume(given)
+    assert given.status is JobStatus.EVALUATING
+    given.allocate_segment(2)
+    given.start_training(2, 30, 30, 100, 5)
+    assert given.status is JobStatus.EVALUATING
+
+
+def test_resume_the_step_is_that_of_the_checkpoint() -> None:
+    given = running(segment=2)
+    assert (given.step, given.trained) == (0, False)
+    save_checkpoint(given, 2, 10)
+    given.pause()
+    given.end_segment(2, SegmentEnd.STOPPED, 60)
+    assert (given.step, given.total_steps, given.trained) == (10, 30, False)
+
+
+def test_resume_what_a_paused_job_saved_never_expires() -> None:
+    given = paused()
+    with because(at(10 * 365 * 86400)):
+        given.expire_adapter()
+    assert happened(given) == []
+
+
+def test_cancel_a_running_segment_is_asked_and_settled_with_its_end() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.cancel(RETENTION)
     given.end_segment(1, SegmentEnd.STOPPED, 60)
-    event = given.collect_events()[-1]
-    assert isinstance(event, Job.SegmentEnded)
-    assert event.kept_seconds == 42
+    events = given.collect_events()
+    assert [type(each).TOPIC for each in events[1:]] == [
+        "CancelRequested",
+        "SegmentEnded",
+        "JobCancelled",
+    ]
+    last = events[-1]
+    assert isinstance(last, Job.JobCancelled)
+    assert (last.step, last.checkpoint_ref) == (10, "checkpoints/1/10")
+    assert (last.manifest_sha256, last.expires_at) == ("c" * 64, NOW + RETENTION)
+    assert (given.status, given.next_segment) == (JobStatus.CANCELLED, None)
 
 
-def test_a_job_is_relaunched_three_times_and_then_fails() -> None:
+def test_cancel_the_retention_time_counts_from_the_end() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.cancel(RETENTION)
+    with because(at(60)):
+        given.end_segment(1, SegmentEnd.STOPPED, 60)
+    assert given.expires_at == NOW + RETENTION + timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("waiting", [job, paused])
+def test_cancel_without_a_segment_it_is_at_once(waiting: object) -> None:
+    assert callable(waiting)
+    given = waiting()
+    given.cancel(RETENTION)
+    assert happened(given) == ["JobCancelled"]
+
+
+def test_cancel_before_any_checkpoint_nothing_is_kept() -> None:
+    given = running()
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.STOPPED, 5)
+    last = given.collect_events()[-1]
+    assert isinstance(last, Job.JobCancelled)
+    assert (last.checkpoint_ref, last.manifest_sha256, last.expires_at) == (None, None, None)
+
+
+def test_cancel_twice_is_once() -> None:
+    given = running()
+    given.cancel(RETENTION)
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.STOPPED, 5)
+    given.cancel(RETENTION)
+    assert happened(given) == ["CancelRequested", "SegmentEnded", "JobCancelled"]
+
+
+def test_cancel_it_supersedes_a_pause_on_its_way() -> None:
+    given = running()
+    given.pause()
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    assert happened(given)[-1] == "JobCancelled"
+
+
+def test_cancel_a_trainer_that_completes_all_the_same_registers_nothing() -> None:
+    given = running()
+    given.cancel(RETENTION)
+    evaluate(given, 1)
+    with pytest.raises(WrongState):
+        given.register(1, "adapter", "a" * 64)
+    given.end_segment(1, SegmentEnd.COMPLETED, 90)
+    assert happened(given)[-1] == "JobCancelled"
+    assert given.model is None
+
+
+def test_cancel_while_it_is_being_registered_it_is_allowed() -> None:
+    given = running()
+    evaluate(given, 1)
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.COMPLETED, 90)
+    assert given.status is JobStatus.CANCELLED
+
+
+def test_cancel_a_crash_meanwhile_cancels_even_after_the_last_relaunch() -> None:
     given = job()
-    for number in range(1, RELAUNCH_LIMIT + 2):
-        assert given.status is JobStatus.TRAINING
+    for number in range(1, RELAUNCH_LIMIT + 1):
         given.allocate_segment(number)
-        given.end_segment(number, SegmentEnd.CRASHED, 1, error_class="OutOfMemoryError")
-    assert happened(given)[-1] == "JobFailed"
-    assert given.status is JobStatus.FAILED
-    assert given.next_segment is None
+        given.end_segment(number, SegmentEnd.CRASHED, 1)
+    given.allocate_segment(RELAUNCH_LIMIT + 1)
+    given.cancel(RETENTION)
+    given.end_segment(RELAUNCH_LIMIT + 1, SegmentEnd.CRASHED, 1)
+    assert given.status is JobStatus.CANCELLED
 
 
-def test_endings_that_are_no_crash_do_not_count() -> None:
+def test_cancel_reports_that_come_later_are_refused() -> None:
+    with pytest.raises(StaleSegment):
+        save_checkpoint(cancelled(), 1, 20)
+
+
+def test_promote_what_was_saved_becomes_a_model_once() -> None:
+    given = cancelled()
+    given.promote()
+    given.promote()
+    (event,) = given.collect_events()
+    assert isinstance(event, Job.AdapterPromoted)
+    assert (event.model, event.adapter_ref) == ("ft:tiny:22222222", "checkpoints/1/10")
+    assert event.manifest_sha256 == "c" * 64
+    assert (given.status, given.model) == (JobStatus.CANCELLED, "ft:tiny:22222222")
+
+
+def test_promote_without_a_checkpoint_there_is_nothing_to_promote() -> None:
     given = job()
-    for number in range(1, 10):
-        given.allocate_segment(number)
-        given.end_segment(number, SegmentEnd.LEASE_ENDED, 300)
-    assert given.next_segment == 10
+    given.cancel(RETENTION)
+    with pytest.raises(WrongState, match="nothing to promote"):
+        given.promote()
 
 
-def test_hyperparameters_are_read_as_recorded() -> None:
-    assert job().plan.lora == Hyperparameters()
+@pytest.mark.parametrize("other", [running, paused])
+def test_promote_only_a_cancelled_job_is_promoted(other: object) -> None:
+    assert callable(other)
+    with pytest.raises(WrongState, match="only a cancelled job"):
+        other().promote()
+
+
+def test_promote_after_its_time_it_is_refused_even_before_the_broom_came() -> None:
+    given = cancelled()
+    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState, match="deleted"):
+        given.promote()
+
+
+def test_expire_not_before_its_time_and_once() -> None:
+    given = cancelled()
+    with because(at(RETENTION.total_seconds() - 1)):
+        given.expire_adapter()
+    assert happened(given) == []
+    with because(at(RETENTION.total_seconds())):
+        given.expire_adapter()
+        given.expire_adapter()
+    (event,) = given.collect_events()
+    assert isinstance(event, Job.AdapterExpired)
+    assert event.adapter_ref == "checkpoints/1/10"
+
+
+def test_expire_what_was_promoted_stays() -> None:
+    given = cancelled()
+    given.promote()
+    with because(at(RETENTION.total_seconds() + 1)):
+        given.expire_adapter()
+        given.promote()
+    assert happened(given) == ["AdapterPromoted"]
+
+
+def test_expire_what_expired_is_not_promoted() -> None:
+    given = cancelled()
+    with because(at(RETENTION.total_seconds())):
+        given.expire_adapter()
+    with pytest.raises(WrongState, match="deleted"):
+        given.promote()

@@ -35,6 +35,29 @@ def test_time_beyond_the_lease_is_never_billed() -> None:
     assert given.billed_seconds == 60
 
 
+def test_the_last_part_minute_of_a_used_up_lease_is_due_at_once() -> None:
+    given = meter(paid_seconds=95)
+    assert given.post_minutes(94, 60) == 60_000
+    assert given.post_minutes(95, 60) == 35_000
+    assert given.post_minutes(200, 60) == 0
+    assert (given.minutes, given.billed_seconds) == (2, 95)
+
+
+def test_no_more_minutes_are_posted_than_a_save_can_hold() -> None:
+    given = meter(paid_seconds=300)
+    assert given.post_minutes(300, 60, at_most=2) == 120_000
+    assert given.post_minutes(300, 60, at_most=0) == 0
+    assert given.post_minutes(300, 60, at_most=9) == 180_000
+
+
+def test_a_lease_is_refused_once() -> None:
+    given = meter()
+    given.refuse_lease()
+    given.refuse_lease()
+    assert happened(given) == ["LeaseRefused"]
+    assert given.close(0, 60) == (0, 0)
+
+
 def test_closing_bills_the_part_minute_and_gives_the_lease_back() -> None:
     given = meter(paid_seconds=300)
     assert given.close(95, 60) == (95_000, 205_000)
@@ -89,8 +112,8 @@ def test_however_evidence_comes_the_bill_is_rate_times_seconds(
         given.extend_lease(paid)
         charged = sum(given.post_minutes(seconds, 60) for seconds in evidence)
         charge, released = given.close(last, 60)
-    whole_minutes = max([min(seconds, paid) // 60 * 60 for seconds in evidence], default=0)
-    seconds = max(min(last, paid), whole_minutes)
+    posted = [paid if shown >= paid else shown // 60 * 60 for shown in evidence]
+    seconds = max([min(last, paid), *posted])
     assert given.billed_seconds == seconds
     assert charged + charge == (2 * rate * seconds + 3600) // 7200
     assert charged + charge + released == (2 * rate * paid + 3600) // 7200

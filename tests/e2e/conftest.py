@@ -21,7 +21,7 @@ from infrastructure.clock import SystemClock
 from infrastructure.settings import Settings
 from services.scheduler.launchers.local import LocalLauncher
 from tests.polling import eventually
-from tests.tiny_model import make_tiny_model
+from tests.tiny_model import TINY_SHAPE, make_tiny_model
 
 TIMEOUT_SECONDS = 180.0
 
@@ -39,19 +39,17 @@ class EcoLinkUnderTest:
         return Artifacts(self.settings.artifacts)
 
     def dataset(self, folder: Path, examples: int) -> str:
-        """Upload a dataset of some small chats and wait until it is ready; returns its id."""
+        """Upload some small chats; wait until they are ready and counted. Returns the id."""
         path = folder / "chats.jsonl"
         path.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
         uploaded = self.client.upload(path, "chats")
-        eventually(
-            lambda: self.client.get(f"/datasets/{uploaded['id']}")["status"] == "ready_for_training"
-        )
+        eventually(lambda: self.client.get(f"/datasets/{uploaded['id']}")["tokens"] != [])
         return uploaded["id"]
 
     def approve(self, dataset: str, **hyperparameters: Any) -> str:
         """Approve a job on the tiny base; returns its path in the API."""
         body = {"dataset": dataset, "base_model": "tiny", "hyperparameters": hyperparameters}
-        job = self.client.post("/jobs", body, idempotency_key=str(uuid4()))
+        job = self.client.post("/jobs", body | {"wait": True}, idempotency_key=str(uuid4()))
         return f"/jobs/{job['id']}"
 
     def events(self, path: str, topic: str) -> list[dict[str, Any]]:
@@ -124,7 +122,7 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
         manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)
         with acting_for_the_demo(started.settings) as use_cases:
             use_cases.import_base_model(
-                "tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256
+                "tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256, TINY_SHAPE
             )
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None

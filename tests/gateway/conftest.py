@@ -20,11 +20,14 @@ from fastapi.testclient import TestClient
 
 from deploy.local.ports import free_port
 from deploy.processes import environment
-from domain.account import Role
+from domain.account import Account, Role
 from domain.aggregate import Cause, because
 from domain.application import EcoLink
 from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.gpu_pool import Claim, GpuPool
+from domain.identity import gpu_pool_id
+from domain.token_lengths import TokenLengths
 from gateway.app import create_app
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
@@ -32,6 +35,7 @@ from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
 from tests.polling import eventually
+from tests.tiny_model import TINY_SHAPE
 
 BASE_MODEL = "tiny"
 DOLLAR = 1_000_000
@@ -84,14 +88,44 @@ class World:
             dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
             if ready:
                 dataset.validate("datasets/x/examples.jsonl", "11", 10, 1, "datasets/x/report.json")
+                dataset.record_tokens(BASE_MODEL, "22", TokenLengths.of([50] * 10))
             self.log.commit(dataset)
         return dataset_id
 
-    def base_model(self) -> None:
+    def base_model(self, name: str = BASE_MODEL) -> None:
         with because(self.cause):
             self.ecolink.import_base_model(
-                BASE_MODEL, "models/tiny", "22", "LlamaForCausalLM", 1000, 256
+                name, "models/tiny", "22", "LlamaForCausalLM", 1000, 256, TINY_SHAPE
             )
+            if self.log.find(GpuPool, gpu_pool_id("local", "cpu")) is None:
+                pool = GpuPool.open("local", "cpu")
+                pool.change_capacity(2)
+                self.log.commit(pool)
+
+    def credit(self, person: Person, amount_micros: int) -> None:
+        with because(self.cause):
+            self.ecolink.grant_credit(person.account_id, amount_micros, str(uuid4()))
+
+    def spend(self, person: Person) -> None:
+        """A segment uses up the balance."""
+        with because(self.cause):
+            account = self.log.load(Account, person.account_id)
+            spent = account.available_micros
+            account.settle(captured_micros=spent, reserved_micros=spent)
+            self.log.commit(account)
+
+    def topics(self) -> list[str]:
+        """Of every event in the log."""
+        return [each.topic for each in self.log.recorder.select_notifications(start=1, limit=1000)]
+
+    def occupy(self, count: int = 1) -> None:
+        """Somebody else's segment holds some GPUs."""
+        with because(self.cause):
+            pool = self.log.load(GpuPool, gpu_pool_id("local", "cpu"))
+            claim = Claim(uuid4(), uuid4(), 1, count)
+            pool.request(claim)
+            pool.allocate(claim)
+            self.log.commit(pool)
 
     def project(self) -> None:
         """Bring every projection up to date."""

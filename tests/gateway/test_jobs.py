@@ -19,6 +19,8 @@ from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
+TARGET_MODULES = "hyperparameters.target_modules"
+
 
 def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
     """A person with a ready dataset, and the body of a job on it."""
@@ -116,9 +118,81 @@ def test_what_was_chosen_must_exist(client: TestClient, world: World) -> None:
         ({"base_model": "none"}, 422, "base_model"),
         ({"region": "moon"}, 422, "region"),
         ({"gpu_type": "abacus"}, 422, "gpu_type"),
+        ({"gpu_type": "l4"}, 422, "gpu_type"),
+        ({"gpu_count": 3}, 422, "gpu_count"),
+        (
+            {"hyperparameters": {"target_modules": ["c_attn"]}},
+            422,
+            "hyperparameters.target_modules",
+        ),
     ):
         answer = client.post("/api/jobs", json=body | change, headers=person.headers)
         assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
+def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -> None:
+    person, other = world.person(dollars=1), world.person()
+    form = {
+        "dataset": str(world.dataset(other)),
+        "base_model": "none",
+        "region": "moon",
+        "gpu_count": "two",
+        "hyperparameters": {"epochs": 0, "learning_rate": -1, "lora_r": 10**9, "batch": 4},
+    }
+    answer = client.post("/api/jobs", json=form, headers=person.headers)
+    assert answer.status_code == 422
+    assert {problem["field"] for problem in answer.json()["error"]["fields"]} == {
+        "dataset",
+        "base_model",
+        "region",
+        "gpu_count",
+        *(f"hyperparameters.{name}" for name in ("epochs", "learning_rate", "lora_r", "batch")),
+    }
+    nan = '{"dataset": "%s", "base_model": "none", "hyperparameters": {"learning_rate": NaN}}'
+    answer = client.post("/api/jobs", content=nan % world.dataset(person), headers=person.headers)
+    assert answer.status_code == 422
+    assert client.get("/api/jobs", headers=person.headers).json()["data"] == []
+    assert not [each for each in world.topics() if each.startswith("Job")]
+
+
+def test_a_balance_below_the_upper_bound_is_refused_with_both_figures(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world, dollars=0)
+    quote = client.post("/api/estimates", json=body, headers=person.headers).json()
+    assert not quote["approvable"]
+    needed = quote["estimate"]["high"]
+    world.credit(person, needed["micros"] - 1)
+    refused = client.post("/api/jobs", json=body, headers=person.headers)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (402, "insufficient_balance")
+    assert error["figures"] == {
+        "balance_micros": needed["micros"] - 1,
+        "needed_micros": needed["micros"],
+        "missing_micros": 1,
+    }
+    assert needed["text"] in error["message"]
+    world.credit(person, 1)
+    assert client.post("/api/jobs", json=body, headers=person.headers).status_code == 201
+
+
+def test_a_full_region_is_refused_with_the_wait_unless_it_is_accepted(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    world.occupy(2)
+    refused = client.post("/api/jobs", json=body, headers=person.headers)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (409, "no_capacity")
+    assert error["figures"]["free"] == 0
+    assert error["figures"]["wait_seconds"] > 0
+    assert error["figures"]["elsewhere"] == []
+    waiting = client.post("/api/jobs", json=body | {"wait": True}, headers=person.headers)
+    assert waiting.status_code == 201
+    job = client.get(f"/api/jobs/{waiting.json()['id']}", headers=person.headers).json()
+    assert (job["status"], job["phase"]) == ("training", "waiting for a GPU")
+    assert job["wait_seconds"] > 0
+    assert job["billed_seconds"] == 0
 
 
 def test_progress_comes_from_the_measurements(client: TestClient, world: World) -> None:

@@ -19,6 +19,8 @@ from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, prov
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 
+pytestmark = pytest.mark.usefixtures("unseeded")
+
 READER = Durable("reader", EVENTS, "events.>")
 LISTENER = Durable("listener", REPORTS, "reports.>")
 

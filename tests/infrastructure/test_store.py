@@ -21,6 +21,8 @@ from infrastructure.store import connect, open_log
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID
 
+pytestmark = pytest.mark.usefixtures("unseeded")
+
 
 @pytest.fixture(autouse=True)
 def cause() -> Iterator[Cause]:

@@ -29,6 +29,8 @@ def test_a_row_holds_what_the_aggregate_holds(
             "balance_micros": expected.balance_micros,
             "reserved_micros": expected.reserved_micros,
             "depleted": False,
+            "low": False,
+            "runway_seconds": None,
             "opened_at": NOW,
         }
 
@@ -55,6 +57,38 @@ def test_an_account_is_depleted_until_there_is_money_again(
         credited.reverse_charge(950, JOB_ID, 1, 0, 10)
         log.commit(credited)
     assert not depleted()
+
+
+def test_an_account_is_low_with_the_runway_that_it_was_warned_of(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(1000)
+
+    def warning(runway_seconds: int) -> tuple[bool, int | None]:
+        with command(f"watch {runway_seconds}"):
+            watched = story.account
+            watched.watch_runway(runway_seconds, 900)
+            log.commit(watched)
+        fold(ACCOUNTS)
+        with pool.connection() as connection:
+            (row,) = all_accounts(connection)
+        return row["low"], row["runway_seconds"]
+
+    assert warning(900) == (False, None)
+    assert warning(899) == (True, 899)
+    assert warning(500) == (True, 899)
+    assert warning(901) == (False, None)
+
+
+def test_a_top_up_is_in_the_balance(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(1000)
+    story.top_up(500, "INV-7")
+    fold(ACCOUNTS)
+    with pool.connection() as connection:
+        (row,) = all_accounts(connection)
+    assert row["balance_micros"] == story.account.balance_micros == 1500
 
 
 def test_another_account_has_no_row_here(pool: ConnectionPool[Connection]) -> None:

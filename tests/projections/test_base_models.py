@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
+from domain.base_model import BaseModel
 from domain.event_log import EventLog
+from domain.model_shape import ModelShape
 from infrastructure.store import Connection
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from tests.causes import command
+from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 from tests.projections.conftest import Fold
 from tests.stories import Story
+from tests.tiny_model import TINY_SHAPE
 
 
 def test_base_models_are_listed_by_name(
@@ -27,11 +31,24 @@ def test_a_revision_takes_the_place_of_the_one_before(
     log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
 ) -> None:
     base = story.import_base()
+    wider = TINY_SHAPE.model_copy(update={"context_length": 512})
     with command("revise"):
-        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512)
+        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512, wider)
         log.commit(base)
     fold(BASE_MODELS)
     with pool.connection() as connection:
         (row,) = all_base_models(connection)
     assert (row["ref"], row["manifest_sha256"]) == ("models/tiny-2", "e" * 64)
     assert (row["parameters"], row["context_length"]) == (60_000, 512)
+    assert ModelShape.model_validate(row["shape"]) == wider
+
+
+def test_an_import_before_shapes_were_recorded_has_none(
+    pool: ConnectionPool[Connection],
+) -> None:
+    event = MAPPER.to_domain_event(stored(GOLDEN / "BaseModelImported.v1.json"))
+    assert isinstance(event, BaseModel.BaseModelImported)
+    with pool.connection() as connection, connection.cursor() as cursor:
+        BASE_MODELS.apply(cursor, event)
+        (row,) = all_base_models(connection)
+    assert (row["model_id"], row["shape"]) == (event.originator_id, None)

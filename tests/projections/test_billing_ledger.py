@@ -76,6 +76,20 @@ def test_the_ledger_holds_what_the_account_holds(
     assert ledger["revenue"] == (40 + 130) * 1000, "100 s less 60 s credited, then 130 s"
 
 
+def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(1000)
+    story.top_up(500, "INV-7")
+    fold(BILLING_LEDGER)
+    with pool.connection() as connection:
+        credit, top_up = postings_of(connection, ACCOUNT_ID)
+        assert balances(connection) == {"cash": -500, "credits": -1000, CUSTOMER: 1500}
+    assert (credit["debit"], credit["reference"]) == ("credits", "first")
+    assert (top_up["debit"], top_up["credit"]) == ("cash", CUSTOMER)
+    assert (top_up["amount_micros"], top_up["reference"]) == (500, "INV-7")
+
+
 def test_minutes_name_their_work(postings: list[dict[str, Any]]) -> None:
     minutes = [row for row in postings if row["reason"] == "minute metered"]
     assert sorted(

@@ -8,6 +8,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import dataset, datasets_of, token_counts, uncounted
@@ -15,12 +16,13 @@ from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story
+from tests.tiny_model import TINY_SHAPE
 
 
-def count(log: EventLog, base: str, manifest_sha256: str, tokens: int) -> None:
+def count(log: EventLog, base: str, manifest_sha256: str, lengths: TokenLengths) -> None:
     with command(f"count {base} {manifest_sha256}"):
         counted = log.load(Dataset, DATASET_ID)
-        counted.record_tokens(base, manifest_sha256, tokens, 50)
+        counted.record_tokens(base, manifest_sha256, lengths)
         log.commit(counted)
 
 
@@ -88,15 +90,43 @@ def test_every_base_needs_a_count_and_every_new_revision_again(
         return [(row["base_model"], row["manifest_sha256"]) for row in rows]
 
     assert missing() == [("tiny", "b" * 64)]
-    count(log, "tiny", "b" * 64, 1234)
+    count(log, "tiny", "b" * 64, TokenLengths.of([20, 30]))
     assert missing() == []
     with command("revise"):
-        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512)
+        base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512, TINY_SHAPE)
         log.commit(base)
     assert missing() == [("tiny", "e" * 64)]
-    count(log, "tiny", "e" * 64, 2000)
+    count(log, "tiny", "e" * 64, TokenLengths.of([25, 35]))
     assert missing() == []
     with pool.connection() as connection:
         assert token_counts(connection, DATASET_ID) == [
-            {"base_model": "tiny", "tokens": 2000, "longest_example": 50}
+            {"base_model": "tiny", "tokens": 60, "longest_example": 35}
         ]
+
+
+def test_a_count_of_the_first_version_is_made_again(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    """It kept no lengths, which an estimate needs."""
+    story.prepare_dataset()
+    story.import_base()
+    with command("count as the first version did"):
+        counted = log.load(Dataset, DATASET_ID)
+        counted.trigger_event(
+            Dataset.TokensCounted,
+            base_model="tiny",
+            base_manifest_sha256="b" * 64,
+            tokens=100,
+            longest_example=20,
+            lengths=None,
+        )
+        log.commit(counted)
+    fold(DATASETS, BASE_MODELS)
+    with pool.connection() as connection:
+        assert [row["base_model"] for row in uncounted(connection)] == ["tiny"]
+    count(log, "tiny", "b" * 64, TokenLengths.of([20, 30]))
+    fold(DATASETS)
+    with pool.connection() as connection:
+        assert uncounted(connection) == []
+        (row,) = connection.execute("SELECT lengths FROM dataset_tokens").fetchall()
+    assert TokenLengths.model_validate(row["lengths"]) == TokenLengths.of([20, 30])

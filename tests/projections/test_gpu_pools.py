@@ -6,13 +6,16 @@ from uuid import uuid4
 
 from psycopg_pool import ConnectionPool
 
+from domain.estimate import Estimate
 from domain.event_log import EventLog
 from domain.job import SegmentEnd
 from infrastructure.store import Connection
-from projections import GPU_POOLS
-from projections.gpu_pools import all_gpu_pools
+from projections import GPU_POOLS, JOB_DETAIL
+from projections.gpu_pools import all_gpu_pools, pool_load
+from tests.causes import NOW
+from tests.domain.examples import ESTIMATE, JOB_ID
 from tests.projections.conftest import Fold
-from tests.stories import Story
+from tests.stories import BOUND_AT, Story
 
 
 def test_gpus_are_waited_for_held_and_given_back(
@@ -33,3 +36,53 @@ def test_gpus_are_waited_for_held_and_given_back(
     story.grant_lease(1)
     story.end_segment(1, SegmentEnd.STOPPED, 10)
     assert shown() == (1, 0, 1)
+
+
+def test_a_withdrawn_claim_waits_no_more(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("approved")
+    story.pause()
+    fold(GPU_POOLS)
+    with pool.connection() as connection:
+        (row,) = all_gpu_pools(connection)
+        assert (row["held"], row["waiting"]) == (0, 0)
+        assert pool_load(connection, "local", "cpu") == ([], [])
+
+
+def test_a_pools_load_is_who_runs_and_who_waits_in_order(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    second, third = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
+    story.run_until("training")
+    second.approve_job()
+    third.approve_job()
+    story.save_checkpoint(1, 10, 40)
+    fold(GPU_POOLS, JOB_DETAIL)
+    with pool.connection() as connection:
+        (running,), queue = pool_load(connection, "local", "cpu")
+        assert pool_load(connection, "local", "h100") == ([], [])
+    assert (running["job_id"], running["segment"], running["count"]) == (JOB_ID, 1, 1)
+    assert (running["status"], running["phase"]) == ("training", "training")
+    assert (running["step"], running["segment_step"], running["total_steps"]) == (10, 0, 30)
+    assert (running["bound_at"], running["training_since"]) == (BOUND_AT, NOW)
+    assert Estimate.model_validate(running["estimate"]) == ESTIMATE
+    assert [row["job_id"] for row in queue] == [second.job_id, third.job_id]
+    assert Estimate.model_validate(queue[0]["estimate"]) == ESTIMATE
+
+
+def test_who_leaves_the_queue_and_comes_back_stands_at_its_end(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    second, third = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
+    story.run_until("training")
+    second.approve_job()
+    third.approve_job()
+    second.pause()
+    second.resume()
+    second.request_gpus(1)
+    fold(GPU_POOLS, JOB_DETAIL)
+    with pool.connection() as connection:
+        _, queue = pool_load(connection, "local", "cpu")
+    assert [row["job_id"] for row in queue] == [third.job_id, second.job_id]
+    assert [claim.job_id for claim in story.pool.queue.values()] == [third.job_id, second.job_id]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.estimate import Estimate
+from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
 from domain.job import RELAUNCH_LIMIT, SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
-from projections.job_detail import job, jobs_of
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from projections.job_detail import expired_adapters, job, jobs_of
+from tests.causes import NOW
+from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.projections.conftest import Fold
-from tests.stories import BOUND_AT, Story
+from tests.stories import BOUND_AT, RETENTION, Story
 
 
 @pytest.fixture
@@ -30,6 +34,13 @@ def row(pool: ConnectionPool[Connection], fold: Fold) -> Any:
         return found
 
     return read
+
+
+def cancel_with_a_checkpoint(story: Story) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.cancel()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,12 @@ def test_what_was_approved_is_shown(story: Story, row: Any) -> None:
     assert (shown["base_model"], shown["rate_micros_per_hour"]) == ("tiny", 3_600_000)
     assert shown["dataset_id"] == PLAN.dataset_id
     assert shown["hyperparameters"] == Hyperparameters().model_dump(mode="json")
+    assert (shown["precision"], shown["gradient_checkpointing"]) == ("bf16", False)
+    assert shown["sequence_length"] == 128
+    assert Estimate.model_validate(shown["estimate"]) == ESTIMATE
+    assert (shown["low_seconds"], shown["high_seconds"]) == (120, 156)
+    assert (shown["low_micros"], shown["high_micros"]) == (120_000, 156_000)
+    assert shown["waiting_since"] == NOW
 
 
 def test_training_shows_its_steps_and_its_last_checkpoint(story: Story, row: Any) -> None:
@@ -62,6 +79,10 @@ def test_training_shows_its_steps_and_its_last_checkpoint(story: Story, row: Any
     assert shown["bound_at"] == BOUND_AT
     assert (shown["total_steps"], shown["train_examples"], shown["eval_examples"]) == (30, 95, 5)
     assert (shown["checkpoint_step"], shown["checkpoint_loss"]) == (10, 2.5)
+    assert (shown["segment_step"], shown["training_since"]) == (0, NOW)
+    assert (shown["step"], shown["trained"], shown["waiting_since"]) == (10, False, None)
+    story.save_checkpoint(1, 30, 80)
+    assert (row()["step"], row()["trained"]) == (30, True)
 
 
 def test_a_finished_job_shows_its_model_its_losses_and_its_bill(story: Story, row: Any) -> None:
@@ -74,14 +95,19 @@ def test_a_finished_job_shows_its_model_its_losses_and_its_bill(story: Story, ro
     assert (shown["billed_seconds"], shown["charged_micros"]) == (230, 230_000)
     assert shown["credited_micros"] == 60_000
     assert (shown["error_class"], shown["log_ref"]) == (None, None), "it came to a good end"
+    assert shown["failure"] is None
+    assert (shown["actual_seconds"], shown["actual_micros"]) == (170, 170_000)
 
 
 def test_a_crash_says_why_and_that_the_job_waits_again(story: Story, row: Any) -> None:
     story.run_until("training")
-    story.end_segment(1, SegmentEnd.CRASHED, 30, error_class="OutOfMemoryError")
+    story.end_segment(
+        1, SegmentEnd.CRASHED, 30, failure=FailureClass.DISK_FULL, error_class="OSError"
+    )
     shown = row()
     assert (shown["status"], shown["phase"]) == ("training", "waiting for a GPU")
-    assert (shown["error_class"], shown["log_ref"]) == ("OutOfMemoryError", "logs/tail")
+    assert (shown["failure"], shown["error_class"]) == ("disk_full", "OSError")
+    assert (shown["log_ref"], shown["waiting_since"]) == ("logs/tail", NOW)
     assert shown["crashes"] == 1
 
 
@@ -105,6 +131,110 @@ def test_a_job_that_crashed_too_often_has_failed(story: Story, row: Any) -> None
         "failed",
         "ValueError",
     )
+
+
+def test_what_fails_for_good_says_of_which_class(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.end_segment(1, SegmentEnd.CRASHED, 30, failure=FailureClass.OUT_OF_MEMORY)
+    shown = row()
+    assert (shown["status"], shown["failure"]) == ("failed", "out_of_memory")
+    assert shown["waiting_since"] is None
+
+
+def test_a_pause_is_on_its_way_until_the_trainer_is_gone(story: Story, row: Any) -> None:
+    story.run_until("leased")
+    story.pause()
+    assert (row()["status"], row()["phase"]) == ("training", "pausing")
+    story.start_pod(1)
+    story.start_training(1)
+    assert row()["phase"] == "pausing", "whatever the trainer does meanwhile"
+    story.save_checkpoint(1, 10, 40)
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    shown = row()
+    assert (shown["status"], shown["phase"], shown["pause_reason"]) == ("paused", "paused", "owner")
+    assert (shown["paused_at"], shown["waiting_since"]) == (NOW, None)
+    assert (shown["step"], shown["total_steps"], shown["trained"]) == (10, 30, False)
+
+
+def test_an_empty_balance_says_so(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.end_segment(1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)
+    assert (row()["status"], row()["pause_reason"]) == ("paused", "balance")
+
+
+def test_a_resumed_job_waits_at_its_new_rate(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.pause()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    story.resume(rate_micros_per_hour=7_200_000)
+    shown = row()
+    assert (shown["status"], shown["phase"]) == ("training", "waiting for a GPU")
+    assert (shown["pause_reason"], shown["paused_at"]) == (None, None)
+    assert (shown["rate_micros_per_hour"], shown["waiting_since"]) == (7_200_000, NOW)
+
+
+def test_a_job_paused_in_evaluation_is_in_it_again(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 30, 80)
+    story.start_evaluation(1)
+    story.pause()
+    story.end_segment(1, SegmentEnd.STOPPED, 90)
+    story.resume()
+    assert (row()["status"], row()["phase"]) == ("evaluating", "waiting for a GPU")
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.start_pod(2)
+    story.start_training(2, step=30)
+    assert (row()["status"], row()["phase"]) == ("evaluating", "evaluating")
+    assert row()["segment_step"] == 30
+
+
+def test_a_cancelled_job_says_until_when_its_adapter_is_kept(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.cancel()
+    assert (row()["status"], row()["phase"]) == ("training", "cancelling")
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    shown = row()
+    assert (shown["status"], shown["phase"]) == ("cancelled", "cancelled")
+    assert (shown["cancelled_at"], shown["expires_at"]) == (NOW, NOW + RETENTION)
+    assert (shown["checkpoint_ref"], shown["expired"]) == ("checkpoints/1/10", False)
+    story.expire_adapter()
+    shown = row()
+    assert (shown["checkpoint_ref"], shown["expired"]) == (None, True)
+
+
+def test_a_promoted_adapter_shows_its_model(story: Story, row: Any) -> None:
+    cancel_with_a_checkpoint(story)
+    story.promote()
+    shown = row()
+    assert (shown["status"], shown["promoted"]) == ("cancelled", True)
+    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:22222222", "checkpoints/1/10")
+
+
+def test_adapters_are_due_after_their_time_unless_promoted_or_gone(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    def due(after: timedelta) -> list[Any]:
+        fold(JOB_DETAIL)
+        with pool.connection() as connection:
+            return expired_adapters(connection, NOW + after)
+
+    cancel_with_a_checkpoint(story)
+    assert due(RETENTION - timedelta(seconds=1)) == []
+    assert due(RETENTION) == [JOB_ID]
+    story.expire_adapter()
+    assert due(RETENTION) == []
+
+
+def test_a_promoted_adapter_is_never_due(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    cancel_with_a_checkpoint(story)
+    story.promote()
+    fold(JOB_DETAIL)
+    with pool.connection() as connection:
+        assert expired_adapters(connection, NOW + RETENTION) == []
 
 
 def test_another_account_sees_nothing_of_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
+from domain.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_TIMELINE
 from projections.job_timeline import timeline_of
@@ -28,9 +29,34 @@ def test_the_story_of_a_job_in_order(
         *("MeterOpened", "LeaseGranted", "PodStarted", "TrainingStarted"),
         *("MinuteMetered", "MinuteMetered"),
         *("EvaluationStarted", "EvaluationCompleted", "Registered", "SegmentEnded"),
+        "EstimateScored",
         *("MinuteMetered", "MeterClosed"),
     ]
     assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_a_story_of_its_owners_commands(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.pause()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    story.resume()
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.cancel()
+    story.end_segment(2, SegmentEnd.STOPPED, 0)
+    story.promote()
+    fold(JOB_TIMELINE)
+    with pool.connection() as connection:
+        rows = timeline_of(connection, JOB_ID, after=7)
+    assert [row["topic"] for row in rows] == [
+        *("PauseRequested", "SegmentEnded", "JobPaused", "MinuteMetered", "MeterClosed"),
+        *("JobResumed", "SegmentAllocated", "MeterOpened", "LeaseGranted"),
+        *("CancelRequested", "SegmentEnded", "JobCancelled", "MeterClosed", "AdapterPromoted"),
+    ]
+    assert rows[2]["fields"] == {"reason": "owner", "step": 10}
 
 
 def test_a_reader_goes_on_after_what_it_has(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
+from domain.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import MODELS
 from projections.models import models_of
@@ -32,3 +33,18 @@ def test_a_registered_adapter_is_a_model(
                 "registered_at": NOW,
             }
         ]
+
+
+def test_a_promoted_adapter_is_a_model(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.cancel()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    story.promote()
+    fold(MODELS)
+    with pool.connection() as connection:
+        (row,) = models_of(connection, ACCOUNT_ID)
+    assert (row["model"], row["adapter_ref"]) == ("ft:tiny:22222222", "checkpoints/1/10")
+    assert row["manifest_sha256"] == "c" * 64

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from domain.catalog import Catalog
 from infrastructure.reports import SegmentSpec
 
 TRAINER = (sys.executable, "-m", "services.trainer")
@@ -49,8 +50,11 @@ class Pod:
 class Launcher(Protocol):
     """Runs trainer programs with resources; every call may be repeated without harm."""
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
-        """GPUs by (region, GPU type)."""
+    def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
+        """GPUs by (region, GPU type), of the regions that this launcher runs jobs in.
+
+        Only what the catalog offers counts; a pair that is missing has none.
+        """
         ...
 
     def launch(self, spec: SegmentSpec) -> Pod:

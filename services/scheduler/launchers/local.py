@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from domain.catalog import Catalog
 from infrastructure.clock import Clock
 from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
+from services.scheduler.launchers.nvidia_smi import nvidia_devices
 
-REGION, GPU_TYPE = "local", "cpu"
+REGION = "local"
 
 SHIM_START_SECONDS = 10.0
 
@@ -40,12 +45,52 @@ class LocalLauncher:
         self._settings = settings
         self._program = program
         self._clock = clock
+        self._warned: set[str] = set()  # names of devices; once is enough
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
-        """As many jobs at once as the operator configured."""
-        return {(REGION, GPU_TYPE): self._settings.local_slots}
+    def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
+        """This machine's NVIDIA GPUs; on one without any, the CPU-backed types as declared.
+
+        A capacity that the catalog declares for a GPU type leaves the rest of them to others.
+        """
+        region = catalog.regions.get(REGION)
+        if region is None:
+            return {}
+        counted = {
+            kind.name: sum(self._devices[name] for name in kind.device_names)
+            for kind in catalog.gpu_types.values()
+            if kind.backing == "nvidia"
+        }
+        self._warn_of_unknown_devices(catalog)
+        gpus = {name: count for name, count in counted.items() if count > 0}
+        if gpus:
+            return {
+                (REGION, name): min(count, region.capacity.get(name, count))
+                for name, count in gpus.items()
+            }
+        return {
+            (REGION, name): count
+            for name, count in region.capacity.items()
+            if catalog.gpu_types[name].backing == "cpu"
+        }
+
+    def _warn_of_unknown_devices(self, catalog: Catalog) -> None:
+        known = {name for kind in catalog.gpu_types.values() for name in kind.device_names}
+        for name in self._devices.keys() - known - self._warned:
+            logging.getLogger("launcher").warning(
+                "this machine's %d %s is not offered, no GPU type has that device name; add it: "
+                "ecolink catalog gpu-types set NAME --device-name '%s'",
+                self._devices[name],
+                name,
+                name,
+            )
+            self._warned.add(name)
+
+    @cached_property
+    def _devices(self) -> Counter[str]:
+        """Looked up once: a machine's GPUs do not come and go while it runs."""
+        return nvidia_devices()
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Start the trainer under its shim; a living or ended pod of that name is adopted."""

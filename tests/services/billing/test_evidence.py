@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
+import pytest
 from psycopg_pool import ConnectionPool
 
 from infrastructure.store import Connection
-from services.billing.evidence import keep_evidence
+from services.billing.evidence import elapsed_seconds, keep_evidence
+from tests.causes import NOW
 from tests.domain.examples import JOB_ID
 
 
@@ -18,6 +21,21 @@ def shown(elapsed_seconds: object, segment: int = 1) -> dict[str, object]:
 def kept(connection: Connection) -> dict[int, float]:
     rows = connection.execute("SELECT * FROM segment_evidence").fetchall()
     return {row["segment"]: row["elapsed_seconds"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("shown_seconds", "clock_seconds", "elapsed"),
+    [(59.9, 100, 59), (100, 59.9, 59), (100, -300, 0), (-300, 100, 0), (0, 100, 0)],
+)
+def test_elapsed_time_is_the_smaller_of_two_clocks(
+    shown_seconds: float, clock_seconds: float, elapsed: int
+) -> None:
+    bound_at = NOW - timedelta(seconds=clock_seconds)
+    assert elapsed_seconds(shown_seconds, bound_at, NOW) == elapsed
+
+
+def test_what_has_no_gpus_has_not_run() -> None:
+    assert elapsed_seconds(100, None, NOW) == 0
 
 
 def test_it_only_grows(pool: ConnectionPool[Connection]) -> None:
@@ -40,5 +58,5 @@ def test_what_cannot_be_read_is_dropped_and_the_rest_kept(
     pool: ConnectionPool[Connection],
 ) -> None:
     with pool.connection() as connection:
-        keep_evidence(connection, [{"job_id": str(uuid4())}, shown("long"), shown(5)])
+        keep_evidence(connection, [{"job_id": str(uuid4())}, shown("long"), shown("NaN"), shown(5)])
         assert kept(connection) == {1: 5}

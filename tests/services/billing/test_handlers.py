@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import pytest
 
-from domain.aggregate import Aggregate, Cause, Event
+from domain.account import Account
+from domain.aggregate import Aggregate, Cause, Event, because
 from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
+from domain.meter import Meter
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
-from tests.causes import command
-from tests.stories import Story
+from tests.causes import NOW, FixedClock, command
+from tests.stories import BOUND_AT, Story
 
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 
@@ -29,8 +32,14 @@ def story(log: EventLog) -> Story:
 
 
 @pytest.fixture
-def metering(log: EventLog) -> Metering:
-    return Metering(log, POLICY)
+def clock() -> FixedClock:
+    """The database's clock; an hour later."""
+    return FixedClock(NOW + timedelta(hours=1))
+
+
+@pytest.fixture
+def metering(log: EventLog, clock: FixedClock) -> Metering:
+    return Metering(log, POLICY, clock.now)
 
 
 def last(log: EventLog, story: Story, kind: type[Event]) -> Event:
@@ -42,11 +51,19 @@ def topics(aggregates: Sequence[Aggregate]) -> list[str]:
     return [type(event).TOPIC for each in aggregates for event in each.pending_events]  # type: ignore[attr-defined]
 
 
-def ended(story: Story, reason: SegmentEnd, elapsed_seconds: int) -> None:
-    """The segment's end as the scheduler records it."""
-    job = story.job
-    job.end_segment(1, reason, elapsed_seconds)
-    story.log.commit(job)
+def ended(
+    story: Story,
+    reason: SegmentEnd,
+    elapsed_seconds: int,
+    *,
+    grace_seconds: int = 0,
+    after: timedelta = timedelta(minutes=30),
+) -> None:
+    """The segment's end as the scheduler records it, some time after the GPUs were bound."""
+    with because(Cause("service:scheduler", "end", BOUND_AT + after)):
+        job = story.job
+        job.end_segment(1, reason, elapsed_seconds, grace_seconds=grace_seconds)
+        story.log.commit(job)
 
 
 def test_a_segment_with_its_gpus_gets_a_meter_and_its_first_lease(
@@ -57,7 +74,7 @@ def test_a_segment_with_its_gpus_gets_a_meter_and_its_first_lease(
     assert topics(answer) == ["MeterOpened", "LeaseGranted", "UsageSettled"]
 
 
-def test_without_money_the_meter_opens_and_waits(
+def test_without_money_for_a_second_the_lease_is_refused(
     log: EventLog, story: Story, metering: Metering
 ) -> None:
     story.open_account(999)
@@ -65,8 +82,32 @@ def test_without_money_the_meter_opens_and_waits(
     story.approve_job()
     story.allocate_segment(1)
     answer = metering.react(last(log, story, Job.SegmentAllocated))
-    assert "LeaseGranted" not in topics(answer)
-    assert "MeterOpened" in topics(answer)
+    assert topics(answer) == ["MeterOpened", "LeaseRefused"]
+    log.commit(*answer)
+    ended(story, SegmentEnd.LEASE_ENDED, 0)
+    answer = metering.react(last(log, story, Job.SegmentEnded))
+    assert topics(answer) == ["MeterClosed", "BalanceDepleted"]
+
+
+def test_the_first_lease_is_what_the_balance_carries(
+    log: EventLog, story: Story, metering: Metering
+) -> None:
+    story.open_account(100_500)
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    meter, account = metering.react(last(log, story, Job.SegmentAllocated))
+    assert isinstance(meter, Meter)
+    assert isinstance(account, Account)
+    assert (meter.paid_seconds, account.available_micros) == (100, 500)
+
+
+def test_a_segment_that_never_got_a_meter_has_nothing_to_settle(
+    log: EventLog, story: Story, metering: Metering
+) -> None:
+    story.run_until("allocated")
+    ended(story, SegmentEnd.CRASHED, 0)
+    assert metering.react(last(log, story, Job.SegmentEnded)) == []
 
 
 def test_a_segment_has_one_meter(log: EventLog, story: Story, metering: Metering) -> None:
@@ -79,6 +120,38 @@ def test_an_ended_segment_is_settled(log: EventLog, story: Story, metering: Mete
     ended(story, SegmentEnd.COMPLETED, 75)
     answer = metering.react(last(log, story, Job.SegmentEnded))
     assert topics(answer) == ["MinuteMetered", "MinuteMetered", "MeterClosed", "UsageSettled"]
+
+
+@pytest.mark.parametrize("elapsed_seconds", [75, 10_000])
+def test_a_trainers_clock_that_jumped_bills_no_more_than_the_scheduler_saw(
+    log: EventLog, story: Story, metering: Metering, elapsed_seconds: int
+) -> None:
+    story.run_until("training")
+    ended(story, SegmentEnd.COMPLETED, elapsed_seconds, after=timedelta(seconds=70))
+    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    assert isinstance(meter, Meter)
+    assert meter.billed_seconds == 70
+
+
+def test_a_schedulers_clock_that_jumped_bills_no_more_than_the_database_saw(
+    log: EventLog, story: Story, metering: Metering, clock: FixedClock
+) -> None:
+    story.run_until("training")
+    clock.time = BOUND_AT + timedelta(seconds=60)
+    ended(story, SegmentEnd.COMPLETED, 10_000)
+    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    assert isinstance(meter, Meter)
+    assert meter.billed_seconds == 60
+
+
+def test_grace_is_not_billed_even_if_the_lease_was_extended_meanwhile(
+    log: EventLog, story: Story, metering: Metering
+) -> None:
+    story.run_until("training")
+    ended(story, SegmentEnd.LEASE_ENDED, 265, grace_seconds=25)
+    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    assert isinstance(meter, Meter)
+    assert meter.billed_seconds == 240
 
 
 def test_a_crash_is_credited_back_to_the_last_checkpoint(

@@ -14,7 +14,14 @@ from domain.account import Account, Role
 from domain.aggregate import Cause
 from domain.meter import Meter
 from domain.money import charge_micros
-from services.billing.settlement import LeasePolicy, Running, close, second_micros, settle
+from services.billing.settlement import (
+    LeasePolicy,
+    Running,
+    close,
+    open_meter,
+    second_micros,
+    settle,
+)
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened, meter
 
@@ -138,6 +145,122 @@ def test_what_a_crash_lost_is_given_back_and_named() -> None:
     assert isinstance(reversal, Account.ChargeReversed)
     assert (reversal.from_seconds, reversal.to_seconds) == (50, 75)
     assert payer.balance_micros == (1000 - 50) * SECOND
+
+
+def test_what_a_wrong_clock_had_shown_is_given_back_by_the_last_word() -> None:
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 240)], POLICY)
+    close(payer, running, elapsed_seconds=75, kept_seconds=75, policy=POLICY)
+    assert payer.balance_micros == (1000 - 75) * SECOND
+
+
+def test_a_lease_that_has_lapsed_stays_so_when_a_clock_jumps_back() -> None:
+    payer, running = account(120 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 120)], POLICY)
+    payer.grant_credit(1000 * SECOND, "too late")
+    settle(payer, [Running(running, 30)], POLICY)
+    assert running.paid_seconds == 120
+
+
+def test_the_last_part_minute_and_the_depletion_come_together() -> None:
+    payer, running = account(95 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    settle(payer, [Running(running, 94)], POLICY)
+    happened(payer)
+    settle(payer, [Running(running, 95)], POLICY)
+    assert happened(payer) == ["UsageSettled", "BalanceDepleted"]
+    assert payer.balance_micros == 0
+
+
+def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
+    payer, refused, running = account(), a_meter(1, 3_600_000_000), a_meter(2, 3_600_000)
+    open_meter(payer, refused, POLICY)
+    assert happened(refused) == ["LeaseRefused"]
+    payer.grant_credit(2000 * SECOND, "top-up")
+    settle(payer, [Running(refused, 0), Running(running, 0)], POLICY)
+    assert (refused.paid_seconds, running.paid_seconds) == (0, 300)
+    assert not payer.depleted
+    assert not payer.low
+
+
+def test_a_costly_job_that_is_refused_depletes_nobody() -> None:
+    payer, cheap, costly = account(400 * SECOND), a_meter(1, 3_600_000), a_meter(2, 10**12)
+    open_meter(payer, cheap, POLICY)
+    open_meter(payer, costly, POLICY)
+    close(payer, costly, elapsed_seconds=0, kept_seconds=0, policy=POLICY)
+    assert not payer.depleted
+
+
+def test_a_segment_that_ends_depletes_nobody_while_another_holds_a_lease() -> None:
+    payer, first, second = account(600 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
+    close(payer, first, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
+    assert payer.balance_micros == 300 * SECOND
+    assert not payer.depleted
+    close(payer, second, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
+    assert payer.balance_micros == 0
+    assert payer.depleted
+
+
+def test_what_is_credited_at_once_was_never_depleted() -> None:
+    payer, running = account(100 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    close(payer, running, elapsed_seconds=100, kept_seconds=50, policy=POLICY)
+    assert "BalanceDepleted" not in happened(payer)
+
+
+@pytest.mark.parametrize(("elapsed", "low"), [(99, False), (100, False), (101, True)])
+def test_the_runway_counts_time_that_is_used_and_not_billed_yet(elapsed: int, low: bool) -> None:
+    """1,000 s of money, of which the warning time is the last 900 s."""
+    payer, running = account(1000 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    happened(payer)
+    settle(payer, [Running(running, elapsed)], POLICY)
+    assert payer.low is low
+    warnings = [each for each in payer.pending_events if isinstance(each, Account.BalanceLow)]
+    assert [each.runway_seconds for each in warnings] == ([899] if low else [])
+
+
+def test_the_runway_is_that_of_all_that_runs() -> None:
+    payer, first, second = account(1500 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    settle(payer, [Running(first, 0)], POLICY)
+    assert not payer.low
+    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
+    assert payer.low, "750 s for both"
+    settle(payer, [Running(first, 0)], POLICY)
+    assert not payer.low
+
+
+def test_what_costs_nothing_has_no_runway() -> None:
+    payer, free = account(), a_meter(1, 0)
+    settle(payer, [Running(free, 0)], POLICY)
+    assert free.paid_seconds == 300
+    assert happened(payer) == []
+
+
+def test_a_tick_saves_no_more_than_the_store_takes_and_the_next_one_the_rest() -> None:
+    policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
+    payer = account(10**9)
+    meters = [a_meter(job, 3_600_000) for job in range(4)]
+    settle(payer, [Running(each, 0) for each in meters], policy)
+    ticks, events = 0, 0
+    while not all(each.billed_seconds == 299 for each in meters):
+        for each in (payer, *meters):
+            happened(each)
+        settle(payer, [Running(each, 299) for each in meters], policy)
+        events = sum(len(each.pending_events) for each in (payer, *meters))
+        assert 0 < events <= 500
+        ticks += 1
+    assert ticks == 3
+    settle(payer, [Running(each, 299) for each in meters], policy)
+    assert {each.paid_seconds for each in meters} == {599}
+
+
+def test_a_lease_that_no_save_could_settle_is_no_policy() -> None:
+    with pytest.raises(ValueError, match="400 metered minutes"):
+        LeasePolicy(minute_seconds=1, lease_seconds=401, extension_seconds=60)
 
 
 def test_a_second_of_all_that_runs_is_rounded_up() -> None:

@@ -10,18 +10,27 @@ from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
 from domain.meter import Meter
+from infrastructure.clock import FastClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_evidence
-from infrastructure.store import Connection
+from infrastructure.store import Connection, database_time
 from projections import OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import ADVISORY_LOCK, Ticker
-from tests.causes import FixedClock, command
+from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import JOB_ID
 from tests.stories import Story
 
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
+
+
+class MovableClock(FixedClock):
+    """Stands until it is moved, whatever the database's clock says."""
+
+    def at(self, moment: datetime) -> datetime:
+        del moment
+        return self.time
 
 
 @pytest.fixture
@@ -129,6 +138,73 @@ def test_a_segment_that_waited_for_money_gets_its_lease(
         story.log.commit(account)
     ticker.tick()
     assert story.meter(1).paid_seconds == 300
+
+
+def test_a_segment_whose_lease_was_refused_never_gets_one(
+    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.open_account(1)
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    with command("refuse"):
+        meter = Meter.open(story.account_id, story.job_id, 1, 3_600_000)
+        meter.refuse_lease()
+        story.log.commit(meter)
+    project(story.log, pool)
+    with command("top-up"):
+        account = story.account
+        account.grant_credit(1_000_000, "top-up")
+        story.log.commit(account)
+    assert ticker.tick() == 0
+    assert story.meter(1).paid_seconds == 0
+
+
+def test_time_is_the_databases_as_the_platforms_clock_has_it(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    """At a speed of 100, 2.5 s of the database are 250 s of segment time."""
+    with pool.connection() as connection:
+        now = database_time(connection)
+    clock = FastClock(100.0, now - timedelta(seconds=10))
+    ticker = Ticker(log, clock, pool, POLICY)
+    story.run_until("leased")
+    with command("pod"):
+        job = story.job
+        job.start_pod(1, "pod", clock.at(now - timedelta(seconds=2.5)))
+        log.commit(job)
+    project(log, pool)
+    show(pool, 200)
+    ticker.tick()
+    assert minutes(story) == [(0, 60), (60, 120), (120, 180)]
+
+
+def test_a_day_of_billing_runs_in_seconds(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    clock = MovableClock()
+    ticker = Ticker(log, clock, pool, POLICY)
+    day = 24 * 3600
+    story.open_account(2 * day * 1000)
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    story.grant_lease(1)
+    with command("pod"):
+        job = story.job
+        job.start_pod(1, "pod", NOW)
+        log.commit(job)
+    project(log, pool)
+    for elapsed in range(240, day + 1, 240):
+        clock.time = NOW + timedelta(seconds=elapsed)
+        show(pool, elapsed)
+        assert ticker.tick() == 1
+    assert len(minutes(story)) == 24 * 60
+    assert minutes(story)[-1] == (day - 60, day)
+    assert story.account.balance_micros == day * 1000
+    assert story.account.reserved_micros == 300 * 1000
+    last = list(log.events.get(story.meter(1).id))[-1]
+    assert last.timestamp == NOW + timedelta(days=1)
 
 
 def test_while_another_ticker_works_this_one_does_nothing(

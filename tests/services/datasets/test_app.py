@@ -28,7 +28,7 @@ from services.datasets.report import Code, Report
 from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl
-from tests.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 
 VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}))
 
@@ -73,7 +73,9 @@ def import_base(
     make_tiny_tokenizer(CHAT_TEMPLATE).save_pretrained(directory)
     manifest = artifacts.put_directory(f"models/{name}", directory)
     with command(f"import {name}"):
-        base = BaseModel.imported(name, f"models/{name}", manifest.sha256, "llama", 1, 256)
+        base = BaseModel.imported(
+            name, f"models/{name}", manifest.sha256, "llama", 1, 256, TINY_SHAPE
+        )
         log.commit(base)
     return base
 

@@ -12,9 +12,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from domain.token_lengths import Bucket, TokenLengths
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.datasets.chat_template import ChatRefused, ChatTemplate
-from services.datasets.tokens import Bucket, count_tokens
+from services.datasets.tokens import count_tokens
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
@@ -147,11 +148,8 @@ def test_texts_and_counts_equal_the_training_library_s(
     ]
     sizes = [len(expected_ids(reloaded, messages)) for messages in chats]
     counts = count_tokens(lines, directory)
-    assert counts.examples == len(lines)
-    assert counts.total_tokens == sum(sizes)
-    assert counts.longest_tokens == max(sizes)
-    assert sum(bucket.examples for bucket in counts.histogram) == len(lines)
-    assert sum(bucket.tokens for bucket in counts.histogram) == sum(sizes)
+    assert counts == TokenLengths.of(sizes)
+    assert (counts.examples, counts.tokens) == (len(lines), sum(sizes))
 
 
 def test_a_base_without_template_gets_the_fallback(
@@ -214,24 +212,20 @@ def test_an_invalid_template_is_refused() -> None:
         ChatTemplate("{% for message in %}", {})
 
 
-def test_the_histogram_has_powers_of_two(
+def test_every_length_is_counted_in_its_bucket(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     directory = saved(tokenizer, "{{ messages[0].content }}", tmp_path)
-    sizes = [1, 2, 3, 4, 5, 8]
+    sizes = [1, 2, 3, 4, 5, 8, 24, 26]
     marks = [chat({"role": "user", "content": "<s>" * size}) for size in sizes]
     counts = count_tokens(jsonl(*marks).splitlines(), directory)
-    assert counts.histogram == (
-        Bucket(up_to_tokens=1, examples=1, tokens=1),
-        Bucket(up_to_tokens=2, examples=1, tokens=2),
-        Bucket(up_to_tokens=4, examples=2, tokens=7),
-        Bucket(up_to_tokens=8, examples=2, tokens=13),
-    )
+    assert counts == TokenLengths.of(sizes)
+    assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
 
 
 def test_nothing_is_counted_of_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     counts = count_tokens([], saved(tokenizer, CHATML, tmp_path))
-    assert (counts.examples, counts.total_tokens, counts.longest_tokens) == (0, 0, 0)
+    assert (counts.examples, counts.tokens, counts.longest) == (0, 0, 0)
 
 
 def test_a_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:

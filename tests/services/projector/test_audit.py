@@ -49,8 +49,19 @@ def test_what_the_log_made_is_clean(
     assert all(
         comparison.live.rows
         for comparison in findings.tables
-        if comparison.table not in ("open_meters", "dataset_tokens")
+        if comparison.table not in ("open_meters", "dataset_tokens", "gpu_claims")
     )
+
+
+def test_it_says_how_far_each_projection_lags_behind_the_log(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.run_until("training")
+    fold(log, pool)
+    story.top_up(500, "INV-7")
+    fold(log, pool, ACCOUNTS)
+    lags = {comparison.table: comparison.lag for comparison in audit(settings).tables}
+    assert (lags["accounts"], lags["billing_ledger"]) == (0, 2)
 
 
 def test_an_empty_platform_is_clean(settings: Settings) -> None:
@@ -204,6 +215,35 @@ def test_a_log_that_its_owner_rewrote_is_found_even_when_it_is_projected_anew(
     rewrite(settings, topic, field, value)
     fold(log, pool)
     assert [each for each in audit(settings).differences if finding in each]
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "value", "pair"),
+    [
+        ("ToppedUp", "amount_micros", "1", "payment"),
+        ("PaymentReceived", "reference", '"other"', "payment"),
+        ("ChargeReversed", "amount_micros", "1", "lost work"),
+        ("LostWorkCredited", "to_seconds", "99", "lost work"),
+    ],
+)
+def test_two_events_of_a_save_that_no_longer_agree_are_found(
+    settings: Settings,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    story: Story,
+    topic: str,
+    field: str,
+    value: str,
+    pair: str,
+) -> None:
+    story.run_until("training")
+    story.top_up(500, "INV-7")
+    story.end_segment(1, SegmentEnd.CRASHED, 200)
+    fold(log, pool)
+    assert audit(settings).differences == []
+    rewrite(settings, topic, field, value)
+    findings = audit(settings).differences
+    assert len([each for each in findings if f"only one of two events says ('{pair}'" in each]) == 2
 
 
 def test_an_audit_reads_no_snapshot(

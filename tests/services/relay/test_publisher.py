@@ -18,6 +18,8 @@ from services.relay.publisher import Publisher
 from tests.logs import envelopes, grow, has_holes, ids, leave_hole
 from tests.polling import eventually_async
 
+pytestmark = pytest.mark.usefixtures("unseeded")
+
 
 @pytest.fixture(autouse=True)
 async def streams(js: JetStreamContext) -> None:

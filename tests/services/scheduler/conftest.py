@@ -25,10 +25,14 @@ class NotedControl:
 
     def __init__(self) -> None:
         self.paid: list[tuple[UUID, int, int]] = []
+        self.stopped: list[tuple[UUID, int]] = []
         self.answered: list[tuple[UUID, int]] = []
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
         self.paid.append((job_id, segment, paid_seconds))
+
+    def stop(self, job_id: UUID, segment: int) -> None:
+        self.stopped.append((job_id, segment))
 
     def answer(self, job_id: UUID, segment: int) -> None:
         self.answered.append((job_id, segment))
@@ -68,15 +72,20 @@ def segments(
 
 
 @pytest.fixture
-def scheduler(
-    account: None,
+def scheduling(
     log: EventLog,
-    pool: ConnectionPool[Connection],
     launcher: FakeLauncher,
     control: NotedControl,
+    artifacts: Artifacts,
     settings: Settings,
+) -> Scheduling:
+    return Scheduling(log, launcher, control, artifacts, settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def scheduler(
+    account: None, log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling
 ) -> OrderedConsumer:
     """The scheduler's reactions, as its process runs them."""
-    scheduling = Scheduling(log, launcher, control, settings)  # type: ignore[arg-type]
     effect = ReactionEffect("scheduler", log, FixedClock(), scheduling.react, pool.connection)
     return OrderedConsumer(effect, log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from domain.catalog import Catalog
 from infrastructure.reports import SegmentSpec
 from services.scheduler.launchers.launcher import LaunchFailed, Pod, PodName
 from tests.causes import NOW
@@ -20,12 +21,12 @@ class FakeLauncher:
         self.stopped: list[PodName] = []
         self.kept: bytes | None = None
         self.output = b"first line\nlast line\n"
-        self._capacity = capacity
+        self.gpus = capacity
         self._pods: dict[PodName, Pod] = {}
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
         """As many as the test said."""
-        return {("local", "cpu"): self._capacity}
+        return {("local", "cpu"): self.gpus}
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """A living pod; the one of before, if there was one."""

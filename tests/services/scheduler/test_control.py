@@ -47,6 +47,16 @@ async def test_an_answer_takes_no_paid_time_back(
     assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=360, answered=True)
 
 
+async def test_a_stop_stays_in_force_when_time_is_paid(
+    channel: ControlChannel, js: JetStreamContext
+) -> None:
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
+    await asyncio.to_thread(channel.stop, JOB_ID, 1)
+    assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=360, stop=True)
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 420)
+    assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=420, stop=True)
+
+
 async def test_each_segment_hears_its_own(channel: ControlChannel, js: JetStreamContext) -> None:
     await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
     await asyncio.to_thread(channel.pay, JOB_ID, 2, 300)

@@ -11,12 +11,12 @@ from psycopg_pool import ConnectionPool
 from domain.event_log import EventLog
 from domain.identity import meter_id
 from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
+from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import parked_reactions
-from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from services.scheduler.app import offer_capacity
+from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from tests.causes import FixedClock, command
@@ -111,10 +111,12 @@ def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
 def test_a_job_that_waits_begins_when_capacity_comes(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
+    launcher.gpus = 0
     story.open_pool(0)
     approve(log)
     scheduler.catch_up()
     assert not job(log).segment_running
+    launcher.gpus = 1
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
     assert job(log).segment_running
@@ -132,22 +134,20 @@ def test_a_launch_that_was_not_recorded_is_adopted(
     story: Story,
     scheduler: OrderedConsumer,
     launcher: FakeLauncher,
-    control: NotedControl,
-    settings: Settings,
+    scheduling: Scheduling,
 ) -> None:
     """The scheduler crashed between its launch and its save."""
     story.open_pool()
     approve(log)
     scheduler.catch_up()
     lease(log)
-    crashed = Scheduling(log, launcher, control, settings)  # type: ignore[arg-type]
     (granted,) = [
         event
         for event in log.events.get(meter_id(JOB_ID, 1))
         if isinstance(event, Meter.LeaseGranted)
     ]
     with command("never saved"):
-        assert crashed.react(granted) != []
+        assert scheduling.react(granted) != []
     scheduler.catch_up()
     assert launcher.started == [PodName(JOB_ID, 1)]
     assert job(log).pod is not None
@@ -231,14 +231,95 @@ def test_an_extended_lease_is_told_to_the_segment(
     assert control.paid == [(JOB_ID, 1, 360)]
 
 
-def test_a_job_whose_account_cannot_pay_for_a_second_holds_no_gpu(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
-) -> None:
+def poor_job(log: EventLog) -> Story:
+    """A job whose account pays for no second of it."""
     poor = Story(log, account_id=uuid4(), job_id=uuid4())
     poor.open_account(999)
-    story.open_pool()
     approve(log, poor.job_id, poor.account_id)
+    return poor
+
+
+def pause_reason(story: Story) -> PauseReason:
+    last = list(story.log.events.get(story.job_id))[-1]
+    assert isinstance(last, Job.JobPaused)
+    return last.reason
+
+
+def test_a_job_whose_account_cannot_pay_for_a_second_is_paused_and_holds_no_gpu(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    poor = poor_job(log)
     approve(log)
     scheduler.catch_up()
-    assert not job(log, poor.job_id).segment_running
+    assert pause_reason(poor) is PauseReason.BALANCE
     assert job(log).segment_running, "it is not in the way of those who can pay"
+
+
+def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    waiting, behind = Story(log, uuid4(), uuid4()), uuid4()
+    waiting.open_account(10_000_000)
+    story.open_pool(1)
+    approve(log)
+    approve(log, waiting.job_id, waiting.account_id)
+    approve(log, behind)
+    scheduler.catch_up()
+    spend(waiting)
+    end(log, reason=SegmentEnd.COMPLETED)
+    scheduler.catch_up()
+    assert pause_reason(waiting) is PauseReason.BALANCE
+    assert job(log, behind).segment_running, "the next in the queue has its turn"
+
+
+def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    with command("refuse"):
+        meter = Meter.open(ACCOUNT_ID, JOB_ID, 1, PLAN.rate_micros_per_hour)
+        meter.refuse_lease()
+        log.commit(meter)
+    scheduler.catch_up()
+    assert pause_reason(story) is PauseReason.BALANCE
+    assert (story.pool.held, story.pool.queue, launcher.started) == ({}, {}, [])
+    (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
+    assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
+
+
+def test_money_that_an_unsettled_lease_holds_counts(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    """Else every relaunch of a job with a small balance would be a pause."""
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    story.grant_lease(1)
+    spend(story)
+    end(log, reason=SegmentEnd.CRASHED)
+    scheduler.catch_up()
+    assert (job(log).segment, job(log).segment_running) == (2, True)
+
+
+def test_once_the_last_lease_is_settled_the_balance_decides(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    story.grant_lease(1)
+    story.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
+    spend(story)
+    scheduler.catch_up()
+    assert pause_reason(story) is PauseReason.BALANCE
+
+
+def spend(story: Story) -> None:
+    """Other leases hold all that the account has."""
+    with command("spend"):
+        account = story.account
+        account.settle(captured_micros=0, reserved_micros=account.available_micros)
+        story.log.commit(account)

@@ -61,6 +61,7 @@ def watching(
     log: EventLog,
     pool: ConnectionPool[Connection],
     launcher: FakeLauncher,
+    control: NotedControl,
     segments: Segments,
     settings: Settings,
 ) -> Any:
@@ -71,7 +72,16 @@ def watching(
         broker = broker_of(settings, "scheduler")
         await broker.start()
         clock = FixedClock(NOW + timedelta(seconds=10))
-        watch = PodWatch(log, clock, broker, pool, launcher, segments, settings)
+        watch = PodWatch(
+            log,
+            clock,
+            broker,
+            pool,
+            launcher,
+            control,  # type: ignore[arg-type]
+            segments,
+            settings,
+        )
         task = asyncio.create_task(watch.run())
         try:
             yield
@@ -211,6 +221,36 @@ async def test_a_trainer_whose_segment_is_over_is_stopped_after_its_grace(
     async with watching():
         await until(lambda: NAME in launcher.stopped)
     assert launcher.pods() == [NAME], "until it has ended"
+
+
+@pytest.mark.parametrize("ask", [Story.pause, Story.cancel])
+async def test_a_scheduler_that_starts_tells_again_what_shall_stop(
+    story: Story, control: NotedControl, watching: Any, ask: Any
+) -> None:
+    ask(story)
+    async with watching():
+        await until(lambda: len(control.stopped) >= 2)
+    assert set(control.stopped) == {(JOB_ID, 1)}
+
+
+async def test_nobody_is_told_to_stop_without_reason(
+    log: EventLog, launcher: FakeLauncher, control: NotedControl, watching: Any
+) -> None:
+    async with watching():
+        await asyncio.sleep(0.1)
+        launcher.end(NAME)
+        await until(lambda: ends(log))
+    assert control.stopped == []
+
+
+async def test_a_pod_that_is_gone_leaves_its_phases(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, phase_seconds={Phase.MODEL_LOAD: 2.5}))
+    launcher.end(NAME, exit_code=1)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert end.phase_seconds == {Phase.MODEL_LOAD: 2.5}
 
 
 async def test_a_pod_that_nobody_recorded_yet_is_left_to_its_reaction(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.job import Job, JobStatus, SegmentEnd
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
@@ -15,7 +16,8 @@ from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
-from tests.causes import FixedClock
+from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE
+from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
@@ -93,6 +95,7 @@ LIFE = [
     "EvaluationCompleted",
     "Registered",
     "SegmentEnded",
+    "EstimateScored",
 ]
 
 
@@ -265,7 +268,16 @@ def test_a_completed_segment_that_names_no_adapter_is_a_crash(
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "error_class"), [(None, "ProcessLost"), (-9, "TrainerExited(-9)")]
+    ("exit_code", "error_class", "failure"),
+    [
+        (None, "ProcessLost", FailureClass.NODE_LOST),
+        (-9, "TrainerExited(-9)", FailureClass.NODE_LOST),
+        (137, "TrainerExited(137)", FailureClass.NODE_LOST),
+        (OVERRUN_EXIT_CODE, "TrainerExited(4)", FailureClass.TIMEOUT),
+        (STALL_EXIT_CODE, "TrainerExited(5)", FailureClass.TIMEOUT),
+        (-11, "TrainerExited(-11)", FailureClass.TRAINER_CRASHED),
+        (1, "TrainerExited(1)", FailureClass.TRAINER_CRASHED),
+    ],
 )
 def test_a_lost_process_is_a_crash_that_frees_its_gpus(
     log: EventLog,
@@ -273,13 +285,103 @@ def test_a_lost_process_is_a_crash_that_frees_its_gpus(
     running: Segments,
     exit_code: int | None,
     error_class: str,
+    failure: FailureClass,
 ) -> None:
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
-    running.lose(NAME, 60, exit_code)
+    running.lose(NAME, 60, exit_code, {Phase.TRAINING: 50.0})
     end = last_end(log)
-    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, error_class)
+    assert (end.reason, end.failure) == (SegmentEnd.CRASHED, failure)
+    assert (end.error_class, end.phase_seconds) == (error_class, {Phase.TRAINING: 50.0})
     assert (end.elapsed_seconds, end.kept_seconds) == (60, 40)
     assert story.pool.held == {}
+
+
+@pytest.mark.parametrize("failure", FailureClass)
+def test_a_failure_has_the_class_that_its_trainer_says(
+    log: EventLog, running: Segments, failure: FailureClass
+) -> None:
+    running.record(failed(3, failure=failure, phase_seconds={Phase.MODEL_LOAD: 3.0}))
+    assert last_end(log).failure is failure
+    assert last_end(log).phase_seconds == {Phase.MODEL_LOAD: 3.0}
+
+
+def test_a_failure_of_no_class_is_the_trainers(log: EventLog, running: Segments) -> None:
+    running.record(failed(3))
+    assert last_end(log).failure is FailureClass.TRAINER_CRASHED
+
+
+def test_a_failure_that_would_come_again_ends_the_job(story: Story, running: Segments) -> None:
+    running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY))
+    assert story.job.status is JobStatus.FAILED
+
+
+def lease_ended(n: int, elapsed_seconds: float) -> Report:
+    return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
+
+
+def spend(story: Story) -> None:
+    """Leases hold all that the account has."""
+    with command("spend"):
+        account = story.account
+        account.settle(captured_micros=0, reserved_micros=account.available_micros)
+        story.log.commit(account)
+
+
+def test_paid_time_that_ends_without_money_pauses(story: Story, running: Segments) -> None:
+    spend(story)
+    running.record(lease_ended(9, 300.4))
+    assert story.job.status is JobStatus.PAUSED
+    assert story.pool.held == {}
+
+
+def test_paid_time_that_ends_while_there_is_money_is_relaunched(
+    story: Story, running: Segments
+) -> None:
+    running.record(lease_ended(9, 300.4))
+    assert story.job.next_segment == 2
+
+
+def test_a_lease_that_the_trainer_had_not_heard_of_is_money(
+    story: Story, running: Segments
+) -> None:
+    with command("extend"):
+        account, meter = story.account, story.meter(1)
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(60))
+        story.log.commit(account, meter)
+    spend(story)
+    running.record(lease_ended(9, 300.4))
+    assert story.job.next_segment == 2
+
+
+def test_a_trainer_that_completes_before_it_hears_of_a_pause_registers(
+    story: Story, running: Segments, adapter: Manifest
+) -> None:
+    story.pause()
+    for each in whole_life(adapter):
+        running.record(each)
+    assert story.job.status is JobStatus.REGISTERED
+
+
+def test_a_trainer_that_completes_after_a_cancel_registers_nothing(
+    log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
+) -> None:
+    *life, final = whole_life(adapter)
+    for each in life:
+        running.record(each)
+    story.cancel()
+    running.record(final)
+    assert topics(log)[-3:] == ["CancelRequested", "SegmentEnded", "JobCancelled"]
+    assert last_end(log).reason is SegmentEnd.COMPLETED
+    assert control.answered == [(JOB_ID, 1)]
+
+
+def test_a_process_that_is_lost_on_its_way_to_a_pause_is_paused(
+    story: Story, running: Segments
+) -> None:
+    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
+    story.pause()
+    running.lose(NAME, 60, None)
+    assert (story.job.status, story.job.step) == (JobStatus.PAUSED, 10)
 
 
 def test_a_process_is_lost_once_and_never_after_its_last_word(

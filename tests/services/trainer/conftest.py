@@ -17,6 +17,7 @@ from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
 from tests.services.trainer.nats_server import NatsServer
 from tests.services.trainer.notes import Notes
+from tests.services.trainer.program import Program
 from tests.tiny_model import make_tiny_model
 
 SpecMaker = Callable[..., SegmentSpec]
@@ -119,9 +120,10 @@ def run(artifacts: Artifacts, tmp_path: Path):
         notes = Notes(lease, stop_after, lapse_after)
         scratch = tmp_path / f"{spec.job_id}-{spec.segment}"
         scratch.mkdir()
+        from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        segment = Segment(spec, artifacts, scratch, notes, lease)  # type: ignore[arg-type]
+        segment = Segment(spec, artifacts, scratch, notes, lease, Ranks.alone())
         try:
             segment.run()
         except SegmentStopped as stopped:
@@ -129,3 +131,21 @@ def run(artifacts: Artifacts, tmp_path: Path):
         return notes
 
     return run
+
+
+@pytest.fixture
+def start(
+    nats_server: NatsServer, tmp_path: Path, artifacts: Artifacts
+) -> Iterator[Callable[[SegmentSpec], Program]]:
+    """Starts trainers and leaves none behind."""
+    programs: list[Program] = []
+
+    def start(spec: SegmentSpec) -> Program:
+        directory = tmp_path / f"pod-{len(programs)}"
+        url = (tmp_path / "artifacts").as_uri()
+        programs.append(Program(spec, directory, nats_server.url, url))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()

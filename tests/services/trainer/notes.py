@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from domain.phases import Phase
 from infrastructure.reports import Checkpoint, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
@@ -20,10 +21,11 @@ class Notes:
         self.checkpoints: list[Checkpoint] = []
         self.lines: list[str] = []
 
+    def enter(self, phase: Phase) -> None:
+        self.phases.append(phase.value)
+
     def update(self, *, now: bool = False, **fields: Any) -> None:
         self.fields |= fields
-        if "phase" in fields:
-            self.phases.append(fields["phase"].value)
 
     def measure(self, measured: StepMeasured) -> None:
         self.steps.append(measured)
@@ -32,8 +34,8 @@ class Notes:
         if measured.step == self.lapse_after:
             self.lease.clock = SegmentClock(self.lease.paid_seconds + 0.1)
 
-    def saved(self, saved: Checkpoint) -> None:
-        self.checkpoints.append(saved)
+    def saved(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints.append(checkpoint)
 
     def log(self, text: str, level: str = "INFO") -> None:
         self.lines.append(text)

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infrastructure.reports import SegmentSpec
+from infrastructure.reports import Control, SegmentSpec
 from tests.polling import eventually
+from tests.services.trainer.nats_server import NatsServer
 
 
 class Program:
@@ -57,3 +58,20 @@ class Program:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+def answer(server: NatsServer, spec: SegmentSpec) -> None:
+    """Acknowledge a segment's final report."""
+    server.control(
+        Control(
+            job_id=spec.job_id,
+            segment=spec.segment,
+            paid_seconds=spec.paid_seconds,
+            answered=True,
+        )
+    )
+
+
+def reports(server: NatsServer, spec: SegmentSpec) -> list[dict]:
+    subject = f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}"
+    return server.messages("REPORTS", subject)

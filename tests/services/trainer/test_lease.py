@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
+import time
 from uuid import uuid4
 
 import pytest
 
+from domain.phases import Phase
 from infrastructure.reports import Control, Outcome
-from services.trainer.clock import SegmentClock, process_age_seconds
-from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.clock import PhaseTimes, SegmentClock, process_age_seconds
+from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE, Lease, SegmentStopped
 
 
 class StoppedClock(SegmentClock):
@@ -64,3 +69,69 @@ def test_the_clock_counts_from_the_start_of_the_process() -> None:
     first = clock.elapsed()
     assert age - 0.001 <= first < age + 5
     assert 5.0 <= SegmentClock(age_seconds=5.0).elapsed() < 10.0
+
+
+def test_a_fast_clock_multiplies_all_time_and_says_how_long_to_wait() -> None:
+    clock = SegmentClock(age_seconds=2.0, speed=60.0)
+    assert 120.0 <= clock.elapsed() < 120.0 + 60 * 5
+    first, real = clock.elapsed(), time.monotonic()
+    time.sleep(0.05)
+    assert clock.elapsed() - first == pytest.approx(60 * (time.monotonic() - real), rel=0.2)
+    assert clock.real_seconds(30.0) == 0.5
+
+
+def test_every_second_belongs_to_one_phase() -> None:
+    times = PhaseTimes()
+    assert times.until(1.5) == {Phase.IMAGE_PULL: 1.5}
+    times.enter(Phase.MODEL_LOAD, 2.001)
+    times.enter(Phase.TRAINING, 3.004)
+    assert times.present is Phase.TRAINING
+    spent = times.until(10.01)
+    assert spent == {Phase.IMAGE_PULL: 2.001, Phase.MODEL_LOAD: 1.003, Phase.TRAINING: 7.006}
+    times.enter(Phase.MODEL_LOAD, 11.0)  # entered again, it goes on counting
+    assert times.until(12.0)[Phase.MODEL_LOAD] == 2.003
+    assert sum(times.until(12.0).values()) == pytest.approx(12.0)
+
+
+HANGS = """
+import time
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+lease = Lease(SegmentClock(0.0, speed={speed}), {paid}, 0, stall_seconds={stall})
+lease.watch()
+{work}
+time.sleep(60)
+"""
+
+
+def hang(work: str = "", *, paid: float = 1e9, stall: float = 1e9, speed: float = 1.0):
+    """Run a program that hangs after some work; returns (exit code, stdout, seconds)."""
+    program = HANGS.format(speed=speed, paid=paid, stall=stall, work=work)
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    return ended.returncode, ended.stdout, time.monotonic() - started
+
+
+def test_the_watchdog_ends_a_process_that_makes_no_progress() -> None:
+    work = "for _ in range(8): time.sleep(0.1); lease.check()"
+    code, out, seconds = hang(work, stall=0.4)
+    assert code == STALL_EXIT_CODE
+    assert out.startswith("stalled idle=0.")
+    assert seconds > 1.2  # the work was not taken for a stall
+
+
+def test_the_watchdog_of_a_fast_clock_counts_paid_time_in_its_seconds() -> None:
+    code, out, seconds = hang(paid=3600, speed=7200)
+    assert code == OVERRUN_EXIT_CODE
+    assert out.startswith("overrun elapsed=36")
+    assert 0.5 <= seconds < 10
+
+
+def test_what_waits_for_the_answer_to_its_report_is_not_stalled() -> None:
+    lease = Lease(SegmentClock(0.0), math.inf, 0, stall_seconds=0.01)
+    lease.conclude()
+    lease.watch()  # would end this very process
+    time.sleep(0.6)
+    lease.close()

@@ -6,21 +6,38 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 from gguf import GGUFWriter
-from transformers import LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from domain.offers import CatalogBase, shipped_offers
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from services.trainer.comparison import compare
 from services.trainer.model import load_base, load_tokenizer
-from services.trainer.model_import import ImportRefused, import_model, packaged_gguf
+from services.trainer.model_import import (
+    ImportRefused,
+    import_model,
+    packaged_gguf,
+    shape_of,
+)
 from tests.services.trainer.conftest import SpecMaker
-from tests.tiny_model import CHAT_TEMPLATE
+from tests.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
+
+FAMILIES = {
+    "smollm2": "llama",
+    "llama": "llama",
+    "qwen2.5": "qwen2",
+    "mistral": "mistral",
+    "gemma-2": "gemma2",
+    "phi": "phi3",
+}
+"""Architectures of the catalog's bases, by the beginning of their name."""
 
 
 @pytest.fixture
@@ -39,11 +56,7 @@ def test_a_directory_becomes_a_model_that_says_what_it_is(
         manifest_sha256=store.manifest(imported.ref).sha256,
         source=str(tiny_model),
         architecture="LlamaForCausalLM",
-        parameters=original.num_parameters(),
-        layers=2,
-        hidden_size=32,
-        vocab_size=original.config.vocab_size,
-        context_length=256,
+        shape=TINY_SHAPE,
         has_chat_template=True,
     )
     stored = load_base(store.local_directory(imported.ref, Path()), torch.float32)
@@ -117,6 +130,56 @@ def test_what_is_no_model_is_refused_in_words(
     with pytest.raises(ImportRefused, match=message):
         import_model(source.format(**places), name, store)
     assert store.list("models") == []
+
+
+@pytest.mark.parametrize("base", shipped_offers().bases, ids=lambda base: base.name)
+def test_the_catalog_has_the_shapes_that_transformers_builds(base: CatalogBase) -> None:
+    """Built without memory from the catalog's figures alone; the parameters then tell."""
+    family = next(word for word in FAMILIES if base.name.startswith(word))
+    shape = base.shape
+    config = AutoConfig.for_model(
+        FAMILIES[family],
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.attention_heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.context_length,
+        tie_word_embeddings=shape.tied_embeddings,
+        pad_token_id=0,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert shape_of(model) == shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 1}, "not an architecture"),
+        ("mamba", {"num_hidden_layers": 1, "hidden_size": 8}, "not an architecture"),
+    ],
+)
+def test_an_architecture_of_another_build_is_refused(
+    kind: str, settings: dict[str, int], message: str
+) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+    with pytest.raises(ImportRefused, match=message):
+        shape_of(model)
+
+
+def test_a_layer_must_have_linear_modules_each_of_its_own_name(tiny_model: Path) -> None:
+    model = load_base(tiny_model, torch.float32)
+    first = model.model.layers[0]
+    first.add_module("cross_attention", deepcopy(first.self_attn))
+    with pytest.raises(ImportRefused, match="several modules named q_proj"):
+        shape_of(model)
+    model.model.layers[0] = torch.nn.Identity()
+    with pytest.raises(ImportRefused, match="no linear modules"):
+        shape_of(model)
 
 
 def test_the_command_ends_with_one_line_of_json(

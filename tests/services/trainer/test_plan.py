@@ -19,20 +19,34 @@ def plan(count: int = 50, **fields: int) -> Plan:
     micro_batch_size=st.integers(1, 9),
     gradient_accumulation=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
+    ranks=st.integers(1, 3),
 )
-def test_an_epoch_sees_every_example_once(count, micro_batch_size, gradient_accumulation, seed):
+def test_an_epoch_sees_every_example_once(
+    count, micro_batch_size, gradient_accumulation, seed, ranks
+):
     p = plan(
         count,
         micro_batch_size=micro_batch_size,
         gradient_accumulation=gradient_accumulation,
         seed=seed,
+        ranks=ranks,
     )
     for epoch in range(2):
         first = epoch * p.steps_per_epoch
         steps = [p.micro_batches(first + n) for n in range(p.steps_per_epoch)]
         assert sorted(i for step in steps for batch in step for i in batch) == list(range(count))
-        assert all(1 <= len(step) <= gradient_accumulation for step in steps)
+        assert all(1 <= len(step) <= gradient_accumulation * ranks for step in steps)
         assert all(1 <= len(batch) <= micro_batch_size for step in steps for batch in step)
+
+
+def test_ranks_share_the_steps_of_one_with_more_accumulation() -> None:
+    alone, shared = plan(gradient_accumulation=6), plan(ranks=2)
+    assert shared.total_steps == alone.total_steps == 3 * 5
+    for number in range(alone.total_steps):
+        theirs = shared.micro_batches(number)
+        assert sorted(theirs) == sorted(alone.micro_batches(number))
+        sizes = [len(batch) * max(shared.lengths[index] for index in batch) for batch in theirs]
+        assert sizes == sorted(sizes, reverse=True)  # dealt out in turn, the work is even
 
 
 def test_the_plan_is_a_function_of_seed_and_epoch() -> None:

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Control, SegmentSpec
 from services.trainer.lease import OVERRUN_EXIT_CODE
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.nats_server import NatsServer
-from tests.services.trainer.program import Program
+from tests.services.trainer.program import answer, reports
 
 LONG = {"epochs": 24, "save_steps": 15, "dropout": 0.1}
-
-
-@pytest.fixture
-def start(
-    nats_server: NatsServer, tmp_path: Path, artifacts: Artifacts
-) -> Iterator[Callable[[SegmentSpec], Program]]:
-    """Starts trainers and leaves none behind."""
-    programs: list[Program] = []
-
-    def start(spec: SegmentSpec) -> Program:
-        directory = tmp_path / f"pod-{len(programs)}"
-        url = (tmp_path / "artifacts").as_uri()
-        programs.append(Program(spec, directory, nats_server.url, url))
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        program.kill()
-
-
-def answer(server: NatsServer, spec: SegmentSpec) -> None:
-    """Acknowledge a segment's final report."""
-    server.control(
-        Control(
-            job_id=spec.job_id,
-            segment=spec.segment,
-            paid_seconds=spec.paid_seconds,
-            answered=True,
-        )
-    )
 
 
 def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
@@ -54,11 +23,6 @@ def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
     for message in server.messages("TELEMETRY", f"telemetry.{spec.account_id}.{spec.job_id}"):
         assert by_step.setdefault(message["step"], message["train_loss"]) == message["train_loss"]
     return by_step
-
-
-def reports(server: NatsServer, spec: SegmentSpec) -> list[dict]:
-    subject = f"reports.{spec.account_id}.{spec.job_id}.{spec.segment}"
-    return server.messages("REPORTS", subject)
 
 
 def again(spec: SegmentSpec, checkpoint: dict) -> SegmentSpec:
@@ -108,6 +72,9 @@ def test_sigterm_and_kill_9_and_resume_end_as_the_uninterrupted_run(
     final = reports(nats_server, third)[-1]
     assert final["evaluation"] == expected.fields["evaluation"].model_dump()
     assert final["adapter_manifest_sha256"] == artifacts.manifest(third.adapter_prefix).sha256
+    assert list(final["phase_seconds"]) == [phase.value for phase in Phase]
+    for report in reports(nats_server, third):
+        assert sum(report["phase_seconds"].values()) == pytest.approx(report["elapsed_seconds"])
 
 
 def test_the_end_of_paid_time_checkpoints_and_leaves_without_anyone(
@@ -149,6 +116,7 @@ def test_a_failure_reports_its_class_and_its_traceback(
     assert program.wait() == 1
     final = reports(nats_server, spec)[-1]
     assert (final["outcome"], final["error_class"]) == ("failed", "TargetModulesNotFound")
+    assert final["failure"] == "bad_data"
     lines = nats_server.messages("TELEMETRY", f"logs.{spec.account_id}.{spec.job_id}")
     assert [line["n"] for line in lines] == list(range(1, len(lines) + 1))
     errors = [line["text"] for line in lines if line["level"] == "ERROR"]

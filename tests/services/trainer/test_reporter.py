@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from infrastructure.reports import Control, Outcome, Phase, SegmentSpec, StepMeasured
+from domain.phases import Phase
+from infrastructure.reports import Control, Outcome, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
@@ -58,13 +59,15 @@ def test_heartbeats_are_cumulative_numbered_and_printed(
 ) -> None:
     reporter, _ = reporter_of(spec, nats_server)
     with reporter:
-        reporter.update(phase=Phase.TRAINING, step=3, train_loss=1.5)
+        reporter.enter(Phase.TRAINING)
+        reporter.update(step=3, train_loss=1.5)
         eventually(lambda: len(reports(nats_server, spec)) >= 3)
     sent = reports(nats_server, spec)
     assert [report["n"] for report in sent] == list(range(1, len(sent) + 1))
     elapsed = [report["elapsed_seconds"] for report in sent]
     assert elapsed == sorted(elapsed)
     assert sent[-1]["step"] == 3
+    assert set(sent[-1]["phase_seconds"]) == {"image_pull", "training"}
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("report")]
     acknowledged = [
         f"report n={report['n']} elapsed={report['elapsed_seconds']:.3f}" for report in sent
@@ -80,7 +83,7 @@ def test_an_urgent_update_does_not_wait_for_the_heartbeat(
     reporter, _ = reporter_of(spec, nats_server)
     with reporter:
         eventually(lambda: reports(nats_server, spec))
-        reporter.update(now=True, phase=Phase.EVALUATION)
+        reporter.enter(Phase.EVALUATION)
         eventually(lambda: reports(nats_server, spec)[-1]["phase"] == "evaluation")
 
 

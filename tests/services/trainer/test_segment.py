@@ -13,8 +13,8 @@ from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from services.trainer import checkpoint, training
 from services.trainer.dataset import DatasetTooSmall
+from services.trainer.failures import LossDiverged
 from services.trainer.model import TargetModulesNotFound, load_base
-from services.trainer.training import LossDiverged
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes
 from tests.tiny_model import make_tiny_model

@@ -11,12 +11,14 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from domain.catalog import Catalog
 from domain.hyperparameters import Hyperparameters
+from domain.offers import shipped_offers
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers import LAUNCHERS, OpenLauncher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
-from tests.causes import NOW, FixedClock
+from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 
@@ -44,7 +46,6 @@ def settings(tmp_path: Path) -> Settings:
         nats_url="nats://127.0.0.1:1",
         database_url="postgresql://nobody:secret@127.0.0.1/x",
         grace_seconds=0,
-        local_slots=3,
     )
 
 
@@ -91,6 +92,14 @@ def spec(segment: int = 1) -> SegmentSpec:
 
 
 NAME = PodName(JOB_ID, 1)
+
+
+def shipped_catalog() -> Catalog:
+    """The catalog of a new platform."""
+    with command():
+        catalog = Catalog.open()
+        catalog.seed(shipped_offers())
+    return catalog
 
 
 def living(launcher: Launcher, name: PodName = NAME) -> bool:
@@ -198,5 +207,16 @@ def test_the_end_of_the_log_is_kept_until_the_pod_is_removed(launcher: Launcher)
     assert launcher.poll(NAME) is None
 
 
-def test_capacity_is_what_the_operator_configured(launcher: Launcher) -> None:
-    assert sum(launcher.capacity().values()) == 3
+def test_capacity_is_of_types_and_regions_that_are_offered(launcher: Launcher) -> None:
+    catalog = shipped_catalog()
+    capacity = launcher.capacity(catalog)
+    assert capacity
+    for (region, gpu_type), count in capacity.items():
+        assert region in catalog.regions
+        assert gpu_type in catalog.gpu_types
+        assert count >= 0
+
+
+def test_a_catalog_that_offers_nothing_has_no_capacity(launcher: Launcher) -> None:
+    with command():
+        assert launcher.capacity(Catalog.open()) == {}

@@ -1,0 +1,17 @@
+"""`ecolink bench`: what the platform promises, measured."""
+
+from __future__ import annotations
+
+import typer
+
+from deploy.bench import estimates, meter_truth, wait_eta
+
+commands = typer.Typer(name="bench", no_args_is_help=True, help="Measure what is promised.")
+commands.command("estimates")(estimates.bench)
+commands.command("wait-eta")(wait_eta.bench)
+commands.command("meter-truth")(meter_truth.bench)
+
+
+@commands.callback()
+def root() -> None:
+    """Measure what is promised."""

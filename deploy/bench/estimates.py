@@ -1,0 +1,147 @@
+"""`ecolink bench estimates`: real jobs of varied size, one after another, each estimated before."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import typer
+from rich.console import Console
+
+from deploy.demo.account import DemoAccount, fresh_account, top_up
+from deploy.demo.chats import CorpusMissing, demo_chats
+from deploy.demo.preparing import BASE_MODEL, offer_base, upload_ready
+from deploy.estimates import scored_jobs, show
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from deploy.local.stack import stack
+from deploy.operator import open_store
+from domain.money import MICROS_PER_DOLLAR
+from gateway.client import Client, ClientError, Endpoint
+from infrastructure.settings import Settings
+from projections import ESTIMATES
+
+POLL_SECONDS = 1.0
+JOB_SECONDS = 900.0
+MONEY_MICROS = 100 * MICROS_PER_DOLLAR
+
+SMALL_MODULES, LARGE_MODULES = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One job's size: its dataset and its hyperparameters."""
+
+    rows: int
+    chats_per_row: int  # joined, so that examples differ in length from job to job
+    hyperparameters: dict[str, Any]
+
+    def write(self, path: Path) -> int:
+        """Write the dataset; returns its number of examples."""
+        chats = demo_chats(self.rows * self.chats_per_row)
+        rows = [
+            {
+                "messages": [
+                    message
+                    for chat in chats[start : start + self.chats_per_row]
+                    for message in chat["messages"]
+                ]
+            }
+            for start in range(0, len(chats), self.chats_per_row)
+        ]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return len(rows)
+
+
+def variants(count: int, seed: int) -> list[Variant]:
+    """Jobs of varied size, in a fixed order for each seed; training is most of each."""
+    lot = random.Random(seed)
+    return [_variant(lot, number) for number in range(count)]
+
+
+def _variant(lot: random.Random, number: int) -> Variant:
+    chats, epochs, chats_per_row = lot.randint(140, 420), lot.choice([1, 2, 3]), lot.randint(1, 3)
+    return Variant(
+        rows=chats // (epochs * chats_per_row),
+        chats_per_row=chats_per_row,
+        hyperparameters={
+            "epochs": epochs,
+            "learning_rate": 1e-3,
+            "lora_r": lot.choice([8, 16, 32]),
+            "micro_batch_size": lot.choice([4, 8]),
+            "gradient_accumulation": lot.choice([1, 2, 4]),
+            "target_modules": lot.choice([SMALL_MODULES, LARGE_MODULES]),
+            "max_sequence_length": lot.choice([None, None, 64]),
+            "save_steps": 1000,
+            "seed": number,
+        },
+    )
+
+
+def bench(
+    jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of their sizes.")] = 1,
+) -> None:
+    """Real SmolLM2 jobs of varied size, one after another; each range beside the bill."""
+    console = Console(highlight=False)
+    try:
+        with stack(Settings()) as settings:
+            account_id = _run_jobs(settings, console, jobs, seed)
+            with open_store() as store:
+                store.fold(ESTIMATES)
+                show(scored_jobs(store.connection, account_id))
+    except (StackError, CorpusMissing, ClientError) as error:
+        fail(str(error))
+
+
+def _run_jobs(settings: Settings, console: Console, count: int, seed: int) -> UUID:
+    """Run the jobs on a running stack; returns the account that they were billed to."""
+    account = fresh_account(settings, "estimates")
+    top_up(settings, account.account_id, MONEY_MICROS, "estimates")
+    offer_base(settings, console.print)
+    for number, variant in enumerate(variants(count, seed), 1):
+        _run_job(settings, console, account, variant, f"job {number} of {count}")
+    return account.account_id
+
+
+def _run_job(
+    settings: Settings, console: Console, account: DemoAccount, variant: Variant, title: str
+) -> None:
+    assert settings.gateway_url is not None
+    with (
+        Client(Endpoint(settings.gateway_url, account.key)) as client,
+        tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder,
+    ):
+        path = Path(folder) / "chats.jsonl"
+        dataset = upload_ready(client, lambda _: None, path, variant.write(path))
+        form = {
+            "dataset": dataset["id"],
+            "base_model": BASE_MODEL,
+            "hyperparameters": variant.hyperparameters,
+        }
+        job = client.post("/jobs", form, idempotency_key=str(uuid4()))
+        job = _await_end(client, f"/jobs/{job['id']}")
+    console.print(
+        f"{title}: {dataset['examples']} examples, {job['total_steps']} steps, "
+        f"{job['billed_seconds']} s, {job['cost']['text']}"
+    )
+
+
+def _await_end(client: Client, path: str) -> dict[str, Any]:
+    """Wait until a job is registered and its meter is closed; raises ClientError."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while time.monotonic() < deadline:
+        job = client.get(path)
+        if job["status"] in ("failed", "cancelled", "paused"):
+            raise ClientError(f"{job['id']} {job['status']}")
+        events = client.get(f"{path}/timeline")["data"]
+        if job["status"] == "registered" and any(e["topic"] == "MeterClosed" for e in events):
+            return job
+        time.sleep(POLL_SECONDS)
+    raise ClientError(f"{path} took longer than {JOB_SECONDS:.0f} s")

@@ -1,0 +1,258 @@
+"""`ecolink bench meter-truth`: a million job-minutes with faults, held against an oracle."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from deploy.bench.memory_log import MemoryLog
+from deploy.bench.simulated_platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
+from deploy.bench.simulated_trainer import SimulatedTrainer
+from domain.account import Account
+from domain.errors import WrongState
+from domain.estimate import Precision
+from domain.hyperparameters import Hyperparameters
+from domain.identity import meter_id
+from domain.job import Job, JobStatus, SegmentEnd
+from domain.training_plan import TrainingPlan
+from services.billing.settlement import LeasePolicy
+
+POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
+RETENTION = timedelta(days=30)
+
+ACCOUNTS, JOBS_OF_ACCOUNT = 200, 4
+ACCOUNTS_OF_REGION, GPUS_OF_REGION = 4, 16
+CACHED_AGGREGATES = 20_000
+
+STEP_SECONDS = (20, 240)
+WORK_SECONDS = (600, 24 * 3600)
+RATES = (400_000, 12_000_000)  # micro-dollars per hour
+PAYMENTS = (50_000, 60_000_000)  # micro-dollars
+
+PLAN = TrainingPlan(
+    dataset_id=UUID(int=1),
+    dataset_ref="datasets/simulated",
+    dataset_sha256="d" * 64,
+    base_model="simulated",
+    base_ref="models/simulated",
+    base_manifest_sha256="b" * 64,
+    region="",
+    gpu_type="gpu",
+    gpu_count=1,
+    rate_micros_per_hour=0,
+    catalog_version="simulated",
+    hyperparameters=Hyperparameters().model_dump(mode="json"),
+    precision=Precision.BF16,
+    gradient_checkpointing=False,
+    sequence_length=512,
+)
+
+
+@dataclass
+class MeterTruth:
+    """The bench's run: its platform, what happens on it by chance, and what is counted."""
+
+    seed: int
+    chance: random.Random = field(init=False)
+    platform: SimulatedPlatform = field(init=False)
+    log: MemoryLog = field(init=False)
+    accounts: list[UUID] = field(default_factory=list)
+    jobs: dict[UUID, list[UUID]] = field(default_factory=dict)
+    happened: Counter[str] = field(default_factory=Counter)
+    difference_micros: int = 0
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        self.log = MemoryLog(CACHED_AGGREGATES)
+        self.platform = SimulatedPlatform(self.log, POLICY)
+        for number in range(ACCOUNTS // ACCOUNTS_OF_REGION):
+            self.platform.open_pool(f"region-{number}", GPUS_OF_REGION)
+        for number in range(ACCOUNTS):
+            account_id = self.platform.open_account(f"account-{number}")
+            self.accounts.append(account_id)
+            self.jobs[account_id] = []
+            self.pay_in(account_id)
+
+    def run(self, minutes: int) -> None:
+        """Go on until this many minutes are billed, then end everything and check all again."""
+        while self.platform.books.billed_seconds < 60 * minutes:
+            self.step()
+        for job_id in [job_id for jobs in self.jobs.values() for job_id in jobs]:
+            self.command(job_id, lambda job: job.cancel(RETENTION))
+        self.platform.end_finished()
+        self.forget_finished()
+        for account_id in self.accounts:
+            self.difference_micros += self.platform.difference(account_id)
+            self.difference_micros += self.refold(account_id)
+
+    def step(self) -> None:
+        """Some time passes, with whatever comes with it."""
+        self.let_clocks_fail()
+        outage = self.happens("ticker outages", 0.01)
+        self.platform.pass_time(600 if outage else self.chance.randint(*STEP_SECONDS))
+        for trainer in list(self.platform.trainers.values()):
+            self.let_trainer_live(trainer)
+        for account_id in self.accounts:
+            if not outage:
+                self.tick(account_id)
+            self.use(account_id)
+        self.platform.end_finished(self.chance.randint(0, 30))
+        self.forget_finished()
+        for account_id in self.chance.sample(self.accounts, 20):
+            self.difference_micros += self.platform.difference(account_id)
+
+    def let_clocks_fail(self) -> None:
+        """The platform's clock jumps by up to five minutes, and is set right again."""
+        if self.happens("clock jumps", 0.05):
+            self.platform.clock_jump = self.chance.randint(-300, 300)
+        elif self.chance.random() < 0.3:
+            self.platform.clock_jump = 0
+
+    def let_trainer_live(self, trainer: SimulatedTrainer) -> None:
+        """Heartbeats that come, come late or are wrong; checkpoints, and crashes."""
+        if trainer.length > WORK_SECONDS[1]:  # it was launched since the last step
+            trainer.length = self.chance.randint(*WORK_SECONDS)
+        if self.happens("wrong reports", 0.002):
+            trainer.error = self.chance.randint(-300, 300)
+        if self.happens("leases unheard", 0.001):
+            trainer.is_deaf = True
+        if not self.happens("late heartbeats", 0.1):
+            trainer.report()
+        if self.happens("checkpoints", 0.05):
+            self.platform.save_checkpoint(trainer)
+        if self.happens("crashes", 0.002):
+            failure = self.chance.choice([*PAID_BY_PLATFORM, *PAID_BY_USER])
+            self.platform.end(trainer, SegmentEnd.CRASHED, failure)
+
+    def tick(self, account_id: UUID) -> None:
+        """A tick, with another ticker, a payment or an ending in the midst of some."""
+        meanwhile: Callable[[], object] | None = None
+        if self.happens("two tickers at once", 0.02):
+            meanwhile = partial(self.platform.tick, account_id)
+        elif self.happens("payments during a tick", 0.01):
+            meanwhile = partial(self.pay_in, account_id)
+        elif self.happens("endings during a tick", 0.01):
+            meanwhile = self.platform.end_finished
+        self.platform.tick(account_id, meanwhile)
+
+    def use(self, account_id: UUID) -> None:
+        """What an account holder does: pay, start jobs, pause, resume and cancel them."""
+        jobs = self.jobs[account_id]
+        if self.happens("payments", 0.01):
+            self.pay_in(account_id)
+        if len(jobs) < JOBS_OF_ACCOUNT:
+            self.approve(account_id)
+        if not jobs or self.chance.random() > 0.05:
+            return
+        job_id = self.chance.choice(jobs)
+        status = self.log.load(Job, job_id).status
+        if status is JobStatus.PAUSED:
+            rate = self.chance.randint(*RATES)
+            self.happened["resumes"] += 1
+            self.command(job_id, lambda job: job.resume(None, rate, "simulated"))
+        elif self.happens("pauses", 0.3):
+            self.command(job_id, lambda job: job.pause())
+        elif self.happens("cancels", 0.1):
+            self.command(job_id, lambda job: job.cancel(RETENTION))
+
+    def pay_in(self, account_id: UUID) -> None:
+        """A payment of any size."""
+        self.happened["all payments"] += 1
+        reference = f"payment {self.happened['all payments']}"
+        self.platform.top_up(account_id, self.chance.randint(*PAYMENTS), reference)
+
+    def approve(self, account_id: UUID) -> None:
+        """One more job, in the account's region."""
+        self.happened["jobs"] += 1
+        number = self.accounts.index(account_id) // ACCOUNTS_OF_REGION
+        plan = PLAN.model_copy(
+            update={
+                "region": f"region-{number}",
+                "gpu_count": self.chance.choice([1, 1, 1, 2]),
+                "rate_micros_per_hour": self.chance.randint(*RATES),
+            }
+        )
+        job_id = self.platform.approve(account_id, f"job {self.happened['jobs']}", plan)
+        self.jobs[account_id].append(job_id)
+
+    def command(self, job_id: UUID, command: Callable[[Job], None]) -> None:
+        """Ask something of a job; what its state does not allow changes nothing."""
+        with suppress(WrongState):
+            self.platform.command_job(job_id, command)
+
+    def forget_finished(self) -> None:
+        """Drop the streams of jobs that are over, so that memory stays bounded."""
+        self.log.memory.drop_notifications(self.platform.position)
+        for job_id, segments in self.platform.finished:
+            account_id = self.log.load(Job, job_id).account_id
+            self.jobs[account_id].remove(job_id)
+            self.log.memory.drop_stream(job_id)
+            for segment in range(1, segments + 1):
+                self.log.memory.drop_stream(meter_id(job_id, segment))
+        self.platform.finished.clear()
+
+    def refold(self, account_id: UUID) -> int:
+        """Micro-dollars between an account as it is cached and as all its events make it."""
+        folded: Account | None = None
+        for each in self.log.events.get(account_id):
+            folded = each.mutate(folded)  # type: ignore[attr-defined]
+        cached = self.log.load(Account, account_id)
+        assert folded is not None
+        self.happened["accounts depleted at the end"] += folded.depleted
+        return abs(folded.balance_micros - cached.balance_micros) + abs(
+            folded.reserved_micros - cached.reserved_micros
+        )
+
+    def happens(self, what: str, probability: float) -> bool:
+        """Whether it does, by chance; what does is counted."""
+        happens = self.chance.random() < probability
+        self.happened[what] += happens
+        return happens
+
+
+def bench(
+    minutes: Annotated[int, typer.Option(min=1, help="Job-minutes to bill.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of everything that happens by chance.")] = 1,
+) -> None:
+    """Bill job-minutes at compressed time with faults; exit 1 if one micro-dollar is wrong."""
+    began = time.monotonic()
+    truth = MeterTruth(seed)
+    truth.run(minutes)
+    seconds = time.monotonic() - began
+    platform, faults = truth.platform, truth.platform.faults
+    difference = truth.difference_micros + faults.difference_micros
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    must_be_zero = {
+        "difference from the oracle, micro-dollars": difference,
+        "unpaid seconds": faults.unpaid_seconds,
+        "times a balance was below zero": faults.below_zero,
+        "seconds billed twice": platform.books.billed_twice,
+        "seconds billed that never passed": faults.overbilled_seconds,
+    }
+    figures = {
+        "job-minutes": platform.books.billed_seconds // 60,
+        "minutes posted": platform.books.minutes,
+        "accounts": len(truth.accounts),
+        "events": platform.position,
+        "events per second": round(platform.position / seconds),
+        "seconds": round(seconds),
+        "memory, MiB": round(memory_mib),
+        "version conflicts": faults.conflicts,
+        "grace seconds": faults.grace_seconds,
+        "seconds that wrong clocks kept from the bill": faults.unbilled_seconds,
+        **truth.happened,
+    }
+    for name, figure in (figures | must_be_zero).items():
+        typer.echo(f"{figure:>14,}  {name}")
+    raise typer.Exit(1 if any(must_be_zero.values()) else 0)

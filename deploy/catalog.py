@@ -1,0 +1,242 @@
+"""`ecolink catalog`: what the platform offers, and its operator's changes to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from deploy.operator import Store, console, open_store
+from domain.base_model import BaseModel
+from domain.catalog import Catalog
+from domain.errors import Invalid
+from domain.identity import base_model_id
+from domain.money import dollars, micros_of
+from domain.offers import CatalogBase, GpuType, Region
+from gateway.cli.terminal import screen
+
+commands = typer.Typer(
+    name="catalog",
+    no_args_is_help=True,
+    help="What the platform offers: GPU types, regions, base models. Changes are live at once.",
+)
+gpu_types = typer.Typer(no_args_is_help=True, help="GPU types and their prices.")
+regions = typer.Typer(no_args_is_help=True, help="Regions.")
+bases = typer.Typer(no_args_is_help=True, help="Base models that the platform knows.")
+for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bases")):
+    commands.add_typer(group, name=name)
+
+Name = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
+
+
+class Backing(StrEnum):
+    """What runs the jobs of a GPU type."""
+
+    NVIDIA = "nvidia"
+    CPU = "cpu"
+
+
+@commands.command("show")
+def show() -> None:
+    """Everything that the catalog has."""
+    with open_store() as store:
+        catalog = store.catalog
+        for table in (_gpu_types(catalog), _regions(catalog), _bases(store, catalog)):
+            screen().print(table)
+            screen().print()
+
+
+@gpu_types.command("set")
+def set_gpu_type(
+    name: Name,
+    title: Annotated[str | None, typer.Option(help="For people.")] = None,
+    vram_gib: Annotated[float | None, typer.Option(help="Memory of one, GiB.")] = None,
+    price: Annotated[str | None, typer.Option(help="Dollars an hour, such as 0.80.")] = None,
+    bf16_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak, TFLOPS.")] = None,
+    backing: Annotated[Backing | None, typer.Option(help="What runs the jobs.")] = None,
+    device_name: Annotated[
+        list[str] | None, typer.Option(help="As nvidia-smi names it; may be given several times.")
+    ] = None,
+    max_per_job: Annotated[int | None, typer.Option(help="Most that one job may use.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the figures are from.")] = None,
+) -> None:
+    """Offer a GPU type, or change what is given of one that is offered."""
+    given = {
+        "title": title,
+        "vram_gib": vram_gib,
+        "bf16_tflops": bf16_tflops,
+        "backing": backing,
+        "device_names": device_name,
+        "max_per_job": max_per_job,
+        "source": source,
+    }
+    _change(lambda catalog: _set_gpu_type(catalog, name, price, given))
+    console.print(f"{name} is offered.")
+
+
+@gpu_types.command("withdraw")
+def withdraw_gpu_type(name: Name) -> None:
+    """Offer a GPU type no longer; running jobs keep theirs, at their price."""
+    _change(lambda catalog: catalog.withdraw_gpu_type(name))
+    console.print(f"{name} is withdrawn.")
+
+
+@regions.command("set")
+def set_region(
+    name: Name, title: Annotated[str, typer.Option(help="For people.", show_default=False)]
+) -> None:
+    """Offer a region, or change its title; its capacity stays."""
+
+    def change(catalog: Catalog) -> None:
+        existing = catalog.regions.get(name)
+        capacity = {} if existing is None else existing.capacity
+        catalog.offer_region(Region(name=name, title=title, capacity=capacity))
+
+    _change(change)
+    console.print(f"{name} is offered.")
+
+
+@regions.command("withdraw")
+def withdraw_region(name: Name) -> None:
+    """Offer a region no longer; running jobs keep their GPUs."""
+    _change(lambda catalog: catalog.withdraw_region(name))
+    console.print(f"{name} is withdrawn.")
+
+
+@commands.command("capacity")
+def declare_capacity(
+    region: Annotated[str, typer.Argument(help="Of which region.", show_default=False)],
+    gpu_type: Annotated[str, typer.Argument(help="Of which GPU type.", show_default=False)],
+    count: Annotated[int, typer.Argument(help="How many there are.", show_default=False)],
+) -> None:
+    """Say how many GPUs of a type a region has. `local` has no more NVIDIA GPUs than it counts."""
+    _change(lambda catalog: catalog.declare_capacity(region, gpu_type, count))
+    console.print(f"{region} has {count} of {gpu_type}.")
+
+
+@bases.command("set")
+def set_base(
+    name: Name,
+    eligible: Annotated[bool | None, typer.Option(help="Whether jobs may fine-tune it.")] = None,
+    repository: Annotated[str | None, typer.Option(help="On the Hugging Face hub.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where its figures are from.")] = None,
+) -> None:
+    """Say whether a base model may be fine-tuned; one that is not listed must be imported first."""
+    with open_store() as store:
+        imported = store.log.find(BaseModel, base_model_id(name))
+
+        def change(catalog: Catalog) -> None:
+            existing = catalog.bases.get(name) or _listing(name, imported)
+            given = {"eligible": eligible, "repository": repository, "source": source}
+            said = {field: value for field, value in given.items() if value is not None}
+            catalog.list_base(existing.model_copy(update=said))
+
+        changed = _commit(store, change)
+    console.print(f"{name} {'may' if changed.bases[name].eligible else 'may not'} be fine-tuned.")
+
+
+@bases.command("withdraw")
+def withdraw_base(name: Name) -> None:
+    """Take a base model off the list; an import of it stays."""
+    _change(lambda catalog: catalog.delist_base(name))
+    console.print(f"{name} is off the list.")
+
+
+def _change(change: Callable[[Catalog], None]) -> None:
+    with open_store() as store:
+        _commit(store, change)
+
+
+def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
+    """Change the catalog, again if another change came between; returns it."""
+
+    def attempt() -> Catalog:
+        catalog = store.catalog
+        change(catalog)
+        store.log.commit(catalog)
+        return catalog
+
+    return store.log.retrying(attempt)
+
+
+def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
+    """The listing of an imported base; raises Invalid."""
+    if imported is None or imported.shape is None:
+        raise Invalid(
+            f"{name} is not listed, and nothing says its shape; import it first: "
+            f"ecolink models import SOURCE --name {name}"
+        )
+    return CatalogBase(
+        name=name, repository="", shape=imported.shape, eligible=True, source=imported.ref
+    )
+
+
+def _set_gpu_type(
+    catalog: Catalog, name: str, price: str | None, given: Mapping[str, object]
+) -> None:
+    """Offer a GPU type with what is given, and what was said of it before; raises Invalid."""
+    said = {field: value for field, value in given.items() if value is not None}
+    if price is not None:
+        said["micros_per_hour"] = micros_of(price, field="price")
+    existing = catalog.gpu_types.get(name)
+    before = {"name": name} if existing is None else existing.model_dump()
+    missing = GpuType.model_fields.keys() - before.keys() - said.keys() - {"device_names"}
+    if missing:
+        raise Invalid(f"{name} is new; give also {_options(missing)}")
+    catalog.offer_gpu_type(GpuType.model_validate(before | said))
+
+
+def _size(parameters: int) -> str:
+    """A number of parameters as people say it."""
+    return f"{parameters / 1e6:.0f}M" if parameters < 1e9 else f"{parameters / 1e9:.1f}B"
+
+
+def _options(fields: set[str]) -> str:
+    """The command's options for some fields."""
+    names = sorted("price" if field == "micros_per_hour" else field for field in fields)
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _gpu_types(catalog: Catalog) -> Table:
+    columns = ("GPU type", "title", "VRAM GiB", "price/h", "bf16 TFLOPS", "most a job")
+    places = sorted(catalog.regions)
+    table = Table(*columns, *(f"in {place}" for place in places), box=None)
+    for kind in sorted(catalog.gpu_types.values(), key=lambda each: each.micros_per_hour):
+        table.add_row(
+            kind.name,
+            kind.title,
+            f"{kind.vram_gib:g}",
+            dollars(kind.micros_per_hour),
+            f"{kind.bf16_tflops:g}",
+            str(kind.max_per_job),
+            *(str(catalog.regions[place].capacity.get(kind.name, "")) for place in places),
+        )
+    return table
+
+
+def _regions(catalog: Catalog) -> Table:
+    table = Table("region", "title", box=None)
+    for region in sorted(catalog.regions.values(), key=lambda each: each.name):
+        table.add_row(region.name, region.title)
+    return table
+
+
+def _bases(store: Store, catalog: Catalog) -> Table:
+    table = Table(
+        "base model", "parameters", "layers", "hidden", "context", "eligible", "imported", box=None
+    )
+    for base in sorted(catalog.bases.values(), key=lambda each: each.shape.parameters):
+        shape = base.shape
+        table.add_row(
+            base.name,
+            _size(shape.parameters),
+            str(shape.layers),
+            str(shape.hidden_size),
+            str(shape.context_length),
+            "yes" if base.eligible else "no",
+            "yes" if store.log.find(BaseModel, base_model_id(base.name)) else "no",
+        )
+    return table

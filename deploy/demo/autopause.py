@@ -1,0 +1,142 @@
+"""The auto-pause story: two jobs drain one balance, pause at zero, and go on after a top-up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from domain.money import charge_micros, dollars
+from gateway.client import Client, ClientError, Refused
+
+POLL_SECONDS = 0.3
+STORY_SECONDS = 1200.0
+SPARE = 1.05  # of one job's upper bound: enough for the first seconds of the other
+
+Say = Callable[[str], None]
+TopUp = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What one job's segments used and cost, as its own events say; seconds and micro-dollars."""
+
+    job: dict[str, Any]
+    elapsed_seconds: int
+    metered_seconds: int
+    grace_seconds: int
+    charged_micros: int
+    expected_micros: int  # rate x metered seconds of each segment, rounded once
+
+    @property
+    def unpaid_seconds(self) -> int:
+        """GPU time that is neither billed nor within the bounded grace."""
+        return self.elapsed_seconds - self.metered_seconds - self.grace_seconds
+
+
+class AutoPause:
+    """Tells the story with an account's client; `top_up` is the operator's hand."""
+
+    def __init__(self, client: Client, top_up: TopUp, say: Say) -> None:
+        self._client = client
+        self._top_up = top_up
+        self._say = say
+        self._deadline = time.monotonic() + STORY_SECONDS
+        self._told: dict[str, str] = {}
+
+    def run(self, form: dict[str, Any]) -> list[Bill]:
+        """Run two jobs of the same form from an empty account; or raise ClientError."""
+        quote = self._client.post("/estimates", form)
+        upper = quote["estimate"]["high"]["micros"]
+        low, high = quote["estimate"]["low"]["text"], quote["estimate"]["high"]["text"]
+        self._say(f"one such job is estimated at {low} to {high}")
+        self._top_up(int(SPARE * upper), "first")
+        paths = [self._approve(form) for _ in range(2)]
+        self._await(paths, "paused")
+        self._say(f"balance {self._balance()}: both are paused, each with a checkpoint")
+        self._say(f"resume is refused: {self._refusal(paths[0])}")
+        self._top_up(4 * upper, "second")
+        for path in paths:
+            self._client.post(f"{path}/resume", {"wait": True})
+        self._say(f"topped up to {self._balance()}; both are resumed")
+        self._await(paths, "registered")
+        return [self._bill(path) for path in paths]
+
+    def _approve(self, form: dict[str, Any]) -> str:
+        job = self._client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
+        self._say(f"approved {job['id'][:14]}: affordable alone, but not beside the other")
+        return f"/jobs/{job['id']}"
+
+    def _await(self, paths: Sequence[str], status: str) -> None:
+        """Wait until all jobs stand in a state and their meters are closed."""
+        waiting = list(paths)
+        while waiting:
+            if time.monotonic() > self._deadline:
+                raise ClientError(f"the jobs did not become {status} in time")
+            for path in list(waiting):
+                job = self._client.get(path)
+                self._tell(job)
+                if job["status"] in ("failed", "cancelled"):
+                    raise ClientError(f"{job['id']} {job['status']}: {job['error_class']}")
+                if job["status"] == status and self._is_settled(path, job):
+                    waiting.remove(path)
+            time.sleep(POLL_SECONDS)
+
+    def _tell(self, job: dict[str, Any]) -> None:
+        line = f"{job['id'][:14]} {job['status']}, {job['phase']}"
+        if self._told.get(job["id"]) != line:
+            self._told[job["id"]] = line
+            total = job["total_steps"]
+            step = "" if total is None else f", step {job['step']}/{total}"
+            self._say(f"{line}{step}, balance {job['balance']['text']}")
+
+    def _is_settled(self, path: str, job: dict[str, Any]) -> bool:
+        closed = [e for e in self._events(path) if e["topic"] == "MeterClosed"]
+        billed = sum(event["fields"]["billed_seconds"] for event in closed)
+        return len(closed) == job["segment"] and job["billed_seconds"] == billed
+
+    def _refusal(self, path: str) -> str:
+        """What resuming without money is answered with."""
+        try:
+            self._client.post(f"{path}/resume", {"wait": True})
+        except Refused as refused:
+            if refused.status == 402 and refused.problem["figures"]["missing_micros"] > 0:
+                return str(refused)
+            raise
+        raise ClientError("a job was resumed without money")
+
+    def _bill(self, path: str) -> Bill:
+        job = self._client.get(path)
+        events = self._events(path)
+        fields = {
+            topic: [event["fields"] for event in events if event["topic"] == topic]
+            for topic in ("SegmentAllocated", "SegmentEnded", "MinuteMetered", "MeterClosed")
+        }
+        rates = [each["rate_micros_per_hour"] for each in fields["SegmentAllocated"]]
+        metered = [each["billed_seconds"] for each in fields["MeterClosed"]]
+        return Bill(
+            job=job,
+            elapsed_seconds=sum(each["elapsed_seconds"] for each in fields["SegmentEnded"]),
+            metered_seconds=sum(metered),
+            grace_seconds=sum(each["grace_seconds"] for each in fields["SegmentEnded"]),
+            charged_micros=sum(each["amount_micros"] for each in fields["MinuteMetered"]),
+            expected_micros=sum(map(charge_micros, rates, metered)),
+        )
+
+    def _events(self, path: str) -> list[dict[str, Any]]:
+        return self._client.get(f"{path}/timeline")["data"]
+
+    def _balance(self) -> str:
+        return self._client.get("/account")["balance"]["text"]
+
+
+def require_exact(bills: Sequence[Bill]) -> None:
+    """Raise ClientError unless every micro-dollar and every second is accounted for."""
+    for bill in bills:
+        if bill.charged_micros != bill.expected_micros or bill.unpaid_seconds:
+            raise ClientError(
+                f"{bill.job['id']}: charged {dollars(bill.charged_micros)}, expected "
+                f"{dollars(bill.expected_micros)}, unpaid {bill.unpaid_seconds} s"
+            )

@@ -1,0 +1,172 @@
+"""`ecolink estimates`: how good the cost ranges were that people approved."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import median
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.table import Table
+
+from deploy.operator import console, open_store
+from domain.money import dollars
+from domain.phases import Phase
+from gateway.cli.terminal import screen
+from infrastructure.store import Connection
+from projections import ESTIMATES
+from projections.estimates import report_rows
+from projections.projection import Row
+
+commands = typer.Typer(
+    name="estimates", no_args_is_help=True, help="Estimates against what jobs took, on this host."
+)
+
+
+@commands.callback()
+def root() -> None:
+    """Estimates against what jobs took, on this host."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One estimate beside the bill; what is None is not known before the job is over."""
+
+    job: str
+    base_model: str
+    gpu_type: str
+    gpu_count: int
+    precision: str
+    tokens: int
+    calibrated_from: int
+    segments: int | None
+    low_micros: int
+    high_micros: int
+    actual_micros: int | None
+    low_seconds: int
+    high_seconds: int
+    actual_seconds: int | None
+    inside: bool | None
+    position: float | None  # 0: the lower bound, 1: the upper
+    training_share: float | None  # of the bill
+
+    @classmethod
+    def of(cls, row: Row) -> Scored:
+        """A row of the projection."""
+        low, high, actual = row["low_micros"], row["high_micros"], row["actual_micros"]
+        spent = sum((row["phase_seconds"] or {}).values())
+        return cls(
+            job=f"ftjob-{row['job_id']}",
+            **{
+                each.name: row[each.name]
+                for each in fields(cls)
+                if each.name not in ("job", "inside", "position", "training_share")
+            },
+            inside=None if actual is None else low <= actual <= high,
+            position=None if actual is None or high == low else (actual - low) / (high - low),
+            training_share=row["phase_seconds"].get(Phase.TRAINING, 0.0) / spent if spent else None,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How good the ranges were, over the jobs that are over."""
+
+    scored: int
+    inside: int
+    width: float  # median of high / low - 1
+    bias: float  # median of actual over the geometric middle of the range, - 1
+
+    @classmethod
+    def of(cls, jobs: Sequence[Scored]) -> Summary | None:
+        """None if no job is over whose range can be divided by."""
+        over = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
+        if not over:
+            return None
+        return cls(
+            scored=len(over),
+            inside=sum(bool(each.inside) for each in over),
+            width=median(each.high_micros / each.low_micros for each in over) - 1,
+            bias=median(_over_middle(each) for each in over) - 1,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.inside} of {self.scored} inside their range ({self.inside / self.scored:.0%}); "
+            f"median width {self.width:.1%}; bias {self.bias:+.1%} of the middle."
+        )
+
+
+def _over_middle(job: Scored) -> float:
+    return (job.actual_micros or 0) / math.sqrt(job.low_micros * job.high_micros)
+
+
+@commands.command()
+def report(
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
+) -> None:
+    """Each approved range beside what the job cost, and how good the ranges were together."""
+    with open_store() as store:
+        store.fold(ESTIMATES)
+        jobs = scored_jobs(store.connection)
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, [each.name for each in fields(Scored)])
+        writer.writeheader()
+        writer.writerows(asdict(each) for each in jobs)
+        return
+    if not jobs:
+        console.print("No job has been approved with an estimate yet.")
+        return
+    show(jobs)
+
+
+def scored_jobs(connection: Connection, account_id: UUID | None = None) -> list[Scored]:
+    """Every job that was approved with an estimate, of one account or of all."""
+    rows = report_rows(connection)
+    return [Scored.of(row) for row in rows if account_id in (None, row["account_id"])]
+
+
+def show(jobs: Sequence[Scored]) -> None:
+    """Print each row, and how good the ranges were together."""
+    screen().print(_table(jobs))
+    console.print(str(Summary.of(jobs) or "No job is over yet."))
+
+
+def _table(jobs: Sequence[Scored]) -> Table:
+    table = Table(box=None)
+    for name in ("job", "base", "GPUs", "precision"):
+        table.add_column(name, overflow="fold")
+    for name in (
+        "tokens",
+        "range",
+        "cost",
+        "range s",
+        "took s",
+        "inside",
+        "at",
+        "from",
+        "training",
+    ):
+        table.add_column(name, justify="right")
+    for each in jobs:
+        table.add_row(
+            each.job,
+            each.base_model,
+            f"{each.gpu_count} x {each.gpu_type}",
+            each.precision,
+            f"{each.tokens:,}",
+            f"{dollars(each.low_micros)}-{dollars(each.high_micros)}",
+            "" if each.actual_micros is None else dollars(each.actual_micros),
+            f"{each.low_seconds}-{each.high_seconds}",
+            "" if each.actual_seconds is None else str(each.actual_seconds),
+            {None: "", True: "yes", False: "no"}[each.inside],
+            "" if each.position is None else f"{each.position:.0%}",
+            f"{each.calibrated_from} jobs" if each.calibrated_from else "catalog",
+            "" if each.training_share is None else f"{each.training_share:.0%}",
+        )
+    return table

@@ -1,0 +1,71 @@
+"""Availability: what of each GPU pool is free, how long a wait is, and the capacity gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domain.errors import NoCapacity
+from domain.waiting import Occupied, Queued, wait_seconds
+
+
+@dataclass(frozen=True)
+class PoolLoad:
+    """One GPU type in one region: what runs on it, for how long still, and who waits."""
+
+    region: str
+    gpu_type: str
+    capacity: int
+    running: tuple[Occupied, ...]
+    queue: tuple[Queued, ...]
+
+    @property
+    def free(self) -> int:
+        """GPUs that a job approved now would get at once: none while others wait."""
+        if self.queue:
+            return 0
+        return max(0, self.capacity - sum(each.count for each in self.running))
+
+    def wait_seconds(self, count: int) -> float | None:
+        """Expected wait of a job that joins the queue now; None if it would never be served."""
+        if count <= self.free:
+            return 0.0
+        return wait_seconds(self.capacity, self.running, self.queue, count)
+
+
+def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int) -> None:
+    """The capacity gate: raises NoCapacity with the wait and what is free elsewhere."""
+    here = next(
+        (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
+    )
+    if here is None or here.free >= count:
+        return
+    wait = here.wait_seconds(count)
+    elsewhere = [each for each in loads if each is not here and each.free >= count]
+    places = ", ".join(f"{each.free} of {each.gpu_type} in {each.region}" for each in elsewhere)
+    raise NoCapacity(
+        f"{region} has {here.free} of {gpu_type} free, the job needs {count}; "
+        f"the wait is about {_spoken(wait)}. "
+        + (f"Free now: {places}. " if places else "Nothing else is free now. ")
+        + "Send wait=true to stand in the queue, free of charge.",
+        field="gpu_type",
+        figures={
+            "free": here.free,
+            "wait_seconds": None if wait is None else round(wait),
+            "elsewhere": [
+                {"region": each.region, "gpu_type": each.gpu_type, "free": each.free}
+                for each in elsewhere
+            ],
+        },
+    )
+
+
+def _spoken(seconds: float | None) -> str:
+    """A wait as people say it."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

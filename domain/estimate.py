@@ -1,0 +1,171 @@
+"""The estimate: seconds by phase and a cost range, from the constants that the meter charges by."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.errors import Invalid
+from domain.hyperparameters import Hyperparameters
+from domain.memory import Fit
+from domain.model_shape import ModelShape
+from domain.money import charge_micros
+from domain.offers import GpuType
+from domain.phases import Phase
+from domain.precision import Precision as Precision
+from domain.pricing import HEADROOM, LONGEST_SECONDS
+from domain.token_lengths import TokenLengths
+from domain.workload import Work as Work
+from domain.workload import phase_seconds
+
+
+class PhaseEstimate(BaseModel):
+    """Seconds of one phase: by the constants alone, and the calibrated range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phase: Phase
+    model_seconds: float
+    low_seconds: float
+    high_seconds: float
+
+    @property
+    def typical_seconds(self) -> float:
+        """What is expected: the geometric middle of the range."""
+        return math.sqrt(self.low_seconds * self.high_seconds)
+
+    def scaled(self, share: float) -> PhaseEstimate:
+        """This phase with a share (0 to 1) of its work."""
+        return PhaseEstimate(
+            phase=self.phase,
+            model_seconds=self.model_seconds * share,
+            low_seconds=self.low_seconds * share,
+            high_seconds=self.high_seconds * share,
+        )
+
+
+class Estimate(BaseModel):
+    """What a job, or the rest of one, will take and cost; JobApproved and JobResumed freeze it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate_micros_per_hour: int  # of all its GPUs
+    tokens: int  # that training sees, over all epochs, after truncation
+    total_steps: int  # optimizer steps that it covers
+    calibrated_from: int  # finished jobs behind the factors; 0: the catalog alone
+    phases: tuple[PhaseEstimate, ...]
+
+    @property
+    def low_seconds(self) -> int:
+        """Whole seconds if all goes well."""
+        return math.floor(sum(each.low_seconds for each in self.phases))
+
+    @property
+    def high_seconds(self) -> int:
+        """Whole seconds with the headroom."""
+        return math.ceil(sum(each.high_seconds for each in self.phases))
+
+    @property
+    def low_micros(self) -> int:
+        """Cost if all goes well, micro-dollars."""
+        return charge_micros(self.rate_micros_per_hour, self.low_seconds)
+
+    @property
+    def high_micros(self) -> int:
+        """Cost with the headroom, micro-dollars; the balance gate asks for it."""
+        return charge_micros(self.rate_micros_per_hour, self.high_seconds)
+
+    def typical_seconds(self, phase: Phase) -> float:
+        """Expected seconds of a phase."""
+        return sum(each.typical_seconds for each in self.phases if each.phase is phase)
+
+
+class Calibration(BaseModel):
+    """What finished jobs teach: actual over modelled seconds by phase; 1 where nothing is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factors: dict[Phase, float] = {}
+    jobs: int = 0
+
+
+def sequence_length(
+    hyperparameters: Hyperparameters, shape: ModelShape, lengths: TokenLengths
+) -> int:
+    """Tokens of the longest example that training sees: no more than the field, or the context."""
+    limit = hyperparameters.max_sequence_length or shape.context_length
+    return min(limit, shape.context_length, lengths.longest)
+
+
+def estimate(
+    work: Work,
+    gpu: GpuType,
+    gpu_count: int,
+    fit: Fit,
+    calibration: Calibration,
+    rate_micros_per_hour: int,
+) -> Estimate:
+    """The range of a whole job. `rate_micros_per_hour` is that of all its GPUs.
+
+    A phase's typical seconds are what the constants say, times its factor. The lower bound, where
+    all goes smoothly, is the typical seconds / sqrt(1.3), and the upper bound is 1.3 times the
+    lower: so the range has the promised width, and as much room in proportion below what is
+    expected as above it. Register is quick and has no headroom. Raises Invalid for a dataset too
+    small to train on and for a job of more than a year.
+    """
+    if work.lengths.examples < 2:
+        raise Invalid(
+            f"the dataset has {work.lengths.examples} examples; at least 2 are needed, one to "
+            "train on and one to hold out for evaluation",
+            field="dataset",
+        )
+    seconds = phase_seconds(work, gpu, gpu_count, fit)
+    phases = tuple(_ranged(phase, seconds[phase], calibration) for phase in Phase)
+    priced = Estimate(
+        rate_micros_per_hour=rate_micros_per_hour,
+        tokens=work.trained_tokens,
+        total_steps=work.total_steps(gpu_count),
+        calibrated_from=calibration.jobs,
+        phases=phases,
+    )
+    if sum(each.high_seconds for each in phases) > LONGEST_SECONDS:
+        days = priced.low_seconds // 86_400
+        raise Invalid(
+            f"the job would take {days:,} days or more; no job may take over "
+            f"{LONGEST_SECONDS // 86_400} days",
+            field="hyperparameters.epochs",
+        )
+    return priced
+
+
+def _ranged(phase: Phase, model_seconds: float, calibration: Calibration) -> PhaseEstimate:
+    typical = model_seconds * calibration.factors.get(phase, 1.0)
+    low = typical if phase is Phase.REGISTER else typical / math.sqrt(HEADROOM)
+    return PhaseEstimate(
+        phase=phase,
+        model_seconds=model_seconds,
+        low_seconds=low,
+        high_seconds=low if phase is Phase.REGISTER else HEADROOM * low,
+    )
+
+
+def remaining(
+    whole: Estimate, *, step: int, total_steps: int, trained: bool, rate_micros_per_hour: int
+) -> Estimate:
+    """The rest of a job that is taken up again after `step` of `total_steps`, at today's rate.
+
+    It starts up anew, trains the steps that are left (none if it is `trained`), evaluates and
+    registers. `whole` is an estimate of the whole job.
+    """
+    left = 0 if trained else max(0, total_steps - step)
+    share = left / total_steps if total_steps > 0 else 0.0
+    return Estimate(
+        rate_micros_per_hour=rate_micros_per_hour,
+        tokens=round(whole.tokens * share),
+        total_steps=left,
+        calibrated_from=whole.calibrated_from,
+        phases=tuple(
+            each.scaled(share) if each.phase is Phase.TRAINING else each for each in whole.phases
+        ),
+    )

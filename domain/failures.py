@@ -1,0 +1,97 @@
+"""Failure classes: who pays, whether it is tried again, and what the user is advised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class FailureClass(StrEnum):
+    """Why a segment failed."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_DATA = "bad_data"  # the dataset or a setting turned out not to work at run time
+    NODE_LOST = "node_lost"
+    LOSS_DIVERGED = "loss_diverged"
+    DISK_FULL = "disk_full"
+    TRAINER_CRASHED = "trainer_crashed"
+    MODEL_LOAD_FAILED = "model_load_failed"
+    TIMEOUT = "timeout"  # no progress for too long, or it would not stop
+
+
+class Payer(StrEnum):
+    """Who pays for the time of a failed segment that no checkpoint holds."""
+
+    PLATFORM = "platform"  # it is credited back to the last checkpoint
+    USER = "user"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What follows from a failure class, and what the user reads about it."""
+
+    payer: Payer
+    retried: bool  # relaunched from the last checkpoint, a limited number of times
+    sentence: str
+    advice: str
+
+
+FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
+    {
+        # The memory fit was our decision, so a wrong one is our cost; again, it would be as wrong.
+        FailureClass.OUT_OF_MEMORY: Failure(
+            Payer.PLATFORM,
+            False,
+            "The GPU ran out of memory although the job was expected to fit.",
+            "Start a new job with a smaller micro batch, a shorter maximum sequence length "
+            "or a larger GPU.",
+        ),
+        FailureClass.BAD_DATA: Failure(
+            Payer.USER,
+            False,
+            "The dataset or a setting does not work with this base model.",
+            "Read the last log lines, mend the dataset or the setting that they name, "
+            "and start a new job.",
+        ),
+        FailureClass.NODE_LOST: Failure(
+            Payer.PLATFORM,
+            True,
+            "The machine under the trainer was lost.",
+            "Start a new job, in another region if there is one.",
+        ),
+        FailureClass.LOSS_DIVERGED: Failure(
+            Payer.USER,
+            False,
+            "The training loss became infinite or no number at all.",
+            "Start a new job with a lower learning rate; a third of this one is a good next try.",
+        ),
+        FailureClass.DISK_FULL: Failure(
+            Payer.PLATFORM,
+            True,
+            "The machine had no disk space left for the model or a checkpoint.",
+            "Start a new job later; saving less often (save steps) needs less space.",
+        ),
+        FailureClass.TRAINER_CRASHED: Failure(
+            Payer.PLATFORM,
+            True,
+            "The trainer ended with an error that it did not expect.",
+            "Read the last log lines; if nothing there is about your data, tell the operator.",
+        ),
+        FailureClass.MODEL_LOAD_FAILED: Failure(
+            Payer.PLATFORM,
+            True,
+            "The base model could not be loaded, or is not what was approved.",
+            "Start a new job with another base model, or tell the operator.",
+        ),
+        FailureClass.TIMEOUT: Failure(
+            Payer.PLATFORM,
+            True,
+            "The trainer made no progress for too long, or did not stop when it had to.",
+            "Start a new job with a smaller micro batch or less gradient accumulation, "
+            "so that a step takes less time.",
+        ),
+    }
+)
+"""The one table; every class has its entry."""

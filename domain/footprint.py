@@ -1,0 +1,147 @@
+"""Footprint: the bytes that a job holds of each GPU's memory, item by item."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from domain.hyperparameters import Hyperparameters
+from domain.model_shape import ModelShape
+from domain.offers import NF4_BYTES, GpuType
+from domain.precision import Precision
+
+MIB = 1024**2
+
+CUDA_CONTEXT_BYTES = 512 * MIB
+"""What a process takes before its first tensor. Some 300 MiB with kernels loaded lazily (pytorch
+issue 107667), and more of them as it trains."""
+
+LIBRARY_BYTES = 128 * MIB
+"""cuBLAS: 32 MiB of workspace for each handle and stream on Hopper, 8 MiB before it (PyTorch's
+notes on CUBLAS_WORKSPACE_CONFIG), and what attention and reductions take beside it."""
+
+BITSANDBYTES_BYTES = 64 * MIB
+"""Code books, and the kernels of bitsandbytes."""
+
+FRAGMENTATION = 0.1
+"""Part of the activations that the allocator holds in pieces too small to use. Published totals of
+Qwen and LLaMA-Factory (tests/domain/test_memory.py) lie 4 to 13% above the sum of the tensors."""
+
+PAD_MULTIPLE = 8
+"""The trainer pads a micro batch to a multiple of this many tokens."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is to be laid into the memory of each GPU."""
+
+    shape: ModelShape
+    hyperparameters: Hyperparameters
+    sequence_length: int  # tokens of the longest example, after truncation
+    gpu_count: int
+
+
+def memory_items(
+    layout: Layout, precision: Precision, checkpointing: bool, gpu: GpuType
+) -> dict[str, int]:
+    """Bytes that each rank holds at its peak, by what they are for.
+
+    The adapter is float32 (Hu et al., LoRA (2021): r x (inputs + outputs) for each target module)
+    with AdamW's two moments beside it; only its gradients exist. Data parallelism keeps one more
+    copy of them, in the flat tensor that is summed over the ranks.
+    """
+    adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
+    activations = activation_bytes(layout, checkpointing)
+    return {
+        "weights": weight_bytes(layout.shape, precision),
+        "adapter": adapter,
+        "gradients": adapter * (2 if layout.gpu_count > 1 else 1),
+        "optimizer": 2 * adapter,
+        "activations": activations,
+        "overhead": _overhead_bytes(layout.shape, precision, activations, gpu),
+    }
+
+
+def adapter_parameters(shape: ModelShape, hyperparameters: Hyperparameters) -> int:
+    """Trainable parameters of the adapter."""
+    inputs_and_outputs = sum(sum(shape.linears[name]) for name in hyperparameters.target_modules)
+    return hyperparameters.lora_r * inputs_and_outputs * shape.layers
+
+
+def linear_parameters(shape: ModelShape) -> int:
+    """Parameters of the layers' linear modules: what 4-bit quantisation covers."""
+    return shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
+
+
+def weight_bytes(shape: ModelShape, precision: Precision) -> int:
+    """The frozen base: two bytes a parameter, or NF4 in the layers' linear modules.
+
+    Embeddings, norms and the head stay in bf16, as bitsandbytes and transformers leave them.
+    """
+    if precision is Precision.BF16:
+        return 2 * shape.parameters
+    quantised = linear_parameters(shape)
+    return math.ceil(NF4_BYTES * quantised) + 2 * max(0, shape.parameters - quantised)
+
+
+def activation_bytes(layout: Layout, checkpointing: bool) -> int:
+    """What a micro batch keeps for its backward pass, and the most that is added to it at a time.
+
+    Without checkpointing every layer keeps its tensors; with it only its input (Chen et al.,
+    Training Deep Nets with Sublinear Memory Cost (2016)), and one layer at a time has the rest. The
+    head's tensors and a layer's working set are never there together.
+    """
+    shape = layout.shape
+    layer, boundary = _layer_bytes(layout), 2 * shape.hidden_size
+    kept = shape.layers * (boundary if checkpointing else layer)
+    # One layer's gradients in flight: of the residual, and of the three tensors of its MLP.
+    working = 2 * (2 * shape.hidden_size + 3 * shape.intermediate_size)
+    if checkpointing:
+        working += layer
+    padded = math.ceil(layout.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
+    tokens = layout.hyperparameters.micro_batch_size * padded
+    return tokens * (kept + max(working, _head_bytes(shape)))
+
+
+def _layer_bytes(layout: Layout) -> int:
+    """Bytes a token that one layer keeps for its backward pass.
+
+    Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, but for
+    frozen linear modules, which keep no input: both norms keep their input in float32 (8 h); fused
+    attention, without a score matrix (Dao et al., FlashAttention (2022)), keeps q, k, v and its
+    output; the gated MLP keeps the gate, its activation and the other branch (6 m). Each adapted
+    module keeps its input in float32, the mask of its dropout, and the r numbers between A and B.
+    """
+    shape, hyperparameters = layout.shape, layout.hyperparameters
+    queries = shape.attention_heads * shape.head_dim
+    keys = shape.kv_heads * shape.head_dim
+    attention = 2 * (2 * queries + 2 * keys)
+    mask = 1 if hyperparameters.dropout > 0 else 0
+    adapted = sum(
+        (4 + mask) * shape.linears[name][0] + 4 * hyperparameters.lora_r
+        for name in hyperparameters.target_modules
+    )
+    return 8 * shape.hidden_size + attention + 6 * shape.intermediate_size + adapted
+
+
+def _head_bytes(shape: ModelShape) -> int:
+    """Bytes a token of the loss: log-probabilities and two gradients in float32, and its input.
+
+    The backward pass of cross entropy holds the gradients by log-probability and by logit at once.
+    """
+    return 12 * shape.vocab_size + 6 * shape.hidden_size
+
+
+def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
+    """What is held beside the tensors: the CUDA context, libraries, and 4-bit workspace.
+
+    A 4-bit module is multiplied as bf16, so that the largest one exists twice for a moment. A type
+    that stands for CPU memory has neither context nor a caching allocator.
+    """
+    largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
+    workspace = 2 * largest if precision is Precision.NF4 else 0
+    if gpu.backing == "cpu":
+        return workspace
+    if precision is Precision.NF4:
+        workspace += BITSANDBYTES_BYTES
+    return CUDA_CONTEXT_BYTES + LIBRARY_BYTES + workspace + math.ceil(FRAGMENTATION * activations)

@@ -1,0 +1,394 @@
+"""JobSegments: how a job's launches go, from their GPUs to their end, as events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.aggregate import Aggregate, Event
+from domain.errors import StaleSegment, WrongState
+from domain.failures import FAILURES, FailureClass, Payer
+from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason
+from domain.money import charge_micros
+from domain.phases import Phase
+from domain.training_plan import SavedCheckpoint, TrainingPlan
+
+
+class SegmentEnd(StrEnum):
+    """Why a segment of a job ended."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"  # its owner asked for it, or its host shuts down
+    LEASE_ENDED = "lease_ended"  # its paid time ran out
+    CRASHED = "crashed"  # its trainer failed, or its process was lost
+
+
+class JobSegments(Aggregate):
+    """The half of a job that its trainers move; `domain.job` has its owner's half.
+
+    A segment is one launch. They are numbered from 1, and at most one runs at a time.
+    """
+
+    class SegmentAllocated(Event):
+        """The next segment has its GPUs."""
+
+        TOPIC: ClassVar[str] = "SegmentAllocated"
+        segment: int
+        rate_micros_per_hour: int
+
+    class PodStarted(Event):
+        """The launcher bound the GPUs to the segment; its time counts from here."""
+
+        TOPIC: ClassVar[str] = "PodStarted"
+        segment: int
+        pod: str
+        bound_at: datetime
+
+    class TrainingStarted(Event):
+        """Model and data are loaded; the first step of the segment is next."""
+
+        TOPIC: ClassVar[str] = "TrainingStarted"
+        segment: int
+        step: int
+        total_steps: int
+        train_examples: int
+        eval_examples: int
+
+    class CheckpointSaved(Event):
+        """A checkpoint of the running segment is durable in the artifact store."""
+
+        TOPIC: ClassVar[str] = "CheckpointSaved"
+        segment: int
+        step: int
+        train_loss: float
+        elapsed_seconds: int
+        ref: str
+        manifest_sha256: str
+        total_bytes: int
+
+    class EvaluationStarted(Event):
+        """All steps are done; the held-out examples are being scored."""
+
+        TOPIC: ClassVar[str] = "EvaluationStarted"
+        segment: int
+        step: int
+
+    class EvaluationCompleted(Event):
+        """The adapter's held-out loss is known; it waits to be registered."""
+
+        TOPIC: ClassVar[str] = "EvaluationCompleted"
+        segment: int
+        loss_before: float
+        loss_after: float
+        examples: int
+        label_tokens: int
+
+    class Registered(Event):
+        """The adapter has a name and can be deployed."""
+
+        TOPIC: ClassVar[str] = "Registered"
+        segment: int
+        model: str
+        adapter_ref: str
+        manifest_sha256: str
+
+    class SegmentEnded(Event):
+        """The segment's process is over; its time counts up to here."""
+
+        TOPIC: ClassVar[str] = "SegmentEnded"
+        class_version: ClassVar[int] = 2
+        segment: int
+        reason: SegmentEnd
+        elapsed_seconds: int
+        grace_seconds: int
+        kept_seconds: int
+        error_class: str | None
+        log_ref: str | None
+        failure: FailureClass | None  # of a crash
+        phase_seconds: dict[Phase, float]
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """The first version told a lost process by its error class, and timed no phases."""
+            crashed = state["reason"] == SegmentEnd.CRASHED
+            state["failure"] = failure_of(state["error_class"]) if crashed else None
+            state["phase_seconds"] = {}
+
+    def __init__(self, account_id: UUID, plan: TrainingPlan) -> None:
+        self.account_id = account_id
+        self.plan = plan
+        self.rate_micros_per_hour = plan.rate_micros_per_hour
+        self.status = JobStatus.TRAINING
+        self.segment = 0
+        self.segment_running = False
+        self.pod: str | None = None
+        self.step = 0
+        self.total_steps = 0  # 0: not known yet
+        self.trained_in_segment = 0
+        self.checkpoint: SavedCheckpoint | None = None
+        self.model: str | None = None
+        self.pause_requested: PauseReason | None = None
+        self.retention: timedelta | None = None  # set when the owner cancels a running segment
+        self.crashes = 0
+        self.segments_used = 0
+        self.actual_seconds = 0  # that the user pays for, over all segments
+        self.actual_micros = 0
+        self.phase_seconds: dict[Phase, float] = {}
+
+    @property
+    def next_segment(self) -> int | None:
+        """Number of the segment that the job needs GPUs for, if it needs any."""
+        if self.status.is_final or self.status is JobStatus.PAUSED or self.segment_running:
+            return None
+        return self.segment + 1
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the running segment shall end because its owner cancelled the job."""
+        return self.segment_running and self.retention is not None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the running segment shall save and exit because its owner said so."""
+        return self.cancel_requested or (self.segment_running and self.pause_requested is not None)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a checkpoint holds all steps, so that only the evaluation is left."""
+        saved = self.checkpoint
+        return saved is not None and 0 < self.total_steps <= saved.step
+
+    @property
+    def model_name(self) -> str:
+        """What its adapter is called once it is a model."""
+        return f"ft:{self.plan.base_model}:{self.id.hex[:8]}"
+
+    def allocate_segment(self, segment: int) -> None:
+        """Begin the next segment, at the rate of the approval or of the last resume."""
+        if segment != self.next_segment:
+            raise StaleSegment(f"segment {segment} is not the next one of this job")
+        self.trigger_event(
+            self.SegmentAllocated, segment=segment, rate_micros_per_hour=self.rate_micros_per_hour
+        )
+
+    @event(SegmentAllocated)
+    def _segment_allocated(self, segment: int) -> None:
+        self.segment = segment
+        self.segment_running = True
+        self.pod = None
+
+    def start_pod(self, segment: int, pod: str, bound_at: datetime) -> None:
+        """Record that the launcher bound the GPUs; once."""
+        self._require_running(segment)
+        if self.pod is None:
+            self.trigger_event(self.PodStarted, segment=segment, pod=pod, bound_at=bound_at)
+
+    @event(PodStarted)
+    def _pod_started(self, pod: str) -> None:
+        self.pod = pod
+
+    def start_training(
+        self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
+    ) -> None:
+        """Record the first step of a segment; once for each segment."""
+        self._require_running(segment)
+        if self.trained_in_segment < segment:
+            self.trigger_event(
+                self.TrainingStarted,
+                segment=segment,
+                step=step,
+                total_steps=total_steps,
+                train_examples=train_examples,
+                eval_examples=eval_examples,
+            )
+
+    @event(TrainingStarted)
+    def _training_started(self, segment: int, step: int, total_steps: int) -> None:
+        if step < total_steps:  # else a job that was in evaluation stays there
+            self.status = JobStatus.TRAINING
+        self.trained_in_segment = segment
+        self.step, self.total_steps = step, total_steps
+
+    def save_checkpoint(
+        self,
+        segment: int,
+        step: int,
+        train_loss: float,
+        elapsed_seconds: int,
+        ref: str,
+        manifest_sha256: str,
+        total_bytes: int,
+    ) -> None:
+        """Record a durable checkpoint; one that is not newer than the last changes nothing."""
+        self._require_running(segment)
+        last = self.checkpoint
+        if last is not None and (last.segment, last.step) >= (segment, step):
+            return
+        self.trigger_event(
+            self.CheckpointSaved,
+            segment=segment,
+            step=step,
+            train_loss=train_loss,
+            elapsed_seconds=elapsed_seconds,
+            ref=ref,
+            manifest_sha256=manifest_sha256,
+            total_bytes=total_bytes,
+        )
+
+    @event(CheckpointSaved)
+    def _checkpoint_saved(
+        self, segment: int, step: int, ref: str, manifest_sha256: str, elapsed_seconds: int
+    ) -> None:
+        self.step = step
+        self.checkpoint = SavedCheckpoint(
+            segment=segment,
+            step=step,
+            ref=ref,
+            manifest_sha256=manifest_sha256,
+            elapsed_seconds=elapsed_seconds,
+        )
+
+    def start_evaluation(self, segment: int, step: int) -> None:
+        """Move on to evaluating; once."""
+        self._require_running(segment)
+        if self.status is JobStatus.TRAINING:
+            self.trigger_event(self.EvaluationStarted, segment=segment, step=step)
+
+    @event(EvaluationStarted)
+    def _evaluation_started(self, step: int) -> None:
+        self.status = JobStatus.EVALUATING
+        self.step = step
+
+    def complete_evaluation(
+        self, segment: int, loss_before: float, loss_after: float, examples: int, label_tokens: int
+    ) -> None:
+        """Keep the held-out losses (nats per label token); once."""
+        self._require_running(segment)
+        if self.status is JobStatus.EVALUATING:
+            self.trigger_event(
+                self.EvaluationCompleted,
+                segment=segment,
+                loss_before=loss_before,
+                loss_after=loss_after,
+                examples=examples,
+                label_tokens=label_tokens,
+            )
+
+    @event(EvaluationCompleted)
+    def _evaluation_completed(self) -> None:
+        self.status = JobStatus.TRAINED_PENDING_REGISTER
+
+    def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
+        """Give the adapter its name, unless the job is being cancelled."""
+        self._require_running(segment)
+        if self.cancel_requested:
+            raise WrongState(CANCEL_PENDING)
+        if self.status is not JobStatus.TRAINED_PENDING_REGISTER:
+            raise WrongState(f"the job is {self.status}, not trained_pending_register")
+        self.trigger_event(
+            self.Registered,
+            segment=segment,
+            model=self.model_name,
+            adapter_ref=adapter_ref,
+            manifest_sha256=manifest_sha256,
+        )
+
+    @event(Registered)
+    def _registered(self, model: str) -> None:
+        self.status = JobStatus.REGISTERED
+        self.model = model
+
+    def end_segment(
+        self,
+        segment: int,
+        reason: SegmentEnd,
+        elapsed_seconds: int,
+        *,
+        grace_seconds: int = 0,
+        failure: FailureClass | None = None,
+        error_class: str | None = None,
+        log_ref: str | None = None,
+        phase_seconds: Mapping[Phase, float] | None = None,
+        can_pay: bool = True,
+    ) -> None:
+        """End the running segment, and with it what its owner or its failure asks for.
+
+        `kept_seconds` says how much of the segment's time the user pays for: what the platform
+        lost after the last checkpoint is done again and must be credited. `can_pay` says whether
+        the account affords another second, should the paid time have run out.
+        """
+        self._require_running(segment)
+        if reason is SegmentEnd.CRASHED:
+            failure = failure or FailureClass.TRAINER_CRASHED
+        self.trigger_event(
+            self.SegmentEnded,
+            segment=segment,
+            reason=reason,
+            elapsed_seconds=elapsed_seconds,
+            grace_seconds=grace_seconds,
+            kept_seconds=self._kept_seconds(reason, elapsed_seconds, failure),
+            error_class=error_class,
+            log_ref=log_ref,
+            failure=failure,
+            phase_seconds=dict(phase_seconds or {}),
+        )
+        self._conclude(reason, failure, error_class, log_ref, can_pay)
+
+    def _kept_seconds(
+        self, reason: SegmentEnd, elapsed_seconds: int, failure: FailureClass | None
+    ) -> int:
+        if reason is SegmentEnd.STOPPED:
+            platform_pays = not self.stop_requested
+        else:
+            platform_pays = failure is not None and FAILURES[failure].payer is Payer.PLATFORM
+        if not platform_pays:
+            return elapsed_seconds
+        last = self.checkpoint
+        return last.elapsed_seconds if last is not None and last.segment == self.segment else 0
+
+    @event(SegmentEnded)
+    def _segment_ended(
+        self,
+        reason: SegmentEnd,
+        elapsed_seconds: int,
+        grace_seconds: int,
+        kept_seconds: int,
+        phase_seconds: dict[Phase, float],
+    ) -> None:
+        self.segment_running = False
+        self.crashes += reason is SegmentEnd.CRASHED
+        if self.status is JobStatus.TRAINED_PENDING_REGISTER:  # the next one evaluates again
+            self.status = JobStatus.EVALUATING
+        if self.status is not JobStatus.REGISTERED:
+            self.step = self.checkpoint.step if self.checkpoint else 0
+        billable = max(0, min(kept_seconds, elapsed_seconds - grace_seconds))
+        self.segments_used += elapsed_seconds > 0
+        self.actual_seconds += billable
+        self.actual_micros += charge_micros(self.rate_micros_per_hour, billable)
+        for phase, seconds in phase_seconds.items():
+            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+
+    def _conclude(
+        self,
+        reason: SegmentEnd,
+        failure: FailureClass | None,
+        error_class: str | None,
+        log_ref: str | None,
+        can_pay: bool,
+    ) -> None:
+        raise NotImplementedError
+
+    def _require_running(self, segment: int) -> None:
+        if not self.segment_running or segment != self.segment:
+            raise StaleSegment(f"segment {segment} is not the running one ({self.segment})")
+
+
+def failure_of(error_class: str | None) -> str:
+    """Failure class of an event that was stored before there were any."""
+    lost = error_class == "ProcessLost"
+    return (FailureClass.NODE_LOST if lost else FailureClass.TRAINER_CRASHED).value

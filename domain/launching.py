@@ -1,0 +1,112 @@
+"""Launching a job and what follows: the gates, approve, pause, resume, cancel, promote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from domain.account import Account
+from domain.availability import PoolLoad, require_capacity
+from domain.errors import CommandReused, InsufficientBalance, NotFound
+from domain.estimate import Estimate
+from domain.event_log import EventLog
+from domain.identity import created_id
+from domain.job import Job
+from domain.money import dollars
+from domain.quoting import Choices, Quoting
+
+
+class Launching:
+    """The use cases of a job's owner. Each command runs inside `because(cause)`."""
+
+    def __init__(self, log: EventLog, quoting: Quoting, retention: timedelta) -> None:
+        self._log = log
+        self._quoting = quoting
+        self._retention = retention
+
+    def approve(
+        self,
+        account_id: UUID,
+        command_key: str,
+        choices: Choices,
+        *,
+        wait: bool,
+        loads: Sequence[PoolLoad],
+    ) -> Job:
+        """Start a job; the same command key makes the same job, with other choices it is refused.
+
+        Two gates stand before it: the balance must cover the estimate's upper bound
+        (InsufficientBalance), and unless `wait`, the GPUs must be free (NoCapacity).
+        """
+        job_id = created_id(account_id, "job", command_key)
+
+        def attempt() -> Job:
+            existing = self._log.find(Job, job_id)
+            if existing is not None:
+                if existing.plan.choices != choices.recorded:
+                    raise CommandReused("this idempotency key was used for a different job")
+                return existing
+            quote = self._quoting.quote(account_id, choices)
+            self._require_balance(account_id, quote.estimate)
+            if not wait:
+                require_capacity(loads, choices.region, choices.gpu_type, choices.gpu_count)
+            job = Job.approve(job_id, account_id, quote.plan, quote.estimate)
+            self._log.commit(job)
+            return job
+
+        return self._log.retrying(attempt)
+
+    def pause(self, account_id: UUID, job_id: UUID) -> Job:
+        """Save and free the GPUs; raises WrongState with what would work instead."""
+        return self._command(account_id, job_id, lambda job: job.pause())
+
+    def resume(
+        self, account_id: UUID, job_id: UUID, *, wait: bool, loads: Sequence[PoolLoad]
+    ) -> Job:
+        """Go on from the latest checkpoint, at today's rate, through both gates anew."""
+
+        def command(job: Job) -> None:
+            if not job.must_resume():
+                return
+            quote = self._quoting.rest_of(job)
+            self._require_balance(account_id, quote.estimate)
+            plan = quote.plan
+            if not wait:
+                require_capacity(loads, plan.region, plan.gpu_type, plan.gpu_count)
+            job.resume(quote.estimate, plan.rate_micros_per_hour, plan.catalog_version)
+
+        return self._command(account_id, job_id, command)
+
+    def cancel(self, account_id: UUID, job_id: UUID) -> Job:
+        """Stop for good; what was checkpointed is kept for the retention time."""
+        return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
+
+    def promote(self, account_id: UUID, job_id: UUID) -> Job:
+        """Make a registered model of what a cancelled job had checkpointed."""
+        return self._command(account_id, job_id, lambda job: job.promote())
+
+    def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
+        def attempt() -> Job:
+            job = self._log.find(Job, job_id)
+            if job is None or job.account_id != account_id:
+                raise NotFound(f"no job {job_id}")
+            command(job)
+            self._log.commit(job)
+            return job
+
+        return self._log.retrying(attempt)
+
+    def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
+        """The balance gate: raises InsufficientBalance with both figures."""
+        balance, needed = self._log.load(Account, account_id).balance_micros, wanted.high_micros
+        if balance < needed:
+            raise InsufficientBalance(
+                f"the balance is {dollars(balance)}, the upper bound of the estimate is "
+                f"{dollars(needed)}; top up {dollars(needed - balance)} first",
+                figures={
+                    "balance_micros": balance,
+                    "needed_micros": needed,
+                    "missing_micros": needed - balance,
+                },
+            )

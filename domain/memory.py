@@ -1,0 +1,261 @@
+"""VRAM fit: whether a job fits into its GPUs, and whether the base has to be held in 4 bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.errors import Invalid
+from domain.footprint import Layout, memory_items
+from domain.hyperparameters import Hyperparameters
+from domain.model_shape import ModelShape
+from domain.offers import GpuType
+from domain.precision import Precision
+
+GIB = 1024**3
+
+LARGEST_ACCUMULATION = 1024
+SHORTEST_SEQUENCE = 16
+"""Bounds of the fields that a refusal proposes values for (`domain.hyperparameters`)."""
+
+Setting = tuple[Precision, bool]
+
+SETTINGS: tuple[Setting, ...] = (
+    (Precision.BF16, False),
+    (Precision.BF16, True),
+    (Precision.NF4, False),
+    (Precision.NF4, True),
+)
+"""(precision, gradient checkpointing) in the order tried: what is fast and exact comes first."""
+
+
+class DoesNotFit(Invalid):
+    """No setting brings the job into the GPU's memory."""
+
+
+class Rejected(BaseModel):
+    """A setting that was tried before and needs more memory than there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Precision
+    gradient_checkpointing: bool
+    required_bytes: int
+
+
+class Fit(BaseModel):
+    """How a job lies in the memory of each of its GPUs, and what was tried before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Precision
+    gradient_checkpointing: bool
+    items: dict[str, int]  # bytes of each rank: weights, adapter, gradients, optimizer, ...
+    vram_bytes: int
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def required_bytes(self) -> int:
+        """All items together."""
+        return sum(self.items.values())
+
+    @property
+    def headroom_gib(self) -> float:
+        """What stays free on each GPU."""
+        return (self.vram_bytes - self.required_bytes) / GIB
+
+    @property
+    def banner(self) -> str:
+        """The decision in one or two sentences, for the wizard."""
+        there = f"{self.vram_bytes / GIB:g} GiB"
+        # Rounded up, but never above what there is: the sentence must not contradict itself.
+        needed = min(_gib(self.required_bytes), self.vram_bytes / GIB)
+        fits = f"{needed:g} of {there} on each GPU"
+        if self.precision is Precision.NF4:
+            least = min(each.required_bytes for each in self._rejected(Precision.BF16))
+            why = (
+                f"4-bit QLoRA is used: in full precision (bf16) the job would need at least "
+                f"{_gib(least):g} GiB on a GPU of {there}; in 4 bits it takes {fits}."
+            )
+        else:
+            why = f"The base fits in full precision (bf16), without 4-bit quantisation: {fits}."
+        if not self.gradient_checkpointing:
+            return why
+        without = min(each.required_bytes for each in self._rejected(self.precision))
+        return (
+            f"{why} Gradient checkpointing is on, because the job would need {_gib(without):g} GiB "
+            "without it; it computes activations again instead of keeping them, which takes longer."
+        )
+
+    def _rejected(self, precision: Precision) -> list[Rejected]:
+        return [each for each in self.rejected if each.precision is precision]
+
+
+def _gib(size: int) -> float:
+    """GiB, rounded up to a hundredth."""
+    return math.ceil(size / GIB * 100) / 100
+
+
+def decide(
+    shape: ModelShape,
+    hyperparameters: Hyperparameters,
+    sequence_length: int,
+    gpu: GpuType,
+    gpu_count: int,
+    others: Sequence[GpuType],
+) -> Fit:
+    """The first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
+
+    Raises Invalid for a target module that the base does not have, and DoesNotFit with the nearest
+    setting that would fit: a smaller micro batch, a shorter sequence, or one of `others`.
+    """
+    require_target_modules(shape, hyperparameters)
+    layout = Layout(shape, hyperparameters, sequence_length, gpu_count)
+    fit = _fit(layout, gpu)
+    if fit is None:
+        raise _refusal(layout, gpu, others)
+    return fit
+
+
+def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:
+    """Raises Invalid if a target module names no linear layer of the base."""
+    missing = [name for name in hyperparameters.target_modules if name not in shape.linears]
+    if missing:
+        raise Invalid(
+            f"the base has no linear layer {', '.join(missing)}; it has "
+            f"{', '.join(sorted(shape.linears))}",
+            field="hyperparameters.target_modules",
+        )
+
+
+def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
+    vram_bytes = math.floor(gpu.vram_gib * GIB)
+    rejected: list[Rejected] = []
+    for precision, checkpointing in SETTINGS:
+        items = memory_items(layout, precision, checkpointing, gpu)
+        if sum(items.values()) <= vram_bytes:
+            return Fit(
+                precision=precision,
+                gradient_checkpointing=checkpointing,
+                items=items,
+                vram_bytes=vram_bytes,
+                rejected=tuple(rejected),
+            )
+        rejected.append(
+            Rejected(
+                precision=precision,
+                gradient_checkpointing=checkpointing,
+                required_bytes=sum(items.values()),
+            )
+        )
+    return None
+
+
+def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNotFit:
+    """Why the job does not fit, with the nearest setting that would."""
+    least = min(
+        sum(memory_items(layout, precision, checkpointing, gpu).values())
+        for precision, checkpointing in SETTINGS
+    )
+    there = f"{math.floor(gpu.vram_gib * GIB) / GIB:g}"
+    problem = (
+        f"the job needs at least {_gib(least):g} GiB on each GPU, in 4 bits and with gradient "
+        f"checkpointing, and {gpu.name} has {there} GiB"
+    )
+    figures: dict[str, object] = {"needed_gib": _gib(least), "vram_gib": gpu.vram_gib}
+    proposal = (
+        _smaller_micro_batch(layout, gpu)
+        or _shorter_sequence(layout, gpu)
+        or _other_gpu(layout, gpu, others)
+    )
+    if proposal is None:
+        return DoesNotFit(
+            f"{problem}; no setting and no other GPU type here would make it fit",
+            field="base_model",
+            figures=figures,
+        )
+    return DoesNotFit(
+        f"{problem}; {proposal.words}", field=proposal.field, figures=figures | proposal.values
+    )
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A change that makes a job fit."""
+
+    field: str
+    values: dict[str, object]
+    words: str
+
+
+def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
+    """The largest micro batch that fits and, by accumulation, leaves the effective batch alone."""
+    fields = layout.hyperparameters
+    batch = fields.micro_batch_size * fields.gradient_accumulation
+    for size in range(fields.micro_batch_size - 1, 0, -1):
+        accumulation, rest = divmod(batch, size)
+        if rest or accumulation > LARGEST_ACCUMULATION:
+            continue
+        if _fit(_changed(layout, size, accumulation, layout.sequence_length), gpu) is not None:
+            return _Proposal(
+                "hyperparameters.micro_batch_size",
+                {"micro_batch_size": size, "gradient_accumulation": accumulation},
+                f"a micro batch size of {size} with a gradient accumulation of {accumulation} "
+                "would fit, and trains the same",
+            )
+    return None
+
+
+def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
+    """The longest sequence that fits, with the smallest micro batch of the same effective batch."""
+    fields = layout.hyperparameters
+    batch = fields.micro_batch_size * fields.gradient_accumulation
+    size = next(
+        each
+        for each in range(1, fields.micro_batch_size + 1)
+        if batch % each == 0 and batch // each <= LARGEST_ACCUMULATION
+    )
+
+    def fits(length: int) -> bool:
+        return _fit(_changed(layout, size, batch // size, length), gpu) is not None
+
+    if layout.sequence_length <= SHORTEST_SEQUENCE or not fits(SHORTEST_SEQUENCE):
+        return None
+    low, high = SHORTEST_SEQUENCE, layout.sequence_length  # fits, does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return _Proposal(
+        "hyperparameters.max_sequence_length",
+        {
+            "max_sequence_length": low,
+            "micro_batch_size": size,
+            "gradient_accumulation": batch // size,
+        },
+        f"a max sequence length of {low} would fit, with a micro batch size of {size} and a "
+        f"gradient accumulation of {batch // size}",
+    )
+
+
+def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Proposal | None:
+    """The cheapest other GPU type that takes the job as it is."""
+    for other in sorted(others, key=lambda each: (each.micros_per_hour, each.name)):
+        if other.name == gpu.name or layout.gpu_count > other.max_per_job:
+            continue
+        if _fit(layout, other) is not None:
+            return _Proposal(
+                "gpu_type",
+                {"gpu_type": other.name},
+                f"it would fit on {other.name}, with {other.vram_gib:g} GiB",
+            )
+    return None
+
+
+def _changed(layout: Layout, micro_batch: int, accumulation: int, length: int) -> Layout:
+    fields = layout.hyperparameters.model_copy(
+        update={"micro_batch_size": micro_batch, "gradient_accumulation": accumulation}
+    )
+    return replace(layout, hyperparameters=fields, sequence_length=length)

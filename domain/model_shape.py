@@ -1,0 +1,53 @@
+"""The shape of a base model: what memory and time of fine-tuning follow from."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ModelShape(BaseModel):
+    """A decoder-only transformer, as its configuration and its modules say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: int
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    tied_embeddings: bool
+    linears: dict[str, tuple[int, int]]
+    """Linear modules of one layer by name, such as `q_proj`: (inputs, outputs)."""
+
+
+def separate_linears(
+    hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
+) -> dict[str, tuple[int, int]]:
+    """Linear modules of a layer of Llama, Qwen2, Mistral or Gemma 2: (inputs, outputs) by name."""
+    queries, keys = attention_heads * head_dim, kv_heads * head_dim
+    return {
+        "q_proj": (hidden_size, queries),
+        "k_proj": (hidden_size, keys),
+        "v_proj": (hidden_size, keys),
+        "o_proj": (queries, hidden_size),
+        "gate_proj": (hidden_size, intermediate_size),
+        "up_proj": (hidden_size, intermediate_size),
+        "down_proj": (intermediate_size, hidden_size),
+    }
+
+
+def fused_linears(
+    hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
+) -> dict[str, tuple[int, int]]:
+    """Linear modules of a layer of Phi-3 or Phi-4, which joins projections of the same input."""
+    queries, keys = attention_heads * head_dim, kv_heads * head_dim
+    return {
+        "qkv_proj": (hidden_size, queries + 2 * keys),
+        "o_proj": (queries, hidden_size),
+        "gate_up_proj": (hidden_size, 2 * intermediate_size),
+        "down_proj": (intermediate_size, hidden_size),
+    }

@@ -1,0 +1,68 @@
+"""Payment: money that a provider received, used once on the whole platform."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+from pydantic import BaseModel, ConfigDict
+
+from domain.aggregate import Aggregate, Created
+from domain.errors import CommandReused, Invalid
+from domain.identity import payment_id
+from domain.money import dollars
+
+
+class Receipt(BaseModel):
+    """What a payment provider says of a payment, micro-dollars."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str
+    reference: str
+    amount_micros: int
+
+
+class Payment(Aggregate):
+    """One payment; its id follows from provider and reference, so that it cannot be used again."""
+
+    TOPIC: ClassVar[str] = "Payment"
+
+    class PaymentReceived(Created):
+        """A provider confirmed money for an account."""
+
+        TOPIC: ClassVar[str] = "PaymentReceived"
+        provider: str
+        reference: str
+        amount_micros: int
+
+    @classmethod
+    def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
+        """The payment of a receipt; raises Invalid for an amount that is not above 0."""
+        if receipt.amount_micros <= 0:
+            raise Invalid("a payment must be above 0", field="amount")
+        return cls._create(
+            cls.PaymentReceived,
+            id=payment_id(receipt.provider, receipt.reference),
+            account_id=account_id,
+            **receipt.model_dump(),
+        )
+
+    @event(PaymentReceived)
+    def __init__(self, account_id: UUID, provider: str, reference: str, amount_micros: int) -> None:
+        self.account_id = account_id
+        self.provider = provider
+        self.reference = reference
+        self.amount_micros = amount_micros
+
+    def require_same(self, account_id: UUID, receipt: Receipt) -> None:
+        """Raise CommandReused unless this is that account's payment of that amount."""
+        if account_id != self.account_id:
+            raise CommandReused(
+                f"{self.reference!r} was used for another account", field="reference"
+            )
+        if receipt.amount_micros != self.amount_micros:
+            raise CommandReused(
+                f"{self.reference!r} was used for {dollars(self.amount_micros)}", field="reference"
+            )

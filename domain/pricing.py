@@ -1,0 +1,115 @@
+"""The constants of time that the estimate is made from; the meter charges for those seconds.
+
+They describe the trainer (`services.trainer`) on the hardware of the catalog. Calibration corrects
+each phase by what finished jobs really took, so that a wrong constant is wrong only for the first.
+What a second costs, and how it is rounded, is the meter's own rule: `domain.money.charge_micros`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+HEADROOM = 1.3
+"""The upper bound of every phase but register is its lower bound times this."""
+
+LONGEST_SECONDS = 365 * 24 * 3600
+"""A job that would take longer is refused: a year of training is a typing error."""
+
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MAXIMUM = 64
+"""Conversations that are set aside for evaluation: 5%, at least 1 and at most 64."""
+
+WINDOW_STEPS = 8
+"""Optimizer steps whose examples are sorted by length together, to save padding."""
+
+LABEL_COLUMNS = 0.7
+"""Share of a micro batch's columns that predict a label in some row: the head runs only there. Half
+of a chat is the assistant's, and rows differ."""
+
+FLASH_BACKWARD = 2.5
+"""Backward pass of fused attention over its forward pass, in operations: five matrix products
+against two (Dao, FlashAttention-2 (2023))."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a kind of hardware does what a segment does."""
+
+    utilisation: float  # of the catalog's bf16_tflops, in large matrices
+    dequantised_per_second: float  # NF4 parameters that become bf16, before every product
+    layer_seconds: float  # of one layer's kernels in a micro batch, however small, there and back
+    overlaps: bool  # whether those seconds pass while earlier kernels compute
+    step_seconds: float  # of the optimizer step and its report
+    scaling: float  # of each further rank under data parallelism
+    checkpoint_seconds: float  # to save one, without its bytes
+    image_pull_seconds: float  # until the program is loaded
+    load_seconds: float  # of a model, without its bytes
+    load_bytes_per_second: float
+    quantise_bytes_per_second: float  # of bf16 weights that become NF4
+
+
+SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
+    {
+        # Utilisation: Qwen-7B, LoRA with checkpointing on an A100: 16,384 tokens in 5.2 s are 43%
+        # of 312 TFLOPS (README of QwenLM/Qwen, "Profiling of Memory and Speed"). Dequantisation and
+        # layers: Lit-GPT's 1,000 iterations with Llama 2 7B take 2.36 min in bf16 and 3.83 min in
+        # nf4-dq, 88 ms more for its 6.5 billion parameters, twice; short ones take 1.62 min with 24
+        # layers and 2.36 min with 32, 4.0 and 4.4 ms a layer (tutorials/resource-tables.md of
+        # Lightning-AI/litgpt). Scaling: Li et al., PyTorch Distributed (2020), find it near-linear.
+        # Start: an image of some 8 GB at 1 Gbit/s, and 10 s of imports; not measured by us.
+        "nvidia": Speed(
+            utilisation=0.42,
+            dequantised_per_second=150e9,
+            layer_seconds=0.004,
+            overlaps=True,
+            step_seconds=0.01,
+            scaling=0.93,
+            checkpoint_seconds=1.0,
+            image_pull_seconds=75.0,
+            load_seconds=6.0,
+            load_bytes_per_second=1.0e9,
+            quantise_bytes_per_second=0.8e9,
+        ),
+        # Measured with SmolLM2-135M on two cores with AVX512_BF16: a micro batch takes 0.1 s and
+        # 2.6 ms a token, from 16 to 512 tokens, and in 4 bits 0.1 s more. The catalog's figure is
+        # itself a measurement, on 1024 x 1024 matrices, and what is wider is faster.
+        "cpu": Speed(
+            utilisation=1.25,
+            dequantised_per_second=2e9,
+            layer_seconds=0.0033,
+            overlaps=False,
+            step_seconds=0.02,
+            scaling=0.1,  # ranks share the cores that one has alone
+            checkpoint_seconds=0.15,
+            image_pull_seconds=5.0,
+            load_seconds=2.5,
+            load_bytes_per_second=0.2e9,
+            quantise_bytes_per_second=0.15e9,
+        ),
+    }
+)
+
+PREP_SECONDS = 0.3
+PREP_EXAMPLE_SECONDS = 0.0007
+PREP_TOKEN_SECONDS = 0.000004
+"""Fetching a dataset, rendering each conversation, and tokenising it."""
+
+EVALUATION_SECONDS = 0.3
+"""Of an evaluation beside its two forward passes."""
+
+REGISTER_SECONDS = 0.7
+"""Writing an adapter and its card, without its bytes."""
+
+STORE_BYTES_PER_SECOND = 200e6
+"""How fast checkpoints and adapters reach the artifact store."""
+
+ADAPTER_BYTES, CHECKPOINT_BYTES = 4, 12
+"""Of each adapter parameter: float32, and with AdamW's two moments."""
+
+
+def held_out_examples(examples: int) -> int:
+    """How many of a dataset's conversations are set aside for evaluation."""
+    return min(HELD_OUT_MAXIMUM, max(1, round(HELD_OUT_SHARE * examples)))

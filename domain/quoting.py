@@ -1,0 +1,242 @@
+"""Quoting: what a user chose, checked, fitted into the GPUs' memory, and priced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from uuid import UUID
+
+from domain.base_model import BaseModel
+from domain.catalog import Catalog
+from domain.dataset import Dataset, DatasetStatus
+from domain.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
+from domain.estimate import (
+    Calibration,
+    Estimate,
+    Precision,
+    Work,
+    estimate,
+    remaining,
+    sequence_length,
+)
+from domain.event_log import EventLog
+from domain.gpu_pool import GpuPool
+from domain.hyperparameters import Hyperparameters
+from domain.identity import CATALOG_ID, base_model_id, gpu_pool_id
+from domain.job import Job
+from domain.memory import Fit, decide
+from domain.training_plan import TrainingPlan
+
+T = TypeVar("T")
+
+Calibrations = Callable[[str, str, Precision, int], Calibration]
+"""What finished jobs teach about a base, a GPU type, a precision and a GPU count."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user chose in the wizard."""
+
+    dataset_id: UUID
+    base_model: str
+    region: str
+    gpu_type: str
+    gpu_count: int
+    hyperparameters: Hyperparameters
+
+    @property
+    def recorded(self) -> tuple[object, ...]:
+        """The choices as a plan has them."""
+        return (
+            self.dataset_id,
+            self.base_model,
+            self.region,
+            self.gpu_type,
+            self.gpu_count,
+            self.hyperparameters.model_dump(mode="json"),
+        )
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What the choices come to: the plan, whether and how it fits, and the cost range."""
+
+    plan: TrainingPlan
+    fit: Fit
+    estimate: Estimate
+    examples: int
+
+
+class Quoting:
+    """Prices choices against the log as it is now; changes nothing."""
+
+    def __init__(self, log: EventLog, calibrations: Calibrations) -> None:
+        self._log = log
+        self._calibrations = calibrations
+
+    def problems(
+        self,
+        account_id: UUID,
+        dataset_id: UUID | None,
+        base_model: str | None,
+        region: str | None,
+        gpu_type: str | None,
+        gpu_count: int | None,
+    ) -> list[DomainError]:
+        """What is wrong with the part of a form that could be read; None stands for the rest."""
+        problems: list[DomainError] = []
+        if dataset_id is not None:
+            _attempt(problems, lambda: self._dataset(account_id, dataset_id))
+        if base_model is not None:
+            _attempt(problems, lambda: self._base(base_model))
+        if region is not None and gpu_type is not None:
+            self._check_gpus(problems, region, gpu_type, gpu_count)
+        return problems
+
+    def quote(self, account_id: UUID, choices: Choices) -> Quote:
+        """Check the choices, decide the precision and price them.
+
+        Raises the one DomainError that stands against them, or SeveralProblems.
+        """
+        problems: list[DomainError] = []
+        dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
+        base = _attempt(problems, lambda: self._base(choices.base_model))
+        self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
+        if problems:
+            raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
+        assert dataset is not None
+        assert base is not None
+        return self._price(dataset, base, choices)
+
+    def _price(self, dataset: Dataset, base: BaseModel, choices: Choices) -> Quote:
+        """The quote for choices that exist."""
+        catalog = self._catalog()
+        shape, hyperparameters = base.shape, choices.hyperparameters
+        if shape is None:
+            raise WrongState(
+                f"{base.name} was imported by an earlier version that did not record its shape; "
+                "an operator has to import it again",
+                field="base_model",
+            )
+        counted = dataset.counted.get(base.name)
+        if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
+            raise WrongState(
+                f"the dataset's tokens are still being counted for {base.name}; try again in a "
+                "moment",
+                field="dataset",
+            )
+        gpu = catalog.gpu_type(choices.gpu_type)
+        length = sequence_length(hyperparameters, shape, counted.lengths)
+        others = [
+            each
+            for each in catalog.gpu_types.values()
+            if self._capacity(choices.region, each.name) >= choices.gpu_count
+        ]
+        fit = decide(shape, hyperparameters, length, gpu, choices.gpu_count, others)
+        rate = catalog.rate_micros_per_hour(choices.gpu_type, choices.gpu_count)
+        priced = estimate(
+            Work(shape, counted.lengths, hyperparameters, length),
+            gpu,
+            choices.gpu_count,
+            fit,
+            self._calibrations(base.name, gpu.name, fit.precision, choices.gpu_count),
+            rate,
+        )
+        plan = TrainingPlan(
+            dataset_id=dataset.id,
+            dataset_ref=dataset.ref,
+            dataset_sha256=dataset.sha256,
+            base_model=base.name,
+            base_ref=base.ref,
+            base_manifest_sha256=base.manifest_sha256,
+            region=choices.region,
+            gpu_type=choices.gpu_type,
+            gpu_count=choices.gpu_count,
+            rate_micros_per_hour=rate,
+            catalog_version=catalog.version_text,
+            hyperparameters=hyperparameters.model_dump(mode="json"),
+            precision=fit.precision,
+            gradient_checkpointing=fit.gradient_checkpointing,
+            sequence_length=length,
+        )
+        return Quote(plan, fit, priced, dataset.examples)
+
+    def rest_of(self, job: Job) -> Quote:
+        """What the rest of a job comes to today; raises the problem that stands against it."""
+        plan = job.plan
+        choices = Choices(
+            plan.dataset_id,
+            plan.base_model,
+            plan.region,
+            plan.gpu_type,
+            plan.gpu_count,
+            plan.lora,
+        )
+        quote = self.quote(job.account_id, choices)
+        rest = remaining(
+            quote.estimate,
+            step=job.step,
+            total_steps=job.total_steps or quote.estimate.total_steps,
+            trained=job.trained,
+            rate_micros_per_hour=quote.plan.rate_micros_per_hour,
+        )
+        return replace(quote, estimate=rest)
+
+    def _dataset(self, account_id: UUID, dataset_id: UUID) -> Dataset:
+        dataset = self._log.find(Dataset, dataset_id)
+        if dataset is None or dataset.account_id != account_id:
+            raise NotFound(f"no dataset {dataset_id}", field="dataset")
+        if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(
+                f"the dataset is {dataset.status}; it must be ready_for_training", field="dataset"
+            )
+        return dataset
+
+    def _base(self, name: str) -> BaseModel:
+        base = self._log.find(BaseModel, base_model_id(name))
+        if base is None:
+            raise Invalid(f"no base model {name!r}; GET /api/models lists them", field="base_model")
+        listed = self._catalog().bases.get(name)
+        if listed is not None and not listed.eligible:
+            raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
+        return base
+
+    def _check_gpus(
+        self, problems: list[DomainError], region: str, gpu_type: str, gpu_count: int | None
+    ) -> None:
+        """The GPUs exist, and the region has enough of them at all."""
+        catalog = self._catalog()
+        kind = _attempt(problems, lambda: catalog.gpu_type(gpu_type))
+        place = _attempt(problems, lambda: catalog.region(region))
+        if kind is None or place is None or gpu_count is None:
+            return
+        capacity = self._capacity(region, gpu_type)
+        if capacity == 0:
+            problems.append(
+                Invalid(
+                    f"{region} has no {gpu_type}; GET /api/catalog lists what it has",
+                    field="gpu_type",
+                )
+            )
+        elif not 1 <= gpu_count <= (most := min(capacity, kind.max_per_job)):
+            problems.append(
+                Invalid(f"a job may use 1 to {most} of {gpu_type} in {region}", field="gpu_count")
+            )
+
+    def _capacity(self, region: str, gpu_type: str) -> int:
+        """How many there are at all, by what the launchers say."""
+        pool = self._log.find(GpuPool, gpu_pool_id(region, gpu_type))
+        return 0 if pool is None else pool.capacity
+
+    def _catalog(self) -> Catalog:
+        return self._log.load(Catalog, CATALOG_ID)
+
+
+def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
+    """What is found, or None with its problem noted."""
+    try:
+        return find()
+    except DomainError as problem:
+        problems.append(problem)
+        return None

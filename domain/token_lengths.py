@@ -1,0 +1,125 @@
+"""How long a dataset's examples are in tokens: a histogram that truncation can be read from."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
+
+from pydantic import BaseModel, ConfigDict
+
+GROWTH = 1.15
+"""How much longer each bucket's bound is than the one before."""
+LONGEST_BOUND = 2**20
+"""The last bound; it is the longest example that a job may ask for."""
+
+
+def _bounds() -> tuple[int, ...]:
+    bounds = [0]
+    while bounds[-1] < LONGEST_BOUND:
+        bounds.append(min(LONGEST_BOUND, max(bounds[-1] + 1, math.floor(bounds[-1] * GROWTH))))
+    return tuple(bounds)
+
+
+BOUNDS = _bounds()
+"""0, 1, 2, ... and from 14 on 15% apart: no more than 100 buckets, and one for what is beyond."""
+
+
+class Bucket(BaseModel):
+    """The examples of more than `above` and at most `up_to` tokens, and their tokens together.
+
+    An example without any token is among those of the first bucket.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    above: int
+    up_to: int
+    examples: int
+    tokens: int
+
+
+class TokenLengths(BaseModel):
+    """Lengths of all examples under one tokenizer, nothing truncated; no bucket is empty."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    examples: int
+    tokens: int
+    longest: int
+    buckets: tuple[Bucket, ...]
+
+    @classmethod
+    def of(cls, lengths: Iterable[int]) -> TokenLengths:
+        """Count the lengths of some examples."""
+        sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
+        longest = 0
+        for length in lengths:
+            assert length >= 0
+            size = sizes.setdefault(max(1, bisect_left(BOUNDS, length)), [0, 0])
+            size[0] += 1
+            size[1] += length
+            longest = max(longest, length)
+        buckets = tuple(
+            Bucket(
+                above=BOUNDS[number - 1],
+                up_to=BOUNDS[number] if number < len(BOUNDS) else longest,
+                examples=sizes[number][0],
+                tokens=sizes[number][1],
+            )
+            for number in sorted(sizes)
+        )
+        return cls(
+            examples=sum(bucket.examples for bucket in buckets),
+            tokens=sum(bucket.tokens for bucket in buckets),
+            longest=longest,
+            buckets=buckets,
+        )
+
+    def after_truncation(self, limit: int) -> int:
+        """Tokens of all examples if each is cut to its first `limit` tokens.
+
+        Exact but for the bucket that the limit falls into, of which the middle between the least
+        and the most is taken: no further from the truth than an eighth of the bucket's width for
+        each of its examples, which is under 2% of the tokens in that one bucket.
+        """
+        return round(sum(_kept(bucket, limit) for bucket in self.buckets))
+
+    def quantiles(self, shares: Iterable[float], limit: int) -> list[float]:
+        """Lengths, cut to `limit`, below which given shares (0 to 1, ascending) of examples lie.
+
+        Within a bucket lengths are taken as spread evenly around its mean.
+        """
+        ends = list(accumulate(bucket.examples for bucket in self.buckets))
+        found: list[float] = []
+        for share in shares:
+            rank = share * self.examples
+            number = min(bisect_left(ends, rank), len(ends) - 1)
+            bucket = self.buckets[number]
+            within = (rank - (ends[number] - bucket.examples)) / bucket.examples
+            found.append(min(limit, _spread(bucket, within)))
+        return found
+
+
+def _kept(bucket: Bucket, limit: int) -> float:
+    """Tokens that truncation leaves of a bucket.
+
+    Inside the bucket they rise with the limit on a concave curve, so not below the straight line
+    between its ends; and no example keeps more than the limit, or than it has.
+    """
+    if bucket.up_to <= limit:
+        return bucket.tokens
+    if limit <= bucket.above:
+        return bucket.examples * limit
+    at_least = bucket.examples * bucket.above
+    share = (limit - bucket.above) / (bucket.up_to - bucket.above)
+    at_least += share * (bucket.tokens - at_least)
+    return (at_least + min(bucket.examples * limit, bucket.tokens)) / 2
+
+
+def _spread(bucket: Bucket, share: float) -> float:
+    """Length at a share (0 to 1) of a bucket: even around its mean, and within its bounds."""
+    mean = bucket.tokens / bucket.examples
+    reach = min(mean - bucket.above, bucket.up_to - mean)
+    return mean + (2 * share - 1) * reach

@@ -1,0 +1,66 @@
+"""What a job was approved for, and where it can be taken up again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from domain.estimate import Precision
+from domain.hyperparameters import Hyperparameters
+
+
+class TrainingPlan(BaseModel):
+    """What was approved: data, base, GPUs and hyperparameters, with the rate frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_id: UUID
+    dataset_ref: str
+    dataset_sha256: str
+    base_model: str
+    base_ref: str
+    base_manifest_sha256: str
+    region: str
+    gpu_type: str
+    gpu_count: int
+    rate_micros_per_hour: int  # of all its GPUs
+    catalog_version: str
+    # As recorded: today's bounds must not make yesterday's jobs unreadable.
+    hyperparameters: dict[str, JsonValue]
+    # Decided by the memory fit, from the choices and the dataset.
+    precision: Precision
+    gradient_checkpointing: bool
+    sequence_length: int | None  # tokens; None: not recorded by the first version
+
+    @property
+    def choices(self) -> tuple[object, ...]:
+        """What the user chose; all else in a plan follows from it and from the catalog's state."""
+        return (
+            self.dataset_id,
+            self.base_model,
+            self.region,
+            self.gpu_type,
+            self.gpu_count,
+            self.hyperparameters,
+        )
+
+    @property
+    def lora(self) -> Hyperparameters:
+        """The hyperparameters, trusted as they were recorded."""
+        recorded = dict(self.hyperparameters)
+        modules = recorded.pop("target_modules")
+        assert isinstance(modules, list)
+        return Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules))
+
+
+class SavedCheckpoint(BaseModel):
+    """Where a job can be taken up again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    segment: int
+    step: int
+    ref: str
+    manifest_sha256: str
+    elapsed_seconds: int

@@ -1,0 +1,219 @@
+"""The work of a job in the trainer's own terms, and the seconds of each phase that it comes to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from domain.footprint import PAD_MULTIPLE, adapter_parameters, linear_parameters
+from domain.hyperparameters import Hyperparameters
+from domain.memory import Fit
+from domain.model_shape import ModelShape
+from domain.offers import GpuType
+from domain.phases import Phase
+from domain.precision import Precision
+from domain.pricing import (
+    ADAPTER_BYTES,
+    CHECKPOINT_BYTES,
+    EVALUATION_SECONDS,
+    FLASH_BACKWARD,
+    LABEL_COLUMNS,
+    PREP_EXAMPLE_SECONDS,
+    PREP_SECONDS,
+    PREP_TOKEN_SECONDS,
+    REGISTER_SECONDS,
+    SPEEDS,
+    STORE_BYTES_PER_SECOND,
+    WINDOW_STEPS,
+    Speed,
+    held_out_examples,
+)
+from domain.token_lengths import TokenLengths
+
+KINDS_OF_BATCHES = 512
+"""Of more micro batches than these, sorted by length, one stands for its neighbours."""
+
+
+class Batch(NamedTuple):
+    """Micro batches of one length."""
+
+    number: float
+    rows: int
+    length: int  # tokens of each row, padding included
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done: which examples, on which base, with which settings."""
+
+    shape: ModelShape
+    lengths: TokenLengths
+    hyperparameters: Hyperparameters
+    sequence_length: int  # tokens that every example is cut to
+
+    @property
+    def held_out(self) -> int:
+        """Examples that are evaluated on, and never trained on."""
+        return held_out_examples(self.lengths.examples)
+
+    @property
+    def trained_on(self) -> int:
+        """Examples of one epoch."""
+        return self.lengths.examples - self.held_out
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of an example, after truncation."""
+        return self.lengths.after_truncation(self.sequence_length) / self.lengths.examples
+
+    @property
+    def trained_tokens(self) -> int:
+        """That training sees, over all epochs, without padding."""
+        return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
+
+    def examples_per_step(self, ranks: int) -> int:
+        """Examples of one full optimizer step."""
+        fields = self.hyperparameters
+        return fields.micro_batch_size * fields.gradient_accumulation * ranks
+
+    def total_steps(self, ranks: int) -> int:
+        """Optimizer steps of all epochs."""
+        steps_per_epoch = math.ceil(self.trained_on / self.examples_per_step(ranks))
+        return self.hyperparameters.epochs * steps_per_epoch
+
+    def padded_batches(self, examples: int, size: int) -> list[Batch]:
+        """Micro batches of `size` that some examples make when they are sorted by length.
+
+        The examples are taken to be spread over the dataset's lengths as a sample would be.
+        """
+        number = math.ceil(examples / size)
+        kinds = min(number, KINDS_OF_BATCHES)
+        starts = [math.floor((kind + 0.5) * number / kinds) * size for kind in range(kinds)]
+        rows = [min(size, examples - start) for start in starts]
+        # The k-th of n examples is at the share (k - 1/2) / n of the lengths.
+        shares = [(start + r - 0.5) / examples for start, r in zip(starts, rows, strict=True)]
+        longest = self.lengths.quantiles(shares, self.sequence_length)
+        return [
+            Batch(number / kinds, r, math.ceil(tokens / PAD_MULTIPLE) * PAD_MULTIPLE)
+            for r, tokens in zip(rows, longest, strict=True)
+        ]
+
+
+def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
+    """Seconds of each phase by the constants of `domain.pricing`, uncalibrated."""
+    speed = SPEEDS[gpu.backing]
+    weights = 2 * work.shape.parameters  # as they lie in the store
+    adapter = adapter_parameters(work.shape, work.hyperparameters)
+    load = speed.load_seconds + weights / speed.load_bytes_per_second
+    if fit.precision is Precision.NF4:
+        load += weights / speed.quantise_bytes_per_second
+    return {
+        Phase.IMAGE_PULL: speed.image_pull_seconds,
+        Phase.MODEL_LOAD: load,
+        Phase.DATASET_PREP: PREP_SECONDS
+        + PREP_EXAMPLE_SECONDS * work.lengths.examples
+        + PREP_TOKEN_SECONDS * work.lengths.tokens,
+        Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
+        Phase.EVALUATION: _evaluation_seconds(work, gpu, ranks, fit, speed),
+        Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
+    }
+
+
+def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    """Micro batches of every epoch, spread over the ranks, and what each step and checkpoint adds.
+
+    The trainer sorts windows of 8 steps by length; one is reckoned, and stands for all.
+    """
+    fields = work.hyperparameters
+    window = min(work.trained_on, WINDOW_STEPS * work.examples_per_step(ranks))
+    batches = work.padded_batches(window, fields.micro_batch_size)
+    seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
+    windows = fields.epochs * work.trained_on / window
+    steps = work.total_steps(ranks)
+    checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / STORE_BYTES_PER_SECOND
+    return (
+        windows * seconds / _speed_up(ranks, speed)
+        + steps * speed.step_seconds
+        + math.ceil(steps / fields.save_steps) * (speed.checkpoint_seconds + checkpoint)
+    )
+
+
+def _evaluation_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    """Two forward passes over the held-out examples: the base alone, and with its adapter."""
+    launching = work.shape.layers * speed.layer_seconds / 3
+    dequantising = _dequantising_seconds(work, fit, speed)
+    passes = 2 * sum(
+        each.number
+        * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantising, launching, speed)
+        for each in work.padded_batches(work.held_out, work.hyperparameters.micro_batch_size)
+    )
+    return EVALUATION_SECONDS + passes / _speed_up(ranks, speed)
+
+
+def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
+    """Seconds of a micro batch: forward, backward, and forward again under checkpointing."""
+    operations = _forward(work, batch) + _backward(work, batch)
+    launching = work.shape.layers * speed.layer_seconds
+    passes = 2
+    if fit.gradient_checkpointing:
+        operations += _forward(work, batch, head=False)
+        launching *= 4 / 3
+        passes = 3
+    dequantising = passes * _dequantising_seconds(work, fit, speed)
+    return _elapsed(_computing(operations, gpu, speed) + dequantising, launching, speed)
+
+
+def _elapsed(computing: float, launching: float, speed: Speed) -> float:
+    """Kernels of a GPU are launched while earlier ones compute: the slower of both decides."""
+    return max(computing, launching) if speed.overlaps else computing + launching
+
+
+def _computing(operations: float, gpu: GpuType, speed: Speed) -> float:
+    return operations / (gpu.bf16_tflops * 1e12 * speed.utilisation)
+
+
+def _dequantising_seconds(work: Work, fit: Fit, speed: Speed) -> float:
+    """Of one pass over the layers: each 4-bit module becomes bf16 again, whatever the batch."""
+    if fit.precision is not Precision.NF4:
+        return 0.0
+    return linear_parameters(work.shape) / speed.dequantised_per_second
+
+
+def _speed_up(ranks: int, speed: Speed) -> float:
+    return 1 + (ranks - 1) * speed.scaling
+
+
+def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
+    """Operations of a micro batch's forward pass.
+
+    Two for each parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), and those of
+    attention.
+    """
+    shape = work.shape
+    parameters = linear_parameters(shape) + adapter_parameters(shape, work.hyperparameters)
+    if head:
+        parameters += _head_parameters(shape)
+    return batch.rows * batch.length * (2 * parameters + _attention(shape, batch.length))
+
+
+def _backward(work: Work, batch: Batch) -> float:
+    """Operations of its backward pass: to every activation, but only to the adapter's weights."""
+    shape = work.shape
+    parameters = linear_parameters(shape) + _head_parameters(shape)
+    parameters += 2 * adapter_parameters(shape, work.hyperparameters)
+    attention = FLASH_BACKWARD * _attention(shape, batch.length)
+    return batch.rows * batch.length * (2 * parameters + attention)
+
+
+def _head_parameters(shape: ModelShape) -> float:
+    """Of the head, at the share of the columns that it runs at."""
+    return LABEL_COLUMNS * shape.vocab_size * shape.hidden_size
+
+
+def _attention(shape: ModelShape, length: int) -> float:
+    """Operations a token of both matrix products of attention, forward.
+
+    It is causal, so that a token sees half of the row on average.
+    """
+    return 2 * shape.layers * shape.attention_heads * shape.head_dim * length

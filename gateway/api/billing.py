@@ -1,0 +1,190 @@
+"""The ledger and the statements of the caller's account, as JSON and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from domain.account import Account
+from domain.errors import Invalid
+from gateway.access import Caller, CallerOf
+from gateway.answers import Answer, JobId, Listed, Money
+from gateway.backend import Backend, BackendOf
+from projections.billing_ledger import postings_of
+from projections.statement_csv import daily_csv, job_csv, ledger_csv
+from projections.statements import (
+    DayOfStatement,
+    JobOfStatement,
+    daily_statement,
+    job_statement,
+)
+
+DEFAULT_DAYS, MOST_DAYS = 30, 366
+
+router = APIRouter(tags=["billing"])
+
+
+class Posting(Answer):
+    """One posting of the ledger: the same amount leaves one account and enters another."""
+
+    event_id: str
+    posted_at: datetime
+    debit: str
+    credit: str
+    amount: Money
+    reason: str = Field(examples=["minute metered"])
+    reference: str | None = Field(description="Of a top-up or a credit.")
+    job_id: JobId | None
+    segment: int | None
+    minute: int | None
+    from_seconds: int | None
+    to_seconds: int | None
+
+
+class StatementDay(Answer):
+    """One day's movements: opening, plus what came in, less the charges, is closing."""
+
+    day: date
+    opening: Money
+    top_ups: Money
+    credits: Money
+    charges: Money
+    reversals: Money = Field(description="Charges that were given back.")
+    closing: Money
+    event_ids: dict[str, list[str]] = Field(description="The events behind each movement.")
+
+    @classmethod
+    def of(cls, day: DayOfStatement) -> StatementDay:
+        """The answer for a day."""
+        return cls(
+            day=day.day,
+            opening=Money.of(day.opening_micros),
+            top_ups=Money.of(day.top_ups_micros),
+            credits=Money.of(day.credits_micros),
+            charges=Money.of(day.charges_micros),
+            reversals=Money.of(day.reversals_micros),
+            closing=Money.of(day.closing_micros),
+            event_ids=day.event_ids,
+        )
+
+
+class StatementJob(Answer):
+    """What one job was charged, minute by minute, and what of it was given back."""
+
+    job_id: JobId
+    segments: int
+    minutes: int
+    seconds: int
+    charges: Money
+    reversals: Money
+    reversed_seconds: int
+    net: Money
+    event_ids: dict[str, list[str]] = Field(description="The minutes, and the reversals.")
+
+    @classmethod
+    def of(cls, job: JobOfStatement) -> StatementJob:
+        """The answer for a job."""
+        return cls(
+            job_id=job.job_id,
+            segments=job.segments,
+            minutes=job.minutes,
+            seconds=job.seconds,
+            charges=Money.of(job.charges_micros),
+            reversals=Money.of(job.reversals_micros),
+            reversed_seconds=job.reversed_seconds,
+            net=Money.of(job.net_micros),
+            event_ids=job.event_ids,
+        )
+
+
+_CSV: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV."}
+}
+
+
+def days_asked(
+    caller: CallerOf,
+    backend: BackendOf,
+    first: Annotated[date | None, Query(description="Default: 30 days before the last.")] = None,
+    last: Annotated[date | None, Query(description="Default: today there.")] = None,
+) -> tuple[str, date, date]:
+    """The account's time zone and the days of a statement, both included; raises Invalid."""
+    zone = backend.log.load(Account, caller.account_id).time_zone
+    last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
+    first = first or last - timedelta(days=DEFAULT_DAYS - 1)
+    if not 0 <= (last - first).days < MOST_DAYS:
+        raise Invalid(f"a statement has 1 to {MOST_DAYS} days, first to last", field="first")
+    return zone, first, last
+
+
+DaysAsked = Annotated[tuple[str, date, date], Depends(days_asked)]
+
+
+@router.get("/ledger")
+def show_ledger(
+    caller: CallerOf,
+    backend: BackendOf,
+    job: Annotated[JobId | None, Query(description="Only this job's postings.")] = None,
+) -> Listed[Posting]:
+    """Every posting of the caller's account, in order."""
+    with backend.pool.connection() as connection:
+        rows = postings_of(connection, caller.account_id, job)
+    return Listed(
+        data=[Posting(**{**row, "amount": Money.of(row["amount_micros"])}) for row in rows]
+    )
+
+
+@router.get("/ledger.csv", response_class=StreamingResponse, responses=_CSV)
+def download_ledger(caller: CallerOf, backend: BackendOf) -> StreamingResponse:
+    """Every posting of the caller's account, for a spreadsheet."""
+    with backend.pool.connection() as connection:
+        rows = postings_of(connection, caller.account_id)
+    return _download(ledger_csv(rows), "ledger")
+
+
+@router.get("/statements/days")
+def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
+    """The account's statement by day, in its time zone."""
+    return Listed(data=[StatementDay.of(day) for day in _days(backend, caller, days)])
+
+
+@router.get("/statements/days.csv", response_class=StreamingResponse, responses=_CSV)
+def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+    """The statement by day, for a spreadsheet."""
+    return _download(daily_csv(_days(backend, caller, days)), "statement-by-day")
+
+
+@router.get("/statements/jobs")
+def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
+    """The account's statement by job, with the minutes behind every cent."""
+    return Listed(data=[StatementJob.of(job) for job in _jobs(backend, caller, days)])
+
+
+@router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=_CSV)
+def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+    """The statement by job, for a spreadsheet."""
+    return _download(job_csv(_jobs(backend, caller, days)), "statement-by-job")
+
+
+def _days(backend: Backend, caller: Caller, days: DaysAsked) -> list[DayOfStatement]:
+    with backend.pool.connection() as connection:
+        return daily_statement(connection, caller.account_id, *days)
+
+
+def _jobs(backend: Backend, caller: Caller, days: DaysAsked) -> list[JobOfStatement]:
+    with backend.pool.connection() as connection:
+        return job_statement(connection, caller.account_id, *days)
+
+
+def _download(lines: Iterator[str], name: str) -> StreamingResponse:
+    return StreamingResponse(
+        lines,
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="ecolink-{name}.csv"'},
+    )

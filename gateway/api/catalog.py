@@ -1,0 +1,137 @@
+"""The catalog: GPU types with their rates, regions, pools, and base models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from domain.catalog import Catalog
+from domain.identity import CATALOG_ID
+from gateway.access import CallerOf
+from gateway.answers import Answer, Money
+from gateway.availability import pool_loads
+from gateway.backend import BackendOf
+from projections.base_models import all_base_models
+from projections.gpu_pools import all_gpu_pools
+
+router = APIRouter(prefix="/catalog", tags=["catalog"])
+
+
+class GpuTypeAnswer(Answer):
+    """A GPU type at its hourly price."""
+
+    gpu_type: str = Field(examples=["l4"])
+    title: str
+    vram_gib: float
+    bf16_tflops: float = Field(description="Dense peak.")
+    rate_per_hour: Money
+    max_per_job: int
+    source: str
+
+
+class RegionAnswer(Answer):
+    """Where GPUs stand, and of which types."""
+
+    region: str = Field(examples=["local"])
+    title: str
+    gpu_types: list[str]
+
+
+class PoolAnswer(Answer):
+    """GPUs of one type in one region: how many there are, are held, and are waited for."""
+
+    region: str
+    gpu_type: str
+    capacity: int
+    held: int
+    free: int
+    waiting: int = Field(description="Segments that wait for GPUs.")
+    wait_seconds: int | None = Field(description="Expected wait of a job that needs one of them.")
+
+
+class CatalogBaseAnswer(Answer):
+    """A base model that the platform knows, and whether jobs can use it now."""
+
+    name: str
+    repository: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    context_length: int
+    bytes_per_parameter_bf16: float
+    bytes_per_parameter_nf4: float
+    eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
+    imported: bool = Field(description="Whether its files are in the model store.")
+
+
+class CatalogAnswer(Answer):
+    """What the platform offers, and what of it is free."""
+
+    version: str
+    gpu_types: list[GpuTypeAnswer]
+    regions: list[RegionAnswer]
+    pools: list[PoolAnswer]
+    base_models: list[CatalogBaseAnswer]
+
+
+@router.get("")
+def show_catalog(caller: CallerOf, backend: BackendOf) -> CatalogAnswer:
+    """GPU types with their rates, regions, the state of each pool, and known bases."""
+    offered = backend.log.load(Catalog, CATALOG_ID)
+    with backend.pool.connection() as connection:
+        pools = all_gpu_pools(connection)
+        imported = {row["name"] for row in all_base_models(connection)}
+    loads = {(load.region, load.gpu_type): load for load in pool_loads(backend)}
+
+    def pool(row: dict[str, Any]) -> PoolAnswer:
+        load = loads[row["region"], row["gpu_type"]]
+        wait = load.wait_seconds(1)
+        return PoolAnswer.model_validate(
+            row | {"free": load.free, "wait_seconds": None if wait is None else round(wait)}
+        )
+
+    return CatalogAnswer(
+        version=offered.version_text,
+        gpu_types=[
+            GpuTypeAnswer(
+                gpu_type=kind.name,
+                title=kind.title,
+                vram_gib=kind.vram_gib,
+                bf16_tflops=kind.bf16_tflops,
+                rate_per_hour=Money.of(kind.micros_per_hour),
+                max_per_job=kind.max_per_job,
+                source=kind.source,
+            )
+            for kind in offered.gpu_types.values()
+        ],
+        regions=[
+            RegionAnswer(
+                region=region.name,
+                title=region.title,
+                gpu_types=sorted(
+                    row["gpu_type"]
+                    for row in pools
+                    if row["region"] == region.name and row["capacity"] > 0
+                ),
+            )
+            for region in offered.regions.values()
+        ],
+        pools=[pool(row) for row in pools],
+        base_models=[
+            CatalogBaseAnswer(
+                name=base.name,
+                repository=base.repository,
+                parameters=base.shape.parameters,
+                layers=base.shape.layers,
+                hidden_size=base.shape.hidden_size,
+                context_length=base.shape.context_length,
+                bytes_per_parameter_bf16=base.bytes_per_parameter_bf16,
+                bytes_per_parameter_nf4=base.bytes_per_parameter_nf4,
+                eligible=base.eligible,
+                imported=base.name in imported,
+            )
+            for base in offered.bases.values()
+        ],
+    )

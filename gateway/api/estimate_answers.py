@@ -1,0 +1,140 @@
+"""What the API says of a quote: the fit, the range by phase, and the two gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from domain.availability import PoolLoad
+from domain.estimate import Estimate, Precision
+from domain.memory import GIB, Fit
+from domain.phases import Phase
+from gateway.answers import Answer, Money
+
+
+class PhaseAnswer(Answer):
+    """Seconds of one phase."""
+
+    phase: Phase
+    low_seconds: float
+    high_seconds: float
+
+
+class EstimateAnswer(Answer):
+    """A range of duration and cost: low if all goes well, high with 30% headroom."""
+
+    low_seconds: int
+    high_seconds: int
+    low: Money
+    high: Money
+    rate_per_hour: Money
+    tokens: int = Field(description="That training sees, over all epochs, after truncation.")
+    total_steps: int
+    calibrated_from: int = Field(description="Finished jobs behind the estimate; 0: none yet.")
+    phases: list[PhaseAnswer]
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> EstimateAnswer:
+        """The answer for an estimate."""
+        return cls(
+            low_seconds=estimate.low_seconds,
+            high_seconds=estimate.high_seconds,
+            low=Money.of(estimate.low_micros),
+            high=Money.of(estimate.high_micros),
+            rate_per_hour=Money.of(estimate.rate_micros_per_hour),
+            tokens=estimate.tokens,
+            total_steps=estimate.total_steps,
+            calibrated_from=estimate.calibrated_from,
+            phases=[
+                PhaseAnswer(
+                    phase=each.phase,
+                    low_seconds=round(each.low_seconds, 1),
+                    high_seconds=round(each.high_seconds, 1),
+                )
+                for each in estimate.phases
+            ],
+        )
+
+
+class FitAnswer(Answer):
+    """How the job lies in a GPU's memory, and why."""
+
+    precision: Precision
+    gradient_checkpointing: bool
+    banner: str = Field(description="The decision, as a sentence for people.")
+    vram_gib: float
+    headroom_gib: float
+    items_gib: dict[str, float] = Field(description="What takes the memory of each GPU.")
+
+    @classmethod
+    def of(cls, fit: Fit) -> FitAnswer:
+        """The answer for a decision."""
+        return cls(
+            precision=fit.precision,
+            gradient_checkpointing=fit.gradient_checkpointing,
+            banner=fit.banner,
+            vram_gib=round(fit.vram_bytes / GIB, 3),
+            headroom_gib=round(fit.headroom_gib, 3),
+            items_gib={name: round(size / GIB, 4) for name, size in fit.items.items()},
+        )
+
+
+class BalanceImpact(Answer):
+    """The balance gate: the balance now, less the upper bound, is what may be left."""
+
+    balance: Money
+    left: Money = Field(description="If the job costs its upper bound.")
+    missing: Money = Field(description="What has to be topped up first; zero if nothing.")
+
+    @classmethod
+    def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:
+        """The impact of an estimate on a balance."""
+        left = balance_micros - estimate.high_micros
+        return cls(
+            balance=Money.of(balance_micros), left=Money.of(left), missing=Money.of(max(0, -left))
+        )
+
+
+class Place(Answer):
+    """GPUs that are free."""
+
+    region: str
+    gpu_type: str
+    free: int
+
+
+class CapacityGate(Answer):
+    """The capacity gate: what is free here, the wait, and what is free elsewhere."""
+
+    free: int
+    wait_seconds: int | None = Field(description="Expected; 0: none, null: unknown.")
+    elsewhere: list[Place]
+
+    @classmethod
+    def of(cls, loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int) -> CapacityGate:
+        """The gate of some GPUs."""
+        here = next(
+            (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
+        )
+        wait = None if here is None else here.wait_seconds(count)
+        return cls(
+            free=0 if here is None else here.free,
+            wait_seconds=None if wait is None else round(wait),
+            elsewhere=[
+                Place(region=each.region, gpu_type=each.gpu_type, free=each.free)
+                for each in loads
+                if each is not here and each.free >= count
+            ],
+        )
+
+
+class QuoteAnswer(Answer):
+    """All that the wizard shows before a job is approved."""
+
+    fit: FitAnswer
+    estimate: EstimateAnswer
+    balance: BalanceImpact
+    capacity: CapacityGate
+    approvable: bool = Field(description="Whether both gates are open.")
+    warnings: list[str]

@@ -1,0 +1,56 @@
+"""Estimates: whether a job fits, in which precision, its cost range, and its gates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from domain.account import Account
+from domain.quoting import Quote
+from gateway.access import CallerOf
+from gateway.api.estimate_answers import (
+    BalanceImpact,
+    CapacityGate,
+    EstimateAnswer,
+    FitAnswer,
+    QuoteAnswer,
+)
+from gateway.api.job_form import EstimateRequest, JobFormRoute
+from gateway.availability import pool_loads
+from gateway.backend import BackendOf
+from gateway.errors import refusals
+
+RECOMMENDED_EXAMPLES = 1000
+
+router = APIRouter(prefix="/estimates", tags=["jobs"], route_class=JobFormRoute)
+
+
+@router.post("", responses=refusals(404, 409))
+def estimate_job(
+    wanted: Annotated[EstimateRequest, Body()], caller: CallerOf, backend: BackendOf
+) -> QuoteAnswer:
+    """Price a job without approving it; nothing is stored."""
+    quote = backend.quoting.quote(caller.account_id, wanted.choices)
+    loads = pool_loads(backend)
+    balance = backend.log.load(Account, caller.account_id).balance_micros
+    impact = BalanceImpact.of(balance, quote.estimate)
+    capacity = CapacityGate.of(loads, wanted.region, wanted.gpu_type, wanted.gpu_count)
+    return QuoteAnswer(
+        fit=FitAnswer.of(quote.fit),
+        estimate=EstimateAnswer.of(quote.estimate),
+        balance=impact,
+        capacity=capacity,
+        approvable=impact.missing.micros == 0 and capacity.free >= wanted.gpu_count,
+        warnings=_warnings(quote),
+    )
+
+
+def _warnings(quote: Quote) -> list[str]:
+    """What a user should know before approving."""
+    if quote.examples >= RECOMMENDED_EXAMPLES:
+        return []
+    return [
+        f"The dataset has {quote.examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are "
+        "recommended."
+    ]

@@ -1,0 +1,107 @@
+"""The launch form: what a user chooses, and every problem of it in one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from domain.hyperparameters import Hyperparameters
+from domain.quoting import Choices
+from gateway.backend import Backend
+
+
+class EstimateRequest(BaseModel):
+    """What a user chooses in the wizard; what is left out has the wizard's default."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90",
+                    "base_model": "smollm2-135m-instruct",
+                    "hyperparameters": {"epochs": 3, "learning_rate": 2e-4, "lora_r": 16},
+                }
+            ]
+        },
+    )
+
+    dataset: UUID
+    base_model: str = Field(min_length=1, max_length=200)
+    region: str = Field(default="local", max_length=100)
+    gpu_type: str = Field(default="cpu", max_length=100)
+    gpu_count: int = Field(default=1, ge=1, le=64)
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+    @property
+    def choices(self) -> Choices:
+        """The form as the use cases take it."""
+        return Choices(
+            self.dataset,
+            self.base_model,
+            self.region,
+            self.gpu_type,
+            self.gpu_count,
+            self.hyperparameters,
+        )
+
+
+class JobRequest(EstimateRequest):
+    """The form, approved."""
+
+    wait: bool = Field(
+        default=False, description="Stand in the queue, free of charge, if no GPU is free."
+    )
+
+
+class JobFormRoute(APIRoute):
+    """Adds to the problems that a form has in itself what the log and the catalog know of the rest.
+
+    Without it a user would mend a number only to hear next that the base model does not exist.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with the further problems in its RequestValidationError."""
+        handle = super().get_route_handler()
+
+        async def handle_whole(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as refused:
+                further = await run_in_threadpool(_further_problems, request, refused)
+                raise RequestValidationError(
+                    [*refused.errors(), *further], body=refused.body
+                ) from refused
+
+        return handle_whole
+
+
+def _further_problems(request: Request, refused: RequestValidationError) -> list[dict[str, Any]]:
+    """Problems of the fields that could be read."""
+    form = refused.body
+    if not isinstance(form, dict):
+        return []
+    wrong = {str(problem["loc"][1]) for problem in refused.errors() if len(problem["loc"]) > 1}
+
+    def readable(name: str) -> Any:
+        field = EstimateRequest.model_fields[name]
+        return None if name in wrong else form.get(name, field.get_default())
+
+    dataset = readable("dataset")
+    backend: Backend = request.app.state.backend
+    problems = backend.quoting.problems(
+        request.state.caller.account_id,
+        None if dataset is None else UUID(str(dataset)),
+        *(readable(name) for name in ("base_model", "region", "gpu_type", "gpu_count")),
+    )
+    return [
+        {"loc": ("body", problem.field), "msg": problem.message, "type": problem.code}
+        for problem in problems
+    ]

@@ -1,0 +1,61 @@
+"""`ecolink billing`: the balance, statements, and every posting."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from gateway import tables
+from gateway.cli.terminal import AsJson, client_of, show
+
+billing = typer.Typer(no_args_is_help=True, help="The balance, statements, and every posting.")
+
+
+class Cut(StrEnum):
+    """How a statement is cut."""
+
+    DAYS = "days"
+    JOBS = "jobs"
+
+
+@billing.command()
+def balance(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """What your account holds, and what of it running jobs have reserved."""
+    with client_of(ctx) as client:
+        show(client.get("/account"), as_json, tables.fields)
+
+
+@billing.command()
+def ledger(
+    ctx: typer.Context,
+    job: Annotated[str | None, typer.Option(help="Only this job's postings.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of it as CSV.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every posting of your account."""
+    with client_of(ctx) as client:
+        if as_csv:
+            print(client.text("/ledger.csv"), end="")
+        else:
+            show(client.get("/ledger", job=job), as_json, tables.ledger)
+
+
+@billing.command()
+def statement(
+    ctx: typer.Context,
+    by: Annotated[Cut, typer.Option(help="A line for each day, or for each job.")] = Cut.DAYS,
+    first: Annotated[str | None, typer.Option(help="First day, such as 2026-11-01.")] = None,
+    last: Annotated[str | None, typer.Option(help="Last day; default: today.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print it for a spreadsheet.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What came in and what was charged; every cent names its minutes in --json and --csv."""
+    path, days = f"/statements/{by}", {"first": first, "last": last}
+    with client_of(ctx) as client:
+        if as_csv:
+            print(client.text(f"{path}.csv", **days), end="")
+        else:
+            draw = tables.statement_days if by is Cut.DAYS else tables.statement_jobs
+            show(client.get(path, **days), as_json, draw)

@@ -1,0 +1,136 @@
+"""The estimate of each job as it was approved, what the job took, and what that teaches."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from psycopg.types.json import Jsonb
+
+from domain.aggregate import Event
+from domain.estimate import Calibration, Precision
+from domain.job import Job
+from domain.phases import Phase
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS estimates (
+    job_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    approved_at timestamptz NOT NULL,
+    base_model text NOT NULL,
+    gpu_type text NOT NULL,
+    gpu_count integer NOT NULL,
+    precision text NOT NULL,
+    tokens bigint NOT NULL,
+    total_steps bigint NOT NULL,
+    calibrated_from integer NOT NULL,
+    model_seconds jsonb NOT NULL,
+    low_seconds bigint NOT NULL,
+    high_seconds bigint NOT NULL,
+    low_micros bigint NOT NULL,
+    high_micros bigint NOT NULL,
+    scored_at timestamptz,
+    segments integer,
+    actual_seconds bigint,
+    actual_micros bigint,
+    phase_seconds jsonb
+);
+CREATE INDEX IF NOT EXISTS estimates_scored
+    ON estimates (base_model, gpu_type, precision, gpu_count, scored_at)
+"""
+
+LEARNED_FROM = 8
+"""Jobs behind a calibration: enough for a median that one odd job does not move, few enough to
+follow a machine that changes."""
+
+LEAST_FACTOR, LARGEST_FACTOR = 0.05, 20.0
+"""Bounds of a factor; beyond them a measurement is wrong, not a constant."""
+
+LEAST_SECONDS = 0.001
+"""A modelled phase this short teaches nothing."""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case Job.JobApproved(estimate=estimate, plan=plan) if estimate is not None:
+            model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
+            cursor.execute(
+                "INSERT INTO estimates "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    event.originator_id,
+                    event.account_id,
+                    event.timestamp,
+                    plan.base_model,
+                    plan.gpu_type,
+                    plan.gpu_count,
+                    plan.precision,
+                    estimate.tokens,
+                    estimate.total_steps,
+                    estimate.calibrated_from,
+                    Jsonb(model_seconds),
+                    estimate.low_seconds,
+                    estimate.high_seconds,
+                    estimate.low_micros,
+                    estimate.high_micros,
+                ],
+            )
+        case Job.EstimateScored():
+            phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
+            cursor.execute(
+                "UPDATE estimates SET scored_at = %s, segments = %s, actual_seconds = %s, "
+                "actual_micros = %s, phase_seconds = %s WHERE job_id = %s",
+                [
+                    event.timestamp,
+                    event.segments,
+                    event.actual_seconds,
+                    event.actual_micros,
+                    Jsonb(phase_seconds),
+                    event.originator_id,
+                ],
+            )
+        case _:
+            pass
+
+
+ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
+
+
+def calibration(
+    connection: Connection, base_model: str, gpu_type: str, precision: Precision, gpu_count: int
+) -> Calibration:
+    """What the last jobs of this kind teach: by phase, the median of actual over modelled seconds.
+
+    Only jobs that ran in one segment count: another one starts up again, or repeats lost work.
+    """
+    rows = connection.execute(
+        "SELECT model_seconds, phase_seconds FROM estimates WHERE base_model = %s "
+        "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
+        "ORDER BY scored_at DESC, job_id LIMIT %s",
+        [base_model, gpu_type, precision, gpu_count, LEARNED_FROM],
+    ).fetchall()
+    return Calibration(
+        factors={
+            phase: min(LARGEST_FACTOR, max(LEAST_FACTOR, median(ratios)))
+            for phase in Phase
+            if (ratios := _ratios(rows, phase))
+        },
+        jobs=len(rows),
+    )
+
+
+def _ratios(rows: list[Row], phase: Phase) -> list[float]:
+    """Actual over modelled seconds of a phase, of each job that measured it."""
+    return [
+        row["phase_seconds"][phase] / row["model_seconds"][phase]
+        for row in rows
+        if row["phase_seconds"].get(phase) is not None
+        and row["model_seconds"].get(phase, 0.0) >= LEAST_SECONDS
+    ]
+
+
+def report_rows(connection: Connection) -> list[Row]:
+    """Every estimate, in the order of approval; those that are not scored yet have no actuals."""
+    return connection.execute("SELECT * FROM estimates ORDER BY approved_at, job_id").fetchall()

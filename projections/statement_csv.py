@@ -1,0 +1,114 @@
+"""The ledger and the statements as CSV, for spreadsheets and for programs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+from domain.money import decimal_dollars
+from projections.projection import Row
+from projections.statements import DayOfStatement, JobOfStatement
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that begins so is a formula to a spreadsheet."""
+
+LEDGER_COLUMNS = (
+    *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
+    *("reason", "reference", "job_id", "segment", "minute", "from_seconds", "to_seconds"),
+)
+DAY_MOVEMENTS = ("opening", "top_ups", "credits", "charges", "reversals", "closing")
+JOB_MOVEMENTS = ("charges", "reversals", "net")
+
+
+class _Line:
+    """What the csv module writes to; it keeps the line that was written last."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        self.text = text
+        return len(text)
+
+
+def ledger_csv(postings: Iterable[Row]) -> Iterator[str]:
+    """Lines of an account's postings, the header first; amounts in dollars and micro-dollars."""
+    return _lines(
+        LEDGER_COLUMNS,
+        (
+            [
+                Decimal(decimal_dollars(row["amount_micros"]))
+                if column == "amount"
+                else row[column]
+                for column in LEDGER_COLUMNS
+            ]
+            for row in postings
+        ),
+    )
+
+
+def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
+    """Lines of a statement by day, the header first."""
+    return _lines(
+        ("day", *_amount_columns(DAY_MOVEMENTS), "postings"),
+        (
+            [day.day.isoformat(), *_amounts(day, DAY_MOVEMENTS), _postings(day.event_ids)]
+            for day in days
+        ),
+    )
+
+
+def job_csv(jobs: Iterable[JobOfStatement]) -> Iterator[str]:
+    """Lines of a statement by job, the header first."""
+    counts = ("segments", "minutes", "seconds", "reversed_seconds")
+    return _lines(
+        ("job_id", *counts, *_amount_columns(JOB_MOVEMENTS), "postings"),
+        (
+            [
+                job.job_id,
+                *(getattr(job, name) for name in counts),
+                *_amounts(job, JOB_MOVEMENTS),
+                _postings(job.event_ids),
+            ]
+            for job in jobs
+        ),
+    )
+
+
+def _amount_columns(movements: Sequence[str]) -> list[str]:
+    return [column for name in movements for column in (name, f"{name}_micros")]
+
+
+def _amounts(
+    row: DayOfStatement | JobOfStatement, movements: Sequence[str]
+) -> Iterator[Decimal | int]:
+    for name in movements:
+        micros: int = getattr(row, f"{name}_micros")
+        yield Decimal(decimal_dollars(micros))
+        yield micros
+
+
+def _postings(event_ids: dict[str, list[str]]) -> str:
+    return " ".join(event_id for ids in event_ids.values() for event_id in ids)
+
+
+def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    line = _Line()
+    writer = csv.writer(line)
+    for cells in chain([header], rows):
+        writer.writerow([_cell(each) for each in cells])
+        yield line.text
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell; text that a spreadsheet would run is quoted with an apostrophe."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value

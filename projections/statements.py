@@ -1,0 +1,138 @@
+"""Statements of an account, by day and by job: sums over its ledger, and the postings behind them.
+
+A statement speaks of the whole balance, so that what leases reserve and give back is no movement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from uuid import UUID
+
+from infrastructure.store import Connection
+from projections.projection import Row
+
+# Each posting's movement follows from its ledger accounts, and its day from the account's own
+# time zone, so that a day that is 23 or 25 hours long is whole.
+MOVEMENTS = """
+WITH movements AS (
+    SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
+        (posted_at AT TIME ZONE %(time_zone)s)::date AS day,
+        CASE WHEN debit = 'cash' THEN 'top_ups' WHEN debit = 'credits' THEN 'credits'
+             WHEN credit = 'revenue' THEN 'charges' WHEN debit = 'revenue' THEN 'reversals'
+        END AS movement
+    FROM billing_ledger WHERE account_id = %(account)s
+)
+"""
+
+OPENING = f"""{MOVEMENTS}
+SELECT coalesce(sum(CASE movement WHEN 'charges' THEN -amount_micros ELSE amount_micros END), 0)
+    ::bigint AS micros
+FROM movements WHERE movement IS NOT NULL AND day < %(first)s
+"""
+
+BY_DAY = f"""{MOVEMENTS}
+SELECT day, movement, sum(amount_micros)::bigint AS micros,
+    array_agg(event_id ORDER BY position) AS event_ids
+FROM movements WHERE movement IS NOT NULL AND day BETWEEN %(first)s AND %(last)s
+GROUP BY day, movement
+"""
+
+BY_JOB = f"""{MOVEMENTS}
+SELECT job_id, movement, sum(amount_micros)::bigint AS micros, count(*) AS postings,
+    count(DISTINCT segment) AS segments, sum(to_seconds - from_seconds)::bigint AS seconds,
+    array_agg(event_id ORDER BY position) AS event_ids, min(position) AS position
+FROM movements WHERE movement IN ('charges', 'reversals') AND day BETWEEN %(first)s AND %(last)s
+GROUP BY job_id, movement ORDER BY position
+"""
+
+
+@dataclass
+class DayOfStatement:
+    """One day's movements, micro-dollars, and the events that each of them sums up."""
+
+    day: date
+    opening_micros: int
+    top_ups_micros: int = 0
+    credits_micros: int = 0
+    charges_micros: int = 0
+    reversals_micros: int = 0
+    event_ids: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the events behind a movement: `top_ups`, `credits`, `charges`, `reversals`."""
+
+    @property
+    def closing_micros(self) -> int:
+        """What the day ended with, and the next one opens with."""
+        return (
+            self.opening_micros
+            + self.top_ups_micros
+            + self.credits_micros
+            - self.charges_micros
+            + self.reversals_micros
+        )
+
+
+@dataclass
+class JobOfStatement:
+    """What one job was charged for its minutes, and what of it was given back, micro-dollars."""
+
+    job_id: UUID
+    segments: int = 0
+    minutes: int = 0
+    seconds: int = 0
+    charges_micros: int = 0
+    reversals_micros: int = 0
+    reversed_seconds: int = 0
+    event_ids: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the events behind a movement: `charges` (minutes) and `reversals`."""
+
+    @property
+    def net_micros(self) -> int:
+        """What the job cost."""
+        return self.charges_micros - self.reversals_micros
+
+
+def daily_statement(
+    connection: Connection, account_id: UUID, time_zone: str, first: date, last: date
+) -> list[DayOfStatement]:
+    """Every day from the first to the last, both of them included, in the account's time zone."""
+    asked = _asked(account_id, time_zone, first, last)
+    opening = connection.execute(OPENING, asked).fetchone()
+    assert opening is not None
+    rows: dict[date, list[Row]] = {}
+    for row in connection.execute(BY_DAY, asked).fetchall():
+        rows.setdefault(row["day"], []).append(row)
+    days: list[DayOfStatement] = []
+    balance: int = opening["micros"]
+    for number in range((last - first).days + 1):
+        day = DayOfStatement(first + timedelta(days=number), balance)
+        for row in rows.get(day.day, []):
+            setattr(day, f"{row['movement']}_micros", row["micros"])
+            day.event_ids[row["movement"]] = row["event_ids"]
+        balance = day.closing_micros
+        days.append(day)
+    return days
+
+
+def job_statement(
+    connection: Connection, account_id: UUID, time_zone: str, first: date, last: date
+) -> list[JobOfStatement]:
+    """Every job that was billed on these days, the one that was billed earliest first.
+
+    A minute so cheap that it rounds to nothing has no posting, and is not counted.
+    """
+    jobs: dict[UUID, JobOfStatement] = {}
+    asked = _asked(account_id, time_zone, first, last)
+    for row in connection.execute(BY_JOB, asked).fetchall():
+        job = jobs.setdefault(row["job_id"], JobOfStatement(row["job_id"]))
+        job.event_ids[row["movement"]] = row["event_ids"]
+        if row["movement"] == "charges":
+            job.segments, job.minutes = row["segments"], row["postings"]
+            job.seconds, job.charges_micros = row["seconds"], row["micros"]
+        else:
+            job.reversed_seconds, job.reversals_micros = row["seconds"], row["micros"]
+    return list(jobs.values())
+
+
+def _asked(account_id: UUID, time_zone: str, first: date, last: date) -> dict[str, object]:
+    return {"account": account_id, "time_zone": time_zone, "first": first, "last": last}

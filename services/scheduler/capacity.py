@@ -1,0 +1,66 @@
+"""Capacity: the GPU pools follow what the catalog offers and what the launcher has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from domain.aggregate import Cause, Event, because
+from domain.catalog import Catalog
+from domain.event_log import EventLog
+from domain.gpu_pool import GpuPool
+from domain.identity import CATALOG_ID, gpu_pool_id
+from infrastructure.clock import Clock
+from services.scheduler.launchers.launcher import Launcher
+
+CAPACITY_EVENTS = (
+    Catalog.GpuTypeOffered,
+    Catalog.GpuTypeWithdrawn,
+    Catalog.RegionOffered,
+    Catalog.RegionWithdrawn,
+    Catalog.CapacityDeclared,
+)
+"""What of the catalog may change the capacity of a pool."""
+
+
+def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
+    """The pools whose capacity is not what the launcher has, changed to that; not saved.
+
+    A type or region that is no longer offered has none; running segments keep their GPUs.
+    """
+    catalog = log.load(Catalog, CATALOG_ID)
+    wanted = launcher.capacity(catalog)
+    pools = [
+        _pool(log, region, gpu_type, wanted.get((region, gpu_type), 0))
+        for region, gpu_type in product(
+            sorted(catalog.known_regions), sorted(catalog.known_gpu_types)
+        )
+    ]
+    return [pool for pool in pools if pool is not None and pool.pending_events]
+
+
+def on_catalog_changed(log: EventLog, launcher: Launcher, event: Event) -> Sequence[GpuPool]:
+    """Answer an event of the catalog, if it is one that matters here."""
+    return capacity_changes(log, launcher) if isinstance(event, CAPACITY_EVENTS) else []
+
+
+def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
+    """Bring the pools up to date when the scheduler starts: the machine may be another."""
+
+    def attempt() -> None:
+        command_id = f"capacity:{clock.now().isoformat()}"
+        with because(Cause("service:scheduler", command_id, clock.now())):
+            log.commit(*capacity_changes(log, launcher))
+
+    log.retrying(attempt)
+
+
+def _pool(log: EventLog, region: str, gpu_type: str, capacity: int) -> GpuPool | None:
+    """The pool with its new capacity; one that never had any is not opened for none."""
+    pool = log.find(GpuPool, gpu_pool_id(region, gpu_type))
+    if pool is None:
+        if capacity == 0:
+            return None
+        pool = GpuPool.open(region, gpu_type)
+    pool.change_capacity(capacity)
+    return pool

@@ -1,0 +1,22 @@
+"""What the exit code of a trainer that said nothing tells about its failure."""
+
+from __future__ import annotations
+
+import signal
+
+from domain.failures import FailureClass
+
+OVERRUN, STALL = 4, 5  # the trainer's own watchdog, see services/trainer/lease.py
+
+# A kill from outside says nothing about the job: the kernel's memory killer, an operator and a
+# machine that goes down all look like it. It is the machine's, so that it is tried again.
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def failure_of_exit(exit_code: int | None) -> FailureClass:
+    """The failure class of a process that ended, or is nowhere (None), without a last word."""
+    if exit_code is None or exit_code in KILLED:
+        return FailureClass.NODE_LOST
+    if exit_code in (OVERRUN, STALL):
+        return FailureClass.TIMEOUT
+    return FailureClass.TRAINER_CRASHED

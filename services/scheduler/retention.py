@@ -1,0 +1,44 @@
+"""Retention: what a cancelled job had saved is deleted after its time, unless it was promoted."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.aggregate import Cause, because
+from domain.event_log import EventLog
+from domain.job import Job
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import Clock
+from infrastructure.store import Connection
+from projections.job_detail import expired_adapters
+from services.scheduler.segment_spec import job_prefix
+
+
+class Retention:
+    """Says which adapters expired; the reaction to that event deletes the files."""
+
+    def __init__(self, log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
+        self._log = log
+        self._clock = clock
+        self._pool = pool
+
+    def expire_due(self) -> None:
+        """Expire every adapter whose time is over; the job decides, the query only looks."""
+        with self._pool.connection() as connection:
+            due = expired_adapters(connection, self._clock.now())
+        for job_id in due:
+            self._log.retrying(lambda job_id=job_id: self._expire(job_id))
+
+    def _expire(self, job_id: UUID) -> None:
+        with because(Cause("service:scheduler", f"expire:{job_id}", self._clock.now())):
+            job = self._log.load(Job, job_id)
+            job.expire_adapter()
+            self._log.commit(job)
+
+
+def delete_saved(artifacts: Artifacts, job: Job) -> None:
+    """Delete what a job's trainers saved, except their logs; again, it finds nothing."""
+    for kind in ("checkpoints", "adapter"):
+        artifacts.delete_directory(f"{job_prefix(job)}/{kind}")

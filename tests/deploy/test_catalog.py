@@ -1,0 +1,134 @@
+"""`ecolink catalog`, on a store without any service, and the migration that seeds it."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import main
+from deploy.migrate import migrate
+from deploy.processes import environment
+from domain.application import EcoLink
+from domain.catalog import Catalog
+from domain.event_log import EventLog
+from domain.identity import CATALOG_ID
+from domain.offers import shipped_offers
+from infrastructure.settings import Settings
+from tests.causes import command
+from tests.tiny_model import TINY_SHAPE
+
+
+@pytest.fixture(autouse=True)
+def _configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+
+def ecolink(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(main, ("catalog", *arguments), env={"COLUMNS": "200"})
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def row(output: str, name: str) -> list[str]:
+    """The words of the line that begins with a name."""
+    (line,) = (line for line in output.splitlines() if line.split()[:1] == [name])
+    return line.split()
+
+
+def offered(log: EventLog) -> Catalog:
+    return log.load(Catalog, CATALOG_ID)
+
+
+def test_a_migrated_database_has_what_ships(log: EventLog) -> None:
+    shipped = shipped_offers()
+    assert tuple(offered(log).gpu_types.values()) == shipped.gpu_types
+    assert tuple(offered(log).bases.values()) == shipped.bases
+
+
+def test_migrating_again_keeps_the_operator_s_changes(settings: Settings, log: EventLog) -> None:
+    ecolink("gpu-types", "set", "l4", "--price", "0.50")
+    ecolink("gpu-types", "withdraw", "h100")
+    ecolink("bases", "withdraw", "phi-4")
+    version = offered(log).version
+    migrate(settings)
+    catalog = offered(log)
+    assert catalog.version == version
+    assert catalog.gpu_type("l4").micros_per_hour == 500_000
+    assert "h100" not in catalog.gpu_types
+    assert "phi-4" not in catalog.bases
+
+
+def test_show_has_prices_capacity_and_bases(log: EventLog) -> None:
+    shown = ecolink("show")
+    assert row(shown, "cpu")[-4:] == ["$0.60", "0.15", "2", "2"]
+    assert row(shown, "local") == ["local", "This", "machine"]
+    smollm2 = ["smollm2-135m-instruct", "135M", "30", "576", "8192", "yes", "no"]
+    assert row(shown, "smollm2-135m-instruct") == smollm2
+    with command("import"):
+        EcoLink(log).import_base_model(
+            "smollm2-135m-instruct", "models/x", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
+        )
+    assert row(ecolink("show"), "smollm2-135m-instruct")[-1] == "yes"
+
+
+def test_a_new_gpu_type_needs_every_figure_and_a_change_only_its_own(log: EventLog) -> None:
+    missing = ecolink("gpu-types", "set", "rtx", "--title", "RTX", exit_code=1)
+    assert "rtx is new; give also --backing, --bf16-tflops, --max-per-job, --price" in missing
+    figures = ("--vram-gib", "24", "--price", "0.40", "--bf16-tflops", "165", "--backing", "nvidia")
+    names = ("--device-name", "RTX 4090", "--device-name", "RTX 4090 D")
+    rest = ("--title", "RTX", "--max-per-job", "2", "--source", "a data sheet")
+    ecolink("gpu-types", "set", "rtx", *figures, *names, *rest)
+    ecolink("gpu-types", "set", "rtx", "--price", "0.45")
+    rtx = offered(log).gpu_type("rtx")
+    assert (rtx.micros_per_hour, rtx.vram_gib, rtx.backing) == (450_000, 24.0, "nvidia")
+    assert rtx.device_names == ("RTX 4090", "RTX 4090 D")
+
+
+def test_capacity_and_regions(log: EventLog) -> None:
+    ecolink("regions", "set", "oslo", "--title", "Oslo")
+    ecolink("capacity", "oslo", "l4", "4")
+    ecolink("regions", "set", "oslo", "--title", "Oslo, Norway")
+    assert offered(log).region("oslo").capacity == {"l4": 4}
+    assert row(ecolink("show"), "l4")[-1] == "4"
+    ecolink("regions", "withdraw", "oslo")
+    assert "oslo" not in offered(log).regions
+
+
+def test_bases_are_made_eligible_listed_and_taken_off(log: EventLog) -> None:
+    assert "may not" in ecolink("bases", "set", "phi-4", "--no-eligible")
+    ecolink("bases", "set", "phi-4", "--source", "another page")
+    phi = offered(log).bases["phi-4"]
+    assert (phi.eligible, phi.source) == (False, "another page")
+    refused = ecolink("bases", "set", "mine", exit_code=1)
+    assert "ecolink models import SOURCE --name mine" in refused
+    with command("import"):
+        EcoLink(log).import_base_model(
+            "mine", "models/mine", "m", "LlamaForCausalLM", 1, 1, TINY_SHAPE
+        )
+    ecolink("bases", "set", "mine")
+    assert offered(log).bases["mine"].shape == TINY_SHAPE
+    ecolink("bases", "withdraw", "mine")
+    assert "mine" not in offered(log).bases
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gpu-types", "withdraw", "cpu"), "local has cpu; declare a capacity of 0 there first"),
+        (("gpu-types", "withdraw", "tpu"), "no GPU type 'tpu'"),
+        (("gpu-types", "set", "l4", "--price", "-1"), "above 0"),
+        (("gpu-types", "set", "l4", "--vram-gib", "nan"), "vram_gib must be above 0"),
+        (("gpu-types", "set", "l4", "--device-name", "NVIDIA H200"), "h200 has the device name"),
+        (("regions", "withdraw", "moon"), "no region 'moon'"),
+        (("capacity", "moon", "cpu", "1"), "choose from: local"),
+        (("capacity", "local", "tpu", "1"), "no GPU type 'tpu'"),
+        (("bases", "withdraw", "moon"), "no base model 'moon'"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_changes_nothing(
+    log: EventLog, arguments: tuple[str, ...], message: str
+) -> None:
+    version = offered(log).version
+    assert message in ecolink(*arguments, exit_code=1)
+    assert offered(log).version == version

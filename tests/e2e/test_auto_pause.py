@@ -1,0 +1,52 @@
+"""Two jobs drain one balance, pause at zero, and go on after a top-up; nothing is unpaid."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from deploy.demo.account import fresh_account, top_up
+from deploy.demo.autopause import AutoPause
+from gateway.client import Client, Endpoint
+from infrastructure.store import connect
+from projections.billing_ledger import balances
+from services.projector.audit import audit
+from tests.e2e.conftest import EcoLinkUnderTest
+
+pytestmark = pytest.mark.timeout(400)
+
+HYPERPARAMETERS = {"epochs": 40, "gradient_accumulation": 1, "save_steps": 200}
+
+
+def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_path: Path) -> None:
+    # One job alone first: what it takes calibrates the estimate that the balance is made from.
+    known = ecolink.approve(ecolink.dataset(tmp_path, examples=100), **HYPERPARAMETERS)
+    assert ecolink.await_end(known)["status"] == "registered"
+    (scored,) = ecolink.events(known, "EstimateScored")
+    assert scored["actual_micros"] == ecolink.client.get(known)["cost"]["micros"]
+
+    account = fresh_account(ecolink.settings, "autopause")
+    assert ecolink.settings.gateway_url is not None
+    with Client(Endpoint(ecolink.settings.gateway_url, account.key)) as client:
+        theirs = EcoLinkUnderTest(ecolink.settings, client)
+        form = {
+            "dataset": theirs.dataset(tmp_path, examples=100),
+            "base_model": "tiny",
+            "hyperparameters": HYPERPARAMETERS,
+        }
+        hand = partial(top_up, ecolink.settings, account.account_id)
+        bills = AutoPause(client, hand, print).run(form)
+        assert client.get("/account")["reserved"]["micros"] == 0
+
+    for bill in bills:
+        assert bill.charged_micros == bill.expected_micros
+        assert bill.unpaid_seconds == 0
+        assert bill.job["segment"] == 2
+        assert bill.grace_seconds <= ecolink.settings.grace_seconds
+    with connect(ecolink.settings) as connection:
+        ledger = balances(connection)
+    assert sum(ledger.values()) == 0
+    assert all(micros >= 0 for name, micros in ledger.items() if name.startswith("customer:"))
+    assert audit(ecolink.settings).differences == []

@@ -1,0 +1,140 @@
+"""Pause, resume, cancel and promote, as an account holder calls them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from fastapi.testclient import TestClient
+
+from domain.aggregate import because
+from domain.job import Job, SegmentEnd
+from tests.gateway.conftest import Person, World
+from tests.gateway.test_jobs import ready, uuid_of
+
+
+class Owner:
+    """A person with one approved job."""
+
+    def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
+        self.client, self.world = client, world
+        self.person, self.form = ready(world, dollars)
+        approved = client.post("/api/jobs", json=self.form, headers=self.person.headers)
+        self.job_id: UUID = uuid_of(approved.json())
+        self.path = f"/api/jobs/{approved.json()['id']}"
+
+    def give(self, command: str, person: Person | None = None, **body: Any) -> Any:
+        headers = (person or self.person).headers
+        return self.client.post(f"{self.path}/{command}", json=body or None, headers=headers)
+
+    def topics(self) -> list[str]:
+        timeline = self.client.get(f"{self.path}/timeline", headers=self.person.headers)
+        return [event["topic"] for event in timeline.json()["data"]]
+
+    def train(self, segment: int = 1, *, checkpoint: int | None = 10) -> None:
+        """A segment trains, and saves."""
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.allocate_segment(segment)
+            job.start_pod(segment, "pod", datetime.now(UTC))
+            job.start_training(segment, 0, 30, 9, 1)
+            if checkpoint is not None:
+                job.save_checkpoint(segment, checkpoint, 2.0, 5, "checkpoints/1", "c" * 64, 9)
+            self.world.log.commit(job)
+
+    def end(self, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.end_segment(segment, reason, 10)
+            self.world.log.commit(job)
+
+
+def test_a_waiting_job_pauses_at_once_and_resumes_once(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    paused = [owner.give("pause") for _ in range(2)]
+    assert [answer.status_code for answer in paused] == [200, 200]
+    job = paused[1].json()
+    assert (job["status"], job["pause_reason"]) == ("paused", "owner")
+    assert job["resume"]["allowed"]
+    assert job["resume"]["needed"]["micros"] > 0
+    resumed = [owner.give("resume") for _ in range(2)]
+    assert [answer.status_code for answer in resumed] == [200, 200]
+    assert resumed[1].json()["status"] == "training"
+    assert owner.topics() == ["JobApproved", "JobPaused", "JobResumed"]
+
+
+def test_a_running_job_pauses_when_its_trainer_has_saved(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.train()
+    job = owner.give("pause").json()
+    assert (job["status"], job["phase"]) == ("training", "pausing")
+    refused = owner.give("resume")
+    assert refused.status_code == 409
+    assert "about to pause" in refused.json()["error"]["message"]
+    owner.end()
+    world.project()
+    shown = client.get(owner.path, headers=owner.person.headers).json()
+    assert (shown["status"], shown["step"]) == ("paused", 10)
+
+
+def test_resume_is_refused_with_the_missing_amount(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.give("pause")
+    world.spend(owner.person)
+    refused = owner.give("resume")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (402, "insufficient_balance")
+    missing = error["figures"]["missing_micros"]
+    shown = client.get(owner.path, headers=owner.person.headers).json()
+    assert not shown["resume"]["allowed"]
+    assert shown["resume"]["missing"]["micros"] == missing
+    world.credit(owner.person, missing)
+    assert owner.give("resume").status_code == 200
+
+
+def test_resume_waits_its_turn_in_a_full_region(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.give("pause")
+    world.occupy(2)
+    refused = owner.give("resume")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_capacity")
+    assert owner.give("resume", wait=True).json()["phase"] == "waiting for a GPU"
+
+
+def test_a_job_that_was_never_paused_is_not_resumed(client: TestClient, world: World) -> None:
+    refused = Owner(client, world).give("resume")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+    assert "only a paused job" in refused.json()["error"]["message"]
+
+
+def test_a_cancelled_job_keeps_its_checkpoint_until_it_is_promoted(
+    client: TestClient, world: World
+) -> None:
+    owner = Owner(client, world)
+    owner.train()
+    assert owner.give("cancel").json()["phase"] == "cancelling"
+    owner.end()
+    job = owner.give("cancel").json()
+    assert (job["status"], job["expired"], job["promoted"]) == ("cancelled", False, False)
+    assert job["expires_at"] is not None
+    assert owner.give("pause").status_code == 409
+    promoted = [owner.give("promote").json() for _ in range(2)][1]
+    assert promoted["status"] == "cancelled"
+    assert promoted["promoted"]
+    models = client.get("/api/models", headers=owner.person.headers).json()["models"]
+    assert [each["model"] for each in models] == [promoted["model"]]
+
+
+def test_cancelled_before_any_checkpoint_keeps_nothing(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    job = owner.give("cancel").json()
+    assert (job["status"], job["expires_at"], job["checkpoint_step"]) == ("cancelled", None, None)
+    refused = owner.give("promote")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+
+
+def test_nobody_commands_another_accounts_job(client: TestClient, world: World) -> None:
+    owner, stranger = Owner(client, world), world.person(dollars=10)
+    for command in ("pause", "resume", "cancel", "promote"):
+        assert owner.give(command, stranger).status_code == 404

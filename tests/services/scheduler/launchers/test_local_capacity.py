@@ -1,0 +1,129 @@
+"""What the local launcher offers: the GPUs that nvidia-smi counts, else CPU-backed types."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from domain.catalog import Catalog
+from infrastructure.settings import Settings
+from services.scheduler.launchers.local import LocalLauncher
+from tests.causes import FixedClock, command
+from tests.services.scheduler.launchers.test_launcher import shipped_catalog
+
+CPU_BACKED = {("local", "cpu"): 2, ("local", "cpu-small"): 1}
+LISTING = "NVIDIA L4\nNVIDIA H100 80GB HBM3\nNVIDIA L4\n"
+
+
+class FakeNvidiaSmi:
+    """An executable on the PATH that prints a listing and notes what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.calls = folder / "calls"
+
+    def answers(self, listing: str, exit_code: int = 0) -> None:
+        """From now on the driver says this."""
+        (self._folder / "listing").write_text(listing)
+        script = self._folder / "nvidia-smi"
+        script.write_text(
+            f'#!/bin/sh\necho "$@" >> {self.calls}\ncat {self._folder}/listing\nexit {exit_code}\n'
+        )
+        script.chmod(0o755)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvidiaSmi:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return FakeNvidiaSmi(folder)
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return shipped_catalog()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> LocalLauncher:
+    return LocalLauncher(Settings(home=tmp_path), FixedClock())
+
+
+def test_a_machine_without_a_driver_offers_the_cpu(
+    launcher: LocalLauncher, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launcher.capacity(catalog) == CPU_BACKED
+
+
+def test_a_machine_with_gpus_offers_them_and_no_cpu(
+    nvidia_smi: FakeNvidiaSmi, launcher: LocalLauncher, catalog: Catalog
+) -> None:
+    nvidia_smi.answers(LISTING)
+    assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
+    assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
+    assert nvidia_smi.calls.read_text() == "--query-gpu=name --format=csv,noheader\n"
+
+
+@pytest.mark.parametrize(
+    ("listing", "exit_code"),
+    [("", 0), ("NVIDIA L4\n", 9), ("Failed to initialize NVML: Driver/library mismatch\n", 18)],
+)
+def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
+    nvidia_smi: FakeNvidiaSmi,
+    launcher: LocalLauncher,
+    catalog: Catalog,
+    listing: str,
+    exit_code: int,
+) -> None:
+    nvidia_smi.answers(listing, exit_code)
+    assert launcher.capacity(catalog) == CPU_BACKED
+
+
+def test_a_device_that_no_type_names_is_told_of_once(
+    nvidia_smi: FakeNvidiaSmi,
+    launcher: LocalLauncher,
+    catalog: Catalog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nvidia_smi.answers("NVIDIA GeForce RTX 3060\nNVIDIA GeForce RTX 3060\n")
+    with caplog.at_level(logging.WARNING):
+        assert launcher.capacity(catalog) == CPU_BACKED
+        assert launcher.capacity(catalog) == CPU_BACKED
+    (message,) = caplog.messages
+    assert "2 NVIDIA GeForce RTX 3060 is not offered" in message
+    assert "ecolink catalog gpu-types set NAME --device-name 'NVIDIA GeForce RTX 3060'" in message
+    with command():
+        names = ("NVIDIA L4", "NVIDIA GeForce RTX 3060")
+        l4 = catalog.gpu_type("l4").model_copy(update={"device_names": names})
+        catalog.offer_gpu_type(l4)
+    assert launcher.capacity(catalog) == {("local", "l4"): 2}
+
+
+def test_a_declared_capacity_leaves_the_other_gpus_alone(
+    nvidia_smi: FakeNvidiaSmi, launcher: LocalLauncher, catalog: Catalog
+) -> None:
+    nvidia_smi.answers(LISTING)
+    with command():
+        catalog.declare_capacity("local", "l4", 1)
+        catalog.declare_capacity("local", "h100", 4)
+        catalog.declare_capacity("local", "a100-80", 8)
+    assert launcher.capacity(catalog) == {("local", "l4"): 1, ("local", "h100"): 1}
+
+
+def test_the_capacity_of_the_cpu_follows_the_catalog(
+    launcher: LocalLauncher, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with command():
+        catalog.declare_capacity("local", "cpu", 7)
+        catalog.declare_capacity("local", "l4", 8)
+        catalog.declare_capacity("local", "cpu-small", 0)
+    assert launcher.capacity(catalog) == {("local", "cpu"): 7, ("local", "cpu-small"): 0}
+    with command():
+        catalog.withdraw_region("local")
+    assert launcher.capacity(catalog) == {}

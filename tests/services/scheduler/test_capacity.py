@@ -1,0 +1,102 @@
+"""Capacity: pools are opened, changed and emptied as the catalog and the launcher say."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.catalog import Catalog
+from domain.event_log import EventLog
+from domain.gpu_pool import GpuPool
+from domain.identity import CATALOG_ID, gpu_pool_id
+from services.scheduler.capacity import capacity_changes, offer_capacity, on_catalog_changed
+from tests.causes import FixedClock, command
+
+
+class CountingLauncher:
+    """Has what the catalog declares, and is asked how often."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.broken = False
+
+    def capacity(self, catalog: Catalog) -> dict[tuple[str, str], int]:
+        """Every region's capacity; nothing while it is broken."""
+        self.asked += 1
+        return {
+            (region.name, gpu_type): count
+            for region in catalog.regions.values()
+            for gpu_type, count in region.capacity.items()
+            if not self.broken
+        }
+
+
+@pytest.fixture
+def launcher() -> CountingLauncher:
+    return CountingLauncher()
+
+
+@pytest.fixture(autouse=True)
+def _started(log: EventLog, launcher: CountingLauncher) -> None:
+    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
+
+
+def pools(log: EventLog) -> dict[str, int]:
+    """Capacity of each pool that is open."""
+    catalog = log.load(Catalog, CATALOG_ID)
+    found = {
+        f"{region}/{gpu_type}": log.find(GpuPool, gpu_pool_id(region, gpu_type))
+        for region in catalog.known_regions
+        for gpu_type in catalog.known_gpu_types
+    }
+    return {name: pool.capacity for name, pool in found.items() if pool is not None}
+
+
+def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[str, ...]) -> None:
+    """Commands to the catalog, and the scheduler's answer to each of its events."""
+    catalog = log.load(Catalog, CATALOG_ID)
+    with command("change"):
+        for name, *arguments in changes:
+            getattr(catalog, name)(*arguments)
+        events = list(catalog.pending_events)
+        log.commit(catalog)
+        for event in events:
+            log.commit(*on_catalog_changed(log, launcher, event))  # type: ignore[arg-type]
+
+
+def test_a_start_opens_the_pools_that_have_any(log: EventLog) -> None:
+    assert pools(log) == {"local/cpu": 2, "local/cpu-small": 1}
+
+
+def test_a_second_start_changes_nothing(log: EventLog, launcher: CountingLauncher) -> None:
+    end = log.recorder.max_notification_id()
+    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
+    assert log.recorder.max_notification_id() == end
+
+
+def test_pools_follow_what_is_declared(log: EventLog, launcher: CountingLauncher) -> None:
+    change(log, launcher, ("declare_capacity", "local", "cpu", 5))
+    change(log, launcher, ("declare_capacity", "local", "l4", 3))
+    assert pools(log) == {"local/cpu": 5, "local/cpu-small": 1, "local/l4": 3}
+
+
+def test_what_is_withdrawn_has_no_capacity(log: EventLog, launcher: CountingLauncher) -> None:
+    change(log, launcher, ("declare_capacity", "local", "cpu", 0), ("withdraw_gpu_type", "cpu"))
+    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 1}
+    change(log, launcher, ("withdraw_region", "local"))
+    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 0}
+
+
+def test_a_machine_that_lost_its_gpus_offers_none(
+    log: EventLog, launcher: CountingLauncher
+) -> None:
+    launcher.broken = True
+    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
+    assert pools(log) == {"local/cpu": 0, "local/cpu-small": 0}
+
+
+def test_base_models_are_no_matter_of_capacity(log: EventLog, launcher: CountingLauncher) -> None:
+    asked = launcher.asked
+    change(log, launcher, ("delist_base", "phi-4"))
+    assert launcher.asked == asked
+    with command("look"):
+        assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""What a trainer is told at launch: all that was approved, and how this platform runs."""
+
+from __future__ import annotations
+
+from domain.estimate import Precision
+from domain.job import Job
+from infrastructure.settings import Settings
+from services.scheduler.segment_spec import segment_spec
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+
+SETTINGS = Settings(stall_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)
+
+
+def job(**changes: object) -> Job:
+    with command():
+        given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN.model_copy(update=changes))
+        given.allocate_segment(1)
+    return given
+
+
+def test_a_segment_runs_what_was_approved() -> None:
+    given = job(precision=Precision.NF4, gradient_checkpointing=True, gpu_count=2)
+    spec = segment_spec(given, 300, SETTINGS)
+    assert (spec.precision, spec.gradient_checkpointing) == (Precision.NF4, True)
+    assert (spec.gpu_count, spec.hyperparameters) == (2, PLAN.lora)
+    assert spec.dataset_sha256 == PLAN.dataset_sha256
+    assert spec.base_manifest_sha256 == PLAN.base_manifest_sha256
+
+
+def test_a_segment_has_the_times_of_this_platform() -> None:
+    spec = segment_spec(job(), 300, SETTINGS)
+    assert (spec.paid_seconds, spec.grace_seconds, spec.heartbeat_seconds) == (300, 5, 0.5)
+    assert (spec.stall_seconds, spec.clock_speed) == (77.0, 1.0)
+
+
+def test_a_segment_writes_below_its_job_only() -> None:
+    spec = segment_spec(job(), 300, SETTINGS)
+    home = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
+    assert spec.checkpoint_prefix == f"{home}/checkpoints/segment-1"
+    assert spec.adapter_prefix == f"{home}/adapter/segment-1"

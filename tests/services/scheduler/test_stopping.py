@@ -1,0 +1,284 @@
+"""Pause, resume and cancel as the scheduler carries them out, whenever they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from domain.job import Job, JobStatus, SegmentEnd
+from domain.meter import Meter
+from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.reaction import parked_reactions
+from infrastructure.reports import Outcome, Phase
+from infrastructure.store import Connection
+from projections import JOB_DETAIL
+from projections.projection import ProjectionEffect
+from services.scheduler.capacity import offer_capacity
+from services.scheduler.handlers import Scheduling
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.retention import Retention
+from services.scheduler.segments import Segments
+from tests.causes import NOW, FixedClock, command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.reports import CHECKPOINT, report
+from tests.stories import RETENTION, Story
+
+HOME = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
+ASKS: list[Callable[[Story], None]] = [Story.pause, Story.cancel]
+
+
+@pytest.fixture(autouse=True)
+def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
+    """No reaction of any of these tests fails."""
+    yield
+    with pool.connection() as connection:
+        assert parked_reactions(connection) == []
+
+
+@pytest.fixture
+def approved(story: Story, scheduler: OrderedConsumer) -> Story:
+    """A job that has its GPUs and waits for its lease."""
+    story.open_pool()
+    story.approve_job()
+    scheduler.catch_up()
+    assert story.job.segment_running
+    return story
+
+
+@pytest.fixture
+def launched(approved: Story, scheduler: OrderedConsumer) -> Story:
+    """A job whose trainer runs."""
+    approved.grant_lease(1)
+    scheduler.catch_up()
+    assert approved.job.pod is not None
+    return approved
+
+
+def last(story: Story) -> Any:
+    return list(story.log.events.get(story.job_id))[-1]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_trainer_is_told_to_stop_and_its_last_word_settles_it(
+    launched: Story,
+    scheduler: OrderedConsumer,
+    control: NotedControl,
+    segments: Segments,
+    ask: Callable[[Story], None],
+) -> None:
+    ask(launched)
+    scheduler.catch_up()
+    assert control.stopped == [(JOB_ID, 1)]
+    assert launched.job.segment_running, "until it says that it has saved"
+    segments.record(report(9, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=Outcome.STOPPED))
+    scheduler.catch_up()
+    assert launched.job.status in (JobStatus.PAUSED, JobStatus.CANCELLED)
+    assert (launched.pool.held, launched.pool.queue) == ({}, {})
+    ended = [e for e in launched.log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
+    assert [(e.elapsed_seconds, e.kept_seconds) for e in ended] == [(9, 9)]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_segment_without_a_pod_ends_at_no_cost(
+    approved: Story,
+    scheduler: OrderedConsumer,
+    launcher: FakeLauncher,
+    control: NotedControl,
+    ask: Callable[[Story], None],
+) -> None:
+    ask(approved)
+    scheduler.catch_up()
+    assert approved.job.status in (JobStatus.PAUSED, JobStatus.CANCELLED)
+    assert (launcher.started, control.stopped) == ([], [])
+    assert approved.pool.held == {}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_what_comes_just_before_its_launch_keeps_it_from_being_launched(
+    approved: Story,
+    scheduler: OrderedConsumer,
+    launcher: FakeLauncher,
+    ask: Callable[[Story], None],
+) -> None:
+    approved.grant_lease(1)
+    ask(approved)
+    scheduler.catch_up()
+    assert launcher.started == []
+    assert approved.job.status in (JobStatus.PAUSED, JobStatus.CANCELLED)
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_what_comes_in_the_middle_of_its_launch_stops_the_pod(
+    approved: Story,
+    scheduler: OrderedConsumer,
+    scheduling: Scheduling,
+    launcher: FakeLauncher,
+    control: NotedControl,
+    ask: Callable[[Story], None],
+) -> None:
+    """The pod was launched; saving that lost the race against the owner."""
+    approved.grant_lease(1)
+    (granted,) = [
+        e
+        for e in approved.log.events.get(approved.meter(1).id)
+        if isinstance(e, Meter.LeaseGranted)
+    ]
+    with command("never saved"):
+        assert scheduling.react(granted) != []
+    ask(approved)
+    scheduler.catch_up()
+    assert launcher.started == [PodName(JOB_ID, 1)]
+    assert approved.job.pod is not None, "its time is accounted for"
+    assert control.stopped == [(JOB_ID, 1)]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_job_that_waits_leaves_the_queue(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, ask: Callable[[Story], None]
+) -> None:
+    waiting, behind = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
+    story.open_pool()
+    story.approve_job()
+    for each in (waiting, behind):
+        with command(f"approve {each.job_id}"):
+            log.commit(Job.approve(each.job_id, ACCOUNT_ID, story.job.plan))
+    scheduler.catch_up()
+    with command("ask"):
+        job = waiting.job
+        job.pause() if ask is Story.pause else job.cancel(RETENTION)
+        log.commit(job)
+    scheduler.catch_up()
+    assert [claim.job_id for claim in story.pool.queue.values()] == [behind.job_id]
+
+
+def test_a_resumed_job_goes_on_from_its_checkpoint_at_the_new_rate(
+    launched: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    launched.save_checkpoint(1, 10, 40)
+    launched.pause()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    scheduler.catch_up()
+    assert not launched.job.segment_running
+    launched.resume(rate_micros_per_hour=7_200_000)
+    scheduler.catch_up()
+    allocated = last(launched)
+    assert isinstance(allocated, Job.SegmentAllocated)
+    assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
+    launched.grant_lease(2)
+    scheduler.catch_up()
+    assert launcher.specs[PodName(JOB_ID, 2)].resume_from == "checkpoints/1/10"
+
+
+def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    launcher.gpus = 0
+    story.open_pool(0)
+    story.approve_job()
+    scheduler.catch_up()
+    with command("pause"):
+        job = story.job
+        job.pause()
+        log.commit(job)
+    story.resume()
+    scheduler.catch_up()
+    assert [claim.segment for claim in story.pool.queue.values()] == [1]
+    launcher.gpus = 1
+    offer_capacity(log, FixedClock(), launcher)
+    scheduler.catch_up()
+    assert story.job.segment_running
+
+
+def saved_files(artifacts: Artifacts) -> list[str]:
+    """Puts what trainers save, and returns the refs."""
+    refs = [
+        f"{HOME}/adapter/segment-1/adapter_model.safetensors",
+        f"{HOME}/checkpoints/segment-1/step-000010/manifest.json",
+        f"{HOME}/checkpoints/segment-1/step-000010/state.pt",
+        f"{HOME}/checkpoints/segment-2/step-000020/state.pt",
+        f"{HOME}/logs/segment-1.log",
+    ]
+    for ref in refs:
+        artifacts.put(ref, b"content")
+    artifacts.put(f"jobs/{ACCOUNT_ID}/{uuid4()}/checkpoints/segment-1/state.pt", b"another's")
+    return refs
+
+
+def look(log: EventLog, pool: ConnectionPool[Connection], clock: FixedClock) -> None:
+    """What the scheduler does every few seconds."""
+    OrderedConsumer(ProjectionEffect(JOB_DETAIL, pool.connection), log).catch_up()
+    Retention(log, clock, pool).expire_due()
+
+
+def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launched: Story,
+    scheduler: OrderedConsumer,
+    artifacts: Artifacts,
+) -> None:
+    refs = saved_files(artifacts)
+    launched.save_checkpoint(1, 10, 40)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    scheduler.catch_up()
+    clock = FixedClock(NOW)
+    look(log, pool, clock)
+    scheduler.catch_up()
+    assert artifacts.list(HOME) == refs
+    clock.time = NOW + RETENTION
+    look(log, pool, clock)
+    look(log, pool, clock)
+    scheduler.catch_up()
+    assert isinstance(last(launched), Job.AdapterExpired)
+    assert artifacts.list(HOME) == [refs[-1]]
+    assert len(artifacts.list(f"jobs/{ACCOUNT_ID}")) == 2, "another job's files are not ours"
+
+
+def test_deleting_again_finds_nothing(
+    log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
+) -> None:
+    saved_files(artifacts)
+    launched.save_checkpoint(1, 10, 40)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    launched.expire_adapter()
+    expired = last(launched)
+    for _ in range(2):
+        assert scheduling.react(expired) == []
+    assert artifacts.list(f"{HOME}/checkpoints") == []
+
+
+def test_what_was_promoted_is_kept(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launched: Story,
+    scheduler: OrderedConsumer,
+    artifacts: Artifacts,
+) -> None:
+    refs = saved_files(artifacts)
+    launched.save_checkpoint(1, 10, 40)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    launched.promote()
+    look(log, pool, FixedClock(NOW + RETENTION))
+    scheduler.catch_up()
+    assert artifacts.list(HOME) == refs
+
+
+def test_cancelled_before_any_checkpoint_nothing_is_kept(
+    launched: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+) -> None:
+    artifacts.put(f"{HOME}/checkpoints/segment-1/step-000010/state.pt", b"half of a checkpoint")
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 5)
+    scheduler.catch_up()
+    assert artifacts.list(HOME) == []

@@ -1,0 +1,94 @@
+"""A segment in several ranks, in processes forked from one that has imported torch already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+from services.trainer.clock import SegmentClock
+from services.trainer.followers import follow
+from services.trainer.lease import Lease, SegmentStopped
+from tests.services.trainer.notes import Notes
+
+RESULT_SECONDS = 60
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["services.trainer.segment"])
+
+
+def run_ranks(
+    spec: SegmentSpec, store: Path, scratch: Path, stop_after: int | None = None
+) -> list[Notes]:
+    """What each rank noted, each of one thread, with the base in float32.
+
+    After a stop only rank 0, for it leaves the others behind.
+    """
+    scratch.mkdir()
+    ends, children = [], []
+    for rank in range(spec.gpu_count):
+        end, other = processes.Pipe(duplex=False)
+        arguments = (rank, spec, store, scratch, stop_after, other)
+        child = processes.Process(target=_rank, args=arguments, daemon=True)
+        child.start()
+        other.close()
+        ends.append(end)
+        children.append(child)
+    try:
+        notes = []
+        for end in ends:
+            assert end.poll(RESULT_SECONDS)
+            notes.append(end.recv())
+            if "outcome" in notes[0].fields:
+                break
+        return notes
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def follow_alone(spec_path: Path, settings: Settings) -> int:
+    """The exit code of rank 1 without a rank 0."""
+    child = processes.Process(target=_follow, args=(spec_path, settings), daemon=True)
+    child.start()
+    child.join(RESULT_SECONDS)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def _follow(spec_path: Path, settings: Settings) -> None:
+    sys.exit(follow(spec_path, 1, os.getppid(), settings))
+
+
+def _rank(
+    rank: int,
+    spec: SegmentSpec,
+    store: Path,
+    scratch: Path,
+    stop_after: int | None,
+    result: Connection,
+) -> None:
+    import torch
+
+    from services.trainer import segment
+    from services.trainer.ranks import Ranks
+
+    torch.set_num_threads(1)
+    segment.choose_dtype = lambda device: torch.float32
+    ranks = Ranks.join(rank, spec.gpu_count, scratch / "rendezvous", RESULT_SECONDS)
+    lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
+    notes: Any = Notes(lease, stop_after if ranks.leads else None, None)
+    artifacts = Artifacts(store.as_uri())
+    try:
+        segment.Segment(spec, artifacts, scratch, notes, lease, ranks).run()
+    except SegmentStopped as stopped:
+        notes.fields["outcome"] = stopped.outcome
+    notes.lease = None  # it has a lock, which cannot be sent
+    result.send(notes)

@@ -1,0 +1,190 @@
+"""Data parallelism: the same numbers as one rank, exact resume, and no hang."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from threading import Event
+
+import psutil
+import pytest
+import torch
+
+from domain.failures import FailureClass
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import Outcome, SegmentSpec
+from infrastructure.settings import Settings
+from services.trainer import checkpoint, followers, segment
+from services.trainer.followers import FollowerLost, Followers, LastWords, words_path
+from tests.polling import eventually
+from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.group import follow_alone, run_ranks
+from tests.services.trainer.notes import Notes
+from tests.services.trainer.program import answer, reports
+
+
+@pytest.fixture
+def ranks_run(tmp_path: Path):
+    """Runs a segment in all its ranks."""
+
+    def run(spec: SegmentSpec, *, stop_after: int | None = None) -> list[Notes]:
+        scratch = tmp_path / f"ranks-{spec.job_id}-{spec.segment}"
+        return run_ranks(spec, tmp_path / "artifacts", scratch, stop_after)
+
+    return run
+
+
+def losses(notes: Notes) -> list[float]:
+    return [measured.train_loss for measured in notes.steps]
+
+
+def test_two_ranks_do_what_one_does_with_twice_the_accumulation(
+    run, ranks_run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """19 examples, 8 a step: the last step of an epoch has one micro batch for two ranks' four."""
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    alone = run(make_spec({"dropout": 0.0, "gradient_accumulation": 4}))
+    leader, follower = ranks_run(
+        make_spec({"dropout": 0.0, "gradient_accumulation": 2}, gpu_count=2)
+    )
+    assert len(leader.steps) == len(alone.steps) == 6
+    assert losses(leader) == pytest.approx(losses(alone), abs=1e-6)
+    assert losses(follower) == losses(leader)
+    assert [step.tokens for step in leader.steps] == [step.tokens for step in alone.steps]
+    ours, theirs = leader.fields["evaluation"], alone.fields["evaluation"]
+    assert ours.loss_after == pytest.approx(theirs.loss_after, abs=1e-6)
+    assert ours.label_tokens == theirs.label_tokens
+    assert follower.phases[-1] == "evaluation"
+
+
+def test_two_ranks_that_stop_and_resume_end_as_those_that_did_not(
+    ranks_run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    chosen = {"dropout": 0.1, "save_steps": 4}
+    whole, first = make_spec(chosen, gpu_count=2), make_spec(chosen, gpu_count=2)
+    expected, _ = ranks_run(whole)
+    (stopped,) = ranks_run(first, stop_after=3)
+    assert stopped.fields["outcome"] is Outcome.STOPPED
+    saved = stopped.checkpoints[-1]
+    assert saved.step == 3
+    state = torch.load(
+        io.BytesIO(artifacts.get(f"{saved.ref}/{checkpoint.STATE}")), weights_only=True
+    )
+    mine, others = state["rng"]
+    assert not torch.equal(mine, others)  # each rank drops out of its own
+    again = first.model_copy(update={"segment": 2, "resume_from": saved.ref})
+    resumed, _ = ranks_run(again)
+    assert losses(stopped) + losses(resumed) == losses(expected)
+    assert resumed.fields["evaluation"] == expected.fields["evaluation"]
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused(
+    run, ranks_run, make_spec: SpecMaker
+) -> None:
+    spec = make_spec(gpu_count=2)
+    (stopped,) = ranks_run(spec, stop_after=1)
+    again = spec.model_copy(update={"segment": 2, "resume_from": stopped.checkpoints[-1].ref})
+    with pytest.raises(checkpoint.CheckpointMismatch, match="ranks"):
+        run(again)
+
+
+def test_a_killed_rank_fails_the_segment_within_seconds(
+    start, nats_server, make_spec: SpecMaker
+) -> None:
+    spec = make_spec({"epochs": 100}, gpu_count=2)
+    program = start(spec)
+    program.await_line(r"^report .* phase=training step=[1-9]")
+    (follower,) = psutil.Process(program.process.pid).children()
+    follower.kill()
+    killed_at = time.monotonic()
+    program.await_line(r"^report .* outcome=failed", timeout=10)
+    assert time.monotonic() - killed_at < 8
+    answer(nats_server, spec)
+    assert program.wait() == 1
+    final = reports(nats_server, spec)[-1]
+    assert (final["error_class"], final["failure"]) == ("FollowerLost", "trainer_crashed")
+    assert "rank 1 was killed by signal 9" in program.log
+
+
+def test_a_rank_that_fails_leaves_its_reason(make_spec: SpecMaker, tmp_path: Path) -> None:
+    """Its leader does not come: it gives up after twice the time of a stall."""
+    path = tmp_path / "spec.json"
+    path.write_text(make_spec(gpu_count=2, stall_seconds=0.3).model_dump_json())
+    settings = Settings(artifacts_url=(tmp_path / "artifacts").as_uri())
+    assert follow_alone(path, settings) == 1
+    words = LastWords.model_validate_json(words_path(path, 1).read_text())
+    assert words.failure is FailureClass.TRAINER_CRASHED
+    assert words.traceback.startswith("Traceback")
+
+
+def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader(
+    start, nats_server, make_spec: SpecMaker
+) -> None:
+    spec = make_spec({"epochs": 100}, gpu_count=2)
+    program = start(spec)
+    program.await_line(r"^report .* phase=training step=[1-9]")
+    (follower,) = psutil.Process(program.process.pid).children()
+    program.process.send_signal(signal.SIGTERM)
+    program.await_line(r"^report .* outcome=stopped")
+    answer(nats_server, spec)
+    assert program.wait() == 0
+    assert not follower.is_running()
+    final = reports(nats_server, spec)[-1]
+    assert final["checkpoint"]["step"] == final["step"] > 0
+    assert "Traceback" not in program.log
+
+    program = start(spec.model_copy(update={"segment": 2}))
+    (follower,) = eventually(lambda: psutil.Process(program.process.pid).children())
+    program.kill()
+    eventually(lambda: not follower.is_running())
+
+
+class Sleepers(Followers):
+    """Followers that do nothing."""
+
+    def _start(self, rank: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "60"])
+
+    def kill(self, rank: int) -> None:
+        os.kill(self._processes[rank].pid, signal.SIGKILL)
+        self._processes[rank].wait()
+
+
+def test_a_leader_that_waits_for_a_lost_rank_is_ended_by_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "SETTLE_SECONDS", 0.2)
+    ranks, abandoned, losses = Sleepers(tmp_path / "spec.json", 4), Event(), []
+
+    def abandon(loss: FollowerLost) -> None:
+        losses.append(loss)
+        abandoned.set()
+
+    ranks.watch(abandon)
+    assert ranks.lost() is None
+    words = LastWords(failure=FailureClass.OUT_OF_MEMORY, traceback="Traceback ...")
+    words_path(tmp_path / "spec.json", 3).write_text(words.model_dump_json())
+    ranks.kill(3)
+    assert abandoned.wait(5)
+    assert losses[0].failure is FailureClass.OUT_OF_MEMORY
+    ranks.kill(1)  # a victim of the same end
+    loss = ranks.behind(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
+    assert loss is not None
+    assert loss.failure is FailureClass.OUT_OF_MEMORY
+    assert ranks.behind(RuntimeError(), FailureClass.MODEL_LOAD_FAILED) is not None
+    assert ranks.behind(ValueError(), FailureClass.LOSS_DIVERGED) is None
+    ranks.kill(2)
+
+
+def test_a_leader_that_leaves_by_itself_takes_the_others_along(tmp_path: Path) -> None:
+    ranks, abandoned = Sleepers(tmp_path / "spec.json", 2), Event()
+    ranks.watch(lambda loss: abandoned.set())
+    ranks.end()
+    loss = ranks.lost()
+    assert loss is not None
+    assert "signal 9" in str(loss)
+    assert not abandoned.wait(0.3)
