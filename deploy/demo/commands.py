@@ -47,6 +47,12 @@ HYPERPARAMETERS = {
     "micro_batch_size": 8,
     "gradient_accumulation": 2,
 }
+# Leases of five minutes, extended by one, as they are by default: only the minute is shorter.
+SHORT_MINUTES = {
+    "meter_minute_seconds": 5,
+    "lease_seconds": 25,
+    "lease_extension_seconds": 5,
+}
 PROMPT = "What is a computer?"
 POLL_SECONDS = 0.3
 
@@ -72,7 +78,7 @@ def demo() -> None:
 def demo_autopause() -> None:
     """Two jobs drain one balance, pause at zero and go on after a top-up, in 5-second minutes."""
     console = Console(highlight=False)
-    settings = Settings().model_copy(update={"meter_minute_seconds": 5})
+    settings = Settings().model_copy(update=SHORT_MINUTES)
     try:
         with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
             chats = Path(folder) / "chats.jsonl"

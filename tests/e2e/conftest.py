@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,11 @@ def _chat(n: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
-def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
-    """One stack for all end-to-end tests, with short minutes and quick heartbeats."""
-    home = tmp_path_factory.mktemp("home")
-    home.chmod(0o755)
-    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
-    model = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+@contextmanager
+def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTest]:
+    """A stack with the tiny base model and a client of its demo account."""
+    settings.home.chmod(0o755)
+    model = make_tiny_model(folder / "tiny")
     with stack.up(settings) as started:
         manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)
         with acting_for_the_demo(started.settings) as use_cases:
@@ -128,3 +127,12 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
         assert started.settings.gateway_url is not None
         with Client(Endpoint(started.settings.gateway_url, account.key)) as client:
             yield EcoLinkUnderTest(started.settings, client)
+
+
+@pytest.fixture(scope="session")
+def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
+    """One stack for all end-to-end tests, with short minutes and quick heartbeats."""
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
+    with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
+        yield under_test

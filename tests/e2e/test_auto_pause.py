@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +11,31 @@ import pytest
 from deploy.demo.account import fresh_account, top_up
 from deploy.demo.autopause import AutoPause
 from gateway.client import Client, Endpoint
+from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.billing_ledger import balances
 from services.projector.audit import audit
-from tests.e2e.conftest import EcoLinkUnderTest
+from tests.e2e.conftest import EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(400)
 
-HYPERPARAMETERS = {"epochs": 40, "gradient_accumulation": 1, "save_steps": 200}
+HYPERPARAMETERS = {"epochs": 80, "gradient_accumulation": 1, "save_steps": 200}
+
+
+@pytest.fixture
+def ecolink(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
+    """A stack whose leases are short beside the jobs, so that neither holds the whole balance."""
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = Settings(
+        home=home,
+        heartbeat_seconds=0.2,
+        meter_minute_seconds=5,
+        lease_seconds=5,
+        lease_extension_seconds=1,
+    )
+    with running_ecolink(tmp_path, settings) as under_test:
+        yield under_test
 
 
 def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_path: Path) -> None:
