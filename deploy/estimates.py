@@ -75,9 +75,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """How good the ranges were, over the jobs that are over."""
+    """How good the ranges were, over the jobs that are over and ran in one segment.
+
+    One that was paused or relaunched started up again, which no range foresees.
+    """
 
     scored: int
+    in_segments: int  # jobs that are over and left out
     inside: int
     width: float  # median of high / low - 1
     bias: float  # median of actual over the geometric middle of the range, - 1
@@ -85,11 +89,13 @@ class Summary:
     @classmethod
     def of(cls, jobs: Sequence[Scored]) -> Summary | None:
         """None if no job is over whose range can be divided by."""
-        over = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
+        ended = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
+        over = [each for each in ended if each.segments == 1]
         if not over:
             return None
         return cls(
             scored=len(over),
+            in_segments=len(ended) - len(over),
             inside=sum(bool(each.inside) for each in over),
             width=median(each.high_micros / each.low_micros for each in over) - 1,
             bias=median(_over_middle(each) for each in over) - 1,
@@ -99,6 +105,7 @@ class Summary:
         return (
             f"{self.inside} of {self.scored} inside their range ({self.inside / self.scored:.0%}); "
             f"median width {self.width:.1%}; bias {self.bias:+.1%} of the middle."
+            + (f" {self.in_segments} in several segments left out." if self.in_segments else "")
         )
 
 

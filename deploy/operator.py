@@ -29,7 +29,7 @@ from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.money import dollars, micros_of
 from gateway.cli.terminal import screen
-from infrastructure.clock import SystemClock
+from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.imported_model import ImportedModel
 from infrastructure.payments import provider_named
@@ -88,9 +88,9 @@ def open_store() -> Generator[Store]:
 
     What is done inside has one cause; a refusal is one sentence, and exit status 1.
     """
-    cause = Cause(actor="operator:host", command_id=str(uuid4()), now=SystemClock().now())
     try:
         with stack(Settings(), {}) as settings, open_log(settings) as log:
+            cause = Cause("operator:host", str(uuid4()), clock_of(settings).now())
             with connect(settings) as connection, because(cause):
                 yield Store(settings, log, connection)
     except (StackError, DomainError) as error:

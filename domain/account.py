@@ -15,6 +15,7 @@ from domain.aggregate import Aggregate, Created, Event, current_cause
 from domain.errors import CommandReused, InsufficientBalance, Invalid
 from domain.money import SECONDS_PER_HOUR, dollars
 from domain.payment import Payment
+from domain.reference import reference_of
 
 
 class Role(StrEnum):
@@ -90,10 +91,10 @@ class Account(Aggregate):
         runway_seconds: int
 
     class BalanceRecovered(Event):
-        """What is left lasts for the warning time again, or longer."""
+        """What is left lasts for the warning time again, or longer, or nothing uses it up."""
 
         TOPIC: ClassVar[str] = "BalanceRecovered"
-        runway_seconds: int
+        runway_seconds: int | None  # None: nothing runs that costs anything
 
     class ChargeReversed(Event):
         """A charge was given back, naming what it had been for."""
@@ -177,6 +178,9 @@ class Account(Aggregate):
         """Add credit, once for each reference; raises CommandReused for another amount."""
         if amount_micros <= 0:
             raise Invalid("a credit must be above 0", field="amount")
+        # One that was given before there was a rule for references still counts once.
+        if reference not in self.references:
+            reference = reference_of(reference)
         known = self.references.get(reference)
         if known is not None and known != amount_micros:
             raise CommandReused(f"{reference!r} was used for {dollars(known)}", field="reference")
@@ -233,14 +237,16 @@ class Account(Aggregate):
     def _balance_depleted(self) -> None:
         self.depleted = True
 
-    def watch_runway(self, runway_seconds: int, low_seconds: int) -> None:
+    def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
         """Warn when the runway falls under `low_seconds`, and say when it no longer is; each once.
 
-        The runway is how long the balance lasts at the rate of all that runs, whole seconds.
+        The runway is how long the balance lasts at the rate of all that runs, whole seconds; with
+        None nothing uses the balance up, and what starts later crosses anew.
         """
-        if not self.low and runway_seconds < low_seconds:
+        is_low = runway_seconds is not None and runway_seconds < low_seconds
+        if is_low and not self.low:
             self.trigger_event(self.BalanceLow, runway_seconds=runway_seconds)
-        elif self.low and runway_seconds >= low_seconds:
+        elif self.low and not is_low:
             self.trigger_event(self.BalanceRecovered, runway_seconds=runway_seconds)
 
     @event(BalanceLow)

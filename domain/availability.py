@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from domain.durations import spoken
 from domain.errors import NoCapacity
 from domain.waiting import Occupied, Queued, wait_seconds
 
@@ -45,7 +46,7 @@ def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, coun
     places = ", ".join(f"{each.free} of {each.gpu_type} in {each.region}" for each in elsewhere)
     raise NoCapacity(
         f"{region} has {here.free} of {gpu_type} free, the job needs {count}; "
-        f"the wait is about {_spoken(wait)}. "
+        f"the wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
         + (f"Free now: {places}. " if places else "Nothing else is free now. ")
         + "Send wait=true to stand in the queue, free of charge.",
         field="gpu_type",
@@ -58,14 +59,3 @@ def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, coun
             ],
         },
     )
-
-
-def _spoken(seconds: float | None) -> str:
-    """A wait as people say it."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} minutes"
-    return f"{seconds / 3600:.1f} hours"

@@ -111,6 +111,15 @@ class Catalog(Aggregate):
         """The region of a name; raises Invalid with those that there are."""
         return _offered(self.regions, name, "region", "region")
 
+    def is_eligible(self, name: str) -> bool:
+        """Whether a base may be fine-tuned, once it is imported.
+
+        One that the catalog never knew is; one that was withdrawn from it is not.
+        """
+        if name in self.bases:
+            return self.bases[name].eligible
+        return name not in self.known_bases
+
     def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
         """Price of some GPUs for an hour, micro-dollars; raises Invalid with the field."""
         kind = self.gpu_type(gpu_type)
@@ -197,8 +206,6 @@ class Catalog(Aggregate):
     def list_base(self, base: CatalogBase) -> None:
         """Make a base model known, or change what is said of it; raises Invalid."""
         _require_name(base)
-        for field in ("bytes_per_parameter_bf16", "bytes_per_parameter_nf4"):
-            _require_figure(field, getattr(base, field), most=8)
         for field, value in base.shape.model_dump(exclude={"tied_embeddings", "linears"}).items():
             if value < 1:
                 raise Invalid(f"{field} must be at least 1", field=field)

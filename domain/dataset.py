@@ -30,6 +30,14 @@ class Counted:
     lengths: TokenLengths
 
 
+@dataclass(frozen=True)
+class TokensRefused:
+    """A refusal by one revision of one base model's chat template."""
+
+    base_manifest_sha256: str
+    example: int | None
+
+
 class Dataset(Aggregate):
     """The text itself is an artifact; events carry its hash, counts and reference."""
 
@@ -76,6 +84,14 @@ class Dataset(Aggregate):
             """Version 1 had no histogram, nor the number of examples to make one from."""
             state["lengths"] = None
 
+    class TokensUncountable(Event):
+        """A base model's chat template refuses the dataset; no job can train that base on it."""
+
+        TOPIC: ClassVar[str] = "TokensUncountable"
+        base_model: str
+        base_manifest_sha256: str
+        example: int | None  # from 1; None: the template itself is invalid
+
     @classmethod
     def uploaded(
         cls, dataset_id: UUID, account_id: UUID, ref: str, sha256: str, total_bytes: int
@@ -101,6 +117,7 @@ class Dataset(Aggregate):
         self.sha256 = sha256
         self.examples = 0
         self.counted: dict[str, Counted] = {}
+        self.uncountable: dict[str, TokensRefused] = {}
 
     def validate(
         self, ref: str, sha256: str, examples: int, duplicates: int, report_ref: str
@@ -156,6 +173,33 @@ class Dataset(Aggregate):
     ) -> None:
         if lengths is not None:
             self.counted[base_model] = Counted(base_manifest_sha256, lengths)
+
+    def refuse_tokens(
+        self, base_model: str, base_manifest_sha256: str, example: int | None
+    ) -> None:
+        """Keep that a revision of a base cannot read an example (from 1), or any; once."""
+        if self.why_uncountable(base_model, base_manifest_sha256) is None:
+            self.trigger_event(
+                self.TokensUncountable,
+                base_model=base_model,
+                base_manifest_sha256=base_manifest_sha256,
+                example=example,
+            )
+
+    @event(TokensUncountable)
+    def _tokens_uncountable(
+        self, base_model: str, base_manifest_sha256: str, example: int | None
+    ) -> None:
+        self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example)
+
+    def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
+        """Why this revision of a base cannot read the dataset; None if nothing is known."""
+        refused = self.uncountable.get(base_model)
+        if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
+            return None
+        if refused.example is None:
+            return "its chat template is invalid"
+        return f"its chat template refuses example {refused.example}"
 
     def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
         """Whether the lengths under this revision of a base are known."""

@@ -18,7 +18,7 @@ class FailureClass(StrEnum):
     DISK_FULL = "disk_full"
     TRAINER_CRASHED = "trainer_crashed"
     MODEL_LOAD_FAILED = "model_load_failed"
-    TIMEOUT = "timeout"  # no progress for too long, or it would not stop
+    TIMEOUT = "timeout"  # no progress for too long
 
 
 class Payer(StrEnum):
@@ -88,7 +88,7 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.TIMEOUT: Failure(
             Payer.PLATFORM,
             True,
-            "The trainer made no progress for too long, or did not stop when it had to.",
+            "The trainer made no progress for too long.",
             "Start a new job with a smaller micro batch or less gradient accumulation, "
             "so that a step takes less time.",
         ),

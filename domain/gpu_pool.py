@@ -103,6 +103,11 @@ class GpuPool(Aggregate):
         head = next(iter(self.queue.values()), None)
         return head if head is not None and head.count <= self.free else None
 
+    @property
+    def next_hopeless(self) -> Claim | None:
+        """The first claim in the queue for more GPUs than there are; it would block the others."""
+        return next((each for each in self.queue.values() if each.count > self.capacity), None)
+
     def change_capacity(self, capacity: int) -> None:
         """Set the number of GPUs; running segments keep theirs."""
         assert capacity >= 0

@@ -13,13 +13,14 @@ from domain.aggregate import Created, current_cause
 from domain.errors import WrongState
 from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass
-from domain.job_segments import JobSegments, SegmentEnd, failure_of
-from domain.lifecycle import Command, Effect, JobStatus, PauseReason
+from domain.job_segments import JobSegments, failure_of
+from domain.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
+from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
 from domain.training_plan import TrainingPlan
 
 RELAUNCH_LIMIT = 3
-"""Automatic relaunches of a job after failures of a class that is tried again."""
+"""Automatic relaunches after failures of a class that is tried again, until one gets further."""
 
 
 class Job(JobSegments):
@@ -123,7 +124,7 @@ class Job(JobSegments):
         expires_at: datetime | None
 
     class AdapterPromoted(Event):
-        """What a cancelled job had saved is a model, and stays."""
+        """What a cancelled or failed job had saved is a model, and stays."""
 
         TOPIC: ClassVar[str] = "AdapterPromoted"
         model: str
@@ -150,6 +151,7 @@ class Job(JobSegments):
     def __init__(self, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None) -> None:
         super().__init__(account_id, plan)
         self.estimate = estimate
+        self.gate_micros = estimate.high_micros if estimate else None  # asked of the balance last
         self.resumed = False  # and not paused since
         self.expires_at: datetime | None = None
         self.expired = False
@@ -226,10 +228,25 @@ class Job(JobSegments):
         self.pause_requested = reason
 
     def deplete(self) -> None:
-        """Pause a job that waits, as its account pays for no second; one that runs ends itself."""
+        """Pause a job that waits, as its account cannot pay for it; one that runs ends itself."""
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and not self.segment_running:
             self._pause(PauseReason.BALANCE)
+
+    def lose_capacity(self) -> None:
+        """Pause a job that waits for more GPUs than its region has; one that runs keeps its own."""
+        if self.next_segment is not None:
+            self._pause(PauseReason.CAPACITY)
+
+    def launch_micros(self, minute_seconds: int) -> int:
+        """Money that must be free before the job is launched, or launched again.
+
+        A metered minute of it. With money for a second, near zero, a job would be launched to run
+        out of it before its model is loaded, and again for the next cent. A job whose balance gate
+        asked for less than that needs no more than its gate asked for.
+        """
+        minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
+        return minute if self.gate_micros is None else min(minute, max(1, self.gate_micros))
 
     def _pause(self, reason: PauseReason) -> None:
         self.trigger_event(self.JobPaused, reason=reason, step=self.step)
@@ -262,9 +279,10 @@ class Job(JobSegments):
             )
 
     @event(JobResumed)
-    def _job_resumed(self, rate_micros_per_hour: int) -> None:
+    def _job_resumed(self, rate_micros_per_hour: int, estimate: Estimate | None) -> None:
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
+        self.gate_micros = estimate.high_micros if estimate else None
         self.resumed = True
 
     def cancel(self, retention: timedelta) -> None:
@@ -298,19 +316,25 @@ class Job(JobSegments):
         self.expires_at = expires_at
 
     def promote(self) -> None:
-        """Make a model of what a cancelled job had saved; raises WrongState."""
-        if self.status is not JobStatus.CANCELLED:
-            raise WrongState(f"the job is {self.status}; only a cancelled job can be promoted")
-        saved = self.checkpoint
-        if saved is None or self.expires_at is None:
+        """Make a model of what a cancelled or failed job had saved; raises WrongState.
+
+        What a failed job saved was paid for, and never expires.
+        """
+        if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
             raise WrongState(
-                "the job was cancelled before its first checkpoint; there is nothing to promote"
+                f"the job is {self.status}; only a cancelled or failed job can be promoted"
+            )
+        saved, due = self.checkpoint, self.expires_at
+        if saved is None:
+            raise WrongState(
+                f"the job was {self.status} before its first checkpoint; there is nothing to "
+                "promote"
             )
         if self.model is not None:
             return
-        if self.expired or current_cause().now >= self.expires_at:
+        if due is not None and (self.expired or current_cause().now >= due):
             raise WrongState(
-                f"what the job had saved was kept until {self.expires_at:%Y-%m-%d %H:%M} UTC and "
+                f"what the job had saved was kept until {due:%Y-%m-%d %H:%M} UTC and "
                 "is deleted; start a new job"
             )
         self.trigger_event(

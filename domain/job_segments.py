@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -13,19 +12,10 @@ from eventsourcing.domain import event
 from domain.aggregate import Aggregate, Event
 from domain.errors import StaleSegment, WrongState
 from domain.failures import FAILURES, FailureClass, Payer
-from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason
+from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason, SegmentEnd
 from domain.money import charge_micros
 from domain.phases import Phase
 from domain.training_plan import SavedCheckpoint, TrainingPlan
-
-
-class SegmentEnd(StrEnum):
-    """Why a segment of a job ended."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"  # its owner asked for it, or its host shuts down
-    LEASE_ENDED = "lease_ended"  # its paid time ran out
-    CRASHED = "crashed"  # its trainer failed, or its process was lost
 
 
 class JobSegments(Aggregate):
@@ -134,7 +124,7 @@ class JobSegments(Aggregate):
         self.model: str | None = None
         self.pause_requested: PauseReason | None = None
         self.retention: timedelta | None = None  # set when the owner cancels a running segment
-        self.crashes = 0
+        self.crashes = 0  # since the last checkpoint that got further
         self.segments_used = 0
         self.actual_seconds = 0  # that the user pays for, over all segments
         self.actual_micros = 0
@@ -166,7 +156,7 @@ class JobSegments(Aggregate):
     @property
     def model_name(self) -> str:
         """What its adapter is called once it is a model."""
-        return f"ft:{self.plan.base_model}:{self.id.hex[:8]}"
+        return f"ft:{self.plan.base_model}:{self.id.hex[:12]}"
 
     def allocate_segment(self, segment: int) -> None:
         """Begin the next segment, at the rate of the approval or of the last resume."""
@@ -244,6 +234,8 @@ class JobSegments(Aggregate):
     def _checkpoint_saved(
         self, segment: int, step: int, ref: str, manifest_sha256: str, elapsed_seconds: int
     ) -> None:
+        if self.checkpoint is None or step > self.checkpoint.step:
+            self.crashes = 0
         self.step = step
         self.checkpoint = SavedCheckpoint(
             segment=segment,
@@ -315,12 +307,14 @@ class JobSegments(Aggregate):
         log_ref: str | None = None,
         phase_seconds: Mapping[Phase, float] | None = None,
         can_pay: bool = True,
+        overran: bool = False,
     ) -> None:
         """End the running segment, and with it what its owner or its failure asks for.
 
         `kept_seconds` says how much of the segment's time the user pays for: what the platform
         lost after the last checkpoint is done again and must be credited. `can_pay` says whether
-        the account affords another second, should the paid time have run out.
+        the account affords another launch, should the paid time have run out; `overran` that the
+        trainer had not saved by then, nor in its grace.
         """
         self._require_running(segment)
         if reason is SegmentEnd.CRASHED:
@@ -331,7 +325,7 @@ class JobSegments(Aggregate):
             reason=reason,
             elapsed_seconds=elapsed_seconds,
             grace_seconds=grace_seconds,
-            kept_seconds=self._kept_seconds(reason, elapsed_seconds, failure),
+            kept_seconds=self._kept_seconds(reason, elapsed_seconds, failure, overran),
             error_class=error_class,
             log_ref=log_ref,
             failure=failure,
@@ -340,9 +334,15 @@ class JobSegments(Aggregate):
         self._conclude(reason, failure, error_class, log_ref, can_pay)
 
     def _kept_seconds(
-        self, reason: SegmentEnd, elapsed_seconds: int, failure: FailureClass | None
+        self,
+        reason: SegmentEnd,
+        elapsed_seconds: int,
+        failure: FailureClass | None,
+        overran: bool,
     ) -> int:
-        if reason is SegmentEnd.STOPPED:
+        if overran:
+            platform_pays = True  # the user paid for time that was lost by a slow trainer
+        elif reason is SegmentEnd.STOPPED:
             platform_pays = not self.stop_requested
         else:
             platform_pays = failure is not None and FAILURES[failure].payer is Payer.PLATFORM

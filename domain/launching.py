@@ -14,7 +14,10 @@ from domain.event_log import EventLog
 from domain.identity import created_id
 from domain.job import Job
 from domain.money import dollars
-from domain.quoting import Choices, Quoting
+from domain.quoting import Choices, Quote, Quoting
+
+Loads = Callable[[], Sequence[PoolLoad]]
+"""Every GPU pool with what runs and waits there; asked for only when a job would not wait."""
 
 
 class Launching:
@@ -32,7 +35,7 @@ class Launching:
         choices: Choices,
         *,
         wait: bool,
-        loads: Sequence[PoolLoad],
+        loads: Loads,
     ) -> Job:
         """Start a job; the same command key makes the same job, with other choices it is refused.
 
@@ -50,7 +53,7 @@ class Launching:
             quote = self._quoting.quote(account_id, choices)
             self._require_balance(account_id, quote.estimate)
             if not wait:
-                require_capacity(loads, choices.region, choices.gpu_type, choices.gpu_count)
+                _require_capacity(quote, loads)
             job = Job.approve(job_id, account_id, quote.plan, quote.estimate)
             self._log.commit(job)
             return job
@@ -61,9 +64,7 @@ class Launching:
         """Save and free the GPUs; raises WrongState with what would work instead."""
         return self._command(account_id, job_id, lambda job: job.pause())
 
-    def resume(
-        self, account_id: UUID, job_id: UUID, *, wait: bool, loads: Sequence[PoolLoad]
-    ) -> Job:
+    def resume(self, account_id: UUID, job_id: UUID, *, wait: bool, loads: Loads) -> Job:
         """Go on from the latest checkpoint, at today's rate, through both gates anew."""
 
         def command(job: Job) -> None:
@@ -73,7 +74,7 @@ class Launching:
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
-                require_capacity(loads, plan.region, plan.gpu_type, plan.gpu_count)
+                _require_capacity(quote, loads)
             job.resume(quote.estimate, plan.rate_micros_per_hour, plan.catalog_version)
 
         return self._command(account_id, job_id, command)
@@ -83,7 +84,7 @@ class Launching:
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
     def promote(self, account_id: UUID, job_id: UUID) -> Job:
-        """Make a registered model of what a cancelled job had checkpointed."""
+        """Make a registered model of what a cancelled or failed job had checkpointed."""
         return self._command(account_id, job_id, lambda job: job.promote())
 
     def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
@@ -110,3 +111,14 @@ class Launching:
                     "missing_micros": needed - balance,
                 },
             )
+
+
+def _require_capacity(quote: Quote, loads: Loads) -> None:
+    """The capacity gate; what is free elsewhere is named only if the job would fit there."""
+    plan = quote.plan
+    suitable = [
+        load
+        for load in loads()
+        if load.gpu_type == plan.gpu_type or load.gpu_type in quote.alternatives
+    ]
+    require_capacity(suitable, plan.region, plan.gpu_type, plan.gpu_count)

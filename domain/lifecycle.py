@@ -32,6 +32,16 @@ class PauseReason(StrEnum):
 
     BALANCE = "balance"  # it reached zero
     OWNER = "owner"  # the account holder asked
+    CAPACITY = "capacity"  # the region no longer has that many GPUs
+
+
+class SegmentEnd(StrEnum):
+    """Why a segment of a job ended."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"  # its owner asked for it, or its host shuts down
+    LEASE_ENDED = "lease_ended"  # its paid time ran out
+    CRASHED = "crashed"  # its trainer failed, or its process was lost
 
 
 class Command(StrEnum):
@@ -81,8 +91,9 @@ DEPLETES = Rule(
 )
 CRASHES = Rule(
     Effect.RELAUNCHES,
-    "By its failure class: relaunched from the last checkpoint, at most 3 times, or failed. "
-    "With a cancel on its way it is cancelled; with a pause, paused instead of relaunched.",
+    "By its failure class: relaunched from the last checkpoint, at most 3 times until a later one "
+    "is saved, or failed. With a cancel on its way it is cancelled; with a pause, paused instead "
+    "of relaunched.",
 )
 NOTHING_RUNS = Rule(Effect.UNCHANGED, "Nothing runs and nothing is charged.")
 
@@ -165,7 +176,8 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
             ),
             Command.RESUME: Rule(
                 Effect.REFUSED,
-                "The job has failed for good. Follow the advice on its page and start a new job.",
+                "The job has failed for good. Promote what it saved to a model, or follow the "
+                "advice on its page and start a new job.",
             ),
             Command.CANCEL: Rule(
                 Effect.REFUSED,

@@ -120,6 +120,17 @@ def decide(
     return fit
 
 
+def fits(
+    shape: ModelShape,
+    hyperparameters: Hyperparameters,
+    sequence_length: int,
+    gpu: GpuType,
+    gpu_count: int,
+) -> bool:
+    """Whether some setting brings the job into a GPU's memory."""
+    return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
+
+
 def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:
     """Raises Invalid if a target module names no linear layer of the base."""
     missing = [name for name in hyperparameters.target_modules if name not in shape.linears]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
 
 from domain.errors import Invalid
 
 MICROS_PER_DOLLAR = 1_000_000
 SECONDS_PER_HOUR = 3600
+
+MAX_MICROS = 10**15
+OUT_OF_RANGE = "the amount must be above 0 and at most a billion dollars"
 
 
 def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
@@ -37,13 +40,27 @@ def decimal_dollars(micros: int) -> str:
 
 
 def micros_of(text: str, *, field: str) -> int:
-    """Parse a positive amount in dollars with up to six decimals; raises Invalid."""
-    try:
-        micros = Decimal(text.strip().removeprefix("$")) * MICROS_PER_DOLLAR
-    except InvalidOperation:
-        raise Invalid(f"{text!r} is not an amount in dollars, such as 25.00", field=field) from None
-    if not micros.is_finite() or micros != micros.to_integral_value():
-        raise Invalid(f"{text!r} has more than six decimals", field=field)
-    if not 0 < micros <= 10**15:
-        raise Invalid("the amount must be above 0 and at most a billion dollars", field=field)
-    return int(micros)
+    """Parse a positive amount in dollars with up to six decimals; raises Invalid.
+
+    The text is matched before it is read: what Decimal takes besides, such as exponents,
+    underscores and digits of other scripts, is no amount that a person types.
+    """
+    amount = text.strip(" ")
+    if not re.fullmatch(r"\$?[0-9]{1,10}(\.[0-9]{1,6})?", amount):
+        raise Invalid(_why_no_amount(amount), field=field)
+    whole, _, fraction = amount.removeprefix("$").partition(".")
+    micros = int(whole) * MICROS_PER_DOLLAR + int(fraction.ljust(6, "0"))
+    if not 0 < micros <= MAX_MICROS:
+        raise Invalid(OUT_OF_RANGE, field=field)
+    return micros
+
+
+def _why_no_amount(amount: str) -> str:
+    digits = amount.removeprefix("$")
+    if re.fullmatch(r"[0-9]+\.[0-9]{7,}", digits):
+        return f"{amount!r} has more than six decimals"
+    if re.fullmatch(r"-\$?[0-9]+(\.[0-9]+)?|[0-9]{11,}(\.[0-9]+)?", digits):
+        return OUT_OF_RANGE
+    if re.fullmatch(r"[0-9]{1,3}([,_' ][0-9]{3})+(\.[0-9]*)?", digits):
+        return f"{amount!r} has thousands separators; write it without, such as 1250.00"
+    return f"{amount!r} is not an amount in dollars, such as 25.00"

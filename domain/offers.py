@@ -52,8 +52,6 @@ class CatalogBase(Offer):
 
     repository: str
     shape: ModelShape
-    bytes_per_parameter_bf16: float = 2.0
-    bytes_per_parameter_nf4: float = NF4_BYTES  # of the quantised layers, with their scales
     eligible: bool  # for fine-tuning
     source: str
 

@@ -25,7 +25,10 @@ from domain.gpu_pool import GpuPool
 from domain.hyperparameters import Hyperparameters
 from domain.identity import CATALOG_ID, base_model_id, gpu_pool_id
 from domain.job import Job
-from domain.memory import Fit, decide
+from domain.memory import Fit, decide, fits
+from domain.model_shape import ModelShape
+from domain.offers import GpuType
+from domain.token_lengths import TokenLengths
 from domain.training_plan import TrainingPlan
 
 T = TypeVar("T")
@@ -66,6 +69,8 @@ class Quote:
     fit: Fit
     estimate: Estimate
     examples: int
+    alternatives: frozenset[str]
+    """GPU types that could take the job as it is, its own included."""
 
 
 class Quoting:
@@ -94,9 +99,12 @@ class Quoting:
             self._check_gpus(problems, region, gpu_type, gpu_count)
         return problems
 
-    def quote(self, account_id: UUID, choices: Choices) -> Quote:
+    def quote(
+        self, account_id: UUID, choices: Choices, *, approved: TrainingPlan | None = None
+    ) -> Quote:
         """Check the choices, decide the precision and price them.
 
+        What was `approved` keeps its precision: a checkpoint of one does not continue in the other.
         Raises the one DomainError that stands against them, or SeveralProblems.
         """
         problems: list[DomainError] = []
@@ -107,42 +115,28 @@ class Quoting:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
         assert dataset is not None
         assert base is not None
-        return self._price(dataset, base, choices)
+        return self._price(dataset, base, choices, approved)
 
-    def _price(self, dataset: Dataset, base: BaseModel, choices: Choices) -> Quote:
+    def _price(
+        self, dataset: Dataset, base: BaseModel, choices: Choices, approved: TrainingPlan | None
+    ) -> Quote:
         """The quote for choices that exist."""
-        catalog = self._catalog()
-        shape, hyperparameters = base.shape, choices.hyperparameters
-        if shape is None:
-            raise WrongState(
-                f"{base.name} was imported by an earlier version that did not record its shape; "
-                "an operator has to import it again",
-                field="base_model",
-            )
-        counted = dataset.counted.get(base.name)
-        if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
-            raise WrongState(
-                f"the dataset's tokens are still being counted for {base.name}; try again in a "
-                "moment",
-                field="dataset",
-            )
+        catalog, fields, count = self._catalog(), choices.hyperparameters, choices.gpu_count
+        shape, lengths = _shape(base), _lengths(dataset, base)
         gpu = catalog.gpu_type(choices.gpu_type)
-        length = sequence_length(hyperparameters, shape, counted.lengths)
-        others = [
-            each
-            for each in catalog.gpu_types.values()
-            if self._capacity(choices.region, each.name) >= choices.gpu_count
-        ]
-        fit = decide(shape, hyperparameters, length, gpu, choices.gpu_count, others)
-        rate = catalog.rate_micros_per_hour(choices.gpu_type, choices.gpu_count)
-        priced = estimate(
-            Work(shape, counted.lengths, hyperparameters, length),
-            gpu,
-            choices.gpu_count,
-            fit,
-            self._calibrations(base.name, gpu.name, fit.precision, choices.gpu_count),
-            rate,
-        )
+        length = sequence_length(fields, shape, lengths)
+        others = self._others(catalog, choices)
+        fit = decide(shape, fields, length, gpu, count, others)
+        if approved is not None:
+            fit = fit.model_copy(
+                update={
+                    "precision": approved.precision,
+                    "gradient_checkpointing": approved.gradient_checkpointing,
+                }
+            )
+        rate = catalog.rate_micros_per_hour(gpu.name, count)
+        calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
+        work = Work(shape, lengths, fields, length)
         plan = TrainingPlan(
             dataset_id=dataset.id,
             dataset_ref=dataset.ref,
@@ -151,16 +145,35 @@ class Quoting:
             base_ref=base.ref,
             base_manifest_sha256=base.manifest_sha256,
             region=choices.region,
-            gpu_type=choices.gpu_type,
-            gpu_count=choices.gpu_count,
+            gpu_type=gpu.name,
+            gpu_count=count,
             rate_micros_per_hour=rate,
             catalog_version=catalog.version_text,
-            hyperparameters=hyperparameters.model_dump(mode="json"),
+            hyperparameters=fields.model_dump(mode="json"),
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
             sequence_length=length,
         )
-        return Quote(plan, fit, priced, dataset.examples)
+        return Quote(
+            plan=plan,
+            fit=fit,
+            estimate=estimate(work, gpu, count, fit, calibration, rate),
+            examples=dataset.examples,
+            alternatives=frozenset(
+                each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
+            ),
+        )
+
+    def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
+        """GPU types of which some region has enough for one such job."""
+        return [
+            each
+            for each in catalog.gpu_types.values()
+            if choices.gpu_count <= each.max_per_job
+            and any(
+                self._capacity(region, each.name) >= choices.gpu_count for region in catalog.regions
+            )
+        ]
 
     def rest_of(self, job: Job) -> Quote:
         """What the rest of a job comes to today; raises the problem that stands against it."""
@@ -173,7 +186,7 @@ class Quoting:
             plan.gpu_count,
             plan.lora,
         )
-        quote = self.quote(job.account_id, choices)
+        quote = self.quote(job.account_id, choices, approved=plan)
         rest = remaining(
             quote.estimate,
             step=job.step,
@@ -197,8 +210,7 @@ class Quoting:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None:
             raise Invalid(f"no base model {name!r}; GET /api/models lists them", field="base_model")
-        listed = self._catalog().bases.get(name)
-        if listed is not None and not listed.eligible:
+        if not self._catalog().is_eligible(name):
             raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
         return base
 
@@ -240,3 +252,27 @@ def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
     except DomainError as problem:
         problems.append(problem)
         return None
+
+
+def _shape(base: BaseModel) -> ModelShape:
+    """The base's shape; raises WrongState for one that an earlier version imported without it."""
+    if base.shape is None:
+        raise WrongState(
+            f"{base.name} was imported by an earlier version that did not record its shape; "
+            "an operator has to import it again",
+            field="base_model",
+        )
+    return base.shape
+
+
+def _lengths(dataset: Dataset, base: BaseModel) -> TokenLengths:
+    """The dataset's lengths in the base's tokens; raises what keeps them from being known."""
+    if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
+        raise Invalid(f"{base.name} cannot read this dataset: {reason}", field="dataset")
+    counted = dataset.counted.get(base.name)
+    if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
+        raise WrongState(
+            f"the dataset's tokens are still being counted for {base.name}; try again in a moment",
+            field="dataset",
+        )
+    return counted.lengths

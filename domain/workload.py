@@ -141,7 +141,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 
 def _evaluation_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
     """Two forward passes over the held-out examples: the base alone, and with its adapter."""
-    launching = work.shape.layers * speed.layer_seconds / 3
+    launching = _launching_seconds(work, speed) / 3
     dequantising = _dequantising_seconds(work, fit, speed)
     passes = 2 * sum(
         each.number
@@ -154,14 +154,31 @@ def _evaluation_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: S
 def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
     """Seconds of a micro batch: forward, backward, and forward again under checkpointing."""
     operations = _forward(work, batch) + _backward(work, batch)
-    launching = work.shape.layers * speed.layer_seconds
+    launching = _launching_seconds(work, speed)
     passes = 2
     if fit.gradient_checkpointing:
         operations += _forward(work, batch, head=False)
         launching *= 4 / 3
         passes = 3
-    dequantising = passes * _dequantising_seconds(work, fit, speed)
-    return _elapsed(_computing(operations, gpu, speed) + dequantising, launching, speed)
+    computing = _computing(operations, gpu, speed) + passes * _dequantising_seconds(
+        work, fit, speed
+    )
+    computing += batch.rows * batch.length * _adapted_elements(work) * speed.adapted_seconds
+    return _elapsed(computing, launching, speed)
+
+
+def _launching_seconds(work: Work, speed: Speed) -> float:
+    """Of all kernels of a micro batch, there and back, however little they have to do."""
+    modules = len(work.hyperparameters.target_modules)
+    return work.shape.layers * (speed.layer_seconds + modules * speed.module_seconds)
+
+
+def _adapted_elements(work: Work) -> int:
+    """Inputs and outputs of all adapted modules: what one token leaves and finds in memory."""
+    linears = work.shape.linears
+    return work.shape.layers * sum(
+        sum(linears[name]) for name in work.hyperparameters.target_modules
+    )
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from domain.availability import PoolLoad
@@ -11,10 +12,8 @@ from domain.progress import seconds_left
 from domain.waiting import Occupied, Queued, wait_seconds
 from gateway.backend import Backend
 from gateway.freshness import caught_up
-from infrastructure.measurements import last_step_of
-from infrastructure.store import Connection
 from projections import GPU_POOLS
-from projections.gpu_pools import all_gpu_pools, pool_load
+from projections.gpu_pools import HELD, capacities, claims
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0
@@ -22,61 +21,57 @@ UNKNOWN_SECONDS = 600.0
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
-    """Every pool with what runs in it and who waits for it, as the log has it now."""
-    caught_up(backend, GPU_POOLS)
+    """Every pool with what runs in it and who waits for it."""
     now = backend.clock.now()
     with backend.pool.connection() as connection:
-        return [
-            _load(connection, pool["region"], pool["gpu_type"], pool["capacity"], now)
-            for pool in all_gpu_pools(connection)
-        ]
+        sizes, rows = capacities(connection), claims(connection)
+    return [
+        PoolLoad(*place, capacity, _running(there, now), _queue(there))
+        for place, capacity in sizes.items()
+        for there in [[row for row in rows if (row["region"], row["gpu_type"]) == place]]
+    ]
+
+
+def loads_now(backend: Backend) -> list[PoolLoad]:
+    """The same, as the log has it now; the capacity gate decides on it."""
+    caught_up(backend, GPU_POOLS)
+    return pool_loads(backend)
 
 
 def wait_of(backend: Backend, job: Row) -> float | None:
     """Expected seconds until a job that stands in a queue gets its GPUs; None if unknown."""
-    now = backend.clock.now()
+    now, place = backend.clock.now(), (job["region"], job["gpu_type"])
     with backend.pool.connection() as connection:
-        pools = all_gpu_pools(connection)
-        place = (job["region"], job["gpu_type"])
-        capacity = sum(p["capacity"] for p in pools if (p["region"], p["gpu_type"]) == place)
-        held, queued = pool_load(connection, *place)
-        before = [each["job_id"] for each in queued]
-        ahead = queued[: before.index(job["job_id"])] if job["job_id"] in before else queued
-        return wait_seconds(
-            capacity,
-            [Occupied(row["count"], _seconds_left(connection, row, now)) for row in held],
-            [Queued(row["count"], _seconds(row)) for row in ahead],
-            job["gpu_count"],
-        )
+        capacity = capacities(connection).get(place, 0)
+        rows = claims(connection)
+    there = [row for row in rows if (row["region"], row["gpu_type"]) == place]
+    order = [row["job_id"] for row in there]
+    ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
+    return wait_seconds(capacity, _running(there, now), _queue(ahead), job["gpu_count"])
 
 
-def _load(
-    connection: Connection, region: str, gpu_type: str, capacity: int, now: datetime
-) -> PoolLoad:
-    held, queued = pool_load(connection, region, gpu_type)
-    return PoolLoad(
-        region,
-        gpu_type,
-        capacity,
-        running=tuple(Occupied(row["count"], _seconds_left(connection, row, now)) for row in held),
-        queue=tuple(Queued(row["count"], _seconds(row)) for row in queued),
-    )
+def _running(rows: Sequence[Row], now: datetime) -> tuple[Occupied, ...]:
+    held = [row for row in rows if row["state"] == HELD]
+    return tuple(Occupied(row["count"], _seconds_left(row, now)) for row in held)
 
 
-def _seconds_left(connection: Connection, row: Row, now: datetime) -> float:
+def _queue(rows: Sequence[Row]) -> tuple[Queued, ...]:
+    queued = [row for row in rows if row["state"] != HELD]
+    return tuple(Queued(row["count"], _seconds(row)) for row in queued)
+
+
+def _seconds_left(row: Row, now: datetime) -> float:
     """How long the segment of a row will still hold its GPUs."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     if row["bound_at"] is None:
         return _seconds(row)
-    measured = last_step_of(connection, row["job_id"])
     began_at = row["step"] if row["segment_step"] is None else row["segment_step"]
-    step = max(row["step"], measured["step"] if measured else 0)
     return seconds_left(
         _rest(row, began_at),
         (now - row["bound_at"]).total_seconds(),
         _phase(row),
-        step,
+        max(row["step"], row["measured_step"] or 0),
         row["total_steps"] or 0,
     )
 
@@ -85,7 +80,8 @@ def _seconds(row: Row) -> float:
     """How long the whole next segment of a row will hold its GPUs."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
-    return sum(each.typical_seconds for each in _rest(row, row["step"]).phases)
+    rest = _rest(row, row["step"])
+    return sum(each.typical_seconds for each in rest.phases)
 
 
 def _rest(row: Row, step: int) -> Estimate:

@@ -22,6 +22,9 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
 
+CACHED_AGGREGATES = 500
+"""What calls read again and again (pools, the catalog, keys); each read asks for newer events."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -58,7 +61,10 @@ class Backend:
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """Connect, and close at the end."""
-    with open_log(settings, pool_size=4) as log, open_pool(settings) as pool:
+    with (
+        open_log(settings, pool_size=4, cached=CACHED_AGGREGATES) as log,
+        open_pool(settings) as pool,
+    ):
         yield Backend(settings, log, pool, Artifacts(settings.artifacts), clock_of(settings))
 
 

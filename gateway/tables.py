@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from domain.durations import spoken
+
 Answer = dict[str, Any]
 
 COPIED = frozenset({"id", "job_id", "model", "name"})
@@ -86,14 +88,14 @@ def quote(answer: Answer) -> RenderableType:
     for phase in priced["phases"]:
         phases.add_row(
             phase["phase"].replace("_", " "),
-            f"{phase['low_seconds']:,.1f} s",
-            f"{phase['high_seconds']:,.1f} s",
+            spoken(phase["low_seconds"]),
+            spoken(phase["high_seconds"]),
         )
     left = balance["left"]["text"]
     lines = [
         f"{fit['banner']}",
         f"cost {priced['low']['text']} to {priced['high']['text']}, "
-        f"{priced['low_seconds']:,} to {priced['high_seconds']:,} seconds, "
+        f"{spoken(priced['low_seconds'])} to {spoken(priced['high_seconds'])}, "
         f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens; "
         + (
             f"calibrated from {priced['calibrated_from']} finished jobs"
@@ -116,7 +118,7 @@ def _gate(missing: Answer, capacity: Answer) -> str:
         wait = capacity["wait_seconds"]
         hindrances.append(
             "no GPU is free"
-            + ("" if wait is None else f" for about {wait:,} seconds")
+            + ("" if wait is None else f" for about {spoken(wait)}")
             + "".join(
                 f"; {place['free']} of {place['gpu_type']} in {place['region']}"
                 for place in capacity["elsewhere"]

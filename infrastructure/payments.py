@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from domain.errors import Invalid
 from domain.payment import Receipt
-
-REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/#-]{0,99}")
-"""Letters, digits and what separates them; the log holds no e-mail, and no formula."""
+from domain.reference import reference_of
 
 
 class PaymentProvider(Protocol):
@@ -35,14 +32,9 @@ class ManualProvider:
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """The payment as the operator says it is; raises Invalid for a malformed reference."""
-        reference = " ".join(reference.split())
-        if not REFERENCE.fullmatch(reference):
-            raise Invalid(
-                "a reference has 1 to 100 letters, digits, spaces or . _ : / # -, "
-                "and begins with a letter or digit",
-                field="reference",
-            )
-        return Receipt(provider=self.name, reference=reference, amount_micros=amount_micros)
+        return Receipt(
+            provider=self.name, reference=reference_of(reference), amount_micros=amount_micros
+        )
 
 
 PROVIDERS: dict[str, PaymentProvider] = {each.name: each for each in (ManualProvider(),)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,11 @@ React = Callable[[Event], Sequence[Aggregate]]
 
 ATTEMPTS = 5
 ATTEMPT_PAUSE_SECONDS = 0.1
+
+CONFLICT_ATTEMPTS = 30
+CONFLICT_PAUSE_SECONDS = 0.1
+"""Losing a race says nothing against an event, and parking it stops its aggregate, which may be a
+GPU pool: so there are many attempts, with pauses of random length in which rivals part."""
 
 REPLAY_SECONDS = 2.0
 """How often a service looks for parked events that an operator wants answered."""
@@ -157,7 +163,8 @@ class ReactionEffect:
             causation_id=item.event.event_id,
             now=self._clock.now(),
         )
-        for attempt in range(1, ATTEMPTS + 1):
+        failures = conflicts = 0
+        while True:
             try:
                 with because(cause):
                     aggregates = self._react(item.event)
@@ -166,13 +173,18 @@ class ReactionEffect:
                 return
             except UNREACHABLE:
                 raise
-            except Exception as error:
-                if attempt == ATTEMPTS:
-                    raise
-                if not isinstance(error, VersionConflict):
-                    time.sleep(ATTEMPT_PAUSE_SECONDS * attempt)
-                elif tracking is not None and self.position() >= item.id:
+            except VersionConflict:
+                if tracking is not None and self.position() >= item.id:
                     return  # another process of this service has answered it
+                conflicts += 1
+                if conflicts == CONFLICT_ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0, CONFLICT_PAUSE_SECONDS))
+            except Exception:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise
+                time.sleep(ATTEMPT_PAUSE_SECONDS * failures)
 
     def _parked_originators(self) -> set[UUID]:
         with self._connect() as connection:

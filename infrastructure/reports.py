@@ -42,6 +42,7 @@ class SegmentSpec(Message):
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
     gradient_checkpointing: bool = False
+    gpu_type: str = "cpu"  # of the catalog
     gpu_count: int = 1  # ranks of data parallelism
     resume_from: str | None = None  # artifact prefix of the checkpoint to resume from
     paid_seconds: int  # segment time covered by the first lease

@@ -84,12 +84,22 @@ def _post(
 BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 
-def postings_of(connection: Connection, account_id: UUID, job_id: UUID | None = None) -> list[Row]:
-    """An account's postings in order, of one job or of all."""
+def postings_of(
+    connection: Connection,
+    account_id: UUID,
+    job_id: UUID | None = None,
+    after: int = 0,
+    limit: int | None = None,
+) -> list[Row]:
+    """An account's postings in order, of one job or of all.
+
+    A page has up to `limit` of them beyond the position `after`; the next one begins after the
+    position of its last. Postings are only ever added, so pages neither miss nor repeat one.
+    """
     return connection.execute(
-        "SELECT * FROM billing_ledger WHERE account_id = %(account)s "
-        "AND (%(job)s::uuid IS NULL OR job_id = %(job)s) ORDER BY position",
-        {"account": account_id, "job": job_id},
+        "SELECT * FROM billing_ledger WHERE account_id = %(account)s AND position > %(after)s "
+        "AND (%(job)s::uuid IS NULL OR job_id = %(job)s) ORDER BY position LIMIT %(limit)s",
+        {"account": account_id, "job": job_id, "after": after, "limit": limit},
     ).fetchall()
 
 

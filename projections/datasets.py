@@ -34,6 +34,13 @@ CREATE TABLE IF NOT EXISTS dataset_tokens (
     longest_example bigint NOT NULL,
     lengths jsonb,
     PRIMARY KEY (dataset_id, base_model)
+);
+CREATE TABLE IF NOT EXISTS dataset_refusals (
+    dataset_id uuid NOT NULL,
+    base_model text NOT NULL,
+    base_manifest_sha256 text NOT NULL,
+    example bigint,
+    PRIMARY KEY (dataset_id, base_model, base_manifest_sha256)
 )
 """
 
@@ -42,19 +49,7 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the tables."""
     match event:
         case Dataset.DatasetUploaded():
-            cursor.execute(
-                "INSERT INTO datasets "
-                "(dataset_id, account_id, status, total_bytes, sha256, uploaded_at) "
-                "VALUES (%s, %s, %s, %s, %s, %s)",
-                [
-                    event.originator_id,
-                    event.account_id,
-                    DatasetStatus.VALIDATING,
-                    event.total_bytes,
-                    event.sha256,
-                    event.timestamp,
-                ],
-            )
+            _insert(cursor, event)
         case Dataset.DatasetValidated():
             cursor.execute(
                 "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, errors = 0, "
@@ -82,26 +77,55 @@ def apply(cursor: Cursor, event: Event) -> None:
                 ],
             )
         case Dataset.TokensCounted():
+            _count(cursor, event)
+        case Dataset.TokensUncountable():
             cursor.execute(
-                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
-                "ON CONFLICT (dataset_id, base_model) DO UPDATE "
-                "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
-                "tokens = excluded.tokens, longest_example = excluded.longest_example, "
-                "lengths = excluded.lengths",
+                "INSERT INTO dataset_refusals VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 [
                     event.originator_id,
                     event.base_model,
                     event.base_manifest_sha256,
-                    event.tokens,
-                    event.longest_example,
-                    None if event.lengths is None else Jsonb(event.lengths.model_dump()),
+                    event.example,
                 ],
             )
         case _:
             pass
 
 
-DATASETS = Projection("datasets", ("datasets", "dataset_tokens"), DDL, apply)
+def _insert(cursor: Cursor, event: Dataset.DatasetUploaded) -> None:
+    cursor.execute(
+        "INSERT INTO datasets (dataset_id, account_id, status, total_bytes, sha256, uploaded_at) "
+        "VALUES (%s, %s, %s, %s, %s, %s)",
+        [
+            event.originator_id,
+            event.account_id,
+            DatasetStatus.VALIDATING,
+            event.total_bytes,
+            event.sha256,
+            event.timestamp,
+        ],
+    )
+
+
+def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
+    cursor.execute(
+        "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (dataset_id, base_model) DO UPDATE "
+        "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
+        "tokens = excluded.tokens, longest_example = excluded.longest_example, "
+        "lengths = excluded.lengths",
+        [
+            event.originator_id,
+            event.base_model,
+            event.base_manifest_sha256,
+            event.tokens,
+            event.longest_example,
+            None if event.lengths is None else Jsonb(event.lengths.model_dump()),
+        ],
+    )
+
+
+DATASETS = Projection("datasets", ("datasets", "dataset_tokens", "dataset_refusals"), DDL, apply)
 
 
 def datasets_of(connection: Connection, account_id: UUID) -> list[Row]:
@@ -132,14 +156,17 @@ def token_counts(connection: Connection, dataset_id: UUID) -> list[Row]:
 def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
     """Pairs of a dataset that is ready and a base's present revision that lack a token count.
 
-    A count of an earlier version, which kept no lengths, does not do.
+    A count of an earlier version, which kept no lengths, does not do; a refusal by the base's chat
+    template does.
     """
     return connection.execute(
         "SELECT dataset_id, name AS base_model, ref AS base_ref, manifest_sha256 "
         "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
         "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
         "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
-        "AND lengths IS NOT NULL) "
+        "AND lengths IS NOT NULL) AND NOT EXISTS ("
+        "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
+        "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
         "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
         [DatasetStatus.READY_FOR_TRAINING, limit],
     ).fetchall()

@@ -99,24 +99,29 @@ def all_gpu_pools(connection: Connection) -> list[Row]:
     return connection.execute("SELECT * FROM gpu_pools ORDER BY region, gpu_type").fetchall()
 
 
-def pool_load(connection: Connection, region: str, gpu_type: str) -> tuple[list[Row], list[Row]]:
-    """Who holds GPUs of a pool and who waits for them, in order, with what a wait depends on.
+def capacities(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many GPUs there are at all, by (region, GPU type)."""
+    return {
+        (pool["region"], pool["gpu_type"]): pool["capacity"] for pool in all_gpu_pools(connection)
+    }
 
-    A row has job_id, segment and count; the job's status, phase and rate_micros_per_hour; its
-    estimate (JSON) as approved; step (of the last checkpoint, or where the segment began),
-    total_steps and trained; and of a segment that holds GPUs bound_at, training_since (None
-    before) and segment_step, the step at which it began to train. The job's columns are None
-    while the projection of jobs is behind.
+
+def claims(connection: Connection) -> list[Row]:
+    """Who holds GPUs and who waits for them, pool by pool in order, with what a wait depends on.
+
+    A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`); the job's
+    status, phase and rate_micros_per_hour; its estimate (JSON) as approved; step (of the last
+    checkpoint, or where the segment began), measured_step and total_steps; and of a segment that
+    holds GPUs bound_at, training_since (None before) and segment_step, the step at which it began
+    to train. The job's columns are None while the projection of jobs is behind.
     """
-    rows = connection.execute(
-        "SELECT job_id, gpu_claims.segment, gpu_claims.count, state, status, phase, "
-        "rate_micros_per_hour, estimate, step, total_steps, trained, bound_at, training_since, "
+    return connection.execute(
+        "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "
+        "gpu_claims.count, state, status, phase, rate_micros_per_hour, estimate, "
+        "job_detail.step, measured.step AS measured_step, total_steps, bound_at, training_since, "
         "segment_step FROM gpu_claims JOIN gpu_pools USING (pool_id) "
         "LEFT JOIN job_detail USING (job_id) "
-        "WHERE gpu_pools.region = %s AND gpu_pools.gpu_type = %s ORDER BY position",
-        [region, gpu_type],
+        "LEFT JOIN LATERAL (SELECT step FROM step_measurements AS each "
+        "WHERE each.job_id = gpu_claims.job_id ORDER BY segment DESC, step DESC LIMIT 1) "
+        "AS measured ON true ORDER BY gpu_pools.region, gpu_pools.gpu_type, position"
     ).fetchall()
-    return (
-        [row for row in rows if row["state"] == HELD],
-        [row for row in rows if row["state"] == QUEUED],
-    )

@@ -85,6 +85,8 @@ WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
 )
 PAUSING, CANCELLING = "pausing", "cancelling"
 
+EXPIRED_AT_ONCE = 100
+
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the job's row."""
@@ -287,6 +289,8 @@ def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
         total_steps=event.total_steps,
         train_examples=event.train_examples,
         eval_examples=event.eval_examples,
+        failure=None,  # of a segment before, which this one has got over
+        error_class=None,
     )
 
 
@@ -376,10 +380,13 @@ def jobs_of(connection: Connection, account_id: UUID) -> list[Row]:
 
 
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
-    """Cancelled jobs whose retention time is over and that nobody promoted, the oldest first."""
+    """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
+
+    No more than one round deletes.
+    """
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "
-        "ORDER BY expires_at, job_id",
-        [now],
+        "ORDER BY expires_at, job_id LIMIT %s",
+        [now, EXPIRED_AT_ONCE],
     ).fetchall()
     return [row["job_id"] for row in rows]

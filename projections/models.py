@@ -1,4 +1,4 @@
-"""Models: adapters with a name, of registered jobs and of cancelled ones that were promoted."""
+"""Models: adapters with a name, of registered jobs and of stopped ones that were promoted."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ from domain.errors import WrongState
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from domain.identity import meter_id
-from domain.job import Job, JobStatus, SegmentEnd
+from domain.job import Job, JobStatus
 from domain.training_plan import TrainingPlan
+from infrastructure.reports import Outcome
 from services.billing.settlement import LeasePolicy
 
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
@@ -127,13 +128,18 @@ class MeterTruth:
             trainer.error = self.chance.randint(-300, 300)
         if self.happens("leases unheard", 0.001):
             trainer.is_deaf = True
+        if self.happens("last steps beyond the grace", 0.01):
+            trainer.overruns = True
         if not self.happens("late heartbeats", 0.1):
             trainer.report()
         if self.happens("checkpoints", 0.05):
             self.platform.save_checkpoint(trainer)
         if self.happens("crashes", 0.002):
-            failure = self.chance.choice([*PAID_BY_PLATFORM, *PAID_BY_USER])
-            self.platform.end(trainer, SegmentEnd.CRASHED, failure)
+            if self.chance.random() < 0.5:
+                self.platform.lose(trainer, self.chance.choice(PAID_BY_PLATFORM))
+            else:
+                failure = self.chance.choice(PAID_BY_USER)
+                self.platform.end(trainer, Outcome.FAILED, failure=failure)
 
     def tick(self, account_id: UUID) -> None:
         """A tick, with another ticker, a payment or an ending in the midst of some."""
@@ -195,8 +201,9 @@ class MeterTruth:
         """Drop the streams of jobs that are over, so that memory stays bounded."""
         self.log.memory.drop_notifications(self.platform.position)
         for job_id, segments in self.platform.finished:
-            account_id = self.log.load(Job, job_id).account_id
-            self.jobs[account_id].remove(job_id)
+            job = self.log.load(Job, job_id)
+            self.jobs[job.account_id].remove(job_id)
+            self.platform.forget(job)
             self.log.memory.drop_stream(job_id)
             for segment in range(1, segments + 1):
                 self.log.memory.drop_stream(meter_id(job_id, segment))
@@ -249,6 +256,7 @@ def bench(
         "seconds": round(seconds),
         "memory, MiB": round(memory_mib),
         "version conflicts": faults.conflicts,
+        "overruns": faults.overruns,
         "grace seconds": faults.grace_seconds,
         "seconds that wrong clocks kept from the bill": faults.unbilled_seconds,
         **truth.happened,

@@ -83,7 +83,8 @@ class Oracle:
     def end(self, segment: Hashable, shown: int, clock: int, kept: int) -> None:
         """A segment is over: every second is due, and what the platform lost is given back.
 
-        `kept` is the segment time in its last checkpoint, or all of it if the platform lost none.
+        `kept` is the segment time in its last checkpoint, or all of it if the platform lost none;
+        none of it can be later than the end.
         """
         facts = self.segments[segment]
         assert not facts.closed, "a segment ends once"

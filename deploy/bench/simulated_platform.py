@@ -6,65 +6,59 @@ oracle. All else is what the services run: their reactions, in the order of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid5
 
 from deploy.bench.books import Books
+from deploy.bench.faults import Faults
 from deploy.bench.oracle import Oracle
-from deploy.bench.simulated_trainer import SimulatedControl, SimulatedLauncher, SimulatedTrainer
+from deploy.bench.simulated_service import SimulatedService
+from deploy.bench.simulated_trainer import (
+    Ended,
+    SimulatedControl,
+    SimulatedLauncher,
+    SimulatedTrainer,
+)
 from domain.account import Account, Role
-from domain.aggregate import Cause, Event, because
+from domain.aggregate import Aggregate, Cause, Event, because
 from domain.errors import VersionConflict
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.gpu_pool import GpuPool
 from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job, SegmentEnd
+from domain.job import Job
 from domain.meter import Meter
 from domain.payment import Payment, Receipt
+from domain.phases import Phase
 from domain.training_plan import TrainingPlan
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
+from infrastructure.reports import Checkpoint, Evaluation, Outcome, Report
 from infrastructure.settings import Settings
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
 from services.billing.tick import Shown, settled
+from services.scheduler.exit_codes import OVERRUN
 from services.scheduler.handlers import Scheduling
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.segment_spec import job_prefix
+from services.scheduler.segments import Segments
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = UUID("b3d1c1de-52a5-4c3c-9d5b-3a8b8ad0f1ce")
 UNANSWERED = frozenset(("MinuteMetered", "UsageSettled"))
 """Events that no service reacts to; there are too many to read them for nothing."""
 
-PAID_BY_PLATFORM = (FailureClass.NODE_LOST, FailureClass.TRAINER_CRASHED)
+GRACE_SECONDS = Settings().grace_seconds
+PAID_BY_PLATFORM = (None, 1)  # its node is lost; it crashed
 PAID_BY_USER = (FailureClass.BAD_DATA, FailureClass.LOSS_DIVERGED)
-"""Failures as the product's document says who pays; not read from the table that is tested."""
+"""Ends by who pays as the product's document has it; not read from the table that is tested."""
+
+NOTHING = Manifest(files=())
+"""What simulated trainers write."""
 
 Segment = tuple[UUID, int]
-
-
-@dataclass
-class Faults:
-    """What went wrong so far, and what it cost whom, seconds."""
-
-    difference_micros: int = 0
-    """Between closed meters and the oracle."""
-
-    below_zero: int = 0
-    """How often a balance was below zero, or below what its leases hold."""
-
-    conflicts: int = 0
-    grace_seconds: int = 0
-    unpaid_seconds: int = 0
-    """GPU time beyond lease and grace, and time that good clocks showed and nobody billed."""
-
-    overbilled_seconds: int = 0
-    """Billed time that never passed, where no more than one clock was wrong."""
-
-    unbilled_seconds: int = 0
-    """GPU time that wrong clocks kept from the bill; the platform's loss."""
 
 
 class SimulatedPlatform:
@@ -81,16 +75,19 @@ class SimulatedPlatform:
         self._true_seconds = 0
         self.position = 0
         self._commands = 0
+        self.is_prompt = True  # services answer every event at once
+        self._ended: dict[Segment, Ended] = {}
         self._open: dict[UUID, dict[Segment, UUID]] = {}
         self.finished: list[tuple[UUID, int]] = []  # jobs that are over, and their segments
         self._metering = Metering(log, policy, self.now)
-        self._scheduling = Scheduling(
-            log,
-            SimulatedLauncher(self.now, self.trainers),  # type: ignore[arg-type]
-            SimulatedControl(self.trainers),  # type: ignore[arg-type]
-            Artifacts("memory:///"),
-            Settings(),
-        )
+        self.artifacts = Artifacts("memory:///")
+        launcher: Any = SimulatedLauncher(self.now, self.trainers)
+        control: Any = SimulatedControl(self.trainers)
+        settings = Settings().model_copy(update={"meter_minute_seconds": policy.minute_seconds})
+        scheduling = Scheduling(log, launcher, control, self.artifacts, settings)
+        self._segments = Segments(log, cast(Any, self), self.artifacts, launcher, control, settings)
+        self.scheduler = SimulatedService(log, scheduling.react, self._cause_of("scheduler"))
+        self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))
 
     def now(self) -> datetime:
         """What the platform's clock says."""
@@ -100,6 +97,9 @@ class SimulatedPlatform:
         """A cause for the next command."""
         self._commands += 1
         return Cause(actor, f"{actor}:{self._commands}", self.now())
+
+    def _cause_of(self, service: str) -> Callable[[], Cause]:
+        return lambda: self.cause(f"service:{service}")
 
     # Commands of people
 
@@ -146,7 +146,23 @@ class SimulatedPlatform:
             self.log.commit(job)
         self._react()
 
+    def change_capacity(self, region: str, capacity: int) -> None:
+        """GPUs come or go; a segment that runs keeps its own."""
+        with because(self.cause("operator")):
+            pool = self.log.load(GpuPool, gpu_pool_id(region, "gpu"))
+            pool.change_capacity(capacity)
+            self.log.commit(pool)
+        self._react()
+
     # What happens by itself
+
+    def expire_adapter(self, job_id: UUID) -> None:
+        """What a cancelled job had saved is deleted, if its time is over."""
+        job = self.log.load(Job, job_id)
+        with because(self.cause("service:scheduler")):
+            job.expire_adapter()
+            self.log.commit(job)
+        self._react()
 
     def pass_time(self, seconds: int) -> None:
         """Every trainer works on, until its paid time or its work ends."""
@@ -157,83 +173,96 @@ class SimulatedPlatform:
     def end_finished(self, grace_seconds: int = 0) -> None:
         """Trainers whose lease or work is over, or that shall stop, say their last word.
 
-        One whose lease is over needs some grace for its last checkpoint.
+        One whose lease is over needs some grace for its last checkpoint; one that does not make it
+        in time is ended without.
         """
         for trainer in list(self.trainers.values()):
             if trainer.is_stopping:
                 self.save_checkpoint(trainer)
-                self.end(trainer, SegmentEnd.STOPPED)
+                self.end(trainer, Outcome.STOPPED)
             elif trainer.is_done:
-                self.end(trainer, SegmentEnd.COMPLETED)
+                self.complete(trainer)
+            elif trainer.is_out_of_lease and trainer.overruns:
+                trainer.grace = GRACE_SECONDS
+                self.lose(trainer, OVERRUN)
             elif trainer.is_out_of_lease:
                 trainer.grace = grace_seconds
                 self.save_checkpoint(trainer)
-                self.end(trainer, SegmentEnd.LEASE_ENDED)
+                self.end(trainer, Outcome.LEASE_ENDED)
 
     def save_checkpoint(self, trainer: SimulatedTrainer) -> None:
-        """A checkpoint is durable, and the scheduler knows."""
+        """A checkpoint is durable, and the scheduler hears of it."""
         trainer.save()
-        with because(self.cause("service:scheduler")):
-            job = self.log.load(Job, trainer.job_id)
-            job.save_checkpoint(
-                trainer.segment,
-                step=job.step + 1,
-                train_loss=1.0,
-                elapsed_seconds=trainer.saved,
-                ref=f"{trainer.job_id}/{trainer.segment}",
-                manifest_sha256="c" * 64,
-                total_bytes=1,
-            )
-            self.log.commit(job)
+        job = self.log.load(Job, trainer.job_id)
+        step = job.step + 1
+        ref = f"{job_prefix(job)}/checkpoints/segment-{trainer.segment}/step-{step}"
+        self._write(ref)
+        checkpoint = Checkpoint(
+            ref=ref,
+            manifest_sha256=NOTHING.sha256,
+            step=step,
+            train_loss=1.0,
+            elapsed_seconds=trainer.saved,
+            total_bytes=1,
+        )
+        self._segments.record(self._report(trainer, job, Phase.TRAINING, checkpoint=checkpoint))
         self._react()
+
+    def complete(self, trainer: SimulatedTrainer) -> None:
+        """A trainer is done, with an evaluated adapter."""
+        job = self.log.load(Job, trainer.job_id)
+        ref = f"{job_prefix(job)}/adapter/segment-{trainer.segment}"
+        self._write(ref)
+        evaluation = Evaluation(loss_before=2.0, loss_after=1.0, examples=1, label_tokens=1)
+        said = {"adapter_ref": ref, "adapter_manifest_sha256": NOTHING.sha256}
+        self.end(trainer, Outcome.COMPLETED, Phase.REGISTER, evaluation=evaluation, **said)
 
     def end(
-        self, trainer: SimulatedTrainer, reason: SegmentEnd, failure: FailureClass | None = None
+        self,
+        trainer: SimulatedTrainer,
+        outcome: Outcome,
+        phase: Phase = Phase.TRAINING,
+        **said: Any,
     ) -> None:
-        """A segment is over; the scheduler records it and takes its GPUs back, in one save.
-
-        Of a failure whose time the platform pays, what no checkpoint holds is given back.
-        """
-        key = (trainer.job_id, trainer.segment)
-        del self.trainers[key]
+        """A trainer says its last word; all of its time is its user's to pay."""
         job = self.log.load(Job, trainer.job_id)
-        pool = self._pool_of(job)
-        is_lost = failure in PAID_BY_PLATFORM
-        meter = self.log.load(Meter, meter_id(*key))
-        account = self.log.load(Account, trainer.account_id)
-        clock = self._clock_seconds(trainer.bound_at)
-        trainer.see_clock(clock)
-        last_word = trainer.reported + trainer.grace
-        kept = trainer.saved if is_lost else last_word
-        self.oracle.end(key, trainer.reported, clock, kept)
-        self._count(trainer, meter)
-        with because(self.cause("service:scheduler")):
-            if reason is SegmentEnd.COMPLETED and not job.cancel_requested:
-                _register(job)
-            job.end_segment(
-                trainer.segment,
-                reason,
-                last_word,
-                grace_seconds=trainer.grace,
-                failure=failure,
-                can_pay=meter.paid_seconds > last_word or account.affords(job.rate_micros_per_hour),
-            )
-            pool.release(job.id, trainer.segment)
-            self.log.commit(job, pool)
+        report = self._report(trainer, job, phase, outcome=outcome, **said)
+        self._note_end(trainer, kept=trainer.reported)
+        self._segments.record(report)
         self._react()
+
+    def lose(self, trainer: SimulatedTrainer, exit_code: int | None) -> None:
+        """A trainer is gone without a last word; what no checkpoint holds is given back."""
+        self._note_end(trainer, kept=min(trainer.saved, trainer.reported))
+        name = PodName(trainer.job_id, trainer.segment)
+        grace = trainer.grace
+        self._segments.lose(name, trainer.reported + grace, exit_code, grace_seconds=grace)
+        self._react()
+
+    def _note_end(self, trainer: SimulatedTrainer, kept: int) -> None:
+        del self.trainers[key := (trainer.job_id, trainer.segment)]
+        clock = self._clock_seconds(trainer.bound_at)
+        paid = self.log.load(Meter, meter_id(*key)).paid_seconds
+        self.faults.count_lease(trainer, paid, GRACE_SECONDS)
+        self._ended[key] = Ended(trainer, self._true_seconds, clock, trainer.reported, kept)
+
+    def _report(self, trainer: SimulatedTrainer, job: Job, phase: Phase, **said: Any) -> Report:
+        self._commands += 1
+        return trainer.says(self._commands, self.now(), step=job.step, phase=phase, **said)
+
+    def _write(self, ref: str) -> None:
+        self.artifacts.put(f"{ref}/{MANIFEST}", NOTHING.content)
 
     def tick(self, account_id: UUID, meanwhile: Callable[[], object] | None = None) -> bool:
         """One account's tick, as the ticker makes it; False if another writer was first.
 
         `meanwhile` happens between its reading and its saving.
         """
-        facts = [
-            (key, self.trainers.get(key), opened) for key, opened in self._open_meters(account_id)
-        ]
+        pods = [(key, self._pod(key), opened) for key, opened in self._open_meters(account_id)]
         now = self.now()
         shown = [
-            Shown(opened, trainer.shown, trainer.bound_at) if trainer else Shown(opened, 0, None)
-            for _, trainer, opened in facts
+            Shown(opened, pod.shown, pod.bound_at) if pod else Shown(opened, 0, None)
+            for _, pod, opened in pods
         ]
         seen = [(each.shown_seconds, self._clock_seconds(each.bound_at)) for each in shown]
         with because(self.cause("service:billing")):
@@ -245,14 +274,21 @@ class SimulatedPlatform:
             except VersionConflict:
                 self.faults.conflicts += 1
                 return False
-        for (key, trainer, _), (shown_seconds, clock) in zip(facts, seen, strict=True):
+        for (key, pod, _), (shown_seconds, clock) in zip(pods, seen, strict=True):
             segment = self.oracle.segments.get(key)
             if segment is not None and not segment.closed:  # it may have ended meanwhile
                 self.oracle.tick(key, int(shown_seconds), clock)
-            if trainer is not None:
-                trainer.see_clock(clock)
+            if pod is not None:
+                ended = self._ended.get(key)
+                pod.see_clock(clock - (self._true_seconds - ended.true_seconds if ended else 0))
         self._react()
         return True
+
+    def forget(self, job: Job) -> None:
+        """Drop what is kept of a job that is over."""
+        self.artifacts.delete_directory(job_prefix(job))
+        for segment in range(1, job.segment + 1):
+            self._segments.forget(PodName(job.id, segment))
 
     # What must hold
 
@@ -270,23 +306,26 @@ class SimulatedPlatform:
             + abs(self.books.reserved[name] - reserved)
         )
 
-    def _count(self, trainer: SimulatedTrainer, meter: Meter) -> None:
-        """What the end of a segment says of paid, unpaid and unbilled time."""
-        billed = self.oracle.segments[trainer.job_id, trainer.segment].billed
-        faults = self.faults
-        faults.grace_seconds += trainer.grace
-        faults.unpaid_seconds += max(0, trainer.ran - meter.paid_seconds)
-        if trainer.has_good_clocks:
-            faults.unpaid_seconds += abs(trainer.ran - billed)
-        else:
-            faults.unbilled_seconds += max(0, trainer.ran - billed)
-        if not trainer.has_two_wrong_clocks:
-            faults.overbilled_seconds += max(0, billed - trainer.age)
-
-    # The log, and the services that follow it
+    # The log and its services
 
     def _react(self) -> None:
-        """Let the services answer all that is new in the log, in its order."""
+        """What is new stands in the log; services that are prompt answer it at once."""
+        self._observe()
+        if self.is_prompt:
+            self.drain()
+
+    def handle(self, service: SimulatedService) -> None:
+        """Let a service answer its next event."""
+        service.answer()
+        self._observe()
+
+    def drain(self) -> None:
+        """Let all services answer until there is nothing left to answer."""
+        while self.scheduler.lags or self.billing.lags:
+            self.handle(self.scheduler)
+            self.handle(self.billing)
+
+    def _observe(self) -> None:
         while rows := self.log.recorder.select_notifications(
             start=self.position, limit=500, inclusive_of_start=False
         ):
@@ -296,14 +335,28 @@ class SimulatedPlatform:
                 if row.topic not in UNANSWERED:
                     event: Any = self.log.mapper.to_domain_event(row)
                     self._tell_oracle(event)
-                    self._answer("scheduler", self._scheduling.react, event)
-                    self._answer("billing", self._metering.react, event)
+                    self.scheduler.hear(event)
+                    self.billing.hear(event)
 
-    def _answer(self, service: str, react: Callable[[Event], Any], event: Event) -> None:
-        with because(self.cause(f"service:{service}")):
-            aggregates = react(event)
-            if any(each.pending_events for each in aggregates):
-                self.log.commit(*aggregates)
+    def _bill(self, event: Event) -> Sequence[Aggregate]:
+        """Billing's reaction; to the end of a segment it is the oracle's as well."""
+        if isinstance(event, Job.SegmentEnded):
+            self._end_in_oracle((event.originator_id, event.segment))
+        return self._metering.react(event)
+
+    def _end_in_oracle(self, key: Segment) -> None:
+        """A segment ends; time after it is nobody's, whatever a wrong report had shown."""
+        ended = self._ended.pop(key, None)
+        if ended is None:  # it had no pod
+            self.oracle.end(key, 0, 0, 0)
+            return
+        trainer = ended.trainer
+        clock = min(ended.clock, self._clock_seconds(trainer.bound_at))
+        trainer.see_clock(ended.clock)
+        trainer.see_clock(min(clock, trainer.age))
+        kept = max(0, min(ended.kept, ended.clock))
+        self.oracle.end(key, ended.last_word, clock, kept)
+        self.faults.count_bill(trainer, self.oracle.segments[key])
 
     def _tell_oracle(self, event: Event) -> None:
         match event:
@@ -313,8 +366,6 @@ class SimulatedPlatform:
                 self.oracle.open(key, event.account_id, event.rate_micros_per_hour)
             case Meter.LeaseGranted() | Meter.LeaseExtended():
                 self.oracle.lease((event.job_id, event.segment), event.paid_seconds)
-            case Meter.LeaseRefused():
-                self.oracle.end((event.job_id, event.segment), 0, 0, 0)
             case Meter.MeterClosed():
                 self._close(event)
             case Job.Registered():
@@ -340,15 +391,10 @@ class SimulatedPlatform:
     def _open_meters(self, account_id: UUID) -> list[tuple[Segment, UUID]]:
         return list(self._open.get(account_id, {}).items())
 
-    def _pool_of(self, job: Job) -> GpuPool:
-        return self.log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
+    def _pod(self, key: Segment) -> SimulatedTrainer | None:
+        """A segment's trainer, also if it is gone: what it showed stays evidence."""
+        ended = self._ended.get(key)
+        return self.trainers.get(key) if ended is None else ended.trainer
 
     def _clock_seconds(self, bound_at: datetime | None) -> int:
         return 0 if bound_at is None else int((self.now() - bound_at).total_seconds())
-
-
-def _register(job: Job) -> None:
-    job.start_training(job.segment, 0, 1, 1, 1)
-    job.start_evaluation(job.segment, 1)
-    job.complete_evaluation(job.segment, 2.0, 1.0, 1, 1)
-    job.register(job.segment, f"{job.id}/adapter", "a" * 64)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from infrastructure.reports import SegmentSpec
+from infrastructure.reports import Report, SegmentSpec
 from services.scheduler.launchers.launcher import Pod, PodName
 
 
@@ -32,6 +33,7 @@ class SimulatedTrainer:
     is_deaf: bool = False  # extensions do not reach it
     is_stopping: bool = False  # it was asked to save and exit
     is_out_of_lease: bool = False  # it used all that it knew to be paid, and is on its way out
+    overruns: bool = False  # its last step outlasts its grace, so that it is ended without saving
     _report_was_ahead: bool = False
     _report_was_behind: bool = False
     _clock_was_ahead: bool = False
@@ -64,6 +66,20 @@ class SimulatedTrainer:
         self._report_was_ahead |= self.error > 0
         self._report_was_behind |= self.error < 0
 
+    def says(self, n: int, sent_at: datetime, **said: Any) -> Report:
+        """Its report, with what else it has to say."""
+        return Report(
+            account_id=self.account_id,
+            job_id=self.job_id,
+            segment=self.segment,
+            n=n,
+            sent_at=sent_at,
+            elapsed_seconds=self.reported + self.grace,
+            grace_seconds=self.grace,
+            total_steps=10**6,
+            **said,
+        )
+
     def save(self) -> None:
         """Write a checkpoint."""
         self.saved = self.reported
@@ -90,6 +106,17 @@ class SimulatedTrainer:
         return (self._report_was_ahead or self.error > 0) and self._clock_was_ahead
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A trainer that is gone while its meter is open still: facts for the settlement to come."""
+
+    trainer: SimulatedTrainer
+    true_seconds: int
+    clock: int  # the segment's age by the clock that timed its end
+    last_word: int  # without grace
+    kept: int  # what of it is in a checkpoint, or all if the platform lost nothing
+
+
 Trainers = dict[tuple[UUID, int], SimulatedTrainer]
 
 
@@ -104,6 +131,11 @@ class SimulatedLauncher:
         """The pod, if it was launched."""
         trainer = self._trainers.get((name.job_id, name.segment))
         return None if trainer is None else Pod(name, trainer.bound_at, alive=True)
+
+    def log(self, name: PodName, max_bytes: int) -> bytes:
+        """Simulated trainers write none."""
+        del name, max_bytes
+        return b""
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs at once."""
@@ -125,6 +157,9 @@ class SimulatedControl:
         """Pass an extension on."""
         if trainer := self._trainers.get((job_id, segment)):
             trainer.hear(paid_seconds)
+
+    def answer(self, job_id: UUID, segment: int) -> None:
+        """A last word was heard; it was said once."""
 
     def stop(self, job_id: UUID, segment: int) -> None:
         """Ask a trainer to save and exit."""

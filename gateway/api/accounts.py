@@ -35,6 +35,7 @@ class AccountAnswer(Answer):
     available: Money
     depleted: bool
     low: bool = Field(description="Whether the running jobs' money lasts less than 15 minutes.")
+    runway_seconds: int | None = Field(description="What was left when it became low.")
 
     @classmethod
     def of(cls, account_id: UUID, state: dict[str, Any]) -> AccountAnswer:
@@ -50,6 +51,7 @@ class AccountAnswer(Answer):
             available=Money.of(balance - reserved),
             depleted=state["depleted"],
             low=state["low"],
+            runway_seconds=state.get("runway_seconds"),
         )
 
 

@@ -17,6 +17,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.backend import Backend, BackendOf
 from projections.billing_ledger import postings_of
+from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
 from projections.statements import (
     DayOfStatement,
@@ -26,6 +27,7 @@ from projections.statements import (
 )
 
 DEFAULT_DAYS, MOST_DAYS = 30, 366
+PAGE_POSTINGS = 1000
 
 router = APIRouter(tags=["billing"])
 
@@ -34,6 +36,7 @@ class Posting(Answer):
     """One posting of the ledger: the same amount leaves one account and enters another."""
 
     event_id: str
+    position: int = Field(description="Within the account's postings, from 1.")
     posted_at: datetime
     debit: str
     credit: str
@@ -131,10 +134,12 @@ def show_ledger(
     caller: CallerOf,
     backend: BackendOf,
     job: Annotated[JobId | None, Query(description="Only this job's postings.")] = None,
+    after: Annotated[int, Query(ge=0, description="Only postings at a higher position.")] = 0,
+    limit: Annotated[int | None, Query(ge=1, le=10_000, description="At most so many.")] = None,
 ) -> Listed[Posting]:
-    """Every posting of the caller's account, in order."""
+    """The postings of the caller's account, in order."""
     with backend.pool.connection() as connection:
-        rows = postings_of(connection, caller.account_id, job)
+        rows = postings_of(connection, caller.account_id, job, after=after, limit=limit)
     return Listed(
         data=[Posting(**{**row, "amount": Money.of(row["amount_micros"])}) for row in rows]
     )
@@ -143,9 +148,19 @@ def show_ledger(
 @router.get("/ledger.csv", response_class=StreamingResponse, responses=_CSV)
 def download_ledger(caller: CallerOf, backend: BackendOf) -> StreamingResponse:
     """Every posting of the caller's account, for a spreadsheet."""
-    with backend.pool.connection() as connection:
-        rows = postings_of(connection, caller.account_id)
-    return _download(ledger_csv(rows), "ledger")
+    return _download(ledger_csv(_all_postings(backend, caller)), "ledger")
+
+
+def _all_postings(backend: Backend, caller: Caller) -> Iterator[Row]:
+    """Page by page, so that a slow reader holds no connection; the ledger only grows."""
+    after = 0
+    while True:
+        with backend.pool.connection() as connection:
+            page = postings_of(connection, caller.account_id, after=after, limit=PAGE_POSTINGS)
+        yield from page
+        if len(page) < PAGE_POSTINGS:
+            return
+        after = page[-1]["position"]
 
 
 @router.get("/statements/days")

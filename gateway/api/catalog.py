@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 from pydantic import Field
 
+from domain.availability import PoolLoad
 from domain.catalog import Catalog
+from domain.footprint import weight_bytes
 from domain.identity import CATALOG_ID
+from domain.offers import CatalogBase, GpuType, Region
+from domain.precision import Precision
 from gateway.access import CallerOf
 from gateway.answers import Answer, Money
 from gateway.availability import pool_loads
 from gateway.backend import BackendOf
 from projections.base_models import all_base_models
 from projections.gpu_pools import all_gpu_pools
+from projections.projection import Row
 
 router = APIRouter(prefix="/catalog", tags=["catalog"])
 
@@ -60,8 +63,8 @@ class CatalogBaseAnswer(Answer):
     layers: int
     hidden_size: int
     context_length: int
-    bytes_per_parameter_bf16: float
-    bytes_per_parameter_nf4: float
+    bytes_per_parameter_bf16: float = Field(description="Of GPU memory, for the weights.")
+    bytes_per_parameter_nf4: float = Field(description="In 4 bits, embeddings and head in bf16.")
     eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
     imported: bool = Field(description="Whether its files are in the model store.")
 
@@ -84,54 +87,49 @@ def show_catalog(caller: CallerOf, backend: BackendOf) -> CatalogAnswer:
         pools = all_gpu_pools(connection)
         imported = {row["name"] for row in all_base_models(connection)}
     loads = {(load.region, load.gpu_type): load for load in pool_loads(backend)}
-
-    def pool(row: dict[str, Any]) -> PoolAnswer:
-        load = loads[row["region"], row["gpu_type"]]
-        wait = load.wait_seconds(1)
-        return PoolAnswer.model_validate(
-            row | {"free": load.free, "wait_seconds": None if wait is None else round(wait)}
-        )
-
     return CatalogAnswer(
         version=offered.version_text,
-        gpu_types=[
-            GpuTypeAnswer(
-                gpu_type=kind.name,
-                title=kind.title,
-                vram_gib=kind.vram_gib,
-                bf16_tflops=kind.bf16_tflops,
-                rate_per_hour=Money.of(kind.micros_per_hour),
-                max_per_job=kind.max_per_job,
-                source=kind.source,
-            )
-            for kind in offered.gpu_types.values()
-        ],
-        regions=[
-            RegionAnswer(
-                region=region.name,
-                title=region.title,
-                gpu_types=sorted(
-                    row["gpu_type"]
-                    for row in pools
-                    if row["region"] == region.name and row["capacity"] > 0
-                ),
-            )
-            for region in offered.regions.values()
-        ],
-        pools=[pool(row) for row in pools],
-        base_models=[
-            CatalogBaseAnswer(
-                name=base.name,
-                repository=base.repository,
-                parameters=base.shape.parameters,
-                layers=base.shape.layers,
-                hidden_size=base.shape.hidden_size,
-                context_length=base.shape.context_length,
-                bytes_per_parameter_bf16=base.bytes_per_parameter_bf16,
-                bytes_per_parameter_nf4=base.bytes_per_parameter_nf4,
-                eligible=base.eligible,
-                imported=base.name in imported,
-            )
-            for base in offered.bases.values()
-        ],
+        gpu_types=[_gpu_type(kind) for kind in offered.gpu_types.values()],
+        regions=[_region(region, pools) for region in offered.regions.values()],
+        pools=[_pool(row, loads[row["region"], row["gpu_type"]]) for row in pools],
+        base_models=[_base(base, base.name in imported) for base in offered.bases.values()],
+    )
+
+
+def _gpu_type(kind: GpuType) -> GpuTypeAnswer:
+    return GpuTypeAnswer(
+        gpu_type=kind.name,
+        title=kind.title,
+        vram_gib=kind.vram_gib,
+        bf16_tflops=kind.bf16_tflops,
+        rate_per_hour=Money.of(kind.micros_per_hour),
+        max_per_job=kind.max_per_job,
+        source=kind.source,
+    )
+
+
+def _region(region: Region, pools: list[Row]) -> RegionAnswer:
+    there = [row["gpu_type"] for row in pools if row["region"] == region.name and row["capacity"]]
+    return RegionAnswer(region=region.name, title=region.title, gpu_types=sorted(there))
+
+
+def _pool(row: Row, load: PoolLoad) -> PoolAnswer:
+    wait = load.wait_seconds(1)
+    shown = {name: row[name] for name in PoolAnswer.model_fields if name in row}
+    return PoolAnswer(**shown, free=load.free, wait_seconds=None if wait is None else round(wait))
+
+
+def _base(base: CatalogBase, imported: bool) -> CatalogBaseAnswer:
+    shape = base.shape
+    return CatalogBaseAnswer(
+        name=base.name,
+        repository=base.repository,
+        parameters=shape.parameters,
+        layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        context_length=shape.context_length,
+        bytes_per_parameter_bf16=weight_bytes(shape, Precision.BF16) / shape.parameters,
+        bytes_per_parameter_nf4=round(weight_bytes(shape, Precision.NF4) / shape.parameters, 3),
+        eligible=base.eligible,
+        imported=imported,
     )

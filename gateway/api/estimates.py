@@ -32,7 +32,8 @@ def estimate_job(
 ) -> QuoteAnswer:
     """Price a job without approving it; nothing is stored."""
     quote = backend.quoting.quote(caller.account_id, wanted.choices)
-    loads = pool_loads(backend)
+    suitable = {wanted.gpu_type, *quote.alternatives}
+    loads = [load for load in pool_loads(backend) if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
     impact = BalanceImpact.of(balance, quote.estimate)
     capacity = CapacityGate.of(loads, wanted.region, wanted.gpu_type, wanted.gpu_count)

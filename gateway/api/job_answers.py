@@ -85,6 +85,7 @@ class JobDetail(JobSummary):
     expires_at: datetime | None = Field(description="When what it saved is deleted.")
     expired: bool
     promoted: bool
+    kept: str | None = Field(description="Of a cancelled job: what of it is kept, in a sentence.")
     failure: FailureAnswer | None
     segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
@@ -178,7 +179,24 @@ def detail(
             "failure": None if row["failure"] is None else FailureAnswer.of(row["failure"]),
             "resume": resume,
             "wait_seconds": wait_seconds,
+            "kept": _kept(row),
         }
+    )
+
+
+def _kept(row: Mapping[str, Any]) -> str | None:
+    """What is kept of a cancelled job."""
+    if row["status"] != JobStatus.CANCELLED:
+        return None
+    if row["promoted"]:
+        return f"What it saved is the model {row['model']}."
+    if row["expires_at"] is None:
+        return "It was cancelled before any checkpoint; nothing is kept."
+    if row["expired"]:
+        return "What it saved was deleted when its time was over."
+    return (
+        f"The checkpoint of step {row['checkpoint_step']} is kept until "
+        f"{row['expires_at']:%Y-%m-%d %H:%M} UTC, unless it is promoted to a model."
     )
 
 

@@ -6,6 +6,7 @@ Each is idempotent: given twice it does one thing, and answers the job as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -17,7 +18,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import JobId
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_detail
-from gateway.availability import pool_loads
+from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up
@@ -32,7 +33,9 @@ class ResumeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     wait: bool = Field(
-        default=False, description="Stand in the queue, free of charge, if no GPU is free."
+        default=False,
+        strict=True,
+        description="Stand in the queue, free of charge, if no GPU is free.",
     )
 
 
@@ -58,14 +61,14 @@ def resume_job(
         caller,
         job_id,
         lambda: backend.launching.resume(
-            caller.account_id, job_id, wait=wait, loads=pool_loads(backend)
+            caller.account_id, job_id, wait=wait, loads=partial(loads_now, backend)
         ),
     )
 
 
 @router.post("/{job_id}/cancel", responses=refusals(404, 409))
 def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
-    """Settle what was used and stop for good; a checkpoint is kept for 30 days."""
+    """Settle what was used and stop for good; `kept` says what of it is kept, and until when."""
     return _give(
         backend, caller, job_id, lambda: backend.launching.cancel(caller.account_id, job_id)
     )
@@ -73,7 +76,7 @@ def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail
 
 @router.post("/{job_id}/promote", responses=refusals(404, 409))
 def promote_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
-    """Make a registered model of what a cancelled job had saved, before it is deleted."""
+    """Make a registered model of what a cancelled or failed job had saved."""
     return _give(
         backend, caller, job_id, lambda: backend.launching.promote(caller.account_id, job_id)
     )

@@ -37,7 +37,7 @@ class EstimateRequest(BaseModel):
     base_model: str = Field(min_length=1, max_length=200)
     region: str = Field(default="local", max_length=100)
     gpu_type: str = Field(default="cpu", max_length=100)
-    gpu_count: int = Field(default=1, ge=1, le=64)
+    gpu_count: int = Field(default=1, ge=1, le=64, strict=True)
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @property
@@ -57,7 +57,9 @@ class JobRequest(EstimateRequest):
     """The form, approved."""
 
     wait: bool = Field(
-        default=False, description="Stand in the queue, free of charge, if no GPU is free."
+        default=False,
+        strict=True,
+        description="Stand in the queue, free of charge, if no GPU is free.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -26,7 +27,7 @@ from gateway.api.job_answers import (
     summary,
 )
 from gateway.api.job_form import JobFormRoute, JobRequest
-from gateway.availability import pool_loads, wait_of
+from gateway.availability import loads_now, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
@@ -67,7 +68,7 @@ def approve_job(
             command_key,
             wanted.choices,
             wait=wanted.wait,
-            loads=pool_loads(backend),
+            loads=partial(loads_now, backend),
         )
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:

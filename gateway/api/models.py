@@ -7,6 +7,8 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import Field
 
+from domain.catalog import Catalog
+from domain.identity import CATALOG_ID
 from gateway.access import CallerOf
 from gateway.answers import Answer, JobId
 from gateway.backend import BackendOf
@@ -17,19 +19,20 @@ router = APIRouter(tags=["models"])
 
 
 class BaseModelAnswer(Answer):
-    """A base that jobs can fine-tune."""
+    """A base model in the model store."""
 
     name: str
     architecture: str = Field(examples=["LlamaForCausalLM"])
     parameters: int
     context_length: int
     imported_at: datetime
+    eligible: bool = Field(description="Whether jobs may fine-tune it.")
 
 
 class ModelAnswer(Answer):
     """A model that a job of the caller registered."""
 
-    model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c"])
+    model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     job_id: JobId
     adapter_ref: str
     registered_at: datetime
@@ -45,10 +48,13 @@ class Models(Answer):
 @router.get("/models")
 def list_models(caller: CallerOf, backend: BackendOf) -> Models:
     """Base models by name, and the caller's own models, the newest first."""
+    catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
         own = models_of(connection, caller.account_id)
     return Models(
-        base_models=[BaseModelAnswer(**row) for row in bases],
+        base_models=[
+            BaseModelAnswer(**row, eligible=catalog.is_eligible(row["name"])) for row in bases
+        ],
         models=[ModelAnswer(**row) for row in own],
     )

@@ -154,7 +154,7 @@ def cancel(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
 
 @jobs.command()
 def promote(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Make a model of what a cancelled job had checkpointed."""
+    """Make a model of what a cancelled or failed job had checkpointed."""
     _give(ctx, job, "promote", {}, as_json)
 
 

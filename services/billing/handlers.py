@@ -61,20 +61,26 @@ class Metering:
         if meter is None or meter.closed:
             return []
         account = self._log.load(Account, event.account_id)
-        close(account, meter, self._ran_seconds(event), event.kept_seconds, self._policy)
+        ran, kept = self._ran_and_kept_seconds(event)
+        close(account, meter, ran, kept, self._policy)
         return [meter, account]
 
-    def _ran_seconds(self, event: Job.SegmentEnded) -> int:
+    def _ran_and_kept_seconds(self, event: Job.SegmentEnded) -> tuple[int, int]:
         """What the trainer says, no more than the clocks of the scheduler and the database saw.
 
-        Its grace is nobody's bill, also where a lease was extended that it never heard of.
+        Its grace is nobody's bill, also where a lease was extended that it never heard of. Nor is
+        time after its end, that a report ahead of time and a tick before this may have billed.
         """
         ran = event.elapsed_seconds - event.grace_seconds
+        kept = min(event.kept_seconds, ran)
         bound_at = self._bound_at(event.originator_id, event.segment)
         if bound_at is None:
-            return max(0, ran)
-        ended_at = min(event.timestamp, self._now())
-        return elapsed_seconds(ran, bound_at, ended_at)
+            return max(0, ran), max(0, kept)
+        ended_at = event.timestamp
+        return (
+            elapsed_seconds(ran, bound_at, min(ended_at, self._now())),
+            elapsed_seconds(kept, bound_at, ended_at),
+        )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
         """When the segment got its GPUs; read from the job's last events, and so never late."""

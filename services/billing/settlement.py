@@ -73,7 +73,8 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
     one of them, all are extended. When the balance cannot carry that, all segments get what it
     carries to the same second, so that they reach zero together. A lease that has lapsed is not
     extended: its segment is in its grace, which is nobody's bill, and what follows is a new one.
-    A segment whose lease was refused does not run at all.
+    A segment whose lease was refused does not run at all. An account that runs nothing is no longer
+    low, so that it is warned again when something runs.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -83,7 +84,8 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
         second_micros=second_micros([each.meter for each in running]),
     )
     runway = runway_seconds(account, running)
-    if runway is not None:
+    # While a lease holds money something runs, also if the caller has yet to see its meter.
+    if runway is not None or account.reserved_micros == 0:
         account.watch_runway(runway, policy.low_seconds)
 
 

@@ -26,8 +26,12 @@ OPEN_WITH_EVIDENCE = """
 SELECT account_id, meter_id, bound_at, coalesce(evidence.elapsed_seconds, 0) AS shown_seconds,
     clock_timestamp() AS now
 FROM open_meters LEFT JOIN segment_evidence AS evidence USING (job_id, segment)
+UNION ALL
+SELECT account_id, NULL, NULL, 0, clock_timestamp()
+FROM accounts WHERE low AND account_id NOT IN (SELECT account_id FROM open_meters)
 ORDER BY account_id, meter_id
 """
+"""Every open meter with the time it showed, and every account that is low but runs nothing."""
 
 
 class Ticker:
@@ -51,7 +55,7 @@ class Ticker:
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle every account that runs something; returns how many had news.
+        """Settle every account that runs something, or just did; returns how many had news.
 
         Does nothing while another process holds the lock. An account that cannot be settled is
         logged, and keeps no other from being billed.
@@ -72,7 +76,11 @@ class Ticker:
                 connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
     def _try_to_settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
-        shown = [Shown(row["meter_id"], row["shown_seconds"], row["bound_at"]) for row in rows]
+        shown = [
+            Shown(row["meter_id"], row["shown_seconds"], row["bound_at"])
+            for row in rows
+            if row["meter_id"] is not None
+        ]
         try:
             return self._settle(account_id, shown, self._clock.at(rows[0]["now"]))
         except Exception:

@@ -27,7 +27,14 @@ SPECIAL_TOKENS = (
 
 
 class ChatRefused(Exception):
-    """The base model's chat template is invalid, refuses an example, or fails on it."""
+    """The base model's chat template is invalid, refuses an example, or fails on it.
+
+    `example` counts from 1; None stands for the template itself.
+    """
+
+    def __init__(self, message: str, example: int | None = None) -> None:
+        super().__init__(message)
+        self.example = example
 
 
 class ChatTemplate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,11 +13,11 @@ from psycopg_pool import ConnectionPool
 from domain.aggregate import Cause, because
 from domain.dataset import Dataset
 from domain.event_log import EventLog
-from domain.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.datasets import uncounted
+from services.datasets.chat_template import ChatRefused
 from services.datasets.tokens import count_tokens
 
 LOOK_AT = 100
@@ -48,30 +48,41 @@ class Counting:
     def count_missing(self) -> None:
         """Count every pair of dataset and base that has no count.
 
-        A pair that cannot be counted is left out until the service starts again.
+        A refusal by a chat template is recorded; a pair that fails otherwise is left out until the
+        service starts again.
         """
         with self._pool.connection() as connection:
             rows = uncounted(connection, limit=LOOK_AT + len(self._uncountable))
         for row in rows:
-            pair = (row["dataset_id"], row["base_model"], row["manifest_sha256"])
             dataset = self._log.load(Dataset, row["dataset_id"])
-            if dataset.is_counted(pair[1], pair[2]) or pair in self._uncountable:
-                continue
-            try:
-                directory = self._artifacts.local_directory(row["base_ref"], self._cache)
-                lengths = count_tokens(self._lines(dataset.ref), directory)
-            except Exception:
-                self._uncountable.add(pair)
-                self._logger.exception("dataset %s cannot be counted with %s", pair[0], pair[1])
-            else:
-                self._record(row, lengths)
+            base = (row["base_model"], row["manifest_sha256"])
+            known = dataset.is_counted(*base) or dataset.why_uncountable(*base) is not None
+            if not known and (dataset.id, *base) not in self._uncountable:
+                self._count(dataset, row)
 
-    def _record(self, row: dict[str, Any], lengths: TokenLengths) -> None:
+    def _count(self, dataset: Dataset, row: dict[str, Any]) -> None:
+        base = (row["base_model"], row["manifest_sha256"])
+        try:
+            directory = self._artifacts.local_directory(row["base_ref"], self._cache)
+            lengths = count_tokens(self._lines(dataset.ref), directory)
+        except ChatRefused as refusal:
+            self._logger.warning("dataset %s, base %s: %s", dataset.id, base[0], refusal)
+            example = refusal.example  # the name of the exception ends with its block
+            self._record(row, lambda dataset: dataset.refuse_tokens(*base, example))
+        except Exception:
+            self._uncountable.add((dataset.id, *base))
+            self._logger.exception("dataset %s cannot be counted with %s", dataset.id, base[0])
+        else:
+            self._record(row, lambda dataset: dataset.record_tokens(*base, lengths))
+
+    def _record(self, row: dict[str, Any], say: Callable[[Dataset], None]) -> None:
+        """Say of a dataset what was found out about a pair."""
+
         def attempt() -> None:
             command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
             with because(Cause("service:datasets", command_id, self._clock.now())):
                 dataset = self._log.load(Dataset, row["dataset_id"])
-                dataset.record_tokens(row["base_model"], row["manifest_sha256"], lengths)
+                say(dataset)
                 self._log.commit(dataset)
 
         self._log.retrying(attempt)

@@ -48,7 +48,7 @@ def _texts(examples: Iterable[bytes], template: ChatTemplate) -> Iterator[str]:
         try:
             yield template.render(json.loads(example)["messages"])
         except ChatRefused as error:
-            raise ChatRefused(f"Example {number}: {error}") from error
+            raise ChatRefused(f"Example {number}: {error}", number) from error
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

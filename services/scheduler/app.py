@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
     launcher = LAUNCHERS["local"](settings, clock)
     control = ControlChannel(broker)
     artifacts = Artifacts(settings.artifacts)
-    segments = Segments(log, clock, artifacts, launcher, control)
+    segments = Segments(log, clock, artifacts, launcher, control, settings)
     scheduling = Scheduling(log, launcher, control, artifacts, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log)

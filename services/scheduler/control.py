@@ -11,18 +11,21 @@ from infrastructure.bus import CONTROL
 from infrastructure.reports import Control
 
 TIMEOUT_SECONDS = 5.0
+ANSWERED_KEPT = 1000
 
 
 class ControlChannel:
     """Publishes Control messages from the scheduler's worker threads.
 
-    What a segment was told last is kept, so that one flag never takes another back.
+    What a segment was told last is kept until it is answered or forgotten, so that one flag never
+    takes another back. One that was answered is told nothing more: that would take the answer back.
     """
 
     def __init__(self, broker: NatsBroker) -> None:
         self._broker = broker
         self._loop: asyncio.AbstractEventLoop | None = None
         self._said: dict[tuple[UUID, int], Control] = {}
+        self._answered: dict[tuple[UUID, int], None] = {}  # the latest ones, in order
 
     def bind(self) -> None:
         """Use the running event loop; called once it runs."""
@@ -40,6 +43,15 @@ class ControlChannel:
         """Acknowledge a final report; the trainer may exit."""
         self._say(job_id, segment, answered=True)
 
+    @property
+    def kept(self) -> int:
+        """How many segments something is kept of."""
+        return len(self._said) + len(self._answered)
+
+    def forget(self, job_id: UUID, segment: int) -> None:
+        """Drop what is kept of a segment whose pod was swept away: it may never be answered."""
+        self._said.pop((job_id, segment), None)
+
     def _say(
         self,
         job_id: UUID,
@@ -50,6 +62,8 @@ class ControlChannel:
         answered: bool = False,
     ) -> None:
         key = (job_id, segment)
+        if key in self._answered and not answered:
+            return
         last = self._said.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
         control = last.model_copy(
             update={
@@ -63,6 +77,9 @@ class ControlChannel:
         asyncio.run_coroutine_threadsafe(self._publish(control), self._loop).result(TIMEOUT_SECONDS)
         if answered:
             self._said.pop(key, None)
+            self._answered[key] = None
+            if len(self._answered) > ANSWERED_KEPT:
+                self._answered.pop(next(iter(self._answered)), None)
         else:
             self._said[key] = control
 

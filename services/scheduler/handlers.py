@@ -79,17 +79,23 @@ class Scheduling:
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
         """Serve the head of the queue, if it fits; what that changes serves the next.
 
-        A job whose account pays for no second when its turn comes is paused, so that it holds no
-        GPU that others can pay for.
+        A job that needs more GPUs than there are is paused first: it would never be served, nor
+        would anyone behind it. So is one whose account cannot pay when its turn comes, so that it
+        holds no GPU that others can pay for. Each is a save of its own: no save spans two accounts.
         """
         pool = self._log.load(GpuPool, event.originator_id)
-        claim = pool.next_fitting
+        hopeless = pool.next_hopeless
+        claim = hopeless or pool.next_fitting
         if claim is None:
             return []
         job = self._log.load(Job, claim.job_id)
         if job.next_segment != claim.segment:
             pool.withdraw(claim.job_id)
             return [pool]
+        if hopeless is not None:
+            pool.withdraw(claim.job_id)
+            job.lose_capacity()
+            return [pool, job]
         if not self._can_pay(job):
             pool.withdraw(claim.job_id)
             job.deplete()
@@ -118,7 +124,10 @@ class Scheduling:
         return [job]
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
-        """Tell the segment how long it may run."""
+        """Tell the segment how long it may run, if it still does."""
+        job = self._log.load(Job, event.job_id)
+        if not job.segment_running or job.segment != event.segment:
+            return []
         self._control.pay(event.job_id, event.segment, event.paid_seconds)
         return []
 
@@ -141,10 +150,15 @@ class Scheduling:
         return []
 
     def on_job_stopped(self, event: Job.JobPaused | Job.JobCancelled) -> Sequence[Aggregate]:
-        """Take the job out of the queue; what a cancelled one saved only in part goes at once."""
+        """Take the job out of the queue; what a cancelled one saved only in part goes at once.
+
+        This may be answered late: the place of a job that was resumed meanwhile is its new one.
+        """
         job = self._log.load(Job, event.originator_id)
         if isinstance(event, Job.JobCancelled) and event.checkpoint_ref is None:
             delete_saved(self._artifacts, job)
+        if job.next_segment is not None:
+            return []
         pool = self._pool(job)
         pool.withdraw(job.id)
         return [pool]
@@ -172,12 +186,13 @@ class Scheduling:
         return [job, pool]
 
     def _can_pay(self, job: Job) -> bool:
-        """Whether the account pays for a second of the job's next segment.
+        """Whether the account has the money that launching the job takes.
 
         Until the last segment is settled, its lease still holds money that may come back: then the
         next segment's own first lease decides.
         """
-        if self._log.load(Account, job.account_id).affords(job.rate_micros_per_hour):
+        account = self._log.load(Account, job.account_id)
+        if account.available_micros >= job.launch_micros(self._settings.meter_minute_seconds):
             return True
         if job.segment == 0:
             return False

@@ -86,6 +86,7 @@ class PodWatch:
             await asyncio.to_thread(self._segments.keep_log, job, name.segment)
             await asyncio.to_thread(self._launcher.remove, name)
             self._segments.forget(name)
+            self._control.forget(name.job_id, name.segment)
             self._overdue_since.pop(name, None)
         elif job.pod is not None:  # else the reaction that launched it has yet to say so
             await self._end(name, pod.exit_code, job)
@@ -107,10 +108,14 @@ class PodWatch:
         report = await self._last_report(job, name.segment)
         if report is not None:
             await asyncio.to_thread(self._segments.record, report)
-            elapsed, phase_seconds = report.elapsed_seconds, report.phase_seconds
+            elapsed, grace = report.elapsed_seconds, report.grace_seconds
+            phase_seconds = report.phase_seconds
         else:
-            elapsed, phase_seconds = await self._last_evidence(job, name.segment), {}
-        await asyncio.to_thread(self._segments.lose, name, int(elapsed), exit_code, phase_seconds)
+            elapsed, grace = await self._last_evidence(job, name.segment), 0.0
+            phase_seconds = {}
+        await asyncio.to_thread(
+            self._segments.lose, name, int(elapsed), exit_code, phase_seconds, int(grace)
+        )
 
     async def _hurry(self, name: PodName) -> None:
         """Stop a trainer whose segment is over, when it does not exit by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -23,13 +24,20 @@ class Retention:
         self._log = log
         self._clock = clock
         self._pool = pool
+        self._logger = logging.getLogger("retention")
 
     def expire_due(self) -> None:
-        """Expire every adapter whose time is over; the job decides, the query only looks."""
+        """Expire adapters whose time is over; the job decides, the query only looks.
+
+        One that cannot be expired is logged, and keeps no other from being.
+        """
         with self._pool.connection() as connection:
             due = expired_adapters(connection, self._clock.now())
         for job_id in due:
-            self._log.retrying(lambda job_id=job_id: self._expire(job_id))
+            try:
+                self._log.retrying(lambda job_id=job_id: self._expire(job_id))
+            except Exception:
+                self._logger.exception("job %s cannot be expired; next time", job_id)
 
     def _expire(self, job_id: UUID) -> None:
         with because(Cause("service:scheduler", f"expire:{job_id}", self._clock.now())):

@@ -28,6 +28,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         hyperparameters=plan.lora,
         precision=plan.precision,
         gradient_checkpointing=plan.gradient_checkpointing,
+        gpu_type=plan.gpu_type,
         gpu_count=plan.gpu_count,
         resume_from=job.checkpoint.ref if job.checkpoint else None,
         paid_seconds=paid_seconds,

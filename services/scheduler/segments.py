@@ -19,8 +19,9 @@ from domain.meter import Meter
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
-from services.scheduler.exit_codes import failure_of_exit
+from services.scheduler.exit_codes import OVERRUN, failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.segment_spec import job_prefix
 
@@ -54,12 +55,14 @@ class Segments:
         artifacts: Artifacts,
         launcher: Launcher,
         control: ControlChannel,
+        settings: Settings,
     ) -> None:
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._launcher = launcher
         self._control = control
+        self._minute_seconds = settings.meter_minute_seconds
         self._known: dict[tuple[UUID, int], tuple[object, ...]] = {}
         self._logger = logging.getLogger("segments")
 
@@ -129,6 +132,7 @@ class Segments:
     def _finish(self, job: Job, report: Report) -> None:
         assert report.outcome is not None
         reason, elapsed = ENDS[report.outcome], int(report.elapsed_seconds)
+        grace = int(report.grace_seconds)
         failure, error_class = report.failure, report.error_class
         # After a cancel there is no adapter to register, whatever the trainer came to.
         if reason is SegmentEnd.COMPLETED and not job.cancel_requested:
@@ -142,23 +146,30 @@ class Segments:
             report.segment,
             reason,
             elapsed,
-            grace_seconds=int(report.grace_seconds),
+            grace_seconds=grace,
             failure=failure if reason is SegmentEnd.CRASHED else None,
             error_class=error_class,
             phase_seconds=report.phase_seconds,
-            can_pay=reason is not SegmentEnd.LEASE_ENDED or self._can_pay(job, elapsed),
+            can_pay=reason is not SegmentEnd.LEASE_ENDED
+            or self._can_pay(job, self._unused_micros(job, max(0, elapsed - grace))),
         )
 
-    def _can_pay(self, job: Job, elapsed_seconds: int) -> bool:
-        """Whether there is money for another second; a lease that was not used up is money.
+    def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
+        """Whether there is money to launch the job again, with what its lease will give back.
 
-        A depleted account has none, even if what is left would buy one of its jobs a second.
+        It takes as much as a first launch does: this is often asked before the ticker has found
+        the balance depleted. A depleted account has none, whatever is left for one of its jobs.
         """
-        meter = self._log.find(Meter, meter_id(job.id, job.segment))
-        if meter is not None and meter.paid_seconds > elapsed_seconds:
-            return True
         account = self._log.load(Account, job.account_id)
-        return not account.depleted and account.affords(job.rate_micros_per_hour)
+        needed = job.launch_micros(self._minute_seconds)
+        return not account.depleted and account.available_micros + unused_micros >= needed
+
+    def _unused_micros(self, job: Job, ran_seconds: int) -> int:
+        """What the running segment's lease holds beyond its use: it had not heard of all of it."""
+        meter = self._log.find(Meter, meter_id(job.id, job.segment))
+        if meter is None or meter.paid_seconds <= ran_seconds:
+            return 0
+        return meter.charge_between(ran_seconds, meter.paid_seconds)
 
     def _register(self, job: Job, report: Report) -> None:
         """Register the adapter, if the store holds what its trainer says it wrote."""
@@ -175,23 +186,34 @@ class Segments:
         elapsed_seconds: int,
         exit_code: int | None,
         phase_seconds: Mapping[Phase, float] | None = None,
+        grace_seconds: int = 0,
     ) -> None:
-        """End a segment whose process is gone without a last word."""
+        """End a segment whose process is gone without a last word.
+
+        One that overran its paid time and its grace is a lease that ended. What its lease would
+        give back is not counted then: what is known of its time may be too little, and what no
+        checkpoint holds is credited. That credit must not launch it again, or a job that is too
+        slow to save would run for ever at nobody's cost: without other money it is paused.
+        """
+        overran = exit_code == OVERRUN
+        lost_as = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
 
         def attempt() -> None:
             job = self._log.load(Job, name.job_id)
             if not job.segment_running or job.segment != name.segment:
                 return
-            error_class = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
             with because(self._cause(f"lost:{name}")):
                 self._end(
                     job,
                     name.segment,
-                    SegmentEnd.CRASHED,
+                    SegmentEnd.LEASE_ENDED if overran else SegmentEnd.CRASHED,
                     elapsed_seconds,
-                    failure=failure_of_exit(exit_code),
-                    error_class=error_class,
+                    grace_seconds=grace_seconds,
+                    failure=None if overran else failure_of_exit(exit_code),
+                    error_class=None if overran else lost_as,
                     phase_seconds=phase_seconds or {},
+                    can_pay=not overran or self._can_pay(job),
+                    overran=overran,
                 )
 
         self._log.retrying(attempt)
@@ -207,7 +229,8 @@ class Segments:
         failure: FailureClass | None,
         error_class: str | None,
         phase_seconds: Mapping[Phase, float],
-        can_pay: bool = True,
+        can_pay: bool,
+        overran: bool = False,
     ) -> None:
         """End the segment and give its GPUs back, in one save."""
         log_ref = None
@@ -223,6 +246,7 @@ class Segments:
             log_ref=log_ref,
             phase_seconds=phase_seconds,
             can_pay=can_pay,
+            overran=overran,
         )
         if log_ref is not None:  # only now: a stale report must not touch what was kept before
             self._keep_log_tail(job, segment, log_ref)

@@ -14,6 +14,7 @@ from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts, Manifest
 from services.trainer.model import save_adapter
+from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
 
 STATE, POSITION = "state.pt", "position.json"
@@ -99,9 +100,10 @@ def fetch(artifacts: Artifacts, ref: str, scratch: Path) -> tuple[Path, Position
 
 def random_states(ranks: Ranks) -> dict[str, torch.Tensor]:
     """torch's random states, a row for each rank; nothing else is drawn from during training."""
-    states = {"rng": ranks.gather(torch.get_rng_state())}
-    if ranks.device.type == "cuda":
-        states["rng_cuda"] = ranks.gather(torch.cuda.get_rng_state(ranks.device))
+    mine = RandomState.of(ranks.device)
+    states = {"rng": ranks.gather(mine.cpu)}
+    if mine.cuda is not None:
+        states["rng_cuda"] = ranks.gather(mine.cuda)
     return states
 
 
@@ -112,11 +114,10 @@ def restore(
     set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(ranks.device)))
     state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
-    # The state of a single rank was once stored without rows. Cloned, because torch reads a state
-    # from the beginning of its storage.
-    torch.set_rng_state(state["rng"].view(ranks.count, -1)[ranks.rank].clone())
-    if "rng_cuda" in state and ranks.device.type == "cuda":
-        torch.cuda.set_rng_state(state["rng_cuda"][ranks.rank].clone(), ranks.device)
+    # The state of a single rank was once stored without rows.
+    cpu = state["rng"].view(ranks.count, -1)[ranks.rank]
+    cuda = state["rng_cuda"][ranks.rank] if "rng_cuda" in state else None
+    RandomState(cpu, cuda).restore(ranks.device)
 
 
 def _flush(path: Path) -> None:

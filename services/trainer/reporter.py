@@ -302,6 +302,7 @@ def _payload(message: Report | StepMeasured | LogLine) -> bytes:
 
 
 def _now() -> datetime:
+    """The machine's time, under the test clock too: for people to read; nothing reckons with it."""
     return datetime.now(UTC)
 
 

@@ -130,7 +130,7 @@ class Segment:
         held = "4-bit NF4, computing" if self.spec.precision is Precision.NF4 else "held"
         self.reporter.log(
             f"base {self.spec.base_model} on {self.ranks.device.type}, {held} in {self.dtype}, "
-            f"adapter in float32, {self.ranks.count} ranks of {torch.get_num_threads()} threads; "
+            f"adapter in float32; ranks: {self.ranks.count}, threads: {torch.get_num_threads()}; "
             f"{self.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
         )
 
@@ -202,26 +202,33 @@ class Segment:
             self.hyperparameters,
             pad_id(self.tokenizer),
             self.ranks,
-            self.lease.progress,
+            self._ends,
         )
         if self.resumed is not None:
             checkpoint.restore(self.resumed, self.model, training.optimizer, self.ranks)
         while self.step < self.plan.total_steps:
-            self._stop_if_asked(training)
-            self._take(training.step(self.step))
+            step = training.step(self.step)
+            if step is None:
+                self._stop(training)
+                continue
+            self._take(step)
             if self.step % self.hyperparameters.save_steps == 0:
                 self._save(training)
         self._save(training)
 
-    def _stop_if_asked(self, training: Training) -> None:
-        """Save and leave if the segment has to end: only ever between two optimizer steps.
+    def _ends(self) -> bool:
+        """Between two micro batches: note progress; whether the segment has to end, says rank 0."""
+        self.lease.progress()
+        return self.ranks.agree(self.lease.outcome is not None)
+
+    def _stop(self, training: Training) -> None:
+        """Save the last step that was done, and leave; the one that was not is as if never begun.
 
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
-        the others is its business.
+        the others is its business. If more time was paid for meanwhile, all go on.
         """
-        if self.ranks.agree(self.lease.outcome is not None):
-            self._save(training)
-            self.lease.check()
+        self._save(training)
+        self.lease.check()
 
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""

@@ -16,6 +16,7 @@ from services.trainer.batches import collate, loss_sum
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
 from services.trainer.plan import Plan
+from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
 
 CLIP_NORM = 1.0
@@ -44,7 +45,7 @@ class Training:
         hyperparameters: Hyperparameters,
         pad_id: int,
         ranks: Ranks,
-        progress: Callable[[], None],
+        ends: Callable[[], bool],
     ) -> None:
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -52,22 +53,27 @@ class Training:
         )
         self.model, self.plan, self.examples = model, plan, examples
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
-        self.ranks, self.progress = ranks, progress
+        self.ranks, self.ends = ranks, ends
 
-    def step(self, number: int) -> Step:
-        """Do the optimizer step of this number (from 0) and measure it.
+    def step(self, number: int) -> Step | None:
+        """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.
 
         The gradient is that of the mean loss over all label tokens of the step, however they are
-        spread over micro batches and ranks. AdamW: Loshchilov and Hutter (2019). `progress` is
-        called after each micro batch. Raises LossDiverged, in all ranks alike.
+        spread over micro batches and ranks. AdamW: Loshchilov and Hutter (2019). `ends` is asked
+        before each micro batch, in all ranks at once, and answers all alike; if it says yes, all is
+        as it was before the step. Raises LossDiverged, in all ranks alike.
         """
-        started = time.monotonic()
+        started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
         micro_batches = self.plan.micro_batches(number)
         # Every rank knows all of the step's examples: their count needs no exchange.
         examples = [self.examples[index] for indices in micro_batches for index in indices]
         label_tokens = sum(example.label_tokens for example in examples)
         loss = self._backward(micro_batches, label_tokens)
+        if loss is None:
+            self.optimizer.zero_grad()
+            before.restore(self.ranks.device)
+            return None
         learning_rate = self.plan.learning_rate(number, self.hyperparameters.learning_rate)
         self._apply(loss, learning_rate, number)
         return Step(
@@ -78,18 +84,29 @@ class Training:
             seconds=time.monotonic() - started,
         )
 
-    def _backward(self, micro_batches: list[list[int]], label_tokens: int) -> float:
-        """Gradients of this rank's micro batches, summed over the ranks; returns the loss."""
-        total = 0.0
-        for indices in self.ranks.share(micro_batches):
-            examples = [self.examples[index] for index in indices]
-            batch = collate(examples, self.pad_id, self.ranks.device)
-            loss = loss_sum(self.model, batch) / label_tokens
-            total += loss.item()
-            loss.backward()
-            self.progress()
+    def _backward(self, micro_batches: list[list[int]], label_tokens: int) -> float | None:
+        """Gradients of this rank's micro batches, summed over the ranks; returns the loss.
+
+        None if the segment has to end before: a step may take longer than the grace, a micro batch
+        hardly does. After the last one the step is all but done, so that nobody asks any more.
+        """
+        total, share = 0.0, self.ranks.share(micro_batches)
+        for turn in range(-(-len(micro_batches) // self.ranks.count)):
+            if self.ends():
+                return None
+            if turn < len(share):  # in an epoch's last turn there may be nothing left for this rank
+                total += self._accumulate(share[turn], label_tokens)
         self.ranks.sum_gradients(self.adapter)
         return self.ranks.sum(total)[0]
+
+    def _accumulate(self, indices: list[int], label_tokens: int) -> float:
+        """Add the gradient of one micro batch; returns its part of the loss."""
+        examples = [self.examples[index] for index in indices]
+        batch = collate(examples, self.pad_id, self.ranks.device)
+        loss = loss_sum(self.model, batch) / label_tokens
+        value = loss.item()
+        loss.backward()
+        return value
 
     def _apply(self, loss: float, learning_rate: float, number: int) -> None:
         norm = clip_grad_norm_(self.adapter, CLIP_NORM)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
 from domain.account import Account, Role
-from domain.aggregate import Aggregate
+from domain.aggregate import Aggregate, Cause
 from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.hyperparameters import Hyperparameters
 from domain.job import Job, SegmentEnd
@@ -48,6 +49,9 @@ ESTIMATE = Estimate(
     ),
 )
 """120 to 156 seconds, all phases alike."""
+
+
+RETENTION = timedelta(days=30)
 
 
 def happened(aggregate: Aggregate) -> list[str]:
@@ -118,3 +122,27 @@ def complete(given: Job, segment: int) -> None:
     evaluate(given, segment)
     given.register(segment, "adapter", "a" * 64)
     given.end_segment(segment, SegmentEnd.COMPLETED, 90)
+
+
+def paused() -> Job:
+    """A job that its owner paused at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.pause()
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.collect_events()
+    return given
+
+
+def cancelled() -> Job:
+    """A job that was cancelled at step 10."""
+    given = running()
+    save_checkpoint(given, 1, 10)
+    given.cancel(RETENTION)
+    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.collect_events()
+    return given
+
+
+def at(given_seconds: float) -> Cause:
+    return Cause("account:test", "later", NOW + timedelta(seconds=given_seconds))

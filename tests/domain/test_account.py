@@ -37,6 +37,34 @@ def test_a_credit_of_nothing_is_refused() -> None:
         account().grant_credit(0, "r")
 
 
+@pytest.mark.parametrize(
+    "reference", ["", " ", "a\x00b", "\ud800", "=1+2", "a@b.example", "x" * 101]
+)
+def test_a_credit_without_a_proper_reference_is_refused(reference: str) -> None:
+    given = account()
+    with pytest.raises(Invalid) as refusal:
+        given.grant_credit(500, reference)
+    assert refusal.value.field == "reference"
+    assert happened(given) == []
+
+
+def test_a_credit_with_other_spaces_in_its_reference_is_the_same_one() -> None:
+    given = account()
+    given.grant_credit(500, " demo  credit ")
+    given.grant_credit(500, "demo credit")
+    assert given.balance_micros == 500
+    assert list(given.references) == ["demo credit"]
+
+
+def test_a_credit_from_before_references_had_a_rule_still_counts_once() -> None:
+    given = account()
+    given.trigger_event(Account.CreditGranted, amount_micros=500, reference="=old  credit")
+    given.grant_credit(500, "=old  credit")
+    assert given.balance_micros == 500
+    with pytest.raises(CommandReused):
+        given.grant_credit(600, "=old  credit")
+
+
 def test_leases_hold_a_part_of_the_balance() -> None:
     given = account(1000)
     given.settle(captured_micros=0, reserved_micros=600)
@@ -113,6 +141,17 @@ def test_a_low_balance_is_said_once_for_each_crossing() -> None:
     for runway in (900, 2000, 10):
         given.watch_runway(runway, LOW_SECONDS)
     assert happened(given) == ["BalanceRecovered", "BalanceLow"]
+
+
+def test_when_nothing_uses_it_up_a_balance_is_not_low_and_the_next_crossing_is_said() -> None:
+    given = account(1000)
+    for runway in (10, None, None, 10, 20):
+        given.watch_runway(runway, LOW_SECONDS)
+    low, recovered, again = given.collect_events()
+    assert isinstance(low, Account.BalanceLow)
+    assert isinstance(recovered, Account.BalanceRecovered)
+    assert recovered.runway_seconds is None
+    assert isinstance(again, Account.BalanceLow)
 
 
 def test_a_top_up_alone_is_no_recovery_before_a_tick_saw_it() -> None:

@@ -218,8 +218,6 @@ def test_a_base_without_parameters_is_refused() -> None:
     shape = TINY_SHAPE.model_copy(update={"kv_heads": 0})
     with pytest.raises(Invalid, match="kv_heads"):
         given.list_base(TINY.model_copy(update={"shape": shape}))
-    with pytest.raises(Invalid, match="bytes_per_parameter_nf4"):
-        given.list_base(TINY.model_copy(update={"bytes_per_parameter_nf4": nan}))
 
 
 def test_what_is_not_there_is_not_withdrawn() -> None:

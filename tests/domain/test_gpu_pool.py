@@ -78,6 +78,19 @@ def test_a_shrunken_pool_drains_before_it_serves() -> None:
     assert given.next_fitting == second
 
 
+def test_a_claim_for_more_than_there_is_has_no_hope() -> None:
+    given, large, small = pool(2), claim(2), claim(1)
+    given.request(small)
+    given.request(large)
+    assert given.next_hopeless is None
+    given.change_capacity(1)
+    assert given.next_hopeless == large
+    given.withdraw(large.job_id)
+    assert given.next_hopeless is None
+    given.change_capacity(0)
+    assert given.next_hopeless == small
+
+
 def test_a_claim_that_is_withdrawn_makes_way() -> None:
     given, running, large, small = pool(2), claim(), claim(2), claim(1)
     given.request(running)

@@ -1,4 +1,4 @@
-"""Job: pause, resume, cancel, promote, expire, and an empty balance, alone and in races."""
+"""Job: pause, resume, cancel, an empty balance and a lost capacity, alone and in races."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from domain.aggregate import Cause, because
+from domain.aggregate import because
 from domain.errors import StaleSegment, WrongState
 from domain.failures import FailureClass
 from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
@@ -14,44 +14,23 @@ from domain.lifecycle import PauseReason
 from tests.domain.conftest import NOW
 from tests.domain.examples import (
     ESTIMATE,
+    RETENTION,
+    at,
+    cancelled,
     complete,
     evaluate,
     happened,
     job,
+    paused,
     running,
     save_checkpoint,
 )
 
-RETENTION = timedelta(days=30)
 RATE = 3_600_000
 
 
 def resume(given: Job, rate: int = RATE) -> None:
     given.resume(ESTIMATE, rate, "2")
-
-
-def paused() -> Job:
-    """A job that its owner paused at step 10."""
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.pause()
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
-    given.collect_events()
-    return given
-
-
-def cancelled() -> Job:
-    """A job that was cancelled at step 10."""
-    given = running()
-    save_checkpoint(given, 1, 10)
-    given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
-    given.collect_events()
-    return given
-
-
-def at(given_seconds: float) -> Cause:
-    return Cause("account:test", "later", NOW + timedelta(seconds=given_seconds))
 
 
 def test_pause_a_running_segment_is_asked_and_the_job_is_paused_with_its_end() -> None:
@@ -187,6 +166,44 @@ def test_deplete_a_job_that_holds_no_gpu_has_nothing_to_lose() -> None:
         assert happened(given) == []
 
 
+def test_deplete_an_overrun_is_a_lease_that_ended_whose_lost_work_is_credited() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10, elapsed_seconds=40)
+    given.end_segment(1, SegmentEnd.LEASE_ENDED, 318, grace_seconds=18, can_pay=False, overran=True)
+    ended, last = given.collect_events()[1:]
+    assert isinstance(ended, Job.SegmentEnded)
+    assert (ended.kept_seconds, ended.failure, given.crashes) == (40, None, 0)
+    assert isinstance(last, Job.JobPaused)
+    assert last.reason is PauseReason.BALANCE
+
+
+def test_lose_capacity_a_job_that_waits_is_paused_and_can_be_resumed() -> None:
+    given = job()
+    given.lose_capacity()
+    (last,) = given.collect_events()
+    assert isinstance(last, Job.JobPaused)
+    assert last.reason is PauseReason.CAPACITY
+    given.lose_capacity()
+    assert happened(given) == []
+    resume(given)
+    assert given.next_segment == 1
+
+
+def test_lose_capacity_what_runs_or_is_over_stays() -> None:
+    for given in (running(), cancelled(), paused()):
+        given.lose_capacity()
+        assert happened(given) == []
+
+
+def test_launch_takes_a_minutes_money_or_what_its_gate_asked_for() -> None:
+    given = job()
+    assert given.launch_micros(60) == 60_000
+    assert given.launch_micros(300) == ESTIMATE.high_micros
+    given.pause()
+    given.resume(None, 1, "2")
+    assert given.launch_micros(60) == 1, "no rate is so low that nothing is enough"
+
+
 def test_resume_it_goes_on_at_the_new_rate() -> None:
     given = paused()
     resume(given, 7_200_000)
@@ -267,13 +284,6 @@ def test_resume_the_step_is_that_of_the_checkpoint() -> None:
     given.pause()
     given.end_segment(2, SegmentEnd.STOPPED, 60)
     assert (given.step, given.total_steps, given.trained) == (10, 30, False)
-
-
-def test_resume_what_a_paused_job_saved_never_expires() -> None:
-    given = paused()
-    with because(at(10 * 365 * 86400)):
-        given.expire_adapter()
-    assert happened(given) == []
 
 
 def test_cancel_a_running_segment_is_asked_and_settled_with_its_end() -> None:
@@ -370,64 +380,3 @@ def test_cancel_a_crash_meanwhile_cancels_even_after_the_last_relaunch() -> None
 def test_cancel_reports_that_come_later_are_refused() -> None:
     with pytest.raises(StaleSegment):
         save_checkpoint(cancelled(), 1, 20)
-
-
-def test_promote_what_was_saved_becomes_a_model_once() -> None:
-    given = cancelled()
-    given.promote()
-    given.promote()
-    (event,) = given.collect_events()
-    assert isinstance(event, Job.AdapterPromoted)
-    assert (event.model, event.adapter_ref) == ("ft:tiny:22222222", "checkpoints/1/10")
-    assert event.manifest_sha256 == "c" * 64
-    assert (given.status, given.model) == (JobStatus.CANCELLED, "ft:tiny:22222222")
-
-
-def test_promote_without_a_checkpoint_there_is_nothing_to_promote() -> None:
-    given = job()
-    given.cancel(RETENTION)
-    with pytest.raises(WrongState, match="nothing to promote"):
-        given.promote()
-
-
-@pytest.mark.parametrize("other", [running, paused])
-def test_promote_only_a_cancelled_job_is_promoted(other: object) -> None:
-    assert callable(other)
-    with pytest.raises(WrongState, match="only a cancelled job"):
-        other().promote()
-
-
-def test_promote_after_its_time_it_is_refused_even_before_the_broom_came() -> None:
-    given = cancelled()
-    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState, match="deleted"):
-        given.promote()
-
-
-def test_expire_not_before_its_time_and_once() -> None:
-    given = cancelled()
-    with because(at(RETENTION.total_seconds() - 1)):
-        given.expire_adapter()
-    assert happened(given) == []
-    with because(at(RETENTION.total_seconds())):
-        given.expire_adapter()
-        given.expire_adapter()
-    (event,) = given.collect_events()
-    assert isinstance(event, Job.AdapterExpired)
-    assert event.adapter_ref == "checkpoints/1/10"
-
-
-def test_expire_what_was_promoted_stays() -> None:
-    given = cancelled()
-    given.promote()
-    with because(at(RETENTION.total_seconds() + 1)):
-        given.expire_adapter()
-        given.promote()
-    assert happened(given) == ["AdapterPromoted"]
-
-
-def test_expire_what_expired_is_not_promoted() -> None:
-    given = cancelled()
-    with because(at(RETENTION.total_seconds())):
-        given.expire_adapter()
-    with pytest.raises(WrongState, match="deleted"):
-        given.promote()

@@ -43,7 +43,7 @@ def test_a_job_from_gpu_to_registered() -> None:
         "EstimateScored",
     ]
     assert given.status is JobStatus.REGISTERED
-    assert given.model == "ft:tiny:22222222"
+    assert given.model == "ft:tiny:222222222222"
     assert given.next_segment is None
 
 
@@ -212,6 +212,20 @@ def test_a_job_without_an_estimate_has_no_score() -> None:
     given.start_training(1, 0, 30, 100, 5)
     complete(given, 1)
     assert happened(given)[-1] == "SegmentEnded"
+
+
+def test_a_checkpoint_that_got_further_begins_the_count_of_crashes_anew() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    for number in range(1, RELAUNCH_LIMIT + 1):
+        given.end_segment(number, SegmentEnd.CRASHED, 20)
+        given.allocate_segment(number + 1)
+    save_checkpoint(given, RELAUNCH_LIMIT + 1, 10)
+    assert given.crashes == RELAUNCH_LIMIT, "the same step again is no progress"
+    save_checkpoint(given, RELAUNCH_LIMIT + 1, 20)
+    assert given.crashes == 0
+    given.end_segment(RELAUNCH_LIMIT + 1, SegmentEnd.CRASHED, 20)
+    assert given.next_segment == RELAUNCH_LIMIT + 2
 
 
 def test_endings_that_are_no_crash_do_not_count() -> None:

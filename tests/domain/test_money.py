@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import Invalid
-from domain.money import charge_micros, dollars, micros_of
+from domain.money import charge_micros, decimal_dollars, dollars, micros_of
 
 rates = st.integers(0, 10**9)
 
@@ -36,14 +36,46 @@ def test_dollars(micros: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "micros"), [("25", 25_000_000), ("$0.000001", 1), (" 1.5 ", 1_500_000)]
+    ("text", "micros"),
+    [
+        *[("25", 25_000_000), ("$0.000001", 1), (" 1.5 ", 1_500_000)],
+        *[("1000000000", 10**15), ("007", 7_000_000), ("123456789.654321", 123_456_789_654_321)],
+    ],
 )
 def test_amounts_are_read_exactly(text: str, micros: int) -> None:
     assert micros_of(text, field="amount") == micros
 
 
-@pytest.mark.parametrize("text", ["", "ten", "0", "-1", "NaN", "Infinity", "0.0000001", "1e20"])
-def test_what_is_no_amount_is_refused_with_its_field(text: str) -> None:
-    with pytest.raises(Invalid) as refusal:
+NO_DOLLARS, OUT_OF_RANGE = "not an amount in dollars", "at most a billion dollars"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((text, NO_DOLLARS) for text in ("", "ten", "NaN", "Infinity", "$", "1.", ".5", "+1")),
+        *((text, NO_DOLLARS) for text in ("1e20", "1e999999", "1e-999999", "1.2.3", "$$1", "1\n")),
+        *((text, NO_DOLLARS) for text in ("１２", "٣", "²", "1\x00", "\ud800")),  # noqa: RUF001
+        *((text, OUT_OF_RANGE) for text in ("0", "0.00", "-1", "$-1.50", "1000000000.01")),
+        *((text, OUT_OF_RANGE) for text in ("9999999999", "10000000000", "9" * 40)),
+        ("0.0000001", "more than six decimals"),
+        *((text, "thousands separators") for text in ("1,250", "$1,250.00", "1_000", "1'000'000")),
+    ],
+)
+def test_what_is_no_amount_is_refused_with_its_field(text: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why) as refusal:
         micros_of(text, field="amount")
     assert refusal.value.field == "amount"
+
+
+@given(st.one_of(st.text(max_size=20), st.from_regex(r"[0-9eE_.+-]{1,40}", fullmatch=True)))
+def test_any_text_is_an_amount_or_refused(text: str) -> None:
+    try:
+        micros = micros_of(text, field="amount")
+    except Invalid:
+        return
+    assert micros_of(decimal_dollars(micros), field="amount") == micros
+
+
+@given(st.integers(1, 10**15))
+def test_every_amount_is_read_as_it_is_written(micros: int) -> None:
+    assert micros_of(decimal_dollars(micros), field="amount") == micros

@@ -47,10 +47,16 @@ class EcoLinkUnderTest:
         eventually(lambda: self.client.get(f"/datasets/{uploaded['id']}")["tokens"] != [])
         return uploaded["id"]
 
-    def approve(self, dataset: str, **hyperparameters: Any) -> str:
+    def approve(self, dataset: str, gpu_count: int = 1, **hyperparameters: Any) -> str:
         """Approve a job on the tiny base; returns its path in the API."""
-        body = {"dataset": dataset, "base_model": "tiny", "hyperparameters": hyperparameters}
-        job = self.client.post("/jobs", body | {"wait": True}, idempotency_key=str(uuid4()))
+        body = {
+            "dataset": dataset,
+            "base_model": "tiny",
+            "gpu_count": gpu_count,
+            "hyperparameters": hyperparameters,
+            "wait": True,
+        }
+        job = self.client.post("/jobs", body, idempotency_key=str(uuid4()))
         return f"/jobs/{job['id']}"
 
     def events(self, path: str, topic: str) -> list[dict[str, Any]]:
@@ -62,6 +68,17 @@ class EcoLinkUnderTest:
         """Wait until a job has so many events of a topic."""
         eventually(lambda: len(self.events(path, topic)) >= count, TIMEOUT_SECONDS)
         return self.events(path, topic)
+
+    def await_status(self, path: str, status: str) -> dict[str, Any]:
+        """Wait until a job stands in a state, with all its meters closed."""
+
+        def reached() -> bool:
+            job = self.client.get(path)
+            closed = self.events(path, "MeterClosed")
+            return job["status"] == status and len(closed) == job["segment"]
+
+        eventually(reached, TIMEOUT_SECONDS)
+        return self.client.get(path)
 
     def await_end(self, path: str) -> dict[str, Any]:
         """Wait until a job is registered or failed, and all its meters are closed."""

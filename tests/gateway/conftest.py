@@ -97,9 +97,14 @@ class World:
             self.ecolink.import_base_model(
                 name, "models/tiny", "22", "LlamaForCausalLM", 1000, 256, TINY_SHAPE
             )
-            if self.log.find(GpuPool, gpu_pool_id("local", "cpu")) is None:
-                pool = GpuPool.open("local", "cpu")
-                pool.change_capacity(2)
+        self.open_pool("cpu", 2)
+
+    def open_pool(self, gpu_type: str, capacity: int) -> None:
+        """GPUs that nobody holds yet."""
+        with because(self.cause):
+            if self.log.find(GpuPool, gpu_pool_id("local", gpu_type)) is None:
+                pool = GpuPool.open("local", gpu_type)
+                pool.change_capacity(capacity)
                 self.log.commit(pool)
 
     def credit(self, person: Person, amount_micros: int) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from fastapi.testclient import TestClient
 
+from domain.aggregate import because
+from domain.catalog import Catalog
+from domain.dataset import Dataset
+from domain.identity import CATALOG_ID
+from domain.offers import CatalogBase
 from domain.phases import Phase
-from tests.gateway.conftest import World
+from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.test_jobs import ready
+from tests.tiny_model import TINY_SHAPE
 
 
 def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, world: World) -> None:
@@ -58,3 +66,48 @@ def test_a_base_that_is_not_counted_yet_is_said_so(client: TestClient, world: Wo
     )
     assert (answer.status_code, answer.json()["error"]["field"]) == (409, "dataset")
     assert "counted" in answer.json()["error"]["message"]
+
+
+def test_a_base_that_cannot_read_the_dataset_is_refused_for_good(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    world.base_model("other")
+    with because(world.cause):
+        dataset = world.log.load(Dataset, UUID(body["dataset"]))
+        dataset.refuse_tokens("other", "22", 3)
+        world.log.commit(dataset)
+    answer = client.post(
+        "/api/estimates", json=body | {"base_model": "other"}, headers=person.headers
+    )
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "dataset")
+    assert "refuses example 3" in answer.json()["error"]["message"]
+
+
+def test_what_the_catalog_does_not_offer_is_not_trained(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    listed = CatalogBase(
+        name=BASE_MODEL, repository="tests/tiny", shape=TINY_SHAPE, eligible=False, source="test"
+    )
+    for change in (
+        lambda catalog: catalog.list_base(listed),
+        lambda catalog: catalog.delist_base(BASE_MODEL),
+    ):
+        with because(world.cause):
+            catalog = world.log.load(Catalog, CATALOG_ID)
+            change(catalog)
+            world.log.commit(catalog)
+        answer = client.post("/api/estimates", json=body, headers=person.headers)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "base_model")
+
+
+def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    world.open_pool("cpu-small", 1)
+    world.open_pool("l4", 1)
+    world.occupy(2)
+    form = body | {"hyperparameters": {"target_modules": ["q_proj"]}}
+    shown = client.post("/api/estimates", json=form, headers=person.headers).json()["capacity"]
+    assert {place["gpu_type"] for place in shown["elsewhere"]} == {"cpu-small", "l4"}
+    two = client.post("/api/jobs", json=form | {"gpu_count": 2}, headers=person.headers)
+    assert two.json()["error"]["figures"]["elsewhere"] == []

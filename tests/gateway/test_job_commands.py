@@ -118,6 +118,7 @@ def test_a_cancelled_job_keeps_its_checkpoint_until_it_is_promoted(
     job = owner.give("cancel").json()
     assert (job["status"], job["expired"], job["promoted"]) == ("cancelled", False, False)
     assert job["expires_at"] is not None
+    assert "step 10 is kept until" in job["kept"]
     assert owner.give("pause").status_code == 409
     promoted = [owner.give("promote").json() for _ in range(2)][1]
     assert promoted["status"] == "cancelled"
@@ -130,6 +131,7 @@ def test_cancelled_before_any_checkpoint_keeps_nothing(client: TestClient, world
     owner = Owner(client, world)
     job = owner.give("cancel").json()
     assert (job["status"], job["expires_at"], job["checkpoint_step"]) == ("cancelled", None, None)
+    assert "nothing is kept" in job["kept"]
     refused = owner.give("promote")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
 

@@ -136,7 +136,7 @@ def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -
         "dataset": str(world.dataset(other)),
         "base_model": "none",
         "region": "moon",
-        "gpu_count": "two",
+        "gpu_count": "2",
         "hyperparameters": {"epochs": 0, "learning_rate": -1, "lora_r": 10**9, "batch": 4},
     }
     answer = client.post("/api/jobs", json=form, headers=person.headers)

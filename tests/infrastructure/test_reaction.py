@@ -16,7 +16,13 @@ from domain.aggregate import Aggregate, Event
 from domain.event_log import EventLog
 from infrastructure import reaction
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import ATTEMPTS, ReactionEffect, parked_reactions, request_replay
+from infrastructure.reaction import (
+    ATTEMPTS,
+    CONFLICT_ATTEMPTS,
+    ReactionEffect,
+    parked_reactions,
+    request_replay,
+)
 from infrastructure.store import Connection
 from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
@@ -28,6 +34,7 @@ OTHER_ID = UUID("44444444-4444-5444-8444-444444444444")
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaction, "ATTEMPT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(reaction, "CONFLICT_PAUSE_SECONDS", 0.0)
 
 
 class Mirror:
@@ -136,6 +143,29 @@ def test_a_reaction_that_lost_a_race_reads_again(
     consumer.catch_up()
     assert mirrored(log)[:2] == ["rival", f"{ACCOUNT_ID}:2"]
     assert parked(pool) == []
+
+
+@pytest.mark.parametrize("races", [CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
+def test_only_a_reaction_that_loses_very_many_races_is_parked(
+    log: EventLog,
+    consumer: OrderedConsumer,
+    mirror: Mirror,
+    pool: ConnectionPool[Connection],
+    races: int,
+) -> None:
+    grow(log, 2)
+
+    def rival() -> None:
+        if len(mirror.calls) <= races:
+            with command(f"rival {len(mirror.calls)}"):
+                account = log.load(Account, MIRROR_ID)
+                account.grant_credit(1, f"rival {len(mirror.calls)}")
+                log.commit(account)
+
+    mirror.before_commit = rival
+    consumer.catch_up()
+    assert len(parked(pool)) == (races == CONFLICT_ATTEMPTS)
+    assert (f"{ACCOUNT_ID}:2" in mirrored(log)) == (races < CONFLICT_ATTEMPTS)
 
 
 def test_an_event_that_another_process_answered_meanwhile_is_left_alone(

@@ -64,7 +64,7 @@ def test_an_account_is_low_with_the_runway_that_it_was_warned_of(
 ) -> None:
     story.open_account(1000)
 
-    def warning(runway_seconds: int) -> tuple[bool, int | None]:
+    def warning(runway_seconds: int | None) -> tuple[bool, int | None]:
         with command(f"watch {runway_seconds}"):
             watched = story.account
             watched.watch_runway(runway_seconds, 900)
@@ -78,6 +78,8 @@ def test_an_account_is_low_with_the_runway_that_it_was_warned_of(
     assert warning(899) == (True, 899)
     assert warning(500) == (True, 899)
     assert warning(901) == (False, None)
+    assert warning(10) == (True, 10)
+    assert warning(None) == (False, None)
 
 
 def test_a_top_up_is_in_the_balance(

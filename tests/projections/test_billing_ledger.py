@@ -90,6 +90,21 @@ def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
     assert (top_up["amount_micros"], top_up["reference"]) == (500, "INV-7")
 
 
+def test_pages_neither_miss_nor_repeat_a_posting(
+    pool: ConnectionPool[Connection], postings: list[dict[str, Any]]
+) -> None:
+    pages, after = list[list[dict[str, Any]]](), 0
+    with pool.connection() as connection:
+        while page := postings_of(connection, ACCOUNT_ID, after=after, limit=2):
+            pages.append(page)
+            after = page[-1]["position"]
+        (first,) = postings_of(connection, ACCOUNT_ID, JOB_ID, limit=1)
+        of_job = postings_of(connection, ACCOUNT_ID, JOB_ID, after=first["position"])
+    assert [row for page in pages for row in page] == postings
+    assert {len(page) for page in pages[:-1]} == {2}
+    assert [first, *of_job] == [row for row in postings if row["job_id"] == JOB_ID]
+
+
 def test_minutes_name_their_work(postings: list[dict[str, Any]]) -> None:
     minutes = [row for row in postings if row["reason"] == "minute metered"]
     assert sorted(

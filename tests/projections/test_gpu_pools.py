@@ -9,11 +9,13 @@ from psycopg_pool import ConnectionPool
 from domain.estimate import Estimate
 from domain.event_log import EventLog
 from domain.job import SegmentEnd
+from infrastructure.measurements import add_step
+from infrastructure.reports import StepMeasured
 from infrastructure.store import Connection
 from projections import GPU_POOLS, JOB_DETAIL
-from projections.gpu_pools import all_gpu_pools, pool_load
+from projections.gpu_pools import all_gpu_pools, capacities, claims
 from tests.causes import NOW
-from tests.domain.examples import ESTIMATE, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import BOUND_AT, Story
 
@@ -47,7 +49,8 @@ def test_a_withdrawn_claim_waits_no_more(
     with pool.connection() as connection:
         (row,) = all_gpu_pools(connection)
         assert (row["held"], row["waiting"]) == (0, 0)
-        assert pool_load(connection, "local", "cpu") == ([], [])
+        assert claims(connection) == []
+        assert capacities(connection) == {("local", "cpu"): 1}
 
 
 def test_a_pools_load_is_who_runs_and_who_waits_in_order(
@@ -60,11 +63,28 @@ def test_a_pools_load_is_who_runs_and_who_waits_in_order(
     story.save_checkpoint(1, 10, 40)
     fold(GPU_POOLS, JOB_DETAIL)
     with pool.connection() as connection:
-        (running,), queue = pool_load(connection, "local", "cpu")
-        assert pool_load(connection, "local", "h100") == ([], [])
+        add_step(
+            connection,
+            StepMeasured(
+                account_id=ACCOUNT_ID,
+                job_id=JOB_ID,
+                segment=1,
+                step=12,
+                total_steps=30,
+                train_loss=2.0,
+                learning_rate=1e-4,
+                tokens=100,
+                tokens_per_second=50.0,
+                elapsed_seconds=24.0,
+                measured_at=NOW,
+            ),
+        )
+        running, *queue = claims(connection)
+    assert (running["state"], [row["state"] for row in queue]) == ("held", ["queued", "queued"])
     assert (running["job_id"], running["segment"], running["count"]) == (JOB_ID, 1, 1)
     assert (running["status"], running["phase"]) == ("training", "training")
     assert (running["step"], running["segment_step"], running["total_steps"]) == (10, 0, 30)
+    assert running["measured_step"] == 12
     assert (running["bound_at"], running["training_since"]) == (BOUND_AT, NOW)
     assert Estimate.model_validate(running["estimate"]) == ESTIMATE
     assert [row["job_id"] for row in queue] == [second.job_id, third.job_id]
@@ -83,6 +103,6 @@ def test_who_leaves_the_queue_and_comes_back_stands_at_its_end(
     second.request_gpus(1)
     fold(GPU_POOLS, JOB_DETAIL)
     with pool.connection() as connection:
-        _, queue = pool_load(connection, "local", "cpu")
+        _, *queue = claims(connection)
     assert [row["job_id"] for row in queue] == [third.job_id, second.job_id]
     assert [claim.job_id for claim in story.pool.queue.values()] == [third.job_id, second.job_id]

@@ -89,7 +89,7 @@ def test_a_finished_job_shows_its_model_its_losses_and_its_bill(story: Story, ro
     story.run_with_a_crash()
     shown = row()
     assert (shown["status"], shown["phase"]) == ("registered", "registered")
-    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:22222222", "jobs/a/adapter")
+    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:222222222222", "jobs/a/adapter")
     assert (shown["loss_before"], shown["loss_after"]) == (3.0, 2.0)
     assert (shown["segment"], shown["crashes"]) == (2, 1)
     assert (shown["billed_seconds"], shown["charged_micros"]) == (230, 230_000)
@@ -109,6 +109,20 @@ def test_a_crash_says_why_and_that_the_job_waits_again(story: Story, row: Any) -
     assert (shown["failure"], shown["error_class"]) == ("disk_full", "OSError")
     assert (shown["log_ref"], shown["waiting_since"]) == ("logs/tail", NOW)
     assert shown["crashes"] == 1
+
+
+def test_a_job_that_trains_again_shows_no_failure_any_more(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.end_segment(
+        1, SegmentEnd.CRASHED, 30, failure=FailureClass.DISK_FULL, error_class="OSError"
+    )
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.start_pod(2)
+    assert row()["failure"] == "disk_full", "until it got over it"
+    story.start_training(2)
+    shown = row()
+    assert (shown["failure"], shown["error_class"], shown["crashes"]) == (None, None, 1)
 
 
 def test_grace_is_counted_and_shown(story: Story, row: Any) -> None:
@@ -209,7 +223,7 @@ def test_a_promoted_adapter_shows_its_model(story: Story, row: Any) -> None:
     story.promote()
     shown = row()
     assert (shown["status"], shown["promoted"]) == ("cancelled", True)
-    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:22222222", "checkpoints/1/10")
+    assert (shown["model"], shown["adapter_ref"]) == ("ft:tiny:222222222222", "checkpoints/1/10")
 
 
 def test_adapters_are_due_after_their_time_unless_promoted_or_gone(

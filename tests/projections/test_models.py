@@ -25,7 +25,7 @@ def test_a_registered_adapter_is_a_model(
         fold(MODELS)
         assert models_of(connection, ACCOUNT_ID) == [
             {
-                "model": "ft:tiny:22222222",
+                "model": "ft:tiny:222222222222",
                 "account_id": ACCOUNT_ID,
                 "job_id": JOB_ID,
                 "adapter_ref": "jobs/a/adapter",
@@ -46,5 +46,5 @@ def test_a_promoted_adapter_is_a_model(
     fold(MODELS)
     with pool.connection() as connection:
         (row,) = models_of(connection, ACCOUNT_ID)
-    assert (row["model"], row["adapter_ref"]) == ("ft:tiny:22222222", "checkpoints/1/10")
+    assert (row["model"], row["adapter_ref"]) == ("ft:tiny:222222222222", "checkpoints/1/10")
     assert row["manifest_sha256"] == "c" * 64

@@ -53,14 +53,15 @@ class Launcher(Protocol):
     def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
         """GPUs by (region, GPU type), of the regions that this launcher runs jobs in.
 
-        Only what the catalog offers counts; a pair that is missing has none.
+        Only what the catalog offers counts; a pair that is missing has none. Asked before the first
+        launch: it is also how a launcher learns what the GPU types are.
         """
         ...
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs and start the trainer; a pod that was launched before is returned.
 
-        Raises LaunchFailed.
+        Raises LaunchFailed: then nothing runs, nor will.
         """
         ...
 

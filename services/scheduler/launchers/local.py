@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 import psutil
 
 from domain.catalog import Catalog
+from domain.offers import GpuType
 from infrastructure.clock import Clock
 from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
@@ -28,6 +32,8 @@ from services.scheduler.launchers.nvidia_smi import nvidia_devices
 REGION = "local"
 
 SHIM_START_SECONDS = 10.0
+DEVICE_FREE_SECONDS = 20.0  # for a process whose end was heard to be gone
+KILL_SECONDS = 5.0  # a process that is killed runs none of its code, but may be long in going
 
 # Large tensors come and go with every step: without these, glibc gives their pages back to the
 # kernel and faults them in again.
@@ -46,6 +52,8 @@ class LocalLauncher:
         self._program = program
         self._clock = clock
         self._warned: set[str] = set()  # names of devices; once is enough
+        self._gpu_types: dict[str, GpuType] = {}  # that the catalog ever offered us
+        self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
 
@@ -54,11 +62,12 @@ class LocalLauncher:
 
         A capacity that the catalog declares for a GPU type leaves the rest of them to others.
         """
+        self._gpu_types |= catalog.gpu_types
         region = catalog.regions.get(REGION)
         if region is None:
             return {}
         counted = {
-            kind.name: sum(self._devices[name] for name in kind.device_names)
+            kind.name: len(self._devices_of(kind))
             for kind in catalog.gpu_types.values()
             if kind.backing == "nvidia"
         }
@@ -77,35 +86,89 @@ class LocalLauncher:
 
     def _warn_of_unknown_devices(self, catalog: Catalog) -> None:
         known = {name for kind in catalog.gpu_types.values() for name in kind.device_names}
-        for name in self._devices.keys() - known - self._warned:
+        for name, count in Counter(self._devices.values()).items():
+            if name in known | self._warned:
+                continue
             logging.getLogger("launcher").warning(
                 "this machine's %d %s is not offered, no GPU type has that device name; add it: "
                 "ecolink catalog gpu-types set NAME --device-name '%s'",
-                self._devices[name],
+                count,
                 name,
                 name,
             )
             self._warned.add(name)
 
     @cached_property
-    def _devices(self) -> Counter[str]:
+    def _devices(self) -> dict[int, str]:
         """Looked up once: a machine's GPUs do not come and go while it runs."""
         return nvidia_devices()
+
+    def _devices_of(self, kind: GpuType) -> list[int]:
+        return [index for index, name in self._devices.items() if name in kind.device_names]
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Start the trainer under its shim; a living or ended pod of that name is adopted."""
         name = PodName(spec.job_id, spec.segment)
-        directory = self._directory(name)
-        try:
-            if not (directory / "pod.json").exists():
-                self._write_request(directory, spec)
-                self._spawn(directory)
-                self._await_shim(directory)
-        except OSError as error:
-            raise LaunchFailed(f"cannot start a process here: {error}") from error
+        with self._launching:
+            if not (self._directory(name) / "pod.json").exists():
+                try:
+                    self._start(name, spec)
+                except LaunchFailed as failed:
+                    logging.getLogger("launcher").error("cannot launch %s: %s", name, failed)
+                    raise
         pod = self.poll(name)
         assert pod is not None
         return pod
+
+    def _start(self, name: PodName, spec: SegmentSpec) -> None:
+        directory = self._directory(name)
+        shim: subprocess.Popen[bytes] | None = None
+        try:
+            devices = self._free_devices(spec)
+            self._write_request(directory, spec, devices)
+            shim = self._spawn(directory, devices)
+            self._await_shim(directory)
+        except (LaunchFailed, OSError) as error:
+            # What comes up late would run unpaid, and unknown to us.
+            if shim is not None:
+                _kill_group(shim)
+            shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, LaunchFailed):
+                raise
+            raise LaunchFailed(f"cannot start a process here: {error}") from error
+
+    def _free_devices(self, spec: SegmentSpec) -> list[int]:
+        """Indices of the GPUs that a segment gets; none for a CPU-backed type.
+
+        The GPUs of a segment are given back when its end is heard, which is before its process is
+        gone: for that, and only for that, there may be a moment to wait.
+        """
+        kind = self._gpu_types.get(spec.gpu_type)
+        if kind is None:
+            raise LaunchFailed(f"the catalog has no GPU type {spec.gpu_type}")
+        if kind.backing == "cpu":
+            return []
+        mine, deadline = self._devices_of(kind), time.monotonic() + DEVICE_FREE_SECONDS
+        while True:
+            occupied = self._occupied()
+            free = [index for index in mine if index not in occupied]
+            if len(free) >= spec.gpu_count:
+                return free[: spec.gpu_count]
+            if time.monotonic() > deadline:
+                raise LaunchFailed(
+                    f"{spec.gpu_count} {kind.name} wanted, {len(free)} of {len(mine)} free "
+                    "on this machine"
+                )
+            time.sleep(0.1)
+
+    def _occupied(self) -> set[int]:
+        """Indices of the GPUs of every pod that lives."""
+        occupied: set[int] = set()
+        for name in self.pods():
+            pod, request = self.poll(name), _read(self._directory(name) / "request.json")
+            if pod is not None and pod.alive and request is not None:
+                occupied.update(request.get("devices", ()))  # older pods did not say
+        return occupied
 
     def poll(self, name: PodName) -> Pod | None:
         """Read the pod's directory, and whether its shim lives."""
@@ -157,25 +220,26 @@ class LocalLauncher:
     def _directory(self, name: PodName) -> Path:
         return self._root / str(name)
 
-    def _write_request(self, directory: Path, spec: SegmentSpec) -> None:
+    def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
+        """Note what the pod is and what it holds; GPUs that were bound before stay bound since."""
         directory.mkdir(exist_ok=True)
         (directory / "spec.json").write_text(spec.model_dump_json())
         request = directory / "request.json"
-        if not request.exists():
-            partial = request.with_suffix(".partial")
-            partial.write_text(json.dumps({"bound_at": self._clock.now().isoformat()}))
-            partial.rename(request)
+        bound_at = (_read(request) or {}).get("bound_at", self._clock.now().isoformat())
+        partial = request.with_suffix(".partial")
+        partial.write_text(json.dumps({"bound_at": bound_at, "devices": devices}))
+        partial.rename(request)
 
-    def _spawn(self, directory: Path) -> None:
+    def _spawn(self, directory: Path, devices: list[int]) -> subprocess.Popen[bytes]:
         trainer = [*self._program, str(directory / "spec.json")]
         shim = [sys.executable, "-m", "services.scheduler.launchers.shim", str(directory)]
         with (directory / "trainer.log").open("ab") as log:
-            subprocess.Popen(
+            return subprocess.Popen(
                 [*shim, *trainer],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment(),
+                env=self._environment() | _visible(devices),
                 start_new_session=True,
             )
 
@@ -205,8 +269,24 @@ class LocalLauncher:
         deadline = time.monotonic() + SHIM_START_SECONDS
         while not (directory / "pod.json").exists():
             if time.monotonic() > deadline:
-                raise LaunchFailed("the pod's shim did not start")
+                raise LaunchFailed(f"its shim did not start within {SHIM_START_SECONDS:g} s")
             time.sleep(0.01)
+
+
+def _visible(devices: list[int]) -> dict[str, str]:
+    """The environment in which CUDA sees these GPUs alone; of none, a trainer takes the CPU."""
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
+    }
+
+
+def _kill_group(shim: subprocess.Popen[bytes]) -> None:
+    """End a shim and all that it started, which are one process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(shim.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        shim.wait(KILL_SECONDS)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-from collections import Counter
 
-COMMAND = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+COMMAND = ("nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader")
 TIMEOUT_SECONDS = 30.0  # a driver that is not kept loaded takes seconds to wake up
 
 
-def nvidia_devices() -> Counter[str]:
-    """How many GPUs there are of each name; none where there is no driver, or it fails."""
+def nvidia_devices() -> dict[int, str]:
+    """The name of each GPU by its index, in PCI order; none where there is no driver, or it fails.
+
+    CUDA counts in that order only if CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    """
     try:
         answer = subprocess.run(
             COMMAND, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return Counter()
-    return Counter(line.strip() for line in answer.stdout.splitlines() if line.strip())
+        return {}
+    rows = (line.partition(",") for line in answer.stdout.splitlines())
+    return {int(index): name.strip() for index, _, name in rows if index.strip().isdecimal()}

@@ -13,7 +13,7 @@ from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from services.billing.handlers import Metering
-from services.billing.settlement import LeasePolicy
+from services.billing.settlement import LeasePolicy, Running, settle
 from tests.causes import NOW, FixedClock, command
 from tests.stories import BOUND_AT, Story
 
@@ -152,6 +152,39 @@ def test_grace_is_not_billed_even_if_the_lease_was_extended_meanwhile(
     (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 240
+
+
+@pytest.mark.parametrize(
+    ("elapsed_seconds", "grace_seconds", "after_seconds", "cost_seconds"),
+    [(265, 25, 1800, 240), (200, 30, 1800, 170), (300, 0, 200, 200)],
+    ids=["nothing", "its grace", "time after its end"],
+)
+def test_what_a_tick_billed_too_much_is_given_back(
+    log: EventLog,
+    story: Story,
+    metering: Metering,
+    elapsed_seconds: int,
+    grace_seconds: int,
+    after_seconds: int,
+    cost_seconds: int,
+) -> None:
+    story.run_until("training")
+    balance = story.account.balance_micros
+    with command("tick"):
+        payer, meter = story.account, story.meter(1)
+        settle(payer, [Running(meter, 240)], POLICY)
+        log.commit(payer, meter)
+    ended(
+        story,
+        SegmentEnd.LEASE_ENDED,
+        elapsed_seconds,
+        grace_seconds=grace_seconds,
+        after=timedelta(seconds=after_seconds),
+    )
+    (_, payer) = metering.react(last(log, story, Job.SegmentEnded))
+    assert isinstance(payer, Account)
+    assert balance - payer.balance_micros == cost_seconds * 1000
+    assert payer.reserved_micros == 0
 
 
 def test_a_crash_is_credited_back_to_the_last_checkpoint(

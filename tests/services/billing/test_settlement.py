@@ -233,6 +233,45 @@ def test_the_runway_is_that_of_all_that_runs() -> None:
     assert not payer.low
 
 
+def test_an_account_that_runs_nothing_is_not_low_and_its_next_job_warns_again() -> None:
+    payer, first, second = account(100 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    settle(payer, [Running(first, 0)], POLICY)
+    assert payer.low
+    settle(payer, [Running(first, 100)], POLICY)
+    close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
+    payer.grant_credit(200 * SECOND, "top-up")
+    happened(payer)
+    settle(payer, [], POLICY)
+    assert happened(payer) == ["BalanceRecovered"]
+    settle(payer, [], POLICY)
+    open_meter(payer, second, POLICY)
+    happened(payer)
+    settle(payer, [Running(second, 0)], POLICY)
+    settle(payer, [Running(second, 59)], POLICY)
+    assert happened(payer) == ["BalanceLow"]
+
+
+def test_segments_in_their_grace_are_no_new_crossing() -> None:
+    payer, first, second = account(200 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
+    settle(payer, [Running(first, 100), Running(second, 100)], POLICY)
+    close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
+    settle(payer, [Running(second, 105)], POLICY)
+    close(payer, second, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
+    settle(payer, [], POLICY)
+    said = [each for each in happened(payer) if each in ("BalanceLow", "BalanceRecovered")]
+    assert said == ["BalanceLow", "BalanceRecovered"]
+
+
+def test_a_lease_that_the_tick_does_not_see_keeps_the_warning() -> None:
+    payer, running = account(100 * SECOND), meter()
+    settle(payer, [Running(running, 0)], POLICY)
+    happened(payer)
+    settle(payer, [], POLICY)
+    assert happened(payer) == []
+    assert payer.low
+
+
 def test_what_costs_nothing_has_no_runway() -> None:
     payer, free = account(), a_meter(1, 0)
     settle(payer, [Running(free, 0)], POLICY)

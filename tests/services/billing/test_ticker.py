@@ -9,12 +9,13 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
+from domain.job import SegmentEnd
 from domain.meter import Meter
 from infrastructure.clock import FastClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
-from projections import OPEN_METERS
+from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import ADVISORY_LOCK, Ticker
@@ -44,7 +45,8 @@ def ticker(log: EventLog, pool: ConnectionPool[Connection]) -> Ticker:
 
 
 def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
-    OrderedConsumer(ProjectionEffect(OPEN_METERS, pool.connection), log).catch_up()
+    for projection in (OPEN_METERS, ACCOUNTS):
+        OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
 
 
 def start(story: Story, pool: ConnectionPool[Connection], ago: timedelta) -> None:
@@ -158,6 +160,27 @@ def test_a_segment_whose_lease_was_refused_never_gets_one(
         story.log.commit(account)
     assert ticker.tick() == 0
     assert story.meter(1).paid_seconds == 0
+
+
+def test_an_account_whose_last_segment_is_over_is_low_no_more(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, ticker: Ticker
+) -> None:
+    story.open_account(400_000)
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    story.grant_lease(1)
+    start(story, pool, timedelta(hours=1))
+    assert ticker.tick() == 1
+    assert story.account.low
+    story.end_segment(1, SegmentEnd.STOPPED, 100)
+    project(log, pool)
+    assert story.account.low
+    assert ticker.tick() == 1
+    assert not story.account.low
+    assert ticker.tick() == 0, "whether or not the projection knows"
+    project(log, pool)
+    assert ticker.tick() == 0
 
 
 def test_time_is_the_databases_as_the_platforms_clock_has_it(

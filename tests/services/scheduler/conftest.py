@@ -14,6 +14,7 @@ from infrastructure.reaction import ReactionEffect
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
+from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
 from tests.causes import FixedClock
 from tests.services.scheduler.fake_launcher import FakeLauncher
@@ -27,6 +28,7 @@ class NotedControl:
         self.paid: list[tuple[UUID, int, int]] = []
         self.stopped: list[tuple[UUID, int]] = []
         self.answered: list[tuple[UUID, int]] = []
+        self.forgotten: list[tuple[UUID, int]] = []
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
         self.paid.append((job_id, segment, paid_seconds))
@@ -36,6 +38,9 @@ class NotedControl:
 
     def answer(self, job_id: UUID, segment: int) -> None:
         self.answered.append((job_id, segment))
+
+    def forget(self, job_id: UUID, segment: int) -> None:
+        self.forgotten.append((job_id, segment))
 
 
 @pytest.fixture
@@ -66,9 +71,23 @@ def artifacts(settings: Settings) -> Artifacts:
 
 @pytest.fixture
 def segments(
-    log: EventLog, artifacts: Artifacts, launcher: FakeLauncher, control: NotedControl
+    log: EventLog,
+    artifacts: Artifacts,
+    launcher: FakeLauncher,
+    control: NotedControl,
+    settings: Settings,
 ) -> Segments:
-    return Segments(log, FixedClock(), artifacts, launcher, control)  # type: ignore[arg-type]
+    return Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def running(
+    story: Story, launcher: FakeLauncher, segments: Segments, settings: Settings
+) -> Segments:
+    """The first segment has its pod."""
+    story.run_until("launched")
+    launcher.launch(segment_spec(story.job, 300, settings))
+    return segments
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from infrastructure.bus import CONTROL, provision
 from infrastructure.reports import Control, control_subject
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
+from services.scheduler import control
 from services.scheduler.control import ControlChannel
 from tests.domain.examples import JOB_ID
 
@@ -62,3 +63,25 @@ async def test_each_segment_hears_its_own(channel: ControlChannel, js: JetStream
     await asyncio.to_thread(channel.pay, JOB_ID, 2, 300)
     assert (await in_force(js, 1)).paid_seconds == 360
     assert (await in_force(js, 2)).paid_seconds == 300
+
+
+async def test_an_answered_segment_is_told_nothing_more(
+    channel: ControlChannel, js: JetStreamContext
+) -> None:
+    await asyncio.to_thread(channel.answer, JOB_ID, 1)
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 420)
+    await asyncio.to_thread(channel.stop, JOB_ID, 1)
+    assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=0, answered=True)
+
+
+async def test_nothing_is_kept_of_what_is_over(
+    channel: ControlChannel, js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "ANSWERED_KEPT", 2)
+    for segment in range(1, 5):
+        await asyncio.to_thread(channel.pay, JOB_ID, segment, 300)
+        await asyncio.to_thread(channel.answer, JOB_ID, segment)
+    await asyncio.to_thread(channel.pay, JOB_ID, 5, 300)
+    assert channel.kept == 3
+    channel.forget(JOB_ID, 5)
+    assert channel.kept == 2

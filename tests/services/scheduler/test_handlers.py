@@ -26,10 +26,13 @@ from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.stories import Story
 
 
-def approve(log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID) -> None:
+def approve(
+    log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID, count: int = 1
+) -> None:
     """What the gateway does."""
     with command(f"approve {job_id}"):
-        log.commit(Job.approve(job_id, account_id, PLAN))
+        plan = PLAN.model_copy(update={"gpu_count": count})
+        log.commit(Job.approve(job_id, account_id, plan))
 
 
 def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int = 300) -> None:
@@ -111,15 +114,49 @@ def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
 def test_a_job_that_waits_begins_when_capacity_comes(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    launcher.gpus = 0
-    story.open_pool(0)
+    second = uuid4()
+    story.open_pool()
     approve(log)
+    approve(log, second)
     scheduler.catch_up()
-    assert not job(log).segment_running
+    assert not job(log, second).segment_running
+    launcher.gpus = 2
+    offer_capacity(log, FixedClock(), launcher)
+    scheduler.catch_up()
+    assert job(log, second).segment_running
+
+
+def test_jobs_that_a_shrunken_pool_can_never_serve_are_paused_and_make_way(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    large = [Story(log, job_id=uuid4()) for _ in range(2)]
+    small = uuid4()
+    story.open_pool(2)
+    approve(log)
+    for each in large:
+        approve(log, each.job_id, count=2)
+    approve(log, small)
+    scheduler.catch_up()
+    assert not job(log, small).segment_running, "nobody is overtaken while there is hope"
     launcher.gpus = 1
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
-    assert job(log).segment_running
+    assert [pause_reason(each) for each in large] == [PauseReason.CAPACITY] * 2
+    assert job(log).segment_running, "what runs keeps its GPUs"
+    assert list(story.pool.queue) == [(small, 1)]
+    end(log, reason=SegmentEnd.COMPLETED)
+    scheduler.catch_up()
+    assert job(log, small).segment_running
+
+
+def test_a_job_for_more_gpus_than_there_are_is_paused_when_it_asks(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool(1)
+    approve(log, count=2)
+    scheduler.catch_up()
+    assert pause_reason(story) is PauseReason.CAPACITY
+    assert (story.pool.queue, story.pool.held) == ({}, {})
 
 
 def test_capacity_that_is_offered_again_is_no_news(log: EventLog, launcher: FakeLauncher) -> None:
@@ -231,10 +268,23 @@ def test_an_extended_lease_is_told_to_the_segment(
     assert control.paid == [(JOB_ID, 1, 360)]
 
 
+def test_a_segment_that_is_over_is_told_of_no_lease(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, control: NotedControl
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    lease(log)
+    lease(log, seconds=60)
+    end(log)
+    scheduler.catch_up()
+    assert control.paid == []
+
+
 def poor_job(log: EventLog) -> Story:
-    """A job whose account pays for no second of it."""
+    """A job whose account pays for no minute of it."""
     poor = Story(log, account_id=uuid4(), job_id=uuid4())
-    poor.open_account(999)
+    poor.open_account(59_999)
     approve(log, poor.job_id, poor.account_id)
     return poor
 
@@ -245,7 +295,7 @@ def pause_reason(story: Story) -> PauseReason:
     return last.reason
 
 
-def test_a_job_whose_account_cannot_pay_for_a_second_is_paused_and_holds_no_gpu(
+def test_a_job_whose_account_cannot_pay_for_a_minute_is_paused_and_holds_no_gpu(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()

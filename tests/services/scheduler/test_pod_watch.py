@@ -189,6 +189,17 @@ async def test_a_pod_that_never_spoke_ends_with_the_launchers_evidence(
     assert (end.error_class, end.elapsed_seconds) == ("ProcessLost", 7)
 
 
+async def test_a_trainer_that_overran_has_the_times_of_its_last_report(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, elapsed_seconds=318.4, grace_seconds=18.4))
+    launcher.end(NAME, exit_code=4)
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert end.reason is SegmentEnd.LEASE_ENDED
+    assert (end.elapsed_seconds, end.grace_seconds) == (318, 18)
+
+
 async def test_a_last_word_that_nobody_heard_yet_counts(
     js: JetStreamContext,
     log: EventLog,
@@ -205,12 +216,17 @@ async def test_a_last_word_that_nobody_heard_yet_counts(
 
 
 async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(
-    launcher: FakeLauncher, artifacts: Artifacts, segments: Segments, watching: Any
+    launcher: FakeLauncher,
+    control: NotedControl,
+    artifacts: Artifacts,
+    segments: Segments,
+    watching: Any,
 ) -> None:
     segments.record(report(5, Phase.TRAINING, outcome=Outcome.STOPPED))
     launcher.end(NAME, exit_code=0)
     async with watching():
-        await until(lambda: not launcher.pods())
+        await until(lambda: control.forgotten == [(JOB_ID, 1)])
+    assert launcher.pods() == []
     assert artifacts.get(f"jobs/{ACCOUNT_ID}/{JOB_ID}/logs/segment-1.log") == launcher.output
 
 

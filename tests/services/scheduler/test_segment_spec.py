@@ -23,7 +23,8 @@ def test_a_segment_runs_what_was_approved() -> None:
     given = job(precision=Precision.NF4, gradient_checkpointing=True, gpu_count=2)
     spec = segment_spec(given, 300, SETTINGS)
     assert (spec.precision, spec.gradient_checkpointing) == (Precision.NF4, True)
-    assert (spec.gpu_count, spec.hyperparameters) == (2, PLAN.lora)
+    assert (spec.gpu_type, spec.gpu_count) == (PLAN.gpu_type, 2)
+    assert spec.hyperparameters == PLAN.lora
     assert spec.dataset_sha256 == PLAN.dataset_sha256
     assert spec.base_manifest_sha256 == PLAN.base_manifest_sha256
 

@@ -14,10 +14,9 @@ from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import PodName
-from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
-from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE
-from tests.causes import FixedClock, command
+from services.trainer.lease import STALL_EXIT_CODE
+from tests.causes import FixedClock
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
@@ -26,16 +25,6 @@ from tests.stories import Story
 
 ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-1"
 NAME = PodName(JOB_ID, 1)
-
-
-@pytest.fixture
-def running(
-    story: Story, launcher: FakeLauncher, segments: Segments, settings: Settings
-) -> Segments:
-    """The first segment has its pod."""
-    story.run_until("launched")
-    launcher.launch(segment_spec(story.job, 300, settings))
-    return segments
 
 
 @pytest.fixture
@@ -137,12 +126,13 @@ def test_a_scheduler_that_starts_anew_may_hear_everything_again(
     artifacts: Artifacts,
     launcher: FakeLauncher,
     control: NotedControl,
+    settings: Settings,
     adapter: Manifest,
 ) -> None:
     life = whole_life(adapter)
     for each in life:
         running.record(each)
-    anew = Segments(log, FixedClock(), artifacts, launcher, control)  # type: ignore[arg-type]
+    anew = Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
     for each in life:
         anew.record(each)
     assert topics(log) == LIFE
@@ -273,7 +263,6 @@ def test_a_completed_segment_that_names_no_adapter_is_a_crash(
         (None, "ProcessLost", FailureClass.NODE_LOST),
         (-9, "TrainerExited(-9)", FailureClass.NODE_LOST),
         (137, "TrainerExited(137)", FailureClass.NODE_LOST),
-        (OVERRUN_EXIT_CODE, "TrainerExited(4)", FailureClass.TIMEOUT),
         (STALL_EXIT_CODE, "TrainerExited(5)", FailureClass.TIMEOUT),
         (-11, "TrainerExited(-11)", FailureClass.TRAINER_CRASHED),
         (1, "TrainerExited(1)", FailureClass.TRAINER_CRASHED),
@@ -313,44 +302,6 @@ def test_a_failure_of_no_class_is_the_trainers(log: EventLog, running: Segments)
 def test_a_failure_that_would_come_again_ends_the_job(story: Story, running: Segments) -> None:
     running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY))
     assert story.job.status is JobStatus.FAILED
-
-
-def lease_ended(n: int, elapsed_seconds: float) -> Report:
-    return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
-
-
-def spend(story: Story) -> None:
-    """Leases hold all that the account has."""
-    with command("spend"):
-        account = story.account
-        account.settle(captured_micros=0, reserved_micros=account.available_micros)
-        story.log.commit(account)
-
-
-def test_paid_time_that_ends_without_money_pauses(story: Story, running: Segments) -> None:
-    spend(story)
-    running.record(lease_ended(9, 300.4))
-    assert story.job.status is JobStatus.PAUSED
-    assert story.pool.held == {}
-
-
-def test_paid_time_that_ends_while_there_is_money_is_relaunched(
-    story: Story, running: Segments
-) -> None:
-    running.record(lease_ended(9, 300.4))
-    assert story.job.next_segment == 2
-
-
-def test_a_lease_that_the_trainer_had_not_heard_of_is_money(
-    story: Story, running: Segments
-) -> None:
-    with command("extend"):
-        account, meter = story.account, story.meter(1)
-        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(60))
-        story.log.commit(account, meter)
-    spend(story)
-    running.record(lease_ended(9, 300.4))
-    assert story.job.next_segment == 2
 
 
 def test_a_trainer_that_completes_before_it_hears_of_a_pause_registers(

@@ -25,7 +25,7 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.retention import Retention
 from services.scheduler.segments import Segments
 from tests.causes import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, report
@@ -180,8 +180,10 @@ def test_a_resumed_job_goes_on_from_its_checkpoint_at_the_new_rate(
 def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    launcher.gpus = 0
-    story.open_pool(0)
+    story.open_pool()
+    with command("occupy"):
+        log.commit(Job.approve(uuid4(), ACCOUNT_ID, PLAN))
+    scheduler.catch_up()
     story.approve_job()
     scheduler.catch_up()
     with command("pause"):
@@ -191,10 +193,28 @@ def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(
     story.resume()
     scheduler.catch_up()
     assert [claim.segment for claim in story.pool.queue.values()] == [1]
-    launcher.gpus = 1
+    launcher.gpus = 2
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
     assert story.job.segment_running
+
+
+def test_a_pause_that_is_answered_late_takes_no_resumed_jobs_place(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, scheduling: Scheduling
+) -> None:
+    """As when a parked event is replayed."""
+    story.open_pool()
+    with command("occupy"):
+        log.commit(Job.approve(uuid4(), ACCOUNT_ID, PLAN))
+    scheduler.catch_up()
+    story.approve_job()
+    story.pause()
+    paused = last(story)
+    story.resume()
+    scheduler.catch_up()
+    with command("replay"):
+        assert not any(each.pending_events for each in scheduling.react(paused))
+    assert len(story.pool.queue) == 1
 
 
 def saved_files(artifacts: Artifacts) -> list[str]:
@@ -241,6 +261,23 @@ def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
     assert isinstance(last(launched), Job.AdapterExpired)
     assert artifacts.list(HOME) == [refs[-1]]
     assert len(artifacts.list(f"jobs/{ACCOUNT_ID}")) == 2, "another job's files are not ours"
+
+
+def test_a_job_that_cannot_be_expired_keeps_no_other(
+    log: EventLog, pool: ConnectionPool[Connection], launched: Story
+) -> None:
+    launched.save_checkpoint(1, 10, 40)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    OrderedConsumer(ProjectionEffect(JOB_DETAIL, pool.connection), log).catch_up()
+    with pool.connection() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE copy AS SELECT * FROM job_detail; "
+            "UPDATE copy SET job_id = gen_random_uuid(), expires_at = approved_at;"
+            "INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy"
+        )
+    Retention(log, FixedClock(NOW + RETENTION), pool).expire_due()
+    assert isinstance(last(launched), Job.AdapterExpired)
 
 
 def test_deleting_again_finds_nothing(

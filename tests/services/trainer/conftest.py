@@ -16,7 +16,7 @@ from infrastructure.reports import SegmentSpec
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
 from tests.services.trainer.nats_server import NatsServer
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, on_micro_batch
 from tests.services.trainer.program import Program
 from tests.tiny_model import make_tiny_model
 
@@ -106,28 +106,37 @@ def make_spec(artifacts: Artifacts) -> SpecMaker:
 
 
 @pytest.fixture
-def run(artifacts: Artifacts, tmp_path: Path):
-    """Runs a segment to its end and returns what it noted; SegmentStopped is an end too."""
+def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a segment to its end and returns what it noted; SegmentStopped is an end too.
+
+    A stop may be asked for after a step, or in a micro batch, counted over all steps from 1.
+    """
 
     def run(
         spec: SegmentSpec,
         *,
         stop_after: int | None = None,
         lapse_after: int | None = None,
+        stop_in: int | None = None,
         age_seconds: float = 0,
     ) -> Notes:
         lease = Lease(SegmentClock(age_seconds), spec.paid_seconds, spec.grace_seconds)
         notes = Notes(lease, stop_after, lapse_after)
         scratch = tmp_path / f"{spec.job_id}-{spec.segment}"
         scratch.mkdir()
+        from services.trainer import training
         from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
         segment = Segment(spec, artifacts, scratch, notes, lease, Ranks.alone())
-        try:
-            segment.run()
-        except SegmentStopped as stopped:
-            notes.fields["outcome"] = stopped.outcome
+        with monkeypatch.context() as patch:
+            if stop_in is not None:
+                counting = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)
+                patch.setattr(training, "loss_sum", counting)
+            try:
+                segment.run()
+            except SegmentStopped as stopped:
+                notes.fields["outcome"] = stopped.outcome
         return notes
 
     return run

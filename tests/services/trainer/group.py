@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
 from services.trainer.followers import follow
 from services.trainer.lease import Lease, SegmentStopped
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, on_micro_batch
 
 RESULT_SECONDS = 60
 
@@ -24,17 +24,22 @@ processes.set_forkserver_preload(["services.trainer.segment"])
 
 
 def run_ranks(
-    spec: SegmentSpec, store: Path, scratch: Path, stop_after: int | None = None
+    spec: SegmentSpec,
+    store: Path,
+    scratch: Path,
+    stop_after: int | None = None,
+    stop_in: int | None = None,
 ) -> list[Notes]:
     """What each rank noted, each of one thread, with the base in float32.
 
-    After a stop only rank 0, for it leaves the others behind.
+    After a stop only rank 0, for it leaves the others behind. `stop_in` counts rank 0's micro
+    batches.
     """
     scratch.mkdir()
     ends, children = [], []
     for rank in range(spec.gpu_count):
         end, other = processes.Pipe(duplex=False)
-        arguments = (rank, spec, store, scratch, stop_after, other)
+        arguments = (rank, spec, store, scratch, stop_after, stop_in, other)
         child = processes.Process(target=_rank, args=arguments, daemon=True)
         child.start()
         other.close()
@@ -73,11 +78,12 @@ def _rank(
     store: Path,
     scratch: Path,
     stop_after: int | None,
+    stop_in: int | None,
     result: Connection,
 ) -> None:
     import torch
 
-    from services.trainer import segment
+    from services.trainer import segment, training
     from services.trainer.ranks import Ranks
 
     torch.set_num_threads(1)
@@ -85,6 +91,8 @@ def _rank(
     ranks = Ranks.join(rank, spec.gpu_count, scratch / "rendezvous", RESULT_SECONDS)
     lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
     notes: Any = Notes(lease, stop_after if ranks.leads else None, None)
+    if ranks.leads and stop_in is not None:
+        training.loss_sum = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)
     artifacts = Artifacts(store.as_uri())
     try:
         segment.Segment(spec, artifacts, scratch, notes, lease, ranks).run()

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from domain.phases import Phase
 from infrastructure.reports import Checkpoint, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
+
+
+def on_micro_batch(loss_sum: Callable, number: int, act: Callable[[], None]) -> Callable:
+    """The loss function, which acts before the micro batch of this number of its process, from 1.
+
+    In the place of `training.loss_sum` it interrupts a step that is under way.
+    """
+    count = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+        return loss_sum(*arguments)
+
+    return counting
 
 
 class Notes:

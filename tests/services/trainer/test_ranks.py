@@ -31,9 +31,9 @@ from tests.services.trainer.program import answer, reports
 def ranks_run(tmp_path: Path):
     """Runs a segment in all its ranks."""
 
-    def run(spec: SegmentSpec, *, stop_after: int | None = None) -> list[Notes]:
+    def run(spec: SegmentSpec, **stop: int) -> list[Notes]:
         scratch = tmp_path / f"ranks-{spec.job_id}-{spec.segment}"
-        return run_ranks(spec, tmp_path / "artifacts", scratch, stop_after)
+        return run_ranks(spec, tmp_path / "artifacts", scratch, **stop)
 
     return run
 
@@ -77,6 +77,22 @@ def test_two_ranks_that_stop_and_resume_end_as_those_that_did_not(
     mine, others = state["rng"]
     assert not torch.equal(mine, others)  # each rank drops out of its own
     again = first.model_copy(update={"segment": 2, "resume_from": saved.ref})
+    resumed, _ = ranks_run(again)
+    assert losses(stopped) + losses(resumed) == losses(expected)
+    assert resumed.fields["evaluation"] == expected.fields["evaluation"]
+
+
+def test_two_ranks_that_stop_within_a_step_end_as_those_that_did_not(
+    ranks_run, make_spec: SpecMaker
+) -> None:
+    """19 examples, 8 a step: in the last turn of the third step rank 1 has nothing to do."""
+    chosen = {"dropout": 0.1, "micro_batch_size": 1, "gradient_accumulation": 4}
+    whole, first = make_spec(chosen, gpu_count=2), make_spec(chosen, gpu_count=2)
+    expected, _ = ranks_run(whole)
+    (stopped,) = ranks_run(first, stop_in=9)
+    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert [saved.step for saved in stopped.checkpoints] == [2]
+    again = first.model_copy(update={"segment": 2, "resume_from": stopped.checkpoints[-1].ref})
     resumed, _ = ranks_run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]

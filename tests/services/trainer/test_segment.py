@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 
+from domain.phases import Phase
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
-from services.trainer import checkpoint, training
+from services.trainer import checkpoint, evaluation, training
+from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
+from services.trainer.lease import Lease
 from services.trainer.model import TargetModulesNotFound, load_base
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes
@@ -80,6 +84,55 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert _adapter(artifacts, again) == _adapter(artifacts, whole)
 
 
+@pytest.mark.parametrize(("stop_in", "steps_done"), [(2, 0), (4, 1), (6, 2), (15, 5), (18, 6)])
+def test_a_step_that_was_interrupted_leaves_no_trace(
+    run, make_spec: SpecMaker, artifacts: Artifacts, stop_in: int, steps_done: int
+) -> None:
+    """Three micro batches a step, one in an epoch's last; a stop in the last lets it be done."""
+    chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 5}
+    whole, first = make_spec(chosen), make_spec(chosen)
+    expected, stopped = run(whole), run(first, stop_in=stop_in)
+    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert [measured.step for measured in stopped.steps] == list(range(1, steps_done + 1))
+    assert stopped.fields["step"] == steps_done
+    saved = stopped.checkpoints[-1] if stopped.checkpoints else None
+    assert (saved.step if saved else 0) == steps_done
+    again = first.model_copy(
+        update={
+            "segment": 2,
+            "resume_from": saved.ref if saved else None,
+            "checkpoint_prefix": f"{first.checkpoint_prefix}-2",
+        }
+    )
+    resumed = run(again)
+    assert losses(stopped) + losses(resumed) == losses(expected)
+    assert resumed.fields["trained_tokens"] == expected.fields["trained_tokens"]
+    assert resumed.fields["evaluation"] == expected.fields["evaluation"]
+    assert _adapter(artifacts, again) == _adapter(artifacts, whole)
+
+
+def test_a_lease_that_grows_while_an_interrupted_step_is_saved_goes_on_exactly(
+    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"gradient_accumulation": 3, "dropout": 0.1}
+    whole, spec = make_spec(chosen), make_spec(chosen, paid_seconds=1000)
+    expected = run(whole)
+
+    def saved(notes: Notes, checkpoint: object) -> None:
+        notes.checkpoints.append(checkpoint)  # type: ignore[arg-type]
+        notes.lease.paid_seconds = 10_000
+
+    def lapse(lease: Lease) -> None:
+        lease.clock = SegmentClock(lease.paid_seconds + 0.1)
+
+    monkeypatch.setattr(Notes, "saved", saved)
+    monkeypatch.setattr(Lease, "request_stop", lapse)
+    notes = run(spec, stop_in=4)
+    assert [checkpoint.step for checkpoint in notes.checkpoints] == [1, 8]
+    assert losses(notes) == losses(expected)
+    assert _adapter(artifacts, spec) == _adapter(artifacts, whole)
+
+
 def _adapter(artifacts: Artifacts, spec: SegmentSpec) -> str:
     files = artifacts.manifest(spec.adapter_prefix).files
     return next(file.sha256 for file in files if file.path == "adapter_model.safetensors")
@@ -109,6 +162,36 @@ def test_a_stop_after_the_last_step_leaves_only_the_evaluation(run, make_spec: S
     assert resumed.phases[-1] == "register"
     assert not resumed.steps
     assert not resumed.checkpoints
+
+
+def test_a_stop_within_the_evaluation_resumes_at_the_last_checkpoint(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looks = evaluation.collate, []
+
+    def stop_in_the_first_batch(*arguments: Any) -> Any:
+        looks.append(arguments)
+        stopping[0]()
+        return real(*arguments)
+
+    stopping: list[Any] = []
+    real_enter = Notes.enter
+
+    def enter(notes: Notes, phase: Phase) -> None:
+        stopping[:] = [notes.lease.request_stop]
+        real_enter(notes, phase)
+
+    spec = make_spec()
+    with monkeypatch.context() as patch:
+        patch.setattr(Notes, "enter", enter)
+        patch.setattr(evaluation, "collate", stop_in_the_first_batch)
+        notes = run(spec)
+    assert notes.fields["outcome"] is Outcome.STOPPED
+    assert notes.phases[-1] == "evaluation"
+    assert len(looks) == 1, "the batch with the adapter was not begun"
+    assert notes.checkpoints[-1].step == notes.fields["total_steps"]
+    resumed = run(spec.model_copy(update={"segment": 2, "resume_from": notes.checkpoints[-1].ref}))
+    assert resumed.fields["evaluation"] == run(make_spec()).fields["evaluation"]
 
 
 @pytest.mark.parametrize("name", ["state.pt", "adapter_model.safetensors", "position.json"])

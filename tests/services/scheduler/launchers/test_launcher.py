@@ -61,7 +61,13 @@ def reopen(
     open_launcher: OpenLauncher, settings: Settings, program: list[str]
 ) -> Callable[[], Launcher]:
     """The launcher, as another process of ours would open it."""
-    return lambda: open_launcher(settings, FixedClock(), program)
+
+    def reopen() -> Launcher:
+        opened = open_launcher(settings, FixedClock(), program)
+        opened.capacity(shipped_catalog())
+        return opened
+
+    return reopen
 
 
 @pytest.fixture

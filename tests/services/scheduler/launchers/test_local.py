@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from infrastructure.settings import Settings
+from services.scheduler.launchers import local
 from services.scheduler.launchers.launcher import LaunchFailed
 from services.scheduler.launchers.local import LocalLauncher
 from tests.causes import FixedClock
@@ -22,6 +24,7 @@ from tests.services.scheduler.launchers.test_launcher import (
     ended,
     living,
     program_of,
+    shipped_catalog,
     spec,
 )
 
@@ -36,6 +39,7 @@ def opened(settings: Settings, program: str = PROGRAM) -> Iterator[LocalLauncher
     script = settings.home / "program.py"
     script.write_text(program)
     launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
+    launcher.capacity(shipped_catalog())
     yield launcher
     for name in launcher.pods():
         launcher.stop(name)
@@ -100,3 +104,36 @@ def test_a_place_without_room_refuses(settings: Settings) -> None:
         (settings.home / "pods").write_text("a file where the folder was")
         with pytest.raises(LaunchFailed):
             launcher.launch(spec())
+
+
+def test_a_shim_that_is_late_never_starts_its_trainer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each Python process waits at its start, as on a machine without memory to spare."""
+    slow = settings.home / "slow"
+    slow.mkdir()
+    began = settings.home / "began"
+    lines = f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(1.5)\n"
+    (slow / "sitecustomize.py").write_text(lines)
+    with opened(settings) as launcher:
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", f"{slow}")
+            patch.setattr(local, "SHIM_START_SECONDS", 0.5)
+            with pytest.raises(LaunchFailed, match="shim did not start within"):
+                launcher.launch(spec())
+        assert launcher.pods() == []
+        assert not list((settings.home / "pods").iterdir())
+        assert began.exists()
+        assert not _processes_of(str(settings.home / "pods"))
+        time.sleep(1.5)  # by now it would be there
+        assert launcher.poll(NAME) is None
+        assert launcher.launch(spec()).alive
+
+
+def _processes_of(text: str) -> list[psutil.Process]:
+    """Processes that were given this on their command line."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(text in argument for argument in process.info["cmdline"] or ())
+    ]

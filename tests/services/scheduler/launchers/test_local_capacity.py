@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -12,35 +11,11 @@ from domain.catalog import Catalog
 from infrastructure.settings import Settings
 from services.scheduler.launchers.local import LocalLauncher
 from tests.causes import FixedClock, command
+from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
 
 CPU_BACKED = {("local", "cpu"): 2, ("local", "cpu-small"): 1}
-LISTING = "NVIDIA L4\nNVIDIA H100 80GB HBM3\nNVIDIA L4\n"
-
-
-class FakeNvidiaSmi:
-    """An executable on the PATH that prints a listing and notes what it was asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.calls = folder / "calls"
-
-    def answers(self, listing: str, exit_code: int = 0) -> None:
-        """From now on the driver says this."""
-        (self._folder / "listing").write_text(listing)
-        script = self._folder / "nvidia-smi"
-        script.write_text(
-            f'#!/bin/sh\necho "$@" >> {self.calls}\ncat {self._folder}/listing\nexit {exit_code}\n'
-        )
-        script.chmod(0o755)
-
-
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvidiaSmi:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return FakeNvidiaSmi(folder)
+LISTING = "0, NVIDIA L4\n1, NVIDIA H100 80GB HBM3\n2, NVIDIA L4\n"
 
 
 @pytest.fixture
@@ -66,12 +41,17 @@ def test_a_machine_with_gpus_offers_them_and_no_cpu(
     nvidia_smi.answers(LISTING)
     assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
     assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
-    assert nvidia_smi.calls.read_text() == "--query-gpu=name --format=csv,noheader\n"
+    assert nvidia_smi.calls.read_text() == "--query-gpu=index,name --format=csv,noheader\n"
 
 
 @pytest.mark.parametrize(
     ("listing", "exit_code"),
-    [("", 0), ("NVIDIA L4\n", 9), ("Failed to initialize NVML: Driver/library mismatch\n", 18)],
+    [
+        ("", 0),
+        ("0, NVIDIA L4\n", 9),
+        ("No devices were found\n", 0),
+        ("Failed to initialize NVML: Driver/library mismatch\n", 18),
+    ],
 )
 def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
     nvidia_smi: FakeNvidiaSmi,
@@ -90,7 +70,7 @@ def test_a_device_that_no_type_names_is_told_of_once(
     catalog: Catalog,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    nvidia_smi.answers("NVIDIA GeForce RTX 3060\nNVIDIA GeForce RTX 3060\n")
+    nvidia_smi.answers("0, NVIDIA GeForce RTX 3060\n1, NVIDIA GeForce RTX 3060\n")
     with caplog.at_level(logging.WARNING):
         assert launcher.capacity(catalog) == CPU_BACKED
         assert launcher.capacity(catalog) == CPU_BACKED

@@ -1,0 +1,68 @@
+"""What the owner of a job does to it, on real trainers: pause, resume, cancel, promote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infrastructure.store import connect
+from projections.gpu_pools import all_gpu_pools
+from services.projector.audit import audit
+from tests.e2e.conftest import EcoLinkUnderTest
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def test_a_job_of_two_ranks_is_paused_and_goes_on(
+    ecolink: EcoLinkUnderTest, tmp_path: Path
+) -> None:
+    dataset = ecolink.dataset(tmp_path, examples=100)
+    path = ecolink.approve(
+        dataset, gpu_count=2, epochs=60, gradient_accumulation=1, save_steps=100_000
+    )
+    ecolink.await_events(path, "TrainingStarted", 1)
+    for _ in range(2):
+        ecolink.client.post(f"{path}/pause", {})
+    paused = ecolink.await_status(path, "paused")
+    assert paused["pause_reason"] == "owner"
+    assert paused["checkpoint_step"] == paused["step"] > 0
+    assert _held(ecolink) == 0
+    (ended,) = ecolink.events(path, "SegmentEnded")
+    billed = paused["billed_seconds"]
+    assert (ended["reason"], ended["elapsed_seconds"]) == ("stopped", billed)
+
+    ecolink.client.post(f"{path}/resume", {})
+    job = ecolink.await_status(path, "registered")
+    assert (job["segment"], job["crashes"]) == (2, 0)
+    _, second = ecolink.events(path, "TrainingStarted")
+    assert second["step"] == paused["step"]
+    (allocated, _) = ecolink.events(path, "SegmentAllocated")
+    assert allocated["rate_micros_per_hour"] == 2 * 600_000
+    assert audit(ecolink.settings).differences == []
+
+
+def test_a_cancelled_job_keeps_what_it_saved_and_is_promoted(
+    ecolink: EcoLinkUnderTest, tmp_path: Path
+) -> None:
+    dataset = ecolink.dataset(tmp_path, examples=100)
+    path = ecolink.approve(dataset, epochs=80, gradient_accumulation=1, save_steps=50)
+    ecolink.await_events(path, "CheckpointSaved", 1)
+    for _ in range(2):
+        ecolink.client.post(f"{path}/cancel", {})
+    job = ecolink.await_status(path, "cancelled")
+    assert job["model"] is None
+    assert "is kept until" in job["kept"]
+    assert job["charged"]["micros"] > 0
+    promoted = ecolink.client.post(f"{path}/promote", {})
+    assert promoted["model"] in {
+        model["model"] for model in ecolink.client.get("/models")["models"]
+    }
+    assert ecolink.artifacts.exists(f"{promoted['adapter_ref']}/adapter_model.safetensors")
+    assert _held(ecolink) == 0
+
+
+def _held(ecolink: EcoLinkUnderTest) -> int:
+    """GPUs that are held in all pools."""
+    with connect(ecolink.settings) as connection:
+        return sum(pool["held"] for pool in all_gpu_pools(connection))

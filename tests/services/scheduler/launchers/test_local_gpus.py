@@ -1,0 +1,123 @@
+"""Which GPUs of this machine a pod sees: its own, and nobody else's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure.settings import Settings
+from services.scheduler.launchers import local
+from services.scheduler.launchers.launcher import LaunchFailed, PodName
+from services.scheduler.launchers.local import LocalLauncher
+from tests.causes import FixedClock
+from tests.domain.examples import JOB_ID
+from tests.polling import eventually
+from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
+from tests.services.scheduler.launchers.test_launcher import living, shipped_catalog, spec
+
+LISTING = "0, NVIDIA L4\n1, NVIDIA H100 80GB HBM3\n2, NVIDIA L4\n3, NVIDIA L4\n"
+
+PROGRAM = """
+import os, signal, sys, time
+def leave(*_):
+    time.sleep({leaving_seconds})
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+order, visible = os.environ["CUDA_DEVICE_ORDER"], os.environ["CUDA_VISIBLE_DEVICES"]
+print(f"{{order}}={{visible}}.", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def open_launcher(home: Path, leaving_seconds: float = 0.0) -> LocalLauncher:
+    """A launcher that was asked for its capacity, as at every start."""
+    script = home / "program.py"
+    script.write_text(PROGRAM.format(leaving_seconds=leaving_seconds))
+    settings = Settings(home=home, nats_url="nats://127.0.0.1:1", grace_seconds=10)
+    launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
+    launcher.capacity(shipped_catalog())
+    return launcher
+
+
+@pytest.fixture(autouse=True)
+def four_gpus(
+    nvidia_smi: FakeNvidiaSmi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Three L4 and an H100; whatever runs on them is ended."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(local, "DEVICE_FREE_SECONDS", 0.3)
+    nvidia_smi.answers(LISTING)
+    yield
+    launcher = open_launcher(tmp_path)
+    for name in launcher.pods():
+        end(launcher, name.segment)
+
+
+def seen(launcher: LocalLauncher, segment: int, gpu_type: str, gpu_count: int = 1) -> str:
+    """Launch a segment; the GPUs that its program sees."""
+    wanted = spec(segment).model_copy(update={"gpu_type": gpu_type, "gpu_count": gpu_count})
+    name = launcher.launch(wanted).name
+    line = eventually(lambda: launcher.log(name, 100).decode().partition("\n")[0])
+    order, _, visible = line.partition("=")
+    assert order == "PCI_BUS_ID"
+    return visible.rstrip(".")
+
+
+def end(launcher: LocalLauncher, segment: int) -> None:
+    launcher.stop(PodName(JOB_ID, segment))
+    eventually(lambda: not living(launcher, PodName(JOB_ID, segment)))
+
+
+def test_each_pod_has_gpus_of_its_type_that_no_other_has(tmp_path: Path) -> None:
+    launcher = open_launcher(tmp_path)
+    assert seen(launcher, 1, "l4") == "0"
+    assert seen(launcher, 2, "h100") == "1"
+    assert seen(launcher, 3, "l4", gpu_count=2) == "2,3"
+
+
+def test_the_gpus_of_a_pod_that_ended_are_free_even_before_it_is_removed(tmp_path: Path) -> None:
+    launcher = open_launcher(tmp_path)
+    assert seen(launcher, 1, "l4") == "0"
+    assert seen(launcher, 2, "l4") == "2"
+    end(launcher, 1)
+    assert seen(launcher, 3, "l4") == "0"
+
+
+def test_a_launcher_that_is_opened_anew_knows_what_is_taken(tmp_path: Path) -> None:
+    assert seen(open_launcher(tmp_path), 1, "l4", gpu_count=2) == "0,2"
+    assert seen(open_launcher(tmp_path), 2, "l4") == "3"
+
+
+def test_too_few_free_gpus_refuse_and_leave_nothing(tmp_path: Path) -> None:
+    launcher = open_launcher(tmp_path)
+    assert seen(launcher, 1, "l4", gpu_count=2) == "0,2"
+    with pytest.raises(LaunchFailed, match="2 l4 wanted, 1 of 3 free on this machine"):
+        seen(launcher, 2, "l4", gpu_count=2)
+    assert launcher.pods() == [PodName(JOB_ID, 1)]
+    assert len(list((tmp_path / "pods").iterdir())) == 1
+
+
+def test_a_launch_waits_for_a_process_that_is_about_to_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "DEVICE_FREE_SECONDS", 10)
+    launcher = open_launcher(tmp_path, leaving_seconds=0.5)
+    assert seen(launcher, 1, "h100") == "1"
+    launcher.stop(PodName(JOB_ID, 1))
+    assert seen(launcher, 2, "h100") == "1"
+    assert not living(launcher, PodName(JOB_ID, 1))
+
+
+def test_a_cpu_backed_type_sees_no_gpu(tmp_path: Path) -> None:
+    launcher = open_launcher(tmp_path)
+    assert seen(launcher, 1, "cpu") == ""
+    assert seen(launcher, 2, "cpu-small") == ""
+
+
+def test_a_type_that_nobody_offered_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchFailed, match="no GPU type abacus"):
+        seen(open_launcher(tmp_path), 1, "abacus")

@@ -1,0 +1,112 @@
+"""Paid time that ends: there is money for another launch, or the job is paused; overruns too."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.event_log import EventLog
+from domain.job import Job, JobStatus, SegmentEnd
+from domain.lifecycle import PauseReason
+from infrastructure.reports import Outcome, Phase, Report
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.segments import Segments
+from services.trainer.lease import OVERRUN_EXIT_CODE
+from tests.causes import command
+from tests.domain.examples import JOB_ID
+from tests.services.scheduler.reports import CHECKPOINT, report
+from tests.stories import Story
+
+NAME = PodName(JOB_ID, 1)
+
+
+def last_end(log: EventLog) -> Job.SegmentEnded:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)][-1]
+
+
+def lease_ended(n: int, elapsed_seconds: float) -> Report:
+    return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
+
+
+def spend(story: Story) -> None:
+    """Leases hold all that the account has."""
+    with command("spend"):
+        account = story.account
+        account.settle(captured_micros=0, reserved_micros=account.available_micros)
+        story.log.commit(account)
+
+
+def test_paid_time_that_ends_without_money_pauses(story: Story, running: Segments) -> None:
+    spend(story)
+    running.record(lease_ended(9, 300.4))
+    assert story.job.status is JobStatus.PAUSED
+    assert story.pool.held == {}
+
+
+def test_paid_time_that_ends_while_there_is_money_is_relaunched(
+    story: Story, running: Segments
+) -> None:
+    running.record(lease_ended(9, 300.4))
+    assert story.job.next_segment == 2
+
+
+def test_a_lease_that_the_trainer_had_not_heard_of_is_money(
+    story: Story, running: Segments
+) -> None:
+    with command("extend"):
+        account, meter = story.account, story.meter(1)
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(60))
+        story.log.commit(account, meter)
+    spend(story)
+    running.record(lease_ended(9, 300.4))
+    assert story.job.next_segment == 2
+
+
+def leave(story: Story, micros: int) -> None:
+    """Leases hold all that the account has, but for so much."""
+    with command("spend most"):
+        account = story.account
+        account.settle(captured_micros=0, reserved_micros=account.available_micros - micros)
+        story.log.commit(account)
+
+
+@pytest.mark.parametrize(
+    ("micros", "status"), [(59_999, JobStatus.PAUSED), (60_000, JobStatus.TRAINING)]
+)
+def test_less_than_a_minutes_money_is_none(
+    story: Story, running: Segments, micros: int, status: JobStatus
+) -> None:
+    """Near zero, before the ticker says that the balance is depleted."""
+    leave(story, micros)
+    running.record(lease_ended(9, 300.4))
+    assert story.job.status is status
+
+
+def test_a_second_that_the_trainer_had_not_heard_of_is_too_little(
+    story: Story, running: Segments
+) -> None:
+    spend(story)
+    running.record(lease_ended(9, 299.9))
+    assert story.job.status is JobStatus.PAUSED
+
+
+def test_a_trainer_that_overran_its_paid_time_is_a_lease_that_ended(
+    log: EventLog, story: Story, running: Segments
+) -> None:
+    running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
+    running.lose(NAME, 318, OVERRUN_EXIT_CODE, {Phase.TRAINING: 310.0}, 18)
+    end = last_end(log)
+    assert (end.reason, end.failure, end.error_class) == (SegmentEnd.LEASE_ENDED, None, None)
+    assert (end.elapsed_seconds, end.grace_seconds, end.kept_seconds) == (318, 18, 40)
+    assert (story.job.crashes, story.job.next_segment) == (0, 2)
+    assert story.pool.held == {}
+
+
+@pytest.mark.parametrize("known_seconds", [318, 290], ids=["all", "too little"])
+def test_a_trainer_that_overran_without_money_is_paused_whatever_is_credited(
+    log: EventLog, story: Story, running: Segments, known_seconds: int
+) -> None:
+    spend(story)
+    running.lose(NAME, known_seconds, OVERRUN_EXIT_CODE)
+    last = list(log.events.get(JOB_ID))[-1]
+    assert isinstance(last, Job.JobPaused)
+    assert (last.reason, last_end(log).kept_seconds) == (PauseReason.BALANCE, 0)
