@@ -116,19 +116,20 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         row,
         last_step,
         balance_micros,
-        resume=_resume_gate(backend, row, balance_micros),
+        resume=_resume_gate(backend, row),
         wait_seconds=_wait_seconds(backend, row),
     )
 
 
-def _resume_gate(backend: Backend, row: Row, balance_micros: int) -> ResumeGate | None:
-    """The gate before a paused job, quoted anew."""
+def _resume_gate(backend: Backend, row: Row) -> ResumeGate | None:
+    """The gate before a paused job, quoted anew, on the balance that a resume would find."""
     if row["status"] != JobStatus.PAUSED:
         return None
     try:
         rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"])).estimate
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
+    balance_micros = backend.log.load(Account, row["account_id"]).balance_micros
     missing = max(0, rest.high_micros - balance_micros)
     return ResumeGate(
         allowed=missing == 0,
