@@ -212,8 +212,9 @@ class Account(Aggregate):
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
         """Take charges out of the reserve and move the change of all leases into it.
 
-        `second_micros` is what a second of everything that runs costs: with less than that left
-        the balance is depleted. Raises InsufficientBalance when leases would exceed the balance.
+        `second_micros` is the most that a second of everything that runs can cost: with less
+        than that left the balance is depleted. Raises InsufficientBalance when leases would exceed
+        the balance.
         """
         assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
         if reserved_micros > self.available_micros:

@@ -157,8 +157,11 @@ def close(
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
-    """What a second of some segments together costs, micro-dollars, rounded up."""
-    return -(-sum(meter.rate_micros_per_hour for meter in meters) // SECONDS_PER_HOUR)
+    """The most that a second of some segments together can cost, micro-dollars.
+
+    Each segment's charge is rounded by itself, so that any of its seconds may be its dearer one.
+    """
+    return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from uuid import UUID, uuid5
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -302,9 +302,10 @@ def test_a_lease_that_no_save_could_settle_is_no_policy() -> None:
         LeasePolicy(minute_seconds=1, lease_seconds=401, extension_seconds=60)
 
 
-def test_a_second_of_all_that_runs_is_rounded_up() -> None:
+def test_each_segment_s_second_is_rounded_up() -> None:
+    assert second_micros([a_meter(1, 3600)]) == 1
     assert second_micros([a_meter(1, 3601)]) == 2
-    assert second_micros([a_meter(1, 1), a_meter(2, 1)]) == 1
+    assert second_micros([a_meter(1, 1), a_meter(2, 1)]) == 2
 
 
 rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
@@ -316,6 +317,7 @@ rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
     steps=st.lists(st.integers(0, 200), min_size=1, max_size=12),
     balance_seconds=st.integers(0, 900),
 )
+@example(rates=[39672, 94361, 94361], steps=[0], balance_seconds=570)
 def test_segments_that_run_together_reach_zero_together(
     rates: list[int], steps: list[int], balance_seconds: int
 ) -> None:
@@ -331,6 +333,7 @@ def test_segments_that_run_together_reach_zero_together(
             assert len({each.paid_seconds for each in meters}) == 1
     assert elapsed == meters[0].paid_seconds, "the money has ended"
     assert payer.available_micros < second_micros(meters)
+    assert payer.depleted, "or nobody would pause what has used its last lease"
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
