@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -373,6 +374,7 @@ class JobSegments(Aggregate):
         for phase, seconds in phase_seconds.items():
             self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
 
+    @abstractmethod
     def _conclude(
         self,
         reason: SegmentEnd,
@@ -381,7 +383,7 @@ class JobSegments(Aggregate):
         log_ref: str | None,
         can_pay: bool,
     ) -> None:
-        raise NotImplementedError
+        """What follows for the job from the end of a segment."""
 
     def _require_running(self, segment: int) -> None:
         if not self.segment_running or segment != self.segment:

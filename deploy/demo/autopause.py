@@ -85,7 +85,9 @@ class AutoPause:
             time.sleep(POLL_SECONDS)
 
     def _tell(self, job: dict[str, Any]) -> None:
-        line = f"{job['id'][:14]} {job['status']}, {job['phase']}"
+        line = f"{job['id'][:14]} {job['status']}"
+        if job["phase"] != job["status"]:
+            line += f", {job['phase']}"
         if self._told.get(job["id"]) != line:
             self._told[job["id"]] = line
             total = job["total_steps"]

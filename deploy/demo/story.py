@@ -122,10 +122,12 @@ def result_table(job: dict[str, Any]) -> Table:
 
 def bills_table(bills: Sequence[Bill]) -> Table:
     """Seconds and charges of some jobs, and of all together."""
-    table = Table(title="Metered, grace and unpaid", title_justify="left")
+    table = Table(title="Metered, grace and unpaid seconds", title_justify="left")
     table.add_column("job")
-    for column in ("segments", "metered s", "grace s", "unpaid s", "charged", "rate x metered"):
+    for column in ("segments", "metered", "grace", "unpaid"):
         table.add_column(column, justify="right")
+    for column in ("charged", "rate x\nmetered"):  # to the micro-dollar, however narrow the screen
+        table.add_column(column, justify="right", no_wrap=True)
     for bill in bills:
         table.add_row(bill.job["id"][:14], str(bill.job["segment"]), *_sums([bill]))
     table.add_section()

@@ -32,10 +32,9 @@ from domain.job import Job
 from domain.meter import Meter
 from infrastructure.artifacts import MANIFEST
 from infrastructure.reports import Outcome
-from services.billing.settlement import LeasePolicy
 from tests.domain.examples import PLAN
+from tests.services.billing.meters import POLICY
 
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 REGION, CAPACITY = "local", 3
 RETENTION = timedelta(minutes=20)  # so short that it ends while the machine runs
 

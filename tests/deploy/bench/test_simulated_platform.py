@@ -13,10 +13,9 @@ from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.job import Job, JobStatus
 from infrastructure.reports import Outcome
-from services.billing.settlement import LeasePolicy
 from tests.domain.examples import PLAN
+from tests.services.billing.meters import POLICY
 
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 SECOND = 1000
 """What a second costs, micro-dollars."""
 

@@ -13,11 +13,10 @@ from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from services.billing.handlers import Metering
-from services.billing.settlement import LeasePolicy, Running, settle
+from services.billing.settlement import Running, settle
 from tests.causes import NOW, FixedClock, command
+from tests.services.billing.meters import POLICY
 from tests.stories import BOUND_AT, Story
-
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 
 
 @pytest.fixture(autouse=True)

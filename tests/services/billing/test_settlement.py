@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from uuid import UUID, uuid5
 
 import pytest
-from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from domain.account import Account, Role
+from domain.account import Account
 from domain.aggregate import Cause
-from domain.meter import Meter
-from domain.money import charge_micros
 from services.billing.settlement import (
     LeasePolicy,
     Running,
@@ -23,9 +17,9 @@ from services.billing.settlement import (
     settle,
 )
 from tests.causes import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened, meter
+from tests.domain.examples import account, happened, meter
+from tests.services.billing.meters import POLICY, meter_of
 
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 SECOND = 1000
 """What a second of the examples' meter costs, micro-dollars."""
 
@@ -34,12 +28,6 @@ SECOND = 1000
 def cause() -> Iterator[Cause]:
     with command() as cause:
         yield cause
-
-
-def a_meter(job: int, rate_micros_per_hour: int) -> Meter:
-    opened = Meter.open(ACCOUNT_ID, uuid5(JOB_ID, str(job)), 1, rate_micros_per_hour)
-    opened.collect_events()
-    return opened
 
 
 def test_the_first_lease_is_a_full_one() -> None:
@@ -93,8 +81,8 @@ def test_a_top_up_grants_the_lease_that_was_waited_for() -> None:
     assert running.paid_seconds == 300
 
 
-def test_a_meter_that_comes_later_lifts_all_leases_to_one_height() -> None:
-    payer, first, second = account(10_000 * SECOND), a_meter(1, 3_600_000), a_meter(2, 7_200_000)
+def test_meter_of_that_comes_later_lifts_all_leases_to_one_height() -> None:
+    payer, first, second = account(10_000 * SECOND), meter_of(1, 3_600_000), meter_of(2, 7_200_000)
     settle(payer, [Running(first, 0)], POLICY)
     settle(payer, [Running(first, 59), Running(second, 0)], POLICY)
     assert (first.paid_seconds - 59, second.paid_seconds) == (300, 300)
@@ -175,7 +163,7 @@ def test_the_last_part_minute_and_the_depletion_come_together() -> None:
 
 
 def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
-    payer, refused, running = account(), a_meter(1, 3_600_000_000), a_meter(2, 3_600_000)
+    payer, refused, running = account(), meter_of(1, 3_600_000_000), meter_of(2, 3_600_000)
     open_meter(payer, refused, POLICY)
     assert happened(refused) == ["LeaseRefused"]
     payer.grant_credit(2000 * SECOND, "top-up")
@@ -186,7 +174,7 @@ def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
 
 
 def test_a_costly_job_that_is_refused_depletes_nobody() -> None:
-    payer, cheap, costly = account(400 * SECOND), a_meter(1, 3_600_000), a_meter(2, 10**12)
+    payer, cheap, costly = account(400 * SECOND), meter_of(1, 3_600_000), meter_of(2, 10**12)
     open_meter(payer, cheap, POLICY)
     open_meter(payer, costly, POLICY)
     close(payer, costly, elapsed_seconds=0, kept_seconds=0, policy=POLICY)
@@ -194,7 +182,7 @@ def test_a_costly_job_that_is_refused_depletes_nobody() -> None:
 
 
 def test_a_segment_that_ends_depletes_nobody_while_another_holds_a_lease() -> None:
-    payer, first, second = account(600 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    payer, first, second = account(600 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     close(payer, first, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
     assert payer.balance_micros == 300 * SECOND
@@ -224,7 +212,7 @@ def test_the_runway_counts_time_that_is_used_and_not_billed_yet(elapsed: int, lo
 
 
 def test_the_runway_is_that_of_all_that_runs() -> None:
-    payer, first, second = account(1500 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    payer, first, second = account(1500 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0)], POLICY)
     assert not payer.low
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
@@ -234,7 +222,7 @@ def test_the_runway_is_that_of_all_that_runs() -> None:
 
 
 def test_an_account_that_runs_nothing_is_not_low_and_its_next_job_warns_again() -> None:
-    payer, first, second = account(100 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    payer, first, second = account(100 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0)], POLICY)
     assert payer.low
     settle(payer, [Running(first, 100)], POLICY)
@@ -252,7 +240,7 @@ def test_an_account_that_runs_nothing_is_not_low_and_its_next_job_warns_again() 
 
 
 def test_segments_in_their_grace_are_no_new_crossing() -> None:
-    payer, first, second = account(200 * SECOND), a_meter(1, 3_600_000), a_meter(2, 3_600_000)
+    payer, first, second = account(200 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     settle(payer, [Running(first, 100), Running(second, 100)], POLICY)
     close(payer, first, elapsed_seconds=100, kept_seconds=100, policy=POLICY)
@@ -273,7 +261,7 @@ def test_a_lease_that_the_tick_does_not_see_keeps_the_warning() -> None:
 
 
 def test_what_costs_nothing_has_no_runway() -> None:
-    payer, free = account(), a_meter(1, 0)
+    payer, free = account(), meter_of(1, 0)
     settle(payer, [Running(free, 0)], POLICY)
     assert free.paid_seconds == 300
     assert happened(payer) == []
@@ -282,7 +270,7 @@ def test_what_costs_nothing_has_no_runway() -> None:
 def test_a_tick_saves_no_more_than_the_store_takes_and_the_next_one_the_rest() -> None:
     policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
     payer = account(10**9)
-    meters = [a_meter(job, 3_600_000) for job in range(4)]
+    meters = [meter_of(job, 3_600_000) for job in range(4)]
     settle(payer, [Running(each, 0) for each in meters], policy)
     ticks, events = 0, 0
     while not all(each.billed_seconds == 299 for each in meters):
@@ -303,116 +291,6 @@ def test_a_lease_that_no_save_could_settle_is_no_policy() -> None:
 
 
 def test_each_segment_s_second_is_rounded_up() -> None:
-    assert second_micros([a_meter(1, 3600)]) == 1
-    assert second_micros([a_meter(1, 3601)]) == 2
-    assert second_micros([a_meter(1, 1), a_meter(2, 1)]) == 2
-
-
-rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
-
-
-@hypothesis_settings(deadline=None, max_examples=60)
-@given(
-    rates=st.lists(rates, min_size=1, max_size=4),
-    steps=st.lists(st.integers(0, 200), min_size=1, max_size=12),
-    balance_seconds=st.integers(0, 900),
-)
-@example(rates=[39672, 94361, 94361], steps=[0], balance_seconds=570)
-def test_segments_that_run_together_reach_zero_together(
-    rates: list[int], steps: list[int], balance_seconds: int
-) -> None:
-    """However fast they cost, and however far apart the ticks are."""
-    with command():
-        meters = [a_meter(job, rate) for job, rate in enumerate(rates)]
-        payer = opened(balance_seconds * second_micros(meters))
-        elapsed = 0
-        for step in [0, *steps, *[60] * 30]:
-            # A trainer stops by itself at the end of its paid time.
-            elapsed = min([elapsed + step, *(each.paid_seconds for each in meters)])
-            settle(payer, [Running(each, elapsed) for each in meters], POLICY)
-            assert len({each.paid_seconds for each in meters}) == 1
-    assert elapsed == meters[0].paid_seconds, "the money has ended"
-    assert payer.available_micros < second_micros(meters)
-    assert payer.depleted, "or nobody would pause what has used its last lease"
-
-
-@hypothesis_settings(deadline=None, max_examples=60)
-@given(rates=st.lists(rates, min_size=2, max_size=4), joins=st.lists(st.integers(0, 400)))
-def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: list[int]) -> None:
-    """Each joins while there is money for a full lease of all."""
-    with command():
-        meters = [a_meter(job, rate) for job, rate in enumerate(rates)]
-        payer = opened(2000 * second_micros(meters))
-        began = sorted([*joins, 0, 0, 0, 0])[: len(meters)]
-        for now in range(0, 4000, 37):
-            running = [
-                Running(each, min(now - start, each.paid_seconds))
-                for each, start in zip(meters, began, strict=True)
-                if start <= now
-            ]
-            settle(payer, running, POLICY)
-    ends = {each.paid_seconds + start for each, start in zip(meters, began, strict=True)}
-    assert max(ends) - min(ends) <= 37, "to the second of their evidence, which ticks show late"
-
-
-def opened(balance_micros: int, account_id: UUID = ACCOUNT_ID) -> Account:
-    payer = Account.open(account_id, Role.USER, "UTC")
-    if balance_micros:
-        payer.grant_credit(balance_micros, "first")
-    return payer
-
-
-@hypothesis_settings(deadline=None, max_examples=100)
-@given(
-    balance=st.integers(0, 2_000_000_000),
-    segments=st.lists(
-        st.tuples(
-            st.integers(1, 200_000_000),
-            st.lists(st.integers(-20, 400), max_size=8),
-            st.integers(0, 2000),
-            st.integers(0, 2000),
-        ),
-        min_size=1,
-        max_size=4,
-    ),
-)
-def test_whatever_the_evidence_the_books_are_right(
-    balance: int, segments: list[tuple[int, list[int], int, int]]
-) -> None:
-    """Evidence comes unevenly, stands still, and the last word may contradict it."""
-    with command():
-        payer = opened(balance)
-        meters = [a_meter(job, rate) for job, (rate, *_) in enumerate(segments)]
-        elapsed = [0 for _ in meters]
-        for tick in range(9):
-            for index, (_, steps, *_) in enumerate(segments):
-                elapsed[index] += max(0, steps[tick]) if tick < len(steps) else 0
-            running = [Running(each, shown) for each, shown in zip(meters, elapsed, strict=True)]
-            settle(payer, running, POLICY)
-            assert_sound(payer, meters)
-        for each, (_, _, ended, kept) in zip(meters, segments, strict=True):
-            close(payer, each, ended, kept, POLICY)
-    assert payer.reserved_micros == 0
-    assert payer.balance_micros >= 0
-    paid = sum(
-        charge_micros(each.rate_micros_per_hour, each.billed_seconds)
-        - (
-            each.charge_between(each.billed_seconds - each.credited_seconds, each.billed_seconds)
-            if each.credited_seconds
-            else 0
-        )
-        for each in meters
-    )
-    assert payer.balance_micros == balance - paid
-
-
-def assert_sound(payer: Account, meters: list[Meter]) -> None:
-    """What must hold after every tick."""
-    assert 0 <= payer.reserved_micros <= payer.balance_micros
-    assert payer.reserved_micros == sum(
-        each.charge_between(each.billed_seconds, each.paid_seconds) for each in meters
-    )
-    for each in meters:
-        minutes = [event for event in each.pending_events if isinstance(event, Meter.MinuteMetered)]
-        total = sum(minute.amount_micros for minute in minutes)
-        assert total == charge_micros(each.rate_micros_per_hour, each.billed_seconds)
+    assert second_micros([meter_of(1, 3600)]) == 1
+    assert second_micros([meter_of(1, 3601)]) == 2
+    assert second_micros([meter_of(1, 1), meter_of(2, 1)]) == 2

@@ -17,13 +17,11 @@ from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
-from services.billing.settlement import LeasePolicy
 from services.billing.ticker import ADVISORY_LOCK, Ticker
 from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import JOB_ID
+from tests.services.billing.meters import POLICY
 from tests.stories import Story
-
-POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 
 
 class MovableClock(FixedClock):

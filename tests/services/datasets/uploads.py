@@ -21,6 +21,32 @@ def chat(*messages: Any) -> dict[str, Any]:
     return {"messages": list(messages)}
 
 
+GOOD = chat(USER, ASSISTANT)
+
+
+def user(content: object) -> dict[str, object]:
+    """A message of the user."""
+    return {"role": "user", "content": content}
+
+
+def calling(call: object) -> dict[str, object]:
+    """An example whose answer has these tool calls."""
+    return chat(USER, {"role": "assistant", "tool_calls": call})
+
+
+def arguments(value: object) -> dict[str, object]:
+    """An example whose tool call has these arguments."""
+    return calling([{"type": "function", "function": {"name": "look", "arguments": value}}])
+
+
+def nested(levels: int) -> dict[str, object]:
+    """An object of so many levels."""
+    value: dict[str, object] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
 def jsonl(*examples: Any) -> bytes:
     """A file with one value a line."""
     return b"".join(json.dumps(example).encode() + b"\n" for example in examples)
