@@ -17,9 +17,9 @@ from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from domain.payment import Payment, Receipt
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import NOW, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
-from tests.tiny_model import TINY_SHAPE
 
 SECRET = "eco_secret-of-a-test"
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300

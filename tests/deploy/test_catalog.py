@@ -14,8 +14,8 @@ from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.offers import shipped_offers
 from infrastructure.settings import Settings
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import command
-from tests.tiny_model import TINY_SHAPE
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from domain.identity import base_model_id
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.tiny_model import TINY_SHAPE
+from services.trainer.tiny_model import TINY_SHAPE
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from domain.base_model import BaseModel
 from domain.identity import base_model_id
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.domain.examples import happened
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
-from tests.tiny_model import TINY_SHAPE
 
 
 def test_a_base_model_is_revised_by_other_content_alone() -> None:

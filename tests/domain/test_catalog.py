@@ -14,8 +14,8 @@ from domain.hyperparameters import Hyperparameters
 from domain.memory import decide
 from domain.offers import CatalogBase, GpuType, Offers, Region, shipped_offers
 from domain.precision import Precision
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.domain.examples import happened
-from tests.tiny_model import TINY_SHAPE
 
 CPU = GpuType(
     name="cpu",

@@ -21,8 +21,8 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import SystemClock
 from infrastructure.settings import Settings
 from services.scheduler.launchers.local import LocalLauncher
+from services.trainer.tiny_model import TINY_SHAPE, make_tiny_model
 from tests.polling import eventually
-from tests.tiny_model import TINY_SHAPE, make_tiny_model
 
 TIMEOUT_SECONDS = 180.0
 

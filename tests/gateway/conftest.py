@@ -34,8 +34,8 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.polling import eventually
-from tests.tiny_model import TINY_SHAPE
 
 BASE_MODEL = "tiny"
 DOLLAR = 1_000_000

@@ -12,9 +12,9 @@ from domain.dataset import Dataset
 from domain.identity import CATALOG_ID
 from domain.offers import CatalogBase
 from domain.phases import Phase
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.test_jobs import ready
-from tests.tiny_model import TINY_SHAPE
 
 
 def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, world: World) -> None:

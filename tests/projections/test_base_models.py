@@ -10,11 +10,11 @@ from domain.model_shape import ModelShape
 from infrastructure.store import Connection
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import command
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 from tests.projections.conftest import Fold
 from tests.stories import Story
-from tests.tiny_model import TINY_SHAPE
 
 
 def test_base_models_are_listed_by_name(

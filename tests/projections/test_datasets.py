@@ -12,11 +12,11 @@ from domain.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import dataset, datasets_of, token_counts, uncounted
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story
-from tests.tiny_model import TINY_SHAPE
 
 
 def count(log: EventLog, base: str, manifest_sha256: str, lengths: TokenLengths) -> None:

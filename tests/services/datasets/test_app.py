@@ -25,10 +25,10 @@ from services.datasets import counting as counting_module
 from services.datasets.counting import Counting
 from services.datasets.handlers import Validating
 from services.datasets.report import Code, Report
+from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl
-from tests.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 
 VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}))
 

@@ -15,10 +15,10 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.nats_server import NatsServer
 from tests.services.trainer.notes import Notes, on_micro_batch
 from tests.services.trainer.program import Program
-from tests.tiny_model import make_tiny_model
 
 SpecMaker = Callable[..., SegmentSpec]
 

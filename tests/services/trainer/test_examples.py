@@ -8,7 +8,7 @@ import pytest
 
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.trainer.examples import IGNORED, Example, Renderer
-from tests.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 
 USER = {"role": "user", "content": "Hello"}
 PARIS = {"role": "assistant", "content": "Paris."}

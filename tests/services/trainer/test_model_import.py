@@ -26,8 +26,8 @@ from services.trainer.model_import import (
     packaged_gguf,
     shape_of,
 )
+from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
 from tests.services.trainer.conftest import SpecMaker
-from tests.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
 
 FAMILIES = {
     "smollm2": "llama",

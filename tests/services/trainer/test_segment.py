@@ -19,9 +19,9 @@ from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.model import TargetModulesNotFound, load_base
+from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes
-from tests.tiny_model import make_tiny_model
 
 
 def losses(notes: Notes) -> list[float]:

@@ -1,10 +1,15 @@
-"""A tiny Llama-architecture chat model with a tokenizer, made anew and always the same."""
+"""A tiny Llama-architecture chat model with a tokenizer, made anew and always the same.
+
+Tests and measurements train it; `python -m services.trainer.tiny_model DIRECTORY` saves it.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from domain.model_shape import ModelShape, separate_linears
+from services.trainer.stack import lean_imports
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -85,3 +90,8 @@ def make_tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE):
         pad_token="<|endoftext|>",
         chat_template=chat_template,
     )
+
+
+if __name__ == "__main__":
+    lean_imports()
+    make_tiny_model(Path(sys.argv[1]))
