@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -12,8 +11,7 @@ from peft import PeftModel
 from domain.estimate import Precision
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Checkpoint, Evaluation, SegmentSpec, StepMeasured
-from services.trainer import checkpoint
+from infrastructure.reports import Evaluation, SegmentSpec, StepMeasured
 from services.trainer.adapter_card import write_card
 from services.trainer.dataset import Dataset, fetch, prepare
 from services.trainer.evaluation import evaluate
@@ -31,33 +29,11 @@ from services.trainer.model import (
     save_adapter,
 )
 from services.trainer.plan import Plan
+from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
-from services.trainer.reporter import Level
+from services.trainer.saving import Checkpoints
 from services.trainer.training import Step, Training
-
-
-class Voice(Protocol):
-    """Where a segment says what it does; see Reporter."""
-
-    def enter(self, phase: Phase) -> None:
-        """Begin a phase."""
-        ...
-
-    def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Change fields of the cumulative report."""
-        ...
-
-    def measure(self, measured: StepMeasured) -> None:
-        """Tell what an optimizer step measured."""
-        ...
-
-    def saved(self, checkpoint: Checkpoint) -> None:
-        """Tell of a checkpoint that became durable."""
-        ...
-
-    def log(self, text: str, level: Level = "INFO") -> None:
-        """Write log lines."""
-        ...
+from services.trainer.voice import Voice
 
 
 class Segment:
@@ -81,11 +57,10 @@ class Segment:
         self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
         self.scratch.mkdir(exist_ok=True)
         self.reporter, self.lease, self.ranks = reporter, lease, ranks
-        self.step = 0  # optimizer steps done, over all segments
-        self.saved_step = 0  # of the newest checkpoint
-        self.trained_tokens = 0
-        self.loss_sum, self.loss_tokens = 0.0, 0  # since the newest checkpoint
-        self.segment_tokens, self.segment_seconds = 0, 0.0
+        self.progress = Progress()
+        self.checkpoints = Checkpoints(
+            spec, artifacts, self.scratch, reporter, lease, ranks, self.progress
+        )
 
     def run(self) -> None:
         """Run every phase; raises SegmentStopped, or whatever went wrong."""
@@ -101,13 +76,7 @@ class Segment:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
-        self.dtype, self.resumed = choose_dtype(self.ranks.device), None
-        if spec.resume_from is not None:
-            self.resumed, position = checkpoint.fetch(
-                self.artifacts, spec.resume_from, self.scratch
-            )
-            self.dtype = getattr(torch, position.dtype)
-            self._continue_from(position)
+        self.dtype = self.checkpoints.fetch(choose_dtype(self.ranks.device))
         self.lease.check()
         require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         with self.ranks.leader_first():
@@ -133,19 +102,6 @@ class Segment:
             f"adapter in float32; ranks: {self.ranks.count}, threads: {torch.get_num_threads()}; "
             f"{self.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
         )
-
-    def _continue_from(self, position: checkpoint.Position) -> None:
-        """Take up the numbers of a checkpoint; raises CheckpointMismatch."""
-        position.require_same_job(self._position(0.0))
-        self.step = self.saved_step = position.step
-        self.trained_tokens = position.trained_tokens
-        self.reporter.log(f"resumed at step {position.step} from {self.spec.resume_from}")
-        if position.threads != torch.get_num_threads():
-            self.reporter.log(
-                f"the checkpoint was made with {position.threads} threads, this segment has "
-                f"{torch.get_num_threads()}: losses may differ in the last digits",
-                "WARNING",
-            )
 
     def _prepare(self) -> None:
         """Dataset preparation: fetch, render, split, plan."""
@@ -182,8 +138,8 @@ class Segment:
     def _describe(self, dataset: Dataset) -> None:
         self.reporter.update(
             total_steps=self.plan.total_steps,
-            step=self.step,
-            trained_tokens=self.trained_tokens,
+            step=self.progress.step,
+            trained_tokens=self.progress.trained_tokens,
             train_examples=len(dataset.train),
             eval_examples=len(dataset.held_out),
         )
@@ -204,17 +160,16 @@ class Segment:
             self.ranks,
             self._ends,
         )
-        if self.resumed is not None:
-            checkpoint.restore(self.resumed, self.model, training.optimizer, self.ranks)
-        while self.step < self.plan.total_steps:
-            step = training.step(self.step)
+        self.checkpoints.restore(self.model, training.optimizer)
+        while self.progress.step < self.plan.total_steps:
+            step = training.step(self.progress.step)
             if step is None:
                 self._stop(training)
                 continue
             self._take(step)
-            if self.step % self.hyperparameters.save_steps == 0:
-                self._save(training)
-        self._save(training)
+            if self.checkpoints.due:
+                self.checkpoints.save(self.model, training.optimizer)
+        self.checkpoints.save(self.model, training.optimizer)
 
     def _ends(self) -> bool:
         """Between two micro batches: note progress; whether the segment has to end, says rank 0."""
@@ -227,29 +182,25 @@ class Segment:
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
         the others is its business. If more time was paid for meanwhile, all go on.
         """
-        self._save(training)
+        self.checkpoints.save(self.model, training.optimizer)
         self.lease.check()
 
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""
-        self.step += 1
-        self.trained_tokens += step.tokens
-        self.loss_sum += step.loss * step.label_tokens
-        self.loss_tokens += step.label_tokens
-        self.segment_tokens += step.tokens
-        self.segment_seconds += step.seconds
+        progress = self.progress
+        progress.take(step)
         self.reporter.update(
-            step=self.step,
-            trained_tokens=self.trained_tokens,
+            step=progress.step,
+            trained_tokens=progress.trained_tokens,
             train_loss=step.loss,
-            tokens_per_second=self.segment_tokens / self.segment_seconds,
+            tokens_per_second=progress.tokens_per_second,
         )
         self.reporter.measure(
             StepMeasured(
                 account_id=self.spec.account_id,
                 job_id=self.spec.job_id,
                 segment=self.spec.segment,
-                step=self.step,
+                step=progress.step,
                 total_steps=self.plan.total_steps,
                 train_loss=step.loss,
                 learning_rate=step.learning_rate,
@@ -257,52 +208,6 @@ class Segment:
                 tokens_per_second=step.tokens / step.seconds,
                 elapsed_seconds=self.lease.clock.elapsed(),
                 measured_at=datetime.now(UTC),
-            )
-        )
-
-    def _position(self, train_loss: float) -> checkpoint.Position:
-        return checkpoint.Position(
-            step=self.step,
-            trained_tokens=self.trained_tokens,
-            train_loss=train_loss,
-            dataset_sha256=self.spec.dataset_sha256,
-            base_model=self.spec.base_model,
-            hyperparameters=self.hyperparameters,
-            dtype=str(self.dtype).removeprefix("torch."),
-            threads=torch.get_num_threads(),
-            precision=self.spec.precision,
-            ranks=self.ranks.count,
-        )
-
-    def _save(self, training: Training) -> None:
-        """Save a checkpoint of this step, unless there is one."""
-        if self.step == self.saved_step:
-            return
-        position = self._position(self.loss_sum / self.loss_tokens)
-        random = checkpoint.random_states(self.ranks)
-        self.saved_step, self.loss_sum, self.loss_tokens = self.step, 0.0, 0
-        if self.ranks.leads:
-            self._store(position, training.optimizer, random)
-
-    def _store(
-        self,
-        position: checkpoint.Position,
-        optimizer: torch.optim.Optimizer,
-        random: dict[str, torch.Tensor],
-    ) -> None:
-        ref = f"{self.spec.checkpoint_prefix}/step-{position.step:06d}"
-        manifest = checkpoint.save(
-            self.artifacts, ref, self.scratch, self.model, optimizer, position, random
-        )
-        self.lease.progress()
-        self.reporter.saved(
-            Checkpoint(
-                ref=ref,
-                manifest_sha256=manifest.sha256,
-                step=position.step,
-                train_loss=position.train_loss,
-                elapsed_seconds=self.lease.clock.elapsed(),
-                total_bytes=manifest.total_bytes,
             )
         )
 

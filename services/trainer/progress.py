@@ -1,0 +1,42 @@
+"""Progress: how far a segment has got, and what it measured on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.trainer.training import Step
+
+
+@dataclass
+class Progress:
+    """Running counters; `take` counts an optimizer step that was done."""
+
+    step: int = 0  # optimizer steps done, over all segments
+    trained_tokens: int = 0  # without padding, over all segments
+    loss_sum: float = 0.0  # nats over the label tokens since the newest checkpoint
+    loss_tokens: int = 0
+    segment_tokens: int = 0
+    segment_seconds: float = 0.0
+
+    def take(self, step: Step) -> None:
+        """Count a step."""
+        self.step += 1
+        self.trained_tokens += step.tokens
+        self.loss_sum += step.loss * step.label_tokens
+        self.loss_tokens += step.label_tokens
+        self.segment_tokens += step.tokens
+        self.segment_seconds += step.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of this segment's training, without padding."""
+        return self.segment_tokens / self.segment_seconds
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss over the label tokens since the newest checkpoint, nats; 0 without any."""
+        return self.loss_sum / self.loss_tokens if self.loss_tokens else 0.0
+
+    def begin_mean(self) -> None:
+        """Begin the mean loss anew, for a checkpoint was taken."""
+        self.loss_sum, self.loss_tokens = 0.0, 0
