@@ -1,0 +1,211 @@
+"""TRL's SFTTrainer on tokenised examples, as a program of its own, for ours to be held against.
+
+`python -P deploy/bench/trl_run.py CONFIG.json`, where CONFIG.json is a TrlConfig, prints a
+TrlResult as JSON in its last line. It needs TRL (the extra `bench`) and nothing of EcoLink, so that
+it runs in any Python that has it. Threads, allocator and the like are the environment's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class TrlConfig:
+    """One run. What has a default has TRL's own."""
+
+    model: str  # directory
+    data: str  # file: {"train": [{"input_ids": [..], "labels": [..]}, ..], "eval": [..]}
+    output: str  # directory; the adapter is written to its folder `adapter`
+    learning_rates: list[float]  # of each optimizer step; their number is that of the steps
+    target_modules: list[str]
+    lora_r: int
+    lora_alpha: int
+    dropout: float
+    micro_batch_size: int
+    gradient_accumulation: int
+    weight_decay: float = 0.0
+    seed: int = 42
+    dtype: str = "float32"  # that the base is held in
+    bf16: bool = True  # autocast
+    sampling: str = (
+        "random"  # or "group_by_length", or "sequential": the examples as they are given
+    )
+    gradient_checkpointing: bool = True
+    packing: bool = False
+    max_length: int | None = 1024
+    evaluate: bool = True
+
+
+@dataclass(frozen=True)
+class TrlResult:
+    """What a run measured."""
+
+    version: str
+    tokens: int  # trained on, without padding
+    first_step_seconds: float  # from the program's start to the end of the first optimizer step
+    train_seconds: float  # the first step included
+    step_seconds: list[float]
+    losses: list[float]  # as TRL logs them, every ten steps
+    peak_rss_bytes: int
+    peak_gpu_bytes: int
+    eval_loss: float | None  # nats per label token, by TRL's own forward pass
+    adapter: str  # directory
+
+
+@dataclass
+class Stopwatch:
+    """When training began, and when each optimizer step ended."""
+
+    began: float = 0.0
+    ended: list[float] = field(default_factory=list)
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """How long each step took."""
+        return [end - start for start, end in zip([self.began, *self.ended], self.ended)]  # noqa: B905
+
+
+def run(config: TrlConfig) -> TrlResult:
+    """Train, write the adapter, evaluate."""
+    started, before_main = time.monotonic(), seconds_since_start()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+    import trl  # pyright: ignore[reportMissingImports]
+
+    stopwatch = Stopwatch()
+    trainer = _trainer(config, stopwatch)
+    trainer.train()
+    trained = time.monotonic()
+    adapter = Path(config.output) / "adapter"
+    trainer.model.save_pretrained(str(adapter), save_embedding_layers=False)
+    history: list[dict[str, Any]] = trainer.state.log_history
+    return TrlResult(
+        version=trl.__version__,
+        tokens=int(next(row["num_tokens"] for row in reversed(history) if "num_tokens" in row)),
+        first_step_seconds=before_main + stopwatch.ended[0] - started,
+        train_seconds=trained - stopwatch.began,
+        step_seconds=stopwatch.step_seconds,
+        losses=[row["loss"] for row in history if "loss" in row],
+        peak_rss_bytes=peak_rss_bytes(),
+        peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        eval_loss=_eval_loss(trainer) if config.evaluate else None,
+        adapter=str(adapter),
+    )
+
+
+def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
+    """An SFTTrainer that follows the given learning rates and keeps the time."""
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from peft import LoraConfig
+    from torch.optim.lr_scheduler import LambdaLR
+    from transformers import TrainerCallback
+    from trl import SFTTrainer  # pyright: ignore[reportMissingImports]
+
+    class Timed(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            stopwatch.began = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stopwatch.ended.append(time.monotonic())
+
+    class Scheduled(SFTTrainer):
+        def create_scheduler(
+            self, num_training_steps: int, optimizer: Optimizer | None = None
+        ) -> LambdaLR:
+            rates, peak = config.learning_rates, max(config.learning_rates)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: rates[min(step, len(rates) - 1)] / peak
+            )
+            return self.lr_scheduler
+
+    data = json.loads(Path(config.data).read_text())
+    return Scheduled(
+        model=config.model,
+        args=_arguments(config),
+        train_dataset=Dataset.from_list(data["train"]),
+        eval_dataset=Dataset.from_list(data["eval"]) if config.evaluate else None,
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.dropout,
+            target_modules=config.target_modules,
+        ),
+        callbacks=[Timed()],
+    )
+
+
+def _arguments(config: TrlConfig) -> Any:
+    import torch
+    from trl import SFTConfig  # pyright: ignore[reportMissingImports]
+
+    return SFTConfig(
+        output_dir=config.output,
+        max_steps=len(config.learning_rates),
+        per_device_train_batch_size=config.micro_batch_size,
+        per_device_eval_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=max(config.learning_rates),
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        packing=config.packing,
+        max_length=config.max_length,
+        train_sampling_strategy=config.sampling,
+        model_init_kwargs={"dtype": config.dtype},
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _eval_loss(trainer: Any) -> float:
+    """Mean over all label tokens; TRL's own `evaluate` is a mean of the batches' means."""
+    import torch
+
+    trainer.model.eval()
+    total, label_tokens = 0.0, 0
+    for batch in trainer.get_eval_dataloader():
+        count = int((batch["labels"][:, 1:] != -100).sum())
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+        total += loss.item() * count
+        label_tokens += count
+    return total / label_tokens
+
+
+def peak_rss_bytes() -> int:
+    """The process's highest resident memory; `ru_maxrss` would count what it was forked from."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def seconds_since_start() -> float:
+    """How long ago the kernel started this process."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main(config_path: Path) -> None:
+    """Run the configuration of a file."""
+    result = run(TrlConfig(**json.loads(config_path.read_text())))
+    print(json.dumps(asdict(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
