@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Schedule = Literal["cosine", "linear"]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 
 
@@ -41,9 +42,35 @@ class Hyperparameters(BaseModel):
         le=1_048_576,
         description="Tokens per example; the base's context if unset.",
     )
+    schedule: Schedule = Field(
+        default="cosine", description="How the learning rate falls to zero after the warm-up."
+    )
+    warmup_share: float = Field(
+        default=0.03, ge=0, le=0.5, description="Share of the steps in which it rises to its peak."
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, le=1, description="AdamW's, on the adapter's weights."
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Gradients with a larger norm are scaled down to it.",
+    )
     save_steps: int = Field(
         default=50, ge=1, le=100_000, description="Optimizer steps per checkpoint."
+    )
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Optimizer steps per evaluation on held-out examples; save_steps if unset.",
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of data order, dropout and init."
     )
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Optimizer steps from one evaluation to the next."""
+        return self.eval_steps or self.save_steps

@@ -42,7 +42,9 @@ class TrainingPlan(BaseModel):
             self.region,
             self.gpu_type,
             self.gpu_count,
-            self.hyperparameters,
+            # With today's defaults for what the plan was approved without: a repeated command of
+            # before has the same choices.
+            self.lora.model_dump(mode="json"),
         )
 
     @property

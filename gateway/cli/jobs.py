@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import typer
 
-from domain.hyperparameters import Hyperparameters
+from domain.hyperparameters import Hyperparameters, Schedule
 from gateway import tables
 from gateway.cli.terminal import AsJson, client_of, screen, show
 from gateway.client import Unreachable
@@ -27,8 +27,8 @@ def _tuning(name: str) -> Any:
     """The option of one hyperparameter, described as the API describes it."""
     field = Hyperparameters.model_fields[name]
     default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-    shown = "the base's context" if default is None else default
-    return typer.Option(help=f"{field.description}  \\[default: {shown}]", show_default=False)
+    shown = "" if default is None else f"  \\[default: {default}]"  # else the description says it
+    return typer.Option(help=f"{field.description}{shown}", show_default=False)
 
 
 @jobs.command()
@@ -48,7 +48,12 @@ def launch(
     target_modules: Annotated[list[str] | None, _tuning("target_modules")] = None,
     gradient_accumulation: Annotated[int | None, _tuning("gradient_accumulation")] = None,
     max_sequence_length: Annotated[int | None, _tuning("max_sequence_length")] = None,
+    schedule: Annotated[Schedule | None, _tuning("schedule")] = None,
+    warmup_share: Annotated[float | None, _tuning("warmup_share")] = None,
+    weight_decay: Annotated[float | None, _tuning("weight_decay")] = None,
+    max_grad_norm: Annotated[float | None, _tuning("max_grad_norm")] = None,
     save_steps: Annotated[int | None, _tuning("save_steps")] = None,
+    eval_steps: Annotated[int | None, _tuning("eval_steps")] = None,
     seed: Annotated[int | None, _tuning("seed")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again makes no second job.")

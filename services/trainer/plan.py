@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from domain.hyperparameters import Hyperparameters
+
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MAXIMUM = 64
-WARM_UP_SHARE = 0.03
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
 
@@ -77,16 +78,19 @@ class Plan:
     def _padded_tokens(self, batch: list[int]) -> int:
         return len(batch) * max(self.lengths[index] for index in batch)
 
-    def learning_rate(self, step: int, peak: float) -> float:
-        """Learning rate of an optimizer step (from 0): linear warm-up over 3%, then cosine to 0.
+    def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
+        """Learning rate of an optimizer step (from 0): linear warm-up to the peak, then to 0.
 
-        Source: the schedule of Loshchilov and Hutter, SGDR (2017), without restarts. Being a
-        function of the step it needs no state in a checkpoint.
+        Source of the cosine: Loshchilov and Hutter, SGDR (2017), without restarts. Being a function
+        of the step it needs no state in a checkpoint.
         """
-        warm_up = math.ceil(WARM_UP_SHARE * self.total_steps)
+        peak = hyperparameters.learning_rate
+        warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
         if step < warm_up:
             return peak * (step + 1) / warm_up
         progress = (step - warm_up) / max(1, self.total_steps - warm_up)
+        if hyperparameters.schedule == "linear":
+            return peak * (1.0 - progress)
         return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -19,9 +19,6 @@ from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
 
-CLIP_NORM = 1.0
-WEIGHT_DECAY = 0.01  # torch's default for AdamW, written out because the adapter depends on it
-
 
 @dataclass(frozen=True)
 class Step:
@@ -49,7 +46,9 @@ class Training:
     ) -> None:
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.adapter, lr=hyperparameters.learning_rate, weight_decay=WEIGHT_DECAY
+            self.adapter,
+            lr=hyperparameters.learning_rate,
+            weight_decay=hyperparameters.weight_decay,
         )
         self.model, self.plan, self.examples = model, plan, examples
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
@@ -74,7 +73,7 @@ class Training:
             self.optimizer.zero_grad()
             before.restore(self.ranks.device)
             return None
-        learning_rate = self.plan.learning_rate(number, self.hyperparameters.learning_rate)
+        learning_rate = self.plan.learning_rate(number, self.hyperparameters)
         self._apply(loss, learning_rate, number)
         return Step(
             loss=loss,
@@ -109,7 +108,7 @@ class Training:
         return value
 
     def _apply(self, loss: float, learning_rate: float, number: int) -> None:
-        norm = clip_grad_norm_(self.adapter, CLIP_NORM)
+        norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise LossDiverged(f"loss {loss} with gradient norm {norm} at step {number + 1}")
         for group in self.optimizer.param_groups:

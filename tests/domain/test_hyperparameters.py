@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.hyperparameters import Hyperparameters
+from tests.domain.examples import PLAN
 
 
 def test_the_defaults_of_the_wizard() -> None:
@@ -21,7 +22,12 @@ def test_the_defaults_of_the_wizard() -> None:
         "target_modules": ("q_proj", "v_proj"),
         "gradient_accumulation": 4,
         "max_sequence_length": None,
+        "schedule": "cosine",
+        "warmup_share": 0.03,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
         "save_steps": 50,
+        "eval_steps": None,
         "seed": 42,
     }
 
@@ -43,7 +49,13 @@ def test_the_defaults_of_the_wizard() -> None:
         ("target_modules", ["q_proj; rm"]),
         ("gradient_accumulation", 0),
         ("max_sequence_length", 1),
+        ("schedule", "polynomial"),
+        ("warmup_share", 0.51),
+        ("warmup_share", -0.01),
+        ("weight_decay", 1.1),
+        ("max_grad_norm", 0.0),
         ("save_steps", 0),
+        ("eval_steps", 0),
         ("seed", -1),
         ("warmup", 3),
     ],
@@ -52,3 +64,16 @@ def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     with pytest.raises(ValidationError) as refusal:
         Hyperparameters.model_validate({field: value})
     assert refusal.value.errors()[0]["loc"][0] == field
+
+
+def test_without_an_interval_of_its_own_evaluation_comes_with_every_checkpoint() -> None:
+    assert Hyperparameters(save_steps=7).evaluation_steps == 7
+    assert Hyperparameters(save_steps=7, eval_steps=3).evaluation_steps == 3
+
+
+def test_a_plan_of_before_a_field_existed_means_its_default_and_is_the_same_choice() -> None:
+    later = {"schedule", "warmup_share", "weight_decay", "max_grad_norm", "eval_steps"}
+    recorded = {name: each for name, each in PLAN.hyperparameters.items() if name not in later}
+    before = PLAN.model_copy(update={"hyperparameters": recorded})
+    assert before.lora == Hyperparameters()
+    assert before.choices == PLAN.choices

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.hyperparameters import Hyperparameters
 from services.trainer.plan import Plan, held_out
 
 
@@ -76,9 +80,24 @@ def test_the_held_out_split_is_a_bounded_share(count: int, size: int) -> None:
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     p = plan(600, epochs=1)
-    rates = [p.learning_rate(n, 1.0) for n in range(p.total_steps)]
+    rates = [p.learning_rate(n, Hyperparameters(learning_rate=1.0)) for n in range(p.total_steps)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[3] == 1.0
     assert rates[51] == pytest.approx(0.5, abs=0.02)
     assert 0 < rates[-1] < 0.001
+
+
+def test_a_linear_schedule_falls_in_even_steps_from_the_end_of_its_warm_up() -> None:
+    p = plan(600, epochs=1)
+    chosen = Hyperparameters(learning_rate=1.0, schedule="linear", warmup_share=0.2)
+    rates = [p.learning_rate(n, chosen) for n in range(p.total_steps)]
+    warm_up = math.ceil(0.2 * p.total_steps)
+    assert rates[:warm_up] == pytest.approx([(n + 1) / warm_up for n in range(warm_up)])
+    falls = [before - after for before, after in pairwise(rates[warm_up:])]
+    assert falls == pytest.approx([1 / (p.total_steps - warm_up)] * len(falls))
+    assert rates[-1] == pytest.approx(falls[0])
+
+
+def test_without_a_warm_up_the_first_step_is_at_the_peak() -> None:
+    assert plan().learning_rate(0, Hyperparameters(learning_rate=0.5, warmup_share=0.0)) == 0.5
