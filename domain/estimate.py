@@ -91,11 +91,11 @@ class Calibration(BaseModel):
 
 
 def sequence_length(
-    hyperparameters: Hyperparameters, shape: ModelShape, lengths: TokenLengths
+    hyperparameters: Hyperparameters, shape: ModelShape, *lengths: TokenLengths
 ) -> int:
-    """Tokens of the longest example that training sees: no more than the field, or the context."""
+    """Tokens of the longest example of all datasets: no more than the field, or the context."""
     limit = hyperparameters.max_sequence_length or shape.context_length
-    return min(limit, shape.context_length, lengths.longest)
+    return min(limit, shape.context_length, max(each.longest for each in lengths))
 
 
 def estimate(
@@ -114,10 +114,10 @@ def estimate(
     expected as above it. Register is quick and has no headroom. Raises Invalid for a dataset too
     small to train on and for a job of more than a year.
     """
-    if work.lengths.examples < 2:
+    if work.trained_on < 1:
         raise Invalid(
             f"the dataset has {work.lengths.examples} examples; at least 2 are needed, one to "
-            "train on and one to hold out for evaluation",
+            "train on and one to hold out for evaluation, or a validation dataset beside it",
             field="dataset",
         )
     seconds = phase_seconds(work, gpu, gpu_count, fit)

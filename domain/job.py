@@ -43,7 +43,7 @@ class Job(JobSegments):
         """The account holder approved the plan at its rate; training may begin."""
 
         TOPIC: ClassVar[str] = "JobApproved"
-        class_version: ClassVar[int] = 2
+        class_version: ClassVar[int] = 3
         plan: TrainingPlan
         estimate: Estimate | None  # None: approved before there were estimates
 
@@ -55,6 +55,11 @@ class Job(JobSegments):
             plan["gradient_checkpointing"] = False
             plan["sequence_length"] = plan["hyperparameters"]["max_sequence_length"]
             state["estimate"] = None
+
+        @staticmethod
+        def upcast_v2_v3(state: dict[str, Any]) -> None:
+            """The second version always held out a part of the dataset, and kept no prediction."""
+            state["plan"] |= {"validation": None, "required_bytes": None}
 
     class PauseRequested(Event):
         """The running segment shall save and exit; the job is then paused."""

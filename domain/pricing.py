@@ -22,6 +22,9 @@ HELD_OUT_SHARE = 0.05
 HELD_OUT_MAXIMUM = 64
 """Conversations that are set aside for evaluation: 5%, at least 1 and at most 64."""
 
+VALIDATION_MAXIMUM = 256
+"""Conversations of a user's own validation file that are evaluated on, at most."""
+
 WINDOW_STEPS = 8
 """Optimizer steps whose examples are sorted by length together, to save padding."""
 
@@ -107,7 +110,7 @@ PREP_TOKEN_SECONDS = 0.000004
 """Fetching a dataset, rendering each conversation, and tokenising it."""
 
 EVALUATION_SECONDS = 0.3
-"""Of an evaluation beside its two forward passes."""
+"""Of the evaluation at the end beside its two forward passes."""
 
 REGISTER_SECONDS = 0.1
 """Writing an adapter and its card, without its bytes."""

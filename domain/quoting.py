@@ -29,7 +29,7 @@ from domain.memory import Fit, decide, fits
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
 from domain.token_lengths import TokenLengths
-from domain.training_plan import TrainingPlan
+from domain.training_plan import TrainingPlan, ValidationFile
 
 T = TypeVar("T")
 
@@ -47,12 +47,14 @@ class Choices:
     gpu_type: str
     gpu_count: int
     hyperparameters: Hyperparameters
+    validation_dataset_id: UUID | None = None  # None: a part of the dataset is held out
 
     @property
     def recorded(self) -> tuple[object, ...]:
         """The choices as a plan has them."""
         return (
             self.dataset_id,
+            self.validation_dataset_id,
             self.base_model,
             self.region,
             self.gpu_type,
@@ -84,6 +86,7 @@ class Quoting:
         self,
         account_id: UUID,
         dataset_id: UUID | None,
+        validation_dataset_id: UUID | None,
         base_model: str | None,
         region: str | None,
         gpu_type: str | None,
@@ -93,6 +96,11 @@ class Quoting:
         problems: list[DomainError] = []
         if dataset_id is not None:
             _attempt(problems, lambda: self._dataset(account_id, dataset_id))
+        if validation_dataset_id is not None:
+            _attempt(
+                problems,
+                lambda: self._dataset(account_id, validation_dataset_id, "validation_dataset"),
+            )
         if base_model is not None:
             _attempt(problems, lambda: self._base(base_model))
         if region is not None and gpu_type is not None:
@@ -109,22 +117,29 @@ class Quoting:
         """
         problems: list[DomainError] = []
         dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
+        validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
         base = _attempt(problems, lambda: self._base(choices.base_model))
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
         assert dataset is not None
         assert base is not None
-        return self._price(dataset, base, choices, approved)
+        return self._price(dataset, validation, base, choices, approved)
 
     def _price(
-        self, dataset: Dataset, base: BaseModel, choices: Choices, approved: TrainingPlan | None
+        self,
+        dataset: Dataset,
+        validation: Dataset | None,
+        base: BaseModel,
+        choices: Choices,
+        approved: TrainingPlan | None,
     ) -> Quote:
         """The quote for choices that exist."""
         catalog, fields, count = self._catalog(), choices.hyperparameters, choices.gpu_count
         shape, lengths = _shape(base), _lengths(dataset, base)
         gpu = catalog.gpu_type(choices.gpu_type)
-        length = sequence_length(fields, shape, lengths)
+        own = _lengths(validation, base, "validation_dataset") if validation else None
+        length = sequence_length(fields, shape, *filter(None, (lengths, own)))
         others = self._others(catalog, choices)
         fit = decide(shape, fields, length, gpu, count, others)
         if approved is not None:
@@ -136,11 +151,12 @@ class Quoting:
             )
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
-        work = Work(shape, lengths, fields, length)
+        work = Work(shape, lengths, fields, length, own)
         plan = TrainingPlan(
             dataset_id=dataset.id,
             dataset_ref=dataset.ref,
             dataset_sha256=dataset.sha256,
+            validation=_validation_file(validation),
             base_model=base.name,
             base_ref=base.ref,
             base_manifest_sha256=base.manifest_sha256,
@@ -153,6 +169,7 @@ class Quoting:
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
             sequence_length=length,
+            required_bytes=fit.required_bytes,
         )
         return Quote(
             plan=plan,
@@ -185,6 +202,7 @@ class Quoting:
             plan.gpu_type,
             plan.gpu_count,
             plan.lora,
+            plan.validation.dataset_id if plan.validation else None,
         )
         quote = self.quote(job.account_id, choices, approved=plan)
         rest = remaining(
@@ -196,15 +214,34 @@ class Quoting:
         )
         return replace(quote, estimate=rest)
 
-    def _dataset(self, account_id: UUID, dataset_id: UUID) -> Dataset:
+    def _dataset(self, account_id: UUID, dataset_id: UUID, field: str = "dataset") -> Dataset:
         dataset = self._log.find(Dataset, dataset_id)
         if dataset is None or dataset.account_id != account_id:
-            raise NotFound(f"no dataset {dataset_id}", field="dataset")
+            raise NotFound(f"no dataset {dataset_id}", field=field)
         if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
             raise WrongState(
-                f"the dataset is {dataset.status}; it must be ready_for_training", field="dataset"
+                f"the {field.replace('_', ' ')} is {dataset.status}; it must be ready_for_training",
+                field=field,
             )
         return dataset
+
+    def _validation(
+        self, account_id: UUID, choices: Choices, dataset: Dataset | None
+    ) -> Dataset | None:
+        """The user's own examples to evaluate on, if there are; they must not be those trained on.
+
+        What an adapter has learned by heart says nothing of what it will do elsewhere.
+        """
+        if (validation_id := choices.validation_dataset_id) is None:
+            return None
+        found = self._dataset(account_id, validation_id, "validation_dataset")
+        if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
+            raise Invalid(
+                "the validation dataset has the very examples that are trained on; choose another, "
+                "or none to have a part of the dataset held out",
+                field="validation_dataset",
+            )
+        return found
 
     def _base(self, name: str) -> BaseModel:
         base = self._log.find(BaseModel, base_model_id(name))
@@ -265,14 +302,21 @@ def _shape(base: BaseModel) -> ModelShape:
     return base.shape
 
 
-def _lengths(dataset: Dataset, base: BaseModel) -> TokenLengths:
+def _validation_file(dataset: Dataset | None) -> ValidationFile | None:
+    if dataset is None:
+        return None
+    return ValidationFile(dataset_id=dataset.id, ref=dataset.ref, sha256=dataset.sha256)
+
+
+def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
     """The dataset's lengths in the base's tokens; raises what keeps them from being known."""
+    name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
-        raise Invalid(f"{base.name} cannot read this dataset: {reason}", field="dataset")
+        raise Invalid(f"{base.name} cannot read this {name}: {reason}", field=field)
     counted = dataset.counted.get(base.name)
     if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
         raise WrongState(
-            f"the dataset's tokens are still being counted for {base.name}; try again in a moment",
-            field="dataset",
+            f"the {name}'s tokens are still being counted for {base.name}; try again in a moment",
+            field=field,
         )
     return counted.lengths

@@ -10,6 +10,16 @@ from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 
 
+class ValidationFile(BaseModel):
+    """The user's own examples to evaluate on, as they were approved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_id: UUID
+    ref: str
+    sha256: str
+
+
 class TrainingPlan(BaseModel):
     """What was approved: data, base, GPUs and hyperparameters, with the rate frozen."""
 
@@ -18,6 +28,7 @@ class TrainingPlan(BaseModel):
     dataset_id: UUID
     dataset_ref: str
     dataset_sha256: str
+    validation: ValidationFile | None  # None: a seeded part of the dataset is held out
     base_model: str
     base_ref: str
     base_manifest_sha256: str
@@ -32,12 +43,14 @@ class TrainingPlan(BaseModel):
     precision: Precision
     gradient_checkpointing: bool
     sequence_length: int | None  # tokens; None: not recorded by the first version
+    required_bytes: int | None  # predicted peak of each GPU's memory; None: not recorded
 
     @property
     def choices(self) -> tuple[object, ...]:
         """What the user chose; all else in a plan follows from it and from the catalog's state."""
         return (
             self.dataset_id,
+            self.validation.dataset_id if self.validation else None,
             self.base_model,
             self.region,
             self.gpu_type,

@@ -25,6 +25,7 @@ from domain.pricing import (
     REGISTER_SECONDS,
     SPEEDS,
     STORE_BYTES_PER_SECOND,
+    VALIDATION_MAXIMUM,
     WINDOW_STEPS,
     Speed,
     held_out_examples,
@@ -51,16 +52,28 @@ class Work:
     lengths: TokenLengths
     hyperparameters: Hyperparameters
     sequence_length: int  # tokens that every example is cut to
+    validation: TokenLengths | None = None  # of the user's own file to evaluate on
 
     @property
     def held_out(self) -> int:
         """Examples that are evaluated on, and never trained on."""
+        if self.validation is not None:
+            return min(VALIDATION_MAXIMUM, self.validation.examples)
         return held_out_examples(self.lengths.examples)
 
     @property
     def trained_on(self) -> int:
-        """Examples of one epoch."""
-        return self.lengths.examples - self.held_out
+        """Examples of one epoch; with a validation file all of the dataset."""
+        return self.lengths.examples - (self.held_out if self.validation is None else 0)
+
+    @property
+    def rendered(self) -> tuple[float, float]:
+        """(examples, tokens) that are rendered and tokenised."""
+        examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
+        if (own := self.validation) is not None:
+            examples += self.held_out
+            tokens += self.held_out * own.tokens / own.examples
+        return examples, tokens
 
     @property
     def mean_tokens(self) -> float:
@@ -82,18 +95,31 @@ class Work:
         steps_per_epoch = math.ceil(self.trained_on / self.examples_per_step(ranks))
         return self.hyperparameters.epochs * steps_per_epoch
 
-    def padded_batches(self, examples: int, size: int) -> list[Batch]:
-        """Micro batches of `size` that some examples make when they are sorted by length.
+    def evaluations(self, ranks: int) -> int:
+        """Evaluations between the steps; that of the end is a phase of its own."""
+        return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
-        The examples are taken to be spread over the dataset's lengths as a sample would be.
+    def training_batches(self, examples: int) -> list[Batch]:
+        """Micro batches of some of the dataset's examples."""
+        return self._padded_batches(self.lengths, examples)
+
+    def evaluation_batches(self) -> list[Batch]:
+        """Micro batches of the examples that are evaluated on."""
+        return self._padded_batches(self.validation or self.lengths, self.held_out)
+
+    def _padded_batches(self, lengths: TokenLengths, examples: int) -> list[Batch]:
+        """Micro batches that some examples make when they are sorted by length.
+
+        The examples are taken to be spread over the lengths as a sample would be.
         """
+        size = self.hyperparameters.micro_batch_size
         number = math.ceil(examples / size)
         kinds = min(number, KINDS_OF_BATCHES)
         starts = [math.floor((kind + 0.5) * number / kinds) * size for kind in range(kinds)]
         rows = [min(size, examples - start) for start in starts]
         # The k-th of n examples is at the share (k - 1/2) / n of the lengths.
         shares = [(start + r - 0.5) / examples for start, r in zip(starts, rows, strict=True)]
-        longest = self.lengths.quantiles(shares, self.sequence_length)
+        longest = lengths.quantiles(shares, self.sequence_length)
         return [
             Batch(number / kinds, r, math.ceil(tokens / PAD_MULTIPLE) * PAD_MULTIPLE)
             for r, tokens in zip(rows, longest, strict=True)
@@ -105,6 +131,7 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
     speed = SPEEDS[gpu.backing]
     weights = 2 * work.shape.parameters  # as they lie in the store
     adapter = adapter_parameters(work.shape, work.hyperparameters)
+    examples, tokens = work.rendered
     load = speed.load_seconds + weights / speed.load_bytes_per_second
     if fit.precision is Precision.NF4:
         load += weights / speed.quantise_bytes_per_second
@@ -112,22 +139,24 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
         Phase.IMAGE_PULL: speed.image_pull_seconds,
         Phase.MODEL_LOAD: load,
         Phase.DATASET_PREP: PREP_SECONDS
-        + PREP_EXAMPLE_SECONDS * work.lengths.examples
-        + PREP_TOKEN_SECONDS * work.lengths.tokens,
+        + PREP_EXAMPLE_SECONDS * examples
+        + PREP_TOKEN_SECONDS * tokens,
         Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
-        Phase.EVALUATION: _evaluation_seconds(work, gpu, ranks, fit, speed),
+        # The base alone, and with its adapter.
+        Phase.EVALUATION: EVALUATION_SECONDS + 2 * _scoring_seconds(work, gpu, ranks, fit, speed),
         Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
     }
 
 
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Micro batches of every epoch, spread over the ranks, and what each step and checkpoint adds.
+    """Micro batches of every epoch, spread over the ranks, and what else comes with the steps.
 
-    The trainer sorts windows of 8 steps by length; one is reckoned, and stands for all.
+    That is each step's end, checkpoints and evaluations. The trainer sorts windows of 8 steps by
+    length; one is reckoned, and stands for all.
     """
     fields = work.hyperparameters
     window = min(work.trained_on, WINDOW_STEPS * work.examples_per_step(ranks))
-    batches = work.padded_batches(window, fields.micro_batch_size)
+    batches = work.training_batches(window)
     seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
     windows = fields.epochs * work.trained_on / window
     steps = work.total_steps(ranks)
@@ -136,19 +165,20 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
         windows * seconds / _speed_up(ranks, speed)
         + steps * speed.step_seconds
         + math.ceil(steps / fields.save_steps) * (speed.checkpoint_seconds + checkpoint)
+        + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
     )
 
 
-def _evaluation_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Two forward passes over the held-out examples: the base alone, and with its adapter."""
+def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    """One forward pass over the examples that are evaluated on."""
     launching = _launching_seconds(work, speed) / 3
     dequantising = _dequantising_seconds(work, fit, speed)
-    passes = 2 * sum(
+    seconds = sum(
         each.number
         * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantising, launching, speed)
-        for each in work.padded_batches(work.held_out, work.hyperparameters.micro_batch_size)
+        for each in work.evaluation_batches()
     )
-    return EVALUATION_SECONDS + passes / _speed_up(ranks, speed)
+    return seconds / _speed_up(ranks, speed)
 
 
 def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:

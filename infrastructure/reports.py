@@ -36,6 +36,8 @@ class SegmentSpec(Message):
     segment: int
     dataset_ref: str  # artifact: normalised chat JSONL, one example a line
     dataset_sha256: str
+    validation_ref: str | None = None  # of the user's own examples to evaluate on, if there are
+    validation_sha256: str | None = None
     base_model: str
     base_ref: str  # artifact prefix of the base model's directory, with its manifest
     base_manifest_sha256: str | None = None  # what the base's manifest must be; None: any

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     changed_at timestamptz NOT NULL,
     waiting_since timestamptz,
     dataset_id uuid NOT NULL,
+    validation_dataset_id uuid,
     base_model text NOT NULL,
     region text NOT NULL,
     gpu_type text NOT NULL,
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     precision text NOT NULL,
     gradient_checkpointing boolean NOT NULL,
     sequence_length integer,
+    required_bytes bigint,
     estimate jsonb,
     low_seconds integer,
     high_seconds integer,
@@ -248,6 +250,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
         "changed_at": event.timestamp,
         "waiting_since": event.timestamp,
         "dataset_id": plan.dataset_id,
+        "validation_dataset_id": plan.validation.dataset_id if plan.validation else None,
         "base_model": plan.base_model,
         "region": plan.region,
         "gpu_type": plan.gpu_type,
@@ -257,6 +260,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
         "precision": plan.precision,
         "gradient_checkpointing": plan.gradient_checkpointing,
         "sequence_length": plan.sequence_length,
+        "required_bytes": plan.required_bytes,
     }
     if estimate is not None:
         columns |= {

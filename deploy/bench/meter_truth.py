@@ -45,6 +45,7 @@ PLAN = TrainingPlan(
     dataset_id=UUID(int=1),
     dataset_ref="datasets/simulated",
     dataset_sha256="d" * 64,
+    validation=None,
     base_model="simulated",
     base_ref="models/simulated",
     base_manifest_sha256="b" * 64,
@@ -57,6 +58,7 @@ PLAN = TrainingPlan(
     precision=Precision.BF16,
     gradient_checkpointing=False,
     sequence_length=512,
+    required_bytes=None,
 )
 
 

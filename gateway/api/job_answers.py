@@ -70,10 +70,16 @@ class ResumeGate(Answer):
 class JobDetail(JobSummary):
     """All that is known of a job. Losses are nats per label token."""
 
+    validation_dataset_id: UUID | None = Field(
+        description="What it is evaluated on; null: a part of the dataset is held out."
+    )
     hyperparameters: dict[str, JsonValue]
     precision: Precision
     gradient_checkpointing: bool
     sequence_length: int | None
+    required_bytes: int | None = Field(
+        description="Predicted peak of each GPU's memory; of a CPU, without the program itself."
+    )
     estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
     actual_seconds: int | None = Field(description="What a registered job took.")
     waiting_since: datetime | None

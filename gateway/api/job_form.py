@@ -34,6 +34,11 @@ class EstimateRequest(BaseModel):
     )
 
     dataset: UUID
+    validation_dataset: UUID | None = Field(
+        default=None,
+        description="Another dataset to evaluate on; without one a part of the dataset is held "
+        "out.",
+    )
     base_model: str = Field(min_length=1, max_length=200)
     region: str = Field(default="local", max_length=100)
     gpu_type: str = Field(default="cpu", max_length=100)
@@ -50,6 +55,7 @@ class EstimateRequest(BaseModel):
             self.gpu_type,
             self.gpu_count,
             self.hyperparameters,
+            self.validation_dataset,
         )
 
 
@@ -96,11 +102,14 @@ def _further_problems(request: Request, refused: RequestValidationError) -> list
         field = EstimateRequest.model_fields[name]
         return None if name in wrong else form.get(name, field.get_default())
 
-    dataset = readable("dataset")
+    def identified(name: str) -> UUID | None:
+        return None if (given := readable(name)) is None else UUID(str(given))
+
     backend: Backend = request.app.state.backend
     problems = backend.quoting.problems(
         request.state.caller.account_id,
-        None if dataset is None else UUID(str(dataset)),
+        identified("dataset"),
+        identified("validation_dataset"),
         *(readable(name) for name in ("base_model", "region", "gpu_type", "gpu_count")),
     )
     return [

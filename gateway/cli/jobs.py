@@ -36,6 +36,10 @@ def launch(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="Id of a dataset that is ready_for_training.")],
     base_model: Annotated[str, typer.Option(help="One of `ecolink models list`.")],
+    validation_dataset: Annotated[
+        str | None,
+        typer.Option(help="Id of another dataset to evaluate on; else a part is held out."),
+    ] = None,
     region: str = "local",
     gpu_type: str = "cpu",
     gpu_count: int = 1,
@@ -69,6 +73,7 @@ def launch(
     chosen = {name: ctx.params[name] for name in Hyperparameters.model_fields}
     body = {
         "dataset": dataset,
+        "validation_dataset": validation_dataset,
         "base_model": base_model,
         "region": region,
         "gpu_type": gpu_type,

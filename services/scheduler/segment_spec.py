@@ -22,6 +22,8 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         segment=job.segment,
         dataset_ref=plan.dataset_ref,
         dataset_sha256=plan.dataset_sha256,
+        validation_ref=plan.validation.ref if plan.validation else None,
+        validation_sha256=plan.validation.sha256 if plan.validation else None,
         base_model=plan.base_model,
         base_ref=plan.base_ref,
         base_manifest_sha256=plan.base_manifest_sha256,

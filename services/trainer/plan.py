@@ -9,9 +9,8 @@ from functools import lru_cache
 from random import Random
 
 from domain.hyperparameters import Hyperparameters
+from domain.pricing import VALIDATION_MAXIMUM, held_out_examples
 
-HELD_OUT_SHARE = 0.05
-HELD_OUT_MAXIMUM = 64
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
 
@@ -21,8 +20,14 @@ def held_out(conversations: int, seed: int) -> frozenset[int]:
     Needs two conversations, one for each side; the caller refuses fewer.
     """
     assert conversations >= 2
-    size = min(HELD_OUT_MAXIMUM, max(1, round(HELD_OUT_SHARE * conversations)))
+    size = held_out_examples(conversations)
     return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
+
+
+def validated(conversations: int, seed: int) -> list[int]:
+    """Indices of a validation file that are evaluated on, in order: all, or 256 by the seed."""
+    size = min(VALIDATION_MAXIMUM, conversations)
+    return sorted(Random(f"{seed}:validation").sample(range(conversations), size))
 
 
 @dataclass(frozen=True)

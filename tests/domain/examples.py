@@ -23,6 +23,7 @@ PLAN = TrainingPlan(
     dataset_id=DATASET_ID,
     dataset_ref="datasets/a/examples.jsonl",
     dataset_sha256="d" * 64,
+    validation=None,
     base_model="tiny",
     base_ref="models/tiny",
     base_manifest_sha256="b" * 64,
@@ -35,6 +36,7 @@ PLAN = TrainingPlan(
     precision=Precision.BF16,
     gradient_checkpointing=False,
     sequence_length=128,
+    required_bytes=1_500_000_000,
 )
 """A plan that costs 1,000 micro-dollars a second."""
 

@@ -107,14 +107,12 @@ def test_padding_is_about_the_trainer_s() -> None:
         for batch in real.micro_batches(step)
     )
     window = plan.WINDOW_STEPS * real.examples_per_step
-    modelled = sum(each.number * each.rows * each.length for each in job.padded_batches(window, 4))
+    modelled = sum(each.number * each.rows * each.length for each in job.training_batches(window))
     assert modelled * len(trained) / window == pytest.approx(padded, rel=0.03)
     assert padded > 1.05 * sum(real.lengths), "or there is nothing to model"
 
 
 def test_constants_are_the_trainer_s() -> None:
-    assert pricing.HELD_OUT_SHARE == plan.HELD_OUT_SHARE
-    assert pricing.HELD_OUT_MAXIMUM == plan.HELD_OUT_MAXIMUM
     assert pricing.WINDOW_STEPS == plan.WINDOW_STEPS
     assert PAD_MULTIPLE == batches.PAD_MULTIPLE
 
@@ -127,7 +125,7 @@ def test_one_of_many_micro_batches_stands_for_its_neighbours() -> None:
     def tokens(of: list[Batch]) -> float:
         return sum(each.number * each.rows * each.length for each in of)
 
-    few, many = job.padded_batches(512, 1), job.padded_batches(16_384, 1)
+    few, many = job.training_batches(512), job.training_batches(16_384)
     assert (len(few), len(many)) == (512, 512)
     assert {each.number for each in few} == {1.0}
     assert sum(each.number for each in many) == 16_384
@@ -144,6 +142,34 @@ def test_the_sequence_length_is_the_least_of_field_context_and_longest_example()
     assert sequence_length(fields, SMOLLM2, long) == SMOLLM2.context_length
     asked = Hyperparameters(max_sequence_length=20_000)
     assert sequence_length(asked, SMOLLM2, long) == SMOLLM2.context_length
+
+
+def test_evaluations_between_the_steps_are_paid_for() -> None:
+    """One at every multiple of the interval below the last step: that of the end is a phase."""
+    never, often = priced(work(eval_steps=100_000)), priced(work(eval_steps=10))
+    assert work(eval_steps=often.total_steps).evaluations(1) == 0
+    assert work(eval_steps=often.total_steps - 1).evaluations(1) == 1
+    assert work(save_steps=10).evaluations(1) == work(eval_steps=10).evaluations(1)
+    forward = (seconds(often, Phase.EVALUATION) - pricing.EVALUATION_SECONDS) / 2
+    added = seconds(often, Phase.TRAINING) - seconds(never, Phase.TRAINING)
+    assert added == pytest.approx(work(eval_steps=10).evaluations(1) * forward)
+
+
+def test_with_a_validation_file_all_of_the_dataset_is_trained_on() -> None:
+    fields, longer = Hyperparameters(), TokenLengths.of([200] * 1000)
+    split = work()
+    job = Work(SMOLLM2, CHATS, fields, 200, longer)
+    assert (split.held_out, split.trained_on) == (20, 380)
+    assert (job.held_out, job.trained_on) == (pricing.VALIDATION_MAXIMUM, 400)
+    assert Work(SMOLLM2, CHATS, fields, 200, TokenLengths.of([9] * 3)).held_out == 3
+    assert job.trained_tokens == 3 * CHATS.tokens
+    tokens = sum(each.number * each.rows * each.length for each in job.evaluation_batches())
+    assert tokens == pytest.approx(256 * 200, rel=0.02)
+    assert seconds(priced(job), Phase.EVALUATION) > 10 * seconds(priced(split), Phase.EVALUATION)
+    assert seconds(priced(job), Phase.DATASET_PREP) > seconds(priced(split), Phase.DATASET_PREP)
+    assert sequence_length(fields, SMOLLM2, CHATS, longer) == 200
+    one = TokenLengths.of([50])
+    assert priced(Work(SMOLLM2, one, fields, 50, CHATS)).total_steps == 3
 
 
 def test_truncated_tokens_are_not_paid_for() -> None:

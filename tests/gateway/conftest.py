@@ -87,7 +87,8 @@ class World:
         with because(self.cause):
             dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
             if ready:
-                dataset.validate("datasets/x/examples.jsonl", "11", 10, 1, "datasets/x/report.json")
+                content, report = dataset_id.hex * 2, "datasets/x/report.json"
+                dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
                 dataset.record_tokens(BASE_MODEL, "22", TokenLengths.of([50] * 10))
             self.log.commit(dataset)
         return dataset_id

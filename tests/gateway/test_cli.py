@@ -28,7 +28,7 @@ def ecolink(*arguments: str) -> Result:
 def test_every_command(gateway: Gateway, world: World, tmp_path: Path) -> None:
     person = world.person(dollars=3)
     world.base_model()
-    ready = world.dataset(person)
+    ready, own = world.dataset(person), world.dataset(person)
     Artifacts(world.settings.artifacts).put("datasets/x/report.json", REPORT)
     world.project()
     file = tmp_path / "chats.jsonl"
@@ -44,7 +44,7 @@ def test_every_command(gateway: Gateway, world: World, tmp_path: Path) -> None:
 
     uploaded = read("datasets", "upload", str(file))
     assert uploaded["name"] == "chats"
-    assert len(read("datasets", "list")["data"]) == 2
+    assert len(read("datasets", "list")["data"]) == 3
     assert "ready_for_training" in run("datasets", "show", str(ready))
     assert "line 1: no JSON" in run("datasets", "report", str(ready))
     assert BASE_MODEL in run("models", "list")
@@ -53,11 +53,14 @@ def test_every_command(gateway: Gateway, world: World, tmp_path: Path) -> None:
     job = read(
         *("jobs", "launch", "--dataset", str(ready), "--base-model", BASE_MODEL),
         *("--epochs", "1", "--dropout", "0", "--target-modules", "q_proj"),
+        *("--schedule", "linear", "--validation-dataset", str(own)),
     )
     shown = read("jobs", "show", job["id"])
     assert shown["hyperparameters"]["dropout"] == 0
     assert shown["hyperparameters"]["target_modules"] == ["q_proj"]
     assert shown["hyperparameters"]["lora_r"] == 16
+    assert shown["hyperparameters"]["schedule"] == "linear"
+    assert shown["validation_dataset_id"] == str(own)
     listed = run("jobs", "list")
     assert job["id"] in listed
     assert "waiting for a GPU" in listed

@@ -130,10 +130,48 @@ def test_what_was_chosen_must_exist(client: TestClient, world: World) -> None:
         assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
 
 
+def test_a_validation_dataset_must_be_another_one_that_is_ready(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    theirs = str(world.dataset(world.person()))
+    for given, status in (
+        (theirs, 404),
+        (str(world.dataset(person, ready=False)), 409),
+        (body["dataset"], 422),
+        ("not a UUID", 422),
+    ):
+        for path in ("/api/jobs", "/api/estimates"):
+            form = body | {"validation_dataset": given}
+            answer = client.post(path, json=form, headers=person.headers)
+            problem = answer.json()["error"]
+            field = problem["field"] if "field" in problem else problem["fields"][0]["field"]
+            assert (answer.status_code, field) == (status, "validation_dataset")
+
+
+def test_a_validation_dataset_is_frozen_in_the_plan_and_frees_the_dataset(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    own = world.dataset(person)
+    form = body | {"validation_dataset": str(own)}
+    approved = client.post("/api/jobs", json=form, headers=person.headers).json()
+    shown = client.get(f"/api/jobs/{approved['id']}", headers=person.headers).json()
+    assert shown["validation_dataset_id"] == str(own)
+    assert shown["required_bytes"] > 0
+    plan = world.log.load(Job, uuid_of(approved)).plan
+    assert plan.validation is not None
+    assert plan.validation.sha256 == own.hex * 2
+    split = client.post("/api/estimates", json=body, headers=person.headers).json()
+    whole = client.post("/api/estimates", json=form, headers=person.headers).json()
+    assert split["estimate"]["tokens"] < 0.91 * whole["estimate"]["tokens"]
+
+
 def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -> None:
     person, other = world.person(dollars=1), world.person()
     form = {
         "dataset": str(world.dataset(other)),
+        "validation_dataset": str(world.dataset(other)),
         "base_model": "none",
         "region": "moon",
         "gpu_count": "2",
@@ -143,6 +181,7 @@ def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -
     assert answer.status_code == 422
     assert {problem["field"] for problem in answer.json()["error"]["fields"]} == {
         "dataset",
+        "validation_dataset",
         "base_model",
         "region",
         "gpu_count",

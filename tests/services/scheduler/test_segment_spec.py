@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 from domain.estimate import Precision
 from domain.job import Job
+from domain.training_plan import ValidationFile
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
 from tests.causes import command
@@ -27,6 +30,13 @@ def test_a_segment_runs_what_was_approved() -> None:
     assert spec.hyperparameters == PLAN.lora
     assert spec.dataset_sha256 == PLAN.dataset_sha256
     assert spec.base_manifest_sha256 == PLAN.base_manifest_sha256
+
+
+def test_a_segment_evaluates_on_the_approved_validation_file() -> None:
+    assert segment_spec(job(), 300, SETTINGS).validation_ref is None
+    own = ValidationFile(dataset_id=uuid4(), ref="datasets/b/examples.jsonl", sha256="e" * 64)
+    spec = segment_spec(job(validation=own), 300, SETTINGS)
+    assert (spec.validation_ref, spec.validation_sha256) == (own.ref, own.sha256)
 
 
 def test_a_segment_has_the_times_of_this_platform() -> None:

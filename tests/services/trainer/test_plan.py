@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.hyperparameters import Hyperparameters
-from services.trainer.plan import Plan, held_out
+from services.trainer.plan import Plan, held_out, validated
 
 
 def plan(count: int = 50, **fields: int) -> Plan:
@@ -76,6 +76,13 @@ def test_the_held_out_split_is_a_bounded_share(count: int, size: int) -> None:
     assert len(aside) == size
     assert aside == held_out(count, seed=42)
     assert max(aside) < count
+
+
+def test_of_a_long_validation_file_a_seeded_part_is_evaluated_on() -> None:
+    assert validated(3, seed=1) == [0, 1, 2]
+    chosen = validated(1000, seed=1)
+    assert (len(set(chosen)), chosen) == (256, sorted(chosen))
+    assert chosen == validated(1000, seed=1) != validated(1000, seed=2)
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
