@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -52,6 +52,10 @@ class Manifest(BaseModel):
     def total_bytes(self) -> int:
         """Sum of the files' sizes, bytes."""
         return sum(file.bytes for file in self.files)
+
+    def without(self, paths: Collection[str]) -> Manifest:
+        """The manifest as it was before these files were added."""
+        return Manifest(files=tuple(file for file in self.files if file.path not in paths))
 
 
 class Artifacts:
@@ -141,6 +145,20 @@ class Artifacts:
         manifest = Manifest(files=tuple(files))
         self.put(f"{prefix}/{MANIFEST}", manifest.content)
         return manifest
+
+    def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
+        """Store files beside those of a manifest, and a new manifest of all; returns it.
+
+        Until the new manifest is there, the directory is what the old one says.
+        """
+        files = list(manifest.without(contents).files)
+        for path, content in contents.items():
+            self.put(f"{prefix}/{path}", content)
+            sha256 = hashlib.sha256(content).hexdigest()
+            files.append(ManifestFile(path=path, bytes=len(content), sha256=sha256))
+        whole = Manifest(files=tuple(files))
+        self.put(f"{prefix}/{MANIFEST}", whole.content)
+        return whole
 
     def manifest(self, prefix: str) -> Manifest:
         """The manifest of a directory artifact; raises FileNotFoundError and ArtifactCorrupt."""

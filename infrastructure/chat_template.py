@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File beside an adapter with the template that it was trained with, if its base has none."""
+
 # ChatML. A base without a template has usually never seen these marks as single tokens; they are
 # then spelled out, which trains as well. Tool calls are written as JSON between <tool_call> tags,
 # because their messages have empty content and would otherwise leave nothing to learn.

@@ -21,6 +21,7 @@ from infrastructure.clock import Clock
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
+from services.scheduler.documents import document
 from services.scheduler.exit_codes import OVERRUN, failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.segment_spec import job_prefix
@@ -172,13 +173,13 @@ class Segments:
         return meter.charge_between(ran_seconds, meter.paid_seconds)
 
     def _register(self, job: Job, report: Report) -> None:
-        """Register the adapter, if the store holds what its trainer says it wrote."""
-        if report.adapter_ref is None:
+        """Register the adapter with its card, if the store holds what its trainer says it wrote."""
+        ref, sha256 = report.adapter_ref, report.adapter_manifest_sha256
+        if ref is None or sha256 is None:
             raise ArtifactCorrupt("the trainer named no adapter")
-        manifest = self._artifacts.manifest(report.adapter_ref)
-        if manifest.sha256 != report.adapter_manifest_sha256:
-            raise ArtifactCorrupt(f"{report.adapter_ref} has another manifest")
-        job.register(report.segment, report.adapter_ref, manifest.sha256)
+        charged = max(0, int(report.elapsed_seconds) - int(report.grace_seconds))
+        manifest = document(self._log, self._artifacts, job, ref, sha256, charged)
+        job.register(report.segment, ref, manifest.sha256)
 
     def lose(
         self,

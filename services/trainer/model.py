@@ -19,6 +19,8 @@ from transformers.utils import logging
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
+from infrastructure.training_environment import ENVIRONMENT
+from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
 
 CPU = torch.device("cpu")
@@ -151,6 +153,12 @@ def attach_adapter(
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as plain PEFT."""
+    """Write adapter_config.json and adapter_model.safetensors, as plain PEFT.
+
+    What it was trained with is written beside them.
+    """
     # False, because "auto" asks the Hugging Face hub about the base's vocabulary.
     model.save_pretrained(str(directory), save_embedding_layers=False)
+    # The library's own model card, of which all is left blank; the platform writes one.
+    (directory / "README.md").unlink(missing_ok=True)
+    (directory / ENVIRONMENT).write_text(environment_of(model).model_dump_json(indent=1))

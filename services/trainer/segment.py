@@ -11,8 +11,8 @@ from peft import PeftModel
 from domain.estimate import Precision
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Evaluation, SegmentSpec, StepMeasured
-from services.trainer.adapter_card import write_card
+from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.reports import SegmentSpec, StepMeasured
 from services.trainer.dataset import Dataset, fetch, prepare
 from services.trainer.evaluation import evaluate
 from services.trainer.examples import Renderer
@@ -67,10 +67,10 @@ class Segment:
         self._load()
         self._prepare()
         self._train()
-        evaluation = self._evaluate()
+        self._evaluate()
         self.ranks.leave()
         if self.ranks.leads:
-            self._register(evaluation)
+            self._register()
 
     def _load(self) -> None:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
@@ -112,7 +112,7 @@ class Segment:
         if self.renderer.uses_fallback:
             self.reporter.log(
                 "the base has no chat template: using a ChatML-like one, which is stored with the "
-                "adapter as chat_template.jinja",
+                f"adapter as {CHAT_TEMPLATE}",
                 "WARNING",
             )
         path = fetch(
@@ -211,7 +211,7 @@ class Segment:
             )
         )
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> None:
         """Evaluation on the held-out examples, without and with the adapter."""
         self._enter(Phase.EVALUATION)
         evaluation = evaluate(
@@ -226,15 +226,17 @@ class Segment:
         self.reporter.log(
             f"held-out loss {evaluation.loss_before:.4f} before, {evaluation.loss_after:.4f} after"
         )
-        return evaluation
 
-    def _register(self, evaluation: Evaluation) -> None:
-        """Registering: the adapter as plain PEFT, with its card, in the artifact store."""
+    def _register(self) -> None:
+        """Registering: the adapter as plain PEFT, in the artifact store.
+
+        Its card and its provenance are the scheduler's to write, who knows the job's whole story.
+        """
         self._enter(Phase.REGISTER)
         directory = self.scratch / "adapter"
         save_adapter(self.model, directory)
-        template = self.renderer.template if self.renderer.uses_fallback else None
-        write_card(directory, self.spec, evaluation, len(self.dataset.train), template)
+        if self.renderer.uses_fallback:
+            (directory / CHAT_TEMPLATE).write_text(self.renderer.template)
         manifest = self.artifacts.put_directory(self.spec.adapter_prefix, directory)
         self.reporter.update(
             adapter_ref=self.spec.adapter_prefix, adapter_manifest_sha256=manifest.sha256

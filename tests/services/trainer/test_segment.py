@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from peft import PeftModel
 from domain.phases import Phase
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
+from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.trainer import checkpoint, evaluation, training
 from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
-from services.trainer.model import TargetModulesNotFound, load_base
+from services.trainer.model import CPU, TargetModulesNotFound, choose_dtype, load_base
 from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes
@@ -47,10 +49,19 @@ def test_a_whole_run_reports_learns_and_registers_plain_peft(
     artifacts.get_directory(spec.adapter_prefix, tmp_path / "adapter")
     model = PeftModel.from_pretrained(load_base(tiny_model, torch.float32), tmp_path / "adapter")
     assert model.peft_config["default"].base_model_name_or_path == "tiny"
-    card = (tmp_path / "adapter" / "README.md").read_text()
-    assert spec.dataset_sha256 in card
-    assert f"{evaluation.loss_after:.4f}" in card
-    assert str(tmp_path) not in card + (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+
+
+def test_an_adapter_says_what_it_was_trained_with(
+    run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    spec = make_spec({"epochs": 1})
+    run(spec)
+    content = artifacts.get(f"{spec.adapter_prefix}/{ENVIRONMENT}")
+    environment = TrainingEnvironment.model_validate_json(content)
+    assert environment.libraries["torch"] == version("torch")
+    assert environment.device == "cpu"
+    assert environment.dtype == str(choose_dtype(CPU)).removeprefix("torch.")
 
 
 def test_the_checkpoints_loss_is_the_mean_over_label_tokens_since_the_one_before(
@@ -310,4 +321,3 @@ def test_a_base_without_a_chat_template_is_said_and_stored(
     notes = run(spec)
     assert any("no chat template" in line for line in notes.lines)
     assert "im_start" in artifacts.get(f"{spec.adapter_prefix}/chat_template.jinja").decode()
-    assert "has no chat template" in artifacts.get(f"{spec.adapter_prefix}/README.md").decode()

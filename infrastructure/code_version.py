@@ -1,0 +1,36 @@
+"""Which code this is: the package's version, and the revision it was built or checked out from."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = "ecolink"
+DESCRIBE = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+GIT_SECONDS = 5
+
+TREE = Path(__file__).parents[1]
+
+
+def package_version() -> str:
+    """The installed version, or "unknown" for a tree that is not installed."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache
+def revision() -> str | None:
+    """The Git commit of the tree that runs, `-dirty` after it if files differ; None outside one."""
+    if not (TREE / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            DESCRIBE, cwd=TREE, capture_output=True, text=True, timeout=GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,160 @@
+"""The card of a model: its provenance for people, and as the Hugging Face hub's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import exp
+from typing import Any
+
+import yaml
+
+from domain.money import dollars
+from infrastructure.chat_template import CHAT_TEMPLATE
+from services.scheduler.provenance import PROVENANCE, Provenance
+
+CARD = "README.md"
+
+TEMPLATE = """\
+---
+{metadata}---
+
+# {model}
+
+A LoRA adapter for {base}, trained by EcoLink. It is plain PEFT:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "path/of/this/directory")
+```
+
+Only the assistant's words carried loss. {chat_template}
+
+## Result
+
+{result}
+
+## Training
+
+{training}
+
+## Hyperparameters
+
+{hyperparameters}
+
+## Where it comes from
+
+{origin}
+
+`{provenance}` says all this for programs, with every checkpoint and every file's hash;
+`ecolink models verify` holds it against the event log.
+"""
+
+
+def model_card(provenance: Provenance) -> str:
+    """The card as Markdown with YAML metadata; the same provenance makes the same card."""
+    base = provenance.base.repository or provenance.base.name
+    return TEMPLATE.format(
+        metadata=yaml.safe_dump(_metadata(provenance, base), sort_keys=False),
+        model=provenance.model,
+        base=base,
+        chat_template=_chat_template(provenance),
+        result=_table(_result(provenance)),
+        training=_table(_training(provenance)),
+        hyperparameters=_table(
+            (name, _code(json.dumps(value)))
+            for name, value in sorted(provenance.hyperparameters.items())
+        ),
+        origin=_table(_origin(provenance)),
+        provenance=PROVENANCE,
+    )
+
+
+def _metadata(provenance: Provenance, base: str) -> dict[str, Any]:
+    """What the hub reads. The dataset is private, so that its hash stands below, not here."""
+    metadata: dict[str, Any] = {
+        "base_model": base,
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "ecolink", "base_model:adapter:" + base],
+    }
+    return metadata
+
+
+def _chat_template(provenance: Provenance) -> str:
+    if any(file.path == CHAT_TEMPLATE for file in provenance.files):
+        return (
+            "The base has no chat template: conversations were rendered with the ChatML-like one "
+            f"in `{CHAT_TEMPLATE}`, and prompts must be too."
+        )
+    return "Conversations were rendered with the base's own chat template."
+
+
+Row = tuple[str, str]
+
+
+def _result(provenance: Provenance) -> list[Row]:
+    scored = provenance.evaluation
+    if scored is None:
+        return [("Held-out loss", "not evaluated: the job was stopped before")]
+    return [
+        ("Held-out examples", f"{scored.examples} ({scored.label_tokens} label tokens)"),
+        ("Held-out loss before", f"{scored.loss_before:.4f} nats per label token"),
+        ("Held-out loss after", f"{scored.loss_after:.4f} nats per label token"),
+        ("Perplexity", f"{exp(scored.loss_before):.2f} before, {exp(scored.loss_after):.2f} after"),
+    ]
+
+
+def _training(provenance: Provenance) -> list[Row]:
+    hardware, cost, saved = provenance.hardware, provenance.cost, provenance.checkpoints
+    done = saved[-1].step if saved else 0
+    rows = [
+        ("Steps", f"{done} of {provenance.total_steps}"),
+        ("Examples trained on", str(provenance.train_examples)),
+    ]
+    if saved:
+        first, last = saved[0], saved[-1]
+        rows += [
+            ("Training loss, up to the first checkpoint", f"{first.train_loss:.4f}"),
+            ("Training loss, up to the last checkpoint", f"{last.train_loss:.4f}"),
+        ]
+    return [
+        *rows,
+        ("GPUs", f"{hardware.gpu_count} x {hardware.gpu_type} in {hardware.region}"),
+        ("Cost", f"{dollars(cost.amount_micros)} for {cost.metered_seconds} metered seconds"),
+        ("Segments", f"{cost.segments}, {len(provenance.resumes)} of them resumed"),
+    ]
+
+
+def _origin(provenance: Provenance) -> list[Row]:
+    dataset, environment = provenance.dataset, provenance.environment
+    rows = [
+        ("Job", f"`{provenance.job_id}`, up to its event {provenance.job_version}"),
+        ("Dataset (sha256)", _code(dataset.sha256)),
+        ("Base model", provenance.base.name),
+        ("Base model's manifest (sha256)", _code(provenance.base.manifest_sha256)),
+        ("Base held in", provenance.precision.value),
+    ]
+    if (validation := provenance.validation) is not None:
+        rows.insert(2, ("Validation dataset (sha256)", _code(validation.sha256)))
+    if dataset.uploaded_sha256 is not None:
+        rows.insert(2, ("Dataset as uploaded (sha256)", _code(dataset.uploaded_sha256)))
+    if environment is not None:
+        libraries = environment.libraries.items()
+        rows += [
+            ("Computed in", f"{environment.dtype} on {environment.device}"),
+            ("EcoLink", f"{environment.version} ({environment.revision or 'no revision'})"),
+            ("Libraries", ", ".join(f"{name} {version}" for name, version in libraries if version)),
+        ]
+    return rows
+
+
+def _table(rows: Sequence[Row] | Any) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"

@@ -1,0 +1,42 @@
+"""What this process trains with, for the provenance of what it saves."""
+
+from __future__ import annotations
+
+import platform
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from peft import PeftModel
+
+from infrastructure.code_version import package_version, revision
+from infrastructure.training_environment import TrainingEnvironment
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+def environment_of(model: PeftModel) -> TrainingEnvironment:
+    """The environment that a model is trained in."""
+    weight = model.get_input_embeddings().weight  # never quantised, so in the computing dtype
+    assert isinstance(weight, torch.Tensor)
+    cuda = weight.device.type == "cuda"
+    return TrainingEnvironment(
+        version=package_version(),
+        revision=revision(),
+        python=platform.python_version(),
+        libraries=dict(_versions()),
+        device=torch.cuda.get_device_name(weight.device) if cuda else weight.device.type,
+        dtype=str(weight.dtype).removeprefix("torch."),
+    )
+
+
+@lru_cache
+def _versions() -> tuple[tuple[str, str | None], ...]:
+    return tuple((library, _version(library)) for library in LIBRARIES)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

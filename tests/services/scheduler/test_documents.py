@@ -1,0 +1,206 @@
+"""A model's card and provenance: what the log says of its job, beside the model's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from domain.errors import VersionConflict
+from domain.event_log import EventLog
+from domain.job import Job, JobStatus, SegmentEnd
+from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from services.scheduler.documents import document
+from services.scheduler.model_card import CARD
+from services.scheduler.provenance import PROVENANCE, Provenance
+from services.scheduler.segments import Segments
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
+from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
+from tests.stories import Story
+
+ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-2"
+SETTINGS = TrainingEnvironment(
+    version="0.1.0",
+    revision="f" * 40,
+    python="3.11.7",
+    libraries={"torch": "2.13.0", "peft": "0.21.2", "bitsandbytes": None},
+    device="cpu",
+    dtype="bfloat16",
+)
+
+
+@pytest.fixture
+def adapter(artifacts: Artifacts, tmp_path: Path) -> Manifest:
+    """The adapter that the trainer stored."""
+    directory = tmp_path / "adapter"
+    directory.mkdir()
+    (directory / "adapter_model.safetensors").write_bytes(b"weights")
+    (directory / ENVIRONMENT).write_text(SETTINGS.model_dump_json())
+    return artifacts.put_directory(ADAPTER, directory)
+
+
+@pytest.fixture
+def resumed(story: Story, segments: Segments) -> Segments:
+    """A job whose first segment crashed after 60 s, 40 of which its checkpoint kept."""
+    story.prepare_dataset()
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.start_pod(2)
+    story.start_training(2, step=10)
+    return segments
+
+
+def final(adapter: Manifest, n: int = 9) -> Report:
+    """The last word of segment 2: a checkpoint of all steps, evaluated, registered."""
+    saved = CHECKPOINT.model_copy(
+        update={"step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
+    )
+    return report(
+        n,
+        Phase.REGISTER,
+        segment=2,
+        step=30,
+        checkpoint=saved,
+        evaluation=EVALUATION,
+        outcome=Outcome.COMPLETED,
+        adapter_ref=ADAPTER,
+        adapter_manifest_sha256=adapter.sha256,
+        elapsed_seconds=130.5,
+    )
+
+
+def registered(log: EventLog) -> Job.Registered:
+    (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.Registered)]
+    return event
+
+
+def stored(artifacts: Artifacts) -> Provenance:
+    return Provenance.model_validate_json(artifacts.get(f"{ADAPTER}/{PROVENANCE}"))
+
+
+def test_the_provenance_tells_the_jobs_whole_story(
+    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    resumed.record(final(adapter))
+    told = stored(artifacts)
+    assert (told.model, told.job_id, told.account_id) == (story.job.model, JOB_ID, ACCOUNT_ID)
+    assert told.job_version == registered(log).originator_version - 1
+    assert told.dataset.model_dump() == {
+        "id": DATASET_ID,
+        "sha256": PLAN.dataset_sha256,
+        "uploaded_sha256": "a" * 64,
+    }
+    assert (told.base.name, told.base.manifest_sha256) == ("tiny", PLAN.base_manifest_sha256)
+    assert told.hyperparameters == PLAN.hyperparameters
+    assert told.seed == PLAN.lora.seed
+    assert [(each.segment, each.step) for each in told.checkpoints] == [(1, 10), (2, 30)]
+    assert [each.manifest_sha256 for each in told.checkpoints] == ["c" * 64, "e" * 64]
+    (resume,) = told.resumes
+    assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
+    assert told.evaluation is not None
+    assert told.evaluation.loss_after == EVALUATION.loss_after
+    assert told.environment == SETTINGS
+    assert told.files == adapter.files
+
+
+def test_the_cost_is_what_the_account_is_charged(
+    story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    resumed.record(final(adapter))
+    cost, job = stored(artifacts).cost, story.job
+    assert cost.amount_micros == job.actual_micros == 170_000
+    assert cost.metered_seconds == job.actual_seconds == 170
+    assert cost.segments == job.segments_used == 2
+
+
+def test_the_event_pins_card_and_provenance_with_the_weights(
+    log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest, tmp_path: Path
+) -> None:
+    resumed.record(final(adapter))
+    manifest = artifacts.get_directory(ADAPTER, tmp_path / "copy")
+    assert manifest.sha256 == registered(log).manifest_sha256 != adapter.sha256
+    names = {file.path for file in manifest.files}
+    assert names == {"adapter_model.safetensors", ENVIRONMENT, CARD, PROVENANCE}
+
+
+def test_the_card_is_one_that_the_hub_reads(
+    resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    resumed.record(final(adapter))
+    card = ModelCard(artifacts.get(f"{ADAPTER}/{CARD}").decode())
+    assert card.data.to_dict() == {
+        "base_model": "tiny",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "ecolink", "base_model:adapter:tiny"],
+    }
+    for fact in (
+        PLAN.dataset_sha256,
+        PLAN.base_manifest_sha256,
+        "| learning_rate | `0.0002` |",
+        "3.0000 nats",
+        "2.0000 nats",
+        "20.09 before, 7.39 after",
+        "30 of 30",
+        "2.5000",
+        "1.5000",
+        "$0.17 for 170 metered seconds",
+        "1 x cpu in local",
+        "torch 2.13.0",
+    ):
+        assert fact in card.text, fact
+
+
+def test_an_attempt_that_lost_a_race_is_repeated(
+    log: EventLog,
+    story: Story,
+    resumed: Segments,
+    artifacts: Artifacts,
+    adapter: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit, races = log.commit, iter([story.pause])
+
+    def raced(*aggregates, **options):
+        for lose in races:
+            monkeypatch.setattr(log, "commit", commit)
+            lose()
+            raise VersionConflict("another writer was first")
+        commit(*aggregates, **options)
+
+    monkeypatch.setattr(log, "commit", raced)
+    resumed.record(final(adapter))
+    assert story.job.status is JobStatus.REGISTERED
+    assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
+    assert stored(artifacts).job_version == registered(log).originator_version - 1
+
+
+def test_the_same_job_writes_the_same_bytes(
+    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    first = document(log, artifacts, story.job, ADAPTER, adapter.sha256)
+    assert document(log, artifacts, story.job, ADAPTER, adapter.sha256) == first
+
+
+def test_a_final_report_that_is_repeated_writes_nothing(
+    log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    resumed.record(final(adapter))
+    resumed.record(final(adapter, n=10))
+    assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
+
+
+@pytest.mark.parametrize("content", [b"not what it was", b"{}"])
+def test_an_environment_that_is_none_is_a_crash(
+    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, content: bytes
+) -> None:
+    garbled = artifacts.add_files(ADAPTER, Manifest(files=()), {ENVIRONMENT: content})
+    resumed.record(final(garbled))
+    assert story.job.status is not JobStatus.REGISTERED
+    assert story.job.next_segment == 3
