@@ -64,7 +64,8 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,
             False,
-            "The training loss became infinite or no number at all.",
+            "The training loss became infinite or no number at all, or stayed worse than guessing "
+            "after it had been better.",
             "Start a new job with a lower learning rate; a third of this one is a good next try.",
         ),
         FailureClass.DISK_FULL: Failure(

@@ -35,7 +35,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
     # Measurements and log lines: kept for a day, refolded by nobody.
     api.StreamConfig(
         name=TELEMETRY,
-        subjects=["telemetry.>", "logs.>"],
+        subjects=["telemetry.>", "evaluations.>", "logs.>"],
         max_bytes=512 * 1024**2,
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.store import Connection
 
 DDL = """
@@ -17,6 +17,20 @@ CREATE TABLE IF NOT EXISTS step_measurements (
     learning_rate double precision NOT NULL,
     tokens bigint NOT NULL,
     tokens_per_second double precision NOT NULL,
+    elapsed_seconds double precision NOT NULL,
+    measured_at timestamptz NOT NULL,
+    PRIMARY KEY (job_id, segment, step)
+);
+ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS peak_memory_bytes bigint;
+CREATE TABLE IF NOT EXISTS evaluation_measurements (
+    job_id uuid NOT NULL,
+    step integer NOT NULL,
+    segment integer NOT NULL,
+    eval_loss double precision NOT NULL,
+    accuracy double precision NOT NULL,
+    examples integer NOT NULL,
+    label_tokens bigint NOT NULL,
+    seconds double precision NOT NULL,
     elapsed_seconds double precision NOT NULL,
     measured_at timestamptz NOT NULL,
     PRIMARY KEY (job_id, segment, step)
@@ -48,7 +62,7 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
 def add_step(connection: Connection, step: StepMeasured) -> None:
     """Keep one optimizer step's measurement; a redelivered one changes nothing."""
     connection.execute(
-        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT DO NOTHING",
         [
             step.job_id,
@@ -60,8 +74,38 @@ def add_step(connection: Connection, step: StepMeasured) -> None:
             step.tokens_per_second,
             step.elapsed_seconds,
             step.measured_at,
+            step.peak_memory_bytes,  # the column that was added last
         ],
     )
+
+
+def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> None:
+    """Keep what an evaluation measured; a redelivered one changes nothing."""
+    connection.execute(
+        "INSERT INTO evaluation_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT DO NOTHING",
+        [
+            evaluation.job_id,
+            evaluation.step,
+            evaluation.segment,
+            evaluation.eval_loss,
+            evaluation.accuracy,
+            evaluation.examples,
+            evaluation.label_tokens,
+            evaluation.seconds,
+            evaluation.elapsed_seconds,
+            evaluation.measured_at,
+        ],
+    )
+
+
+def evaluations_of(connection: Connection, job_id: UUID, after: int = -1) -> list[dict[str, Any]]:
+    """A job's evaluations after a step, in order; of one that was made twice, the last."""
+    return connection.execute(
+        "SELECT DISTINCT ON (step) * FROM evaluation_measurements "
+        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC",
+        [job_id, after],
+    ).fetchall()
 
 
 def steps_of(connection: Connection, job_id: UUID, after: int = 0) -> list[dict[str, Any]]:

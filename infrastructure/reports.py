@@ -68,10 +68,12 @@ class Checkpoint(Message):
 
 
 class Evaluation(Message):
-    """Held-out loss in nats per label token, before (base) and after (adapter) training."""
+    """Held-out loss and token accuracy, before (base) and after (adapter) training."""
 
-    loss_before: float
+    loss_before: float  # nats per label token
     loss_after: float
+    accuracy_before: float | None = None  # share of the label tokens that were the first choice
+    accuracy_after: float | None = None
     examples: int
     label_tokens: int
 
@@ -103,6 +105,7 @@ class Report(Message):
     trained_tokens: int = 0  # label and prompt tokens seen, without padding, over all segments
     train_loss: float | None = None
     tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None  # of this segment's largest rank, as far as it is known
     grace_seconds: float = 0.0  # time used beyond the paid seconds
     checkpoint: Checkpoint | None = None
     evaluation: Evaluation | None = None
@@ -131,12 +134,34 @@ class StepMeasured(Message):
     tokens: int
     tokens_per_second: float
     elapsed_seconds: float
+    peak_memory_bytes: int | None = None  # of rank 0, up to now
     measured_at: datetime
 
     @property
     def subject(self) -> str:
         """Subject `telemetry.<account>.<job>`."""
         return f"telemetry.{self.account_id}.{self.job_id}"
+
+
+class EvaluationMeasured(Message):
+    """Telemetry of one evaluation on the held-out examples; at step 0 it is of the base alone."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    step: int  # optimizer steps done
+    eval_loss: float  # nats per label token
+    accuracy: float  # share of the label tokens that were the model's first choice
+    examples: int
+    label_tokens: int
+    seconds: float  # that it took
+    elapsed_seconds: float
+    measured_at: datetime
+
+    @property
+    def subject(self) -> str:
+        """Subject `evaluations.<account>.<job>`."""
+        return f"evaluations.{self.account_id}.{self.job_id}"
 
 
 class LogLine(Message):

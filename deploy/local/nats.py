@@ -22,6 +22,7 @@ TRAINER_PERMISSIONS: dict[str, list[str]] = {
     "publish": [
         "reports.>",
         "telemetry.>",
+        "evaluations.>",
         "logs.>",
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",

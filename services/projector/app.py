@@ -11,9 +11,10 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
-from services.projector.measuring import keep_log_lines, keep_steps
+from services.projector.measuring import keep_evaluations, keep_log_lines, keep_steps
 
 STEPS = Durable("measurements-steps", TELEMETRY, "telemetry.>")
+EVALUATIONS = Durable("measurements-evaluations", TELEMETRY, "evaluations.>")
 LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
 
 
@@ -28,5 +29,6 @@ def run(settings: Settings) -> None:
     for consumer in consumers:
         consumer.subscribe(broker)
     subscribe_batches(broker, STEPS, partial(keep_steps, pool))
+    subscribe_batches(broker, EVALUATIONS, partial(keep_evaluations, pool))
     subscribe_batches(broker, LOG_LINES, partial(keep_log_lines, pool))
-    serve(broker, [*(consumer.durable for consumer in consumers), STEPS, LOG_LINES])
+    serve(broker, [*(consumer.durable for consumer in consumers), STEPS, EVALUATIONS, LOG_LINES])

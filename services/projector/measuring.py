@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
-from infrastructure.measurements import add_log_line, add_step
-from infrastructure.reports import LogLine, Message, StepMeasured
+from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.reports import EvaluationMeasured, LogLine, Message, StepMeasured
 from infrastructure.store import Connection
 
 M = TypeVar("M", bound=Message)
@@ -21,6 +21,13 @@ def keep_steps(pool: ConnectionPool[Connection], messages: Sequence[dict[str, An
     with pool.connection() as connection, connection.transaction():
         for step in _readable(StepMeasured, messages):
             add_step(connection, step)
+
+
+def keep_evaluations(pool: ConnectionPool[Connection], messages: Sequence[dict[str, Any]]) -> None:
+    """Store a batch of evaluations in one transaction."""
+    with pool.connection() as connection, connection.transaction():
+        for evaluation in _readable(EvaluationMeasured, messages):
+            add_evaluation(connection, evaluation)
 
 
 def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[dict[str, Any]]) -> None:

@@ -45,7 +45,19 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor.
+    """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor."""
+    return _cross_entropy(*_predictions(model, batch))
+
+
+def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
+    """(summed loss in nats, label tokens that were the model's first choice) of a batch."""
+    logits, targets = _predictions(model, batch)
+    correct = (logits.argmax(dim=1) == targets).sum()  # an ignored target is no token's id
+    return _cross_entropy(logits, targets).item(), int(correct)
+
+
+def _predictions(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (positions, vocabulary) in fp32, and the id that each should have chosen (positions).
 
     The language-model head runs only at columns that predict a label in some row: with a short
     answer after a long prompt it is most of the work.
@@ -53,9 +65,8 @@ def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     targets = batch.labels[:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     output = model(input_ids=batch.input_ids, logits_to_keep=columns, use_cache=False)
-    return functional.cross_entropy(
-        output.logits.float().flatten(0, 1),
-        targets[:, columns].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    return output.logits.float().flatten(0, 1), targets[:, columns].flatten()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

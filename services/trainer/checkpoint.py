@@ -39,10 +39,22 @@ class Position(BaseModel):
     threads: int  # of torch's own; another number may sum in another order
     precision: Precision = Precision.BF16  # checkpoints that do not say had no other
     ranks: int = 1
+    validation_sha256: str | None = None  # of the user's own examples, if they are evaluated on
+    eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
+    lowest_loss: float | None = None  # of an optimizer step up to here
+    best_step: int | None = None  # the checkpoint of the lowest held-out loss up to here
+    best_eval_loss: float | None = None
 
     def require_same_job(self, other: Position) -> None:
         """Raise CheckpointMismatch if the other position belongs to another run."""
-        for name in ("dataset_sha256", "base_model", "hyperparameters", "precision", "ranks"):
+        for name in (
+            "dataset_sha256",
+            "base_model",
+            "hyperparameters",
+            "precision",
+            "ranks",
+            "validation_sha256",
+        ):
             if getattr(self, name) != getattr(other, name):
                 raise CheckpointMismatch(f"the checkpoint has another {name}")
 

@@ -1,10 +1,10 @@
-"""The dataset of a segment: fetched, verified, rendered, and split into train and held-out."""
+"""The data of a segment: fetched, verified, rendered; what is trained on and what is held out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,20 @@ from typing import Any
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from services.trainer.examples import Example, Rendered, Renderer
 from services.trainer.failures import BadData
-from services.trainer.plan import held_out
+from services.trainer.plan import held_out, validated
 
 
 class DatasetTooSmall(BadData):
-    """Fewer than two trainable conversations: one to train on and one to hold out."""
+    """No trainable conversation, or none to evaluate on."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples to train on and examples never trained on."""
+    """Examples to train on, and examples never trained on."""
 
     train: list[Example]
     held_out: list[Example]
-
-    @classmethod
-    def split(cls, conversations: list[list[Example]], seed: int) -> Dataset:
-        """Split by conversation, so that no conversation is on both sides."""
-        if len(conversations) < 2:
-            raise DatasetTooSmall(
-                f"The dataset has {len(conversations)} trainable conversations; at least 2 are "
-                "needed, one to train on and one to hold out for evaluation."
-            )
-        aside = held_out(len(conversations), seed)
-        train, kept = [], []
-        for index, examples in enumerate(conversations):
-            (kept if index in aside else train).extend(examples)
-        return cls(train, kept)
+    question: dict[str, Any]  # the first conversation of those that are never trained on
 
 
 def fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> Path:
@@ -53,17 +40,68 @@ def fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> Path:
     return path
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, one conversation each."""
+def rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, one conversation each: all, or those of some numbers from 0."""
+    for number, line in enumerate(_lines(path)):
+        if chosen is None or number in chosen:
+            yield json.loads(line)
+
+
+def split(
+    path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
+) -> tuple[Dataset, str]:
+    """Render a file and hold a part of it out, by conversation; returns it, and what it came to.
+
+    Raises DatasetTooSmall. `check` is called before each row and may raise to stop.
+    """
+    rendered = renderer.render_all(rows(path), check)
+    conversations = rendered.conversations
+    if len(conversations) < 2:
+        raise DatasetTooSmall(
+            f"The dataset has {len(conversations)} trainable conversations; at least 2 are "
+            "needed, one to train on and one to hold out for evaluation."
+        )
+    aside = held_out(len(conversations), seed)
+    train, kept = [], []
+    for index, examples in enumerate(conversations):
+        (kept if index in aside else train).extend(examples)
+    question = next(rows(path, {rendered.rows[min(aside)]}))
+    return Dataset(train, kept, question), str(rendered)
+
+
+def with_validation(
+    path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
+) -> tuple[Dataset, str]:
+    """Render a file, all of which is trained on, and one of the user's own to evaluate on.
+
+    Of a long one a seeded part is taken. Returns both, and what they came to. Raises
+    DatasetTooSmall. `check` is called before each row and may raise to stop.
+    """
+    rendered = renderer.render_all(rows(path), check)
+    count = sum(1 for _ in _lines(validation_path))
+    chosen = validated(count, seed)
+    own = renderer.render_all(rows(validation_path, frozenset(chosen)), check)
+    question = next(rows(validation_path, {chosen[own.rows[0]]})) if own.rows else {}
+    dataset = Dataset(
+        _examples(rendered, "dataset"), _examples(own, "validation dataset"), question
+    )
+    return dataset, (
+        f"{rendered}\nevaluated on {len(chosen)} of the validation dataset's {count} "
+        f"conversations: {own}"
+    )
+
+
+def _examples(rendered: Rendered, name: str) -> list[Example]:
+    if not rendered.conversations:
+        raise DatasetTooSmall(
+            f"The {name} has no conversation of which the base's chat template and the maximum "
+            "sequence length leave anything to learn; choose another, or a longer maximum."
+        )
+    return [example for examples in rendered.conversations for example in examples]
+
+
+def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():
-                yield json.loads(line)
-
-
-def prepare(
-    path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
-) -> tuple[Dataset, Rendered]:
-    """Render and split a dataset file; raises DatasetTooSmall. `check` may raise to stop."""
-    rendered = renderer.render_all(rows(path), check)
-    return Dataset.split(rendered.conversations, seed), rendered
+                yield line

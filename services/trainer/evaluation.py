@@ -1,66 +1,163 @@
-"""Held-out loss: the base against the adapted model, on examples that were never trained on."""
+"""Evaluation: how well the model predicts examples that it is never trained on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import torch
 from peft import PeftModel
 from torch import nn
 
-from infrastructure.reports import Evaluation
-from services.trainer.batches import collate, loss_sum
+from domain.perplexity import perplexity
+from infrastructure.reports import Evaluation, EvaluationMeasured, SegmentSpec
+from services.trainer.batches import collate, scored
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
+from services.trainer.lease import Lease
 from services.trainer.plan import cut
+from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.voice import Voice
 
 
-def evaluate(
-    model: PeftModel,
-    examples: list[Example],
-    batch_size: int,
-    pad_id: int,
-    ranks: Ranks,
-    check: Callable[[], None],
-) -> Evaluation:
-    """Mean loss in nats per label token with the adapter off (before) and on (after).
+@dataclass(frozen=True)
+class Score:
+    """What a model makes of the label tokens of some examples."""
 
-    The base is frozen, so that its loss is the same at any time and needs no place in a checkpoint.
-    `check` is called before each batch and may raise to stop.
+    loss: float  # mean, nats per label token
+    accuracy: float  # share of the label tokens that were its first choice
+    label_tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.loss:.4f} nats a token, perplexity {perplexity(self.loss):.4g}, "
+            f"{self.accuracy:.1%} of the tokens right"
+        )
+
+
+class HeldOut:
+    """The examples to evaluate on, in batches by length; `score` may be asked at any time.
+
+    It draws no random number and changes no parameter, so that training goes on as if it had not
+    been. The batches are spread over the ranks, and all of them get the same result.
     """
-    model.eval()
-    with torch.inference_mode():
+
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, pad_id: int, ranks: Ranks
+    ) -> None:
+        self.examples = len(examples)
+        by_length = sorted(examples, key=lambda example: -len(example.input_ids))
+        self._batches = [
+            [by_length[index] for index in indices]
+            for indices in cut(range(len(by_length)), batch_size)
+        ]
+        self._pad_id, self._ranks = pad_id, ranks
+
+    def score(self, model: nn.Module, ends: Callable[[], bool]) -> Score | None:
+        """Score a model without dropout; it is left in evaluation mode.
+
+        `ends` is asked before each batch, in all ranks at once, and answers all alike; if it says
+        yes, there is no score. Raises LossDiverged, in all ranks alike, when the loss is no finite
+        number.
+        """
+        model.eval()
+        loss, correct, label_tokens = 0.0, 0, 0
+        mine = self._batches[self._ranks.rank :: self._ranks.count]
+        # Not inference mode: a tensor that a module keeps from it is of no use in a backward pass.
+        with torch.no_grad():
+            for turn in range(-(-len(self._batches) // self._ranks.count)):
+                if ends():
+                    return None
+                if turn < len(mine):  # in the last turn there may be nothing left for this rank
+                    batch = collate(mine[turn], self._pad_id, self._ranks.device)
+                    batch_loss, batch_correct = scored(model, batch)
+                    loss += batch_loss
+                    correct += batch_correct
+                    label_tokens += batch.label_tokens
+        loss, correct, label_tokens = self._ranks.sum(loss, correct, label_tokens)
+        if not math.isfinite(loss):
+            raise LossDiverged(f"the held-out loss is {loss}")
+        return Score(loss / label_tokens, correct / label_tokens, int(label_tokens))
+
+
+class Evaluations:
+    """The evaluations of a segment: every so many steps, and at its end; each one is told."""
+
+    def __init__(
+        self,
+        spec: SegmentSpec,
+        held_out: HeldOut,
+        reporter: Voice,
+        lease: Lease,
+        progress: Progress,
+        ends: Callable[[], bool],
+    ) -> None:
+        self._spec, self._held_out = spec, held_out
+        self._reporter, self._lease, self._progress = reporter, lease, progress
+        self._ends = ends
+
+    @property
+    def due(self) -> bool:
+        """Whether this step is one after which to evaluate."""
+        return self._progress.step % self._spec.hyperparameters.evaluation_steps == 0
+
+    def between(self, model: PeftModel) -> None:
+        """Evaluate between two steps; given up, and not made up for, if the segment has to end.
+
+        Raises LossDiverged.
+        """
+        began = time.monotonic()
+        score = self._held_out.score(model, self._ends)
+        if score is not None:
+            self._progress.eval_loss = score.loss
+            self._tell(self._progress.step, score, began)
+            self._reporter.log(f"held-out loss at step {self._progress.step}: {score}")
+
+    def conclude(self, model: PeftModel) -> Evaluation:
+        """Evaluate at the end, with the adapter off (before) and on (after).
+
+        The base is frozen, so that its loss is the same at any time and needs no place in a
+        checkpoint. Raises SegmentStopped in rank 0, and LossDiverged.
+        """
         with model.disable_adapter():
-            before, _ = mean_loss(model, examples, batch_size, pad_id, ranks, check)
-        after, label_tokens = mean_loss(model, examples, batch_size, pad_id, ranks, check)
-    return Evaluation(
-        loss_before=before, loss_after=after, examples=len(examples), label_tokens=label_tokens
-    )
+            before = self._insist(model, 0)
+        after = self._insist(model, self._progress.step)
+        self._reporter.log(f"held-out loss before training: {before}")
+        self._reporter.log(f"held-out loss after training: {after}")
+        return Evaluation(
+            loss_before=before.loss,
+            loss_after=after.loss,
+            accuracy_before=before.accuracy,
+            accuracy_after=after.accuracy,
+            examples=self._held_out.examples,
+            label_tokens=after.label_tokens,
+        )
 
+    def _insist(self, model: nn.Module, step: int) -> Score:
+        """A score, again if more time was paid for while one was given up."""
+        began = time.monotonic()
+        while (score := self._held_out.score(model, self._ends)) is None:
+            self._lease.check()
+        self._tell(step, score, began)
+        return score
 
-def mean_loss(
-    model: nn.Module,
-    examples: list[Example],
-    batch_size: int,
-    pad_id: int,
-    ranks: Ranks,
-    check: Callable[[], None],
-) -> tuple[float, int]:
-    """(mean loss in nats per label token, label tokens) of examples, batched by length.
-
-    The batches are spread over the ranks, and all of them get the same result. Raises
-    LossDiverged when the loss is no finite number.
-    """
-    by_length = sorted(examples, key=lambda example: -len(example.input_ids))
-    total, label_tokens = 0.0, 0
-    for indices in ranks.share(cut(range(len(by_length)), batch_size)):
-        check()
-        batch = collate([by_length[index] for index in indices], pad_id, ranks.device)
-        total += loss_sum(model, batch).item()
-        label_tokens += batch.label_tokens
-    total, label_tokens = ranks.sum(total, label_tokens)
-    if not math.isfinite(total):
-        raise LossDiverged(f"the held-out loss is {total}")
-    return total / label_tokens, int(label_tokens)
+    def _tell(self, step: int, score: Score, began: float) -> None:
+        self._reporter.evaluated(
+            EvaluationMeasured(
+                account_id=self._spec.account_id,
+                job_id=self._spec.job_id,
+                segment=self._spec.segment,
+                step=step,
+                eval_loss=score.loss,
+                accuracy=score.accuracy,
+                examples=self._held_out.examples,
+                label_tokens=score.label_tokens,
+                seconds=time.monotonic() - began,
+                elapsed_seconds=self._lease.clock.elapsed(),
+                measured_at=datetime.now(UTC),
+            )
+        )

@@ -41,6 +41,7 @@ class Rendered:
     """Examples by conversation (its index in the dataset), and what was left out."""
 
     conversations: list[list[Example]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # numbers of the conversations' rows, from 0
     truncated: int = 0
     without_labels: int = 0
     unrenderable: int = 0
@@ -78,7 +79,7 @@ class Renderer:
     ) -> Rendered:
         """Render a dataset's rows; `check` is called before each and may raise to stop."""
         rendered = Rendered()
-        for conversation in conversations:
+        for row, conversation in enumerate(conversations):
             check()
             try:
                 examples = self.render(conversation)
@@ -90,6 +91,7 @@ class Renderer:
             examples = [example for example in examples if example.label_tokens > 0]
             if examples:
                 rendered.conversations.append(examples)
+                rendered.rows.append(row)
             else:
                 rendered.without_labels += 1
         return rendered

@@ -31,7 +31,10 @@ class BadData(SegmentFailure):
 
 
 class LossDiverged(SegmentFailure):
-    """The loss or its gradient is no finite number; the last checkpoint is still good."""
+    """The loss or its gradient is no finite number, or stayed above that of guessing.
+
+    The last checkpoint is still good.
+    """
 
     failure = FailureClass.LOSS_DIVERGED
 
@@ -41,8 +44,7 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
 
     Memory and disk come first, wherever in the chain of causes they are. A dataset that is not the
     approved one (ArtifactCorrupt) is the store's fault and not the user's: trainer_crashed, so that
-    it is tried again. A loss that is finite never counts as diverged: how large is too large
-    depends on the base and the data, and a wrong guess would end a good run.
+    it is tried again. Whether a finite loss has diverged is the rule of `divergence`.
     """
     if any(_out_of_memory(each) for each in _chain(error)):
         return FailureClass.OUT_OF_MEMORY

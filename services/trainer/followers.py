@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.estimate import Precision
 from domain.failures import FailureClass
 from domain.phases import Phase
-from infrastructure.reports import Checkpoint, SegmentSpec, StepMeasured
+from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
 from services.trainer.downloads import LeasedArtifacts
@@ -136,6 +136,9 @@ class Quiet:
         """Nothing is reported."""
 
     def measure(self, measured: StepMeasured) -> None:
+        """Nothing is reported."""
+
+    def evaluated(self, measured: EvaluationMeasured) -> None:
         """Nothing is reported."""
 
     def saved(self, checkpoint: Checkpoint) -> None:

@@ -15,6 +15,10 @@ class Progress:
     trained_tokens: int = 0  # without padding, over all segments
     loss_sum: float = 0.0  # nats over the label tokens since the newest checkpoint
     loss_tokens: int = 0
+    eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
+    lowest_loss: float | None = None  # of an optimizer step, over all segments
+    best_step: int | None = None  # the checkpoint of the lowest held-out loss, over all segments
+    best_eval_loss: float | None = None
     segment_tokens: int = 0
     segment_seconds: float = 0.0
 
@@ -24,6 +28,9 @@ class Progress:
         self.trained_tokens += step.tokens
         self.loss_sum += step.loss * step.label_tokens
         self.loss_tokens += step.label_tokens
+        self.eval_loss = None
+        if self.lowest_loss is None or step.loss < self.lowest_loss:
+            self.lowest_loss = step.loss
         self.segment_tokens += step.tokens
         self.segment_seconds += step.seconds
 
@@ -40,3 +47,9 @@ class Progress:
     def begin_mean(self) -> None:
         """Begin the mean loss anew, for a checkpoint was taken."""
         self.loss_sum, self.loss_tokens = 0.0, 0
+
+    def note_checkpoint(self) -> None:
+        """A checkpoint of this step is about to be saved; it may be the best one."""
+        best = self.best_eval_loss
+        if self.eval_loss is not None and (best is None or self.eval_loss < best):
+            self.best_step, self.best_eval_loss = self.step, self.eval_loss

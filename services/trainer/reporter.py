@@ -25,6 +25,7 @@ from infrastructure.reports import (
     LAST_WORD,
     Checkpoint,
     Control,
+    EvaluationMeasured,
     LogLine,
     Outcome,
     Report,
@@ -118,6 +119,11 @@ class Reporter:
     def measure(self, measured: StepMeasured) -> None:
         """Queue the telemetry of one optimizer step."""
         key = f"{measured.job_id}:{measured.segment}:step:{measured.step}"
+        self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
+
+    def evaluated(self, measured: EvaluationMeasured) -> None:
+        """Queue the telemetry of an evaluation."""
+        key = f"{measured.job_id}:{measured.segment}:evaluation:{measured.step}"
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
     def saved(self, checkpoint: Checkpoint) -> None:
@@ -297,7 +303,7 @@ def _line(report: Report) -> str:
     return "report " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def _payload(message: Report | StepMeasured | LogLine) -> bytes:
+def _payload(message: Report | StepMeasured | EvaluationMeasured | LogLine) -> bytes:
     return message.model_dump_json().encode()
 
 

@@ -68,6 +68,7 @@ class Checkpoints:
         """Save a checkpoint of this step, unless there is one."""
         if self._progress.step == self._saved_step:
             return
+        self._progress.note_checkpoint()
         position = self._position()
         random = checkpoint.random_states(self._ranks)
         self._saved_step = position.step
@@ -79,7 +80,8 @@ class Checkpoints:
         """Take up the numbers of a checkpoint; raises CheckpointMismatch."""
         position.require_same_job(self._position())
         self._progress.step = self._saved_step = position.step
-        self._progress.trained_tokens = position.trained_tokens
+        for name in ("trained_tokens", "lowest_loss", "best_step", "best_eval_loss"):
+            setattr(self._progress, name, getattr(position, name))
         self._reporter.log(f"resumed at step {position.step} from {self._spec.resume_from}")
         if position.threads != torch.get_num_threads():
             self._reporter.log(
@@ -101,6 +103,11 @@ class Checkpoints:
             threads=torch.get_num_threads(),
             precision=spec.precision,
             ranks=self._ranks.count,
+            validation_sha256=spec.validation_sha256,
+            eval_loss=progress.eval_loss,
+            lowest_loss=progress.lowest_loss,
+            best_step=progress.best_step,
+            best_eval_loss=progress.best_eval_loss,
         )
 
     def _store(

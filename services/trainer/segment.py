@@ -13,8 +13,9 @@ from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
-from services.trainer.dataset import Dataset, fetch, prepare
-from services.trainer.evaluation import evaluate
+from services.trainer.dataset import Dataset, fetch, split, with_validation
+from services.trainer.divergence import Divergence
+from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
@@ -28,6 +29,7 @@ from services.trainer.model import (
     require_base,
     save_adapter,
 )
+from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
@@ -91,6 +93,8 @@ class Segment:
         # The same adapter in every rank, and then another dropout in each.
         torch.manual_seed(self.hyperparameters.seed)
         self.model: PeftModel = attach_adapter(base, self.hyperparameters, spec.base_model)
+        self.divergence = Divergence(base.config.get_text_config().vocab_size)
+        self.peak_memory = PeakMemory(self.ranks.device)
         if not self.ranks.leads:
             torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
         self._describe_model()
@@ -115,15 +119,7 @@ class Segment:
                 f"adapter as {CHAT_TEMPLATE}",
                 "WARNING",
             )
-        path = fetch(
-            self.artifacts,
-            self.spec.dataset_ref,
-            self.spec.dataset_sha256,
-            self.scratch / "dataset.jsonl",
-        )
-        self.dataset, rendered = prepare(
-            path, self.renderer, hyperparameters.seed, self.lease.check
-        )
+        self.dataset, rendered = self._data()
         self.reporter.log(f"{rendered}; limit {limit} tokens")
         self.plan = Plan(
             lengths=tuple(len(example.input_ids) for example in self.dataset.train),
@@ -133,7 +129,32 @@ class Segment:
             seed=hyperparameters.seed,
             ranks=self.ranks.count,
         )
+        held_out = HeldOut(
+            self.dataset.held_out,
+            hyperparameters.micro_batch_size,
+            pad_id(self.tokenizer),
+            self.ranks,
+        )
+        self.evaluations = Evaluations(
+            self.spec, held_out, self.reporter, self.lease, self.progress, self._ends
+        )
         self._describe(self.dataset)
+
+    def _data(self) -> tuple[Dataset, str]:
+        """What is trained on and what is evaluated on, and what rendering it came to."""
+        spec, seed = self.spec, self.hyperparameters.seed
+        path = fetch(
+            self.artifacts, spec.dataset_ref, spec.dataset_sha256, self.scratch / "dataset.jsonl"
+        )
+        if spec.validation_ref is None or spec.validation_sha256 is None:
+            return split(path, self.renderer, seed, self.lease.check)
+        own = fetch(
+            self.artifacts,
+            spec.validation_ref,
+            spec.validation_sha256,
+            self.scratch / "validation.jsonl",
+        )
+        return with_validation(path, own, self.renderer, seed, self.lease.check)
 
     def _describe(self, dataset: Dataset) -> None:
         self.reporter.update(
@@ -167,9 +188,12 @@ class Segment:
                 self._stop(training)
                 continue
             self._take(step)
+            # After the last step comes the evaluation of the end.
+            if self.evaluations.due and self.progress.step < self.plan.total_steps:
+                self.evaluations.between(self.model)
             if self.checkpoints.due:
-                self.checkpoints.save(self.model, training.optimizer)
-        self.checkpoints.save(self.model, training.optimizer)
+                self._save(training)
+        self._save(training)
 
     def _ends(self) -> bool:
         """Between two micro batches: note progress; whether the segment has to end, says rank 0."""
@@ -182,18 +206,30 @@ class Segment:
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
         the others is its business. If more time was paid for meanwhile, all go on.
         """
-        self.checkpoints.save(self.model, training.optimizer)
+        self._save(training)
         self.lease.check()
+
+    def _save(self, training: Training) -> None:
+        """Save a checkpoint, but never of a run that may be diverging: the last good one stays."""
+        if self.divergence.suspect:
+            self.reporter.log(
+                f"step {self.progress.step} is not saved: its loss is above that of guessing",
+                "WARNING",
+            )
+            return
+        self.checkpoints.save(self.model, training.optimizer)
 
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""
         progress = self.progress
         progress.take(step)
+        peak_memory_bytes = self.peak_memory.bytes
         self.reporter.update(
             step=progress.step,
             trained_tokens=progress.trained_tokens,
             train_loss=step.loss,
             tokens_per_second=progress.tokens_per_second,
+            peak_memory_bytes=peak_memory_bytes,
         )
         self.reporter.measure(
             StepMeasured(
@@ -207,25 +243,28 @@ class Segment:
                 tokens=step.tokens,
                 tokens_per_second=step.tokens / step.seconds,
                 elapsed_seconds=self.lease.clock.elapsed(),
+                peak_memory_bytes=peak_memory_bytes,
                 measured_at=datetime.now(UTC),
             )
         )
+        self.divergence.take(progress.step, step.loss, progress.lowest_loss)
 
     def _evaluate(self) -> None:
         """Evaluation on the held-out examples, without and with the adapter."""
         self._enter(Phase.EVALUATION)
-        evaluation = evaluate(
-            self.model,
-            self.dataset.held_out,
-            self.hyperparameters.micro_batch_size,
-            pad_id(self.tokenizer),
-            self.ranks,
-            self.lease.check,
+        evaluation = self.evaluations.conclude(self.model)
+        self.divergence.conclude(evaluation.loss_after)
+        peaks = self.ranks.gather(torch.tensor([self.peak_memory.bytes]))
+        self.reporter.update(
+            now=True, evaluation=evaluation, peak_memory_bytes=int(peaks.max().item())
         )
-        self.reporter.update(now=True, evaluation=evaluation)
-        self.reporter.log(
-            f"held-out loss {evaluation.loss_before:.4f} before, {evaluation.loss_after:.4f} after"
-        )
+        best_step, best = self.progress.best_step, self.progress.best_eval_loss
+        if best is not None and best < evaluation.loss_after:
+            self.reporter.log(
+                f"the checkpoint of step {best_step} has a lower held-out loss ({best:.4f}) than "
+                f"the final state ({evaluation.loss_after:.4f}), which is what is registered",
+                "WARNING",
+            )
 
     def _register(self) -> None:
         """Registering: the adapter as plain PEFT, in the artifact store.

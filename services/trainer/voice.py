@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from domain.phases import Phase
-from infrastructure.reports import Checkpoint, StepMeasured
+from infrastructure.reports import Checkpoint, EvaluationMeasured, StepMeasured
 from services.trainer.reporter import Level
 
 
@@ -22,6 +22,10 @@ class Voice(Protocol):
 
     def measure(self, measured: StepMeasured) -> None:
         """Tell what an optimizer step measured."""
+        ...
+
+    def evaluated(self, measured: EvaluationMeasured) -> None:
+        """Tell what an evaluation measured."""
         ...
 
     def saved(self, checkpoint: Checkpoint) -> None:

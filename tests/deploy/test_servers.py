@@ -81,7 +81,10 @@ async def test_a_trainer_reports_and_reads_what_is_wanted_of_it(
     await services.jetstream().publish("control.job.1", b"first")
     trainer, errors = await connected(settings.trainer_nats_url)
     jetstream = trainer.jetstream()
-    for subject in ("reports.account.job.1", "telemetry.account.job", "logs.account.job"):
+    for subject in (
+        *("reports.account.job.1", "telemetry.account.job"),
+        *("evaluations.account.job", "logs.account.job"),
+    ):
         assert (await jetstream.publish(subject, b"said")).seq >= 1
     last = await jetstream.get_last_msg(CONTROL, "control.job.1")
     assert last.data == b"first"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from domain.phases import Phase
-from infrastructure.reports import Checkpoint, StepMeasured
+from infrastructure.reports import Checkpoint, EvaluationMeasured, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 
@@ -36,6 +36,7 @@ class Notes:
         self.fields: dict[str, Any] = {}
         self.phases: list[str] = []
         self.steps: list[StepMeasured] = []
+        self.evaluations: list[EvaluationMeasured] = []
         self.checkpoints: list[Checkpoint] = []
         self.lines: list[str] = []
 
@@ -51,6 +52,9 @@ class Notes:
             self.lease.request_stop()
         if measured.step == self.lapse_after:
             self.lease.clock = SegmentClock(self.lease.paid_seconds + 0.1)
+
+    def evaluated(self, measured: EvaluationMeasured) -> None:
+        self.evaluations.append(measured)
 
     def saved(self, checkpoint: Checkpoint) -> None:
         self.checkpoints.append(checkpoint)
