@@ -16,6 +16,7 @@ from deploy.endpoint import find_endpoint
 from deploy.estimates import commands as estimates_commands
 from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
+from deploy.models import verify_model
 from gateway import cli as client
 from infrastructure.settings import Settings
 
@@ -28,6 +29,7 @@ main = typer.Typer(
 main.add_typer(local_commands)
 main.add_typer(demo_commands)
 client.models.command("import")(operator.import_model)
+client.models.command("verify")(verify_model)
 main.add_typer(audit_commands)
 main.add_typer(bench_commands)
 main.add_typer(catalog_commands)

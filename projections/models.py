@@ -49,3 +49,9 @@ def models_of(connection: Connection, account_id: UUID) -> list[Row]:
         "SELECT * FROM models WHERE account_id = %s ORDER BY registered_at DESC, model",
         [account_id],
     ).fetchall()
+
+
+def job_of_model(connection: Connection, model: str) -> UUID | None:
+    """The job that made a model, or None if there is no such model."""
+    row = connection.execute("SELECT job_id FROM models WHERE model = %s", [model]).fetchone()
+    return row["job_id"] if row is not None else None

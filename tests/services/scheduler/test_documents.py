@@ -9,75 +9,38 @@ from huggingface_hub import ModelCard
 
 from domain.errors import VersionConflict
 from domain.event_log import EventLog
-from domain.job import Job, JobStatus, SegmentEnd
+from domain.job import JobStatus
 from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Outcome, Phase, Report
-from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.documents import document
 from services.scheduler.model_card import CARD
 from services.scheduler.provenance import PROVENANCE, Provenance
 from services.scheduler.segments import Segments
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
-from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
-from tests.stories import Story
-
-ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-2"
-SETTINGS = TrainingEnvironment(
-    version="0.1.0",
-    revision="f" * 40,
-    python="3.11.7",
-    libraries={"torch": "2.13.0", "peft": "0.21.2", "bitsandbytes": None},
-    device="cpu",
-    dtype="bfloat16",
+from tests.services.scheduler.registering import (
+    ADAPTER,
+    TRAINED_WITH,
+    WEIGHTS,
+    final_report,
+    registered,
+    resume_after_a_crash,
+    store_adapter,
 )
+from tests.services.scheduler.reports import EVALUATION
+from tests.stories import Story
 
 
 @pytest.fixture
-def adapter(artifacts: Artifacts, tmp_path: Path) -> Manifest:
+def adapter(artifacts: Artifacts) -> Manifest:
     """The adapter that the trainer stored."""
-    directory = tmp_path / "adapter"
-    directory.mkdir()
-    (directory / "adapter_model.safetensors").write_bytes(b"weights")
-    (directory / ENVIRONMENT).write_text(SETTINGS.model_dump_json())
-    return artifacts.put_directory(ADAPTER, directory)
+    return store_adapter(artifacts)
 
 
 @pytest.fixture
 def resumed(story: Story, segments: Segments) -> Segments:
-    """A job whose first segment crashed after 60 s, 40 of which its checkpoint kept."""
-    story.prepare_dataset()
-    story.run_until("training")
-    story.save_checkpoint(1, 10, 40)
-    story.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
-    story.allocate_segment(2)
-    story.grant_lease(2)
-    story.start_pod(2)
-    story.start_training(2, step=10)
+    """What records the reports of the job's second segment."""
+    resume_after_a_crash(story)
     return segments
-
-
-def final(adapter: Manifest, n: int = 9) -> Report:
-    """The last word of segment 2: a checkpoint of all steps, evaluated, registered."""
-    saved = CHECKPOINT.model_copy(
-        update={"step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
-    )
-    return report(
-        n,
-        Phase.REGISTER,
-        segment=2,
-        step=30,
-        checkpoint=saved,
-        evaluation=EVALUATION,
-        outcome=Outcome.COMPLETED,
-        adapter_ref=ADAPTER,
-        adapter_manifest_sha256=adapter.sha256,
-        elapsed_seconds=130.5,
-    )
-
-
-def registered(log: EventLog) -> Job.Registered:
-    (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.Registered)]
-    return event
 
 
 def stored(artifacts: Artifacts) -> Provenance:
@@ -87,7 +50,7 @@ def stored(artifacts: Artifacts) -> Provenance:
 def test_the_provenance_tells_the_jobs_whole_story(
     log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final(adapter))
+    resumed.record(final_report(adapter))
     told = stored(artifacts)
     assert (told.model, told.job_id, told.account_id) == (story.job.model, JOB_ID, ACCOUNT_ID)
     assert told.job_version == registered(log).originator_version - 1
@@ -105,14 +68,14 @@ def test_the_provenance_tells_the_jobs_whole_story(
     assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
     assert told.evaluation is not None
     assert told.evaluation.loss_after == EVALUATION.loss_after
-    assert told.environment == SETTINGS
+    assert told.environment == TRAINED_WITH
     assert told.files == adapter.files
 
 
 def test_the_cost_is_what_the_account_is_charged(
     story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final(adapter))
+    resumed.record(final_report(adapter))
     cost, job = stored(artifacts).cost, story.job
     assert cost.amount_micros == job.actual_micros == 170_000
     assert cost.metered_seconds == job.actual_seconds == 170
@@ -122,17 +85,17 @@ def test_the_cost_is_what_the_account_is_charged(
 def test_the_event_pins_card_and_provenance_with_the_weights(
     log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest, tmp_path: Path
 ) -> None:
-    resumed.record(final(adapter))
+    resumed.record(final_report(adapter))
     manifest = artifacts.get_directory(ADAPTER, tmp_path / "copy")
     assert manifest.sha256 == registered(log).manifest_sha256 != adapter.sha256
     names = {file.path for file in manifest.files}
-    assert names == {"adapter_model.safetensors", ENVIRONMENT, CARD, PROVENANCE}
+    assert names == {WEIGHTS, ENVIRONMENT, CARD, PROVENANCE}
 
 
 def test_the_card_is_one_that_the_hub_reads(
     resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final(adapter))
+    resumed.record(final_report(adapter))
     card = ModelCard(artifacts.get(f"{ADAPTER}/{CARD}").decode())
     assert card.data.to_dict() == {
         "base_model": "tiny",
@@ -175,7 +138,7 @@ def test_an_attempt_that_lost_a_race_is_repeated(
         commit(*aggregates, **options)
 
     monkeypatch.setattr(log, "commit", raced)
-    resumed.record(final(adapter))
+    resumed.record(final_report(adapter))
     assert story.job.status is JobStatus.REGISTERED
     assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
     assert stored(artifacts).job_version == registered(log).originator_version - 1
@@ -191,8 +154,8 @@ def test_the_same_job_writes_the_same_bytes(
 def test_a_final_report_that_is_repeated_writes_nothing(
     log: EventLog, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    resumed.record(final(adapter))
-    resumed.record(final(adapter, n=10))
+    resumed.record(final_report(adapter))
+    resumed.record(final_report(adapter, n=10))
     assert artifacts.manifest(ADAPTER).sha256 == registered(log).manifest_sha256
 
 
@@ -201,6 +164,6 @@ def test_an_environment_that_is_none_is_a_crash(
     log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, content: bytes
 ) -> None:
     garbled = artifacts.add_files(ADAPTER, Manifest(files=()), {ENVIRONMENT: content})
-    resumed.record(final(garbled))
+    resumed.record(final_report(garbled))
     assert story.job.status is not JobStatus.REGISTERED
     assert story.job.next_segment == 3

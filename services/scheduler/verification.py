@@ -1,0 +1,262 @@
+"""Verification of a model: every file against its manifest, every statement against the log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+
+from domain.base_model import BaseModel as Base
+from domain.catalog import Catalog
+from domain.dataset import Dataset
+from domain.event_log import EventLog
+from domain.identity import CATALOG_ID, base_model_id
+from domain.job import Job
+from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
+from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from services.scheduler.documents import uploaded_files
+from services.scheduler.model_card import CARD
+from services.scheduler.provenance import (
+    PROVENANCE,
+    CostFacts,
+    JobHistory,
+    Provenance,
+    provenance_of,
+)
+
+MISSING, NOWHERE = "nothing", "no such event"
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what it has to be, and what it is."""
+
+    name: str
+    expected: str
+    found: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is what it has to be."""
+        return self.expected == self.found
+
+
+class Copy(Protocol):
+    """The files of a model, wherever they lie."""
+
+    def paths(self) -> list[str]:
+        """Every file, the manifest too if there is one."""
+        ...
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The content of a file; raises FileNotFoundError."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredCopy:
+    """The model as the artifact store has it."""
+
+    artifacts: Artifacts
+    ref: str
+
+    def paths(self) -> list[str]:
+        """Every file under the model's prefix."""
+        return [ref.removeprefix(f"{self.ref}/") for ref in self.artifacts.list(self.ref)]
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The content of a file; raises FileNotFoundError."""
+        return self.artifacts.stream(f"{self.ref}/{path}")
+
+
+@dataclass(frozen=True)
+class DirectoryCopy:
+    """A copy of the model in a directory; its manifest need not have come along."""
+
+    directory: Path
+
+    def paths(self) -> list[str]:
+        """Every file of the directory."""
+        files = sorted(path for path in self.directory.rglob("*") if path.is_file())
+        return [path.relative_to(self.directory).as_posix() for path in files]
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The content of a file; raises FileNotFoundError."""
+        with (self.directory / path).open("rb") as file:
+            while chunk := file.read(1024 * 1024):
+                yield chunk
+
+
+def verify(
+    log: EventLog, artifacts: Artifacts, job: Job, event: Job.Registered, copy: Copy
+) -> list[Check]:
+    """Check a copy of a model against the event that made it one, and against the whole log.
+
+    `event` is the job's own, from the log. Without a manifest that is the event's nothing else can
+    be believed; then only that is returned.
+    """
+    content = _manifest(artifacts, event.adapter_ref, copy)
+    found = MISSING if content is None else hashlib.sha256(content).hexdigest()
+    checks = [Check(MANIFEST, event.manifest_sha256, found)]
+    if content is None or not checks[0].ok:
+        return checks
+    manifest = Manifest.model_validate_json(content)
+    checks += _files(manifest, copy)
+    told = _read(copy, PROVENANCE, Provenance)
+    if told is None:
+        return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]
+    environment = _read(copy, ENVIRONMENT, TrainingEnvironment)
+    expected = _expected(log, job, event, manifest, environment, told.base.repository)
+    return [*checks, *_statements(expected, told), *_sources(log, job)]
+
+
+def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
+    """The copy's own manifest, else the store's."""
+    try:
+        if MANIFEST in copy.paths():
+            return b"".join(copy.chunks(MANIFEST))
+        return artifacts.get(f"{ref}/{MANIFEST}")
+    except FileNotFoundError:
+        return None
+
+
+def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
+    for file in manifest.files:
+        yield Check(f"file {file.path}", file.sha256, _sha256(copy, file.path))
+    known = {MANIFEST, *(file.path for file in manifest.files)}
+    for path in copy.paths():
+        if path not in known:
+            yield Check(f"file {path}", "in no manifest", "there")
+
+
+def _sha256(copy: Copy, path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        for chunk in copy.chunks(path):
+            digest.update(chunk)
+    except FileNotFoundError:
+        return MISSING
+    return digest.hexdigest()
+
+
+def _read(copy: Copy, path: str, kind: type[T]) -> T | None:
+    try:
+        return kind.model_validate_json(b"".join(copy.chunks(path)))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _expected(
+    log: EventLog,
+    job: Job,
+    event: Job.Registered,
+    manifest: Manifest,
+    environment: TrainingEnvironment | None,
+    repository: str | None,
+) -> Provenance:
+    """The provenance as the log tells it today, up to the event that made the model one."""
+    before = log.events.get(job.id, lte=event.originator_version - 1)
+    listed = _repositories(log, job.plan.base_model)
+    return provenance_of(
+        JobHistory(before),
+        model=event.model,
+        uploaded=uploaded_files(log, job),
+        # What the catalog lists may have changed since.
+        repository=repository if repository in listed else listed[-1],
+        environment=environment,
+        cost=CostFacts(
+            amount_micros=job.actual_micros,
+            metered_seconds=job.actual_seconds,
+            segments=job.segments_used,
+        ),
+        files=manifest.without((CARD, PROVENANCE)).files,
+    )
+
+
+def _repositories(log: EventLog, base_model: str) -> list[str | None]:
+    """What the catalog has ever listed for a base, None before it did, the newest last."""
+    return [None] + [
+        event.base.repository
+        for event in log.events.get(CATALOG_ID)
+        if isinstance(event, Catalog.BaseModelListed) and event.base.name == base_model
+    ]
+
+
+def _statements(expected: Provenance, told: Provenance) -> Iterator[Check]:
+    """A check for each statement, and for each item where a statement lists several."""
+    for name in Provenance.model_fields:
+        log_says, found = getattr(expected, name), getattr(told, name)
+        if isinstance(log_says, tuple):
+            for number in range(max(len(log_says), len(found))):
+                yield _statement(name, _item(log_says, number), _item(found, number))
+        else:
+            yield _statement(name, log_says, found)
+
+
+def _item(items: tuple[Any, ...], number: int) -> Any:
+    return items[number] if number < len(items) else None
+
+
+def _statement(name: str, expected: Any, found: Any) -> Check:
+    """Where a statement has parts, those that differ; the whole where all is well."""
+    label = _label(name, expected if expected is not None else found)
+    leaves, others = _leaves(expected), _leaves(found)
+    differing = [
+        path for path in {**leaves, **others} if leaves.get(path) != others.get(path)
+    ] or list(leaves)
+    return Check(label, _listed(leaves, differing), _listed(others, differing))
+
+
+def _label(name: str, item: Any) -> str:
+    statement = name.replace("_", " ")
+    if isinstance(item, ManifestFile):
+        return f"{statement}: {item.path}"
+    if step := getattr(item, "step", None):
+        return f"{statement}: segment {item.segment}, step {step}"
+    return statement
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, str]:
+    """The parts of a statement by their path within it."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict):
+        found: dict[str, str] = {}
+        for key, part in value.items():
+            found |= _leaves(part, f"{path}.{key}" if path else key)
+        return found
+    return {path: str(value)}
+
+
+def _listed(leaves: dict[str, str], paths: list[str]) -> str:
+    parts = [(path, leaves.get(path, MISSING)) for path in paths]
+    return ", ".join(f"{path} {value}" if path else value for path, value in parts)
+
+
+def _sources(log: EventLog, job: Job) -> Iterator[Check]:
+    """What the job was approved for exists: its datasets were validated, its base was imported."""
+    plan = job.plan
+    yield _validated(log, "dataset was validated", plan.dataset_id, plan.dataset_sha256)
+    if plan.validation is not None:
+        name, file = "validation dataset was validated", plan.validation
+        yield _validated(log, name, file.dataset_id, file.sha256)
+    revisions = [
+        event.manifest_sha256
+        for event in log.events.get(base_model_id(plan.base_model))
+        if isinstance(event, Base.BaseModelImported | Base.BaseModelRevised)
+    ]
+    approved = plan.base_manifest_sha256
+    found = approved if approved in revisions else next(reversed(revisions), NOWHERE)
+    yield Check("base model was imported", approved, found)
+
+
+def _validated(log: EventLog, name: str, dataset_id: UUID, sha256: str) -> Check:
+    dataset = log.find(Dataset, dataset_id)
+    return Check(name, sha256, dataset.sha256 if dataset is not None else NOWHERE)

@@ -1,0 +1,82 @@
+"""A job that crashed once, was resumed and registers: its story, its files, its last report."""
+
+from __future__ import annotations
+
+from domain.event_log import EventLog
+from domain.job import Job, SegmentEnd
+from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.settings import Settings
+from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from services.scheduler.segments import Segments
+from tests.causes import FixedClock
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
+from tests.stories import Story
+
+ADAPTER = f"jobs/{ACCOUNT_ID}/{JOB_ID}/adapter/segment-2"
+WEIGHTS = "adapter_model.safetensors"
+TRAINED_WITH = TrainingEnvironment(
+    version="0.1.0",
+    revision="f" * 40,
+    python="3.11.7",
+    libraries={"torch": "2.13.0", "peft": "0.21.2", "bitsandbytes": None},
+    device="cpu",
+    dtype="bfloat16",
+)
+
+
+def store_adapter(artifacts: Artifacts) -> Manifest:
+    """The adapter as its trainer stores it."""
+    files = {WEIGHTS: b"weights", ENVIRONMENT: TRAINED_WITH.model_dump_json().encode()}
+    return artifacts.add_files(ADAPTER, Manifest(files=()), files)
+
+
+def resume_after_a_crash(story: Story) -> None:
+    """The first segment crashed after 60 s, 40 of which its checkpoint kept; the second trains."""
+    story.import_base()
+    story.prepare_dataset()
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.end_segment(1, SegmentEnd.CRASHED, 60, error_class="ProcessLost")
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.start_pod(2)
+    story.start_training(2, step=10)
+
+
+def final_report(adapter: Manifest, n: int = 9) -> Report:
+    """The last word of segment 2: a checkpoint of all steps, evaluated, stored."""
+    saved = CHECKPOINT.model_copy(
+        update={"step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
+    )
+    return report(
+        n,
+        Phase.REGISTER,
+        segment=2,
+        step=30,
+        checkpoint=saved,
+        evaluation=EVALUATION,
+        outcome=Outcome.COMPLETED,
+        adapter_ref=ADAPTER,
+        adapter_manifest_sha256=adapter.sha256,
+        elapsed_seconds=130.5,
+    )
+
+
+def registered(log: EventLog) -> Job.Registered:
+    """What the log says of the model."""
+    (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.Registered)]
+    return event
+
+
+def register_model(log: EventLog, settings: Settings) -> Job.Registered:
+    """Tell the whole story."""
+    artifacts = Artifacts(settings.artifacts)
+    launcher, control = FakeLauncher(), NotedControl()
+    segments = Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]
+    resume_after_a_crash(Story(log))
+    segments.record(final_report(store_adapter(artifacts)))
+    return registered(log)

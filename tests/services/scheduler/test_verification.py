@@ -1,0 +1,170 @@
+"""Verification: a sound model passes, and whatever was tampered with is found and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.dataset import Dataset
+from domain.event_log import EventLog
+from domain.identity import base_model_id
+from domain.job import Job
+from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.settings import Settings
+from infrastructure.training_environment import ENVIRONMENT
+from services.scheduler.model_card import CARD
+from services.scheduler.provenance import PROVENANCE
+from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
+from tests.domain.examples import JOB_ID
+from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
+
+
+@pytest.fixture
+def model(log: EventLog, settings: Settings) -> Job.Registered:
+    return register_model(log, settings)
+
+
+@pytest.fixture
+def copy(model: Job.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
+    """A downloaded copy, without the manifest."""
+    artifacts.get_directory(ADAPTER, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def check(log: EventLog, artifacts: Artifacts, model: Job.Registered) -> Callable[..., Any]:
+    """Verifies the store's model, or a copy; returns what differs."""
+
+    def check(directory: Path | None = None, event: Job.Registered = model) -> list[Check]:
+        found: Copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, ADAPTER)
+        checks = verify(log, artifacts, log.load(Job, JOB_ID), event, found)
+        return [each for each in checks if not each.ok]
+
+    return check
+
+
+def names(checks: list[Check]) -> list[str]:
+    return [each.name for each in checks]
+
+
+def test_a_sound_model_has_every_statement_checked(
+    log: EventLog, artifacts: Artifacts, model: Job.Registered
+) -> None:
+    job = log.load(Job, JOB_ID)
+    checks = verify(log, artifacts, job, model, StoredCopy(artifacts, ADAPTER))
+    assert [each for each in checks if not each.ok] == []
+    assert {
+        MANIFEST,
+        f"file {WEIGHTS}",
+        f"file {CARD}",
+        f"file {PROVENANCE}",
+        "dataset",
+        "base",
+        "hyperparameters",
+        "job version",
+        "checkpoints: segment 1, step 10",
+        "checkpoints: segment 2, step 30",
+        "resumes: segment 2, step 10",
+        "cost",
+        "environment",
+        "dataset was validated",
+        "base model was imported",
+    } <= set(names(checks))
+
+
+def test_a_sound_copy_needs_no_manifest_of_its_own(check: Any, copy: Path) -> None:
+    assert check(copy) == []
+    (copy / MANIFEST).write_text("{}")
+    assert names(check(copy)) == [MANIFEST]
+
+
+def test_a_tampered_weight_is_named(check: Any, artifacts: Artifacts, copy: Path) -> None:
+    artifacts.put(f"{ADAPTER}/{WEIGHTS}", b"Weights")
+    assert names(check()) == [f"file {WEIGHTS}"]
+    assert check(copy) == []
+
+
+def test_a_missing_file_is_named(check: Any, copy: Path) -> None:
+    (copy / CARD).unlink()
+    (found,) = check(copy)
+    assert (found.name, found.found) == (f"file {CARD}", "nothing")
+
+
+def test_a_file_that_was_slipped_in_is_named(check: Any, copy: Path) -> None:
+    (copy / "adapter_model.bin").write_bytes(b"other weights")
+    assert names(check(copy)) == ["file adapter_model.bin"]
+
+
+FALSE_STATEMENTS: list[tuple[tuple[Any, ...], Any, str]] = [
+    (("dataset", "sha256"), "0" * 64, "dataset"),
+    (("dataset", "uploaded_sha256"), "0" * 64, "dataset"),
+    (("base", "manifest_sha256"), "0" * 64, "base"),
+    (("base", "repository"), "some/other", "base"),
+    (("hyperparameters", "lora_r"), 17, "hyperparameters"),
+    (("seed",), 1, "seed"),
+    (("precision",), "nf4", "precision"),
+    (("checkpoints", 1, "manifest_sha256"), "0" * 64, "checkpoints: segment 2, step 30"),
+    (("resumes", 0, "manifest_sha256"), None, "resumes: segment 2, step 10"),
+    (("evaluation", "loss_after"), 1.0, "evaluation"),
+    (("cost", "amount_micros"), 1, "cost"),
+    (("job_version",), 3, "job version"),
+    (("environment", "revision"), None, "environment"),
+    (("files", 0, "sha256"), "0" * 64, f"files: {WEIGHTS}"),
+]
+"""Where in the provenance, the false value, the check that finds it."""
+
+
+def test_a_false_statement_is_named_beside_its_file(check: Any, copy: Path) -> None:
+    sound = (copy / PROVENANCE).read_text()
+    for path, value, name in FALSE_STATEMENTS:
+        content = part = json.loads(sound)
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        (copy / PROVENANCE).write_text(json.dumps(content))
+        file, statement = check(copy)
+        assert (file.name, statement.name) == (f"file {PROVENANCE}", name)
+        assert str(value) in statement.found
+
+
+def test_a_checkpoint_that_is_left_out_is_named(check: Any, copy: Path) -> None:
+    content = json.loads((copy / PROVENANCE).read_text())
+    del content["checkpoints"][1]
+    (copy / PROVENANCE).write_text(json.dumps(content))
+    assert "checkpoints: segment 2, step 30" in names(check(copy))
+
+
+def test_no_provenance_is_named(check: Any, copy: Path) -> None:
+    (copy / PROVENANCE).write_text("not JSON")
+    assert names(check(copy)) == [f"file {PROVENANCE}", "provenance"]
+
+
+def test_another_environment_is_named(check: Any, copy: Path) -> None:
+    (copy / ENVIRONMENT).unlink()
+    assert names(check(copy)) == [f"file {ENVIRONMENT}", "environment"]
+
+
+def test_a_manifest_that_is_not_the_events_ends_it(check: Any, model: Job.Registered) -> None:
+    other = model.model_copy(update={"manifest_sha256": "0" * 64})
+    (found,) = check(event=other)
+    assert (found.name, found.expected) == (MANIFEST, "0" * 64)
+
+
+def test_sources_that_the_log_does_not_know_are_named(
+    check: Any, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, get = log.find, log.events.get
+
+    def without_dataset(kind: Any, id: Any) -> Any:
+        return None if kind is Dataset else find(kind, id)
+
+    def without_base(originator_id: Any, **options: Any) -> Any:
+        return [] if originator_id == base_model_id("tiny") else get(originator_id, **options)
+
+    monkeypatch.setattr(log, "find", without_dataset)
+    monkeypatch.setattr(log.events, "get", without_base)
+    assert names(check()) == ["dataset", "dataset was validated", "base model was imported"]
