@@ -15,6 +15,7 @@ from domain.errors import StaleSegment, WrongState
 from domain.failures import FAILURES, FailureClass, Payer
 from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason, SegmentEnd
 from domain.money import charge_micros
+from domain.perplexity import perplexity
 from domain.phases import Phase
 from domain.training_plan import SavedCheckpoint, TrainingPlan
 
@@ -70,14 +71,28 @@ class JobSegments(Aggregate):
         step: int
 
     class EvaluationCompleted(Event):
-        """The adapter's held-out loss is known; it waits to be registered."""
+        """What the adapter does on held-out examples is known; it waits to be registered."""
 
         TOPIC: ClassVar[str] = "EvaluationCompleted"
+        class_version: ClassVar[int] = 2
         segment: int
         loss_before: float
         loss_after: float
+        perplexity_before: float
+        perplexity_after: float
+        accuracy_before: float | None  # share of the label tokens that were the first choice
+        accuracy_after: float | None
         examples: int
         label_tokens: int
+        peak_memory_bytes: int | None  # of the segment's largest rank; None: not measured
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """The first version had the losses alone, of which the perplexity follows."""
+            for when in ("before", "after"):
+                state[f"perplexity_{when}"] = perplexity(state[f"loss_{when}"])
+                state[f"accuracy_{when}"] = None
+            state["peak_memory_bytes"] = None
 
     class Registered(Event):
         """The adapter has a name and can be deployed."""
@@ -258,9 +273,18 @@ class JobSegments(Aggregate):
         self.step = step
 
     def complete_evaluation(
-        self, segment: int, loss_before: float, loss_after: float, examples: int, label_tokens: int
+        self,
+        segment: int,
+        loss_before: float,
+        loss_after: float,
+        examples: int,
+        label_tokens: int,
+        *,
+        accuracy_before: float | None = None,
+        accuracy_after: float | None = None,
+        peak_memory_bytes: int | None = None,
     ) -> None:
-        """Keep the held-out losses (nats per label token); once."""
+        """Keep the held-out losses (nats per label token) and token accuracies; once."""
         self._require_running(segment)
         if self.status is JobStatus.EVALUATING:
             self.trigger_event(
@@ -268,8 +292,13 @@ class JobSegments(Aggregate):
                 segment=segment,
                 loss_before=loss_before,
                 loss_after=loss_after,
+                perplexity_before=perplexity(loss_before),
+                perplexity_after=perplexity(loss_after),
+                accuracy_before=accuracy_before,
+                accuracy_after=accuracy_after,
                 examples=examples,
                 label_tokens=label_tokens,
+                peak_memory_bytes=peak_memory_bytes,
             )
 
     @event(EvaluationCompleted)

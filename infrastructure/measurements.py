@@ -108,6 +108,15 @@ def evaluations_of(connection: Connection, job_id: UUID, after: int = -1) -> lis
     ).fetchall()
 
 
+def last_evaluation_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
+    """The newest evaluation of a job, in the last segment that made one."""
+    return connection.execute(
+        "SELECT * FROM evaluation_measurements WHERE job_id = %s "
+        "ORDER BY segment DESC, step DESC LIMIT 1",
+        [job_id],
+    ).fetchone()
+
+
 def steps_of(connection: Connection, job_id: UUID, after: int = 0) -> list[dict[str, Any]]:
     """A job's steps after one, in order; of a step that was taken twice, the last."""
     return connection.execute(

@@ -55,6 +55,9 @@ CREATE TABLE IF NOT EXISTS job_detail (
     checkpoint_ref text,
     loss_before double precision,
     loss_after double precision,
+    accuracy_before double precision,
+    accuracy_after double precision,
+    peak_memory_bytes bigint,
     model text,
     adapter_ref text,
     pause_reason text,
@@ -138,6 +141,9 @@ def apply(cursor: Cursor, event: Event) -> None:
                 status=JobStatus.TRAINED_PENDING_REGISTER,
                 loss_before=event.loss_before,
                 loss_after=event.loss_after,
+                accuracy_before=event.accuracy_before,
+                accuracy_after=event.accuracy_after,
+                peak_memory_bytes=event.peak_memory_bytes,
             )
         case Job.Registered() | Job.SegmentEnded() | Job.EstimateScored() | Job.JobFailed():
             _apply_end(cursor, event)

@@ -177,7 +177,13 @@ class Story:
         with command(f"complete {segment}"):
             job = self.job
             job.start_evaluation(segment, 30)
-            job.complete_evaluation(segment, 3.0, 2.0, 5, 400)
+            job.complete_evaluation(
+                segment,
+                *(3.0, 2.0, 5, 400),
+                accuracy_before=0.4,
+                accuracy_after=0.55,
+                peak_memory_bytes=1_200_000_000,
+            )
             job.register(segment, "jobs/a/adapter", "a" * 64)
             self.log.commit(job)
 

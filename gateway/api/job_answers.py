@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, Payer
 from domain.lifecycle import JobStatus, PauseReason
+from domain.perplexity import perplexity
 from gateway.answers import Answer, JobId, Money
 from gateway.api.estimate_answers import EstimateAnswer
 
@@ -80,6 +81,9 @@ class JobDetail(JobSummary):
     required_bytes: int | None = Field(
         description="Predicted peak of each GPU's memory; of a CPU, without the program itself."
     )
+    peak_memory_bytes: int | None = Field(
+        description="Measured: what a GPU held at most; on a CPU, the whole process."
+    )
     estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
     actual_seconds: int | None = Field(description="What a registered job took.")
     waiting_since: datetime | None
@@ -104,8 +108,16 @@ class JobDetail(JobSummary):
     eval_examples: int | None
     checkpoint_step: int | None
     checkpoint_loss: float | None
+    eval_loss: float | None = Field(description="Held-out loss at the last evaluation.")
+    eval_step: int | None = Field(description="The step of that evaluation.")
     loss_before: float | None = Field(description="Held-out loss of the base model.")
     loss_after: float | None = Field(description="Held-out loss of the adapter.")
+    perplexity_before: float | None = Field(description="exp(loss) of the base model.")
+    perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
+    accuracy_before: float | None = Field(
+        description="Share of the held-out label tokens that were the base's first choice."
+    )
+    accuracy_after: float | None = Field(description="The same, of the adapter's.")
     adapter_ref: str | None
     billed_seconds: int
     grace_seconds: int = Field(description="Time beyond the paid time, at the platform's cost.")
@@ -126,7 +138,29 @@ class Step(Answer):
     tokens: int
     tokens_per_second: float
     elapsed_seconds: float
+    peak_memory_bytes: int | None
     measured_at: datetime
+
+
+class Evaluation(Answer):
+    """One evaluation on the held-out examples; at step 0 of the base alone."""
+
+    step: int
+    segment: int
+    eval_loss: float
+    perplexity: float
+    accuracy: float = Field(description="Share of the label tokens that were the first choice.")
+    examples: int
+    label_tokens: int
+    seconds: float = Field(description="That it took.")
+    elapsed_seconds: float
+    measured_at: datetime
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Evaluation:
+        """The answer for a measurement."""
+        shown = {name: row[name] for name in cls.model_fields if name in row}
+        return cls(**shown, perplexity=perplexity(row["eval_loss"]))
 
 
 class TimelineEntry(Answer):
@@ -157,13 +191,14 @@ def summary(row: Mapping[str, Any]) -> JobSummary:
 def detail(
     row: Mapping[str, Any],
     last_step: Mapping[str, Any] | None,
+    last_evaluation: Mapping[str, Any] | None,
     balance_micros: int,
     *,
     resume: ResumeGate | None,
     wait_seconds: int | None,
 ) -> JobDetail:
-    """A job's row, its newest step and its account's balance as the detail."""
-    measured = last_step or {}
+    """A job's row, its newest measurements and its account's balance as the detail."""
+    measured, scored = last_step or {}, last_evaluation or {}
     total: int | None = row["total_steps"]
     # A checkpoint may be known before the measurement of its step.
     step = max(measured.get("step", 0), row["step"])
@@ -178,6 +213,11 @@ def detail(
             "steps_remaining": None if total is None else max(0, total - step),
             "train_loss": measured.get("train_loss", row["checkpoint_loss"]),
             "tokens_per_second": measured.get("tokens_per_second"),
+            "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
+            "eval_loss": scored.get("eval_loss"),
+            "eval_step": scored.get("step"),
+            "perplexity_before": _perplexity(row["loss_before"]),
+            "perplexity_after": _perplexity(row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
             "balance": Money.of(balance_micros),
@@ -188,6 +228,10 @@ def detail(
             "kept": _kept(row),
         }
     )
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return None if loss is None else perplexity(loss)
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:

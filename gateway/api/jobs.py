@@ -17,6 +17,7 @@ from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Listed, Money, job_name
 from gateway.api.job_answers import (
+    Evaluation,
     JobDetail,
     JobSummary,
     LogLine,
@@ -31,7 +32,13 @@ from gateway.availability import loads_now, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
-from infrastructure.measurements import last_step_of, log_lines_of, steps_of
+from infrastructure.measurements import (
+    evaluations_of,
+    last_evaluation_of,
+    last_step_of,
+    log_lines_of,
+    steps_of,
+)
 from projections import JOB_DETAIL
 from projections.accounts import account as account_row
 from projections.job_detail import WAITING_FOR_GPU, jobs_of
@@ -109,12 +116,14 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
     row = _own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         last_step = last_step_of(connection, job_id)
+        last_evaluation = last_evaluation_of(connection, job_id)
         account = account_row(connection, caller.account_id)
     account = account or vars(backend.log.load(Account, caller.account_id))
     balance_micros: int = account["balance_micros"]
     return detail(
         row,
         last_step,
+        last_evaluation,
         balance_micros,
         resume=_resume_gate(backend, row),
         wait_seconds=_wait_seconds(backend, row),
@@ -159,6 +168,20 @@ def show_steps(
     with backend.pool.connection() as connection:
         rows = steps_of(connection, job_id, after)
     return Listed(data=[Step(**row) for row in rows])
+
+
+@router.get("/{job_id}/evaluations", responses=refusals(404))
+def show_evaluations(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[int, Query(ge=-1, description="Only of steps with a higher number.")] = -1,
+) -> Listed[Evaluation]:
+    """The evaluations by step; step 0 is the base alone. Of one that was made twice, the last."""
+    _own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        rows = evaluations_of(connection, job_id, after)
+    return Listed(data=[Evaluation.of(row) for row in rows])
 
 
 @router.get("/{job_id}/timeline", responses=refusals(404))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import exp
 from typing import Any
 
 import yaml
 
 from domain.money import dollars
+from domain.perplexity import perplexity
 from infrastructure.chat_template import CHAT_TEMPLATE
 from services.scheduler.provenance import PROVENANCE, Provenance
 
@@ -100,11 +100,12 @@ def _result(provenance: Provenance) -> list[Row]:
     scored = provenance.evaluation
     if scored is None:
         return [("Held-out loss", "not evaluated: the job was stopped before")]
+    before, after = perplexity(scored.loss_before), perplexity(scored.loss_after)
     return [
         ("Held-out examples", f"{scored.examples} ({scored.label_tokens} label tokens)"),
         ("Held-out loss before", f"{scored.loss_before:.4f} nats per label token"),
         ("Held-out loss after", f"{scored.loss_after:.4f} nats per label token"),
-        ("Perplexity", f"{exp(scored.loss_before):.2f} before, {exp(scored.loss_after):.2f} after"),
+        ("Perplexity", f"{before:.2f} before, {after:.2f} after"),
     ]
 
 

@@ -128,6 +128,9 @@ class Segments:
                 loss_after=scored.loss_after,
                 examples=scored.examples,
                 label_tokens=scored.label_tokens,
+                accuracy_before=scored.accuracy_before,
+                accuracy_after=scored.accuracy_after,
+                peak_memory_bytes=report.peak_memory_bytes,
             )
 
     def _finish(self, job: Job, report: Report) -> None:

@@ -12,11 +12,13 @@ from fastapi.testclient import TestClient
 
 from domain.aggregate import because
 from domain.job import Job, SegmentEnd
+from domain.perplexity import perplexity
 from gateway import freshness
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
-from infrastructure.reports import LogLine, StepMeasured
-from infrastructure.store import connect
+from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
+from infrastructure.store import connect, open_pool
+from services.projector.measuring import keep_evaluations
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
 TARGET_MODULES = "hyperparameters.target_modules"
@@ -259,6 +261,7 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
                     tokens=100,
                     tokens_per_second=50.0,
                     elapsed_seconds=2.0 * step,
+                    peak_memory_bytes=1000 * step,
                     measured_at=now,
                 ),
             )
@@ -266,8 +269,48 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
     shown = client.get(f"/api/jobs/{job_id}", headers=person.headers).json()
     assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.0)
     assert (shown["tokens_per_second"], shown["segment"]) == (50.0, 1)
+    assert shown["peak_memory_bytes"] == 2000
     steps = client.get(f"/api/jobs/{job_id}/steps?after=1", headers=person.headers).json()["data"]
     assert [step["step"] for step in steps] == [2]
+
+
+def test_evaluations_come_from_the_measurements(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
+
+    def measured(segment: int, step: int, loss: float) -> EvaluationMeasured:
+        return EvaluationMeasured(
+            account_id=person.account_id,
+            job_id=job_id,
+            segment=segment,
+            step=step,
+            eval_loss=loss,
+            accuracy=0.5,
+            examples=4,
+            label_tokens=40,
+            seconds=1.5,
+            elapsed_seconds=20.0,
+            measured_at=datetime.now(UTC),
+        )
+
+    world.project()
+    path = f"/api/jobs/{job_id}"
+    assert client.get(f"{path}/evaluations", headers=person.headers).json()["data"] == []
+    assert client.get(path, headers=person.headers).json()["eval_loss"] is None
+    messages = [measured(1, 50, 2.0), measured(1, 100, 1.5), measured(2, 100, 1.6)]
+    with open_pool(world.settings, max_size=1) as pool:
+        sent = [each.model_dump(mode="json") for each in (*messages, messages[0])]
+        keep_evaluations(pool, [*sent, {"step": 3}])
+    told = client.get(f"{path}/evaluations", headers=person.headers).json()["data"]
+    assert [(each["step"], each["segment"], each["eval_loss"]) for each in told] == [
+        (50, 1, 2.0),
+        (100, 2, 1.6),
+    ]
+    assert told[0]["perplexity"] == perplexity(2.0)
+    shown = client.get(path, headers=person.headers).json()
+    assert (shown["eval_step"], shown["eval_loss"]) == (100, 1.6)
+    after = client.get(f"{path}/evaluations?after=50", headers=person.headers).json()["data"]
+    assert [each["step"] for each in after] == [100]
 
 
 def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: World) -> None:

@@ -99,6 +99,13 @@ def test_a_finished_job_shows_its_model_its_losses_and_its_bill(story: Story, ro
     assert (shown["actual_seconds"], shown["actual_micros"]) == (170, 170_000)
 
 
+def test_what_was_measured_stands_beside_what_was_predicted(story: Story, row: Any) -> None:
+    story.run_with_a_crash()
+    shown = row()
+    assert (shown["required_bytes"], shown["peak_memory_bytes"]) == (1_500_000_000, 1_200_000_000)
+    assert (shown["accuracy_before"], shown["accuracy_after"]) == (0.4, 0.55)
+
+
 def test_a_crash_says_why_and_that_the_job_waits_again(story: Story, row: Any) -> None:
     story.run_until("training")
     story.end_segment(

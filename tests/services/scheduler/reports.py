@@ -16,7 +16,14 @@ CHECKPOINT = Checkpoint(
     elapsed_seconds=40.7,
     total_bytes=1000,
 )
-EVALUATION = Evaluation(loss_before=3.0, loss_after=2.0, examples=5, label_tokens=400)
+EVALUATION = Evaluation(
+    loss_before=3.0,
+    loss_after=2.0,
+    accuracy_before=0.4,
+    accuracy_after=0.55,
+    examples=5,
+    label_tokens=400,
+)
 
 
 def report(n: int, phase: Phase, *, segment: int = 1, **fields: Any) -> Report:

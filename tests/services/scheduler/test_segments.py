@@ -10,6 +10,7 @@ import pytest
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.job import Job, JobStatus, SegmentEnd
+from domain.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
@@ -248,6 +249,18 @@ def test_an_adapter_that_is_not_what_its_trainer_wrote_is_a_crash(
     assert "Registered" not in topics(log)
     assert story.job.next_segment == 2
     assert control.answered == [(JOB_ID, 1)]
+
+
+def test_an_evaluation_is_recorded_with_the_peak_of_memory(
+    log: EventLog, running: Segments
+) -> None:
+    running.record(report(1, Phase.EVALUATION, step=30))
+    running.record(report(2, Phase.REGISTER, evaluation=EVALUATION, peak_memory_bytes=10**9))
+    scored = list(log.events.get(JOB_ID))[-1]
+    assert isinstance(scored, Job.EvaluationCompleted)
+    assert (scored.accuracy_before, scored.accuracy_after) == (0.4, 0.55)
+    assert scored.perplexity_after == perplexity(2.0)
+    assert scored.peak_memory_bytes == 10**9
 
 
 def test_a_completed_segment_that_names_no_adapter_is_a_crash(
