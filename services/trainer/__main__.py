@@ -1,6 +1,6 @@
-"""The program on the GPU pod: `python -m services.trainer SPEC.json`, the leader of its ranks.
+"""The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
-It starts the other ranks itself, as `python -m services.trainer SPEC.json RANK LEADER_PID`.
+A segment of several ranks it runs in as many processes, as `... SPEC.json POD_PID`.
 """
 
 from __future__ import annotations
@@ -9,30 +9,40 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from domain.estimate import Precision
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
-from services.trainer.clock import SegmentClock
+from services.trainer.agent import STOPS, launch
+from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import classify
-from services.trainer.followers import FollowerLost, Followers, follow, rendezvous_path
+from services.trainer.followers import (
+    FollowerLost,
+    Followers,
+    die_with,
+    follow,
+    rendezvous_path,
+)
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
 from services.trainer.stack import lean_imports
 
 
-def main(spec_path: Path, settings: Settings) -> int:
+def main(spec_path: Path, settings: Settings, pod_pid: int | None = None) -> int:
     """Run the segment of a spec file; its directory is the scratch space. Returns the exit code.
 
     0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has codes of its own.
+    `pod_pid` is of the process that began the segment, if this is only its rank 0.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
-    clock = SegmentClock(speed=spec.clock_speed)
+    if pod_pid is None and spec.gpu_count > 1:
+        return launch(spec_path, spec.gpu_count)
+    clock = SegmentClock(process_age_seconds(pod_pid), spec.clock_speed)
     lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: lease.request_stop())
+    _hear_stops(lease, STOPS if pod_pid is None else (signal.SIGINT,))
     lease.watch()
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
@@ -72,7 +82,7 @@ class Program:
         except Exception as raised:  # noqa: BLE001  # whatever it is, its class is the job's news
             outcome, error = Outcome.FAILED, raised
             error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
-        self._followers.end()
+        self._followers.leave()
         self._finish(outcome, error)
         return outcome
 
@@ -88,8 +98,10 @@ class Program:
         from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        rendezvous = rendezvous_path(self._spec_path)
-        ranks = Ranks.join(0, spec.gpu_count, rendezvous, spec.stall_seconds)
+        if spec.gpu_count == 1:
+            ranks = Ranks.alone()
+        else:
+            ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, self._lease)
         scratch = self._spec_path.parent
         Segment(spec, artifacts, scratch, self._reporter, self._lease, ranks).run()
@@ -107,12 +119,22 @@ class Program:
             self._reporter.log("the final report went unanswered", "WARNING")
 
 
+def _hear_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
+    """Stop gracefully at these signals, also at one that came before this process was ready."""
+    for number in numbers:
+        signal.signal(number, lambda *_: lease.request_stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case [spec_path]:
             sys.exit(main(Path(spec_path).resolve(), Settings()))
-        case [spec_path, rank, leader_pid]:
-            code = follow(Path(spec_path), int(rank), int(leader_pid), Settings())
+        case [spec_path, pod_pid]:
+            die_with(int(pod_pid))
+            if os.environ["RANK"] == "0":
+                sys.exit(main(Path(spec_path), Settings(), int(pod_pid)))
+            code = follow(Path(spec_path), Settings())
             sys.stdout.flush()
             # At once: a rank that is done must not look lost because its libraries end badly.
             os._exit(code)

@@ -58,14 +58,14 @@ class PhaseTimes:
         return {**self._before, self._present: round(present, 3)}
 
 
-def process_age_seconds() -> float:
-    """Seconds since the kernel started this process, to a clock tick (10 ms).
+def process_age_seconds(pid: int | None = None) -> float:
+    """Seconds since the kernel started a process (None: this one), to a clock tick (10 ms).
 
-    Source: proc(5), field 22 `starttime` of /proc/self/stat, in ticks of CLOCK_BOOTTIME. Systems
+    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Systems
     without /proc answer 0.0: the clock then starts at the first call.
     """
     try:
-        stat = Path("/proc/self/stat").read_text()
+        stat = Path(f"/proc/{pid or 'self'}/stat").read_text()
     except OSError:
         return 0.0
     # The command name is in parentheses and may hold spaces; field 3 follows it.

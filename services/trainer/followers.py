@@ -1,13 +1,13 @@
-"""The processes of ranks 1 and up: started, watched and ended by rank 0, and what they run."""
+"""The processes of ranks 1 and up: what they run, and how rank 0 hears that one is lost."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -29,37 +29,38 @@ from services.trainer.stack import lean_imports
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1
 SETTLE_SECONDS = 3.0  # for rank 0 to notice by itself, by a broken connection, that one is gone
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names a rank's own; each has a folder of its number
 
 # How a rank's broken connection is classed, by its phase.
 UNSPECIFIC = {FailureClass.TRAINER_CRASHED, FailureClass.MODEL_LOAD_FAILED}
 
 
 class LastWords(BaseModel):
-    """What a follower leaves in a file when it fails."""
+    """What a follower leaves in its error file when it fails, as torch's agent reads it too."""
 
     model_config = ConfigDict(frozen=True)
 
+    message: str  # the traceback
+    timestamp: int  # seconds since 1970
     failure: FailureClass
-    traceback: str
 
 
 class FollowerLost(SegmentFailure):
     """A rank ended before its work was done."""
 
     def __init__(self, rank: int, exit_code: int, words: LastWords | None) -> None:
-        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
-        super().__init__(f"rank {rank} {how}")
+        super().__init__(how_ended(rank, exit_code))
         self.failure = words.failure if words else FailureClass.TRAINER_CRASHED
-        self.traceback = words.traceback if words else ""
+        self.traceback = words.message if words else ""
+        # One lost rank breaks the others' connections, and then the agent ends them.
+        self.echoes = (self.failure in UNSPECIFIC, exit_code == -signal.SIGTERM, words is not None)
 
 
 class Followers:
-    """Child processes that live no longer than this one, in a segment of `count` ranks."""
+    """What rank 0 hears of the others in a segment of `count` ranks: the agent notes their ends."""
 
     def __init__(self, spec_path: Path, count: int) -> None:
-        self._spec_path = spec_path
-        rendezvous_path(spec_path).unlink(missing_ok=True)
-        self._processes = {rank: self._start(rank) for rank in range(1, count)}
+        self._spec_path, self._count = spec_path, count
         self._leaving = threading.Lock()
         self._left = threading.Event()
 
@@ -69,18 +70,23 @@ class Followers:
         Over gloo rank 0 hears a broken connection and leaves by itself; a collective between GPUs
         waits for good.
         """
-        threading.Thread(target=self._watch, args=(abandon,), name="followers", daemon=True).start()
+        if self._count > 1:
+            threading.Thread(
+                target=self._watch, args=(abandon,), name="followers", daemon=True
+            ).start()
 
     def lost(self) -> FollowerLost | None:
         """A follower that failed; of several, one that knows why rather than its victims."""
-        codes = {rank: process.poll() for rank, process in self._processes.items()}
-        losses = [FollowerLost(r, code, self._words(r)) for r, code in codes.items() if code]
-        losses.sort(key=lambda loss: loss.failure in UNSPECIFIC)
-        return losses[0] if losses else None
+        losses = [
+            FollowerLost(rank, int(path.read_text()), _last_words(rank))
+            for rank in range(1, self._count)
+            if (path := exit_path(self._spec_path, rank)).exists()
+        ]
+        return min(losses, key=lambda loss: loss.echoes, default=None)
 
     def behind(self, error: Exception, failure: FailureClass) -> FollowerLost | None:
         """The lost follower of which an unspecific error in rank 0 is only the echo, if any."""
-        if failure not in UNSPECIFIC or not self._processes:
+        if failure not in UNSPECIFIC or self._count == 1:
             return None
         settled = threading.Event()
         for _ in range(round(SETTLE_SECONDS / WATCH_SECONDS)):
@@ -90,21 +96,13 @@ class Followers:
             settled.wait(WATCH_SECONDS)
         return None
 
-    def end(self) -> None:
-        """Kill whoever still runs; rank 0 is past its last exchange with them.
+    def leave(self) -> None:
+        """Rank 0 is past its last exchange with the others; who is lost from now on is not missed.
 
         Does not return if the watch is already ending this process.
         """
         self._leaving.acquire()
         self._left.set()
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
-
-    def _start(self, rank: int) -> subprocess.Popen[bytes]:
-        self._words_path(rank).unlink(missing_ok=True)
-        arguments = [str(self._spec_path), str(rank), str(os.getpid())]
-        return subprocess.Popen([sys.executable, "-m", "services.trainer", *arguments])
 
     def _watch(self, abandon: Callable[[FollowerLost], None]) -> None:
         while (loss := self.lost()) is None:
@@ -112,15 +110,6 @@ class Followers:
                 return
         if not self._left.wait(SETTLE_SECONDS) and self._leaving.acquire(blocking=False):
             abandon(loss)
-
-    def _words(self, rank: int) -> LastWords | None:
-        try:
-            return LastWords.model_validate_json(self._words_path(rank).read_text())
-        except (FileNotFoundError, ValueError):  # killed, or killed while it wrote
-            return None
-
-    def _words_path(self, rank: int) -> Path:
-        return words_path(self._spec_path, rank)
 
 
 class Quiet:
@@ -148,14 +137,12 @@ class Quiet:
         """Nothing is reported."""
 
 
-def follow(spec_path: Path, rank: int, leader_pid: int, settings: Settings) -> int:
+def follow(spec_path: Path, settings: Settings) -> int:
     """Run a segment as one of its followers; returns the exit code.
 
-    A follower has no lease of its own: rank 0 decides, and the kernel ends this process with it.
+    A follower has no lease of its own: rank 0 decides. Torch's agent ends it with SIGTERM.
     """
-    _die_with(leader_pid)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
     reporter = Quiet()
@@ -164,12 +151,16 @@ def follow(spec_path: Path, rank: int, leader_pid: int, settings: Settings) -> i
         from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        ranks = Ranks.join(rank, spec.gpu_count, rendezvous_path(spec_path), spec.stall_seconds)
+        ranks = Ranks.join(rendezvous_path(spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, lease)
         Segment(spec, artifacts, spec_path.parent, reporter, lease, ranks).run()
     except Exception as error:  # noqa: BLE001  # whatever it is, rank 0 has to know
-        words = LastWords(failure=classify(error, reporter.phase), traceback=traceback.format_exc())
-        words_path(spec_path, rank).write_text(words.model_dump_json())
+        words = LastWords(
+            message=traceback.format_exc(),
+            timestamp=int(time.time()),
+            failure=classify(error, reporter.phase),
+        )
+        Path(os.environ[ERROR_FILE]).write_text(words.model_dump_json())
         return 1
     return 0
 
@@ -179,13 +170,39 @@ def rendezvous_path(spec_path: Path) -> Path:
     return spec_path.with_name("rendezvous")
 
 
-def words_path(spec_path: Path, rank: int) -> Path:
-    """Where a follower leaves its last words."""
-    return spec_path.with_name(f"rank-{rank}.json")
+def words_path(rank: int) -> Path:
+    """Where a rank leaves its last words: beside this process's own, by its number."""
+    own = Path(os.environ[ERROR_FILE])
+    return own.parent.with_name(str(rank)) / own.name
 
 
-def _die_with(leader_pid: int) -> None:
-    """Have the kernel kill this process when rank 0 ends. Source: prctl(2), PR_SET_PDEATHSIG."""
+def _last_words(rank: int) -> LastWords | None:
+    try:
+        return LastWords.model_validate_json(words_path(rank).read_text())
+    except (FileNotFoundError, ValueError):  # killed, or killed while it wrote
+        return None
+
+
+def how_ended(rank: int, exit_code: int) -> str:
+    """The end of a rank in words; negative: the signal that killed it."""
+    how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
+    return f"rank {rank} {how}"
+
+
+def note_exit(spec_path: Path, rank: int, code: int) -> None:
+    """Let rank 0 know that another one failed, and how; negative: the signal that killed it."""
+    partial = exit_path(spec_path, rank).with_suffix(".partial")
+    partial.write_text(str(code))
+    partial.rename(exit_path(spec_path, rank))
+
+
+def exit_path(spec_path: Path, rank: int) -> Path:
+    """Where the failure of a rank is noted."""
+    return spec_path.with_name(f"rank-{rank}.exit")
+
+
+def die_with(pid: int) -> None:
+    """Have the kernel kill this process when its parent ends. Source: prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != leader_pid:
-        sys.exit("rank 0 ended before its follower began")
+    if os.getppid() != pid:
+        sys.exit("the launcher ended before its rank began")

@@ -4,59 +4,78 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import Tensor, nn
+
+
+@dataclass
+class Alike(DistributedDataParallelKwargs):
+    """For models that every rank made alike: none has to send its gigabytes to the others.
+
+    The fields are arguments of torch's DistributedDataParallel; what differs from a default of this
+    class reaches it.
+    """
+
+    init_sync: bool = True
+    forward_sync_buffers: bool = True
 
 
 class Ranks:
     """One of `count` processes of this machine; rank 0 leads: it reports, decides and writes.
 
-    Gradients are summed once a step, over the adapter alone. torch's DistributedDataParallel would
-    overlap that with the backward pass, which a few megabytes do not need, and demands of every
-    rank as many micro batches as of the others, which the last step of an epoch does not have.
+    Gradients are averaged once a step, by torch's DistributedDataParallel, in the backward pass of
+    its last micro batch; all else that the ranks say to each other is here.
     """
 
-    def __init__(self, rank: int, count: int, device: torch.device) -> None:
-        self.rank, self.count, self.device = rank, count, device
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self.rank, self.count = accelerator.process_index, accelerator.num_processes
+        # accelerate counts CPUs too, and safetensors knows only one.
+        on_cpu = accelerator.device.type == "cpu"
+        self.device = torch.device("cpu") if on_cpu else accelerator.device
 
     @classmethod
     def alone(cls) -> Ranks:
         """A segment without others, on the GPU if there is one."""
-        return cls(
-            0, 1, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        )
+        return cls(Accelerator(cpu=not torch.cuda.is_available()))
 
     @classmethod
-    def join(cls, rank: int, count: int, rendezvous: Path, stall_seconds: float) -> Ranks:
+    def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
         """Meet the other ranks: NCCL between GPUs, gloo between CPUs, over the loopback interface.
 
-        They find each other in a file, which must be new. Each takes a GPU of its own, or its
-        share of the cores. Raises RuntimeError if the machine has fewer GPUs than ranks.
+        Which rank of how many this is, is in the environment, as torch's launcher has it. They find
+        each other in a file, which must be new. Each takes a GPU of its own. Raises RuntimeError if
+        the machine has fewer GPUs than ranks.
         """
-        if count == 1:
-            return cls.alone()
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
-        backend, device = "gloo", torch.device("cpu")
-        if torch.cuda.is_available():
+        on_gpus = torch.cuda.is_available()
+        if on_gpus:
             if torch.cuda.device_count() < count:
                 raise RuntimeError(f"{count} GPUs wanted, {torch.cuda.device_count()} found")
-            backend, device = "nccl", torch.device("cuda", rank)
-            torch.cuda.set_device(device)
-        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+            torch.cuda.set_device(rank)
+        # Here and not by accelerate, whose store would listen on every network interface.
         dist.init_process_group(
-            backend,
+            "nccl" if on_gpus else "gloo",
             store=dist.FileStore(str(rendezvous), count),  # pyright: ignore[reportPrivateImportUsage]
             rank=rank,
             world_size=count,
             timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog comes first
         )
-        return cls(rank, count, device)
+        accelerator = Accelerator(cpu=not on_gpus)
+        # As an argument it would be refused: only classes of accelerate's own are taken there.
+        alike = Alike(init_sync=False, forward_sync_buffers=False)
+        accelerator.ddp_handler = alike  # pyright: ignore[reportAttributeAccessIssue]
+        return cls(accelerator)
 
     def leave(self) -> None:
         """Part from the others, when nothing is left to be said."""
@@ -67,6 +86,19 @@ class Ranks:
     def leads(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model to train: several ranks' is one whose backward pass averages gradients."""
+        return self._accelerator.prepare(model)
+
+    def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """For a micro batch on a prepared model: only in a step's last one do the ranks exchange.
+
+        Each has to have a backward pass then.
+        """
+        if last:
+            return nullcontext()
+        return self._accelerator.no_sync(model)
 
     def share(self, items: Sequence[list[int]]) -> Sequence[list[int]]:
         """This rank's part of what is dealt out to all, one by one."""
@@ -96,17 +128,6 @@ class Ranks:
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return sums.tolist()
-
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all ranks; a rank without one counts as zero."""
-        if self.count == 1:
-            return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = flat.split([p.numel() for p in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
 
     def gather(self, row: Tensor) -> Tensor:
         """Every rank's row of equal size, on the CPU: shape (ranks, size)."""

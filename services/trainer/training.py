@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch.nn.utils import clip_grad_norm_
 
 from domain.hyperparameters import Hyperparameters
-from services.trainer.batches import collate, loss_sum
+from services.trainer.batches import PAD_MULTIPLE, collate, loss_sum
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
 from services.trainer.plan import Plan
@@ -50,7 +50,7 @@ class Training:
             lr=hyperparameters.learning_rate,
             weight_decay=hyperparameters.weight_decay,
         )
-        self.model, self.plan, self.examples = model, plan, examples
+        self.model, self.plan, self.examples = ranks.prepare(model), plan, examples
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
         self.ranks, self.ends = ranks, ends
 
@@ -90,12 +90,15 @@ class Training:
         hardly does. After the last one the step is all but done, so that nobody asks any more.
         """
         total, share = 0.0, self.ranks.share(micro_batches)
-        for turn in range(-(-len(micro_batches) // self.ranks.count)):
+        turns = -(-len(micro_batches) // self.ranks.count)
+        for turn in range(turns):
             if self.ends():
                 return None
-            if turn < len(share):  # in an epoch's last turn there may be nothing left for this rank
-                total += self._accumulate(share[turn], label_tokens)
-        self.ranks.sum_gradients(self.adapter)
+            with self.ranks.accumulating(self.model, last=turn == turns - 1):
+                if turn < len(share):
+                    total += self._accumulate(share[turn], label_tokens)
+                else:  # in an epoch's last turn there may be nothing left for this rank
+                    self._take_part(micro_batches[0][0])
         return self.ranks.sum(total)[0]
 
     def _accumulate(self, indices: list[int], label_tokens: int) -> float:
@@ -104,8 +107,14 @@ class Training:
         batch = collate(examples, self.pad_id, self.ranks.device)
         loss = loss_sum(self.model, batch) / label_tokens
         value = loss.item()
-        loss.backward()
+        (loss * self.ranks.count).backward()  # the ranks' gradients are averaged, to be summed
         return value
+
+    def _take_part(self, index: int) -> None:
+        """Add a gradient of zero, from a backward pass as the other ranks have one."""
+        ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
+        output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
+        (0.0 * output.logits.float().sum()).backward()
 
     def _apply(self, loss: float, learning_rate: float, number: int) -> None:
         norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm)

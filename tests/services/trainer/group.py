@@ -13,7 +13,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
-from services.trainer.followers import follow
+from services.trainer.followers import ERROR_FILE, follow
 from services.trainer.lease import Lease, SegmentStopped
 from tests.services.trainer.notes import Notes, on_micro_batch
 
@@ -69,7 +69,15 @@ def follow_alone(spec_path: Path, settings: Settings) -> int:
 
 
 def _follow(spec_path: Path, settings: Settings) -> None:
-    sys.exit(follow(spec_path, 1, os.getppid(), settings))
+    _be_rank(1, 2)
+    os.environ[ERROR_FILE] = str(spec_path.with_name("error.json"))
+    sys.exit(follow(spec_path, settings))
+
+
+def _be_rank(rank: int, count: int) -> None:
+    """What torch's launcher tells a rank."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in own.items()}, OMP_NUM_THREADS="1")
 
 
 def _rank(
@@ -86,9 +94,10 @@ def _rank(
     from services.trainer import segment, training
     from services.trainer.ranks import Ranks
 
+    _be_rank(rank, spec.gpu_count)
     torch.set_num_threads(1)
     segment.choose_dtype = lambda device: torch.float32
-    ranks = Ranks.join(rank, spec.gpu_count, scratch / "rendezvous", RESULT_SECONDS)
+    ranks = Ranks.join(scratch / "rendezvous", RESULT_SECONDS)
     lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
     notes: Any = Notes(lease, stop_after if ranks.leads else None, None)
     if ranks.leads and stop_in is not None:

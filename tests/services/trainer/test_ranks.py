@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from threading import Event
@@ -19,12 +18,19 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer import checkpoint, followers, segment
-from services.trainer.followers import FollowerLost, Followers, LastWords, words_path
+from services.trainer.clock import process_age_seconds
+from services.trainer.followers import (
+    FollowerLost,
+    Followers,
+    LastWords,
+    note_exit,
+    words_path,
+)
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.group import follow_alone, run_ranks
 from tests.services.trainer.notes import Notes
-from tests.services.trainer.program import answer, reports
+from tests.services.trainer.program import Program, answer, reports
 
 
 @pytest.fixture
@@ -114,8 +120,7 @@ def test_a_killed_rank_fails_the_segment_within_seconds(
     spec = make_spec({"epochs": 100}, gpu_count=2)
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
-    (follower,) = psutil.Process(program.process.pid).children()
-    follower.kill()
+    process_of(program, rank=1).kill()
     killed_at = time.monotonic()
     program.await_line(r"^report .* outcome=failed", timeout=10)
     assert time.monotonic() - killed_at < 8
@@ -132,18 +137,18 @@ def test_a_rank_that_fails_leaves_its_reason(make_spec: SpecMaker, tmp_path: Pat
     path.write_text(make_spec(gpu_count=2, stall_seconds=0.3).model_dump_json())
     settings = Settings(artifacts_url=(tmp_path / "artifacts").as_uri())
     assert follow_alone(path, settings) == 1
-    words = LastWords.model_validate_json(words_path(path, 1).read_text())
+    words = LastWords.model_validate_json((tmp_path / "error.json").read_text())
     assert words.failure is FailureClass.TRAINER_CRASHED
-    assert words.traceback.startswith("Traceback")
+    assert words.message.startswith("Traceback")
 
 
-def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader(
+def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader_or_the_launcher(
     start, nats_server, make_spec: SpecMaker
 ) -> None:
     spec = make_spec({"epochs": 100}, gpu_count=2)
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
-    (follower,) = psutil.Process(program.process.pid).children()
+    follower = process_of(program, rank=1)
     program.process.send_signal(signal.SIGTERM)
     program.await_line(r"^report .* outcome=stopped")
     answer(nats_server, spec)
@@ -154,27 +159,31 @@ def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader(
     assert "Traceback" not in program.log
 
     program = start(spec.model_copy(update={"segment": 2}))
-    (follower,) = eventually(lambda: psutil.Process(program.process.pid).children())
+    leader, follower = process_of(program, rank=0), process_of(program, rank=1)
+    leader.kill()
+    assert program.wait() == 128 + signal.SIGKILL
+    assert not follower.is_running()
+
+    program = start(spec.model_copy(update={"segment": 3}))
+    leader, follower = process_of(program, rank=0), process_of(program, rank=1)
     program.kill()
-    eventually(lambda: not follower.is_running())
+    eventually(lambda: not leader.is_running() and not follower.is_running())
 
 
-class Sleepers(Followers):
-    """Followers that do nothing."""
-
-    def _start(self, rank: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["sleep", "60"])
-
-    def kill(self, rank: int) -> None:
-        os.kill(self._processes[rank].pid, signal.SIGKILL)
-        self._processes[rank].wait()
+@pytest.fixture
+def spec_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a segment whose ranks have error files as torch's agent makes them."""
+    for rank in range(5):
+        (tmp_path / "errors" / str(rank)).mkdir(parents=True)
+    monkeypatch.setenv(followers.ERROR_FILE, str(tmp_path / "errors" / "0" / "error.json"))
+    return tmp_path / "spec.json"
 
 
 def test_a_leader_that_waits_for_a_lost_rank_is_ended_by_the_watch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(followers, "SETTLE_SECONDS", 0.2)
-    ranks, abandoned, losses = Sleepers(tmp_path / "spec.json", 4), Event(), []
+    ranks, abandoned, losses = Followers(spec_path, 5), Event(), []
 
     def abandon(loss: FollowerLost) -> None:
         losses.append(loss)
@@ -182,25 +191,53 @@ def test_a_leader_that_waits_for_a_lost_rank_is_ended_by_the_watch(
 
     ranks.watch(abandon)
     assert ranks.lost() is None
-    words = LastWords(failure=FailureClass.OUT_OF_MEMORY, traceback="Traceback ...")
-    words_path(tmp_path / "spec.json", 3).write_text(words.model_dump_json())
-    ranks.kill(3)
+    note_exit(spec_path, 3, -signal.SIGKILL)
     assert abandoned.wait(5)
-    assert losses[0].failure is FailureClass.OUT_OF_MEMORY
-    ranks.kill(1)  # a victim of the same end
-    loss = ranks.behind(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
+    assert str(losses[0]) == "rank 3 was killed by signal 9"
+    assert losses[0].failure is FailureClass.TRAINER_CRASHED
+
+
+def test_of_several_lost_ranks_the_first_cause_is_told(spec_path: Path) -> None:
+    """The others have broken connections, or were ended by torch's agent."""
+    ranks = Followers(spec_path, 5)
+    leave_words(1, FailureClass.TRAINER_CRASHED, "Traceback: closed by peer")
+    note_exit(spec_path, 1, 1)
+    note_exit(spec_path, 2, -signal.SIGTERM)
+    note_exit(spec_path, 3, -signal.SIGKILL)
+    killed = ranks.behind(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
+    assert str(killed) == "rank 3 was killed by signal 9"
+    leave_words(4, FailureClass.OUT_OF_MEMORY, "Traceback: out of memory")
+    note_exit(spec_path, 4, 1)
+    loss = ranks.behind(RuntimeError("closed by peer"), FailureClass.MODEL_LOAD_FAILED)
     assert loss is not None
     assert loss.failure is FailureClass.OUT_OF_MEMORY
-    assert ranks.behind(RuntimeError(), FailureClass.MODEL_LOAD_FAILED) is not None
+    assert loss.traceback == "Traceback: out of memory"
     assert ranks.behind(ValueError(), FailureClass.LOSS_DIVERGED) is None
-    ranks.kill(2)
 
 
-def test_a_leader_that_leaves_by_itself_takes_the_others_along(tmp_path: Path) -> None:
-    ranks, abandoned = Sleepers(tmp_path / "spec.json", 2), Event()
+def test_a_leader_that_left_by_itself_misses_nobody(spec_path: Path) -> None:
+    ranks, abandoned = Followers(spec_path, 2), Event()
     ranks.watch(lambda loss: abandoned.set())
-    ranks.end()
-    loss = ranks.lost()
-    assert loss is not None
-    assert "signal 9" in str(loss)
+    ranks.leave()
+    note_exit(spec_path, 1, -signal.SIGKILL)
     assert not abandoned.wait(0.3)
+
+
+def test_the_clock_of_rank_0_began_with_the_pod() -> None:
+    own = process_age_seconds()
+    assert process_age_seconds(os.getppid()) >= own
+
+
+def leave_words(rank: int, failure: FailureClass, text: str) -> None:
+    words = LastWords(message=text, timestamp=0, failure=failure)
+    words_path(rank).write_text(words.model_dump_json())
+
+
+def process_of(program: Program, rank: int) -> psutil.Process:
+    """The process of a rank, once the agent has started it."""
+
+    def found() -> psutil.Process | None:
+        children = psutil.Process(program.process.pid).children()
+        return next((c for c in children if c.environ().get("RANK") == str(rank)), None)
+
+    return eventually(found)
