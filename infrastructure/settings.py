@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         default=900.0, gt=0, description="Time without progress after which a trainer ends itself."
     )
+    warm_trainers: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="Trainers that the local launcher starts ahead, some 0.5 GB each; 0: none.",
+    )
     retention_days: int = Field(
         default=30, ge=1, description="How long what a cancelled job saved is kept."
     )

@@ -31,12 +31,14 @@ def offer_base(settings: Settings, say: Say) -> None:
     say(f"base model [bold]{BASE_MODEL}[/]")
 
 
-def upload_ready(client: Client, say: Say, chats: Path, rows: int) -> dict[str, Any]:
+def upload_ready(
+    client: Client, say: Say, chats: Path, rows: int, base: str = BASE_MODEL
+) -> dict[str, Any]:
     """Upload a dataset; wait until it is validated and counted in the base model's tokens."""
     dataset = client.upload(chats, "demo chats")
     say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
     while dataset["status"] == "validating" or (
-        dataset["status"] == "ready_for_training" and not _is_counted(dataset)
+        dataset["status"] == "ready_for_training" and not _is_counted(dataset, base)
     ):
         time.sleep(POLL_SECONDS)
         dataset = client.get(f"/datasets/{dataset['id']}")
@@ -49,5 +51,5 @@ def upload_ready(client: Client, say: Say, chats: Path, rows: int) -> dict[str, 
     return dataset
 
 
-def _is_counted(dataset: dict[str, Any]) -> bool:
-    return any(counted["base_model"] == BASE_MODEL for counted in dataset.get("tokens", ()))
+def _is_counted(dataset: dict[str, Any], base: str) -> bool:
+    return any(counted["base_model"] == base for counted in dataset.get("tokens", ()))

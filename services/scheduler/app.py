@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ from services.scheduler.segments import Segments
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
 RETENTION_SECONDS = 10.0
+TEND_SECONDS = 0.5
 CACHED_AGGREGATES = 1000
 
 
@@ -56,7 +58,9 @@ def run(settings: Settings) -> None:
     subscribe_batches(broker, REPORTS_DURABLE, partial(_record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
     expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
-    serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, expire, replay])
+    tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
+    with closing(launcher):
+        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, expire, replay, tend])
 
 
 def _record_all(segments: Segments, messages: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
-A segment of several ranks it runs in as many processes, as `... SPEC.json POD_PID`.
+A segment of several ranks it runs in as many processes, as `... SPEC.json POD_PID`. Started ahead,
+as `... --warm DIRECTORY`, it waits for a segment.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from domain.estimate import Precision
+from infrastructure.hand_over import WARM_FLAG
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer.agent import STOPS, launch
@@ -29,18 +33,31 @@ from services.trainer.followers import (
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
 from services.trainer.stack import lean_imports
+from services.trainer.warm import await_hand_over
+
+if TYPE_CHECKING:
+    from services.trainer.warm_base import WarmBase
 
 
-def main(spec_path: Path, settings: Settings, pod_pid: int | None = None) -> int:
+def main(
+    spec_path: Path,
+    settings: Settings,
+    pod_pid: int | None = None,
+    *,
+    age_seconds: float | None = None,
+    warm_base: WarmBase | None = None,
+) -> int:
     """Run the segment of a spec file; its directory is the scratch space. Returns the exit code.
 
     0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has codes of its own.
-    `pod_pid` is of the process that began the segment, if this is only its rank 0.
+    `pod_pid` is of the process that began the segment, if this is only its rank 0. The
+    segment's time counts from `age_seconds` ago; None: from the start of that process.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     if pod_pid is None and spec.gpu_count > 1:
         return launch(spec_path, spec.gpu_count)
-    clock = SegmentClock(process_age_seconds(pod_pid), spec.clock_speed)
+    age = process_age_seconds(pod_pid) if age_seconds is None else age_seconds
+    clock = SegmentClock(age, spec.clock_speed)
     lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
     _hear_stops(lease, STOPS if pod_pid is None else (signal.SIGINT,))
     lease.watch()
@@ -49,7 +66,7 @@ def main(spec_path: Path, settings: Settings, pod_pid: int | None = None) -> int
         raise SystemExit("ECOLINK_TRAINER_NATS_URL and ECOLINK_NATS_URL are both unset")
     followers = Followers(spec_path, spec.gpu_count)
     with Reporter(spec, clock, lease, url, spec_path.parent) as reporter:
-        program = Program(spec, spec_path, reporter, lease, followers)
+        program = Program(spec, spec_path, reporter, lease, followers, warm_base)
         followers.watch(program.abandon)
         outcome = program.run(settings)
     lease.close()
@@ -66,9 +83,11 @@ class Program:
         reporter: Reporter,
         lease: Lease,
         followers: Followers,
+        warm_base: WarmBase | None = None,
     ) -> None:
         self._spec, self._spec_path = spec, spec_path
         self._reporter, self._lease, self._followers = reporter, lease, followers
+        self._warm_base = warm_base
 
     def run(self, settings: Settings) -> Outcome:
         """Run the segment and report its outcome."""
@@ -104,7 +123,7 @@ class Program:
             ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, self._lease)
         scratch = self._spec_path.parent
-        Segment(spec, artifacts, scratch, self._reporter, self._lease, ranks).run()
+        Segment(spec, artifacts, scratch, self._reporter, self._lease, ranks, self._warm_base).run()
 
     def _finish(self, outcome: Outcome, error: Exception | None) -> None:
         """Report the end until it is answered."""
@@ -128,6 +147,10 @@ def _hear_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case [flag, directory] if flag == WARM_FLAG:
+            handed, base = await_hand_over(Path(directory), Settings())
+            age = time.monotonic() - handed.handed_at
+            sys.exit(main(handed.spec_path, Settings(), age_seconds=age, warm_base=base))
         case [spec_path]:
             sys.exit(main(Path(spec_path).resolve(), Settings()))
         case [spec_path, pod_pid]:

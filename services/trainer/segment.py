@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimate import Precision
 from domain.phases import Phase
@@ -36,6 +37,7 @@ from services.trainer.ranks import Ranks
 from services.trainer.saving import Checkpoints
 from services.trainer.training import Step, Training
 from services.trainer.voice import Voice
+from services.trainer.warm_base import WarmBase
 
 
 class Segment:
@@ -53,12 +55,14 @@ class Segment:
         reporter: Voice,
         lease: Lease,
         ranks: Ranks,
+        warm_base: WarmBase | None = None,
     ) -> None:
         self.spec, self.hyperparameters = spec, spec.hyperparameters
         self.artifacts, self.models = artifacts, scratch / "models"
         self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
         self.scratch.mkdir(exist_ok=True)
         self.reporter, self.lease, self.ranks = reporter, lease, ranks
+        self.warm_base = warm_base
         self.progress = Progress()
         self.checkpoints = Checkpoints(
             spec, artifacts, self.scratch, reporter, lease, ranks, self.progress
@@ -83,9 +87,7 @@ class Segment:
         require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
-        self.tokenizer = load_tokenizer(directory)
-        self.lease.check()
-        base = load_base(directory, self.dtype, self.ranks.device, spec.precision)
+        base = self._base(directory)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
         if spec.gradient_checkpointing:
@@ -98,6 +100,20 @@ class Segment:
         if not self.ranks.leads:
             torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
         self._describe_model()
+
+    def _base(self, directory: Path) -> PreTrainedModel:
+        """The base model; also sets its tokenizer."""
+        spec, device = self.spec, self.ranks.device
+        if self.warm_base is not None:
+            loaded = self.warm_base.take(
+                directory, spec.base_manifest_sha256, self.dtype, spec.precision
+            )
+            if loaded is not None:
+                self.tokenizer, base = loaded
+                return base.to(device)  # pyright: ignore[reportArgumentType]  # see load_base
+        self.tokenizer = load_tokenizer(directory)
+        self.lease.check()
+        return load_base(directory, self.dtype, device, spec.precision)
 
     def _describe_model(self) -> None:
         held = "4-bit NF4, computing" if self.spec.precision is Precision.NF4 else "held"

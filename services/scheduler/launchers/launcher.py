@@ -58,6 +58,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def tend(self) -> None:
+        """Once a second or so: prepare for the next launch, where that makes it quick."""
+        ...
+
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs and start the trainer; a pod that was launched before is returned.
 
@@ -87,4 +91,8 @@ class Launcher(Protocol):
 
     def remove(self, name: PodName) -> None:
         """Forget a pod that ended, with its scratch files."""
+        ...
+
+    def close(self) -> None:
+        """Give up what was only prepared; what was launched outlives us."""
         ...

@@ -6,14 +6,12 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +26,13 @@ from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
+from services.scheduler.launchers.warm_pool import WarmPool, kill_group
 
 REGION = "local"
 
 SHIM_START_SECONDS = 10.0
 DEVICE_FREE_SECONDS = 20.0  # for a process whose end was heard to be gone
-KILL_SECONDS = 5.0  # a process that is killed runs none of its code, but may be long in going
+HAND_OVER_SECONDS = 2.0  # for a shim that only waits for it
 
 # Large tensors come and go with every step: without these, glibc gives their pages back to the
 # kernel and faults them in again.
@@ -56,6 +55,17 @@ class LocalLauncher:
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
+        warm = settings.home.resolve() / "warm"
+        self._warm = WarmPool(warm, settings.warm_trainers, program, self._environment)
+
+    def tend(self) -> None:
+        """Keep some trainers warm: started ahead, on the base that was trained last."""
+        pods = (self.poll(name) for name in self.pods())
+        self._warm.tend(idle=not any(pod is not None and pod.alive for pod in pods))
+
+    def close(self) -> None:
+        """End the trainers that wait; those that run segments outlive us."""
+        self._warm.close()
 
     def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
         """This machine's NVIDIA GPUs; on one without any, the CPU-backed types as declared.
@@ -126,16 +136,46 @@ class LocalLauncher:
         try:
             devices = self._free_devices(spec)
             self._write_request(directory, spec, devices)
-            shim = self._spawn(directory, devices)
-            self._await_shim(directory)
+            if not self._hand_over(directory, spec, devices):
+                shim = self._spawn(directory, devices)
+                self._await_shim(directory)
         except (LaunchFailed, OSError) as error:
             # What comes up late would run unpaid, and unknown to us.
             if shim is not None:
-                _kill_group(shim)
+                kill_group(shim)
             shutil.rmtree(directory, ignore_errors=True)
             if isinstance(error, LaunchFailed):
                 raise
             raise LaunchFailed(f"cannot start a process here: {error}") from error
+
+    def _hand_over(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> bool:
+        """Have a warm trainer run the segment; False if none did, nor will."""
+        warm = self._warm.take(spec, on_gpu=bool(devices))
+        if warm is None:
+            return False
+        taken = warm.hand_over(directory, _visible(devices)) and self._is_noted(
+            directory, warm.shim
+        )
+        if not taken:
+            # Dead before another is started: no segment runs twice.
+            kill_group(warm.shim)
+            (directory / "pod.json").unlink(missing_ok=True)
+            logging.getLogger("launcher").warning(
+                "a warm trainer did not take over %s; starting one anew: %s",
+                directory.name,
+                warm.tail(),
+            )
+        self._warm.forget(warm)
+        return taken
+
+    def _is_noted(self, directory: Path, shim: subprocess.Popen[bytes]) -> bool:
+        """Wait until a shim has noted that it holds a pod; False if it ended, or is too slow."""
+        deadline = time.monotonic() + HAND_OVER_SECONDS
+        while not (directory / "pod.json").exists():
+            if shim.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
 
     def _free_devices(self, spec: SegmentSpec) -> list[int]:
         """Indices of the GPUs that a segment gets; none for a CPU-backed type.
@@ -279,14 +319,6 @@ def _visible(devices: list[int]) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
     }
-
-
-def _kill_group(shim: subprocess.Popen[bytes]) -> None:
-    """End a shim and all that it started, which are one process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(shim.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
-        shim.wait(KILL_SECONDS)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

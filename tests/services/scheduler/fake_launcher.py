@@ -28,6 +28,12 @@ class FakeLauncher:
         """As many as the test said."""
         return {("local", "cpu"): self.gpus}
 
+    def tend(self) -> None:
+        """It is always ready."""
+
+    def close(self) -> None:
+        """It prepared nothing."""
+
     def launch(self, spec: SegmentSpec) -> Pod:
         """A living pod; the one of before, if there was one."""
         if self.refuses:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -19,6 +20,9 @@ from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.nats_server import NatsServer
 from tests.services.trainer.notes import Notes, on_micro_batch
 from tests.services.trainer.program import Program
+
+if TYPE_CHECKING:
+    from services.trainer.warm_base import WarmBase
 
 SpecMaker = Callable[..., SegmentSpec]
 
@@ -119,6 +123,7 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         lapse_after: int | None = None,
         stop_in: int | None = None,
         age_seconds: float = 0,
+        warm_base: WarmBase | None = None,
     ) -> Notes:
         lease = Lease(SegmentClock(age_seconds), spec.paid_seconds, spec.grace_seconds)
         notes = Notes(lease, stop_after, lapse_after)
@@ -128,7 +133,7 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        segment = Segment(spec, artifacts, scratch, notes, lease, Ranks.alone())
+        segment = Segment(spec, artifacts, scratch, notes, lease, Ranks.alone(), warm_base)
         with monkeypatch.context() as patch:
             if stop_in is not None:
                 counting = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)

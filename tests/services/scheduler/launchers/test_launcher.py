@@ -22,11 +22,25 @@ from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 
-# Says who runs it, and obeys: SIGTERM ends it with the exit status that its spec's job asks for.
+# Says who runs it, and obeys: SIGTERM ends it with an exit status of its own. Started ahead, it
+# waits as a trainer does.
 PROGRAM = """
-import os, signal, sys
+import json, os, pathlib, signal, sys
+spec = sys.argv[1]
+if spec == "--warm":
+    print("pid", os.getpid(), flush=True)
+    pathlib.Path(sys.argv[2], "ready").touch()
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    handed = json.loads(line)
+    os.environ.update(handed["environment"])
+    log = open(handed["directory"] + "/trainer.log", "a")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    spec = handed["directory"] + "/spec.json"
 print("pid", os.getpid(), flush=True)
-print("spec", sys.argv[1], flush=True)
+print("spec", spec, flush=True)
 print("secret" if os.environ.get("ECOLINK_DATABASE_URL") else "no database", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 while True:
@@ -39,10 +53,11 @@ def open_launcher(request: pytest.FixtureRequest) -> OpenLauncher:
     return request.param
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+@pytest.fixture(params=[0, 1], ids=["cold", "warm"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return Settings(
         home=tmp_path,
+        warm_trainers=request.param,
         nats_url="nats://127.0.0.1:1",
         database_url="postgresql://nobody:secret@127.0.0.1/x",
         grace_seconds=0,
@@ -59,15 +74,20 @@ def program(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def reopen(
     open_launcher: OpenLauncher, settings: Settings, program: list[str]
-) -> Callable[[], Launcher]:
-    """The launcher, as another process of ours would open it."""
+) -> Iterator[Callable[[], Launcher]]:
+    """The launcher, as another process of ours would open it; ready to launch."""
+    launchers: list[Launcher] = []
 
     def reopen() -> Launcher:
         opened = open_launcher(settings, FixedClock(), program)
+        launchers.append(opened)
         opened.capacity(shipped_catalog())
+        await_ready(opened, settings)
         return opened
 
-    return reopen
+    yield reopen
+    for opened in launchers:
+        opened.close()
 
 
 @pytest.fixture
@@ -106,6 +126,16 @@ def shipped_catalog() -> Catalog:
         catalog = Catalog.open()
         catalog.seed(shipped_offers())
     return catalog
+
+
+def await_ready(launcher: Launcher, settings: Settings) -> None:
+    """Tend a launcher until it has prepared all that it prepares."""
+
+    def ready() -> bool:
+        launcher.tend()
+        return len(list((settings.home / "warm").glob("*/ready"))) == settings.warm_trainers
+
+    eventually(ready)
 
 
 def living(launcher: Launcher, name: PodName = NAME) -> bool:

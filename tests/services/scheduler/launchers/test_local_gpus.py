@@ -16,12 +16,25 @@ from tests.causes import FixedClock
 from tests.domain.examples import JOB_ID
 from tests.polling import eventually
 from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
-from tests.services.scheduler.launchers.test_launcher import living, shipped_catalog, spec
+from tests.services.scheduler.launchers.test_launcher import (
+    await_ready,
+    living,
+    shipped_catalog,
+    spec,
+)
 
 LISTING = "0, NVIDIA L4\n1, NVIDIA H100 80GB HBM3\n2, NVIDIA L4\n3, NVIDIA L4\n"
 
 PROGRAM = """
-import os, signal, sys, time
+import json, os, pathlib, signal, sys, time
+if sys.argv[1] == "--warm":
+    pathlib.Path(sys.argv[2], "ready").touch()
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    handed = json.loads(line)
+    os.environ.update(handed["environment"])
+    os.dup2(os.open(handed["directory"] + "/trainer.log", os.O_WRONLY | os.O_APPEND), 1)
 def leave(*_):
     time.sleep({leaving_seconds})
     sys.exit(0)
@@ -33,13 +46,18 @@ while True:
 """
 
 
-def open_launcher(home: Path, leaving_seconds: float = 0.0) -> LocalLauncher:
+def open_launcher(
+    home: Path, leaving_seconds: float = 0.0, warm_trainers: int = 0
+) -> LocalLauncher:
     """A launcher that was asked for its capacity, as at every start."""
     script = home / "program.py"
     script.write_text(PROGRAM.format(leaving_seconds=leaving_seconds))
-    settings = Settings(home=home, nats_url="nats://127.0.0.1:1", grace_seconds=10)
+    settings = Settings(
+        home=home, nats_url="nats://127.0.0.1:1", grace_seconds=10, warm_trainers=warm_trainers
+    )
     launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
     launcher.capacity(shipped_catalog())
+    await_ready(launcher, settings)
     return launcher
 
 
@@ -77,6 +95,12 @@ def test_each_pod_has_gpus_of_its_type_that_no_other_has(tmp_path: Path) -> None
     assert seen(launcher, 1, "l4") == "0"
     assert seen(launcher, 2, "h100") == "1"
     assert seen(launcher, 3, "l4", gpu_count=2) == "2,3"
+
+
+def test_a_warm_trainer_learns_its_gpus_when_it_is_handed_a_segment(tmp_path: Path) -> None:
+    launcher = open_launcher(tmp_path, warm_trainers=1)
+    assert seen(launcher, 1, "h100") == "1"
+    assert not list((tmp_path / "warm").glob("*/")), "it was taken"
 
 
 def test_the_gpus_of_a_pod_that_ended_are_free_even_before_it_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+"""`ecolink bench start`: from the approval to the first optimizer step, cold and warm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated, Any, TypeVar
+from uuid import UUID, uuid4
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.demo.account import acting_for_the_demo, fresh_account, top_up
+from deploy.demo.preparing import BASE_MODEL, SOURCE, upload_ready
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from deploy.local.stack import up
+from deploy.operator import offer_model
+from domain.money import MICROS_PER_DOLLAR
+from domain.phases import Phase
+from gateway.client import Client, ClientError, Endpoint
+from infrastructure.hand_over import READY
+from infrastructure.measurements import steps_of
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+
+T = TypeVar("T")
+
+TINY = "tiny"
+POLL_SECONDS = 0.05
+JOB_SECONDS = 120.0
+MONEY_MICROS = 100 * MICROS_PER_DOLLAR
+
+MOMENTS = {"approve": "JobApproved", "GPU": "SegmentAllocated", "lease": "LeaseGranted"}
+"""Stages that end with an event."""
+
+PHASES = {
+    "image pull": Phase.IMAGE_PULL,
+    "model load": Phase.MODEL_LOAD,
+    "dataset prep": Phase.DATASET_PREP,
+}
+"""Stages that a trainer reports."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds of each stage of one job's start, in order."""
+
+    stages: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """From the request to the end of the first optimizer step."""
+        return sum(self.stages.values())
+
+
+def bench(
+    jobs: Annotated[int, typer.Option(min=2, help="How many jobs of each kind.")] = 20,
+    examples: Annotated[int, typer.Option(min=40, help="Of their dataset.")] = 1000,
+) -> None:
+    """Approve to first optimizer step, cold and warm, on a stack of its own; jobs one by one."""
+    console = Console(highlight=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecolink-start-") as folder:
+            home = Path(folder)
+            home.chmod(0o755)
+            starts: dict[str, dict[str, list[Start]]] = {}
+            for kind, warm_trainers in (("cold", 0), ("warm", 1)):
+                settings = Settings(home=home / "home", warm_trainers=warm_trainers)
+                console.print(f"{kind}: {jobs} jobs for each base, one after another")
+                with up(settings) as started:
+                    for base, source in _bases(home):
+                        runs = _Runs(started.settings, base, source, home, examples)
+                        # The first is not counted: only after it the base is known.
+                        starts.setdefault(base, {})[kind] = [runs.start() for _ in range(jobs + 1)][
+                            1:
+                        ]
+            for base, by_kind in starts.items():
+                console.print(_table(base, by_kind))
+    except (StackError, ClientError) as error:
+        fail(str(error))
+
+
+def _bases(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, source) of the bases to train: a tiny one, and SmolLM2 where its package is."""
+    directory = folder / TINY
+    if not directory.exists():
+        subprocess.run(
+            [sys.executable, "-P", "-m", "services.trainer.tiny_model", str(directory)],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+    yield TINY, str(directory)
+    if find_spec(SOURCE.partition(":")[2]) is not None:
+        yield BASE_MODEL, SOURCE
+
+
+class _Runs:
+    """Jobs on one base, each started alone and cancelled after its first steps."""
+
+    def __init__(
+        self, settings: Settings, base: str, source: str, folder: Path, examples: int
+    ) -> None:
+        self._settings, self._base = settings, base
+        account = fresh_account(settings, "start")
+        top_up(settings, account.account_id, MONEY_MICROS, "start")
+        with acting_for_the_demo(settings) as ecolink:
+            offer_model(settings, ecolink, source, base)
+        assert settings.gateway_url is not None
+        self._client = Client(Endpoint(settings.gateway_url, account.key))
+        chats = folder / "chats.jsonl"
+        chats.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
+        dataset = upload_ready(self._client, lambda _: None, chats, examples, base)
+        self._form = {"dataset": dataset["id"], "base_model": base, "wait": True}
+
+    def start(self) -> Start:
+        """Run one job until its first step and have it gone again; raises ClientError."""
+        _until(self._is_warm)
+        asked = datetime.now(UTC)
+        job = self._client.post("/jobs", self._form, idempotency_key=str(uuid4()))
+        path = f"/jobs/{job['id']}"
+        step = _until(lambda: self._first_step(UUID(job["id"].removeprefix("ftjob-"))))
+        self._client.post(f"{path}/cancel", {})
+        events = _until(lambda: self._ended(path))
+        return _start(asked, step, events)
+
+    def _is_warm(self) -> bool:
+        """Whether all is prepared that will be."""
+        ready = list((self._settings.home / "warm").glob(f"*/{READY}"))
+        return len(ready) == self._settings.warm_trainers
+
+    def _first_step(self, job_id: UUID) -> dict[str, Any] | None:
+        with connect(self._settings) as connection:
+            steps = steps_of(connection, job_id)
+        return steps[0] if steps else None
+
+    def _ended(self, path: str) -> dict[str, dict[str, Any]] | None:
+        """The first event of each topic, once the job's pod is swept away."""
+        events = self._client.get(f"{path}/timeline")["data"]
+        by_topic = {event["topic"]: event for event in reversed(events)}
+        pods = list((self._settings.home / "pods").glob("*/pod.json"))
+        return by_topic if "MeterClosed" in by_topic and not pods else None
+
+
+def _start(asked: datetime, step: dict[str, Any], events: dict[str, dict[str, Any]]) -> Start:
+    """The stages of a start, from what the log and the trainer say of it."""
+    stages, before = dict[str, float](), asked
+    launched = step["measured_at"] - timedelta(seconds=step["elapsed_seconds"])
+    moments = [
+        (stage, datetime.fromisoformat(events[topic]["happened_at"]))
+        for stage, topic in MOMENTS.items()
+    ]
+    for stage, moment in [*moments, ("launch", launched)]:
+        stages[stage] = (moment - before).total_seconds()
+        before = moment
+    spent = events["SegmentEnded"]["fields"]["phase_seconds"]
+    for stage, phase in PHASES.items():
+        stages[stage] = spent[phase.value]
+    stages["first step"] = step["elapsed_seconds"] - sum(stages[stage] for stage in PHASES)
+    return Start(stages)
+
+
+def _until(condition: Callable[[], T | None]) -> T:
+    """The first true result of a condition; raises ClientError if there is none for long."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise ClientError(f"a job took longer than {JOB_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+    return result
+
+
+def _chat(n: int) -> dict[str, Any]:
+    """A chat that no other equals, of a length that differs from that of its neighbours."""
+    question = f"What is {n} plus {n}?" + " Please take your time." * (n % 5)
+    answer = f"It is {2 * n}." + f" For {n} and {n} make {2 * n}." * (n % 3)
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def _table(base: str, starts: dict[str, list[Start]]) -> Table:
+    table = Table(title=f"Approve to first optimizer step, {base}, seconds", title_justify="left")
+    table.add_column("stage")
+    for kind in starts:
+        table.add_column(f"{kind}\nmedian", justify="right")
+        table.add_column("\n95th pct", justify="right")
+    stages = next(iter(starts.values()))[0].stages
+    for stage in stages:
+        seconds = [[start.stages[stage] for start in each] for each in starts.values()]
+        table.add_row(stage, *(cell for each in seconds for cell in _cells(each)))
+    table.add_section()
+    totals = [[start.total for start in each] for each in starts.values()]
+    table.add_row("together", *(cell for each in totals for cell in _cells(each)))
+    return table
+
+
+def _cells(seconds: Sequence[float]) -> tuple[str, str]:
+    return f"{median(seconds):.3f}", f"{quantiles(seconds, n=20, method='inclusive')[-1]:.3f}"

@@ -1,0 +1,135 @@
+"""A trainer that was started ahead of its segment trains what one that was not would."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from domain.precision import Precision
+from infrastructure.artifacts import Artifacts
+from infrastructure.hand_over import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, HandOver
+from infrastructure.reports import SegmentSpec
+from infrastructure.settings import Settings
+from services.trainer import warm_base
+from services.trainer.warm import await_hand_over
+from services.trainer.warm_base import WarmBase, expected
+from tests.polling import eventually
+from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.program import answer, reports
+
+DROPPING = {"dropout": 0.1}  # draws from the random state, which must be as after a cold start
+
+
+def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:
+    files = artifacts.manifest(spec.adapter_prefix).files
+    return next(file.sha256 for file in files if file.path == "adapter_model.safetensors")
+
+
+@pytest.fixture
+def manifest_sha256(artifacts: Artifacts) -> str:
+    return artifacts.manifest("models/tiny").sha256
+
+
+@pytest.fixture
+def base(manifest_sha256: str) -> ExpectedBase:
+    return ExpectedBase(ref="models/tiny", manifest_sha256=manifest_sha256, on_gpu=False)
+
+
+def test_a_base_that_was_loaded_ahead_gives_the_same_adapter(
+    run, make_spec: SpecMaker, artifacts: Artifacts, base: ExpectedBase
+) -> None:
+    cold, warm = (make_spec(DROPPING, base_manifest_sha256=base.manifest_sha256) for _ in range(2))
+    run(cold)
+    loaded = expected(artifacts, base)
+    assert loaded is not None
+    run(warm, warm_base=loaded)
+    assert adapter_sha256(artifacts, warm) == adapter_sha256(artifacts, cold)
+    assert loaded._loaded is None, "it was used"
+
+
+def test_a_base_that_does_not_fit_is_dropped(tiny_model: Path) -> None:
+    import torch
+
+    def held() -> WarmBase:
+        return WarmBase(tiny_model, "a" * 64, torch.float32)
+
+    fitting = (tiny_model, "a" * 64, torch.float32, Precision.BF16)
+    others = (tiny_model / "other", "b" * 64, torch.bfloat16, Precision.NF4)
+    for place, other in enumerate(others):
+        base = held()
+        assert base.take(*(*fitting[:place], other, *fitting[place + 1 :])) is None
+        assert base.take(*fitting) is None, "it is held no longer"
+    base = held()
+    assert base.take(*fitting) is not None
+    assert base.take(*fitting) is None, "two segments share no base"
+
+
+def test_a_base_that_changed_or_is_too_large_is_not_loaded(
+    artifacts: Artifacts, base: ExpectedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert expected(artifacts, base.model_copy(update={"manifest_sha256": "0" * 64})) is None
+    monkeypatch.setattr(warm_base, "MEMORY_SHARE", 0.0)
+    assert expected(artifacts, base) is None
+
+
+@pytest.mark.parametrize("said", [b"", b'{"directory":'], ids=["nothing", "half a line"])
+def test_who_hears_no_segment_ends(
+    said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said)))
+    with pytest.raises(SystemExit) as ended:
+        await_hand_over(tmp_path, Settings(home=tmp_path))
+    assert ended.value.code == 0
+    assert (tmp_path / READY).exists()
+
+
+def test_a_warm_trainer_runs_what_it_is_handed_from_then_on(
+    run,
+    make_spec: SpecMaker,
+    artifacts: Artifacts,
+    base: ExpectedBase,
+    nats_server: NatsServer,
+    tmp_path: Path,
+) -> None:
+    cold, handed = (
+        make_spec(DROPPING, base_manifest_sha256=base.manifest_sha256) for _ in range(2)
+    )
+    pod, directory = tmp_path / "pod", tmp_path / "warm"
+    pod.mkdir()
+    directory.mkdir()
+    (directory / EXPECTED_BASE).write_text(base.model_dump_json())
+    (pod / "spec.json").write_text(handed.model_dump_json())
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "services.trainer", WARM_FLAG, str(directory)],
+        stdin=subprocess.PIPE,
+        env=os.environ
+        | {
+            "ECOLINK_NATS_URL": nats_server.url,
+            "ECOLINK_ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    try:
+        eventually((directory / READY).exists, timeout=100)
+        assert trainer.stdin is not None
+        at = time.monotonic()
+        trainer.stdin.write(HandOver(directory=pod, environment={"TOLD": "so"}, handed_at=at).line)
+        trainer.stdin.close()
+        log = pod / "trainer.log"
+        eventually(lambda: log.exists() and "outcome=completed" in log.read_text(), timeout=100)
+        ran_at_most = time.monotonic() - at
+        answer(nats_server, handed)
+        assert trainer.wait(100) == 0
+    finally:
+        trainer.kill()
+        trainer.wait()
+    run(cold)
+    assert adapter_sha256(artifacts, handed) == adapter_sha256(artifacts, cold)
+    assert reports(nats_server, handed)[-1]["elapsed_seconds"] <= ran_at_most
