@@ -115,6 +115,16 @@ class Renderer:
             return [self._tokenize(text, [(start, len(part.rstrip())) for part, start in spans])]
         return [self._tokenize(part, [(start, len(part.rstrip()))]) for part, start in spans]
 
+    def prompt(self, conversation: dict[str, Any]) -> tuple[list[Message], str]:
+        """The messages before a conversation's last answer, and the text that asks for it.
+
+        Raises Unrenderable.
+        """
+        messages = [self._plain(message) for message in conversation["messages"]]
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        text, start = self._span(messages[: last + 1], conversation.get("tools"))
+        return conversation["messages"][:last], text[:start]
+
     def _span(self, messages: list[Message], tools: Any) -> tuple[str, int]:
         """The text up to the last message, an answer, and the character where it begins."""
         text = self._text(messages, tools)
@@ -129,7 +139,9 @@ class Renderer:
         content = messages[-1]["content"]
         other = "\u2402" if not content.lstrip().startswith("\u2402") else "\u2403"
         probe = self._text([*messages[:-1], {**messages[-1], "content": other}], tools)
-        return text, _shared_characters(text, probe)
+        shared = _shared_characters(text, probe)
+        # A space before the first word is in the word's token, so that the model has to say it.
+        return text, len(text[:shared].rstrip(" "))
 
     def _text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
         try:
