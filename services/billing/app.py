@@ -10,7 +10,11 @@ from typing import Any
 
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.consumer import (
+    PROMPT_BATCH_SECONDS,
+    OrderedConsumer,
+    subscribe_batches,
+)
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -45,7 +49,7 @@ def run(settings: Settings) -> None:
 
     metering = Metering(log, policy, now)
     effect = ReactionEffect("billing", log, clock, metering.react, pool.connection)
-    consumer = OrderedConsumer(effect, log)
+    consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     ticker = Ticker(log, clock, pool, policy)
 
     def keep(messages: Sequence[dict[str, Any]]) -> None:

@@ -13,7 +13,11 @@ from pydantic import ValidationError
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.consumer import (
+    PROMPT_BATCH_SECONDS,
+    OrderedConsumer,
+    subscribe_batches,
+)
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.service import broker_of, every, serve
@@ -45,7 +49,7 @@ def run(settings: Settings) -> None:
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     scheduling = Scheduling(log, launcher, control, artifacts, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
-    consumer = OrderedConsumer(effect, log)
+    consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     retention = Retention(log, clock, pool)
     watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
 
