@@ -34,6 +34,9 @@ class Job(JobSegments):
     PodStarted = JobSegments.PodStarted
     TrainingStarted = JobSegments.TrainingStarted
     CheckpointSaved = JobSegments.CheckpointSaved
+    CheckpointRejected = JobSegments.CheckpointRejected
+    ResumeCertified = JobSegments.ResumeCertified
+    CheckpointPruned = JobSegments.CheckpointPruned
     EvaluationStarted = JobSegments.EvaluationStarted
     EvaluationCompleted = JobSegments.EvaluationCompleted
     Registered = JobSegments.Registered
@@ -350,8 +353,8 @@ class Job(JobSegments):
         )
 
     @event(AdapterPromoted)
-    def _adapter_promoted(self, model: str) -> None:
-        self.model = model
+    def _adapter_promoted(self, model: str, adapter_ref: str) -> None:
+        self.model, self.adapter_ref = model, adapter_ref
 
     def expire_adapter(self) -> None:
         """Give up what a cancelled job had saved, once its time is over and nobody promoted it."""

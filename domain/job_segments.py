@@ -10,21 +10,27 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.aggregate import Aggregate, Event
 from domain.errors import StaleSegment, WrongState
 from domain.failures import FAILURES, FailureClass, Payer
+from domain.job_checkpoints import JobCheckpoints
 from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason, SegmentEnd
-from domain.money import charge_micros
 from domain.perplexity import perplexity
 from domain.phases import Phase
-from domain.training_plan import SavedCheckpoint, TrainingPlan
+from domain.training_plan import TrainingPlan
 
 
-class JobSegments(Aggregate):
+class JobSegments(JobCheckpoints):
     """The half of a job that its trainers move; `domain.job` has its owner's half.
 
     A segment is one launch. They are numbered from 1, and at most one runs at a time.
     """
+
+    # The library would otherwise make other classes of the inherited events, without their rules.
+    Event = JobCheckpoints.Event
+    CheckpointSaved = JobCheckpoints.CheckpointSaved
+    CheckpointRejected = JobCheckpoints.CheckpointRejected
+    ResumeCertified = JobCheckpoints.ResumeCertified
+    CheckpointPruned = JobCheckpoints.CheckpointPruned
 
     class SegmentAllocated(Event):
         """The next segment has its GPUs."""
@@ -50,18 +56,6 @@ class JobSegments(Aggregate):
         total_steps: int
         train_examples: int
         eval_examples: int
-
-    class CheckpointSaved(Event):
-        """A checkpoint of the running segment is durable in the artifact store."""
-
-        TOPIC: ClassVar[str] = "CheckpointSaved"
-        segment: int
-        step: int
-        train_loss: float
-        elapsed_seconds: int
-        ref: str
-        manifest_sha256: str
-        total_bytes: int
 
     class EvaluationStarted(Event):
         """All steps are done; the held-out examples are being scored."""
@@ -126,6 +120,7 @@ class JobSegments(Aggregate):
             state["phase_seconds"] = {}
 
     def __init__(self, account_id: UUID, plan: TrainingPlan) -> None:
+        super().__init__()
         self.account_id = account_id
         self.plan = plan
         self.rate_micros_per_hour = plan.rate_micros_per_hour
@@ -133,17 +128,11 @@ class JobSegments(Aggregate):
         self.segment = 0
         self.segment_running = False
         self.pod: str | None = None
-        self.step = 0
         self.total_steps = 0  # 0: not known yet
         self.trained_in_segment = 0
-        self.checkpoint: SavedCheckpoint | None = None
-        self.model: str | None = None
         self.pause_requested: PauseReason | None = None
         self.retention: timedelta | None = None  # set when the owner cancels a running segment
-        self.crashes = 0  # since the last checkpoint that got further
         self.segments_used = 0
-        self.actual_seconds = 0  # that the user pays for, over all segments
-        self.actual_micros = 0
         self.phase_seconds: dict[Phase, float] = {}
 
     @property
@@ -220,47 +209,6 @@ class JobSegments(Aggregate):
         self.trained_in_segment = segment
         self.step, self.total_steps = step, total_steps
 
-    def save_checkpoint(
-        self,
-        segment: int,
-        step: int,
-        train_loss: float,
-        elapsed_seconds: int,
-        ref: str,
-        manifest_sha256: str,
-        total_bytes: int,
-    ) -> None:
-        """Record a durable checkpoint; one that is not newer than the last changes nothing."""
-        self._require_running(segment)
-        last = self.checkpoint
-        if last is not None and (last.segment, last.step) >= (segment, step):
-            return
-        self.trigger_event(
-            self.CheckpointSaved,
-            segment=segment,
-            step=step,
-            train_loss=train_loss,
-            elapsed_seconds=elapsed_seconds,
-            ref=ref,
-            manifest_sha256=manifest_sha256,
-            total_bytes=total_bytes,
-        )
-
-    @event(CheckpointSaved)
-    def _checkpoint_saved(
-        self, segment: int, step: int, ref: str, manifest_sha256: str, elapsed_seconds: int
-    ) -> None:
-        if self.checkpoint is None or step > self.checkpoint.step:
-            self.crashes = 0
-        self.step = step
-        self.checkpoint = SavedCheckpoint(
-            segment=segment,
-            step=step,
-            ref=ref,
-            manifest_sha256=manifest_sha256,
-            elapsed_seconds=elapsed_seconds,
-        )
-
     def start_evaluation(self, segment: int, step: int) -> None:
         """Move on to evaluating; once."""
         self._require_running(segment)
@@ -321,9 +269,9 @@ class JobSegments(Aggregate):
         )
 
     @event(Registered)
-    def _registered(self, model: str) -> None:
+    def _registered(self, model: str, adapter_ref: str) -> None:
         self.status = JobStatus.REGISTERED
-        self.model = model
+        self.model, self.adapter_ref = model, adapter_ref
 
     def end_segment(
         self,
@@ -398,8 +346,7 @@ class JobSegments(Aggregate):
             self.step = self.checkpoint.step if self.checkpoint else 0
         billable = max(0, min(kept_seconds, elapsed_seconds - grace_seconds))
         self.segments_used += elapsed_seconds > 0
-        self.actual_seconds += billable
-        self.actual_micros += charge_micros(self.rate_micros_per_hour, billable)
+        self.paid[self.segment] = self.rate_micros_per_hour, billable
         for phase, seconds in phase_seconds.items():
             self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
 

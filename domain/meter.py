@@ -205,24 +205,28 @@ class Meter(Aggregate):
         self.closed = True
 
     def credit_lost_work(self, kept_seconds: int) -> int:
-        """Give back all that was billed after the last checkpoint; returns it, micro-dollars."""
+        """Give back all that was billed after the last checkpoint; returns it, micro-dollars.
+
+        Once more, if that checkpoint turns out to be lost too: what is left of an earlier one.
+        """
         assert self.closed
-        if self.credited_seconds or kept_seconds >= self.billed_seconds:
+        end = self.billed_seconds - self.credited_seconds
+        if kept_seconds >= end:
             return 0
-        amount = self.charge_between(kept_seconds, self.billed_seconds)
+        amount = self.charge_between(kept_seconds, end)
         self.trigger_event(
             self.LostWorkCredited,
             job_id=self.job_id,
             segment=self.segment,
             from_seconds=kept_seconds,
-            to_seconds=self.billed_seconds,
+            to_seconds=end,
             amount_micros=amount,
         )
         return amount
 
     @event(LostWorkCredited)
     def _lost_work_credited(self, from_seconds: int, to_seconds: int) -> None:
-        self.credited_seconds = to_seconds - from_seconds
+        self.credited_seconds += to_seconds - from_seconds
 
     def _billable(self, elapsed_seconds: int) -> int:
         return min(elapsed_seconds, self.paid_seconds)

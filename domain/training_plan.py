@@ -1,4 +1,4 @@
-"""What a job was approved for, and where it can be taken up again."""
+"""What a job was approved for."""
 
 from __future__ import annotations
 
@@ -67,15 +67,3 @@ class TrainingPlan(BaseModel):
         modules = recorded.pop("target_modules")
         assert isinstance(modules, list)
         return Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules))
-
-
-class SavedCheckpoint(BaseModel):
-    """Where a job can be taken up again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    segment: int
-    step: int
-    ref: str
-    manifest_sha256: str
-    elapsed_seconds: int

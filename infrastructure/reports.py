@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
 from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
@@ -46,7 +47,7 @@ class SegmentSpec(Message):
     gradient_checkpointing: bool = False
     gpu_type: str = "cpu"  # of the catalog
     gpu_count: int = 1  # ranks of data parallelism
-    resume_from: str | None = None  # artifact prefix of the checkpoint to resume from
+    resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int
     heartbeat_seconds: float
@@ -63,8 +64,28 @@ class Checkpoint(Message):
     manifest_sha256: str
     step: int  # optimizer steps done
     train_loss: float  # mean over label tokens of the steps since the last checkpoint, nats
-    elapsed_seconds: float  # when it became durable
+    elapsed_seconds: float  # when its state was taken: what was done by then is in it
     total_bytes: int
+    state: StateHashes | None = None
+    eval_loss: float | None = None  # nats per label token of the held-out examples, if evaluated
+
+
+class RejectedCheckpoint(Message):
+    """A checkpoint that the segment should have resumed from, and could not."""
+
+    ref: str
+    reason: RejectionReason
+
+
+class ResumeCertificate(Message):
+    """What a segment resumed from: hashed anew once restored, it is what the event log says."""
+
+    ref: str
+    step: int
+    state: StateHashes
+    unchecked: tuple[str, ...]  # parts of the state that there was nothing to compare with
+    ranks: int
+    differences: tuple[ModeDifference, ...]  # in how the segment computes
 
 
 class Evaluation(Message):
@@ -107,6 +128,8 @@ class Report(Message):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None  # of this segment's largest rank, as far as it is known
     grace_seconds: float = 0.0  # time used beyond the paid seconds
+    rejected: tuple[RejectedCheckpoint, ...] = ()
+    resumed: ResumeCertificate | None = None
     checkpoint: Checkpoint | None = None
     evaluation: Evaluation | None = None
     adapter_ref: str | None = None

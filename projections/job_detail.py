@@ -11,6 +11,7 @@ from domain.aggregate import Event
 from domain.job import Job, JobStatus
 from domain.meter import Meter
 from infrastructure.store import Connection
+from projections.job_saved import apply_checkpoint, give_up_checkpoints
 from projections.projection import Cursor, Projection, Row
 
 DDL = """
@@ -53,6 +54,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     checkpoint_step integer,
     checkpoint_loss double precision,
     checkpoint_ref text,
+    checkpoints jsonb NOT NULL DEFAULT '[]',
     loss_before double precision,
     loss_after double precision,
     accuracy_before double precision,
@@ -79,6 +81,7 @@ CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approve
 CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
     WHERE NOT expired AND NOT promoted
 """
+# checkpoints: those that exist, the oldest first; the columns before it are of the newest.
 # estimate and its bounds are those of the approval; the rate is that of the last resume.
 # segment_step and training_since: where and when the running segment began to train.
 
@@ -114,20 +117,8 @@ def apply(cursor: Cursor, event: Event) -> None:
         case Job.PodStarted(bound_at=bound_at):
             _advance(cursor, event, LOADING)
             _update(cursor, event, bound_at=bound_at)
-        case Job.CheckpointSaved(step=step):
-            _update(
-                cursor,
-                event,
-                step=step,
-                checkpoint_step=step,
-                checkpoint_loss=event.train_loss,
-                checkpoint_ref=event.ref,
-            )
-            cursor.execute(
-                "UPDATE job_detail SET trained = coalesce(step >= total_steps, false) "
-                "WHERE job_id = %s",
-                [event.originator_id],
-            )
+        case Job.CheckpointSaved() | Job.CheckpointRejected() | Job.CheckpointPruned():
+            apply_checkpoint(cursor, event)
         case Job.TrainingStarted():
             _start_training(cursor, event)
         case Job.EvaluationStarted():
@@ -226,7 +217,8 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
         case Job.AdapterPromoted():
             _update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
         case Job.AdapterExpired():
-            _update(cursor, event, expired=True, checkpoint_ref=None)
+            _update(cursor, event, expired=True)
+            give_up_checkpoints(cursor, event)
         case _:
             pass
 

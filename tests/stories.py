@@ -9,6 +9,7 @@ from domain.account import Account, Role
 from domain.aggregate import Cause, because
 from domain.api_key import ApiKey
 from domain.base_model import BaseModel
+from domain.checkpoint import RejectionReason
 from domain.dataset import Dataset
 from domain.event_log import EventLog
 from domain.failures import FailureClass
@@ -155,6 +156,20 @@ class Story:
             job = self.job
             ref = f"checkpoints/{segment}/{step}"
             job.save_checkpoint(segment, step, 2.5, elapsed_seconds, ref, "c" * 64, 1000)
+            self.log.commit(job)
+
+    def reject_checkpoint(self, segment: int, ref: str) -> None:
+        """A segment could not resume from a checkpoint."""
+        with command(f"reject {ref}"):
+            job = self.job
+            job.reject_checkpoint(segment, ref, RejectionReason.CORRUPT)
+            self.log.commit(job)
+
+    def prune_checkpoints(self, number: int) -> None:
+        """What the scheduler does after a checkpoint, for the n-th time."""
+        with command(f"prune {number}"):
+            job = self.job
+            job.prune_checkpoints()
             self.log.commit(job)
 
     def bill(self, segment: int, elapsed_seconds: int) -> None:

@@ -33,6 +33,8 @@ CHAPTERS = {
     "{loss_before:.4f} before, {loss_after:.4f} after",
     "Registered": "[bold green]registered[/]: {model}",
     "SegmentEnded": "segment {segment} ended after {elapsed_seconds} s: {reason}",
+    "CheckpointRejected": "checkpoint at step {step} rejected: {reason}",
+    "ResumeCertified": "resume at step {step} certified, {ranks} rank(s)",
     "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
     "PauseRequested": "pausing: the trainer saves and exits",
     "JobPaused": "[bold yellow]paused[/]: {reason}",

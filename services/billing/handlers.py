@@ -13,7 +13,7 @@ from domain.identity import meter_id
 from domain.job import Job
 from domain.meter import Meter
 from services.billing.evidence import elapsed_seconds
-from services.billing.settlement import LeasePolicy, close, open_meter
+from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 
 
 class Metering:
@@ -34,6 +34,8 @@ class Metering:
                 return self.on_segment_allocated(event)
             case Job.SegmentEnded():
                 return self.on_segment_ended(event)
+            case Job.CheckpointRejected():
+                return self.on_checkpoint_rejected(event)
             case _:
                 return []
 
@@ -63,6 +65,15 @@ class Metering:
         account = self._log.load(Account, event.account_id)
         ran, kept = self._ran_and_kept_seconds(event)
         close(account, meter, ran, kept, self._policy)
+        return [meter, account]
+
+    def on_checkpoint_rejected(self, event: Job.CheckpointRejected) -> Sequence[Aggregate]:
+        """Credit the work that was lost with a checkpoint; its segment is settled by now."""
+        meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
+        if meter is None or event.kept_seconds is None:
+            return []
+        account = self._log.load(Account, event.account_id)
+        credit_lost_work(account, meter, event.kept_seconds)
         return [meter, account]
 
     def _ran_and_kept_seconds(self, event: Job.SegmentEnded) -> tuple[int, int]:

@@ -145,15 +145,21 @@ def close(
     as something does, what is left pays for more of it.
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
-    billed, credit = meter.billed_seconds, meter.credit_lost_work(kept_seconds)
+    lost = meter.charge_between(min(kept_seconds, meter.billed_seconds), meter.billed_seconds)
     is_last = account.reserved_micros == charge + released
     account.settle(
         captured_micros=charge,
         reserved_micros=-released,
-        second_micros=second_micros([meter]) if is_last and not credit else 0,
+        second_micros=second_micros([meter]) if is_last and not lost else 0,
     )
-    if credit:
-        account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed)
+    credit_lost_work(account, meter, kept_seconds)
+
+
+def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
+    """Give back what a closed meter billed beyond the time whose work is kept, and has not yet."""
+    billed_seconds = meter.billed_seconds - meter.credited_seconds
+    if credit := meter.credit_lost_work(kept_seconds):
+        account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
 
 
 def second_micros(meters: Sequence[Meter]) -> int:

@@ -50,6 +50,10 @@ class Scheduling:
                 return self.on_job_stopped(event)
             case Job.AdapterExpired():
                 return self.on_adapter_expired(event)
+            case Job.CheckpointSaved() | Job.Registered():
+                return self.on_checkpoint_superseded(event)
+            case Job.CheckpointPruned():
+                return self.on_checkpoint_pruned(event)
             case GpuPool.Event():
                 return self.on_pool_changed(event)
             case Meter.LeaseGranted():
@@ -166,6 +170,17 @@ class Scheduling:
     def on_adapter_expired(self, event: Job.AdapterExpired) -> Sequence[Aggregate]:
         """Delete the files."""
         delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
+        return []
+
+    def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
+        """Let the job give up the checkpoints that it needs no more."""
+        job = self._log.load(Job, event.originator_id)
+        job.prune_checkpoints()
+        return [job]
+
+    def on_checkpoint_pruned(self, event: Job.CheckpointPruned) -> Sequence[Aggregate]:
+        """Delete its files; again, it finds none."""
+        self._artifacts.delete_directory(event.ref)
         return []
 
     def _end_unlaunched(

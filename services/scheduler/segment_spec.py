@@ -13,7 +13,7 @@ def job_prefix(job: Job) -> str:
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
-    """The spec of a job's running segment, resuming from its last checkpoint."""
+    """The spec of a job's running segment, resuming from its last good checkpoint."""
     plan = job.plan
     home = job_prefix(job)
     return SegmentSpec(
@@ -32,7 +32,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         gradient_checkpointing=plan.gradient_checkpointing,
         gpu_type=plan.gpu_type,
         gpu_count=plan.gpu_count,
-        resume_from=job.checkpoint.ref if job.checkpoint else None,
+        resume_from=tuple(reversed(job.checkpoints)),
         paid_seconds=paid_seconds,
         grace_seconds=settings.grace_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,

@@ -40,7 +40,8 @@ ENDS = {
 
 def _require_own(job: Job, report: Report) -> None:
     """Refuse a report that speaks for another account's job, or names another job's artifacts."""
-    refs = [report.adapter_ref, report.checkpoint.ref if report.checkpoint else None]
+    saved = [each.ref for each in (report.checkpoint, report.resumed) if each is not None]
+    refs = [report.adapter_ref, *saved]
     foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
     if report.account_id != job.account_id or foreign:
         raise NotFound(f"the report is not of job {job.id}")
@@ -78,7 +79,14 @@ class Segments:
     def record(self, report: Report) -> None:
         """Turn a report into the events that are new in it, and answer a final one."""
         key = (report.job_id, report.segment)
-        news = (report.phase, report.checkpoint, report.evaluation, report.outcome)
+        news = (
+            report.phase,
+            report.rejected,
+            report.resumed,
+            report.checkpoint,
+            report.evaluation,
+            report.outcome,
+        )
         if self._known.get(key) == news and report.outcome is None:
             return
         try:
@@ -101,6 +109,18 @@ class Segments:
 
     def _progress(self, job: Job, report: Report) -> None:
         segment, phase = report.segment, report.phase
+        for rejected in report.rejected:
+            job.reject_checkpoint(segment, rejected.ref, rejected.reason)
+        if (resumed := report.resumed) is not None:
+            job.certify_resume(
+                segment,
+                step=resumed.step,
+                ref=resumed.ref,
+                state=resumed.state,
+                unchecked=resumed.unchecked,
+                ranks=resumed.ranks,
+                differences=resumed.differences,
+            )
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
@@ -118,6 +138,8 @@ class Segments:
                 ref=saved.ref,
                 manifest_sha256=saved.manifest_sha256,
                 total_bytes=saved.total_bytes,
+                state=saved.state,
+                eval_loss=saved.eval_loss,
             )
         if phase in (Phase.EVALUATION, Phase.REGISTER):
             job.start_evaluation(segment, report.step)

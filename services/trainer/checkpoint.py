@@ -5,23 +5,37 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from safetensors import SafetensorError
 
+from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
-from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.reports import SegmentSpec
+from services.trainer.execution import ExecutionMode
 from services.trainer.model import save_adapter
-from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
+from services.trainer.state import TrainingState, restore_random
 
 STATE, POSITION = "state.pt", "position.json"
 
 
 class CheckpointMismatch(Exception):
     """The checkpoint is of another dataset, base or configuration than the segment."""
+
+
+class CheckpointDamaged(Exception):
+    """A checkpoint is not, or no longer, what was saved; another one may be."""
+
+    def __init__(self, reason: RejectionReason, detail: object) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 class Position(BaseModel):
@@ -35,37 +49,55 @@ class Position(BaseModel):
     dataset_sha256: str
     base_model: str
     hyperparameters: Hyperparameters
-    dtype: str  # of the base, or computed in; kept on resume, for another one rounds differently
-    threads: int  # of torch's own; another number may sum in another order
     precision: Precision = Precision.BF16  # checkpoints that do not say had no other
-    ranks: int = 1
+    mode: ExecutionMode
+    state: StateHashes | None = None
     validation_sha256: str | None = None  # of the user's own examples, if they are evaluated on
     eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
     lowest_loss: float | None = None  # of an optimizer step up to here
     best_step: int | None = None  # the checkpoint of the lowest held-out loss up to here
     best_eval_loss: float | None = None
 
-    def require_same_job(self, other: Position) -> None:
-        """Raise CheckpointMismatch if the other position belongs to another run."""
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_mode(cls, fields: Any) -> Any:
+        """Checkpoints once named dtype, threads and ranks beside the rest."""
+        if not isinstance(fields, dict) or "mode" in fields:
+            return fields
+        flat = {name: fields[name] for name in ("dtype", "threads", "ranks") if name in fields}
+        rest = {name: value for name, value in fields.items() if name not in flat}
+        return rest | {"mode": flat}
+
+    def require_job(self, spec: SegmentSpec) -> None:
+        """Raise CheckpointMismatch if this is a position of another run."""
         for name in (
             "dataset_sha256",
             "base_model",
             "hyperparameters",
             "precision",
-            "ranks",
             "validation_sha256",
         ):
-            if getattr(self, name) != getattr(other, name):
+            if getattr(self, name) != getattr(spec, name):
                 raise CheckpointMismatch(f"the checkpoint has another {name}")
 
 
-def write(
-    directory: Path,
+def save(
+    artifacts: Artifacts,
+    ref: str,
+    scratch: Path,
     model: PeftModel,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
     position: Position,
-    random: dict[str, torch.Tensor],
-) -> None:
+) -> Manifest:
+    """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
+    directory = scratch / "checkpoints" / f"step-{position.step:06d}"
+    write(directory, model, state, position)
+    manifest = artifacts.put_directory(ref, directory)
+    shutil.rmtree(directory)
+    return manifest
+
+
+def write(directory: Path, model: PeftModel, state: TrainingState, position: Position) -> None:
     """Write a checkpoint directory: under a temporary name, flushed, then renamed.
 
     The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us.
@@ -73,10 +105,10 @@ def write(
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_adapter(model, partial)
+    save_adapter(model, partial, state.weights)
     # Into a file of Python's, for torch's own hides the system's error, such as a full disk.
     with (partial / STATE).open("wb") as file:
-        torch.save({"optimizer": optimizer.state_dict(), **random}, file)
+        torch.save({"optimizer": state.optimizer, **state.random}, file)
     (partial / POSITION).write_text(position.model_dump_json(indent=1))
     for path in [*partial.iterdir(), partial]:
         _flush(path)
@@ -85,51 +117,43 @@ def write(
     _flush(directory.parent)
 
 
-def save(
-    artifacts: Artifacts,
-    ref: str,
-    scratch: Path,
-    model: PeftModel,
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-    random: dict[str, torch.Tensor],
-) -> Manifest:
-    """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
-    directory = scratch / "checkpoints" / f"step-{position.step:06d}"
-    write(directory, model, optimizer, position, random)
-    manifest = artifacts.put_directory(ref, directory)
-    shutil.rmtree(directory)
-    return manifest
+def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
+    """Copy a checkpoint from the store, held against the hashes that the event log has.
 
-
-def fetch(artifacts: Artifacts, ref: str, scratch: Path) -> tuple[Path, Position]:
-    """Copy a checkpoint from the store, every hash verified; raises ArtifactCorrupt."""
+    Raises CheckpointDamaged. A store that cannot be reached damages nothing.
+    """
     directory = scratch / "resumed"
     shutil.rmtree(directory, ignore_errors=True)
-    artifacts.get_directory(ref, directory)
-    return directory, Position.model_validate_json((directory / POSITION).read_text())
-
-
-def random_states(ranks: Ranks) -> dict[str, torch.Tensor]:
-    """torch's random states, a row for each rank; nothing else is drawn from during training."""
-    mine = RandomState.of(ranks.device)
-    states = {"rng": ranks.gather(mine.cpu)}
-    if mine.cuda is not None:
-        states["rng_cuda"] = ranks.gather(mine.cuda)
-    return states
+    try:
+        manifest = artifacts.get_directory(saved.ref, directory)
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(RejectionReason.MISSING, error) from error
+    except ArtifactCorrupt as error:
+        raise CheckpointDamaged(RejectionReason.CORRUPT, error) from error
+    if manifest.sha256 != saved.manifest_sha256:
+        raise CheckpointDamaged(RejectionReason.CORRUPT, f"{saved.ref} has another manifest")
+    try:
+        position = Position.model_validate_json((directory / POSITION).read_text())
+    except (FileNotFoundError, ValidationError) as error:
+        raise CheckpointDamaged(RejectionReason.UNREADABLE, error) from error
+    return directory, position
 
 
 def restore(
     directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:
-    """Put adapter, optimizer and this rank's random states back as they were."""
-    set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(ranks.device)))
-    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    # The state of a single rank was once stored without rows.
-    cpu = state["rng"].view(ranks.count, -1)[ranks.rank]
-    cuda = state["rng_cuda"][ranks.rank] if "rng_cuda" in state else None
-    RandomState(cpu, cuda).restore(ranks.device)
+    """Put adapter, optimizer and this rank's random states back as they were.
+
+    Raises CheckpointDamaged.
+    """
+    try:
+        weights = load_peft_weights(str(directory), device="cpu")
+        state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointDamaged(RejectionReason.UNREADABLE, error) from error
+    set_peft_model_state_dict(model, weights)
+    optimizer.load_state_dict(state.pop("optimizer"))
+    restore_random(state, ranks)
 
 
 def _flush(path: Path) -> None:

@@ -152,13 +152,16 @@ def attach_adapter(
     return model
 
 
-def save_adapter(model: PeftModel, directory: Path) -> None:
+def save_adapter(
+    model: PeftModel, directory: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as plain PEFT.
 
-    What it was trained with is written beside them.
+    What it was trained with is written beside them. `weights`, by parameter, are saved in the place
+    of the model's own.
     """
     # False, because "auto" asks the Hugging Face hub about the base's vocabulary.
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=weights)
     # The library's own model card, of which all is left blank; the platform writes one.
     (directory / "README.md").unlink(missing_ok=True)
     (directory / ENVIRONMENT).write_text(environment_of(model).model_dump_json(indent=1))

@@ -127,9 +127,11 @@ class Reporter:
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
     def saved(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint that became durable, at once."""
+        """Report a checkpoint that became durable, at once; from any thread."""
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
-        self.update(now=True, checkpoint=checkpoint, **self._times(checkpoint.elapsed_seconds))
+        with self._lock:
+            times = self._times(self._clock.elapsed())
+        self.update(now=True, checkpoint=checkpoint, **times)
         self._keep_last_word()
 
     def log(self, text: str, level: Level = "INFO") -> None:

@@ -1,7 +1,9 @@
-"""Saving and resuming: when checkpoints are made, where they go, and how one is taken up."""
+"""Saving: a segment's checkpoints are copied in a moment and stored while training goes on."""
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -10,16 +12,23 @@ from peft import PeftModel
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Checkpoint, SegmentSpec
 from services.trainer import checkpoint
+from services.trainer.checkpoint import Position
+from services.trainer.data_position import data_position_sha256
+from services.trainer.execution import ExecutionMode
 from services.trainer.lease import Lease
+from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.resuming import Resuming
+from services.trainer.state import TrainingState
 from services.trainer.voice import Voice
 
 
 class Checkpoints:
     """The checkpoints of a segment: the one that it resumes from, and those that it saves.
 
-    All ranks save, for each has its random state to give; only rank 0 stores anything.
+    All ranks save, for each has its random state to give; only rank 0 stores anything. It does so
+    in a thread, one checkpoint at a time: what goes wrong there is raised by whoever waits for it.
     """
 
     def __init__(
@@ -35,74 +44,89 @@ class Checkpoints:
         self._spec, self._artifacts, self._scratch = spec, artifacts, scratch
         self._reporter, self._lease, self._ranks = reporter, lease, ranks
         self._progress = progress
+        self._resuming = Resuming(spec, artifacts, scratch, reporter, ranks)
         self._saved_step = 0  # of the newest checkpoint
-        self._resumed: Path | None = None
-        self._dtype = torch.float32
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
-    def fetch(self, dtype: torch.dtype) -> torch.dtype:
+    def fetch(self, natural: ExecutionMode) -> ExecutionMode:
         """Fetch the checkpoint to resume from, if there is one, and take up its numbers.
 
-        Returns the dtype to compute in: the checkpoint's, or the given one without a checkpoint.
-        Raises CheckpointMismatch, ArtifactCorrupt.
+        Returns how to compute: as the checkpoint did, or naturally without one. Raises
+        CheckpointMismatch.
         """
-        self._dtype = dtype
-        if self._spec.resume_from is not None:
-            self._resumed, position = checkpoint.fetch(
-                self._artifacts, self._spec.resume_from, self._scratch
-            )
-            self._dtype = getattr(torch, position.dtype)
-            self._continue_from(position)
-        return self._dtype
+        position = self._resuming.fetch()
+        self._continue_from(position)
+        return natural if position is None else natural.continuing(position.mode)
 
-    def restore(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-        """Put the fetched checkpoint's state back, if there is one."""
-        if self._resumed is not None:
-            checkpoint.restore(self._resumed, model, optimizer, self._ranks)
+    def begin(
+        self,
+        model: PeftModel,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        mode: ExecutionMode,
+    ) -> None:
+        """Take what is to be saved, restored to the fetched checkpoint if there is one.
+
+        Raises CheckpointMismatch.
+        """
+        self._model, self._optimizer, self._plan, self._mode = model, optimizer, plan, mode
+        self._continue_from(self._resuming.restore(model, optimizer, plan, mode))
 
     @property
     def due(self) -> bool:
         """Whether this step is one after which to save."""
         return self._progress.step % self._spec.hyperparameters.save_steps == 0
 
-    def save(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-        """Save a checkpoint of this step, unless there is one."""
+    def save(self) -> None:
+        """Save a checkpoint of this step, unless there is one; it is durable after `flush`.
+
+        Raises what went wrong with the one before.
+        """
         if self._progress.step == self._saved_step:
             return
+        began = time.monotonic()
+        self.flush()
+        elapsed_seconds = self._lease.clock.elapsed()
         self._progress.note_checkpoint()
+        state = TrainingState.of(self._model, self._optimizer, self._ranks)
         position = self._position()
-        random = checkpoint.random_states(self._ranks)
         self._saved_step = position.step
         self._progress.begin_mean()
         if self._ranks.leads:
-            self._store(position, model, optimizer, random)
+            saved = (position, state, elapsed_seconds, began)
+            self._writing = self._writer.submit(self._store, *saved, time.monotonic() - began)
 
-    def _continue_from(self, position: checkpoint.Position) -> None:
-        """Take up the numbers of a checkpoint; raises CheckpointMismatch."""
-        position.require_same_job(self._position())
-        self._progress.step = self._saved_step = position.step
-        for name in ("trained_tokens", "lowest_loss", "best_step", "best_eval_loss"):
-            setattr(self._progress, name, getattr(position, name))
-        self._reporter.log(f"resumed at step {position.step} from {self._spec.resume_from}")
-        if position.threads != torch.get_num_threads():
-            self._reporter.log(
-                f"the checkpoint was made with {position.threads} threads, this segment has "
-                f"{torch.get_num_threads()}: losses may differ in the last digits",
-                "WARNING",
-            )
+    def flush(self) -> None:
+        """Wait until what was saved is durable; raises what went wrong."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
-    def _position(self) -> checkpoint.Position:
+    def close(self) -> None:
+        """Wait for what is being stored, whatever comes of it: the segment ends anyway."""
+        self._writer.shutdown()
+        if self._writing is not None and (error := self._writing.exception()) is not None:
+            self._reporter.log(f"the last checkpoint was not stored: {error!r}", "WARNING")
+
+    def _continue_from(self, position: Position | None) -> None:
+        """Take up the numbers of a checkpoint, or begin with none."""
+        start = Progress() if position is None else position
+        self._saved_step = start.step
+        for name in ("step", "trained_tokens", "lowest_loss", "best_step", "best_eval_loss"):
+            setattr(self._progress, name, getattr(start, name))
+
+    def _position(self) -> Position:
         spec, progress = self._spec, self._progress
-        return checkpoint.Position(
+        return Position(
             step=progress.step,
             trained_tokens=progress.trained_tokens,
             train_loss=progress.train_loss,
             dataset_sha256=spec.dataset_sha256,
             base_model=spec.base_model,
             hyperparameters=spec.hyperparameters,
-            dtype=str(self._dtype).removeprefix("torch."),
-            threads=torch.get_num_threads(),
             precision=spec.precision,
-            ranks=self._ranks.count,
+            mode=self._mode,
             validation_sha256=spec.validation_sha256,
             eval_loss=progress.eval_loss,
             lowest_loss=progress.lowest_loss,
@@ -112,14 +136,17 @@ class Checkpoints:
 
     def _store(
         self,
-        position: checkpoint.Position,
-        model: PeftModel,
-        optimizer: torch.optim.Optimizer,
-        random: dict[str, torch.Tensor],
+        position: Position,
+        state: TrainingState,
+        elapsed_seconds: float,
+        began: float,
+        blocked_seconds: float,
     ) -> None:
+        hashes = state.hashes(data_position_sha256(self._plan, position.step))
+        position = position.model_copy(update={"state": hashes})
         ref = f"{self._spec.checkpoint_prefix}/step-{position.step:06d}"
         manifest = checkpoint.save(
-            self._artifacts, ref, self._scratch, model, optimizer, position, random
+            self._artifacts, ref, self._scratch, self._model, state, position
         )
         self._lease.progress()
         self._reporter.saved(
@@ -128,7 +155,14 @@ class Checkpoints:
                 manifest_sha256=manifest.sha256,
                 step=position.step,
                 train_loss=position.train_loss,
-                elapsed_seconds=self._lease.clock.elapsed(),
+                elapsed_seconds=elapsed_seconds,
                 total_bytes=manifest.total_bytes,
+                state=hashes,
+                eval_loss=position.eval_loss,
             )
+        )
+        self._reporter.log(
+            f"saved step {position.step}: training waited {blocked_seconds:.3f} s, "
+            f"durable after {time.monotonic() - began:.3f} s",
+            "DEBUG",
         )

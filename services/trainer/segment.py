@@ -18,6 +18,7 @@ from services.trainer.dataset import Dataset, fetch, split, with_validation
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
+from services.trainer.execution import ExecutionMode
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
     attach_adapter,
@@ -70,24 +71,30 @@ class Segment:
 
     def run(self) -> None:
         """Run every phase; raises SegmentStopped, or whatever went wrong."""
-        self._load()
-        self._prepare()
-        self._train()
-        self._evaluate()
-        self.ranks.leave()
-        if self.ranks.leads:
-            self._register()
+        try:
+            self._load()
+            self._prepare()
+            self._train()
+            self._evaluate()
+            self.ranks.leave()
+            if self.ranks.leads:
+                self._register()
+        finally:
+            self.checkpoints.close()
 
     def _load(self) -> None:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
-        self.dtype = self.checkpoints.fetch(choose_dtype(self.ranks.device))
+        natural = ExecutionMode.natural(choose_dtype(self.ranks.device), self.ranks)
+        mode = self.checkpoints.fetch(natural)
+        mode.take_effect()
         self.lease.check()
         require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
-        base = self._base(directory)
+        base = self._base(directory, mode)
+        self.mode = mode.on(base)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
         if spec.gradient_checkpointing:
@@ -101,30 +108,31 @@ class Segment:
             torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
         self._describe_model()
 
-    def _base(self, directory: Path) -> PreTrainedModel:
+    def _base(self, directory: Path, mode: ExecutionMode) -> PreTrainedModel:
         """The base model; also sets its tokenizer."""
         spec, device = self.spec, self.ranks.device
         if self.warm_base is not None:
             loaded = self.warm_base.take(
-                directory, spec.base_manifest_sha256, self.dtype, spec.precision
+                directory, spec.base_manifest_sha256, mode.torch_dtype, spec.precision
             )
             if loaded is not None:
                 self.tokenizer, base = loaded
                 return base.to(device)  # pyright: ignore[reportArgumentType]  # see load_base
         self.tokenizer = load_tokenizer(directory)
         self.lease.check()
-        return load_base(directory, self.dtype, device, spec.precision)
+        return load_base(directory, mode.torch_dtype, device, spec.precision)
 
     def _describe_model(self) -> None:
         held = "4-bit NF4, computing" if self.spec.precision is Precision.NF4 else "held"
+        mode = self.mode
         self.reporter.log(
-            f"base {self.spec.base_model} on {self.ranks.device.type}, {held} in {self.dtype}, "
-            f"adapter in float32; ranks: {self.ranks.count}, threads: {torch.get_num_threads()}; "
+            f"base {self.spec.base_model} on {mode.device}, {held} in {mode.dtype}, "
+            f"adapter in float32; ranks: {mode.ranks}, threads: {mode.threads}; "
             f"{self.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
         )
 
     def _prepare(self) -> None:
-        """Dataset preparation: fetch, render, split, plan."""
+        """Dataset preparation: fetch, render, split, plan; with a checkpoint, its state."""
         self._enter(Phase.DATASET_PREP)
         hyperparameters = self.hyperparameters
         limit = min(hyperparameters.max_sequence_length or self.context, self.context)
@@ -145,6 +153,16 @@ class Segment:
             seed=hyperparameters.seed,
             ranks=self.ranks.count,
         )
+        self.training = Training(
+            self.model,
+            self.plan,
+            self.dataset.train,
+            hyperparameters,
+            pad_id(self.tokenizer),
+            self.ranks,
+            self._ends,
+        )
+        self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         held_out = HeldOut(
             self.dataset.held_out,
             hyperparameters.micro_batch_size,
@@ -188,44 +206,36 @@ class Segment:
     def _train(self) -> None:
         """Training: optimizer steps, a checkpoint every `save_steps` and at the end."""
         self._enter(Phase.TRAINING)
-        training = Training(
-            self.model,
-            self.plan,
-            self.dataset.train,
-            self.hyperparameters,
-            pad_id(self.tokenizer),
-            self.ranks,
-            self._ends,
-        )
-        self.checkpoints.restore(self.model, training.optimizer)
         while self.progress.step < self.plan.total_steps:
-            step = training.step(self.progress.step)
+            step = self.training.step(self.progress.step)
             if step is None:
-                self._stop(training)
+                self._stop()
                 continue
             self._take(step)
             # After the last step comes the evaluation of the end.
             if self.evaluations.due and self.progress.step < self.plan.total_steps:
                 self.evaluations.between(self.model)
             if self.checkpoints.due:
-                self._save(training)
-        self._save(training)
+                self._save()
+        self._save()
+        self.checkpoints.flush()
 
     def _ends(self) -> bool:
         """Between two micro batches: note progress; whether the segment has to end, says rank 0."""
         self.lease.progress()
         return self.ranks.agree(self.lease.outcome is not None)
 
-    def _stop(self, training: Training) -> None:
+    def _stop(self) -> None:
         """Save the last step that was done, and leave; the one that was not is as if never begun.
 
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
         the others is its business. If more time was paid for meanwhile, all go on.
         """
-        self._save(training)
+        self._save()
+        self.checkpoints.flush()
         self.lease.check()
 
-    def _save(self, training: Training) -> None:
+    def _save(self) -> None:
         """Save a checkpoint, but never of a run that may be diverging: the last good one stays."""
         if self.divergence.suspect:
             self.reporter.log(
@@ -233,7 +243,7 @@ class Segment:
                 "WARNING",
             )
             return
-        self.checkpoints.save(self.model, training.optimizer)
+        self.checkpoints.save()
 
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from domain.account import Account, Role
 from domain.aggregate import Aggregate, Cause
+from domain.checkpoint import StateHashes
 from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.hyperparameters import Hyperparameters
 from domain.job import Job, SegmentEnd
@@ -99,7 +100,12 @@ def running(segment: int = 1) -> Job:
     return given
 
 
-def save_checkpoint(given: Job, segment: int, step: int, elapsed_seconds: int = 10) -> None:
+STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
+
+
+def save_checkpoint(
+    given: Job, segment: int, step: int, elapsed_seconds: int = 10, eval_loss: float | None = None
+) -> None:
     """A checkpoint of the running segment."""
     given.save_checkpoint(
         segment,
@@ -109,6 +115,8 @@ def save_checkpoint(given: Job, segment: int, step: int, elapsed_seconds: int = 
         ref=f"checkpoints/{segment}/{step}",
         manifest_sha256="c" * 64,
         total_bytes=1000,
+        state=STATE,
+        eval_loss=eval_loss,
     )
 
 

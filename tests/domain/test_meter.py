@@ -87,6 +87,17 @@ def test_lost_work_is_credited_once_back_to_the_checkpoint() -> None:
     assert happened(given)[-1] == "LostWorkCredited"
 
 
+def test_work_that_is_lost_later_is_credited_from_where_the_credit_before_began() -> None:
+    given = meter(paid_seconds=300)
+    given.close(200, 60)
+    assert given.credit_lost_work(kept_seconds=150) == 50_000
+    assert given.credit_lost_work(kept_seconds=40) == 110_000
+    assert given.credit_lost_work(kept_seconds=60) == 0
+    first, second = [e for e in given.collect_events() if isinstance(e, Meter.LostWorkCredited)]
+    assert (first.from_seconds, first.to_seconds) == (150, 200)
+    assert (second.from_seconds, second.to_seconds) == (40, 150)
+
+
 def test_no_work_lost_is_nothing_credited() -> None:
     given = meter(paid_seconds=300)
     given.close(200, 60)

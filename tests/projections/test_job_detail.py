@@ -223,6 +223,27 @@ def test_a_cancelled_job_says_until_when_its_adapter_is_kept(story: Story, row: 
     story.expire_adapter()
     shown = row()
     assert (shown["checkpoint_ref"], shown["expired"]) == (None, True)
+    assert (shown["checkpoints"], shown["checkpoint_step"]) == ([], 10)
+
+
+def test_only_the_checkpoints_that_exist_are_shown(story: Story, row: Any) -> None:
+    story.run_until("training")
+    for number, step in enumerate((10, 20, 30)):
+        story.save_checkpoint(1, step, 4 * step)
+        story.prune_checkpoints(number)
+    shown = row()
+    assert [each["step"] for each in shown["checkpoints"]] == [20, 30]
+    assert (shown["checkpoint_step"], shown["trained"]) == (30, True)
+    story.end_segment(1, SegmentEnd.CRASHED, 150)
+    story.allocate_segment(2)
+    story.reject_checkpoint(2, "checkpoints/1/30")
+    shown = row()
+    assert [each["ref"] for each in shown["checkpoints"]] == ["checkpoints/1/20"]
+    assert (shown["checkpoint_ref"], shown["checkpoint_step"]) == ("checkpoints/1/20", 20)
+    assert (shown["step"], shown["trained"]) == (20, False)
+    story.reject_checkpoint(2, "checkpoints/1/20")
+    shown = row()
+    assert (shown["checkpoints"], shown["checkpoint_ref"], shown["step"]) == ([], None, 0)
 
 
 def test_a_promoted_adapter_shows_its_model(story: Story, row: Any) -> None:

@@ -84,8 +84,10 @@ def test_a_row_holds_what_the_event_says_without_its_envelope(
         "segment": 1,
         "step": 10,
         "train_loss": 2.5,
+        "eval_loss": None,
         "elapsed_seconds": 40,
         "ref": "checkpoints/1/10",
         "manifest_sha256": "c" * 64,
         "total_bytes": 1000,
+        "state": None,
     }

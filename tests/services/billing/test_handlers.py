@@ -199,6 +199,27 @@ def test_a_crash_is_credited_back_to_the_last_checkpoint(
     ]
 
 
+def test_work_that_is_lost_with_its_checkpoint_is_credited(
+    log: EventLog, story: Story, metering: Metering
+) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    story.save_checkpoint(1, 20, 60)
+    story.pause()
+    story.end_segment(1, SegmentEnd.STOPPED, 75)
+    story.resume()
+    story.allocate_segment(2)
+    story.reject_checkpoint(2, "checkpoints/1/20")
+    before = story.account.balance_micros
+    meter, payer = answer = metering.react(last(log, story, Job.CheckpointRejected))
+    assert topics(answer) == ["LostWorkCredited", "ChargeReversed"]
+    assert isinstance(payer, Account)
+    assert isinstance(meter, Meter)
+    assert payer.balance_micros - before == 35_000
+    log.commit(*answer)
+    assert topics(metering.react(last(log, story, Job.CheckpointRejected))) == []
+
+
 def test_a_segment_is_settled_once(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("training")
     story.end_segment(1, SegmentEnd.COMPLETED, 75)

@@ -81,7 +81,7 @@ def test_a_job_from_its_approval_to_its_pod(
     assert launcher.started == [name]
     assert job(log).pod == str(name)
     spec = launcher.specs[name]
-    assert (spec.paid_seconds, spec.resume_from) == (300, None)
+    assert (spec.paid_seconds, spec.resume_from) == (300, ())
     assert (spec.dataset_ref, spec.base_ref) == (PLAN.dataset_ref, PLAN.base_ref)
 
 
@@ -226,11 +226,13 @@ def test_what_crashed_is_relaunched_from_its_last_checkpoint(
     lease(log)
     scheduler.catch_up()
     story.save_checkpoint(1, 10, 40)
+    story.save_checkpoint(1, 20, 60)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
     lease(log, segment=2)
     scheduler.catch_up()
-    assert launcher.specs[PodName(JOB_ID, 2)].resume_from == "checkpoints/1/10"
+    candidates = launcher.specs[PodName(JOB_ID, 2)].resume_from
+    assert [each.ref for each in candidates] == ["checkpoints/1/20", "checkpoints/1/10"]
 
 
 def test_a_lease_that_lapsed_is_relaunched(

@@ -174,7 +174,8 @@ def test_a_resumed_job_goes_on_from_its_checkpoint_at_the_new_rate(
     assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
     launched.grant_lease(2)
     scheduler.catch_up()
-    assert launcher.specs[PodName(JOB_ID, 2)].resume_from == "checkpoints/1/10"
+    (saved,) = launcher.specs[PodName(JOB_ID, 2)].resume_from
+    assert (saved.ref, saved.step) == ("checkpoints/1/10", 10)
 
 
 def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(

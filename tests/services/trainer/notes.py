@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from domain.checkpoint import SavedCheckpoint
 from domain.phases import Phase
-from infrastructure.reports import Checkpoint, EvaluationMeasured, StepMeasured
+from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 
@@ -26,6 +27,30 @@ def on_micro_batch(loss_sum: Callable, number: int, act: Callable[[], None]) -> 
         return loss_sum(*arguments)
 
     return counting
+
+
+def resuming(spec: SegmentSpec, *saved: Checkpoint) -> SegmentSpec:
+    """The next segment of a job, from what was saved, the newest first."""
+    return spec.model_copy(
+        update={
+            "segment": spec.segment + 1,
+            "resume_from": tuple(candidate(each, spec.segment) for each in saved),
+            "checkpoint_prefix": f"{spec.checkpoint_prefix}-{spec.segment + 1}",
+        }
+    )
+
+
+def candidate(saved: Checkpoint, segment: int) -> SavedCheckpoint:
+    """A reported checkpoint as the event log would have it."""
+    return SavedCheckpoint(
+        segment=segment,
+        step=saved.step,
+        ref=saved.ref,
+        manifest_sha256=saved.manifest_sha256,
+        elapsed_seconds=int(saved.elapsed_seconds),
+        state=saved.state,
+        eval_loss=saved.eval_loss,
+    )
 
 
 class Notes:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from domain.checkpoint import SavedCheckpoint
 from domain.failures import FailureClass
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
@@ -80,6 +81,13 @@ def test_a_diverging_run_ends_and_keeps_the_checkpoint_before_it(
     refs = {key.split("/")[-2] for key in artifacts.list(spec.checkpoint_prefix)}
     assert max(refs) == "step-000012"
     monkeypatch.setattr(training, "loss_sum", growing(0))
-    last = f"{spec.checkpoint_prefix}/step-000012"
+    ref = f"{spec.checkpoint_prefix}/step-000012"
+    last = SavedCheckpoint(
+        segment=1,
+        step=12,
+        ref=ref,
+        manifest_sha256=artifacts.manifest(ref).sha256,
+        elapsed_seconds=0,
+    )
     with pytest.raises(LossDiverged, match="at step 17"):
-        run(spec.model_copy(update={"segment": 2, "resume_from": last}))
+        run(spec.model_copy(update={"segment": 2, "resume_from": (last,)}))

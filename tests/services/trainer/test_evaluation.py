@@ -23,7 +23,7 @@ from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
 from services.trainer.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, resuming
 
 CPU = torch.device("cpu")
 MEBIBYTE = 1024**2
@@ -121,7 +121,7 @@ def test_an_evaluation_that_a_stop_interrupts_is_given_up_and_the_step_saved(
     assert [each.step for each in stopped.checkpoints] == [4]
     ref = stopped.checkpoints[-1].ref
     assert position(artifacts, ref)["eval_loss"] is None
-    again = first.model_copy(update={"segment": 2, "resume_from": ref})
+    again = resuming(first, stopped.checkpoints[-1])
     resumed = run(again)
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]
     assert adapter(artifacts, again) == adapter(artifacts, whole)
@@ -141,7 +141,7 @@ def test_the_final_state_is_registered_and_a_better_checkpoint_is_told_of(
     first = run(spec, stop_after=6)
     last = first.checkpoints[-1]
     assert position(artifacts, last.ref)["best_step"] == 3
-    resumed = run(spec.model_copy(update={"segment": 2, "resume_from": last.ref}))
+    resumed = run(resuming(spec, last))
     (told,) = [line for line in resumed.lines if "lower held-out loss" in line]
     assert "the checkpoint of step 3" in told
     assert "2.3000" in told
@@ -158,7 +158,7 @@ def test_a_validation_file_leaves_the_whole_dataset_to_training(
     assert notes.fields["eval_examples"] == VALIDATION_MAXIMUM
     assert notes.fields["evaluation"].examples == VALIDATION_MAXIMUM
     assert any("256 of the validation dataset's 380 conversations" in line for line in notes.lines)
-    again = run(spec.model_copy(update={"segment": 2, "resume_from": notes.checkpoints[0].ref}))
+    again = run(resuming(spec, notes.checkpoints[0]))
     assert again.fields["evaluation"] == notes.fields["evaluation"]
     few = run(with_validation(artifacts, make_spec(rows=chats(1)), rows[:3]))
     assert (few.fields["train_examples"], few.fields["eval_examples"]) == (1, 3)

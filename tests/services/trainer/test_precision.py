@@ -11,21 +11,17 @@ from peft import PeftModel
 
 from domain.estimate import Precision
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Evaluation, SegmentSpec
+from infrastructure.reports import Evaluation
 from services.trainer.batches import collate, loss_sum
 from services.trainer.checkpoint import CheckpointMismatch
 from services.trainer.examples import Example
 from services.trainer.model import BaseChanged, TargetModulesNotFound, load_base
 from tests.services.trainer.conftest import SpecMaker
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, resuming
 
 
 def losses(notes: Notes) -> list[float]:
     return [measured.train_loss for measured in notes.steps]
-
-
-def resumed(spec: SegmentSpec, stopped: Notes) -> SegmentSpec:
-    return spec.model_copy(update={"segment": 2, "resume_from": stopped.checkpoints[-1].ref})
 
 
 def test_qlora_learns_and_registers_plain_peft(
@@ -52,14 +48,14 @@ def test_qlora_resumes_exactly(run, make_spec: SpecMaker, gradient_checkpointing
     expected = run(make_spec({"dropout": 0.1}, **fields))
     spec = make_spec({"dropout": 0.1}, **fields)
     stopped = run(spec, stop_after=3)
-    again = run(resumed(spec, stopped))
+    again = run(resuming(spec, stopped.checkpoints[-1]))
     assert losses(stopped) + losses(again) == losses(expected)
     assert again.fields["evaluation"] == expected.fields["evaluation"]
 
 
 def test_a_checkpoint_of_another_precision_is_refused(run, make_spec: SpecMaker) -> None:
     spec = make_spec()
-    again = resumed(spec, run(spec, stop_after=1))
+    again = resuming(spec, run(spec, stop_after=1).checkpoints[-1])
     with pytest.raises(CheckpointMismatch, match="precision"):
         run(again.model_copy(update={"precision": Precision.NF4}))
 

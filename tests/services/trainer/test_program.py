@@ -8,10 +8,11 @@ import pytest
 
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Control, SegmentSpec
+from infrastructure.reports import Checkpoint, Control, SegmentSpec
 from services.trainer.lease import OVERRUN_EXIT_CODE
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.notes import resuming
 from tests.services.trainer.program import answer, reports
 
 LONG = {"epochs": 24, "save_steps": 15, "dropout": 0.1}
@@ -27,13 +28,7 @@ def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
 
 def again(spec: SegmentSpec, checkpoint: dict) -> SegmentSpec:
     """The next segment of a job, from a reported checkpoint."""
-    return spec.model_copy(
-        update={
-            "segment": spec.segment + 1,
-            "resume_from": checkpoint["ref"],
-            "checkpoint_prefix": f"{spec.checkpoint_prefix}-{spec.segment + 1}",
-        }
-    )
+    return resuming(spec, Checkpoint.model_validate(checkpoint))
 
 
 def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:

@@ -29,7 +29,7 @@ from services.trainer.followers import (
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.group import follow_alone, run_ranks
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, resuming
 from tests.services.trainer.program import Program, answer, reports
 
 
@@ -82,7 +82,7 @@ def test_two_ranks_that_stop_and_resume_end_as_those_that_did_not(
     )
     mine, others = state["rng"]
     assert not torch.equal(mine, others)  # each rank drops out of its own
-    again = first.model_copy(update={"segment": 2, "resume_from": saved.ref})
+    again = resuming(first, saved)
     resumed, _ = ranks_run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]
@@ -98,7 +98,7 @@ def test_two_ranks_that_stop_within_a_step_end_as_those_that_did_not(
     (stopped,) = ranks_run(first, stop_in=9)
     assert stopped.fields["outcome"] is Outcome.STOPPED
     assert [saved.step for saved in stopped.checkpoints] == [2]
-    again = first.model_copy(update={"segment": 2, "resume_from": stopped.checkpoints[-1].ref})
+    again = resuming(first, stopped.checkpoints[-1])
     resumed, _ = ranks_run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]
@@ -109,8 +109,8 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused(
 ) -> None:
     spec = make_spec(gpu_count=2)
     (stopped,) = ranks_run(spec, stop_after=1)
-    again = spec.model_copy(update={"segment": 2, "resume_from": stopped.checkpoints[-1].ref})
-    with pytest.raises(checkpoint.CheckpointMismatch, match="ranks"):
+    again = resuming(spec, stopped.checkpoints[-1]).model_copy(update={"gpu_count": 1})
+    with pytest.raises(checkpoint.CheckpointMismatch, match="order"):
         run(again)
 
 

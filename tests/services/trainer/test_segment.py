@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from domain.phases import Phase
-from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.trainer import checkpoint, evaluation, training
@@ -22,7 +22,7 @@ from services.trainer.lease import Lease
 from services.trainer.model import CPU, TargetModulesNotFound, choose_dtype, load_base
 from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
-from tests.services.trainer.notes import Notes
+from tests.services.trainer.notes import Notes, candidate, resuming
 
 
 def losses(notes: Notes) -> list[float]:
@@ -80,13 +80,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     stopped = run(first, stop_after=stop_after)
     assert stopped.fields["outcome"] is Outcome.STOPPED
     assert stopped.checkpoints[-1].step == stop_after
-    again = first.model_copy(
-        update={
-            "segment": 2,
-            "resume_from": stopped.checkpoints[-1].ref,
-            "checkpoint_prefix": f"{first.checkpoint_prefix}-2",
-        }
-    )
+    again = resuming(first, stopped.checkpoints[-1])
     resumed = run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["trained_tokens"] == expected.fields["trained_tokens"]
@@ -107,13 +101,7 @@ def test_a_step_that_was_interrupted_leaves_no_trace(
     assert stopped.fields["step"] == steps_done
     saved = stopped.checkpoints[-1] if stopped.checkpoints else None
     assert (saved.step if saved else 0) == steps_done
-    again = first.model_copy(
-        update={
-            "segment": 2,
-            "resume_from": saved.ref if saved else None,
-            "checkpoint_prefix": f"{first.checkpoint_prefix}-2",
-        }
-    )
+    again = resuming(first, *stopped.checkpoints[-1:])
     resumed = run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["trained_tokens"] == expected.fields["trained_tokens"]
@@ -168,7 +156,7 @@ def test_a_stop_after_the_last_step_leaves_only_the_evaluation(run, make_spec: S
     notes = run(spec, stop_after=10)
     assert notes.phases[-1] == "training"
     assert notes.checkpoints[-1].step == notes.fields["total_steps"] == 10
-    resumed = run(spec.model_copy(update={"segment": 2, "resume_from": notes.checkpoints[-1].ref}))
+    resumed = run(resuming(spec, notes.checkpoints[-1]))
     assert resumed.phases[-1] == "register"
     assert not resumed.steps
     assert not resumed.checkpoints
@@ -200,31 +188,8 @@ def test_a_stop_within_the_evaluation_resumes_at_the_last_checkpoint(
     assert notes.phases[-1] == "evaluation"
     assert len(looks) == 1, "the batch with the adapter was not begun"
     assert notes.checkpoints[-1].step == notes.fields["total_steps"]
-    resumed = run(spec.model_copy(update={"segment": 2, "resume_from": notes.checkpoints[-1].ref}))
+    resumed = run(resuming(spec, notes.checkpoints[-1]))
     assert resumed.fields["evaluation"] == run(make_spec()).fields["evaluation"]
-
-
-@pytest.mark.parametrize("name", ["state.pt", "adapter_model.safetensors", "position.json"])
-def test_a_corrupt_checkpoint_is_refused(
-    run, make_spec: SpecMaker, artifacts: Artifacts, name: str
-) -> None:
-    spec = make_spec()
-    ref = run(spec, stop_after=1).checkpoints[-1].ref
-    content = bytearray(artifacts.get(f"{ref}/{name}"))
-    content[len(content) // 2] ^= 1
-    artifacts.put(f"{ref}/{name}", bytes(content))
-    with pytest.raises(ArtifactCorrupt):
-        run(spec.model_copy(update={"segment": 2, "resume_from": ref}))
-
-
-def test_a_checkpoint_without_a_manifest_does_not_exist(
-    run, make_spec: SpecMaker, artifacts: Artifacts
-) -> None:
-    spec = make_spec()
-    ref = run(spec, stop_after=1).checkpoints[-1].ref
-    artifacts.delete(f"{ref}/{MANIFEST}")
-    with pytest.raises(FileNotFoundError):
-        run(spec.model_copy(update={"segment": 2, "resume_from": ref}))
 
 
 def test_a_write_that_breaks_off_leaves_the_checkpoint_before(
@@ -243,9 +208,9 @@ def test_a_write_that_breaks_off_leaves_the_checkpoint_before(
 
 
 def test_a_checkpoint_of_another_job_is_refused(run, make_spec: SpecMaker) -> None:
-    ref = run(make_spec(), stop_after=1).checkpoints[-1].ref
+    saved = candidate(run(make_spec(), stop_after=1).checkpoints[-1], 1)
     with pytest.raises(checkpoint.CheckpointMismatch, match="hyperparameters"):
-        run(make_spec({"lora_r": 4}, resume_from=ref))
+        run(make_spec({"lora_r": 4}, resume_from=(saved,)))
 
 
 def test_accumulation_spreads_a_step_without_changing_it(run, make_spec: SpecMaker) -> None:

@@ -1,0 +1,77 @@
+"""What a job has saved: where it can be taken up again, how it is known, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+KEPT_NEWEST = 2
+"""Checkpoints of an unfinished job that are kept because they are new: one may be damaged."""
+
+
+class StateHashes(BaseModel):
+    """sha256 of a trainer's live state, by its parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str  # of the adapter
+    optimizer: str
+    random: str  # of every rank
+    position: str  # in the data: seed, epoch, step and the plan
+
+    def differing(self, other: StateHashes) -> tuple[str, ...]:
+        """Names of the parts whose hashes differ."""
+        return tuple(
+            name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
+        )
+
+
+class ModeDifference(BaseModel):
+    """A setting of the execution in which a resumed segment differs from its checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    setting: str  # such as `threads`
+    saved: str
+    now: str
+
+
+class RejectionReason(StrEnum):
+    """Why a checkpoint could not be resumed from."""
+
+    MISSING = "missing"
+    CORRUPT = "corrupt"  # a file, or the manifest, is not what was stored
+    UNREADABLE = "unreadable"
+    STATE_DIFFERS = "state_differs"  # restored, its state is not the one that was saved
+
+
+class SavedCheckpoint(BaseModel):
+    """Where a job can be taken up again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    segment: int
+    step: int
+    ref: str  # artifact prefix
+    manifest_sha256: str
+    elapsed_seconds: int  # of its segment: the work of this time is in it
+    state: StateHashes | None = None  # None: saved before there were any
+    eval_loss: float | None = None  # nats per label token, if it was evaluated
+
+
+def superfluous(
+    saved: Sequence[SavedCheckpoint], newest: int, kept_refs: Collection[str]
+) -> list[SavedCheckpoint]:
+    """Which of a job's checkpoints, oldest first, nobody needs any more.
+
+    Kept are the `newest` ones, the best by held-out loss, and those with one of `kept_refs`.
+    """
+    kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
+    evaluated = [
+        (each.eval_loss, -each.step, each.ref) for each in saved if each.eval_loss is not None
+    ]
+    if evaluated:
+        kept.add(min(evaluated)[2])
+    return [each for each in saved if each.ref not in kept]

@@ -1,0 +1,59 @@
+"""The part of a job's row that its checkpoints make: those that exist, and the newest of them."""
+
+from __future__ import annotations
+
+from psycopg.types.json import Jsonb
+
+from domain.job import Job
+from projections.projection import Cursor
+
+LATEST = """
+UPDATE job_detail SET
+    changed_at = %(at)s,
+    checkpoint_step = (checkpoints -> -1 ->> 'step')::integer,
+    checkpoint_loss = (checkpoints -> -1 ->> 'train_loss')::double precision,
+    checkpoint_ref = checkpoints -> -1 ->> 'ref',
+    trained = coalesce((checkpoints -> -1 ->> 'step')::integer >= total_steps, false)
+WHERE job_id = %(job)s
+"""
+
+WITHOUT = """
+UPDATE job_detail SET checkpoints = (
+    SELECT coalesce(jsonb_agg(saved ORDER BY position), '[]')
+    FROM jsonb_array_elements(checkpoints) WITH ORDINALITY AS kept (saved, position)
+    WHERE saved ->> 'ref' <> %(ref)s
+)
+WHERE job_id = %(job)s
+"""
+
+
+def apply_checkpoint(
+    cursor: Cursor, event: Job.CheckpointSaved | Job.CheckpointRejected | Job.CheckpointPruned
+) -> None:
+    """Add a checkpoint to its job's row, or take one away."""
+    if isinstance(event, Job.CheckpointSaved):
+        _add(cursor, event)
+    else:
+        cursor.execute(WITHOUT, {"ref": event.ref, "job": event.originator_id})
+    cursor.execute(LATEST, {"at": event.timestamp, "job": event.originator_id})
+    if isinstance(event, Job.CheckpointRejected):
+        cursor.execute(
+            "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
+            [event.originator_id],
+        )
+
+
+def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired) -> None:
+    """All of its files are deleted; what they were stays known."""
+    cursor.execute(
+        "UPDATE job_detail SET checkpoints = '[]', checkpoint_ref = NULL WHERE job_id = %s",
+        [event.originator_id],
+    )
+
+
+def _add(cursor: Cursor, event: Job.CheckpointSaved) -> None:
+    fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
+    cursor.execute(
+        "UPDATE job_detail SET step = %s, checkpoints = checkpoints || %s WHERE job_id = %s",
+        [event.step, Jsonb(event.model_dump(mode="json", include=fields)), event.originator_id],
+    )

@@ -1,0 +1,77 @@
+"""How a segment computes: all that changes the last bits of a loss, and is kept on resume."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers.modeling_utils import PreTrainedModel
+
+from domain.checkpoint import ModeDifference
+from services.trainer.batches import PAD_MULTIPLE
+from services.trainer.ranks import Ranks
+
+
+class ExecutionMode(BaseModel):
+    """Settings under which a step gives the same bits; defaults are for what was not recorded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: str  # of the base, or computed in
+    threads: int  # of torch's own, in each rank; another number may sum in another order
+    ranks: int = 1
+    device: str | None = None  # kind of it
+    pad_multiple: int = 8  # of a micro batch's length
+    attention: str | None = None  # transformers' name of it; None: the base's own choice
+    compiled: bool = False  # else eager
+
+    @classmethod
+    def natural(cls, dtype: torch.dtype, ranks: Ranks) -> ExecutionMode:
+        """How a job would compute on this machine if it began here."""
+        return cls(
+            dtype=str(dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            ranks=ranks.count,
+            device=ranks.device.type,
+            pad_multiple=PAD_MULTIPLE,
+        )
+
+    def continuing(self, saved: ExecutionMode) -> ExecutionMode:
+        """The saved mode, as far as this machine can: it has to have the cores and the compiler."""
+        enough = saved.threads * self.ranks <= len(os.sched_getaffinity(0))
+        return self.model_copy(
+            update={
+                "dtype": saved.dtype,
+                "threads": saved.threads if enough else self.threads,
+                "attention": saved.attention,
+                "compiled": self.compiled and saved.compiled,
+            }
+        )
+
+    def take_effect(self) -> None:
+        """Set what is set for the whole process."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+    def on(self, base: PreTrainedModel) -> ExecutionMode:
+        """Have the base attend as recorded; returns the mode with what it does."""
+        own = base.config._attn_implementation
+        if self.attention is None:
+            return self.model_copy(update={"attention": own})
+        if self.attention != own:
+            base.set_attn_implementation(self.attention)
+        return self
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of this name."""
+        return getattr(torch, self.dtype)
+
+    def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
+        """Settings in which this mode is not the saved one, as far as that was recorded."""
+        return tuple(
+            ModeDifference(setting=name, saved=str(before), now=str(now))
+            for name in type(self).model_fields
+            if (before := getattr(saved, name)) not in (None, now := getattr(self, name))
+        )

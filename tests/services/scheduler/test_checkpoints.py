@@ -1,0 +1,80 @@
+"""What trainers say of checkpoints, and what becomes of those that nobody needs."""
+
+from __future__ import annotations
+
+from domain.checkpoint import ModeDifference, RejectionReason
+from domain.event_log import EventLog
+from domain.job import Job
+from domain.lifecycle import SegmentEnd
+from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
+from services.scheduler.segment_spec import job_prefix
+from services.scheduler.segments import Segments
+from tests.causes import command
+from tests.domain.examples import JOB_ID, STATE
+from tests.services.scheduler.reports import CHECKPOINT, report
+from tests.stories import Story
+
+
+def topics(log: EventLog) -> list[str]:
+    return [type(event).TOPIC for event in log.events.get(JOB_ID)]  # type: ignore[attr-defined]
+
+
+def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
+    log: EventLog, story: Story, segments: Segments
+) -> None:
+    story.run_until("training")
+    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    with command("save"):
+        job = story.job
+        for step in (2, 4):
+            job.save_checkpoint(1, step, 2.0, 5 * step, f"{home}/step-{step}", "c" * 64, 9)
+        log.commit(job)
+    story.end_segment(1, SegmentEnd.CRASHED, 50)
+    story.allocate_segment(2)
+    story.start_pod(2)
+    certificate = ResumeCertificate(
+        ref=f"{home}/step-2",
+        step=2,
+        state=STATE,
+        unchecked=(),
+        ranks=1,
+        differences=(ModeDifference(setting="threads", saved="2", now="1"),),
+    )
+    said = report(
+        1,
+        Phase.TRAINING,
+        segment=2,
+        step=10,
+        rejected=(RejectedCheckpoint(ref=f"{home}/step-4", reason=RejectionReason.CORRUPT),),
+        resumed=certificate,
+        checkpoint=CHECKPOINT.model_copy(update={"state": STATE, "eval_loss": 1.25}),
+    )
+    for n in (1, 2):
+        segments.record(said.model_copy(update={"n": n}))
+    assert topics(log)[-5:] == [
+        *("PodStarted", "CheckpointRejected", "ResumeCertified"),
+        *("TrainingStarted", "CheckpointSaved"),
+    ]
+    job = log.load(Job, JOB_ID)
+    assert [each.step for each in job.checkpoints] == [2, 10]
+    assert (job.checkpoints[-1].state, job.checkpoints[-1].eval_loss) == (STATE, 1.25)
+
+
+def test_a_third_checkpoint_has_the_files_of_the_first_deleted(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+) -> None:
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    for step in (10, 20, 30):
+        artifacts.put(f"checkpoints/1/{step}/manifest.json", b"{}")
+        artifacts.put(f"checkpoints/1/{step}/state.pt", b"state")
+        story.save_checkpoint(1, step, 4 * step)
+    scheduler.catch_up()
+    assert topics(log).count("CheckpointPruned") == 1
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"20", "30"}
+    story.complete(1)
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}

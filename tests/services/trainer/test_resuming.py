@@ -1,0 +1,215 @@
+"""Resuming: certified against the event log, from the newest checkpoint that is good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from domain.checkpoint import ModeDifference, RejectionReason, StateHashes
+from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.reports import ResumeCertificate, SegmentSpec
+from services.trainer import checkpoint, segment
+from services.trainer.checkpoint import CheckpointMismatch, Position
+from services.trainer.data_position import data_position_sha256
+from services.trainer.execution import ExecutionMode
+from services.trainer.plan import Plan
+from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.notes import Notes, resuming
+
+CHOSEN = {"save_steps": 2, "dropout": 0.1}
+
+
+def losses(notes: Notes) -> list[float]:
+    return [measured.train_loss for measured in notes.steps]
+
+
+def rejected(notes: Notes) -> list[tuple[str, str]]:
+    return [(each.ref, each.reason.value) for each in notes.fields.get("rejected", ())]
+
+
+@pytest.fixture
+def stopped(run, make_spec: SpecMaker) -> tuple[SegmentSpec, Notes, Notes]:
+    """A spec, what became of it until it was stopped after step 5, and the uninterrupted run."""
+    spec = make_spec(CHOSEN)
+    return spec, run(spec, stop_after=5), run(make_spec(CHOSEN))
+
+
+def damage(artifacts: Artifacts, ref: str, name: str) -> None:
+    content = bytearray(artifacts.get(f"{ref}/{name}"))
+    content[len(content) // 2] ^= 1
+    artifacts.put(f"{ref}/{name}", bytes(content))
+
+
+def truncate(artifacts: Artifacts, ref: str, name: str) -> None:
+    content = artifacts.get(f"{ref}/{name}")
+    artifacts.put(f"{ref}/{name}", content[: len(content) // 2])
+
+
+def delete(artifacts: Artifacts, ref: str, name: str) -> None:
+    artifacts.delete(f"{ref}/{name}")
+
+
+def test_a_resume_is_certified_by_the_hashes_that_were_saved(run, stopped) -> None:
+    spec, before, _ = stopped
+    saved = before.checkpoints[-1]
+    again = run(resuming(spec, saved))
+    certificate: ResumeCertificate = again.fields["resumed"]
+    assert (certificate.step, certificate.ref) == (5, saved.ref)
+    assert certificate.state == saved.state
+    assert (certificate.unchecked, certificate.differences, certificate.ranks) == ((), (), 1)
+    assert any(
+        "agree with the event log: weights, optimizer, random, position" in line
+        for line in again.lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "reason"),
+    [
+        (damage, "state.pt", RejectionReason.CORRUPT),
+        (damage, "adapter_model.safetensors", RejectionReason.CORRUPT),
+        (damage, "position.json", RejectionReason.CORRUPT),
+        (truncate, "state.pt", RejectionReason.CORRUPT),
+        (truncate, MANIFEST, RejectionReason.CORRUPT),
+        (delete, "state.pt", RejectionReason.CORRUPT),
+        (delete, MANIFEST, RejectionReason.MISSING),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    run, stopped, artifacts: Artifacts, harm: Callable, name: str, reason: RejectionReason
+) -> None:
+    spec, before, whole = stopped
+    newest, older = before.checkpoints[-1], before.checkpoints[-2]
+    harm(artifacts, newest.ref, name)
+    again = run(resuming(spec, newest, older))
+    assert rejected(again) == [(newest.ref, reason)]
+    assert again.fields["resumed"].ref == older.ref
+    assert losses(again) == losses(whole)[4:]
+    assert any("cannot be resumed from" in line for line in again.lines)
+
+
+def test_another_manifest_than_that_of_the_event_log_is_no_checkpoint(run, stopped) -> None:
+    spec, before, whole = stopped
+    newest = before.checkpoints[-1]
+    other = newest.model_copy(update={"manifest_sha256": "0" * 64})
+    again = run(resuming(spec, other))
+    assert rejected(again) == [(newest.ref, RejectionReason.CORRUPT)]
+    assert "resumed" not in again.fields
+    assert losses(again) == losses(whole), "none was left, so it began anew"
+
+
+@pytest.mark.parametrize("part", ["weights", "optimizer", "random"])
+def test_a_state_that_is_not_the_saved_one_is_found_after_it_was_restored(
+    run, stopped, part: str
+) -> None:
+    """The files are what was stored, but the log knows another hash: the start is clean again."""
+    spec, before, whole = stopped
+    newest, older = before.checkpoints[-1], before.checkpoints[-2]
+    state = newest.state.model_copy(update={part: "0" * 64})
+    other = newest.model_copy(update={"state": state})
+    again = run(resuming(spec, other, older))
+    assert rejected(again) == [(newest.ref, RejectionReason.STATE_DIFFERS)]
+    assert losses(again) == losses(whole)[4:]
+    anew = run(resuming(spec, other).model_copy(update={"segment": 3}))
+    assert losses(anew) == losses(whole)
+    assert anew.fields["evaluation"] == whole.fields["evaluation"]
+
+
+def test_a_file_that_cannot_be_read_though_it_is_what_was_stored(
+    run, stopped, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, whole = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "broken")
+    (tmp_path / "broken" / checkpoint.STATE).write_bytes(b"no state")
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "broken")
+    other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
+    again = run(resuming(spec, other, before.checkpoints[-2]))
+    assert rejected(again) == [(newest.ref, RejectionReason.UNREADABLE)]
+    assert losses(again) == losses(whole)[4:]
+
+
+def test_another_order_of_the_data_is_no_damage_but_refused(run, stopped) -> None:
+    spec, before, _ = stopped
+    newest = before.checkpoints[-1]
+    state = newest.state.model_copy(update={"position": "0" * 64})
+    with pytest.raises(CheckpointMismatch, match="order"):
+        run(resuming(spec, newest.model_copy(update={"state": state})))
+
+
+def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
+    run, stopped, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, whole = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "old")
+    path = tmp_path / "old" / checkpoint.POSITION
+    fields = json.loads(path.read_text())
+    mode = fields.pop("mode")
+    del fields["state"]
+    flat = {name: mode[name] for name in ("dtype", "threads", "ranks")}
+    path.write_text(json.dumps(fields | flat))
+    old = Position.model_validate_json(path.read_text())
+    assert (old.mode.threads, old.mode.compiled, old.mode.attention) == (1, False, None)
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "old")
+    changed = {"manifest_sha256": manifest.sha256, "state": None}
+    again = run(resuming(spec, newest.model_copy(update=changed)))
+    assert again.fields["resumed"].unchecked == tuple(StateHashes.model_fields)
+    assert losses(again) == losses(whole)[5:]
+
+
+def test_the_mode_of_the_checkpoint_is_kept_and_what_cannot_be_is_said(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    spec = make_spec(CHOSEN)
+    before = run(spec, stop_after=5)
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("services.trainer.execution.PAD_MULTIPLE", 16)
+    again = run(resuming(spec, before.checkpoints[-1]))
+    assert any("held in float32" in line for line in again.lines)
+    assert again.fields["resumed"].differences == (
+        ModeDifference(setting="pad_multiple", saved="8", now="16"),
+    )
+    assert any("pad_multiple 8, this segment has 16" in line for line in again.lines)
+
+
+def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> None:
+    here = ExecutionMode(dtype="float32", threads=2, ranks=1)
+    assert here.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
+    many = ExecutionMode(dtype="bfloat16", threads=10_000, compiled=True, attention="eager")
+    mode = here.continuing(many)
+    assert (mode.threads, mode.dtype, mode.compiled, mode.attention) == (
+        2,
+        "bfloat16",
+        False,
+        "eager",
+    )
+    assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
+
+
+def test_a_data_position_is_of_the_data_and_not_of_how_it_is_spread() -> None:
+    plan = Plan(
+        lengths=tuple(range(5, 45)),
+        epochs=2,
+        micro_batch_size=2,
+        gradient_accumulation=4,
+        seed=1,
+        ranks=1,
+    )
+    spread = Plan(
+        lengths=plan.lengths, epochs=2, micro_batch_size=2, gradient_accumulation=2, seed=1, ranks=2
+    )
+    here = data_position_sha256(plan, 3)
+    assert data_position_sha256(spread, 3) == here
+    others = [
+        data_position_sha256(plan, 4),
+        data_position_sha256(plan, 3 + plan.steps_per_epoch),
+        data_position_sha256(Plan(plan.lengths, 2, 2, 4, 2), 3),
+        data_position_sha256(Plan((*plan.lengths[:-1], 99), 2, 2, 4, 1), 3),
+    ]
+    assert len({here, *others}) == 5
+    assert data_position_sha256(plan, plan.total_steps) != here
