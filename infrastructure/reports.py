@@ -23,6 +23,10 @@ LAST_WORD = "last_word.json"
 """File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
 
 
+SAMPLE = "sample.json"
+"""File of a checkpoint with the fixed prompt (messages) and its answer there, if it was asked."""
+
+
 class Message(BaseModel):
     """Base of everything that crosses the wire between a trainer and the services."""
 

@@ -6,6 +6,7 @@ from gateway.api import (
     accounts,
     billing,
     catalog,
+    checkpoints,
     datasets,
     estimates,
     health,
@@ -27,6 +28,7 @@ for resource in (
     estimates,
     jobs,
     job_commands,
+    checkpoints,
     operator,
 ):
     router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))

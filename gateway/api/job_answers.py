@@ -110,6 +110,11 @@ class JobDetail(JobSummary):
     checkpoint_loss: float | None
     eval_loss: float | None = Field(description="Held-out loss at the last evaluation.")
     eval_step: int | None = Field(description="The step of that evaluation.")
+    best_step: int | None = Field(
+        description="Where the held-out loss was lowest, of what is saved."
+    )
+    best_eval_loss: float | None
+    best_note: str | None = Field(description="If the best is not what was registered: a sentence.")
     loss_before: float | None = Field(description="Held-out loss of the base model.")
     loss_after: float | None = Field(description="Held-out loss of the adapter.")
     perplexity_before: float | None = Field(description="exp(loss) of the base model.")
@@ -216,6 +221,7 @@ def detail(
             "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
             "eval_loss": scored.get("eval_loss"),
             "eval_step": scored.get("step"),
+            **_best(row),
             "perplexity_before": _perplexity(row["loss_before"]),
             "perplexity_after": _perplexity(row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
@@ -228,6 +234,28 @@ def detail(
             "kept": _kept(row),
         }
     )
+
+
+def _best(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint, or the final state, with the lowest held-out loss."""
+    scored = [
+        (each["eval_loss"], each["step"])
+        for each in row["checkpoints"]
+        if each["eval_loss"] is not None
+    ]
+    final: float | None = row["loss_after"]
+    if final is not None:
+        scored.append((final, row["total_steps"]))
+    if not scored:
+        return {"best_step": None, "best_eval_loss": None, "best_note": None}
+    loss, step = min(scored)
+    note = None
+    if final is not None and loss < final:
+        note = (
+            f"The checkpoint of step {step} has a lower held-out loss ({loss:.4f}) than the final "
+            f"state ({final:.4f}), which is what is registered."
+        )
+    return {"best_step": step, "best_eval_loss": loss, "best_note": note}
 
 
 def _perplexity(loss: float | None) -> float | None:

@@ -113,7 +113,7 @@ def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
     """All that is known of a caller's job; raises NotFound."""
-    row = _own_job(backend, caller, job_id)
+    row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         last_step = last_step_of(connection, job_id)
         last_evaluation = last_evaluation_of(connection, job_id)
@@ -164,7 +164,7 @@ def show_steps(
     after: Annotated[int, Query(ge=0, description="Only steps with a higher number.")] = 0,
 ) -> Listed[Step]:
     """The measured optimizer steps, in order; of a step that was taken twice, the last."""
-    _own_job(backend, caller, job_id)
+    own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         rows = steps_of(connection, job_id, after)
     return Listed(data=[Step(**row) for row in rows])
@@ -178,7 +178,7 @@ def show_evaluations(
     after: Annotated[int, Query(ge=-1, description="Only of steps with a higher number.")] = -1,
 ) -> Listed[Evaluation]:
     """The evaluations by step; step 0 is the base alone. Of one that was made twice, the last."""
-    _own_job(backend, caller, job_id)
+    own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         rows = evaluations_of(connection, job_id, after)
     return Listed(data=[Evaluation.of(row) for row in rows])
@@ -192,7 +192,7 @@ def show_timeline(
     after: Annotated[int, Query(ge=0, description="Only events at a higher position.")] = 0,
 ) -> Listed[TimelineEntry]:
     """The events of the job and of its meters, in the order of the log."""
-    _own_job(backend, caller, job_id)
+    own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         rows = timeline_of(connection, job_id, after)
     return Listed(data=[TimelineEntry(**row) for row in rows])
@@ -206,7 +206,7 @@ def show_log(
     lines: Annotated[int, Query(ge=1, le=1000, description="How many of the last lines.")] = 50,
 ) -> Listed[LogLine]:
     """The trainer's last lines; of a failed job, those that were kept with its failure."""
-    row = _own_job(backend, caller, job_id)
+    row = own_job(backend, caller, job_id)
     if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
         text = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
         return Listed(data=[LogLine(text=line) for line in text.splitlines()[-lines:]])
@@ -215,7 +215,7 @@ def show_log(
     return Listed(data=[LogLine(**line) for line in rows])
 
 
-def _own_job(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:
+def own_job(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:
     """The row of a caller's job; raises NotFound, also for another account's."""
     return found(
         backend,

@@ -17,10 +17,11 @@ from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
-from infrastructure.reports import SegmentSpec
+from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer.execution import ExecutionMode
 from services.trainer.model import save_adapter
 from services.trainer.ranks import Ranks
+from services.trainer.sampling import Sample
 from services.trainer.state import TrainingState, restore_random
 
 STATE, POSITION = "state.pt", "position.json"
@@ -88,16 +89,23 @@ def save(
     model: PeftModel,
     state: TrainingState,
     position: Position,
+    sample: Sample | None,
 ) -> Manifest:
     """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
     directory = scratch / "checkpoints" / f"step-{position.step:06d}"
-    write(directory, model, state, position)
+    write(directory, model, state, position, sample)
     manifest = artifacts.put_directory(ref, directory)
     shutil.rmtree(directory)
     return manifest
 
 
-def write(directory: Path, model: PeftModel, state: TrainingState, position: Position) -> None:
+def write(
+    directory: Path,
+    model: PeftModel,
+    state: TrainingState,
+    position: Position,
+    sample: Sample | None = None,
+) -> None:
     """Write a checkpoint directory: under a temporary name, flushed, then renamed.
 
     The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us.
@@ -110,6 +118,8 @@ def write(directory: Path, model: PeftModel, state: TrainingState, position: Pos
     with (partial / STATE).open("wb") as file:
         torch.save({"optimizer": state.optimizer, **state.random}, file)
     (partial / POSITION).write_text(position.model_dump_json(indent=1))
+    if sample is not None:
+        (partial / SAMPLE).write_text(sample.model_dump_json(indent=1))
     for path in [*partial.iterdir(), partial]:
         _flush(path)
     shutil.rmtree(directory, ignore_errors=True)

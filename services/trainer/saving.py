@@ -20,6 +20,7 @@ from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
 from services.trainer.resuming import Resuming
+from services.trainer.sampling import Sample
 from services.trainer.state import TrainingState
 from services.trainer.voice import Voice
 
@@ -78,7 +79,7 @@ class Checkpoints:
         """Whether this step is one after which to save."""
         return self._progress.step % self._spec.hyperparameters.save_steps == 0
 
-    def save(self) -> None:
+    def save(self, sample: Sample | None = None) -> None:
         """Save a checkpoint of this step, unless there is one; it is durable after `flush`.
 
         Raises what went wrong with the one before.
@@ -94,7 +95,7 @@ class Checkpoints:
         self._saved_step = position.step
         self._progress.begin_mean()
         if self._ranks.leads:
-            saved = (position, state, elapsed_seconds, began)
+            saved = (position, state, sample, elapsed_seconds, began)
             self._writing = self._writer.submit(self._store, *saved, time.monotonic() - began)
 
     def flush(self) -> None:
@@ -138,6 +139,7 @@ class Checkpoints:
         self,
         position: Position,
         state: TrainingState,
+        sample: Sample | None,
         elapsed_seconds: float,
         began: float,
         blocked_seconds: float,
@@ -146,7 +148,7 @@ class Checkpoints:
         position = position.model_copy(update={"state": hashes})
         ref = f"{self._spec.checkpoint_prefix}/step-{position.step:06d}"
         manifest = checkpoint.save(
-            self._artifacts, ref, self._scratch, self._model, state, position
+            self._artifacts, ref, self._scratch, self._model, state, position, sample
         )
         self._lease.progress()
         self._reporter.saved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.sampling import Sample, Sampling
 from services.trainer.saving import Checkpoints
 from services.trainer.training import Step, Training
 from services.trainer.voice import Voice
@@ -172,6 +174,13 @@ class Segment:
         self.evaluations = Evaluations(
             self.spec, held_out, self.reporter, self.lease, self.progress, self._ends
         )
+        self.sampling = Sampling(
+            self.renderer,
+            self.dataset.question,
+            self.dataset.held_out,
+            self.context,
+            self.ranks.device,
+        )
         self._describe(self.dataset)
 
     def _data(self) -> tuple[Dataset, str]:
@@ -212,12 +221,12 @@ class Segment:
                 self._stop()
                 continue
             self._take(step)
+            last = self.progress.step == self.plan.total_steps
             # After the last step comes the evaluation of the end.
-            if self.evaluations.due and self.progress.step < self.plan.total_steps:
+            if self.evaluations.due and not last:
                 self.evaluations.between(self.model)
-            if self.checkpoints.due:
-                self._save()
-        self._save()
+            if self.checkpoints.due or last:
+                self._save(sampled=last or self.sampling.due)
         self.checkpoints.flush()
 
     def _ends(self) -> bool:
@@ -235,7 +244,7 @@ class Segment:
         self.checkpoints.flush()
         self.lease.check()
 
-    def _save(self) -> None:
+    def _save(self, *, sampled: bool = False) -> None:
         """Save a checkpoint, but never of a run that may be diverging: the last good one stays."""
         if self.divergence.suspect:
             self.reporter.log(
@@ -243,7 +252,17 @@ class Segment:
                 "WARNING",
             )
             return
-        self.checkpoints.save()
+        self.checkpoints.save(self._sample() if sampled and self.ranks.leads else None)
+
+    def _sample(self) -> Sample | None:
+        """The answer to the fixed prompt at this step, unless the segment has to end."""
+        began = time.monotonic()
+        sample = self.sampling.sample(self.model, lambda: self.lease.outcome is not None)
+        self.lease.progress()
+        if sample is not None:
+            seconds = time.monotonic() - began
+            self.reporter.log(f"the fixed prompt is answered in {seconds:.2f} s", "DEBUG")
+        return sample
 
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -311,6 +312,50 @@ def test_evaluations_come_from_the_measurements(client: TestClient, world: World
     assert (shown["eval_step"], shown["eval_loss"]) == (100, 1.6)
     after = client.get(f"{path}/evaluations?after=50", headers=person.headers).json()["data"]
     assert [each["step"] for each in after] == [100]
+
+
+def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
+    sample = {"prompt": [{"role": "user", "content": "Hi"}], "answer": "Hello."}
+    Artifacts(world.settings.artifacts).put("saved/20/sample.json", json.dumps(sample).encode())
+    path = f"/api/jobs/{job_id}"
+
+    def save(job: Job, step: int, eval_loss: float | None) -> None:
+        ref = f"saved/{step}"
+        job.save_checkpoint(1, step, 2.0, step, ref, "c" * 64, 10, eval_loss=eval_loss)
+
+    with because(world.cause):
+        job = world.log.load(Job, job_id)
+        job.allocate_segment(1)
+        job.start_pod(1, "pod", datetime.now(UTC))
+        job.start_training(1, 0, 30, 9, 1)
+        for step, eval_loss in ((10, 1.75), (20, 1.5), (30, None)):
+            save(job, step, eval_loss)
+        world.log.commit(job)
+    world.project()
+    told = client.get(f"{path}/checkpoints", headers=person.headers).json()["data"]
+    assert [(each["step"], each["eval_loss"]) for each in told] == [
+        (10, 1.75),
+        (20, 1.5),
+        (30, None),
+    ]
+    assert [each["sample"] for each in told] == [None, sample, None]
+    shown = client.get(path, headers=person.headers).json()
+    assert (shown["best_step"], shown["best_eval_loss"], shown["best_note"]) == (20, 1.5, None)
+
+    with because(world.cause):
+        job.start_evaluation(1, 30)
+        job.complete_evaluation(1, 3.0, 1.6, 5, 400)
+        world.log.commit(job)
+    world.project()
+    shown = client.get(path, headers=person.headers).json()
+    assert (shown["best_step"], shown["best_eval_loss"]) == (20, 1.5)
+    assert "step 20 has a lower held-out loss (1.5000)" in shown["best_note"]
+    stranger = world.person()
+    assert client.get(f"{path}/checkpoints", headers=stranger.headers).status_code == 404
 
 
 def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from domain.perplexity import perplexity
 from domain.pricing import VALIDATION_MAXIMUM
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
-from services.trainer import evaluation
+from services.trainer import evaluation, segment
 from services.trainer.batches import collate, loss_sum, scored
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.evaluation import HeldOut, Score
@@ -23,6 +24,7 @@ from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
 from services.trainer.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
+from tests.services.trainer.group import run_ranks
 from tests.services.trainer.notes import Notes, resuming
 
 CPU = torch.device("cpu")
@@ -189,6 +191,24 @@ def test_a_held_out_loss_that_is_no_number_ends_the_run(tiny_model) -> None:
     held_out = HeldOut([Example((5, 6), (IGNORED, 6))], 1, 0, Ranks.alone())
     with pytest.raises(LossDiverged, match="held-out loss is nan"):
         held_out.score(model, lambda: False)
+
+
+def test_ranks_share_an_evaluation_and_come_to_what_one_does(
+    run, make_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five examples in batches of two: the second rank has one batch less."""
+    chosen, rows = {"epochs": 1, "eval_steps": 5, "gradient_accumulation": 5}, chats(100)
+    spec = make_spec(chosen, rows=rows, gpu_count=2)
+    told = [
+        [(each.step, each.eval_loss, each.accuracy) for each in rank.evaluations]
+        for rank in run_ranks(spec, tmp_path / "artifacts", tmp_path / "group")
+    ]
+    assert told[0] == told[1]
+    assert [step for step, _, _ in told[0]] == [0, 5]
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    alone = run(make_spec(chosen, rows=rows))
+    base = next(each for each in alone.evaluations if each.step == 0)
+    assert told[0][0] == pytest.approx((0, base.eval_loss, base.accuracy), rel=1e-5)
 
 
 def test_the_peak_of_memory_is_told_while_it_runs_and_at_the_end(run, make_spec: SpecMaker) -> None:

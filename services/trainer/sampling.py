@@ -1,0 +1,113 @@
+"""A fixed prompt that the adapter answers at checkpoints: what it has learned, in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from pydantic import BaseModel, ConfigDict
+
+from services.trainer.examples import Example, Renderer
+
+NEW_TOKENS = 24
+SHARE = 0.005
+"""Of the time of training, for samples: a token that is read alone costs as much time as the many
+of a batch, so that 24 of them may take a second on a CPU."""
+
+FIRST_SECONDS = 20.0
+"""Of training before the first sample, whose cost nobody knows yet."""
+
+
+class Sample(BaseModel):
+    """A prompt and the greedy answer to it, as they lie beside a checkpoint's weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: list[dict[str, Any]]  # messages
+    answer: str
+
+
+class Sampling:
+    """Answers the last question of one conversation; nothing in the training depends on it.
+
+    It draws no random number and changes no parameter. When it is due depends on the clock, for it
+    must cost next to nothing however often a checkpoint is saved; the last one always has its
+    sample, which the caller asks for.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        conversation: dict[str, Any],
+        held_out: list[Example],
+        context: int,
+        device: torch.device,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tokenizer, self._device, self._now = renderer.tokenizer, device, now
+        self._messages, text = renderer.prompt(conversation)
+        self._prompt: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._fits = 0 < len(self._prompt) <= context - NEW_TOKENS
+        self._ends = self._end_tokens(held_out)
+        self._pause_seconds, self._sampled_at = FIRST_SECONDS, now()
+
+    @property
+    def due(self) -> bool:
+        """Whether another sample is cheap enough by now."""
+        return self._now() - self._sampled_at >= self._pause_seconds
+
+    def sample(self, model: PeftModel, ends: Callable[[], bool]) -> Sample | None:
+        """The answer now; the model is left in evaluation mode.
+
+        `ends` is asked before each token; if it says yes, there is no sample, nor if the prompt
+        leaves no room for an answer.
+        """
+        if not self._fits:
+            return None
+        began = self._now()
+        answer = self._answer(model, ends)
+        self._sampled_at = self._now()
+        self._pause_seconds = max(FIRST_SECONDS, (self._sampled_at - began) / SHARE)
+        if answer is None:
+            return None
+        text = self._tokenizer.decode(answer, skip_special_tokens=True)
+        return Sample(prompt=self._messages, answer=str(text).strip())
+
+    def _answer(self, model: PeftModel, ends: Callable[[], bool]) -> list[int] | None:
+        """Greedy token ids, with the keys and values of what was read before kept."""
+        model.eval()
+        answer: list[int] = []
+        cache, unread = None, self._prompt
+        with torch.no_grad():
+            while len(answer) < NEW_TOKENS:
+                if ends():
+                    return None
+                output = model(
+                    input_ids=torch.tensor([unread], device=self._device),
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                token = int(output.logits[0, -1].argmax())
+                if token in self._ends:
+                    break
+                answer.append(token)
+                cache, unread = output.past_key_values, [token]
+        return answer
+
+    def _end_tokens(self, held_out: list[Example]) -> set[int]:
+        """What ends an answer: the tokenizer's own end, and the one that the template teaches."""
+        taught = {example.labels[-1] for example in held_out}
+        taught |= {
+            label
+            for example in held_out
+            for label, following in zip(example.labels, example.labels[1:], strict=False)
+            if following < 0
+        }
+        ends = taught & set(self._tokenizer.all_special_ids)
+        if isinstance(self._tokenizer.eos_token_id, int):
+            ends.add(self._tokenizer.eos_token_id)
+        return ends

@@ -1,0 +1,137 @@
+"""The fixed prompt that is answered at checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from domain.hyperparameters import Hyperparameters
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import SAMPLE
+from services.trainer import sampling as sampling_module
+from services.trainer.examples import Renderer
+from services.trainer.model import attach_adapter, load_base, load_tokenizer
+from services.trainer.sampling import FIRST_SECONDS, NEW_TOKENS, SHARE, Sampling
+from tests.services.trainer.conftest import SpecMaker, chats
+
+CPU = torch.device("cpu")
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Good morning."},
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "I am fine."},
+        {"role": "user", "content": "Thanks."},
+    ]
+}
+
+
+class Clock:
+    """Time that passes by a second whenever it is asked for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1
+        return self.seconds
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> PeftModel:
+    torch.manual_seed(1)
+    return attach_adapter(load_base(tiny_model, torch.float32), Hyperparameters(), "tiny")
+
+
+def sampling(tiny_model: Path, context: int = 256, clock: Clock | None = None) -> Sampling:
+    renderer = Renderer(load_tokenizer(tiny_model), 256)
+    examples = renderer.render(CHAT)
+    return Sampling(renderer, CHAT, examples, context, CPU, clock or Clock())
+
+
+def test_the_answer_is_the_greedy_one_to_the_last_question(
+    tiny_model: Path, model: PeftModel
+) -> None:
+    before = torch.get_rng_state()
+    sample = sampling(tiny_model).sample(model, lambda: False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sample is not None
+    assert sample.prompt == CHAT["messages"][:3]
+    tokenizer = load_tokenizer(tiny_model)
+    text = tokenizer.apply_chat_template(
+        CHAT["messages"][:3], add_generation_prompt=True, tokenize=False
+    )
+    encoding = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    generated = model.generate(**encoding, max_new_tokens=NEW_TOKENS, do_sample=False)
+    answer = generated[0, encoding["input_ids"].shape[1] :]
+    assert sample.answer == tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: PeftModel) -> None:
+    """The head is made to say `Hello` after anything, and then the end of a message."""
+    tokenizer = load_tokenizer(tiny_model)
+    word = tokenizer("Hello", add_special_tokens=False)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    said = iter([*word, end, *word])
+    real = model.forward
+
+    def forward(*arguments, **named):
+        output = real(*arguments, **named)
+        output.logits[0, -1, next(said)] = 1000.0
+        return output
+
+    model.forward = forward
+    sample = sampling(tiny_model).sample(model, lambda: False)
+    assert sample is not None
+    assert sample.answer == "Hello"
+
+
+def test_a_prompt_without_room_for_an_answer_and_a_stop_give_no_sample(
+    tiny_model: Path, model: PeftModel
+) -> None:
+    assert sampling(tiny_model, context=NEW_TOKENS + 5).sample(model, lambda: False) is None
+    assert sampling(tiny_model).sample(model, lambda: True) is None
+
+
+def test_samples_are_as_rare_as_they_are_dear(tiny_model: Path, model: PeftModel) -> None:
+    clock = Clock()
+    given = sampling(tiny_model, clock=clock)
+    assert not given.due
+    clock.seconds = FIRST_SECONDS + 1
+    assert given.due
+    began = clock.seconds
+    given.sample(model, lambda: False)
+    took = clock.seconds - began - 1  # of it, by its own clock
+    clock.seconds = began + took + took / SHARE - 2
+    assert not given.due
+    clock.seconds += 4
+    assert given.due
+
+
+def test_the_last_checkpoint_always_has_its_sample_and_samples_change_nothing(
+    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"save_steps": 4, "dropout": 0.1}
+
+    def sampled(spec) -> tuple[dict[int, dict], str]:
+        """The samples by step, and the adapter's hash."""
+        found = {}
+        for saved in run(spec).checkpoints:
+            if f"{saved.ref}/{SAMPLE}" in artifacts.list(saved.ref):
+                found[saved.step] = json.loads(artifacts.get(f"{saved.ref}/{SAMPLE}"))
+        files = {file.path: file.sha256 for file in artifacts.manifest(spec.adapter_prefix).files}
+        return found, files["adapter_model.safetensors"]
+
+    rarely, adapter = sampled(make_spec(chosen))
+    assert list(rarely) == [10]
+    assert rarely[10]["prompt"] in [row["messages"][:1] for row in chats(20)]
+    monkeypatch.setattr(sampling_module, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(sampling_module, "SHARE", 1e9)
+    often, same = sampled(make_spec(chosen))
+    assert list(often) == [4, 8, 10]
+    assert same == adapter
+    assert often[10] == rarely[10]
