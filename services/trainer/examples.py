@@ -110,7 +110,11 @@ class Renderer:
         ]
         tools = conversation.get("tools")
         text = self._text(messages, tools)
-        spans = [self._span(messages[: index + 1], tools) for index in trained]
+        spans = [
+            # The last answer usually ends the conversation, whose text is there already.
+            self._span(messages[: index + 1], tools, text if index + 1 == len(messages) else None)
+            for index in trained
+        ]
         if all(text.startswith(up_to_answer) for up_to_answer, _ in spans):
             return [self._tokenize(text, [(start, len(part.rstrip())) for part, start in spans])]
         return [self._tokenize(part, [(start, len(part.rstrip()))]) for part, start in spans]
@@ -125,9 +129,9 @@ class Renderer:
         text, start = self._span(messages[: last + 1], conversation.get("tools"))
         return conversation["messages"][:last], text[:start]
 
-    def _span(self, messages: list[Message], tools: Any) -> tuple[str, int]:
+    def _span(self, messages: list[Message], tools: Any, text: str | None) -> tuple[str, int]:
         """The text up to the last message, an answer, and the character where it begins."""
-        text = self._text(messages, tools)
+        text = self._text(messages, tools) if text is None else text
         if self._prompts:
             try:
                 prompt = self._text(messages[:-1], tools, prompt=True)

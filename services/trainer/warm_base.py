@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,10 @@ class WarmBase:
         """
         fits = self._key == (directory, manifest_sha256, dtype, precision)
         loaded, self._loaded = self._loaded, None
-        return loaded if fits else None
+        if fits:
+            return loaded
+        gc.unfreeze()  # what is dropped may be collected
+        return None
 
 
 def expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import subprocess
@@ -79,6 +80,16 @@ def test_a_base_that_changed_or_is_too_large_is_not_loaded(
     assert expected(artifacts, base) is None
 
 
+def test_cuda_is_not_asked_for_anything_before_the_gpus_are_known(
+    artifacts: Artifacts, base: ExpectedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    for name in ("is_available", "device_count", "is_bf16_supported", "init"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: pytest.fail("CUDA was asked"))
+    assert expected(artifacts, base.model_copy(update={"on_gpu": True})) is not None
+
+
 @pytest.mark.parametrize("said", [b"", b'{"directory":'], ids=["nothing", "half a line"])
 def test_who_hears_no_segment_ends(
     said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +97,7 @@ def test_who_hears_no_segment_ends(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said)))
     with pytest.raises(SystemExit) as ended:
         await_hand_over(tmp_path, Settings(home=tmp_path))
+    gc.unfreeze()
     assert ended.value.code == 0
     assert (tmp_path / READY).exists()
 
