@@ -129,8 +129,13 @@ class Renderer:
         text, start = self._span(messages[: last + 1], conversation.get("tools"))
         return conversation["messages"][:last], text[:start]
 
-    def _span(self, messages: list[Message], tools: Any, text: str | None) -> tuple[str, int]:
-        """The text up to the last message, an answer, and the character where it begins."""
+    def _span(
+        self, messages: list[Message], tools: Any, text: str | None = None
+    ) -> tuple[str, int]:
+        """The text up to the last message, an answer, and the character where it begins.
+
+        `text` is that text, if the caller has it.
+        """
         text = self._text(messages, tools) if text is None else text
         if self._prompts:
             try:
