@@ -35,6 +35,7 @@ class TrlConfig:
     micro_batch_size: int
     gradient_accumulation: int
     weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
     seed: int = 42
     dtype: str = "float32"  # that the base is held in
     bf16: bool = True  # autocast
@@ -158,6 +159,7 @@ def _arguments(config: TrlConfig) -> Any:
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=max(config.learning_rates),
         weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,

@@ -1,0 +1,103 @@
+"""What the benches of learning share: a base, tokenised chats, and the trainer's loop on them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from deploy.demo.chats import write_jsonl
+from deploy.demo.preparing import BASE_MODEL, SOURCE
+from deploy.local.errors import StackError
+from deploy.operator import run_import
+from domain.hyperparameters import Hyperparameters
+from infrastructure.settings import Settings
+from services.trainer.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
+
+EXAMPLES_PER_STEP = 4
+CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # of the corpus, all of it
+MAX_TOKENS = 512
+ERROR_CHARACTERS = 2000
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every run of a bench begins from."""
+
+    model: Path
+    data: Path
+    hyperparameters: Hyperparameters
+
+    def seeded(self, seed: int) -> Material:
+        """The same with another order, dropout and init."""
+        chosen = self.hyperparameters.model_copy(update={"seed": seed})
+        return replace(self, hyperparameters=chosen)
+
+
+def material(
+    folder: Path,
+    steps: int,
+    model: Path | None = None,
+    hyperparameters: Hyperparameters | None = None,
+) -> Material:
+    """Chats for at least so many steps of full batches, tokenised for a base; made in a folder.
+
+    Raises StackError and CorpusMissing.
+    """
+    model = model or _smollm2(folder)
+    chosen = hyperparameters or Hyperparameters(
+        micro_batch_size=EXAMPLES_PER_STEP,
+        gradient_accumulation=1,
+        target_modules=LINEAR_LAYERS,
+    )
+    per_step = chosen.micro_batch_size * chosen.gradient_accumulation
+    epochs = ceil(steps * per_step / AVAILABLE)
+    chats, data = folder / "chats.jsonl", folder / "data.json"
+    write_jsonl(chats, CHATS)
+    config = TokenizeConfig(
+        model=model,
+        chats=chats,
+        data=data,
+        train=ceil(steps / epochs) * per_step,
+        held_out=HELD_OUT,
+        max_tokens=MAX_TOKENS,
+    )
+    run_module(config, "--tokenize")
+    return Material(model, data, chosen.model_copy(update={"epochs": epochs}))
+
+
+def learn(config: RunConfig) -> RunResult:
+    """Run the trainer's loop in a process of its own; raises StackError."""
+    return RunResult.model_validate_json(run_module(config))
+
+
+def run_module(config: BaseModel, *options: str) -> str:
+    """The last line that the measured run prints for a configuration; raises StackError."""
+    return last_line([sys.executable, "-P", "-m", MODULE, *options], config.model_dump_json())
+
+
+def last_line(command: list[str], config: str) -> str:
+    """Run a command with a configuration as its file; returns its last line.
+
+    What it says besides is shown only when it fails: then StackError has its end.
+    """
+    with tempfile.NamedTemporaryFile("w", prefix="ecolink-bench-", suffix=".json") as file:
+        file.write(config)
+        file.flush()
+        done = subprocess.run([*command, file.name], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise StackError(f"{command[0]} failed: {done.stderr[-ERROR_CHARACTERS:]}")
+    return done.stdout.splitlines()[-1]
+
+
+def _smollm2(folder: Path) -> Path:
+    """The base that the demos train, imported into a store of its own."""
+    store = folder / "store"
+    settings = Settings().model_copy(update={"artifacts_url": store.as_uri()})
+    return store / run_import(settings, SOURCE, BASE_MODEL).ref
