@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from deploy.bench import estimates, meter_truth, precision, start, trl_equal, wait_eta
+from deploy.bench import estimates, meter_truth, precision, resume, start, trl_equal, wait_eta
 
 commands = typer.Typer(name="bench", no_args_is_help=True, help="Measure what is promised.")
 commands.command("estimates")(estimates.bench)
 commands.command("wait-eta")(wait_eta.bench)
 commands.command("meter-truth")(meter_truth.bench)
 commands.command("start")(start.bench)
+commands.command("resume")(resume.bench)
 commands.command("precision")(precision.bench)
 commands.command("trl-equal")(trl_equal.bench)
 

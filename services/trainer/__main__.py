@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from domain.estimate import Precision
 from infrastructure.hand_over import WARM_FLAG
@@ -145,20 +145,33 @@ def _hear_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
-if __name__ == "__main__":
-    match sys.argv[1:]:
+def run(arguments: Sequence[str]) -> int:
+    """What the command line says; returns the exit code."""
+    match arguments:
         case [flag, directory] if flag == WARM_FLAG:
             handed, base = await_hand_over(Path(directory), Settings())
             age = time.monotonic() - handed.handed_at
-            sys.exit(main(handed.spec_path, Settings(), age_seconds=age, warm_base=base))
+            return main(handed.spec_path, Settings(), age_seconds=age, warm_base=base)
         case [spec_path]:
-            sys.exit(main(Path(spec_path).resolve(), Settings()))
+            return main(Path(spec_path).resolve(), Settings())
         case [spec_path, pod_pid]:
             die_with(int(pod_pid))
             if os.environ["RANK"] == "0":
-                sys.exit(main(Path(spec_path), Settings(), int(pod_pid)))
-            code = follow(Path(spec_path), Settings())
-            sys.stdout.flush()
-            # At once: a rank that is done must not look lost because its libraries end badly.
-            os._exit(code)
+                return main(Path(spec_path), Settings(), int(pod_pid))
+            return follow(Path(spec_path), Settings())
     raise SystemExit("usage: python -m services.trainer SPEC.json")
+
+
+def end(code: int) -> NoReturn:
+    """End the process at once.
+
+    Its libraries take half a second to end, in which nothing is done and a GPU is held; and a rank
+    that is done must not look lost because they end badly.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    end(run(sys.argv[1:]))

@@ -1,0 +1,305 @@
+"""Real trainers, run one after another on a message server and a store of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import nats
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
+
+from deploy.demo.preparing import SOURCE
+from deploy.local.nats import binary
+from deploy.local.ports import free_port
+from domain.checkpoint import SavedCheckpoint
+from domain.estimate import Precision
+from domain.hyperparameters import Hyperparameters
+from infrastructure.artifacts import Artifacts
+from infrastructure.bus import TELEMETRY, provision
+from infrastructure.reports import (
+    LAST_WORD,
+    Checkpoint,
+    Control,
+    Report,
+    SegmentSpec,
+    StepMeasured,
+)
+
+T = TypeVar("T")
+
+TINY = "tiny"
+RUN_SECONDS = 300.0
+ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # so many steps at the least
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how."""
+
+    base: str
+    precision: Precision
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.base}, {self.precision}, {self.ranks} rank(s)"
+
+
+@dataclass(frozen=True)
+class StopPoint:
+    """Where a run is ended: the n-th time (from 1) that its rank 0 comes to a place."""
+
+    place: str
+    number: int
+    signal: signal.Signals
+
+    def __str__(self) -> str:
+        return f"{self.signal.name} in {self.place} {self.number}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to, over all its segments."""
+
+    losses: dict[int, float]  # by step
+    adapter_sha256: str
+
+    def differs(self, other: Outcome) -> str | None:
+        """In what two outcomes differ, if in anything."""
+        steps = self.losses.keys() | other.losses.keys()
+        odd = [step for step in sorted(steps) if self.losses.get(step) != other.losses.get(step)]
+        if odd:
+            return f"losses of steps {odd}"
+        return "adapter" if self.adapter_sha256 != other.adapter_sha256 else None
+
+
+class Trainers:
+    """Runs real trainers, one after another, on a store of their own."""
+
+    def __init__(self, folder: Path, nats_url: str) -> None:
+        self._folder, self._url = folder, nats_url
+        self._artifacts_url = (folder / "artifacts").as_uri()
+        self._artifacts = Artifacts(self._artifacts_url)
+        rows = [_chat(number) for number in range(40)]
+        self._data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        self._artifacts.put("chats.jsonl", self._data)
+
+    def offer(self, base: str) -> None:
+        """Put a base model into the store, once."""
+        if self._artifacts.list(f"models/{base}"):
+            return
+        directory = self._folder / TINY
+        if base == TINY:
+            self._call("services.trainer.tiny_model", str(directory))
+            self._artifacts.put_directory(f"models/{base}", directory)
+        else:
+            self._call("services.trainer.model_import", "--source", SOURCE, "--name", base)
+
+    def uninterrupted(self, setting: Setting) -> tuple[Outcome, float]:
+        """The outcome of a run that nothing ends, and seconds of its median step."""
+        spec = self._spec(setting)
+        self._run(spec, None)
+        measured = self._measured(spec)
+        times = sorted({each.step: each.elapsed_seconds for each in measured}.values())
+        steps = [after - before for before, after in pairwise(times)]
+        return self._outcome(spec), median(steps)
+
+    def interrupted(self, setting: Setting, point: StopPoint) -> tuple[Outcome, float]:
+        """The outcome of a run that was ended at a point and resumed; seconds to the exit."""
+        spec = self._spec(setting)
+        folder, latency = self._run(spec, point)
+        assert latency is not None, f"{point} was not reached"
+        word = folder / LAST_WORD
+        last = Report.model_validate_json(word.read_text()).checkpoint if word.exists() else None
+        again = spec.model_copy(
+            update={
+                "segment": 2,
+                "resume_from": () if last is None else (_saved(last),),
+                "checkpoint_prefix": f"{spec.checkpoint_prefix}-2",
+                "adapter_prefix": f"{spec.adapter_prefix}-2",
+            }
+        )
+        self._run(again, None)
+        return self._outcome(again), latency
+
+    def _spec(self, setting: Setting) -> SegmentSpec:
+        job_id, prefix = uuid4(), f"models/{setting.base}"
+        if not self._artifacts.exists(f"{prefix}/manifest.json"):
+            prefix = self._artifacts.list(prefix)[0].rpartition("/")[0]
+        return SegmentSpec(
+            account_id=uuid4(),
+            job_id=job_id,
+            segment=1,
+            dataset_ref="chats.jsonl",
+            dataset_sha256=hashlib.sha256(self._data).hexdigest(),
+            base_model=setting.base,
+            base_ref=prefix,
+            hyperparameters=Hyperparameters(
+                epochs=2 * setting.ranks,
+                micro_batch_size=2,
+                gradient_accumulation=ACCUMULATION,
+                dropout=0.1,
+                save_steps=SAVE_STEPS,
+                max_sequence_length=64,
+            ),
+            precision=setting.precision,
+            gpu_count=setting.ranks,
+            paid_seconds=3600,
+            grace_seconds=60,
+            heartbeat_seconds=0.5,
+            checkpoint_prefix=f"jobs/{job_id}/checkpoints/segment-1",
+            adapter_prefix=f"jobs/{job_id}/adapter/segment-1",
+        )
+
+    def _run(self, spec: SegmentSpec, point: StopPoint | None) -> tuple[Path, float | None]:
+        """Run a segment to its end; returns its folder, and seconds from the signal to the exit."""
+        folder = self._folder / f"{spec.job_id}-{spec.segment}"
+        folder.mkdir()
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        answered = Control(
+            job_id=spec.job_id, segment=spec.segment, paid_seconds=spec.paid_seconds, answered=True
+        )
+        _ask(
+            self._url, lambda js: js.publish(answered.subject, answered.model_dump_json().encode())
+        )
+        program = ["services.trainer", str(folder / "spec.json")]
+        if point is not None:
+            where = [point.place, str(point.number), str(int(point.signal))]
+            program = ["services.trainer.stop_points", *where, program[1]]
+        log = folder / "log"
+        with log.open("wb") as file:
+            process = self._start(*program, output=file)
+            code = process.wait(RUN_SECONDS)
+        exited_at = time.monotonic()
+        text = log.read_text()
+        signalled = re.search(r"^signalled at=([0-9.]+)$", text, re.MULTILINE)
+        if code != 0 and (point is None or point.signal is not signal.SIGKILL):
+            raise RuntimeError(f"a trainer exited with {code}:\n{text[-4000:]}")
+        return folder, exited_at - float(signalled.group(1)) if signalled else None
+
+    def _outcome(self, spec: SegmentSpec) -> Outcome:
+        losses: dict[int, float] = {}
+        for each in self._measured(spec):
+            # A step that was done again has to have given the same.
+            if losses.setdefault(each.step, each.train_loss) != each.train_loss:
+                losses[each.step] = float("nan")
+        files = self._artifacts.manifest(spec.adapter_prefix).files
+        adapter = next(each for each in files if each.path == "adapter_model.safetensors")
+        return Outcome(losses, adapter.sha256)
+
+    def _measured(self, spec: SegmentSpec) -> list[StepMeasured]:
+        """What all segments of a job told of their steps."""
+        subject = f"telemetry.{spec.account_id}.{spec.job_id}"
+
+        async def read(js: JetStreamContext) -> list[StepMeasured]:
+            found = (await js.stream_info(TELEMETRY, subjects_filter=subject)).state.subjects or {}
+            messages = await js.subscribe(
+                subject, stream=TELEMETRY, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL
+            )
+            return [
+                StepMeasured.model_validate_json((await messages.next_msg(5)).data)
+                for _ in range(sum(found.values()))
+            ]
+
+        return _ask(self._url, read)
+
+    def _call(self, *program: str) -> None:
+        code = self._start(*program).wait()
+        if code != 0:
+            raise RuntimeError(f"{program[0]} exited with {code}")
+
+    def _start(self, *program: str, output: object = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        environment = os.environ | {
+            "ECOLINK_NATS_URL": self._url,
+            "ECOLINK_ARTIFACTS_URL": self._artifacts_url,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", *program],
+            stdout=output,  # type: ignore[arg-type]
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+@contextmanager
+def nats_server() -> Iterator[str]:
+    """The URL of a server with the declared streams, for as long as it is needed."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ecolink-nats-") as folder:
+        process = subprocess.Popen(
+            [str(binary()), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            url = f"nats://127.0.0.1:{port}"
+            _ask(url, lambda js: provision(js, ()))
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _ask(url: str, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+    """Ask with a connection of its own; a server that starts is waited for."""
+
+    async def run() -> T:
+        for _ in range(100):
+            try:
+                client = await nats.connect(url, allow_reconnect=False, error_cb=_ignore)
+                break
+            except (NatsError, OSError):
+                await asyncio.sleep(0.05)
+        else:
+            raise TimeoutError(f"no answer from {url}")
+        try:
+            return await question(client.jetstream())
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+async def _ignore(_: Exception) -> None:
+    """It is raised as well."""
+
+
+def _saved(checkpoint: Checkpoint) -> SavedCheckpoint:
+    """A reported checkpoint of a first segment, as the event log would have it."""
+    return SavedCheckpoint(
+        segment=1,
+        step=checkpoint.step,
+        ref=checkpoint.ref,
+        manifest_sha256=checkpoint.manifest_sha256,
+        elapsed_seconds=int(checkpoint.elapsed_seconds),
+        state=checkpoint.state,
+    )
+
+
+def _chat(number: int) -> dict[str, Any]:
+    """A short conversation; their lengths differ."""
+    question = f"What is {number} and {number}?" + " Tell me." * (number % 4)
+    answer = f"It is {2 * number}." + " Good." * (number % 3)
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }

@@ -1,0 +1,116 @@
+"""A trainer that is stopped at a place of its work that is known before: for measurements only.
+
+`python -m services.trainer.stop_points PLACE NUMBER SIGNAL SPEC.json` runs the trainer's program
+and sends its pod the signal at the place, the NUMBER-th time (from 1) that rank 0 comes there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from domain.estimate import Precision
+from infrastructure.reports import SegmentSpec
+from services.trainer.__main__ import end, run
+from services.trainer.stack import lean_imports
+
+MODULE = "services.trainer.stop_points"
+
+
+class Place(StrEnum):
+    """Where training can be interrupted."""
+
+    FORWARD = "forward"  # in a micro batch's forward pass
+    BACKWARD = "backward"  # in its backward pass
+    BETWEEN = "between"  # after it, before the next one or the optimizer step
+    SAVE = "save"  # a checkpoint is written, and not yet stored
+
+
+def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable = setattr) -> None:
+    """Have `act` called, once, the number-th time that this process's training is at a place.
+
+    `patch` sets an attribute of a class or module, as `setattr` does.
+    """
+    import torch
+    from transformers.modeling_utils import PreTrainedModel
+
+    from services.trainer import checkpoint
+
+    count = 0
+
+    def arrive() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+
+    backward, forward, write = torch.Tensor.backward, PreTrainedModel.__call__, checkpoint.write
+
+    def backward_and_arrive(loss: torch.Tensor, *arguments: Any, **named: Any) -> None:
+        if place is Place.BACKWARD:
+            loss.register_hook(lambda _: arrive())
+        backward(loss, *arguments, **named)
+        if place is Place.BETWEEN:
+            arrive()
+
+    def forward_and_arrive(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
+        # The inner of two models has done all but the head.
+        output = forward(model, *arguments, **named)
+        if model.training and model.get_output_embeddings() is None:
+            arrive()
+        return output
+
+    def write_and_arrive(*arguments: Any) -> None:
+        write(*arguments)
+        arrive()
+
+    if place is Place.SAVE:
+        patch(checkpoint, "write", write_and_arrive)
+    elif place is Place.FORWARD:
+        patch(PreTrainedModel, "__call__", forward_and_arrive)
+    else:
+        patch(torch.Tensor, "backward", backward_and_arrive)
+
+
+def _interrupt(pod_pid: int, number: int) -> None:
+    """Signal the pod; a stop of its leader alone if it is to be killed, for that ends all."""
+    print(f"signalled at={time.monotonic():.6f}", flush=True)
+    os.kill(os.getpid() if number == signal.SIGKILL else pod_pid, number)
+
+
+def _start_ranks_here(arguments: list[str]) -> None:
+    """Have the agent of several ranks start this program in them, not the trainer's own."""
+    from torch.distributed.elastic.agent.server import api
+
+    spec = api.WorkerSpec
+
+    def with_stop_point(**fields: Any) -> api.WorkerSpec:
+        flag, _, *rest = fields.pop("args")
+        return spec(**fields, args=(flag, MODULE, *arguments, *rest))
+
+    api.WorkerSpec = with_stop_point  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def main(place: str, number: str, signal_number: str, *arguments: str) -> int:
+    """Install the stop point and run the trainer's program; returns its exit code."""
+    spec = SegmentSpec.model_validate_json(Path(arguments[0]).read_text())
+    if spec.gpu_count > 1 and "RANK" not in os.environ:
+        lean_imports()
+        _start_ranks_here([place, number, signal_number])
+    elif os.environ.get("RANK", "0") == "0":
+        lean_imports(quantised=spec.precision is Precision.NF4)
+        pod_pid = int(arguments[1]) if len(arguments) > 1 else os.getpid()
+        act = partial(_interrupt, pod_pid, int(signal_number))
+        act_at(Place(place), int(number), act)
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    end(main(*sys.argv[1:]))
