@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as functional
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from services.trainer.cross_entropy import CrossEntropy
 from services.trainer.examples import IGNORED, Example
 
 PAD_MULTIPLE = 8  # matrix units of CPUs and GPUs take rows in eights
@@ -46,27 +47,34 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor."""
-    return _cross_entropy(*_predictions(model, batch))
+    loss = CrossEntropy.apply(*_predictions(model, batch))
+    assert isinstance(loss, Tensor)
+    return loss
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
     """(summed loss in nats, label tokens that were the model's first choice) of a batch."""
     logits, targets = _predictions(model, batch)
-    correct = (logits.argmax(dim=1) == targets).sum()  # an ignored target is no token's id
-    return _cross_entropy(logits, targets).item(), int(correct)
+    correct = (logits.argmax(dim=1) == targets).sum()
+    return CrossEntropy.apply(logits, targets).item(), int(correct)
 
 
 def _predictions(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (positions, vocabulary) in fp32, and the id that each should have chosen (positions).
+    """Logits (positions, vocabulary), and the id that each should have chosen (positions).
 
-    The language-model head runs only at columns that predict a label in some row: with a short
-    answer after a long prompt it is most of the work.
+    The language-model head runs only at positions that predict a label: with a short answer after a
+    long prompt it would be most of the work, and of the memory.
     """
     targets = batch.labels[:, 1:]
-    columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    output = model(input_ids=batch.input_ids, logits_to_keep=columns, use_cache=False)
-    return output.logits.float().flatten(0, 1), targets[:, columns].flatten()
+    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
 
+    def select(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][rows, columns][None],)
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(select)
+    try:
+        output = model(input_ids=batch.input_ids, use_cache=False)
+    finally:
+        hook.remove()
+    return output.logits[0], targets[rows, columns]

@@ -20,8 +20,10 @@ from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.training_environment import ENVIRONMENT
+from services.trainer import attention
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
+from services.trainer.lora import LoraLinear
 
 CPU = torch.device("cpu")
 
@@ -80,7 +82,8 @@ def load_base(
     logging.disable_progress_bar()  # a log is no terminal
     if precision is Precision.BF16:
         base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
-        return base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
+        base = base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
+        return attention.choose(base, device)
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -99,7 +102,7 @@ def load_base(
             # For inference on such CPUs bitsandbytes would pack the weights anew, with scales
             # rounded to bfloat16: what is evaluated has to be what was trained.
             layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
-    return base
+    return attention.choose(base, device)
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
@@ -143,6 +146,8 @@ def attach_adapter(
         lora_dropout=hyperparameters.dropout,
         target_modules=list(hyperparameters.target_modules),
     )
+    # Not part of the saved adapter, which any peft loads.
+    config._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
     # The adapter names its base as the platform does, not as a path on the machine that trained it,

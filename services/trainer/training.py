@@ -15,6 +15,7 @@ from domain.hyperparameters import Hyperparameters
 from services.trainer.batches import PAD_MULTIPLE, collate, loss_sum
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
+from services.trainer.lora import Dropout
 from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
@@ -53,6 +54,7 @@ class Training:
         self.model, self.plan, self.examples = ranks.prepare(model), plan, examples
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
         self.ranks, self.ends = ranks, ends
+        self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
 
     def step(self, number: int) -> Step | None:
         """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.
@@ -105,9 +107,10 @@ class Training:
         """Add the gradient of one micro batch; returns its part of the loss."""
         examples = [self.examples[index] for index in indices]
         batch = collate(examples, self.pad_id, self.ranks.device)
-        loss = loss_sum(self.model, batch) / label_tokens
-        value = loss.item()
-        (loss * self.ranks.count).backward()  # the ranks' gradients are averaged, to be summed
+        with self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device):
+            loss = loss_sum(self.model, batch) / label_tokens
+            value = loss.item()
+            (loss * self.ranks.count).backward()  # the ranks' gradients are averaged, to be summed
         return value
 
     def _take_part(self, index: int) -> None:

@@ -1,0 +1,122 @@
+"""LoRA's layer against its definition, peft's own, and what one rounding is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from domain.hyperparameters import Hyperparameters
+from domain.precision import Precision
+from services.trainer.lora import Dropout, LoraLinear, dropped_steps
+from services.trainer.model import CPU, attach_adapter, load_base, save_adapter
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def adapted(directory: Path, dtype=torch.float32, dropout=0.0, precision=Precision.BF16):
+    """The tiny model with an adapter whose B is not zero, as after some steps."""
+    torch.manual_seed(0)
+    fields = Hyperparameters(dropout=dropout, target_modules=ALL_LINEAR)
+    model = attach_adapter(load_base(directory, dtype, CPU, precision), fields, "tiny")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return model
+
+
+def layers(model: nn.Module) -> list[LoraLinear]:
+    return [module for module in model.modules() if isinstance(module, LoraLinear)]
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_plain_peft_model_with_the_saved_adapter_answers_alike(
+    tiny_model: Path, tmp_path: Path, precision: Precision
+):
+    model = adapted(tiny_model, precision=precision)
+    save_adapter(model, tmp_path)
+    base = load_base(tiny_model, torch.float32, CPU, precision)
+    plain = PeftModel.from_pretrained(base, str(tmp_path))
+    assert not layers(plain)
+    ids = torch.arange(24).view(2, 12)
+    torch.testing.assert_close(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+
+
+def test_its_gradients_are_those_of_the_definition(tiny_model: Path):
+    model = adapted(tiny_model, dropout=0.25)
+    layer = layers(model)[0]
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    x = torch.randn(2, 8, layer.in_features, requires_grad=True)
+    with Dropout(model).drawn(16, torch.float32, CPU):
+        assert layer.keep is not None
+        kept = layer.keep.view_as(x) / (1 - dropped_steps(layer.lora_dropout["default"]) / 256)
+        y = layer(x)
+    weight = layer.base_layer.weight
+    expected = x @ weight.t() + layer.scaling["default"] * (x * kept) @ a.t() @ b.t()
+    torch.testing.assert_close(y, expected)
+    gradient = torch.randn_like(y)
+    found = torch.autograd.grad(y, (x, a, b), gradient)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (x, a, b), gradient))
+
+
+def test_a_small_part_of_the_adapter_survives_bfloat16(tiny_model: Path):
+    """peft adds it to a sum that is rounded already, where most of it is lost."""
+    model = adapted(tiny_model, torch.bfloat16)
+    layer = layers(model)[0]
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_(std=1e-4)
+    x = torch.randn(4096, layer.in_features, dtype=torch.bfloat16)
+    weight = layer.base_layer.weight.float()
+    delta = layer.get_delta_weight("default").float()
+    exact = x.float() @ (weight + delta).t()
+    ours = (layer(x).float() - exact).abs().mean()
+    peft = (super(LoraLinear, layer).forward(x).float() - exact).abs().mean()
+    assert ours < 0.9 * peft
+
+
+def test_without_the_adapter_it_is_the_base(tiny_model: Path):
+    model, base = adapted(tiny_model), load_base(tiny_model, torch.float32)
+    ids = torch.arange(24).view(2, 12)
+    with model.disable_adapter():
+        assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_dropout_drops_its_share_and_another_pattern_in_each_module(tiny_model: Path):
+    model = adapted(tiny_model, dropout=0.25)
+    with Dropout(model).drawn(500, torch.float32, CPU):
+        masks = [layer.keep for layer in layers(model)]
+    assert all(layer.keep is None for layer in layers(model))
+    same = [mask for mask in masks if mask is not None and len(mask) == 500 * 32]
+    assert len(same) > 4
+    for mask in same:
+        assert mask.unique().tolist() == [0.0, 1.0]
+        assert mask.mean().item() == pytest.approx(0.75, abs=0.02)
+    # Two independent patterns agree in 0.75 x 0.75 + 0.25 x 0.25 of their elements.
+    agreement = (same[0] == same[1]).float().mean().item()
+    assert agreement == pytest.approx(0.625, abs=0.02)
+
+
+def test_dropout_draws_from_the_random_state_that_a_checkpoint_keeps(tiny_model: Path):
+    model = adapted(tiny_model, dropout=0.25)
+    dropout, state = Dropout(model), torch.get_rng_state()
+
+    def draw() -> torch.Tensor:
+        with dropout.drawn(16, torch.float32, CPU):
+            keep = layers(model)[3].keep
+        assert keep is not None
+        return keep
+
+    first, second = draw(), draw()
+    assert not torch.equal(first, second)
+    torch.set_rng_state(state)
+    assert torch.equal(draw(), first)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.0, 0), (0.05, 13), (0.5, 128), (0.999, 255)])
+def test_dropout_is_a_number_of_256ths(share: float, steps: int):
+    assert dropped_steps(nn.Dropout(share)) == steps
+    assert dropped_steps(nn.Identity()) == 0
