@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from pydantic import BaseModel, ConfigDict
+
 
 class FailureClass(StrEnum):
     """Why a segment failed."""
@@ -38,9 +40,22 @@ class Failure:
     advice: str
 
 
+class MemoryShortage(BaseModel):
+    """A micro batch for which a GPU's memory, or the machine's, was too small."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int  # examples
+    tokens: int  # of the longest, to which all are padded
+    micro_batch_size: int  # at most so many rows
+    gradient_accumulation: int
+    peak_bytes: int  # that the rank held at most, until then
+
+
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
     {
         # The memory fit was our decision, so a wrong one is our cost; again, it would be as wrong.
+        # Only a micro batch is halved first, once; see `Job`.
         FailureClass.OUT_OF_MEMORY: Failure(
             Payer.PLATFORM,
             False,
@@ -96,3 +111,15 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
     }
 )
 """The one table; every class has its entry."""
+
+
+def advice_on(failure: FailureClass, micro_batch_size: int, *, halved: bool) -> str:
+    """What the user is advised, if the micro batch that failed last was `halved` before or not."""
+    if failure is not FailureClass.OUT_OF_MEMORY or (micro_batch_size > 1 and not halved):
+        return FAILURES[failure].advice
+    tried = (
+        f"It was tried again with micro batches of {micro_batch_size}, at the same batch of a step."
+        if halved
+        else "Its micro batches are of one example, and cannot be made smaller."
+    )
+    return f"{tried} Start a new job with a shorter maximum sequence length or a larger GPU."

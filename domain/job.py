@@ -12,7 +12,7 @@ from domain import lifecycle
 from domain.aggregate import Created, current_cause
 from domain.errors import WrongState
 from domain.estimate import Estimate, Precision
-from domain.failures import FAILURES, FailureClass
+from domain.failures import FAILURES, FailureClass, MemoryShortage
 from domain.job_segments import JobSegments, failure_of
 from domain.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
 from domain.money import SECONDS_PER_HOUR
@@ -41,6 +41,7 @@ class Job(JobSegments):
     EvaluationCompleted = JobSegments.EvaluationCompleted
     Registered = JobSegments.Registered
     SegmentEnded = JobSegments.SegmentEnded
+    MicroBatchHalved = JobSegments.MicroBatchHalved
 
     class JobApproved(Created):
         """The account holder approved the plan at its rate; training may begin."""
@@ -104,9 +105,16 @@ class Job(JobSegments):
         """The account holder had the rest quoted anew; the job waits for a GPU at this rate."""
 
         TOPIC: ClassVar[str] = "JobResumed"
+        class_version: ClassVar[int] = 2
         rate_micros_per_hour: int  # of all its GPUs
         catalog_version: str
         estimate: Estimate | None  # of the rest
+        gpu_count: int | None  # from now on; None: as many as before
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """The first version went on with the GPUs of the approval."""
+            state["gpu_count"] = None
 
     class JobFailed(Event):
         """The job is over without an adapter."""
@@ -170,6 +178,7 @@ class Job(JobSegments):
         failure: FailureClass | None,
         error_class: str | None,
         log_ref: str | None,
+        shortage: MemoryShortage | None,
         can_pay: bool,
     ) -> None:
         """What follows from the end of a segment; nothing, when the next one is to be launched."""
@@ -177,9 +186,7 @@ class Job(JobSegments):
             self._score()
         elif self.retention is not None:
             self._cancel(self.retention)
-        elif failure is not None and (
-            not FAILURES[failure].retried or self.crashes > RELAUNCH_LIMIT
-        ):
+        elif failure is not None and not self._tries_again(failure, shortage):
             self.trigger_event(
                 self.JobFailed,
                 error_class=error_class or "ProcessLost",
@@ -190,6 +197,20 @@ class Job(JobSegments):
             self._pause(self.pause_requested)
         elif reason is SegmentEnd.LEASE_ENDED and not can_pay:
             self._pause(PauseReason.BALANCE)
+
+    def _tries_again(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
+        """Whether the job is launched again; a micro batch that was too large is halved, once."""
+        if self.crashes > RELAUNCH_LIMIT:
+            return False
+        chosen = self.plan.lora
+        if shortage is None or self.micro_batch_split > 1 or chosen.micro_batch_size == 1:
+            return FAILURES[failure].retried
+        self.trigger_event(
+            self.MicroBatchHalved,
+            micro_batch_size=-(-chosen.micro_batch_size // 2),
+            gradient_accumulation=2 * chosen.gradient_accumulation,
+        )
+        return True
 
     def _score(self) -> None:
         if (frozen := self.estimate) is None:
@@ -275,7 +296,11 @@ class Job(JobSegments):
         return effect is Effect.RESUMES
 
     def resume(
-        self, estimate: Estimate | None, rate_micros_per_hour: int, catalog_version: str
+        self,
+        estimate: Estimate | None,
+        rate_micros_per_hour: int,
+        catalog_version: str,
+        gpu_count: int | None = None,
     ) -> None:
         """Go on from the last checkpoint at this rate, with the rest estimated anew."""
         if self.must_resume():
@@ -284,12 +309,16 @@ class Job(JobSegments):
                 rate_micros_per_hour=rate_micros_per_hour,
                 catalog_version=catalog_version,
                 estimate=estimate,
+                gpu_count=gpu_count,
             )
 
     @event(JobResumed)
-    def _job_resumed(self, rate_micros_per_hour: int, estimate: Estimate | None) -> None:
+    def _job_resumed(
+        self, rate_micros_per_hour: int, estimate: Estimate | None, gpu_count: int | None
+    ) -> None:
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
+        self.gpu_count = gpu_count or self.gpu_count
         self.gate_micros = estimate.high_micros if estimate else None
         self.resumed = True
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from eventsourcing.domain import event
 
 from domain.errors import StaleSegment, WrongState
-from domain.failures import FAILURES, FailureClass, Payer
+from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.job_checkpoints import JobCheckpoints
 from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason, SegmentEnd
 from domain.perplexity import perplexity
@@ -101,7 +101,7 @@ class JobSegments(JobCheckpoints):
         """The segment's process is over; its time counts up to here."""
 
         TOPIC: ClassVar[str] = "SegmentEnded"
-        class_version: ClassVar[int] = 2
+        class_version: ClassVar[int] = 3
         segment: int
         reason: SegmentEnd
         elapsed_seconds: int
@@ -110,6 +110,7 @@ class JobSegments(JobCheckpoints):
         error_class: str | None
         log_ref: str | None
         failure: FailureClass | None  # of a crash
+        shortage: MemoryShortage | None  # of a crash by a micro batch that no memory held
         phase_seconds: dict[Phase, float]
 
         @staticmethod
@@ -119,11 +120,25 @@ class JobSegments(JobCheckpoints):
             state["failure"] = failure_of(state["error_class"]) if crashed else None
             state["phase_seconds"] = {}
 
+        @staticmethod
+        def upcast_v2_v3(state: dict[str, Any]) -> None:
+            """The second version did not tell what the memory did not hold."""
+            state["shortage"] = None
+
+    class MicroBatchHalved(Event):
+        """A GPU's memory did not hold a micro batch: twice as many, of half the size, are tried."""
+
+        TOPIC: ClassVar[str] = "MicroBatchHalved"
+        micro_batch_size: int  # from now on
+        gradient_accumulation: int
+
     def __init__(self, account_id: UUID, plan: TrainingPlan) -> None:
         super().__init__()
         self.account_id = account_id
         self.plan = plan
         self.rate_micros_per_hour = plan.rate_micros_per_hour
+        self.gpu_count = plan.gpu_count  # of the next segment, or the running one
+        self.micro_batch_split = 1  # parts that a micro batch is cut into, for its memory's sake
         self.status = JobStatus.TRAINING
         self.segment = 0
         self.segment_running = False
@@ -283,6 +298,7 @@ class JobSegments(JobCheckpoints):
         failure: FailureClass | None = None,
         error_class: str | None = None,
         log_ref: str | None = None,
+        shortage: MemoryShortage | None = None,
         phase_seconds: Mapping[Phase, float] | None = None,
         can_pay: bool = True,
         overran: bool = False,
@@ -307,9 +323,10 @@ class JobSegments(JobCheckpoints):
             error_class=error_class,
             log_ref=log_ref,
             failure=failure,
+            shortage=shortage,
             phase_seconds=dict(phase_seconds or {}),
         )
-        self._conclude(reason, failure, error_class, log_ref, can_pay)
+        self._conclude(reason, failure, error_class, log_ref, shortage, can_pay)
 
     def _kept_seconds(
         self,
@@ -350,6 +367,10 @@ class JobSegments(JobCheckpoints):
         for phase, seconds in phase_seconds.items():
             self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
 
+    @event(MicroBatchHalved)
+    def _micro_batch_halved(self) -> None:
+        self.micro_batch_split = 2
+
     @abstractmethod
     def _conclude(
         self,
@@ -357,6 +378,7 @@ class JobSegments(JobCheckpoints):
         failure: FailureClass | None,
         error_class: str | None,
         log_ref: str | None,
+        shortage: MemoryShortage | None,
         can_pay: bool,
     ) -> None:
         """What follows for the job from the end of a segment."""

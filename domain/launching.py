@@ -64,18 +64,31 @@ class Launching:
         """Save and free the GPUs; raises WrongState with what would work instead."""
         return self._command(account_id, job_id, lambda job: job.pause())
 
-    def resume(self, account_id: UUID, job_id: UUID, *, wait: bool, loads: Loads) -> Job:
-        """Go on from the latest checkpoint, at today's rate, through both gates anew."""
+    def resume(
+        self,
+        account_id: UUID,
+        job_id: UUID,
+        *,
+        wait: bool,
+        loads: Loads,
+        gpu_count: int | None = None,
+    ) -> Job:
+        """Go on from the latest checkpoint, at today's rate, through both gates anew.
+
+        With another `gpu_count` than before (None), what a step trains on stays the same.
+        """
 
         def command(job: Job) -> None:
             if not job.must_resume():
                 return
-            quote = self._quoting.rest_of(job)
+            quote = self._quoting.rest_of(job, gpu_count)
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
                 _require_capacity(quote, loads)
-            job.resume(quote.estimate, plan.rate_micros_per_hour, plan.catalog_version)
+            job.resume(
+                quote.estimate, plan.rate_micros_per_hour, plan.catalog_version, plan.gpu_count
+            )
 
         return self._command(account_id, job_id, command)
 

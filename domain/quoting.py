@@ -151,7 +151,8 @@ class Quoting:
             )
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
-        work = Work(shape, lengths, fields, length, own)
+        approved_ranks = approved.gpu_count if approved is not None else None
+        work = Work(shape, lengths, fields, length, own, approved_ranks)
         plan = TrainingPlan(
             dataset_id=dataset.id,
             dataset_ref=dataset.ref,
@@ -192,15 +193,18 @@ class Quoting:
             )
         ]
 
-    def rest_of(self, job: Job) -> Quote:
-        """What the rest of a job comes to today; raises the problem that stands against it."""
+    def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
+        """What the rest of a job comes to today; raises the problem that stands against it.
+
+        `gpu_count` is how many GPUs it goes on with; None: with as many as it had.
+        """
         plan = job.plan
         choices = Choices(
             plan.dataset_id,
             plan.base_model,
             plan.region,
             plan.gpu_type,
-            plan.gpu_count,
+            job.gpu_count if gpu_count is None else gpu_count,
             plan.lora,
             plan.validation.dataset_id if plan.validation else None,
         )

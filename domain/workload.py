@@ -53,6 +53,7 @@ class Work:
     hyperparameters: Hyperparameters
     sequence_length: int  # tokens that every example is cut to
     validation: TokenLengths | None = None  # of the user's own file to evaluate on
+    approved_ranks: int | None = None  # that make a full step; None: those that are asked about
 
     @property
     def held_out(self) -> int:
@@ -86,9 +87,10 @@ class Work:
         return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
 
     def examples_per_step(self, ranks: int) -> int:
-        """Examples of one full optimizer step."""
+        """Examples of one full optimizer step, which a resume on other GPUs does not change."""
         fields = self.hyperparameters
-        return fields.micro_batch_size * fields.gradient_accumulation * ranks
+        planned = self.approved_ranks or ranks
+        return fields.micro_batch_size * fields.gradient_accumulation * planned
 
     def total_steps(self, ranks: int) -> int:
         """Optimizer steps of all epochs."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.hyperparameters import Hyperparameters
 from domain.phases import Phase
 
@@ -51,6 +51,8 @@ class SegmentSpec(Message):
     gradient_checkpointing: bool = False
     gpu_type: str = "cpu"  # of the catalog
     gpu_count: int = 1  # ranks of data parallelism
+    approved_gpu_count: int | None = None  # that a step's batch was approved for; None: gpu_count
+    micro_batch_split: int = 1  # parts that each micro batch is cut into; 2 after a lack of memory
     resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int
@@ -141,6 +143,7 @@ class Report(Message):
     outcome: Outcome | None = None
     error_class: str | None = None  # name of the exception
     failure: FailureClass | None = None
+    shortage: MemoryShortage | None = None  # of a failure by a micro batch too large for the memory
 
     @property
     def subject(self) -> str:

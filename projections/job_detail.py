@@ -74,6 +74,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     grace_seconds integer NOT NULL DEFAULT 0,
     crashes integer NOT NULL DEFAULT 0,
     failure text,
+    shortage jsonb,
+    halved_micro_batch_size integer,
     error_class text,
     log_ref text
 );
@@ -136,7 +138,13 @@ def apply(cursor: Cursor, event: Event) -> None:
                 accuracy_after=event.accuracy_after,
                 peak_memory_bytes=event.peak_memory_bytes,
             )
-        case Job.Registered() | Job.SegmentEnded() | Job.EstimateScored() | Job.JobFailed():
+        case (
+            Job.Registered()
+            | Job.SegmentEnded()
+            | Job.EstimateScored()
+            | Job.MicroBatchHalved()
+            | Job.JobFailed()
+        ):
             _apply_end(cursor, event)
         case Meter.MinuteMetered() | Meter.LostWorkCredited():
             _apply_money(cursor, event)
@@ -145,7 +153,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _apply_end(cursor: Cursor, event: Event) -> None:
-    """Fold what ends a segment, and what ends a job by itself."""
+    """Fold what ends a segment, what follows from it, and what ends a job by itself."""
     match event:
         case Job.Registered():
             _update(
@@ -168,6 +176,8 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 actual_seconds=event.actual_seconds,
                 actual_micros=event.actual_micros,
             )
+        case Job.MicroBatchHalved():
+            _update(cursor, event, halved_micro_batch_size=event.micro_batch_size)
         case Job.JobFailed():
             _update(
                 cursor,
@@ -292,6 +302,7 @@ def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
         train_examples=event.train_examples,
         eval_examples=event.eval_examples,
         failure=None,  # of a segment before, which this one has got over
+        shortage=None,
         error_class=None,
     )
 
@@ -301,6 +312,7 @@ def _end_segment(cursor: Cursor, event: Job.SegmentEnded) -> None:
     cursor.execute(
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
         "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
+        "shortage = coalesce(%(shortage)s, shortage), "
         "error_class = coalesce(%(error)s, error_class), log_ref = coalesce(%(log)s, log_ref) "
         "WHERE job_id = %(job)s",
         {
@@ -308,6 +320,7 @@ def _end_segment(cursor: Cursor, event: Job.SegmentEnded) -> None:
             "grace": event.grace_seconds,
             "crashed": int(event.reason == "crashed"),
             "failure": event.failure,
+            "shortage": Jsonb(event.shortage.model_dump()) if event.shortage else None,
             "error": event.error_class,
             "log": event.log_ref,
             "job": event.originator_id,
@@ -338,6 +351,7 @@ def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
         pause_reason=None,
         paused_at=None,
         rate_micros_per_hour=event.rate_micros_per_hour,
+        **({"gpu_count": event.gpu_count} if event.gpu_count is not None else {}),
     )
     cursor.execute(
         "UPDATE job_detail SET status = CASE WHEN trained THEN %s ELSE %s END WHERE job_id = %s",

@@ -35,6 +35,8 @@ CHAPTERS = {
     "SegmentEnded": "segment {segment} ended after {elapsed_seconds} s: {reason}",
     "CheckpointRejected": "checkpoint at step {step} rejected: {reason}",
     "ResumeCertified": "resume at step {step} certified, {ranks} rank(s)",
+    "MicroBatchHalved": "out of memory: micro batches of {micro_batch_size}, "
+    "{gradient_accumulation} a step",
     "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
     "PauseRequested": "pausing: the trainer saves and exits",
     "JobPaused": "[bold yellow]paused[/]: {reason}",

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import Field, JsonValue
 
 from domain.estimate import Estimate, Precision
-from domain.failures import FAILURES, FailureClass, Payer
+from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
 from domain.perplexity import perplexity
 from gateway.answers import Answer, JobId, Money
@@ -46,16 +46,23 @@ class FailureAnswer(Answer):
     paid_by: Payer
     retried: bool
 
+    shortage: MemoryShortage | None = Field(description="What no memory was found for.")
+
     @classmethod
-    def of(cls, failure: FailureClass) -> FailureAnswer:
-        """The answer for a failure class, from the one table."""
-        known = FAILURES[failure]
+    def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
+        """The answer for a job's row, from the one table; None of a job that had no failure."""
+        if row["failure"] is None:
+            return None
+        failure, halved_to = FailureClass(row["failure"]), row["halved_micro_batch_size"]
+        known, ended = FAILURES[failure], row["status"] == JobStatus.FAILED
+        size = halved_to or row["hyperparameters"]["micro_batch_size"]
         return cls(
             failure=failure,
             sentence=known.sentence,
-            advice=known.advice,
+            advice=advice_on(failure, size, halved=halved_to is not None),
             paid_by=known.payer,
-            retried=known.retried,
+            retried=known.retried or not ended,
+            shortage=row["shortage"],
         )
 
 
@@ -97,6 +104,9 @@ class JobDetail(JobSummary):
     promoted: bool
     kept: str | None = Field(description="Of a cancelled job: what of it is kept, in a sentence.")
     failure: FailureAnswer | None
+    halved_micro_batch_size: int | None = Field(
+        description="Examples of a micro batch since the chosen ones did not fit the memory."
+    )
     segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
     step: int
@@ -228,7 +238,7 @@ def detail(
             "credited": Money.of(row["credited_micros"]),
             "balance": Money.of(balance_micros),
             "estimate": _estimate(row["estimate"]),
-            "failure": None if row["failure"] is None else FailureAnswer.of(row["failure"]),
+            "failure": FailureAnswer.of(row),
             "resume": resume,
             "wait_seconds": wait_seconds,
             "kept": _kept(row),

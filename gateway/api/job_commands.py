@@ -37,6 +37,13 @@ class ResumeRequest(BaseModel):
         strict=True,
         description="Stand in the queue, free of charge, if no GPU is free.",
     )
+    gpu_count: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        strict=True,
+        description="GPUs to go on with; as many as before if unset. What a step trains on stays.",
+    )
 
 
 @router.post("/{job_id}/pause", responses=refusals(404, 409))
@@ -47,7 +54,7 @@ def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
     )
 
 
-@router.post("/{job_id}/resume", responses=refusals(402, 404, 409))
+@router.post("/{job_id}/resume", responses=refusals(402, 404, 409, 422))
 def resume_job(
     job_id: JobId,
     caller: CallerOf,
@@ -55,13 +62,17 @@ def resume_job(
     how: Annotated[ResumeRequest | None, Body()] = None,
 ) -> JobDetail:
     """Go on from the latest checkpoint, at today's rate, through both gates anew."""
-    wait = how is not None and how.wait
+    how = how or ResumeRequest()
     return _give(
         backend,
         caller,
         job_id,
         lambda: backend.launching.resume(
-            caller.account_id, job_id, wait=wait, loads=partial(loads_now, backend)
+            caller.account_id,
+            job_id,
+            wait=how.wait,
+            loads=partial(loads_now, backend),
+            gpu_count=how.gpu_count,
         ),
     )
 

@@ -150,10 +150,13 @@ def resume(
     ctx: typer.Context,
     job: JobName,
     wait: Annotated[bool, typer.Option(help="Stand in the queue if no GPU is free.")] = False,
+    gpu_count: Annotated[
+        int | None, typer.Option(help="GPUs to go on with; as many as before if unset.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on from the latest checkpoint, if the balance covers the rest."""
-    _give(ctx, job, "resume", {"wait": wait}, as_json)
+    _give(ctx, job, "resume", {"wait": wait, "gpu_count": gpu_count}, as_json)
 
 
 @jobs.command()

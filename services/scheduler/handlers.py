@@ -76,8 +76,10 @@ class Scheduling:
         if not self._can_pay(job):
             job.deplete()
             return [job]
-        pool = self._pool(job)
-        pool.request(Claim(job.account_id, job.id, segment, job.plan.gpu_count))
+        pool, claim = self._pool(job), Claim(job.account_id, job.id, segment, job.gpu_count)
+        if (queued := pool.queue.get((job.id, segment))) is not None and queued != claim:
+            pool.withdraw(job.id)  # of before a pause, after which it asked for another number
+        pool.request(claim)
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:

@@ -11,7 +11,7 @@ from domain.account import Account
 from domain.aggregate import Cause, because
 from domain.errors import DomainError, NotFound, StaleSegment
 from domain.event_log import EventLog
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.gpu_pool import GpuPool
 from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
@@ -174,6 +174,7 @@ class Segments:
             elapsed,
             grace_seconds=grace,
             failure=failure if reason is SegmentEnd.CRASHED else None,
+            shortage=report.shortage,
             error_class=error_class,
             phase_seconds=report.phase_seconds,
             can_pay=reason is not SegmentEnd.LEASE_ENDED
@@ -253,6 +254,7 @@ class Segments:
         *,
         grace_seconds: int = 0,
         failure: FailureClass | None,
+        shortage: MemoryShortage | None = None,
         error_class: str | None,
         phase_seconds: Mapping[Phase, float],
         can_pay: bool,
@@ -270,6 +272,7 @@ class Segments:
             failure=failure,
             error_class=error_class,
             log_ref=log_ref,
+            shortage=shortage,
             phase_seconds=phase_seconds,
             can_pay=can_pay,
             overran=overran,

@@ -22,7 +22,7 @@ from infrastructure.settings import Settings
 from services.trainer.agent import STOPS, launch
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.downloads import LeasedArtifacts
-from services.trainer.failures import classify
+from services.trainer.failures import classify, shortage_of
 from services.trainer.followers import (
     FollowerLost,
     Followers,
@@ -134,7 +134,7 @@ class Program:
             if isinstance(error, FollowerLost):
                 self._reporter.log(error.traceback, "ERROR")
             self._reporter.log("".join(traceback.format_exception(error)), "ERROR")
-        if not self._reporter.finish(outcome, error_class, failure):
+        if not self._reporter.finish(outcome, error_class, failure, shortage_of(error)):
             self._reporter.log("the final report went unanswered", "WARNING")
 
 

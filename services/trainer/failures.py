@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jinja2 import TemplateError
 
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
@@ -22,6 +22,7 @@ class SegmentFailure(Exception):
     """Base of the errors that know their own class."""
 
     failure: FailureClass
+    shortage: MemoryShortage | None = None  # of a lack of memory in a micro batch
 
 
 class BadData(SegmentFailure):
@@ -46,7 +47,7 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
     approved one (ArtifactCorrupt) is the store's fault and not the user's: trainer_crashed, so that
     it is tried again. Whether a finite loss has diverged is the rule of `divergence`.
     """
-    if any(_out_of_memory(each) for each in _chain(error)):
+    if any(is_out_of_memory(each) for each in _chain(error)):
         return FailureClass.OUT_OF_MEMORY
     if any(_disk_full(each) for each in _chain(error)):
         return FailureClass.DISK_FULL
@@ -59,6 +60,11 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
     return FailureClass.TRAINER_CRASHED
 
 
+def shortage_of(error: BaseException | None) -> MemoryShortage | None:
+    """The micro batch that a memory did not hold, if that is what ended a segment."""
+    return error.shortage if isinstance(error, SegmentFailure) else None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, what caused it, and so on."""
     current: BaseException | None = error
@@ -68,7 +74,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or context
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, whatever caused it, says that a memory was too small."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (

@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from domain.estimate import Precision
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
 from services.trainer.downloads import LeasedArtifacts
-from services.trainer.failures import SegmentFailure, classify
+from services.trainer.failures import SegmentFailure, classify, shortage_of
 from services.trainer.lease import Lease
 from services.trainer.stack import lean_imports
 
@@ -43,6 +43,7 @@ class LastWords(BaseModel):
     message: str  # the traceback
     timestamp: int  # seconds since 1970
     failure: FailureClass
+    shortage: MemoryShortage | None = None
 
 
 class FollowerLost(SegmentFailure):
@@ -51,6 +52,7 @@ class FollowerLost(SegmentFailure):
     def __init__(self, rank: int, exit_code: int, words: LastWords | None) -> None:
         super().__init__(how_ended(rank, exit_code))
         self.failure = words.failure if words else FailureClass.TRAINER_CRASHED
+        self.shortage = words.shortage if words else None
         self.traceback = words.message if words else ""
         # One lost rank breaks the others' connections, and then the agent ends them.
         self.echoes = (self.failure in UNSPECIFIC, exit_code == -signal.SIGTERM, words is not None)
@@ -159,6 +161,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
             message=traceback.format_exc(),
             timestamp=int(time.time()),
             failure=classify(error, reporter.phase),
+            shortage=shortage_of(error),
         )
         Path(os.environ[ERROR_FILE]).write_text(words.model_dump_json())
         return 1

@@ -35,8 +35,9 @@ class Plan:
     """Which examples each optimizer step sees, cut into micro batches.
 
     `lengths` are the examples' sizes in tokens. Every epoch is shuffled anew and ends with a short
-    step if the examples do not divide. A step's micro batches are spread over the ranks, so that
-    two ranks do in a step what one does with twice the accumulation.
+    step if the examples do not divide. All of it is a function of what was approved, the number of
+    ranks among it: however many there are now, they share the same micro batches, and two do in a
+    step what one does with twice the accumulation. `split` cuts each into so many parts.
     """
 
     lengths: tuple[int, ...]
@@ -44,7 +45,8 @@ class Plan:
     micro_batch_size: int
     gradient_accumulation: int
     seed: int
-    ranks: int = 1
+    ranks: int = 1  # as approved
+    split: int = 1
 
     @property
     def examples_per_step(self) -> int:
@@ -66,8 +68,15 @@ class Plan:
         """Optimizer steps of the whole job."""
         return self.epochs * self.steps_per_epoch
 
-    def micro_batches(self, step: int) -> list[list[int]]:
+    @property
+    def largest_micro_batch(self) -> int:
+        """Examples of a full micro batch, after the split."""
+        return -(-self.micro_batch_size // self.split)
+
+    def micro_batches(self, step: int, among: int = 1) -> list[list[int]]:
         """Example indices of an optimizer step (from 0), micro batch by micro batch.
+
+        They are in the order in which they are dealt out `among` the present ranks.
 
         The shuffled epoch is cut into windows of 8 steps; within one, examples are sorted by
         length, cut into micro batches, and these shuffled again. It saves most of the padding.
@@ -75,8 +84,9 @@ class Plan:
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
         start = position * self.micro_batches_per_step
-        batches = batches[start : start + self.micro_batches_per_step]
-        if self.ranks > 1:  # dealt out from the largest to the smallest, the ranks' work is even
+        whole = batches[start : start + self.micro_batches_per_step]
+        batches = [part for batch in whole for part in cut(batch, -(-len(batch) // self.split))]
+        if among > 1:  # dealt out from the largest to the smallest, the ranks' work is even
             batches = sorted(batches, key=self._padded_tokens, reverse=True)
         return batches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -27,3 +28,8 @@ class RandomState:
         torch.set_rng_state(self.cpu.clone())
         if self.cuda is not None and device.type == "cuda":
             torch.cuda.set_rng_state(self.cuda.clone(), device)
+
+
+def seed_anew(seed: int, step: int, rank: int) -> None:
+    """Begin a random state, on every device, that follows from these three alone."""
+    torch.manual_seed(Random(f"{seed}:{step}:{rank}").getrandbits(64))

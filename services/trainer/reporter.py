@@ -18,7 +18,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.reports import (
@@ -152,6 +152,7 @@ class Reporter:
         outcome: Outcome,
         error_class: str | None = None,
         failure: FailureClass | None = None,
+        shortage: MemoryShortage | None = None,
     ) -> bool:
         """Send the final report until it is answered; returns whether it was.
 
@@ -164,6 +165,7 @@ class Reporter:
             outcome=outcome,
             error_class=error_class,
             failure=failure,
+            shortage=shortage,
             **self._times(self._clock.elapsed()),
         )
         self._keep_last_word()

@@ -15,6 +15,7 @@ from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, P
 from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
 from services.trainer.plan import Plan
+from services.trainer.random_state import seed_anew
 from services.trainer.ranks import Ranks
 from services.trainer.state import TrainingState
 from services.trainer.voice import Voice
@@ -71,6 +72,7 @@ class Resuming:
             except CheckpointDamaged as error:
                 damage = error
             if self._agreed(damage):
+                self._seed_other_ranks(position)
                 live = TrainingState.of(model, optimizer, self._ranks).hashes(
                     data_position_sha256(plan, position.step)
                 )
@@ -82,6 +84,17 @@ class Resuming:
             fresh.put_back(model, optimizer, self._ranks)
             self.fetch()
         return None
+
+    def _seed_other_ranks(self, position: Position) -> None:
+        """Of another number of ranks no random state is taken up: each begins its dropout anew."""
+        if position.mode.ranks != self._ranks.count:
+            seed_anew(position.hyperparameters.seed, position.step, self._ranks.rank)
+            self._reporter.log(
+                f"the checkpoint is of {position.mode.ranks} ranks: {self._ranks.count} go on with "
+                "the same examples in the same steps, but the dropout begins anew, from seed, step "
+                "and rank",
+                "WARNING",
+            )
 
     def _agreed(self, damage: CheckpointDamaged | None) -> bool:
         """Whether no rank found damage."""

@@ -153,7 +153,8 @@ class Segment:
             micro_batch_size=hyperparameters.micro_batch_size,
             gradient_accumulation=hyperparameters.gradient_accumulation,
             seed=hyperparameters.seed,
-            ranks=self.ranks.count,
+            ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
+            split=self.spec.micro_batch_split,
         )
         self.training = Training(
             self.model,
@@ -167,7 +168,7 @@ class Segment:
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         held_out = HeldOut(
             self.dataset.held_out,
-            hyperparameters.micro_batch_size,
+            self.plan.largest_micro_batch,
             pad_id(self.tokenizer),
             self.ranks,
         )

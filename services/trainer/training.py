@@ -19,6 +19,7 @@ from services.trainer.lora import Dropout
 from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
+from services.trainer.shortage import telling_shortage
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Training:
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
-        micro_batches = self.plan.micro_batches(number)
+        micro_batches = self.plan.micro_batches(number, self.ranks.count)
         # Every rank knows all of the step's examples: their count needs no exchange.
         examples = [self.examples[index] for indices in micro_batches for index in indices]
         label_tokens = sum(example.label_tokens for example in examples)
@@ -104,13 +105,18 @@ class Training:
         return self.ranks.sum(total)[0]
 
     def _accumulate(self, indices: list[int], label_tokens: int) -> float:
-        """Add the gradient of one micro batch; returns its part of the loss."""
+        """Add the gradient of one micro batch; returns its part of the loss.
+
+        Raises MicroBatchTooLarge.
+        """
         examples = [self.examples[index] for index in indices]
-        batch = collate(examples, self.pad_id, self.ranks.device)
-        with self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device):
-            loss = loss_sum(self.model, batch) / label_tokens
-            value = loss.item()
-            (loss * self.ranks.count).backward()  # the ranks' gradients are averaged, to be summed
+        with telling_shortage(examples, self.plan, self.ranks.device):
+            batch = collate(examples, self.pad_id, self.ranks.device)
+            with self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device):
+                loss = loss_sum(self.model, batch) / label_tokens
+                value = loss.item()
+                # The ranks' gradients are averaged, to be summed.
+                (loss * self.ranks.count).backward()
         return value
 
     def _take_part(self, index: int) -> None:

@@ -218,6 +218,14 @@ def test_resume_it_goes_on_at_the_new_rate() -> None:
     assert given.status is JobStatus.TRAINING
 
 
+def test_resume_it_goes_on_with_the_gpus_that_were_asked_for() -> None:
+    given = paused()
+    assert given.gpu_count == 1
+    given.resume(ESTIMATE, 7_200_000, "2", 2)
+    assert given.gpu_count == 2
+    assert given.plan.gpu_count == 1, "what was approved stays"
+
+
 def test_resume_given_again_it_is_once_until_the_next_pause() -> None:
     given = paused()
     resume(given)

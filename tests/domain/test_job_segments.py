@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from domain.errors import StaleSegment
-from domain.failures import FAILURES, FailureClass, Payer
+from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.hyperparameters import Hyperparameters
 from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.phases import Phase
@@ -151,6 +151,58 @@ def test_what_would_fail_again_is_not_tried_again(failure: FailureClass) -> None
     given = running()
     given.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure)
     assert happened(given) == ["SegmentEnded", "JobFailed"]
+
+
+SHORTAGE = MemoryShortage(
+    rows=4, tokens=500, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
+)
+
+
+def run_out_of_memory(given: Job, segment: int, shortage: MemoryShortage | None = SHORTAGE) -> None:
+    given.end_segment(
+        segment,
+        SegmentEnd.CRASHED,
+        60,
+        failure=FailureClass.OUT_OF_MEMORY,
+        error_class="MicroBatchTooLarge",
+        shortage=shortage,
+    )
+
+
+def test_a_micro_batch_too_large_for_the_memory_is_halved_once_at_the_platforms_cost() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10, elapsed_seconds=42)
+    run_out_of_memory(given, 1)
+    _, end, halved = given.collect_events()
+    assert isinstance(end, Job.SegmentEnded)
+    assert (end.shortage, end.kept_seconds) == (SHORTAGE, 42)
+    assert isinstance(halved, Job.MicroBatchHalved)
+    assert (halved.micro_batch_size, halved.gradient_accumulation) == (2, 8)
+    assert given.micro_batch_split == 2
+    given.allocate_segment(2)
+    run_out_of_memory(given, 2)
+    assert happened(given) == ["SegmentAllocated", "SegmentEnded", "JobFailed"]
+
+
+def test_what_half_the_micro_batch_would_not_help_fails() -> None:
+    given = running()
+    run_out_of_memory(given, 1, shortage=None)  # the model alone was too large
+    assert happened(given) == ["SegmentEnded", "JobFailed"]
+    single = PLAN.model_copy(
+        update={"hyperparameters": PLAN.hyperparameters | {"micro_batch_size": 1}}
+    )
+    given = Job.approve(JOB_ID, ACCOUNT_ID, single)
+    given.allocate_segment(1)
+    given.collect_events()
+    run_out_of_memory(given, 1)
+    assert happened(given) == ["SegmentEnded", "JobFailed"]
+
+
+def test_a_job_that_is_to_pause_pauses_with_its_micro_batch_halved() -> None:
+    given = running()
+    given.pause()
+    run_out_of_memory(given, 1)
+    assert happened(given) == ["PauseRequested", "SegmentEnded", "MicroBatchHalved", "JobPaused"]
 
 
 def test_what_was_trained_is_not_trained_again_after_a_crash_in_evaluation() -> None:

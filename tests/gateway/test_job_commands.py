@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
+from domain.failures import FailureClass, MemoryShortage
 from domain.job import Job, SegmentEnd
 from tests.gateway.conftest import Person, World
 from tests.gateway.test_jobs import ready, uuid_of
@@ -49,6 +50,21 @@ class Owner:
             job.end_segment(segment, reason, 10)
             self.world.log.commit(job)
 
+    def run_out_of_memory(self, segment: int) -> None:
+        shortage = MemoryShortage(
+            rows=4, tokens=90, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
+        )
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.end_segment(
+                segment,
+                SegmentEnd.CRASHED,
+                10,
+                failure=FailureClass.OUT_OF_MEMORY,
+                shortage=shortage,
+            )
+            self.world.log.commit(job)
+
 
 def test_a_waiting_job_pauses_at_once_and_resumes_once(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
@@ -62,6 +78,35 @@ def test_a_waiting_job_pauses_at_once_and_resumes_once(client: TestClient, world
     assert [answer.status_code for answer in resumed] == [200, 200]
     assert resumed[1].json()["status"] == "training"
     assert owner.topics() == ["JobApproved", "JobPaused", "JobResumed"]
+
+
+def test_a_job_resumes_on_as_many_gpus_as_are_asked_for(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    rate = client.get(owner.path, headers=owner.person.headers).json()["rate_per_hour"]["micros"]
+    owner.give("pause")
+    for count in (0, 3):  # the region has two
+        refused = owner.give("resume", gpu_count=count)
+        assert refused.status_code == 422
+        assert "gpu_count" in refused.text
+    resumed = owner.give("resume", gpu_count=2).json()
+    assert (resumed["gpu_count"], resumed["rate_per_hour"]["micros"]) == (2, 2 * rate)
+    job = world.log.load(Job, owner.job_id)
+    assert (job.gpu_count, job.plan.gpu_count) == (2, 1)
+
+
+def test_a_lack_of_memory_is_shown_with_what_was_tried(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    for segment, advice in ((1, "again with micro batches of 2"), (2, "or a larger GPU")):
+        owner.train(segment)
+        owner.run_out_of_memory(segment)
+        world.project()
+        shown = client.get(owner.path, headers=owner.person.headers).json()
+        assert shown["failure"]["shortage"]["rows"] == 4
+        assert shown["failure"]["retried"] == (segment == 1)
+        assert advice in shown["failure"]["advice"]
+    assert shown["status"] == "failed"
+    assert shown["halved_micro_batch_size"] == 2
+    assert "MicroBatchHalved" in owner.topics()
 
 
 def test_a_running_job_pauses_when_its_trainer_has_saved(client: TestClient, world: World) -> None:

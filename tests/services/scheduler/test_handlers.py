@@ -235,6 +235,31 @@ def test_what_crashed_is_relaunched_from_its_last_checkpoint(
     assert [each.ref for each in candidates] == ["checkpoints/1/20", "checkpoints/1/10"]
 
 
+def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    """Also if it was paused and resumed while it stood in the queue, before anyone reacted."""
+    launcher.gpus = 2
+    story.open_pool(capacity=2)
+    approve(log, uuid4(), count=2)
+    approve(log, count=2)
+    scheduler.catch_up()
+    with command("pause and resume"):
+        waiting = story.job
+        waiting.pause()
+        waiting.resume(None, PLAN.rate_micros_per_hour, "test", 1)
+        log.commit(waiting)
+    scheduler.catch_up()
+    launcher.gpus = 3
+    offer_capacity(log, FixedClock(), launcher)
+    scheduler.catch_up()
+    lease(log)
+    scheduler.catch_up()
+    spec = launcher.specs[PodName(JOB_ID, 1)]
+    assert (spec.gpu_count, spec.approved_gpu_count) == (1, 2)
+    assert sorted(claim.count for claim in story.pool.held.values()) == [1, 2]
+
+
 def test_a_lease_that_lapsed_is_relaunched(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from domain.event_log import EventLog
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.job import Job, JobStatus, SegmentEnd
 from domain.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import PodName
+from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
 from services.trainer.lease import STALL_EXIT_CODE
 from tests.causes import FixedClock
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
@@ -305,6 +306,22 @@ def test_a_failure_has_the_class_that_its_trainer_says(
     running.record(failed(3, failure=failure, phase_seconds={Phase.MODEL_LOAD: 3.0}))
     assert last_end(log).failure is failure
     assert last_end(log).phase_seconds == {Phase.MODEL_LOAD: 3.0}
+
+
+def test_a_micro_batch_too_large_is_tried_again_with_half_of_it(
+    log: EventLog, story: Story, running: Segments, settings: Settings
+) -> None:
+    shortage = MemoryShortage(
+        rows=4, tokens=500, micro_batch_size=4, gradient_accumulation=4, peak_bytes=10**9
+    )
+    running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY, shortage=shortage))
+    assert last_end(log).shortage == shortage
+    assert topics(log)[-1] == "MicroBatchHalved"
+    job = story.job
+    assert job.next_segment == 2
+    spec = segment_spec(job, 300, settings)
+    assert spec.micro_batch_split == 2
+    assert spec.hyperparameters == PLAN.lora, "what was approved, so that a checkpoint matches"
 
 
 def test_a_failure_of_no_class_is_the_trainers(log: EventLog, running: Segments) -> None:

@@ -47,10 +47,23 @@ def test_ranks_share_the_steps_of_one_with_more_accumulation() -> None:
     alone, shared = plan(gradient_accumulation=6), plan(ranks=2)
     assert shared.total_steps == alone.total_steps == 3 * 5
     for number in range(alone.total_steps):
-        theirs = shared.micro_batches(number)
+        theirs = shared.micro_batches(number, among=2)
         assert sorted(theirs) == sorted(alone.micro_batches(number))
+        assert shared.micro_batches(number) == alone.micro_batches(number)
         sizes = [len(batch) * max(shared.lengths[index] for index in batch) for batch in theirs]
         assert sizes == sorted(sizes, reverse=True)  # dealt out in turn, the work is even
+
+
+@given(size=st.integers(1, 9), ranks=st.integers(1, 3))
+def test_a_split_cuts_micro_batches_and_moves_no_example(size: int, ranks: int) -> None:
+    whole = plan(micro_batch_size=size, ranks=ranks)
+    halves = plan(micro_batch_size=size, ranks=ranks, split=2)
+    assert halves.total_steps == whole.total_steps
+    for number in range(whole.total_steps):
+        theirs, ours = halves.micro_batches(number), whole.micro_batches(number)
+        assert [i for batch in theirs for i in batch] == [i for batch in ours for i in batch]
+        assert all(len(batch) <= halves.largest_micro_batch for batch in theirs)
+        assert len(theirs) == sum(min(2, len(batch)) for batch in ours)
 
 
 def test_the_plan_is_a_function_of_seed_and_epoch() -> None:

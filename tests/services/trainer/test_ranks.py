@@ -6,19 +6,23 @@ import io
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
 from domain.failures import FailureClass
+from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
-from services.trainer import checkpoint, followers, segment
+from services.trainer import checkpoint, followers, segment, training
 from services.trainer.clock import process_age_seconds
+from services.trainer.failures import classify, shortage_of
 from services.trainer.followers import (
     FollowerLost,
     Followers,
@@ -26,6 +30,7 @@ from services.trainer.followers import (
     note_exit,
     words_path,
 )
+from services.trainer.shortage import MicroBatchTooLarge
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.group import follow_alone, run_ranks
@@ -104,14 +109,64 @@ def test_two_ranks_that_stop_within_a_step_end_as_those_that_did_not(
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(
+def test_a_resume_with_another_number_of_ranks_goes_on_with_the_same_examples(
+    run, ranks_run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout even the losses are those of the run that was not interrupted."""
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    chosen = {"dropout": 0.0, "micro_batch_size": 1, "gradient_accumulation": 4}
+    expected = losses(run(make_spec({**chosen, "gradient_accumulation": 8})))
+    first = make_spec(chosen, gpu_count=2)
+    (stopped,) = ranks_run(first, stop_after=2)
+    fewer = first.model_copy(update={"gpu_count": 1, "approved_gpu_count": 2})
+    resumed = run(resuming(fewer, stopped.checkpoints[-1]), stop_after=4)
+    assert any("the dropout begins anew" in line for line in resumed.lines)
+    third = resuming(first.model_copy(update={"segment": 2}), resumed.checkpoints[-1])
+    more, _ = ranks_run(third)
+    found = losses(stopped) + losses(resumed) + losses(more)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_dropout_of_ranks_without_a_state_follows_from_the_checkpoint_alone(
     run, ranks_run, make_spec: SpecMaker
 ) -> None:
-    spec = make_spec(gpu_count=2)
-    (stopped,) = ranks_run(spec, stop_after=1)
-    again = resuming(spec, stopped.checkpoints[-1]).model_copy(update={"gpu_count": 1})
-    with pytest.raises(checkpoint.CheckpointMismatch, match="order"):
-        run(again)
+    spec = make_spec({"dropout": 0.1}, gpu_count=2)
+    (stopped,) = ranks_run(spec, stop_after=2)
+    fewer = spec.model_copy(update={"gpu_count": 1, "approved_gpu_count": 2})
+    second = resuming(fewer, stopped.checkpoints[-1])
+    once, again = run(second), run(second.model_copy(update={"segment": 3}))
+    assert losses(once) == losses(again)
+
+
+def test_half_a_micro_batch_does_the_same_steps(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory for three rows; the segment that follows the lack of it has half the micro batch."""
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    chosen = {"dropout": 0.0, "micro_batch_size": 4, "gradient_accumulation": 2}
+    expected, small = run(make_spec(chosen)), make_spec(chosen)
+    monkeypatch.setattr(training, "loss_sum", with_memory_for(3, training.loss_sum))
+    with pytest.raises(MicroBatchTooLarge, match="micro batch of 4 x") as caught:
+        run(small)
+    shortage = shortage_of(caught.value)
+    assert shortage is not None
+    assert classify(caught.value, Phase.TRAINING) is FailureClass.OUT_OF_MEMORY
+    assert (shortage.rows, shortage.micro_batch_size, shortage.gradient_accumulation) == (4, 4, 2)
+    assert shortage.peak_bytes > 0
+    halved = run(small.model_copy(update={"segment": 2, "micro_batch_split": 2}))
+    assert losses(halved) == pytest.approx(losses(expected), abs=1e-6)
+    assert [step.tokens for step in halved.steps] == [step.tokens for step in expected.steps]
+
+
+def with_memory_for(rows: int, loss_sum: Callable) -> Callable:
+    """The loss function on a GPU whose memory holds so many rows."""
+
+    def scarce(model: Any, batch: Any) -> Any:
+        if len(batch.input_ids) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return loss_sum(model, batch)
+
+    return scarce
 
 
 def test_a_killed_rank_fails_the_segment_within_seconds(
