@@ -102,7 +102,10 @@ class WarmPool:
             resting = now < self._rests_until and not idle
             missing = len(self._waiting) < self._size
             if missing and not resting and now >= self._backs_off_until and _has_room():
-                self._waiting.append(self._start())
+                try:
+                    self._waiting.append(self._start())
+                except OSError as error:
+                    self._back_off(f"a warm trainer cannot be started: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
         """A trainer that is ready for a segment, the one with its base first; None if none is.
@@ -142,14 +145,15 @@ class WarmPool:
             ref=spec.base_ref, manifest_sha256=spec.base_manifest_sha256, on_gpu=on_gpu
         )
         if base != self._expected():
-            self._root.mkdir(parents=True, exist_ok=True)
-            (self._root / EXPECTED_BASE).write_text(base.model_dump_json())
+            with suppress(OSError):  # it only makes a later launch slower
+                self._root.mkdir(parents=True, exist_ok=True)
+                (self._root / EXPECTED_BASE).write_text(base.model_dump_json())
         return base
 
     def _expected(self) -> ExpectedBase | None:
         try:
             return ExpectedBase.model_validate_json((self._root / EXPECTED_BASE).read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return None
 
     def _sweep(self) -> None:
@@ -178,15 +182,17 @@ class WarmPool:
         return WarmTrainer(directory, process, base)
 
     def _bury(self, trainer: WarmTrainer) -> None:
-        """Note that a trainer died while it waited, and try again after a while."""
+        """Forget a trainer that died while it waited."""
         self._waiting.remove(trainer)
-        self._failures += 1
-        backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
-        self._backs_off_until = time.monotonic() + backoff
-        self._logger.warning(
-            "a warm trainer ended while it waited; another in %g s: %s", backoff, trainer.tail()
-        )
+        self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
         self.forget(trainer)
+
+    def _back_off(self, failure: str) -> None:
+        """Say what failed, and try again after a while, each time a longer one."""
+        self._failures += 1
+        seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
+        self._backs_off_until = time.monotonic() + seconds
+        self._logger.warning("%s; another in %g s", failure, seconds)
 
 
 def kill_group(shim: subprocess.Popen[bytes]) -> None:

@@ -218,3 +218,17 @@ def test_a_machine_without_memory_to_spare_keeps_none(
     launcher = launcher_on(settings_of(tmp_path))
     launcher.tend()
     assert not list((tmp_path / "warm").glob("*/"))
+
+
+def test_a_machine_that_starts_no_process_is_asked_again_only_after_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "warm").write_text("a file where the folder was")
+    launcher = launcher_on(settings_of(tmp_path))
+    launcher.tend()
+    launcher.tend()
+    assert len(caplog.messages) == 1
+    assert "a warm trainer cannot be started" in caplog.messages[0]
+    launcher.launch(spec().model_copy(update={"base_manifest_sha256": "b" * 64}))
+    launcher.stop(NAME)
+    eventually(lambda: not living(launcher))
