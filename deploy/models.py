@@ -50,7 +50,11 @@ def verify_model(
 
 def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
     job = store.log.load(Job, job_id)
-    (event,) = (each for each in store.log.events.get(job_id) if isinstance(each, Job.Registered))
+    (event,) = (
+        each
+        for each in store.log.events.get(job_id)
+        if isinstance(each, Job.Registered | Job.AdapterPromoted)
+    )
     artifacts = Artifacts(store.settings.artifacts)
     copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, event.adapter_ref)
     return verify(store.log, artifacts, job, event, copy)

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from domain.money import dollars
-from domain.perplexity import perplexity
 from infrastructure.chat_template import CHAT_TEMPLATE
 from services.scheduler.provenance import PROVENANCE, Provenance
 
@@ -100,13 +99,19 @@ def _result(provenance: Provenance) -> list[Row]:
     scored = provenance.evaluation
     if scored is None:
         return [("Held-out loss", "not evaluated: the job was stopped before")]
-    before, after = perplexity(scored.loss_before), perplexity(scored.loss_after)
-    return [
+    rows = [
         ("Held-out examples", f"{scored.examples} ({scored.label_tokens} label tokens)"),
         ("Held-out loss before", f"{scored.loss_before:.4f} nats per label token"),
         ("Held-out loss after", f"{scored.loss_after:.4f} nats per label token"),
-        ("Perplexity", f"{before:.2f} before, {after:.2f} after"),
+        (
+            "Perplexity",
+            f"{scored.perplexity_before:.2f} before, {scored.perplexity_after:.2f} after",
+        ),
     ]
+    before, after = scored.accuracy_before, scored.accuracy_after
+    if before is not None and after is not None:
+        rows.append(("Tokens right", f"{before:.1%} before, {after:.1%} after"))
+    return rows
 
 
 def _training(provenance: Provenance) -> list[Row]:

@@ -62,6 +62,7 @@ class ResumeFacts(Facts):
     segment: int
     step: int
     manifest_sha256: str | None  # of the checkpoint; None: it began anew
+    certified: bool  # whether the restored state was held against the saved one's hashes
 
 
 class EvaluationFacts(Facts):
@@ -69,6 +70,10 @@ class EvaluationFacts(Facts):
 
     loss_before: float  # nats per label token
     loss_after: float
+    perplexity_before: float
+    perplexity_after: float
+    accuracy_before: float | None  # share of the label tokens that were the first choice
+    accuracy_after: float | None
     examples: int
     label_tokens: int
 
@@ -123,6 +128,7 @@ class JobHistory:
         self.evaluation: EvaluationFacts | None = None
         self.checkpoints: list[CheckpointFacts] = []
         self.resumes: list[ResumeFacts] = []
+        self._manifests: dict[str, str] = {}  # of checkpoints, by ref
         for event in events:
             self._take(event)
 
@@ -130,11 +136,16 @@ class JobHistory:
         match event:
             case Job.JobApproved():
                 self.approved = event
+            case Job.ResumeCertified():
+                self._resume(event.segment, event.step, self._manifests.get(event.ref), True)
             case Job.TrainingStarted():
                 self.started = event
-                if event.segment > 1:
-                    self._resume(event)
+                if event.segment > 1:  # said already, if it was certified
+                    saved = [each for each in self.checkpoints if each.step == event.step]
+                    manifest_sha256 = saved[-1].manifest_sha256 if saved else None
+                    self._resume(event.segment, event.step, manifest_sha256, False)
             case Job.CheckpointSaved():
+                self._manifests[event.ref] = event.manifest_sha256
                 self.checkpoints.append(CheckpointFacts(**_told(event, CheckpointFacts)))
             case Job.EvaluationCompleted():
                 self.evaluation = EvaluationFacts(**_told(event, EvaluationFacts))
@@ -143,15 +154,18 @@ class JobHistory:
         assert isinstance(event, Job.Event | Job.JobApproved)
         self.version = event.originator_version
 
-    def _resume(self, event: Job.TrainingStarted) -> None:
-        saved = [each for each in self.checkpoints if each.step == event.step]
-        self.resumes.append(
-            ResumeFacts(
-                segment=event.segment,
-                step=event.step,
-                manifest_sha256=saved[-1].manifest_sha256 if saved else None,
+    def _resume(
+        self, segment: int, step: int, manifest_sha256: str | None, certified: bool
+    ) -> None:
+        if all(each.segment != segment for each in self.resumes):
+            self.resumes.append(
+                ResumeFacts(
+                    segment=segment,
+                    step=step,
+                    manifest_sha256=manifest_sha256,
+                    certified=certified,
+                )
             )
-        )
 
 
 def provenance_of(

@@ -95,12 +95,17 @@ class DirectoryCopy:
 
 
 def verify(
-    log: EventLog, artifacts: Artifacts, job: Job, event: Job.Registered, copy: Copy
+    log: EventLog,
+    artifacts: Artifacts,
+    job: Job,
+    event: Job.Registered | Job.AdapterPromoted,
+    copy: Copy,
 ) -> list[Check]:
     """Check a copy of a model against the event that made it one, and against the whole log.
 
     `event` is the job's own, from the log. Without a manifest that is the event's nothing else can
-    be believed; then only that is returned.
+    be believed; then only that is returned. A model that was promoted is a checkpoint as it was
+    saved: its files are all that there is to check.
     """
     content = _manifest(artifacts, event.adapter_ref, copy)
     found = MISSING if content is None else hashlib.sha256(content).hexdigest()
@@ -109,6 +114,8 @@ def verify(
         return checks
     manifest = Manifest.model_validate_json(content)
     checks += _files(manifest, copy)
+    if isinstance(event, Job.AdapterPromoted):
+        return [*checks, *_sources(log, job)]
     told = _read(copy, PROVENANCE, Provenance)
     if told is None:
         return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]

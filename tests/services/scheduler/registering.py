@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.checkpoint import StateHashes
 from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
 from infrastructure.artifacts import Artifacts, Manifest
@@ -9,7 +10,7 @@ from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.segments import Segments
-from tests.causes import FixedClock
+from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
@@ -44,6 +45,11 @@ def resume_after_a_crash(story: Story) -> None:
     story.allocate_segment(2)
     story.grant_lease(2)
     story.start_pod(2)
+    with command("certify"):
+        job = story.job
+        state = StateHashes(weights="1", optimizer="2", random="3", position="4")
+        job.certify_resume(2, 10, "checkpoints/1/10", state, (), ranks=1, differences=())
+        story.log.commit(job)
     story.start_training(2, step=10)
 
 

@@ -14,7 +14,7 @@ from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.documents import document
 from services.scheduler.model_card import CARD
-from services.scheduler.provenance import PROVENANCE, Provenance
+from services.scheduler.provenance import PROVENANCE, JobHistory, Provenance
 from services.scheduler.segments import Segments
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.services.scheduler.registering import (
@@ -66,10 +66,19 @@ def test_the_provenance_tells_the_jobs_whole_story(
     assert [each.manifest_sha256 for each in told.checkpoints] == ["c" * 64, "e" * 64]
     (resume,) = told.resumes
     assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
+    assert resume.certified
     assert told.evaluation is not None
     assert told.evaluation.loss_after == EVALUATION.loss_after
+    assert told.evaluation.accuracy_after == EVALUATION.accuracy_after
     assert told.environment == TRAINED_WITH
     assert told.files == adapter.files
+
+
+def test_a_resume_that_nobody_certified_is_told_by_its_step(log: EventLog, story: Story) -> None:
+    story.run_with_a_crash()
+    (resume,) = JobHistory(log.events.get(JOB_ID)).resumes
+    assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
+    assert not resume.certified
 
 
 def test_the_cost_is_what_the_account_is_charged(
@@ -110,6 +119,7 @@ def test_the_card_is_one_that_the_hub_reads(
         "3.0000 nats",
         "2.0000 nats",
         "20.09 before, 7.39 after",
+        "40.0% before, 55.0% after",
         "30 of 30",
         "2.5000",
         "1.5000",

@@ -11,16 +11,19 @@ import pytest
 
 from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.identity import base_model_id
-from domain.job import Job
-from infrastructure.artifacts import MANIFEST, Artifacts
+from domain.job import Job, SegmentEnd
+from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.model_card import CARD
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
+from tests.causes import command
 from tests.domain.examples import JOB_ID
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
+from tests.stories import Story
 
 
 @pytest.fixture
@@ -168,3 +171,29 @@ def test_sources_that_the_log_does_not_know_are_named(
     monkeypatch.setattr(log, "find", without_dataset)
     monkeypatch.setattr(log.events, "get", without_base)
     assert names(check()) == ["dataset", "dataset was validated", "base model was imported"]
+
+
+def test_a_promoted_checkpoint_is_checked_file_by_file(
+    log: EventLog, artifacts: Artifacts, story: Story
+) -> None:
+    ref = "checkpoints/1/10"
+    manifest = artifacts.add_files(ref, Manifest(files=()), {WEIGHTS: b"weights"})
+    story.import_base()
+    story.prepare_dataset()
+    story.run_until("training")
+    with command("checkpoint"):
+        job = story.job
+        job.save_checkpoint(1, 10, 2.5, 40, ref, manifest.sha256, 7)
+        log.commit(job)
+    failure = FailureClass.OUT_OF_MEMORY
+    story.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, error_class="OutOfMemoryError")
+    story.promote()
+    (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, Job.AdapterPromoted))
+
+    def differing() -> list[Check]:
+        checks = verify(log, artifacts, story.job, event, StoredCopy(artifacts, ref))
+        return [each for each in checks if not each.ok]
+
+    assert differing() == []
+    artifacts.put(f"{ref}/{WEIGHTS}", b"Weights")
+    assert names(differing()) == [f"file {WEIGHTS}"]
