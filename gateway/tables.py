@@ -70,6 +70,8 @@ def progress(job: Answer) -> str:
         parts.append(f"{job['steps_remaining']} to go")
     if job["train_loss"] is not None:
         parts.append(f"loss {job['train_loss']:.4f}")
+    if job["eval_loss"] is not None:
+        parts.append(f"held-out loss {job['eval_loss']:.4f} at step {job['eval_step']}")
     if job["tokens_per_second"] is not None:
         parts.append(f"{job['tokens_per_second']:.0f} tokens/s")
     parts.append(f"cost {job['cost']['text']}")
@@ -130,6 +132,34 @@ def _gate(missing: Answer, capacity: Answer) -> str:
 def log(answer: Answer) -> RenderableType:
     """A trainer's lines as they are."""
     return Group(*(Text(line["text"]) for line in answer["data"]))
+
+
+def evaluations(answer: Answer) -> RenderableType:
+    """Evaluations, one a line."""
+    rows = [
+        each
+        | {"eval_loss": f"{each['eval_loss']:.4f}", "perplexity": f"{each['perplexity']:.4g}"}
+        | {"accuracy": f"{each['accuracy']:.1%}"}
+        for each in answer["data"]
+    ]
+    return _table(
+        rows,
+        *("step", "eval_loss", "perplexity", "accuracy", "examples", "measured_at"),
+        empty="The job was not evaluated yet.",
+    )
+
+
+def checkpoints(answer: Answer) -> RenderableType:
+    """Checkpoints, one a line, with the answer to the fixed prompt."""
+    rows = [
+        each | {"answer": each["sample"]["answer"] if each["sample"] else None}
+        for each in answer["data"]
+    ]
+    return _table(
+        rows,
+        *("step", "segment", "train_loss", "eval_loss", "total_bytes", "answer"),
+        empty="Nothing is saved.",
+    )
 
 
 def models(answer: Answer) -> RenderableType:

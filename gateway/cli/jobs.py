@@ -139,6 +139,20 @@ def show_log(
         show(client.get(f"/jobs/{job}/log", lines=lines), as_json, tables.log)
 
 
+@jobs.command("evaluations")
+def show_evaluations(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+    """Held-out loss, perplexity and token accuracy by step; step 0 is the base alone."""
+    with client_of(ctx) as client:
+        show(client.get(f"/jobs/{job}/evaluations"), as_json, tables.evaluations)
+
+
+@jobs.command("checkpoints")
+def show_checkpoints(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
+    """The checkpoints that exist, with what the adapter answered to a fixed prompt."""
+    with client_of(ctx) as client:
+        show(client.get(f"/jobs/{job}/checkpoints"), as_json, tables.checkpoints)
+
+
 @jobs.command()
 def pause(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
     """Save a checkpoint and free the GPUs; nothing is billed until you resume."""

@@ -65,6 +65,8 @@ def test_every_command(gateway: Gateway, world: World, tmp_path: Path) -> None:
     assert job["id"] in listed
     assert "waiting for a GPU" in listed
     assert read("jobs", "log", job["id"]) == {"data": []}
+    assert "not evaluated yet" in run("jobs", "evaluations", job["id"])
+    assert "Nothing is saved" in run("jobs", "checkpoints", job["id"])
     assert "$3.00" in run("billing", "balance")
     assert "credit granted" in run("billing", "ledger")
     assert read("billing", "ledger", "--job", job["id"]) == {"data": []}

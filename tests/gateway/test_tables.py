@@ -1,0 +1,42 @@
+"""What the command line shows of a job's training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from gateway import tables
+
+
+def text(drawn: RenderableType) -> str:
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
+def test_evaluations_are_rounded_as_people_read_them() -> None:
+    measured: dict[str, Any] = {"step": 50, "eval_loss": 1.23456, "perplexity": 3.436867}
+    measured |= {"accuracy": 0.5678, "examples": 64, "measured_at": "2026-11-25T12:00:00Z"}
+    drawn = text(tables.evaluations({"data": [measured]}))
+    for shown in ("1.2346", "3.437", "56.8%", "2026-11-25 12:00:00"):
+        assert shown in drawn
+
+
+def test_checkpoints_show_the_answer_that_they_have() -> None:
+    saved: dict[str, Any] = {"step": 50, "segment": 1, "train_loss": 2.5, "eval_loss": None}
+    saved |= {"total_bytes": 1000, "sample": None}
+    told = saved | {"step": 100, "sample": {"prompt": [], "answer": "Paris."}}
+    drawn = text(tables.checkpoints({"data": [saved, told]}))
+    assert drawn.count("Paris.") == 1
+
+
+def test_the_line_on_progress_has_the_last_held_out_loss() -> None:
+    job: dict[str, Any] = {"status": "training", "phase": "training", "step": 60}
+    job |= {"total_steps": 100, "steps_remaining": 40, "train_loss": 2.0, "eval_loss": None}
+    job |= {"eval_step": None, "tokens_per_second": 500.0, "model": None, "error_class": None}
+    job |= {"cost": {"text": "$0.10"}, "balance": {"text": "$9.90"}}
+    assert "held-out" not in tables.progress(job)
+    scored = job | {"eval_loss": 1.5, "eval_step": 50}
+    assert "loss 2.0000 · held-out loss 1.5000 at step 50 · 500 tokens/s" in tables.progress(scored)
