@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -41,12 +41,29 @@ def document(
     attempt that lost a race may be repeated. Raises ArtifactCorrupt and FileNotFoundError.
     """
     stored = _as_trained(artifacts, ref, manifest_sha256)
-    provenance = _provenance(log, artifacts, job, ref, stored, unsettled_seconds)
+    events = _events(log, job)
+    provenance = _provenance(log, artifacts, job, ref, stored, events, unsettled_seconds)
     return artifacts.add_files(
         ref,
         stored,
         {CARD: model_card(provenance).encode(), PROVENANCE: provenance.content},
     )
+
+
+def document_promoted(
+    log: EventLog, artifacts: Artifacts, job: Job, event: Job.AdapterPromoted
+) -> None:
+    """Write card and provenance of a promoted checkpoint; the same event, the same bytes.
+
+    The event pins the checkpoint as its trainer saved it, so that its manifest stays as it is; what
+    these two say follows from the log. Raises ArtifactCorrupt and FileNotFoundError.
+    """
+    ref = event.adapter_ref
+    stored = _as_trained(artifacts, ref, event.manifest_sha256)
+    before = log.events.get(job.id, lte=event.originator_version - 1)
+    provenance = _provenance(log, artifacts, job, ref, stored, before)
+    artifacts.put(f"{ref}/{CARD}", model_card(provenance).encode())
+    artifacts.put(f"{ref}/{PROVENANCE}", provenance.content)
 
 
 def _as_trained(artifacts: Artifacts, ref: str, manifest_sha256: str) -> Manifest:
@@ -64,13 +81,14 @@ def _provenance(
     job: Job,
     ref: str,
     stored: Manifest,
-    unsettled_seconds: int,
+    events: Iterable[object],
+    unsettled_seconds: int = 0,
 ) -> Provenance:
     catalog = log.find(Catalog, CATALOG_ID)
     listed = catalog.bases.get(job.plan.base_model) if catalog is not None else None
     unsettled_micros = charge_micros(job.rate_micros_per_hour, unsettled_seconds)
     return provenance_of(
-        JobHistory(_events(log, job)),
+        JobHistory(events),
         model=job.model_name,
         uploaded=uploaded_files(log, job),
         repository=listed.repository if listed is not None else None,

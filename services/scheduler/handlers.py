@@ -17,6 +17,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.scheduler.capacity import on_catalog_changed
 from services.scheduler.control import ControlChannel
+from services.scheduler.documents import document_promoted
 from services.scheduler.launchers.launcher import Launcher, LaunchFailed, PodName
 from services.scheduler.retention import delete_saved
 from services.scheduler.segment_spec import segment_spec
@@ -50,6 +51,8 @@ class Scheduling:
                 return self.on_job_stopped(event)
             case Job.AdapterExpired():
                 return self.on_adapter_expired(event)
+            case Job.AdapterPromoted():
+                return self.on_adapter_promoted(event)
             case Job.CheckpointSaved() | Job.Registered():
                 return self.on_checkpoint_superseded(event)
             case Job.CheckpointPruned():
@@ -172,6 +175,12 @@ class Scheduling:
     def on_adapter_expired(self, event: Job.AdapterExpired) -> Sequence[Aggregate]:
         """Delete the files."""
         delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
+        return []
+
+    def on_adapter_promoted(self, event: Job.AdapterPromoted) -> Sequence[Aggregate]:
+        """Lay card and provenance beside the checkpoint that is a model now."""
+        job = self._log.load(Job, event.originator_id)
+        document_promoted(self._log, self._artifacts, job, event)
         return []
 
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:

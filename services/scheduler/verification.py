@@ -20,7 +20,7 @@ from domain.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
-from services.scheduler.model_card import CARD
+from services.scheduler.model_card import CARD, model_card
 from services.scheduler.provenance import (
     PROVENANCE,
     CostFacts,
@@ -104,8 +104,8 @@ def verify(
     """Check a copy of a model against the event that made it one, and against the whole log.
 
     `event` is the job's own, from the log. Without a manifest that is the event's nothing else can
-    be believed; then only that is returned. A model that was promoted is a checkpoint as it was
-    saved: its files are all that there is to check.
+    be believed; then only that is returned. Card and provenance of a promoted checkpoint are in no
+    manifest: they have to be what the log makes of them.
     """
     content = _manifest(artifacts, event.adapter_ref, copy)
     found = MISSING if content is None else hashlib.sha256(content).hexdigest()
@@ -114,13 +114,14 @@ def verify(
         return checks
     manifest = Manifest.model_validate_json(content)
     checks += _files(manifest, copy)
-    if isinstance(event, Job.AdapterPromoted):
-        return [*checks, *_sources(log, job)]
     told = _read(copy, PROVENANCE, Provenance)
     if told is None:
         return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]
     environment = _read(copy, ENVIRONMENT, TrainingEnvironment)
     expected = _expected(log, job, event, manifest, environment, told.base.repository)
+    if isinstance(event, Job.AdapterPromoted):
+        card = hashlib.sha256(model_card(expected).encode()).hexdigest()
+        checks.append(Check(f"file {CARD}", card, _sha256(copy, CARD)))
     return [*checks, *_statements(expected, told), *_sources(log, job)]
 
 
@@ -137,7 +138,7 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
 def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
     for file in manifest.files:
         yield Check(f"file {file.path}", file.sha256, _sha256(copy, file.path))
-    known = {MANIFEST, *(file.path for file in manifest.files)}
+    known = {MANIFEST, CARD, PROVENANCE, *(file.path for file in manifest.files)}
     for path in copy.paths():
         if path not in known:
             yield Check(f"file {path}", "in no manifest", "there")
@@ -163,7 +164,7 @@ def _read(copy: Copy, path: str, kind: type[T]) -> T | None:
 def _expected(
     log: EventLog,
     job: Job,
-    event: Job.Registered,
+    event: Job.Registered | Job.AdapterPromoted,
     manifest: Manifest,
     environment: TrainingEnvironment | None,
     repository: str | None,

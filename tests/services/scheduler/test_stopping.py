@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 from domain.event_log import EventLog
 from domain.job import Job, JobStatus, SegmentEnd
 from domain.meter import Meter
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import parked_reactions
 from infrastructure.reports import Outcome, Phase
@@ -303,7 +303,11 @@ def test_what_was_promoted_is_kept(
     artifacts: Artifacts,
 ) -> None:
     refs = saved_files(artifacts)
-    launched.save_checkpoint(1, 10, 40)
+    saved = artifacts.add_files("checkpoints/1/10", Manifest(files=()), {"state.pt": b"state"})
+    with command("checkpoint"):
+        job = launched.job
+        job.save_checkpoint(1, 10, 2.5, 40, "checkpoints/1/10", saved.sha256, 5)
+        log.commit(job)
     launched.cancel()
     launched.end_segment(1, SegmentEnd.STOPPED, 60)
     launched.promote()

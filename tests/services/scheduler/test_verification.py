@@ -17,6 +17,7 @@ from domain.job import Job, SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT
+from services.scheduler.handlers import Scheduling
 from services.scheduler.model_card import CARD
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
@@ -173,8 +174,8 @@ def test_sources_that_the_log_does_not_know_are_named(
     assert names(check()) == ["dataset", "dataset was validated", "base model was imported"]
 
 
-def test_a_promoted_checkpoint_is_checked_file_by_file(
-    log: EventLog, artifacts: Artifacts, story: Story
+def test_a_promoted_checkpoint_gets_its_card_and_is_checked(
+    log: EventLog, artifacts: Artifacts, story: Story, scheduling: Scheduling
 ) -> None:
     ref = "checkpoints/1/10"
     manifest = artifacts.add_files(ref, Manifest(files=()), {WEIGHTS: b"weights"})
@@ -190,10 +191,18 @@ def test_a_promoted_checkpoint_is_checked_file_by_file(
     story.promote()
     (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, Job.AdapterPromoted))
 
+    for _ in range(2):
+        assert scheduling.react(event) == []
+    card = artifacts.get(f"{ref}/{CARD}").decode()
+    assert "not evaluated" in card
+    assert "10 of 30" in card
+
     def differing() -> list[Check]:
         checks = verify(log, artifacts, story.job, event, StoredCopy(artifacts, ref))
         return [each for each in checks if not each.ok]
 
     assert differing() == []
+    artifacts.put(f"{ref}/{CARD}", card.replace("10 of 30", "30 of 30").encode())
+    assert names(differing()) == [f"file {CARD}"]
     artifacts.put(f"{ref}/{WEIGHTS}", b"Weights")
-    assert names(differing()) == [f"file {WEIGHTS}"]
+    assert names(differing()) == [f"file {WEIGHTS}", f"file {CARD}"]
