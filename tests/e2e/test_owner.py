@@ -14,7 +14,7 @@ from tests.e2e.conftest import EcoLinkUnderTest
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_job_of_two_ranks_is_paused_and_goes_on(
+def test_a_job_of_two_ranks_is_paused_and_goes_on_with_one(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
     dataset = ecolink.dataset(tmp_path, examples=100)
@@ -32,13 +32,13 @@ def test_a_job_of_two_ranks_is_paused_and_goes_on(
     billed = paused["billed_seconds"]
     assert (ended["reason"], ended["elapsed_seconds"]) == ("stopped", billed)
 
-    ecolink.client.post(f"{path}/resume", {})
+    ecolink.client.post(f"{path}/resume", {"gpu_count": 1})
     job = ecolink.await_status(path, "registered")
-    assert (job["segment"], job["crashes"]) == (2, 0)
-    _, second = ecolink.events(path, "TrainingStarted")
-    assert second["step"] == paused["step"]
-    (allocated, _) = ecolink.events(path, "SegmentAllocated")
-    assert allocated["rate_micros_per_hour"] == 2 * 600_000
+    assert (job["segment"], job["crashes"], job["gpu_count"]) == (2, 0, 1)
+    first, second = ecolink.events(path, "TrainingStarted")
+    assert (second["step"], second["total_steps"]) == (paused["step"], first["total_steps"])
+    rates = [each["rate_micros_per_hour"] for each in ecolink.events(path, "SegmentAllocated")]
+    assert rates == [2 * 600_000, 600_000]
     assert audit(ecolink.settings).differences == []
 
 
