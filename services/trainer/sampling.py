@@ -87,7 +87,7 @@ class Sampling:
                     return None
                 output = model(
                     input_ids=torch.tensor([unread], device=self._device),
-                    past_key_values=cache,
+                    cache=cache,
                     use_cache=True,
                     logits_to_keep=1,
                 )
@@ -95,7 +95,7 @@ class Sampling:
                 if token in self._ends:
                     break
                 answer.append(token)
-                cache, unread = output.past_key_values, [token]
+                cache, unread = output.cache, [token]
         return answer
 
     def _end_tokens(self, held_out: list[Example]) -> set[int]:
