@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
@@ -261,12 +261,16 @@ def test_of_several_lost_ranks_the_first_cause_is_told(spec_path: Path) -> None:
     note_exit(spec_path, 3, -signal.SIGKILL)
     killed = ranks.behind(RuntimeError("closed by peer"), FailureClass.TRAINER_CRASHED)
     assert str(killed) == "rank 3 was killed by signal 9"
-    leave_words(4, FailureClass.OUT_OF_MEMORY, "Traceback: out of memory")
+    shortage = MemoryShortage(
+        rows=4, tokens=90, micro_batch_size=4, gradient_accumulation=2, peak_bytes=10**9
+    )
+    leave_words(4, FailureClass.OUT_OF_MEMORY, "Traceback: out of memory", shortage)
     note_exit(spec_path, 4, 1)
     loss = ranks.behind(RuntimeError("closed by peer"), FailureClass.MODEL_LOAD_FAILED)
     assert loss is not None
     assert loss.failure is FailureClass.OUT_OF_MEMORY
     assert loss.traceback == "Traceback: out of memory"
+    assert shortage_of(loss) == shortage
     assert ranks.behind(ValueError(), FailureClass.LOSS_DIVERGED) is None
 
 
@@ -283,8 +287,10 @@ def test_the_clock_of_rank_0_began_with_the_pod() -> None:
     assert process_age_seconds(os.getppid()) >= own
 
 
-def leave_words(rank: int, failure: FailureClass, text: str) -> None:
-    words = LastWords(message=text, timestamp=0, failure=failure)
+def leave_words(
+    rank: int, failure: FailureClass, text: str, shortage: MemoryShortage | None = None
+) -> None:
+    words = LastWords(message=text, timestamp=0, failure=failure, shortage=shortage)
     words_path(rank).write_text(words.model_dump_json())
 
 
