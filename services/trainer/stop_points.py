@@ -19,6 +19,7 @@ from typing import Any
 from domain.estimate import Precision
 from infrastructure.reports import SegmentSpec
 from services.trainer.__main__ import end, run
+from services.trainer.agent import STOPS
 from services.trainer.stack import lean_imports
 
 MODULE = "services.trainer.stop_points"
@@ -102,6 +103,7 @@ def main(place: str, number: str, signal_number: str, *arguments: str) -> int:
     """Install the stop point and run the trainer's program; returns its exit code."""
     spec = SegmentSpec.model_validate_json(Path(arguments[0]).read_text())
     if spec.gpu_count > 1 and "RANK" not in os.environ:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before torch has threads, as `launch`
         lean_imports()
         _start_ranks_here([place, number, signal_number])
     elif os.environ.get("RANK", "0") == "0":
