@@ -27,7 +27,7 @@ class ExecutionMode(BaseModel):
     compiled: bool = False  # else eager
 
     @classmethod
-    def natural(cls, dtype: torch.dtype, ranks: Ranks) -> ExecutionMode:
+    def natural(cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool) -> ExecutionMode:
         """How a job would compute on this machine if it began here."""
         return cls(
             dtype=str(dtype).removeprefix("torch."),
@@ -35,6 +35,7 @@ class ExecutionMode(BaseModel):
             ranks=ranks.count,
             device=ranks.device.type,
             pad_multiple=PAD_MULTIPLE,
+            compiled=compiled,
         )
 
     def continuing(self, saved: ExecutionMode) -> ExecutionMode:

@@ -64,6 +64,11 @@ class Plan:
         return math.ceil(len(self.lengths) / self.examples_per_step)
 
     @property
+    def tokens(self) -> int:
+        """Of the whole job, without padding."""
+        return self.epochs * sum(self.lengths)
+
+    @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole job."""
         return self.epochs * self.steps_per_epoch

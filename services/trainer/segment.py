@@ -15,6 +15,7 @@ from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
+from services.trainer.compiling import COMPILED_TOKENS, why_eager
 from services.trainer.dataset import Dataset, fetch, split, with_validation
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
@@ -88,7 +89,10 @@ class Segment:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
-        natural = ExecutionMode.natural(choose_dtype(self.ranks.device), self.ranks)
+        self.why_eager = why_eager(spec, self.ranks)
+        natural = ExecutionMode.natural(
+            choose_dtype(self.ranks.device), self.ranks, compiled=self.why_eager is None
+        )
         mode = self.checkpoints.fetch(natural)
         mode.take_effect()
         self.lease.check()
@@ -156,6 +160,7 @@ class Segment:
             ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
             split=self.spec.micro_batch_split,
         )
+        self._compile_if_long()
         self.training = Training(
             self.model,
             self.plan,
@@ -164,6 +169,7 @@ class Segment:
             pad_id(self.tokenizer),
             self.ranks,
             self._ends,
+            compiled=self.mode.compiled,
         )
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         held_out = HeldOut(
@@ -183,6 +189,20 @@ class Segment:
             self.ranks.device,
         )
         self._describe(self.dataset)
+
+    def _compile_if_long(self) -> None:
+        """Choose compiled or eager layers; a job that is resumed keeps what it had."""
+        mode, why = self.mode, self.why_eager
+        if mode.compiled and self.progress.step == 0 and self.plan.tokens < COMPILED_TOKENS:
+            self.mode = mode.model_copy(update={"compiled": False})
+            why = f"{self.plan.tokens:,} tokens to train on do not make up for compiling"
+        elif not mode.compiled and why is None:
+            why = "as the checkpoint was made"
+        self.reporter.log(
+            "layers are compiled; the first step waits for that"
+            if self.mode.compiled
+            else f"layers are eager: {why}"
+        )
 
     def _data(self) -> tuple[Dataset, str]:
         """What is trained on and what is evaluated on, and what rendering it came to."""

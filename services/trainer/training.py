@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,8 @@ from peft import PeftModel
 from torch.nn.utils import clip_grad_norm_
 
 from domain.hyperparameters import Hyperparameters
-from services.trainer.batches import PAD_MULTIPLE, collate, loss_sum
+from services.trainer.batches import PAD_MULTIPLE, Batch, collate, loss_sum
+from services.trainer.compiling import Compiled
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
 from services.trainer.lora import Dropout
@@ -45,6 +47,8 @@ class Training:
         pad_id: int,
         ranks: Ranks,
         ends: Callable[[], bool],
+        *,
+        compiled: bool = False,
     ) -> None:
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -56,6 +60,7 @@ class Training:
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
         self.ranks, self.ends = ranks, ends
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
+        self.compiled = Compiled(model.get_base_model(), self._practise) if compiled else None
 
     def step(self, number: int) -> Step | None:
         """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.
@@ -112,12 +117,27 @@ class Training:
         examples = [self.examples[index] for index in indices]
         with telling_shortage(examples, self.plan, self.ranks.device):
             batch = collate(examples, self.pad_id, self.ranks.device)
-            with self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device):
+            with self._kernels(batch), self._dropping(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
                 value = loss.item()
                 # The ranks' gradients are averaged, to be summed.
                 (loss * self.ranks.count).backward()
         return value
+
+    def _kernels(self, batch: Batch) -> AbstractContextManager[None]:
+        return self.compiled.running(*batch.input_ids.shape) if self.compiled else nullcontext()
+
+    def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
+        return self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device)
+
+    def _practise(self, rows: int, tokens: int) -> None:
+        """A micro batch for the compiler to look at; all is as before it."""
+        before = RandomState.of(self.ranks.device)
+        ids = torch.full((rows, tokens), self.pad_id, device=self.ranks.device)
+        batch = Batch(ids, ids)
+        with self._dropping(batch):
+            torch.autograd.grad(loss_sum(self.model, batch), self.adapter)
+        before.restore(self.ranks.device)
 
     def _take_part(self, index: int) -> None:
         """Add a gradient of zero, from a backward pass as the other ranks have one."""

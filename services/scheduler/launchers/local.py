@@ -299,6 +299,9 @@ class LocalLauncher:
                 "ECOLINK_LOG_LEVEL": settings.log_level,
                 "ECOLINK_SUPERVISOR_PID": str(settings.supervisor_pid or ""),
                 "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
+                # What the compiler made for one job serves the next; two cores need no pool for it.
+                "TORCHINDUCTOR_CACHE_DIR": str(settings.home.resolve() / "compiled"),
+                "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONUNBUFFERED": "1",

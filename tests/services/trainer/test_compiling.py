@@ -1,0 +1,73 @@
+"""Compiled layers: the same training, the same exactness, and when they are used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from domain.precision import Precision
+from infrastructure.reports import SegmentSpec
+from services.trainer import compiling, segment
+from services.trainer.compiling import why_eager
+from services.trainer.ranks import Ranks
+from tests.services.trainer.conftest import SpecMaker, chats
+from tests.services.trainer.notes import Notes, resuming
+
+FIELDS = {"dropout": 0.1, "epochs": 1, "gradient_accumulation": 1}
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every job is long enough; what was compiled before is found again."""
+    monkeypatch.setattr(segment, "COMPILED_TOKENS", 0)
+    kept = tmp_path_factory.getbasetemp() / "compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kept))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+def losses(notes: Notes) -> list[float]:
+    return [step.train_loss for step in notes.steps]
+
+
+def alone(spec: SegmentSpec) -> str | None:
+    return why_eager(spec, Ranks(0, 1, torch.device("cpu")))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = chats(15)
+    expected = run(make_spec(FIELDS, rows))
+    assert "layers are compiled; the first step waits for that" in expected.lines
+    spec = make_spec(FIELDS, rows)
+    stopped = run(spec, stop_after=3)
+    # It goes on as it began, whatever a new job of its length would do.
+    monkeypatch.setattr(segment, "COMPILED_TOKENS", 10**9)
+    again = run(resuming(spec, stopped.checkpoints[-1]))
+    assert losses(stopped) + losses(again) == losses(expected)
+    assert again.fields["evaluation"] == expected.fields["evaluation"]
+    assert again.fields["resumed"].differences == ()
+
+    eager = run(make_spec(FIELDS, rows))
+    assert losses(eager) == pytest.approx(losses(expected), abs=1e-3)
+    assert any("do not make up for compiling" in line for line in eager.lines)
+
+
+def test_what_keeps_a_job_eager(
+    make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    spec = make_spec()
+    assert "ranks" in (why_eager(spec, Ranks(0, 2, torch.device("cpu"))) or "")
+    assert "cuda" in (why_eager(spec, Ranks(0, 1, torch.device("cuda"))) or "")
+    assert "4-bit" in (alone(spec.model_copy(update={"precision": Precision.NF4})) or "")
+    assert "again" in (alone(spec.model_copy(update={"gradient_checkpointing": True})) or "")
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    assert "g++" in (alone(spec) or "")
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: "/usr/bin/g++")
+    monkeypatch.setattr(compiling.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert "Python.h" in (alone(spec) or "")
+    (tmp_path / "Python.h").touch()
+    assert alone(spec) is None
