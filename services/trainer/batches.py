@@ -10,9 +10,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from services.trainer.cross_entropy import CrossEntropy
+from services.trainer.cutting import padded
 from services.trainer.examples import IGNORED, Example
-
-PAD_MULTIPLE = 8  # matrix units of CPUs and GPUs take rows in eights
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
     No attention mask is needed: with causal attention nothing real ever looks at padding to its
     right, and what padding itself computes carries no label.
     """
-    longest = max(len(example.input_ids) for example in examples)
-    length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+    length = padded(max(len(example.input_ids) for example in examples))
     input_ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
     labels = torch.full((len(examples), length), IGNORED, dtype=torch.long)
     for row, example in enumerate(examples):

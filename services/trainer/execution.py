@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.checkpoint import ModeDifference
-from services.trainer.batches import PAD_MULTIPLE
+from domain.footprint import PAD_MULTIPLE
 from services.trainer.ranks import Ranks
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from random import Random
 
 from domain.hyperparameters import Hyperparameters
 from domain.pricing import VALIDATION_MAXIMUM, held_out_examples
+from services.trainer.cutting import cut_by_cost, padded
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
@@ -94,6 +95,29 @@ class Plan:
         if among > 1:  # dealt out from the largest to the smallest, the ranks' work is even
             batches = sorted(batches, key=self._padded_tokens, reverse=True)
         return batches
+
+    def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
+        """What an optimizer step (from 0) comes to for each of the present ranks: batches in turn.
+
+        A rank's micro batches are cut anew where that is faster. No batch is larger than a full
+        micro batch of the longest examples, for which there is memory.
+        """
+        dealt = self.micro_batches(step, among)
+        shares = [
+            [index for batch in dealt[rank::among] for index in batch] for rank in range(among)
+        ]
+        return [
+            [
+                [share[position] for position in positions]
+                for positions in cut_by_cost([self.lengths[i] for i in share], self._budget)
+            ]
+            for share in shares
+        ]
+
+    @cached_property
+    def _budget(self) -> int:
+        """Tokens of the largest micro batch that there may be, padding included."""
+        return self.largest_micro_batch * padded(max(self.lengths))
 
     def _padded_tokens(self, batch: list[int]) -> int:
         return len(batch) * max(self.lengths[index] for index in batch)

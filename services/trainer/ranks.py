@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -99,10 +99,6 @@ class Ranks:
         if last:
             return nullcontext()
         return self._accelerator.no_sync(model)
-
-    def share(self, items: Sequence[list[int]]) -> Sequence[list[int]]:
-        """This rank's part of what is dealt out to all, one by one."""
-        return items[self.rank :: self.count]
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

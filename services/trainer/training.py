@@ -12,8 +12,9 @@ import torch
 from peft import PeftModel
 from torch.nn.utils import clip_grad_norm_
 
+from domain.footprint import PAD_MULTIPLE
 from domain.hyperparameters import Hyperparameters
-from services.trainer.batches import PAD_MULTIPLE, Batch, collate, loss_sum
+from services.trainer.batches import Batch, collate, loss_sum
 from services.trainer.compiling import Compiled
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
@@ -72,11 +73,11 @@ class Training:
         """
         started, before = time.monotonic(), RandomState.of(self.ranks.device)
         self.model.train()
-        micro_batches = self.plan.micro_batches(number, self.ranks.count)
+        work = self.plan.work(number, self.ranks.count)
         # Every rank knows all of the step's examples: their count needs no exchange.
-        examples = [self.examples[index] for indices in micro_batches for index in indices]
+        examples = [self.examples[index] for mine in work for batch in mine for index in batch]
         label_tokens = sum(example.label_tokens for example in examples)
-        loss = self._backward(micro_batches, label_tokens)
+        loss = self._backward(work, label_tokens)
         if loss is None:
             self.optimizer.zero_grad()
             before.restore(self.ranks.device)
@@ -91,22 +92,22 @@ class Training:
             seconds=time.monotonic() - started,
         )
 
-    def _backward(self, micro_batches: list[list[int]], label_tokens: int) -> float | None:
-        """Gradients of this rank's micro batches, summed over the ranks; returns the loss.
+    def _backward(self, work: list[list[list[int]]], label_tokens: int) -> float | None:
+        """Gradients of this rank's batches, summed over the ranks; returns the loss.
 
         None if the segment has to end before: a step may take longer than the grace, a micro batch
         hardly does. After the last one the step is all but done, so that nobody asks any more.
         """
-        total, share = 0.0, self.ranks.share(micro_batches)
-        turns = -(-len(micro_batches) // self.ranks.count)
+        total, mine = 0.0, work[self.ranks.rank]
+        turns = max(map(len, work))
         for turn in range(turns):
             if self.ends():
                 return None
             with self.ranks.accumulating(self.model, last=turn == turns - 1):
-                if turn < len(share):
-                    total += self._accumulate(share[turn], label_tokens)
-                else:  # in an epoch's last turn there may be nothing left for this rank
-                    self._take_part(micro_batches[0][0])
+                if turn < len(mine):
+                    total += self._accumulate(mine[turn], label_tokens)
+                else:  # in the last turns there may be nothing left for this rank
+                    self._take_part(work[0][0][0])
         return self.ranks.sum(total)[0]
 
     def _accumulate(self, indices: list[int], label_tokens: int) -> float:

@@ -20,7 +20,6 @@ from domain.estimate import (
     remaining,
     sequence_length,
 )
-from domain.footprint import PAD_MULTIPLE
 from domain.hyperparameters import Hyperparameters
 from domain.memory import Fit, decide
 from domain.model_shape import ModelShape
@@ -30,7 +29,7 @@ from domain.phases import Phase
 from domain.precision import Precision
 from domain.token_lengths import TokenLengths
 from domain.workload import Batch
-from services.trainer import batches, plan
+from services.trainer import cutting, plan
 from tests.domain.bases import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
 
 A100 = gpu(80.0, name="a100-80", tflops=312.0)
@@ -102,9 +101,9 @@ def test_padding_is_about_the_trainer_s() -> None:
     trained = sorted(set(range(len(sizes))) - plan.held_out(len(sizes), 42))
     real = plan.Plan(tuple(sizes[each] for each in trained), 1, 4, 4, 42)
     padded = sum(
-        len(batch) * -(-max(real.lengths[each] for each in batch) // batches.PAD_MULTIPLE) * 8
+        len(batch) * cutting.padded(max(real.lengths[each] for each in batch))
         for step in range(real.total_steps)
-        for batch in real.micro_batches(step)
+        for batch in real.work(step)[0]
     )
     window = plan.WINDOW_STEPS * real.examples_per_step
     modelled = sum(each.number * each.rows * each.length for each in job.training_batches(window))
@@ -114,7 +113,6 @@ def test_padding_is_about_the_trainer_s() -> None:
 
 def test_constants_are_the_trainer_s() -> None:
     assert pricing.WINDOW_STEPS == plan.WINDOW_STEPS
-    assert PAD_MULTIPLE == batches.PAD_MULTIPLE
 
 
 def test_one_of_many_micro_batches_stands_for_its_neighbours() -> None:

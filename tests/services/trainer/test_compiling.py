@@ -31,8 +31,10 @@ def losses(notes: Notes) -> list[float]:
     return [step.train_loss for step in notes.steps]
 
 
-def alone(spec: SegmentSpec) -> str | None:
-    return why_eager(spec, Ranks(0, 1, torch.device("cpu")))
+def alone(spec: SegmentSpec, device: str = "cpu", count: int = 1) -> str | None:
+    ranks = Ranks.alone()
+    ranks.device, ranks.count = torch.device(device), count
+    return why_eager(spec, ranks)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -60,8 +62,8 @@ def test_what_keeps_a_job_eager(
     make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     spec = make_spec()
-    assert "ranks" in (why_eager(spec, Ranks(0, 2, torch.device("cpu"))) or "")
-    assert "cuda" in (why_eager(spec, Ranks(0, 1, torch.device("cuda"))) or "")
+    assert "ranks" in (alone(spec, count=2) or "")
+    assert "cuda" in (alone(spec, "cuda") or "")
     assert "4-bit" in (alone(spec.model_copy(update={"precision": Precision.NF4})) or "")
     assert "again" in (alone(spec.model_copy(update={"gradient_checkpointing": True})) or "")
     monkeypatch.setattr(compiling.shutil, "which", lambda _: None)

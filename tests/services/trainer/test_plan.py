@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.hyperparameters import Hyperparameters
+from services.trainer.cutting import padded
 from services.trainer.plan import Plan, held_out, validated
 
 
@@ -121,3 +122,22 @@ def test_a_linear_schedule_falls_in_even_steps_from_the_end_of_its_warm_up() -> 
 
 def test_without_a_warm_up_the_first_step_is_at_the_peak() -> None:
     assert plan().learning_rate(0, Hyperparameters(learning_rate=0.5, warmup_share=0.0)) == 0.5
+
+
+def indices(batches: list[list[int]]) -> list[int]:
+    return sorted(index for batch in batches for index in batch)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2))
+def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: int, split: int):
+    plan = Plan(tuple(range(10, 50)), 1, size, 3, seed=7, ranks=2, split=split)
+    most = plan.largest_micro_batch * padded(49)
+    for step in range(plan.total_steps):
+        work = plan.work(step, among)
+        batches = [batch for mine in work for batch in mine]
+        dealt = plan.micro_batches(step, among)
+        assert indices(batches) == indices(dealt)
+        for mine, share in zip(work, (dealt[rank::among] for rank in range(among)), strict=True):
+            assert indices(mine) == indices(share)
+        for batch in batches:
+            assert len(batch) * padded(max(plan.lengths[index] for index in batch)) <= most

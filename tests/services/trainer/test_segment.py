@@ -88,11 +88,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert _adapter(artifacts, again) == _adapter(artifacts, whole)
 
 
-@pytest.mark.parametrize(("stop_in", "steps_done"), [(2, 0), (4, 1), (6, 2), (15, 5), (18, 6)])
+@pytest.mark.parametrize(("stop_in", "steps_done"), [(2, 0), (4, 1), (6, 2), (15, 5), (17, 6)])
 def test_a_step_that_was_interrupted_leaves_no_trace(
     run, make_spec: SpecMaker, artifacts: Artifacts, stop_in: int, steps_done: int
 ) -> None:
-    """Three micro batches a step, one in an epoch's last; a stop in the last lets it be done."""
+    """Three batches a step, or fewer where short ones run together; in the last it is too late."""
     chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 5}
     whole, first = make_spec(chosen), make_spec(chosen)
     expected, stopped = run(whole), run(first, stop_in=stop_in)
