@@ -28,9 +28,11 @@ VALIDATION_MAXIMUM = 256
 WINDOW_STEPS = 8
 """Optimizer steps whose examples are sorted by length together, to save padding."""
 
-LABEL_COLUMNS = 0.7
-"""Share of a micro batch's columns that predict a label in some row: the head runs only there. Half
-of a chat is the assistant's, and rows differ."""
+LABEL_SHARE = 0.5
+"""Share of the tokens that are predicted, the assistant's: the head runs only there."""
+
+COMPILED_TOKENS = 150_000
+"""Of a job's training, over all epochs, from which on layers are compiled where they can be."""
 
 FLASH_BACKWARD = 2.5
 """Backward pass of fused attention over its forward pass, in operations: five matrix products
@@ -48,6 +50,8 @@ class Speed:
     adapted_seconds: float  # of each token and each input and output of an adapted module: casts,
     # dropout and sums, which wait for memory
     overlaps: bool  # whether those seconds pass while earlier kernels compute
+    compiled: float | None  # time of compiled layers, as a share of that of eager ones; None: never
+    compiling_seconds: float
     step_seconds: float  # of the optimizer step and its report
     scaling: float  # of each further rank under data parallelism
     checkpoint_seconds: float  # to save one, without its bytes
@@ -73,6 +77,8 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             module_seconds=0.0,
             adapted_seconds=0.0,
             overlaps=True,
+            compiled=None,
+            compiling_seconds=0.0,
             step_seconds=0.01,
             scaling=0.93,
             checkpoint_seconds=1.0,
@@ -81,18 +87,19 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             load_bytes_per_second=1.0e9,
             quantise_bytes_per_second=0.8e9,
         ),
-        # Fitted to 15 micro batches of SmolLM2-135M on two idle cores with AVX512_BF16: 16 to 1,024
-        # tokens, 2, 4 and 7 adapted modules; the largest error is 9%, most are under 3%. In a job,
-        # where the shape changes from batch to batch, each takes 0.19 s more (0.0063 of a layer),
-        # which brought six jobs to within 5%. In 4 bits 0.1 s more. The catalog's figure is itself
-        # a measurement, on 1024 x 1024 matrices, and what is wider is faster.
+        # Fitted to 30 micro batches of SmolLM2-135M on two idle cores with AMX: 16 to 2,048 tokens,
+        # 2, 4 and 7 adapted modules, a median of three each; half are within 4%, and the largest
+        # error is 20%, of a single long row. With AVX512_BF16 alone large matrices take about twice
+        # as long. The catalog's figure is itself a measurement, on 1024 x 1024 matrices.
         "cpu": Speed(
-            utilisation=1.6,
+            utilisation=3.8,
             dequantised_per_second=2e9,
-            layer_seconds=0.0086,
-            module_seconds=0.00077,
-            adapted_seconds=5.3e-9,
+            layer_seconds=0.0034,
+            module_seconds=0.00058,
+            adapted_seconds=1.1e-9,
             overlaps=False,
+            compiled=0.7,
+            compiling_seconds=12.0,
             step_seconds=0.02,
             scaling=0.1,  # ranks share the cores that one has alone
             checkpoint_seconds=0.15,

@@ -16,9 +16,10 @@ from domain.precision import Precision
 from domain.pricing import (
     ADAPTER_BYTES,
     CHECKPOINT_BYTES,
+    COMPILED_TOKENS,
     EVALUATION_SECONDS,
     FLASH_BACKWARD,
-    LABEL_COLUMNS,
+    LABEL_SHARE,
     PREP_EXAMPLE_SECONDS,
     PREP_SECONDS,
     PREP_TOKEN_SECONDS,
@@ -161,14 +162,24 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
     batches = work.training_batches(window)
     seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
     windows = fields.epochs * work.trained_on / window
+    share, compiling = _compiled(work, ranks, fit, speed)
     steps = work.total_steps(ranks)
     checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / STORE_BYTES_PER_SECOND
     return (
-        windows * seconds / _speed_up(ranks, speed)
+        compiling
+        + share * windows * seconds / _speed_up(ranks, speed)
         + steps * speed.step_seconds
         + math.ceil(steps / fields.save_steps) * (speed.checkpoint_seconds + checkpoint)
         + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
     )
+
+
+def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
+    """(time as a share of that of eager layers, seconds of compiling), as the trainer decides."""
+    eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
+    if speed.compiled is None or eager or work.trained_tokens < COMPILED_TOKENS:
+        return 1.0, 0.0
+    return speed.compiled, speed.compiling_seconds
 
 
 def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
@@ -257,7 +268,7 @@ def _backward(work: Work, batch: Batch) -> float:
 
 def _head_parameters(shape: ModelShape) -> float:
     """Of the head, at the share of the columns that it runs at."""
-    return LABEL_COLUMNS * shape.vocab_size * shape.hidden_size
+    return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: int) -> float:

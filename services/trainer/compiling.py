@@ -22,9 +22,6 @@ from infrastructure.reports import SegmentSpec
 from services.trainer.attention import SHORT_ROW
 from services.trainer.ranks import Ranks
 
-COMPILED_TOKENS = 150_000
-"""Of a job, over all epochs, from which on it is compiled: eager layers lose 0.3 s on 1,000."""
-
 
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
     """What keeps a segment from being compiled, whatever its length; None if nothing does.

@@ -12,10 +12,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimate import Precision
 from domain.phases import Phase
+from domain.pricing import COMPILED_TOKENS
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
-from services.trainer.compiling import COMPILED_TOKENS, why_eager
+from services.trainer.compiling import why_eager
 from services.trainer.dataset import Dataset, fetch, split, with_validation
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut

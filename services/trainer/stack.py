@@ -10,9 +10,9 @@ import warnings
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a trainer reads the artifact store, never a hub
     "TOKENIZERS_PARALLELISM": "false",  # the threads belong to torch
-    # On shared cores a thread that spins for its neighbour keeps it from running: an optimizer step
-    # took up to ten times as long beside another busy process. Not to spin at all costs a third.
-    "GOMP_SPINCOUNT": "500",
+    # On shared cores a thread that spins for its neighbour keeps it from running; one that sleeps
+    # at once waits for the kernel after each of a thousand small operations (see DECISIONS.md).
+    "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
