@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from deploy.bench import estimates, meter_truth, precision, resume, start, trl_equal, wait_eta
+from deploy.bench import (
+    estimates,
+    meter_truth,
+    precision,
+    resume,
+    start,
+    trainer,
+    trl_equal,
+    wait_eta,
+)
 
 commands = typer.Typer(name="bench", no_args_is_help=True, help="Measure what is promised.")
 commands.command("estimates")(estimates.bench)
@@ -14,6 +23,7 @@ commands.command("start")(start.bench)
 commands.command("resume")(resume.bench)
 commands.command("precision")(precision.bench)
 commands.command("trl-equal")(trl_equal.bench)
+commands.command("trainer")(trainer.bench)
 
 
 @commands.callback()

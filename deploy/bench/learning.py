@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -45,6 +46,7 @@ def material(
     steps: int,
     model: Path | None = None,
     hyperparameters: Hyperparameters | None = None,
+    held_out: int = HELD_OUT,
 ) -> Material:
     """Chats for at least so many steps of full batches, tokenised for a base; made in a folder.
 
@@ -65,32 +67,38 @@ def material(
         chats=chats,
         data=data,
         train=ceil(steps / epochs) * per_step,
-        held_out=HELD_OUT,
+        held_out=held_out,
         max_tokens=MAX_TOKENS,
     )
     run_module(config, "--tokenize")
     return Material(model, data, chosen.model_copy(update={"epochs": epochs}))
 
 
-def learn(config: RunConfig) -> RunResult:
+def learn(config: RunConfig, environment: Mapping[str, str] | None = None) -> RunResult:
     """Run the trainer's loop in a process of its own; raises StackError."""
-    return RunResult.model_validate_json(run_module(config))
+    return RunResult.model_validate_json(run_module(config, environment=environment))
 
 
-def run_module(config: BaseModel, *options: str) -> str:
+def run_module(
+    config: BaseModel, *options: str, environment: Mapping[str, str] | None = None
+) -> str:
     """The last line that the measured run prints for a configuration; raises StackError."""
-    return last_line([sys.executable, "-P", "-m", MODULE, *options], config.model_dump_json())
+    command = [sys.executable, "-P", "-m", MODULE, *options]
+    return last_line(command, config.model_dump_json(), environment)
 
 
-def last_line(command: list[str], config: str) -> str:
+def last_line(command: list[str], config: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a command with a configuration as its file; returns its last line.
 
-    What it says besides is shown only when it fails: then StackError has its end.
+    Its environment is this process's unless one is given. What it says besides is shown only when
+    it fails: then StackError has its end.
     """
     with tempfile.NamedTemporaryFile("w", prefix="ecolink-bench-", suffix=".json") as file:
         file.write(config)
         file.flush()
-        done = subprocess.run([*command, file.name], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, file.name], capture_output=True, text=True, env=environment
+        )
     if done.returncode != 0:
         raise StackError(f"{command[0]} failed: {done.stderr[-ERROR_CHARACTERS:]}")
     return done.stdout.splitlines()[-1]

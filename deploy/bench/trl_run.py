@@ -62,19 +62,29 @@ class TrlResult:
     peak_gpu_bytes: int
     eval_loss: float | None  # nats per label token, by TRL's own forward pass
     adapter: str  # directory
+    step_tokens: list[int]  # of each optimizer step, without padding
+    threads: int  # of torch
+    torch: str  # its version
+    adapter_dtype: str
 
 
 @dataclass
 class Stopwatch:
-    """When training began, and when each optimizer step ended."""
+    """When training began, and when each optimizer step ended, after how many tokens."""
 
     began: float = 0.0
     ended: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
     @property
     def step_seconds(self) -> list[float]:
         """How long each step took."""
         return [end - start for start, end in zip([self.began, *self.ended], self.ended)]  # noqa: B905
+
+    @property
+    def step_tokens(self) -> list[int]:
+        """How many tokens each step saw."""
+        return [after - before for before, after in zip([0, *self.tokens], self.tokens)]  # noqa: B905
 
 
 def run(config: TrlConfig) -> TrlResult:
@@ -93,7 +103,7 @@ def run(config: TrlConfig) -> TrlResult:
     history: list[dict[str, Any]] = trainer.state.log_history
     return TrlResult(
         version=trl.__version__,
-        tokens=int(next(row["num_tokens"] for row in reversed(history) if "num_tokens" in row)),
+        tokens=stopwatch.tokens[-1],
         first_step_seconds=before_main + stopwatch.ended[0] - started,
         train_seconds=trained - stopwatch.began,
         step_seconds=stopwatch.step_seconds,
@@ -102,7 +112,16 @@ def run(config: TrlConfig) -> TrlResult:
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         eval_loss=_eval_loss(trainer) if config.evaluate else None,
         adapter=str(adapter),
+        step_tokens=stopwatch.step_tokens,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        adapter_dtype=_adapter_dtype(trainer.model),
     )
+
+
+def _adapter_dtype(model: Any) -> str:
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
+    return " and ".join(sorted(dtypes))
 
 
 def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
@@ -119,6 +138,8 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             stopwatch.ended.append(time.monotonic())
+            # What TRL logs as num_tokens, at every step.
+            stopwatch.tokens.append(int(trainer._total_train_tokens))
 
     class Scheduled(SFTTrainer):
         def create_scheduler(
@@ -131,7 +152,7 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
             return self.lr_scheduler
 
     data = json.loads(Path(config.data).read_text())
-    return Scheduled(
+    trainer = Scheduled(
         model=config.model,
         args=_arguments(config),
         train_dataset=Dataset.from_list(data["train"]),
@@ -145,6 +166,7 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
         ),
         callbacks=[Timed()],
     )
+    return trainer
 
 
 def _arguments(config: TrlConfig) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ class Compiled:
     def __init__(self, base: nn.Module, practise: Callable[[int, int], None]) -> None:
         """`practise` runs a micro batch (rows, tokens) there and back, and leaves no trace."""
         self._practise = practise
+        self.seconds = 0.0  # that compiling has taken so far
         self._kinds: set[tuple[bool, bool]] = set()
         torch._dynamo.config.recompile_limit = 64  # beyond, it would go on eagerly, unheard
         assert isinstance(base, PreTrainedModel)
@@ -72,7 +74,9 @@ class Compiled:
         try:
             kind = rows > 1, tokens > SHORT_ROW
             if kind not in self._kinds:
+                began = time.monotonic()
                 self._practise(2 if rows > 1 else 1, SHORT_ROW + 8 if tokens > SHORT_ROW else 64)
+                self.seconds += time.monotonic() - began
                 self._kinds.add(kind)
             yield
         finally:

@@ -2,7 +2,8 @@
 
 `python -m services.trainer.measured_run CONFIG.json`, where CONFIG.json is a RunConfig, prints a
 RunResult as JSON in its last line; with `--tokenize` it is a TokenizeConfig, and the numbers of
-examples are printed. Whoever starts it imports the configurations without torch.
+examples are printed; with `--peak` a PeakConfig, and operations a second are. Whoever starts it
+imports the configurations without torch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from statistics import median
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from domain.hyperparameters import Hyperparameters
+from domain.model_shape import ModelShape
 from domain.precision import Precision
+from services.trainer.clock import SegmentClock
 from services.trainer.examples import Example, Renderer
 from services.trainer.plan import Plan
 from services.trainer.stack import lean_imports
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from services.trainer.ranks import Ranks
+    from services.trainer.training import Step
 
 MODULE = "services.trainer.measured_run"
 
@@ -56,18 +62,38 @@ class RunConfig(Settled):
     adapter: Path | None = None  # to begin from; None: a fresh one
     output: Path | None = None  # directory that the adapter is written to
     train: bool = True
+    steps: int | None = None  # of the plan, from its first; None: all
+    compiled: bool = False  # layers
+
+
+class PeakConfig(Settled):
+    """Square matrices to be multiplied on all threads."""
+
+    dtype: Literal["float32", "bfloat16"]
+    sizes: tuple[int, ...]
+    times: int  # each size
 
 
 class RunResult(Settled):
     """What a run measured."""
 
-    tokens: int  # trained on, without padding
-    first_step_seconds: float  # from the module's start to the end of the first optimizer step
+    first_step_seconds: float  # from the process's start to the end of the first optimizer step
+    step_tokens: tuple[int, ...]  # trained on, without padding
     step_seconds: tuple[float, ...]
+    compile_seconds: tuple[float, ...]  # of each step, within its seconds
     losses: tuple[float, ...]
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # of training, evaluation left out
+    threads: int  # of torch
+    torch: str  # its version
+    adapter_dtype: str
+    shape: ModelShape  # of the base
     eval_loss_before: float  # nats per label token, of the base
     eval_loss: float
+
+    @property
+    def tokens(self) -> int:
+        """Trained on, without padding."""
+        return sum(self.step_tokens)
 
 
 Rows = dict[str, list[dict[str, list[int]]]]
@@ -104,30 +130,23 @@ def tokenize(config: TokenizeConfig) -> Rows:
 
 def run(config: RunConfig) -> RunResult:
     """Train with the trainer's own Training, evaluate with its HeldOut, keep the adapter."""
-    started = time.monotonic()
+    clock = SegmentClock()
     lean_imports(quantised=config.precision == "nf4")
+    import torch
+
     from services.trainer.evaluation import HeldOut
     from services.trainer.model import load_tokenizer, pad_id, save_adapter
     from services.trainer.peak_memory import PeakMemory
     from services.trainer.ranks import Ranks
-    from services.trainer.training import Training
 
-    ranks, hyperparameters = Ranks.alone(), config.hyperparameters
+    ranks = Ranks.alone()
     memory = PeakMemory(ranks.device)
     padding = pad_id(load_tokenizer(config.model))
-    model = _model(config, ranks)
+    model, shape = _model(config, ranks)
     rows: Rows = json.loads(config.data.read_text())
-    plan = plan_of(rows, hyperparameters)
-    training = Training(
-        model, plan, _examples(rows["train"]), hyperparameters, padding, ranks, _never
-    )
-    steps, ended = [], [time.monotonic()]
-    for number in range(plan.total_steps if config.train else 0):
-        step = training.step(number)
-        assert step is not None
-        steps.append(step)
-        ended.append(time.monotonic())
-    scorer = HeldOut(_examples(rows["eval"]), hyperparameters.micro_batch_size, padding, ranks)
+    trained = _train(config, model, rows, padding, ranks, clock)
+    peak_memory_bytes, micro_batch = memory.bytes, config.hyperparameters.micro_batch_size
+    scorer = HeldOut(_examples(rows["eval"]), micro_batch, padding, ranks)
     with model.disable_adapter():
         before = scorer.score(model, _never)
     after = scorer.score(model, _never)
@@ -135,34 +154,99 @@ def run(config: RunConfig) -> RunResult:
     assert after is not None
     if config.output is not None:
         save_adapter(model, config.output)
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
     return RunResult(
-        tokens=sum(step.tokens for step in steps),
-        first_step_seconds=ended[:2][-1] - started,
-        step_seconds=tuple(step.seconds for step in steps),
-        losses=tuple(step.loss for step in steps),
-        peak_memory_bytes=memory.bytes,
+        first_step_seconds=trained.first_step_seconds,
+        step_tokens=tuple(step.tokens for step in trained.steps),
+        step_seconds=tuple(step.seconds for step in trained.steps),
+        compile_seconds=tuple(trained.compile_seconds),
+        losses=tuple(step.loss for step in trained.steps),
+        peak_memory_bytes=peak_memory_bytes,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        adapter_dtype=" and ".join(sorted(dtypes)),
+        shape=shape,
         eval_loss_before=before.loss,
         eval_loss=after.loss,
     )
 
 
-def _model(config: RunConfig, ranks: Ranks) -> PeftModel:
-    """Base and adapter, drawn as a segment draws it."""
+class _Trained(NamedTuple):
+    steps: list[Step]
+    compile_seconds: list[float]  # of each step
+    first_step_seconds: float  # without a step: up to where it would begin
+
+
+def _train(
+    config: RunConfig,
+    model: PeftModel,
+    rows: Rows,
+    padding: int,
+    ranks: Ranks,
+    clock: SegmentClock,
+) -> _Trained:
+    """The first steps of the plan, or all, or none."""
+    from services.trainer.training import Training
+
+    plan = plan_of(rows, config.hyperparameters)
+    training = Training(
+        model,
+        plan,
+        _examples(rows["train"]),
+        config.hyperparameters,
+        padding,
+        ranks,
+        _never,
+        compiled=config.compiled,
+    )
+    total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
+    steps, compiling, first_step_seconds = [], [0.0], clock.elapsed()
+    for number in range(total if config.train else 0):
+        step = training.step(number)
+        assert step is not None
+        first_step_seconds = first_step_seconds if steps else clock.elapsed()
+        steps.append(step)
+        compiling.append(training.compiled.seconds if training.compiled else 0.0)
+    spent = [after - before for before, after in pairwise(compiling)]
+    return _Trained(steps, spent, first_step_seconds)
+
+
+def peak(config: PeakConfig) -> float:
+    """Operations a second of matrix products on all threads, the median over all of them."""
+    lean_imports()
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    speeds: list[float] = []
+    for size in config.sizes:
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        out = a @ b  # the first of a size is not counted: kernels are chosen, pages are faulted in
+        for _ in range(config.times):
+            began = time.perf_counter()
+            torch.mm(a, b, out=out)
+            speeds.append(2 * size**3 / (time.perf_counter() - began))
+    return median(speeds)
+
+
+def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
+    """Base and adapter, drawn as a segment draws it, and the base's shape."""
     import torch
     from peft import load_peft_weights, set_peft_model_state_dict
 
     from services.trainer.model import attach_adapter, choose_dtype, load_base
+    from services.trainer.model_import import shape_of
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     dtype = dtypes.get(config.precision) or choose_dtype(ranks.device)
     precision = Precision.NF4 if config.precision == "nf4" else Precision.BF16
     base = load_base(config.model, dtype, ranks.device, precision)
+    shape = shape_of(base)
     torch.manual_seed(config.hyperparameters.seed)
     model = attach_adapter(base, config.hyperparameters, config.model.name)
     if config.adapter is not None:
         weights = load_peft_weights(str(config.adapter), device=str(ranks.device))
         set_peft_model_state_dict(model, weights)
-    return model
+    return model, shape
 
 
 def _examples(rows: list[dict[str, list[int]]]) -> list[Example]:
@@ -181,10 +265,12 @@ def main(arguments: list[str]) -> None:
             lean_imports()
             rows = tokenize(TokenizeConfig.model_validate_json(Path(path).read_text()))
             print(json.dumps({name: len(examples) for name, examples in rows.items()}))
+        case ["--peak", path]:
+            print(peak(PeakConfig.model_validate_json(Path(path).read_text())))
         case [path]:
             print(run(RunConfig.model_validate_json(Path(path).read_text())).model_dump_json())
         case _:
-            raise SystemExit(f"usage: python -m {MODULE} [--tokenize] CONFIG.json")
+            raise SystemExit(f"usage: python -m {MODULE} [--tokenize | --peak] CONFIG.json")
 
 
 if __name__ == "__main__":

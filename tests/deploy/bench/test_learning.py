@@ -18,6 +18,7 @@ from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
 from domain.hyperparameters import Hyperparameters
 from services.trainer.measured_run import RunConfig, RunResult, plan_of
+from services.trainer.tiny_model import TINY_SHAPE
 
 ROWS = {
     "train": [{"input_ids": [n] * (n + 2), "labels": [n] * (n + 2)} for n in range(8)],
@@ -34,11 +35,16 @@ def made(tmp_path: Path) -> Material:
 
 def result(eval_loss: float) -> RunResult:
     return RunResult(
-        tokens=100,
         first_step_seconds=1.0,
+        step_tokens=(50, 50),
         step_seconds=(1.0, 1.0),
+        compile_seconds=(0.0, 0.0),
         losses=(3.0, 2.0),
         peak_memory_bytes=1,
+        threads=2,
+        torch="2",
+        adapter_dtype="float32",
+        shape=TINY_SHAPE,
         eval_loss_before=3.0,
         eval_loss=eval_loss,
     )
@@ -80,7 +86,8 @@ def test_trl_gets_the_same_micro_batches_at_the_same_rates(
 
     def trl(command: list[str], config: str) -> str:
         given.append(TrlConfig(**json.loads(config)))
-        return json.dumps(asdict(TrlResult("1", 9, 1.0, 1.0, [1.0], [], 1, 0, 2.1, "adapter")))
+        said = ("1", 9, 1.0, 1.0, [1.0], [], 1, 0, 2.1, "adapter", [9], 2, "2", "float32")
+        return json.dumps(asdict(TrlResult(*said)))
 
     configs: list[RunConfig] = []
     monkeypatch.setattr(trl_equal, "last_line", trl)

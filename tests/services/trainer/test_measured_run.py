@@ -9,7 +9,8 @@ import pytest
 
 from domain.hyperparameters import Hyperparameters
 from services.trainer import measured_run
-from services.trainer.measured_run import RunConfig, TokenizeConfig, run, tokenize
+from services.trainer.measured_run import PeakConfig, RunConfig, TokenizeConfig, peak, run, tokenize
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.services.trainer.conftest import chats
 
 
@@ -44,5 +45,14 @@ def test_a_run_learns_and_its_adapter_scores_the_same_again(
     assert result.tokens == 2 * sum(len(row["input_ids"]) for row in rows["train"])
     assert result.eval_loss < result.eval_loss_before
     assert result.peak_memory_bytes > 0
+    assert (result.adapter_dtype, result.shape) == ("float32", TINY_SHAPE)
+    assert result.compile_seconds == (0.0,) * 4
     again = run(config.model_copy(update={"adapter": config.output, "train": False}))
     assert (again.eval_loss, again.losses) == (result.eval_loss, ())
+    begun = run(config.model_copy(update={"output": None, "steps": 1}))
+    assert (begun.losses, begun.step_tokens) == (result.losses[:1], result.step_tokens[:1])
+
+
+def test_the_machine_s_peak_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured_run, "lean_imports", lambda **_: None)
+    assert peak(PeakConfig(dtype="bfloat16", sizes=(16, 32), times=2)) > 0

@@ -1,0 +1,315 @@
+"""`ecolink bench trainer`: tokens a second, memory and start of our trainer and of TRL's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.bench import trl_run
+from deploy.bench.learning import (
+    AVAILABLE,
+    LINEAR_LAYERS,
+    Material,
+    last_line,
+    learn,
+    material,
+    run_module,
+)
+from deploy.bench.training_speed import Measured, Speed, operations_per_token, rotated
+from deploy.bench.trl_equal import trl_config
+from deploy.bench.trl_run import TrlConfig, TrlResult
+from deploy.demo.chats import CorpusMissing
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from domain.hyperparameters import Hyperparameters
+from domain.model_shape import ModelShape
+from services.scheduler.launchers.local import MALLOC
+from services.trainer.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
+
+AIM_TUNED, AIM_DEFAULT = 2.0, 6.0  # times TRL's tokens a second
+AIM_MEMORY, AIM_PEAK_SHARE = 0.5, 0.35
+MICRO_BATCH, ACCUMULATION = 4, 4
+STEPS = 13
+"""The first does not count. TRL sorts every 12 batches of these chats by length, the longest first:
+the other 12 are one of each."""
+DEFAULT_STEPS_SHARE, LEAST_STEPS = 3, 3  # TRL as it comes is several times slower
+PEAK = PeakConfig(dtype="bfloat16", sizes=(1024, 1536, 2048), times=15)
+GIB = 1024**3
+
+OURS, COMPILED = "EcoLink, eager", "EcoLink, compiled"
+TRL_DEFAULT = "TRL, as it comes"
+TRL_TUNED = {
+    f"TRL, tuned, {rows} x {times}": (rows, times)
+    for rows, times in (
+        (MICRO_BATCH, ACCUMULATION),
+        (MICRO_BATCH * ACCUMULATION, 1),
+    )
+}
+TRL_OWN = ("dtype", "bf16", "sampling", "gradient_checkpointing", "max_length")
+"""What TRL's own defaults decide where it runs as it comes."""
+
+
+@dataclass
+class Found:
+    """What all runs of a bench measured."""
+
+    runs: dict[str, list[Measured]]
+    peaks: list[float]  # operations a second, one of each repeat
+    versions: dict[str, str]
+    shape: ModelShape | None = None
+
+    def note(self, name: str, result: RunResult | TrlResult) -> None:
+        """Keep what a run says of itself; raises StackError where it is not like the others."""
+        if result.adapter_dtype != "float32":
+            raise StackError(f"{name} has its adapter in {result.adapter_dtype}, not in float32")
+        said = {"torch": result.torch, "threads": str(result.threads)}
+        if isinstance(result, TrlResult):
+            said["TRL"] = result.version
+            memory, compiling = result.peak_rss_bytes, [0.0] * len(result.step_seconds)
+        else:
+            self.shape, memory = result.shape, result.peak_memory_bytes
+            compiling = list(result.compile_seconds)
+        for what, value in said.items():
+            if self.versions.setdefault(what, value) != value:
+                raise StackError(f"{what}: {self.versions[what]}, but {value} in {name}")
+        self.runs.setdefault(name, []).append(
+            Measured(
+                step_tokens=result.step_tokens,
+                step_seconds=result.step_seconds,
+                compile_seconds=compiling,
+                first_step_seconds=result.first_step_seconds,
+                peak_memory_bytes=memory,
+            )
+        )
+
+
+def bench(
+    python: Annotated[
+        Path, typer.Option(help="A Python that has TRL, the extra `bench`; else this one.")
+    ] = Path(sys.executable),
+    steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of a run.")] = STEPS,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each contestant.")] = 3,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Of the base, but in TRL as it comes.")
+    ] = "bf16",
+    compiled: Annotated[bool, typer.Option(help="Measure compiled layers, too.")] = True,
+    model: Annotated[
+        Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
+    ] = None,
+) -> None:
+    """The same chats, batch and LoRA for all, in turns, each run in a process of its own."""
+    console = Console(highlight=False)
+    chosen = Hyperparameters(
+        micro_batch_size=MICRO_BATCH,
+        gradient_accumulation=ACCUMULATION,
+        target_modules=LINEAR_LAYERS,
+        lora_r=16,
+        lora_alpha=32,
+        dropout=0.05,
+    )
+    whole = AVAILABLE // (MICRO_BATCH * ACCUMULATION)  # steps of an epoch
+    try:
+        require_trl(python)
+        with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
+            made = material(Path(folder), whole, model, chosen, held_out=1)
+            contest = Contest(made, Path(folder), python, min(steps, whole), precision)
+            found = contest.run(repeats, console.print, compiled=compiled)
+            rows: Rows = json.loads(made.data.read_text())
+        assert found.shape is not None
+        operations = operations_per_token(found.shape, chosen, rows["train"])
+    except (StackError, CorpusMissing) as error:
+        fail(str(error))
+    console.print(drawn(found, operations))
+    for line in verdicts(found, operations):
+        console.print(line)
+    said = ", ".join(f"{what} {value}" for what, value in found.versions.items())
+    console.print(f"{_processor()}; {said}; base in {precision}")
+
+
+def require_trl(python: Path) -> None:
+    """Raise StackError unless a Python runs and has TRL."""
+    look = "import importlib.util as u, sys; sys.exit(u.find_spec('trl') is None)"
+    try:
+        has_trl = subprocess.run([str(python), "-P", "-c", look]).returncode == 0
+    except OSError as error:
+        raise StackError(f"--python {python}: {error.strerror}") from error
+    if not has_trl:
+        raise StackError(
+            f"{python} has no TRL: install the extra `bench` (pip install 'ecolink[bench]'), or "
+            "name a Python that has it with --python"
+        )
+
+
+class Contest:
+    """Contestants on the same material; each run begins in a process of its own."""
+
+    def __init__(
+        self,
+        made: Material,
+        folder: Path,
+        python: Path,
+        steps: int,
+        precision: Literal["fp32", "bf16"],
+    ) -> None:
+        self._made, self._folder, self._python = made, folder, python
+        self._steps = steps
+        self._precision: Literal["fp32", "bf16"] = precision
+
+    def run(self, repeats: int, tell: Callable[[str], None], *, compiled: bool) -> Found:
+        """All contestants so many times, in another order each time; raises StackError."""
+        contestants: dict[str, Callable[[], RunResult | TrlResult]] = {OURS: self._ours}
+        if compiled:
+            contestants[COMPILED] = lambda: self._ours(compiled=True)
+        contestants[TRL_DEFAULT] = self._trl_default
+        for name, shape in TRL_TUNED.items():
+            contestants[name] = lambda shape=shape: self._trl_tuned(*shape)
+        found = Found({}, [], {})
+        for repeat in range(repeats):
+            found.peaks.append(float(run_module(PEAK, "--peak", environment=environment(MALLOC))))
+            tell(f"{repeat + 1} of {repeats}: {found.peaks[-1] / 1e9:.0f} GFLOP/s in bf16 GEMM")
+            for name in rotated(list(contestants), repeat):
+                found.note(name, contestants[name]())
+                tell(f"  {name}: {found.runs[name][-1].tokens_per_second:.0f} tokens/s")
+        return found
+
+    def _ours(self, *, compiled: bool = False) -> RunResult:
+        """As the local launcher would start it; compiled, on a cache that is empty."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as cache:
+            own = {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+            return learn(
+                RunConfig(
+                    model=self._made.model,
+                    data=self._made.data,
+                    hyperparameters=self._made.hyperparameters,
+                    precision=self._precision,
+                    steps=self._steps,
+                    compiled=compiled,
+                ),
+                environment(MALLOC | own),
+            )
+
+    def _trl_default(self) -> TrlResult:
+        """Fewer steps, in TRL's own settings."""
+        steps = max(LEAST_STEPS, self._steps // DEFAULT_STEPS_SHARE)
+        own = {field.name: field.default for field in fields(TrlConfig) if field.name in TRL_OWN}
+        return self._trl(self._config(MICRO_BATCH, ACCUMULATION, steps), own, environment({}))
+
+    def _trl_tuned(self, micro_batch: int, accumulation: int) -> TrlResult:
+        """With our malloc settings, in our precision, sorted by length, nothing computed twice."""
+        config = self._config(micro_batch, accumulation, self._steps)
+        return self._trl(config, {"sampling": "group_by_length"}, environment(MALLOC))
+
+    def _config(self, micro_batch: int, accumulation: int, steps: int) -> TrlConfig:
+        """Our settings and learning rates, in micro batches of another size."""
+        made = self._made
+        plan = plan_of(json.loads(made.data.read_text()), made.hyperparameters)
+        sized = {"micro_batch_size": micro_batch, "gradient_accumulation": accumulation}
+        return trl_config(
+            made.hyperparameters.model_copy(update=sized),
+            model=made.model,
+            data=made.data,
+            output=self._folder / "trl",
+            learning_rates=[plan.learning_rate(n, made.hyperparameters) for n in range(steps)],
+            precision=self._precision,
+        )
+
+    def _trl(
+        self, config: TrlConfig, changes: dict[str, Any], environment: dict[str, str]
+    ) -> TrlResult:
+        config = replace(config, **changes, evaluate=False)
+        command = [str(self._python), "-P", trl_run.__file__]
+        return TrlResult(**json.loads(last_line(command, json.dumps(asdict(config)), environment)))
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Of a contestant: this process's, without what would decide for it, and its own settings."""
+    ours = ("ECOLINK_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "TORCHINDUCTOR_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | dict(settings)
+
+
+def drawn(found: Found, operations: float) -> Table:
+    """A row for each contestant; `operations` are those of a token."""
+    table = Table(title="Steps of 16 chats, LoRA of r = 16 on all linear layers")
+    table.add_column("trainer")
+    for column in (
+        "tokens/s\nmedian",
+        "min-max\nof runs",
+        "all steps\ntogether",
+        "peak RSS\nGiB",
+        "start to first\nstep, s",
+        "share of\nGEMM peak",
+    ):
+        table.add_column(column, justify="right")
+    peak = median(found.peaks)
+    for name, runs in found.runs.items():
+        speed = Speed(runs)
+        slowest, fastest = speed.spread
+        first, later = speed.compile_seconds
+        compiling = f" ({first:.1f} compiling; {later:.1f} later)" if first + later else ""
+        table.add_row(
+            name,
+            f"{speed.tokens_per_second:.0f}",
+            f"{slowest:.0f}-{fastest:.0f}",
+            f"{speed.overall_tokens_per_second:.0f}",
+            f"{speed.peak_memory_bytes / GIB:.2f}",
+            f"{speed.first_step_seconds:.1f}{compiling}",
+            f"{speed.tokens_per_second * operations / peak:.1%}",
+        )
+    return table
+
+
+def verdicts(found: Found, operations: float) -> list[str]:
+    """Each of our settings against the aims; of TRL's tuned ones the faster counts."""
+    speeds = {name: Speed(runs) for name, runs in found.runs.items()}
+    tuned = max(TRL_TUNED, key=lambda name: speeds[name].tokens_per_second)
+    peak = median(found.peaks)
+    lines = [f"GEMM peak {peak / 1e9:.0f} GFLOP/s; {operations / 1e6:.0f} MFLOP a token"]
+    for name in (each for each in (OURS, COMPILED) if each in speeds):
+        ours = speeds[name]
+        for theirs, aim in ((tuned, AIM_TUNED), (TRL_DEFAULT, AIM_DEFAULT)):
+            steps, together = _ratios(ours, speeds[theirs])
+            met = _word(min(steps, together) >= aim)
+            lines.append(
+                f"{name}: {steps:.2f} x {theirs}, all steps together {together:.2f} x "
+                f"(aim {aim:.0f}: {met}), {_memory(ours, speeds[theirs])}"
+            )
+        share = ours.tokens_per_second * operations / peak
+        word = _word(share >= AIM_PEAK_SHARE)
+        lines.append(f"{name}: {share:.1%} of the GEMM peak (aim {AIM_PEAK_SHARE:.0%}: {word})")
+    return lines
+
+
+def _ratios(ours: Speed, theirs: Speed) -> tuple[float, float]:
+    """Tokens a second by the median step, and by all steps together."""
+    return (
+        ours.tokens_per_second / theirs.tokens_per_second,
+        ours.overall_tokens_per_second / theirs.overall_tokens_per_second,
+    )
+
+
+def _memory(ours: Speed, theirs: Speed) -> str:
+    ratio = ours.peak_memory_bytes / theirs.peak_memory_bytes
+    return f"{ratio:.2f} of its memory (aim {AIM_MEMORY}: {_word(ratio <= AIM_MEMORY)})"
+
+
+def _word(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def _processor() -> str:
+    """The processor's name and how many of its cores this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "CPU")
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
