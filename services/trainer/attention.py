@@ -19,15 +19,6 @@ SHORT_ROW = 256  # tokens; above, the scores that are kept outgrow what a row ke
 NAME = "short_rows"
 
 
-def choose(base: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """Give a base this attention, if it runs on a CPU and with torch's fused one; returns it."""
-    if device.type == "cpu" and base.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        base.set_attn_implementation(NAME)
-    return base
-
-
 def attend(
     module: torch.nn.Module,
     query: Tensor,
@@ -56,3 +47,13 @@ def attend(
 def _for_each(heads: int, key: Tensor) -> Tensor:
     """Keys or values for so many heads, of which several may share one."""
     return key.repeat_interleave(heads // key.shape[1], dim=1)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def choose(base: PreTrainedModel, device: torch.device) -> None:
+    """Give a base this attention, if it runs on a CPU and with torch's fused one."""
+    if device.type == "cpu" and base.config._attn_implementation == "sdpa":
+        base.set_attn_implementation(NAME)

@@ -56,7 +56,8 @@ class Compiled:
         self._practise = practise
         self.seconds = 0.0  # that compiling has taken so far
         self._kinds: set[tuple[bool, bool]] = set()
-        torch._dynamo.config.recompile_limit = 64  # beyond, it would go on eagerly, unheard
+        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it goes on eagerly, unheard
         assert isinstance(base, PreTrainedModel)
         # Else the first layer, whose input needs no gradient, would be compiled by itself.
         base.enable_input_require_grads()
@@ -70,17 +71,26 @@ class Compiled:
     @contextmanager
     def running(self, rows: int, tokens: int) -> Iterator[None]:
         """For a micro batch of this shape; outside of it the layers are eager."""
+        self.prepare(rows, tokens)
         self._switch(on=True)
         try:
-            kind = rows > 1, tokens > SHORT_ROW
-            if kind not in self._kinds:
-                began = time.monotonic()
-                self._practise(2 if rows > 1 else 1, SHORT_ROW + 8 if tokens > SHORT_ROW else 64)
-                self.seconds += time.monotonic() - began
-                self._kinds.add(kind)
             yield
         finally:
             self._switch(on=False)
+
+    def prepare(self, rows: int, tokens: int) -> None:
+        """Have the kernels for micro batches of this shape; raises whatever the compiler does."""
+        kind = rows > 1, tokens > SHORT_ROW
+        if kind in self._kinds:
+            return
+        began = time.monotonic()
+        self._switch(on=True)
+        try:
+            self._practise(2 if rows > 1 else 1, SHORT_ROW + 8 if tokens > SHORT_ROW else 64)
+        finally:
+            self._switch(on=False)
+        self._kinds.add(kind)
+        self.seconds += time.monotonic() - began
 
     def _switch(self, *, on: bool) -> None:
         """`compile` has left its callable there; with None a module is called as ever."""

@@ -12,6 +12,10 @@ from domain.checkpoint import ModeDifference
 from domain.footprint import PAD_MULTIPLE
 from services.trainer.ranks import Ranks
 
+NUMERICS = 1
+"""Raised with each release whose LoRA layer, dropout, attention, loss or cut of a step computes
+other bits than the one before: what cannot be kept on resume is at least said."""
+
 
 class ExecutionMode(BaseModel):
     """Settings under which a step gives the same bits; defaults are for what was not recorded."""
@@ -25,9 +29,13 @@ class ExecutionMode(BaseModel):
     pad_multiple: int = 8  # of a micro batch's length
     attention: str | None = None  # transformers' name of it; None: the base's own choice
     compiled: bool = False  # else eager
+    split: int = 1  # parts that the approved micro batch is cut into
+    numerics: int = 0
 
     @classmethod
-    def natural(cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool) -> ExecutionMode:
+    def natural(
+        cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool, split: int
+    ) -> ExecutionMode:
         """How a job would compute on this machine if it began here."""
         return cls(
             dtype=str(dtype).removeprefix("torch."),
@@ -36,6 +44,8 @@ class ExecutionMode(BaseModel):
             device=ranks.device.type,
             pad_multiple=PAD_MULTIPLE,
             compiled=compiled,
+            split=split,
+            numerics=NUMERICS,
         )
 
     def continuing(self, saved: ExecutionMode) -> ExecutionMode:
@@ -45,7 +55,7 @@ class ExecutionMode(BaseModel):
             update={
                 "dtype": saved.dtype,
                 "threads": saved.threads if enough else self.threads,
-                "attention": saved.attention,
+                "attention": saved.attention if saved.device == self.device else None,
                 "compiled": self.compiled and saved.compiled,
             }
         )

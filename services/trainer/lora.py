@@ -90,7 +90,7 @@ class Dropout:
         words.random_(-(2**63), None)  # without bounds it leaves the sign bit 0
         row = (words.view(torch.uint8) >= self._dropped).to(dtype)
         # In eights, so that no module's part begins inside of what is loaded at once.
-        shifts = torch.randint(SHIFTS // 8, (len(self._layers),)).mul_(8).tolist()
+        shifts = torch.randperm(SHIFTS // 8)[: len(self._layers)].mul_(8).tolist()
         for layer, size, shift in zip(self._layers, self._sizes, shifts, strict=True):
             layer.keep = row[shift : shift + tokens * size]
         try:

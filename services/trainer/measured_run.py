@@ -197,10 +197,12 @@ def _train(
         padding,
         ranks,
         _never,
-        compiled=config.compiled,
     )
+    if config.compiled and (failure := training.compile()) is not None:
+        raise RuntimeError(f"the compiler failed: {failure}")
     total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
-    steps, compiling, first_step_seconds = [], [0.0], clock.elapsed()
+    steps, first_step_seconds = [], clock.elapsed()
+    compiling = [training.compiled.seconds if training.compiled else 0.0]
     for number in range(total if config.train else 0):
         step = training.step(number)
         assert step is not None

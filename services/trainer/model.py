@@ -20,7 +20,6 @@ from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.training_environment import ENVIRONMENT
-from services.trainer import attention
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
 from services.trainer.lora import LoraLinear
@@ -82,8 +81,7 @@ def load_base(
     logging.disable_progress_bar()  # a log is no terminal
     if precision is Precision.BF16:
         base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
-        base = base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
-        return attention.choose(base, device)
+        return base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -102,13 +100,13 @@ def load_base(
             # For inference on such CPUs bitsandbytes would pack the weights anew, with scales
             # rounded to bfloat16: what is evaluated has to be what was trained.
             layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
-    return attention.choose(base, device)
+    return base
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
     """Keep each layer's input only, and compute the rest again in the backward pass.
 
-    Not re-entrant, so that no input needs a gradient; dropout is drawn again as it was. Source:
+    Not re-entrant, so that no input needs a gradient; dropout's mask is the same. Source:
     Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
     """
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -16,6 +16,7 @@ from domain.pricing import COMPILED_TOKENS
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
+from services.trainer import attention
 from services.trainer.compiling import why_eager
 from services.trainer.dataset import Dataset, fetch, split, with_validation
 from services.trainer.divergence import Divergence
@@ -92,7 +93,10 @@ class Segment:
         self._enter(Phase.MODEL_LOAD)
         self.why_eager = why_eager(spec, self.ranks)
         natural = ExecutionMode.natural(
-            choose_dtype(self.ranks.device), self.ranks, compiled=self.why_eager is None
+            choose_dtype(self.ranks.device),
+            self.ranks,
+            compiled=self.why_eager is None,
+            split=spec.micro_batch_split,
         )
         mode = self.checkpoints.fetch(natural)
         mode.take_effect()
@@ -101,6 +105,7 @@ class Segment:
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
         base = self._base(directory, mode)
+        attention.choose(base, self.ranks.device)
         self.mode = mode.on(base)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
@@ -161,7 +166,6 @@ class Segment:
             ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
             split=self.spec.micro_batch_split,
         )
-        self._compile_if_long()
         self.training = Training(
             self.model,
             self.plan,
@@ -170,8 +174,8 @@ class Segment:
             pad_id(self.tokenizer),
             self.ranks,
             self._ends,
-            compiled=self.mode.compiled,
         )
+        self._compile_if_long()
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         held_out = HeldOut(
             self.dataset.held_out,
@@ -192,18 +196,17 @@ class Segment:
         self._describe(self.dataset)
 
     def _compile_if_long(self) -> None:
-        """Choose compiled or eager layers; a job that is resumed keeps what it had."""
-        mode, why = self.mode, self.why_eager
-        if mode.compiled and self.progress.step == 0 and self.plan.tokens < COMPILED_TOKENS:
-            self.mode = mode.model_copy(update={"compiled": False})
+        """Choose compiled or eager layers; a job that is resumed keeps what it had, if it can."""
+        compiled, why, begins = self.mode.compiled, self.why_eager, self.progress.step == 0
+        if compiled and begins and self.plan.tokens < COMPILED_TOKENS:
+            compiled = False
             why = f"{self.plan.tokens:,} tokens to train on do not make up for compiling"
-        elif not mode.compiled and why is None:
+        elif not compiled and why is None:
             why = "as the checkpoint was made"
-        self.reporter.log(
-            "layers are compiled; the first step waits for that"
-            if self.mode.compiled
-            else f"layers are eager: {why}"
-        )
+        if compiled and (failure := self.training.compile()) is not None:
+            compiled, why = False, f"the compiler failed: {failure}"
+        self.mode = self.mode.model_copy(update={"compiled": compiled})
+        self.reporter.log("layers are compiled" if compiled else f"layers are eager: {why}")
 
     def _data(self) -> tuple[Dataset, str]:
         """What is trained on and what is evaluated on, and what rendering it came to."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from domain.footprint import PAD_MULTIPLE
@@ -17,7 +18,7 @@ from domain.hyperparameters import Hyperparameters
 from services.trainer.batches import Batch, collate, loss_sum
 from services.trainer.compiling import Compiled
 from services.trainer.examples import Example
-from services.trainer.failures import LossDiverged
+from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lora import Dropout
 from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
@@ -48,8 +49,6 @@ class Training:
         pad_id: int,
         ranks: Ranks,
         ends: Callable[[], bool],
-        *,
-        compiled: bool = False,
     ) -> None:
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -61,7 +60,22 @@ class Training:
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
         self.ranks, self.ends = ranks, ends
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
-        self.compiled = Compiled(model.get_base_model(), self._practise) if compiled else None
+        self.base, self.compiled = model.get_base_model(), None
+
+    def compile(self) -> str | None:
+        """Compile the layers, in some ten seconds; None, or why they stay eager after all.
+
+        What a compiler may lack, space or a library of the system, is known when it is tried.
+        """
+        compiled = Compiled(self.base, self._practise)
+        try:
+            compiled.prepare(rows=2, tokens=1)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return repr(error)
+        self.compiled = compiled
+        return None
 
     def step(self, number: int) -> Step | None:
         """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.
@@ -98,7 +112,9 @@ class Training:
         None if the segment has to end before: a step may take longer than the grace, a micro batch
         hardly does. After the last one the step is all but done, so that nobody asks any more.
         """
-        total, mine = 0.0, work[self.ranks.rank]
+        # Read once a step: to read a GPU's number is to wait for it.
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        mine = work[self.ranks.rank]
         turns = max(map(len, work))
         for turn in range(turns):
             if self.ends():
@@ -108,9 +124,9 @@ class Training:
                     total += self._accumulate(mine[turn], label_tokens)
                 else:  # in the last turns there may be nothing left for this rank
                     self._take_part(work[0][0][0])
-        return self.ranks.sum(total)[0]
+        return self.ranks.sum(total.item())[0]
 
-    def _accumulate(self, indices: list[int], label_tokens: int) -> float:
+    def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
         """Add the gradient of one micro batch; returns its part of the loss.
 
         Raises MicroBatchTooLarge.
@@ -120,10 +136,9 @@ class Training:
             batch = collate(examples, self.pad_id, self.ranks.device)
             with self._kernels(batch), self._dropping(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
-                value = loss.item()
                 # The ranks' gradients are averaged, to be summed.
                 (loss * self.ranks.count).backward()
-        return value
+        return loss.detach()
 
     def _kernels(self, batch: Batch) -> AbstractContextManager[None]:
         return self.compiled.running(*batch.input_ids.shape) if self.compiled else nullcontext()

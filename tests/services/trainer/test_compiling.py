@@ -43,7 +43,7 @@ def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
 ) -> None:
     rows = chats(15)
     expected = run(make_spec(FIELDS, rows))
-    assert "layers are compiled; the first step waits for that" in expected.lines
+    assert "layers are compiled" in expected.lines
     spec = make_spec(FIELDS, rows)
     stopped = run(spec, stop_after=3)
     # It goes on as it began, whatever a new job of its length would do.
@@ -73,3 +73,17 @@ def test_what_keeps_a_job_eager(
     assert "Python.h" in (alone(spec) or "")
     (tmp_path / "Python.h").touch()
     assert alone(spec) is None
+
+
+def test_a_compiler_that_fails_leaves_the_layers_eager(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    expected = run(make_spec(FIELDS))
+    monkeypatch.setattr(segment, "COMPILED_TOKENS", 0)
+    monkeypatch.setattr(compiling.Compiled, "prepare", broken)
+    notes = run(make_spec(FIELDS))
+    assert any("the compiler failed" in line and "No space left" in line for line in notes.lines)
+    assert losses(notes) == losses(expected)
