@@ -63,7 +63,7 @@ class Job(JobSegments):
         @staticmethod
         def upcast_v2_v3(state: dict[str, Any]) -> None:
             """The second version always held out a part of the dataset, and kept no prediction."""
-            state["plan"] |= {"validation": None, "required_bytes": None}
+            state["plan"] |= {"validation": None, "batch_tokens": None, "required_bytes": None}
 
     class PauseRequested(Event):
         """The running segment shall save and exit; the job is then paused."""

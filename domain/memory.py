@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel, ConfigDict
 
 from domain.errors import Invalid
-from domain.footprint import Layout, memory_items
+from domain.footprint import FRAGMENTATION, PAD_MULTIPLE, Layout, memory_items
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
@@ -20,6 +20,9 @@ GIB = 1024**3
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
 """Bounds of the fields that a refusal proposes values for (`domain.hyperparameters`)."""
+
+MOST_TOKENS = 2048
+"""That run at once where a micro batch has fewer: beyond, matrices gain nothing by their size."""
 
 Setting = tuple[Precision, bool]
 
@@ -129,6 +132,23 @@ def fits(
 ) -> bool:
     """Whether some setting brings the job into a GPU's memory."""
     return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
+
+
+def tokens_at_once(
+    fit: Fit, hyperparameters: Hyperparameters, sequence_length: int
+) -> tuple[int, int]:
+    """(tokens that may run at once on a GPU, padding included; bytes that are needed then).
+
+    As many as a full micro batch of the longest examples has. Where memory is left, more of a
+    step's micro batches may run together, up to `MOST_TOKENS`: its gradient is the same.
+    """
+    row = math.ceil(sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
+    tokens = hyperparameters.micro_batch_size * row
+    most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
+    # A caching allocator loses a part of them, on a GPU.
+    each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens
+    more = max(0, min(most - tokens, math.floor((fit.vram_bytes - fit.required_bytes) / each)))
+    return tokens + more, fit.required_bytes + math.ceil(more * each)
 
 
 def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:

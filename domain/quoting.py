@@ -25,7 +25,7 @@ from domain.gpu_pool import GpuPool
 from domain.hyperparameters import Hyperparameters
 from domain.identity import CATALOG_ID, base_model_id, gpu_pool_id
 from domain.job import Job
-from domain.memory import Fit, decide, fits
+from domain.memory import Fit, decide, fits, tokens_at_once
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
 from domain.token_lengths import TokenLengths
@@ -149,6 +149,7 @@ class Quoting:
                     "gradient_checkpointing": approved.gradient_checkpointing,
                 }
             )
+        batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
         approved_ranks = approved.gpu_count if approved is not None else None
@@ -170,7 +171,8 @@ class Quoting:
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
             sequence_length=length,
-            required_bytes=fit.required_bytes,
+            batch_tokens=batch_tokens,
+            required_bytes=required_bytes,
         )
         return Quote(
             plan=plan,

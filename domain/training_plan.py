@@ -43,6 +43,7 @@ class TrainingPlan(BaseModel):
     precision: Precision
     gradient_checkpointing: bool
     sequence_length: int | None  # tokens; None: not recorded by the first version
+    batch_tokens: int | None  # that may run at once, padding included; None: a micro batch's
     required_bytes: int | None  # predicted peak of each GPU's memory; None: not recorded
 
     @property

@@ -53,6 +53,7 @@ class SegmentSpec(Message):
     gpu_count: int = 1  # ranks of data parallelism
     approved_gpu_count: int | None = None  # that a step's batch was approved for; None: gpu_count
     micro_batch_split: int = 1  # parts that each micro batch is cut into; 2 after a lack of memory
+    batch_tokens: int | None = None  # that may run at once, padding included; None: a micro batch's
     resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int

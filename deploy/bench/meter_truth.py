@@ -58,6 +58,7 @@ PLAN = TrainingPlan(
     precision=Precision.BF16,
     gradient_checkpointing=False,
     sequence_length=512,
+    batch_tokens=None,
     required_bytes=None,
 )
 

@@ -34,6 +34,7 @@ from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from domain.hyperparameters import Hyperparameters
+from domain.memory import MOST_TOKENS
 from domain.model_shape import ModelShape
 from services.scheduler.launchers.local import MALLOC
 from services.trainer.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
@@ -77,10 +78,10 @@ class Found:
         said = {"torch": result.torch, "threads": str(result.threads)}
         if isinstance(result, TrlResult):
             said["TRL"] = result.version
-            memory, compiling = result.peak_rss_bytes, [0.0] * len(result.step_seconds)
+            memory, compiling = result.peak_rss_bytes, 0.0
         else:
             self.shape, memory = result.shape, result.peak_memory_bytes
-            compiling = list(result.compile_seconds)
+            compiling = result.compile_seconds
         for what, value in said.items():
             if self.versions.setdefault(what, value) != value:
                 raise StackError(f"{what}: {self.versions[what]}, but {value} in {name}")
@@ -196,6 +197,7 @@ class Contest:
                     precision=self._precision,
                     steps=self._steps,
                     compiled=compiled,
+                    batch_tokens=MOST_TOKENS,  # as the memory fit allows with 16 GiB
                 ),
                 environment(MALLOC | own),
             )
@@ -256,8 +258,8 @@ def drawn(found: Found, operations: float) -> Table:
     for name, runs in found.runs.items():
         speed = Speed(runs)
         slowest, fastest = speed.spread
-        first, later = speed.compile_seconds
-        compiling = f" ({first:.1f} compiling; {later:.1f} later)" if first + later else ""
+        spent = speed.compile_seconds
+        compiling = f" ({spent:.1f} compiling)" if spent else ""
         table.add_row(
             name,
             f"{speed.tokens_per_second:.0f}",

@@ -21,19 +21,14 @@ class Measured:
 
     step_tokens: Sequence[int]  # without padding
     step_seconds: Sequence[float]
-    compile_seconds: Sequence[float]  # of each step, within its seconds
+    compile_seconds: float  # before the first step
     first_step_seconds: float  # from the start of the process to the end of the first step
     peak_memory_bytes: int
 
     @property
     def counted(self) -> list[tuple[int, float]]:
-        """(tokens, seconds) of the steps after the first in which nothing was compiled."""
-        steps = zip(self.step_tokens, self.step_seconds, self.compile_seconds, strict=True)
-        return [
-            (tokens, seconds)
-            for number, (tokens, seconds, compiling) in enumerate(steps)
-            if number > 0 and compiling == 0
-        ]
+        """(tokens, seconds) of the steps after the first."""
+        return list(zip(self.step_tokens, self.step_seconds, strict=True))[1:]
 
     @property
     def tokens_per_second(self) -> float:
@@ -79,10 +74,9 @@ class Speed:
         return median(run.first_step_seconds for run in self.runs)
 
     @property
-    def compile_seconds(self) -> tuple[float, float]:
-        """Medians over the runs: compiling in the first step, and in later ones."""
-        spent = [run.compile_seconds for run in self.runs]
-        return median(each[0] for each in spent), median(sum(each[1:]) for each in spent)
+    def compile_seconds(self) -> float:
+        """The median over the runs."""
+        return median(run.compile_seconds for run in self.runs)
 
 
 def rotated(contestants: Sequence[T], repeat: int) -> list[T]:

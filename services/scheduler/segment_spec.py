@@ -34,6 +34,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         gpu_count=job.gpu_count,
         approved_gpu_count=plan.gpu_count,
         micro_batch_split=job.micro_batch_split,
+        batch_tokens=plan.batch_tokens,
         resume_from=tuple(reversed(job.checkpoints)),
         paid_seconds=paid_seconds,
         grace_seconds=settings.grace_seconds,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -43,22 +44,53 @@ def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
     return None
 
 
+COMMON_SHARE = 0.25
+"""Of a job's tokens, from which on a kind of micro batch is worth kernels of its own."""
+
+
+class Kind(NamedTuple):
+    """What the compiler tells apart in a micro batch's shape; all else is one kernel's variable."""
+
+    several_rows: bool
+    long_rows: bool  # which attention reads by tiles
+
+    @classmethod
+    def of(cls, rows: int, tokens: int) -> Kind:
+        """The kind of a micro batch of so many rows of so many tokens."""
+        return cls(rows > 1, tokens > SHORT_ROW)
+
+    @property
+    def example(self) -> tuple[int, int]:
+        """A shape of this kind, always the same."""
+        return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 64
+
+
+def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
+    """The kinds that have a fair share of the tokens of micro batches of these shapes."""
+    tokens: Counter[Kind] = Counter()
+    for rows, length in shapes:
+        tokens[Kind.of(rows, length)] += rows * length
+    return {kind for kind, count in tokens.items() if count >= COMMON_SHARE * tokens.total()}
+
+
 class Compiled:
     """The compiled layers of a base, in training alone: evaluating is too short to pay for more.
 
     The compiler makes kernels for the first shape that it sees of a kind, and how they add up may
-    depend on it. It is shown the same shape for each kind, whatever comes first, so that a job that
-    resumes in another place has the same kernels.
+    depend on it. It is shown the same shape for each kind, before the first step, so that a job
+    that resumes in another place has the same kernels.
     """
 
-    def __init__(self, base: nn.Module, practise: Callable[[int, int], None]) -> None:
-        """`practise` runs a micro batch (rows, tokens) there and back, and leaves no trace."""
-        self._practise = practise
-        self.seconds = 0.0  # that compiling has taken so far
-        self._kinds: set[tuple[bool, bool]] = set()
+    def __init__(
+        self, base: nn.Module, kinds: set[Kind], practise: Callable[[int, int], None]
+    ) -> None:
+        """`practise` runs a micro batch (rows, tokens) there and back, and leaves no trace.
+
+        Raises whatever the compiler does.
+        """
+        assert isinstance(base, PreTrainedModel)
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it goes on eagerly, unheard
-        assert isinstance(base, PreTrainedModel)
         # Else the first layer, whose input needs no gradient, would be compiled by itself.
         base.enable_input_require_grads()
         names = set(base._no_split_modules or ())
@@ -67,30 +99,19 @@ class Compiled:
             layer.compile(dynamic=True)
         self._calls = [layer._compiled_call_impl for layer in self._layers]
         self._switch(on=False)
+        self._kinds = kinds
+        for kind in sorted(kinds):
+            with self.running(*kind.example):
+                practise(*kind.example)
 
     @contextmanager
     def running(self, rows: int, tokens: int) -> Iterator[None]:
-        """For a micro batch of this shape; outside of it the layers are eager."""
-        self.prepare(rows, tokens)
-        self._switch(on=True)
+        """For a micro batch of this shape; outside of it, and for a rare kind, layers are eager."""
+        self._switch(on=Kind.of(rows, tokens) in self._kinds)
         try:
             yield
         finally:
             self._switch(on=False)
-
-    def prepare(self, rows: int, tokens: int) -> None:
-        """Have the kernels for micro batches of this shape; raises whatever the compiler does."""
-        kind = rows > 1, tokens > SHORT_ROW
-        if kind in self._kinds:
-            return
-        began = time.monotonic()
-        self._switch(on=True)
-        try:
-            self._practise(2 if rows > 1 else 1, SHORT_ROW + 8 if tokens > SHORT_ROW else 64)
-        finally:
-            self._switch(on=False)
-        self._kinds.add(kind)
-        self.seconds += time.monotonic() - began
 
     def _switch(self, *, on: bool) -> None:
         """`compile` has left its callable there; with None a module is called as ever."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -64,6 +63,7 @@ class RunConfig(Settled):
     train: bool = True
     steps: int | None = None  # of the plan, from its first; None: all
     compiled: bool = False  # layers
+    batch_tokens: int = 0  # that may run at once, if more than a micro batch's
 
 
 class PeakConfig(Settled):
@@ -80,7 +80,7 @@ class RunResult(Settled):
     first_step_seconds: float  # from the process's start to the end of the first optimizer step
     step_tokens: tuple[int, ...]  # trained on, without padding
     step_seconds: tuple[float, ...]
-    compile_seconds: tuple[float, ...]  # of each step, within its seconds
+    compile_seconds: float  # before the first step
     losses: tuple[float, ...]
     peak_memory_bytes: int  # of training, evaluation left out
     threads: int  # of torch
@@ -99,7 +99,7 @@ class RunResult(Settled):
 Rows = dict[str, list[dict[str, list[int]]]]
 
 
-def plan_of(rows: Rows, hyperparameters: Hyperparameters) -> Plan:
+def plan_of(rows: Rows, hyperparameters: Hyperparameters, batch_tokens: int = 0) -> Plan:
     """The plan over a data file's training examples."""
     return Plan(
         lengths=tuple(len(row["input_ids"]) for row in rows["train"]),
@@ -107,6 +107,7 @@ def plan_of(rows: Rows, hyperparameters: Hyperparameters) -> Plan:
         micro_batch_size=hyperparameters.micro_batch_size,
         gradient_accumulation=hyperparameters.gradient_accumulation,
         seed=hyperparameters.seed,
+        batch_tokens=batch_tokens,
     )
 
 
@@ -159,7 +160,7 @@ def run(config: RunConfig) -> RunResult:
         first_step_seconds=trained.first_step_seconds,
         step_tokens=tuple(step.tokens for step in trained.steps),
         step_seconds=tuple(step.seconds for step in trained.steps),
-        compile_seconds=tuple(trained.compile_seconds),
+        compile_seconds=trained.compile_seconds,
         losses=tuple(step.loss for step in trained.steps),
         peak_memory_bytes=peak_memory_bytes,
         threads=torch.get_num_threads(),
@@ -173,7 +174,7 @@ def run(config: RunConfig) -> RunResult:
 
 class _Trained(NamedTuple):
     steps: list[Step]
-    compile_seconds: list[float]  # of each step
+    compile_seconds: float
     first_step_seconds: float  # without a step: up to where it would begin
 
 
@@ -188,7 +189,7 @@ def _train(
     """The first steps of the plan, or all, or none."""
     from services.trainer.training import Training
 
-    plan = plan_of(rows, config.hyperparameters)
+    plan = plan_of(rows, config.hyperparameters, config.batch_tokens)
     training = Training(
         model,
         plan,
@@ -202,15 +203,12 @@ def _train(
         raise RuntimeError(f"the compiler failed: {failure}")
     total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
     steps, first_step_seconds = [], clock.elapsed()
-    compiling = [training.compiled.seconds if training.compiled else 0.0]
     for number in range(total if config.train else 0):
         step = training.step(number)
         assert step is not None
         first_step_seconds = first_step_seconds if steps else clock.elapsed()
         steps.append(step)
-        compiling.append(training.compiled.seconds if training.compiled else 0.0)
-    spent = [after - before for before, after in pairwise(compiling)]
-    return _Trained(steps, spent, first_step_seconds)
+    return _Trained(steps, training.compile_seconds, first_step_seconds)
 
 
 def peak(config: PeakConfig) -> float:

@@ -48,6 +48,7 @@ class Plan:
     seed: int
     ranks: int = 1  # as approved
     split: int = 1
+    batch_tokens: int = 0  # that there is memory for at once, if more than a micro batch's
 
     @property
     def examples_per_step(self) -> int:
@@ -99,8 +100,8 @@ class Plan:
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
         """What an optimizer step (from 0) comes to for each of the present ranks: batches in turn.
 
-        A rank's micro batches are cut anew where that is faster. No batch is larger than a full
-        micro batch of the longest examples, for which there is memory.
+        A rank's micro batches are cut anew where that is faster. No batch is larger than what there
+        is memory for: a full micro batch of the longest examples, or more as approved.
         """
         dealt = self.micro_batches(step, among)
         shares = [
@@ -116,8 +117,9 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Tokens of the largest micro batch that there may be, padding included."""
-        return self.largest_micro_batch * padded(max(self.lengths))
+        """Tokens that may run at once, padding included; a row is never cut."""
+        longest = padded(max(self.lengths))
+        return max(longest, max(self.micro_batch_size * longest, self.batch_tokens) // self.split)
 
     def _padded_tokens(self, batch: list[int]) -> int:
         return len(batch) * max(self.lengths[index] for index in batch)

@@ -165,6 +165,7 @@ class Segment:
             seed=hyperparameters.seed,
             ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
             split=self.spec.micro_batch_split,
+            batch_tokens=self.spec.batch_tokens or 0,
         )
         self.training = Training(
             self.model,

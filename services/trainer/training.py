@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from torch.nn.utils import clip_grad_norm_
 from domain.footprint import PAD_MULTIPLE
 from domain.hyperparameters import Hyperparameters
 from services.trainer.batches import Batch, collate, loss_sum
-from services.trainer.compiling import Compiled
+from services.trainer.compiling import Compiled, common
+from services.trainer.cutting import padded
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lora import Dropout
@@ -24,6 +25,8 @@ from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
 from services.trainer.shortage import telling_shortage
+
+SHAPED_STEPS = 32  # four of the windows in which a plan sorts examples by length
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,28 @@ class Training:
         self.hyperparameters, self.pad_id = hyperparameters, pad_id
         self.ranks, self.ends = ranks, ends
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
-        self.base, self.compiled = model.get_base_model(), None
+        self.base, self.compiled, self.compile_seconds = model.get_base_model(), None, 0.0
 
     def compile(self) -> str | None:
         """Compile the layers, in some ten seconds; None, or why they stay eager after all.
 
         What a compiler may lack, space or a library of the system, is known when it is tried.
         """
-        compiled = Compiled(self.base, self._practise)
+        began = time.monotonic()
         try:
-            compiled.prepare(rows=2, tokens=1)
+            compiled = Compiled(self.base, common(self._shapes()), self._practise)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return repr(error)
-        self.compiled = compiled
+        self.compiled, self.compile_seconds = compiled, time.monotonic() - began
         return None
+
+    def _shapes(self) -> Iterator[tuple[int, int]]:
+        """(rows, tokens) of the micro batches of the first steps, which stand for all."""
+        for number in range(min(self.plan.total_steps, SHAPED_STEPS)):
+            for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
+                yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
 
     def step(self, number: int) -> Step | None:
         """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.

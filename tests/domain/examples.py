@@ -37,6 +37,7 @@ PLAN = TrainingPlan(
     precision=Precision.BF16,
     gradient_checkpointing=False,
     sequence_length=128,
+    batch_tokens=2048,
     required_bytes=1_500_000_000,
 )
 """A plan that costs 1,000 micro-dollars a second."""

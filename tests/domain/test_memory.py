@@ -18,7 +18,7 @@ from domain.footprint import (
     weight_bytes,
 )
 from domain.hyperparameters import Hyperparameters
-from domain.memory import GIB, DoesNotFit, Fit, decide
+from domain.memory import GIB, MOST_TOKENS, DoesNotFit, Fit, decide, tokens_at_once
 from domain.model_shape import ModelShape
 from domain.precision import Precision
 from tests.domain.bases import CPU, LLAMA2_7B, LLAMA2_13B, LLAMA31_70B, QWEN_7B, SMOLLM2, gpu
@@ -295,3 +295,31 @@ def test_the_banner_never_contradicts_itself(vram_gib: float, batch: int, length
         < min((each.required_bytes for each in fit.rejected), default=fit.vram_bytes + 1)
     )
     assert Fit.model_validate_json(fit.model_dump_json()) == fit
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "gradient_accumulation", "length", "tokens"),
+    [
+        (4, 4, 100, 4 * 4 * 104),  # never more than a step has
+        (4, 64, 100, MOST_TOKENS),
+        (4, 4, 1024, 4 * 1024),  # a micro batch's own, whatever it is
+    ],
+)
+def test_more_runs_at_once_where_memory_is_left(
+    micro_batch_size: int, gradient_accumulation: int, length: int, tokens: int
+) -> None:
+    fields = Hyperparameters(
+        micro_batch_size=micro_batch_size, gradient_accumulation=gradient_accumulation
+    )
+    fit = decide(SMOLLM2, fields, length, gpu(24.0), 1, [])
+    found, needed = tokens_at_once(fit, fields, length)
+    assert found == tokens
+    assert fit.required_bytes <= needed <= fit.vram_bytes
+    assert (needed > fit.required_bytes) == (tokens > micro_batch_size * length)
+
+
+def test_memory_that_is_used_up_leaves_a_micro_batch_as_it_is() -> None:
+    fields = Hyperparameters(micro_batch_size=4, gradient_accumulation=4)
+    roomy = decide(SMOLLM2, fields, 100, gpu(24.0), 1, [])
+    tight = roomy.model_copy(update={"vram_bytes": roomy.required_bytes + 1000})
+    assert tokens_at_once(tight, fields, 100) == (416, roomy.required_bytes)

@@ -38,7 +38,7 @@ def result(eval_loss: float) -> RunResult:
         first_step_seconds=1.0,
         step_tokens=(50, 50),
         step_seconds=(1.0, 1.0),
-        compile_seconds=(0.0, 0.0),
+        compile_seconds=0.0,
         losses=(3.0, 2.0),
         peak_memory_bytes=1,
         threads=2,

@@ -10,7 +10,7 @@ import torch
 from domain.precision import Precision
 from infrastructure.reports import SegmentSpec
 from services.trainer import compiling, segment
-from services.trainer.compiling import why_eager
+from services.trainer.compiling import Kind, common, why_eager
 from services.trainer.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes, resuming
@@ -83,7 +83,15 @@ def test_a_compiler_that_fails_leaves_the_layers_eager(
 
     expected = run(make_spec(FIELDS))
     monkeypatch.setattr(segment, "COMPILED_TOKENS", 0)
-    monkeypatch.setattr(compiling.Compiled, "prepare", broken)
+    monkeypatch.setattr(compiling.Compiled, "__init__", broken)
     notes = run(make_spec(FIELDS))
     assert any("the compiler failed" in line and "No space left" in line for line in notes.lines)
     assert losses(notes) == losses(expected)
+
+
+def test_kernels_are_made_for_what_is_common():
+    shapes = [(4, 64), (8, 120), (1, 64), (2, 300)]
+    assert common(shapes) == {Kind(True, False), Kind(True, True)}
+    assert common([(1, 2000)]) == {Kind(False, True)}
+    assert Kind.of(*Kind(True, True).example) == Kind(True, True)
+    assert Kind.of(*Kind(False, False).example) == Kind(False, False)

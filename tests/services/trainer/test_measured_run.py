@@ -46,7 +46,7 @@ def test_a_run_learns_and_its_adapter_scores_the_same_again(
     assert result.eval_loss < result.eval_loss_before
     assert result.peak_memory_bytes > 0
     assert (result.adapter_dtype, result.shape) == ("float32", TINY_SHAPE)
-    assert result.compile_seconds == (0.0,) * 4
+    assert result.compile_seconds == 0.0
     again = run(config.model_copy(update={"adapter": config.output, "train": False}))
     assert (again.eval_loss, again.losses) == (result.eval_loss, ())
     begun = run(config.model_copy(update={"output": None, "steps": 1}))

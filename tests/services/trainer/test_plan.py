@@ -131,7 +131,7 @@ def indices(batches: list[list[int]]) -> list[int]:
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2))
 def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: int, split: int):
     plan = Plan(tuple(range(10, 50)), 1, size, 3, seed=7, ranks=2, split=split)
-    most = plan.largest_micro_batch * padded(49)
+    most = max(padded(49), size * padded(49) // split)
     for step in range(plan.total_steps):
         work = plan.work(step, among)
         batches = [batch for mine in work for batch in mine]
@@ -141,3 +141,11 @@ def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: in
             assert indices(mine) == indices(share)
         for batch in batches:
             assert len(batch) * padded(max(plan.lengths[index] for index in batch)) <= most
+
+
+def test_more_of_a_step_runs_at_once_where_there_is_memory():
+    few, many = (Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=n) for n in (0, 320))
+    assert [len(batch) for batch in few.work(0)[0]] == [2, 2, 2, 2]
+    assert [len(batch) for batch in many.work(0)[0]] == [8]
+    halved = Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=320, split=2)
+    assert [len(batch) for batch in halved.work(0)[0]] == [4, 4]
