@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from domain.footprint import PAD_MULTIPLE
 
-BATCH_TOKENS = 96
+BATCH_TOKENS = 160
 """What a batch costs beside its tokens, in tokens: launching its kernels, whatever their size."""
 
 MOST_ROWS = 256  # of a batch; more save next to nothing
