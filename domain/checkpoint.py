@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +62,24 @@ class SavedCheckpoint(BaseModel):
     eval_loss: float | None = None  # nats per label token, if it was evaluated
 
 
+class Evaluated(Protocol):
+    """What may have a held-out loss."""
+
+    @property
+    def eval_loss(self) -> float | None:
+        """Nats per label token; None: it was not evaluated."""
+        ...
+
+
+E = TypeVar("E", bound=Evaluated)
+
+
+def best(saved: Iterable[E]) -> E | None:
+    """That with the lowest held-out loss, the first of equals; None if none was evaluated."""
+    scored = [(each.eval_loss, each) for each in saved if each.eval_loss is not None]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
 def superfluous(
     saved: Sequence[SavedCheckpoint], newest: int, kept_refs: Collection[str]
 ) -> list[SavedCheckpoint]:
@@ -69,9 +88,6 @@ def superfluous(
     Kept are the `newest` ones, the best by held-out loss, and those with one of `kept_refs`.
     """
     kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
-    evaluated = [
-        (each.eval_loss, -each.step, each.ref) for each in saved if each.eval_loss is not None
-    ]
-    if evaluated:
-        kept.add(min(evaluated)[2])
+    if (lowest := best(saved)) is not None:
+        kept.add(lowest.ref)
     return [each for each in saved if each.ref not in kept]

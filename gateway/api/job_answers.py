@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, JsonValue
 
+from domain.checkpoint import best
 from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
@@ -198,6 +199,13 @@ class LogLine(Answer):
     text: str
 
 
+class EvaluatedStep(NamedTuple):
+    """A state of the adapter by its step; its held-out loss is None if it was not evaluated."""
+
+    step: int | None
+    eval_loss: float | None
+
+
 def summary(row: Mapping[str, Any]) -> JobSummary:
     """A job's row as a summary."""
     return JobSummary(**_summary_fields(row))
@@ -248,19 +256,15 @@ def detail(
 
 def _best(row: Mapping[str, Any]) -> dict[str, Any]:
     """The checkpoint, or the final state, with the lowest held-out loss."""
-    scored = [
-        (each["eval_loss"], each["step"])
-        for each in row["checkpoints"]
-        if each["eval_loss"] is not None
-    ]
+    scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
     final: float | None = row["loss_after"]
-    if final is not None:
-        scored.append((final, row["total_steps"]))
-    if not scored:
+    scored.append(EvaluatedStep(row["total_steps"], final))
+    lowest = best(scored)
+    if lowest is None:
         return {"best_step": None, "best_eval_loss": None, "best_note": None}
-    loss, step = min(scored)
+    step, loss = lowest
     note = None
-    if final is not None and loss < final:
+    if final is not None and loss is not None and loss < final:
         note = (
             f"The checkpoint of step {step} has a lower held-out loss ({loss:.4f}) than the final "
             f"state ({final:.4f}), which is what is registered."
