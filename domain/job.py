@@ -92,7 +92,7 @@ class Job(JobSegments):
         precision: Precision
         base_model: str
         gpu_type: str
-        gpu_count: int
+        gpu_count: int  # of the last segment
 
     class JobPaused(Event):
         """The job holds no GPU and costs nothing until it is resumed from this step."""
@@ -228,7 +228,7 @@ class Job(JobSegments):
             precision=self.plan.precision,
             base_model=self.plan.base_model,
             gpu_type=self.plan.gpu_type,
-            gpu_count=self.plan.gpu_count,
+            gpu_count=self.gpu_count,
         )
 
     @event(EstimateScored)

@@ -16,6 +16,7 @@ from domain.checkpoint import (
     StateHashes,
     superfluous,
 )
+from domain.errors import Invalid
 from domain.money import charge_micros
 
 
@@ -198,9 +199,13 @@ class JobCheckpoints(Aggregate):
         ranks: int,
         differences: tuple[ModeDifference, ...],
     ) -> None:
-        """Record what a segment resumed from, and that it is what was saved; once a segment."""
+        """Record what a segment resumed from, and that it is what was saved; once a segment.
+
+        Raises Invalid where the job has no such checkpoint, or another state was saved in it.
+        """
         self._require_running(segment)
         if self.certified_segment < segment:
+            self._require_saved(step, ref, state, unchecked)
             self.trigger_event(
                 self.ResumeCertified,
                 segment=segment,
@@ -210,6 +215,20 @@ class JobCheckpoints(Aggregate):
                 unchecked=unchecked,
                 ranks=ranks,
                 differences=differences,
+            )
+
+    def _require_saved(
+        self, step: int, ref: str, state: StateHashes, unchecked: tuple[str, ...]
+    ) -> None:
+        """Raise Invalid unless this state, but for its unchecked parts, is a checkpoint's own."""
+        saved = next((each for each in self.checkpoints if each.ref == ref), None)
+        if saved is None or saved.step != step:
+            raise Invalid(f"the job has no checkpoint {ref} of step {step}", field="resumed.ref")
+        differing = set(state.differing(saved.state or state)) - set(unchecked)
+        if differing:
+            raise Invalid(
+                f"{ref} was saved with another state: {', '.join(sorted(differing))} differ",
+                field="resumed.state",
             )
 
     @event(ResumeCertified)

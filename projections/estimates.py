@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS estimates (
     high_micros bigint NOT NULL,
     scored_at timestamptz,
     segments integer,
+    last_gpu_count integer,
     actual_seconds bigint,
     actual_micros bigint,
     phase_seconds jsonb
@@ -80,11 +81,12 @@ def apply(cursor: Cursor, event: Event) -> None:
         case Job.EstimateScored():
             phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
             cursor.execute(
-                "UPDATE estimates SET scored_at = %s, segments = %s, actual_seconds = %s, "
-                "actual_micros = %s, phase_seconds = %s WHERE job_id = %s",
+                "UPDATE estimates SET scored_at = %s, segments = %s, last_gpu_count = %s, "
+                "actual_seconds = %s, actual_micros = %s, phase_seconds = %s WHERE job_id = %s",
                 [
                     event.timestamp,
                     event.segments,
+                    event.gpu_count,
                     event.actual_seconds,
                     event.actual_micros,
                     Jsonb(phase_seconds),
@@ -103,12 +105,13 @@ def calibration(
 ) -> Calibration:
     """What the last jobs of this kind teach: by phase, the median of actual over modelled seconds.
 
-    Only jobs that ran in one segment count: another one starts up again, or repeats lost work.
+    Only jobs that ran in one segment count: another one starts up again, or repeats lost work. So
+    do only those that ran on the GPUs that they were estimated for.
     """
     rows = connection.execute(
         "SELECT model_seconds, phase_seconds FROM estimates WHERE base_model = %s "
         "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
-        "ORDER BY scored_at DESC, job_id LIMIT %s",
+        "AND last_gpu_count = gpu_count ORDER BY scored_at DESC, job_id LIMIT %s",
         [base_model, gpu_type, precision, gpu_count, LEARNED_FROM],
     ).fetchall()
     return Calibration(

@@ -16,14 +16,9 @@ from domain.job import Job
 from domain.money import charge_micros
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from services.scheduler.job_history import JobHistory, provenance_of
 from services.scheduler.model_card import CARD, model_card
-from services.scheduler.provenance import (
-    PROVENANCE,
-    CostFacts,
-    JobHistory,
-    Provenance,
-    provenance_of,
-)
+from services.scheduler.provenance import PROVENANCE, CostFacts, Provenance
 
 
 def document(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import yaml
@@ -115,7 +116,9 @@ def _result(provenance: Provenance) -> list[Row]:
 
 
 def _training(provenance: Provenance) -> list[Row]:
-    hardware, cost, saved = provenance.hardware, provenance.cost, provenance.checkpoints
+    cost, resumes = provenance.cost, provenance.resumes
+    saved = [each for each in provenance.checkpoints if each.rejected is None]
+    certified = sum(each.certified for each in resumes)
     done = saved[-1].step if saved else 0
     rows = [
         ("Steps", f"{done} of {provenance.total_steps}"),
@@ -129,10 +132,17 @@ def _training(provenance: Provenance) -> list[Row]:
         ]
     return [
         *rows,
-        ("GPUs", f"{hardware.gpu_count} x {hardware.gpu_type} in {hardware.region}"),
+        ("GPUs", _gpus(provenance)),
         ("Cost", f"{dollars(cost.amount_micros)} for {cost.metered_seconds} metered seconds"),
-        ("Segments", f"{cost.segments}, {len(provenance.resumes)} of them resumed"),
+        ("Segments", f"{cost.segments}, {len(resumes)} of them resumed, {certified} certified"),
     ]
+
+
+def _gpus(provenance: Provenance) -> str:
+    """How many there were, in order where it changed between two segments."""
+    counts = [str(count) for count, _ in groupby(each.gpu_count for each in provenance.segments)]
+    hardware = provenance.hardware
+    return f"{', then '.join(counts)} x {hardware.gpu_type} in {hardware.region}"
 
 
 def _origin(provenance: Provenance) -> list[Row]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from domain.account import Account
 from domain.aggregate import Cause, because
-from domain.errors import DomainError, NotFound, StaleSegment
+from domain.errors import DomainError, Invalid, NotFound, StaleSegment
 from domain.event_log import EventLog
 from domain.failures import FailureClass, MemoryShortage
 from domain.gpu_pool import GpuPool
@@ -108,19 +108,9 @@ class Segments:
                 self._finish(job, report)
 
     def _progress(self, job: Job, report: Report) -> None:
+        """Record what is new in a report, in the order in which it came to be."""
         segment, phase = report.segment, report.phase
-        for rejected in report.rejected:
-            job.reject_checkpoint(segment, rejected.ref, rejected.reason)
-        if (resumed := report.resumed) is not None:
-            job.certify_resume(
-                segment,
-                step=resumed.step,
-                ref=resumed.ref,
-                state=resumed.state,
-                unchecked=resumed.unchecked,
-                ranks=resumed.ranks,
-                differences=resumed.differences,
-            )
+        self._resume(job, report)
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
@@ -154,6 +144,30 @@ class Segments:
                 accuracy_after=scored.accuracy_after,
                 peak_memory_bytes=report.peak_memory_bytes,
             )
+
+    def _resume(self, job: Job, report: Report) -> None:
+        """Record what could not be resumed from, and what was.
+
+        A certificate that is refused leaves the resume without one. The rest of the report counts:
+        the segment's time, and its end, are facts all the same.
+        """
+        for rejected in report.rejected:
+            job.reject_checkpoint(report.segment, rejected.ref, rejected.reason)
+        if (resumed := report.resumed) is None:
+            return
+        try:
+            job.certify_resume(
+                report.segment,
+                step=resumed.step,
+                ref=resumed.ref,
+                state=resumed.state,
+                unchecked=resumed.unchecked,
+                ranks=resumed.ranks,
+                differences=resumed.differences,
+            )
+        except Invalid as refusal:
+            name = PodName(job.id, report.segment)
+            self._logger.warning("certificate of %s refused: %s", name, refusal)
 
     def _finish(self, job: Job, report: Report) -> None:
         assert report.outcome is not None

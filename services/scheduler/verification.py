@@ -20,13 +20,15 @@ from domain.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
+from services.scheduler.job_history import JobHistory, provenance_of
 from services.scheduler.model_card import CARD, model_card
 from services.scheduler.provenance import (
     PROVENANCE,
+    CheckpointFacts,
     CostFacts,
-    JobHistory,
     Provenance,
-    provenance_of,
+    ResumeFacts,
+    SegmentFacts,
 )
 
 MISSING, NOWHERE = "nothing", "no such event"
@@ -226,8 +228,8 @@ def _label(name: str, item: Any) -> str:
     statement = name.replace("_", " ")
     if isinstance(item, ManifestFile):
         return f"{statement}: {item.path}"
-    if step := getattr(item, "step", None):
-        return f"{statement}: segment {item.segment}, step {step}"
+    if isinstance(item, SegmentFacts | CheckpointFacts | ResumeFacts):
+        return f"{statement}: segment {item.segment}, step {item.step}"
     return statement
 
 

@@ -224,6 +224,11 @@ def test_resume_it_goes_on_with_the_gpus_that_were_asked_for() -> None:
     given.resume(ESTIMATE, 7_200_000, "2", 2)
     assert given.gpu_count == 2
     assert given.plan.gpu_count == 1, "what was approved stays"
+    given.allocate_segment(2)
+    given.start_training(2, 10, 30, 100, 5)
+    complete(given, 2)
+    (scored,) = [e for e in given.collect_events() if isinstance(e, Job.EstimateScored)]
+    assert scored.gpu_count == 2
 
 
 def test_resume_given_again_it_is_once_until_the_next_pause() -> None:

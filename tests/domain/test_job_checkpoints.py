@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain.checkpoint import RejectionReason
-from domain.errors import StaleSegment
+from domain.checkpoint import RejectionReason, StateHashes, best
+from domain.errors import Invalid, StaleSegment
 from domain.job import Job, SegmentEnd
 from tests.domain.examples import STATE, happened, running, save_checkpoint
 
@@ -110,6 +110,44 @@ def test_a_resume_is_certified_once_a_segment() -> None:
     relaunched(given, 2, 20)
     given.certify_resume(3, 10, "checkpoints/1/10", STATE, ("random",), 2, ())
     assert happened(given) == ["ResumeCertified"]
+
+
+@pytest.mark.parametrize(
+    ("step", "ref", "state"),
+    [
+        (10, "checkpoints/1/20", STATE),
+        (20, "checkpoints/1/10", STATE),
+        (10, "checkpoints/1/10", STATE.model_copy(update={"random": "5" * 64})),
+    ],
+)
+def test_what_is_not_what_was_saved_is_not_certified(
+    step: int, ref: str, state: StateHashes
+) -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    relaunched(given, 1, 50)
+    with pytest.raises(Invalid):
+        given.certify_resume(2, step, ref, state, (), 1, ())
+    assert happened(given) == []
+
+
+def test_a_part_that_was_compared_with_nothing_may_differ() -> None:
+    given = running()
+    save_checkpoint(given, 1, 10)
+    relaunched(given, 1, 50)
+    other = STATE.model_copy(update={"random": "5" * 64})
+    given.certify_resume(2, 10, "checkpoints/1/10", other, ("random",), 2, ())
+    assert happened(given) == ["ResumeCertified"]
+
+
+def test_the_best_is_the_first_of_those_with_the_lowest_loss() -> None:
+    given = running()
+    for step, eval_loss in ((10, 1.5), (20, None), (30, 1.2), (40, 1.2)):
+        save_checkpoint(given, 1, step, eval_loss=eval_loss)
+    lowest = best(given.checkpoints)
+    assert lowest is not None
+    assert lowest.step == 30
+    assert best(given.checkpoints[1:2]) is None
 
 
 def test_the_last_two_checkpoints_and_the_best_are_kept() -> None:

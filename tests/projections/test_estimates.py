@@ -59,7 +59,13 @@ class Platform:
         return job.id
 
     def score(
-        self, job_id: UUID, factor: float, *, segments: int = 1, without: Phase | None = None
+        self,
+        job_id: UUID,
+        factor: float,
+        *,
+        segments: int = 1,
+        gpu_count: int | None = None,
+        without: Phase | None = None,
     ) -> None:
         """The job took `factor` times what the constants say, in every phase."""
         spent = {phase: factor * s for phase, s in MODEL_SECONDS.items() if phase is not without}
@@ -78,7 +84,7 @@ class Platform:
                 precision=job.plan.precision,
                 base_model=job.plan.base_model,
                 gpu_type=job.plan.gpu_type,
-                gpu_count=job.plan.gpu_count,
+                gpu_count=gpu_count or job.gpu_count,
             )
             self._log.commit(job)
 
@@ -161,6 +167,7 @@ def test_jobs_of_another_kind_and_of_several_segments_teach_nothing(
     platform.score(platform.approve(precision=Precision.NF4), 4.0)
     platform.score(platform.approve(gpu_count=2), 5.0)
     platform.score(platform.approve(), 6.0, segments=2)
+    platform.score(platform.approve(), 7.0, gpu_count=2)
     assert learned().jobs == 0
     assert learned(base="other").factors[Phase.TRAINING] == pytest.approx(2.0)
     assert learned(gpu="l4").factors[Phase.TRAINING] == pytest.approx(3.0)

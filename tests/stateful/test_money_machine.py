@@ -283,7 +283,7 @@ def assert_at_rest(
     log = platform.log
     pool = log.load(GpuPool, gpu_pool_id(REGION, "gpu"))
     all_jobs = [log.load(Job, job_id) for job_id in jobs]
-    running = {(job.id, job.segment): job.plan.gpu_count for job in all_jobs if job.segment_running}
+    running = {(job.id, job.segment): job.gpu_count for job in all_jobs if job.segment_running}
     assert {key: claim.count for key, claim in pool.held.items()} == running
     assert running.keys() == platform.trainers.keys()
     waiting = {(job.id, job.next_segment) for job in all_jobs if job.next_segment is not None}

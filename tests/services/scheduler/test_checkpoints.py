@@ -9,6 +9,7 @@ from domain.lifecycle import SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
+from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from tests.causes import command
@@ -60,6 +61,28 @@ def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
     job = log.load(Job, JOB_ID)
     assert [each.step for each in job.checkpoints] == [2, 10]
     assert (job.checkpoints[-1].state, job.checkpoints[-1].eval_loss) == (STATE, 1.25)
+
+
+def test_a_certificate_that_is_refused_leaves_the_rest_of_its_report(
+    log: EventLog, story: Story, segments: Segments
+) -> None:
+    story.run_until("training")
+    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    with command("save"):
+        job = story.job
+        job.save_checkpoint(1, 2, 2.0, 10, f"{home}/step-2", "c" * 64, 9, STATE)
+        log.commit(job)
+    story.end_segment(1, SegmentEnd.CRASHED, 50)
+    story.allocate_segment(2)
+    story.start_pod(2)
+    other = STATE.model_copy(update={"weights": "5" * 64})
+    certificate = ResumeCertificate(
+        ref=f"{home}/step-2", step=2, state=other, unchecked=(), ranks=1, differences=()
+    )
+    segments.record(report(1, Phase.TRAINING, segment=2, step=2, resumed=certificate))
+    assert topics(log)[-2:] == ["PodStarted", "TrainingStarted"]
+    (resume,) = JobHistory(log.events.get(JOB_ID)).resumes
+    assert not resume.certified
 
 
 def test_a_third_checkpoint_has_the_files_of_the_first_deleted(

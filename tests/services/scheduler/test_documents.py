@@ -13,8 +13,9 @@ from domain.job import JobStatus
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.documents import document
+from services.scheduler.job_history import JobHistory
 from services.scheduler.model_card import CARD
-from services.scheduler.provenance import PROVENANCE, JobHistory, Provenance
+from services.scheduler.provenance import PROVENANCE, Provenance
 from services.scheduler.segments import Segments
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.services.scheduler.registering import (
@@ -66,7 +67,11 @@ def test_the_provenance_tells_the_jobs_whole_story(
     assert [each.manifest_sha256 for each in told.checkpoints] == ["c" * 64, "e" * 64]
     (resume,) = told.resumes
     assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
-    assert resume.certified
+    assert (resume.certified, resume.unchecked) == (True, ())
+    assert [(each.segment, each.step, each.gpu_count) for each in told.segments] == [
+        (1, 0, 1),
+        (2, 10, 1),
+    ]
     assert told.evaluation is not None
     assert told.evaluation.loss_after == EVALUATION.loss_after
     assert told.evaluation.accuracy_after == EVALUATION.accuracy_after

@@ -113,6 +113,8 @@ FALSE_STATEMENTS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("precision",), "nf4", "precision"),
     (("checkpoints", 1, "manifest_sha256"), "0" * 64, "checkpoints: segment 2, step 30"),
     (("resumes", 0, "manifest_sha256"), None, "resumes: segment 2, step 10"),
+    (("resumes", 0, "certified"), False, "resumes: segment 2, step 10"),
+    (("segments", 0, "gpu_count"), 2, "segments: segment 1, step 0"),
     (("evaluation", "loss_after"), 1.0, "evaluation"),
     (("cost", "amount_micros"), 1, "cost"),
     (("job_version",), 3, "job version"),

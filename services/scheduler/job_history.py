@@ -1,0 +1,180 @@
+"""A job's history: what its events say of its training, and the provenance that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from domain.checkpoint import StateHashes
+from domain.job import Job
+from domain.training_plan import TrainingPlan
+from infrastructure.artifacts import ManifestFile
+from infrastructure.training_environment import TrainingEnvironment
+from services.scheduler.provenance import (
+    BaseFacts,
+    CheckpointFacts,
+    CostFacts,
+    DatasetFacts,
+    EvaluationFacts,
+    Facts,
+    HardwareFacts,
+    Provenance,
+    ResumeFacts,
+    SegmentFacts,
+)
+
+
+class JobHistory:
+    """What a job's events say of its training, in order."""
+
+    def __init__(self, events: Iterable[object]) -> None:
+        self.version = 0
+        self.approved: Job.JobApproved | None = None
+        self.started: Job.TrainingStarted | None = None
+        self.evaluation: EvaluationFacts | None = None
+        self.segments: list[SegmentFacts] = []
+        self.resumes: list[ResumeFacts] = []
+        self._saved: dict[str, CheckpointFacts] = {}  # by ref, the oldest first
+        self._gpu_count = 0  # of the next segment, or the running one
+        self._micro_batch_size = 0
+        for event in events:
+            self._take(event)
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointFacts, ...]:
+        """All that were ever saved, the oldest first."""
+        return tuple(self._saved.values())
+
+    def _take(self, event: object) -> None:
+        match event:
+            case Job.JobApproved():
+                self.approved = event
+                self._gpu_count = event.plan.gpu_count
+                self._micro_batch_size = event.plan.lora.micro_batch_size
+            case Job.JobResumed():
+                self._gpu_count = event.gpu_count or self._gpu_count
+            case Job.MicroBatchHalved():
+                self._micro_batch_size = event.micro_batch_size
+            case Job.ResumeCertified():
+                self._certify(event)
+            case Job.TrainingStarted():
+                self._start(event)
+            case Job.CheckpointSaved():
+                told = _told(event, CheckpointFacts)
+                self._saved[event.ref] = CheckpointFacts(**told, rejected=None)
+            case Job.CheckpointRejected():
+                lost = self._saved[event.ref]
+                self._saved[event.ref] = lost.model_copy(update={"rejected": event.reason})
+            case Job.EvaluationCompleted():
+                self.evaluation = EvaluationFacts(**_told(event, EvaluationFacts))
+            case _:
+                pass
+        assert isinstance(event, Job.Event | Job.JobApproved)
+        self.version = event.originator_version
+
+    def _certify(self, event: Job.ResumeCertified) -> None:
+        saved = self._saved.get(event.ref)  # None: only where an earlier version recorded it
+        self.resumes.append(
+            ResumeFacts(
+                segment=event.segment,
+                step=event.step,
+                manifest_sha256=saved.manifest_sha256 if saved is not None else None,
+                certified=saved is not None and not event.unchecked,
+                unchecked=event.unchecked,
+                differences=event.differences,
+            )
+        )
+
+    def _start(self, event: Job.TrainingStarted) -> None:
+        """A segment trains; a resume that nobody certified is known by its step alone."""
+        self.started = event
+        self.segments.append(
+            SegmentFacts(
+                segment=event.segment,
+                step=event.step,
+                gpu_count=self._gpu_count,
+                micro_batch_size=self._micro_batch_size,
+            )
+        )
+        said = any(each.segment == event.segment for each in self.resumes)
+        if event.segment == 1 or said:
+            return
+        good = [each for each in self.checkpoints if each.rejected is None]
+        saved = next((each for each in reversed(good) if each.step == event.step), None)
+        self.resumes.append(
+            ResumeFacts(
+                segment=event.segment,
+                step=event.step,
+                manifest_sha256=saved.manifest_sha256 if saved is not None else None,
+                certified=False,
+                unchecked=tuple(StateHashes.model_fields) if saved is not None else (),
+                differences=(),
+            )
+        )
+
+
+def provenance_of(
+    history: JobHistory,
+    *,
+    model: str,
+    uploaded: Mapping[UUID, str],
+    repository: str | None,
+    environment: TrainingEnvironment | None,
+    cost: CostFacts,
+    files: Sequence[ManifestFile],
+) -> Provenance:
+    """The provenance that a job's events make, with what other streams and the trainer say.
+
+    `uploaded` has the sha256 of the files as they were uploaded, by dataset.
+    """
+    approved, started = history.approved, history.started
+    assert approved is not None
+    return Provenance(
+        model=model,
+        account_id=approved.account_id,
+        job_id=approved.originator_id,
+        job_version=history.version,
+        **_planned(approved.plan, uploaded, repository),
+        segments=tuple(history.segments),
+        environment=environment,
+        total_steps=started.total_steps if started else 0,
+        train_examples=started.train_examples if started else 0,
+        eval_examples=started.eval_examples if started else 0,
+        checkpoints=history.checkpoints,
+        resumes=tuple(history.resumes),
+        evaluation=history.evaluation,
+        cost=cost,
+        files=tuple(files),
+    )
+
+
+def _planned(
+    plan: TrainingPlan, uploaded: Mapping[UUID, str], repository: str | None
+) -> dict[str, Any]:
+    """The statements that the approval makes, and nothing since has changed."""
+
+    def dataset(id: UUID, sha256: str) -> DatasetFacts:
+        return DatasetFacts(id=id, sha256=sha256, uploaded_sha256=uploaded.get(id))
+
+    own = plan.validation
+    return {
+        "dataset": dataset(plan.dataset_id, plan.dataset_sha256),
+        "validation": dataset(own.dataset_id, own.sha256) if own is not None else None,
+        "base": BaseFacts(
+            name=plan.base_model, manifest_sha256=plan.base_manifest_sha256, repository=repository
+        ),
+        "hyperparameters": plan.hyperparameters,
+        "seed": plan.lora.seed,
+        "precision": plan.precision,
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "hardware": HardwareFacts(region=plan.region, gpu_type=plan.gpu_type),
+    }
+
+
+def _told(event: BaseModel, facts: type[Facts]) -> dict[str, Any]:
+    """The fields of an event that some facts have as well."""
+    fields = facts.model_fields.keys() & type(event).model_fields.keys()
+    return {name: getattr(event, name) for name in fields}

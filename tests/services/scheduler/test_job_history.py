@@ -1,0 +1,93 @@
+"""A job's history: what ran is told, which need not be what was approved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from domain.checkpoint import ModeDifference, RejectionReason
+from domain.failures import FailureClass, MemoryShortage
+from domain.job import Job, SegmentEnd
+from services.scheduler.job_history import JobHistory, provenance_of
+from services.scheduler.model_card import model_card
+from services.scheduler.provenance import CostFacts
+from tests.causes import NOW, command
+from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN, STATE, save_checkpoint
+
+RANKS = ModeDifference(setting="ranks", saved="1", now="2")
+
+
+@pytest.fixture(autouse=True)
+def cause() -> Iterator[None]:
+    with command("tell"):
+        yield
+
+
+@pytest.fixture
+def changed() -> Job:
+    """Half the micro batch after a lack of memory, and two GPUs after a pause."""
+    size = PLAN.lora.micro_batch_size
+    shortage = MemoryShortage(
+        rows=size, tokens=500, micro_batch_size=size, gradient_accumulation=4, peak_bytes=10**9
+    )
+    job = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)
+    job.allocate_segment(1)
+    job.start_training(1, 0, 30, 95, 5)
+    for step in (10, 20):
+        save_checkpoint(job, 1, step)
+    job.pause()
+    failure = FailureClass.OUT_OF_MEMORY
+    job.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, shortage=shortage)
+    job.resume(ESTIMATE, 7_200_000, "2", 2)
+    job.allocate_segment(2)
+    job.start_pod(2, "pod", NOW)
+    return job
+
+
+def test_segments_are_told_with_the_gpus_and_the_micro_batch_that_they_had(changed: Job) -> None:
+    changed.start_training(2, 20, 30, 95, 5)
+    size = PLAN.lora.micro_batch_size
+    assert [each.model_dump() for each in JobHistory(changed.collect_events()).segments] == [
+        {"segment": 1, "step": 0, "gpu_count": 1, "micro_batch_size": size},
+        {"segment": 2, "step": 20, "gpu_count": 2, "micro_batch_size": -(-size // 2)},
+    ]
+
+
+def test_a_damaged_checkpoint_is_marked_and_nothing_descends_from_it(changed: Job) -> None:
+    changed.reject_checkpoint(2, "checkpoints/1/20", RejectionReason.CORRUPT)
+    changed.start_training(2, 10, 30, 95, 5)
+    history = JobHistory(changed.collect_events())
+    assert [(each.step, each.rejected) for each in history.checkpoints] == [
+        (10, None),
+        (20, RejectionReason.CORRUPT),
+    ]
+    (resume,) = history.resumes
+    assert (resume.step, resume.manifest_sha256, resume.certified) == (10, "c" * 64, False)
+    assert resume.unchecked == ("weights", "optimizer", "random", "position")
+
+
+def test_a_resume_of_which_a_part_was_compared_with_nothing_is_not_certified(changed: Job) -> None:
+    changed.certify_resume(2, 20, "checkpoints/1/20", STATE, ("random",), 2, (RANKS,))
+    changed.start_training(2, 20, 30, 95, 5)
+    (resume,) = JobHistory(changed.collect_events()).resumes
+    assert (resume.certified, resume.unchecked) == (False, ("random",))
+    assert resume.differences == (RANKS,)
+
+
+def test_the_card_tells_them_too(changed: Job) -> None:
+    changed.reject_checkpoint(2, "checkpoints/1/20", RejectionReason.CORRUPT)
+    changed.certify_resume(2, 10, "checkpoints/1/10", STATE, (), 2, ())
+    changed.start_training(2, 10, 30, 95, 5)
+    provenance = provenance_of(
+        JobHistory(changed.collect_events()),
+        model=changed.model_name,
+        uploaded={},
+        repository=None,
+        environment=None,
+        cost=CostFacts(amount_micros=60_000, metered_seconds=60, segments=2),
+        files=(),
+    )
+    card = model_card(provenance)
+    for fact in ("1, then 2 x cpu in local", "10 of 30", "2, 1 of them resumed, 1 certified"):
+        assert fact in card, fact
