@@ -11,89 +11,10 @@ from domain.aggregate import Event
 from domain.job import Job, JobStatus
 from domain.meter import Meter
 from infrastructure.store import Connection
+from projections.job_launched import apply_segment
+from projections.job_row import CANCELLING, DDL, PAUSING, WAITING_FOR_GPU, update
 from projections.job_saved import apply_checkpoint, give_up_checkpoints
 from projections.projection import Cursor, Projection, Row
-
-DDL = """
-CREATE TABLE IF NOT EXISTS job_detail (
-    job_id uuid PRIMARY KEY,
-    account_id uuid NOT NULL,
-    status text NOT NULL,
-    phase text NOT NULL,
-    approved_at timestamptz NOT NULL,
-    changed_at timestamptz NOT NULL,
-    waiting_since timestamptz,
-    dataset_id uuid NOT NULL,
-    validation_dataset_id uuid,
-    base_model text NOT NULL,
-    region text NOT NULL,
-    gpu_type text NOT NULL,
-    gpu_count integer NOT NULL,
-    rate_micros_per_hour bigint NOT NULL,
-    hyperparameters jsonb NOT NULL,
-    precision text NOT NULL,
-    gradient_checkpointing boolean NOT NULL,
-    sequence_length integer,
-    required_bytes bigint,
-    estimate jsonb,
-    low_seconds integer,
-    high_seconds integer,
-    low_micros bigint,
-    high_micros bigint,
-    actual_seconds integer,
-    actual_micros bigint,
-    segment integer NOT NULL DEFAULT 0,
-    bound_at timestamptz,
-    training_since timestamptz,
-    segment_step integer,
-    step integer NOT NULL DEFAULT 0,
-    total_steps integer,
-    trained boolean NOT NULL DEFAULT false,
-    train_examples integer,
-    eval_examples integer,
-    checkpoint_step integer,
-    checkpoint_loss double precision,
-    checkpoint_ref text,
-    checkpoints jsonb NOT NULL DEFAULT '[]',
-    loss_before double precision,
-    loss_after double precision,
-    accuracy_before double precision,
-    accuracy_after double precision,
-    peak_memory_bytes bigint,
-    model text,
-    adapter_ref text,
-    pause_reason text,
-    paused_at timestamptz,
-    cancelled_at timestamptz,
-    expires_at timestamptz,
-    expired boolean NOT NULL DEFAULT false,
-    promoted boolean NOT NULL DEFAULT false,
-    billed_seconds integer NOT NULL DEFAULT 0,
-    charged_micros bigint NOT NULL DEFAULT 0,
-    credited_micros bigint NOT NULL DEFAULT 0,
-    grace_seconds integer NOT NULL DEFAULT 0,
-    crashes integer NOT NULL DEFAULT 0,
-    failure text,
-    shortage jsonb,
-    halved_micro_batch_size integer,
-    error_class text,
-    log_ref text
-);
-CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
-CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
-    WHERE NOT expired AND NOT promoted
-"""
-# checkpoints: those that exist, the oldest first; the columns before it are of the newest.
-# estimate and its bounds are those of the approval; the rate is that of the last resume.
-# segment_step and training_since: where and when the running segment began to train.
-
-WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
-    "waiting for a GPU",
-    "waiting for a lease",
-    "launching",
-    "loading model and data",
-)
-PAUSING, CANCELLING = "pausing", "cancelling"
 
 EXPIRED_AT_ONCE = 100
 
@@ -103,48 +24,19 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Job.JobApproved():
             _insert(cursor, event)
-        case Job.SegmentAllocated(segment=segment):
-            _update(
-                cursor,
-                event,
-                segment=segment,
-                phase=WAITING_FOR_LEASE,
-                waiting_since=None,
-                bound_at=None,
-                training_since=None,
-                segment_step=None,
-            )
-        case Meter.LeaseGranted(job_id=job_id):
-            _advance(cursor, event, LAUNCHING, job_id)
-        case Job.PodStarted(bound_at=bound_at):
-            _advance(cursor, event, LOADING)
-            _update(cursor, event, bound_at=bound_at)
+        case (
+            Job.SegmentAllocated()
+            | Meter.LeaseGranted()
+            | Job.PodStarted()
+            | Job.TrainingStarted()
+            | Job.EvaluationStarted()
+            | Job.EvaluationCompleted()
+            | Job.SegmentEnded()
+        ):
+            apply_segment(cursor, event)
         case Job.CheckpointSaved() | Job.CheckpointRejected() | Job.CheckpointPruned():
             apply_checkpoint(cursor, event)
-        case Job.TrainingStarted():
-            _start_training(cursor, event)
-        case Job.EvaluationStarted():
-            _advance(cursor, event, "evaluating")
-            _update(cursor, event, status=JobStatus.EVALUATING, step=event.step)
-        case Job.EvaluationCompleted():
-            _advance(cursor, event, "registering")
-            _update(
-                cursor,
-                event,
-                status=JobStatus.TRAINED_PENDING_REGISTER,
-                loss_before=event.loss_before,
-                loss_after=event.loss_after,
-                accuracy_before=event.accuracy_before,
-                accuracy_after=event.accuracy_after,
-                peak_memory_bytes=event.peak_memory_bytes,
-            )
-        case (
-            Job.Registered()
-            | Job.SegmentEnded()
-            | Job.EstimateScored()
-            | Job.MicroBatchHalved()
-            | Job.JobFailed()
-        ):
+        case Job.Registered() | Job.EstimateScored() | Job.MicroBatchHalved() | Job.JobFailed():
             _apply_end(cursor, event)
         case Meter.MinuteMetered() | Meter.LostWorkCredited():
             _apply_money(cursor, event)
@@ -153,10 +45,10 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _apply_end(cursor: Cursor, event: Event) -> None:
-    """Fold what ends a segment, what follows from it, and what ends a job by itself."""
+    """Fold what follows from the end of a segment, and what ends a job by itself."""
     match event:
         case Job.Registered():
-            _update(
+            update(
                 cursor,
                 event,
                 status=JobStatus.REGISTERED,
@@ -167,19 +59,17 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 error_class=None,
                 log_ref=None,
             )
-        case Job.SegmentEnded():
-            _end_segment(cursor, event)
         case Job.EstimateScored():
-            _update(
+            update(
                 cursor,
                 event,
                 actual_seconds=event.actual_seconds,
                 actual_micros=event.actual_micros,
             )
         case Job.MicroBatchHalved():
-            _update(cursor, event, halved_micro_batch_size=event.micro_batch_size)
+            update(cursor, event, halved_micro_batch_size=event.micro_batch_size)
         case Job.JobFailed():
-            _update(
+            update(
                 cursor,
                 event,
                 status=JobStatus.FAILED,
@@ -197,11 +87,11 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
     """Fold what its owner, or an empty balance, did to a job."""
     match event:
         case Job.PauseRequested():
-            _update(cursor, event, phase=PAUSING)
+            update(cursor, event, phase=PAUSING)
         case Job.CancelRequested():
-            _update(cursor, event, phase=CANCELLING)
+            update(cursor, event, phase=CANCELLING)
         case Job.JobPaused():
-            _update(
+            update(
                 cursor,
                 event,
                 status=JobStatus.PAUSED,
@@ -213,7 +103,7 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
         case Job.JobResumed():
             _resume(cursor, event)
         case Job.JobCancelled():
-            _update(
+            update(
                 cursor,
                 event,
                 status=JobStatus.CANCELLED,
@@ -225,9 +115,9 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
                 expires_at=event.expires_at,
             )
         case Job.AdapterPromoted():
-            _update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
+            update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
         case Job.AdapterExpired():
-            _update(cursor, event, expired=True)
+            update(cursor, event, expired=True)
             give_up_checkpoints(cursor, event)
         case _:
             pass
@@ -285,65 +175,8 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
     )
 
 
-def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
-    """A segment that finds all steps done goes on with the evaluation."""
-    if event.step < event.total_steps:
-        _update(cursor, event, status=JobStatus.TRAINING)
-        _advance(cursor, event, "training")
-    else:
-        _advance(cursor, event, "evaluating")
-    _update(
-        cursor,
-        event,
-        training_since=event.timestamp,
-        segment_step=event.step,
-        step=event.step,
-        total_steps=event.total_steps,
-        train_examples=event.train_examples,
-        eval_examples=event.eval_examples,
-        failure=None,  # of a segment before, which this one has got over
-        shortage=None,
-        error_class=None,
-    )
-
-
-def _end_segment(cursor: Cursor, event: Job.SegmentEnded) -> None:
-    """Until an event beside it says otherwise, the job waits for its next segment."""
-    cursor.execute(
-        "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
-        "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
-        "shortage = coalesce(%(shortage)s, shortage), "
-        "error_class = coalesce(%(error)s, error_class), log_ref = coalesce(%(log)s, log_ref) "
-        "WHERE job_id = %(job)s",
-        {
-            "at": event.timestamp,
-            "grace": event.grace_seconds,
-            "crashed": int(event.reason == "crashed"),
-            "failure": event.failure,
-            "shortage": Jsonb(event.shortage.model_dump()) if event.shortage else None,
-            "error": event.error_class,
-            "log": event.log_ref,
-            "job": event.originator_id,
-        },
-    )
-    cursor.execute(
-        "UPDATE job_detail SET phase = %(waiting)s, waiting_since = %(at)s, "
-        "step = coalesce(checkpoint_step, 0), "
-        "status = CASE WHEN status = %(pending)s THEN %(evaluating)s ELSE status END "
-        "WHERE job_id = %(job)s AND status <> %(registered)s",
-        {
-            "at": event.timestamp,
-            "waiting": WAITING_FOR_GPU,
-            "pending": JobStatus.TRAINED_PENDING_REGISTER,
-            "evaluating": JobStatus.EVALUATING,
-            "registered": JobStatus.REGISTERED,
-            "job": event.originator_id,
-        },
-    )
-
-
 def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
-    _update(
+    update(
         cursor,
         event,
         phase=WAITING_FOR_GPU,
@@ -356,24 +189,6 @@ def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
     cursor.execute(
         "UPDATE job_detail SET status = CASE WHEN trained THEN %s ELSE %s END WHERE job_id = %s",
         [JobStatus.EVALUATING, JobStatus.TRAINING, event.originator_id],
-    )
-
-
-def _advance(cursor: Cursor, event: Event, phase: str, job_id: UUID | None = None) -> None:
-    """Enter a phase, unless the job is on its way to a pause or a cancel."""
-    cursor.execute(
-        "UPDATE job_detail SET changed_at = %s, "
-        "phase = CASE WHEN phase = ANY(%s) THEN phase ELSE %s END WHERE job_id = %s",
-        [event.timestamp, [PAUSING, CANCELLING], phase, job_id or event.originator_id],
-    )
-
-
-def _update(cursor: Cursor, event: Event, **columns: object) -> None:
-    """Set columns of a job's row; the names are this module's own, never a user's."""
-    assignments = ", ".join(f"{name} = %s" for name in columns)
-    cursor.execute(
-        f"UPDATE job_detail SET {assignments}, changed_at = %s WHERE job_id = %s",  # type: ignore[arg-type]
-        [*columns.values(), event.timestamp, event.originator_id],
     )
 
 

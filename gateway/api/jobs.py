@@ -41,8 +41,9 @@ from infrastructure.measurements import (
 )
 from projections import JOB_DETAIL
 from projections.accounts import account as account_row
-from projections.job_detail import WAITING_FOR_GPU, jobs_of
 from projections.job_detail import job as job_row
+from projections.job_detail import jobs_of
+from projections.job_row import WAITING_FOR_GPU
 from projections.job_timeline import timeline_of
 from projections.projection import Row
 

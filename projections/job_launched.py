@@ -1,0 +1,128 @@
+"""The part of a job's row that its segments make, from their GPUs to their end."""
+
+from __future__ import annotations
+
+from psycopg.types.json import Jsonb
+
+from domain.job import Job, JobStatus
+from domain.meter import Meter
+from projections.job_row import (
+    LAUNCHING,
+    LOADING,
+    WAITING_FOR_GPU,
+    WAITING_FOR_LEASE,
+    advance,
+    update,
+)
+from projections.projection import Cursor
+
+SegmentEvent = (
+    Job.SegmentAllocated
+    | Meter.LeaseGranted
+    | Job.PodStarted
+    | Job.TrainingStarted
+    | Job.EvaluationStarted
+    | Job.EvaluationCompleted
+    | Job.SegmentEnded
+)
+
+
+def apply_segment(cursor: Cursor, event: SegmentEvent) -> None:
+    """Fold what moves a segment on."""
+    match event:
+        case Job.SegmentAllocated():
+            update(
+                cursor,
+                event,
+                segment=event.segment,
+                phase=WAITING_FOR_LEASE,
+                waiting_since=None,
+                bound_at=None,
+                training_since=None,
+                segment_step=None,
+            )
+        case Meter.LeaseGranted():
+            advance(cursor, event, LAUNCHING, event.job_id)
+        case Job.PodStarted():
+            advance(cursor, event, LOADING)
+            update(cursor, event, bound_at=event.bound_at)
+        case Job.TrainingStarted():
+            _start_training(cursor, event)
+        case Job.EvaluationStarted():
+            advance(cursor, event, "evaluating")
+            update(cursor, event, status=JobStatus.EVALUATING, step=event.step)
+        case Job.EvaluationCompleted():
+            _complete_evaluation(cursor, event)
+        case Job.SegmentEnded():
+            _end_segment(cursor, event)
+
+
+def _complete_evaluation(cursor: Cursor, event: Job.EvaluationCompleted) -> None:
+    advance(cursor, event, "registering")
+    update(
+        cursor,
+        event,
+        status=JobStatus.TRAINED_PENDING_REGISTER,
+        loss_before=event.loss_before,
+        loss_after=event.loss_after,
+        accuracy_before=event.accuracy_before,
+        accuracy_after=event.accuracy_after,
+        peak_memory_bytes=event.peak_memory_bytes,
+    )
+
+
+def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
+    """A segment that finds all steps done goes on with the evaluation."""
+    if event.step < event.total_steps:
+        update(cursor, event, status=JobStatus.TRAINING)
+        advance(cursor, event, "training")
+    else:
+        advance(cursor, event, "evaluating")
+    update(
+        cursor,
+        event,
+        training_since=event.timestamp,
+        segment_step=event.step,
+        step=event.step,
+        total_steps=event.total_steps,
+        train_examples=event.train_examples,
+        eval_examples=event.eval_examples,
+        failure=None,  # of a segment before, which this one has got over
+        shortage=None,
+        error_class=None,
+    )
+
+
+def _end_segment(cursor: Cursor, event: Job.SegmentEnded) -> None:
+    """Until an event beside it says otherwise, the job waits for its next segment."""
+    cursor.execute(
+        "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
+        "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
+        "shortage = coalesce(%(shortage)s, shortage), "
+        "error_class = coalesce(%(error)s, error_class), log_ref = coalesce(%(log)s, log_ref) "
+        "WHERE job_id = %(job)s",
+        {
+            "at": event.timestamp,
+            "grace": event.grace_seconds,
+            "crashed": int(event.reason == "crashed"),
+            "failure": event.failure,
+            "shortage": Jsonb(event.shortage.model_dump()) if event.shortage else None,
+            "error": event.error_class,
+            "log": event.log_ref,
+            "job": event.originator_id,
+        },
+    )
+    cursor.execute(
+        "UPDATE job_detail SET phase = %(waiting)s, waiting_since = %(at)s, "
+        "step = coalesce(checkpoint_step, 0), "
+        "status = CASE WHEN status = %(pending)s THEN %(evaluating)s ELSE status END "
+        "WHERE job_id = %(job)s AND status <> %(registered)s",
+        {
+            "at": event.timestamp,
+            "waiting": WAITING_FOR_GPU,
+            "pending": JobStatus.TRAINED_PENDING_REGISTER,
+            "evaluating": JobStatus.EVALUATING,
+            "registered": JobStatus.REGISTERED,
+            "job": event.originator_id,
+        },
+    )
