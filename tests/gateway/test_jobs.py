@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.job import Job, SegmentEnd
-from domain.perplexity import perplexity
+from domain.job import Job
 from gateway import freshness
-from infrastructure.artifacts import Artifacts
-from infrastructure.measurements import add_log_line, add_step
-from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
-from infrastructure.store import connect, open_pool
-from services.projector.measuring import keep_evaluations
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
 TARGET_MODULES = "hyperparameters.target_modules"
@@ -235,161 +226,6 @@ def test_a_full_region_is_refused_with_the_wait_unless_it_is_accepted(
     assert (job["status"], job["phase"]) == ("training", "waiting for a GPU")
     assert job["wait_seconds"] > 0
     assert job["billed_seconds"] == 0
-
-
-def test_progress_comes_from_the_measurements(client: TestClient, world: World) -> None:
-    person, body = ready(world)
-    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
-    now = datetime.now(UTC)
-    with because(world.cause):
-        job = world.log.load(Job, job_id)
-        job.allocate_segment(1)
-        job.start_pod(1, "pod", now)
-        job.start_training(1, 0, 30, 9, 1)
-        world.log.commit(job)
-    with connect(world.settings) as connection:
-        for step in (1, 2):
-            add_step(
-                connection,
-                StepMeasured(
-                    account_id=person.account_id,
-                    job_id=job_id,
-                    segment=1,
-                    step=step,
-                    total_steps=30,
-                    train_loss=3.0 - step,
-                    learning_rate=1e-4,
-                    tokens=100,
-                    tokens_per_second=50.0,
-                    elapsed_seconds=2.0 * step,
-                    peak_memory_bytes=1000 * step,
-                    measured_at=now,
-                ),
-            )
-    world.project()
-    shown = client.get(f"/api/jobs/{job_id}", headers=person.headers).json()
-    assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.0)
-    assert (shown["tokens_per_second"], shown["segment"]) == (50.0, 1)
-    assert shown["peak_memory_bytes"] == 2000
-    steps = client.get(f"/api/jobs/{job_id}/steps?after=1", headers=person.headers).json()["data"]
-    assert [step["step"] for step in steps] == [2]
-
-
-def test_evaluations_come_from_the_measurements(client: TestClient, world: World) -> None:
-    person, body = ready(world)
-    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
-
-    def measured(segment: int, step: int, loss: float) -> EvaluationMeasured:
-        return EvaluationMeasured(
-            account_id=person.account_id,
-            job_id=job_id,
-            segment=segment,
-            step=step,
-            eval_loss=loss,
-            accuracy=0.5,
-            examples=4,
-            label_tokens=40,
-            seconds=1.5,
-            elapsed_seconds=20.0,
-            measured_at=datetime.now(UTC),
-        )
-
-    world.project()
-    path = f"/api/jobs/{job_id}"
-    assert client.get(f"{path}/evaluations", headers=person.headers).json()["data"] == []
-    assert client.get(path, headers=person.headers).json()["eval_loss"] is None
-    messages = [measured(1, 50, 2.0), measured(1, 100, 1.5), measured(2, 100, 1.6)]
-    with open_pool(world.settings, max_size=1) as pool:
-        sent = [each.model_dump(mode="json") for each in (*messages, messages[0])]
-        keep_evaluations(pool, [*sent, {"step": 3}])
-    told = client.get(f"{path}/evaluations", headers=person.headers).json()["data"]
-    assert [(each["step"], each["segment"], each["eval_loss"]) for each in told] == [
-        (50, 1, 2.0),
-        (100, 2, 1.6),
-    ]
-    assert told[0]["perplexity"] == perplexity(2.0)
-    shown = client.get(path, headers=person.headers).json()
-    assert (shown["eval_step"], shown["eval_loss"]) == (100, 1.6)
-    after = client.get(f"{path}/evaluations?after=50", headers=person.headers).json()["data"]
-    assert [each["step"] for each in after] == [100]
-
-
-def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
-    client: TestClient, world: World
-) -> None:
-    person, body = ready(world)
-    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
-    sample = {"prompt": [{"role": "user", "content": "Hi"}], "answer": "Hello."}
-    Artifacts(world.settings.artifacts).put("saved/20/sample.json", json.dumps(sample).encode())
-    path = f"/api/jobs/{job_id}"
-
-    def save(job: Job, step: int, eval_loss: float | None) -> None:
-        ref = f"saved/{step}"
-        job.save_checkpoint(1, step, 2.0, step, ref, "c" * 64, 10, eval_loss=eval_loss)
-
-    with because(world.cause):
-        job = world.log.load(Job, job_id)
-        job.allocate_segment(1)
-        job.start_pod(1, "pod", datetime.now(UTC))
-        job.start_training(1, 0, 30, 9, 1)
-        for step, eval_loss in ((10, 1.75), (20, 1.5), (30, None)):
-            save(job, step, eval_loss)
-        world.log.commit(job)
-    world.project()
-    told = client.get(f"{path}/checkpoints", headers=person.headers).json()["data"]
-    assert [(each["step"], each["eval_loss"]) for each in told] == [
-        (10, 1.75),
-        (20, 1.5),
-        (30, None),
-    ]
-    assert [each["sample"] for each in told] == [None, sample, None]
-    shown = client.get(path, headers=person.headers).json()
-    assert (shown["best_step"], shown["best_eval_loss"], shown["best_note"]) == (20, 1.5, None)
-
-    with because(world.cause):
-        job.start_evaluation(1, 30)
-        job.complete_evaluation(1, 3.0, 1.6, 5, 400)
-        world.log.commit(job)
-    world.project()
-    shown = client.get(path, headers=person.headers).json()
-    assert (shown["best_step"], shown["best_eval_loss"]) == (20, 1.5)
-    assert "step 20 has a lower held-out loss (1.5000)" in shown["best_note"]
-    stranger = world.person()
-    assert client.get(f"{path}/checkpoints", headers=stranger.headers).status_code == 404
-
-
-def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: World) -> None:
-    person, body = ready(world)
-    job_id = uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
-    line = LogLine(
-        account_id=person.account_id,
-        job_id=job_id,
-        segment=1,
-        n=1,
-        level="INFO",
-        text="loading",
-        logged_at=datetime.now(UTC),
-    )
-    with connect(world.settings) as connection:
-        add_log_line(connection, line)
-    log = f"/api/jobs/{job_id}/log"
-    (shown,) = client.get(log, headers=person.headers).json()["data"]
-    assert (shown["level"], shown["text"]) == ("INFO", "loading")
-
-    Artifacts(world.settings.artifacts).put("tail.log", b"one\ntwo\nMemoryError\n")
-    with because(world.cause):
-        job = world.log.load(Job, job_id)
-        for segment in (1, 2, 3, 4):
-            job.allocate_segment(segment)
-            job.end_segment(
-                segment, SegmentEnd.CRASHED, 1, error_class="MemoryError", log_ref="tail.log"
-            )
-        world.log.commit(job)
-    world.project()
-    shown = client.get(f"/api/jobs/{job_id}", headers=person.headers).json()
-    assert (shown["status"], shown["error_class"]) == ("failed", "MemoryError")
-    lines = client.get(f"{log}?lines=2", headers=person.headers).json()["data"]
-    assert [line["text"] for line in lines] == ["two", "MemoryError"]
 
 
 def test_models_and_catalog(client: TestClient, world: World) -> None:

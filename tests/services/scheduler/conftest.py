@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
@@ -10,7 +11,7 @@ from psycopg_pool import ConnectionPool
 from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import ReactionEffect
+from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
@@ -108,3 +109,11 @@ def scheduler(
     """The scheduler's reactions, as its process runs them."""
     effect = ReactionEffect("scheduler", log, FixedClock(), scheduling.react, pool.connection)
     return OrderedConsumer(effect, log)
+
+
+@pytest.fixture
+def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
+    """No reaction fails."""
+    yield
+    with pool.connection() as connection:
+        assert parked_reactions(connection) == []

@@ -2,69 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
 from domain.identity import meter_id
-from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
+from domain.job import RELAUNCH_LIMIT, JobStatus, SegmentEnd
 from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import parked_reactions
-from infrastructure.store import Connection
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from tests.causes import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.domain.examples import JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.others import approve, end, job, lease, pause_reason
 from tests.stories import Story
 
-
-def approve(
-    log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID, count: int = 1
-) -> None:
-    """What the gateway does."""
-    with command(f"approve {job_id}"):
-        plan = PLAN.model_copy(update={"gpu_count": count})
-        log.commit(Job.approve(job_id, account_id, plan))
-
-
-def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int = 300) -> None:
-    """What billing does."""
-    with command(f"lease {job_id} {segment}"):
-        meter = log.find(Meter, meter_id(job_id, segment)) or Meter.open(
-            ACCOUNT_ID, job_id, segment, PLAN.rate_micros_per_hour
-        )
-        meter.extend_lease(seconds)
-        log.commit(meter)
-
-
-def end(log: EventLog, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
-    """What the segment's reports do."""
-    story = Story(log)
-    with command(f"end {segment}"):
-        job, pool = story.job, story.pool
-        job.end_segment(segment, reason, 10)
-        pool.release(JOB_ID, segment)
-        log.commit(job, pool)
-
-
-def job(log: EventLog, job_id: UUID = JOB_ID) -> Job:
-    return log.load(Job, job_id)
-
-
-@pytest.fixture(autouse=True)
-def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
-    """No reaction of any of these tests fails."""
-    yield
-    with pool.connection() as connection:
-        assert parked_reactions(connection) == []
+pytestmark = pytest.mark.usefixtures("no_parking")
 
 
 def test_a_job_from_its_approval_to_its_pod(
@@ -306,97 +264,3 @@ def test_a_segment_that_is_over_is_told_of_no_lease(
     end(log)
     scheduler.catch_up()
     assert control.paid == []
-
-
-def poor_job(log: EventLog) -> Story:
-    """A job whose account pays for no minute of it."""
-    poor = Story(log, account_id=uuid4(), job_id=uuid4())
-    poor.open_account(59_999)
-    approve(log, poor.job_id, poor.account_id)
-    return poor
-
-
-def pause_reason(story: Story) -> PauseReason:
-    last = list(story.log.events.get(story.job_id))[-1]
-    assert isinstance(last, Job.JobPaused)
-    return last.reason
-
-
-def test_a_job_whose_account_cannot_pay_for_a_minute_is_paused_and_holds_no_gpu(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
-) -> None:
-    story.open_pool()
-    poor = poor_job(log)
-    approve(log)
-    scheduler.catch_up()
-    assert pause_reason(poor) is PauseReason.BALANCE
-    assert job(log).segment_running, "it is not in the way of those who can pay"
-
-
-def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
-) -> None:
-    waiting, behind = Story(log, uuid4(), uuid4()), uuid4()
-    waiting.open_account(10_000_000)
-    story.open_pool(1)
-    approve(log)
-    approve(log, waiting.job_id, waiting.account_id)
-    approve(log, behind)
-    scheduler.catch_up()
-    spend(waiting)
-    end(log, reason=SegmentEnd.COMPLETED)
-    scheduler.catch_up()
-    assert pause_reason(waiting) is PauseReason.BALANCE
-    assert job(log, behind).segment_running, "the next in the queue has its turn"
-
-
-def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
-) -> None:
-    story.open_pool()
-    approve(log)
-    scheduler.catch_up()
-    with command("refuse"):
-        meter = Meter.open(ACCOUNT_ID, JOB_ID, 1, PLAN.rate_micros_per_hour)
-        meter.refuse_lease()
-        log.commit(meter)
-    scheduler.catch_up()
-    assert pause_reason(story) is PauseReason.BALANCE
-    assert (story.pool.held, story.pool.queue, launcher.started) == ({}, {}, [])
-    (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
-    assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
-
-
-def test_money_that_an_unsettled_lease_holds_counts(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
-) -> None:
-    """Else every relaunch of a job with a small balance would be a pause."""
-    story.open_pool()
-    approve(log)
-    scheduler.catch_up()
-    story.grant_lease(1)
-    spend(story)
-    end(log, reason=SegmentEnd.CRASHED)
-    scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (2, True)
-
-
-def test_once_the_last_lease_is_settled_the_balance_decides(
-    log: EventLog, story: Story, scheduler: OrderedConsumer
-) -> None:
-    story.open_pool()
-    approve(log)
-    scheduler.catch_up()
-    story.grant_lease(1)
-    story.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
-    spend(story)
-    scheduler.catch_up()
-    assert pause_reason(story) is PauseReason.BALANCE
-
-
-def spend(story: Story) -> None:
-    """Other leases hold all that the account has."""
-    with command("spend"):
-        account = story.account
-        account.settle(captured_micros=0, reserved_micros=account.available_micros)
-        story.log.commit(account)

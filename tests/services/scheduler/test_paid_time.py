@@ -13,6 +13,7 @@ from services.scheduler.segments import Segments
 from services.trainer.lease import OVERRUN_EXIT_CODE
 from tests.causes import command
 from tests.domain.examples import JOB_ID
+from tests.services.scheduler.others import spend
 from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import Story
 
@@ -25,14 +26,6 @@ def last_end(log: EventLog) -> Job.SegmentEnded:
 
 def lease_ended(n: int, elapsed_seconds: float) -> Report:
     return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
-
-
-def spend(story: Story) -> None:
-    """Leases hold all that the account has."""
-    with command("spend"):
-        account = story.account
-        account.settle(captured_micros=0, reserved_micros=account.available_micros)
-        story.log.commit(account)
 
 
 def test_paid_time_that_ends_without_money_pauses(story: Story, running: Segments) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +14,6 @@ from domain.job import Job, JobStatus, SegmentEnd
 from domain.meter import Meter
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reaction import parked_reactions
 from infrastructure.reports import Outcome, Phase
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
@@ -31,16 +30,10 @@ from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import RETENTION, Story
 
+pytestmark = pytest.mark.usefixtures("no_parking")
+
 HOME = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
 ASKS: list[Callable[[Story], None]] = [Story.pause, Story.cancel]
-
-
-@pytest.fixture(autouse=True)
-def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
-    """No reaction of any of these tests fails."""
-    yield
-    with pool.connection() as connection:
-        assert parked_reactions(connection) == []
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""What other processes do while the scheduler works: approve, lease, report, spend."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.event_log import EventLog
+from domain.identity import meter_id
+from domain.job import Job, SegmentEnd
+from domain.lifecycle import PauseReason
+from domain.meter import Meter
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.stories import Story
+
+
+def approve(
+    log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID, count: int = 1
+) -> None:
+    """What the gateway does."""
+    with command(f"approve {job_id}"):
+        plan = PLAN.model_copy(update={"gpu_count": count})
+        log.commit(Job.approve(job_id, account_id, plan))
+
+
+def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int = 300) -> None:
+    """What billing does."""
+    with command(f"lease {job_id} {segment}"):
+        meter = log.find(Meter, meter_id(job_id, segment)) or Meter.open(
+            ACCOUNT_ID, job_id, segment, PLAN.rate_micros_per_hour
+        )
+        meter.extend_lease(seconds)
+        log.commit(meter)
+
+
+def end(log: EventLog, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
+    """What the segment's reports do."""
+    story = Story(log)
+    with command(f"end {segment}"):
+        job, pool = story.job, story.pool
+        job.end_segment(segment, reason, 10)
+        pool.release(JOB_ID, segment)
+        log.commit(job, pool)
+
+
+def job(log: EventLog, job_id: UUID = JOB_ID) -> Job:
+    return log.load(Job, job_id)
+
+
+def spend(story: Story) -> None:
+    """Leases hold all that the account has."""
+    with command("spend"):
+        account = story.account
+        account.settle(captured_micros=0, reserved_micros=account.available_micros)
+        story.log.commit(account)
+
+
+def pause_reason(story: Story) -> PauseReason:
+    """Why the job was paused; that is the last thing that happened to it."""
+    last = list(story.log.events.get(story.job_id))[-1]
+    assert isinstance(last, Job.JobPaused)
+    return last.reason

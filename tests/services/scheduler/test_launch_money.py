@@ -1,0 +1,100 @@
+"""Money for a launch: a job whose account cannot pay for a minute is paused, and makes way."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from domain.event_log import EventLog
+from domain.job import Job, SegmentEnd
+from domain.lifecycle import PauseReason
+from domain.meter import Meter
+from infrastructure.consumer import OrderedConsumer
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.others import approve, end, job, pause_reason, spend
+from tests.stories import Story
+
+pytestmark = pytest.mark.usefixtures("no_parking")
+
+
+def poor_job(log: EventLog) -> Story:
+    """A job whose account pays for no minute of it."""
+    poor = Story(log, account_id=uuid4(), job_id=uuid4())
+    poor.open_account(59_999)
+    approve(log, poor.job_id, poor.account_id)
+    return poor
+
+
+def test_a_job_whose_account_cannot_pay_for_a_minute_is_paused_and_holds_no_gpu(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    poor = poor_job(log)
+    approve(log)
+    scheduler.catch_up()
+    assert pause_reason(poor) is PauseReason.BALANCE
+    assert job(log).segment_running, "it is not in the way of those who can pay"
+
+
+def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    waiting, behind = Story(log, uuid4(), uuid4()), uuid4()
+    waiting.open_account(10_000_000)
+    story.open_pool(1)
+    approve(log)
+    approve(log, waiting.job_id, waiting.account_id)
+    approve(log, behind)
+    scheduler.catch_up()
+    spend(waiting)
+    end(log, reason=SegmentEnd.COMPLETED)
+    scheduler.catch_up()
+    assert pause_reason(waiting) is PauseReason.BALANCE
+    assert job(log, behind).segment_running, "the next in the queue has its turn"
+
+
+def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    with command("refuse"):
+        meter = Meter.open(ACCOUNT_ID, JOB_ID, 1, PLAN.rate_micros_per_hour)
+        meter.refuse_lease()
+        log.commit(meter)
+    scheduler.catch_up()
+    assert pause_reason(story) is PauseReason.BALANCE
+    assert (story.pool.held, story.pool.queue, launcher.started) == ({}, {}, [])
+    (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
+    assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
+
+
+def test_money_that_an_unsettled_lease_holds_counts(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    """Else every relaunch of a job with a small balance would be a pause."""
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    story.grant_lease(1)
+    spend(story)
+    end(log, reason=SegmentEnd.CRASHED)
+    scheduler.catch_up()
+    assert (job(log).segment, job(log).segment_running) == (2, True)
+
+
+def test_once_the_last_lease_is_settled_the_balance_decides(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    story.grant_lease(1)
+    story.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
+    spend(story)
+    scheduler.catch_up()
+    assert pause_reason(story) is PauseReason.BALANCE
