@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from domain.base_model import BaseModel
@@ -143,39 +143,28 @@ class Quoting:
         others = self._others(catalog, choices)
         fit = decide(shape, fields, length, gpu, count, others)
         if approved is not None:
-            fit = fit.model_copy(
-                update={
-                    "precision": approved.precision,
-                    "gradient_checkpointing": approved.gradient_checkpointing,
-                }
-            )
+            kept = {"precision", "gradient_checkpointing"}
+            fit = fit.model_copy(update={name: getattr(approved, name) for name in kept})
         batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
         approved_ranks = approved.gpu_count if approved is not None else None
         work = Work(shape, lengths, fields, length, own, approved_ranks)
-        plan = TrainingPlan(
-            dataset_id=dataset.id,
-            dataset_ref=dataset.ref,
-            dataset_sha256=dataset.sha256,
-            validation=_validation_file(validation),
-            base_model=base.name,
-            base_ref=base.ref,
-            base_manifest_sha256=base.manifest_sha256,
-            region=choices.region,
-            gpu_type=gpu.name,
-            gpu_count=count,
-            rate_micros_per_hour=rate,
-            catalog_version=catalog.version_text,
-            hyperparameters=fields.model_dump(mode="json"),
-            precision=fit.precision,
-            gradient_checkpointing=fit.gradient_checkpointing,
-            sequence_length=length,
-            batch_tokens=batch_tokens,
-            required_bytes=required_bytes,
-        )
         return Quote(
-            plan=plan,
+            plan=TrainingPlan(
+                **_sources(dataset, validation, base),
+                region=choices.region,
+                gpu_type=gpu.name,
+                gpu_count=count,
+                rate_micros_per_hour=rate,
+                catalog_version=catalog.version_text,
+                hyperparameters=fields.model_dump(mode="json"),
+                precision=fit.precision,
+                gradient_checkpointing=fit.gradient_checkpointing,
+                sequence_length=length,
+                batch_tokens=batch_tokens,
+                required_bytes=required_bytes,
+            ),
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
             examples=dataset.examples,
@@ -308,10 +297,18 @@ def _shape(base: BaseModel) -> ModelShape:
     return base.shape
 
 
-def _validation_file(dataset: Dataset | None) -> ValidationFile | None:
-    if dataset is None:
-        return None
-    return ValidationFile(dataset_id=dataset.id, ref=dataset.ref, sha256=dataset.sha256)
+def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:
+    """What is trained on, as a plan pins it: places and hashes."""
+    own = validation
+    return {
+        "dataset_id": dataset.id,
+        "dataset_ref": dataset.ref,
+        "dataset_sha256": dataset.sha256,
+        "validation": own and ValidationFile(dataset_id=own.id, ref=own.ref, sha256=own.sha256),
+        "base_model": base.name,
+        "base_ref": base.ref,
+        "base_manifest_sha256": base.manifest_sha256,
+    }
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:

@@ -17,6 +17,7 @@ from domain.pricing import (
     ADAPTER_BYTES,
     CHECKPOINT_BYTES,
     COMPILED_TOKENS,
+    COPY_BYTES_PER_SECOND,
     EVALUATION_SECONDS,
     FLASH_BACKWARD,
     LABEL_SHARE,
@@ -164,7 +165,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
     windows = fields.epochs * work.trained_on / window
     share, compiling = _compiled(work, ranks, fit, speed)
     steps = work.total_steps(ranks)
-    checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / STORE_BYTES_PER_SECOND
+    checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / COPY_BYTES_PER_SECOND
     return (
         compiling
         + share * windows * seconds / _speed_up(ranks, speed)

@@ -33,7 +33,7 @@ def pool_loads(backend: Backend) -> list[PoolLoad]:
 
 
 def loads_now(backend: Backend) -> list[PoolLoad]:
-    """The same, as the log has it now; the capacity gate decides on it."""
+    """The same, as the log has it now; estimates show it, and the capacity gate decides on it."""
     caught_up(backend, GPU_POOLS)
     return pool_loads(backend)
 

@@ -17,7 +17,7 @@ from gateway.api.estimate_answers import (
     QuoteAnswer,
 )
 from gateway.api.job_form import EstimateRequest, JobFormRoute
-from gateway.availability import pool_loads
+from gateway.availability import loads_now
 from gateway.backend import BackendOf
 from gateway.errors import refusals
 
@@ -30,10 +30,13 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], route_class=JobFormRoute)
 def estimate_job(
     wanted: Annotated[EstimateRequest, Body()], caller: CallerOf, backend: BackendOf
 ) -> QuoteAnswer:
-    """Price a job without approving it; nothing is stored."""
+    """Price a job without approving it; nothing is stored.
+
+    The gates are those of the approval, with the GPUs that are free by the log as it is now.
+    """
     quote = backend.quoting.quote(caller.account_id, wanted.choices)
     suitable = {wanted.gpu_type, *quote.alternatives}
-    loads = [load for load in pool_loads(backend) if load.gpu_type in suitable]
+    loads = [load for load in loads_now(backend) if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
     impact = BalanceImpact.of(balance, quote.estimate)
     capacity = CapacityGate.of(loads, wanted.region, wanted.gpu_type, wanted.gpu_count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -29,6 +30,14 @@ def _tuning(name: str) -> Any:
     default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
     shown = "" if default is None else f"  \\[default: {default}]"  # else the description says it
     return typer.Option(help=f"{field.description}{shown}", show_default=False)
+
+
+def _form(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `launch` as the API has them: they are named as its fields are."""
+    top = ("dataset", "validation_dataset", "base_model", "region", "gpu_type", "gpu_count")
+    chosen = {name: given[name] for name in Hyperparameters.model_fields}
+    tuned = {name: value for name, value in chosen.items() if value not in (None, (), [])}
+    return {name: given[name] for name in top} | {"hyperparameters": tuned}
 
 
 @jobs.command()
@@ -69,19 +78,7 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Approve a job, if the balance covers its upper bound and a GPU is free."""
-    # The parameters are named as the fields are, so that a new field needs one line above.
-    chosen = {name: ctx.params[name] for name in Hyperparameters.model_fields}
-    body = {
-        "dataset": dataset,
-        "validation_dataset": validation_dataset,
-        "base_model": base_model,
-        "region": region,
-        "gpu_type": gpu_type,
-        "gpu_count": gpu_count,
-        "hyperparameters": {
-            name: value for name, value in chosen.items() if value not in (None, (), [])
-        },
-    }
+    body = _form(ctx.params)
     with client_of(ctx) as client:
         if dry_run:
             show(client.post("/estimates", body), as_json, tables.quote)
