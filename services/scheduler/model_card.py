@@ -11,9 +11,13 @@ import yaml
 
 from domain.money import dollars
 from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.reports import SAMPLE
 from services.scheduler.provenance import PROVENANCE, Provenance
 
 CARD = "README.md"
+
+RESUME_FILES = ("state.pt", "position.json", SAMPLE)
+"""Files of a checkpoint that are the trainer's own: a model needs none of them."""
 
 TEMPLATE = """\
 ---
@@ -32,7 +36,7 @@ model = PeftModel.from_pretrained(base, "path/of/this/directory")
 ```
 
 Only the assistant's words carried loss. {chat_template}
-
+{resume_files}
 ## Result
 
 {result}
@@ -62,6 +66,7 @@ def model_card(provenance: Provenance) -> str:
         model=provenance.model,
         base=base,
         chat_template=_chat_template(provenance),
+        resume_files=_resume_files(provenance),
         result=_table(_result(provenance)),
         training=_table(_training(provenance)),
         hyperparameters=_table(
@@ -91,6 +96,19 @@ def _chat_template(provenance: Provenance) -> str:
             f"in `{CHAT_TEMPLATE}`, and prompts must be too."
         )
     return "Conversations were rendered with the base's own chat template."
+
+
+def _resume_files(provenance: Provenance) -> str:
+    """A paragraph, with the line before it, for who would publish a directory as it is."""
+    there = {file.path for file in provenance.files}
+    own = [_code(path) for path in RESUME_FILES if path in there]
+    if not own:
+        return ""
+    private = f" `{SAMPLE}` holds a prompt of the dataset." if SAMPLE in there else ""
+    return (
+        f"\nThis is a checkpoint: {', '.join(own)} are the trainer's own, for a resume.{private} "
+        "Leave them out where you publish the adapter; it verifies without them.\n"
+    )
 
 
 Row = tuple[str, str]

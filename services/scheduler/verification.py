@@ -21,7 +21,7 @@ from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
 from services.scheduler.job_history import JobHistory, provenance_of
-from services.scheduler.model_card import CARD, model_card
+from services.scheduler.model_card import CARD, RESUME_FILES, model_card
 from services.scheduler.provenance import (
     PROVENANCE,
     CheckpointFacts,
@@ -138,10 +138,15 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
 
 
 def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
+    """Each file of the manifest, and what is in none; a copy may lack what only a resume needs."""
+    there = copy.paths()
     for file in manifest.files:
+        left_out = file.path in RESUME_FILES and file.path not in there
+        if left_out and isinstance(copy, DirectoryCopy):
+            continue
         yield Check(f"file {file.path}", file.sha256, _sha256(copy, file.path))
     known = {MANIFEST, CARD, PROVENANCE, *(file.path for file in manifest.files)}
-    for path in copy.paths():
+    for path in there:
         if path not in known:
             yield Check(f"file {path}", "in no manifest", "there")
 

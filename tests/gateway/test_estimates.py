@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Timer
 from uuid import UUID
 
 from fastapi.testclient import TestClient
@@ -35,6 +36,19 @@ def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, world: W
     assert quote["approvable"]
     assert "1,000" in quote["warnings"][0]
     assert not [each for each in world.topics() if each.startswith("Job")]
+
+
+def test_gpus_that_the_read_model_does_not_know_yet_are_waited_for(
+    late_client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    world.project()
+    world.occupy(2)
+    behind = Timer(0.2, world.project)
+    behind.start()
+    quote = late_client.post("/api/estimates", json=body, headers=person.headers).json()
+    behind.join()
+    assert (quote["capacity"]["free"], quote["approvable"]) == (0, False)
 
 
 def test_two_gpus_cost_twice_the_rate(client: TestClient, world: World) -> None:

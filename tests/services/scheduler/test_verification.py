@@ -15,10 +15,11 @@ from domain.failures import FailureClass
 from domain.identity import base_model_id
 from domain.job import Job, SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
+from infrastructure.reports import SAMPLE
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.handlers import Scheduling
-from services.scheduler.model_card import CARD
+from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
 from tests.causes import command
@@ -177,10 +178,11 @@ def test_sources_that_the_log_does_not_know_are_named(
 
 
 def test_a_promoted_checkpoint_gets_its_card_and_is_checked(
-    log: EventLog, artifacts: Artifacts, story: Story, scheduling: Scheduling
+    log: EventLog, artifacts: Artifacts, story: Story, scheduling: Scheduling, tmp_path: Path
 ) -> None:
     ref = "checkpoints/1/10"
-    manifest = artifacts.add_files(ref, Manifest(files=()), {WEIGHTS: b"weights"})
+    files = {WEIGHTS: b"weights", **dict.fromkeys(RESUME_FILES, b"{}")}
+    manifest = artifacts.add_files(ref, Manifest(files=()), files)
     story.import_base()
     story.prepare_dataset()
     story.run_until("training")
@@ -199,11 +201,20 @@ def test_a_promoted_checkpoint_gets_its_card_and_is_checked(
     assert "not evaluated" in card
     assert "10 of 30" in card
 
-    def differing() -> list[Check]:
-        checks = verify(log, artifacts, story.job, event, StoredCopy(artifacts, ref))
+    assert f"`{SAMPLE}` holds a prompt of the dataset" in card
+
+    def differing(copy: Copy | None = None) -> list[Check]:
+        found = copy or StoredCopy(artifacts, ref)
+        checks = verify(log, artifacts, story.job, event, found)
         return [each for each in checks if not each.ok]
 
     assert differing() == []
+    artifacts.get_directory(ref, tmp_path / "copy")
+    for path in (CARD, PROVENANCE):
+        (tmp_path / "copy" / path).write_bytes(artifacts.get(f"{ref}/{path}"))
+    for path in RESUME_FILES:
+        (tmp_path / "copy" / path).unlink()
+    assert differing(DirectoryCopy(tmp_path / "copy")) == []
     artifacts.put(f"{ref}/{CARD}", card.replace("10 of 30", "30 of 30").encode())
     assert names(differing()) == [f"file {CARD}"]
     artifacts.put(f"{ref}/{WEIGHTS}", b"Weights")

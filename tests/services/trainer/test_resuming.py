@@ -11,6 +11,7 @@ import torch
 from domain.checkpoint import ModeDifference, RejectionReason, StateHashes
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.reports import ResumeCertificate, SegmentSpec
+from services.scheduler.model_card import RESUME_FILES
 from services.trainer import checkpoint, segment
 from services.trainer.checkpoint import CheckpointMismatch, Position
 from services.trainer.data_position import data_position_sha256
@@ -64,6 +65,18 @@ def test_a_resume_is_certified_by_the_hashes_that_were_saved(run, stopped) -> No
         "agree with the event log: weights, optimizer, random, position" in line
         for line in again.lines
     )
+
+
+def test_what_a_checkpoint_has_beside_its_adapter_is_what_the_card_says(
+    run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    spec = make_spec()
+    saved = run(spec).checkpoints[-1]
+    adapter, files = (
+        {file.path for file in artifacts.manifest(ref).files}
+        for ref in (spec.adapter_prefix, saved.ref)
+    )
+    assert files - adapter == set(RESUME_FILES)
 
 
 @pytest.mark.parametrize(
