@@ -82,7 +82,7 @@ def compare(
 
 
 def _train_with_trl(made: Material, folder: Path, python: Path, precision: str) -> TrlResult:
-    """TRL on the same micro batches in the same order, at the same learning rates."""
+    """TRL on the same examples in each step, at the same learning rates; we cut them otherwise."""
     rows: Rows = json.loads(made.data.read_text())
     plan = plan_of(rows, made.hyperparameters)
     steps = range(plan.total_steps)
