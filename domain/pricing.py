@@ -128,7 +128,7 @@ STORE_BYTES_PER_SECOND = 200e6
 """How fast an adapter reaches the artifact store."""
 
 COPY_BYTES_PER_SECOND = 1e9
-"""How fast a checkpoint's state is copied and hashed, which training waits for."""
+"""How fast a checkpoint's state is copied, which is what training waits for."""
 
 ADAPTER_BYTES, CHECKPOINT_BYTES = 4, 12
 """Of each adapter parameter: float32, and with AdamW's two moments."""
