@@ -141,15 +141,11 @@ class Quoting:
         own = _lengths(validation, base, "validation_dataset") if validation else None
         length = sequence_length(fields, shape, *filter(None, (lengths, own)))
         others = self._others(catalog, choices)
-        fit = decide(shape, fields, length, gpu, count, others)
-        if approved is not None:
-            kept = {"precision", "gradient_checkpointing"}
-            fit = fit.model_copy(update={name: getattr(approved, name) for name in kept})
+        fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
         batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
-        approved_ranks = approved.gpu_count if approved is not None else None
-        work = Work(shape, lengths, fields, length, own, approved_ranks)
+        work = Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
         return Quote(
             plan=TrainingPlan(
                 **_sources(dataset, validation, base),
@@ -295,6 +291,14 @@ def _shape(base: BaseModel) -> ModelShape:
             field="base_model",
         )
     return base.shape
+
+
+def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
+    """The fit of a job's rest is in the precision in which it began."""
+    if approved is None:
+        return fit
+    kept = {"precision", "gradient_checkpointing"}
+    return fit.model_copy(update={name: getattr(approved, name) for name in kept})
 
 
 def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from statistics import median
 from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
-from domain.estimate import Calibration, Precision
+from domain.estimate import Calibration, Estimate, Precision
 from domain.job import Job
 from domain.phases import Phase
 from infrastructure.store import Connection
@@ -55,29 +55,8 @@ LEAST_SECONDS = 0.001
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the table."""
     match event:
-        case Job.JobApproved(estimate=estimate, plan=plan) if estimate is not None:
-            model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
-            cursor.execute(
-                "INSERT INTO estimates "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    event.originator_id,
-                    event.account_id,
-                    event.timestamp,
-                    plan.base_model,
-                    plan.gpu_type,
-                    plan.gpu_count,
-                    plan.precision,
-                    estimate.tokens,
-                    estimate.total_steps,
-                    estimate.calibrated_from,
-                    Jsonb(model_seconds),
-                    estimate.low_seconds,
-                    estimate.high_seconds,
-                    estimate.low_micros,
-                    estimate.high_micros,
-                ],
-            )
+        case Job.JobApproved(estimate=estimate) if estimate is not None:
+            _insert(cursor, event, estimate)
         case Job.EstimateScored():
             phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
             cursor.execute(
@@ -95,6 +74,31 @@ def apply(cursor: Cursor, event: Event) -> None:
             )
         case _:
             pass
+
+
+def _insert(cursor: Cursor, event: Job.JobApproved, estimate: Estimate) -> None:
+    plan = event.plan
+    model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
+    cursor.execute(
+        "INSERT INTO estimates VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            event.originator_id,
+            event.account_id,
+            event.timestamp,
+            plan.base_model,
+            plan.gpu_type,
+            plan.gpu_count,
+            plan.precision,
+            estimate.tokens,
+            estimate.total_steps,
+            estimate.calibrated_from,
+            Jsonb(model_seconds),
+            estimate.low_seconds,
+            estimate.high_seconds,
+            estimate.low_micros,
+            estimate.high_micros,
+        ],
+    )
 
 
 ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)

@@ -47,31 +47,39 @@ def bench(
     ]
     if large_points and find_spec(SOURCE.partition(":")[2]) is not None:
         settings.append((Setting(BASE_MODEL, Precision.BF16, 1), large_points))
-    same = cases = 0
+    same = 0
     with tempfile.TemporaryDirectory(prefix="ecolink-resume-") as folder, nats_server() as url:
         trainers = Trainers(Path(folder), url)
         for setting, count in settings:
-            trainers.offer(setting.base)
             console.print(f"[bold]{setting}[/]")
-            latencies = []
-            expected, step_seconds = trainers.uninterrupted(setting)
-            random = Random(f"{seed}:{setting}")
-            for turn in range(count):
-                point = draw(random, turn)
-                found, latency = trainers.interrupted(setting, point)
-                difference = expected.differs(found)
-                cases, same = cases + 1, same + (difference is None)
-                verdict = "identical" if difference is None else f"[red]differs: {difference}[/]"
-                console.print(f"  {point}: {verdict}, gone after {latency:.2f} s")
-                if point.signal is signal.SIGTERM:
-                    latencies.append(latency)
-            console.print(
-                f"  stop to exit {median(latencies):.2f} s in the middle, "
-                f"{max(latencies):.2f} s at most; a step takes {step_seconds:.2f} s"
-            )
+            same += _compare(trainers, setting, count, Random(f"{seed}:{setting}"), console)
+    cases = sum(count for _, count in settings)
     console.print(f"[bold]{same} of {cases} identical[/]")
     if same != cases:
         raise typer.Exit(1)
+
+
+def _compare(
+    trainers: Trainers, setting: Setting, count: int, random: Random, console: Console
+) -> int:
+    """How many of so many interrupted runs of a setting ended as the one that was not."""
+    trainers.offer(setting.base)
+    same, latencies = 0, []
+    expected, step_seconds = trainers.uninterrupted(setting)
+    for turn in range(count):
+        point = draw(random, turn)
+        found, latency = trainers.interrupted(setting, point)
+        difference = expected.differs(found)
+        same += difference is None
+        verdict = "identical" if difference is None else f"[red]differs: {difference}[/]"
+        console.print(f"  {point}: {verdict}, gone after {latency:.2f} s")
+        if point.signal is signal.SIGTERM:
+            latencies.append(latency)
+    console.print(
+        f"  stop to exit {median(latencies):.2f} s in the middle, "
+        f"{max(latencies):.2f} s at most; a step takes {step_seconds:.2f} s"
+    )
+    return same
 
 
 def draw(random: Random, turn: int) -> StopPoint:

@@ -223,10 +223,7 @@ def detail(
     """A job's row, its newest measurements and its account's balance as the detail."""
     measured, scored = last_step or {}, last_evaluation or {}
     total: int | None = row["total_steps"]
-    # A checkpoint may be known before the measurement of its step.
-    step = max(measured.get("step", 0), row["step"])
-    if row["status"] == JobStatus.REGISTERED and total is not None:
-        step = total
+    step = _step(row, measured)
     shown = {name: row[name] for name in JobDetail.model_fields if name in row}
     return JobDetail(
         **shown
@@ -252,6 +249,13 @@ def detail(
             "kept": _kept(row),
         }
     )
+
+
+def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
+    """Steps done; a checkpoint may be known before the measurement of its step."""
+    if row["status"] == JobStatus.REGISTERED and row["total_steps"] is not None:
+        return row["total_steps"]
+    return max(measured.get("step", 0), row["step"])
 
 
 def _best(row: Mapping[str, Any]) -> dict[str, Any]:
