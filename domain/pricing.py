@@ -91,8 +91,8 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         # 2, 4 and 7 adapted modules, a median of three each; half are within 4%, and the largest
         # error is 20%, of a single long row. With AVX512_BF16 alone large matrices take about twice
         # as long. In a job, beside the platform's own processes, all takes 12% more: counted in.
-        # The catalog's figure is itself a measurement, on 1024 x 1024 matrices. A save of 59 MB held
-        # training up for 0.04 to 0.19 s; it is stored while training goes on.
+        # The catalog's figure is itself a measurement, on 1024 x 1024 matrices. A save of 59 MB
+        # held training up for 0.04 to 0.19 s; it is stored while training goes on.
         "cpu": Speed(
             utilisation=3.4,
             dequantised_per_second=2e9,
