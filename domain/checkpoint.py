@@ -44,7 +44,7 @@ class RejectionReason(StrEnum):
 
     MISSING = "missing"
     CORRUPT = "corrupt"  # a file, or the manifest, is not what was stored
-    UNREADABLE = "unreadable"
+    UNREADABLE = "unreadable"  # by another rank, or so before every file was held to its hash
     STATE_DIFFERS = "state_differs"  # restored, its state is not the one that was saved
 
 

@@ -20,6 +20,7 @@ class FailureClass(StrEnum):
     DISK_FULL = "disk_full"
     TRAINER_CRASHED = "trainer_crashed"
     MODEL_LOAD_FAILED = "model_load_failed"
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but of another job or a newer trainer
     TIMEOUT = "timeout"  # no progress for too long
 
 
@@ -100,6 +101,14 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
             True,
             "The base model could not be loaded, or is not what was approved.",
             "Start a new job with another base model, or tell the operator.",
+        ),
+        FailureClass.CHECKPOINT_MISMATCH: Failure(
+            Payer.PLATFORM,
+            False,
+            "The last checkpoint is intact, but this trainer cannot go on from it: another "
+            "configuration or a newer trainer made it.",
+            "What was saved is kept: make a model of it with promote, or start a new job; and tell "
+            "the operator, who finds the cause in the last log lines.",
         ),
         FailureClass.TIMEOUT: Failure(
             Payer.PLATFORM,

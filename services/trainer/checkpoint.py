@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from safetensors import SafetensorError
 
 from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
+from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer.execution import ExecutionMode
+from services.trainer.failures import SegmentFailure
 from services.trainer.model import save_adapter
 from services.trainer.ranks import Ranks
 from services.trainer.sampling import Sample
@@ -26,9 +27,14 @@ from services.trainer.state import TrainingState, restore_random
 
 STATE, POSITION = "state.pt", "position.json"
 
+SCHEMA_VERSION = 1
+"""Of `position.json`; a field that an older trainer must not overlook needs the next one."""
 
-class CheckpointMismatch(Exception):
-    """The checkpoint is of another dataset, base or configuration than the segment."""
+
+class CheckpointMismatch(SegmentFailure):
+    """An intact checkpoint is of another job or another trainer than the segment."""
+
+    failure = FailureClass.CHECKPOINT_MISMATCH
 
 
 class CheckpointDamaged(Exception):
@@ -44,6 +50,7 @@ class Position(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: int = SCHEMA_VERSION
     step: int
     trained_tokens: int
     train_loss: float  # mean over the label tokens of the steps since the checkpoint before, nats
@@ -68,6 +75,23 @@ class Position(BaseModel):
         flat = {name: fields[name] for name in ("dtype", "threads", "ranks") if name in fields}
         rest = {name: value for name, value in fields.items() if name not in flat}
         return rest | {"mode": flat}
+
+    @classmethod
+    def read(cls, path: Path) -> Position:
+        """The position in a file; raises CheckpointMismatch if another trainer wrote it."""
+        content = path.read_text()
+        version = json.loads(content).get("schema_version", 1)
+        if version > SCHEMA_VERSION:
+            raise CheckpointMismatch(
+                f"a newer trainer wrote the checkpoint: its {POSITION} has schema version "
+                f"{version}, and this trainer reads up to {SCHEMA_VERSION}"
+            )
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            raise CheckpointMismatch(
+                f"this trainer cannot read the {POSITION} of the checkpoint: {error}"
+            ) from error
 
     def require_job(self, spec: SegmentSpec) -> None:
         """Raise CheckpointMismatch if this is a position of another run."""
@@ -130,7 +154,8 @@ def write(
 def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
     """Copy a checkpoint from the store, held against the hashes that the event log has.
 
-    Raises CheckpointDamaged. A store that cannot be reached damages nothing.
+    Raises CheckpointDamaged for files that are not what was stored, and CheckpointMismatch. A store
+    that cannot be reached damages nothing.
     """
     directory = scratch / "resumed"
     shutil.rmtree(directory, ignore_errors=True)
@@ -142,11 +167,7 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
         raise CheckpointDamaged(RejectionReason.CORRUPT, error) from error
     if manifest.sha256 != saved.manifest_sha256:
         raise CheckpointDamaged(RejectionReason.CORRUPT, f"{saved.ref} has another manifest")
-    try:
-        position = Position.model_validate_json((directory / POSITION).read_text())
-    except (FileNotFoundError, ValidationError) as error:
-        raise CheckpointDamaged(RejectionReason.UNREADABLE, error) from error
-    return directory, position
+    return directory, Position.read(directory / POSITION)
 
 
 def restore(
@@ -154,16 +175,18 @@ def restore(
 ) -> None:
     """Put adapter, optimizer and this rank's random states back as they were.
 
-    Raises CheckpointDamaged.
+    The files are what was stored: an error in reading them (no memory, a bad disk) is the
+    machine's, and says nothing against the checkpoint. Raises CheckpointMismatch if what they hold
+    has no place in this trainer.
     """
+    weights = load_peft_weights(str(directory), device="cpu")
+    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     try:
-        weights = load_peft_weights(str(directory), device="cpu")
-        state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-        raise CheckpointDamaged(RejectionReason.UNREADABLE, error) from error
-    set_peft_model_state_dict(model, weights)
-    optimizer.load_state_dict(state.pop("optimizer"))
-    restore_random(state, ranks)
+        set_peft_model_state_dict(model, weights)
+        optimizer.load_state_dict(state.pop("optimizer"))
+        restore_random(state, ranks)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointMismatch(f"the saved state does not fit this trainer: {error!r}") from error
 
 
 def _flush(path: Path) -> None:

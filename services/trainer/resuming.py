@@ -66,20 +66,16 @@ class Resuming:
         """
         fresh = TrainingState.of(model, optimizer, self._ranks)
         while (position := self._position) is not None:
-            saved, damage = self._candidates[0], None
-            try:
-                checkpoint.restore(self._directory, model, optimizer, self._ranks)
-            except CheckpointDamaged as error:
-                damage = error
+            saved = self._candidates[0]
+            checkpoint.restore(self._directory, model, optimizer, self._ranks)
+            self._seed_other_ranks(position)
+            live = TrainingState.of(model, optimizer, self._ranks).hashes(
+                data_position_sha256(plan, position.step)
+            )
+            damage = self._damage(saved, position, live)
             if self._agreed(damage):
-                self._seed_other_ranks(position)
-                live = TrainingState.of(model, optimizer, self._ranks).hashes(
-                    data_position_sha256(plan, position.step)
-                )
-                damage = self._damage(saved, position, live)
-                if self._agreed(damage):
-                    self._certify(saved, position, live, mode)
-                    return position
+                self._certify(saved, position, live, mode)
+                return position
             self._reject(saved, damage)
             fresh.put_back(model, optimizer, self._ranks)
             self.fetch()

@@ -91,6 +91,8 @@ class Segment:
         """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
+        # First: a store that is away must not look like one that lost a checkpoint.
+        require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         self.why_eager = why_eager(spec, self.ranks)
         natural = ExecutionMode.natural(
             choose_dtype(self.ranks.device),
@@ -101,7 +103,6 @@ class Segment:
         mode = self.checkpoints.fetch(natural)
         mode.take_effect()
         self.lease.check()
-        require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
         base = self._base(directory, mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from domain.checkpoint import ModeDifference, RejectionReason, StateHashes
+from domain.failures import FailureClass
+from domain.phases import Phase
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.reports import ResumeCertificate, SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
@@ -16,7 +19,9 @@ from services.trainer import checkpoint, segment
 from services.trainer.checkpoint import CheckpointMismatch, Position
 from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
+from services.trainer.failures import classify
 from services.trainer.plan import Plan
+from services.trainer.resuming import Resuming
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
 
@@ -131,18 +136,95 @@ def test_a_state_that_is_not_the_saved_one_is_found_after_it_was_restored(
     assert anew.fields["evaluation"] == whole.fields["evaluation"]
 
 
-def test_a_file_that_cannot_be_read_though_it_is_what_was_stored(
-    run, stopped, artifacts: Artifacts, tmp_path
+@pytest.fixture
+def rejections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Refs that were rejected, also by a segment that raised."""
+    told: list[str] = []
+    reject = Resuming._reject
+    monkeypatch.setattr(
+        Resuming,
+        "_reject",
+        lambda own, saved, why: (told.append(saved.ref), reject(own, saved, why)),
+    )
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), FailureClass.OUT_OF_MEMORY),
+        (OSError(errno.EIO, "Input/output error"), FailureClass.TRAINER_CRASHED),
+    ],
+)
+def test_an_error_in_reading_verified_files_is_the_machines(
+    run, stopped, rejections, monkeypatch: pytest.MonkeyPatch, error, failure: FailureClass
 ) -> None:
     spec, before, whole = stopped
+    again = resuming(spec, *before.checkpoints[:-3:-1])
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "load", fails)
+        with pytest.raises(type(error)) as caught:
+            run(again)
+    assert classify(caught.value, Phase.DATASET_PREP) is failure
+    assert not rejections
+    assert losses(run(again.model_copy(update={"segment": 3}))) == losses(whole)[5:]
+
+
+def test_a_store_that_is_away_rejects_nothing(
+    run, stopped, rejections, artifacts: Artifacts
+) -> None:
+    spec, before, _ = stopped
+    pinned = {"base_manifest_sha256": artifacts.manifest(spec.base_ref).sha256}
+    again = resuming(spec, before.checkpoints[-1]).model_copy(update=pinned)
+    assert artifacts.root is not None
+    artifacts.root.rename(artifacts.root.with_name("unmounted"))
+    with pytest.raises(FileNotFoundError, match="models/tiny"):
+        run(again)
+    assert not rejections
+
+
+def test_a_state_without_a_place_in_this_trainer_is_refused_and_not_rejected(
+    run, stopped, rejections, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, _ = stopped
     newest = before.checkpoints[-1]
-    artifacts.get_directory(newest.ref, tmp_path / "broken")
-    (tmp_path / "broken" / checkpoint.STATE).write_bytes(b"no state")
-    manifest = artifacts.put_directory(newest.ref, tmp_path / "broken")
+    artifacts.get_directory(newest.ref, tmp_path / "other")
+    path = tmp_path / "other" / checkpoint.STATE
+    state = torch.load(path)
+    torch.save({"rng": state["rng"], "sgd": state["optimizer"]}, path)
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "other")
     other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
-    again = run(resuming(spec, other, before.checkpoints[-2]))
-    assert rejected(again) == [(newest.ref, RejectionReason.UNREADABLE)]
-    assert losses(again) == losses(whole)[4:]
+    with pytest.raises(CheckpointMismatch, match="optimizer") as caught:
+        run(resuming(spec, other))
+    assert classify(caught.value, Phase.DATASET_PREP) is FailureClass.CHECKPOINT_MISMATCH
+    assert not rejections
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"schema_version": checkpoint.SCHEMA_VERSION + 1}, "a newer trainer wrote the checkpoint"),
+        ({"sampler": "new"}, "cannot read the position.json"),
+    ],
+)
+def test_a_checkpoint_of_another_trainer_is_refused_and_not_rejected(
+    run, stopped, rejections, artifacts: Artifacts, tmp_path, changed: dict, says: str
+) -> None:
+    spec, before, _ = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "newer")
+    path = tmp_path / "newer" / checkpoint.POSITION
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "newer")
+    other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
+    with pytest.raises(CheckpointMismatch, match=says) as caught:
+        run(resuming(spec, other, before.checkpoints[-2]))
+    assert classify(caught.value, Phase.MODEL_LOAD) is FailureClass.CHECKPOINT_MISMATCH
+    assert not rejections
 
 
 def test_another_order_of_the_data_is_no_damage_but_refused(run, stopped) -> None:
@@ -162,7 +244,7 @@ def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
     path = tmp_path / "old" / checkpoint.POSITION
     fields = json.loads(path.read_text())
     mode = fields.pop("mode")
-    del fields["state"]
+    del fields["state"], fields["schema_version"]
     flat = {name: mode[name] for name in ("dtype", "threads", "ranks")}
     path.write_text(json.dumps(fields | flat))
     old = Position.model_validate_json(path.read_text())
