@@ -42,13 +42,16 @@ class Failure:
 
 
 class MemoryShortage(BaseModel):
-    """A micro batch for which a GPU's memory, or the machine's, was too small."""
+    """A batch for which a GPU's memory, or the machine's, was too small.
+
+    It may have more rows than a micro batch: short examples run together.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int  # examples
     tokens: int  # of the longest, to which all are padded
-    micro_batch_size: int  # at most so many rows
+    micro_batch_size: int  # of the plan at that time; no batch has more tokens than so many longest
     gradient_accumulation: int
     peak_bytes: int  # that the rank held at most, until then
 
@@ -56,7 +59,7 @@ class MemoryShortage(BaseModel):
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
     {
         # The memory fit was our decision, so a wrong one is our cost; again, it would be as wrong.
-        # Only a micro batch is halved first, once; see `Job`.
+        # Only a batch of several examples is halved first, once; see `Job`.
         FailureClass.OUT_OF_MEMORY: Failure(
             Payer.PLATFORM,
             False,
@@ -122,13 +125,17 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
 """The one table; every class has its entry."""
 
 
-def advice_on(failure: FailureClass, micro_batch_size: int, *, halved: bool) -> str:
-    """What the user is advised, if the micro batch that failed last was `halved` before or not."""
-    if failure is not FailureClass.OUT_OF_MEMORY or (micro_batch_size > 1 and not halved):
+def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved: bool) -> str:
+    """What the user is advised; `shortage` is of the last lack of memory in a batch, if there was.
+
+    `halved`: batches had been made half as large by then.
+    """
+    if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice
-    tried = (
-        f"It was tried again with micro batches of {micro_batch_size}, at the same batch of a step."
-        if halved
-        else "Its micro batches are of one example, and cannot be made smaller."
-    )
+    if shortage.rows == 1:
+        tried = f"A single example of {shortage.tokens} tokens did not fit; no batch is smaller."
+    elif halved:
+        tried = "It was tried again with half as many tokens in a batch, over the same steps."
+    else:
+        return FAILURES[failure].advice
     return f"{tried} Start a new job with a shorter maximum sequence length or a larger GPU."

@@ -199,16 +199,20 @@ class Job(JobSegments):
             self._pause(PauseReason.BALANCE)
 
     def _tries_again(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
-        """Whether the job is launched again; a micro batch that was too large is halved, once."""
+        """Whether the job is launched again; a batch that was too large is halved, once.
+
+        A batch is too large by its tokens, which short examples share whatever the micro batch:
+        only a single example cannot be parted.
+        """
         if self.crashes > RELAUNCH_LIMIT:
             return False
         chosen = self.plan.lora
-        if shortage is None or self.micro_batch_split > 1 or chosen.micro_batch_size == 1:
+        if shortage is None or self.micro_batch_split > 1 or shortage.rows == 1:
             return FAILURES[failure].retried
         self.trigger_event(
             self.MicroBatchHalved,
             micro_batch_size=-(-chosen.micro_batch_size // 2),
-            gradient_accumulation=2 * chosen.gradient_accumulation,
+            gradient_accumulation=min(2, chosen.micro_batch_size) * chosen.gradient_accumulation,
         )
         return True
 

@@ -126,7 +126,7 @@ class JobSegments(JobCheckpoints):
             state["shortage"] = None
 
     class MicroBatchHalved(Event):
-        """A GPU's memory did not hold a micro batch: twice as many, of half the size, are tried."""
+        """A GPU's memory did not hold a batch: twice as many, of half the tokens, are tried."""
 
         TOPIC: ClassVar[str] = "MicroBatchHalved"
         micro_batch_size: int  # from now on

@@ -54,16 +54,17 @@ class FailureAnswer(Answer):
         """The answer for a job's row, from the one table; None of a job that had no failure."""
         if row["failure"] is None:
             return None
-        failure, halved_to = FailureClass(row["failure"]), row["halved_micro_batch_size"]
+        failure, shortage = FailureClass(row["failure"]), row["shortage"]
         known, ended = FAILURES[failure], row["status"] == JobStatus.FAILED
-        size = halved_to or row["hyperparameters"]["micro_batch_size"]
+        short = None if shortage is None else MemoryShortage.model_validate(shortage)
+        halved = row["halved_micro_batch_size"] is not None
         return cls(
             failure=failure,
             sentence=known.sentence,
-            advice=advice_on(failure, size, halved=halved_to is not None),
+            advice=advice_on(failure, short, halved=halved),
             paid_by=known.payer,
             retried=known.retried or not ended,
-            shortage=row["shortage"],
+            shortage=short,
         )
 
 

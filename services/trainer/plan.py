@@ -100,8 +100,9 @@ class Plan:
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
         """What an optimizer step (from 0) comes to for each of the present ranks: batches in turn.
 
-        A rank's micro batches are cut anew where that is faster. No batch is larger than what there
-        is memory for: a full micro batch of the longest examples, or more as approved.
+        A rank's micro batches are cut anew where that is faster. No batch of several examples is
+        larger than what there is memory for: a full micro batch of the longest examples, or more as
+        approved; or than that part of it which `split` says.
         """
         dealt = self.micro_batches(step, among)
         shares = [
@@ -117,9 +118,12 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Tokens that may run at once, padding included; a row is never cut."""
-        longest = padded(max(self.lengths))
-        return max(longest, max(self.micro_batch_size * longest, self.batch_tokens) // self.split)
+        """Tokens that several examples may have at once, padding included.
+
+        Less than the longest example has, where a micro batch of one is split: it is alone then.
+        """
+        whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
+        return whole // self.split
 
     def _padded_tokens(self, batch: list[int]) -> int:
         return len(batch) * max(self.lengths[index] for index in batch)

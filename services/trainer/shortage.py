@@ -45,7 +45,8 @@ def telling_shortage(
             rows=len(examples),
             tokens=max(len(example.input_ids) for example in examples),
             micro_batch_size=plan.largest_micro_batch,
-            gradient_accumulation=plan.split * plan.gradient_accumulation,
+            gradient_accumulation=min(plan.split, plan.micro_batch_size)
+            * plan.gradient_accumulation,
             peak_bytes=PeakMemory(device).bytes,
         )
         raise MicroBatchTooLarge(shortage) from error

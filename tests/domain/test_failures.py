@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domain.failures import FAILURES, FailureClass, Payer, advice_on
+from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 
 
 def test_every_class_has_its_row() -> None:
@@ -20,11 +20,17 @@ def test_who_pays() -> None:
 
 def test_the_advice_after_a_lack_of_memory_says_what_was_tried() -> None:
     memory, row = FailureClass.OUT_OF_MEMORY, FAILURES[FailureClass.OUT_OF_MEMORY]
-    assert advice_on(memory, 4, halved=False) == row.advice
-    assert "again with micro batches of 2" in advice_on(memory, 2, halved=True)
-    assert "cannot be made smaller" in advice_on(memory, 1, halved=False)
+    several = MemoryShortage(
+        rows=4, tokens=90, micro_batch_size=1, gradient_accumulation=4, peak_bytes=10**9
+    )
+    single = several.model_copy(update={"rows": 1})
+    assert advice_on(memory, None, halved=False) == row.advice
+    assert advice_on(memory, several, halved=False) == row.advice
+    assert "again with half as many tokens" in advice_on(memory, several, halved=True)
+    for halved in (False, True):
+        assert "single example of 90 tokens" in advice_on(memory, single, halved=halved)
     disk = FailureClass.DISK_FULL
-    assert advice_on(disk, 1, halved=True) == FAILURES[disk].advice
+    assert advice_on(disk, single, halved=True) == FAILURES[disk].advice
 
 
 def test_every_row_reads_as_sentences() -> None:

@@ -188,14 +188,23 @@ def test_what_half_the_micro_batch_would_not_help_fails() -> None:
     given = running()
     run_out_of_memory(given, 1, shortage=None)  # the model alone was too large
     assert happened(given) == ["SegmentEnded", "JobFailed"]
-    single = PLAN.model_copy(
+    given = running()
+    run_out_of_memory(given, 1, SHORTAGE.model_copy(update={"rows": 1}))  # of four, the longest
+    assert happened(given) == ["SegmentEnded", "JobFailed"]
+
+
+def test_short_examples_that_ran_together_are_halved_though_a_micro_batch_is_one() -> None:
+    ones = PLAN.model_copy(
         update={"hyperparameters": PLAN.hyperparameters | {"micro_batch_size": 1}}
     )
-    given = Job.approve(JOB_ID, ACCOUNT_ID, single)
+    given = Job.approve(JOB_ID, ACCOUNT_ID, ones)
     given.allocate_segment(1)
     given.collect_events()
     run_out_of_memory(given, 1)
-    assert happened(given) == ["SegmentEnded", "JobFailed"]
+    _, halved = given.collect_events()
+    assert isinstance(halved, Job.MicroBatchHalved)
+    assert (halved.micro_batch_size, halved.gradient_accumulation) == (1, 4)
+    assert given.micro_batch_split == 2
 
 
 def test_a_job_that_is_to_pause_pauses_with_its_micro_batch_halved() -> None:

@@ -96,7 +96,7 @@ def test_a_job_resumes_on_as_many_gpus_as_are_asked_for(client: TestClient, worl
 
 def test_a_lack_of_memory_is_shown_with_what_was_tried(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
-    for segment, advice in ((1, "again with micro batches of 2"), (2, "or a larger GPU")):
+    for segment, advice in ((1, "again with half as many tokens"), (2, "or a larger GPU")):
         owner.train(segment)
         owner.run_out_of_memory(segment)
         world.project()

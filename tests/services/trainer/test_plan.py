@@ -131,7 +131,7 @@ def indices(batches: list[list[int]]) -> list[int]:
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2))
 def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: int, split: int):
     plan = Plan(tuple(range(10, 50)), 1, size, 3, seed=7, ranks=2, split=split)
-    most = max(padded(49), size * padded(49) // split)
+    most = size * padded(49) // split
     for step in range(plan.total_steps):
         work = plan.work(step, among)
         batches = [batch for mine in work for batch in mine]
@@ -140,7 +140,8 @@ def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: in
         for mine, share in zip(work, (dealt[rank::among] for rank in range(among)), strict=True):
             assert indices(mine) == indices(share)
         for batch in batches:
-            assert len(batch) * padded(max(plan.lengths[index] for index in batch)) <= most
+            tokens = len(batch) * padded(max(plan.lengths[index] for index in batch))
+            assert len(batch) == 1 or tokens <= most
 
 
 def test_more_of_a_step_runs_at_once_where_there_is_memory():
@@ -149,3 +150,14 @@ def test_more_of_a_step_runs_at_once_where_there_is_memory():
     assert [len(batch) for batch in many.work(0)[0]] == [8]
     halved = Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=320, split=2)
     assert [len(batch) for batch in halved.work(0)[0]] == [4, 4]
+
+
+def test_a_split_halves_the_tokens_of_a_batch_also_where_a_micro_batch_is_one_example() -> None:
+    lengths = (64, *[8] * 31)
+    most = {}
+    for split in (1, 2):
+        plan = Plan(lengths, 1, 1, 32, seed=7, split=split)
+        batches = [batch for mine in plan.work(0) for batch in mine]
+        assert indices(batches) == list(range(32))
+        most[split] = max(len(batch) for batch in batches)
+    assert most == {1: 8, 2: 4}
