@@ -109,9 +109,12 @@ def evaluations_of(connection: Connection, job_id: UUID, after: int = -1) -> lis
 
 
 def last_evaluation_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
-    """The newest evaluation of a job, in the last segment that made one."""
+    """The newest evaluation of a job's adapter, in the last segment that made one.
+
+    That of step 0 is the base's, made at the end to compare with.
+    """
     return connection.execute(
-        "SELECT * FROM evaluation_measurements WHERE job_id = %s "
+        "SELECT * FROM evaluation_measurements WHERE job_id = %s AND step > 0 "
         "ORDER BY segment DESC, step DESC LIMIT 1",
         [job_id],
     ).fetchone()

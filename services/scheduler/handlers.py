@@ -178,10 +178,11 @@ class Scheduling:
         return []
 
     def on_adapter_promoted(self, event: Job.AdapterPromoted) -> Sequence[Aggregate]:
-        """Lay card and provenance beside the checkpoint that is a model now."""
+        """Lay card and provenance beside the checkpoint that is a model; most others may go."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
-        return []
+        job.prune_checkpoints()
+        return [job]
 
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
         """Let the job give up the checkpoints that it needs no more."""

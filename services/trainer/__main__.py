@@ -107,8 +107,10 @@ class Program:
 
     def abandon(self, loss: FollowerLost) -> None:
         """End the process, for a follower is gone and its leader waits for it."""
-        self._finish(Outcome.FAILED, loss)
-        os._exit(1)
+        try:
+            self._finish(Outcome.FAILED, loss)
+        finally:
+            os._exit(1)
 
     def _segment(self, settings: Settings) -> None:
         spec = self._spec

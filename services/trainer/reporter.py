@@ -184,13 +184,17 @@ class Reporter:
         }
 
     def _keep_last_word(self) -> None:
-        """Write the report beside the spec: NATS may be away for longer than this process lives."""
+        """Write the report beside the spec: NATS may be away for longer than this process lives.
+
+        A checkpoint's thread and the end may both do so: one after the other, the newest last.
+        """
         partial = self._last_word.with_suffix(".partial")
-        with self._lock, partial.open("wb") as file:
-            file.write(_payload(self._draft))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._last_word)
+        with self._lock:
+            with partial.open("wb") as file:
+                file.write(_payload(self._draft))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(self._last_word)
 
     def _main(self) -> None:
         asyncio.run(self._run())

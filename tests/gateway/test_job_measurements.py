@@ -81,15 +81,17 @@ def test_evaluations_come_from_the_measurements(client: TestClient, world: World
     assert client.get(f"{path}/evaluations", headers=person.headers).json()["data"] == []
     assert client.get(path, headers=person.headers).json()["eval_loss"] is None
     messages = [measured(1, 50, 2.0), measured(1, 100, 1.5), measured(2, 100, 1.6)]
+    messages.append(measured(3, 0, 2.5))  # of the base, by a segment that had only the end left
     with open_pool(world.settings, max_size=1) as pool:
         sent = [each.model_dump(mode="json") for each in (*messages, messages[0])]
         keep_evaluations(pool, [*sent, {"step": 3}])
     told = client.get(f"{path}/evaluations", headers=person.headers).json()["data"]
     assert [(each["step"], each["segment"], each["eval_loss"]) for each in told] == [
+        (0, 3, 2.5),
         (50, 1, 2.0),
         (100, 2, 1.6),
     ]
-    assert told[0]["perplexity"] == perplexity(2.0)
+    assert told[1]["perplexity"] == perplexity(2.0)
     shown = client.get(path, headers=person.headers).json()
     assert (shown["eval_step"], shown["eval_loss"]) == (100, 1.6)
     after = client.get(f"{path}/evaluations?after=50", headers=person.headers).json()["data"]

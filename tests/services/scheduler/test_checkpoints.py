@@ -6,7 +6,7 @@ from domain.checkpoint import ModeDifference, RejectionReason
 from domain.event_log import EventLog
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
 from services.scheduler.job_history import JobHistory
@@ -101,3 +101,29 @@ def test_a_third_checkpoint_has_the_files_of_the_first_deleted(
     story.complete(1)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}
+
+
+def test_once_a_checkpoint_is_promoted_the_one_before_it_is_deleted(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+) -> None:
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    story.grant_lease(1)
+    story.start_pod(1)
+    artifacts.put("checkpoints/1/10/manifest.json", b"{}")
+    story.save_checkpoint(1, 10, 40)
+    saved = artifacts.add_files("checkpoints/1/20", Manifest(files=()), {"state.pt": b"state"})
+    with command("checkpoint"):
+        job = story.job
+        job.save_checkpoint(1, 20, 2.5, 80, "checkpoints/1/20", saved.sha256, 5)
+        log.commit(job)
+    story.cancel()
+    story.end_segment(1, SegmentEnd.STOPPED, 90)
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "20"}
+    story.promote()
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"20"}
+    assert artifacts.exists("checkpoints/1/20/state.pt")
+    assert topics(log).count("CheckpointPruned") == 1
