@@ -5,19 +5,36 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from domain.phases import Phase
-from infrastructure.reports import Control, Outcome, SegmentSpec, StepMeasured
+from infrastructure.reports import (
+    LAST_WORD,
+    Checkpoint,
+    Control,
+    Outcome,
+    Report,
+    SegmentSpec,
+    StepMeasured,
+)
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.nats_server import NatsServer
+
+CHECKPOINT = Checkpoint(
+    ref="checkpoints/1/10",
+    manifest_sha256="c" * 64,
+    step=10,
+    train_loss=2.0,
+    elapsed_seconds=4.0,
+    total_bytes=9,
+)
 
 
 def reporter_of(spec: SegmentSpec, server: NatsServer) -> tuple[Reporter, Lease]:
@@ -180,3 +197,38 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(
         subject = f"logs.{spec.account_id}.{spec.job_id}"
         lines = eventually(lambda: nats_server.messages("TELEMETRY", subject))
     assert [line["text"] for line in lines] == ["2", "3", "4"]
+
+
+def test_two_threads_write_the_last_word_one_after_the_other(
+    spec: SegmentSpec, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint's thread is about to rename its file when the segment ends."""
+    lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
+    renaming, ended, errors = Event(), Event(), []
+    rename = Path.rename
+
+    def slowly(path: Path, target: Path) -> Path:
+        first = not renaming.is_set()
+        renaming.set()
+        if first:
+            ended.wait(0.3)
+        return rename(path, target)
+
+    def save(reporter: Reporter) -> None:
+        try:
+            reporter.saved(CHECKPOINT)
+        except OSError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(Path, "rename", slowly)
+    nats_server.control(control(spec, answered=True))
+    with Reporter(spec, lease.clock, lease, nats_server.url, tmp_path) as reporter:
+        saving = Thread(target=save, args=[reporter])
+        saving.start()
+        assert renaming.wait(5)
+        reporter.finish(Outcome.COMPLETED)
+        ended.set()
+        saving.join(5)
+    assert errors == []
+    word = Report.model_validate_json((tmp_path / LAST_WORD).read_text())
+    assert (word.outcome, word.checkpoint) == (Outcome.COMPLETED, CHECKPOINT)
