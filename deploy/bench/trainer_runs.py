@@ -42,6 +42,7 @@ from infrastructure.reports import (
     SegmentSpec,
     StepMeasured,
 )
+from services.trainer.stop_points import COMPILED_FLAG, MODULE
 
 T = TypeVar("T")
 
@@ -57,9 +58,11 @@ class Setting:
     base: str
     precision: Precision
     ranks: int
+    compiled: bool = False  # however short it is
 
     def __str__(self) -> str:
-        return f"{self.base}, {self.precision}, {self.ranks} rank(s)"
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.base}, {self.precision}, {self.ranks} rank(s){compiled}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Trainers:
     def uninterrupted(self, setting: Setting) -> tuple[Outcome, float]:
         """The outcome of a run that nothing ends, and seconds of its median step."""
         spec = self._spec(setting)
-        self._run(spec, None)
+        self._run(setting, spec, None)
         measured = self._measured(spec)
         times = sorted({each.step: each.elapsed_seconds for each in measured}.values())
         steps = [after - before for before, after in pairwise(times)]
@@ -124,7 +127,7 @@ class Trainers:
     def interrupted(self, setting: Setting, point: StopPoint) -> tuple[Outcome, float]:
         """The outcome of a run that was ended at a point and resumed; seconds to the exit."""
         spec = self._spec(setting)
-        folder, latency = self._run(spec, point)
+        folder, latency = self._run(setting, spec, point)
         assert latency is not None, f"{point} was not reached"
         word = folder / LAST_WORD
         last = Report.model_validate_json(word.read_text()).checkpoint if word.exists() else None
@@ -136,7 +139,7 @@ class Trainers:
                 "adapter_prefix": f"{spec.adapter_prefix}-2",
             }
         )
-        self._run(again, None)
+        self._run(setting, again, None)
         return self._outcome(again), latency
 
     def _spec(self, setting: Setting) -> SegmentSpec:
@@ -168,7 +171,9 @@ class Trainers:
             adapter_prefix=f"jobs/{job_id}/adapter/segment-1",
         )
 
-    def _run(self, spec: SegmentSpec, point: StopPoint | None) -> tuple[Path, float | None]:
+    def _run(
+        self, setting: Setting, spec: SegmentSpec, point: StopPoint | None
+    ) -> tuple[Path, float | None]:
         """Run a segment to its end; returns its folder, and seconds from the signal to the exit."""
         folder = self._folder / f"{spec.job_id}-{spec.segment}"
         folder.mkdir()
@@ -179,10 +184,10 @@ class Trainers:
         _ask(
             self._url, lambda js: js.publish(answered.subject, answered.model_dump_json().encode())
         )
-        program = ["services.trainer", str(folder / "spec.json")]
+        how = [COMPILED_FLAG] if setting.compiled else []
         if point is not None:
-            where = [point.place, str(point.number), str(int(point.signal))]
-            program = ["services.trainer.stop_points", *where, program[1]]
+            how += [point.place, str(point.number), str(int(point.signal))]
+        program = [MODULE if how else "services.trainer", *how, str(folder / "spec.json")]
         log = folder / "log"
         with log.open("wb") as file:
             process = self._start(*program, output=file)
@@ -192,6 +197,8 @@ class Trainers:
         signalled = re.search(r"^signalled at=([0-9.]+)$", text, re.MULTILINE)
         if code != 0 and (point is None or point.signal is not signal.SIGKILL):
             raise RuntimeError(f"a trainer exited with {code}:\n{text[-4000:]}")
+        if setting.compiled and "layers are compiled" not in text:
+            raise RuntimeError(f"a trainer compiled nothing:\n{text[-4000:]}")
         return folder, exited_at - float(signalled.group(1)) if signalled else None
 
     def _outcome(self, spec: SegmentSpec) -> Outcome:
@@ -229,6 +236,8 @@ class Trainers:
         environment = os.environ | {
             "ECOLINK_NATS_URL": self._url,
             "ECOLINK_ARTIFACTS_URL": self._artifacts_url,
+            "TORCHINDUCTOR_CACHE_DIR": str(self._folder / "compiled"),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
         return subprocess.Popen(
             [sys.executable, "-P", "-m", *program],

@@ -1,7 +1,8 @@
 """A trainer that is stopped at a place of its work that is known before: for measurements only.
 
-`python -m services.trainer.stop_points PLACE NUMBER SIGNAL SPEC.json` runs the trainer's program
-and sends its pod the signal at the place, the NUMBER-th time (from 1) that rank 0 comes there.
+`python -m services.trainer.stop_points [--compiled] [PLACE NUMBER SIGNAL] SPEC.json` runs the
+trainer's program and sends its pod the signal at the place, the NUMBER-th time (from 1) that rank 0
+comes there. With `--compiled` a job of one rank is compiled however short it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from services.trainer.agent import STOPS
 from services.trainer.stack import lean_imports
 
 MODULE = "services.trainer.stop_points"
+COMPILED_FLAG = "--compiled"
 
 
 class Place(StrEnum):
@@ -99,8 +101,24 @@ def _start_ranks_here(arguments: list[str]) -> None:
     api.WorkerSpec = with_stop_point  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def main(place: str, number: str, signal_number: str, *arguments: str) -> int:
-    """Install the stop point and run the trainer's program; returns its exit code."""
+def compile_any_length() -> None:
+    """Have jobs compiled that are too short for it to pay, where they could be at all."""
+    lean_imports()
+    from services.trainer import segment
+
+    segment.COMPILED_TOKENS = 0
+
+
+def main(*arguments: str) -> int:
+    """What the command line says: runs the trainer's program, and returns its exit code."""
+    if arguments[0] == COMPILED_FLAG:
+        compile_any_length()
+        arguments = arguments[1:]
+    return run(arguments) if len(arguments) == 1 else _run_to_a_stop(*arguments)
+
+
+def _run_to_a_stop(place: str, number: str, signal_number: str, *arguments: str) -> int:
+    """Install the stop point and run the program."""
     spec = SegmentSpec.model_validate_json(Path(arguments[0]).read_text())
     if spec.gpu_count > 1 and "RANK" not in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before torch has threads, as `launch`
