@@ -51,7 +51,7 @@ class MemoryShortage(BaseModel):
 
     rows: int  # examples
     tokens: int  # of the longest, to which all are padded
-    micro_batch_size: int  # of the plan at that time; no batch has more tokens than so many longest
+    micro_batch_size: int  # of the plan at that time
     gradient_accumulation: int
     peak_bytes: int  # that the rank held at most, until then
 
