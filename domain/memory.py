@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.batching import padded
 from domain.errors import Invalid
-from domain.footprint import FRAGMENTATION, PAD_MULTIPLE, Layout, memory_items
+from domain.footprint import FRAGMENTATION, Layout, memory_items
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
@@ -142,8 +143,7 @@ def tokens_at_once(
     As many as a full micro batch of the longest examples has. Where memory is left, more of a
     step's micro batches may run together, up to `MOST_TOKENS`: its gradient is the same.
     """
-    row = math.ceil(sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
-    tokens = hyperparameters.micro_batch_size * row
+    tokens = hyperparameters.micro_batch_size * padded(sequence_length)
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
     # A caching allocator loses a part of them, on a GPU.
     each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens

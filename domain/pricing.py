@@ -25,9 +25,6 @@ HELD_OUT_MAXIMUM = 64
 VALIDATION_MAXIMUM = 256
 """Conversations of a user's own validation file that are evaluated on, at most."""
 
-WINDOW_STEPS = 8
-"""Optimizer steps whose examples are sorted by length together, to save padding."""
-
 LABEL_SHARE = 0.5
 """Share of the tokens that are predicted, the assistant's: the head runs only there."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
-from domain.footprint import PAD_MULTIPLE, adapter_parameters, linear_parameters
+from domain.batching import fill
+from domain.footprint import adapter_parameters, linear_parameters
 from domain.hyperparameters import Hyperparameters
-from domain.memory import Fit
+from domain.memory import Fit, tokens_at_once
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
 from domain.phases import Phase
@@ -28,22 +30,21 @@ from domain.pricing import (
     SPEEDS,
     STORE_BYTES_PER_SECOND,
     VALIDATION_MAXIMUM,
-    WINDOW_STEPS,
     Speed,
     held_out_examples,
 )
 from domain.token_lengths import TokenLengths
 
-KINDS_OF_BATCHES = 512
-"""Of more micro batches than these, sorted by length, one stands for its neighbours."""
+KINDS_OF_EXAMPLES = 512
+"""Of a step of more examples than these, sorted by length, one stands for its neighbours."""
 
 
 class Batch(NamedTuple):
-    """Micro batches of one length."""
+    """Batches of one kind."""
 
     number: float
-    rows: int
-    length: int  # tokens of each row, padding included
+    rows: int  # examples that lie one after the other
+    length: float  # tokens of each, on average
 
 
 @dataclass(frozen=True)
@@ -103,31 +104,29 @@ class Work:
         """Evaluations between the steps; that of the end is a phase of its own."""
         return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
-    def training_batches(self, examples: int) -> list[Batch]:
-        """Micro batches of some of the dataset's examples."""
-        return self._padded_batches(self.lengths, examples)
+    def step_batches(self, ranks: int, budget: int) -> list[Batch]:
+        """What each rank runs in a typical step, whose examples are spread as the dataset's are.
+
+        Their numbers are those of the whole job, over all ranks.
+        """
+        examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
+        kinds = min(examples, KINDS_OF_EXAMPLES)
+        shares = [(kind + 0.5) / kinds for kind in range(kinds)]
+        lengths = self.lengths.quantiles(shares, self.sequence_length)
+        steps = self.hyperparameters.epochs * self.trained_on / kinds
+        return [
+            Batch(steps, len(batch), fmean(lengths[each] for each in batch))
+            for batch in fill(lengths, budget)
+        ]
 
     def evaluation_batches(self) -> list[Batch]:
-        """Micro batches of the examples that are evaluated on."""
-        return self._padded_batches(self.validation or self.lengths, self.held_out)
-
-    def _padded_batches(self, lengths: TokenLengths, examples: int) -> list[Batch]:
-        """Micro batches that some examples make when they are sorted by length.
-
-        The examples are taken to be spread over the lengths as a sample would be.
-        """
-        size = self.hyperparameters.micro_batch_size
-        number = math.ceil(examples / size)
-        kinds = min(number, KINDS_OF_BATCHES)
-        starts = [math.floor((kind + 0.5) * number / kinds) * size for kind in range(kinds)]
-        rows = [min(size, examples - start) for start in starts]
-        # The k-th of n examples is at the share (k - 1/2) / n of the lengths.
-        shares = [(start + r - 0.5) / examples for start, r in zip(starts, rows, strict=True)]
-        longest = lengths.quantiles(shares, self.sequence_length)
-        return [
-            Batch(number / kinds, r, math.ceil(tokens / PAD_MULTIPLE) * PAD_MULTIPLE)
-            for r, tokens in zip(rows, longest, strict=True)
-        ]
+        """Batches of the examples that are evaluated on, each as many as a micro batch has."""
+        lengths, size = self.validation or self.lengths, self.hyperparameters.micro_batch_size
+        starts = range(0, self.held_out, size)
+        rows = [min(size, self.held_out - start) for start in starts]
+        shares = [(start + r / 2) / self.held_out for start, r in zip(starts, rows, strict=True)]
+        means = lengths.quantiles(shares, self.sequence_length)
+        return [Batch(1, r, tokens) for r, tokens in zip(rows, means, strict=True)]
 
 
 def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
@@ -155,20 +154,18 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
     """Micro batches of every epoch, spread over the ranks, and what else comes with the steps.
 
-    That is each step's end, checkpoints and evaluations. The trainer sorts windows of 8 steps by
-    length; one is reckoned, and stands for all.
+    That is each step's end, checkpoints and evaluations.
     """
     fields = work.hyperparameters
-    window = min(work.trained_on, WINDOW_STEPS * work.examples_per_step(ranks))
-    batches = work.training_batches(window)
+    budget, _ = tokens_at_once(fit, fields, work.sequence_length)
+    batches = work.step_batches(ranks, budget)
     seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
-    windows = fields.epochs * work.trained_on / window
     share, compiling = _compiled(work, ranks, fit, speed)
     steps = work.total_steps(ranks)
     checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / COPY_BYTES_PER_SECOND
     return (
         compiling
-        + share * windows * seconds / _speed_up(ranks, speed)
+        + share * seconds / _speed_up(ranks, speed)
         + steps * speed.step_seconds
         + math.ceil(steps / fields.save_steps) * (speed.checkpoint_seconds + checkpoint)
         + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
@@ -272,7 +269,7 @@ def _head_parameters(shape: ModelShape) -> float:
     return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 
-def _attention(shape: ModelShape, length: int) -> float:
+def _attention(shape: ModelShape, length: float) -> float:
     """Operations a token of both matrix products of attention, forward.
 
     It is causal, so that a token sees half of the row on average.

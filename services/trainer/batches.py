@@ -4,75 +4,120 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from domain.batching import padded
+from services.trainer.attention import attends_packed
 from services.trainer.cross_entropy import CrossEntropy
-from services.trainer.cutting import padded
 from services.trainer.examples import IGNORED, Example
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded micro batch: `input_ids` and `labels` of shape (examples, length)."""
+    """Examples one after the other in one row of tokens, without padding.
 
-    input_ids: Tensor
-    labels: Tensor
+    Only attention looks at them as rows of one length; `layout` and `places` lead there and back.
+    """
+
+    input_ids: Tensor  # (tokens)
+    positions: Tensor  # (tokens): of each in its example
+    layout: Tensor  # (examples, length): the token at each place, or the number of tokens: none
+    places: Tensor  # (tokens): where each is in the flattened layout
+    predicting: Tensor  # (label tokens): the tokens after which one that carries loss comes
+    targets: Tensor  # (label tokens): the ids of those
+
+    @property
+    def tokens(self) -> int:
+        """Of all examples."""
+        return len(self.input_ids)
 
     @property
     def label_tokens(self) -> int:
-        """Predicted label tokens, without each row's first token."""
-        return int((self.labels[:, 1:] != IGNORED).sum())
+        """Predicted label tokens, without each example's first token."""
+        return len(self.targets)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(examples, length of the longest, rounded up)."""
+        rows, length = self.layout.shape
+        return rows, length
 
 
-def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
-    """Pad on the right to the longest example, rounded up to a multiple of 8.
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Lay examples out one after the other."""
+    rows, length = len(examples), padded(max(len(each.input_ids) for each in examples))
+    sizes = torch.tensor([len(each.input_ids) for each in examples])
+    column = torch.arange(length).expand(rows, length)
+    real = column < sizes[:, None]
+    tokens = int(sizes.sum())
+    layout = torch.full((rows, length), tokens)
+    layout[real] = torch.arange(tokens)
+    labels = torch.tensor([label for each in examples for label in each.labels])
+    following = labels.roll(-1)
+    following[sizes.cumsum(0) - 1] = IGNORED  # an example's last token predicts nothing
+    predicting = (following != IGNORED).nonzero().squeeze(1)
+    parts = (
+        torch.tensor([token for each in examples for token in each.input_ids]),
+        column[real],
+        layout,
+        real.flatten().nonzero().squeeze(1),
+        predicting,
+        following[predicting],
+    )
+    return Batch(*(part.to(device) for part in parts))
 
-    No attention mask is needed: with causal attention nothing real ever looks at padding to its
-    right, and what padding itself computes carries no label.
-    """
-    length = padded(max(len(example.input_ids) for example in examples))
-    input_ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
-    labels = torch.full((len(examples), length), IGNORED, dtype=torch.long)
-    for row, example in enumerate(examples):
-        size = len(example.input_ids)
-        input_ids[row, :size] = torch.tensor(example.input_ids)
-        labels[row, :size] = torch.tensor(example.labels)
-    return Batch(input_ids.to(device), labels.to(device))
+
+def tokens_seen(base: nn.Module, batch: Batch) -> int:
+    """Tokens that go through a base's layers for a batch, with padding if it needs any."""
+    return batch.tokens if attends_packed(base) else batch.layout.numel()
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor."""
-    loss = CrossEntropy.apply(*_predictions(model, batch))
+    loss = CrossEntropy.apply(_logits(model, batch), batch.targets)
     assert isinstance(loss, Tensor)
     return loss
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
     """(summed loss in nats, label tokens that were the model's first choice) of a batch."""
-    logits, targets = _predictions(model, batch)
-    correct = (logits.argmax(dim=1) == targets).sum()
-    return CrossEntropy.apply(logits, targets).item(), int(correct)
+    logits = _logits(model, batch)
+    correct = (logits.argmax(dim=1) == batch.targets).sum()
+    return CrossEntropy.apply(logits, batch.targets).item(), int(correct)
 
 
-def _predictions(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (positions, vocabulary), and the id that each should have chosen (positions).
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (label tokens, vocabulary).
 
-    The language-model head runs only at positions that predict a label: with a short answer after a
-    long prompt it would be most of the work, and of the memory.
+    The language-model head runs only where a label is predicted: with a short answer after a long
+    prompt it would be most of the work, and of the memory. A base that cannot attend to packed
+    examples reads them as rows that are padded on the right, where nothing real looks.
     """
-    targets = batch.labels[:, 1:]
-    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    base = extract_model_from_parallel(model)
+    inputs: dict[str, Any]
+    if attends_packed(base):
+        at = batch.predicting
+        inputs = {
+            "input_ids": batch.input_ids[None],
+            "position_ids": batch.positions[None],
+            # transformers hands a mask of four dimensions to attention as it is.
+            "attention_mask": batch.layout[None, None],
+            "places": batch.places,
+        }
+    else:
+        at = batch.places[batch.predicting]
+        padding = batch.input_ids[-1:]  # any token would do
+        inputs = {"input_ids": torch.cat([batch.input_ids, padding])[batch.layout]}
 
-    def select(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0][rows, columns][None],)
+    def select(head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:
+        return (states[0].flatten(0, 1)[at][None],)
 
-    head = extract_model_from_parallel(model).get_output_embeddings()
-    hook = head.register_forward_pre_hook(select)
+    hook = base.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        output = model(input_ids=batch.input_ids, use_cache=False)
+        return model(**inputs, use_cache=False).logits[0]
     finally:
         hook.remove()
-    return output.logits[0], targets[rows, columns]

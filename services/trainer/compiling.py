@@ -62,7 +62,7 @@ class Kind(NamedTuple):
     @property
     def example(self) -> tuple[int, int]:
         """A shape of this kind, always the same."""
-        return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 64
+        return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 56
 
 
 def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:

@@ -46,16 +46,14 @@ class HeldOut:
     been. The batches are spread over the ranks, and all of them get the same result.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], batch_size: int, pad_id: int, ranks: Ranks
-    ) -> None:
+    def __init__(self, examples: Sequence[Example], batch_size: int, ranks: Ranks) -> None:
         self.examples = len(examples)
         by_length = sorted(examples, key=lambda example: -len(example.input_ids))
         self._batches = [
             [by_length[index] for index in indices]
             for indices in cut(range(len(by_length)), batch_size)
         ]
-        self._pad_id, self._ranks = pad_id, ranks
+        self._ranks = ranks
 
     def score(self, model: nn.Module, ends: Callable[[], bool]) -> Score | None:
         """Score a model without dropout; it is left in evaluation mode.
@@ -73,7 +71,7 @@ class HeldOut:
                 if ends():
                     return None
                 if turn < len(mine):  # in the last turn there may be nothing left for this rank
-                    batch = collate(mine[turn], self._pad_id, self._ranks.device)
+                    batch = collate(mine[turn], self._ranks.device)
                     batch_loss, batch_correct = scored(model, batch)
                     loss += batch_loss
                     correct += batch_correct

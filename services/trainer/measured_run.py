@@ -136,18 +136,17 @@ def run(config: RunConfig) -> RunResult:
     import torch
 
     from services.trainer.evaluation import HeldOut
-    from services.trainer.model import load_tokenizer, pad_id, save_adapter
+    from services.trainer.model import save_adapter
     from services.trainer.peak_memory import PeakMemory
     from services.trainer.ranks import Ranks
 
     ranks = Ranks.alone()
     memory = PeakMemory(ranks.device)
-    padding = pad_id(load_tokenizer(config.model))
     model, shape = _model(config, ranks)
     rows: Rows = json.loads(config.data.read_text())
-    trained = _train(config, model, rows, padding, ranks, clock)
+    trained = _train(config, model, rows, ranks, clock)
     peak_memory_bytes, micro_batch = memory.bytes, config.hyperparameters.micro_batch_size
-    scorer = HeldOut(_examples(rows["eval"]), micro_batch, padding, ranks)
+    scorer = HeldOut(_examples(rows["eval"]), micro_batch, ranks)
     with model.disable_adapter():
         before = scorer.score(model, _never)
     after = scorer.score(model, _never)
@@ -182,7 +181,6 @@ def _train(
     config: RunConfig,
     model: PeftModel,
     rows: Rows,
-    padding: int,
     ranks: Ranks,
     clock: SegmentClock,
 ) -> _Trained:
@@ -195,7 +193,6 @@ def _train(
         plan,
         _examples(rows["train"]),
         config.hyperparameters,
-        padding,
         ranks,
         _never,
     )
@@ -233,6 +230,7 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     import torch
     from peft import load_peft_weights, set_peft_model_state_dict
 
+    from services.trainer import attention
     from services.trainer.model import attach_adapter, choose_dtype, load_base
     from services.trainer.model_import import shape_of
 
@@ -240,6 +238,7 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     dtype = dtypes.get(config.precision) or choose_dtype(ranks.device)
     precision = Precision.NF4 if config.precision == "nf4" else Precision.BF16
     base = load_base(config.model, dtype, ranks.device, precision)
+    attention.choose(base)
     shape = shape_of(base)
     torch.manual_seed(config.hyperparameters.seed)
     model = attach_adapter(base, config.hyperparameters, config.model.name)

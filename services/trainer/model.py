@@ -118,11 +118,6 @@ def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return int(declared or tokenizer.model_max_length)
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id that fills the right of a batch; any would do, for it is never looked at."""
-    return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-
-
 def attach_adapter(
     base: PreTrainedModel, hyperparameters: Hyperparameters, base_name: str
 ) -> PeftModel:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from random import Random
 
+from domain.batching import fill, padded
 from domain.hyperparameters import Hyperparameters
 from domain.pricing import VALIDATION_MAXIMUM, held_out_examples
-from services.trainer.cutting import cut_by_cost, padded
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
@@ -100,7 +100,7 @@ class Plan:
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
         """What an optimizer step (from 0) comes to for each of the present ranks: batches in turn.
 
-        A rank's micro batches are cut anew where that is faster. No batch of several examples is
+        A rank's micro batches are cut anew, into as few as may be. No batch of several examples is
         larger than what there is memory for: a full micro batch of the longest examples, or more as
         approved; or than that part of it which `split` says.
         """
@@ -111,7 +111,7 @@ class Plan:
         return [
             [
                 [share[position] for position in positions]
-                for positions in cut_by_cost([self.lengths[i] for i in share], self._budget)
+                for positions in fill([self.lengths[i] for i in share], self._budget)
             ]
             for share in shares
         ]

@@ -31,7 +31,6 @@ from services.trainer.model import (
     context_length,
     load_base,
     load_tokenizer,
-    pad_id,
     require_base,
     save_adapter,
 )
@@ -106,7 +105,7 @@ class Segment:
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
         base = self._base(directory, mode)
-        attention.choose(base, self.ranks.device)
+        attention.choose(base)
         self.mode = mode.on(base)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
@@ -173,7 +172,6 @@ class Segment:
             self.plan,
             self.dataset.train,
             hyperparameters,
-            pad_id(self.tokenizer),
             self.ranks,
             self._ends,
         )
@@ -182,7 +180,6 @@ class Segment:
         held_out = HeldOut(
             self.dataset.held_out,
             self.plan.largest_micro_batch,
-            pad_id(self.tokenizer),
             self.ranks,
         )
         self.evaluations = Evaluations(

@@ -13,11 +13,11 @@ from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from domain.batching import padded
 from domain.footprint import PAD_MULTIPLE
 from domain.hyperparameters import Hyperparameters
-from services.trainer.batches import Batch, collate, loss_sum
+from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
 from services.trainer.compiling import Compiled, common
-from services.trainer.cutting import padded
 from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lora import Dropout
@@ -49,7 +49,6 @@ class Training:
         plan: Plan,
         examples: list[Example],
         hyperparameters: Hyperparameters,
-        pad_id: int,
         ranks: Ranks,
         ends: Callable[[], bool],
     ) -> None:
@@ -60,7 +59,7 @@ class Training:
             weight_decay=hyperparameters.weight_decay,
         )
         self.model, self.plan, self.examples = ranks.prepare(model), plan, examples
-        self.hyperparameters, self.pad_id = hyperparameters, pad_id
+        self.hyperparameters = hyperparameters
         self.ranks, self.ends = ranks, ends
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
         self.base, self.compiled, self.compile_seconds = model.get_base_model(), None, 0.0
@@ -142,7 +141,7 @@ class Training:
         """
         examples = [self.examples[index] for index in indices]
         with telling_shortage(examples, self.plan, self.ranks.device):
-            batch = collate(examples, self.pad_id, self.ranks.device)
+            batch = collate(examples, self.ranks.device)
             with self._kernels(batch), self._dropping(batch):
                 loss = loss_sum(self.model, batch) / label_tokens
                 # The ranks' gradients are averaged, to be summed.
@@ -150,16 +149,18 @@ class Training:
         return loss.detach()
 
     def _kernels(self, batch: Batch) -> AbstractContextManager[None]:
-        return self.compiled.running(*batch.input_ids.shape) if self.compiled else nullcontext()
+        return self.compiled.running(*batch.shape) if self.compiled else nullcontext()
 
     def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
-        return self.dropout.drawn(batch.input_ids.numel(), self.dtype, self.ranks.device)
+        tokens = tokens_seen(self.base, batch)
+        return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
 
     def _practise(self, rows: int, tokens: int) -> None:
         """A micro batch for the compiler to look at; all is as before it."""
         before = RandomState.of(self.ranks.device)
-        ids = torch.full((rows, tokens), self.pad_id, device=self.ranks.device)
-        batch = Batch(ids, ids)
+        # Sizes that nothing else has, for the compiler takes equal ones to be always equal.
+        taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
+        batch = collate([Example(each, each) for each in taught], self.ranks.device)
         with self._dropping(batch):
             torch.autograd.grad(loss_sum(self.model, batch), self.adapter)
         before.restore(self.ranks.device)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain import pricing
+from domain.batching import padded
 from domain.errors import Invalid
 from domain.estimate import (
     Calibration,
@@ -28,8 +29,7 @@ from domain.offers import GpuType
 from domain.phases import Phase
 from domain.precision import Precision
 from domain.token_lengths import TokenLengths
-from domain.workload import Batch
-from services.trainer import cutting, plan
+from services.trainer import plan
 from tests.domain.bases import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
 
 A100 = gpu(80.0, name="a100-80", tflops=312.0)
@@ -55,8 +55,8 @@ def fit(precision: Precision, checkpointing: bool) -> Fit:
     return Fit(
         precision=precision,
         gradient_checkpointing=checkpointing,
-        items={},
-        vram_bytes=0,
+        items={"activations": 1},  # and nothing is left for more
+        vram_bytes=1,
         rejected=(),
     )
 
@@ -93,42 +93,32 @@ def test_steps_are_the_trainer_s(
     assert job.total_steps(2) == epochs * math.ceil(len(trained) / (2 * real.examples_per_step))
 
 
-def test_padding_is_about_the_trainer_s() -> None:
+def test_batches_are_about_the_trainer_s() -> None:
     random = Random(7)
     sizes = [round(random.lognormvariate(4.5, 0.7)) + 8 for _ in range(2000)]
     lengths = TokenLengths.of(sizes)
-    job = work(lengths, micro_batch_size=4, gradient_accumulation=4)
+    job = work(lengths, micro_batch_size=4, gradient_accumulation=8, epochs=2)
     trained = sorted(set(range(len(sizes))) - plan.held_out(len(sizes), 42))
-    real = plan.Plan(tuple(sizes[each] for each in trained), 1, 4, 4, 42)
-    padded = sum(
-        len(batch) * cutting.padded(max(real.lengths[each] for each in batch))
-        for step in range(real.total_steps)
-        for batch in real.work(step)[0]
-    )
-    window = plan.WINDOW_STEPS * real.examples_per_step
-    modelled = sum(each.number * each.rows * each.length for each in job.training_batches(window))
-    assert modelled * len(trained) / window == pytest.approx(padded, rel=0.03)
-    assert padded > 1.05 * sum(real.lengths), "or there is nothing to model"
+    real = plan.Plan(tuple(sizes[each] for each in trained), 2, 4, 8, 42)
+    budget = 4 * padded(max(real.lengths))
+    steps = [batch for step in range(real.total_steps) for batch in real.work(step)[0]]
+    modelled = job.step_batches(1, budget)
+    assert sum(each.number for each in modelled) == pytest.approx(len(steps), rel=0.1)
+    tokens = sum(each.number * each.rows * each.length for each in modelled)
+    assert tokens == pytest.approx(2 * sum(real.lengths), rel=0.02)
+    assert len(steps) < 0.8 * real.total_steps * 8, "or short examples would not run together"
 
 
-def test_constants_are_the_trainer_s() -> None:
-    assert pricing.WINDOW_STEPS == plan.WINDOW_STEPS
-
-
-def test_one_of_many_micro_batches_stands_for_its_neighbours() -> None:
+def test_a_step_of_many_examples_is_reckoned_by_some() -> None:
     """The time is that of all of them, and the wizard does not wait for it."""
     lengths = TokenLengths.of(Random(3).randint(10, 4000) for _ in range(20_000))
-    job = work(lengths, micro_batch_size=1)
 
-    def tokens(of: list[Batch]) -> float:
-        return sum(each.number * each.rows * each.length for each in of)
-
-    few, many = job.training_batches(512), job.training_batches(16_384)
-    assert (len(few), len(many)) == (512, 512)
-    assert {each.number for each in few} == {1.0}
-    assert sum(each.number for each in many) == 16_384
-    assert tokens(many) / 16_384 == pytest.approx(tokens(few) / 512, rel=0.01)
-    assert tokens(many) / 16_384 == pytest.approx(job.mean_tokens + 3.5, rel=0.01)
+    for accumulation in (512, 1024):
+        job = work(lengths, micro_batch_size=1, gradient_accumulation=accumulation, epochs=1)
+        batches = job.step_batches(1, 4000)
+        assert sum(each.rows for each in batches) == 512
+        tokens = sum(each.number * each.rows * each.length for each in batches)
+        assert tokens == pytest.approx(job.trained_tokens, rel=0.01)
 
 
 def test_the_sequence_length_is_the_least_of_field_context_and_longest_example() -> None:

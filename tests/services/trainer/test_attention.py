@@ -1,4 +1,4 @@
-"""Attention over short rows against torch's own."""
+"""Attention over packed examples against rows that are padded, and torch's own attention."""
 
 from __future__ import annotations
 
@@ -6,38 +6,78 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from services.trainer.attention import NAME, SHORT_ROW, attend
-from services.trainer.model import load_base
-
-
-def heads(count: int, tokens: int) -> torch.Tensor:
-    return torch.randn(3, count, tokens, 8, requires_grad=True)
+from services.trainer.attention import NAME, SHORT_ROW, choose
+from services.trainer.batches import Batch, collate, loss_sum
+from services.trainer.examples import IGNORED, Example
+from services.trainer.model import CPU, load_base
 
 
-@pytest.mark.parametrize("tokens", [1, 24, SHORT_ROW, SHORT_ROW + 8])
-def test_outputs_and_gradients_are_those_of_torch(tiny_model: Path, tokens: int):
-    torch.manual_seed(0)
-    module = load_base(tiny_model, torch.float32).model.layers[0].self_attn
-    inputs = heads(4, tokens), heads(2, tokens), heads(2, tokens)
-    found, _ = attend(module, *inputs, None)
-    expected, _ = sdpa_attention_forward(module, *inputs, None)
-    torch.testing.assert_close(found, expected)
-    gradient = torch.randn_like(found)
-    torch.testing.assert_close(
-        torch.autograd.grad(found, inputs, gradient),
-        torch.autograd.grad(expected, inputs, gradient),
-    )
+def example(tokens: int, seed: int) -> Example:
+    ids = torch.randint(3, 300, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Example(tuple(ids), (IGNORED,) * (tokens // 2) + tuple(ids[tokens // 2 :]))
 
 
-def test_a_base_on_a_cpu_has_it_and_generates_with_it(tiny_model: Path):
-    base, plain = (load_base(tiny_model, torch.float32) for _ in range(2))
+def packed(tiny_model: Path):
+    base = load_base(tiny_model, torch.float32)
+    choose(base)
     assert base.config._attn_implementation == NAME
-    plain.set_attn_implementation("sdpa")
+    return base
+
+
+def gradients(base, batch: Batch) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss_sum(base, batch), list(base.model.layers.parameters())))
+
+
+@pytest.mark.parametrize("sizes", [(12,), (30, 7, 1, 22), (SHORT_ROW - 20, 60, 5)])
+def test_loss_and_gradients_are_those_of_padded_rows(tiny_model: Path, sizes: tuple[int, ...]):
+    examples = [example(size, seed) for seed, size in enumerate(sizes)]
+    batch = collate(examples, CPU)
+    assert (batch.tokens, batch.shape[0]) == (sum(sizes), len(sizes))
+    assert batch.label_tokens == sum(each.label_tokens for each in examples)
+    base, plain = packed(tiny_model), load_base(tiny_model, torch.float32)
+    torch.testing.assert_close(loss_sum(base, batch), loss_sum(plain, batch))
+    torch.testing.assert_close(gradients(base, batch), gradients(plain, batch))
+
+
+def test_long_examples_attend_by_torch_s_own_attention(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    batch = collate([example(40, 1), example(25, 2)], CPU)
+    base = packed(tiny_model)
+    expected = loss_sum(base, batch), gradients(base, batch)
+    monkeypatch.setattr("services.trainer.attention.SHORT_ROW", 8)
+    torch.testing.assert_close((loss_sum(base, batch), gradients(base, batch)), expected)
+
+
+def test_an_example_does_not_see_the_others(tiny_model: Path):
+    base, one, other = packed(tiny_model), example(20, 1), example(33, 2)
+    together = loss_sum(base, collate([one, other], CPU))
+    alone = sum(loss_sum(base, collate([each], CPU)) for each in (one, other))
+    torch.testing.assert_close(together, alone)
+
+
+def test_it_generates_as_ever(tiny_model: Path):
+    base, plain = packed(tiny_model), load_base(tiny_model, torch.float32)
     # Padded on the left, so that a mask is needed; with a cache, where one query sees many keys.
     ids = torch.arange(3, 19).view(2, 8)
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
     options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
     assert torch.equal(base.generate(ids, **options), plain.generate(ids, **options))
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sdpa"),
+        ({"layer_types": ["full_attention"] * 2, "sliding_window": 64}, NAME),
+        ({"layer_types": None, "sliding_window": 64}, "sdpa"),
+    ],
+)
+def test_a_base_with_windows_keeps_its_own(tiny_model: Path, fields: dict, attention: str):
+    base = load_base(tiny_model, torch.float32)
+    for name, value in fields.items():
+        setattr(base.config, name, value)
+    choose(base)
+    assert base.config._attn_implementation == attention

@@ -66,7 +66,7 @@ def test_four_bits_evaluate_as_they_train(tiny_model: Path) -> None:
     layers = [module for module in base.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 2 * 7
     tokens = tuple(range(40))
-    batch = collate([Example(tokens, tokens)] * 2, 0, torch.device("cpu"))
+    batch = collate([Example(tokens, tokens)] * 2, torch.device("cpu"))
     training = loss_sum(base.train(), batch).item()
     with torch.inference_mode():
         inference = loss_sum(base.eval(), batch).item()
@@ -93,7 +93,7 @@ def test_gradient_checkpointing_keeps_no_activations(tiny_model: Path) -> None:
 
         tokens = tuple(range(100))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss_sum(base.train(), collate([Example(tokens, tokens)], 0, torch.device("cpu")))
+            loss_sum(base.train(), collate([Example(tokens, tokens)], torch.device("cpu")))
         return sum(sizes)
 
     base = load_base(tiny_model, torch.float32)

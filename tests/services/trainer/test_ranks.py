@@ -162,7 +162,7 @@ def with_memory_for(rows: int, loss_sum: Callable) -> Callable:
     """The loss function on a GPU whose memory holds so many rows."""
 
     def scarce(model: Any, batch: Any) -> Any:
-        if len(batch.input_ids) > rows:
+        if batch.shape[0] > rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
         return loss_sum(model, batch)
 

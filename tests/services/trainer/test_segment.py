@@ -255,3 +255,15 @@ def test_a_base_without_a_chat_template_is_said_and_stored(
     notes = run(spec)
     assert any("no chat template" in line for line in notes.lines)
     assert "im_start" in artifacts.get(f"{spec.adapter_prefix}/chat_template.jinja").decode()
+
+
+def test_a_base_that_cannot_attend_to_packed_examples_learns_the_same(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(make_spec({"dropout": 0.0}))
+    monkeypatch.setattr("services.trainer.attention.choose", lambda base: None)
+    assert losses(run(make_spec({"dropout": 0.0}))) == pytest.approx(losses(expected), abs=2e-3)
+    dropped = make_spec({"dropout": 0.1})
+    stopped = run(dropped, stop_after=3)
+    resumed = run(resuming(dropped, stopped.checkpoints[-1]))
+    assert losses(stopped) + losses(resumed) == losses(run(make_spec({"dropout": 0.1})))
