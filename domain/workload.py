@@ -18,7 +18,7 @@ from domain.precision import Precision
 from domain.pricing import (
     ADAPTER_BYTES,
     CHECKPOINT_BYTES,
-    COMPILED_TOKENS,
+    COMPILED_WORK,
     COPY_BYTES_PER_SECOND,
     EVALUATION_SECONDS,
     FLASH_BACKWARD,
@@ -175,7 +175,8 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
     """(time as a share of that of eager layers, seconds of compiling), as the trainer decides."""
     eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
-    if speed.compiled is None or eager or work.trained_tokens < COMPILED_TOKENS:
+    long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
+    if speed.compiled is None or eager or not long:
         return 1.0, 0.0
     return speed.compiled, speed.compiling_seconds
 

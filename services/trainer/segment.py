@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimate import Precision
 from domain.phases import Phase
-from domain.pricing import COMPILED_TOKENS
+from domain.pricing import COMPILED_WORK
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
@@ -109,6 +109,7 @@ class Segment:
         self.mode = mode.on(base)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
+        self.base_parameters = base.num_parameters()
         if spec.gradient_checkpointing:
             checkpoint_activations(base)
         # The same adapter in every rank, and then another dropout in each.
@@ -197,9 +198,10 @@ class Segment:
     def _compile_if_long(self) -> None:
         """Choose compiled or eager layers; a job that is resumed keeps what it had, if it can."""
         compiled, why, begins = self.mode.compiled, self.why_eager, self.progress.step == 0
-        if compiled and begins and self.plan.tokens < COMPILED_TOKENS:
+        work = self.base_parameters * self.plan.tokens
+        if compiled and begins and work < COMPILED_WORK:
             compiled = False
-            why = f"{self.plan.tokens:,} tokens to train on do not make up for compiling"
+            why = f"{self.plan.tokens:,} tokens of a base of this size do not make up for compiling"
         elif not compiled and why is None:
             why = "as the checkpoint was made"
         if compiled and (failure := self.training.compile()) is not None:

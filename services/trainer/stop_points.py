@@ -106,7 +106,7 @@ def compile_any_length() -> None:
     lean_imports()
     from services.trainer import segment
 
-    segment.COMPILED_TOKENS = 0
+    segment.COMPILED_WORK = 0
 
 
 def main(*arguments: str) -> int:

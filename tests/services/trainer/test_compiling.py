@@ -21,7 +21,7 @@ FIELDS = {"dropout": 0.1, "epochs": 1, "gradient_accumulation": 1}
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every job is long enough; what was compiled before is found again."""
-    monkeypatch.setattr(segment, "COMPILED_TOKENS", 0)
+    monkeypatch.setattr(segment, "COMPILED_WORK", 0)
     kept = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kept))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -47,7 +47,7 @@ def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
     spec = make_spec(FIELDS, rows)
     stopped = run(spec, stop_after=3)
     # It goes on as it began, whatever a new job of its length would do.
-    monkeypatch.setattr(segment, "COMPILED_TOKENS", 10**9)
+    monkeypatch.setattr(segment, "COMPILED_WORK", 1e30)
     again = run(resuming(spec, stopped.checkpoints[-1]))
     assert losses(stopped) + losses(again) == losses(expected)
     assert again.fields["evaluation"] == expected.fields["evaluation"]
@@ -82,7 +82,7 @@ def test_a_compiler_that_fails_leaves_the_layers_eager(
         raise OSError(28, "No space left on device")
 
     expected = run(make_spec(FIELDS))
-    monkeypatch.setattr(segment, "COMPILED_TOKENS", 0)
+    monkeypatch.setattr(segment, "COMPILED_WORK", 0)
     monkeypatch.setattr(compiling.Compiled, "__init__", broken)
     notes = run(make_spec(FIELDS))
     assert any("the compiler failed" in line and "No space left" in line for line in notes.lines)
