@@ -1,8 +1,8 @@
 """Compiled layers: what lies between a layer's matrix products becomes few passes over memory.
 
 On a CPU, casts, norms, rotations and activations take longer than the products do. torch's compiler
-fuses them, at a cost of some ten seconds before the first step, so that long jobs are compiled and
-short ones are not.
+fuses them, at a cost of ten to thirty seconds before the first step, so that long jobs are compiled
+and short ones are not.
 """
 
 from __future__ import annotations

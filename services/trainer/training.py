@@ -65,7 +65,7 @@ class Training:
         self.base, self.compiled, self.compile_seconds = model.get_base_model(), None, 0.0
 
     def compile(self) -> str | None:
-        """Compile the layers, in some ten seconds; None, or why they stay eager after all.
+        """Compile the layers, in ten to thirty seconds; None, or why they stay eager after all.
 
         What a compiler may lack, space or a library of the system, is known when it is tried.
         """
