@@ -13,7 +13,8 @@ from domain.aggregate import Created, current_cause
 from domain.errors import WrongState
 from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, MemoryShortage
-from domain.job_segments import JobSegments, failure_of
+from domain.job_adapter import JobAdapter
+from domain.job_segments import failure_of
 from domain.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
 from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
@@ -23,25 +24,27 @@ RELAUNCH_LIMIT = 3
 """Automatic relaunches after failures of a class that is tried again, until one gets further."""
 
 
-class Job(JobSegments):
+class Job(JobAdapter):
     """What a command does in which state is the table of `domain.lifecycle`."""
 
     TOPIC: ClassVar[str] = "Job"
 
     # The library would otherwise make other classes of the inherited events, without their rules.
-    Event = JobSegments.Event
-    SegmentAllocated = JobSegments.SegmentAllocated
-    PodStarted = JobSegments.PodStarted
-    TrainingStarted = JobSegments.TrainingStarted
-    CheckpointSaved = JobSegments.CheckpointSaved
-    CheckpointRejected = JobSegments.CheckpointRejected
-    ResumeCertified = JobSegments.ResumeCertified
-    CheckpointPruned = JobSegments.CheckpointPruned
-    EvaluationStarted = JobSegments.EvaluationStarted
-    EvaluationCompleted = JobSegments.EvaluationCompleted
-    Registered = JobSegments.Registered
-    SegmentEnded = JobSegments.SegmentEnded
-    MicroBatchHalved = JobSegments.MicroBatchHalved
+    Event = JobAdapter.Event
+    SegmentAllocated = JobAdapter.SegmentAllocated
+    PodStarted = JobAdapter.PodStarted
+    TrainingStarted = JobAdapter.TrainingStarted
+    CheckpointSaved = JobAdapter.CheckpointSaved
+    CheckpointRejected = JobAdapter.CheckpointRejected
+    ResumeCertified = JobAdapter.ResumeCertified
+    CheckpointPruned = JobAdapter.CheckpointPruned
+    EvaluationStarted = JobAdapter.EvaluationStarted
+    EvaluationCompleted = JobAdapter.EvaluationCompleted
+    Registered = JobAdapter.Registered
+    SegmentEnded = JobAdapter.SegmentEnded
+    MicroBatchHalved = JobAdapter.MicroBatchHalved
+    AdapterPromoted = JobAdapter.AdapterPromoted
+    AdapterExpired = JobAdapter.AdapterExpired
 
     class JobApproved(Created):
         """The account holder approved the plan at its rate; training may begin."""
@@ -139,21 +142,6 @@ class Job(JobSegments):
         manifest_sha256: str | None
         expires_at: datetime | None
 
-    class AdapterPromoted(Event):
-        """What a cancelled or failed job had saved is a model, and stays."""
-
-        TOPIC: ClassVar[str] = "AdapterPromoted"
-        model: str
-        adapter_ref: str
-        manifest_sha256: str
-
-    class AdapterExpired(Event):
-        """The retention time of a cancelled job is over; what it had saved is deleted."""
-
-        TOPIC: ClassVar[str] = "AdapterExpired"
-        adapter_ref: str
-        manifest_sha256: str
-
     @classmethod
     def approve(
         cls, job_id: UUID, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None = None
@@ -169,8 +157,6 @@ class Job(JobSegments):
         self.estimate = estimate
         self.gate_micros = estimate.high_micros if estimate else None  # asked of the balance last
         self.resumed = False  # and not paused since
-        self.expires_at: datetime | None = None
-        self.expired = False
 
     def _conclude(
         self,
@@ -355,50 +341,3 @@ class Job(JobSegments):
     def _job_cancelled(self, expires_at: datetime | None) -> None:
         self.status = JobStatus.CANCELLED
         self.expires_at = expires_at
-
-    def promote(self) -> None:
-        """Make a model of what a cancelled or failed job had saved; raises WrongState.
-
-        What a failed job saved was paid for, and never expires.
-        """
-        if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
-            raise WrongState(
-                f"the job is {self.status}; only a cancelled or failed job can be promoted"
-            )
-        saved, due = self.checkpoint, self.expires_at
-        if saved is None:
-            raise WrongState(
-                f"the job was {self.status} before its first checkpoint; there is nothing to "
-                "promote"
-            )
-        if self.model is not None:
-            return
-        if due is not None and (self.expired or current_cause().now >= due):
-            raise WrongState(
-                f"what the job had saved was kept until {due:%Y-%m-%d %H:%M} UTC and "
-                "is deleted; start a new job"
-            )
-        self.trigger_event(
-            self.AdapterPromoted,
-            model=self.model_name,
-            adapter_ref=saved.ref,
-            manifest_sha256=saved.manifest_sha256,
-        )
-
-    @event(AdapterPromoted)
-    def _adapter_promoted(self, model: str, adapter_ref: str) -> None:
-        self.model, self.adapter_ref = model, adapter_ref
-
-    def expire_adapter(self) -> None:
-        """Give up what a cancelled job had saved, once its time is over and nobody promoted it."""
-        saved, due = self.checkpoint, self.expires_at
-        if saved is None or due is None or self.model is not None or self.expired:
-            return
-        if current_cause().now >= due:
-            self.trigger_event(
-                self.AdapterExpired, adapter_ref=saved.ref, manifest_sha256=saved.manifest_sha256
-            )
-
-    @event(AdapterExpired)
-    def _adapter_expired(self) -> None:
-        self.expired = True
