@@ -9,6 +9,7 @@ from deploy.bench import (
     meter_truth,
     precision,
     resume,
+    saving,
     start,
     trainer,
     trl_equal,
@@ -21,6 +22,7 @@ commands.command("wait-eta")(wait_eta.bench)
 commands.command("meter-truth")(meter_truth.bench)
 commands.command("start")(start.bench)
 commands.command("resume")(resume.bench)
+commands.command("saving")(saving.bench)
 commands.command("precision")(precision.bench)
 commands.command("trl-equal")(trl_equal.bench)
 commands.command("trainer")(trainer.bench)

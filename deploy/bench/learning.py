@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import BaseModel
 
 from deploy.demo.chats import write_jsonl
@@ -25,6 +27,13 @@ CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # of the corpus, all of it
 MAX_TOKENS = 512
 ERROR_CHARACTERS = 2000
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+PythonOption = Annotated[
+    Path, typer.Option(help="A Python that has TRL, the extra `bench`; else this one.")
+]
+ModelOption = Annotated[
+    Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
+]
 
 
 @dataclass(frozen=True)

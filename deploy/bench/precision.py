@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench.learning import Material, learn, material
+from deploy.bench.learning import Material, ModelOption, learn, material
 from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
@@ -27,9 +27,7 @@ AIM_NATS = 0.01  # of bf16, from fp32
 def bench(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Runs in each precision.")] = 3,
-    model: Annotated[
-        Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
-    ] = None,
+    model: ModelOption = None,
 ) -> None:
     """Held-out loss after some steps in each precision, the same base, data and seeds."""
     console = Console(highlight=False)

@@ -22,6 +22,8 @@ from deploy.bench.learning import (
     AVAILABLE,
     LINEAR_LAYERS,
     Material,
+    ModelOption,
+    PythonOption,
     last_line,
     learn,
     material,
@@ -97,18 +99,14 @@ class Found:
 
 
 def bench(
-    python: Annotated[
-        Path, typer.Option(help="A Python that has TRL, the extra `bench`; else this one.")
-    ] = Path(sys.executable),
+    python: PythonOption = Path(sys.executable),
     steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of a run.")] = STEPS,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each contestant.")] = 3,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Of the base, but in TRL as it comes.")
     ] = "bf16",
     compiled: Annotated[bool, typer.Option(help="Measure compiled layers, too.")] = True,
-    model: Annotated[
-        Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
-    ] = None,
+    model: ModelOption = None,
 ) -> None:
     """The same chats, batch and LoRA for all, in turns, each run in a process of its own."""
     console = Console(highlight=False)

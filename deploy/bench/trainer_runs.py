@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 TINY = "tiny"
 RUN_SECONDS = 300.0
+WAITED = re.compile(r"training waited ([0-9.]+) s")
 ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # so many steps at the least
 
 
@@ -93,6 +94,27 @@ class Outcome:
         return "adapter" if self.adapter_sha256 != other.adapter_sha256 else None
 
 
+@dataclass(frozen=True)
+class Saving:
+    """When the steps of a run were done, and how long its checkpoints held it up."""
+
+    times: tuple[float, ...]  # seconds of the segment, at the end of each step
+    waits: tuple[float, ...]  # seconds that training waited for each checkpoint
+    save_steps: int
+
+    @property
+    def steps(self) -> tuple[list[float], list[float]]:
+        """Seconds of the steps beside which a checkpoint was stored, and of all others.
+
+        That is the first step after each save. The first step of all is left out, and so is what
+        lies between a step and the next when the run evaluates.
+        """
+        seconds = [after - before for before, after in pairwise(self.times)]
+        beside = [each for n, each in enumerate(seconds, 1) if n % self.save_steps == 0]
+        others = [each for n, each in enumerate(seconds, 1) if n % self.save_steps]
+        return beside, others
+
+
 class Trainers:
     """Runs real trainers, one after another, on a store of their own."""
 
@@ -123,6 +145,18 @@ class Trainers:
         times = sorted({each.step: each.elapsed_seconds for each in measured}.values())
         steps = [after - before for before, after in pairwise(times)]
         return self._outcome(spec), median(steps)
+
+    def saving(self, setting: Setting, hyperparameters: Hyperparameters) -> Saving:
+        """What the checkpoints of a run that nothing ends cost it."""
+        spec = self._spec(setting).model_copy(update={"hyperparameters": hyperparameters})
+        folder, _ = self._run(setting, spec, None)
+        measured = sorted(self._measured(spec), key=lambda each: each.step)
+        waits = re.findall(WAITED, (folder / "log").read_text())
+        return Saving(
+            times=tuple(each.elapsed_seconds for each in measured),
+            waits=tuple(map(float, waits)),
+            save_steps=hyperparameters.save_steps,
+        )
 
     def interrupted(self, setting: Setting, point: StopPoint) -> tuple[Outcome, float]:
         """The outcome of a run that was ended at a point and resumed; seconds to the exit."""

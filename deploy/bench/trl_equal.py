@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.bench import trl_run
-from deploy.bench.learning import Material, last_line, learn, material
+from deploy.bench.learning import (
+    Material,
+    ModelOption,
+    PythonOption,
+    last_line,
+    learn,
+    material,
+)
 from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
@@ -27,15 +34,11 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def bench(
-    python: Annotated[
-        Path, typer.Option(help="A Python that has TRL, the extra `bench`; else this one.")
-    ] = Path(sys.executable),
+    python: PythonOption = Path(sys.executable),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 200,
     seed: Annotated[int, typer.Option(help="Of data order, dropout and init.")] = 42,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the base.")] = "bf16",
-    model: Annotated[
-        Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
-    ] = None,
+    model: ModelOption = None,
 ) -> None:
     """The same data, steps and settings for both; both adapters are evaluated alike, in fp32."""
     console = Console(highlight=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.money import charge_micros
 from infrastructure.store import connect
 from projections.gpu_pools import all_gpu_pools
 from services.projector.audit import audit
@@ -53,7 +54,10 @@ def test_a_cancelled_job_keeps_what_it_saved_and_is_promoted(
     job = ecolink.await_status(path, "cancelled")
     assert job["model"] is None
     assert "is kept until" in job["kept"]
-    assert job["charged"]["micros"] > 0
+    (ended,) = ecolink.events(path, "SegmentEnded")
+    # A job that is cancelled within its first second has used none.
+    assert job["billed_seconds"] == ended["elapsed_seconds"]
+    assert job["charged"]["micros"] == charge_micros(600_000, ended["elapsed_seconds"])
     promoted = ecolink.client.post(f"{path}/promote", {})
     assert promoted["model"] in {
         model["model"] for model in ecolink.client.get("/models")["models"]
