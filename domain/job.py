@@ -18,7 +18,7 @@ from domain.job_segments import failure_of
 from domain.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
 from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
-from domain.training_plan import TrainingPlan
+from domain.training_plan import Order, TrainingPlan
 
 RELAUNCH_LIMIT = 3
 """Automatic relaunches after failures of a class that is tried again, until one gets further."""
@@ -50,9 +50,12 @@ class Job(JobAdapter):
         """The account holder approved the plan at its rate; training may begin."""
 
         TOPIC: ClassVar[str] = "JobApproved"
-        class_version: ClassVar[int] = 3
+        class_version: ClassVar[int] = 4
         plan: TrainingPlan
         estimate: Estimate | None  # None: approved before there were estimates
+        suffix: str | None  # a part of the model's name
+        deploy: bool  # the model, as soon as it is registered
+        request_sha256: str | None  # what asked for it; None: compare the plan's choices
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
@@ -67,6 +70,11 @@ class Job(JobAdapter):
         def upcast_v2_v3(state: dict[str, Any]) -> None:
             """The second version always held out a part of the dataset, and kept no prediction."""
             state["plan"] |= {"validation": None, "batch_tokens": None, "required_bytes": None}
+
+        @staticmethod
+        def upcast_v3_v4(state: dict[str, Any]) -> None:
+            """The third version's models had no suffix, and were deployed by hand."""
+            state |= {"suffix": None, "deploy": False, "request_sha256": None}
 
     class PauseRequested(Event):
         """The running segment shall save and exit; the job is then paused."""
@@ -144,16 +152,37 @@ class Job(JobAdapter):
 
     @classmethod
     def approve(
-        cls, job_id: UUID, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None = None
+        cls,
+        job_id: UUID,
+        account_id: UUID,
+        plan: TrainingPlan,
+        estimate: Estimate | None = None,
+        order: Order = Order(),
     ) -> Job:
         """A job that waits for its GPUs, with the range that its owner saw."""
         return cls._create(
-            cls.JobApproved, id=job_id, account_id=account_id, plan=plan, estimate=estimate
+            cls.JobApproved,
+            id=job_id,
+            account_id=account_id,
+            plan=plan,
+            estimate=estimate,
+            suffix=order.suffix,
+            deploy=order.deploy,
+            request_sha256=order.request_sha256,
         )
 
     @event(JobApproved)
-    def __init__(self, account_id: UUID, plan: TrainingPlan, estimate: Estimate | None) -> None:
+    def __init__(
+        self,
+        account_id: UUID,
+        plan: TrainingPlan,
+        estimate: Estimate | None,
+        suffix: str | None,
+        deploy: bool,
+        request_sha256: str | None,
+    ) -> None:
         super().__init__(account_id, plan)
+        self.order = Order(suffix, deploy, request_sha256)
         self.estimate = estimate
         self.gate_micros = estimate.high_micros if estimate else None  # asked of the balance last
         self.resumed = False  # and not paused since

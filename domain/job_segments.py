@@ -16,7 +16,7 @@ from domain.job_checkpoints import JobCheckpoints
 from domain.lifecycle import CANCEL_PENDING, JobStatus, PauseReason, SegmentEnd
 from domain.perplexity import perplexity
 from domain.phases import Phase
-from domain.training_plan import TrainingPlan
+from domain.training_plan import Order, TrainingPlan
 
 
 class JobSegments(JobCheckpoints):
@@ -136,6 +136,7 @@ class JobSegments(JobCheckpoints):
         super().__init__()
         self.account_id = account_id
         self.plan = plan
+        self.order = Order()
         self.rate_micros_per_hour = plan.rate_micros_per_hour
         self.gpu_count = plan.gpu_count  # of the next segment, or the running one
         self.micro_batch_split = 1  # parts that a micro batch is cut into, for its memory's sake
@@ -176,7 +177,8 @@ class JobSegments(JobCheckpoints):
     @property
     def model_name(self) -> str:
         """What its adapter is called once it is a model."""
-        return f"ft:{self.plan.base_model}:{self.id.hex[:12]}"
+        parts = ("ft", self.plan.base_model, self.order.suffix, self.id.hex[:12])
+        return ":".join(part for part in parts if part)
 
     def allocate_segment(self, segment: int) -> None:
         """Begin the next segment, at the rate of the approval or of the last resume."""

@@ -15,6 +15,7 @@ from domain.identity import created_id
 from domain.job import Job
 from domain.money import dollars
 from domain.quoting import Choices, Quote, Quoting
+from domain.training_plan import Order
 
 Loads = Callable[[], Sequence[PoolLoad]]
 """Every GPU pool with what runs and waits there; asked for only when a job would not wait."""
@@ -36,6 +37,7 @@ class Launching:
         *,
         wait: bool,
         loads: Loads,
+        order: Order = Order(),
     ) -> Job:
         """Start a job; the same command key makes the same job, with other choices it is refused.
 
@@ -47,14 +49,14 @@ class Launching:
         def attempt() -> Job:
             existing = self._log.find(Job, job_id)
             if existing is not None:
-                if existing.plan.choices != choices.recorded:
+                if existing.plan.choices != choices.recorded or existing.order != order:
                     raise CommandReused("this idempotency key was used for a different job")
                 return existing
             quote = self._quoting.quote(account_id, choices)
             self._require_balance(account_id, quote.estimate)
             if not wait:
                 _require_capacity(quote, loads)
-            job = Job.approve(job_id, account_id, quote.plan, quote.estimate)
+            job = Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
             self._log.commit(job)
             return job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -18,6 +19,15 @@ class ValidationFile(BaseModel):
     dataset_id: UUID
     ref: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job is asked for beside what has a price."""
+
+    suffix: str | None = None  # a part of its model's name
+    deploy: bool = False  # its model, as soon as it is registered
+    request_sha256: str | None = None  # what asked for it; None: the choices tell requests apart
 
 
 class TrainingPlan(BaseModel):

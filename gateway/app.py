@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import errors
-from gateway.api import router
+from gateway import api, v1
 from gateway.api.datasets import UPLOAD_PATH
 from gateway.backend import open_backend
+from gateway.errors import Errors
 from gateway.requests import Requests
 from infrastructure.settings import Settings
 
@@ -39,9 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
+    errors = Errors({v1.PREFIX: v1.errors.answer})
     errors.install(app)
-    app.add_middleware(Requests, streamed=frozenset({UPLOAD_PATH}))
-    app.include_router(router)
+    app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH}))
+    app.include_router(api.router)
+    app.include_router(v1.router)
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -46,6 +46,12 @@ class TooLarge(DomainError):
     code = "too_large"
 
 
+class Overloaded(DomainError):
+    """More requests came than can be queued; it would take one later."""
+
+    code = "overloaded"
+
+
 class NotYetVisible(DomainError):
     """The read models are behind the log, so that nobody can tell whether the thing exists."""
 
@@ -65,6 +71,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -74,6 +81,7 @@ STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
 
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+    HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": "1"},
     HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "1"},
 }
 
@@ -112,28 +120,68 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer} for status in statuses}
 
 
-def answer(status: int, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The response for a problem."""
+Shape = Callable[[int, Problem, Mapping[str, str]], JSONResponse]
+"""Makes the answer of a status, a problem and further headers."""
+
+
+def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
+    """The native API's response for a problem."""
     return JSONResponse(
-        ErrorAnswer(error=problem).model_dump(exclude_none=True),
-        status,
-        headers=HEADERS.get(HTTPStatus(status), {}) | dict(headers or {}),
+        ErrorAnswer(error=problem).model_dump(exclude_none=True), status, headers=dict(headers)
     )
 
 
-def install(app: FastAPI) -> None:
-    """Make the application answer every error in this shape."""
-    app.add_exception_handler(DomainError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http)
-    for error in STORE_UNREACHABLE:
-        app.add_exception_handler(error, _unavailable)
+class Errors:
+    """Answers every error of an application, in the shape of the API that its path belongs to."""
 
+    def __init__(self, others: Mapping[str, Shape]) -> None:
+        """`others` are the shapes of other APIs than the native one, by their paths' prefix."""
+        self._others = others
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DomainError)
-    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-    return answer(status, _problem(error))
+    def install(self, app: FastAPI) -> None:
+        """Make the application answer its errors so."""
+        app.add_exception_handler(DomainError, self._refused)
+        app.add_exception_handler(RequestValidationError, self._malformed)
+        app.add_exception_handler(HTTPException, self._http)
+        for error in STORE_UNREACHABLE:
+            app.add_exception_handler(error, self._unavailable)
+
+    def answer(
+        self, path: str, status: int, problem: Problem, headers: Mapping[str, str] | None = None
+    ) -> JSONResponse:
+        """The response for a problem of a request to a path."""
+        prefixes = (each for each in self._others if path.startswith(f"{each}/"))
+        shape = self._others.get(next(prefixes, ""), answer)
+        return shape(status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {}))
+
+    async def _refused(self, request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, DomainError)
+        status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+        return self.answer(request.url.path, status, _problem(error))
+
+    async def _malformed(self, request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        problems = [
+            FieldProblem(field=field_name(problem["loc"]), message=problem["msg"])
+            for problem in error.errors()
+        ]
+        names = ", ".join(dict.fromkeys(problem.field for problem in problems))
+        problem = Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems)
+        return self.answer(request.url.path, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
+
+    async def _http(self, request: Request, error: Exception) -> JSONResponse:
+        """What the framework itself refuses: no such path or method, an unreadable body."""
+        assert isinstance(error, HTTPException)
+        problem = Problem(
+            code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
+        )
+        return self.answer(request.url.path, error.status_code, problem, error.headers)
+
+    async def _unavailable(self, request: Request, error: Exception) -> JSONResponse:
+        problem = Problem(
+            code="unavailable", message="the database cannot be reached now; try again soon"
+        )
+        return self.answer(request.url.path, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
 
 def _problem(error: DomainError) -> Problem:
@@ -150,33 +198,6 @@ def _problem(error: DomainError) -> Problem:
     return problem
 
 
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problems = [
-        FieldProblem(field=field_name(problem["loc"]), message=problem["msg"])
-        for problem in error.errors()
-    ]
-    names = ", ".join(dict.fromkeys(problem.field for problem in problems))
-    return answer(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems),
-    )
-
-
 def field_name(location: tuple[int | str, ...]) -> str:
     """The name of a field without the part of the request (body, query, ...) that held it."""
     return ".".join(str(part) for part in location[1:]) or str(location[0])
-
-
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: no such path or method, an unreadable body."""
-    assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name.lower()
-    return answer(error.status_code, Problem(code=code, message=str(error.detail)), error.headers)
-
-
-async def _unavailable(request: Request, error: Exception) -> JSONResponse:
-    return answer(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        Problem(code="unavailable", message="the database cannot be reached now; try again soon"),
-    )

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import Problem, answer
+from gateway.errors import Errors, Problem
 
 log = logging.getLogger("gateway")
 
@@ -23,8 +23,9 @@ JSON_BYTES = 1024**2
 class Requests:
     """ASGI middleware. The id is made here, never taken from a client, so that it is unique."""
 
-    def __init__(self, app: ASGIApp, streamed: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, errors: Errors, streamed: frozenset[str]) -> None:
         self._app = app
+        self._errors = errors
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +53,7 @@ class Requests:
             log.exception("request %s failed", request_id)
             if status:
                 raise  # half an answer is out: only closing the connection tells the client
-            await _failure(request_id)(scope, receive, send_with_id)
+            await self._failure(scope["path"], request_id)(scope, receive, send_with_id)
         log.info(
             "%s %s %s %s %.0f ms",
             request_id,
@@ -62,10 +63,10 @@ class Requests:
             (time.monotonic() - started) * 1000,
         )
 
-
-def _failure(request_id: str) -> ASGIApp:
-    message = f"something failed here; the request's id is {request_id}"
-    return answer(HTTPStatus.INTERNAL_SERVER_ERROR, Problem(code="internal_error", message=message))
+    def _failure(self, path: str, request_id: str) -> ASGIApp:
+        message = f"something failed here; the request's id is {request_id}"
+        problem = Problem(code="internal_error", message=message)
+        return self._errors.answer(path, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -11,9 +11,11 @@ from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.hyperparameters import Hyperparameters
 from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.phases import Phase
+from domain.training_plan import Order
 from tests.domain.conftest import NOW
 from tests.domain.examples import (
     ACCOUNT_ID,
+    ESTIMATE,
     JOB_ID,
     PLAN,
     complete,
@@ -299,3 +301,10 @@ def test_endings_that_are_no_crash_do_not_count() -> None:
 
 def test_hyperparameters_are_read_as_recorded() -> None:
     assert job().plan.lora == Hyperparameters()
+
+
+def test_a_suffix_is_a_part_of_the_models_name() -> None:
+    order = Order(suffix="support", deploy=True)
+    given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE, order)
+    assert given.model_name == "ft:tiny:support:222222222222"
+    assert given.order == order

@@ -1,0 +1,60 @@
+"""Errors in OpenAI's shape: a message for a person, a type, the parameter, and a stable code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, JsonValue
+
+from domain.errors import VersionConflict
+from gateway.errors import Problem
+
+TYPES: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.PAYMENT_REQUIRED: "insufficient_quota",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.CONFLICT: "conflict_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+"""Of the statuses that are neither `invalid_request_error` nor a failure of the server."""
+
+
+class OpenAIError(BaseModel):
+    """What the `openai` package makes an exception of."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    figures: dict[str, JsonValue] | None = None  # beyond OpenAI's: the numbers in the message
+
+
+def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
+    """The response for a problem; what is not acceptable is a 400 here.
+
+    The client tries a 409 again unless it is told that this is of no use.
+    """
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        status = HTTPStatus.BAD_REQUEST
+    further = {}
+    if status == HTTPStatus.CONFLICT and problem.code != VersionConflict.code:
+        further["x-should-retry"] = "false"
+    default = "server_error" if status >= 500 else "invalid_request_error"
+    error = OpenAIError(
+        message=_message(problem),
+        type=TYPES.get(status, default),
+        param=problem.field or (problem.fields[0].field if problem.fields else None),
+        code=problem.code,
+        figures=problem.figures,
+    )
+    shown = error.model_dump(exclude={"figures"} if error.figures is None else None)
+    return JSONResponse({"error": shown}, status, headers={**headers, **further})
+
+
+def _message(problem: Problem) -> str:
+    """One sentence; of a form with several problems, all of them, each with its field."""
+    if not problem.fields:
+        return problem.message
+    return "; ".join(f"{each.field}: {each.message}" for each in problem.fields)
