@@ -43,6 +43,19 @@ class Settings(BaseSettings):
     gateway_url: str | None = Field(
         default=None, description="Where the command line finds the gateway."
     )
+    serving_host: str = Field(
+        default="127.0.0.1", description="Address that the serving process listens on."
+    )
+    serving_port: int = Field(default=0, description="Port of the serving process; 0: a free one.")
+    serving_url: str | None = Field(
+        default=None, description="Where the gateway finds the serving process."
+    )
+    serving_secret: str | None = Field(
+        default=None, description="What the gateway shows to the serving process, and no one else."
+    )
+    serving_queue_limit: int = Field(
+        default=64, ge=1, description="Chats that may wait to be answered; more are refused (429)."
+    )
     api_key: str | None = Field(default=None, description="API key that the command line sends.")
 
     dataset_max_bytes: int = Field(

@@ -20,7 +20,7 @@ LOGS_KEPT = 3
 
 
 class Passwords(BaseModel):
-    """Random passwords of the embedded servers, made once for a home; safe inside a URL."""
+    """Random passwords of the servers and of serving, made once for a home; safe inside a URL."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,6 +28,7 @@ class Passwords(BaseModel):
     postgres_services: str = Field(default_factory=lambda: token_urlsafe(24))
     nats_services: str = Field(default_factory=lambda: token_urlsafe(24))
     nats_trainer: str = Field(default_factory=lambda: token_urlsafe(24))
+    serving: str = Field(default_factory=lambda: token_urlsafe(24))
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ class Home:
             raise StackError(f"Cannot keep data in {self.root}: {error.strerror}.") from error
 
     def passwords(self) -> Passwords:
-        """The passwords of this home, made at the first call."""
+        """The passwords of this home, each made at the first call that knows of it."""
         path = self.root / "secrets.json"
-        if not path.exists():
-            write_private(path, Passwords().model_dump_json(indent=1))
-        return Passwords.model_validate_json(path.read_bytes())
+        kept = path.read_text() if path.exists() else "{}"
+        passwords = Passwords.model_validate_json(kept)
+        if (text := passwords.model_dump_json(indent=1)) != kept:
+            write_private(path, text)
+        return passwords
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -82,6 +82,11 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         host = settings.gateway_host
         port = settings.gateway_port or free_port(before.gateway_port, host)
         known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+    if "serving" in services:
+        host = settings.serving_host
+        port = settings.serving_port or free_port(before.serving_port, host)
+        known |= {"serving_port": port, "serving_url": f"http://{_dialled(host)}:{port}"}
+        known |= {"serving_secret": settings.serving_secret or passwords.serving}
     if settings.clock_speed != 1.0 and settings.clock_origin is None:
         # The same in all processes, and in the next run: stored times never lie ahead.
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
