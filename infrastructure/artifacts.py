@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST = "manifest.json"
 
+RANGE_BYTES = 4 * 1024**2
+"""How much of an object is read with one request, and held in memory, while it is passed on."""
+
 
 class ArtifactCorrupt(Exception):
     """A stored file is missing or differs from its manifest."""
@@ -107,6 +110,20 @@ class Artifacts:
         """The content under a ref in chunks; raises FileNotFoundError."""
         for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
             yield bytes(chunk)
+
+    async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, but not with, `stop`; raises FileNotFoundError.
+
+        Many short requests: one long request would end at the store's time limit when whoever the
+        bytes are for takes them slowly.
+        """
+        for offset in range(start, stop, RANGE_BYTES):
+            end = min(stop, offset + RANGE_BYTES)
+            yield bytes(await obstore.get_range_async(self._store, ref, start=offset, end=end))
+
+    def size(self, ref: str) -> int:
+        """How many bytes are stored under a ref; raises FileNotFoundError."""
+        return obstore.head(self._store, ref)["size"]
 
     def exists(self, ref: str) -> bool:
         """Whether something is stored under a ref."""

@@ -51,6 +51,13 @@ def models_of(connection: Connection, account_id: UUID) -> list[Row]:
     ).fetchall()
 
 
+def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:
+    """One registered model of an account."""
+    return connection.execute(
+        "SELECT * FROM models WHERE account_id = %s AND model = %s", [account_id, model]
+    ).fetchone()
+
+
 def job_of_model(connection: Connection, model: str) -> UUID | None:
     """The job that made a model, or None if there is no such model."""
     row = connection.execute("SELECT job_id FROM models WHERE model = %s", [model]).fetchone()

@@ -9,6 +9,7 @@ from gateway.api import (
     checkpoints,
     datasets,
     estimates,
+    files,
     health,
     job_commands,
     jobs,
@@ -29,6 +30,7 @@ for resource in (
     jobs,
     job_commands,
     checkpoints,
+    files,
     operator,
 ):
     router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
 from domain.aggregate import because
@@ -18,6 +19,7 @@ from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, Listed
 from gateway.backend import Backend, BackendOf
+from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
 from gateway.uploads import store_upload
@@ -208,6 +210,31 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
     if row["report_ref"] is None:
         raise WrongState("the dataset is still validating; its report comes at the end")
     return ValidationReport.model_validate_json(backend.artifacts.get(row["report_ref"]))
+
+
+@router.get(
+    "/datasets/{dataset_id}/content",
+    response_class=Response,
+    responses={**file_answers(JSON_LINES), **refusals(409)},
+)
+def download_dataset(
+    dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+) -> Response:
+    """The examples that jobs train on, in their normalised form, without duplicates."""
+    _own_dataset(backend, caller, dataset_id)
+    dataset = backend.log.load(Dataset, dataset_id)
+    if dataset.status is DatasetStatus.VALIDATING:
+        raise WrongState("the dataset is still validating; its content comes at the end")
+    if dataset.status is DatasetStatus.REJECTED:
+        raise WrongState("the dataset was rejected, and its file is not kept")
+    return download(
+        backend.artifacts,
+        dataset.ref,
+        dataset.sha256,
+        wanted,
+        name=f"{dataset_id}.jsonl",
+        media_type=JSON_LINES,
+    )
 
 
 def _own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> dict[str, Any]:

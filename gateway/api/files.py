@@ -1,0 +1,120 @@
+"""The files of models and checkpoints: what there is, and each of them to download."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import Field
+
+from domain.errors import NotFound
+from gateway.access import Caller, CallerOf
+from gateway.answers import Answer, JobId, Listed, job_name
+from gateway.api.jobs import own_job
+from gateway.backend import Backend, BackendOf
+from gateway.downloads import OCTETS, Conditions, ConditionsOf, download, file_answers
+from gateway.errors import refusals
+from gateway.freshness import found
+from infrastructure.artifacts import MANIFEST, Manifest, ManifestFile
+from projections import MODELS
+from projections.models import model_of
+
+router = APIRouter()
+
+FILE_PATH = "/files/{path:path}"
+
+
+class FileAnswer(Answer):
+    """One file of a model or a checkpoint."""
+
+    path: str = Field(examples=["adapter_model.safetensors"])
+    bytes: int
+    sha256: str = Field(description="Also the file's ETag.")
+
+
+@router.get("/models/{model}/files", tags=["models"], responses=refusals(404))
+def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed[FileAnswer]:
+    """The files of a model of the caller, as PEFT loads them, and the manifest that names them."""
+    return _listed(backend, _model_ref(backend, caller, model))
+
+
+@router.get(
+    f"/models/{{model}}{FILE_PATH}",
+    tags=["models"],
+    response_class=Response,
+    responses=file_answers(OCTETS),
+)
+def download_model_file(
+    model: str, path: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+) -> Response:
+    """A file of a model. With `Range` a download goes on where it was cut off."""
+    return _download(backend, _model_ref(backend, caller, model), path, wanted)
+
+
+@router.get("/jobs/{job_id}/checkpoints/{step}/files", tags=["jobs"], responses=refusals(404))
+def list_checkpoint_files(
+    job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
+) -> Listed[FileAnswer]:
+    """The files of a checkpoint: the adapter as PEFT loads it, and what a resume needs beside."""
+    return _listed(backend, _checkpoint_ref(backend, caller, job_id, step))
+
+
+@router.get(
+    f"/jobs/{{job_id}}/checkpoints/{{step}}{FILE_PATH}",
+    tags=["jobs"],
+    response_class=Response,
+    responses=file_answers(OCTETS),
+)
+def download_checkpoint_file(
+    job_id: JobId,
+    step: int,
+    path: str,
+    wanted: ConditionsOf,
+    caller: CallerOf,
+    backend: BackendOf,
+) -> Response:
+    """A file of a checkpoint. With `Range` a download goes on where it was cut off."""
+    return _download(backend, _checkpoint_ref(backend, caller, job_id, step), path, wanted)
+
+
+def _model_ref(backend: Backend, caller: Caller, model: str) -> str:
+    """Where a caller's model is stored; raises NotFound."""
+    row = found(
+        backend,
+        MODELS,
+        lambda connection: model_of(connection, caller.account_id, model),
+        f"no model {model}",
+    )
+    return row["adapter_ref"]
+
+
+def _checkpoint_ref(backend: Backend, caller: Caller, job_id: JobId, step: int) -> str:
+    """Where a checkpoint of a caller's job is stored; raises NotFound."""
+    saved = own_job(backend, caller, job_id)["checkpoints"]
+    ref = next((each["ref"] for each in reversed(saved) if each["step"] == step), None)
+    if ref is None:
+        raise NotFound(f"no checkpoint of step {step} of {job_name(job_id)}")
+    return ref
+
+
+def _listed(backend: Backend, ref: str) -> Listed[FileAnswer]:
+    return Listed(data=[FileAnswer(**file.model_dump()) for file in _files(backend, ref)])
+
+
+def _files(backend: Backend, ref: str) -> list[ManifestFile]:
+    """The files under a ref, the manifest itself the last; raises NotFound of what is deleted."""
+    try:
+        manifest: Manifest = backend.artifacts.manifest(ref)
+    except FileNotFoundError as error:
+        raise NotFound("the files were deleted") from error
+    itself = ManifestFile(path=MANIFEST, bytes=len(manifest.content), sha256=manifest.sha256)
+    return [*manifest.files, itself]
+
+
+def _download(backend: Backend, ref: str, path: str, wanted: Conditions) -> Response:
+    file = next((each for each in _files(backend, ref) if each.path == path), None)
+    if file is None:
+        raise NotFound(f"no file {path} here")
+    try:
+        return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+    except FileNotFoundError as error:
+        raise NotFound("the file was deleted") from error
