@@ -7,6 +7,7 @@ from datetime import datetime
 
 from domain.availability import PoolLoad
 from domain.estimate import Estimate, remaining
+from domain.lifecycle import JobStatus
 from domain.phases import Phase
 from domain.progress import seconds_left
 from domain.waiting import Occupied, Queued, wait_seconds
@@ -48,6 +49,22 @@ def wait_of(backend: Backend, job: Row) -> float | None:
     order = [row["job_id"] for row in there]
     ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
     return wait_seconds(capacity, _running(there, now), _queue(ahead), job["gpu_count"])
+
+
+def remaining_seconds(
+    job: Row, measured_step: int | None, wait: float | None, now: datetime
+) -> float | None:
+    """Expected seconds until a job is registered, with its wait for GPUs in seconds.
+
+    None of a job that is paused or over, whose wait is unknown, or that has no estimate.
+    `measured_step` is the last optimizer step that was measured, if one was.
+    """
+    resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
+    if resting or job["estimate"] is None:
+        return None
+    if job["waiting_since"] is not None:
+        return None if wait is None else wait + _seconds(job)
+    return _seconds_left({**job, "measured_step": measured_step}, now)
 
 
 def _running(rows: Sequence[Row], now: datetime) -> tuple[Occupied, ...]:

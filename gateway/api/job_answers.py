@@ -97,6 +97,10 @@ class JobDetail(JobSummary):
     actual_seconds: int | None = Field(description="What a registered job took.")
     waiting_since: datetime | None
     wait_seconds: int | None = Field(description="Expected, while it waits for a GPU.")
+    remaining_seconds: int | None = Field(
+        description="Expected until it is registered, a wait for a GPU included; null if it is "
+        "paused or over, or if the wait is unknown."
+    )
     pause_reason: PauseReason | None
     paused_at: datetime | None
     resume: ResumeGate | None = Field(description="While it is paused.")
@@ -220,6 +224,7 @@ def detail(
     *,
     resume: ResumeGate | None,
     wait_seconds: int | None,
+    remaining_seconds: int | None,
 ) -> JobDetail:
     """A job's row, its newest measurements and its account's balance as the detail."""
     measured, scored = last_step or {}, last_evaluation or {}
@@ -247,6 +252,7 @@ def detail(
             "failure": FailureAnswer.of(row),
             "resume": resume,
             "wait_seconds": wait_seconds,
+            "remaining_seconds": remaining_seconds,
             "kept": _kept(row),
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -28,7 +29,7 @@ from gateway.api.job_answers import (
     summary,
 )
 from gateway.api.job_form import JobFormRoute, JobRequest
-from gateway.availability import loads_now, wait_of
+from gateway.availability import loads_now, remaining_seconds, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
@@ -121,13 +122,17 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         account = account_row(connection, caller.account_id)
     account = account or vars(backend.log.load(Account, caller.account_id))
     balance_micros: int = account["balance_micros"]
+    wait = None if row["waiting_since"] is None else wait_of(backend, row)
+    measured_step = None if last_step is None else last_step["step"]
+    left = remaining_seconds(row, measured_step, wait, backend.clock.now())
     return detail(
         row,
         last_step,
         last_evaluation,
         balance_micros,
         resume=_resume_gate(backend, row),
-        wait_seconds=_wait_seconds(backend, row),
+        wait_seconds=None if wait is None else round(wait),
+        remaining_seconds=None if left is None else ceil(left),
     )
 
 
@@ -147,14 +152,6 @@ def _resume_gate(backend: Backend, row: Row) -> ResumeGate | None:
         missing=Money.of(missing),
         problem=None,
     )
-
-
-def _wait_seconds(backend: Backend, row: Row) -> int | None:
-    """The expected wait of a job that stands in the queue."""
-    if row["waiting_since"] is None:
-        return None
-    wait = wait_of(backend, row)
-    return None if wait is None else round(wait)
 
 
 @router.get("/{job_id}/steps", responses=refusals(404))

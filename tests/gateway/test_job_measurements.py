@@ -53,6 +53,7 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
     assert (shown["step"], shown["steps_remaining"], shown["train_loss"]) == (2, 28, 1.0)
     assert (shown["tokens_per_second"], shown["segment"]) == (50.0, 1)
     assert shown["peak_memory_bytes"] == 2000
+    assert shown["remaining_seconds"] > 0
     steps = client.get(f"/api/jobs/{job_id}/steps?after=1", headers=person.headers).json()["data"]
     assert [step["step"] for step in steps] == [2]
 

@@ -224,8 +224,10 @@ def test_a_full_region_is_refused_with_the_wait_unless_it_is_accepted(
     assert waiting.status_code == 201
     job = client.get(f"/api/jobs/{waiting.json()['id']}", headers=person.headers).json()
     assert (job["status"], job["phase"]) == ("training", "waiting for a GPU")
-    assert job["wait_seconds"] > 0
+    assert 0 < job["wait_seconds"] < job["remaining_seconds"]
     assert job["billed_seconds"] == 0
+    cancelled = client.post(f"/api/jobs/{job['id']}/cancel", headers=person.headers).json()
+    assert (cancelled["wait_seconds"], cancelled["remaining_seconds"]) == (None, None)
 
 
 def test_models_and_catalog(client: TestClient, world: World) -> None:
