@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from domain.account import Account, Role
 from domain.api_key import ApiKey, new_secret, secret_sha256
 from domain.base_model import BaseModel
-from domain.dataset import Dataset
-from domain.errors import CommandReused, NotFound
+from domain.dataset import Dataset, DatasetStatus
+from domain.errors import CommandReused, NotFound, WrongState
 from domain.event_log import EventLog
 from domain.identity import api_key_id, base_model_id, payment_id
 from domain.model_shape import ModelShape
@@ -93,12 +94,29 @@ class EcoLink:
             if existing is not None:
                 if existing.upload_sha256 != sha256:
                     raise CommandReused("this idempotency key was used for a different file")
+                if existing.status is DatasetStatus.DELETED:
+                    raise WrongState("the file of this idempotency key was deleted; use another")
                 return existing
             dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes)
             self.log.commit(dataset)
             return dataset
 
         return self.log.retrying(attempt)
+
+    def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
+        """Give a file up; `used_by` are the jobs on it that are not over. Twice is once.
+
+        A job approved at this very moment does not see it, and fails for want of its file.
+        """
+
+        def attempt() -> None:
+            dataset = self.log.load(Dataset, dataset_id)
+            if dataset.account_id != account_id:
+                raise NotFound(f"no dataset {dataset_id}")
+            dataset.delete(used_by)
+            self.log.commit(dataset)
+
+        self.log.retrying(attempt)
 
     def import_base_model(
         self,

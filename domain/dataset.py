@@ -1,7 +1,8 @@
-"""Dataset: an uploaded chat file, from upload to ready_for_training or rejected."""
+"""Dataset: an uploaded chat file, from upload to ready_for_training or rejected, and its end."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ class DatasetStatus(StrEnum):
     VALIDATING = "validating"
     READY_FOR_TRAINING = "ready_for_training"
     REJECTED = "rejected"
+    DELETED = "deleted"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Dataset(Aggregate):
         base_manifest_sha256: str
         example: int | None  # from 1; None: the template itself is invalid
 
+    class DatasetDeleted(Event):
+        """Its owner had the file deleted; what was trained on it stays."""
+
+        TOPIC: ClassVar[str] = "DatasetDeleted"
+
     @classmethod
     def uploaded(
         cls, dataset_id: UUID, account_id: UUID, ref: str, sha256: str, total_bytes: int
@@ -150,6 +157,21 @@ class Dataset(Aggregate):
     @event(DatasetRejected)
     def _dataset_rejected(self) -> None:
         self.status = DatasetStatus.REJECTED
+
+    def delete(self, used_by: Collection[UUID]) -> None:
+        """Give the file up, once; raises WrongState while jobs that may still run train on it."""
+        if used_by:
+            raise WrongState(
+                f"{len(used_by)} of your jobs train on it and are not over; wait for them, or "
+                "cancel them first",
+                figures={"jobs": [str(job_id) for job_id in used_by]},
+            )
+        if self.status is not DatasetStatus.DELETED:
+            self.trigger_event(self.DatasetDeleted)
+
+    @event(DatasetDeleted)
+    def _dataset_deleted(self) -> None:
+        self.status = DatasetStatus.DELETED
 
     def record_tokens(
         self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths

@@ -207,7 +207,11 @@ class Quoting:
 
     def _dataset(self, account_id: UUID, dataset_id: UUID, field: str = "dataset") -> Dataset:
         dataset = self._log.find(Dataset, dataset_id)
-        if dataset is None or dataset.account_id != account_id:
+        if (
+            dataset is None
+            or dataset.account_id != account_id
+            or dataset.status is DatasetStatus.DELETED
+        ):
             raise NotFound(f"no dataset {dataset_id}", field=field)
         if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
             raise WrongState(

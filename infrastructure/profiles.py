@@ -48,6 +48,11 @@ def set_dataset_name(connection: Connection, dataset_id: UUID, name: str) -> Non
     )
 
 
+def delete_dataset_name(connection: Connection, dataset_id: UUID) -> None:
+    """Forget a dataset's name."""
+    connection.execute("DELETE FROM dataset_names WHERE dataset_id = %s", [dataset_id])
+
+
 def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Names of some datasets."""
     return _names(

@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS dataset_refusals (
 )
 """
 
+TABLES = ("datasets", "dataset_tokens", "dataset_refusals")
+
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the tables."""
@@ -76,6 +78,12 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.originator_id,
                 ],
             )
+        case Dataset.DatasetDeleted():
+            for table in TABLES:
+                cursor.execute(
+                    f"DELETE FROM {table} WHERE dataset_id = %s",  # type: ignore[arg-type]
+                    [event.originator_id],
+                )
         case Dataset.TokensCounted():
             _count(cursor, event)
         case Dataset.TokensUncountable():
@@ -125,7 +133,7 @@ def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
     )
 
 
-DATASETS = Projection("datasets", ("datasets", "dataset_tokens", "dataset_refusals"), DDL, apply)
+DATASETS = Projection("datasets", TABLES, DDL, apply)
 
 
 def datasets_of(connection: Connection, account_id: UUID) -> list[Row]:

@@ -210,6 +210,16 @@ def jobs_of(connection: Connection, account_id: UUID) -> list[Row]:
     ).fetchall()
 
 
+def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
+    """An account's jobs that train or evaluate on a dataset and are not over, the oldest first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE account_id = %s AND status <> ALL(%s) "
+        "AND %s IN (dataset_id, validation_dataset_id) ORDER BY approved_at, job_id",
+        [account_id, [each for each in JobStatus if each.is_final], dataset_id],
+    ).fetchall()
+    return [row["job_id"] for row in rows]
+
+
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from domain.aggregate import Cause, because
-from domain.dataset import Dataset
+from domain.dataset import Dataset, DatasetStatus
 from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
@@ -82,6 +82,8 @@ class Counting:
             command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
             with because(Cause("service:datasets", command_id, self._clock.now())):
                 dataset = self._log.load(Dataset, row["dataset_id"])
+                if dataset.status is DatasetStatus.DELETED:
+                    return
                 say(dataset)
                 self._log.commit(dataset)
 

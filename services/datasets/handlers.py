@@ -1,4 +1,4 @@
-"""The datasets service's reactions: an upload is validated, a rejected one is deleted."""
+"""The datasets service's reactions: an upload is validated; rejected and deleted files go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from domain.dataset import Dataset, DatasetStatus
 from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import set_progress
+from infrastructure.profiles import delete_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.datasets.report import Progress, Status
@@ -41,6 +42,8 @@ class Validating:
                 return self.on_dataset_uploaded(event)
             case Dataset.DatasetRejected():
                 return self.on_dataset_rejected(event)
+            case Dataset.DatasetDeleted():
+                return self.on_dataset_deleted(event)
             case _:
                 return []
 
@@ -49,7 +52,7 @@ class Validating:
         dataset = self._log.load(Dataset, event.originator_id)
         if dataset.status is not DatasetStatus.VALIDATING:
             return []
-        home = f"datasets/{event.account_id}/{dataset.id}"
+        home = _home(dataset)
         report_ref, examples_ref = f"{home}/report.json", f"{home}/examples.jsonl"
 
         def on_progress(progress: Progress) -> None:
@@ -82,3 +85,17 @@ class Validating:
         """Delete the file: nothing but its report is kept."""
         self._artifacts.delete(self._log.load(Dataset, event.originator_id).upload_ref)
         return []
+
+    def on_dataset_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
+        """Delete the file, its normalised form, its report and its name."""
+        dataset = self._log.load(Dataset, event.originator_id)
+        self._artifacts.delete(dataset.upload_ref)
+        self._artifacts.delete_directory(_home(dataset))
+        with self._pool.connection() as connection:
+            delete_dataset_name(connection, dataset.id)
+        return []
+
+
+def _home(dataset: Dataset) -> str:
+    """Artifact prefix of what the validation makes of a dataset."""
+    return f"datasets/{dataset.account_id}/{dataset.id}"

@@ -11,7 +11,7 @@ from domain.api_key import ApiKey, new_secret
 from domain.dataset import Counted, Dataset, DatasetStatus
 from domain.errors import WrongState
 from domain.token_lengths import TokenLengths
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, happened
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
 
 def uploaded() -> Dataset:
@@ -67,6 +67,19 @@ def test_a_count_without_lengths_as_the_first_version_made_them_is_made_again() 
     assert given.counted == {}
     given.record_tokens("tiny", "r1", TokenLengths.of([100]))
     assert happened(given) == ["DatasetValidated", "TokensCounted", "TokensCounted"]
+
+
+def test_a_file_is_deleted_once_and_not_while_a_job_needs_it() -> None:
+    given = uploaded()
+    with pytest.raises(WrongState) as refused:
+        given.delete(used_by=[JOB_ID])
+    assert refused.value.figures == {"jobs": [str(JOB_ID)]}
+    given.delete(used_by=[])
+    given.delete(used_by=[])
+    assert given.status is DatasetStatus.DELETED
+    with pytest.raises(WrongState):
+        given.record_tokens("tiny", "r1", TokenLengths.of([20]))
+    assert happened(given) == ["DatasetDeleted"]
 
 
 def test_a_key_is_revoked_once_and_its_secret_is_nowhere() -> None:

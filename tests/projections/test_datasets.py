@@ -130,3 +130,18 @@ def test_a_count_of_the_first_version_is_made_again(
         assert uncounted(connection) == []
         (row,) = connection.execute("SELECT lengths FROM dataset_tokens").fetchall()
     assert TokenLengths.model_validate(row["lengths"]) == TokenLengths.of([20, 30])
+
+
+def test_of_a_deleted_dataset_nothing_is_left(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.prepare_dataset()
+    count(log, "tiny", "r1", TokenLengths.of([50, 50]))
+    with command("delete"):
+        deleted = log.load(Dataset, DATASET_ID)
+        deleted.delete(used_by=[])
+        log.commit(deleted)
+    fold(DATASETS)
+    with pool.connection() as connection:
+        assert dataset(connection, ACCOUNT_ID, DATASET_ID) is None
+        assert token_counts(connection, DATASET_ID) == []

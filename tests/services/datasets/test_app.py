@@ -16,6 +16,7 @@ from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import progress_of
+from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -258,3 +259,24 @@ def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
     for _ in range(3):
         counting.count_missing()
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
+
+
+def test_of_a_deleted_dataset_no_file_and_no_name_is_left(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    pool: ConnectionPool[Connection],
+) -> None:
+    dataset_id, other = upload(log, artifacts, VALID), upload(log, artifacts, VALID)
+    with pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, "chats")
+    service.catch_up()
+    with command("delete"):
+        deleted = dataset(log, dataset_id)
+        deleted.delete(used_by=[])
+        log.commit(deleted)
+    service.catch_up()
+    assert artifacts.list(home(dataset_id)) == []
+    assert artifacts.list(home(other)) != []
+    with pool.connection() as connection:
+        assert dataset_names(connection, [dataset_id]) == {}
