@@ -12,20 +12,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
-from domain.aggregate import because
 from domain.dataset import Dataset, DatasetStatus
-from domain.errors import DomainError, WrongState
+from domain.errors import WrongState
 from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, Listed
 from gateway.backend import Backend, BackendOf
+from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
-from gateway.freshness import caught_up, found
 from gateway.uploads import store_upload
 from infrastructure.measurements import progress_of
-from infrastructure.profiles import dataset_names, set_dataset_name
-from projections import DATASETS
+from infrastructure.profiles import dataset_names
 from projections import datasets as rows
 
 UPLOAD_PATH = "/api/datasets"
@@ -129,9 +127,7 @@ async def upload_dataset(
 ) -> DatasetSummary:
     """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
-    # A ref of this request's own: the same key may be in use twice at once, and the request that
-    # fails must not remove the file of the one that succeeds.
-    ref = f"uploads/{caller.account_id}/{dataset_id}-{caller.request_id}.jsonl"
+    ref = upload_ref(caller)
     size, sha256 = await store_upload(
         request, backend.artifacts, ref, backend.settings.dataset_max_bytes
     )
@@ -149,19 +145,7 @@ def _record_upload(
     sha256: str,
     size: int,
 ) -> DatasetSummary:
-    with backend.pool.connection() as connection:
-        set_dataset_name(connection, dataset_id, name)
-    try:
-        with because(caller.cause(backend)):
-            dataset = backend.ecolink.upload_dataset(
-                caller.account_id, dataset_id, ref, sha256, size
-            )
-    except DomainError:  # another error may hide a commit, whose file must stay
-        backend.artifacts.delete(ref)
-        raise
-    if dataset.upload_ref != ref:
-        backend.artifacts.delete(ref)
-    caught_up(backend, DATASETS)
+    dataset = record_upload(backend, caller, dataset_id, name, ref, sha256, size)
     with backend.pool.connection() as connection:
         row = rows.dataset(connection, caller.account_id, dataset_id)
         names = dataset_names(connection, [dataset_id])
@@ -190,7 +174,7 @@ def list_datasets(caller: CallerOf, backend: BackendOf) -> Listed[DatasetSummary
 @router.get("/datasets/{dataset_id}", responses=refusals(404))
 def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetDetail:
     """One dataset, with the progress of its validation and its lengths in tokens."""
-    row = _own_dataset(backend, caller, dataset_id)
+    row = own_dataset(backend, caller, dataset_id)
     with backend.pool.connection() as connection:
         names = dataset_names(connection, [dataset_id])
         tokens = rows.token_counts(connection, dataset_id)
@@ -203,10 +187,16 @@ def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Data
     )
 
 
+@router.delete("/datasets/{dataset_id}", status_code=204, responses=refusals(404, 409))
+def drop_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> None:
+    """Delete a dataset with its file; 409 while a job that is not over trains on it."""
+    delete_dataset(backend, caller, dataset_id)
+
+
 @router.get("/datasets/{dataset_id}/report", responses=refusals(404, 409))
 def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> ValidationReport:
     """Why a dataset was rejected, or what was noticed in one that is ready."""
-    row = _own_dataset(backend, caller, dataset_id)
+    row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState("the dataset is still validating; its report comes at the end")
     return ValidationReport.model_validate_json(backend.artifacts.get(row["report_ref"]))
@@ -221,7 +211,7 @@ def download_dataset(
     dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
     """The examples that jobs train on, in their normalised form, without duplicates."""
-    _own_dataset(backend, caller, dataset_id)
+    own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:
         raise WrongState("the dataset is still validating; its content comes at the end")
@@ -234,16 +224,6 @@ def download_dataset(
         wanted,
         name=f"{dataset_id}.jsonl",
         media_type=JSON_LINES,
-    )
-
-
-def _own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> dict[str, Any]:
-    """The row of a caller's dataset; raises NotFound, also for another account's."""
-    return found(
-        backend,
-        DATASETS,
-        lambda connection: rows.dataset(connection, caller.account_id, dataset_id),
-        f"no dataset {dataset_id}",
     )
 
 

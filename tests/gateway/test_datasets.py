@@ -14,7 +14,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import set_progress
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.gateway.conftest import World
+from tests.gateway.conftest import BASE_MODEL, World
 
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
@@ -111,3 +111,26 @@ def test_a_stranger_stores_nothing(client: TestClient, world: World) -> None:
     assert client.post("/api/datasets?name=x", content=LINE).status_code == 401
     assert client.get(f"/api/datasets/{uuid4()}").status_code == 401
     assert uploads(world.settings) == []
+
+
+def test_a_dataset_is_deleted_by_its_owner_unless_a_job_needs_it(
+    client: TestClient, world: World
+) -> None:
+    person, stranger = world.person(dollars=10), world.person()
+    world.base_model()
+    dataset, free = world.dataset(person), world.dataset(person)
+    job = {"dataset": str(dataset), "base_model": BASE_MODEL}
+    approved = client.post("/api/jobs", json=job, headers=person.headers).json()
+
+    path = f"/api/datasets/{dataset}"
+    assert client.delete(path, headers=stranger.headers).status_code == 404
+    refused = client.delete(path, headers=person.headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+    client.post(f"/api/jobs/{approved['id']}/cancel", headers=person.headers)
+    assert client.delete(path, headers=person.headers).status_code == 204
+    for _ in range(2):
+        assert client.get(path, headers=person.headers).status_code == 404
+    left = client.get("/api/datasets", headers=person.headers).json()["data"]
+    assert [each["id"] for each in left] == [str(free)]
+    again = client.post("/api/jobs", json=job, headers=person.headers)
+    assert (again.status_code, again.json()["error"]["field"]) == (404, "dataset")

@@ -1,0 +1,77 @@
+"""What both APIs do with a caller's datasets: find one, record an upload, delete one."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.aggregate import because
+from domain.dataset import Dataset
+from domain.errors import DomainError
+from gateway.access import Caller
+from gateway.backend import Backend
+from gateway.freshness import caught_up, found
+from infrastructure.profiles import set_dataset_name
+from projections import DATASETS, JOB_DETAIL
+from projections import datasets as rows
+from projections.job_detail import unfinished_on
+from projections.projection import Row
+
+
+def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
+    """The row of a caller's dataset; raises NotFound, also for another account's."""
+    return found(
+        backend,
+        DATASETS,
+        lambda connection: rows.dataset(connection, caller.account_id, dataset_id),
+        f"no dataset {dataset_id}",
+    )
+
+
+def upload_ref(caller: Caller) -> str:
+    """Where the file of this request is stored, and of no other.
+
+    The same Idempotency-Key may be in use twice at once, and the request that fails must not
+    remove the file of the one that succeeds.
+    """
+    return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
+
+
+def record_upload(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    name: str,
+    ref: str,
+    sha256: str,
+    size: int,
+) -> Dataset:
+    """Make a dataset of a stored file of `size` bytes; its validation begins.
+
+    The same id makes the same dataset, with the first file. Raises DomainError; nothing is kept
+    then.
+    """
+    with backend.pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, name)
+    try:
+        with because(caller.cause(backend)):
+            dataset = backend.ecolink.upload_dataset(
+                caller.account_id, dataset_id, ref, sha256, size
+            )
+    except DomainError:  # another error may hide a commit, whose file must stay
+        backend.artifacts.delete(ref)
+        raise
+    if dataset.upload_ref != ref:
+        backend.artifacts.delete(ref)
+    caught_up(backend, DATASETS)
+    return dataset
+
+
+def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
+    """Delete a caller's dataset; raises NotFound, and WrongState while a job needs it."""
+    own_dataset(backend, caller, dataset_id)
+    caught_up(backend, JOB_DETAIL)
+    with backend.pool.connection() as connection:
+        used_by = unfinished_on(connection, caller.account_id, dataset_id)
+    with because(caller.cause(backend)):
+        backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by)
+    caught_up(backend, DATASETS)
