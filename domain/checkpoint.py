@@ -12,6 +12,11 @@ KEPT_NEWEST = 2
 """Checkpoints of an unfinished job that are kept because they are new: one may be damaged."""
 
 
+def checkpoint_model(model: str, step: int) -> str:
+    """The name under which a checkpoint of a job answers; `model` is that of the job's model."""
+    return f"{model}:ckpt-step-{step}"
+
+
 class StateHashes(BaseModel):
     """sha256 of a trainer's live state, by its parts."""
 

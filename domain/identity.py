@@ -41,3 +41,8 @@ def payment_id(provider: str, reference: str) -> UUID:
 def meter_id(job_id: UUID, segment: int) -> UUID:
     """Id of the meter of one segment of one job."""
     return uuid5(job_id, f"meter:{segment}")
+
+
+def deployment_id(account_id: UUID, model: str) -> UUID:
+    """Id of an account's deployment of a model."""
+    return uuid5(account_id, f"deployment:{model}")

@@ -83,8 +83,9 @@ class JobAdapter(JobSegments):
         )
 
     @event(AdapterPromoted)
-    def _adapter_promoted(self, model: str, adapter_ref: str) -> None:
+    def _adapter_promoted(self, model: str, adapter_ref: str, manifest_sha256: str) -> None:
         self.model, self.adapter_ref = model, adapter_ref
+        self.adapter_manifest_sha256 = manifest_sha256
 
     def expire_adapter(self) -> None:
         """Give up what a cancelled job had saved, once its time is over and nobody promoted it."""

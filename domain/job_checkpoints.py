@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from eventsourcing.domain import event
@@ -82,6 +83,7 @@ class JobCheckpoints(Aggregate):
         self.certified_segment = 0  # the last that resumed from a checkpoint
         self.model: str | None = None
         self.adapter_ref: str | None = None  # of the model
+        self.adapter_manifest_sha256: str | None = None  # of the model
         self.paid: dict[int, tuple[int, int]] = {}  # by segment: rate, seconds that the user pays
 
     @abstractmethod
@@ -235,10 +237,13 @@ class JobCheckpoints(Aggregate):
     def _resume_certified(self, segment: int) -> None:
         self.certified_segment = segment
 
-    def prune_checkpoints(self) -> None:
-        """Give up the checkpoints that nobody needs; once there is a model, most of them."""
+    def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
+        """Give up the checkpoints that nobody needs; once there is a model, most of them.
+
+        `deployed` are the refs of those that are served.
+        """
         newest = KEPT_NEWEST if self.model is None else 1
-        kept = () if self.adapter_ref is None else (self.adapter_ref,)
+        kept = [*deployed, *(() if self.adapter_ref is None else (self.adapter_ref,))]
         for each in superfluous(self.checkpoints, newest, kept):
             self.trigger_event(self.CheckpointPruned, step=each.step, ref=each.ref)
 

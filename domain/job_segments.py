@@ -286,9 +286,10 @@ class JobSegments(JobCheckpoints):
         )
 
     @event(Registered)
-    def _registered(self, model: str, adapter_ref: str) -> None:
+    def _registered(self, model: str, adapter_ref: str, manifest_sha256: str) -> None:
         self.status = JobStatus.REGISTERED
         self.model, self.adapter_ref = model, adapter_ref
+        self.adapter_manifest_sha256 = manifest_sha256
 
     def end_segment(
         self,

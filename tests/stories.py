@@ -11,10 +11,11 @@ from domain.api_key import ApiKey
 from domain.base_model import BaseModel
 from domain.checkpoint import RejectionReason
 from domain.dataset import Dataset
+from domain.deploying import base_deployment, deployed_refs
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.gpu_pool import Claim, GpuPool
-from domain.identity import gpu_pool_id, meter_id
+from domain.identity import base_model_id, gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from domain.payment import Payment, Receipt
@@ -80,6 +81,13 @@ class Story:
             )
             self.log.commit(base)
         return base
+
+    def deploy_base(self, name: str = "tiny") -> None:
+        """The base's deployment, which was proven to work."""
+        with command(f"deploy {name}"):
+            deployment = base_deployment(self.log, self.log.load(BaseModel, base_model_id(name)))
+            deployment.activate()
+            self.log.commit(deployment)
 
     def prepare_dataset(self) -> None:
         """A dataset that is uploaded and ready."""
@@ -169,7 +177,7 @@ class Story:
         """What the scheduler does after a checkpoint, for the n-th time."""
         with command(f"prune {number}"):
             job = self.job
-            job.prune_checkpoints()
+            job.prune_checkpoints(deployed_refs(self.log, job))
             self.log.commit(job)
 
     def bill(self, segment: int, elapsed_seconds: int) -> None:
