@@ -5,6 +5,7 @@ from projections.api_keys import API_KEYS
 from projections.base_models import BASE_MODELS
 from projections.billing_ledger import BILLING_LEDGER
 from projections.datasets import DATASETS
+from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
 from projections.gpu_pools import GPU_POOLS
 from projections.job_detail import JOB_DETAIL
@@ -18,6 +19,7 @@ PROJECTIONS = (
     BASE_MODELS,
     BILLING_LEDGER,
     DATASETS,
+    DEPLOYMENTS,
     ESTIMATES,
     GPU_POOLS,
     JOB_DETAIL,

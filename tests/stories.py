@@ -310,6 +310,7 @@ class Story:
     def run_with_a_crash(self) -> None:
         """A whole life: a crash after 100 s whose last 60 s are credited, then 130 s to the end."""
         self.import_base()
+        self.deploy_base()
         self.prepare_dataset()
         self.run_until("training")
         self.issue_key()

@@ -1,0 +1,120 @@
+"""Deployments: every name that was ever asked to answer requests, and whether it does."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from domain.aggregate import Event
+from domain.deployment import Deployment, DeploymentStatus, Weights
+from domain.identity import PLATFORM_ACCOUNT_ID
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, Row
+
+DDL = """
+CREATE TABLE IF NOT EXISTS deployments (
+    deployment_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    model text NOT NULL,
+    status text NOT NULL,
+    base_model text NOT NULL,
+    job_id uuid,
+    step bigint,
+    requested_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    failure_code text,
+    failure_message text,
+    UNIQUE (account_id, model)
+)
+"""
+
+WANTED = [status.value for status in DeploymentStatus if status.is_wanted]
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case Deployment.DeploymentRequested():
+            cursor.execute(
+                "INSERT INTO deployments VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    event.originator_id,
+                    event.account_id,
+                    event.model,
+                    DeploymentStatus.DEPLOYING,
+                    *_source(event.weights),
+                    event.timestamp,
+                    event.timestamp,
+                ],
+            )
+        case Deployment.DeploymentRenewed():
+            cursor.execute(
+                "UPDATE deployments SET base_model = %s, job_id = %s, step = %s, "
+                "requested_at = %s WHERE deployment_id = %s",
+                [*_source(event.weights), event.timestamp, event.originator_id],
+            )
+            _change(cursor, event, DeploymentStatus.DEPLOYING)
+        case Deployment.DeploymentActivated():
+            _change(cursor, event, DeploymentStatus.ACTIVE)
+        case Deployment.DeploymentFailed():
+            _change(cursor, event, DeploymentStatus.FAILED, event.code, event.message)
+        case Deployment.Undeployed():
+            _change(cursor, event, DeploymentStatus.UNDEPLOYED)
+        case _:
+            pass
+
+
+def _source(weights: Weights) -> tuple[str, UUID | None, int | None]:
+    """Base, job and step of what is served."""
+    adapter = weights.adapter
+    if adapter is None:
+        return weights.base_model, None, None
+    return weights.base_model, adapter.job_id, adapter.step
+
+
+def _change(
+    cursor: Cursor,
+    event: Event,
+    status: DeploymentStatus,
+    code: str | None = None,
+    message: str | None = None,
+) -> None:
+    cursor.execute(
+        "UPDATE deployments SET status = %s, changed_at = %s, failure_code = %s, "
+        "failure_message = %s WHERE deployment_id = %s",
+        [status, event.timestamp, code, message, event.originator_id],
+    )
+
+
+DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
+
+
+def deployments_of(connection: Connection, account_id: UUID) -> list[Row]:
+    """The bases' deployments and an account's own, by name."""
+    return connection.execute(
+        "SELECT * FROM deployments WHERE account_id = ANY(%s) ORDER BY job_id IS NOT NULL, model",
+        [[PLATFORM_ACCOUNT_ID, account_id]],
+    ).fetchall()
+
+
+def deployment_named(connection: Connection, account_id: UUID, model: str) -> Row | None:
+    """What a name stands for to an account: a base's deployment, or one of its own."""
+    return connection.execute(
+        "SELECT * FROM deployments WHERE account_id = ANY(%s) AND model = %s",
+        [[PLATFORM_ACCOUNT_ID, account_id], model],
+    ).fetchone()
+
+
+def statuses(connection: Connection, account_id: UUID) -> dict[str, str]:
+    """Status of every deployment that an account can use, by model."""
+    return {row["model"]: row["status"] for row in deployments_of(connection, account_id)}
+
+
+def adapters_on(connection: Connection, base_model: str) -> int:
+    """How many adapters, of all accounts, shall answer on a base."""
+    row = connection.execute(
+        "SELECT count(*) AS adapters FROM deployments "
+        "WHERE base_model = %s AND job_id IS NOT NULL AND status = ANY(%s)",
+        [base_model, WANTED],
+    ).fetchone()
+    assert row is not None
+    return row["adapters"]

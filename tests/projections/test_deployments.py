@@ -1,0 +1,87 @@
+"""Deployments: one row for each name, at its present state, for those who may use it."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from psycopg_pool import ConnectionPool
+
+from domain.deploying import Deploying
+from domain.deployment import Deployment
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import DEPLOYMENTS
+from projections.deployments import adapters_on, deployment_named, deployments_of, statuses
+from tests.causes import NOW, command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+CHECKPOINT = "ft:tiny:222222222222:ckpt-step-10"
+
+
+def given_a_checkpoint(story: Story) -> None:
+    story.import_base()
+    story.deploy_base()
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    with command("deploy"):
+        Deploying(story.log).deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
+
+
+def test_bases_come_first_and_others_see_nothing_but_them(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    given_a_checkpoint(story)
+    fold(DEPLOYMENTS)
+    with pool.connection() as connection:
+        base, own = deployments_of(connection, ACCOUNT_ID)
+        assert (base["model"], base["status"], base["job_id"]) == ("tiny", "active", None)
+        assert (own["model"], own["status"]) == (CHECKPOINT, "deploying")
+        assert (own["base_model"], own["job_id"], own["step"]) == ("tiny", JOB_ID, 10)
+        assert own["requested_at"] == own["changed_at"] == NOW
+        stranger = uuid4()
+        assert statuses(connection, stranger) == {"tiny": "active"}
+        assert deployment_named(connection, stranger, CHECKPOINT) is None
+        assert deployment_named(connection, ACCOUNT_ID, CHECKPOINT) == own
+        assert deployment_named(connection, stranger, "tiny") == base
+
+
+def test_a_failure_is_told_until_it_is_asked_for_again(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    given_a_checkpoint(story)
+    with command("fail"):
+        (deployment,) = _loaded(log, pool, fold)
+        deployment.fail("out_of_memory", "It does not fit.")
+        log.commit(deployment)
+    fold(DEPLOYMENTS)
+    with pool.connection() as connection:
+        failed = deployment_named(connection, ACCOUNT_ID, CHECKPOINT)
+        assert failed is not None
+        assert (failed["failure_code"], failed["failure_message"]) == (
+            "out_of_memory",
+            "It does not fit.",
+        )
+        assert adapters_on(connection, "tiny") == 0
+    with command("again"):
+        Deploying(log).redeploy(ACCOUNT_ID, CHECKPOINT)
+    fold(DEPLOYMENTS)
+    with pool.connection() as connection:
+        renewed = deployment_named(connection, ACCOUNT_ID, CHECKPOINT)
+        assert renewed is not None
+        assert (renewed["status"], renewed["failure_code"]) == ("deploying", None)
+        assert adapters_on(connection, "tiny") == 1
+    with command("undeploy"):
+        Deploying(log).undeploy(ACCOUNT_ID, CHECKPOINT)
+    fold(DEPLOYMENTS)
+    with pool.connection() as connection:
+        assert statuses(connection, ACCOUNT_ID)[CHECKPOINT] == "undeployed"
+
+
+def _loaded(log: EventLog, pool: ConnectionPool[Connection], fold: Fold) -> list[Deployment]:
+    """The account's own deployments."""
+    fold(DEPLOYMENTS)
+    with pool.connection() as connection:
+        rows = deployments_of(connection, ACCOUNT_ID)
+    return [log.load(Deployment, row["deployment_id"]) for row in rows if row["job_id"]]
