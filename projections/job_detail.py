@@ -11,6 +11,7 @@ from domain.aggregate import Event
 from domain.job import Job, JobStatus
 from domain.meter import Meter
 from infrastructure.store import Connection
+from projections.deployments import WANTED
 from projections.job_launched import apply_segment
 from projections.job_row import CANCELLING, DDL, PAUSING, WAITING_FOR_GPU, update
 from projections.job_saved import apply_checkpoint, give_up_checkpoints
@@ -223,11 +224,12 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
 
-    No more than one round deletes.
+    No more than one round deletes, and none of which a checkpoint is deployed.
     """
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "
-        "ORDER BY expires_at, job_id LIMIT %s",
-        [now, EXPIRED_AT_ONCE],
+        "AND NOT EXISTS (SELECT 1 FROM deployments WHERE deployments.job_id = job_detail.job_id "
+        "AND deployments.status = ANY(%s)) ORDER BY expires_at, job_id LIMIT %s",
+        [now, WANTED, EXPIRED_AT_ONCE],
     ).fetchall()
     return [row["job_id"] for row in rows]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from domain.account import Account
 from domain.aggregate import Aggregate, Event
 from domain.catalog import Catalog
+from domain.deploying import deployed_refs
+from domain.deployment import Deployment
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.gpu_pool import Claim, GpuPool
@@ -57,6 +59,8 @@ class Scheduling:
                 return self.on_checkpoint_superseded(event)
             case Job.CheckpointPruned():
                 return self.on_checkpoint_pruned(event)
+            case Deployment.Undeployed() | Deployment.DeploymentFailed():
+                return self.on_checkpoint_released(event)
             case GpuPool.Event():
                 return self.on_pool_changed(event)
             case Meter.LeaseGranted():
@@ -181,19 +185,28 @@ class Scheduling:
         """Lay card and provenance beside the checkpoint that is a model; most others may go."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
-        job.prune_checkpoints()
+        job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
         """Let the job give up the checkpoints that it needs no more."""
         job = self._log.load(Job, event.originator_id)
-        job.prune_checkpoints()
+        job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 
     def on_checkpoint_pruned(self, event: Job.CheckpointPruned) -> Sequence[Aggregate]:
         """Delete its files; again, it finds none."""
         self._artifacts.delete_directory(event.ref)
         return []
+
+    def on_checkpoint_released(self, event: Event) -> Sequence[Aggregate]:
+        """Let the job give up a checkpoint that was kept because it was deployed."""
+        adapter = self._log.load(Deployment, event.originator_id).weights.adapter
+        if adapter is None or adapter.step is None:
+            return []
+        job = self._log.load(Job, adapter.job_id)
+        job.prune_checkpoints(deployed_refs(self._log, job))
+        return [job]
 
     def _end_unlaunched(
         self,

@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from domain.aggregate import Cause, because
+from domain.deploying import deployed_refs
 from domain.event_log import EventLog
 from domain.job import Job
 from infrastructure.artifacts import Artifacts
@@ -42,6 +43,8 @@ class Retention:
     def _expire(self, job_id: UUID) -> None:
         with because(Cause("service:scheduler", f"expire:{job_id}", self._clock.now())):
             job = self._log.load(Job, job_id)
+            if deployed_refs(self._log, job):
+                return  # what is served is kept; its time comes when it is undeployed
             job.expire_adapter()
             self._log.commit(job)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from domain.checkpoint import ModeDifference, RejectionReason
+from domain.deploying import Deploying
 from domain.event_log import EventLog
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
@@ -13,7 +14,7 @@ from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from tests.causes import command
-from tests.domain.examples import JOB_ID, STATE
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE
 from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import Story
 
@@ -127,3 +128,27 @@ def test_once_a_checkpoint_is_promoted_the_one_before_it_is_deleted(
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"20"}
     assert artifacts.exists("checkpoints/1/20/state.pt")
     assert topics(log).count("CheckpointPruned") == 1
+
+
+def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
+) -> None:
+    story.import_base()
+    story.deploy_base()
+    story.open_pool()
+    story.approve_job()
+    story.allocate_segment(1)
+    deploying = Deploying(log)
+    for step in (10, 20, 30):
+        artifacts.put(f"checkpoints/1/{step}/manifest.json", b"{}")
+        story.save_checkpoint(1, step, 4 * step)
+        if step == 10:
+            with command("deploy"):
+                model = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10).model
+    story.complete(1)
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "30"}
+    with command("undeploy"):
+        deploying.undeploy(ACCOUNT_ID, model)
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.deploying import Deploying
 from domain.event_log import EventLog
 from domain.job import Job, JobStatus, SegmentEnd
 from domain.meter import Meter
@@ -16,8 +17,8 @@ from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Outcome, Phase
 from infrastructure.store import Connection
-from projections import JOB_DETAIL
-from projections.projection import ProjectionEffect
+from projections import DEPLOYMENTS, JOB_DETAIL
+from projections.projection import Projection, ProjectionEffect
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
@@ -226,9 +227,15 @@ def saved_files(artifacts: Artifacts) -> list[str]:
     return refs
 
 
-def look(log: EventLog, pool: ConnectionPool[Connection], clock: FixedClock) -> None:
+def look(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    clock: FixedClock,
+    *projections: Projection,
+) -> None:
     """What the scheduler does every few seconds."""
-    OrderedConsumer(ProjectionEffect(JOB_DETAIL, pool.connection), log).catch_up()
+    for projection in projections or (JOB_DETAIL,):
+        OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
     Retention(log, clock, pool).expire_due()
 
 
@@ -255,6 +262,32 @@ def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
     assert isinstance(last(launched), Job.AdapterExpired)
     assert artifacts.list(HOME) == [refs[-1]]
     assert len(artifacts.list(f"jobs/{ACCOUNT_ID}")) == 2, "another job's files are not ours"
+
+
+def test_what_is_deployed_of_a_cancelled_job_is_kept_beyond_its_time(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launched: Story,
+    scheduler: OrderedConsumer,
+    artifacts: Artifacts,
+) -> None:
+    refs = saved_files(artifacts)
+    launched.import_base()
+    launched.deploy_base()
+    launched.save_checkpoint(1, 10, 40)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 60)
+    with command("deploy"):
+        model = Deploying(log).deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10).model
+    clock = FixedClock(NOW + RETENTION)
+    for projections in ((JOB_DETAIL,), (JOB_DETAIL, DEPLOYMENTS)):
+        look(log, pool, clock, *projections)
+        scheduler.catch_up()
+        assert artifacts.list(HOME) == refs
+    with command("undeploy"):
+        Deploying(log).undeploy(ACCOUNT_ID, model)
+    look(log, pool, clock, JOB_DETAIL, DEPLOYMENTS)
+    assert isinstance(last(launched), Job.AdapterExpired)
 
 
 def test_a_job_that_cannot_be_expired_keeps_no_other(
