@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors = Errors({v1.PREFIX: v1.errors.answer})
     errors.install(app)
-    app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH}))
+    app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}))
     app.include_router(api.router)
     app.include_router(v1.router)
     return app

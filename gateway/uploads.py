@@ -9,6 +9,9 @@ from fastapi import Request
 from gateway.errors import TooLarge
 from infrastructure.artifacts import Artifacts
 
+FORM_BYTES = 64 * 1024
+"""What the rest of a form may add to its file."""
+
 
 async def store_upload(
     request: Request, artifacts: Artifacts, ref: str, limit: int
@@ -18,10 +21,22 @@ async def store_upload(
     Raises TooLarge above the limit in bytes, at once if the client declares as much, and
     ClientDisconnect if the client goes away; nothing is kept then.
     """
+    refuse_declared(request, limit)
+    return await store_stream(request.stream(), artifacts, ref, limit)
+
+
+async def store_stream(
+    chunks: AsyncIterator[bytes], artifacts: Artifacts, ref: str, limit: int
+) -> tuple[int, str]:
+    """Store a part of a body in the same way."""
+    return await artifacts.put_stream(ref, _bounded(chunks, limit))
+
+
+def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
+    """Raise TooLarge if the client says that more comes than the limit and what is beside it."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit + beside:
         raise _too_large(limit)
-    return await artifacts.put_stream(ref, _bounded(request.stream(), limit))
 
 
 async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:

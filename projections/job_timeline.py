@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -59,3 +61,16 @@ def timeline_of(connection: Connection, job_id: UUID, after: int = 0) -> list[Ro
         "WHERE job_id = %s AND position > %s ORDER BY position",
         [job_id, after],
     ).fetchall()
+
+
+ENDINGS = [Job.Registered.TOPIC, Job.JobFailed.TOPIC, Job.JobCancelled.TOPIC]
+
+
+def ended_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When jobs were registered, failed or were cancelled, of those that are over."""
+    rows = connection.execute(
+        "SELECT job_id, max(happened_at) AS at FROM job_timeline "
+        "WHERE job_id = ANY(%s) AND topic = ANY(%s) GROUP BY job_id",
+        [list(job_ids), ENDINGS],
+    ).fetchall()
+    return {row["job_id"]: row["at"] for row in rows}

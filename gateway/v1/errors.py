@@ -10,6 +10,7 @@ from pydantic import BaseModel, JsonValue
 
 from domain.errors import VersionConflict
 from gateway.errors import Problem
+from gateway.v1.vocabulary import FIELDS
 
 TYPES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -45,7 +46,7 @@ def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONRes
     error = OpenAIError(
         message=_message(problem),
         type=TYPES.get(status, default),
-        param=problem.field or (problem.fields[0].field if problem.fields else None),
+        param=_parameter(problem),
         code=problem.code,
         figures=problem.figures,
     )
@@ -53,8 +54,15 @@ def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONRes
     return JSONResponse({"error": shown}, status, headers={**headers, **further})
 
 
+def _parameter(problem: Problem) -> str | None:
+    """The first field that is wrong, by OpenAI's name for it."""
+    field = problem.field or (problem.fields[0].field if problem.fields else None)
+    return None if field is None else FIELDS.get(field, field)
+
+
 def _message(problem: Problem) -> str:
     """One sentence; of a form with several problems, all of them, each with its field."""
     if not problem.fields:
         return problem.message
-    return "; ".join(f"{each.field}: {each.message}" for each in problem.fields)
+    named = [(FIELDS.get(each.field, each.field), each.message) for each in problem.fields]
+    return "; ".join(f"{field}: {message}" for field, message in named)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
+from openai import OpenAI
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
-from tests.gateway.conftest import MEBIBYTE, Gateway, World, healthy
+from tests.gateway.conftest import MEBIBYTE, Gateway, Person, World, healthy
 from tests.polling import eventually
 
 
@@ -19,19 +22,29 @@ def _files(settings: Settings) -> list[Path]:
     return [path for path in (root / "uploads").rglob("*") if path.is_file()]
 
 
-def test_uploads_are_streamed(gateway: Gateway, world: World) -> None:
-    process, url = gateway.process, gateway.url
-    person = world.person()
-    chunk = b"x" * MEBIBYTE
-    before = process.memory_info().rss
-    answer = httpx.post(
-        f"{url}/api/datasets?name=large",
-        content=(chunk for _ in range(60)),
-        headers=person.headers,
-        timeout=30,
-    )
+def _upload_body(url: str, person: Person, path: Path) -> int:
+    with path.open("rb") as file:
+        answer = httpx.post(
+            f"{url}/api/datasets?name=large", content=file, headers=person.headers, timeout=30
+        )
     assert answer.status_code == 202
-    assert answer.json()["total_bytes"] == 60 * MEBIBYTE
+    return answer.json()["total_bytes"]
+
+
+def _upload_form(url: str, person: Person, path: Path) -> int:
+    client = OpenAI(api_key=person.key, base_url=f"{url}/v1", max_retries=0)
+    return client.files.create(file=path, purpose="fine-tune").bytes
+
+
+@pytest.mark.parametrize("upload", [_upload_body, _upload_form])
+def test_uploads_are_streamed(
+    gateway: Gateway, world: World, tmp_path: Path, upload: Callable[[str, Person, Path], int]
+) -> None:
+    process, path = gateway.process, tmp_path / "large.jsonl"
+    with path.open("wb") as file:
+        file.truncate(60 * MEBIBYTE)
+    before = process.memory_info().rss
+    assert upload(gateway.url, world.person(), path) == 60 * MEBIBYTE
     peak = int(Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     assert peak - before < 40 * MEBIBYTE
     assert [path.stat().st_size for path in _files(world.settings)] == [60 * MEBIBYTE]

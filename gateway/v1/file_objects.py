@@ -1,0 +1,120 @@
+"""What /v1 says of a file: an upload, or the metrics of a job that is over."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from domain.dataset import DatasetStatus
+from domain.lifecycle import JobStatus
+from gateway.answers import Answer
+from gateway.api.datasets import ValidationReport
+from gateway.v1.vocabulary import FILE_STATUSES, FINE_TUNE, RESULTS, file_name, result_name
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import evaluations_of, steps_of
+from infrastructure.store import Connection
+
+UNNAMED = "dataset.jsonl"
+METRICS_NAME = "step_metrics.csv"
+COLUMNS = (
+    *("step", "train_loss", "valid_loss", "valid_mean_token_accuracy"),
+    *("learning_rate", "tokens"),
+)
+TOLD_ERRORS = 3
+
+
+class FileObject(Answer):
+    """OpenAI's `file`."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    filename: str
+    purpose: str
+    status: str
+    status_details: str | None = None
+
+
+class FileDeleted(Answer):
+    """A file is gone."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: bool = True
+
+
+def file_object(row: Mapping[str, Any], name: str | None, artifacts: Artifacts) -> FileObject:
+    """A dataset's row as a file; of a rejected one with the first errors."""
+    rejected = row["status"] == DatasetStatus.REJECTED
+    return FileObject(
+        id=file_name(row["dataset_id"]),
+        bytes=row["total_bytes"],
+        created_at=int(row["uploaded_at"].timestamp()),
+        filename=name or UNNAMED,
+        purpose=FINE_TUNE,
+        status=FILE_STATUSES[row["status"]],
+        status_details=why_rejected(artifacts, row["report_ref"]) if rejected else None,
+    )
+
+
+def why_rejected(artifacts: Artifacts, report_ref: str) -> str:
+    """The first errors of a rejected file, with their lines."""
+    report = ValidationReport.model_validate_json(artifacts.get(report_ref))
+    told = [
+        f"{'file' if error.line is None else f'line {error.line}'}: {error.message}"
+        for error in report.errors[:TOLD_ERRORS]
+    ]
+    further = report.error_count - len(told)
+    return "; ".join(told + ([f"and {further} more"] if further else []))
+
+
+def has_results(job: Mapping[str, Any]) -> bool:
+    """Whether a job is over and has trained."""
+    return JobStatus(job["status"]).is_final and job["total_steps"] is not None
+
+
+def result_object(job_id: UUID, ended_at: datetime, content: bytes) -> FileObject:
+    """The metrics of a job as a file."""
+    return FileObject(
+        id=result_name(job_id),
+        bytes=len(content),
+        created_at=int(ended_at.timestamp()),
+        filename=METRICS_NAME,
+        purpose=RESULTS,
+        status="processed",
+    )
+
+
+def metrics_csv(connection: Connection, job_id: UUID) -> bytes:
+    """A line for each step that was measured or evaluated; losses are nats per label token.
+
+    What was measured lives shorter than the job: then there are no lines.
+    """
+    return _csv(steps_of(connection, job_id), evaluations_of(connection, job_id))
+
+
+def _csv(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> bytes:
+    trained = {row["step"]: row for row in steps}
+    scored = {row["step"]: row for row in evaluations}
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for step in sorted(trained.keys() | scored.keys()):
+        of_step, of_evaluation = trained.get(step, {}), scored.get(step, {})
+        writer.writerow(
+            [
+                step,
+                of_step.get("train_loss"),
+                of_evaluation.get("eval_loss"),
+                of_evaluation.get("accuracy"),
+                of_step.get("learning_rate"),
+                of_step.get("tokens"),
+            ]
+        )
+    return out.getvalue().encode()

@@ -1,0 +1,125 @@
+"""OpenAI's words for ours, in one place: statuses, hyperparameters, fields, and ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from domain.dataset import DatasetStatus
+from domain.errors import Invalid, NotFound
+from domain.hyperparameters import Hyperparameters
+from domain.lifecycle import JobStatus
+from gateway.answers import JOB_PREFIX
+from projections.job_row import WAITING_FOR_GPU, WAITING_FOR_LEASE
+
+FILE_STATUSES: Mapping[str, str] = MappingProxyType(
+    {
+        DatasetStatus.VALIDATING: "uploaded",
+        DatasetStatus.READY_FOR_TRAINING: "processed",
+        DatasetStatus.REJECTED: "error",
+    }
+)
+
+JOB_STATUSES: Mapping[str, str] = MappingProxyType(
+    {
+        JobStatus.TRAINING: "running",
+        JobStatus.EVALUATING: "running",
+        JobStatus.TRAINED_PENDING_REGISTER: "running",
+        JobStatus.REGISTERED: "succeeded",
+        JobStatus.PAUSED: "paused",
+        JobStatus.FAILED: "failed",
+        JobStatus.CANCELLED: "cancelled",
+    }
+)
+"""But for a job that has no GPU yet, which is `queued`; files are validated before it is made."""
+
+QUEUED_PHASES = frozenset({WAITING_FOR_GPU, WAITING_FOR_LEASE})
+
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {"dataset": "training_file", "validation_dataset": "validation_file", "base_model": "model"}
+)
+"""OpenAI's names of the fields of a launch."""
+
+FILE_PREFIX, RESULT_PREFIX = "file-", "file-metrics-"
+FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
+
+MOST_IN_A_MICRO_BATCH = Hyperparameters().micro_batch_size
+DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
+SIGNIFICANT_DIGITS = 12
+
+
+def job_status(row: Mapping[str, Any]) -> str:
+    """The status of a job's row."""
+    known = JOB_STATUSES[row["status"]]
+    return "queued" if known == "running" and row["phase"] in QUEUED_PHASES else known
+
+
+def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
+    """Micro batch and accumulation that come to a batch of a step; raises Invalid."""
+    each, left = divmod(batch_size, gpu_count)
+    if left or not each:
+        raise Invalid(
+            f"a step's batch is dealt out to {gpu_count} GPUs; choose a multiple of {gpu_count}",
+            field="batch_size",
+        )
+    micro = next(size for size in range(MOST_IN_A_MICRO_BATCH, 0, -1) if each % size == 0)
+    return {"micro_batch_size": micro, "gradient_accumulation": each // micro}
+
+
+def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
+    """Examples of a step on all GPUs."""
+    micro, often = hyperparameters["micro_batch_size"], hyperparameters["gradient_accumulation"]
+    return micro * often * gpu_count
+
+
+def learning_rate(multiplier: float) -> float:
+    """The peak learning rate of a multiplier of the default."""
+    return DEFAULT_LEARNING_RATE * multiplier
+
+
+def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
+    """The multiplier of a peak learning rate, without the dust of its division."""
+    multiplier = hyperparameters["learning_rate"] / DEFAULT_LEARNING_RATE
+    return float(f"{multiplier:.{SIGNIFICANT_DIGITS}g}")
+
+
+def file_name(dataset_id: UUID) -> str:
+    """The id of a dataset's file."""
+    return f"{FILE_PREFIX}{dataset_id.hex}"
+
+
+def dataset_of(file_id: str, field: str | None = None) -> UUID:
+    """The dataset of a file's id; raises NotFound."""
+    return _uuid_of(FILE_PREFIX, file_id, f"no file {file_id}", field)
+
+
+def result_name(job_id: UUID) -> str:
+    """The id of the file with a job's metrics."""
+    return f"{RESULT_PREFIX}{job_id.hex}"
+
+
+def job_of_result(file_id: str) -> UUID:
+    """The job of a result file's id; raises NotFound."""
+    return _uuid_of(RESULT_PREFIX, file_id, f"no file {file_id}")
+
+
+def job_of(name: str) -> UUID:
+    """The job of an id; raises NotFound."""
+    return _uuid_of(JOB_PREFIX, name, f"no job {name}")
+
+
+def organization(account_id: UUID) -> str:
+    """The account, as who owns things."""
+    return f"org-{account_id.hex}"
+
+
+def _uuid_of(prefix: str, name: str, missing: str, field: str | None = None) -> UUID:
+    try:
+        found = UUID(name.removeprefix(prefix))
+    except ValueError:
+        raise NotFound(missing, field=field) from None
+    if name != f"{prefix}{found.hex}":
+        raise NotFound(missing, field=field)
+    return found

@@ -1,0 +1,29 @@
+"""The real `openai` client, speaking to a gateway in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from openai import OpenAI
+
+from tests.gateway.conftest import Person
+
+ClientOf = Callable[..., OpenAI]
+
+
+@pytest.fixture
+def client_of(client: TestClient) -> ClientOf:
+    """Makes the client of a person; it does not try again unless it is told to."""
+
+    def make(person: Person, **options: Any) -> OpenAI:
+        return OpenAI(
+            api_key=person.key,
+            base_url="http://testserver/v1",
+            http_client=client,
+            **{"max_retries": 0} | options,
+        )
+
+    return make

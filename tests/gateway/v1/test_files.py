@@ -1,0 +1,142 @@
+"""Files under /v1, through the real client."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from domain.aggregate import because
+from domain.dataset import Dataset
+from gateway.app import create_app
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from tests.gateway.conftest import World
+from tests.gateway.v1.conftest import ClientOf
+from tests.openai_objects import whole
+
+LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+FILE = ("chats.jsonl", LINE)
+
+
+def stored(settings: Settings) -> list[str]:
+    return Artifacts(settings.artifacts).list("uploads")
+
+
+def test_a_file_is_uploaded_listed_read_and_deleted(client_of: ClientOf, world: World) -> None:
+    client = client_of(world.person())
+    file = whole(client.files.create(file=FILE, purpose="fine-tune"))
+    assert (file.filename, file.bytes, file.status) == ("chats.jsonl", len(LINE), "uploaded")
+    assert whole(client.files.retrieve(file.id)) == file
+    assert client.files.content(file.id).content == LINE
+    assert [whole(each) for each in client.files.list(purpose="fine-tune")] == [file]
+    assert list(client.files.list(purpose="fine-tune-results")) == []
+
+    assert whole(client.files.delete(file.id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_another_accounts_file_is_not_found(client_of: ClientOf, world: World) -> None:
+    file = client_of(world.person()).files.create(file=FILE, purpose="fine-tune")
+    stranger = client_of(world.person())
+    for ask in (stranger.files.retrieve, stranger.files.content, stranger.files.delete):
+        for name in (file.id, "file-none", file.id.removeprefix("file-")):
+            with pytest.raises(openai.NotFoundError):
+                ask(name)
+    assert list(stranger.files.list()) == []
+
+
+def test_pages_have_all_files_once_and_in_order(client_of: ClientOf, world: World) -> None:
+    client = client_of(world.person())
+    made = [client.files.create(file=FILE, purpose="fine-tune").id for _ in range(5)]
+    first = client.files.list(limit=2)
+    assert first.has_more
+    assert [each.id for each in first] == made[::-1], "the client asks for the other pages itself"
+    assert [each.id for each in client.files.list(limit=2, order="asc")] == made
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.files.list(after="file-none")
+    assert refused.value.param == "after"
+
+
+def test_a_rejected_file_says_why(client_of: ClientOf, world: World) -> None:
+    person = world.person()
+    client = client_of(person)
+    file = client.files.create(file=FILE, purpose="fine-tune")
+    report = {"status": "rejected", "examples": 0, "duplicates": 0, "lines": 9, "bytes": 100}
+    errors = [{"line": n, "code": "invalid_json", "message": "it is no JSON"} for n in range(1, 6)]
+    Artifacts(world.settings.artifacts).put(
+        "datasets/y/report.json",
+        json.dumps(report | {"warnings": [], "errors": errors, "error_count": 9}).encode(),
+    )
+    with because(world.cause):
+        (dataset_id,) = [
+            each.originator_id
+            for each in world.log.recorder.select_notifications(start=1, limit=100)
+            if each.topic == "DatasetUploaded"
+        ]
+        dataset = world.log.load(Dataset, dataset_id)
+        dataset.reject(9, "datasets/y/report.json")
+        world.log.commit(dataset)
+    world.project()
+    shown = whole(client.files.retrieve(file.id))
+    assert shown.status == "error"
+    assert shown.status_details is not None
+    assert shown.status_details.startswith("line 1: it is no JSON; line 2:")
+    assert shown.status_details.endswith("and 6 more")
+    with pytest.raises(openai.ConflictError):
+        client.files.content(file.id)
+
+
+@pytest.mark.parametrize("first", ["purpose", "file"])
+def test_a_form_that_is_refused_leaves_nothing(
+    client: TestClient, world: World, first: str
+) -> None:
+    person = world.person()
+    parts = [("purpose", (None, b"batch")), ("file", FILE)]
+    parts.sort(key=lambda part: part[0] != first)
+    refused = client.post("/v1/files", files=parts, headers=person.headers)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "purpose")
+    no_file = client.post(
+        "/v1/files", files=[("purpose", (None, b"fine-tune"))], headers=person.headers
+    )
+    assert (no_file.status_code, no_file.json()["error"]["param"]) == (400, "file")
+    no_form = client.post("/v1/files", content=LINE, headers=person.headers)
+    assert no_form.status_code == 400
+    assert stored(world.settings) == []
+
+
+def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) -> None:
+    settings = world.settings.model_copy(update={"dataset_max_bytes": 100_000})
+    person = world.person()
+    with TestClient(create_app(settings)) as client:
+        for size in (100_001, 200_000):
+            answer = client.post(
+                "/v1/files",
+                files=[("purpose", (None, b"fine-tune")), ("file", ("a", b"x" * size))],
+                headers=person.headers,
+            )
+            assert answer.status_code == 413
+    assert stored(settings) == []
+
+
+def test_a_retried_upload_is_one_file(client_of: ClientOf, world: World) -> None:
+    client = client_of(world.person())
+
+    def upload(content: bytes = LINE, **headers: str) -> str:
+        shown = client.files.create(
+            file=("a", content), purpose="fine-tune", extra_headers=dict(headers)
+        )
+        return shown.id
+
+    first = upload()
+    assert upload() != first
+    second = upload()
+    assert upload(**{"x-stainless-retry-count": "1"}) == second
+    keyed = upload(**{"idempotency-key": "once"})
+    assert upload(**{"idempotency-key": "once"}) == keyed
+    with pytest.raises(openai.ConflictError):
+        upload(LINE * 2, **{"idempotency-key": "once"})
+    assert len(stored(world.settings)) == 4
