@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from psycopg_pool import ConnectionPool
 
 from domain.application import EcoLink
+from domain.deploying import Deploying
 from domain.estimate import Calibration, Precision
 from domain.event_log import EventLog
 from domain.launching import Launching
@@ -50,6 +51,11 @@ class Backend:
     def launching(self) -> Launching:
         """The use cases of jobs."""
         return Launching(self.log, self.quoting, timedelta(days=self.settings.retention_days))
+
+    @property
+    def deploying(self) -> Deploying:
+        """The use cases of deployments."""
+        return Deploying(self.log)
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

@@ -104,9 +104,10 @@ def deployment_named(connection: Connection, account_id: UUID, model: str) -> Ro
     ).fetchone()
 
 
-def statuses(connection: Connection, account_id: UUID) -> dict[str, str]:
-    """Status of every deployment that an account can use, by model."""
-    return {row["model"]: row["status"] for row in deployments_of(connection, account_id)}
+def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:
+    """Status of the bases' deployments and of an account's own, by model."""
+    rows = deployments_of(connection, account_id)
+    return {row["model"]: DeploymentStatus(row["status"]) for row in rows}
 
 
 def adapters_on(connection: Connection, base_model: str) -> int:

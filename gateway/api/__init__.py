@@ -8,6 +8,7 @@ from gateway.api import (
     catalog,
     checkpoints,
     datasets,
+    deployments,
     estimates,
     files,
     health,
@@ -30,6 +31,7 @@ for resource in (
     jobs,
     job_commands,
     checkpoints,
+    deployments,
     files,
     operator,
 ):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from domain.availability import PoolLoad
 from domain.catalog import Catalog
+from domain.deployment import DeploymentStatus
 from domain.footprint import weight_bytes
 from domain.identity import CATALOG_ID
 from domain.offers import CatalogBase, GpuType, Region
@@ -16,6 +17,7 @@ from gateway.answers import Answer, Money
 from gateway.availability import pool_loads
 from gateway.backend import BackendOf
 from projections.base_models import all_base_models
+from projections.deployments import statuses
 from projections.gpu_pools import all_gpu_pools
 from projections.projection import Row
 
@@ -67,6 +69,9 @@ class CatalogBaseAnswer(Answer):
     bytes_per_parameter_nf4: float = Field(description="In 4 bits, embeddings and head in bf16.")
     eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
     imported: bool = Field(description="Whether its files are in the model store.")
+    deployment: DeploymentStatus | None = Field(
+        description="Jobs may fine-tune an eligible base whose deployment is active."
+    )
 
 
 class CatalogAnswer(Answer):
@@ -86,13 +91,17 @@ def show_catalog(caller: CallerOf, backend: BackendOf) -> CatalogAnswer:
     with backend.pool.connection() as connection:
         pools = all_gpu_pools(connection)
         imported = {row["name"] for row in all_base_models(connection)}
+        deployed = statuses(connection, caller.account_id)
     loads = {(load.region, load.gpu_type): load for load in pool_loads(backend)}
     return CatalogAnswer(
         version=offered.version_text,
         gpu_types=[_gpu_type(kind) for kind in offered.gpu_types.values()],
         regions=[_region(region, pools) for region in offered.regions.values()],
         pools=[_pool(row, loads[row["region"], row["gpu_type"]]) for row in pools],
-        base_models=[_base(base, base.name in imported) for base in offered.bases.values()],
+        base_models=[
+            _base(base, base.name in imported, deployed.get(base.name))
+            for base in offered.bases.values()
+        ],
     )
 
 
@@ -119,7 +128,9 @@ def _pool(row: Row, load: PoolLoad) -> PoolAnswer:
     return PoolAnswer(**shown, free=load.free, wait_seconds=None if wait is None else round(wait))
 
 
-def _base(base: CatalogBase, imported: bool) -> CatalogBaseAnswer:
+def _base(
+    base: CatalogBase, imported: bool, deployment: DeploymentStatus | None
+) -> CatalogBaseAnswer:
     shape = base.shape
     return CatalogBaseAnswer(
         name=base.name,
@@ -132,4 +143,5 @@ def _base(base: CatalogBase, imported: bool) -> CatalogBaseAnswer:
         bytes_per_parameter_nf4=round(weight_bytes(shape, Precision.NF4) / shape.parameters, 3),
         eligible=base.eligible,
         imported=imported,
+        deployment=deployment,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field, JsonValue
 
+from domain.checkpoint import checkpoint_model
+from domain.deployment import DeploymentStatus
+from domain.job import Job
 from gateway.access import CallerOf
 from gateway.answers import Answer, JobId, Listed
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from infrastructure.reports import SAMPLE
+from projections.deployments import statuses
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -30,6 +32,11 @@ class CheckpointAnswer(Answer):
     """A checkpoint that exists. Losses are nats per label token."""
 
     step: int
+    model: str = Field(
+        description="Its name in requests, once it is deployed.",
+        examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e:ckpt-step-200"],
+    )
+    deployment: DeploymentStatus | None = Field(description="null: it was never deployed.")
     segment: int
     train_loss: float = Field(description="Mean over the steps since the checkpoint before.")
     eval_loss: float | None = Field(description="Held-out; null if it was not evaluated there.")
@@ -46,12 +53,25 @@ def show_checkpoints(
 ) -> Listed[CheckpointAnswer]:
     """The checkpoints that exist, the oldest first, with the adapter's answer at each."""
     row = own_job(backend, caller, job_id)
-    return Listed(data=[_checkpoint(backend, each) for each in row["checkpoints"]])
+    model = backend.log.load(Job, job_id).model_name
+    with backend.pool.connection() as connection:
+        deployed = statuses(connection, caller.account_id)
+    return Listed(
+        data=[
+            CheckpointAnswer(
+                **saved,
+                model=(name := checkpoint_model(model, saved["step"])),
+                deployment=deployed.get(name),
+                sample=_sample(backend, saved["ref"]),
+            )
+            for saved in row["checkpoints"]
+        ]
+    )
 
 
-def _checkpoint(backend: Backend, saved: Mapping[str, Any]) -> CheckpointAnswer:
+def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
     try:
-        content = backend.artifacts.get(f"{saved['ref']}/{SAMPLE}")
+        content = backend.artifacts.get(f"{ref}/{SAMPLE}")
     except FileNotFoundError:  # it has none, or was pruned just now
-        return CheckpointAnswer(**saved, sample=None)
-    return CheckpointAnswer(**saved, sample=SampleAnswer(**json.loads(content)))
+        return None
+    return SampleAnswer(**json.loads(content))

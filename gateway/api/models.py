@@ -8,11 +8,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from domain.catalog import Catalog
+from domain.deployment import DeploymentStatus
 from domain.identity import CATALOG_ID
 from gateway.access import CallerOf
 from gateway.answers import Answer, JobId
 from gateway.backend import BackendOf
 from projections.base_models import all_base_models
+from projections.deployments import statuses
 from projections.models import models_of
 
 router = APIRouter(tags=["models"])
@@ -26,7 +28,10 @@ class BaseModelAnswer(Answer):
     parameters: int
     context_length: int
     imported_at: datetime
-    eligible: bool = Field(description="Whether jobs may fine-tune it.")
+    eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
+    deployment: DeploymentStatus | None = Field(
+        description="Jobs may fine-tune an eligible base whose deployment is active."
+    )
 
 
 class ModelAnswer(Answer):
@@ -36,6 +41,7 @@ class ModelAnswer(Answer):
     job_id: JobId
     adapter_ref: str
     registered_at: datetime
+    deployment: DeploymentStatus | None = Field(description="null: it was never deployed.")
 
 
 class Models(Answer):
@@ -52,9 +58,15 @@ def list_models(caller: CallerOf, backend: BackendOf) -> Models:
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
         own = models_of(connection, caller.account_id)
+        deployed = statuses(connection, caller.account_id)
     return Models(
         base_models=[
-            BaseModelAnswer(**row, eligible=catalog.is_eligible(row["name"])) for row in bases
+            BaseModelAnswer(
+                **row,
+                eligible=catalog.is_eligible(row["name"]),
+                deployment=deployed.get(row["name"]),
+            )
+            for row in bases
         ],
-        models=[ModelAnswer(**row) for row in own],
+        models=[ModelAnswer(**row, deployment=deployed.get(row["model"])) for row in own],
     )

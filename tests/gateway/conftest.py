@@ -24,6 +24,8 @@ from domain.account import Account, Role
 from domain.aggregate import Cause, because
 from domain.application import EcoLink
 from domain.dataset import Dataset
+from domain.deploying import Deploying
+from domain.deployment import Deployment
 from domain.event_log import EventLog
 from domain.gpu_pool import Claim, GpuPool
 from domain.identity import gpu_pool_id
@@ -98,7 +100,18 @@ class World:
             self.ecolink.import_base_model(
                 name, "models/tiny", "22", "LlamaForCausalLM", 1000, 256, TINY_SHAPE
             )
+        self.deploy_base(name)
         self.open_pool("cpu", 2)
+
+    def deploy_base(self, name: str = BASE_MODEL) -> None:
+        """What serves has proven that it can."""
+        with because(self.cause):
+            self.activate(Deploying(self.log).deploy_base(name))
+
+    def activate(self, deployment: Deployment) -> None:
+        with because(self.cause):
+            deployment.activate()
+            self.log.commit(deployment)
 
     def open_pool(self, gpu_type: str, capacity: int) -> None:
         """GPUs that nobody holds yet."""

@@ -1,0 +1,127 @@
+"""Deploying and undeploying, as a model's owner, a stranger and the operator call them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from domain.account import Role
+from domain.aggregate import because
+from domain.deployment import Deployment
+from domain.identity import deployment_id
+from domain.job import Job
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.test_job_commands import Owner
+
+
+class Deployer(Owner):
+    """A person whose job registered a model and still has a checkpoint."""
+
+    def __init__(self, client: TestClient, world: World) -> None:
+        super().__init__(client, world)
+        self.train()
+        with because(world.cause):
+            job = world.log.load(Job, self.job_id)
+            job.start_evaluation(1, 30)
+            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.register(1, "jobs/a/adapter", "a" * 64)
+            world.log.commit(job)
+        self.model = job.model_name
+
+    def post(self, path: str, person: Person | None = None) -> Any:
+        return self.client.post(f"/api{path}", headers=(person or self.person).headers)
+
+    def deployments(self, person: Person | None = None) -> dict[str, str]:
+        answer = self.client.get("/api/deployments", headers=(person or self.person).headers)
+        return {each["model"]: each["status"] for each in answer.json()["data"]}
+
+    def serve(self, model: str) -> None:
+        """What serves has it in memory."""
+        self.world.activate(
+            self.world.log.load(Deployment, deployment_id(self.person.account_id, model))
+        )
+        self.world.project()
+
+
+def test_a_model_is_deployed_served_and_undeployed(client: TestClient, world: World) -> None:
+    owner = Deployer(client, world)
+    deployed = [owner.post(f"/models/{owner.model}/deploy") for _ in range(2)]
+    assert [answer.status_code for answer in deployed] == [200, 200]
+    answer = deployed[1].json()
+    assert (answer["model"], answer["status"]) == (owner.model, "deploying")
+    assert (answer["base_model"], answer["step"], answer["failure"]) == (BASE_MODEL, None, None)
+    assert f"/api/jobs/{answer['job_id']}" == owner.path
+    owner.serve(owner.model)
+    assert owner.deployments() == {BASE_MODEL: "active", owner.model: "active"}
+    models = client.get("/api/models", headers=owner.person.headers).json()
+    assert [each["deployment"] for each in models["base_models"]] == ["active"]
+    assert [each["deployment"] for each in models["models"]] == ["active"]
+    undeployed = [owner.post(f"/models/{owner.model}/undeploy") for _ in range(2)]
+    assert [each.json()["status"] for each in undeployed] == ["undeployed", "undeployed"]
+    assert owner.post(f"/models/{owner.model}/deploy").json()["status"] == "deploying"
+    shown = client.get(f"/api/models/{owner.model}/deployment", headers=owner.person.headers)
+    assert shown.json()["status"] == "deploying"
+
+
+def test_a_checkpoint_is_deployed_under_a_name_of_its_own(client: TestClient, world: World) -> None:
+    owner = Deployer(client, world)
+    path = f"{owner.path.removeprefix('/api')}/checkpoints"
+    missing = owner.post(f"{path}/999/deploy")
+    assert missing.status_code == 404
+    assert "it holds: 10" in missing.json()["error"]["message"]
+    deployed = owner.post(f"{path}/10/deploy").json()
+    assert (deployed["model"], deployed["step"]) == (f"{owner.model}:ckpt-step-10", 10)
+    (saved,) = client.get(f"/api{path}", headers=owner.person.headers).json()["data"]
+    assert (saved["model"], saved["deployment"]) == (deployed["model"], "deploying")
+    owner.post(f"/models/{deployed['model']}/undeploy")
+    assert owner.post(f"/models/{deployed['model']}/deploy").json()["status"] == "deploying"
+
+
+def test_a_failure_tells_why(client: TestClient, world: World) -> None:
+    owner = Deployer(client, world)
+    owner.post(f"/models/{owner.model}/deploy")
+    with because(world.cause):
+        own = deployment_id(owner.person.account_id, owner.model)
+        deployment = world.log.load(Deployment, own)
+        deployment.fail("out_of_memory", "It does not fit.")
+        world.log.commit(deployment)
+    world.project()
+    shown = client.get(f"/api/models/{owner.model}/deployment", headers=owner.person.headers)
+    assert shown.json()["failure"] == {"code": "out_of_memory", "message": "It does not fit."}
+
+
+def test_strangers_find_nothing_of_it(client: TestClient, world: World) -> None:
+    owner, stranger = Deployer(client, world), world.person()
+    owner.post(f"/models/{owner.model}/deploy")
+    path = owner.path.removeprefix("/api")
+    for asked in (
+        f"/models/{owner.model}/deploy",
+        f"/models/{owner.model}/undeploy",
+        f"/models/{BASE_MODEL}/undeploy",
+        f"{path}/checkpoints/10/deploy",
+    ):
+        assert owner.post(asked, stranger).status_code == 404
+    shown = client.get(f"/api/models/{owner.model}/deployment", headers=stranger.headers)
+    assert shown.status_code == 404
+    assert owner.deployments(stranger) == {BASE_MODEL: "active"}
+
+
+def test_only_an_operator_ends_a_base_and_not_under_its_adapters(
+    client: TestClient, world: World
+) -> None:
+    owner, operator = Deployer(client, world), world.person(Role.OPERATOR)
+    base = f"/operator/bases/{BASE_MODEL}"
+    for command in ("deploy", "undeploy"):
+        assert owner.post(f"{base}/{command}").status_code == 403
+    owner.post(f"/models/{owner.model}/deploy")
+    refused = owner.post(f"{base}/undeploy", operator)
+    assert refused.status_code == 409
+    assert refused.json()["error"]["figures"] == {"adapters": 1}
+    owner.post(f"/models/{owner.model}/undeploy")
+    assert owner.post(f"{base}/undeploy", operator).json()["status"] == "undeployed"
+    without = owner.post(f"/models/{owner.model}/deploy")
+    assert without.status_code == 409
+    assert f"{BASE_MODEL} is not deployed" in without.json()["error"]["message"]
+    assert owner.post(f"{base}/deploy", operator).json()["status"] == "deploying"
+    assert owner.post("/operator/bases/none/deploy", operator).status_code == 404
