@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 M = TypeVar("M", bound=openai.BaseModel)
 
-OURS = {("status",): {"paused"}}
+OURS: dict[tuple[int | str, ...], set[str]] = {("status",): {"paused"}}
 """Values beyond the client's enumerations, which it passes on as they are."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,19 +10,16 @@ from openai import OpenAI
 
 from tests.gateway.conftest import Person
 
-ClientOf = Callable[..., OpenAI]
+ClientOf = Callable[[Person], OpenAI]
 
 
 @pytest.fixture
 def client_of(client: TestClient) -> ClientOf:
-    """Makes the client of a person; it does not try again unless it is told to."""
+    """Makes the client of a person; it does not try again by itself."""
 
-    def make(person: Person, **options: Any) -> OpenAI:
+    def make(person: Person) -> OpenAI:
         return OpenAI(
-            api_key=person.key,
-            base_url="http://testserver/v1",
-            http_client=client,
-            **{"max_retries": 0} | options,
+            api_key=person.key, base_url="http://testserver/v1", http_client=client, max_retries=0
         )
 
     return make

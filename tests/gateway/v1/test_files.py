@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from domain.aggregate import because
 from domain.dataset import Dataset
 from gateway.app import create_app
+from gateway.v1.vocabulary import dataset_of
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from tests.gateway.conftest import World
@@ -72,12 +73,7 @@ def test_a_rejected_file_says_why(client_of: ClientOf, world: World) -> None:
         json.dumps(report | {"warnings": [], "errors": errors, "error_count": 9}).encode(),
     )
     with because(world.cause):
-        (dataset_id,) = [
-            each.originator_id
-            for each in world.log.recorder.select_notifications(start=1, limit=100)
-            if each.topic == "DatasetUploaded"
-        ]
-        dataset = world.log.load(Dataset, dataset_id)
+        dataset = world.log.load(Dataset, dataset_of(file.id))
         dataset.reject(9, "datasets/y/report.json")
         world.log.commit(dataset)
     world.project()
@@ -125,18 +121,15 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
 def test_a_retried_upload_is_one_file(client_of: ClientOf, world: World) -> None:
     client = client_of(world.person())
 
-    def upload(content: bytes = LINE, **headers: str) -> str:
-        shown = client.files.create(
-            file=("a", content), purpose="fine-tune", extra_headers=dict(headers)
-        )
-        return shown.id
+    def upload(headers: dict[str, str], content: bytes = LINE) -> str:
+        file = ("a", content)
+        return client.files.create(file=file, purpose="fine-tune", extra_headers=headers).id
 
-    first = upload()
-    assert upload() != first
-    second = upload()
-    assert upload(**{"x-stainless-retry-count": "1"}) == second
-    keyed = upload(**{"idempotency-key": "once"})
-    assert upload(**{"idempotency-key": "once"}) == keyed
+    first, second = upload({}), upload({})
+    assert first != second
+    assert upload({"x-stainless-retry-count": "1"}) == second
+    keyed = upload({"idempotency-key": "once"})
+    assert upload({"idempotency-key": "once"}) == keyed
     with pytest.raises(openai.ConflictError):
-        upload(LINE * 2, **{"idempotency-key": "once"})
-    assert len(stored(world.settings)) == 4
+        upload({"idempotency-key": "once"}, LINE * 2)
+    assert len(stored(world.settings)) == 3
