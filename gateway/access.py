@@ -23,6 +23,7 @@ class Caller:
 
     account_id: UUID
     role: Role
+    key_id: UUID
     request_id: str
 
     def cause(self, backend: Backend) -> Cause:
@@ -46,12 +47,17 @@ def caller(
     """The holder of the API key; every call reads the log, so that a revoked key ends at once."""
     if credentials is None:
         raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
-    key = backend.ecolink.authenticate(credentials.credentials)
-    if key is None:
-        raise Unauthenticated("this API key is unknown or was revoked")
-    known = Caller(key.account_id, key.role, request.state.request_id)
+    known = holder_of(backend, credentials.credentials, request.state.request_id)
     request.state.caller = known
     return known
+
+
+def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
+    """The holder of the API key with this secret; raises Unauthenticated."""
+    key = backend.ecolink.authenticate(secret)
+    if key is None:
+        raise Unauthenticated("this API key is unknown or was revoked")
+    return Caller(key.account_id, key.role, key.id, request_id)
 
 
 CallerOf = Annotated[Caller, Depends(caller)]

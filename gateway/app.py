@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -13,10 +15,13 @@ from gateway import api, v1
 from gateway.api.datasets import UPLOAD_PATH
 from gateway.backend import open_backend
 from gateway.errors import Errors
+from gateway.event_feed import EventFeed
 from gateway.requests import Requests
 from infrastructure.settings import Settings
 
-SHUTDOWN_SECONDS = 5
+SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
+MESSAGE_BYTES = 16 * 1024
+"""Largest message that a WebSocket client may send; it has nothing to say."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -26,7 +31,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         with open_backend(settings) as backend:
             app.state.backend = backend
+            app.state.feed = EventFeed(backend)
+            following = asyncio.create_task(app.state.feed.run())
             yield
+            following.cancel()
+            await asyncio.wait([following])
 
     app = FastAPI(
         title="EcoLink",
@@ -47,16 +56,32 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+class Server(uvicorn.Server):
+    """Ends at once although clients wait for events."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let them go first; uvicorn would wait for their answers."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        app.state.feed.close()
+        await asyncio.sleep(FAREWELL_SECONDS)
+        await super().shutdown(sockets)
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises RuntimeError if it cannot start."""
-    server = uvicorn.Server(
+    app = create_app(settings)
+    server = Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.gateway_host,
             port=settings.gateway_port,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            # Events are small; compressing each for each client costs more than it saves.
+            ws_per_message_deflate=False,
+            ws_max_size=MESSAGE_BYTES,
         )
     )
     # After a graceful end uvicorn raises the signal again, which would kill the process.

@@ -156,8 +156,7 @@ class Errors:
 
     async def _refused(self, request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, DomainError)
-        status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-        return self.answer(request.url.path, status, _problem(error))
+        return self.answer(request.url.path, status_of(error), _problem(error))
 
     async def _malformed(self, request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -182,6 +181,11 @@ class Errors:
             code="unavailable", message="the database cannot be reached now; try again soon"
         )
         return self.answer(request.url.path, HTTPStatus.SERVICE_UNAVAILABLE, problem)
+
+
+def status_of(error: DomainError) -> HTTPStatus:
+    """The status of a refusal."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def _problem(error: DomainError) -> Problem:

@@ -1,5 +1,6 @@
 """The read models. PROJECTIONS lists each; the projector runs them and an audit refolds them."""
 
+from projections.account_events import ACCOUNT_EVENTS
 from projections.accounts import ACCOUNTS
 from projections.api_keys import API_KEYS
 from projections.base_models import BASE_MODELS
@@ -14,6 +15,7 @@ from projections.models import MODELS
 from projections.open_meters import OPEN_METERS
 
 PROJECTIONS = (
+    ACCOUNT_EVENTS,
     ACCOUNTS,
     API_KEYS,
     BASE_MODELS,

@@ -197,9 +197,11 @@ JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
-    """One job of an account."""
+    """One job of an account, and the `sequence` of the last event that its row has seen."""
     return connection.execute(
-        "SELECT * FROM job_detail WHERE account_id = %s AND job_id = %s", [account_id, job_id]
+        "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
+        "WHERE account_id = %s AND job_id = %s AND name = %s",
+        [account_id, job_id, JOB_DETAIL.name],
     ).fetchone()
 
 

@@ -10,6 +10,7 @@ from gateway.api import (
     datasets,
     deployments,
     estimates,
+    events,
     files,
     health,
     job_commands,
@@ -33,6 +34,7 @@ for resource in (
     checkpoints,
     deployments,
     files,
+    events,
     operator,
 ):
     router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))

@@ -80,6 +80,9 @@ class ResumeGate(Answer):
 class JobDetail(JobSummary):
     """All that is known of a job. Losses are nats per label token."""
 
+    sequence: int = Field(
+        description="Of the last event that this answer has seen: follow `/api/events` after it."
+    )
     validation_dataset_id: UUID | None = Field(
         description="What it is evaluated on; null: a part of the dataset is held out."
     )

@@ -220,6 +220,13 @@ class Gateway:
 
 @pytest.fixture
 def gateway(settings: Settings, projecting: None) -> Iterator[Gateway]:
+    """A gateway process."""
+    with running_gateway(settings) as running:
+        yield running
+
+
+@contextmanager
+def running_gateway(settings: Settings) -> Iterator[Gateway]:
     """A gateway process, which must end well on SIGTERM."""
     filled = settings.model_copy(
         update={"gateway_port": free_port(0), "dataset_max_bytes": 64 * MEBIBYTE}

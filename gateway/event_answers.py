@@ -1,0 +1,65 @@
+"""What the API says of an event: where it stands in the log, and its public fields."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field, JsonValue
+
+from domain.aggregate import Created
+from domain.api_key import ApiKey
+from gateway.answers import Answer, JobId
+from infrastructure.consumer import Recorded
+from projections.account_events import job_of
+
+ENVELOPE = frozenset(Created.model_fields)
+SECRET = frozenset({"sha256"})
+"""Of API keys: what tells a key in the log is nothing to show."""
+
+
+class EventAnswer(Answer):
+    """One event, as the log has it."""
+
+    sequence: int = Field(
+        examples=[1742],
+        description="Its place in the log. Sequences grow and have holes: other accounts' events.",
+    )
+    id: str = Field(
+        examples=["0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f:7"],
+        description="Of the aggregate, and which of its events this is.",
+    )
+    event: str = Field(examples=["CheckpointSaved"])
+    account_id: UUID
+    job_id: JobId | None = Field(description="The job that it is about, if it is about one.")
+    timestamp: datetime
+    fields: dict[str, JsonValue] = Field(
+        examples=[{"segment": 1, "step": 40, "train_loss": 1.92, "eval_loss": None}],
+        description="What this event says beside; the reference lists the fields of each event.",
+    )
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> EventAnswer:
+        """The answer for an event of the log."""
+        event = recorded.event
+        hidden = ENVELOPE | (SECRET if isinstance(event, ApiKey.Event) else frozenset())
+        return cls(
+            sequence=recorded.id,
+            id=event.event_id,
+            event=event.TOPIC,
+            account_id=event.account_id,
+            job_id=job_of(event),
+            timestamp=event.timestamp,
+            fields=event.model_dump(mode="json", exclude=set(hidden)),
+        )
+
+
+class EventPage(Answer):
+    """Events in the order of the log, and where to go on."""
+
+    data: list[EventAnswer]
+    has_more: bool = Field(description="Whether more can be had at once.")
+    next_after: int = Field(
+        examples=[1742],
+        description="Ask for events after this sequence next: up to it there is nothing more.",
+    )

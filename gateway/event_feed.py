@@ -1,0 +1,222 @@
+"""The feed: the log's newest events, followed once for all clients of this gateway.
+
+One task follows the log and keeps its last events. A client is a position in it: nothing is
+queued for anybody. Who is further behind than what is kept reads the log itself, from its index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from bisect import bisect_right
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import NamedTuple
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import PersistenceError
+
+from domain.api_key import ApiKey
+from domain.event_log import EventLog
+from gateway.backend import Backend
+from gateway.event_answers import EventAnswer
+from infrastructure.consumer import Recorded, recorded
+from infrastructure.store import CHANNEL
+from projections.account_events import Interest, indexed_events, job_of
+
+BATCH_EVENTS = 500
+KEPT_EVENTS = 5000
+POLL_SECONDS = 0.25
+SCANNED_EVENTS = 10_000
+"""How much of the log one read looks through beyond its index, for a projector that is behind."""
+
+
+class Told:
+    """An event as clients are told of it; it is rendered once, if anybody wants it."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.sequence, self.event = recorded.id, recorded.event
+        self.account_id, self.job_id = recorded.event.account_id, job_of(recorded.event)
+
+    @cached_property
+    def answer(self) -> EventAnswer:
+        """The event as the API says it."""
+        return EventAnswer.of(Recorded(self.sequence, self.event))
+
+    @cached_property
+    def text(self) -> str:
+        """The same, as JSON."""
+        return self.answer.model_dump_json()
+
+
+class Page(NamedTuple):
+    """Events after a position, whether there are more now, and up to where this page goes."""
+
+    events: Sequence[Told]
+    has_more: bool
+    position: int
+
+
+class Follower:
+    """One client's place in the log."""
+
+    def __init__(self, feed: EventFeed, interest: Interest, after: int, key_id: UUID) -> None:
+        self._feed, self._interest, self._key_id = feed, interest, key_id
+        self._news = asyncio.Event()
+        self.position = after
+        self.revoked = False
+
+    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+        """Wake up if the log has got something for this client, or its key was revoked."""
+        self.revoked = self.revoked or self._key_id in revoked_keys
+        includes = self._interest.includes
+        if self.revoked or any(includes(told.account_id, told.job_id) for told in batch):
+            self._news.set()
+
+    def wake(self) -> None:
+        """End a wait."""
+        self._news.set()
+
+    async def next_page(self, limit: int, wait_seconds: float | None) -> Page:
+        """What follows the position, which moves behind it.
+
+        Waits for the first event, for ever with None; the page is empty when the time is over, the
+        key was revoked, or the feed is closed.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if wait_seconds is None else loop.time() + wait_seconds
+        while True:
+            self._news.clear()
+            page = await self._page(limit)
+            self.position = page.position
+            if page.events or self.revoked or self._feed.closed:
+                return page
+            if page.has_more:
+                continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._news.wait()
+            except TimeoutError:
+                return page
+
+    async def _page(self, limit: int) -> Page:
+        if self.position >= self._feed.floor:
+            return self._feed.recent(self._interest, self.position, limit)
+        read = partial(read_log, self._feed.backend, self._interest, self.position, limit)
+        return await asyncio.to_thread(read)
+
+
+class EventFeed:
+    """The last events of the log, and who follows them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.floor = sys.maxsize
+        """All events with a higher sequence, up to the position, are kept."""
+        self.position = 0
+        self.closed = False
+        self._kept: list[Told] = []
+        self._followers: set[Follower] = set()
+        self._logger = logging.getLogger("event_feed")
+
+    @contextmanager
+    def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
+        """A place in the log behind a sequence."""
+        follower = Follower(self, interest, after, key_id)
+        self._followers.add(follower)
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+
+    def recent(self, interest: Interest, after: int, limit: int) -> Page:
+        """The same page as the log has, of what is kept; `after` is not below the floor."""
+        found: list[Told] = []
+        begin = bisect_right(self._kept, after, key=lambda told: told.sequence)
+        for index in range(begin, len(self._kept)):
+            told = self._kept[index]
+            if interest.includes(told.account_id, told.job_id):
+                found.append(told)
+                if len(found) == limit:
+                    return Page(found, told.sequence < self.position, told.sequence)
+        return Page(found, False, max(after, self.position))
+
+    def close(self) -> None:
+        """Let everybody who waits go: the gateway ends."""
+        self.closed = True
+        for follower in self._followers:
+            follower.wake()
+
+    async def run(self) -> None:
+        """Follow the log for ever; what breaks is tried again, from where it broke."""
+        while True:
+            try:
+                await self._follow()
+            except (psycopg.Error, PersistenceError, OSError) as error:
+                self._logger.warning("%s; following anew", error or type(error).__name__)
+            except Exception:
+                self._logger.exception("the feed stands still; trying again")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _follow(self) -> None:
+        url = self.backend.settings.database_url
+        assert url is not None
+        # LISTEN comes first, so that nothing is missed; the poll covers lost notifications.
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            if self.floor == sys.maxsize:
+                head = await asyncio.to_thread(self.backend.log.recorder.max_notification_id)
+                self.position = self.floor = max(0, (head or 0) - KEPT_EVENTS)
+            while True:
+                await self._take_new()
+                async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                    pass
+
+    async def _take_new(self) -> None:
+        while batch := await asyncio.to_thread(_told_after, self.backend.log, self.position):
+            self._kept += batch
+            self.position = batch[-1].sequence
+            if len(self._kept) > 2 * KEPT_EVENTS:
+                gone = self._kept[:-KEPT_EVENTS]
+                self.floor = gone[-1].sequence
+                del self._kept[: len(gone)]
+            revoked_keys = {
+                told.event.originator_id
+                for told in batch
+                if isinstance(told.event, ApiKey.ApiKeyRevoked)
+            }
+            for follower in self._followers:
+                follower.tell(batch, revoked_keys)
+
+
+def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
+    """A page of the log: by the index as far as that goes, and then by looking at each event."""
+    log = backend.log
+    with backend.pool.connection() as connection:
+        indexed, position = indexed_events(connection, interest, after, limit)
+    found = [Told(recorded(log, notification)) for notification in indexed]
+    if len(found) == limit:
+        return Page(found, True, found[-1].sequence)
+    scanned = 0
+    while scanned < SCANNED_EVENTS:
+        batch = _told_after(log, position)
+        for told in batch:
+            position = told.sequence
+            if interest.includes(told.account_id, told.job_id):
+                found.append(told)
+                if len(found) == limit:
+                    return Page(found, True, position)
+        scanned += len(batch)
+        if len(batch) < BATCH_EVENTS:
+            return Page(found, False, position)
+    return Page(found, True, position)
+
+
+def _told_after(log: EventLog, position: int) -> list[Told]:
+    notifications = log.recorder.select_notifications(
+        start=position, limit=BATCH_EVENTS, inclusive_of_start=False
+    )
+    return [Told(recorded(log, notification)) for notification in notifications]

@@ -1,0 +1,89 @@
+"""Which events of the log are an account's and a job's: an index of the log, without their content.
+
+The content is read from the log itself, so that it is stored once, and shown as today's code
+understands it. An event's sequence is its notification id: it grows along the log, with holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from eventsourcing.persistence import Notification
+
+from domain.aggregate import Event
+from domain.job import Job
+from infrastructure.store import EVENTS_TABLE, Connection
+from projections.projection import Cursor, Projection, lowest_position
+
+DDL = """
+CREATE TABLE IF NOT EXISTS account_events (
+    sequence bigint PRIMARY KEY,
+    account_id uuid NOT NULL,
+    job_id uuid
+);
+CREATE INDEX IF NOT EXISTS account_events_account ON account_events (account_id, sequence);
+CREATE INDEX IF NOT EXISTS account_events_job ON account_events (job_id, sequence)
+    WHERE job_id IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Interest:
+    """Whose events somebody wants: of one account or of all, of one job or of all."""
+
+    account_id: UUID | None
+    job_id: UUID | None = None
+
+    def includes(self, account_id: UUID, job_id: UUID | None) -> bool:
+        """Whether an event of an account, about a job if about one, is among them."""
+        return self.account_id in (None, account_id) and self.job_id in (None, job_id)
+
+
+def job_of(event: Event) -> UUID | None:
+    """The job that an event is about, if it is about one."""
+    return event.originator_id if isinstance(event, Job.Event) else getattr(event, "job_id", None)
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Note one event; the log, which is in the same database, has its sequence."""
+    cursor.execute(
+        f"INSERT INTO account_events SELECT notification_id, %s, %s FROM public.{EVENTS_TABLE} "
+        "WHERE originator_id = %s AND originator_version = %s",
+        [event.account_id, job_of(event), event.originator_id, event.originator_version],
+    )
+
+
+ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
+
+
+def indexed_events(
+    connection: Connection, interest: Interest, after: int, limit: int
+) -> tuple[Sequence[Notification], int]:
+    """Events with a higher sequence, in order, and up to which sequence they are known.
+
+    Beyond that the log may have more that are not in the index yet. With `limit` events, there may
+    be more in the index.
+    """
+    known = lowest_position(connection, [ACCOUNT_EVENTS])
+    wanted = {"account_id": interest.account_id, "job_id": interest.job_id}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    conditions = "".join(f" AND {name} = %({name})s" for name in given)
+    rows = connection.execute(
+        f"SELECT log.* FROM account_events JOIN public.{EVENTS_TABLE} AS log "  # type: ignore[arg-type]
+        f"ON notification_id = sequence WHERE sequence > %(after)s{conditions} "
+        "ORDER BY sequence LIMIT %(limit)s",
+        given | {"after": after, "limit": limit},
+    ).fetchall()
+    found = [
+        Notification(
+            id=row["notification_id"],
+            originator_id=row["originator_id"],
+            originator_version=row["originator_version"],
+            topic=row["topic"],
+            state=bytes(row["state"]),
+        )
+        for row in rows
+    ]
+    return found, max([known, after, *(item.id for item in found[-1:])])

@@ -1,0 +1,365 @@
+"""Events since a sequence: whose, in what order, none missed and none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from domain.account import Role
+from gateway import event_feed
+from gateway.api import events
+from gateway.backend import open_backend
+from gateway.event_feed import EventFeed
+from infrastructure.settings import Settings
+from projections.account_events import Interest
+from tests.domain.examples import ACCOUNT_ID
+from tests.gateway.conftest import Person, World, running_gateway
+from tests.gateway.test_job_commands import Owner
+from tests.logs import grow, leave_hole, notifications
+from tests.polling import eventually
+
+PATH, STREAM = "/api/events", "/api/events/stream"
+TRAINS = ["JobApproved", "SegmentAllocated", "PodStarted", "TrainingStarted"]
+
+
+def page(client: TestClient, person: Person, **asked: Any) -> dict[str, Any]:
+    answer = client.get(PATH, params=asked, headers=person.headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def everything(client: TestClient, person: Person, limit: int, **asked: Any) -> list[Any]:
+    """Page by page until there are no more."""
+    found, after = [], 0
+    while True:
+        got = page(client, person, after=after, limit=limit, **asked)
+        found += got["data"]
+        after = got["next_after"]
+        if not got["has_more"]:
+            return found
+
+
+def names(data: list[dict[str, Any]]) -> list[str]:
+    return [each["event"] for each in data]
+
+
+def test_an_event_says_where_it_stands_and_what_it_is_about(
+    client: TestClient, world: World
+) -> None:
+    owner = Owner(client, world)
+    owner.train()
+    (saved,) = [
+        each for each in page(client, owner.person)["data"] if each["event"] == "CheckpointSaved"
+    ]
+    assert saved["id"].startswith(f"{owner.job_id}:")
+    assert saved["job_id"] == owner.path.rpartition("/")[2]
+    assert saved["account_id"] == str(owner.person.account_id)
+    assert saved["timestamp"]
+    assert saved["fields"]["step"] == 10
+    assert not saved["fields"].keys() & {"actor", "command_id", "timestamp", "account_id"}
+
+
+def test_only_ones_own_events_come_and_in_the_order_of_the_log(
+    client: TestClient, world: World
+) -> None:
+    owner, other = Owner(client, world), world.person(dollars=1)
+    assert names(page(client, other)["data"]) == ["AccountOpened", "CreditGranted", "ApiKeyIssued"]
+    assert names(page(client, owner.person)["data"]) == [
+        *("AccountOpened", "CreditGranted", "ApiKeyIssued"),
+        *("DatasetUploaded", "DatasetValidated", "TokensCounted", "JobApproved"),
+    ]
+    operator = world.person(Role.OPERATOR)
+    assert len(page(client, operator)["data"]) == 2
+    whole = everything(client, operator, 7, all_accounts=True)
+    assert [each["sequence"] for each in whole] == sorted({each["sequence"] for each in whole})
+    assert names(whole) == world.topics()
+    refused = client.get(PATH, params={"all_accounts": True}, headers=owner.person.headers)
+    assert refused.status_code == 403
+
+
+def test_the_hash_of_a_key_is_not_shown(client: TestClient, world: World) -> None:
+    (issued,) = [
+        each for each in page(client, world.person())["data"] if each["event"] == "ApiKeyIssued"
+    ]
+    assert "sha256" not in issued["fields"]
+
+
+def test_the_events_of_one_job(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    client.post("/api/jobs", json=owner.form, headers=owner.person.headers)
+    owner.train()
+    job = owner.path.rpartition("/")[2]
+    assert names(page(client, owner.person, job=job)["data"]) == [*TRAINS, "CheckpointSaved"]
+    stranger = client.get(PATH, params={"job": job}, headers=world.person().headers)
+    assert stranger.status_code == 404
+
+
+def test_who_has_seen_a_job_follows_it_from_there(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.train()
+    seen = client.get(owner.path, headers=owner.person.headers).json()
+    owner.end()
+    news = page(client, owner.person, after=seen["sequence"])["data"]
+    before = page(client, owner.person)["data"]
+    assert names(news)[-1] == "SegmentEnded"
+    assert before[-len(news) :] == news
+    assert (seen["step"] == 10) == ("CheckpointSaved" not in names(news))
+
+
+@pytest.mark.parametrize("projects", [True, False])
+def test_pages_neither_miss_nor_repeat(
+    late_client: TestClient, world: World, projects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the projector works or not."""
+    monkeypatch.setattr(event_feed, "BATCH_EVENTS", 20)
+    monkeypatch.setattr(event_feed, "SCANNED_EVENTS", 40)
+    person = world.person()
+    grow(world.log, 30)
+    grow(world.log, 150, person.account_id)
+    if projects:
+        world.project()
+    grow(world.log, 60)
+    grow(world.log, 50, person.account_id)
+    found = everything(late_client, person, 7)
+    assert len(found) == 200 + 2
+    assert [each["fields"].get("reference") for each in found[2:]] == [
+        f"credit-{n}" for n in range(1, 201)
+    ]
+
+
+def test_what_cannot_be_is_refused(client: TestClient, world: World) -> None:
+    person = world.person()
+    for asked, field in (
+        ({"after": -1}, "after"),
+        ({"after": 10**30}, "after"),
+        ({"after": 10**9}, "after"),
+        ({"limit": 0}, "limit"),
+        ({"wait": 31}, "wait"),
+        ({"wait": "nan"}, "wait"),
+        ({"job": "x"}, "job"),
+    ):
+        answer = client.get(PATH, params=asked, headers=person.headers)
+        error = answer.json()["error"]
+        assert answer.status_code == 422, asked
+        assert field in (error.get("field"), *(each["field"] for each in error.get("fields", [])))
+
+
+def test_a_wait_ends_with_the_next_event(client: TestClient, world: World) -> None:
+    person = world.person()
+    after = page(client, person)["next_after"]
+    began = time.monotonic()
+    nothing = page(client, person, after=after, wait=0.3)
+    assert nothing["data"] == []
+    assert time.monotonic() - began >= 0.3
+    later = threading.Timer(0.2, world.credit, [person, 5])
+    later.start()
+    got = page(client, person, after=nothing["next_after"], wait=20)
+    later.join()
+    assert names(got["data"]) == ["CreditGranted"]
+
+
+# The stream
+
+
+def received(socket: WebSocketTestSession, count: int) -> list[dict[str, Any]]:
+    return [socket.receive_json() for _ in range(count)]
+
+
+def refusal(client: TestClient, query: str = "", **handshake: Any) -> tuple[int, str]:
+    """Code and reason with which a socket is closed that was refused."""
+    with client.websocket_connect(f"{STREAM}{query}", **handshake) as socket:
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    return closed.value.code, closed.value.reason
+
+
+def test_first_what_was_missed_and_then_what_happens(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    missed = page(client, owner.person)["data"]
+    after = missed[1]["sequence"]
+    with client.websocket_connect(
+        f"{STREAM}?after={after}", headers=owner.person.headers
+    ) as socket:
+        assert received(socket, len(missed) - 2) == missed[2:]
+        world.credit(world.person(), 5)
+        owner.train()
+        live = received(socket, 4)
+    assert live == page(client, owner.person, after=missed[-1]["sequence"])["data"]
+    assert names(live) == [*TRAINS[1:], "CheckpointSaved"]
+
+
+def test_a_stream_of_one_job(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    job = owner.path.rpartition("/")[2]
+    with client.websocket_connect(f"{STREAM}?job={job}", headers=owner.person.headers) as socket:
+        world.credit(owner.person, 5)
+        owner.train(checkpoint=None)
+        assert names(received(socket, 4)) == TRAINS
+
+
+def test_a_browser_sends_its_key_as_a_subprotocol(client: TestClient, world: World) -> None:
+    person = world.person()
+    offered = ["ecolink.events", f"ecolink.key.{person.key}"]
+    with client.websocket_connect(STREAM, subprotocols=offered) as socket:
+        assert socket.accepted_subprotocol == "ecolink.events"
+        assert names(received(socket, 2)) == ["AccountOpened", "ApiKeyIssued"]
+
+
+def test_a_socket_that_is_refused_says_why(client: TestClient, world: World) -> None:
+    person = world.person()
+    assert refusal(client)[0] == 4401
+    assert refusal(client, headers={"authorization": "Bearer eco_wrong"})[0] == 4401
+    headers = person.headers
+    assert refusal(client, "?all_accounts=true", headers=headers)[0] == 4403
+    assert refusal(client, f"?job=ftjob-{uuid4().hex}", headers=headers)[0] == 4404
+    code, reason = refusal(client, "?after=x", headers=headers)
+    assert code == 4422
+    assert reason.startswith("after: ")
+    assert refusal(client, "?after=1000000", headers=headers)[0] == 4422
+
+
+def test_a_stream_ends_when_its_key_is_revoked(client: TestClient, world: World) -> None:
+    person = world.person()
+    with client.websocket_connect(STREAM, headers=person.headers) as socket:
+        received(socket, 2)
+        world.revoke(person)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    assert (closed.value.code, closed.value.reason) == (4401, "this API key was revoked")
+
+
+class Stalled:
+    """A socket whose client takes three messages, and then none."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.closed: tuple[int, str] | None = None
+
+    async def send_text(self, text: str) -> None:
+        if len(self.taken) == 3:
+            await asyncio.Event().wait()
+        self.taken.append(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = code, reason
+
+
+@asynccontextmanager
+async def following(settings: Settings) -> AsyncIterator[EventFeed]:
+    """A feed that follows the log."""
+    with open_backend(settings) as backend:
+        feed = EventFeed(backend)
+        task = asyncio.create_task(feed.run())
+        try:
+            yield feed
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def test_a_client_that_takes_nothing_is_told_where_to_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "SEND_SECONDS", 0.05)
+    grow(world.log, 10)
+    socket = Stalled()
+    async with following(world.settings) as feed:
+        with feed.follow(Interest(ACCOUNT_ID), 0, uuid4()) as follower:
+            await events._send(socket, feed, follower)  # type: ignore[arg-type]
+    third = json.loads(socket.taken[2])["sequence"]
+    assert socket.closed == (4408, f"too slow; go on with after={third}")
+
+
+async def test_a_gateway_that_ends_tells_where_to_go_on(world: World) -> None:
+    grow(world.log, 2)
+    socket = Stalled()
+    async with following(world.settings) as feed:
+        with feed.follow(Interest(ACCOUNT_ID), 0, uuid4()) as follower:
+            sending = asyncio.create_task(events._send(socket, feed, follower))  # type: ignore[arg-type]
+            await asyncio.to_thread(eventually, lambda: len(socket.taken) == 2)
+            feed.close()
+            await sending
+    last = json.loads(socket.taken[1])["sequence"]
+    assert socket.closed == (1012, f"the gateway ends; go on with after={last}")
+
+
+async def test_however_far_behind_nobody_misses_an_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three clients of different haste, on a feed that keeps less than they are behind."""
+    monkeypatch.setattr(event_feed, "KEPT_EVENTS", 10)
+    monkeypatch.setattr(event_feed, "BATCH_EVENTS", 7)
+    total, stranger = 150, uuid4()
+    grow(world.log, 20)
+
+    async def follow(feed: EventFeed, after: int, limit: int, rest_seconds: float) -> list[int]:
+        found: list[int] = []
+        with feed.follow(Interest(ACCOUNT_ID), after, uuid4()) as follower:
+            while len(found) < total:
+                page = await follower.next_page(limit, None)
+                found += [told.sequence for told in page.events]
+                await asyncio.sleep(rest_seconds)
+        return found
+
+    def write() -> None:
+        for n in range(13):
+            grow(world.log, 9 if n else 22)
+            grow(world.log, 5, stranger)
+            leave_hole(world.log)
+            if n % 4 == 0:
+                world.project()
+
+    async with following(world.settings) as feed:
+        clients = [
+            asyncio.create_task(follow(feed, 0, limit, rest))
+            for limit, rest in ((500, 0), (3, 0.001), (40, 0.05))
+        ]
+        await asyncio.to_thread(write)
+        got = [await each for each in clients]
+    expected = everything_of(world, ACCOUNT_ID)
+    assert feed.floor > expected[20]  # it did forget
+    assert [each[:total] for each in got] == [expected[:total]] * 3
+
+
+def test_a_gateway_that_is_started_anew_goes_on_where_the_other_ended(
+    world: World, projecting: None
+) -> None:
+    person, found = world.person(), list[int]()
+    for credits in (3, 4):
+        for _ in range(credits):
+            world.credit(person, 1)
+        with running_gateway(world.settings) as gateway:
+            url = gateway.url.replace("http", "ws", 1) + f"{STREAM}?after={(found or [0])[-1]}"
+            with connect(url, additional_headers=person.headers) as socket:
+                world.credit(person, 1)
+                while len(found) < len(everything_of(world, person.account_id)):
+                    found.append(json.loads(socket.recv(timeout=10))["sequence"])
+                gateway.process.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionClosed):
+                    socket.recv(timeout=10)
+                assert socket.close_code == 1012
+                assert socket.close_reason == f"the gateway ends; go on with after={found[-1]}"
+    assert found == everything_of(world, person.account_id)
+
+
+def everything_of(world: World, account_id: UUID) -> list[int]:
+    """The sequences of all of an account's events."""
+    return [
+        each.id
+        for each in notifications(world.log)
+        if json.loads(each.state)["account_id"] == str(account_id)
+    ]

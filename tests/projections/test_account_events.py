@@ -1,0 +1,45 @@
+"""The index of the log: which events are an account's, and which are about a job."""
+
+from __future__ import annotations
+
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from infrastructure.store import Connection
+from projections import ACCOUNT_EVENTS
+from projections.account_events import Interest, indexed_events
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.logs import ids, notifications
+from tests.projections.conftest import Fold
+from tests.stories import Story
+
+
+def test_events_of_accounts_and_of_jobs_come_as_the_log_has_them(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_with_a_crash()
+    fold(ACCOUNT_EVENTS)
+    whole = notifications(log)
+    with pool.connection() as connection:
+        everything, known = indexed_events(connection, Interest(None), 0, 1000)
+        assert (list(everything), known) == (whole, ids(log)[-1])
+        own, _ = indexed_events(connection, Interest(ACCOUNT_ID), 0, 1000)
+        about, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), 0, 1000)
+        rest, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), about[4].id, 2)
+    topics = [each.topic for each in about]
+    assert {"JobApproved", "MeterOpened", "MinuteMetered", "ChargeReversed"} <= set(topics)
+    assert "ToppedUp" not in topics
+    assert len(about) < len(own) < len(everything)
+    assert rest == about[5:7]
+
+
+def test_how_far_the_index_goes_is_known(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(100)
+    fold(ACCOUNT_EVENTS)
+    known_then = ids(log)[-1]
+    story.top_up(5, "later")
+    with pool.connection() as connection:
+        found, known = indexed_events(connection, Interest(ACCOUNT_ID), 0, 10)
+    assert (found[-1].id, known) == (known_then, known_then)
