@@ -184,13 +184,18 @@ class Artifacts:
         except ValidationError as error:
             raise ArtifactCorrupt(f"{prefix}/{MANIFEST} is no manifest") from error
 
-    def get_directory(self, prefix: str, directory: Path) -> Manifest:
+    def get_directory(
+        self, prefix: str, directory: Path, only: Collection[str] | None = None
+    ) -> Manifest:
         """Copy a directory artifact to a local directory, verifying every hash.
 
-        Raises FileNotFoundError without a manifest and ArtifactCorrupt on a differing file.
+        With `only`, no more than the files with these paths. Raises FileNotFoundError without a
+        manifest and ArtifactCorrupt on a differing file.
         """
         manifest = self.manifest(prefix)
         for file in manifest.files:
+            if only is not None and file.path not in only:
+                continue
             target = directory / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()

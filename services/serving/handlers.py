@@ -1,0 +1,144 @@
+"""The serving process's reactions: what is wanted is put into memory, what is not leaves it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from threading import Lock
+from uuid import UUID, uuid4
+
+from domain.aggregate import Aggregate, Cause, Event, because
+from domain.base_model import BaseModel
+from domain.deploying import base_deployment, model_deployment, why_not_served
+from domain.deployment import Deployment, DeploymentStatus
+from domain.event_log import EventLog
+from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.job import Job
+from infrastructure.clock import Clock
+from infrastructure.consumer import BATCH_EVENTS
+from services.serving.deployed import CannotServe, Host
+from services.serving.weights import WeightStore
+
+log = logging.getLogger("serving")
+
+
+class Serving:
+    """Keeps memory equal to what the log wants: at the start all at once, then event by event.
+
+    What is attached again changes nothing, so that each event may be answered again.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, store: WeightStore, host: Host) -> None:
+        self._log = log
+        self._clock = clock
+        self._store = store
+        self._host = host
+        self._one_at_a_time = Lock()  # a replay runs beside the consumer
+
+    def react(self, event: Event) -> Sequence[Aggregate]:
+        """Answer one event of the log."""
+        match event:
+            case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():
+                return self.on_base_imported(event)
+            case Job.Registered():
+                return self.on_registered(event)
+            case (
+                Deployment.DeploymentRequested()
+                | Deployment.DeploymentRenewed()
+                | Deployment.Undeployed()
+            ):
+                return self.on_deployment_changed(event)
+            case _:
+                return []
+
+    def restore(self) -> None:
+        """Put everything into memory that is wanted, bases first; what cannot be is given up.
+
+        Raises what says nothing against the weights, such as a store that is away.
+        """
+        wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
+        self._store.forget_all_but(wanted)
+        for each in wanted:
+            cause = Cause("service:serving", f"restore:{uuid4()}", self._clock.now())
+            with because(cause):
+                self._log.retrying(lambda id=each.id: self._restore(id))
+        log.info("%d deployments are in memory again", len(wanted))
+
+    def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
+        """Deploy a base that never was, and a new revision in the place of the one before.
+
+        So do bases that were imported before there were deployments get theirs. An operator's word
+        stays: what was undeployed is not deployed again by an import.
+        """
+        base = self._log.load(BaseModel, event.originator_id)
+        known = self._log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, base.name))
+        if known is not None and known.status is DeploymentStatus.UNDEPLOYED:
+            return []
+        return [base_deployment(self._log, base)]
+
+    def on_registered(self, event: Job.Registered) -> Sequence[Aggregate]:
+        """Deploy the model of a job that was approved with that wish."""
+        job = self._log.load(Job, event.originator_id)
+        if not job.order.deploy:
+            return []
+        deployment = model_deployment(self._log, job)
+        base = job.plan.base_model
+        if (reason := why_not_served(self._log, base, job.plan.base_manifest_sha256)) is not None:
+            deployment.fail("base_not_deployed", f"An adapter needs its base, and {base} {reason}.")
+        return [deployment]
+
+    def on_deployment_changed(self, event: Event) -> Sequence[Aggregate]:
+        """Make memory as the deployment is wanted now, whatever came after this event."""
+        deployment = self._log.load(Deployment, event.originator_id)
+        self._settle(deployment)
+        return [deployment]
+
+    def _restore(self, id: UUID) -> None:
+        deployment = self._log.load(Deployment, id)
+        self._settle(deployment)
+        self._log.commit(deployment)
+
+    def _settle(self, deployment: Deployment) -> None:
+        """Attach or detach, and have the deployment say what came of it."""
+        with self._one_at_a_time:
+            if not deployment.status.is_wanted:
+                self._host.detach(deployment.id)
+                return
+            try:
+                self._attach(deployment)
+            except CannotServe as refusal:
+                log.warning("%s: %s (%s)", deployment.model, refusal.message, refusal.code)
+                self._host.detach(deployment.id)
+                deployment.fail(refusal.code, refusal.message)
+            else:
+                deployment.activate()
+
+    def _attach(self, deployment: Deployment) -> None:
+        served = self._store.fetch(deployment)
+        try:
+            self._host.attach(served)
+        except CannotServe:
+            raise
+        except Exception as error:
+            # The weights are those of the log: another attempt would end the same way, and a
+            # process that ends here would take everything else that is served with it.
+            log.exception("%s cannot be attached", deployment.model)
+            raise CannotServe(
+                "load_failed", "The weights could not be loaded; serving's log says why."
+            ) from error
+
+    def _wanted(self) -> Iterator[Deployment]:
+        """Every deployment that the log wants served, read from the log itself."""
+        position = 0
+        while batch := self._log.recorder.select_notifications(
+            start=position,
+            limit=BATCH_EVENTS,
+            topics=[Deployment.DeploymentRequested.TOPIC],
+            inclusive_of_start=False,
+        ):
+            for notification in batch:
+                assert isinstance(notification.originator_id, UUID)
+                deployment = self._log.load(Deployment, notification.originator_id)
+                if deployment.status.is_wanted:
+                    yield deployment
+            position = batch[-1].id

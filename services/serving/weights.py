@@ -1,0 +1,95 @@
+"""What deployments serve, fetched from the artifact store and held against the log's hashes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from domain.deployment import AdapterWeights, Deployment, Weights
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from services.serving.deployed import CannotServe, Served
+
+ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+"""Plain PEFT. A checkpoint has other files beside them, which only a resume needs."""
+
+
+class WeightStore:
+    """Directories of weights on this machine.
+
+    A base of a file store is read in place, so that it is mapped from disk once for all processes;
+    its manifest is checked, not its gigabytes. All else is copied, and each file hashed.
+    """
+
+    def __init__(self, artifacts: Artifacts, cache: Path) -> None:
+        self._artifacts = artifacts
+        self._models, self._adapters = cache / "models", cache / "adapters"
+
+    def fetch(self, deployment: Deployment) -> Served:
+        """What a deployment serves, on this machine's disk.
+
+        Raises CannotServe for weights that are gone, or are not those of the log. A store that
+        cannot be reached is another error: it says nothing against them.
+        """
+        weights = deployment.weights
+        return Served(
+            deployment_id=deployment.id,
+            model=deployment.model,
+            base_model=weights.base_model,
+            base_sha256=weights.base_manifest_sha256,
+            base_directory=self._base(weights),
+            adapter_directory=self._adapter(weights.adapter) if weights.adapter else None,
+        )
+
+    def forget_all_but(self, deployments: Iterable[Deployment]) -> None:
+        """Delete the copies of adapters that none of these serves."""
+        adapters = (each.weights.adapter for each in deployments)
+        kept = {adapter.manifest_sha256 for adapter in adapters if adapter is not None}
+        if self._adapters.exists():
+            for copy in self._adapters.iterdir():
+                if copy.name not in kept:
+                    shutil.rmtree(copy)
+
+    def _base(self, weights: Weights) -> Path:
+        self._require(weights.base_ref, weights.base_manifest_sha256, "base model")
+        try:
+            return self._artifacts.local_directory(weights.base_ref, self._models)
+        except ArtifactCorrupt as error:
+            raise _damaged("base model") from error
+
+    def _adapter(self, adapter: AdapterWeights) -> Path:
+        """A copy of the adapter's own files; one that is there was hashed when it was made."""
+        target = self._adapters / adapter.manifest_sha256
+        if target.exists():
+            return target
+        paths = self._require(adapter.ref, adapter.manifest_sha256, "adapter")
+        if not paths >= ADAPTER_FILES:
+            raise CannotServe("not_an_adapter", "What is stored is no adapter that PEFT loads.")
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self._artifacts.get_directory(adapter.ref, partial, only=ADAPTER_FILES)
+        except ArtifactCorrupt as error:
+            raise _damaged("adapter") from error
+        partial.rename(target)
+        return target
+
+    def _require(self, ref: str, manifest_sha256: str, what: str) -> frozenset[str]:
+        """The paths of the files under a ref, whose manifest must be the one of the log."""
+        try:
+            manifest = self._artifacts.manifest(ref)
+        except FileNotFoundError as error:
+            raise CannotServe(
+                "weights_missing", f"The {what} is no longer in the artifact store."
+            ) from error
+        except ArtifactCorrupt as error:
+            raise _damaged(what) from error
+        if manifest.sha256 != manifest_sha256:
+            raise _damaged(what)
+        return frozenset(file.path for file in manifest.files)
+
+
+def _damaged(what: str) -> CannotServe:
+    return CannotServe(
+        "weights_damaged", f"The {what} in the artifact store is not what the event log says."
+    )

@@ -1,0 +1,32 @@
+"""A host that holds names instead of models, for tests of what is attached and when."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.serving.deployed import CannotServe, Served
+
+
+class MemoryHost:
+    """Notes what is attached; told to, it refuses or fails."""
+
+    def __init__(self) -> None:
+        self.attached: dict[UUID, Served] = {}
+        self.calls: list[str] = []
+        self.refusal: Exception | None = None
+
+    @property
+    def models(self) -> set[str]:
+        return {each.model for each in self.attached.values()}
+
+    def attach(self, served: Served) -> None:
+        self.calls.append(served.model)
+        if self.refusal is not None:
+            raise self.refusal
+        self.attached[served.deployment_id] = served
+
+    def detach(self, deployment_id: UUID) -> None:
+        self.attached.pop(deployment_id, None)
+
+
+OUT_OF_MEMORY = CannotServe("out_of_memory", "It does not fit.")

@@ -1,0 +1,276 @@
+"""What the log wants is in memory: event by event, and again after the process died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.base_model import BaseModel
+from domain.deploying import Deploying
+from domain.deployment import Deployment
+from domain.event_log import EventLog
+from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.job import Job
+from domain.training_plan import Order
+from infrastructure.artifacts import Artifacts, Manifest
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.reaction import ReactionEffect, parked_reactions
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from services.serving.handlers import Serving
+from services.serving.weights import WeightStore
+from services.trainer.tiny_model import TINY_SHAPE
+from tests.causes import FixedClock, command
+from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
+from tests.services.serving.memory_host import OUT_OF_MEMORY, MemoryHost
+from tests.stories import Story
+
+MODEL = "ft:tiny:222222222222"
+CHECKPOINT = f"{MODEL}:ckpt-step-10"
+ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+
+
+class World:
+    """A stored base and a job with a checkpoint, and a serving process that can be started anew."""
+
+    def __init__(self, log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> None:
+        self.log, self._pool, self._cache = log, pool, settings.home / "cache"
+        self.artifacts = Artifacts(settings.artifacts)
+        self.story = Story(log)
+        self.deploying = Deploying(log)
+        self.start()
+
+    def start(self) -> None:
+        """A new process, which has nothing in memory."""
+        self.host = MemoryHost()
+        store = WeightStore(self.artifacts, self._cache)
+        self.serving = Serving(self.log, FixedClock(), store, self.host)
+        effect = ReactionEffect(
+            "serving", self.log, FixedClock(), self.serving.react, self._pool.connection
+        )
+        self.consumer = OrderedConsumer(effect, self.log)
+
+    def follow(self) -> None:
+        self.consumer.catch_up()
+
+    def store_base(self, revision: bytes = b"1") -> tuple[str, str]:
+        """Ref and manifest hash of a base in the artifact store."""
+        ref = f"models/tiny/{revision.decode()}"
+        manifest = self.artifacts.add_files(ref, Manifest(files=()), {"config.json": revision})
+        return ref, manifest.sha256
+
+    def import_base(self, revision: bytes = b"1") -> None:
+        ref, sha256 = self.store_base(revision)
+        content = (ref, sha256, "llama", 50_000, 256, TINY_SHAPE)
+        with command(f"import {revision!r}"):
+            base = self.log.find(BaseModel, base_model_id("tiny"))
+            if base is None:
+                base = BaseModel.imported("tiny", *content)
+            else:
+                base.revise(*content)
+            self.log.commit(base)
+
+    def train(self, *, deploy: bool = False) -> None:
+        """A job that has a checkpoint."""
+        ref, sha256 = self.store_base()
+        plan = PLAN.model_copy(update={"base_ref": ref, "base_manifest_sha256": sha256})
+        self.story.open_account(1_000_000)
+        self.story.open_pool()
+        with command("approve"):
+            order = Order(deploy=deploy)
+            self.log.commit(Job.approve(JOB_ID, ACCOUNT_ID, plan, ESTIMATE, order))
+        self.story.allocate_segment(1)
+        self.story.start_pod(1)
+        self.story.start_training(1)
+        saved = self.artifacts.add_files(
+            "jobs/a/checkpoints/10", Manifest(files=()), ADAPTER | {"state.pt": b"optimizer"}
+        )
+        with command("checkpoint"):
+            job = self.story.job
+            job.save_checkpoint(1, 10, 2.5, 40, "jobs/a/checkpoints/10", saved.sha256, 1000)
+            self.log.commit(job)
+
+    def register(self) -> None:
+        adapter = self.artifacts.add_files("jobs/a/adapter", Manifest(files=()), ADAPTER)
+        with command("register"):
+            job = self.story.job
+            job.start_evaluation(1, 30)
+            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.register(1, "jobs/a/adapter", adapter.sha256)
+            self.log.commit(job)
+
+    def deploy_checkpoint(self) -> None:
+        with command("deploy"):
+            self.deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
+
+    def found(self, model: str) -> Deployment:
+        account_id = PLATFORM_ACCOUNT_ID if model == "tiny" else ACCOUNT_ID
+        return self.log.load(Deployment, deployment_id(account_id, model))
+
+
+@pytest.fixture
+def world(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Iterator[World]:
+    """No reaction fails in it."""
+    yield World(log, pool, settings)
+    with pool.connection() as connection:
+        assert parked_reactions(connection) == []
+
+
+def given_a_served_checkpoint(world: World) -> None:
+    world.import_base()
+    world.follow()
+    world.train()
+    world.deploy_checkpoint()
+    world.follow()
+    assert world.host.models == {"tiny", CHECKPOINT}
+
+
+def test_an_imported_base_is_deployed_in_the_same_flow(world: World) -> None:
+    world.import_base()
+    world.follow()
+    assert world.found("tiny").status == "active"
+    (served,) = world.host.attached.values()
+    assert served.base_directory == world.artifacts.root / "models/tiny/1"  # type: ignore[operator]
+    assert served.adapter_directory is None
+
+
+def test_a_revision_is_served_in_the_place_of_the_one_before(world: World) -> None:
+    world.import_base()
+    world.follow()
+    world.import_base(b"2")
+    world.follow()
+    (served,) = world.host.attached.values()
+    assert served.base_directory.name == "2"
+    assert world.found("tiny").status == "active"
+
+
+def test_an_import_does_not_deploy_what_an_operator_undeployed(world: World) -> None:
+    world.import_base()
+    world.follow()
+    with command("undeploy"):
+        world.deploying.undeploy_base("tiny", lambda: 0)
+    world.import_base(b"2")
+    world.follow()
+    assert (world.found("tiny").status, world.host.models) == ("undeployed", set())
+
+
+def test_a_checkpoint_is_served_without_what_only_a_resume_needs(world: World) -> None:
+    given_a_served_checkpoint(world)
+    assert world.found(CHECKPOINT).status == "active"
+    directory = world.host.attached[world.found(CHECKPOINT).id].adapter_directory
+    assert directory is not None
+    assert {path.name for path in directory.iterdir()} == set(ADAPTER)
+
+
+def test_what_is_undeployed_leaves_memory(world: World) -> None:
+    given_a_served_checkpoint(world)
+    with command("undeploy"):
+        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
+    world.follow()
+    assert world.host.models == {"tiny"}
+
+
+def test_a_process_that_died_comes_back_with_what_was_deployed_bases_first(world: World) -> None:
+    given_a_served_checkpoint(world)
+    before = world.found(CHECKPOINT).version
+    world.start()
+    world.serving.restore()
+    assert world.host.calls == ["tiny", CHECKPOINT]
+    world.follow()
+    assert world.host.models == {"tiny", CHECKPOINT}
+    assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
+
+
+def test_what_was_asked_for_while_it_was_dead_is_served_at_its_start(world: World) -> None:
+    world.import_base()
+    world.follow()
+    world.train()
+    world.deploy_checkpoint()
+    world.start()
+    world.serving.restore()
+    assert world.found(CHECKPOINT).status == "active"
+    world.follow()
+    assert world.found(CHECKPOINT).version == 2
+
+
+def test_what_was_undeployed_while_it_was_dead_is_not_loaded(world: World) -> None:
+    given_a_served_checkpoint(world)
+    with command("undeploy"):
+        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
+    world.start()
+    world.serving.restore()
+    assert world.host.calls == ["tiny"]
+    assert list((world._cache / "adapters").iterdir()) == []
+    world.follow()
+    assert world.host.models == {"tiny"}
+
+
+def test_what_the_host_refuses_has_failed_and_is_tried_again_when_asked_for(world: World) -> None:
+    world.import_base()
+    world.host.refusal = OUT_OF_MEMORY
+    world.follow()
+    assert world.found("tiny").status == "failed"
+    world.host.refusal = RuntimeError("a bug")
+    with command("again"):
+        world.deploying.deploy_base("tiny")
+    world.follow()
+    (*_, failed) = world.log.events.get(world.found("tiny").id)
+    assert isinstance(failed, Deployment.DeploymentFailed)
+    assert failed.code == "load_failed"
+    world.host.refusal = None
+    with command("and again"):
+        world.deploying.deploy_base("tiny")
+    world.follow()
+    assert world.found("tiny").status == "active"
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (lambda store, ref: store.delete_directory(ref), "weights_missing"),
+        (lambda store, ref: store.put(f"{ref}/manifest.json", b"{}"), "weights_damaged"),
+        (lambda store, ref: store.put(f"{ref}/adapter_model.safetensors", b"x"), "weights_damaged"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_log_fail(
+    world: World, harm: Callable[[Artifacts, str], None], code: str
+) -> None:
+    world.import_base()
+    world.follow()
+    world.train()
+    harm(world.artifacts, "jobs/a/checkpoints/10")
+    world.deploy_checkpoint()
+    world.follow()
+    (*_, failed) = world.log.events.get(world.found(CHECKPOINT).id)
+    assert isinstance(failed, Deployment.DeploymentFailed)
+    assert failed.code == code
+    assert world.host.models == {"tiny"}
+
+
+def test_a_model_is_deployed_on_registering_if_its_job_was_approved_so(world: World) -> None:
+    world.import_base()
+    world.follow()
+    world.train(deploy=True)
+    world.register()
+    world.follow()
+    assert world.found(MODEL).status == "active"
+    assert world.host.models == {"tiny", MODEL}
+
+
+def test_without_its_base_such_a_model_says_why_it_is_not_served(world: World) -> None:
+    world.train(deploy=True)
+    world.register()
+    world.follow()
+    _, failed = world.log.events.get(world.found(MODEL).id)
+    assert isinstance(failed, Deployment.DeploymentFailed)
+    assert "tiny is not deployed" in failed.message
+
+
+def test_a_model_without_that_wish_is_not_deployed(world: World) -> None:
+    world.import_base()
+    world.train()
+    world.register()
+    world.follow()
+    assert world.log.find(Deployment, deployment_id(ACCOUNT_ID, MODEL)) is None
