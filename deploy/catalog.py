@@ -12,11 +12,15 @@ from rich.table import Table
 from deploy.operator import Store, console, open_store
 from domain.base_model import BaseModel
 from domain.catalog import Catalog
+from domain.deploying import Deploying
+from domain.deployment import Deployment
 from domain.errors import Invalid
-from domain.identity import base_model_id
+from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
 from domain.money import dollars, micros_of
 from domain.offers import CatalogBase, GpuType, Region
 from gateway.cli.terminal import screen
+from projections import DEPLOYMENTS
+from projections.deployments import adapters_on
 
 commands = typer.Typer(
     name="catalog",
@@ -145,6 +149,27 @@ def withdraw_base(name: Name) -> None:
     console.print(f"{name} is off the list.")
 
 
+@bases.command("deploy")
+def deploy_base(name: Name) -> None:
+    """Have an imported base answer requests; jobs may fine-tune it while it does."""
+    with open_store() as store:
+        deployment = Deploying(store.log).deploy_base(name)
+    console.print(f"The deployment of {name} is {deployment.status}.")
+
+
+@bases.command("undeploy")
+def undeploy_base(name: Name) -> None:
+    """Have a base answer no more, and no new job fine-tune it; not while it serves adapters."""
+    with open_store() as store:
+
+        def adapters() -> int:
+            store.fold(DEPLOYMENTS)
+            return adapters_on(store.connection, name)
+
+        deployment = Deploying(store.log).undeploy_base(name, adapters)
+    console.print(f"The deployment of {name} is {deployment.status}.")
+
+
 def _change(change: Callable[[Catalog], None]) -> None:
     with open_store() as store:
         _commit(store, change)
@@ -225,9 +250,8 @@ def _regions(catalog: Catalog) -> Table:
 
 
 def _bases(store: Store, catalog: Catalog) -> Table:
-    table = Table(
-        "base model", "parameters", "layers", "hidden", "context", "eligible", "imported", box=None
-    )
+    figures = ("parameters", "layers", "hidden", "context")
+    table = Table("base model", *figures, "eligible", "imported", "deployment", box=None)
     for base in sorted(catalog.bases.values(), key=lambda each: each.shape.parameters):
         shape = base.shape
         table.add_row(
@@ -238,5 +262,11 @@ def _bases(store: Store, catalog: Catalog) -> Table:
             str(shape.context_length),
             "yes" if base.eligible else "no",
             "yes" if store.log.find(BaseModel, base_model_id(base.name)) else "no",
+            _deployment(store, base.name),
         )
     return table
+
+
+def _deployment(store: Store, base: str) -> str:
+    found = store.log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, base))
+    return "" if found is None else found.status

@@ -112,6 +112,17 @@ def test_bases_are_made_eligible_listed_and_taken_off(log: EventLog) -> None:
     assert "mine" not in offered(log).bases
 
 
+def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> None:
+    assert "has to be imported first" in ecolink("bases", "deploy", "phi-4", exit_code=1)
+    assert "was never deployed" in ecolink("bases", "undeploy", "phi-4", exit_code=1)
+    with command("import"):
+        EcoLink(log).import_base_model("phi-4", "models/x", "m", "Phi3", 1, 1, TINY_SHAPE)
+    for _ in range(2):
+        assert "The deployment of phi-4 is deploying." in ecolink("bases", "deploy", "phi-4")
+    assert row(ecolink("show"), "phi-4")[-2:] == ["yes", "deploying"]
+    assert "is undeployed" in ecolink("bases", "undeploy", "phi-4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
