@@ -156,8 +156,9 @@ class Training:
         return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
 
     def _practise(self, rows: int, tokens: int) -> None:
-        """A micro batch for the compiler to look at; all is as before it."""
+        """A micro batch for the compiler to look at; nothing that is trained changes."""
         before = RandomState.of(self.ranks.device)
+        self.model.train()  # as in a step: the compiler tells the modes apart
         # Sizes that nothing else has, for the compiler takes equal ones to be always equal.
         taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
         batch = collate([Example(each, each) for each in taught], self.ranks.device)

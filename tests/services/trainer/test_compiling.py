@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from domain.precision import Precision
 from infrastructure.reports import SegmentSpec
@@ -27,6 +28,11 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
+def kernels_made() -> int:
+    """Graphs that the compiler has made kernels for, in this process."""
+    return counters["stats"]["unique_graphs"]
+
+
 def losses(notes: Notes) -> list[float]:
     return [step.train_loss for step in notes.steps]
 
@@ -41,8 +47,10 @@ def alone(spec: SegmentSpec, device: str = "cpu", count: int = 1) -> str | None:
 def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = chats(15)
+    rows, before = chats(15), kernels_made()
     expected = run(make_spec(FIELDS, rows))
+    # Before the first step, and from one shape for all jobs, or resuming would not be exact.
+    assert kernels_made() == before + 1
     assert "layers are compiled" in expected.lines
     spec = make_spec(FIELDS, rows)
     stopped = run(spec, stop_after=3)
