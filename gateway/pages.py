@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
@@ -19,18 +19,23 @@ R = TypeVar("R")
 Limit = Annotated[int | None, Query(ge=1, le=10_000, description="At most so many; else all.")]
 
 
+After = Annotated[int, Query(ge=0, le=MOST_POSITION)]
+"""Of a list that is numbered: only what has a higher number."""
+
+
 class Page(Answer, Generic[T]):
     """Some of a list; the next page begins after the last of these."""
 
     data: list[T]
     has_more: bool = Field(description="Whether there are more after these.")
 
-
-def one_more(limit: int | None) -> int | None:
-    """How many rows to read for a page of `limit`, so as to know whether there are more."""
-    return None if limit is None else limit + 1
-
-
-def cut(rows: Sequence[R], limit: int | None) -> tuple[Sequence[R], bool]:
-    """The rows of a page, of those that were read, and whether there are more."""
-    return rows[:limit], limit is not None and len(rows) > limit
+    @classmethod
+    def of(
+        cls, read: Callable[[int | None], Sequence[R]], limit: int | None, show: Callable[[R], T]
+    ) -> Page[T]:
+        """The page of at most `limit` rows that `read` reads; with one more it knows of more."""
+        rows = read(None if limit is None else limit + 1)
+        return cls(
+            data=[show(row) for row in rows[:limit]],
+            has_more=limit is not None and len(rows) > limit,
+        )

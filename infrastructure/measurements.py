@@ -99,12 +99,14 @@ def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> No
     )
 
 
-def evaluations_of(connection: Connection, job_id: UUID, after: int = -1) -> list[dict[str, Any]]:
+def evaluations_of(
+    connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
+) -> list[dict[str, Any]]:
     """A job's evaluations after a step, in order; of one that was made twice, the last."""
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM evaluation_measurements "
-        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC",
-        [job_id, after],
+        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
+        [job_id, after, limit],
     ).fetchall()
 
 
@@ -120,12 +122,14 @@ def last_evaluation_of(connection: Connection, job_id: UUID) -> dict[str, Any] |
     ).fetchone()
 
 
-def steps_of(connection: Connection, job_id: UUID, after: int = 0) -> list[dict[str, Any]]:
+def steps_of(
+    connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
+) -> list[dict[str, Any]]:
     """A job's steps after one, in order; of a step that was taken twice, the last."""
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM step_measurements "
-        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC",
-        [job_id, after],
+        "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
+        [job_id, after, limit],
     ).fetchall()
 
 

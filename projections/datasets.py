@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 from domain.aggregate import Event
 from domain.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, newest_first
 
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -136,12 +136,13 @@ def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
 DATASETS = Projection("datasets", TABLES, DDL, apply)
 
 
-def datasets_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """An account's datasets, the newest first."""
-    return connection.execute(
-        "SELECT * FROM datasets WHERE account_id = %s ORDER BY uploaded_at DESC, dataset_id",
-        [account_id],
-    ).fetchall()
+def datasets_of(
+    connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
+) -> list[Row]:
+    """An account's datasets, the newest first; those after one of them, at most so many."""
+    return newest_first(
+        connection, "datasets", "uploaded_at", "dataset_id", account_id, after, limit
+    )
 
 
 def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row | None:

@@ -15,7 +15,7 @@ from projections.deployments import WANTED
 from projections.job_launched import apply_segment
 from projections.job_row import CANCELLING, DDL, PAUSING, WAITING_FOR_GPU, update
 from projections.job_saved import apply_checkpoint, give_up_checkpoints
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, newest_first
 
 EXPIRED_AT_ONCE = 100
 
@@ -205,12 +205,11 @@ def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
     ).fetchone()
 
 
-def jobs_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """An account's jobs, the newest first."""
-    return connection.execute(
-        "SELECT * FROM job_detail WHERE account_id = %s ORDER BY approved_at DESC, job_id",
-        [account_id],
-    ).fetchall()
+def jobs_of(
+    connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
+) -> list[Row]:
+    """An account's jobs, the newest first; those after one of them, at most so many."""
+    return newest_first(connection, "job_detail", "approved_at", "job_id", account_id, after, limit)
 
 
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:

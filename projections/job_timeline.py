@@ -54,12 +54,14 @@ def apply(cursor: Cursor, event: Event) -> None:
 JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply)
 
 
-def timeline_of(connection: Connection, job_id: UUID, after: int = 0) -> list[Row]:
-    """A job's events after a position within it, in order."""
+def timeline_of(
+    connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
+) -> list[Row]:
+    """A job's events after a position within it, in order, at most so many."""
     return connection.execute(
         "SELECT position, event_id, happened_at, topic, fields FROM job_timeline "
-        "WHERE job_id = %s AND position > %s ORDER BY position",
-        [job_id, after],
+        "WHERE job_id = %s AND position > %s ORDER BY position LIMIT %s",
+        [job_id, after, limit],
     ).fetchall()
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.aggregate import Event
 from domain.job import Job
 from infrastructure.store import Connection
-from projections.projection import Cursor, Projection, Row
+from projections.projection import Cursor, Projection, Row, newest_first
 
 DDL = """
 CREATE TABLE IF NOT EXISTS models (
@@ -43,12 +43,11 @@ def apply(cursor: Cursor, event: Event) -> None:
 MODELS = Projection("models", ("models",), DDL, apply)
 
 
-def models_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """An account's registered models, the newest first."""
-    return connection.execute(
-        "SELECT * FROM models WHERE account_id = %s ORDER BY registered_at DESC, model",
-        [account_id],
-    ).fetchall()
+def models_of(
+    connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
+) -> list[Row]:
+    """An account's registered models, the newest first; those after one, at most so many."""
+    return newest_first(connection, "models", "registered_at", "model", account_id, after, limit)
 
 
 def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:

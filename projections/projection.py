@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -107,6 +108,31 @@ class ProjectionEffect:
         )
         row = cursor.fetchone()
         return 0 if row is None else row["position"]
+
+
+def newest_first(
+    connection: Connection,
+    table: LiteralString,
+    moment: LiteralString,
+    key: LiteralString,
+    account_id: UUID,
+    after: object = None,
+    limit: int | None = None,
+) -> list[Row]:
+    """An account's rows by a moment, the newest first; at the same moment by their key.
+
+    A page has up to `limit` rows that come after the one whose key is `after`, of those that there
+    are: what is made meanwhile comes before, and is not on it.
+    """
+    return connection.execute(
+        f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
+        f"ON last.{key} = %(after)s AND last.account_id = row.account_id "
+        "WHERE row.account_id = %(account)s AND (%(all)s "
+        f"OR row.{moment} < last.{moment} "
+        f"OR (row.{moment} = last.{moment} AND row.{key} > last.{key})) "
+        f"ORDER BY row.{moment} DESC, row.{key} LIMIT %(limit)s",
+        {"account": account_id, "after": after, "all": after is None, "limit": limit},
+    ).fetchall()
 
 
 def lowest_position(connection: Connection, projections: Sequence[Projection]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from domain.errors import Invalid
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.backend import Backend, BackendOf
+from gateway.pages import After, Limit, Page
 from projections.billing_ledger import postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
@@ -134,15 +136,18 @@ def show_ledger(
     caller: CallerOf,
     backend: BackendOf,
     job: Annotated[JobId | None, Query(description="Only this job's postings.")] = None,
-    after: Annotated[int, Query(ge=0, description="Only postings at a higher position.")] = 0,
-    limit: Annotated[int | None, Query(ge=1, le=10_000, description="At most so many.")] = None,
-) -> Listed[Posting]:
+    after: Annotated[After, Query(description="Only postings at a higher position.")] = 0,
+    limit: Limit = None,
+) -> Page[Posting]:
     """The postings of the caller's account, in order."""
     with backend.pool.connection() as connection:
-        rows = postings_of(connection, caller.account_id, job, after=after, limit=limit)
-    return Listed(
-        data=[Posting(**{**row, "amount": Money.of(row["amount_micros"])}) for row in rows]
-    )
+        return Page[Posting].of(
+            partial(postings_of, connection, caller.account_id, job, after), limit, _posting
+        )
+
+
+def _posting(row: Row) -> Posting:
+    return Posting(**{**row, "amount": Money.of(row["amount_micros"])})
 
 
 @router.get("/ledger.csv", response_class=StreamingResponse, responses=_CSV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -16,15 +17,17 @@ from domain.dataset import Dataset, DatasetStatus
 from domain.errors import WrongState
 from domain.identity import created_id
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, Listed
+from gateway.answers import Answer
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
+from gateway.pages import Limit, Page
 from gateway.uploads import store_upload
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
 from projections import datasets as rows
+from projections.projection import Row
 
 UPLOAD_PATH = "/api/datasets"
 
@@ -162,13 +165,24 @@ def _new_row(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-@router.get("/datasets")
-def list_datasets(caller: CallerOf, backend: BackendOf) -> Listed[DatasetSummary]:
+@router.get("/datasets", responses=refusals(404))
+def list_datasets(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[UUID | None, Query(description="Only those that come after this one.")] = None,
+    limit: Limit = None,
+) -> Page[DatasetSummary]:
     """The caller's datasets, the newest first."""
+    if after is not None:
+        own_dataset(backend, caller, after)
     with backend.pool.connection() as connection:
-        own = rows.datasets_of(connection, caller.account_id)
-        names = dataset_names(connection, [row["dataset_id"] for row in own])
-    return Listed(data=[DatasetSummary(**_summary(row, names)) for row in own])
+        page = Page[Row].of(
+            partial(rows.datasets_of, connection, caller.account_id, after), limit, lambda row: row
+        )
+        names = dataset_names(connection, [row["dataset_id"] for row in page.data])
+    return Page(
+        data=[DatasetSummary(**_summary(row, names)) for row in page.data], has_more=page.has_more
+    )
 
 
 @router.get("/datasets/{dataset_id}", responses=refusals(404))

@@ -10,13 +10,11 @@ from domain.errors import NotFound
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, job_name
 from gateway.api.jobs import own_job
+from gateway.api.models import own_model
 from gateway.backend import Backend, BackendOf
 from gateway.downloads import OCTETS, Conditions, ConditionsOf, download, file_answers
 from gateway.errors import refusals
-from gateway.freshness import found
 from infrastructure.artifacts import MANIFEST, Manifest, ManifestFile
-from projections import MODELS
-from projections.models import model_of
 
 router = APIRouter()
 
@@ -34,7 +32,7 @@ class FileAnswer(Answer):
 @router.get("/models/{model}/files", tags=["models"], responses=refusals(404))
 def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed[FileAnswer]:
     """The files of a model of the caller, as PEFT loads them, and the manifest that names them."""
-    return _listed(backend, _model_ref(backend, caller, model))
+    return _listed(backend, own_model(backend, caller, model)["adapter_ref"])
 
 
 @router.get(
@@ -47,7 +45,7 @@ def download_model_file(
     model: str, path: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
     """A file of a model. With `Range` a download goes on where it was cut off."""
-    return _download(backend, _model_ref(backend, caller, model), path, wanted)
+    return _download(backend, own_model(backend, caller, model)["adapter_ref"], path, wanted)
 
 
 @router.get("/jobs/{job_id}/checkpoints/{step}/files", tags=["jobs"], responses=refusals(404))
@@ -74,17 +72,6 @@ def download_checkpoint_file(
 ) -> Response:
     """A file of a checkpoint. With `Range` a download goes on where it was cut off."""
     return _download(backend, _checkpoint_ref(backend, caller, job_id, step), path, wanted)
-
-
-def _model_ref(backend: Backend, caller: Caller, model: str) -> str:
-    """Where a caller's model is stored; raises NotFound."""
-    row = found(
-        backend,
-        MODELS,
-        lambda connection: model_of(connection, caller.account_id, model),
-        f"no model {model}",
-    )
-    return row["adapter_ref"]
 
 
 def _checkpoint_ref(backend: Backend, caller: Caller, job_id: JobId, step: int) -> str:

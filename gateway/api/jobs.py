@@ -33,6 +33,7 @@ from gateway.availability import loads_now, remaining_seconds, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
+from gateway.pages import MOST_POSITION, After, Limit, Page
 from infrastructure.measurements import (
     evaluations_of,
     last_evaluation_of,
@@ -99,12 +100,20 @@ def _new_row(job: Job) -> dict[str, Any]:
     }
 
 
-@router.get("")
-def list_jobs(caller: CallerOf, backend: BackendOf) -> Listed[JobSummary]:
+@router.get("", responses=refusals(404))
+def list_jobs(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[JobId | None, Query(description="Only jobs that come after this one.")] = None,
+    limit: Limit = None,
+) -> Page[JobSummary]:
     """The caller's jobs, the newest first."""
+    if after is not None:
+        own_job(backend, caller, after)
     with backend.pool.connection() as connection:
-        own = jobs_of(connection, caller.account_id)
-    return Listed(data=[summary(row) for row in own])
+        return Page[JobSummary].of(
+            partial(jobs_of, connection, caller.account_id, after), limit, summary
+        )
 
 
 @router.get("/{job_id}", responses=refusals(404))
@@ -159,13 +168,15 @@ def show_steps(
     job_id: JobId,
     caller: CallerOf,
     backend: BackendOf,
-    after: Annotated[int, Query(ge=0, description="Only steps with a higher number.")] = 0,
-) -> Listed[Step]:
+    after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
+    limit: Limit = None,
+) -> Page[Step]:
     """The measured optimizer steps, in order; of a step that was taken twice, the last."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
-        rows = steps_of(connection, job_id, after)
-    return Listed(data=[Step(**row) for row in rows])
+        return Page[Step].of(
+            partial(steps_of, connection, job_id, after), limit, lambda row: Step(**row)
+        )
 
 
 @router.get("/{job_id}/evaluations", responses=refusals(404))
@@ -173,13 +184,17 @@ def show_evaluations(
     job_id: JobId,
     caller: CallerOf,
     backend: BackendOf,
-    after: Annotated[int, Query(ge=-1, description="Only of steps with a higher number.")] = -1,
-) -> Listed[Evaluation]:
+    after: Annotated[
+        int, Query(ge=-1, le=MOST_POSITION, description="Only of steps with a higher number.")
+    ] = -1,
+    limit: Limit = None,
+) -> Page[Evaluation]:
     """The evaluations by step; step 0 is the base alone. Of one that was made twice, the last."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
-        rows = evaluations_of(connection, job_id, after)
-    return Listed(data=[Evaluation.of(row) for row in rows])
+        return Page[Evaluation].of(
+            partial(evaluations_of, connection, job_id, after), limit, Evaluation.of
+        )
 
 
 @router.get("/{job_id}/timeline", responses=refusals(404))
@@ -187,13 +202,17 @@ def show_timeline(
     job_id: JobId,
     caller: CallerOf,
     backend: BackendOf,
-    after: Annotated[int, Query(ge=0, description="Only events at a higher position.")] = 0,
-) -> Listed[TimelineEntry]:
+    after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
+    limit: Limit = None,
+) -> Page[TimelineEntry]:
     """The events of the job and of its meters, in the order of the log."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
-        rows = timeline_of(connection, job_id, after)
-    return Listed(data=[TimelineEntry(**row) for row in rows])
+        return Page[TimelineEntry].of(
+            partial(timeline_of, connection, job_id, after),
+            limit,
+            lambda row: TimelineEntry(**row),
+        )
 
 
 @router.get("/{job_id}/log", responses=refusals(404))

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
 from domain.identity import CATALOG_ID
-from gateway.access import CallerOf
+from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId
-from gateway.backend import BackendOf
+from gateway.backend import Backend, BackendOf
+from gateway.errors import refusals
+from gateway.freshness import found
+from gateway.pages import Limit, Page
+from projections import MODELS
 from projections.base_models import all_base_models
 from projections.deployments import statuses
-from projections.models import models_of
+from projections.models import model_of, models_of
+from projections.projection import Row
 
 router = APIRouter(tags=["models"])
 
@@ -49,16 +56,30 @@ class Models(Answer):
 
     base_models: list[BaseModelAnswer]
     models: list[ModelAnswer]
+    has_more: bool = Field(description="Whether there are more models of the caller's after these.")
 
 
-@router.get("/models")
-def list_models(caller: CallerOf, backend: BackendOf) -> Models:
+@router.get("/models", responses=refusals(404))
+def list_models(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[
+        str | None, Query(description="Only the caller's models that come after this one.")
+    ] = None,
+    limit: Limit = None,
+) -> Models:
     """Base models by name, and the caller's own models, the newest first."""
+    if after is not None:
+        own_model(backend, caller, after)
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
-        own = models_of(connection, caller.account_id)
         deployed = statuses(connection, caller.account_id)
+        own = Page[ModelAnswer].of(
+            partial(models_of, connection, caller.account_id, after),
+            limit,
+            lambda row: ModelAnswer(**row, deployment=deployed.get(row["model"])),
+        )
     return Models(
         base_models=[
             BaseModelAnswer(
@@ -68,5 +89,16 @@ def list_models(caller: CallerOf, backend: BackendOf) -> Models:
             )
             for row in bases
         ],
-        models=[ModelAnswer(**row, deployment=deployed.get(row["model"])) for row in own],
+        models=own.data,
+        has_more=own.has_more,
+    )
+
+
+def own_model(backend: Backend, caller: Caller, model: str) -> Row:
+    """The row of a caller's model; raises NotFound, also for another account's."""
+    return found(
+        backend,
+        MODELS,
+        lambda connection: model_of(connection, caller.account_id, model),
+        f"no model {model}",
     )

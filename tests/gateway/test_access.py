@@ -65,9 +65,9 @@ def test_another_accounts_things_are_as_if_they_did_not_exist(
         assert theirs.status_code == nothing.status_code == 404
         assert theirs.text.replace(job, "") == nothing.text.replace(unknown, "")
     assert client.post("/api/jobs", json=body, headers=other.headers).status_code == 404
-    assert client.get("/api/jobs", headers=other.headers).json() == {"data": []}
-    assert client.get("/api/datasets", headers=other.headers).json() == {"data": []}
-    assert client.get(f"/api/ledger?job={job}", headers=other.headers).json() == {"data": []}
+    assert client.get("/api/jobs", headers=other.headers).json()["data"] == []
+    assert client.get("/api/datasets", headers=other.headers).json()["data"] == []
+    assert client.get(f"/api/ledger?job={job}", headers=other.headers).json()["data"] == []
 
 
 def test_an_operators_credit_names_the_operator(client: TestClient, world: World) -> None:

@@ -69,7 +69,7 @@ def test_every_command(gateway: Gateway, world: World, tmp_path: Path) -> None:
     assert "Nothing is saved" in run("jobs", "checkpoints", job["id"])
     assert "$3.00" in run("billing", "balance")
     assert "credit granted" in run("billing", "ledger")
-    assert read("billing", "ledger", "--job", job["id"]) == {"data": []}
+    assert read("billing", "ledger", "--job", job["id"])["data"] == []
     _errors_are_one_sentence(gateway, person.key)
 
 

@@ -94,7 +94,7 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
             answer = client.post("/api/datasets?name=big", content=content, headers=person.headers)
             assert answer.status_code == 413
             assert "1.5 MiB" in answer.json()["error"]["message"]
-        assert client.get("/api/datasets", headers=person.headers).json() == {"data": []}
+        assert client.get("/api/datasets", headers=person.headers).json()["data"] == []
     assert uploads(settings) == []
 
 

@@ -1,0 +1,139 @@
+"""Lists page by page: nothing is missed, nothing comes twice, and the end is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+
+from infrastructure.measurements import add_step
+from infrastructure.reports import StepMeasured
+from infrastructure.store import connect
+from tests.gateway.conftest import Person, World
+from tests.gateway.test_job_commands import Owner
+from tests.gateway.test_jobs import ready, uuid_of
+
+
+def whole(client: TestClient, person: Person, path: str, key: str = "data") -> list[Any]:
+    answer = client.get(path, headers=person.headers).json()
+    assert answer["has_more"] is False
+    return answer[key]
+
+
+def by_pages(
+    client: TestClient,
+    person: Person,
+    path: str,
+    cursor: Callable[[Any], Any],
+    key: str = "data",
+) -> list[Any]:
+    """All of a list, two at a time."""
+    found: list[Any] = []
+    asked: dict[str, Any] = {"limit": 2}
+    while True:
+        answer = client.get(path, params=asked, headers=person.headers).json()
+        assert len(answer[key]) == 2 or not answer["has_more"]
+        found += answer[key]
+        if not answer["has_more"]:
+            return found
+        asked["after"] = cursor(answer[key][-1])
+
+
+def test_jobs_and_datasets(client: TestClient, world: World) -> None:
+    person, form = ready(world)
+    for _ in range(4):
+        client.post("/api/jobs", json=form, headers=person.headers)
+        world.dataset(person)
+    world.project()
+    for path, count in (("/api/jobs", 4), ("/api/datasets", 5)):
+        every = whole(client, person, path)
+        assert len(every) == count
+        assert by_pages(client, person, path, lambda each: each["id"]) == every
+
+
+def test_what_is_made_meanwhile_is_on_no_later_page(client: TestClient, world: World) -> None:
+    person, form = ready(world)
+    for _ in range(3):
+        client.post("/api/jobs", json=form, headers=person.headers)
+    every = whole(client, person, "/api/jobs")
+    client.post("/api/jobs", json=form, headers=person.headers)
+    rest = f"/api/jobs?after={every[0]['id']}"
+    assert whole(client, person, rest) == every[1:]
+
+
+def test_models(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    for number in range(3):
+        if number:
+            approved = client.post("/api/jobs", json=owner.form, headers=owner.person.headers)
+            owner.path = f"/api/jobs/{approved.json()['id']}"
+            owner.job_id = uuid_of(approved.json())
+        owner.train()
+        owner.give("cancel")
+        owner.end()
+        assert owner.give("promote").status_code == 200
+    every = whole(client, owner.person, "/api/models", "models")
+    assert len(every) == 3
+    got = by_pages(client, owner.person, "/api/models", lambda each: each["model"], "models")
+    assert got == every
+
+
+def measured(owner: Owner, step: int) -> StepMeasured:
+    return StepMeasured(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=1,
+        step=step,
+        total_steps=30,
+        train_loss=2.0,
+        learning_rate=1e-4,
+        tokens=100,
+        tokens_per_second=50.0,
+        elapsed_seconds=float(step),
+        peak_memory_bytes=None,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def test_a_jobs_timeline_and_steps(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.train()
+    owner.end()
+    with connect(world.settings) as connection:
+        for step in range(1, 6):
+            add_step(connection, measured(owner, step))
+    world.project()
+    for part, cursor in (("timeline", "position"), ("steps", "step")):
+        path = f"{owner.path}/{part}"
+        every = whole(client, owner.person, path)
+        assert len(every) >= 5
+        assert by_pages(client, owner.person, path, lambda each, of=cursor: each[of]) == every
+
+
+def test_the_ledger(client: TestClient, world: World) -> None:
+    person = world.person()
+    for _ in range(5):
+        world.credit(person, 1)
+    world.project()
+    every = whole(client, person, "/api/ledger")
+    assert len(every) == 5
+    assert by_pages(client, person, "/api/ledger", lambda each: each["position"]) == every
+
+
+@pytest.mark.parametrize(
+    ("path", "after"),
+    [
+        ("/api/jobs", f"ftjob-{uuid4().hex}"),
+        ("/api/datasets", str(uuid4())),
+        ("/api/models", "ft:none:1"),
+    ],
+)
+def test_nothing_comes_after_what_is_not_there(
+    client: TestClient, world: World, path: str, after: str
+) -> None:
+    answer = client.get(path, params={"after": after}, headers=world.person().headers)
+    assert answer.status_code == 404
