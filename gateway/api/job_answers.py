@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import Field, JsonValue
 
 from domain.checkpoint import best
+from domain.deployment import DeploymentStatus
 from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
@@ -80,6 +81,9 @@ class ResumeGate(Answer):
 class JobDetail(JobSummary):
     """All that is known of a job. Losses are nats per label token."""
 
+    deployment: DeploymentStatus | None = Field(
+        description="Of its model; null: there is none, or it was never deployed."
+    )
     sequence: int = Field(
         description="Of the last event that this answer has seen: follow `/api/events` after it."
     )
@@ -228,6 +232,7 @@ def detail(
     resume: ResumeGate | None,
     wait_seconds: int | None,
     remaining_seconds: int | None,
+    deployment: DeploymentStatus | None,
 ) -> JobDetail:
     """A job's row, its newest measurements and its account's balance as the detail."""
     measured, scored = last_step or {}, last_evaluation or {}
@@ -256,6 +261,7 @@ def detail(
             "resume": resume,
             "wait_seconds": wait_seconds,
             "remaining_seconds": remaining_seconds,
+            "deployment": deployment,
             "kept": _kept(row),
         }
     )

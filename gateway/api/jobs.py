@@ -43,6 +43,7 @@ from infrastructure.measurements import (
 )
 from projections import JOB_DETAIL
 from projections.accounts import account as account_row
+from projections.deployments import statuses
 from projections.job_detail import job as job_row
 from projections.job_detail import jobs_of
 from projections.job_row import WAITING_FOR_GPU
@@ -129,6 +130,7 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         last_step = last_step_of(connection, job_id)
         last_evaluation = last_evaluation_of(connection, job_id)
         account = account_row(connection, caller.account_id)
+        deployed = statuses(connection, caller.account_id)
     account = account or vars(backend.log.load(Account, caller.account_id))
     balance_micros: int = account["balance_micros"]
     wait = None if row["waiting_since"] is None else wait_of(backend, row)
@@ -142,6 +144,7 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         resume=_resume_gate(backend, row),
         wait_seconds=None if wait is None else round(wait),
         remaining_seconds=None if left is None else ceil(left),
+        deployment=deployed.get(row["model"]),
     )
 
 

@@ -141,5 +141,11 @@ def test_large_logs_are_moved_aside_and_few_are_kept(
 
 
 def test_passwords_are_made_once(home: Path) -> None:
-    assert Home(home).passwords() == Home(home).passwords()
+    made = Home(home).passwords()
+    assert Home(home).passwords() == made
+    kept = made.model_dump(exclude={"serving"})
+    (home / "secrets.json").write_text(json.dumps(kept))  # of a version that had no serving
+    grown = Home(home).passwords()
+    assert grown.model_dump(exclude={"serving"}) == kept
+    assert Home(home).passwords() == grown
     eventually((home / "secrets.json").exists)

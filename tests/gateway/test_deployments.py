@@ -57,6 +57,8 @@ def test_a_model_is_deployed_served_and_undeployed(client: TestClient, world: Wo
     models = client.get("/api/models", headers=owner.person.headers).json()
     assert [each["deployment"] for each in models["base_models"]] == ["active"]
     assert [each["deployment"] for each in models["models"]] == ["active"]
+    job = client.get(owner.path, headers=owner.person.headers).json()
+    assert (job["model"], job["deployment"]) == (owner.model, "active")
     undeployed = [owner.post(f"/models/{owner.model}/undeploy") for _ in range(2)]
     assert [each.json()["status"] for each in undeployed] == ["undeployed", "undeployed"]
     assert owner.post(f"/models/{owner.model}/deploy").json()["status"] == "deploying"
