@@ -1,0 +1,56 @@
+"""From tokens to text as it grows: whole characters only, and nothing of a stop sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+
+class AnswerText:
+    """The text of one answer. What may yet turn out to begin a stop sequence is held back."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
+        assert isinstance(tokenizer, PreTrainedTokenizerFast)
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._core = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stops = tuple(stop for stop in stops if stop)
+        self._tokens: list[int] = []
+        self._shown = ""
+        self._held = ""
+
+    def add(self, token: int) -> str:
+        """Text that the token completes; `stopped` says whether a stop sequence was among it."""
+        self._tokens.append(token)
+        self._held += self._stream.step(self._core, token) or ""
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return self._show(min(found))
+        return self._show(len(self._held) - self._begun())
+
+    def end(self) -> str:
+        """What was held back: it did not become a stop sequence, nor a whole character."""
+        if self.stopped:
+            return ""
+        seen = self._shown + self._held
+        whole = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
+        if whole.startswith(seen):
+            self._held += whole[len(seen) :]
+        return self._show(len(self._held))
+
+    def _begun(self) -> int:
+        """Characters at the end of what is held that are the beginning of a stop sequence."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+    def _show(self, characters: int) -> str:
+        shown, self._held = self._held[:characters], self._held[characters:]
+        self._shown += shown
+        return shown

@@ -1,0 +1,132 @@
+"""A base model as serving holds it: its weights, its tokenizer, and what it computes like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from services.serving import attention
+from services.serving.attention import UnknownAttention
+from services.serving.deployed import CannotServe
+from services.serving.keys_values import KeysValues
+from services.serving.step import Part, Step
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+CHECKED_TOKENS = 24
+TOLERANCE = {torch.bfloat16: 0.05, torch.float32: 0.001}
+"""Of the check at loading: distance of two ways to compute the same logits, over their size."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Weights in memory, which attend as serving does, and the tokenizer."""
+
+    weights: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    context: int  # tokens that it can read at once
+    end_tokens: frozenset[int]  # that its own configuration ends an answer with
+
+    @classmethod
+    def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> BaseModel:
+        """Read a base from its directory; raises CannotServe for one that is not computed right."""
+        logging.disable_progress_bar()  # a log is no terminal
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            weights = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=dtype, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise CannotServe("base_unreadable", f"the base cannot be read: {error}") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise CannotServe("unsupported_tokenizer", "the base's tokenizer is no fast one")
+        weights = weights.eval().requires_grad_(False)
+        weights = weights.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides it
+        declared = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
+        _attend_as_served(weights)
+        return cls(
+            weights,
+            tokenizer,
+            int(declared or tokenizer.model_max_length),
+            _configured_ends(weights),
+        )
+
+    def logits(self, step: Step) -> Tensor:
+        """Logits after the parts of a step that answer, (answers, vocabulary)."""
+        return _logits(self.weights, step)
+
+
+def choose_dtype(device: torch.device, precision: str | None) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32; or what is asked for.
+
+    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
+    """
+    if precision is not None:
+        return DTYPES[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def _logits(weights: PreTrainedModel, step: Step) -> Tensor:
+    with torch.inference_mode():
+        return weights(
+            input_ids=step.input_ids,
+            position_ids=step.places[None],
+            use_cache=False,
+            logits_to_keep=step.answering,
+            step=step,
+        ).logits[0]
+
+
+def _configured_ends(weights: PreTrainedModel) -> frozenset[int]:
+    configured = getattr(weights.generation_config, "eos_token_id", None)
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def _attend_as_served(weights: PreTrainedModel) -> None:
+    """Switch to the attention of steps, and hold its logits against those of the base's own.
+
+    Raises CannotServe where they differ: a base may attend in a way that nobody here knows of.
+    """
+    kind = type(weights).__name__
+    vocabulary = weights.config.get_text_config().vocab_size
+    tokens = [(7 * place + 3) % vocabulary for place in range(CHECKED_TOKENS)]
+    with torch.inference_mode():
+        expected = weights(
+            input_ids=torch.tensor([tokens], device=weights.device), use_cache=False
+        ).logits[0, -1]
+    try:
+        weights.set_attn_implementation(attention.NAME)
+        found = _checked_logits(weights, tokens)
+    except (UnknownAttention, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CannotServe(
+            "unsupported_architecture", f"{kind} is not served: it attends by {error}"
+        ) from error
+    distance = float((found - expected).float().norm() / expected.float().norm())
+    if not distance <= TOLERANCE[weights.dtype]:
+        raise CannotServe(
+            "unsupported_architecture",
+            f"{kind} is not served: its answers would differ from its own by {distance:.2g}",
+        )
+
+
+def _checked_logits(weights: PreTrainedModel, tokens: list[int]) -> Tensor:
+    """Logits after tokens of which the last is read alone."""
+    store, logits = KeysValues(), torch.empty(0)
+    store.reserve(1, len(tokens))
+    for start, end in ((0, len(tokens) - 1), (len(tokens) - 1, len(tokens))):
+        part = Part(0, start, tokens[start:end], answers=True)
+        logits = _logits(weights, Step([part], store, weights.dtype, weights.device))
+    return logits[-1]

@@ -1,0 +1,168 @@
+"""The rows that one base answers at once: they join at any step, and leave when they are done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.serving.base_model import BaseModel
+from services.serving.keys_values import KeysValues, bytes_per_token, grown
+from services.serving.mixing import Mixing
+from services.serving.row import Row
+from services.serving.step import Part, Step
+
+READ_AT_ONCE = 256
+"""Tokens of prompts that are read in a step beside rows that answer: a long prompt is read in
+pieces, so that it delays the next token of the others by no more than this takes."""
+
+READ_ALONE = 1024
+"""The same where nobody waits for a next token."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a base may use."""
+
+    rows: int = 32  # that are answered at once
+    cache_bytes: int = 2 * 1024**3  # of keys and values; one row alone may use more
+
+
+class Running:
+    """Rows by slot, and those that wait for one. Only the engine's thread steps it."""
+
+    def __init__(self, base: BaseModel, limits: Limits) -> None:
+        self.base, self.limits = base, limits
+        self.mixing = Mixing()
+        self.waiting: deque[Row] = deque()
+        self._rows: list[Row] = []  # each at its slot
+        self._by_age: list[Row] = []
+        self._store = KeysValues()
+        self._token_bytes = bytes_per_token(base.weights)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._rows or self.waiting)
+
+    @property
+    def free(self) -> int:
+        """Rows that may join."""
+        return max(0, self.limits.rows - len(self._rows))
+
+    def uses(self, adapter: str | None) -> bool:
+        """Whether a row is answered, or waits to be answered, by an adapter; None: the base."""
+        return any(row.adapter == adapter for row in (*self._rows, *self.waiting))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Read a piece of what is unread, and say a token of each row that has read everything."""
+        self._leave([row for row in self._rows if row.cancelled])
+        self._admit()
+        parts = self._parts()
+        if not parts:
+            return
+        step = Step(parts, self._store, self.base.weights.dtype, self.base.weights.device)
+        rows = [self._rows[part.slot] for part in step.parts]
+        self.mixing.begin(
+            [(row.adapter, len(part.tokens)) for row, part in zip(rows, step.parts, strict=True)],
+            self.base.weights.device,
+        )
+        logits = self.base.logits(step)
+        for row, part in zip(rows, step.parts, strict=True):
+            row.read = part.end
+        answering = [row for row, part in zip(rows, step.parts, strict=True) if part.answers]
+        tokens = _drawn(answering, logits)
+        self._leave([row for row, token in zip(answering, tokens, strict=True) if row.say(token)])
+
+    def fail(self, error: Exception) -> None:
+        """Tell all rows that nothing more comes, and let go of them."""
+        rows = [*self._rows, *self.waiting]
+        self._rows.clear()
+        self._by_age.clear()
+        self.waiting.clear()
+        self._store.clear()
+        for row in rows:
+            row.listener(error)
+
+    def _admit(self) -> None:
+        """Have rows join, the longest waiting first, as long as there is a slot and memory."""
+        while self.waiting and len(self._rows) < self.limits.rows:
+            row = self.waiting[0]
+            longest = max(len(each.tokens) for each in (*self._rows, row))
+            if self._rows and not self._fits(len(self._rows) + 1, grown(longest, self._context)):
+                return
+            self.waiting.popleft()
+            if not row.cancelled:
+                self._rows.append(row)
+                self._by_age.append(row)
+
+    def _parts(self) -> list[Part]:
+        """What each row reads in the next step, with room for it; rows may have to go back."""
+        while True:
+            parts = self._wanted()
+            if not parts:
+                return parts
+            longest = max(part.end for part in parts)
+            if longest <= self._store.length and len(self._rows) <= self._store.slots:
+                return parts
+            length = grown(longest, self._context)
+            for wanted in (length, longest):
+                if len(self._rows) == 1 or self._fits(len(self._rows), wanted):
+                    self._store.reserve(len(self._rows), wanted)
+                    return parts
+            self._send_back(self._by_age[-1])
+
+    def _wanted(self) -> list[Part]:
+        budget = READ_AT_ONCE if any(row.unread == 1 for row in self._rows) else READ_ALONE
+        slots = {id(row): slot for slot, row in enumerate(self._rows)}
+        parts = []
+        for row in self._by_age:
+            count = row.unread if row.unread == 1 else min(row.unread, budget)
+            if count == 0:
+                continue
+            if row.unread > 1:
+                budget -= count
+            tokens = row.tokens[row.read : row.read + count]
+            parts.append(Part(slots[id(row)], row.read, tokens, answers=count == row.unread))
+        return parts
+
+    def _send_back(self, row: Row) -> None:
+        """Take a row's memory; it reads again what it had read, when it is its turn."""
+        self._leave([row])
+        row.read = 0
+        self.waiting.appendleft(row)
+
+    def _leave(self, rows: Iterable[Row]) -> None:
+        """Free the slots of rows; the last ones move into them, so that no slot is empty."""
+        for row in rows:
+            slot, last = self._rows.index(row), len(self._rows) - 1
+            if slot != last:
+                self._store.move(last, slot, self._rows[last].read)
+                self._rows[slot] = self._rows[last]
+            self._rows.pop()
+            self._by_age.remove(row)
+        if not self._rows:
+            self._store.clear()
+
+    def _fits(self, rows: int, length: int) -> bool:
+        slots, length = max(rows, self._store.slots), max(length, self._store.length)
+        return slots * length * self._token_bytes <= self.limits.cache_bytes
+
+    @property
+    def _context(self) -> int:
+        return self.base.context
+
+
+def _drawn(rows: list[Row], logits: Tensor) -> list[int]:
+    """The next token of each row."""
+    if not rows:
+        return []
+    likeliest = logits.argmax(-1).tolist()
+    return [
+        token if row.drawing.greedy else row.drawing.draw(logits[index])
+        for index, (row, token) in enumerate(zip(rows, likeliest, strict=True))
+    ]

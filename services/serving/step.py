@@ -1,0 +1,125 @@
+"""One pass through a base: the tokens of all running rows, packed one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from services.serving.keys_values import KeysValues
+
+RAGGED = 2.0
+"""Padded work over real work above which rows of one token attend alone, each at its length."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens that a row reads in one step, and where they belong."""
+
+    slot: int
+    start: int  # tokens that the row has read before
+    tokens: list[int]
+    answers: bool  # whether the next token is drawn after the last of these
+
+    @property
+    def end(self) -> int:
+        """Tokens that the row has read afterwards."""
+        return self.start + len(self.tokens)
+
+
+class Step:
+    """The layout of one pass. Parts of a single token come first: they attend together."""
+
+    def __init__(
+        self, parts: Sequence[Part], store: KeysValues, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.parts = tuple(sorted(parts, key=lambda part: (len(part.tokens) > 1, part.slot)))
+        self.store = store
+        self._dtype, self._device = dtype, device
+        tokens, slots, places, last = [], [], [], []
+        for part in self.parts:
+            tokens += part.tokens
+            slots += [part.slot] * len(part.tokens)
+            places += range(part.start, part.end)
+            if part.answers:
+                last.append(len(tokens) - 1)
+        self.input_ids = self._tensor(tokens)[None]
+        self.places = self._tensor(places)
+        self.slots = self._tensor(slots)
+        self.answering = self._tensor(last)
+        self._masks: dict[tuple[int | None, int], Tensor] = {}
+
+    @cached_property
+    def singles(self) -> tuple[Part, ...]:
+        """The parts of one token."""
+        return tuple(part for part in self.parts if len(part.tokens) == 1)
+
+    @cached_property
+    def stretches(self) -> tuple[tuple[int, Part], ...]:
+        """The longer parts, each with the index of its first token in the step."""
+        index, found = len(self.singles), []
+        for part in self.parts[len(self.singles) :]:
+            found.append((index, part))
+            index += len(part.tokens)
+        return tuple(found)
+
+    @cached_property
+    def together(self) -> bool:
+        """Whether the rows of one token attend in one call, padded to the longest of them."""
+        real = sum(part.end for part in self.singles)
+        return self.used * self.longest <= max(RAGGED * real, self.used * 128)
+
+    @cached_property
+    def used(self) -> int:
+        """Slots up to the last row of a single token."""
+        return max((part.slot + 1 for part in self.singles), default=0)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens that the longest row of a single token has read afterwards."""
+        return max((part.end for part in self.singles), default=0)
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether the rows of a single token fill the slots from the first on."""
+        return self.used == len(self.singles)
+
+    @cached_property
+    def single_slots(self) -> Tensor:
+        """Slots of the rows of one token."""
+        return self.slots[: len(self.singles)]
+
+    def singles_mask(self, window: int | None) -> Tensor:
+        """What each slot's query may see, (slots, 1, 1, longest): 0, or minus infinity."""
+        key = (window, -1)
+        if key not in self._masks:
+            ends = [1] * self.used  # a slot without a query looks at anything
+            for part in self.singles:
+                ends[part.slot] = part.end
+            self._masks[key] = self._mask(self._tensor(ends)[:, None], self.longest, window)[
+                :, None, None
+            ]
+        return self._masks[key]
+
+    def stretch_mask(self, part: Part, groups: int, window: int | None) -> Tensor:
+        """What a longer part's queries may see, (groups x tokens, end), a row for each query."""
+        key = (window, part.slot)
+        if key not in self._masks:
+            ends = torch.arange(part.start + 1, part.end + 1, device=self._device)[:, None]
+            self._masks[key] = self._mask(ends, part.end, window).repeat(groups, 1)
+        return self._masks[key]
+
+    def _mask(self, ends: Tensor, length: int, window: int | None) -> Tensor:
+        places = torch.arange(length, device=self._device)
+        hidden = places >= ends
+        if window is not None:
+            hidden = hidden | (places < ends - window)
+        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+        return mask.masked_fill_(hidden, -math.inf)
+
+    def _tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._device)

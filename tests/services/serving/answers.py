@@ -1,0 +1,78 @@
+"""Asking an engine, and waiting for what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+from uuid import UUID, uuid5
+
+from infrastructure.generation import GenerationAsked
+from services.serving.engine import Asked, Engine
+from services.serving.row import Grown
+
+SPACE = UUID(int=5)
+SECONDS = 30.0
+
+
+@dataclass
+class Answer:
+    """What one choice hears."""
+
+    pieces: list[Grown] = field(default_factory=list)
+    error: Exception | None = None
+    asked: Asked | None = None
+    ended: Event = field(default_factory=Event)
+    begun: Event = field(default_factory=Event)
+
+    def listen(self, grown: Grown | Exception) -> None:
+        if isinstance(grown, Exception):
+            self.error = grown
+        else:
+            self.pieces.append(grown)
+        self.begun.set()
+        if self.error is not None or self.pieces[-1].finish_reason is not None:
+            self.ended.set()
+
+    def wait(self) -> Answer:
+        assert self.ended.wait(SECONDS)
+        return self
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of the answer, its end among them."""
+        assert self.asked is not None
+        return self.asked.rows[0].tokens[self.asked.prompt_tokens :]
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.pieces[-1].finish_reason
+
+
+@dataclass
+class Answers:
+    """Asks an engine for answers."""
+
+    engine: Engine
+
+    def ask(self, name: str, question: str, **options: Any) -> Answer:
+        """One answer, begun; greedy if nothing else is said."""
+        (answer,) = self.ask_for(1, name, question, **options)
+        return answer
+
+    def ask_for(self, choices: int, name: str, question: str, **options: Any) -> list[Answer]:
+        given: list[Answer] = [Answer() for _ in range(choices)]
+        asked = GenerationAsked(
+            deployment_id=uuid5(SPACE, name),
+            messages=[{"role": "user", "content": question}],
+            choices=choices,
+            **{"temperature": 0.0, **options},
+        )
+        begun = self.engine.ask(asked, lambda choice: given[choice].listen)
+        for answer in given:
+            answer.asked = begun
+        return given

@@ -1,0 +1,72 @@
+"""Text grows by whole characters, and shows nothing of a stop sequence."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.serving.answer_text import AnswerText
+from services.trainer.tiny_model import make_tiny_tokenizer
+
+TOKENIZER = make_tiny_tokenizer()
+
+
+def tokens_of(text: str) -> list[int]:
+    return TOKENIZER(text, add_special_tokens=False)["input_ids"]
+
+
+def shown(text: str, *stops: str) -> tuple[list[str], bool]:
+    """The pieces that are shown as tokens come, and whether a stop sequence ended them."""
+    answer, pieces = AnswerText(TOKENIZER, stops), []
+    for token in tokens_of(text):
+        pieces.append(answer.add(token))
+        if answer.stopped:
+            break
+    return [*pieces, answer.end()], answer.stopped
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_the_pieces_are_the_text(text: str) -> None:
+    pieces, stopped = shown(text)
+    assert "".join(pieces) == text
+    assert "\ufffd" not in text or not stopped
+
+
+def test_a_character_of_several_tokens_comes_when_it_is_whole() -> None:
+    pieces, _ = shown("é🎉")
+    assert [piece for piece in pieces if piece] == ["é", "🎉"]
+
+
+def test_half_a_character_at_the_end_is_shown_as_such() -> None:
+    answer = AnswerText(TOKENIZER, ())
+    assert answer.add(tokens_of("é")[0]) == ""
+    assert answer.end() == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("Hello! How are you", ["How"], "Hello! "),
+        ("abcabd", ["abd"], "abc"),
+        ("aaab", ["aab"], "a"),
+        ("ab", ["abc"], "ab"),
+        ("one, two", ["two", ", "], "one"),
+        ("🎉é!", ["é"], "🎉"),
+    ],
+)
+def test_what_may_begin_a_stop_sequence_is_held_back(
+    text: str, stops: list[str], expected: str
+) -> None:
+    pieces, stopped = shown(text, *stops)
+    assert "".join(pieces) == expected
+    assert stopped == any(stop in text for stop in stops)
+
+
+@given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
+def test_a_stop_sequence_is_found_wherever_tokens_part_it(text: str, stops: list[str]) -> None:
+    pieces, stopped = shown(text, *stops)
+    whole = "".join(pieces)
+    assert text.startswith(whole)
+    assert not any(stop in whole for stop in stops)
+    assert stopped == any(stop in text for stop in stops)

@@ -1,0 +1,65 @@
+"""A chat is written as it was in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from services.serving.chat import Chat
+from services.serving.refusals import TemplateRefused
+from services.trainer.examples import Renderer
+from services.trainer.tiny_model import make_tiny_tokenizer
+
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Paris"}'},
+}
+MESSAGES = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hello!"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "rain", "tool_call_id": "call_1"},
+]
+PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s> {% endfor %}"
+TEMPLATES = {
+    "its own": None,
+    "none": "",
+    "without a prompt": PLAIN,
+}
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES])
+def test_a_prompt_is_what_the_answer_follows_in_training(template: str) -> None:
+    chosen = TEMPLATES[template]
+    tokenizer = make_tiny_tokenizer() if chosen is None else make_tiny_tokenizer(chosen or None)
+    answer = {"role": "assistant", "content": "Bring an umbrella."}
+    renderer = Renderer(tokenizer, 1000)
+    _, prompt = renderer.prompt({"messages": [*MESSAGES, answer]})
+    assert Chat(tokenizer).text(MESSAGES) == prompt
+
+
+def test_an_answer_ends_as_its_template_ends_it() -> None:
+    tokenizer = make_tiny_tokenizer()
+    ending = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert Chat(tokenizer).end_tokens == {ending}
+    assert Chat(tokenizer).stops == ()
+    assert Chat(make_tiny_tokenizer(PLAIN)).stops == ("</s>",)
+
+
+def test_an_adapter_brings_the_template_that_its_base_lacks(tmp_path: Path) -> None:
+    (tmp_path / CHAT_TEMPLATE).write_text(PLAIN)
+    assert Chat(make_tiny_tokenizer(None), tmp_path).text(MESSAGES[:2]).endswith("[assistant]")
+    own = Chat(make_tiny_tokenizer(), tmp_path)
+    assert own.text(MESSAGES[:2]) == Chat(make_tiny_tokenizer()).text(MESSAGES[:2])
+    assert Chat(make_tiny_tokenizer(FALLBACK_CHAT_TEMPLATE)).text(MESSAGES) == Chat(
+        make_tiny_tokenizer(None)
+    ).text(MESSAGES)
+
+
+def test_what_a_template_refuses_is_refused() -> None:
+    refusing = "{{ raise_exception('system messages are not for me') }}"
+    with pytest.raises(TemplateRefused, match="not for me"):
+        Chat(make_tiny_tokenizer(refusing)).tokens(MESSAGES)

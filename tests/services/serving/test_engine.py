@@ -1,0 +1,245 @@
+"""What the engine says equals what transformers and peft say, whoever else is answered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.serving import running
+from services.serving.base_model import BaseModel
+from services.serving.deployed import CannotServe
+from services.serving.engine import Engine, Hosting
+from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
+from services.serving.running import Running
+from tests.services.serving.answers import Answers
+from tests.services.serving.conftest import ServedMaker, deployment_of
+
+QUESTIONS = (
+    "Hello!",
+    "What is the capital of France? " * 5,
+    "Good morning, good evening.",
+    "the quick brown fox jumps over a lazy dog " * 4,
+    "Thanks.",
+)
+
+
+def generated(base: Path, adapter: Path | None, question: str, new_tokens: int) -> list[int]:
+    """The greedy answer of the libraries themselves."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    with torch.inference_mode():
+        output = model.eval().generate(**prompt, max_new_tokens=new_tokens, do_sample=False)
+    return output[0, prompt["input_ids"].shape[1] :].tolist()
+
+
+def test_mixed_requests_are_answered_as_by_peft_alone(
+    engine: Engine,
+    served: ServedMaker,
+    answers: Answers,
+    tiny_model: Path,
+    adapters: tuple[Path, Path],
+) -> None:
+    """Base and two adapters in one batch, whose prompts of several lengths join one by one."""
+    models = {"base": None, "first": adapters[0], "second": adapters[1]}
+    for name, adapter in models.items():
+        engine.attach(served(name, adapter))
+    begun = []
+    for number, question in enumerate(QUESTIONS):
+        for name in models:
+            begun.append((name, question, answers.ask(name, question, max_tokens=24 + number)))
+        begun[-1][2].begun.wait(5)
+    said = []
+    for number, (name, question, answer) in enumerate(begun):
+        expected = generated(tiny_model, models[name], question, 24 + number // 3)
+        assert answer.wait().tokens == expected, (name, question)
+        said.append(tuple(expected))
+    assert len(set(said)) > len(QUESTIONS)  # the adapters do change what is said
+
+
+def test_long_prompts_and_little_memory_change_nothing(
+    served: ServedMaker,
+    tiny_model: Path,
+    adapters: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prompts are read in pieces, and rows that go back for lack of memory begin again."""
+    monkeypatch.setattr(running, "READ_AT_ONCE", 16)
+    monkeypatch.setattr(running, "READ_ALONE", 24)
+    sent_back = []
+    send_back = Running._send_back
+    monkeypatch.setattr(
+        Running, "_send_back", lambda self, row: (sent_back.append(row), send_back(self, row))
+    )
+    # Room for three rows of 128 tokens of 2 layers, 2 heads, 8 numbers of 4 bytes.
+    hosting = Hosting(
+        rows=4, cache_bytes=3 * 128 * 2 * 2 * 2 * 8 * 4, precision="fp32", device="cpu"
+    )
+    engine = Engine(hosting)
+    try:
+        for name, adapter in (("base", None), ("first", adapters[0])):
+            engine.attach(served(name, adapter))
+        asked = [
+            (name, adapter, "the quick brown fox jumps over a lazy dog " * times)
+            for times, name, adapter in (
+                (1, "base", None),
+                (6, "first", adapters[0]),
+                (2, "first", adapters[0]),
+                (5, "base", None),
+                (3, "base", None),
+            )
+        ]
+        given = [Answers(engine).ask(name, text, max_tokens=90) for name, _, text in asked]
+        for answer, (_, adapter, question) in zip(given, asked, strict=True):
+            assert answer.wait().tokens == generated(tiny_model, adapter, question, 90)
+    finally:
+        engine.close()
+    assert sent_back
+
+
+def test_models_come_and_go_while_others_answer(
+    engine: Engine, served: ServedMaker, answers: Answers, adapters: tuple[Path, Path]
+) -> None:
+    engine.attach(served("first", adapters[0]))
+    before = answers.ask("first", "Hello!", max_tokens=100)
+    before.begun.wait(5)
+    engine.attach(served("second", adapters[1]))  # on the base that answers now
+    second = answers.ask("second", "Hello!", max_tokens=20).wait()
+    engine.detach(deployment_of("first"))
+    with pytest.raises(NotLoaded):
+        answers.ask("first", "Hello!")
+    assert len(before.wait().tokens) == 100  # what it had begun
+    engine.attach(served("first", adapters[0]))
+    assert answers.ask("first", "Hello!", max_tokens=100).wait().tokens == before.tokens
+    engine.attach(served("first", adapters[1]))  # other weights take its place
+    assert answers.ask("first", "Hello!", max_tokens=20).wait().tokens == second.tokens
+    for name in ("first", "second", "unknown"):
+        engine.detach(deployment_of(name))
+    assert engine._running == {}
+
+
+def test_a_base_is_held_once(
+    engine: Engine, served: ServedMaker, adapters: tuple[Path, Path]
+) -> None:
+    for name, adapter in (("base", None), ("first", adapters[0]), ("second", adapters[1])):
+        engine.attach(served(name, adapter))
+    assert len({id(each.running.base) for each in engine._attached.values()}) == 1
+
+
+def test_seeds_choices_and_temperature(
+    engine: Engine, served: ServedMaker, answers: Answers
+) -> None:
+    engine.attach(served("base"))
+    warm = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 20}
+    one, two, three = answers.ask_for(3, "base", "Hello!", seed=7, **warm)
+    alone = answers.ask("base", "Hello!", seed=7, **warm).wait()
+    assert one.wait().text == alone.text
+    assert len({answer.wait().text for answer in (one, two, three)}) == 3
+    assert answers.ask("base", "Hello!", seed=8, **warm).wait().text == two.text
+    assert answers.ask("base", "Hello!", **warm).wait().text != alone.text
+
+
+def test_an_answer_ends_at_its_limit_or_at_a_stop_sequence(
+    engine: Engine, served: ServedMaker, answers: Answers
+) -> None:
+    engine.attach(served("base"))
+    whole = answers.ask("base", "Hello!", max_tokens=40).wait()
+    assert (whole.finish_reason, len(whole.tokens)) == ("length", 40)
+    stop = whole.text[20:26]  # of several tokens
+    stopped = answers.ask("base", "Hello!", max_tokens=40, stop=("never", stop)).wait()
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+    assert stopped.pieces[-1].completion_tokens == len(stopped.tokens) < 40
+
+
+def test_without_a_limit_an_answer_ends_with_the_context(
+    engine: Engine, served: ServedMaker, answers: Answers
+) -> None:
+    engine.attach(served("base"))
+    answer = answers.ask("base", "the quick brown fox " * 9).wait()
+    assert answer.asked is not None
+    assert answer.asked.prompt_tokens + len(answer.tokens) == 256
+    assert answer.finish_reason == "length"
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(
+    engine: Engine, served: ServedMaker, answers: Answers
+) -> None:
+    engine.attach(served("base"))
+    with pytest.raises(ContextExceeded, match="at most 256") as refused:
+        answers.ask("base", "the quick brown fox " * 100)
+    assert refused.value.field == "messages"
+
+
+def test_more_than_may_wait_are_refused_and_a_cancelled_answer_frees_its_slot(
+    served: ServedMaker,
+) -> None:
+    engine = Engine(Hosting(rows=1, queue_limit=1, precision="fp32", device="cpu"))
+    answers = Answers(engine)
+    try:
+        engine.attach(served("base"))
+        first = answers.ask("base", "Hello!")
+        first.begun.wait(5)
+        second = answers.ask("base", "Thanks.", max_tokens=3)
+        with pytest.raises(QueueFull):
+            answers.ask("base", "Good morning.")
+        assert first.asked is not None
+        first.asked.cancel()
+        assert len(second.wait().tokens) == 3
+        assert not first.ended.is_set()
+    finally:
+        engine.close()
+
+
+def test_a_step_that_fails_breaks_off_what_it_was_to_answer_and_no_more(
+    engine: Engine, served: ServedMaker, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.attach(served("base"))
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseModel, "logits", lambda *_: 1 / 0)
+        assert isinstance(answers.ask("base", "Hello!").wait().error, ZeroDivisionError)
+    assert answers.ask("base", "Hello!", max_tokens=3).wait().error is None
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"peft_type": "LOHA"}, "unsupported_adapter"),
+        ({"use_dora": True}, "unsupported_adapter"),
+        ({"r": 9}, "adapter_mismatch"),
+        ({"target_modules": ["embed_tokens"]}, "unsupported_adapter"),
+    ],
+)
+def test_what_cannot_be_served_is_said_and_leaves_the_rest_as_it_was(
+    engine: Engine,
+    served: ServedMaker,
+    answers: Answers,
+    adapters: tuple[Path, Path],
+    tmp_path: Path,
+    change: dict,
+    code: str,
+) -> None:
+    engine.attach(served("first", adapters[0]))
+    before = answers.ask("first", "Hello!", max_tokens=10).wait().tokens
+    broken = shutil.copytree(adapters[1], tmp_path / "broken")
+    config = json.loads((broken / "adapter_config.json").read_text())
+    (broken / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CannotServe) as refused:
+        engine.attach(served("broken", broken))
+    assert refused.value.code == code
+    assert answers.ask("first", "Hello!", max_tokens=10).wait().tokens == before
+    with pytest.raises(NotLoaded):
+        answers.ask("broken", "Hello!")
