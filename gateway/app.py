@@ -17,6 +17,7 @@ from gateway.backend import open_backend
 from gateway.errors import Errors
 from gateway.event_feed import EventFeed
 from gateway.requests import Requests
+from gateway.serving import open_serving
 from infrastructure.settings import Settings
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
@@ -33,7 +34,8 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.backend = backend
             app.state.feed = EventFeed(backend)
             following = asyncio.create_task(app.state.feed.run())
-            yield
+            async with open_serving(settings) as app.state.serving:
+                yield
             following.cancel()
             await asyncio.wait([following])
 

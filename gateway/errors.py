@@ -58,6 +58,12 @@ class NotYetVisible(DomainError):
     code = "not_yet_visible"
 
 
+class NotServing(DomainError):
+    """What answers chats cannot be reached, or does not hold the model yet."""
+
+    code = "not_serving"
+
+
 STATUSES: dict[type[DomainError], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
@@ -73,6 +79,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
+    NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 FIGURES = TypeAdapter(dict[str, JsonValue])

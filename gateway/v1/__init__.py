@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from gateway.v1 import chat, files
 from gateway.v1 import errors as errors
-from gateway.v1 import files
 
 PREFIX = "/v1"
 UPLOAD_PATH = f"{PREFIX}{files.FILES_PATH}"
 
 # OpenAI's own reference documents these routes; our OpenAPI page has the native ones.
 router = APIRouter(prefix=PREFIX, include_in_schema=False)
-for resource in (files,):
+for resource in (files, chat):
     router.include_router(resource.router)

@@ -42,6 +42,11 @@ def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONRes
     further = {}
     if status == HTTPStatus.CONFLICT and problem.code != VersionConflict.code:
         further["x-should-retry"] = "false"
+    return JSONResponse(body(status, problem), status, headers={**headers, **further})
+
+
+def body(status: int, problem: Problem) -> dict[str, JsonValue]:
+    """What is said of a problem."""
     default = "server_error" if status >= 500 else "invalid_request_error"
     error = OpenAIError(
         message=_message(problem),
@@ -50,8 +55,7 @@ def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONRes
         code=problem.code,
         figures=problem.figures,
     )
-    shown = error.model_dump(exclude={"figures"} if error.figures is None else None)
-    return JSONResponse({"error": shown}, status, headers={**headers, **further})
+    return {"error": error.model_dump(exclude={"figures"} if error.figures is None else None)}
 
 
 def _parameter(problem: Problem) -> str | None:

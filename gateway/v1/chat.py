@@ -1,0 +1,230 @@
+"""Chat completions under /v1: answers of deployed models, whole or as they are said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from domain.deployment import DeploymentStatus
+from domain.errors import NotFound, WrongState
+from gateway.access import Caller, CallerOf
+from gateway.backend import Backend, BackendOf
+from gateway.errors import NotServing, Problem
+from gateway.freshness import caught_up
+from gateway.serving import BrokenOff, ServingOf, Speech
+from gateway.v1.chat_request import ChatRequest
+from gateway.v1.errors import body as error_body
+from infrastructure.generation import TextGrown
+from projections import DEPLOYMENTS, MODELS
+from projections.base_models import all_base_models
+from projections.deployments import deployment_named
+from projections.models import model_of
+from projections.projection import Row
+
+router = APIRouter()
+
+Result = TypeVar("Result")
+
+
+class ModelNotFound(NotFound):
+    """No model has this name, as far as the caller may know."""
+
+    code = "model_not_found"
+
+
+@router.post("/chat/completions")
+async def create_completion(
+    request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
+) -> Response:
+    """Answer a chat."""
+    asked = form.asked(await run_in_threadpool(_deployed, backend, caller, form.model))
+    frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
+    speech = await _unless_gone(request, serving.ask(asked))
+    if form.stream:
+        return Streamed(speech, _events(speech, frame, asked.choices, form.shows_usage))
+    try:
+        completion = await _unless_gone(request, _completion(speech, frame, asked.choices))
+    finally:
+        await speech.close()
+    return JSONResponse(completion)
+
+
+def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
+    """The deployment that answers under a name; raises ModelNotFound, WrongState, NotServing."""
+    row = _deployment(backend, caller, model)
+    if row is None and caught_up(backend, DEPLOYMENTS, MODELS):
+        row = _deployment(backend, caller, model)
+    how = f"deploy it with POST /api/models/{model}/deploy"
+    if row is None:
+        with backend.pool.connection() as connection:
+            known = model_of(connection, caller.account_id, model) is not None or any(
+                base["name"] == model for base in all_base_models(connection)
+            )
+        if known:
+            raise WrongState(f"{model} is not deployed; {how}", field="model")
+        raise ModelNotFound(f"there is no model {model} that you may use", field="model")
+    match DeploymentStatus(row["status"]):
+        case DeploymentStatus.ACTIVE:
+            return row["deployment_id"]
+        case DeploymentStatus.DEPLOYING:
+            raise NotServing(f"{model} is being loaded; try again in a few seconds", field="model")
+        case DeploymentStatus.FAILED:
+            why = row["failure_message"]
+            raise WrongState(f"{model} could not be deployed: {why}", field="model")
+        case DeploymentStatus.UNDEPLOYED:
+            raise WrongState(f"{model} was undeployed; {how}", field="model")
+
+
+def _deployment(backend: Backend, caller: Caller, model: str) -> Row | None:
+    with backend.pool.connection() as connection:
+        return deployment_named(connection, caller.account_id, model)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What the work results in; it is cancelled, with ClientDisconnect, when the client leaves."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for each in (working, leaving):
+            each.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every object of one answer says."""
+
+    request_id: str
+    created: int  # seconds since 1970
+    model: str
+
+    def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """An object of a kind with its choices."""
+        return {
+            "id": f"chatcmpl-{self.request_id.replace('-', '')}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            **more,
+        }
+
+    def chunk(self, choice: int, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
+        """A piece of one choice."""
+        return self.object(
+            "chat.completion.chunk",
+            [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}],
+        )
+
+
+@dataclass
+class Choice:
+    """One answer as far as it has come."""
+
+    texts: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    tokens: int = 0
+
+    def hear(self, piece: TextGrown) -> None:
+        """Add a piece."""
+        self.texts.append(piece.text)
+        self.finish_reason = piece.finish_reason
+        self.tokens = piece.completion_tokens or 0
+
+
+async def _completion(speech: Speech, frame: Frame, count: int) -> dict[str, Any]:
+    """The whole answer; raises BrokenOff."""
+    choices = [Choice() for _ in range(count)]
+    async for piece in speech.pieces():
+        choices[piece.choice].hear(piece)
+    return frame.object(
+        "chat.completion",
+        [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": "".join(choice.texts),
+                    "refusal": None,
+                },
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(choices)
+        ],
+        usage=_usage(speech.prompt_tokens, sum(choice.tokens for choice in choices)),
+    )
+
+
+async def _events(
+    speech: Speech, frame: Frame, count: int, shows_usage: bool
+) -> AsyncIterator[str]:
+    """Server-sent events of an answer; one that breaks off ends with an error."""
+    more: dict[str, Any] = {"usage": None} if shows_usage else {}
+    tokens = 0
+    for index in range(count):
+        yield _event(frame.chunk(index, {"role": "assistant", "content": ""}, None) | more)
+    try:
+        async for piece in speech.pieces():
+            tokens += piece.completion_tokens or 0
+            if piece.text:
+                yield _event(frame.chunk(piece.choice, {"content": piece.text}, None) | more)
+            if piece.finish_reason is not None:
+                yield _event(frame.chunk(piece.choice, {}, piece.finish_reason) | more)
+    except BrokenOff as error:
+        problem = Problem(code=error.code, message=error.message)
+        yield _event(error_body(503, problem))
+        return
+    if shows_usage:
+        usage = _usage(speech.prompt_tokens, tokens)
+        yield _event(frame.object("chat.completion.chunk", [], usage=usage))
+    yield "data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+class Streamed(StreamingResponse):
+    """Events of an answer; when the client leaves, it is not answered any further."""
+
+    def __init__(self, speech: Speech, events: AsyncIterator[str]) -> None:
+        self._speech = speech
+        super().__init__(
+            events, media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._speech.close()

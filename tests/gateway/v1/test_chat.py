@@ -1,0 +1,258 @@
+"""Chat completions through the real client, answered by a real engine with a tiny model."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import openai
+import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletion
+from psycopg_pool import ConnectionPool
+
+from domain.aggregate import because
+from domain.deployment import Deployment
+from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections.deployments import statuses
+from services.serving.deployed import Served
+from services.serving.engine import Engine, Hosting
+from services.trainer.tiny_model import make_tiny_model
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.v1.conftest import ClientOf
+from tests.openai_objects import whole
+from tests.polling import eventually
+from tests.services.serving.listening import SECRET, listening
+
+Refused = TypeVar("Refused", bound=openai.APIStatusError)
+
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine that holds the base."""
+    directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    engine = Engine(Hosting(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
+    engine.attach(served(directory, deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)))
+    yield engine
+    engine.close()
+
+
+def served(directory: Path, id: Any) -> Served:
+    return Served(id, BASE_MODEL, BASE_MODEL, "22", directory, None)
+
+
+@pytest.fixture(scope="module")
+def serving_url(engine: Engine) -> Iterator[str]:
+    with listening(engine) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(settings: Settings, serving_url: str) -> Settings:
+    """Settings of a gateway that finds the engine."""
+    return settings.model_copy(update={"serving_url": serving_url, "serving_secret": SECRET})
+
+
+@pytest.fixture
+def person(world: World) -> Person:
+    world.base_model()
+    return world.person()
+
+
+@pytest.fixture
+def chat(person: Person, client_of: ClientOf) -> OpenAI:
+    """The client of someone who may use the base."""
+    return client_of(person)
+
+
+def test_a_chat_is_answered(chat: OpenAI) -> None:
+    answer = whole(chat.chat.completions.create(**GREEDY, max_tokens=12))
+    (choice,) = answer.choices
+    assert (choice.finish_reason, choice.message.role) == ("length", "assistant")
+    assert choice.message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
+    assert answer.model == BASE_MODEL
+
+
+def test_a_stream_says_the_same_in_pieces(chat: OpenAI) -> None:
+    expected = chat.chat.completions.create(**GREEDY, max_tokens=12, n=2)
+    chunks = [
+        whole(chunk)
+        for chunk in chat.chat.completions.create(
+            **GREEDY, max_completion_tokens=12, n=2, stream=True
+        )
+    ]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert all(chunk.usage is None for chunk in chunks)
+    for choice in expected.choices:
+        own = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert own[0].delta.role == "assistant"
+        assert "".join(each.delta.content or "" for each in own) == choice.message.content
+        assert [each.finish_reason for each in own][-2:] == [None, "length"]
+
+
+def test_a_stream_tells_its_usage_when_asked(chat: OpenAI) -> None:
+    *chunks, last = chat.chat.completions.create(
+        **GREEDY, max_tokens=5, stream=True, stream_options={"include_usage": True}
+    )
+    assert all(chunk.usage is None for chunk in chunks)
+    assert last.choices == []
+    assert whole(last).usage is not None
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 5
+
+
+def test_a_stream_ends_as_the_protocol_wants(chat: OpenAI) -> None:
+    create = chat.chat.completions.with_streaming_response.create
+    with create(**GREEDY, max_tokens=2, stream=True) as raw:
+        assert raw.headers["content-type"].startswith("text/event-stream")
+        assert raw.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_stop_sequences_temperature_and_seed(chat: OpenAI) -> None:
+    def text(**options: Any) -> str:
+        answer = chat.chat.completions.create(**{**GREEDY, "max_tokens": 20, **options})
+        return answer.choices[0].message.content or ""
+
+    full = text()
+    stop = full[len(full) // 2 :][:3]
+    for given in (stop, ["never", stop]):
+        stopped = chat.chat.completions.create(**GREEDY, max_tokens=20, stop=given)
+        assert stopped.choices[0].finish_reason == "stop"
+        assert stopped.choices[0].message.content == full[: full.index(stop)]
+    warm = {"temperature": 1.5, "top_p": 0.9}
+    assert text(**warm, seed=1) == text(**warm, seed=1) != text(**warm, seed=2)
+    assert text(**warm, seed=2**62 + 1) == text(**warm, seed=1)
+
+
+def test_content_may_be_parts_and_roles_have_newer_names(chat: OpenAI) -> None:
+    def answer(messages: Any) -> ChatCompletion:
+        return chat.chat.completions.create(
+            model=BASE_MODEL, messages=messages, temperature=0, max_tokens=5
+        )
+
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
+    asked = answer([{"role": "user", "content": parts}])
+    assert asked.choices == chat.chat.completions.create(**GREEDY, max_tokens=5).choices
+    old = answer([{"role": "system", "content": "Be kind."}, *HELLO])
+    new = answer([{"role": "developer", "content": "Be kind."}, *HELLO])
+    assert (old.choices, old.usage) == (new.choices, new.usage)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"messages": []}, "messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content",
+        ),
+        ({"messages": [{"role": "nobody", "content": "Hello!"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "the fox " * 200}]}, "messages"),
+        ({"temperature": 3}, "temperature"),
+        ({"n": 100}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ],
+)
+def test_what_is_not_acceptable_is_named(chat: OpenAI, options: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat.chat.completions.create(**{**GREEDY, **options})
+    assert refused.value.param == param
+
+
+def test_a_prompt_beyond_the_context_has_openais_code(chat: OpenAI) -> None:
+    long: Any = [{"role": "user", "content": "the fox " * 200}]
+    with pytest.raises(openai.BadRequestError, match="at most 256") as refused:
+        chat.chat.completions.create(**{**GREEDY, "messages": long})
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_only_deployed_models_of_the_caller_answer(
+    chat: OpenAI, person: Person, world: World, pool: ConnectionPool[Connection]
+) -> None:
+    base = world.log.load(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL))
+    stranger = world.person()
+
+    def refused(kind: type[Refused], name: str) -> Refused:
+        with pytest.raises(kind) as refusal:
+            chat.chat.completions.create(**{**GREEDY, "model": name})
+        return refusal.value
+
+    def seen(deployment: Deployment) -> None:
+        """It is saved, and the gateway knows."""
+        world.log.commit(deployment)
+        status, account_id = deployment.status, deployment.account_id
+        with pool.connection() as connection:
+            eventually(lambda: statuses(connection, account_id).get(deployment.model) == status)
+
+    with because(world.cause):
+        seen(Deployment.request(stranger.account_id, "ft:theirs", base.weights))
+        for name in ("ft:theirs", "gpt-9"):
+            assert refused(openai.NotFoundError, name).code == "model_not_found"
+        mine = Deployment.request(person.account_id, "ft:mine", base.weights)
+        seen(mine)
+        loading = refused(openai.InternalServerError, "ft:mine")
+        assert (loading.status_code, "being loaded" in loading.message) == (503, True)
+        mine.activate()
+        seen(mine)
+        assert refused(openai.InternalServerError, "ft:mine").code == "model_loading"
+        mine.fail("adapter_mismatch", "it does not fit")
+        seen(mine)
+        assert "it does not fit" in refused(openai.ConflictError, "ft:mine").message
+        mine.undeploy()
+        seen(mine)
+        gone = refused(openai.ConflictError, "ft:mine")
+        assert "undeployed" in gone.message
+        assert gone.response.headers["x-should-retry"] == "false"
+
+
+def test_more_than_may_wait_are_told_to_come_again(chat: OpenAI, engine: Engine) -> None:
+    with pytest.raises(openai.RateLimitError) as refused:
+        chat.chat.completions.create(**GREEDY, n=7)
+    assert refused.value.response.headers["retry-after"]
+    assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_a_client_who_leaves_is_not_answered_any_further(chat: OpenAI, engine: Engine) -> None:
+    (running,) = engine._running.values()
+    with chat.chat.completions.create(**GREEDY, stream=True) as stream:
+        next(iter(stream))
+    eventually(lambda: not running.busy)
+
+
+def test_an_answer_that_breaks_off_is_an_error(
+    chat: OpenAI, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (running,) = engine._running.values()
+    monkeypatch.setattr(running, "step", lambda: 1 / 0)
+    with pytest.raises(openai.InternalServerError, match="broke off"):
+        chat.chat.completions.create(**GREEDY)
+    with pytest.raises(openai.APIError, match="broke off"):
+        list(chat.chat.completions.create(**GREEDY, stream=True))
+
+
+class TestWithoutServing:
+    """The serving process is down."""
+
+    @pytest.fixture
+    def serving_url(self) -> Iterator[str]:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            yield f"http://127.0.0.1:{nobody.getsockname()[1]}"
+
+    def test_it_is_said(self, chat: OpenAI) -> None:
+        with pytest.raises(openai.InternalServerError, match="cannot be reached") as away:
+            chat.chat.completions.create(**GREEDY)
+        assert away.value.status_code == 503
