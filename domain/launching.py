@@ -20,6 +20,8 @@ from domain.training_plan import Order
 Loads = Callable[[], Sequence[PoolLoad]]
 """Every GPU pool with what runs and waits there; asked for only when a job would not wait."""
 
+REUSED = "this idempotency key was used for a different job"
+
 
 class Launching:
     """The use cases of a job's owner. Each command runs inside `because(cause)`."""
@@ -49,8 +51,7 @@ class Launching:
         def attempt() -> Job:
             existing = self._log.find(Job, job_id)
             if existing is not None:
-                if existing.plan.choices != choices.recorded or existing.order != order:
-                    raise CommandReused("this idempotency key was used for a different job")
+                _require_same(existing, choices, order)
                 return existing
             quote = self._quoting.quote(account_id, choices)
             self._require_balance(account_id, quote.estimate)
@@ -61,6 +62,15 @@ class Launching:
             return job
 
         return self._log.retrying(attempt)
+
+    def approved_before(
+        self, account_id: UUID, command_key: str, request_sha256: str
+    ) -> Job | None:
+        """The job that the same request made before, if it did; raises CommandReused."""
+        existing = self._log.find(Job, created_id(account_id, "job", command_key))
+        if existing is not None and existing.order.request_sha256 != request_sha256:
+            raise CommandReused(REUSED)
+        return existing
 
     def pause(self, account_id: UUID, job_id: UUID) -> Job:
         """Save and free the GPUs; raises WrongState with what would work instead."""
@@ -126,6 +136,15 @@ class Launching:
                     "missing_micros": needed - balance,
                 },
             )
+
+
+def _require_same(existing: Job, choices: Choices, order: Order) -> None:
+    """A request that chooses the GPUs anew each time is known by its own hash alone."""
+    same = existing.order == order
+    if order.request_sha256 is None:
+        same = same and existing.plan.choices == choices.recorded
+    if not same:
+        raise CommandReused(REUSED)
 
 
 def _require_capacity(quote: Quote, loads: Loads) -> None:

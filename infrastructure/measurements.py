@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -140,6 +141,17 @@ def last_step_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
         "ORDER BY segment DESC, step DESC LIMIT 1",
         [job_id],
     ).fetchone()
+
+
+def trained_tokens(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Tokens that jobs trained on, without padding; a step that was taken twice counts once."""
+    rows = connection.execute(
+        "SELECT job_id, sum(tokens)::bigint AS tokens FROM (SELECT DISTINCT ON (job_id, step) "
+        "job_id, tokens FROM step_measurements WHERE job_id = ANY(%s) "
+        "ORDER BY job_id, step, segment DESC) AS taken GROUP BY job_id",
+        [list(job_ids)],
+    ).fetchall()
+    return {row["job_id"]: row["tokens"] for row in rows}
 
 
 def add_log_line(connection: Connection, line: LogLine) -> None:

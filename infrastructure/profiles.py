@@ -1,10 +1,12 @@
-"""Names that people gave to accounts and datasets: deletable, so they stay out of the log."""
+"""Names and notes that people gave to things: deletable, so they stay out of the log."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
+
+from psycopg.types.json import Jsonb
 
 from infrastructure.store import Connection
 
@@ -16,6 +18,10 @@ CREATE TABLE IF NOT EXISTS profiles (
 CREATE TABLE IF NOT EXISTS dataset_names (
     dataset_id uuid PRIMARY KEY,
     name text NOT NULL
+);
+CREATE TABLE IF NOT EXISTS job_metadata (
+    job_id uuid PRIMARY KEY,
+    metadata jsonb NOT NULL
 )
 """
 
@@ -61,6 +67,22 @@ def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[U
             [list(dataset_ids)],
         ).fetchall()
     )
+
+
+def set_job_metadata(connection: Connection, job_id: UUID, metadata: Mapping[str, str]) -> None:
+    """Keep what a job's owner noted of it; the first notes stay."""
+    connection.execute(
+        "INSERT INTO job_metadata VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        [job_id, Jsonb(dict(metadata))],
+    )
+
+
+def job_metadata(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, str]]:
+    """What was noted of some jobs."""
+    rows = connection.execute(
+        "SELECT job_id, metadata FROM job_metadata WHERE job_id = ANY(%s)", [list(job_ids)]
+    ).fetchall()
+    return {row["job_id"]: row["metadata"] for row in rows}
 
 
 def _names(rows: list[dict[str, Any]]) -> dict[UUID, str]:

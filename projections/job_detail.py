@@ -154,6 +154,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
         "region": plan.region,
         "gpu_type": plan.gpu_type,
         "gpu_count": plan.gpu_count,
+        "approved_gpu_count": plan.gpu_count,
         "rate_micros_per_hour": plan.rate_micros_per_hour,
         "hyperparameters": Jsonb(plan.hyperparameters),
         "precision": plan.precision,

@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     region text NOT NULL,
     gpu_type text NOT NULL,
     gpu_count integer NOT NULL,
+    approved_gpu_count integer NOT NULL,
     rate_micros_per_hour bigint NOT NULL,
     hyperparameters jsonb NOT NULL,
     precision text NOT NULL,
@@ -78,6 +79,7 @@ CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
 """
 # checkpoints: those that exist, the oldest first; the columns before it are of the newest.
 # estimate and its bounds are those of the approval; the rate is that of the last resume.
+# approved_gpu_count stays, also if it goes on with another number: a step's batch is of that many.
 # segment_step and training_since: where and when the running segment began to train.
 
 WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (

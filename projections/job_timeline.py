@@ -76,3 +76,13 @@ def ended_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, date
         [list(job_ids), ENDINGS],
     ).fetchall()
     return {row["job_id"]: row["at"] for row in rows}
+
+
+def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:
+    """When each checkpoint of a job was saved, by its ref."""
+    rows = connection.execute(
+        "SELECT happened_at, fields ->> 'ref' AS ref FROM job_timeline "
+        "WHERE job_id = %s AND topic = %s",
+        [job_id, Job.CheckpointSaved.TOPIC],
+    ).fetchall()
+    return {row["ref"]: row["happened_at"] for row in rows}

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue
 
 from domain.errors import VersionConflict
-from gateway.errors import Problem
+from gateway.errors import FileNotReady, Problem
 from gateway.v1.vocabulary import FIELDS
 
 TYPES: dict[int, str] = {
@@ -20,6 +20,9 @@ TYPES: dict[int, str] = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
 }
 """Of the statuses that are neither `invalid_request_error` nor a failure of the server."""
+
+PASSING = frozenset({VersionConflict.code, FileNotReady.code})
+"""Conflicts that are over soon; of the others it is of no use that the client tries again."""
 
 
 class OpenAIError(BaseModel):
@@ -33,14 +36,11 @@ class OpenAIError(BaseModel):
 
 
 def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
-    """The response for a problem; what is not acceptable is a 400 here.
-
-    The client tries a 409 again unless it is told that this is of no use.
-    """
+    """The response for a problem; what is not acceptable is a 400 here."""
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     further = {}
-    if status == HTTPStatus.CONFLICT and problem.code != VersionConflict.code:
+    if status == HTTPStatus.CONFLICT and problem.code not in PASSING:
         further["x-should-retry"] = "false"
     return JSONResponse(body(status, problem), status, headers={**headers, **further})
 

@@ -1,0 +1,55 @@
+"""Placement: the GPUs of a job whose owner left them open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from domain.availability import PoolLoad
+from domain.errors import DomainError, Invalid
+from domain.quoting import Choices, Quoting
+
+
+def cheapest(
+    quoting: Quoting,
+    account_id: UUID,
+    choices: Choices,
+    loads: Sequence[PoolLoad],
+    region: str | None,
+    gpu_type: str | None,
+) -> Choices:
+    """The choices with the region and GPU type where the job costs least, if it costs what it may.
+
+    `region` and `gpu_type` are what its owner chose, None what is open. Places where the job would
+    begin at once are preferred to those with a queue. Raises the DomainError that stands against
+    the job if it fits nowhere.
+    """
+    places = [
+        load
+        for load in loads
+        if load.capacity >= choices.gpu_count
+        and region in (None, load.region)
+        and gpu_type in (None, load.gpu_type)
+    ]
+    found: list[tuple[tuple[bool, int, int, str, str], Choices]] = []
+    problems: list[DomainError] = []
+    for load in places:
+        there = replace(choices, region=load.region, gpu_type=load.gpu_type)
+        try:
+            priced = quoting.quote(account_id, there).estimate
+        except DomainError as problem:
+            problems.append(problem)
+            continue
+        waits = load.free < choices.gpu_count
+        rank = (waits, priced.high_micros, priced.high_seconds, load.region, load.gpu_type)
+        found.append((rank, there))
+    if found:
+        return min(found, key=lambda each: each[0])[1]
+    if problems:
+        raise problems[0]
+    wanted = f"{choices.gpu_count} of {gpu_type or 'any GPU type'} in {region or 'any region'}"
+    raise Invalid(
+        f"there are no {wanted}; GET /api/catalog lists what there is",
+        field="gpu_type" if region is None or gpu_type is not None else "region",
+    )

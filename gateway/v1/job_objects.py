@@ -1,0 +1,166 @@
+"""What /v1 says of fine-tuning jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from math import ceil
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from domain.failures import FailureClass
+from domain.lifecycle import JobStatus
+from gateway.access import Caller
+from gateway.answers import Answer, job_name
+from gateway.api.job_answers import FailureAnswer
+from gateway.availability import remaining_seconds, wait_of
+from gateway.backend import Backend
+from gateway.v1 import vocabulary
+from gateway.v1.file_objects import has_results
+from infrastructure.measurements import last_step_of, trained_tokens
+from infrastructure.profiles import job_metadata
+from projections.job_timeline import ended_at
+from projections.projection import Row
+
+
+class HyperparametersObject(Answer):
+    """What `auto` came to, too."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+class SupervisedObject(Answer):
+    """The method's own part."""
+
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(Answer):
+    """How the job trains."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedObject
+
+
+class ErrorObject(Answer):
+    """Why a job failed, and what to do."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class EcoLinkObject(Answer):
+    """What OpenAI has no word for."""
+
+    status: JobStatus
+    phase: str
+    region: str
+    gpu_type: str
+    gpu_count: int
+    rate_micros_per_hour: int
+    cost_micros: int
+    hyperparameters: dict[str, JsonValue]
+
+
+class JobObject(Answer):
+    """OpenAI's `fine_tuning.job`."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: ErrorObject | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: HyperparametersObject
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: str
+    trained_tokens: int | None
+    training_file: str
+    validation_file: str | None
+    estimated_finish: int | None
+    integrations: list[JsonValue]
+    metadata: dict[str, str]
+    method: MethodObject
+    ecolink: EcoLinkObject
+
+
+def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[JobObject]:
+    """Jobs' rows with what was noted and measured of them."""
+    job_ids: list[UUID] = [row["job_id"] for row in rows]
+    with backend.pool.connection() as connection:
+        noted = job_metadata(connection, job_ids)
+        ends = ended_at(connection, job_ids)
+        tokens = trained_tokens(connection, list(ends))
+    objects: list[JobObject] = []
+    for row in rows:
+        job_id, validation = row["job_id"], row["validation_dataset_id"]
+        end, numbers = ends.get(job_id), _hyperparameters(row)
+        objects.append(
+            JobObject(
+                id=job_name(job_id),
+                created_at=int(row["approved_at"].timestamp()),
+                error=_error(row),
+                fine_tuned_model=row["model"],
+                finished_at=None if end is None else int(end.timestamp()),
+                hyperparameters=numbers,
+                model=row["base_model"],
+                organization_id=vocabulary.organization(caller.account_id),
+                result_files=[vocabulary.result_name(job_id)] if has_results(row) else [],
+                seed=row["hyperparameters"]["seed"],
+                status=vocabulary.job_status(row),
+                trained_tokens=tokens.get(job_id),
+                training_file=vocabulary.file_name(row["dataset_id"]),
+                validation_file=vocabulary.file_name(validation) if validation else None,
+                estimated_finish=_estimated_finish(backend, row),
+                integrations=[],
+                metadata=noted.get(job_id, {}),
+                method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
+                ecolink=_ours(row),
+            )
+        )
+    return objects
+
+
+def _hyperparameters(row: Row) -> HyperparametersObject:
+    recorded: dict[str, Any] = row["hyperparameters"]
+    return HyperparametersObject(
+        n_epochs=recorded["epochs"],
+        batch_size=vocabulary.batch_size(recorded, row["approved_gpu_count"]),
+        learning_rate_multiplier=vocabulary.learning_rate_multiplier(recorded),
+    )
+
+
+def _error(row: Row) -> ErrorObject | None:
+    """Of a failed job; a failure that was overcome is none."""
+    if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
+        return None
+    return ErrorObject(
+        code=failed.failure,
+        message=f"{failed.sentence} {failed.advice}",
+        param="training_file" if failed.failure is FailureClass.BAD_DATA else None,
+    )
+
+
+def _estimated_finish(backend: Backend, row: Row) -> int | None:
+    """When a job will be registered, a wait for its GPUs included; None if nobody knows."""
+    if JobStatus(row["status"]).is_final:
+        return None
+    with backend.pool.connection() as connection:
+        measured = last_step_of(connection, row["job_id"])
+    wait = None if row["waiting_since"] is None else wait_of(backend, row)
+    now = backend.clock.now()
+    left = remaining_seconds(row, None if measured is None else measured["step"], wait, now)
+    return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
+
+
+def _ours(row: Row) -> EcoLinkObject:
+    shown = {name: row[name] for name in EcoLinkObject.model_fields if name in row}
+    return EcoLinkObject(**shown, cost_micros=row["charged_micros"] - row["credited_micros"])

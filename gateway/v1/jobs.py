@@ -1,0 +1,181 @@
+"""Fine-tuning jobs under /v1: create, list, retrieve, cancel, pause, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from domain.aggregate import because
+from domain.job import Job
+from domain.placement import cheapest
+from domain.quoting import Choices
+from domain.training_plan import Order
+from gateway.access import Caller, CallerOf
+from gateway.answers import job_name
+from gateway.api.jobs import own_job
+from gateway.availability import loads_now
+from gateway.backend import Backend, BackendOf
+from gateway.freshness import caught_up
+from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
+from gateway.v1.job_form import CreateJob
+from gateway.v1.job_objects import JobObject, job_objects
+from gateway.v1.pages import AfterOf, LimitOf, Page, page_of
+from gateway.v1.readiness import ready
+from gateway.v1.vocabulary import dataset_of, job_of
+from infrastructure.profiles import job_metadata, set_job_metadata
+from projections import JOB_DETAIL, MODELS
+from projections.job_detail import jobs_of
+from projections.projection import Row
+
+JOBS_PATH = "/fine_tuning/jobs"
+TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
+
+router = APIRouter(prefix=JOBS_PATH)
+
+
+@router.post("")
+async def create_job(
+    request: Request,
+    wanted: CreateJob,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: KeyOf = None,
+    retries: RetryOf = 0,
+) -> JobObject:
+    """Approve a job, once its files are validated; it waits for its GPUs, free of charge.
+
+    A region or a GPU type that is left open is chosen so that the job costs least. Its model is
+    deployed as soon as it is registered.
+    """
+    hyperparameters = wanted.translated()
+    training = dataset_of(wanted.training_file, TRAINING_FILE)
+    validation = (
+        None
+        if wanted.validation_file is None
+        else dataset_of(wanted.validation_file, VALIDATION_FILE)
+    )
+    request_sha256 = fingerprint(JOBS_PATH, await request.json())
+    key = await run_in_threadpool(
+        command_key, backend, caller, idempotency_key, retries, request_sha256
+    )
+    known = await run_in_threadpool(
+        backend.launching.approved_before, caller.account_id, key, request_sha256
+    )
+    if known is None:
+        await ready(backend, caller, training, wanted.model, TRAINING_FILE)
+        if validation is not None:
+            await ready(backend, caller, validation, wanted.model, VALIDATION_FILE)
+        order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
+        choices = Choices(
+            training, wanted.model, "", "", wanted.gpu_count, hyperparameters, validation
+        )
+        known = await run_in_threadpool(_approve, backend, caller, key, wanted, choices, order)
+    return await run_in_threadpool(_answer_new, backend, caller, known, wanted.metadata)
+
+
+def _approve(
+    backend: Backend, caller: Caller, key: str, wanted: CreateJob, choices: Choices, order: Order
+) -> Job:
+    loads = loads_now(backend)
+    placed = cheapest(
+        backend.quoting, caller.account_id, choices, loads, wanted.region, wanted.gpu_type
+    )
+    with because(caller.cause(backend)):
+        return backend.launching.approve(
+            caller.account_id, key, placed, wait=True, loads=lambda: loads, order=order
+        )
+
+
+def _answer_new(
+    backend: Backend, caller: Caller, job: Job, metadata: dict[str, str] | None
+) -> JobObject:
+    with backend.pool.connection() as connection:
+        set_job_metadata(connection, job.id, metadata or {})
+    caught_up(backend, JOB_DETAIL)
+    return job_object(backend, caller, job.id)
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: AfterOf = None,
+    limit: LimitOf = 20,
+) -> Page[JobObject]:
+    """The caller's jobs, the newest first; `metadata[key]=value` are those with such notes."""
+    wanted = _wanted_metadata(request)
+    with backend.pool.connection() as connection:
+        rows = jobs_of(connection, caller.account_id)
+        if wanted is not None:
+            noted = job_metadata(connection, [row["job_id"] for row in rows])
+            rows = [row for row in rows if _matches(noted.get(row["job_id"], {}), wanted)]
+
+    def show(some: Sequence[Row]) -> list[JobObject]:
+        return job_objects(backend, caller, some)
+
+    return page_of(rows, lambda row: job_name(row["job_id"]), after, limit, show)
+
+
+def _wanted_metadata(request: Request) -> dict[str, str] | None:
+    """The notes that a query asks for: none at all, by `metadata=null`; None if it does not ask."""
+    query = request.query_params
+    if query.get("metadata") == "null":
+        return {}
+    wanted = {
+        name.removeprefix("metadata[").removesuffix("]"): value
+        for name, value in query.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    return wanted or None
+
+
+def _matches(noted: dict[str, str], wanted: dict[str, str]) -> bool:
+    return wanted.items() <= noted.items() if wanted else not noted
+
+
+@router.get("/{job_id}")
+def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """One job."""
+    return job_object(backend, caller, job_of(job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """Stop for good; what was saved is kept for a while."""
+    return _give(backend, caller, job_id, backend.launching.cancel)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """Save a checkpoint, free the GPUs and stop the meter."""
+    return _give(backend, caller, job_id, backend.launching.pause)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """Go on from the last checkpoint, at today's rate, when GPUs are free."""
+    resume = partial(backend.launching.resume, wait=True, loads=partial(loads_now, backend))
+    return _give(backend, caller, job_id, resume)
+
+
+def _give(
+    backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
+) -> JobObject:
+    """Give a command, and answer the job as it is then."""
+    job_id = job_of(name)
+    with because(caller.cause(backend)):
+        command(caller.account_id, job_id)
+    caught_up(backend, JOB_DETAIL, MODELS)
+    return job_object(backend, caller, job_id)
+
+
+def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
+    """A caller's job; raises NotFound."""
+    (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])
+    return shown

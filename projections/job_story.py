@@ -1,0 +1,77 @@
+"""A job's story as its owner reads it: what happened, each step and each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from infrastructure.store import Connection
+from projections.projection import Row
+
+
+class EntryKind(IntEnum):
+    """Where an entry comes from."""
+
+    EVENT = 0
+    STEP = 1
+    EVALUATION = 2
+
+
+class EntryKey(NamedTuple):
+    """What names an entry of a job: of an event n is its position, else its step."""
+
+    kind: EntryKind
+    n: int
+    segment: int  # 0 of an event
+
+
+STORY = """
+WITH story AS (
+    SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, topic, fields
+    FROM job_timeline WHERE job_id = %(job)s AND topic = ANY(%(topics)s)
+    UNION ALL
+    SELECT measured_at, 1, step, segment, NULL, jsonb_build_object(
+        'train_loss', train_loss, 'learning_rate', learning_rate, 'tokens', tokens)
+    FROM step_measurements WHERE job_id = %(job)s
+    UNION ALL
+    SELECT scored.measured_at, 2, step, segment, NULL, jsonb_build_object(
+        'train_loss', train_loss, 'valid_loss', eval_loss, 'valid_mean_token_accuracy', accuracy)
+    FROM evaluation_measurements AS scored
+    LEFT JOIN step_measurements USING (job_id, step, segment)
+    WHERE job_id = %(job)s AND step > 0
+)
+"""
+
+
+def story_of(
+    connection: Connection,
+    job_id: UUID,
+    topics: Sequence[str],
+    after: EntryKey | None,
+    limit: int,
+) -> list[Row] | None:
+    """Entries after one, newest first; None if there is no such one.
+
+    An entry has happened_at, kind, n and segment, and of an event its topic and fields, else as
+    fields what was measured. The base's own evaluation, at step 0, is none of them.
+    """
+    query = {"job": job_id, "topics": list(topics), "limit": limit}
+    where = ""
+    if after is not None:
+        key = {"kind": after.kind.value, "n": after.n, "segment": after.segment}
+        found = connection.execute(
+            STORY + "SELECT happened_at FROM story "
+            "WHERE kind = %(kind)s AND n = %(n)s AND segment = %(segment)s",
+            query | key,
+        ).fetchone()
+        if found is None:
+            return None
+        query |= key | {"at": found["happened_at"]}
+        where = "WHERE (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
+    return connection.execute(
+        f"{STORY} SELECT * FROM story {where}"  # type: ignore[arg-type]
+        "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s",
+        query,
+    ).fetchall()

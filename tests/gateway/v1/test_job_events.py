@@ -1,0 +1,176 @@
+"""A job's events, metrics, checkpoints and results under /v1, through the real client."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import openai
+import pytest
+from openai import OpenAI
+
+from domain.aggregate import Cause, because
+from domain.failures import FailureClass
+from domain.job import Job, SegmentEnd
+from gateway.v1.vocabulary import file_name, job_of
+from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.store import open_pool
+from services.projector.measuring import keep_evaluations, keep_steps
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.v1.conftest import ClientOf
+from tests.openai_objects import whole
+
+STEPS = 6
+CHECKPOINT = 4
+
+
+class Trained:
+    """A person's job that has trained six steps, with a checkpoint and an evaluation at the 4th."""
+
+    def __init__(self, client_of: ClientOf, world: World) -> None:
+        self.world = world
+        self.person: Person = world.person(dollars=10)
+        world.base_model()
+        self.client: OpenAI = client_of(self.person)
+        self.name = self.client.fine_tuning.jobs.create(
+            model=BASE_MODEL, training_file=file_name(world.dataset(self.person)), suffix="s"
+        ).id
+        self.job_id: UUID = job_of(self.name)
+        self.began = datetime.now(UTC)
+        with because(self.cause(0)):
+            job = world.log.load(Job, self.job_id)
+            job.allocate_segment(1)
+            job.start_pod(1, "pod", self.began)
+            job.start_training(1, 0, STEPS, 9, 1)
+            world.log.commit(job)
+        self.measure()
+        with because(self.cause(CHECKPOINT)):
+            job = world.log.load(Job, self.job_id)
+            job.save_checkpoint(1, CHECKPOINT, 2.5, 5, "c/4", "c" * 64, 9, eval_loss=2.25)
+            world.log.commit(job)
+
+    def cause(self, second: int) -> Cause:
+        return Cause("service:test", f"at {second}", self.began + timedelta(seconds=second))
+
+    def measure(self) -> None:
+        common = {"account_id": self.person.account_id, "job_id": self.job_id, "segment": 1}
+        steps = [
+            StepMeasured(
+                **common,
+                step=step,
+                total_steps=STEPS,
+                train_loss=3.0 - step / 10,
+                learning_rate=1e-4,
+                tokens=100,
+                tokens_per_second=50.0,
+                elapsed_seconds=float(step),
+                measured_at=self.began + timedelta(seconds=step),
+            )
+            for step in range(1, STEPS + 1)
+        ]
+        evaluation = EvaluationMeasured(
+            **common,
+            step=CHECKPOINT,
+            eval_loss=2.25,
+            accuracy=0.5,
+            examples=1,
+            label_tokens=40,
+            seconds=1.0,
+            elapsed_seconds=4.5,
+            measured_at=self.began + timedelta(seconds=4.5),
+        )
+        with open_pool(self.world.settings) as pool:
+            keep_steps(pool, [each.model_dump(mode="json") for each in steps])
+            keep_evaluations(pool, [evaluation.model_dump(mode="json")])
+
+    def end(self, reason: SegmentEnd, failure: FailureClass | None = None) -> None:
+        with because(self.cause(STEPS + 1)):
+            job = self.world.log.load(Job, self.job_id)
+            if reason is SegmentEnd.COMPLETED:
+                job.start_evaluation(1, STEPS)
+                job.complete_evaluation(1, 3.0, 2.0, 1, 40)
+                job.register(1, "adapter", "a" * 64)
+            job.end_segment(1, reason, 10, failure=failure)
+            self.world.log.commit(job)
+        self.world.project()
+
+
+@pytest.fixture
+def trained(client_of: ClientOf, world: World) -> Trained:
+    return Trained(client_of, world)
+
+
+def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) -> None:
+    trained.end(SegmentEnd.COMPLETED)
+    events = list(trained.client.fine_tuning.jobs.list_events(trained.name, limit=3))
+    assert len({whole(each).id for each in events}) == len(events)
+    told = [each.message for each in events if each.type == "message"]
+    assert told[0] == "Launch 1 ended: completed"
+    assert told[1].startswith("New fine-tuned model created: ft:tiny:s:")
+    assert told[-1] == "Created the job; it waits for its GPUs"
+
+    metrics: list[Any] = [each.data for each in events if each.type == "metrics"]
+    assert [each["step"] for each in metrics] == [6, 5, 4, 4, 3, 2, 1]
+    assert all(each["total_steps"] == STEPS and each["train_loss"] > 0 for each in metrics)
+    assert [each["valid_loss"] for each in metrics if "valid_loss" in each] == [2.25]
+    with pytest.raises(openai.BadRequestError):
+        trained.client.fine_tuning.jobs.list_events(trained.name, after="ftevent-none")
+
+
+def test_a_checkpoint_has_its_metrics_and_its_name(trained: Trained) -> None:
+    trained.world.project()
+    (checkpoint,) = trained.client.fine_tuning.jobs.checkpoints.list(trained.name)
+    whole(checkpoint)
+    name = trained.world.log.load(Job, trained.job_id).model_name
+    assert checkpoint.fine_tuned_model_checkpoint == f"{name}:ckpt-step-{CHECKPOINT}"
+    assert checkpoint.fine_tuning_job_id == trained.name
+    metrics = checkpoint.metrics
+    assert (checkpoint.step_number, metrics.train_loss) == (CHECKPOINT, 2.5)
+    assert (metrics.valid_loss, metrics.valid_mean_token_accuracy) == (2.25, 0.5)
+
+
+def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
+    trained.world.project()
+    job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
+    assert job.status == "running"
+    assert job.estimated_finish is not None
+    assert (job.trained_tokens, job.finished_at, job.result_files) == (None, None, [])
+
+
+def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -> None:
+    trained.end(SegmentEnd.COMPLETED)
+    job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
+    assert job.status == "succeeded"
+    assert job.fine_tuned_model is not None
+    assert (job.trained_tokens, job.error, job.estimated_finish) == (STEPS * 100, None, None)
+    assert job.finished_at == int((trained.began + timedelta(seconds=STEPS + 1)).timestamp())
+
+    (result,) = job.result_files
+    files = trained.client.files
+    shown = whole(files.retrieve(result))
+    assert [whole(each) for each in files.list(purpose="fine-tune-results")] == [shown]
+    content = files.content(result).content
+    assert (shown.purpose, shown.bytes) == ("fine-tune-results", len(content))
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert (rows[3]["train_loss"], rows[3]["valid_loss"], rows[0]["valid_loss"]) == (
+        "2.6",
+        "2.25",
+        "",
+    )
+    with pytest.raises(openai.ConflictError):
+        files.delete(result)
+
+
+def test_a_job_that_failed_says_why(trained: Trained) -> None:
+    trained.end(SegmentEnd.CRASHED, FailureClass.BAD_DATA)
+    job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
+    assert job.status == "failed"
+    assert job.error is not None
+    assert (job.error.code, job.error.param) == ("bad_data", "training_file")
+    assert "start a new job" in job.error.message
+    newest = trained.client.fine_tuning.jobs.list_events(trained.name).data[0]
+    assert (newest.level, newest.message) == ("error", "The job failed: bad_data")

@@ -1,0 +1,117 @@
+"""OpenAI's form of a job becomes ours, and its numbers come back as they were sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from domain.errors import Invalid
+from domain.hyperparameters import Hyperparameters
+from gateway.v1 import vocabulary
+from gateway.v1.job_form import CreateJob
+
+
+def form(**fields: Any) -> CreateJob:
+    return CreateJob.model_validate({"model": "tiny", "training_file": "file-x"} | fields)
+
+
+def supervised(**numbers: Any) -> dict[str, Any]:
+    return {"type": "supervised", "supervised": {"hyperparameters": numbers}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"hyperparameters": {"n_epochs": "auto", "batch_size": "auto"}},
+        {"method": supervised(learning_rate_multiplier="auto")},
+        {"method": {"type": "supervised"}},
+    ],
+)
+def test_auto_is_the_wizards_default(fields: dict[str, Any]) -> None:
+    assert form(**fields).translated() == Hyperparameters()
+
+
+def test_numbers_are_taken_from_either_place() -> None:
+    numbers = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    for given in ({"hyperparameters": numbers}, {"method": supervised(**numbers)}):
+        found = form(**given, seed=7).translated()
+        assert (found.epochs, found.learning_rate, found.seed) == (2, 1e-4, 7)
+        assert (found.micro_batch_size, found.gradient_accumulation) == (4, 2)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3])
+@pytest.mark.parametrize("each", [1, 2, 3, 5, 6, 7, 12, 64, 100])
+def test_a_batch_comes_back_as_it_was_sent(each: int, gpus: int) -> None:
+    parts = vocabulary.batch(each * gpus, gpus)
+    assert vocabulary.batch_size(parts, gpus) == each * gpus
+    assert parts["micro_batch_size"] <= vocabulary.MOST_IN_A_MICRO_BATCH
+
+
+def test_a_batch_must_be_dealt_out_evenly() -> None:
+    for size in (1, 3):
+        with pytest.raises(Invalid) as refused:
+            form(hyperparameters={"batch_size": size}, gpu_count=2).translated()
+        assert refused.value.field == "batch_size"
+
+
+@pytest.mark.parametrize("multiplier", [0.1, 0.3, 1, 1.7, 2, 10, 0.123456789])
+def test_a_multiplier_comes_back_as_it_was_sent(multiplier: float) -> None:
+    rate = vocabulary.learning_rate(multiplier)
+    assert vocabulary.learning_rate_multiplier({"learning_rate": rate}) == multiplier
+
+
+def test_our_own_fields_come_at_top_level() -> None:
+    found = form(lora_r=8, target_modules=["q_proj"], warmup_share=0.1).translated()
+    assert (found.lora_r, found.target_modules, found.warmup_share) == (8, ("q_proj",), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"lora_r": 0}, "lora_r"),
+        ({"target_modules": ["q proj"]}, "target_modules"),
+        ({"hyperparameters": {"n_epochs": 0}}, "n_epochs"),
+        ({"hyperparameters": {"learning_rate_multiplier": 1e9}}, "learning_rate_multiplier"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_what_is_wrong_is_named_as_it_was_sent(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(RequestValidationError) as refused:
+        form(**fields).translated()
+    assert {each["loc"][1] for each in refused.value.errors()} == {named}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hyperparameters": {"n_epochs": 2}, "epochs": 3},
+        {"hyperparameters": {"n_epochs": 2}, "method": supervised(n_epochs=3)},
+        {"hyperparameters": {"batch_size": 8}, "micro_batch_size": 2},
+    ],
+)
+def test_one_thing_is_said_once(fields: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        form(**fields).translated()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": {"type": "dpo"}},
+        {"suffix": "not:this"},
+        {"suffix": "x" * 65},
+        {"metadata": {"k" * 65: "v"}},
+        {"metadata": {str(n): "v" for n in range(17)}},
+        {"hyperparameters": {"n_epochs": "many"}},
+        {"integrations": [{"type": "wandb"}]},
+        {"gpu_count": 0},
+    ],
+)
+def test_what_is_malformed_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        form(**fields)

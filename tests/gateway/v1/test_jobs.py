@@ -1,0 +1,225 @@
+"""Fine-tuning jobs under /v1, through the real client."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import openai
+import pytest
+from openai import OpenAI
+
+from domain.aggregate import because
+from domain.dataset import Dataset
+from domain.job import Job
+from gateway.v1 import readiness
+from gateway.v1.vocabulary import file_name, job_of
+from infrastructure.artifacts import Artifacts
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.v1.conftest import ClientOf
+from tests.openai_objects import whole
+
+
+def ready(world: World, dollars: int = 10) -> tuple[Person, dict[str, Any]]:
+    """A person with a file, and what a job on it needs at least."""
+    person = world.person(dollars=dollars)
+    world.base_model()
+    return person, {"training_file": file_name(world.dataset(person)), "model": BASE_MODEL}
+
+
+def test_a_job_is_made_listed_and_read(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    client = client_of(person)
+    job = whole(
+        client.fine_tuning.jobs.create(
+            **form,
+            validation_file=file_name(world.dataset(person)),
+            method={
+                "type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 8}},
+            },
+            suffix="support",
+            seed=7,
+            metadata={"team": "a"},
+            extra_body={"lora_r": 8, "gpu_type": "cpu", "region": "local"},
+        )
+    )
+    assert (job.status, job.model, job.seed) == ("queued", BASE_MODEL, 7)
+    assert (job.fine_tuned_model, job.finished_at, job.error) == (None, None, None)
+    assert (job.result_files, job.trained_tokens) == ([], None)
+    assert job.estimated_finish is not None
+    assert job.estimated_finish > job.created_at
+    assert job.metadata == {"team": "a"}
+    assert job.method is not None
+    assert job.method.supervised is not None
+    assert job.method.supervised.hyperparameters is not None
+    numbers = job.hyperparameters
+    assert (numbers.n_epochs, numbers.batch_size, numbers.learning_rate_multiplier) == (2, 8, 1.0)
+    assert job.method.supervised.hyperparameters.batch_size == 8
+    assert job.to_dict()["ecolink"]["hyperparameters"]["lora_r"] == 8  # type: ignore[index]
+
+    assert whole(client.fine_tuning.jobs.retrieve(job.id)) == job
+    stored = world.log.load(Job, job_of(job.id))
+    assert (stored.order.suffix, stored.order.deploy) == ("support", True)
+    assert stored.model_name.startswith(f"ft:{BASE_MODEL}:support:")
+
+
+def test_jobs_are_found_by_their_notes_and_in_pages(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    jobs = client_of(person).fine_tuning.jobs
+    noted = [{"team": "a"}, {"team": "b", "run": "1"}, {"team": "b"}, None]
+    made = [jobs.create(**form, metadata=each).id for each in noted]
+    assert [whole(each).id for each in jobs.list(limit=1)] == made[::-1]
+    assert [each.id for each in jobs.list(metadata={"team": "b"})] == [made[2], made[1]]
+    assert [each.id for each in jobs.list(metadata={"team": "b", "run": "1"})] == [made[1]]
+    assert [each.id for each in jobs.list(extra_query={"metadata": "null"})] == [made[3]]
+
+
+def test_commands_are_given_and_refused(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    jobs = client_of(person).fine_tuning.jobs
+    job = jobs.create(**form)
+    assert whole(jobs.pause(job.id)).status == "paused"
+    assert whole(jobs.resume(job.id)).status == "queued"
+    cancelled = whole(jobs.cancel(job.id))
+    assert cancelled.status == "cancelled"
+    assert cancelled.finished_at is not None
+    assert cancelled.estimated_finish is None
+    for command in (jobs.pause, jobs.resume):
+        with pytest.raises(openai.ConflictError) as refused:
+            command(job.id)
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert refused.value.code == "wrong_state"
+
+
+def test_another_accounts_job_is_not_found(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    job = client_of(person).fine_tuning.jobs.create(**form)
+    theirs = client_of(world.person(dollars=10)).fine_tuning.jobs
+    for ask in (
+        *(theirs.retrieve, theirs.cancel, theirs.pause, theirs.resume),
+        *(theirs.list_events, theirs.checkpoints.list),
+    ):
+        for name in (job.id, "ftjob-none", job_of(job.id).hex):
+            with pytest.raises(openai.NotFoundError):
+                ask(name)
+    with pytest.raises(openai.NotFoundError) as refused:
+        theirs.create(**form)
+    assert refused.value.param == "training_file"
+    assert list(theirs.list()) == []
+
+
+def test_a_short_balance_is_402_and_says_what_is_missing(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world, dollars=0)
+    world.credit(person, 1)
+    with pytest.raises(openai.APIStatusError) as refused:
+        client_of(person).fine_tuning.jobs.create(**form)
+    assert refused.value.status_code == 402
+    assert "top up $" in refused.value.message
+    body: Any = refused.value.body
+    assert body["figures"]["missing_micros"] == body["figures"]["needed_micros"] - 1
+    assert body["type"] == "insufficient_quota"
+
+
+def test_the_same_key_makes_the_same_job(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    jobs = client_of(person).fine_tuning.jobs
+    key = {"idempotency-key": "once"}
+
+    def create(_: int) -> str:
+        return jobs.create(**form, extra_headers=key).id
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(create, range(4)))) == 1
+    world.open_pool("a100-40", 4)
+    assert jobs.create(**form, extra_headers=key).id == create(0), "also where it would fit better"
+    with pytest.raises(openai.ConflictError) as refused:
+        jobs.create(**form, seed=1, extra_headers=key)
+    assert refused.value.code == "idempotency_key_reused"
+
+
+def test_only_a_retry_repeats_an_identical_body(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    jobs = client_of(person).fine_tuning.jobs
+    first, second = jobs.create(**form).id, jobs.create(**form).id
+    assert first != second
+    again = {"x-stainless-retry-count": "1"}
+    assert jobs.create(**form, extra_headers=again).id == second
+    assert jobs.create(**form, seed=3, extra_headers=again).id not in (first, second)
+
+
+def test_a_job_waits_for_its_files(
+    client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "WAIT_SECONDS", 0.05)
+    person, form = ready(world)
+    client = client_of(person)
+    early = file_name(world.dataset(person, ready=False))
+    with pytest.raises(openai.ConflictError) as refused:
+        client.fine_tuning.jobs.create(model=BASE_MODEL, training_file=early)
+    assert refused.value.param == "training_file"
+    assert refused.value.code == "file_not_ready"
+    assert "x-should-retry" not in refused.value.response.headers
+    with pytest.raises(openai.ConflictError) as refused:
+        client.fine_tuning.jobs.create(**form, validation_file=early)
+    assert refused.value.param == "validation_file"
+
+
+def test_a_rejected_file_is_400_with_its_errors(client_of: ClientOf, world: World) -> None:
+    person, _ = ready(world)
+    rejected = world.dataset(person, ready=False)
+    reject(world, rejected)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client_of(person).fine_tuning.jobs.create(
+            model=BASE_MODEL, training_file=file_name(rejected)
+        )
+    assert refused.value.param == "training_file"
+    assert "line 3: it is no JSON" in refused.value.message
+
+
+def reject(world: World, dataset_id: UUID) -> None:
+    Artifacts(world.settings.artifacts).put(
+        "datasets/z/report.json",
+        b'{"status": "rejected", "examples": 0, "duplicates": 0, "lines": 3, "bytes": 9, '
+        b'"warnings": [], "errors": [{"line": 3, "code": "invalid_json", "message": '
+        b'"it is no JSON"}], "error_count": 1}',
+    )
+    with because(world.cause):
+        dataset = world.log.load(Dataset, dataset_id)
+        dataset.reject(1, "datasets/z/report.json")
+        world.log.commit(dataset)
+    world.project()
+
+
+def place_of(client: OpenAI, form: dict[str, Any], **chosen: Any) -> tuple[str, int]:
+    job: Any = client.fine_tuning.jobs.create(**form, extra_body=chosen).to_dict()
+    return job["ecolink"]["gpu_type"], job["ecolink"]["gpu_count"]
+
+
+def test_gpus_that_are_left_open_are_the_cheapest_that_are_free(
+    client_of: ClientOf, world: World
+) -> None:
+    person, form = ready(world, dollars=1000)
+    client = client_of(person)
+    assert place_of(client, form) == ("cpu", 1)
+    world.open_pool("h100", 4)
+    assert place_of(client, form, gpu_count=3) == ("h100", 3)
+    assert place_of(client, form, gpu_type="cpu") == ("cpu", 1)
+    free = place_of(client, form)
+    world.occupy(2)
+    world.project()
+    assert place_of(client, form) == ("h100", 1), f"the cpu is taken; free it was {free}"
+    for wrong in ({"gpu_type": "none"}, {"region": "nowhere"}, {"gpu_count": 9}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            place_of(client, form, **wrong)
+        assert refused.value.param in ("gpu_type", "region")
+
+
+def test_a_model_that_does_not_exist_is_named(client_of: ClientOf, world: World) -> None:
+    person, form = ready(world)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client_of(person).fine_tuning.jobs.create(
+            model="gpt-none", training_file=form["training_file"]
+        )
+    assert refused.value.param == "model"
