@@ -14,27 +14,29 @@ from rich.text import Text
 
 from deploy.operator import Store, open_store
 from domain.job import Job
+from gateway.cli.exits import ExitCode
 from infrastructure.artifacts import Artifacts
 from projections import MODELS
 from projections.models import job_of_model
 from services.scheduler.verification import Check, DirectoryCopy, StoredCopy, verify
 
-NOT_FOUND = 2
-
 
 def verify_model(
     name: Annotated[str, typer.Argument(help="Of the model, such as ft:…", show_default=False)],
     directory: Annotated[
-        Path | None, typer.Option(help="A downloaded copy; else what the artifact store has.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A downloaded copy; else what the artifact store has.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Hold every file of a model against its manifest, and its provenance against the event log.
 
-    Exit status 0: all is as it has to be; 1: something differs; 2: there is no such model.
+    Exit status 0: all is as it has to be; 1: something differs; 4: there is no such model.
     """
-    if directory is not None and not directory.is_dir():
-        _not_found(f"There is no directory {directory}.")
     with open_store() as store:
         store.fold(MODELS)
         job_id = job_of_model(store.connection, name)
@@ -85,4 +87,4 @@ def _show(checks: Sequence[Check]) -> None:
 
 def _not_found(message: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False)
-    raise typer.Exit(NOT_FOUND)
+    raise typer.Exit(ExitCode.NOT_FOUND)

@@ -43,10 +43,11 @@ from projections.projection import Projection, ProjectionEffect
 
 console = Console(highlight=False, markup=False)  # names may hold brackets
 
-accounts = typer.Typer(no_args_is_help=True, help="Accounts and their credit, on this host.")
-keys = typer.Typer(no_args_is_help=True, help="API keys, on this host.")
-
-GROUPS = {"accounts": accounts, "keys": keys}
+accounts = typer.Typer(
+    no_args_is_help=True, help="Accounts, their credit and their keys, on this host."
+)
+keys = typer.Typer(no_args_is_help=True, help="API keys of an account, on this host.")
+accounts.add_typer(keys, name="keys")
 
 Name = Annotated[str, typer.Argument(help="The account's name.", show_default=False)]
 

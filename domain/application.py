@@ -68,13 +68,18 @@ class EcoLink:
         self.log.commit(key)
         return key, secret
 
-    def revoke_key(self, account_id: UUID, key_id: UUID) -> None:
-        """End a key; it is refused from the next call on."""
-        key = self.log.load(ApiKey, key_id)
-        if key.account_id != account_id:
-            raise NotFound(f"no apikey {key_id}")
-        key.revoke()
-        self.log.commit(key)
+    def revoke_key(self, account_id: UUID, key_id: UUID) -> ApiKey:
+        """End a key; it is refused from the next call on. Raises NotFound, also for another's."""
+
+        def attempt() -> ApiKey:
+            key = self.log.find(ApiKey, key_id)
+            if key is None or key.account_id != account_id:
+                raise NotFound(f"no key {key_id}")
+            key.revoke()
+            self.log.commit(key)
+            return key
+
+        return self.log.retrying(attempt)
 
     def authenticate(self, secret: str) -> ApiKey | None:
         """The key with this secret, if it was issued and not revoked."""

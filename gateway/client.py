@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,13 +30,17 @@ class Refused(ClientError):
     """The gateway refused a call: its status, and the problem that its answer names."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(_sentence(problem, status))
+        super().__init__(sentence_of(status, problem))
         self.status = status
         self.problem = problem
 
 
 class Unreachable(ClientError):
     """The gateway did not answer; it may when asked again."""
+
+
+class NotSignedIn(ClientError):
+    """Nothing says which account's key to show."""
 
 
 class Client:
@@ -77,13 +81,22 @@ class Client:
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
         return self._call("POST", path, json=body, headers=headers)
 
-    def upload(self, path: Path, name: str) -> dict[str, Any]:
-        """Upload a dataset file, streamed; raises ClientError, and OSError for the file."""
+    def delete(self, path: str) -> dict[str, Any]:
+        """DELETE a path under /api; raises ClientError."""
+        return self._call("DELETE", path)
+
+    def upload(
+        self, path: Path, name: str, sent: Callable[[int], object] = lambda size: None
+    ) -> dict[str, Any]:
+        """Upload a dataset file, streamed; raises ClientError, and OSError for the file.
+
+        `sent` is told the size of each part that is on its way, bytes.
+        """
         return self._call(
             "POST",
             "/datasets",
             params={"name": name},
-            content=_chunks(path),
+            content=_chunks(path, sent),
             headers={
                 "content-type": "application/jsonl",
                 "content-length": str(path.stat().st_size),
@@ -115,15 +128,18 @@ class Client:
         return answer
 
 
-def _sentence(problem: dict[str, Any], status: int) -> str:
-    """What an error's body says, in one sentence."""
+def sentence_of(
+    status: int, problem: dict[str, Any], called: Callable[[str], str] = lambda field: field
+) -> str:
+    """What an error's body says, in one sentence; `called` is what the reader calls a field."""
     if fields := problem.get("fields"):
-        return "; ".join(f"{field['field']}: {field['message']}" for field in fields)
+        return "; ".join(f"{called(field['field'])}: {field['message']}" for field in fields)
     message = problem.get("message", f"the gateway answered {status}")
-    return f"{problem['field']}: {message}" if problem.get("field") else message
+    return f"{called(problem['field'])}: {message}" if problem.get("field") else message
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, sent: Callable[[int], object]) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+            sent(len(chunk))

@@ -35,6 +35,7 @@ def pytest_configure() -> None:
     """Keep the developer's own configuration out of the tests."""
     for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
         del os.environ[name]
+    os.environ["XDG_CONFIG_HOME"] = os.devnull  # there is no login in a folder that cannot be
 
 
 @pytest.fixture

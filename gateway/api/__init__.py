@@ -15,6 +15,7 @@ from gateway.api import (
     health,
     job_commands,
     jobs,
+    keys,
     models,
     operator,
 )
@@ -24,6 +25,7 @@ router = APIRouter()
 router.include_router(health.router)
 for resource in (
     accounts,
+    keys,
     billing,
     catalog,
     datasets,

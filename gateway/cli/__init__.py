@@ -1,8 +1,19 @@
-"""The account holder's commands: datasets, jobs, models and billing, through the JSON API."""
+"""The account holder's commands: datasets, jobs, models, billing and keys, through the API."""
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
+from gateway.cli.exits import epilog
 from gateway.cli.jobs import jobs
+from gateway.cli.keys import keys
 from gateway.cli.models import models
+from gateway.cli.session import session
 
-GROUPS = {"datasets": datasets, "jobs": jobs, "models": models, "billing": billing}
+GROUPS = {
+    "datasets": datasets,
+    "jobs": jobs,
+    "models": models,
+    "billing": billing,
+    "keys": keys,
+}
+
+__all__ = ["GROUPS", "billing", "datasets", "epilog", "jobs", "keys", "models", "session"]

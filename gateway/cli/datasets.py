@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gateway import tables
-from gateway.cli.terminal import AsJson, client_of, show
+from gateway.cli.exits import ExitCode
+from gateway.cli.following import patiently
+from gateway.cli.terminal import AsJson, bar, client_of, note, show
+from gateway.client import Client
+
+POLL_SECONDS = 0.5
+COUNTING_SECONDS = 60.0  # how long the counting in tokens is waited for
 
 datasets = typer.Typer(no_args_is_help=True, help="Upload datasets and see what became of them.")
 
@@ -18,13 +25,54 @@ DatasetId = Annotated[str, typer.Argument(show_default=False)]
 @datasets.command()
 def upload(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Chat JSONL.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="Chat JSONL.")
+    ],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    follow: Annotated[
+        bool, typer.Option(help="Wait for the validation; exit code 1 if it is rejected.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a file; its validation begins."""
+    """Upload a file, and follow its validation to the end."""
     with client_of(ctx) as client:
-        show(client.upload(file, name or file.stem), as_json, tables.fields)
+        with bar(f"uploading {file.name}", file.stat().st_size) as sent:
+            dataset = client.upload(file, name or file.stem, sent)
+        if not follow:
+            show(dataset, as_json, tables.fields)
+            return
+        try:
+            dataset = _validated(client, dataset)
+        except KeyboardInterrupt:
+            note(f"\nIts validation goes on: `ecolink datasets show {dataset['id']}`.")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        if dataset["status"] != "rejected":
+            show(dataset, as_json, tables.fields)
+            return
+        report = client.get(f"/datasets/{dataset['id']}/report")
+        show(dataset | {"report": report}, as_json, lambda _: tables.report(report))
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _validated(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
+    """The dataset when its validation is over, and it is counted in each base's tokens."""
+    path = f"/datasets/{dataset['id']}"
+    with bar("validating", dataset["total_bytes"]) as advance:
+        done = 0
+        while (dataset := patiently(lambda: client.get(path)))["status"] == "validating":
+            reached = (dataset["progress"] or {"bytes": 0})["bytes"]
+            advance(reached - done)
+            done = reached
+            time.sleep(POLL_SECONDS)
+        advance(dataset["total_bytes"] - done)
+    bases = {each["name"] for each in client.get("/models")["base_models"]}
+    deadline = time.monotonic() + COUNTING_SECONDS
+    while dataset["status"] == "ready_for_training" and time.monotonic() < deadline:
+        if bases <= {count["base_model"] for count in dataset["tokens"]}:
+            break
+        time.sleep(POLL_SECONDS)
+        dataset = patiently(lambda: client.get(path))
+    return dataset
 
 
 @datasets.command("list")

@@ -1,50 +1,126 @@
-"""What the account holder's commands share: finding the gateway, and how answers are shown."""
+"""What the account holder's commands share: finding the gateway, answers, progress and errors."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from gateway.client import Client, ClientError, Endpoint
+from gateway.cli.exits import ExitCode, exit_code_of
+from gateway.client import Client, ClientError, Endpoint, Refused, sentence_of
 
-PIPE_COLUMNS = 200
+PIPE_COLUMNS = 4096
+"""Width where there is no terminal: nothing is cut or wrapped, what reads it wants whole lines."""
 
 errors = Console(stderr=True, highlight=False)
 
-Locate = Callable[[], Endpoint]
-"""Finds the gateway, or raises ClientError; whoever assembles the commands puts it in `ctx.obj`."""
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
+]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+
+class Finder(Protocol):
+    """Finds the gateway; whoever assembles the commands puts one into `ctx.obj`."""
+
+    def endpoint(self) -> Endpoint:
+        """The gateway to call, and the key to show; raises ClientError."""
+        ...
+
+    def given(self) -> tuple[str | None, str | None]:
+        """URL and key by option or environment; else the URL of the stack that runs here."""
+        ...
 
 
 @contextmanager
 def client_of(ctx: typer.Context) -> Generator[Client]:
-    """A client of the located gateway; an error is one sentence, and exit status 1."""
-    locate: Locate = ctx.obj
+    """A client of the located gateway; an error is one sentence, and the exit code of its kind."""
+    finder: Finder = ctx.obj
+    with told_errors(ctx), Client(finder.endpoint()) as client:
+        yield client
+
+
+@contextmanager
+def told_errors(ctx: typer.Context) -> Generator[None]:
+    """Tell an error of the gateway or of a file in one sentence, and exit with its code."""
     try:
-        with Client(locate()) as client:
-            yield client
+        yield
+    except Refused as error:
+        fail(sentence_of(error.status, error.problem, _names(ctx)), exit_code_of(error))
     except (ClientError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        fail(str(error), exit_code_of(error))
+
+
+def fail(message: str, code: ExitCode) -> NoReturn:
+    """Tell what is wrong on standard error, and exit."""
+    errors.print(message, style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code) from None
+
+
+def note(message: str) -> None:
+    """Say something to the person on standard error, where no script reads it."""
+    errors.print(message, style="dim", markup=False, soft_wrap=True)
+
+
+def _names(ctx: typer.Context) -> Callable[[str], str]:
+    """What a person calls the API's fields: the options and arguments of the command."""
+    typed = {param.name: param for param in ctx.command.params}
+
+    def name(field: str) -> str:
+        for part in field.split("."):
+            param = typed.get(part) or typed.get(part.removesuffix("_id"))
+            if param is not None:
+                option = max(param.opts, key=len)
+                return option if option.startswith("--") else option.upper()
+        return field
+
+    return name
 
 
 def screen() -> Console:
-    """Standard output, without markup; wide in a pipe, since what reads it wants whole ids."""
+    """Standard output, without markup; as wide as need be where it is no terminal."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_COLUMNS
     return console
 
 
-def show(answer: dict[str, Any], as_json: bool, draw: Callable[[dict[str, Any]], object]) -> None:
+def show(answer: dict[str, Any], as_json: bool, draw: Callable[[dict[str, Any]], Any]) -> None:
     """Print an answer as JSON or drawn."""
     if as_json:
         print(json.dumps(answer, indent=1))
     else:
         screen().print(draw(answer))
+
+
+def show_line(answer: dict[str, Any]) -> None:
+    """Print an answer as one line of JSON, at once: someone may be following."""
+    print(json.dumps(answer), flush=True)
+
+
+@contextmanager
+def bar(title: str, total_bytes: int) -> Generator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal; the function is told each part's bytes."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal
+    ) as shown:
+        task = shown.add_task(title, total=total_bytes)
+        yield lambda size: shown.advance(task, size)

@@ -27,14 +27,14 @@ def test_models_verify(
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
-    assert "no model ft:tiny:0" in verify("ft:tiny:0", exit_code=2)
+    assert "no model ft:tiny:0" in verify("ft:tiny:0", exit_code=4)
     model = register_model(log, settings).model
     printed = verify(model)
     assert f"file {WEIGHTS}" in printed
     assert "0 differ" in printed
 
     copy, artifacts = tmp_path / "copy", Artifacts(settings.artifacts)
-    assert "no directory" in verify(model, "--directory", str(copy), exit_code=2)
+    assert "--directory" in verify(model, "--directory", str(copy), exit_code=2)
     artifacts.get_directory(ADAPTER, copy)
     verify(model, "--directory", str(copy))
     (copy / WEIGHTS).write_bytes(b"Weights")

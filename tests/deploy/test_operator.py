@@ -53,14 +53,14 @@ def test_accounts_and_credit() -> None:
 def test_keys(settings: Settings) -> None:
     ecolink("accounts", "create", "alice")
     ecolink("accounts", "create", "bob")
-    secret = ecolink("keys", "issue", "alice").split()[-1]
+    secret = ecolink("accounts", "keys", "issue", "alice").split()[-1]
     with open_log(settings) as log:
         key = EcoLink(log).authenticate(secret)
         assert key is not None
-        assert secret[-4:] in ecolink("keys", "list", "alice")
-        assert str(key.id) not in ecolink("keys", "list", "bob")
-        ecolink("keys", "revoke", "bob", str(key.id), exit_code=1)
-        ecolink("keys", "revoke", "alice", str(key.id))
+        assert secret[-4:] in ecolink("accounts", "keys", "list", "alice")
+        assert str(key.id) not in ecolink("accounts", "keys", "list", "bob")
+        ecolink("accounts", "keys", "revoke", "bob", str(key.id), exit_code=1)
+        ecolink("accounts", "keys", "revoke", "alice", str(key.id))
         assert EcoLink(log).authenticate(secret) is None
 
 

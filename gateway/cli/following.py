@@ -1,0 +1,101 @@
+"""Following what a job says until it rests: its states, its log and its events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import note
+from gateway.client import Client, Refused, Unreachable
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # with a gateway that does not answer
+MOST_LINES = 1000  # that the API gives of a log at once
+
+ENDINGS = {
+    "registered": ExitCode.DONE,
+    "failed": ExitCode.FAILED,
+    "cancelled": ExitCode.FAILED,
+    "paused": ExitCode.PAUSED,
+}
+"""What following a job ends with, by the state that it came to rest in."""
+
+Answer = dict[str, Any]
+
+
+@contextmanager
+def leaving_it_running(job_id: str) -> Generator[None]:
+    """Ctrl-C inside ends only the following: it says so, and exits."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(
+            f"\n{job_id} goes on. `ecolink jobs watch {job_id}` comes back to it, "
+            f"`ecolink jobs cancel {job_id}` stops it."
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """What a call answers, repeated for a while if the gateway is away; raises ClientError."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except (Unreachable, Refused) as error:
+            passing = isinstance(error, Unreachable) or error.status >= 500
+            if not passing or time.monotonic() > deadline:
+                raise
+        breathe()
+
+
+def breathe() -> None:
+    """The time between two polls."""
+    time.sleep(POLL_SECONDS)
+
+
+def job_states(client: Client, job_id: str) -> Generator[Answer]:
+    """A job again and again, until it rests. Raises ClientError."""
+    while True:
+        job = patiently(lambda: client.get(f"/jobs/{job_id}"))
+        yield job
+        if job["status"] in ENDINGS:
+            return
+        breathe()
+
+
+def log_lines(client: Client, job_id: str, last: int) -> Generator[Answer]:
+    """A job's log from its last lines on, until the job rests. Raises ClientError."""
+    seen: tuple[int, int] | None = None
+    for _ in _once_more(job_states(client, job_id)):  # the last lines come after the state
+        wanted = last if seen is None else MOST_LINES
+        lines = patiently(lambda: client.get(f"/jobs/{job_id}/log", lines=wanted))["data"]  # noqa: B023
+        # What is kept of a failed job's log has no numbers: it is all there at once.
+        places = [(line["segment"] or 0, line["n"] or 0) for line in lines]
+        yield from (
+            line for line, place in zip(lines, places, strict=True) if seen is None or place > seen
+        )
+        seen = max([seen or (0, 0), *places])
+
+
+def job_events(client: Client, job_id: str) -> Generator[Answer]:
+    """A job's events from the first on, until the job rests. Raises ClientError."""
+    after = 0
+    for _ in _once_more(job_states(client, job_id)):
+        events = patiently(lambda: client.get(f"/jobs/{job_id}/timeline", after=after))["data"]  # noqa: B023
+        yield from events
+        after = max([after, *(event["position"] for event in events)])
+
+
+def _once_more(states: Generator[Answer]) -> Generator[Answer]:
+    """Each state, and the last one again a while later."""
+    last: Answer = {}
+    for last in states:
+        yield last
+    breathe()
+    yield last

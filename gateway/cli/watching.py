@@ -1,0 +1,109 @@
+"""Following a job until it is over or paused: live on a terminal, else line by line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from typing import Any
+
+from rich.live import Live
+
+from gateway import job_progress
+from gateway.cli.exits import ExitCode
+from gateway.cli.following import ENDINGS, job_states, leaving_it_running, patiently
+from gateway.cli.terminal import screen, show_line
+from gateway.client import Client
+
+LINE_SECONDS = 5.0  # between two lines that tell no more than further steps
+SETTLING_SECONDS = 10.0  # for the last part of a minute to be billed
+SETTLING_POLL_SECONDS = 0.25
+
+Job = dict[str, Any]
+
+
+def follow(client: Client, job_id: str, as_json: bool) -> ExitCode:
+    """Show a job until it rests; the exit code of how it ended. Raises ClientError."""
+    console = screen()
+    with leaving_it_running(job_id):
+        if as_json:
+            job = _json_lines(states(client, job_id))
+        elif console.is_terminal:
+            job = _live(client, job_id)
+        else:
+            job = _lines(states(client, job_id))
+    if not as_json:
+        console.print(job_progress.outcome(job), soft_wrap=True)
+    return ENDINGS[job["status"]]
+
+
+def states(client: Client, job_id: str) -> Generator[Job]:
+    """A job again and again, until it rests and its bill is closed. Raises ClientError."""
+    job: Job = {}
+    for job in job_states(client, job_id):
+        yield job
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while not _settled(client, job) and time.monotonic() < deadline:
+        time.sleep(SETTLING_POLL_SECONDS)
+        job = patiently(lambda: client.get(f"/jobs/{job_id}"))
+    yield job
+
+
+def _settled(client: Client, job: Job) -> bool:
+    """Whether every segment's meter is closed, and the job's cost includes all of it."""
+    timeline = patiently(lambda: client.get(f"/jobs/{job['id']}/timeline"))["data"]
+    closed = [each["fields"] for each in timeline if each["topic"] == "MeterClosed"]
+    billed = sum(fields["billed_seconds"] for fields in closed)
+    return len(closed) == job["segment"] and billed == job["billed_seconds"]
+
+
+class _Lines:
+    """Prints a line at once for a new state or a new figure of quality, else every few seconds."""
+
+    TELLING = ("status", "phase", "segment", "checkpoint_step", "eval_step")
+
+    def __init__(self) -> None:
+        self._told: object = None
+        self._line = ""
+        self._at = 0.0
+
+    def put(self, job: Job) -> None:
+        """Print a line if it is worth it."""
+        told, line = [job[name] for name in self.TELLING], job_progress.line(job)
+        due = time.monotonic() - self._at >= LINE_SECONDS or job["status"] in ENDINGS
+        if told != self._told or (due and line != self._line):
+            print(line, flush=True)
+            self._told, self._line, self._at = told, line, time.monotonic()
+
+
+def _json_lines(following: Iterable[Job]) -> Job:
+    """Every state that differs from the one before, as a line of JSON; returns the last."""
+    shown: Job = {}
+    for job in following:
+        if job != shown:
+            show_line(shown := job)
+    return shown
+
+
+def _lines(following: Iterable[Job]) -> Job:
+    lines, job = _Lines(), {}
+    for job in following:
+        lines.put(job)
+    return job
+
+
+def _live(client: Client, job_id: str) -> Job:
+    """The panel, kept up to date; its last state stays on the screen."""
+    job: Job = {}
+    losses: list[float] = []
+    last_step = 0
+    with Live(console=screen(), auto_refresh=False, transient=False) as live:
+        for job in states(client, job_id):
+            for step in _steps(client, job_id, last_step):
+                losses.append(step["train_loss"])
+                last_step = step["step"]
+            live.update(job_progress.panel(job, losses), refresh=True)
+    return job
+
+
+def _steps(client: Client, job_id: str, after: int) -> list[dict[str, Any]]:
+    return patiently(lambda: client.get(f"/jobs/{job_id}/steps", after=after))["data"]

@@ -1,0 +1,269 @@
+"""How the command line draws what the API says of jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from domain.durations import spoken
+from gateway.tables import STYLES, Answer, cell, listing, pairs
+
+RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
+
+
+def jobs(answer: Answer) -> RenderableType:
+    """Jobs, one a line."""
+    return listing(
+        [each | {"state": state(each)} for each in answer["data"]],
+        *("id", "state", "cost", "approved_at", "base_model", "model"),
+        empty="You have no jobs; `ecolink jobs launch` starts one.",
+    )
+
+
+def state(job: Answer) -> str:
+    """What a job does: the phase while it runs, which says more, else the status."""
+    return job["phase"] if job["status"] in RUNNING else job["status"]
+
+
+def job(answer: Answer) -> RenderableType:
+    """All that matters of a job, one thing a line; of a job just approved, what is known."""
+    shown: dict[str, Text | str | None] = {
+        "job": Text(answer["id"], style="bold"),
+        "state": Text(_state(answer), style=STYLES.get(answer["status"], "cyan")),
+        "base model": answer["base_model"],
+        "dataset": answer["dataset_id"],
+        "GPUs": f"{answer['gpu_count']} x {answer['gpu_type']} in {answer['region']}, "
+        f"{answer['rate_per_hour']['text']} an hour",
+        "approved": cell("approved_at", answer["approved_at"]),
+        "model": answer["model"],
+    }
+    if "hyperparameters" in answer:
+        shown |= _details(answer)
+    else:
+        shown["cost"] = answer["cost"]["text"]
+    return pairs({name: value for name, value in shown.items() if value})
+
+
+def _state(job: Answer) -> str:
+    name = job["status"].replace("_", " ")
+    return name if job["phase"] in (job["status"], name) else f"{name}: {job['phase']}"
+
+
+def _details(job: Answer) -> dict[str, Text | str | None]:
+    failure = job["failure"]
+    return {
+        "validation dataset": job["validation_dataset_id"],
+        "settings": cell("hyperparameters", job["hyperparameters"]),
+        "precision": job["precision"]
+        + (", gradient checkpointing" if job["gradient_checkpointing"] else ""),
+        "progress": progress_of(job),
+        "held-out loss": _change(job["loss_before"], job["loss_after"], ".4f"),
+        "perplexity": _change(job["perplexity_before"], job["perplexity_after"], ".4g"),
+        "accuracy": _change(job["accuracy_before"], job["accuracy_after"], ".1%"),
+        "best": job["best_note"],
+        "last checkpoint": None if job["checkpoint_step"] is None else f"{job['checkpoint_step']}",
+        "time left": None if job["remaining_seconds"] is None else spoken(job["remaining_seconds"]),
+        "wait": None if job["wait_seconds"] is None else spoken(job["wait_seconds"]),
+        "cost": _cost(job),
+        "balance": job["balance"]["text"],
+        "failure": failure and f"{failure['sentence']} {failure['advice']}",
+        "paused": paused(job),
+        "kept": job["kept"],
+    }
+
+
+def _change(before: float | None, after: float | None, form: str) -> str | None:
+    """The base's figure and the adapter's."""
+    if before is None or after is None:
+        return None
+    return f"{before:{form}} of the base, {after:{form}} of the adapter"
+
+
+def _cost(job: Answer) -> str:
+    parts = [f"{job['cost']['text']} for {spoken(job['billed_seconds'])}"]
+    if job["credited"]["micros"]:
+        parts.append(f"{job['credited']['text']} of it were credited")
+    if job["estimate"] is not None:
+        low, high = job["estimate"]["low"]["text"], job["estimate"]["high"]["text"]
+        parts.append(f"estimated {low} to {high}")
+    return "; ".join(parts)
+
+
+def paused(job: Answer) -> str | None:
+    """Why a job is paused and what its resume needs; None of one that is not."""
+    if job["status"] != "paused":
+        return None
+    reason = {
+        "balance": "Balance reached zero.",
+        "capacity": "The region no longer has that many GPUs.",
+    }.get(job["pause_reason"], "You paused it.")
+    gate = job["resume"] or {}
+    if gate.get("problem"):
+        return f"{reason} {gate['problem']}"
+    if gate.get("missing") and gate["missing"]["micros"]:
+        return (
+            f"{reason} A resume needs {gate['needed']['text']}: top up {gate['missing']['text']} "
+            f"first, then `ecolink jobs resume {job['id']}`."
+        )
+    return f"{reason} `ecolink jobs resume {job['id']}` goes on from the last checkpoint."
+
+
+def progress_of(job: Answer) -> str:
+    """How far the training of a job is."""
+    parts = []
+    if job["total_steps"] is not None:
+        parts.append(f"step {job['step']}/{job['total_steps']}")
+    if job["train_loss"] is not None:
+        parts.append(f"loss {job['train_loss']:.4f}")
+    if job["eval_loss"] is not None:
+        parts.append(f"held-out loss {job['eval_loss']:.4f} at step {job['eval_step']}")
+    if job["tokens_per_second"] is not None and job["status"] in RUNNING:
+        parts.append(f"{job['tokens_per_second']:,.0f} tokens/s")
+    return " · ".join(parts)
+
+
+def quote(answer: Answer) -> RenderableType:
+    """Fit, phases, cost range and gates of a job that was not approved."""
+    priced = answer["estimate"]
+    return Group(
+        Text("Fit", style="bold"),
+        Text(answer["fit"]["banner"]),
+        _memory(answer["fit"]),
+        Text("\nEstimate", style="bold"),
+        _phases(priced),
+        Text(
+            f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens, at "
+            f"{priced['rate_per_hour']['text']} an hour; "
+            + (
+                f"calibrated from {priced['calibrated_from']} finished jobs"
+                if priced["calibrated_from"]
+                else "not calibrated by a finished job yet"
+            ),
+            style="dim",
+        ),
+        Text("\nGates", style="bold"),
+        *_gates(answer),
+        *(Text(f"note: {warning}", style="yellow") for warning in answer["warnings"]),
+    )
+
+
+def _memory(fit: Answer) -> RenderableType:
+    """What takes the memory of each GPU, and what is left of it."""
+    taken = sum(fit["items_gib"].values())
+    rows: list[Answer] = [
+        {"memory": name.replace("_", " "), "GiB": f"{size:.2f}"}
+        for name, size in fit["items_gib"].items()
+    ]
+    rows.append({"memory": "needed at the most", "GiB": f"{taken:.2f}"})
+    rows.append({"memory": "of the GPU's", "GiB": f"{fit['vram_gib']:.2f}"})
+    rows.append({"memory": "headroom", "GiB": f"{fit['headroom_gib']:.2f}"})
+    return listing(rows, "memory", "GiB", right=("GiB",))
+
+
+def _phases(priced: Answer) -> RenderableType:
+    rows: list[Any] = [
+        {
+            "phase": each["phase"].replace("_", " "),
+            "at least": spoken(each["low_seconds"]),
+            "at most": spoken(each["high_seconds"]),
+        }
+        for each in priced["phases"]
+    ]
+    rows.append(
+        {
+            "phase": "together",
+            "at least": spoken(priced["low_seconds"]),
+            "at most": spoken(priced["high_seconds"]),
+        }
+    )
+    rows.append(
+        {"phase": "cost", "at least": priced["low"]["text"], "at most": priced["high"]["text"]}
+    )
+    return listing(rows, "phase", "at least", "at most", right=("at least", "at most"))
+
+
+def _gates(answer: Answer) -> list[Text]:
+    balance, capacity = answer["balance"], answer["capacity"]
+    left = f"{balance['balance']['text']} now, {balance['left']['text']} if it costs the most"
+    if missing := balance["missing"]["micros"]:
+        left += f"; top up {balance['missing']['text']} first"
+    return [
+        _gate("balance", not missing, left),
+        _gate("capacity", capacity["wait_seconds"] == 0, _capacity(capacity)),
+        Text("ready to approve", style="green")
+        if answer["approvable"]
+        else Text("not to be approved now", style="red"),
+    ]
+
+
+def _gate(name: str, is_open: bool, why: str) -> Text:
+    mark = ("open  ", "green") if is_open else ("closed", "red")
+    return Text.assemble(mark, f" {name}: {why}")
+
+
+def _capacity(capacity: Answer) -> str:
+    wait = capacity["wait_seconds"]
+    if wait == 0:
+        return f"{capacity['free']} free"
+    expected = "the wait is unknown" if wait is None else f"the wait is about {spoken(wait)}"
+    places = ", ".join(
+        f"{place['free']} of {place['gpu_type']} in {place['region']}"
+        for place in capacity["elsewhere"]
+    )
+    elsewhere = f"; free now: {places}" if places else ""
+    return f"no GPU is free; {expected}, `--wait` stands in the queue, free of charge{elsewhere}"
+
+
+def log(answer: Answer) -> RenderableType:
+    """A trainer's lines as they are."""
+    return Group(*(Text(line["text"]) for line in answer["data"]))
+
+
+def event(entry: Answer) -> Text:
+    """One event of a job, on one line; what it nests stays for --json."""
+    plain = {
+        name: value for name, value in entry["fields"].items() if not isinstance(value, dict | list)
+    }
+    return Text.assemble(
+        (cell("happened_at", entry["happened_at"]).plain, "dim"),
+        " ",
+        (entry["topic"], "bold"),
+        " ",
+        cell("fields", plain),
+    )
+
+
+def events(answer: Answer) -> RenderableType:
+    """Events of a job, one a line."""
+    return Group(*map(event, answer["data"]))
+
+
+def evaluations(answer: Answer) -> RenderableType:
+    """Evaluations, one a line."""
+    rows = [
+        each
+        | {"eval_loss": f"{each['eval_loss']:.4f}", "perplexity": f"{each['perplexity']:.4g}"}
+        | {"accuracy": f"{each['accuracy']:.1%}"}
+        for each in answer["data"]
+    ]
+    return listing(
+        rows,
+        *("step", "eval_loss", "perplexity", "accuracy", "examples", "measured_at"),
+        empty="The job was not evaluated yet.",
+        right=("eval_loss", "perplexity", "accuracy"),
+    )
+
+
+def checkpoints(answer: Answer) -> RenderableType:
+    """Checkpoints, one a line, with the answer to the fixed prompt."""
+    rows = [
+        each | {"answer": each["sample"]["answer"] if each["sample"] else None}
+        for each in answer["data"]
+    ]
+    return listing(
+        rows,
+        *("step", "segment", "train_loss", "eval_loss", "total_bytes", "answer"),
+        empty="Nothing is saved.",
+    )

@@ -1,0 +1,88 @@
+"""Signing in, and the keys of an account."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from domain.account import Role
+from gateway.login import login_file
+from tests.gateway.cli.conftest import CommandLine, Served, ecolink
+from tests.gateway.conftest import World
+
+
+@pytest.fixture(autouse=True)
+def _own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("ECOLINK_HOME", str(tmp_path / "no stack"))
+
+
+def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world: World) -> None:
+    person = world.person(dollars=3)
+    world.project()
+    signed = ecolink("login", served.url + "/", stdin=f"{person.key}\n")
+    assert signed.exit_code == 0, signed.output
+    assert str(person.account_id) in signed.stdout
+    assert person.key not in signed.output
+    assert stat.S_IMODE(login_file().stat().st_mode) == 0o600
+    assert "$3.00" in ecolink("billing", "balance").stdout
+    assert served.url in ecolink("whoami").stdout
+
+    assert ecolink("logout").exit_code == 0
+    assert not login_file().exists()
+    assert ecolink("logout").exit_code == 0
+    assert ecolink("whoami").exit_code == 7  # no stack runs here either
+
+
+def test_a_key_that_does_not_work_is_not_kept(served: Served) -> None:
+    for arguments, stdin, code in (
+        (("login", served.url, "--key", "eco_wrong"), None, 3),
+        (("login", served.url), "", 2),
+        (("login",), "eco_x\n", 2),
+        (("login", "ecolink.example.org"), "eco_x\n", 2),
+        (("login", "http://127.0.0.1:9"), "eco_x\n", 7),
+    ):
+        result = ecolink(*arguments, stdin=stdin)
+        assert result.exit_code == code, result.output
+        assert not login_file().exists()
+
+
+def test_what_is_told_goes_before_what_is_kept(served: Served, world: World) -> None:
+    kept, told = world.person(), world.person()
+    world.project()
+    ecolink("login", served.url, "--key", kept.key)
+    assert str(kept.account_id) in ecolink("whoami").stdout
+    assert str(told.account_id) in ecolink("--key", told.key, "whoami").stdout
+    # The kept key is for its own gateway only.
+    elsewhere = ecolink("--url", "http://127.0.0.1:9", "whoami")
+    assert elsewhere.exit_code == 3
+    assert "ecolink login" in elsewhere.output
+
+
+def test_a_broken_login_says_how_to_get_rid_of_it() -> None:
+    login_file().parent.mkdir(parents=True)
+    login_file().write_text("{")
+    result = ecolink("whoami")
+    assert result.exit_code == 1
+    assert "ecolink logout" in result.output
+    assert ecolink("logout").exit_code == 0
+
+
+def test_keys_are_made_listed_and_revoked(served: Served, world: World) -> None:
+    person, other = world.person(Role.USER), world.person()
+    world.project()
+    me = served.as_person(person)
+    secret = me.run("keys", "create").strip()
+    assert secret.startswith("eco_")
+    assert " " not in secret
+    second = CommandLine(served.url, secret)
+    made = second.read("keys", "list")["data"][1]
+    assert (made["hint"], made["current"]) == (secret[-4:], True)
+    assert str(made["id"]) in me.run("keys", "list")
+    assert me.refused("keys", "revoke", str(other.key_id), code=4)
+
+    assert me.read("keys", "revoke", made["id"])["revoked_at"] is not None
+    assert second.refused("keys", "list", code=3)
+    assert str(other.key_id) not in me.run("keys", "list")

@@ -1,0 +1,240 @@
+"""Following a job on the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+from uuid import UUID
+
+import pytest
+from rich.cells import cell_len
+
+from domain.aggregate import because
+from domain.failures import FailureClass
+from domain.job import Job, SegmentEnd
+from gateway.cli import following, watching
+from gateway.client import Client, Endpoint
+from infrastructure.measurements import add_log_line, add_step
+from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.store import connect
+from tests.gateway.cli.conftest import CommandLine, Served, ecolink, plain
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.polling import eventually
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "SETTLING_SECONDS", 0.0)
+
+
+@pytest.fixture
+def person(world: World) -> Person:
+    return world.person(dollars=10)
+
+
+@pytest.fixture
+def me(served: Served, person: Person) -> CommandLine:
+    return served.as_person(person)
+
+
+@pytest.fixture
+def launch(world: World, person: Person, me: CommandLine) -> Iterator[tuple[str, ...]]:
+    """The words that launch a job."""
+    world.base_model()
+    dataset = str(world.dataset(person))
+    return ("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)
+
+
+def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
+    """Things that happen to a job, each committed."""
+    for step in steps:
+        with because(world.cause):
+            job = world.log.load(Job, UUID(name.removeprefix("ftjob-")))
+            step(job)
+            world.log.commit(job)
+
+
+def train(world: World, person: Person, name: str, *losses: float) -> None:
+    """The first segment trains some of its 30 steps."""
+    now = datetime.now(UTC)
+    act(
+        world,
+        name,
+        lambda job: job.allocate_segment(1),
+        lambda job: job.start_pod(1, "pod", now),
+        lambda job: job.start_training(1, 0, 30, 9, 1),
+    )
+    with connect(world.settings) as connection:
+        for n, loss in enumerate(losses, start=1):
+            step = StepMeasured(
+                account_id=person.account_id,
+                job_id=UUID(name.removeprefix("ftjob-")),
+                segment=1,
+                step=n,
+                total_steps=30,
+                train_loss=loss,
+                learning_rate=1e-4,
+                tokens=100,
+                tokens_per_second=1234.0,
+                elapsed_seconds=2.0 * n,
+                peak_memory_bytes=1000,
+                measured_at=now,
+            )
+            add_step(connection, step)
+
+
+def register(job: Job) -> None:
+    job.start_evaluation(1, 30)
+    job.complete_evaluation(1, 2.5, 1.5, 1, 10)
+    job.register(1, "adapter", "a" * 64)
+
+
+def only_job(me: CommandLine) -> str:
+    """The one job of the account, once it is there; asked without a command: one is running."""
+    with Client(Endpoint(me.url, me.key)) as client:
+        eventually(lambda: client.get("/jobs")["data"] != [])
+        (job,) = client.get("/jobs")["data"]
+    return job["id"]
+
+
+def soon(act_now: Callable[[], None]) -> Thread:
+    """Something that happens while a command follows."""
+
+    def later() -> None:
+        time.sleep(0.5)
+        act_now()
+
+    thread = Thread(target=later)
+    thread.start()
+    return thread
+
+
+def test_a_job_is_followed_to_its_end(
+    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+) -> None:
+    def run_it() -> None:
+        job = only_job(me)
+        train(world, person, job, 3.0, 2.0)
+        time.sleep(0.5)
+        act(world, job, register)
+
+    running = soon(run_it)
+    told = me.run(*launch, "--watch")
+    running.join()
+    assert "waiting for a GPU" in told
+    assert "step 2/30 · loss 2.0000 · 1,234 tokens/s" in told
+    assert "Registered as ft:tiny:" in told
+    assert "Held-out loss: 2.5000, now 1.5000." in told
+    assert "\x1b" not in told
+
+    (job,) = me.read("jobs", "list")["data"]
+    (line,) = me.lines("jobs", "watch", job["id"])
+    assert line["status"] == "registered"
+
+
+def test_json_lines_begin_with_the_approval(
+    me: CommandLine, world: World, launch: tuple[str, ...]
+) -> None:
+    cancelling = soon(lambda: act(world, only_job(me), lambda job: job.cancel(timedelta(1))))
+    lines = me.lines(*launch, "--watch", code=1)
+    cancelling.join()
+    assert {line["id"] for line in lines} == {lines[0]["id"]}
+    assert (lines[0]["status"], lines[-1]["status"]) == ("training", "cancelled")
+
+
+def test_the_exit_code_tells_a_pause_from_a_failure(
+    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+) -> None:
+    paused, failed = me.read(*launch)["id"], me.read(*launch)["id"]
+    me.run("jobs", "pause", paused)
+    told = me.run("jobs", "watch", paused, code=8)
+    assert f"`ecolink jobs resume {paused}`" in told
+    world.spend(person)
+    assert "top up" in me.run("jobs", "watch", paused, code=8)
+    assert "paused" in me.run("jobs", "show", paused)
+
+    train(world, person, failed, 3.0)
+    act(
+        world,
+        failed,
+        lambda job: job.end_segment(
+            1, SegmentEnd.CRASHED, 5, failure=FailureClass.OUT_OF_MEMORY, error_class="MemoryError"
+        ),
+    )
+    told = me.run("jobs", "watch", failed, code=1)
+    assert f"`ecolink jobs logs {failed}`" in told
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(
+    me: CommandLine, launch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(following, "breathe", interrupt)
+    result = ecolink("--url", me.url, "--key", me.key, *launch, "--watch")
+    assert result.exit_code == 130
+    (job,) = me.read("jobs", "list")["data"]
+    assert job["status"] == "training"
+    assert f"{job['id']} goes on." in result.stderr
+    assert f"`ecolink jobs watch {job['id']}`" in result.stderr
+
+
+def test_a_terminal_shows_a_panel_within_its_width(
+    me: CommandLine,
+    world: World,
+    person: Person,
+    launch: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = me.read(*launch)["id"]
+    train(world, person, job, *(3.0 - n / 10 for n in range(20)))
+    ending = soon(lambda: act(world, job, register))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    shown = plain(me.run("jobs", "watch", job))
+    ending.join()
+    for part in ("step 20 of 30", "loss 1.1000", "█", "▁", "1,234 tokens/s", "cost $0.00", " left"):
+        assert part in shown
+    panel = shown[: shown.index("Registered")]
+    assert all(cell_len(line) <= 80 for line in panel.splitlines())
+
+
+def test_a_log_is_followed_line_by_line(
+    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+) -> None:
+    job = me.read(*launch)["id"]
+    train(world, person, job, 3.0)
+
+    def log(*numbers: int) -> None:
+        with connect(world.settings) as connection:
+            for n in numbers:
+                line = LogLine(
+                    account_id=person.account_id,
+                    job_id=UUID(job.removeprefix("ftjob-")),
+                    segment=1,
+                    n=n,
+                    level="INFO",
+                    text=f"line {n} [of many]",
+                    logged_at=datetime.now(UTC),
+                )
+                add_log_line(connection, line)
+
+    log(1, 2)
+    assert me.run("jobs", "logs", job, "--lines", "1").splitlines() == ["line 2 [of many]"]
+
+    def go_on() -> None:
+        log(3)
+        act(world, job, register)
+        log(4)
+
+    going = soon(go_on)
+    assert me.run("jobs", "logs", job, "-f").splitlines() == [
+        f"line {n} [of many]" for n in (1, 2, 3, 4)
+    ]
+    going.join()
+    assert [line["n"] for line in me.lines("jobs", "logs", job, "-f")] == [1, 2, 3, 4]
+    topics = [line["topic"] for line in me.lines("jobs", "events", job, "-f")]
+    assert (topics[0], topics[-1]) == ("JobApproved", "Registered")
