@@ -13,6 +13,7 @@ from domain.errors import NotFound, WrongState
 from domain.event_log import EventLog
 from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
 from domain.job import Job
+from domain.job_adapter import MODEL_DELETED
 
 Adapters = Callable[[], int]
 """How many adapters are served from a base."""
@@ -80,6 +81,21 @@ class Deploying:
 
         return self._log.retrying(attempt)
 
+    def delete_model(self, account_id: UUID, job_id: UUID) -> None:
+        """Delete a job's model and checkpoints; what of it is deployed answers no more. Once."""
+
+        def attempt() -> None:
+            job = self._own_job(account_id, job_id)
+            names = [job.model_name, *_checkpoint_names(job)]
+            job.delete_model()
+            known = [self._log.find(Deployment, deployment_id(account_id, each)) for each in names]
+            served = [each for each in known if each is not None]
+            for each in served:
+                each.undeploy()
+            self._log.commit(job, *served)
+
+        self._log.retrying(attempt)
+
     def redeploy(self, account_id: UUID, model: str) -> Deployment:
         """Have a name answer again that did before; raises NotFound if it never did."""
         adapter = self._own(account_id, model).weights.adapter
@@ -129,6 +145,8 @@ def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
 
 def model_deployment(log: EventLog, job: Job) -> Deployment:
     """The deployment of a job's model, wanted and not saved yet; raises WrongState without one."""
+    if job.model_deleted:
+        raise WrongState(MODEL_DELETED)
     if job.model is None or job.adapter_ref is None or job.adapter_manifest_sha256 is None:
         raise WrongState(
             f"the job is {job.status} and has no model yet; it has one when it is registered, and "
@@ -164,13 +182,18 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
 
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
     """Refs of a job's checkpoints that are deployed, and must be kept."""
-    names = {checkpoint_model(job.model_name, each.step) for each in job.checkpoints}
-    deployments = [log.find(Deployment, deployment_id(job.account_id, name)) for name in names]
+    ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
+    deployments = [log.find(Deployment, each) for each in ids]
     return frozenset(
         each.weights.adapter.ref
         for each in deployments
         if each is not None and each.status.is_wanted and each.weights.adapter is not None
     )
+
+
+def _checkpoint_names(job: Job) -> list[str]:
+    """Names under which what a job holds may be deployed; a step may have been saved twice."""
+    return sorted({checkpoint_model(job.model_name, each.step) for each in job.checkpoints})
 
 
 def _wanted(log: EventLog, account_id: UUID, model: str, weights: Weights) -> Deployment:

@@ -45,6 +45,7 @@ class Job(JobAdapter):
     MicroBatchHalved = JobAdapter.MicroBatchHalved
     AdapterPromoted = JobAdapter.AdapterPromoted
     AdapterExpired = JobAdapter.AdapterExpired
+    ModelDeleted = JobAdapter.ModelDeleted
 
     class JobApproved(Created):
         """The account holder approved the plan at its rate; training may begin."""

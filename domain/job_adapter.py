@@ -1,4 +1,4 @@
-"""JobAdapter: what becomes of an adapter whose job did not register it, as events."""
+"""JobAdapter: what becomes of what a job that is over had saved, as events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from domain.job_segments import JobSegments
 from domain.lifecycle import JobStatus
 from domain.training_plan import TrainingPlan
 
+MODEL_DELETED = "The job's model was deleted for good. Start a new job."
+
 
 class JobAdapter(JobSegments):
-    """What a job that is over had saved: it is promoted to a model, or expires."""
+    """What a job that is over had saved: it is promoted to a model, expires, or is deleted."""
 
     # The library would otherwise make other classes of the inherited events, without their rules.
     Event = JobSegments.Event
@@ -48,8 +50,17 @@ class JobAdapter(JobSegments):
         adapter_ref: str
         manifest_sha256: str
 
+    class ModelDeleted(Event):
+        """The owner deleted the model; all that its job had saved is deleted with it."""
+
+        TOPIC: ClassVar[str] = "ModelDeleted"
+        model: str
+        adapter_ref: str
+        manifest_sha256: str
+
     def __init__(self, account_id: UUID, plan: TrainingPlan) -> None:
         super().__init__(account_id, plan)
+        self.model_deleted = False
         self.expires_at: datetime | None = None  # when it is deleted, unless promoted
         self.expired = False
 
@@ -62,6 +73,8 @@ class JobAdapter(JobSegments):
             raise WrongState(
                 f"the job is {self.status}; only a cancelled or failed job can be promoted"
             )
+        if self.model_deleted:
+            raise WrongState(MODEL_DELETED)
         saved, due = self.checkpoint, self.expires_at
         if saved is None:
             raise WrongState(
@@ -100,3 +113,22 @@ class JobAdapter(JobSegments):
     @event(AdapterExpired)
     def _adapter_expired(self) -> None:
         self.expired = True
+
+    def delete_model(self) -> None:
+        """Delete the model, and all else that the job had saved; once. Raises WrongState."""
+        if self.model_deleted:
+            return
+        if self.model is None or self.adapter_ref is None or self.adapter_manifest_sha256 is None:
+            raise WrongState(f"the job is {self.status} and has no model")
+        self.trigger_event(
+            self.ModelDeleted,
+            model=self.model,
+            adapter_ref=self.adapter_ref,
+            manifest_sha256=self.adapter_manifest_sha256,
+        )
+
+    @event(ModelDeleted)
+    def _model_deleted(self) -> None:
+        self.model_deleted = True
+        self.model = self.adapter_ref = self.adapter_manifest_sha256 = None
+        self.checkpoints = []

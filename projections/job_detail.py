@@ -120,6 +120,9 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
         case Job.AdapterExpired():
             update(cursor, event, expired=True)
             give_up_checkpoints(cursor, event)
+        case Job.ModelDeleted():
+            update(cursor, event, model=None, adapter_ref=None)
+            give_up_checkpoints(cursor, event)
         case _:
             pass
 

@@ -43,7 +43,7 @@ def apply_checkpoint(
         )
 
 
-def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired) -> None:
+def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired | Job.ModelDeleted) -> None:
     """All of its files are deleted; what they were stays known."""
     cursor.execute(
         "UPDATE job_detail SET checkpoints = '[]', checkpoint_ref = NULL WHERE job_id = %s",

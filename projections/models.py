@@ -36,6 +36,8 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.timestamp,
                 ],
             )
+        case Job.ModelDeleted():
+            cursor.execute("DELETE FROM models WHERE job_id = %s", [event.originator_id])
         case _:
             pass
 

@@ -300,6 +300,8 @@ def _kept(row: Mapping[str, Any]) -> str | None:
     """What is kept of a cancelled job."""
     if row["status"] != JobStatus.CANCELLED:
         return None
+    if row["promoted"] and row["model"] is None:
+        return "What it saved was a model, which was deleted."
     if row["promoted"]:
         return f"What it saved is the model {row['model']}."
     if row["expires_at"] is None:

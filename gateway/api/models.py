@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from domain.aggregate import because
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
 from domain.identity import CATALOG_ID
@@ -16,9 +17,9 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
-from gateway.freshness import found
+from gateway.freshness import caught_up, found
 from gateway.pages import Limit, Page
-from projections import MODELS
+from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import statuses
 from projections.models import model_of, models_of
@@ -92,6 +93,23 @@ def list_models(
         models=own.data,
         has_more=own.has_more,
     )
+
+
+@router.delete("/models/{model}", status_code=204, responses=refusals(404))
+def drop_model(model: str, caller: CallerOf, backend: BackendOf) -> None:
+    """Delete a model of the caller and the checkpoints of its job; none of them answers any more.
+
+    The job, its bill and its measurements stay.
+    """
+    delete_model(backend, caller, model)
+
+
+def delete_model(backend: Backend, caller: Caller, model: str) -> None:
+    """Delete a caller's model; raises NotFound."""
+    row = own_model(backend, caller, model)
+    with because(caller.cause(backend)):
+        backend.deploying.delete_model(caller.account_id, row["job_id"])
+    caught_up(backend, MODELS, JOB_DETAIL, DEPLOYMENTS)
 
 
 def own_model(backend: Backend, caller: Caller, model: str) -> Row:

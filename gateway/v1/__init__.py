@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from gateway.v1 import chat, files, job_events, jobs
+from gateway.v1 import chat, files, job_events, jobs, models
 from gateway.v1 import errors as errors
 
 PREFIX = "/v1"
@@ -12,5 +12,5 @@ UPLOAD_PATH = f"{PREFIX}{files.FILES_PATH}"
 
 # OpenAI's own reference documents these routes; our OpenAPI page has the native ones.
 router = APIRouter(prefix=PREFIX, include_in_schema=False)
-for resource in (files, jobs, job_events, chat):
+for resource in (files, jobs, job_events, models, chat):
     router.include_router(resource.router)

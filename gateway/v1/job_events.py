@@ -106,6 +106,7 @@ SENTENCES: Mapping[str, tuple[Level, Callable[[Fields], str]]] = MappingProxyTyp
         "JobFailed": ("error", lambda it: f"The job failed: {it['failure']}"),
         "JobCancelled": ("info", lambda it: f"Cancelled at step {it['step']}"),
         "AdapterPromoted": ("info", lambda it: f"What it had saved is the model {it['model']}"),
+        "ModelDeleted": ("info", lambda it: f"Deleted the model {it['model']}"),
         "AdapterExpired": (
             "warn",
             lambda _: "What it had saved is deleted: its time is over",

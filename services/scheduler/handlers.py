@@ -51,8 +51,8 @@ class Scheduling:
                 return self.on_stop_requested(event)
             case Job.JobPaused() | Job.JobCancelled():
                 return self.on_job_stopped(event)
-            case Job.AdapterExpired():
-                return self.on_adapter_expired(event)
+            case Job.AdapterExpired() | Job.ModelDeleted():
+                return self.on_saved_given_up(event)
             case Job.AdapterPromoted():
                 return self.on_adapter_promoted(event)
             case Job.CheckpointSaved() | Job.Registered():
@@ -176,7 +176,7 @@ class Scheduling:
         pool.withdraw(job.id)
         return [pool]
 
-    def on_adapter_expired(self, event: Job.AdapterExpired) -> Sequence[Aggregate]:
+    def on_saved_given_up(self, event: Event) -> Sequence[Aggregate]:
         """Delete the files."""
         delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
         return []

@@ -79,7 +79,7 @@ class Serving:
     def on_registered(self, event: Job.Registered) -> Sequence[Aggregate]:
         """Deploy the model of a job that was approved with that wish."""
         job = self._log.load(Job, event.originator_id)
-        if not job.order.deploy:
+        if not job.order.deploy or job.model_deleted:
             return []
         deployment = model_deployment(self._log, job)
         base = job.plan.base_model

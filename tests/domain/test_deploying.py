@@ -159,3 +159,21 @@ def test_what_a_cancelled_job_saved_is_deployed_within_its_time(
     story.promote()
     with because(at(RETENTION.total_seconds())):
         assert deploying.deploy_model(ACCOUNT_ID, JOB_ID).model == MODEL
+
+
+def test_a_deleted_model_answers_no_more_and_nothing_of_its_job_does(
+    story: Story, log: EventLog
+) -> None:
+    deploying = Deploying(log)
+    story.save_checkpoint(1, 10, 40)
+    checkpoint = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
+    story.complete(1)
+    deploying.deploy_model(ACCOUNT_ID, JOB_ID)
+    with pytest.raises(NotFound):
+        deploying.delete_model(uuid4(), JOB_ID)
+    for _ in range(2):
+        deploying.delete_model(ACCOUNT_ID, JOB_ID)
+    assert found(log).status == found(log, checkpoint.model).status == "undeployed"
+    assert (story.job.model, story.job.checkpoints) == (None, [])
+    with pytest.raises(WrongState, match="deleted"):
+        deploying.redeploy(ACCOUNT_ID, MODEL)

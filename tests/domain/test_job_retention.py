@@ -106,3 +106,15 @@ def test_expire_what_expired_is_not_promoted() -> None:
         given.expire_adapter()
     with pytest.raises(WrongState, match="deleted"):
         given.promote()
+
+
+def test_delete_a_model_once_and_for_good() -> None:
+    given = cancelled()
+    with pytest.raises(WrongState, match="has no model"):
+        given.delete_model()
+    given.promote()
+    given.delete_model()
+    given.delete_model()
+    assert happened(given) == ["AdapterPromoted", "ModelDeleted"]
+    with pytest.raises(WrongState, match="deleted for good"):
+        given.promote()

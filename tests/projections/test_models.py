@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
+from domain.deploying import Deploying
+from domain.event_log import EventLog
 from domain.job import SegmentEnd
 from infrastructure.store import Connection
-from projections import MODELS
+from projections import JOB_DETAIL, MODELS
+from projections.job_detail import job
 from projections.models import models_of
-from tests.causes import NOW
+from tests.causes import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story
@@ -48,3 +51,19 @@ def test_a_promoted_adapter_is_a_model(
         (row,) = models_of(connection, ACCOUNT_ID)
     assert (row["model"], row["adapter_ref"]) == ("ft:tiny:222222222222", "checkpoints/1/10")
     assert row["manifest_sha256"] == "c" * 64
+
+
+def test_a_deleted_model_is_gone(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.run_until("training")
+    story.complete(1)
+    with command("delete"):
+        Deploying(log).delete_model(ACCOUNT_ID, JOB_ID)
+    fold(MODELS)
+    fold(JOB_DETAIL)
+    with pool.connection() as connection:
+        assert models_of(connection, ACCOUNT_ID) == []
+        row = job(connection, ACCOUNT_ID, JOB_ID)
+    assert row is not None
+    assert (row["status"], row["model"], row["checkpoints"]) == ("registered", None, [])

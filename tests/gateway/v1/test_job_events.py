@@ -86,14 +86,21 @@ class Trained:
             keep_steps(pool, [each.model_dump(mode="json") for each in steps])
             keep_evaluations(pool, [evaluation.model_dump(mode="json")])
 
-    def end(self, reason: SegmentEnd, failure: FailureClass | None = None) -> None:
+    def register(self) -> None:
+        """The job succeeds."""
         with because(self.cause(STEPS + 1)):
             job = self.world.log.load(Job, self.job_id)
-            if reason is SegmentEnd.COMPLETED:
-                job.start_evaluation(1, STEPS)
-                job.complete_evaluation(1, 3.0, 2.0, 1, 40)
-                job.register(1, "adapter", "a" * 64)
-            job.end_segment(1, reason, 10, failure=failure)
+            job.start_evaluation(1, STEPS)
+            job.complete_evaluation(1, 3.0, 2.0, 1, 40)
+            job.register(1, "adapter", "a" * 64)
+            job.end_segment(1, SegmentEnd.COMPLETED, 10)
+            self.world.log.commit(job)
+        self.world.project()
+
+    def crash(self, failure: FailureClass) -> None:
+        with because(self.cause(STEPS + 1)):
+            job = self.world.log.load(Job, self.job_id)
+            job.end_segment(1, SegmentEnd.CRASHED, 10, failure=failure)
             self.world.log.commit(job)
         self.world.project()
 
@@ -104,7 +111,7 @@ def trained(client_of: ClientOf, world: World) -> Trained:
 
 
 def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) -> None:
-    trained.end(SegmentEnd.COMPLETED)
+    trained.register()
     events = list(trained.client.fine_tuning.jobs.list_events(trained.name, limit=3))
     assert len({whole(each).id for each in events}) == len(events)
     told = [each.message for each in events if each.type == "message"]
@@ -141,7 +148,7 @@ def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
 
 
 def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -> None:
-    trained.end(SegmentEnd.COMPLETED)
+    trained.register()
     job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
     assert job.status == "succeeded"
     assert job.fine_tuned_model is not None
@@ -166,7 +173,7 @@ def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -
 
 
 def test_a_job_that_failed_says_why(trained: Trained) -> None:
-    trained.end(SegmentEnd.CRASHED, FailureClass.BAD_DATA)
+    trained.crash(FailureClass.BAD_DATA)
     job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
     assert job.status == "failed"
     assert job.error is not None

@@ -321,6 +321,18 @@ def test_deleting_again_finds_nothing(
     assert artifacts.list(f"{HOME}/checkpoints") == []
 
 
+def test_of_a_deleted_model_no_file_is_left(
+    log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
+) -> None:
+    saved_files(artifacts)
+    launched.save_checkpoint(1, 10, 40)
+    launched.complete(1)
+    with command("delete"):
+        Deploying(log).delete_model(ACCOUNT_ID, launched.job_id)
+    assert scheduling.react(last(launched)) == []
+    assert artifacts.list(f"{HOME}/checkpoints") == []
+
+
 def test_what_was_promoted_is_kept(
     log: EventLog,
     pool: ConnectionPool[Connection],

@@ -1,0 +1,55 @@
+"""Models under /v1, through the real client."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from tests.gateway.conftest import BASE_MODEL, World
+from tests.gateway.v1.conftest import ClientOf
+from tests.gateway.v1.test_job_events import Trained
+from tests.openai_objects import whole
+
+
+@pytest.fixture
+def trained(client_of: ClientOf, world: World) -> Trained:
+    done = Trained(client_of, world)
+    done.register()
+    return done
+
+
+def test_bases_come_first(trained: Trained, client_of: ClientOf) -> None:
+    models = [whole(each) for each in trained.client.models.list()]
+    base, own = models
+    assert (base.id, base.owned_by) == (BASE_MODEL, "ecolink")
+    assert own.id.startswith(f"ft:{BASE_MODEL}:s:")
+    for each in models:
+        assert whole(trained.client.models.retrieve(each.id)) == each
+    with pytest.raises(openai.NotFoundError):
+        trained.client.models.retrieve("gpt-none")
+
+
+def test_a_model_is_its_owners(trained: Trained, client_of: ClientOf, world: World) -> None:
+    _, own = trained.client.models.list()
+    stranger = client_of(world.person())
+    assert [each.id for each in stranger.models.list()] == [BASE_MODEL]
+    for ask in (stranger.models.retrieve, stranger.models.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(own.id)
+    with pytest.raises(openai.PermissionDeniedError):
+        stranger.models.delete(BASE_MODEL)
+
+
+def test_a_deleted_model_is_gone_and_its_job_stays(trained: Trained) -> None:
+    client = trained.client
+    _, own = client.models.list()
+    assert whole(client.models.delete(own.id)).deleted
+    assert [each.id for each in client.models.list()] == [BASE_MODEL]
+    for ask in (client.models.retrieve, client.models.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(own.id)
+    job = whole(client.fine_tuning.jobs.retrieve(trained.name))
+    assert (job.status, job.fine_tuned_model) == ("succeeded", None)
+    assert list(client.fine_tuning.jobs.checkpoints.list(trained.name)) == []
+    told = [each.message for each in client.fine_tuning.jobs.list_events(trained.name)]
+    assert f"Deleted the model {own.id}" in told
