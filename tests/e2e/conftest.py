@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from deploy.demo.account import acting_for_the_demo, demo_account
+from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
 from gateway.client import Client, Endpoint
@@ -140,6 +141,7 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
             use_cases.import_base_model(
                 "tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256, TINY_SHAPE
             )
+        await_deployment(started.settings, "tiny")
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None
         with Client(Endpoint(started.settings.gateway_url, account.key)) as client:

@@ -53,7 +53,8 @@ def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
     status = command(ecolink, "status")
     shown, _ = status.communicate(timeout=60)
     assert status.returncode == 0
-    for name in ("postgres", "nats", "relay", "projector", "billing", "scheduler", "gateway"):
+    processes = ("relay", "projector", "billing", "scheduler", "datasets", "serving", "gateway")
+    for name in ("postgres", "nats", *processes):
         assert name in shown
 
 

@@ -71,6 +71,10 @@ class World:
     def ecolink(self) -> EcoLink:
         return EcoLink(self.log)
 
+    @property
+    def deploying(self) -> Deploying:
+        return Deploying(self.log)
+
     def person(self, role: Role = Role.USER, dollars: int = 0) -> Person:
         account_id = uuid4()
         with because(self.cause):
@@ -106,7 +110,7 @@ class World:
     def deploy_base(self, name: str = BASE_MODEL) -> None:
         """What serves has proven that it can."""
         with because(self.cause):
-            self.activate(Deploying(self.log).deploy_base(name))
+            self.activate(self.deploying.deploy_base(name))
 
     def activate(self, deployment: Deployment) -> None:
         with because(self.cause):

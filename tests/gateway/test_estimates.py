@@ -115,6 +115,22 @@ def test_what_the_catalog_does_not_offer_is_not_trained(client: TestClient, worl
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "base_model")
 
 
+def test_a_base_without_an_active_deployment_is_not_trained(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    with because(world.cause):
+        world.deploying.undeploy_base(BASE_MODEL, lambda: 0)
+    for path in ("/api/estimates", "/api/jobs"):
+        answer = client.post(path, json=body, headers=person.headers)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["field"]) == (409, "base_model")
+        assert "is not deployed" in error["message"]
+        assert "GET /api/models lists the bases" in error["message"]
+    world.deploy_base()
+    assert client.post("/api/estimates", json=body, headers=person.headers).status_code == 200
+
+
 def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World) -> None:
     person, body = ready(world)
     world.open_pool("cpu-small", 1)

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from domain.aggregate import because
 from domain.failures import FailureClass, MemoryShortage
 from domain.job import Job, SegmentEnd
-from tests.gateway.conftest import Person, World
+from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_jobs import ready, uuid_of
 
 
@@ -185,3 +185,11 @@ def test_nobody_commands_another_accounts_job(client: TestClient, world: World) 
     owner, stranger = Owner(client, world), world.person(dollars=10)
     for command in ("pause", "resume", "cancel", "promote"):
         assert owner.give(command, stranger).status_code == 404
+
+
+def test_a_job_resumes_on_a_base_that_is_deployed_no_more(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.give("pause")
+    with because(world.cause):
+        world.deploying.undeploy_base(BASE_MODEL, lambda: 0)
+    assert owner.give("resume").status_code == 200

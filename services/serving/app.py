@@ -1,0 +1,40 @@
+"""The serving process: follows the log, and holds in memory what the log wants served."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from functools import partial
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import clock_of
+from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
+from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
+from infrastructure.service import broker_of, every, serve
+from infrastructure.settings import Settings
+from infrastructure.store import open_log, open_pool
+from services.serving.api import create_app, serve_app
+from services.serving.engine import Engine, Hosting
+from services.serving.handlers import Serving
+from services.serving.weights import WeightStore
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM; what was deployed is in memory before any new event is answered."""
+    assert settings.serving_secret is not None
+    clock = clock_of(settings)
+    log, pool = open_log(settings), open_pool(settings, max_size=4)
+    broker = broker_of(settings, "serving")
+    store = WeightStore(Artifacts(settings.artifacts), settings.home / "cache")
+    with closing(Engine(Hosting(queue_limit=settings.serving_queue_limit))) as engine:
+        serving = Serving(log, clock, store, engine)
+        effect = ReactionEffect("serving", log, clock, serving.react, pool.connection)
+        consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+        serving.restore()
+        consumer.subscribe(broker)
+        replay = partial(
+            every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")
+        )
+        chats = create_app(engine, settings.serving_secret)
+        listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
+        serve(broker, [consumer.durable], [replay, listen])
