@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +14,7 @@ import httpx
 
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+CHAT_PATH, CHAT_TIMEOUT = "/v1/chat/completions", httpx.Timeout(300.0, connect=5.0)
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,30 @@ class Client:
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
         return self._call("POST", path, json=body, headers=headers)
 
-    def delete(self, path: str) -> dict[str, Any]:
-        """DELETE a path under /api; raises ClientError."""
-        return self._call("DELETE", path)
+    def delete(self, path: str) -> None:
+        """DELETE a path under /api, which answers nothing; raises ClientError."""
+        response = self._send("DELETE", path)
+        if response.is_error:
+            self._answer(response)
+
+    @contextmanager
+    def file(
+        self, path: str, sha256: str, offset: int = 0
+    ) -> Generator[tuple[int, Iterator[bytes]]]:
+        """GET a file under /api from an offset on: where its bytes begin, and the bytes.
+
+        They begin at 0 if the file is no longer the one with that hash. Raises ClientError, also
+        for a connection that ends too early.
+        """
+        headers = {"accept-encoding": "identity"}
+        if offset:
+            headers |= {"range": f"bytes={offset}-", "if-range": f'"{sha256}"'}
+        with self._reaching(), self._http.stream("GET", f"/api{path}", headers=headers) as answer:
+            if answer.is_error:
+                answer.read()
+                self._answer(answer)
+            partial = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            yield offset if partial else 0, answer.iter_raw(CHUNK_BYTES)
 
     def upload(
         self, path: Path, name: str, sent: Callable[[int], object] = lambda size: None
@@ -104,12 +128,37 @@ class Client:
             },
         )
 
+    def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The pieces of an answer to a chat as they come, in OpenAI's shape; raises ClientError.
+
+        Without `stream` in the body there is one piece, the whole answer.
+        """
+        sent = {"json": body, "timeout": CHAT_TIMEOUT}
+        with self._reaching(), self._http.stream("POST", CHAT_PATH, **sent) as answer:
+            if answer.is_error or not body.get("stream"):
+                answer.read()
+                yield self._answer(answer)
+                return
+            for line in answer.iter_lines():
+                event = line.removeprefix("data: ")
+                if event and event != "[DONE]":
+                    piece = json.loads(event)
+                    if "error" in piece:
+                        raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
+                    yield piece
+
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         return self._answer(self._send(method, path, **options))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
+        with self._reaching():
             return self._http.request(method, f"/api{path}", **options)
+
+    @contextmanager
+    def _reaching(self) -> Generator[None]:
+        """Raises Unreachable for a gateway that cannot be reached, or no longer."""
+        try:
+            yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(f"no answer from {self._url}: {reason}") from error

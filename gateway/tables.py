@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ TIME_CHARACTERS = 19  # to the second; the offset of UTC stays away
 
 STYLES = {
     "registered": "green",
+    "active": "green",
     "ready_for_training": "green",
     "paused": "yellow",
     "validating": "yellow",
@@ -102,15 +104,43 @@ def models(answer: Answer) -> RenderableType:
     return Group(
         listing(
             answer["base_models"],
-            *("name", "parameters", "context_length", "architecture", "imported_at"),
+            *("name", "parameters", "context_length", "deployment", "architecture", "imported_at"),
             empty="There are no base models; an operator imports them.",
         ),
         Text(),
         listing(
             answer["models"],
-            *("model", "job_id", "registered_at"),
+            *("model", "deployment", "registered_at", "job_id"),
             empty="You have no models of your own yet.",
         ),
+    )
+
+
+def download(answer: Answer) -> RenderableType:
+    """Where a download is; every file of it was held against the manifest."""
+    size = decimal(answer["total_bytes"])
+    return pairs(
+        {
+            "downloaded": answer["name"],
+            "directory": answer["directory"],
+            "files": f"{len(answer['files'])}, {size} in all; every hash is that of the manifest",
+        }
+    )
+
+
+def deployment(answer: Answer) -> RenderableType:
+    """One deployment, and why it failed if it did."""
+    failure = answer["failure"]
+    shown = answer | {"failure": failure and failure["message"]}
+    return fields({name: value for name, value in shown.items() if name != "id"})
+
+
+def deployments(answer: Answer) -> RenderableType:
+    """Deployments, one a line."""
+    return listing(
+        answer["data"],
+        *("model", "status", "base_model", "changed_at", "job_id"),
+        empty="Nothing is deployed; `ecolink models deploy MODEL` does it.",
     )
 
 

@@ -27,6 +27,24 @@ def balance(ctx: typer.Context, as_json: AsJson = False) -> None:
         show(client.get("/account"), as_json, tables.fields)
 
 
+@billing.command("top-up")
+def top_up(
+    ctx: typer.Context,
+    amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
+    reference: Annotated[str, typer.Option(help="The payment's; it counts once.")],
+    account: Annotated[
+        str | None, typer.Option(help="Id of the account that paid.  \\[default: yours]")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="Who received the money.")] = "manual",
+    as_json: AsJson = False,
+) -> None:
+    """Confirm a payment that arrived, as an operator; the same reference adds nothing more."""
+    body = {"amount": amount, "reference": reference, "provider": provider}
+    with client_of(ctx) as client:
+        account_id = account or client.get("/account")["id"]
+        show(client.post(f"/accounts/{account_id}/top-ups", body), as_json, tables.fields)
+
+
 @billing.command()
 def ledger(
     ctx: typer.Context,

@@ -94,3 +94,11 @@ def report(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> N
     """What the validation found, line by line."""
     with client_of(ctx) as client:
         show(client.get(f"/datasets/{dataset}/report"), as_json, tables.report)
+
+
+@datasets.command()
+def delete(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+    """Delete a dataset with its file, unless a job that is not over trains on it."""
+    with client_of(ctx) as client:
+        client.delete(f"/datasets/{dataset}")
+    show({"id": dataset, "deleted": True}, as_json, tables.fields)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from gateway import job_tables
+from gateway.cli.deploying import give_deployment
+from gateway.cli.downloads import Directory, fetch
+from gateway.cli.exits import ExitCode
 from gateway.cli.following import MOST_LINES, job_events, leaving_it_running, log_lines
 from gateway.cli.launching import launch
-from gateway.cli.terminal import AsJson, client_of, screen, show, show_line
-from gateway.cli.watching import follow
+from gateway.cli.terminal import AsJson, client_of, fail, screen, show, show_line, tame
+from gateway.cli.watching import follow as follow_job
+from gateway.client import Client
 
 jobs = typer.Typer(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
@@ -39,7 +44,7 @@ def watch(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
     With --json each new state is one line.
     """
     with client_of(ctx) as client:
-        raise typer.Exit(follow(client, job, as_json))
+        raise typer.Exit(follow_job(client, job, as_json))
 
 
 @jobs.command("logs")
@@ -59,7 +64,7 @@ def show_logs(
         if following:
             with leaving_it_running(job):
                 for line in log_lines(client, job, lines):
-                    show_line(line) if as_json else print(line["text"], flush=True)
+                    show_line(line) if as_json else print(tame(line["text"]), flush=True)
         else:
             show(client.get(f"/jobs/{job}/log", lines=lines), as_json, job_tables.log)
 
@@ -130,6 +135,61 @@ def cancel(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
 def promote(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
     """Make a model of what a cancelled or failed job had checkpointed."""
     _give(ctx, job, "promote", {}, as_json)
+
+
+@jobs.command("download")
+def download_job(
+    ctx: typer.Context,
+    job: JobName,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="The checkpoint of this step, not the model.")
+    ] = None,
+    to: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download the model that a job registered; what was cut off goes on, all is checked."""
+    with client_of(ctx) as client:
+        if step is not None:
+            path = f"/jobs/{job}/checkpoints/{step}"
+            fetch(client, path, f"{job}-step-{step}", to, as_json)
+        else:
+            model = _model_of(client, job)
+            fetch(client, f"/models/{quote(model)}", model, to, as_json)
+
+
+@jobs.command()
+def deploy(
+    ctx: typer.Context,
+    job: JobName,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="The checkpoint of this step, not the model.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option(help="Wait until it answers; exit code 1 if it cannot be served.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Have the model that a job registered answer requests, or one of its checkpoints."""
+    with client_of(ctx) as client:
+        if step is not None:
+            path = f"/jobs/{job}/checkpoints/{step}/deploy"
+        else:
+            path = f"/models/{quote(_model_of(client, job))}/deploy"
+        give_deployment(client, path, follow, as_json)
+
+
+def _model_of(client: Client, job: str) -> str:
+    """The name of a job's model; exits if it has none, and says what it has."""
+    found = client.get(f"/jobs/{job}")
+    if found["model"] is None:
+        saved = client.get(f"/jobs/{job}/checkpoints")["data"]
+        steps = ", ".join(str(each["step"]) for each in saved)
+        fail(
+            f"{job} is {found['status']} and has registered no model; "
+            + (f"--step takes one of its checkpoints: {steps}" if steps else "nothing is saved"),
+            ExitCode.WRONG_STATE,
+        )
+    return found["model"]
 
 
 def _give(ctx: typer.Context, job: str, command: str, body: dict[str, Any], as_json: bool) -> None:

@@ -81,8 +81,7 @@ def _names(ctx: typer.Context) -> Callable[[str], str]:
         for part in field.split("."):
             param = typed.get(part) or typed.get(part.removesuffix("_id"))
             if param is not None:
-                option = max(param.opts, key=len)
-                return option if option.startswith("--") else option.upper()
+                return max(param.opts, key=len)
         return field
 
     return name
@@ -102,6 +101,11 @@ def show(answer: dict[str, Any], as_json: bool, draw: Callable[[dict[str, Any]],
         print(json.dumps(answer, indent=1))
     else:
         screen().print(draw(answer))
+
+
+def tame(text: str) -> str:
+    """Text of models and trainers without what would control a terminal."""
+    return "".join(each for each in text if each in "\n\t" or each.isprintable())
 
 
 def show_line(answer: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, world: W
     base = ("--base-model", BASE_MODEL)
     launch = ("jobs", "launch", *base, "--dataset", str(ready))
 
-    assert "JOB: " in me.refused("jobs", "show", "ftjob-1", code=2)
+    assert "job: " in me.refused("jobs", "show", "ftjob-1", code=2)
     assert "Missing argument" in me.refused("jobs", "show", code=2)
     told = me.refused(*launch, "--lora-r", "0", "--gpu-type", "abacus", code=2)
     assert "--lora-r: " in told

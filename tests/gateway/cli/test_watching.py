@@ -49,12 +49,13 @@ def launch(world: World, person: Person, me: CommandLine) -> Iterator[tuple[str,
 
 
 def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
-    """Things that happen to a job, each committed."""
+    """Things that happen to a job, each committed; the read models show them."""
     for step in steps:
         with because(world.cause):
             job = world.log.load(Job, UUID(name.removeprefix("ftjob-")))
             step(job)
             world.log.commit(job)
+    world.project()
 
 
 def train(world: World, person: Person, name: str, *losses: float) -> None:

@@ -1,0 +1,59 @@
+"""Talking to a model on the command line, answered by a real engine with a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from gateway.cli.terminal import tame
+from infrastructure.settings import Settings
+from services.serving.deployed import Served as ServedModel
+from services.serving.engine import Engine, Hosting
+from services.trainer.tiny_model import make_tiny_model
+from tests.gateway.cli.conftest import CommandLine, Served, ecolink
+from tests.gateway.conftest import BASE_MODEL, World
+from tests.services.serving.listening import SECRET, listening
+
+
+@pytest.fixture
+def settings(settings: Settings, serving_url: str) -> Settings:
+    """Settings of a gateway that finds the engine."""
+    return settings.model_copy(update={"serving_url": serving_url, "serving_secret": SECRET})
+
+
+@pytest.fixture
+def serving_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    engine = Engine(Hosting(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
+    base = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
+    engine.attach(ServedModel(base, BASE_MODEL, BASE_MODEL, "22", directory, None))
+    with listening(engine) as url:
+        yield url
+    engine.close()
+
+
+def test_a_base_answers_as_it_speaks_and_as_one_document(served: Served, world: World) -> None:
+    world.base_model()
+    world.project()
+    me = served.as_person(world.person())
+    asked = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "0", "--max-tokens", "9")
+    whole = me.read(*asked)
+    (choice,) = whole["choices"]
+    assert me.run(*asked) == tame(choice["message"]["content"]) + "\n"
+    assert whole["usage"]["completion_tokens"] == 9
+    piped = ecolink("--url", me.url, "--key", me.key, "models", "chat", BASE_MODEL, stdin="Hello!")
+    assert piped.exit_code == 0
+    _what_does_not_answer_says_so(me)
+
+
+def _what_does_not_answer_says_so(me: CommandLine) -> None:
+    assert "no model none" in me.refused("models", "chat", "none", "Hello!", code=4)
+    assert "prompt" in me.refused("models", "chat", BASE_MODEL, "", code=2)
+    hot = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "3")
+    assert "--temperature" in me.refused(*hot, code=2)
+
+
+def test_what_would_control_a_terminal_is_left_out() -> None:
+    assert tame("a\x1b[31m\tb\x07\nc\r") == "a[31m\tb\nc"

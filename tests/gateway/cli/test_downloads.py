@@ -1,0 +1,184 @@
+"""Downloading on the command line: whole, in parts, damaged, and what cannot be downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import client as http
+from gateway import downloading
+from gateway.client import Client, Unreachable
+from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
+from tests.gateway.cli.conftest import CommandLine, Served
+from tests.gateway.cli.test_watching import act, train
+from tests.gateway.conftest import BASE_MODEL, World
+
+WEIGHTS = bytes(range(256)) * 40
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(downloading, "RETRY_SECONDS", 0.0)
+
+
+@pytest.fixture
+def me(served: Served, world: World) -> CommandLine:
+    person = world.person(dollars=10)
+    world.base_model()
+    dataset = str(world.dataset(person))
+    world.project()
+    me = served.as_person(person)
+    job = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
+    train(world, person, job, 3.0)
+    return me
+
+
+@pytest.fixture
+def job(me: CommandLine, world: World, tmp_path: Path) -> str:
+    """A job with a checkpoint and a model, which have the same files."""
+    folder = tmp_path / "stored"
+    (folder / "more").mkdir(parents=True)
+    (folder / WEIGHTS_NAME).write_bytes(WEIGHTS)
+    (folder / "more" / "empty.txt").touch()
+    manifest = Artifacts(world.settings.artifacts).put_directory("stored", folder)
+    name = me.read("jobs", "list")["data"][0]["id"]
+    act(
+        world,
+        name,
+        lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", manifest.sha256, 9),
+        lambda job: job.start_evaluation(1, 30),
+        lambda job: job.complete_evaluation(1, 2.5, 1.5, 1, 10),
+        lambda job: job.register(1, "stored", manifest.sha256),
+    )
+    return name
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What of which file the gateway was asked for: its name and the first byte."""
+    asked: list[tuple[str, int]] = []
+    file = Client.file
+
+    def noting(self: Client, path: str, sha256: str, offset: int = 0) -> Any:
+        asked.append((path.rpartition("/")[2], offset))
+        return file(self, path, sha256, offset)
+
+    monkeypatch.setattr(Client, "file", noting)
+    return asked
+
+
+def test_a_model_and_a_checkpoint_arrive_whole(me: CommandLine, job: str, tmp_path: Path) -> None:
+    model = me.read("jobs", "show", job)["model"]
+    commands = (
+        ("jobs", "download", job),
+        ("jobs", "download", job, "--step", "10"),
+        ("models", "download", model),
+    )
+    for number, arguments in enumerate(commands):
+        folder = tmp_path / str(number)
+        told = me.read(*arguments, "--to", str(folder))
+        assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
+        assert (folder / "more" / "empty.txt").read_bytes() == b""
+        assert told["directory"] == str(folder)
+        assert [each["path"] for each in told["files"]][-1] == "manifest.json"
+        assert not list(folder.rglob("*.part"))
+    assert "every hash" in me.run("jobs", "download", job, "--to", str(tmp_path / "0"))
+
+
+def test_what_was_cut_off_goes_on_and_what_is_there_is_not_asked_for(
+    me: CommandLine, job: str, tmp_path: Path, asked: list[tuple[str, int]]
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / f"{WEIGHTS_NAME}.part").write_bytes(WEIGHTS[:3000])
+    me.run("jobs", "download", job, "--to", str(folder))
+    assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
+    assert asked == [(WEIGHTS_NAME, 3000), ("manifest.json", 0)]
+
+    asked.clear()
+    me.run("jobs", "download", job, "--to", str(folder))
+    assert asked == []
+
+
+def test_a_damaged_part_is_fetched_anew(
+    me: CommandLine, job: str, tmp_path: Path, asked: list[tuple[str, int]]
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / f"{WEIGHTS_NAME}.part").write_bytes(b"?" * 3000)
+    (folder / "manifest.json").write_text("{}")
+    me.run("jobs", "download", job, "--to", str(folder))
+    assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
+    assert asked == [(WEIGHTS_NAME, 3000), (WEIGHTS_NAME, 0), ("manifest.json", 0)]
+
+
+def test_a_connection_that_breaks_is_taken_up_again(
+    me: CommandLine,
+    job: str,
+    tmp_path: Path,
+    asked: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = Client.file
+
+    @contextmanager
+    def breaking(
+        self: Client, path: str, sha256: str, offset: int = 0
+    ) -> Generator[tuple[int, Iterator[bytes]]]:
+        def some(chunks: Iterator[bytes]) -> Iterator[bytes]:
+            yield next(chunks)
+            if len(asked) == 1:
+                raise Unreachable("it broke")
+            yield from chunks
+
+        with file(self, path, sha256, offset) as (begin, chunks):
+            yield begin, some(chunks)
+
+    monkeypatch.setattr(Client, "file", breaking)
+    folder = tmp_path / "here"
+    me.run("jobs", "download", job, "--to", str(folder))
+    assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
+    assert asked == [(WEIGHTS_NAME, 0), (WEIGHTS_NAME, 1000), ("manifest.json", 0)]
+
+
+def test_what_arrives_damaged_is_not_kept(
+    me: CommandLine, job: str, tmp_path: Path, world: World
+) -> None:
+    Artifacts(world.settings.artifacts).put(f"stored/{WEIGHTS_NAME}", b"?" * len(WEIGHTS))
+    folder = tmp_path / "here"
+    told = me.refused("jobs", "download", job, "--to", str(folder), code=1)
+    assert f"{WEIGHTS_NAME} arrived damaged" in told
+    assert list(folder.iterdir()) == []
+
+
+def test_a_path_never_leads_out_of_the_directory(
+    me: CommandLine, job: str, tmp_path: Path, world: World
+) -> None:
+    digest = hashlib.sha256(b"").hexdigest()
+    evil = Manifest(files=(ManifestFile(path="../out", bytes=0, sha256=digest),))
+    Artifacts(world.settings.artifacts).put("stored/manifest.json", evil.content)
+    told = me.refused("jobs", "download", job, "--to", str(tmp_path / "here"), code=1)
+    assert "../out" in told
+    assert json.loads(evil.content)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_model_the_checkpoints_are_named(
+    me: CommandLine, world: World, tmp_path: Path
+) -> None:
+    name = me.read("jobs", "list")["data"][0]["id"]
+    assert "nothing is saved" in me.refused("jobs", "download", name, code=6)
+    act(world, name, lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9))
+    assert "--step takes one of its checkpoints: 10" in me.refused("jobs", "download", name, code=6)
+    assert "no checkpoint of step 11" in me.refused(
+        "jobs", "download", name, "--step", "11", code=4
+    )
+    assert me.refused("models", "download", "ft:tiny:none", code=4)

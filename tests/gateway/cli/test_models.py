@@ -1,0 +1,76 @@
+"""Deploying models on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.aggregate import because
+from domain.deployment import Deployment
+from domain.identity import deployment_id
+from gateway.cli import following
+from tests.gateway.cli.conftest import CommandLine, Served
+from tests.gateway.cli.test_watching import act, register, soon, train
+from tests.gateway.conftest import BASE_MODEL, Person, World
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
+
+
+@pytest.fixture
+def person(world: World) -> Person:
+    world.base_model()
+    return world.person(dollars=10)
+
+
+@pytest.fixture
+def me(served: Served, person: Person) -> CommandLine:
+    return served.as_person(person)
+
+
+@pytest.fixture
+def job(me: CommandLine, world: World, person: Person) -> str:
+    """A job that registered a model and still has a checkpoint."""
+    dataset = str(world.dataset(person))
+    world.project()
+    name = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
+    train(world, person, name, 3.0)
+    act(world, name, lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9))
+    act(world, name, register)
+    return name
+
+
+def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
+    me: CommandLine, world: World, person: Person, job: str
+) -> None:
+    model = me.read("jobs", "show", job)["model"]
+    deployed = deployment_id(person.account_id, model)
+    assert me.read("jobs", "deploy", job, "--no-follow")["status"] == "deploying"
+
+    def serve() -> None:
+        world.activate(world.log.load(Deployment, deployed))
+        world.project()
+
+    serving = soon(serve)
+    told = me.run("jobs", "deploy", job)
+    serving.join()
+    assert model in told
+    assert "active" in told
+    assert model in me.run("models", "deployments")
+    assert "active" in me.run("models", "list")
+    assert me.read("models", "undeploy", model)["status"] == "undeployed"
+    assert me.refused("models", "deploy", "ft:tiny:none", code=4)
+
+
+def test_a_checkpoint_that_cannot_be_served_says_why(
+    me: CommandLine, world: World, person: Person, job: str
+) -> None:
+    name = me.read("jobs", "deploy", job, "--step", "10", "--no-follow")["model"]
+    with because(world.cause):
+        deployment = world.log.load(Deployment, deployment_id(person.account_id, name))
+        deployment.fail("out_of_memory", "It does not fit.")
+        world.log.commit(deployment)
+    world.project()
+    failed = me.read("models", "deployments")["data"][-1]
+    assert failed["failure"]["message"] == "It does not fit."
