@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from contextlib import closing
 from functools import partial
 
@@ -14,6 +16,7 @@ from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.serving.api import create_app, serve_app
+from services.serving.attempts import Attempts
 from services.serving.engine import Engine, Hosting
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
@@ -26,8 +29,10 @@ def run(settings: Settings) -> None:
     log, pool = open_log(settings), open_pool(settings, max_size=4)
     broker = broker_of(settings, "serving")
     store = WeightStore(Artifacts(settings.artifacts), settings.home / "cache")
+    attempts = Attempts(settings.home / "serving" / "attempts.json")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service takes it over
     with closing(Engine(Hosting(queue_limit=settings.serving_queue_limit))) as engine:
-        serving = Serving(log, clock, store, engine)
+        serving = Serving(log, clock, store, attempts, engine)
         effect = ReactionEffect("serving", log, clock, serving.react, pool.connection)
         consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
         serving.restore()

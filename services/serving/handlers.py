@@ -16,6 +16,7 @@ from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.job import Job
 from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
+from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
 from services.serving.weights import WeightStore
 
@@ -28,10 +29,13 @@ class Serving:
     What is attached again changes nothing, so that each event may be answered again.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, store: WeightStore, host: Host) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, store: WeightStore, attempts: Attempts, host: Host
+    ) -> None:
         self._log = log
         self._clock = clock
         self._store = store
+        self._attempts = attempts
         self._host = host
         self._one_at_a_time = Lock()  # a replay runs beside the consumer
 
@@ -116,7 +120,8 @@ class Serving:
     def _attach(self, deployment: Deployment) -> None:
         served = self._store.fetch(deployment)
         try:
-            self._host.attach(served)
+            with self._attempts.noted(deployment.id):
+                self._host.attach(served)
         except CannotServe:
             raise
         except Exception as error:

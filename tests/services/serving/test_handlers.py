@@ -19,6 +19,7 @@ from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
+from services.serving.attempts import MOST_DEATHS, Attempts
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 from services.trainer.tiny_model import TINY_SHAPE
@@ -36,7 +37,7 @@ class World:
     """A stored base and a job with a checkpoint, and a serving process that can be started anew."""
 
     def __init__(self, log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> None:
-        self.log, self._pool, self._cache = log, pool, settings.home / "cache"
+        self.log, self._pool, self._home = log, pool, settings.home
         self.artifacts = Artifacts(settings.artifacts)
         self.story = Story(log)
         self.deploying = Deploying(log)
@@ -45,8 +46,9 @@ class World:
     def start(self) -> None:
         """A new process, which has nothing in memory."""
         self.host = MemoryHost()
-        store = WeightStore(self.artifacts, self._cache)
-        self.serving = Serving(self.log, FixedClock(), store, self.host)
+        store = WeightStore(self.artifacts, self._home / "cache")
+        self.attempts = Attempts(self._home / "attempts.json")
+        self.serving = Serving(self.log, FixedClock(), store, self.attempts, self.host)
         effect = ReactionEffect(
             "serving", self.log, FixedClock(), self.serving.react, self._pool.connection
         )
@@ -202,7 +204,7 @@ def test_what_was_undeployed_while_it_was_dead_is_not_loaded(world: World) -> No
     world.start()
     world.serving.restore()
     assert world.host.calls == ["tiny"]
-    assert list((world._cache / "adapters").iterdir()) == []
+    assert list((world._home / "cache" / "adapters").iterdir()) == []
     world.follow()
     assert world.host.models == {"tiny"}
 
@@ -224,6 +226,25 @@ def test_what_the_host_refuses_has_failed_and_is_tried_again_when_asked_for(worl
         world.deploying.deploy_base("tiny")
     world.follow()
     assert world.found("tiny").status == "active"
+
+
+def test_what_the_process_died_of_three_times_is_given_up_and_the_others_are_served(
+    world: World,
+) -> None:
+    given_a_served_checkpoint(world)
+    died = []
+    for _ in range(MOST_DEATHS):
+        world.start()
+        died.append(world.attempts.noted(world.found(CHECKPOINT).id))
+        died[-1].__enter__()  # and never ends
+    world.start()
+    world.serving.restore()
+    assert world.host.models == {"tiny"}
+    assert world.found(CHECKPOINT).status == "failed"
+    with command("again"):
+        world.deploying.redeploy(ACCOUNT_ID, CHECKPOINT)
+    world.follow()
+    assert world.host.models == {"tiny", CHECKPOINT}
 
 
 @pytest.mark.parametrize(
