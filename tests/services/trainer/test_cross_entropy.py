@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.trainer.cross_entropy import ROWS, CrossEntropy
+from services.trainer.cross_entropy import CACHED, CrossEntropy
+
+ROWS = CACHED // 300
+"""Positions that are looked at together, of a vocabulary of 300."""
 
 
 @pytest.mark.parametrize("positions", [1, ROWS, 2 * ROWS + 5])
