@@ -25,6 +25,7 @@ class GenerationAsked(BaseModel):
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_end: bool = False  # go on to max_tokens; for measurements
 
 
 FinishReason = Literal["stop", "length"]

@@ -10,6 +10,7 @@ from deploy.bench import (
     precision,
     resume,
     saving,
+    serve,
     start,
     trainer,
     trl_equal,
@@ -26,6 +27,7 @@ commands.command("saving")(saving.bench)
 commands.command("precision")(precision.bench)
 commands.command("trl-equal")(trl_equal.bench)
 commands.command("trainer")(trainer.bench)
+commands.command("serve")(serve.bench)
 
 
 @commands.callback()

@@ -61,7 +61,7 @@ def material(
 
     Raises StackError and CorpusMissing.
     """
-    model = model or _smollm2(folder)
+    model = model or smollm2(folder)
     chosen = hyperparameters or Hyperparameters(
         micro_batch_size=EXAMPLES_PER_STEP,
         gradient_accumulation=1,
@@ -113,7 +113,7 @@ def last_line(command: list[str], config: str, environment: Mapping[str, str] | 
     return done.stdout.splitlines()[-1]
 
 
-def _smollm2(folder: Path) -> Path:
+def smollm2(folder: Path) -> Path:
     """The base that the demos train, imported into a store of its own."""
     store = folder / "store"
     settings = Settings().model_copy(update={"artifacts_url": store.as_uri()})

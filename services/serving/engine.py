@@ -46,6 +46,7 @@ class Hosting:
     precision: str | None = None  # bf16 or fp32; None: what the machine is good at
     device: str | None = None  # None: a GPU if there is one
     threads: int | None = None  # of torch; None: its own choice
+    niceness: int = NICENESS
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ class Engine:
             adapter=attached.adapter,
             tokens=list(tokens),
             max_tokens=room if asked.max_tokens is None else min(room, asked.max_tokens),
-            ends=chat.end_tokens | base.end_tokens,
-            text=AnswerText(base.tokenizer, (*asked.stop, *chat.stops)),
+            ends=frozenset() if asked.ignore_end else chat.end_tokens | base.end_tokens,
+            text=AnswerText(base.tokenizer, () if asked.ignore_end else (*asked.stop, *chat.stops)),
             drawing=Drawing(asked.temperature, asked.top_p, seed),
             listener=listener,
         )
@@ -211,7 +212,9 @@ class Engine:
         return future.result()
 
     def _run(self) -> None:
-        os.nice(NICENESS)  # on Linux it is the thread's own, and of those that it starts
+        os.nice(
+            self._hosting.niceness
+        )  # on Linux it is the thread's own, and of those that it starts
         while True:
             with self._work:
                 while not (self._commands or self._ended or self._busy()):
