@@ -125,7 +125,7 @@ def _attend_as_served(weights: PreTrainedModel) -> None:
 def _checked_logits(weights: PreTrainedModel, tokens: list[int]) -> Tensor:
     """Logits after tokens of which the last is read alone."""
     store, logits = KeysValues(), torch.empty(0)
-    store.reserve(1, len(tokens))
+    store.resize(1, len(tokens))
     for start, end in ((0, len(tokens) - 1), (len(tokens) - 1, len(tokens))):
         part = Part(0, start, tokens[start:end], answers=True)
         logits = _logits(weights, Step([part], store, weights.dtype, weights.device))

@@ -21,13 +21,12 @@ class KeysValues:
         self.length = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def reserve(self, slots: int, length: int) -> None:
-        """Have room for so many rows of so many tokens."""
-        if slots <= self.slots and length <= self.length:
+    def resize(self, slots: int, length: int) -> None:
+        """Have room for so many rows of so many tokens, and no more; what fits stays."""
+        if (slots, length) == (self.slots, self.length):
             return
-        slots, length = max(slots, self.slots), max(length, self.length)
         for layer, (keys, values) in self._layers.items():
-            self._layers[layer] = (_larger(keys, slots, length), _larger(values, slots, length))
+            self._layers[layer] = (_resized(keys, slots, length), _resized(values, slots, length))
         self.slots, self.length = slots, length
 
     def clear(self) -> None:
@@ -74,7 +73,8 @@ def bytes_per_token(base: PreTrainedModel) -> int:
     return 2 * config.num_hidden_layers * heads * size * base.dtype.itemsize
 
 
-def _larger(tensor: Tensor, slots: int, length: int) -> Tensor:
+def _resized(tensor: Tensor, slots: int, length: int) -> Tensor:
     new = tensor.new_zeros(slots, tensor.shape[1], length, tensor.shape[3])
-    new[: tensor.shape[0], :, : tensor.shape[2]] = tensor
+    kept = tensor[:slots, :, :length]
+    new[: kept.shape[0], :, : kept.shape[2]] = kept
     return new

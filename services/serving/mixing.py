@@ -74,25 +74,26 @@ class MixedLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
-        base = self.base_layer
+        base, mixing = self.base_layer, self.mixing
         assert isinstance(base, nn.Linear)
-        y = nn.functional.linear(x, base.weight, base.bias)
-        mixing = self.mixing
         if not mixing.works:
-            return y
+            return nn.functional.linear(x, base.weight, base.bias)
         version, stacked = self._stacked
         if version != mixing.version:
             stacked = self._stack(mixing.names, x)
             self._stacked = (mixing.version, stacked)
         if stacked is None:
-            return y
+            return nn.functional.linear(x, base.weight, base.bias)
         a, b, ranks = stacked
-        inner = torch.mm(x.view(-1, x.shape[-1]), a)
+        flat = x.view(-1, x.shape[-1])
+        inner = torch.mm(flat, a)
         mask = mixing.mask(ranks, inner)
         if mask is not None:
             inner *= mask
-        y.view(-1, y.shape[-1]).addmm_(inner, b)
-        return y
+        # The sum is rounded once, inside of the base's product, as the trainer's is.
+        y = torch.addmm(torch.mm(inner, b), flat, base.weight.t())
+        y = y if base.bias is None else y + base.bias
+        return y.view(*x.shape[:-1], -1)
 
     def _stack(
         self, names: tuple[str, ...], x: Tensor

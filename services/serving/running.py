@@ -61,6 +61,7 @@ class Running:
     def step(self) -> None:
         """Read a piece of what is unread, and say a token of each row that has read everything."""
         self._leave([row for row in self._rows if row.cancelled])
+        self._forget_cancelled()
         self._admit()
         parts = self._parts()
         if not parts:
@@ -88,33 +89,50 @@ class Running:
         for row in rows:
             row.listener(error)
 
+    def _forget_cancelled(self) -> None:
+        for row in list(self.waiting):
+            if row.cancelled:
+                self.waiting.remove(row)
+
     def _admit(self) -> None:
         """Have rows join, the longest waiting first, as long as there is a slot and memory."""
         while self.waiting and len(self._rows) < self.limits.rows:
             row = self.waiting[0]
             longest = max(len(each.tokens) for each in (*self._rows, row))
-            if self._rows and not self._fits(len(self._rows) + 1, grown(longest, self._context)):
+            if self._rows and not self._fits(
+                len(self._rows) + 1, grown(longest, self.base.context)
+            ):
                 return
             self.waiting.popleft()
-            if not row.cancelled:
-                self._rows.append(row)
-                self._by_age.append(row)
+            self._rows.append(row)
+            self._by_age.append(row)
 
     def _parts(self) -> list[Part]:
         """What each row reads in the next step, with room for it; rows may have to go back."""
         while True:
             parts = self._wanted()
-            if not parts:
+            held = [row.read for row in self._rows]
+            if not parts or self._has_room(max([*held, *(part.end for part in parts)])):
                 return parts
-            longest = max(part.end for part in parts)
-            if longest <= self._store.length and len(self._rows) <= self._store.slots:
-                return parts
-            length = grown(longest, self._context)
-            for wanted in (length, longest):
-                if len(self._rows) == 1 or self._fits(len(self._rows), wanted):
-                    self._store.reserve(len(self._rows), wanted)
-                    return parts
             self._send_back(self._by_age[-1])
+
+    def _has_room(self, length: int) -> bool:
+        """Make room for all rows at a length, in as large steps as memory allows."""
+        rows, store = len(self._rows), self._store
+        if rows <= store.slots and length <= store.length:
+            return True
+        ample = grown(length, self.base.context)
+        for slots, wanted in (
+            (max(rows, store.slots), max(ample, store.length)),
+            (rows, ample),
+            (rows, length),
+        ):
+            if self._fits(slots, wanted):
+                store.resize(slots, wanted)
+                return True
+        if rows == 1:
+            store.resize(rows, length)
+        return rows == 1
 
     def _wanted(self) -> list[Part]:
         budget = READ_AT_ONCE if any(row.unread == 1 for row in self._rows) else READ_ALONE
@@ -149,12 +167,7 @@ class Running:
             self._store.clear()
 
     def _fits(self, rows: int, length: int) -> bool:
-        slots, length = max(rows, self._store.slots), max(length, self._store.length)
-        return slots * length * self._token_bytes <= self.limits.cache_bytes
-
-    @property
-    def _context(self) -> int:
-        return self.base.context
+        return rows * length * self._token_bytes <= self.limits.cache_bytes
 
 
 def _drawn(rows: list[Row], logits: Tensor) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from services.serving.deployed import CannotServe
 from services.serving.engine import Engine, Hosting
 from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
 from services.serving.running import Running
+from tests.polling import eventually
 from tests.services.serving.answers import Answers
 from tests.services.serving.conftest import ServedMaker, deployment_of
 
@@ -185,22 +187,35 @@ def test_a_prompt_without_room_for_an_answer_is_refused(
 
 
 def test_more_than_may_wait_are_refused_and_a_cancelled_answer_frees_its_slot(
-    served: ServedMaker,
+    served: ServedMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    allowed = Semaphore(0)
+    step = Running.step
+    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
     engine = Engine(Hosting(rows=1, queue_limit=1, precision="fp32", device="cpu"))
     answers = Answers(engine)
     try:
         engine.attach(served("base"))
+        (rows,) = engine._running.values()
         first = answers.ask("base", "Hello!")
-        first.begun.wait(5)
-        second = answers.ask("base", "Thanks.", max_tokens=3)
+        allowed.release()
+        eventually(lambda: not rows.waiting)
+        waiting = answers.ask("base", "Thanks.", max_tokens=3)
         with pytest.raises(QueueFull):
             answers.ask("base", "Good morning.")
+        assert waiting.asked is not None
+        waiting.asked.cancel()
+        allowed.release()
+        eventually(lambda: not rows.waiting)
+        second = answers.ask("base", "Thanks.", max_tokens=3)
         assert first.asked is not None
         first.asked.cancel()
+        allowed.release(10)
         assert len(second.wait().tokens) == 3
         assert not first.ended.is_set()
+        assert not waiting.begun.is_set()
     finally:
+        allowed.release(100)
         engine.close()
 
 
