@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +56,23 @@ class Settings(BaseSettings):
     )
     serving_queue_limit: int = Field(
         default=64, ge=1, description="Chats that may wait to be answered; more are refused (429)."
+    )
+    serving_rows: int = Field(
+        default=32, ge=1, description="Answers that are given at once, of each base."
+    )
+    serving_cache_mib: int = Field(
+        default=2048,
+        ge=1,
+        description="Memory for what these have read, MiB of each base; a single one may use more.",
+    )
+    serving_precision: Literal["bf16", "fp32"] | None = Field(
+        default=None, description="How served bases are held; unset: what the machine is good at."
+    )
+    serving_device: str | None = Field(
+        default=None, description="Where, such as `cpu` or `cuda:0`; unset: a GPU if there is one."
+    )
+    serving_threads: int | None = Field(
+        default=None, ge=1, description="CPU threads that serving computes with; unset: all cores."
     )
     api_key: str | None = Field(default=None, description="API key that the command line sends.")
 

@@ -21,6 +21,8 @@ from services.serving.engine import Engine, Hosting
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 
+MIB = 1024**2
+
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM; what was deployed is in memory before any new event is answered."""
@@ -31,7 +33,7 @@ def run(settings: Settings) -> None:
     store = WeightStore(Artifacts(settings.artifacts), settings.home / "cache")
     attempts = Attempts(settings.home / "serving" / "attempts.json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service takes it over
-    with closing(Engine(Hosting(queue_limit=settings.serving_queue_limit))) as engine:
+    with closing(Engine(_hosting(settings))) as engine:
         serving = Serving(log, clock, store, attempts, engine)
         effect = ReactionEffect("serving", log, clock, serving.react, pool.connection)
         consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
@@ -43,3 +45,14 @@ def run(settings: Settings) -> None:
         chats = create_app(engine, settings.serving_secret)
         listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
         serve(broker, [consumer.durable], [replay, listen])
+
+
+def _hosting(settings: Settings) -> Hosting:
+    return Hosting(
+        rows=settings.serving_rows,
+        cache_bytes=settings.serving_cache_mib * MIB,
+        queue_limit=settings.serving_queue_limit,
+        precision=settings.serving_precision,
+        device=settings.serving_device,
+        threads=settings.serving_threads,
+    )
