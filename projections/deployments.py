@@ -88,11 +88,22 @@ def _change(
 DEPLOYMENTS = Projection("deployments", ("deployments",), DDL, apply)
 
 
-def deployments_of(connection: Connection, account_id: UUID) -> list[Row]:
-    """The bases' deployments and an account's own, by name."""
+def deployments_of(
+    connection: Connection, account_id: UUID, after: str | None = None, limit: int | None = None
+) -> list[Row]:
+    """The bases' deployments, then an account's own, by name; those after one, at most so many."""
     return connection.execute(
-        "SELECT * FROM deployments WHERE account_id = ANY(%s) ORDER BY job_id IS NOT NULL, model",
-        [[PLATFORM_ACCOUNT_ID, account_id]],
+        "SELECT row.* FROM deployments AS row LEFT JOIN deployments AS last "
+        "ON last.model = %(after)s AND last.account_id = ANY(%(accounts)s) "
+        "WHERE row.account_id = ANY(%(accounts)s) AND (%(all)s "
+        "OR (row.job_id IS NOT NULL, row.model) > (last.job_id IS NOT NULL, last.model)) "
+        "ORDER BY row.job_id IS NOT NULL, row.model LIMIT %(limit)s",
+        {
+            "accounts": [PLATFORM_ACCOUNT_ID, account_id],
+            "after": after,
+            "all": after is None,
+            "limit": limit,
+        },
     ).fetchall()
 
 

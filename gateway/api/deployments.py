@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from domain.aggregate import because
 from domain.deployment import Deployment, DeploymentStatus
 from domain.identity import deployment_id
 from gateway.access import Caller, CallerOf, OperatorOf
-from gateway.answers import Answer, JobId, Listed
+from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
+from gateway.pages import Limit, Page
 from projections import DEPLOYMENTS, MODELS
 from projections.deployments import adapters_on, deployment_named, deployments_of
 from projections.models import model_of
@@ -59,12 +62,21 @@ class DeploymentAnswer(Answer):
         )
 
 
-@router.get("/deployments")
-def list_deployments(caller: CallerOf, backend: BackendOf) -> Listed[DeploymentAnswer]:
-    """The bases' deployments, which everyone may use, then the caller's own."""
+@router.get("/deployments", responses=refusals(404))
+def list_deployments(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[
+        str | None, Query(description="Only those that come after this model.")
+    ] = None,
+    limit: Limit = None,
+) -> Page[DeploymentAnswer]:
+    """The bases' deployments, which everyone may use, then the caller's own, by name."""
+    if after is not None:
+        _shown(backend, caller, after)
     with backend.pool.connection() as connection:
-        rows = deployments_of(connection, caller.account_id)
-    return Listed(data=[DeploymentAnswer.of(row) for row in rows])
+        read = partial(deployments_of, connection, caller.account_id, after)
+        return Page[DeploymentAnswer].of(read, limit, DeploymentAnswer.of)
 
 
 @router.get("/models/{model}/deployment", responses=refusals(404))

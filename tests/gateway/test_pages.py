@@ -10,10 +10,12 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.aggregate import because
+from domain.job import Job
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from infrastructure.store import connect
-from tests.gateway.conftest import Person, World
+from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner
 from tests.gateway.test_jobs import ready, uuid_of
 
@@ -82,6 +84,29 @@ def test_models(client: TestClient, world: World) -> None:
     assert got == every
 
 
+def test_deployments(client: TestClient, world: World) -> None:
+    owner = Owner(client, world)
+    owner.train(checkpoint=None)
+    for step in (10, 20):
+        save(owner, step)
+        deployed = f"{owner.path}/checkpoints/{step}/deploy"
+        assert client.post(deployed, headers=owner.person.headers).status_code == 200
+    world.base_model("another")
+    world.project()
+    every = whole(client, owner.person, "/api/deployments")
+    names = [each["model"].rpartition(":")[2] for each in every]
+    assert names == ["another", BASE_MODEL, "ckpt-step-10", "ckpt-step-20"]
+    got = by_pages(client, owner.person, "/api/deployments", lambda each: each["model"])
+    assert got == every
+
+
+def save(owner: Owner, step: int) -> None:
+    with because(owner.world.cause):
+        job = owner.world.log.load(Job, owner.job_id)
+        job.save_checkpoint(1, step, 2.0, 5, f"checkpoints/{step}", "c" * 64, 9)
+        owner.world.log.commit(job)
+
+
 def measured(owner: Owner, step: int) -> StepMeasured:
     return StepMeasured(
         account_id=owner.person.account_id,
@@ -130,6 +155,7 @@ def test_the_ledger(client: TestClient, world: World) -> None:
         ("/api/jobs", f"ftjob-{uuid4().hex}"),
         ("/api/datasets", str(uuid4())),
         ("/api/models", "ft:none:1"),
+        ("/api/deployments", "ft:none:1"),
     ],
 )
 def test_nothing_comes_after_what_is_not_there(
