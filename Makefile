@@ -13,13 +13,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo demo-autopause up test check clean
+.PHONY: help demo demo-autopause up test fuzz check clean
 
 help:
 	@echo "make demo   a real fine-tuning job, end to end"
 	@echo "make demo-autopause   two jobs drain one balance, pause at zero, and go on"
 	@echo "make up     start EcoLink and stay; Ctrl-C stops it"
 	@echo "make test   all tests, on real servers"
+	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
 	@echo "make check  lint, types, layers and layout"
 	@echo "make clean  remove what make made, except your data"
 
@@ -34,6 +35,9 @@ up: $(INSTALLED)
 
 test: $(INSTALLED) $(CORPUS)
 	$(BIN)/pytest
+
+fuzz: $(INSTALLED)
+	$(BIN)/pytest -s -p no:logging tests/gateway/fuzz --fuzz-requests 3000
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import api, v1
+from gateway import api, openapi, reference, v1
 from gateway.api.datasets import UPLOAD_PATH
 from gateway.backend import open_backend
 from gateway.errors import Errors
@@ -40,14 +40,13 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.wait([following])
 
     app = FastAPI(
-        title="EcoLink",
-        summary="Fine-tuning jobs, metered by the minute.",
+        title=openapi.TITLE,
         version="1",
         openapi_url="/api/openapi.json",
-        # Their pages load scripts from other hosts.
+        # Their pages load scripts from other hosts; ours is gateway.reference.
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=openapi.operation_id,
         lifespan=lifespan,
     )
     errors = Errors({v1.PREFIX: v1.errors.answer})
@@ -55,6 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}))
     app.include_router(api.router)
     app.include_router(v1.router)
+    app.include_router(reference.router)
+    openapi.install(app)
     return app
 
 

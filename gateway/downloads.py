@@ -13,7 +13,8 @@ from fastapi import Depends, Header
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from gateway.errors import ErrorAnswer, refusals
+from domain.errors import NotFound
+from gateway.errors import refusals
 from infrastructure.artifacts import Artifacts
 
 OCTETS, JSON_LINES = "application/octet-stream", "application/jsonl"
@@ -50,9 +51,10 @@ def conditions(
 ConditionsOf = Annotated[Conditions, Depends(conditions)]
 
 
-def file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route that answers with a file of one media type."""
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+def file_answers(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route that answers with a file of one of some media types."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = dict.fromkeys(media_types, binary)
     etag = {"description": "The sha256 of the whole file.", "schema": {"type": "string"}}
     part = {"description": "Which bytes of how many.", "schema": {"type": "string"}}
     return {
@@ -63,8 +65,7 @@ def file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
             "headers": {"ETag": etag, "Content-Range": part},
         },
         304: {"description": "The file is still the one with that ETag."},
-        416: {"model": ErrorAnswer, "description": "The file has no such part."},
-        **refusals(404),
+        **refusals(404, 416),
     }
 
 
@@ -79,9 +80,12 @@ def download(
 ) -> Response:
     """The response with a stored file or a part of it, never held in memory as a whole.
 
-    Raises FileNotFoundError, and HTTPException (416) for a part that the file does not have.
+    Raises NotFound, and HTTPException (416) for a part that the file does not have.
     """
-    size, etag = artifacts.size(ref), f'"{sha256}"'
+    try:
+        size, etag = artifacts.size(ref), f'"{sha256}"'
+    except FileNotFoundError as error:
+        raise NotFound("the file was deleted") from error
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",

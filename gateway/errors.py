@@ -129,9 +129,28 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
+WHY: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "The request cannot be read.",
+    HTTPStatus.UNAUTHORIZED: "No API key came with the request, or none that is valid.",
+    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low; `figures` has the amount missing.",
+    HTTPStatus.FORBIDDEN: "The role of this API key does not allow it.",
+    HTTPStatus.NOT_FOUND: "There is no such thing, or it belongs to another account.",
+    HTTPStatus.CONFLICT: "The present state does not allow it, or a key was used for another "
+    "command; the message says what would work.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The file has no such part.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Something in the request is not acceptable; `fields` has "
+    "every problem.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests wait; try again after `Retry-After`.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Something that the answer needs cannot be reached, or has not "
+    "caught up yet; try again after `Retry-After`.",
+}
+"""What a status means, on every route that may answer with it."""
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a route that may answer with these statuses."""
-    return {status: {"model": ErrorAnswer} for status in statuses}
+    return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
 
 
 Shape = Callable[[int, Problem, Mapping[str, str]], JSONResponse]

@@ -31,6 +31,11 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How thorough the search for undocumented answers is."""
+    parser.addoption("--fuzz-requests", type=int, default=300, help="At least so many requests.")
+
+
 def pytest_configure() -> None:
     """Keep the developer's own configuration out of the tests."""
     for name in [name for name in os.environ if name.startswith("ECOLINK_")]:

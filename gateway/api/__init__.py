@@ -1,6 +1,6 @@
 """The JSON API under /api, one module for each resource."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from gateway.api import (
     accounts,
@@ -19,9 +19,9 @@ from gateway.api import (
     models,
     operator,
 )
-from gateway.errors import refusals
+from gateway.texts import without_nul
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(without_nul)])
 router.include_router(health.router)
 for resource in (
     accounts,
@@ -39,4 +39,4 @@ for resource in (
     events,
     operator,
 ):
-    router.include_router(resource.router, prefix="/api", responses=refusals(401, 422, 503))
+    router.include_router(resource.router, prefix="/api")

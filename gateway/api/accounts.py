@@ -92,7 +92,7 @@ def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
     return AccountAnswer.of(caller.account_id, row)
 
 
-@router.post("/accounts/{account_id}/credits", responses=refusals(403, 404))
+@router.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:

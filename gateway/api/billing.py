@@ -122,7 +122,10 @@ def days_asked(
     """The account's time zone and the days of a statement, both included; raises Invalid."""
     zone = backend.log.load(Account, caller.account_id).time_zone
     last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
-    first = first or last - timedelta(days=DEFAULT_DAYS - 1)
+    try:
+        first = first or last - timedelta(days=DEFAULT_DAYS - 1)
+    except OverflowError as error:
+        raise Invalid("there are no 30 days before it", field="last") from error
     if not 0 <= (last - first).days < MOST_DAYS:
         raise Invalid(f"a statement has 1 to {MOST_DAYS} days, first to last", field="first")
     return zone, first, last

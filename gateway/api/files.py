@@ -101,7 +101,4 @@ def _download(backend: Backend, ref: str, path: str, wanted: Conditions) -> Resp
     file = next((each for each in _files(backend, ref) if each.path == path), None)
     if file is None:
         raise NotFound(f"no file {path} here")
-    try:
-        return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
-    except FileNotFoundError as error:
-        raise NotFound("the file was deleted") from error
+    return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)

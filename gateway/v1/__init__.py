@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from gateway.texts import without_nul
 from gateway.v1 import chat, files, job_events, jobs, models
 from gateway.v1 import errors as errors
 
 PREFIX = "/v1"
 UPLOAD_PATH = f"{PREFIX}{files.FILES_PATH}"
 
-# OpenAI's own reference documents these routes; our OpenAPI page has the native ones.
-router = APIRouter(prefix=PREFIX, include_in_schema=False)
+router = APIRouter(prefix=PREFIX, dependencies=[Depends(without_nul)])
 for resource in (files, jobs, job_events, models, chat):
-    router.include_router(resource.router)
+    router.include_router(resource.router, tags=["openai"])

@@ -22,6 +22,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.errors import NotServing, Problem
 from gateway.freshness import caught_up
 from gateway.serving import BrokenOff, ServingOf, Speech
+from gateway.v1.chat_objects import ANSWERS
 from gateway.v1.chat_request import ChatRequest
 from gateway.v1.errors import body as error_body
 from infrastructure.generation import TextGrown
@@ -42,7 +43,7 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=ANSWERS)
 async def create_completion(
     request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
 ) -> Response:

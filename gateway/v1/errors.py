@@ -35,6 +35,12 @@ class OpenAIError(BaseModel):
     figures: dict[str, JsonValue] | None = None  # beyond OpenAI's: the numbers in the message
 
 
+class OpenAIErrorAnswer(BaseModel):
+    """The body of every answer under /v1 that is no success."""
+
+    error: OpenAIError
+
+
 def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
     """The response for a problem; what is not acceptable is a 400 here."""
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,7 +17,8 @@ from gateway.access import Caller, CallerOf
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
-from gateway.downloads import JSON_LINES, ConditionsOf, download
+from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
+from gateway.errors import refusals
 from gateway.uploads import FORM_BYTES, refuse_declared, store_stream
 from gateway.v1.file_objects import (
     METRICS_NAME,
@@ -50,6 +51,23 @@ from projections.projection import Row
 FILES_PATH = "/files"
 NAME_CHARACTERS = 200
 
+FORM: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["purpose", "file"],
+                "properties": {
+                    "purpose": {"const": FINE_TUNE},
+                    "file": {"type": "string", "format": "binary", "description": "Chat JSONL."},
+                },
+            }
+        }
+    },
+}
+"""What OpenAPI says of an upload's body, which no model reads: it is streamed."""
+
 router = APIRouter(prefix=FILES_PATH)
 
 
@@ -63,7 +81,7 @@ class Upload:
     sha256: str = ""
 
 
-@router.post("")
+@router.post("", openapi_extra={"requestBody": FORM}, responses=refusals(413))
 async def create_file(
     request: Request,
     caller: CallerOf,
@@ -190,7 +208,11 @@ def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObj
     return file_object(row, names.get(row["dataset_id"]), backend.artifacts)
 
 
-@router.get("/{file_id}/content", response_class=Response)
+@router.get(
+    "/{file_id}/content",
+    response_class=Response,
+    responses={**file_answers(JSON_LINES, "text/csv"), **refusals(409)},
+)
 def file_content(
     file_id: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:

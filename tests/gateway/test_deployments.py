@@ -74,6 +74,7 @@ def test_a_checkpoint_is_deployed_under_a_name_of_its_own(client: TestClient, wo
     assert "it holds: 10" in missing.json()["error"]["message"]
     deployed = owner.post(f"{path}/10/deploy").json()
     assert (deployed["model"], deployed["step"]) == (f"{owner.model}:ckpt-step-10", 10)
+    world.project()
     (saved,) = client.get(f"/api{path}", headers=owner.person.headers).json()["data"]
     assert (saved["model"], saved["deployment"]) == (deployed["model"], "deploying")
     owner.post(f"/models/{deployed['model']}/undeploy")

@@ -1,0 +1,27 @@
+"""A gateway that has everything behind it: also a process that holds a base in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from infrastructure.settings import Settings
+from services.serving.deployed import Served
+from services.serving.engine import Engine, Hosting
+from services.trainer.tiny_model import make_tiny_model
+from tests.gateway.conftest import BASE_MODEL
+from tests.services.serving.listening import SECRET, listening
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a gateway that finds an engine with a tiny base."""
+    directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    base_id = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
+    engine = Engine(Hosting(rows=4, queue_limit=8, precision="fp32", device="cpu", threads=1))
+    engine.attach(Served(base_id, BASE_MODEL, BASE_MODEL, "22", directory, None))
+    with listening(engine) as url:
+        yield settings.model_copy(update={"serving_url": url, "serving_secret": SECRET})
+    engine.close()

@@ -1,0 +1,186 @@
+"""An account with something in every state, so that requests reach past 404."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+from fastapi.testclient import TestClient
+
+from domain.account import Role
+from domain.aggregate import because
+from domain.dataset import Dataset
+from domain.job import Job
+from gateway.v1.vocabulary import file_name
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import add_log_line, add_step
+from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.store import connect
+from services.datasets.report import Report, Status
+from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.test_job_commands import Owner
+from tests.gateway.test_jobs import uuid_of
+
+FILES = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_REF, CHECKPOINT_REF = "jobs/a/adapter", "checkpoints/1"
+
+
+class JobOf(Owner):
+    """One more job of a person."""
+
+    def __init__(
+        self, client: httpx.Client | TestClient, world: World, person: Person, dataset: UUID
+    ) -> None:
+        self.client, self.world, self.person = client, world, person  # type: ignore[assignment]
+        form = {"dataset": str(dataset), "base_model": BASE_MODEL, "wait": True}
+        approved = client.post("/api/jobs", json=form, headers=person.headers)
+        assert approved.is_success, approved.text
+        self.job_id, self.path = uuid_of(approved.json()), f"/api/jobs/{approved.json()['id']}"
+
+    def register(self) -> str:
+        """The job is done; returns the name of its model."""
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.start_evaluation(1, 30)
+            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.register(1, ADAPTER_REF, "a" * 64)
+            self.world.log.commit(job)
+        return job.model_name
+
+    def measure(self) -> None:
+        """What a trainer sends beside its reports."""
+        now, own = datetime.now(UTC), self.person.account_id
+        with connect(self.world.settings) as connection:
+            for step in (1, 2):
+                add_step(
+                    connection,
+                    StepMeasured(
+                        account_id=own,
+                        job_id=self.job_id,
+                        segment=1,
+                        step=step,
+                        total_steps=30,
+                        train_loss=2.0,
+                        learning_rate=1e-4,
+                        tokens=100,
+                        tokens_per_second=50.0,
+                        elapsed_seconds=float(step),
+                        measured_at=now,
+                    ),
+                )
+                line = LogLine(
+                    account_id=own,
+                    job_id=self.job_id,
+                    segment=1,
+                    n=step,
+                    level="INFO",
+                    text=f"step {step}",
+                    logged_at=now,
+                )
+                add_log_line(connection, line)
+
+
+def seed(client: httpx.Client | TestClient, world: World) -> dict[str, Any]:
+    """Fill the gateway's database; returns the callers' keys and, by parameter, what there is."""
+    operator, user = world.person(Role.OPERATOR, dollars=1000), world.person(dollars=1)
+    world.base_model()
+    _store_files(world)
+    ready = [world.dataset(operator) for _ in range(6)]
+    datasets = [*ready, world.dataset(operator, ready=False), _rejected(world, operator)]
+    jobs = {state: JobOf(client, world, operator, ready[0]) for state in STATES}
+    models = [_bring_into_states(jobs)]
+    _park_reaction(world)
+    with because(world.cause):
+        spare, _ = world.ecolink.issue_key(operator.account_id)
+    world.project()
+    names = [job.path.rpartition("/")[2] for job in jobs.values()]
+    every_dataset = [str(dataset) for dataset in datasets]
+    return {
+        "keys": [*[operator.key] * 8, user.key, None],
+        "ids": {
+            "job_id": names,
+            "job": names,
+            "dataset_id": every_dataset,
+            "dataset": [str(dataset) for dataset in ready],
+            "validation_dataset": [str(ready[1])],
+            "model": [*models, BASE_MODEL],
+            "key_id": [str(spare.id)],
+            "step": [10],
+            "path": [*FILES, "manifest.json"],
+            "account_id": [str(operator.account_id), str(user.account_id)],
+            "consumer": ["billing"],
+            "notification_id": [7],
+            "name": [BASE_MODEL],
+            "base_model": [BASE_MODEL],
+            "region": ["local"],
+            "gpu_type": ["cpu"],
+            "amount": ["25.00"],
+            "file_id": [file_name(dataset) for dataset in datasets],
+            "training_file": [file_name(dataset) for dataset in ready],
+        },
+    }
+
+
+STATES = ("waiting", "training", "paused", "cancelled", "promoted", "registered")
+
+
+def _bring_into_states(jobs: Mapping[str, JobOf]) -> str:
+    """Every job but the waiting one goes on to its state; returns a model's name."""
+    for state in STATES[1:]:
+        if state != "paused":
+            jobs[state].train()
+            jobs[state].measure()
+    jobs["paused"].give("pause")
+    for state in ("cancelled", "promoted"):
+        jobs[state].give("cancel")
+        jobs[state].end()
+    jobs["promoted"].give("promote")
+    return jobs["registered"].register()
+
+
+def _store_files(world: World) -> None:
+    store = Artifacts(world.settings.artifacts)
+    with TemporaryDirectory() as folder:
+        for name in FILES:
+            (Path(folder) / name).write_bytes(b"x" * 3000)
+        for ref in (ADAPTER_REF, CHECKPOINT_REF):
+            store.put_directory(ref, Path(folder))
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    store.put("uploads/x", json.dumps({"messages": chat}).encode())
+    store.put("datasets/x/examples.jsonl", json.dumps({"messages": chat}).encode())
+    report = Report(
+        status=Status.READY_FOR_TRAINING,
+        examples=10,
+        duplicates=1,
+        lines=11,
+        bytes=100,
+        sha256="00",
+        normalised_bytes=90,
+        warnings=(),
+        errors=(),
+        error_count=0,
+    )
+    store.put("datasets/x/report.json", report.model_dump_json().encode())
+
+
+def _rejected(world: World, person: Person) -> UUID:
+    dataset_id = uuid4()
+    with because(world.cause):
+        dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/y", "00", 100)
+        dataset.reject(3, "datasets/x/report.json")
+        world.log.commit(dataset)
+    return dataset_id
+
+
+def _park_reaction(world: World) -> None:
+    with connect(world.settings) as connection:
+        connection.execute(
+            "INSERT INTO parked_reactions VALUES ('billing', 7, %s, 'JobApproved', 'it failed')",
+            [uuid4()],
+        )

@@ -1,0 +1,118 @@
+"""The OpenAPI document and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from jsonschema_rs import Draft202012Validator
+
+from gateway import v1
+from gateway.app import create_app
+from gateway.openapi import operations
+from infrastructure.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every body in the document by a name for it."""
+    for method, path, operation in operations(document):
+        if "requestBody" in operation:
+            yield f"{method} {path}", operation["requestBody"]
+        for status, answer in operation["responses"].items():
+            yield f"{method} {path} {status}", answer
+
+
+def test_every_example_is_what_it_is_an_example_of(document: dict[str, Any]) -> None:
+    shown = 0
+    for name, body in bodies(document):
+        for content in body.get("content", {}).values():
+            if "example" in content and content["schema"].get("type") != "string":
+                schema = content["schema"] | {"components": document["components"]}
+                problems = Draft202012Validator(schema).iter_errors(content["example"])
+                assert [f"{each.instance_path}: {each.message}" for each in problems] == [], name
+                shown += 1
+    assert shown > 50
+
+
+def test_every_json_answer_has_a_type_and_an_example(document: dict[str, Any]) -> None:
+    untyped = [
+        name
+        for name, body in bodies(document)
+        for content in [body.get("content", {}).get("application/json")]
+        if content is not None
+        and not (content["schema"] and ("example" in content or " 4" in name or " 5" in name))
+    ]
+    assert untyped == []
+
+
+def test_operations_have_names_of_their_own_and_say_what_they_do(document: dict[str, Any]) -> None:
+    found = [operation for _, _, operation in operations(document)]
+    ids = [operation["operationId"] for operation in found]
+    assert len(ids) == len(set(ids)) > 50
+    assert [each["operationId"] for each in found if not each.get("description")] == []
+    assert [each["operationId"] for each in found if not each.get("tags")] == []
+
+
+def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        native = not path.startswith(v1.PREFIX)
+        answers = operation["responses"]
+        assert ("401" in answers) == (path != "/healthz"), path
+        assert native or "422" not in answers, path
+        if "requestBody" in operation:
+            assert {"400", "413"} <= answers.keys(), path
+        if "{" in path and not path.startswith("/api/accounts"):
+            assert "404" in answers, path
+        for status, answer in answers.items():
+            if status >= "400":
+                ref = answer["content"]["application/json"]["schema"]["$ref"]
+                shape = "ErrorAnswer" if native else "OpenAIErrorAnswer"
+                assert ref.rpartition("/")[2] == shape, (method, path, status)
+
+
+class Links(HTMLParser):
+    """What a page defines and refers to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "a":
+            self.anchors.append(given["href"])
+        if tag == "link" or "src" in given:
+            self.loaded.append(given.get("href") or given["src"])
+        if tag in ("script", "style") or "style" in given:
+            self.inline.append(tag)
+
+
+def test_the_page_shows_everything_and_needs_no_other_host(
+    document: dict[str, Any], late_client: TestClient
+) -> None:
+    answer = late_client.get("/api/docs")
+    assert answer.status_code == 200
+    links = Links(answer.text)
+    assert (links.loaded, links.inline) == (["/api/docs/reference.css"], [])
+    assert "default-src 'none'; style-src 'self'" in answer.headers["content-security-policy"]
+    assert late_client.get(links.loaded[0]).headers["content-type"].startswith("text/css")
+    assert len(links.ids) == len(set(links.ids))
+    broken = [each for each in links.anchors if each[0] == "#" and each[1:] not in links.ids]
+    assert broken == []
+    shown = {operation["operationId"] for _, _, operation in operations(document)}
+    assert shown < set(links.ids)
+    assert {"event-JobApproved", "event-MinuteMetered", "event-CheckpointSaved"} < set(links.ids)
