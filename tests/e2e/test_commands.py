@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,18 @@ from tests.polling import eventually
 pytestmark = pytest.mark.timeout(400)
 
 
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell, wherever the tests run
+from deploy.cli import main
+main()
+"""
+
+
 def command(ecolink: EcoLinkUnderTest, *arguments: str) -> subprocess.Popen[str]:
     """`ecolink ARGUMENTS` as a person runs it, on the home of the running stack."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from deploy.cli import main; main()", *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         env=os.environ | {"ECOLINK_HOME": str(ecolink.settings.home), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -72,3 +82,41 @@ def test_an_audit_finds_what_was_changed_behind_the_logs_back(ecolink: EcoLinkUn
     assert status == 1
     assert "accounts differs" in shown
     assert audit()[0] == 0
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_job(
+    ecolink: EcoLinkUnderTest, tmp_path: Path
+) -> None:
+    launch = command(
+        ecolink,
+        *("jobs", "launch", "--dataset", ecolink.dataset(tmp_path, examples=40)),
+        *("--base-model", "tiny", "--epochs", "2", "--wait", "--watch"),
+    )
+    assert launch.stdout is not None
+    told = launch.stdout.readline()
+    assert "Ctrl-C leaves it running" in told
+    while "loss" not in told:
+        told += launch.stdout.readline()
+    launch.send_signal(signal.SIGINT)
+    told += launch.communicate(timeout=60)[0]
+    assert launch.returncode == 130, told
+    name = told.split()[1].rstrip(";")
+    assert f"`ecolink jobs watch {name}`" in told
+
+    watch = command(ecolink, "jobs", "watch", name, "--json")
+    shown, _ = watch.communicate(timeout=180)
+    assert watch.returncode == 0, shown
+    states = [json.loads(line) for line in shown.splitlines()]
+    assert {state["id"] for state in states} == {name}
+    job = ecolink.await_end(f"/jobs/{name}")
+    assert (job["status"], job["segment"]) == ("registered", 1)
+    assert states[-1]["cost"] == job["cost"]
+
+    download = command(ecolink, "jobs", "download", name, "--to", str(tmp_path / "adapter"))
+    shown, _ = download.communicate(timeout=60)
+    assert download.returncode == 0, shown
+    verify = command(
+        ecolink, "models", "verify", job["model"], "--directory", f"{tmp_path}/adapter"
+    )
+    shown, _ = verify.communicate(timeout=60)
+    assert verify.returncode == 0, shown
