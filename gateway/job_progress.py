@@ -52,8 +52,10 @@ def _bar(job: Answer) -> RenderableType:
     if known:
         done = ProgressBar(job["total_steps"], job["step"], width=BAR_CELLS)
         cells += [done, Text(f"step {job['step']} of {job['total_steps']}")]
-    if job["wait_seconds"] is not None:
-        cells.append(Text(f"for about {spoken(job['wait_seconds'])} more, free of charge"))
+    if job["waiting_since"] is not None:
+        wait = job["wait_seconds"]
+        expected = f"about {spoken(wait)} more, " if wait else ""
+        cells.append(Text(f"{expected}free of charge"))
     row.add_row(*cells)
     return row
 
@@ -81,18 +83,19 @@ def _money(job: Answer) -> list[str]:
 
 
 def outcome(job: Answer) -> Text:
-    """How a job ended, and what can be done next."""
+    """How a job ended, and the command that suits it next, on a line of its own."""
     name = job["id"]
     match job["status"]:
         case "registered":
-            told = f"Registered as {job['model']}."
+            told = f"Registered as {job['model']}; it cost {job['cost']['text']}."
             if job["loss_before"] is not None and job["loss_after"] is not None:
-                told += f" Held-out loss: {job['loss_before']:.4f}, now {job['loss_after']:.4f}."
-            told += f" It cost {job['cost']['text']}. `ecolink jobs download {name}` fetches it."
+                told += f"\nHeld-out loss: {job['loss_before']:.4f}, now {job['loss_after']:.4f}."
+            told += f"\n  ecolink jobs download {name}  fetches it"
+            told += f"\n  ecolink jobs deploy {name}  has it answer"
         case "failed":
             failure = job["failure"]
             why = f"{failure['sentence']} {failure['advice']}" if failure else job["error_class"]
-            told = f"Failed: {why} `ecolink jobs logs {name}` shows its last lines."
+            told = f"Failed: {why}\n  ecolink jobs logs {name}  shows its last lines"
         case "cancelled":
             told = f"Cancelled. {job['kept'] or ''}".rstrip()
         case _:

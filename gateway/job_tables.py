@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.durations import spoken
-from gateway.tables import STYLES, Answer, cell, listing, pairs
+from domain.hyperparameters import Hyperparameters
+from gateway.tables import STYLES, Answer, cell, listing, pairs, tame
 
 RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
 
@@ -16,10 +17,44 @@ RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
 def jobs(answer: Answer) -> RenderableType:
     """Jobs, one a line."""
     return listing(
-        [each | {"state": state(each)} for each in answer["data"]],
-        *("id", "state", "cost", "approved_at", "base_model", "model"),
+        [
+            each | {"state": state(each), "approved": _minute(each["approved_at"])}
+            for each in answer["data"]
+        ],
+        *("id", "state", "cost", "approved", "base_model", "model"),
         empty="You have no jobs; `ecolink jobs launch` starts one.",
     )
+
+
+def gpus(catalog: Answer) -> RenderableType:
+    """GPU types by region, one a line: memory, price, and how long one is waited for."""
+    kinds = {each["gpu_type"]: each for each in catalog["gpu_types"]}
+    rows: list[Answer] = [
+        {
+            "gpu type": pool["gpu_type"],
+            "region": pool["region"],
+            "an hour": kinds[pool["gpu_type"]]["rate_per_hour"],
+            "memory": f"{kinds[pool['gpu_type']]['vram_gib']:g} GiB",
+            "free": f"{pool['free']} of {pool['capacity']}",
+            "wait": _wait(pool["wait_seconds"]),
+            "title": kinds[pool["gpu_type"]]["title"],
+        }
+        for pool in catalog["pools"]
+        if pool["capacity"] and pool["gpu_type"] in kinds
+    ]
+    columns = ("gpu type", "region", "an hour", "memory", "free", "wait", "title")
+    right = ("memory", "free", "wait")
+    return listing(rows, *columns, empty="No region has a GPU now.", right=right)
+
+
+def _wait(seconds: int | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return spoken(seconds) if seconds else "none"
+
+
+def _minute(time: str) -> str:
+    return cell("_at", time).plain.rpartition(":")[0]
 
 
 def state(job: Answer) -> str:
@@ -55,7 +90,7 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
     failure = job["failure"]
     return {
         "validation dataset": job["validation_dataset_id"],
-        "settings": cell("hyperparameters", job["hyperparameters"]),
+        "settings": cell("hyperparameters", _settings(job["hyperparameters"])),
         "precision": job["precision"]
         + (", gradient checkpointing" if job["gradient_checkpointing"] else ""),
         "progress": progress_of(job),
@@ -72,6 +107,11 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
         "paused": paused(job),
         "kept": job["kept"],
     }
+
+
+def _settings(chosen: Answer) -> Answer:
+    """Hyperparameters in the wizard's order."""
+    return {name: chosen[name] for name in Hyperparameters.model_fields if name in chosen}
 
 
 def _change(before: float | None, after: float | None, form: str) -> str | None:
@@ -104,10 +144,10 @@ def paused(job: Answer) -> str | None:
         return f"{reason} {gate['problem']}"
     if gate.get("missing") and gate["missing"]["micros"]:
         return (
-            f"{reason} A resume needs {gate['needed']['text']}: top up {gate['missing']['text']} "
-            f"first, then `ecolink jobs resume {job['id']}`."
+            f"{reason} A resume needs {gate['needed']['text']}: top up {gate['missing']['text']}.\n"
+            f"  ecolink jobs resume {job['id']}  goes on then"
         )
-    return f"{reason} `ecolink jobs resume {job['id']}` goes on from the last checkpoint."
+    return f"{reason}\n  ecolink jobs resume {job['id']}  goes on from there"
 
 
 def progress_of(job: Answer) -> str:
@@ -153,13 +193,17 @@ def _memory(fit: Answer) -> RenderableType:
     """What takes the memory of each GPU, and what is left of it."""
     taken = sum(fit["items_gib"].values())
     rows: list[Answer] = [
-        {"memory": name.replace("_", " "), "GiB": f"{size:.2f}"}
+        {"memory": name.replace("_", " "), "size": _memory_size(size)}
         for name, size in fit["items_gib"].items()
     ]
-    rows.append({"memory": "needed at the most", "GiB": f"{taken:.2f}"})
-    rows.append({"memory": "of the GPU's", "GiB": f"{fit['vram_gib']:.2f}"})
-    rows.append({"memory": "headroom", "GiB": f"{fit['headroom_gib']:.2f}"})
-    return listing(rows, "memory", "GiB", right=("GiB",))
+    rows.append({"memory": "together", "size": _memory_size(taken)})
+    rows.append({"memory": "of each GPU", "size": _memory_size(fit["vram_gib"])})
+    rows.append({"memory": "headroom", "size": _memory_size(fit["headroom_gib"])})
+    return listing(rows, "memory", "size", right=("size",))
+
+
+def _memory_size(gib: float) -> str:
+    return f"{gib:.2f} GiB" if abs(gib) >= 0.1 else f"{gib * 1024:.1f} MiB"
 
 
 def _phases(priced: Answer) -> RenderableType:
@@ -218,13 +262,15 @@ def _capacity(capacity: Answer) -> str:
 
 def log(answer: Answer) -> RenderableType:
     """A trainer's lines as they are."""
-    return Group(*(Text(line["text"]) for line in answer["data"]))
+    return Group(*(Text(tame(line["text"])) for line in answer["data"]))
 
 
 def event(entry: Answer) -> Text:
-    """One event of a job, on one line; what it nests stays for --json."""
+    """One event of a job, on one line; what it nests, refs and hashes stay for --json."""
     plain = {
-        name: value for name, value in entry["fields"].items() if not isinstance(value, dict | list)
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in entry["fields"].items()
+        if not isinstance(value, dict | list) and not name.endswith(("ref", "sha256"))
     }
     return Text.assemble(
         (cell("happened_at", entry["happened_at"]).plain, "dim"),
@@ -259,11 +305,18 @@ def evaluations(answer: Answer) -> RenderableType:
 def checkpoints(answer: Answer) -> RenderableType:
     """Checkpoints, one a line, with the answer to the fixed prompt."""
     rows = [
-        each | {"answer": each["sample"]["answer"] if each["sample"] else None}
+        each
+        | {name: _loss(each[name]) for name in ("train_loss", "eval_loss")}
+        | {"answer": each["sample"]["answer"] if each["sample"] else None}
         for each in answer["data"]
     ]
     return listing(
         rows,
-        *("step", "segment", "train_loss", "eval_loss", "total_bytes", "answer"),
+        *("step", "segment", "train_loss", "eval_loss", "total_bytes", "deployment", "answer"),
         empty="Nothing is saved.",
+        right=("train_loss", "eval_loss"),
     )
+
+
+def _loss(loss: float | None) -> str | None:
+    return None if loss is None else f"{loss:.4f}"

@@ -34,7 +34,7 @@ STYLES = {
 
 def fields(answer: Answer) -> RenderableType:
     """Every field that has a value, one a line."""
-    shown = {name.replace("_", " "): cell(name, value) for name, value in answer.items()}
+    shown = {_title(name): cell(name, value) for name, value in answer.items()}
     return pairs({name: text for name, text in shown.items() if text.plain})
 
 
@@ -202,8 +202,8 @@ def cell(name: str, value: object) -> Text:
         case {"micros": int(), "text": str(text)}:
             return Text(text)
         case dict():
-            known = {key: each for key, each in value.items() if each is not None}
-            return Text(", ".join(f"{key} {cell(key, each)}" for key, each in known.items()))
+            known = {key: cell(key, each).plain for key, each in value.items()}
+            return Text(", ".join(f"{_title(key)} {text}" for key, text in known.items() if text))
         case list():
             return Text("; ".join(str(cell(name, each)) for each in value))
         case str() if name.endswith("_at"):
@@ -211,7 +211,16 @@ def cell(name: str, value: object) -> Text:
         case int() if name in ("parameters", "examples", "tokens", "total_bytes"):
             return Text(f"{value:,}")
         case _:
-            return Text(str(value), style=STYLES.get(str(value), ""))
+            return Text(tame(str(value)), style=STYLES.get(str(value), ""))
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def tame(text: str) -> str:
+    """Text of models and trainers without what would control a terminal."""
+    return "".join(each for each in text if each in "\n\t" or each.isprintable())
 
 
 def _kind(account: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from domain.hyperparameters import Hyperparameters
 from domain.quoting import Choices
 from gateway.backend import Backend
+
+ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class EstimateRequest(BaseModel):
@@ -61,6 +63,13 @@ class EstimateRequest(BaseModel):
 
 class JobRequest(EstimateRequest):
     """The form, approved."""
+
+    suffix: ModelSuffix | None = Field(
+        default=None, description="A part of the model's name.", examples=["support"]
+    )
+    deploy: bool = Field(
+        default=False, strict=True, description="Deploy the model as soon as it is registered."
+    )
 
     wait: bool = Field(
         default=False,

@@ -15,6 +15,7 @@ from domain.errors import DomainError
 from domain.identity import created_id
 from domain.job import Job
 from domain.lifecycle import JobStatus
+from domain.training_plan import Order
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Listed, Money, job_name
 from gateway.api.job_answers import (
@@ -80,6 +81,7 @@ def approve_job(
             wanted.choices,
             wait=wanted.wait,
             loads=partial(loads_now, backend),
+            order=Order(wanted.suffix, wanted.deploy),
         )
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.terminal import AsJson, client_of, note, tame
+from gateway.cli.terminal import AsJson, client_of, note
+from gateway.tables import tame
 
 
 def chat(

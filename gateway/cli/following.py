@@ -35,8 +35,9 @@ def leaving_it_running(job_id: str) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         note(
-            f"\n{job_id} goes on. `ecolink jobs watch {job_id}` comes back to it, "
-            f"`ecolink jobs cancel {job_id}` stops it."
+            f"\n{job_id} goes on.\n"
+            f"  ecolink jobs watch {job_id}   comes back to it\n"
+            f"  ecolink jobs cancel {job_id}  stops it"
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 

@@ -13,14 +13,22 @@ from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import MOST_LINES, job_events, leaving_it_running, log_lines
 from gateway.cli.launching import launch
-from gateway.cli.terminal import AsJson, client_of, fail, screen, show, show_line, tame
+from gateway.cli.terminal import AsJson, client_of, fail, screen, show, show_line
 from gateway.cli.watching import follow as follow_job
 from gateway.client import Client
+from gateway.tables import tame
 
 jobs = typer.Typer(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
 
 JobName = Annotated[str, typer.Argument(help="ftjob-...", show_default=False)]
+
+
+@jobs.command()
+def gpus(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """GPUs to choose from: memory, price of an hour, what is free where, and the wait."""
+    with client_of(ctx) as client:
+        show(client.get("/catalog"), as_json, job_tables.gpus)
 
 
 @jobs.command("list")
@@ -115,7 +123,9 @@ def pause(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
 def resume(
     ctx: typer.Context,
     job: JobName,
-    wait: Annotated[bool, typer.Option(help="Stand in the queue if no GPU is free.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stand in the queue, free of charge, if no GPU is free.")
+    ] = False,
     gpu_count: Annotated[
         int | None, typer.Option(help="GPUs to go on with; as many as before if unset.")
     ] = None,

@@ -14,13 +14,20 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, client_of, note, show, show_line
 from gateway.cli.watching import follow
 
+TIER_1 = frozenset({"epochs", "learning_rate", "lora_r", "lora_alpha", "micro_batch_size"})
+"""What most users look at; the wizard has the rest under Advanced."""
+
 
 def _tuning(name: str) -> Any:
     """The option of one hyperparameter, described as the API describes it."""
     field = Hyperparameters.model_fields[name]
     default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
     shown = "" if default is None else f"  \\[default: {default}]"  # else the description says it
-    return typer.Option(help=f"{field.description}{shown}", show_default=False)
+    return typer.Option(
+        help=f"{field.description}{shown}",
+        show_default=False,
+        rich_help_panel="LoRA" if name in TIER_1 else "Advanced",
+    )
 
 
 def _form(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,9 +46,9 @@ def launch(
         str | None,
         typer.Option(help="Id of another dataset to evaluate on; else a part is held out."),
     ] = None,
-    region: str = "local",
-    gpu_type: str = "cpu",
-    gpu_count: int = 1,
+    region: Annotated[str, typer.Option(help="Where the GPUs stand.")] = "local",
+    gpu_type: Annotated[str, typer.Option(help="One of `ecolink jobs gpus`.")] = "cpu",
+    gpu_count: Annotated[int, typer.Option(help="More are faster and cost more an hour.")] = 1,
     epochs: Annotated[int | None, _tuning("epochs")] = None,
     learning_rate: Annotated[float | None, _tuning("learning_rate")] = None,
     lora_r: Annotated[int | None, _tuning("lora_r")] = None,
@@ -61,7 +68,13 @@ def launch(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again makes no second job.")
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Stand in the queue if no GPU is free.")] = False,
+    suffix: Annotated[str | None, typer.Option(help="A part of the model's name.")] = None,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Deploy the model as soon as it is registered.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stand in the queue, free of charge, if no GPU is free.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the job until it is over or paused.")
     ] = False,
@@ -84,7 +97,8 @@ def launch(
             show(quote, as_json, job_tables.quote)
             raise typer.Exit(ExitCode.DONE if quote["approvable"] else ExitCode.GATED)
         key = idempotency_key or str(uuid4())
-        job = client.post("/jobs", body | {"wait": wait}, idempotency_key=key)
+        approval = body | {"suffix": suffix, "deploy": deploy, "wait": wait}
+        job = client.post("/jobs", approval, idempotency_key=key)
         if not watch:
             show(job, as_json, job_tables.job)
             return

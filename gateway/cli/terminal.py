@@ -64,13 +64,18 @@ def told_errors(ctx: typer.Context) -> Generator[None]:
 
 def fail(message: str, code: ExitCode) -> NoReturn:
     """Tell what is wrong on standard error, and exit."""
-    errors.print(message, style="red", markup=False, soft_wrap=True)
+    _tell(message, "red")
     raise typer.Exit(code) from None
 
 
 def note(message: str) -> None:
     """Say something to the person on standard error, where no script reads it."""
-    errors.print(message, style="dim", markup=False, soft_wrap=True)
+    _tell(message, "dim")
+
+
+def _tell(message: str, style: str) -> None:
+    """On a terminal words are not broken; elsewhere a sentence stays on its line."""
+    errors.print(message, style=style, markup=False, soft_wrap=not errors.is_terminal)
 
 
 def _names(ctx: typer.Context) -> Callable[[str], str]:
@@ -101,11 +106,6 @@ def show(answer: dict[str, Any], as_json: bool, draw: Callable[[dict[str, Any]],
         print(json.dumps(answer, indent=1))
     else:
         screen().print(draw(answer))
-
-
-def tame(text: str) -> str:
-    """Text of models and trainers without what would control a terminal."""
-    return "".join(each for each in text if each in "\n\t" or each.isprintable())
 
 
 def show_line(answer: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def follow(client: Client, job_id: str, as_json: bool) -> ExitCode:
         else:
             job = _lines(states(client, job_id))
     if not as_json:
-        console.print(job_progress.outcome(job), soft_wrap=True)
+        console.print(job_progress.outcome(job))
     return ENDINGS[job["status"]]
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from domain.errors import Invalid
 from domain.hyperparameters import Hyperparameters
+from gateway.api.job_form import ModelSuffix
 from gateway.v1 import vocabulary
 
 Auto = Literal["auto"]
@@ -59,7 +60,7 @@ class CreateJob(BaseModel):
     validation_file: str | None = None
     hyperparameters: OpenAIHyperparameters | None = None
     method: Method | None = None
-    suffix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    suffix: ModelSuffix | None = None
     seed: int | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None

@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
     told += launch.communicate(timeout=60)[0]
     assert launch.returncode == 130, told
     name = told.split()[1].rstrip(";")
-    assert f"`ecolink jobs watch {name}`" in told
+    assert f"ecolink jobs watch {name}" in told
 
     watch = command(ecolink, "jobs", "watch", name, "--json")
     shown, _ = watch.communicate(timeout=180)

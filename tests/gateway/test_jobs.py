@@ -98,6 +98,19 @@ def test_the_same_key_at_once_makes_one_job(client: TestClient, world: World) ->
     assert {answer.status_code for answer in refused} == {409}
 
 
+def test_a_suffix_and_the_wish_to_be_deployed_are_kept_with_the_job(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    wished = body | {"suffix": "support", "deploy": True}
+    approved = client.post("/api/jobs", json=wished, headers=person.headers).json()
+    job = world.log.load(Job, uuid_of(approved))
+    assert (job.order.suffix, job.order.deploy) == ("support", True)
+    assert job.model_name.startswith("ft:tiny:support:")
+    refused = client.post("/api/jobs", json=body | {"suffix": "a b"}, headers=person.headers)
+    assert refused.status_code == 422
+
+
 def test_an_empty_account_is_refused(client: TestClient, world: World) -> None:
     person, body = ready(world, dollars=0)
     answer = client.post("/api/jobs", json=body, headers=person.headers)

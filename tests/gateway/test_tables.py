@@ -26,7 +26,7 @@ def test_evaluations_are_rounded_as_people_read_them() -> None:
 
 def test_checkpoints_show_the_answer_that_they_have() -> None:
     saved: dict[str, Any] = {"step": 50, "segment": 1, "train_loss": 2.5, "eval_loss": None}
-    saved |= {"total_bytes": 1000, "sample": None}
+    saved |= {"total_bytes": 1000, "deployment": None, "sample": None}
     told = saved | {"step": 100, "sample": {"prompt": [], "answer": "Paris."}}
     drawn = text(job_tables.checkpoints({"data": [saved, told]}))
     assert drawn.count("Paris.") == 1

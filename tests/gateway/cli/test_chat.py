@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
-from gateway.cli.terminal import tame
+from gateway.tables import tame
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, Hosting

@@ -41,6 +41,7 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert "2 more lines" in told
     assert BASE_MODEL in me.run("models", "list")
 
+    assert "$0.60" in me.run("jobs", "gpus")
     assert "ftjob-" in me.run(*launch)
     job = me.read(
         *launch,
