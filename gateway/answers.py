@@ -54,6 +54,7 @@ JobId = Annotated[
     WithJsonSchema(
         {
             "type": "string",
+            "pattern": f"^{JOB_PREFIX}[0-9a-f]{{32}}$",
             "description": "`ftjob-` and the job's UUID in hexadecimal; a bare UUID also names it.",
             "examples": ["ftjob-0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"],
         }

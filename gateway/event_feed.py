@@ -29,7 +29,7 @@ from projections.account_events import Interest, indexed_events, job_of
 
 BATCH_EVENTS = 500
 KEPT_EVENTS = 5000
-POLL_SECONDS = 0.25
+POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 SCANNED_EVENTS = 10_000
 """How much of the log one read looks through beyond its index, for a projector that is behind."""
 
@@ -159,7 +159,7 @@ class EventFeed:
                 self._logger.warning("%s; following anew", error or type(error).__name__)
             except Exception:
                 self._logger.exception("the feed stands still; trying again")
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
         url = self.backend.settings.database_url

@@ -7,13 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from openai import OpenAI
 
+from domain.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from tests.gateway.conftest import MEBIBYTE, Gateway, Person, World, healthy
 from tests.polling import eventually
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    """The most memory that a process has held."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def _files(settings: Settings) -> list[Path]:
@@ -45,9 +53,22 @@ def test_uploads_are_streamed(
         file.truncate(60 * MEBIBYTE)
     before = process.memory_info().rss
     assert upload(gateway.url, world.person(), path) == 60 * MEBIBYTE
-    peak = int(Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-    assert peak - before < 40 * MEBIBYTE
+    assert _peak_bytes(process) - before < 40 * MEBIBYTE
     assert [path.stat().st_size for path in _files(world.settings)] == [60 * MEBIBYTE]
+
+
+def test_downloads_are_streamed(gateway: Gateway, world: World) -> None:
+    process, person = gateway.process, world.person()
+    dataset_id = world.dataset(person)
+    ref = world.log.load(Dataset, dataset_id).ref
+    Artifacts(world.settings.artifacts).put(ref, b"x" * 100 * MEBIBYTE)
+    before, received = process.memory_info().rss, 0
+    path = f"{gateway.url}/api/datasets/{dataset_id}/content"
+    with httpx.stream("GET", path, headers=person.headers, timeout=30) as answer:
+        for chunk in answer.iter_bytes():
+            received += len(chunk)
+    assert received == 100 * MEBIBYTE
+    assert _peak_bytes(process) - before < 40 * MEBIBYTE
 
 
 def test_what_does_not_become_a_dataset_leaves_nothing(gateway: Gateway, world: World) -> None:
