@@ -13,6 +13,7 @@ from gateway import job_tables
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, client_of, note, show, show_line
 from gateway.cli.watching import follow
+from gateway.client import Client, Unreachable
 
 TIER_1 = frozenset({"epochs", "learning_rate", "lora_r", "lora_alpha", "micro_batch_size"})
 """What most users look at; the wizard has the rest under Advanced."""
@@ -98,7 +99,7 @@ def launch(
             raise typer.Exit(ExitCode.DONE if quote["approvable"] else ExitCode.GATED)
         key = idempotency_key or str(uuid4())
         approval = body | {"suffix": suffix, "deploy": deploy, "wait": wait}
-        job = client.post("/jobs", approval, idempotency_key=key)
+        job = _approved(client, approval, key)
         if not watch:
             show(job, as_json, job_tables.job)
             return
@@ -107,3 +108,12 @@ def launch(
         else:
             note(f"Approved {job['id']}; Ctrl-C leaves it running.")
         raise typer.Exit(follow(client, job["id"], as_json))
+
+
+def _approved(client: Client, approval: dict[str, Any], key: str) -> dict[str, Any]:
+    """The job; if nobody knows whether there is one, how to ask again without making two."""
+    try:
+        return client.post("/jobs", approval, idempotency_key=key)
+    except (Unreachable, KeyboardInterrupt):
+        note(f"It may be approved; with --idempotency-key {key} the command makes no second job.")
+        raise

@@ -58,6 +58,8 @@ def told_errors(ctx: typer.Context) -> Generator[None]:
         yield
     except Refused as error:
         fail(sentence_of(error.status, error.problem, _names(ctx)), exit_code_of(error))
+    except BrokenPipeError:
+        raise  # whoever reads has heard enough, which is no error
     except (ClientError, OSError) as error:
         fail(str(error), exit_code_of(error))
 
