@@ -33,7 +33,7 @@ MEMORY_BYTES = 4 * 1024**3
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the search for undocumented answers is."""
-    parser.addoption("--fuzz-requests", type=int, default=300, help="At least so many requests.")
+    parser.addoption("--fuzz-requests", type=int, default=250, help="At least so many requests.")
 
 
 def pytest_configure() -> None:

@@ -34,6 +34,7 @@ class EcoLinkUnderTest:
 
     settings: Settings
     client: Client
+    key: str
 
     @property
     def artifacts(self) -> Artifacts:
@@ -145,7 +146,7 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None
         with Client(Endpoint(started.settings.gateway_url, account.key)) as client:
-            yield EcoLinkUnderTest(started.settings, client)
+            yield EcoLinkUnderTest(started.settings, client, account.key)
 
 
 @pytest.fixture(scope="session")

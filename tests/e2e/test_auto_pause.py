@@ -48,7 +48,7 @@ def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_pat
     account = fresh_account(ecolink.settings, "autopause")
     assert ecolink.settings.gateway_url is not None
     with Client(Endpoint(ecolink.settings.gateway_url, account.key)) as client:
-        theirs = EcoLinkUnderTest(ecolink.settings, client)
+        theirs = EcoLinkUnderTest(ecolink.settings, client, account.key)
         form = {
             "dataset": theirs.dataset(tmp_path, examples=100),
             "base_model": "tiny",
