@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from gateway import v1
-from gateway.errors import WHY, ErrorAnswer
+from gateway.errors import STATUSES, WHY, ErrorAnswer, Problem
 from gateway.examples import example_of
 from gateway.v1.errors import OpenAIErrorAnswer
 
@@ -111,13 +111,23 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
             possible.add(HTTPStatus.CONFLICT)
         if UNACCEPTABLE in possible:
             possible = possible - {UNACCEPTABLE} | {UNREADABLE}
-    shape = ErrorAnswer if native else OpenAIErrorAnswer
     for status in sorted(possible):
-        known = answers.pop(str(int(status)), {})
+        answers.pop(str(int(status)), None)
         answers[str(int(status))] = {
             "description": WHY[status],
-            "content": {"application/json": {"schema": {"$ref": REF.format(model=shape.__name__)}}},
-        } | ({"headers": known["headers"]} if "headers" in known else {})
+            "content": {"application/json": _error(status, native=native)},
+        }
+
+
+def _error(status: HTTPStatus, *, native: bool) -> dict[str, Any]:
+    """Schema and example of an error's body."""
+    code = next((kind.code for kind, each in STATUSES.items() if each is status), "")
+    problem = Problem(code=code or status.name.lower(), message=WHY[status].rstrip("."))
+    if native:
+        shape, example = ErrorAnswer, {"error": problem.model_dump(exclude_none=True)}
+    else:
+        shape, example = OpenAIErrorAnswer, v1.errors.body(status, problem)
+    return {"schema": {"$ref": REF.format(model=shape.__name__)}, "example": example}
 
 
 def _exemplify(operation: dict[str, Any], components: dict[str, Any]) -> None:
