@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -121,6 +122,7 @@ def _refusal(status: int, body: bytes) -> DomainError:
 @asynccontextmanager
 async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
     """Connect when the first answer is asked for, and close at the end."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a request has its line in the log
     async with httpx.AsyncClient(
         base_url=settings.serving_url or "",
         headers={

@@ -78,6 +78,7 @@ def put_on(base: PreTrainedModel, name: str, adapter: Adapter, mixing: Mixing) -
                 if part.weight.is_meta:
                     raise CannotServe("adapter_mismatch", "the adapter lacks weights of a layer")
                 part.to(device=weight.device, dtype=weight.dtype)
+            _require_numbers(layer, name)
     except (CannotServe, ValueError, RuntimeError, TypeError) as error:
         take_off(base, name, mixing)
         if isinstance(error, CannotServe):
@@ -97,6 +98,13 @@ def take_off(base: PreTrainedModel, name: str, mixing: Mixing) -> None:
             module.delete_adapter(name)
     getattr(base, "peft_config", {}).pop(name, None)
     mixing.forget()
+
+
+def _require_numbers(layer: MixedLinear, name: str) -> None:
+    """Raise CannotServe for weights that would spoil the answers of others in the same step."""
+    a, b = weight_of(layer.lora_A[name]), weight_of(layer.lora_B[name])
+    if not (a.isfinite().all() and (b * layer.scaling[name]).isfinite().all()):
+        raise CannotServe("adapter_not_finite", "the adapter has weights that are no numbers")
 
 
 def _adapted(base: nn.Module) -> list[LoraLayer]:

@@ -54,6 +54,15 @@ class KeysValues:
             for each in pair:
                 each[target, :, :tokens] = each[source, :, :tokens]
 
+    def wipe(self, slot: int, tokens: int) -> None:
+        """Forget the first tokens of a slot.
+
+        The next row there is not to read, not even through its mask, what is no number.
+        """
+        for pair in self._layers.values():
+            for each in pair:
+                each[slot, :, :tokens] = 0
+
     def _empty(self, tokens: Tensor) -> Tensor:
         # Zeros, because what a mask hides is still multiplied, by zero: it must be a number.
         return tokens.new_zeros(self.slots, tokens.shape[1], self.length, tokens.shape[2])

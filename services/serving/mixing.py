@@ -50,15 +50,15 @@ class Mixing:
         """Adapters were put on or taken off: stack anew what the next step uses."""
         self.names, self.version = (), self.version + 1
 
-    def mask(self, ranks: tuple[int, ...], like: Tensor) -> Tensor | None:
-        """1 where a column of the stacked adapters is a token's own, (tokens, sum of ranks).
+    def foreign(self, ranks: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """Which columns of the stacked adapters are not a token's own, (tokens, sum of ranks).
 
         None where all are.
         """
         if ranks not in self._masks:
             columns = [index for index, rank in enumerate(ranks) for _ in range(rank)]
-            own = self._tokens == torch.tensor(columns, device=like.device)
-            self._masks[ranks] = None if bool(own.all()) else own.to(like.dtype)
+            foreign = self._tokens != torch.tensor(columns, device=device)
+            self._masks[ranks] = foreign if bool(foreign.any()) else None
         return self._masks[ranks]
 
 
@@ -87,9 +87,9 @@ class MixedLinear(Linear):
         a, b, ranks = stacked
         flat = x.view(-1, x.shape[-1])
         inner = torch.mm(flat, a)
-        mask = mixing.mask(ranks, inner)
-        if mask is not None:
-            inner *= mask
+        foreign = mixing.foreign(ranks, inner.device)
+        if foreign is not None:
+            inner.masked_fill_(foreign, 0)  # a product would keep what is no number
         # The sum is rounded once, inside of the base's product, as the trainer's is.
         y = torch.addmm(torch.mm(inner, b), flat, base.weight.t())
         y = y if base.bias is None else y + base.bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ pieces, so that it delays the next token of the others by no more than this take
 
 READ_ALONE = 1024
 """The same where nobody waits for a next token."""
+
+
+log = logging.getLogger("engine")
+
+
+class NotFinite(Exception):
+    """A model computed what is no number."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,7 @@ class Running:
         for row, part in zip(rows, step.parts, strict=True):
             row.read = part.end
         answering = [row for row, part in zip(rows, step.parts, strict=True) if part.answers]
-        tokens = _drawn(answering, logits)
-        self._leave([row for row, token in zip(answering, tokens, strict=True) if row.say(token)])
+        self._leave(_said(answering, logits))
 
     def fail(self, error: Exception) -> None:
         """Tell all rows that nothing more comes, and let go of them."""
@@ -158,9 +165,11 @@ class Running:
         """Free the slots of rows; the last ones move into them, so that no slot is empty."""
         for row in rows:
             slot, last = self._rows.index(row), len(self._rows) - 1
+            self._store.wipe(slot, row.read)
             if slot != last:
-                self._store.move(last, slot, self._rows[last].read)
-                self._rows[slot] = self._rows[last]
+                moved = self._rows[slot] = self._rows[last]
+                self._store.move(last, slot, moved.read)
+                self._store.wipe(last, moved.read)
             self._rows.pop()
             self._by_age.remove(row)
         if not self._rows:
@@ -170,12 +179,21 @@ class Running:
         return rows * length * self._token_bytes <= self.limits.cache_bytes
 
 
-def _drawn(rows: list[Row], logits: Tensor) -> list[int]:
-    """The next token of each row."""
+def _said(rows: list[Row], logits: Tensor) -> list[Row]:
+    """Have each row say its next token; returns those whose answer has ended."""
     if not rows:
         return []
-    likeliest = logits.argmax(-1).tolist()
-    return [
-        token if row.drawing.greedy else row.drawing.draw(logits[index])
-        for index, (row, token) in enumerate(zip(rows, likeliest, strict=True))
-    ]
+    likeliest, whole = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()
+    ended = []
+    for index, row in enumerate(rows):
+        try:
+            if not whole[index]:
+                raise NotFinite("the logits of an answer are no numbers")
+            greedy = row.drawing.greedy
+            if row.say(likeliest[index] if greedy else row.drawing.draw(logits[index])):
+                ended.append(row)
+        except Exception as error:
+            log.exception("an answer breaks off; the others go on")
+            ended.append(row)
+            row.listener(error)
+    return ended

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.serving import running
 from services.serving.base_model import BaseModel
 from services.serving.deployed import CannotServe
+from services.serving.drawing import Drawing
 from services.serving.engine import Engine, Hosting
 from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
-from services.serving.running import Running
+from services.serving.running import NotFinite, Running
 from tests.polling import eventually
 from tests.services.serving.answers import Answers
 from tests.services.serving.conftest import ServedMaker, deployment_of
@@ -227,6 +231,48 @@ def test_a_step_that_fails_breaks_off_what_it_was_to_answer_and_no_more(
         patch.setattr(BaseModel, "logits", lambda *_: 1 / 0)
         assert isinstance(answers.ask("base", "Hello!").wait().error, ZeroDivisionError)
     assert answers.ask("base", "Hello!", max_tokens=3).wait().error is None
+
+
+def test_an_answer_that_is_no_number_breaks_off_and_leaves_nothing_behind(
+    engine: Engine,
+    served: ServedMaker,
+    answers: Answers,
+    adapters: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """Weights so large that products overflow, beside others and then in the same slot."""
+    for name, adapter in (("base", None), ("first", adapters[0])):
+        engine.attach(served(name, adapter))
+    asked = {"first": QUESTIONS[3], "base": "Hello!"}  # the last takes the slot that gets free
+    expected = [answers.ask(*each, max_tokens=30).wait().tokens for each in asked.items()]
+    huge = _with_weights(adapters[1], tmp_path / "huge", lambda weight: weight.sign() * 1e30)
+    engine.attach(served("huge", huge))
+    broken = answers.ask("huge", QUESTIONS[1])
+    others = [answers.ask(*each, max_tokens=30) for each in asked.items()]
+    assert isinstance(broken.wait().error, NotFinite)
+    assert [answer.wait().tokens for answer in others] == expected
+    nothing = _with_weights(adapters[1], tmp_path / "nan", lambda weight: weight * torch.nan)
+    with pytest.raises(CannotServe, match="no numbers"):
+        engine.attach(served("nan", nothing))
+
+
+def _with_weights(adapter: Path, copy: Path, change: Callable[[Tensor], Tensor]) -> Path:
+    shutil.copytree(adapter, copy)
+    path = copy / "adapter_model.safetensors"
+    save_file({name: change(each) for name, each in load_file(path).items()}, path)
+    return copy
+
+
+def test_a_failure_in_one_answer_breaks_off_that_one_alone(
+    engine: Engine, served: ServedMaker, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.attach(served("base"))
+    expected = answers.ask("base", "Hello!", max_tokens=30).wait().tokens
+    monkeypatch.setattr(Drawing, "draw", lambda *_: 1 / 0)
+    failing = answers.ask("base", "Hello!", temperature=1.0)
+    other = answers.ask("base", "Hello!", max_tokens=30)
+    assert isinstance(failing.wait().error, ZeroDivisionError)
+    assert other.wait().tokens == expected
 
 
 @pytest.mark.parametrize(
