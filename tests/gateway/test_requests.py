@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 
 from domain.account import Role
@@ -12,47 +11,53 @@ from tests.gateway.conftest import World
 
 NUL = "a\x00b"
 
-
-@pytest.mark.parametrize(
-    ("method", "path", "further"),
-    [
-        ("GET", "/api/models/a%00b/files", {}),
-        ("POST", "/api/models/a%00b/deploy", {}),
-        ("GET", "/api/models", {"params": {"after": NUL}}),
-        ("POST", "/api/operator/parked/a%00b/7/replay", {}),
-        ("POST", "/api/datasets", {"params": {"name": NUL}, "content": b"{}"}),
-        ("POST", "/api/accounts/{own}/credits", {"json": {"amount": "5", "reference": NUL}}),
-        ("POST", "/api/accounts/{own}/credits", {"json": {"amount": "5", NUL: {"a": []}}}),
-        ("POST", "/api/estimates", {"json": {"hyperparameters": {"target_modules": [NUL]}}}),
-    ],
+WITH_NUL: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("GET", "/api/models/a%00b/files", {}),
+    ("POST", "/api/models/a%00b/deploy", {}),
+    ("GET", "/api/models", {"params": {"after": NUL}}),
+    ("POST", "/api/operator/parked/a%00b/7/replay", {}),
+    ("POST", "/api/datasets", {"params": {"name": NUL}, "content": b"{}"}),
+    ("POST", "/api/accounts/{own}/credits", {"json": {"amount": "5", "reference": NUL}}),
+    ("POST", "/api/accounts/{own}/credits", {"json": {"amount": "5", NUL: {"a": []}}}),
+    ("POST", "/api/estimates", {"json": {"hyperparameters": {"target_modules": [NUL]}}}),
 )
-def test_null_characters_are_refused(
-    client: TestClient, world: World, method: str, path: str, further: dict[str, Any]
-) -> None:
+
+
+def test_null_characters_are_refused(client: TestClient, world: World) -> None:
     """PostgreSQL keeps none, so that an event with one would stop every projection of it."""
     operator = world.person(Role.OPERATOR)
-    own = path.replace("{own}", str(operator.account_id))
-    answer = client.request(method, own, headers=operator.headers, **further)
-    assert answer.status_code == 422
-    assert "NUL" in answer.json()["error"]["message"]
+    for method, path, further in WITH_NUL:
+        own = path.replace("{own}", str(operator.account_id))
+        answer = client.request(method, own, headers=operator.headers, **further)
+        assert answer.status_code == 422, path
+        assert "NUL" in answer.json()["error"]["message"]
     assert world.topics()[-2:] == ["AccountOpened", "ApiKeyIssued"]
 
 
 def test_under_v1_too(client: TestClient, world: World) -> None:
-    person = world.person()
-    answer = client.get("/v1/files/a%00b", headers=person.headers)
+    answer = client.get("/v1/files/a%00b", headers=world.person().headers)
     assert answer.status_code == 400
     assert "NUL" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    "days",
-    [{"last": "0001-01-05"}, {"first": "9999-12-31"}, {"last": "9999-12-31"}, {"first": "x"}],
-)
-@pytest.mark.parametrize("path", ["days", "jobs", "days.csv", "jobs.csv"])
-def test_a_statement_of_any_days_is_answered(
-    client: TestClient, world: World, path: str, days: dict[str, str]
-) -> None:
+def test_a_backslash_before_a_zero_is_no_null_character(client: TestClient, world: World) -> None:
+    person = world.person()
+    written = b'{"base_model": "a\\\\u0000", "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"}'
+    headers = person.headers | {"content-type": "application/json"}
+    answer = client.post("/api/estimates", content=written, headers=headers)
+    assert "no base model 'a\\\\u0000'" in answer.json()["error"]["message"]
+
+
+def test_a_statement_of_any_days_is_answered(client: TestClient, world: World) -> None:
     person = world.person(dollars=1)
-    answer = client.get(f"/api/statements/{path}", params=days, headers=person.headers)
-    assert answer.status_code in (200, 422)
+    for path in ("days", "jobs", "days.csv", "jobs.csv"):
+        for days, status in (
+            ({"last": "0001-01-05"}, 422),
+            ({"first": "9999-12-31"}, 422),
+            ({"last": "9999-12-31"}, 200),
+            ({"first": "0001-01-01", "last": "0001-01-02"}, 200),
+            ({"first": "x"}, 422),
+        ):
+            url = f"/api/statements/{path}"
+            answer = client.get(url, params=days, headers=person.headers)
+            assert answer.status_code == status, (path, days, answer.text)
