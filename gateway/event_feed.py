@@ -28,7 +28,7 @@ from infrastructure.store import CHANNEL
 from projections.account_events import Interest, indexed_events, job_of
 
 BATCH_EVENTS = 500
-KEPT_EVENTS = 5000
+KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 SCANNED_EVENTS = 10_000
 """How much of the log one read looks through beyond its index, for a projector that is behind."""
