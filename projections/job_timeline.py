@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
 from domain.job import Job
+from domain.lifecycle import JobStatus
 from domain.meter import Meter
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
@@ -68,14 +69,18 @@ def timeline_of(
 ENDINGS = [Job.Registered.TOPIC, Job.JobFailed.TOPIC, Job.JobCancelled.TOPIC]
 
 
-def ended_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """When jobs were registered, failed or were cancelled, of those that are over."""
+def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
+    """When jobs were registered, failed or were cancelled, of the rows of those that are over.
+
+    While this projection is behind that of the rows, their last change is the end.
+    """
+    over = {row["job_id"]: row["changed_at"] for row in jobs if JobStatus(row["status"]).is_final}
     rows = connection.execute(
         "SELECT job_id, max(happened_at) AS at FROM job_timeline "
         "WHERE job_id = ANY(%s) AND topic = ANY(%s) GROUP BY job_id",
-        [list(job_ids), ENDINGS],
+        [list(over), ENDINGS],
     ).fetchall()
-    return {row["job_id"]: row["at"] for row in rows}
+    return over | {row["job_id"]: row["at"] for row in rows}
 
 
 def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:

@@ -94,9 +94,10 @@ def result_object(job_id: UUID, ended_at: datetime, content: bytes) -> FileObjec
 def metrics_csv(connection: Connection, job_id: UUID) -> bytes:
     """A line for each step that was measured or evaluated; losses are nats per label token.
 
+    That of the base, at step 0, is no part of it.
     What was measured lives shorter than the job: then there are no lines.
     """
-    return _csv(steps_of(connection, job_id), evaluations_of(connection, job_id))
+    return _csv(steps_of(connection, job_id), evaluations_of(connection, job_id, after=0))
 
 
 def _csv(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> bytes:

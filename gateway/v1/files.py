@@ -170,7 +170,7 @@ def list_files(
     with backend.pool.connection() as connection:
         uploads = rows.datasets_of(connection, caller.account_id)
         jobs = [row for row in jobs_of(connection, caller.account_id) if has_results(row)]
-        ends = ended_at(connection, [row["job_id"] for row in jobs])
+        ends = ended_at(connection, jobs)
     known = [
         *((row["uploaded_at"], file_name(row["dataset_id"]), row) for row in uploads),
         *((ends[row["job_id"]], result_name(row["job_id"]), row) for row in jobs),
@@ -198,10 +198,10 @@ def list_files(
 def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObject:
     """One file."""
     if file_id.startswith(RESULT_PREFIX):
-        job_id = _job_with_results(backend, caller, file_id)
+        job = _job_with_results(backend, caller, file_id)
         with backend.pool.connection() as connection:
-            ends = ended_at(connection, [job_id])
-        return result_object(job_id, ends[job_id], _metrics(backend, job_id))
+            (end,) = ended_at(connection, [job]).values()
+        return result_object(job["job_id"], end, _metrics(backend, job["job_id"]))
     row = own_dataset(backend, caller, dataset_of(file_id))
     with backend.pool.connection() as connection:
         names = dataset_names(connection, [row["dataset_id"]])
@@ -218,7 +218,7 @@ def file_content(
 ) -> Response:
     """What was uploaded, byte by byte, or a job's metrics as CSV."""
     if file_id.startswith(RESULT_PREFIX):
-        content = _metrics(backend, _job_with_results(backend, caller, file_id))
+        content = _metrics(backend, _job_with_results(backend, caller, file_id)["job_id"])
         disposition = f'attachment; filename="{METRICS_NAME}"'
         return Response(content, 200, {"content-disposition": disposition}, "text/csv")
     row = own_dataset(backend, caller, dataset_of(file_id))
@@ -247,12 +247,12 @@ def delete_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileDelet
     return FileDeleted(id=file_id)
 
 
-def _job_with_results(backend: Backend, caller: Caller, file_id: str) -> UUID:
-    """The job of a result file; raises NotFound, also before the job is over."""
+def _job_with_results(backend: Backend, caller: Caller, file_id: str) -> Row:
+    """The row of a result file's job; raises NotFound, also before the job is over."""
     row = own_job(backend, caller, job_of_result(file_id))
     if not has_results(row):
         raise NotFound(f"no file {file_id}")
-    return row["job_id"]
+    return row
 
 
 def _metrics(backend: Backend, job_id: UUID) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -183,6 +184,7 @@ def list_checkpoints(
     """The checkpoints that exist, the newest first; each can be deployed under its name."""
     row = own_job(backend, caller, job_of(job_id))
     model = backend.log.load(Job, row["job_id"]).model_name
+    changed_at: datetime = row["changed_at"]  # while the timeline does not have it yet
     with backend.pool.connection() as connection:
         times = saved_at(connection, row["job_id"])
         scored = {
@@ -194,7 +196,7 @@ def list_checkpoints(
         return [
             CheckpointObject(
                 id=_checkpoint_id(row["job_id"], each),
-                created_at=int(times[each["ref"]].timestamp()),
+                created_at=int((times.get(each["ref"]) or changed_at).timestamp()),
                 fine_tuned_model_checkpoint=checkpoint_model(model, each["step"]),
                 fine_tuning_job_id=job_name(row["job_id"]),
                 metrics=_metrics(each, scored.get((each["segment"], each["step"]))),

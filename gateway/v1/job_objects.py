@@ -97,7 +97,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, job_ids)
-        ends = ended_at(connection, job_ids)
+        ends = ended_at(connection, rows)
         tokens = trained_tokens(connection, list(ends))
     objects: list[JobObject] = []
     for row in rows:
