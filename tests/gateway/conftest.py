@@ -42,6 +42,7 @@ from tests.polling import eventually
 BASE_MODEL = "tiny"
 DOLLAR = 1_000_000
 MEBIBYTE = 1024**2
+START_SECONDS = 60.0  # of a process on a machine that has other things to do
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
     )
     url = f"http://127.0.0.1:{filled.gateway_port}"
     try:
-        eventually(lambda: healthy(url))
+        eventually(lambda: healthy(url), START_SECONDS)
         yield Gateway(psutil.Process(process.pid), url)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
