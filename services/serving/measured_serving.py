@@ -129,6 +129,9 @@ class _Sequential:
 
         self._models: list[Any] = [base().eval()]
         self._models += [PeftModel.from_pretrained(base(), str(path)).eval() for path in adapters]
+        for model in self._models:  # an end is a token like any other, and all answers are as long
+            model.generation_config.eos_token_id = None
+            model.generation_config.pad_token_id = 0
         self._prompts = [
             self._tokenizer.apply_chat_template(
                 chat.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -152,7 +155,6 @@ class _Sequential:
                 **prompt,
                 do_sample=False,
                 max_new_tokens=self._config.tokens,
-                min_new_tokens=self._config.tokens,
                 streamer=heard,
             )
             first.append(heard.seconds)
