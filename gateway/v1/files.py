@@ -115,11 +115,16 @@ async def _receive(request: Request, backend: Backend, ref: str, upload: Upload)
             upload.size, upload.sha256 = await store_stream(
                 part.chunks, backend.artifacts, ref, backend.settings.dataset_max_bytes
             )
-            upload.filename = (part.filename or UNNAMED)[-NAME_CHARACTERS:]
+            upload.filename = _kept_name(part.filename)
         elif part.name == "purpose":
             upload.fields["purpose"] = await part.text()
         else:
             raise Invalid("only `file` and `purpose` are known, each once", field=part.name)
+
+
+def _kept_name(sent: str | None) -> str:
+    """What of a file's name is kept: the end of it, without what the database cannot keep."""
+    return (sent or "").replace("\x00", "")[-NAME_CHARACTERS:] or UNNAMED
 
 
 def _require_purpose(fields: dict[str, str]) -> None:

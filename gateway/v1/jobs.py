@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from domain.aggregate import because
 from domain.job import Job
@@ -70,6 +71,8 @@ async def create_job(
         await ready(backend, caller, training, wanted.model, TRAINING_FILE)
         if validation is not None:
             await ready(backend, caller, validation, wanted.model, VALIDATION_FILE)
+        if await request.is_disconnected():
+            raise ClientDisconnect  # nobody would know of the job, and its owner would pay for it
         order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
         choices = Choices(
             training, wanted.model, "", "", wanted.gpu_count, hyperparameters, validation
