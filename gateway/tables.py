@@ -51,14 +51,14 @@ def pairs(values: Mapping[str, Text | str]) -> RenderableType:
 def session(answer: Answer) -> RenderableType:
     """A gateway, and the account that a key there stands for."""
     account = answer["account"]
-    return pairs(
-        {
-            "gateway": answer["url"],
-            "account": account["id"],
-            "role": account["role"],
-            "balance": account["balance"]["text"],
-        }
-    )
+    shown = {
+        "gateway": answer["url"],
+        "account": account["name"],
+        "id": account["id"],
+        "role": account["role"],
+        "balance": account["balance"]["text"],
+    }
+    return pairs({name: value for name, value in shown.items() if value})
 
 
 def secret(answer: Answer) -> RenderableType:

@@ -42,6 +42,14 @@ def account_named(connection: Connection, name: str) -> UUID | None:
     return None if row is None else row["account_id"]
 
 
+def name_of_account(connection: Connection, account_id: UUID) -> str | None:
+    """The name of an account, if it has one."""
+    row = connection.execute(
+        "SELECT name FROM profiles WHERE account_id = %s", [account_id]
+    ).fetchone()
+    return None if row is None else row["name"]
+
+
 def account_names(connection: Connection) -> dict[UUID, str]:
     """Every account's name."""
     return _names(connection.execute("SELECT account_id AS id, name FROM profiles").fetchall())

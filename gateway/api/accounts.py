@@ -13,10 +13,11 @@ from domain.aggregate import because
 from domain.money import micros_of
 from gateway.access import CallerOf, OperatorOf
 from gateway.answers import Answer, Money
-from gateway.backend import BackendOf
+from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
 from infrastructure.payments import provider_named
+from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
 
@@ -27,6 +28,7 @@ class AccountAnswer(Answer):
     """An account's money; `available` is what no running job's lease holds."""
 
     id: UUID
+    name: str | None = Field(description="What the operator calls it.", examples=["alice"])
     role: Role
     currency: str = Field(examples=["USD"])
     time_zone: str = Field(examples=["Europe/Berlin"])
@@ -38,11 +40,14 @@ class AccountAnswer(Answer):
     runway_seconds: int | None = Field(description="What was left when it became low.")
 
     @classmethod
-    def of(cls, account_id: UUID, state: dict[str, Any]) -> AccountAnswer:
+    def of(cls, backend: Backend, account_id: UUID, state: dict[str, Any]) -> AccountAnswer:
         """The answer for an account's row, or for the aggregate's own fields."""
         balance, reserved = state["balance_micros"], state["reserved_micros"]
+        with backend.pool.connection() as connection:
+            name = name_of_account(connection, account_id)
         return cls(
             id=account_id,
+            name=name,
             role=state["role"],
             currency=state["currency"],
             time_zone=state["time_zone"],
@@ -89,7 +94,7 @@ def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
         lambda connection: account_row(connection, caller.account_id),
         f"no account {caller.account_id}",
     )
-    return AccountAnswer.of(caller.account_id, row)
+    return AccountAnswer.of(backend, caller.account_id, row)
 
 
 @router.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))
@@ -101,7 +106,7 @@ def grant_credit(
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
-    return AccountAnswer.of(account_id, vars(account))
+    return AccountAnswer.of(backend, account_id, vars(account))
 
 
 @router.post("/accounts/{account_id}/top-ups", responses=refusals(403, 404, 409))
@@ -114,4 +119,4 @@ def top_up(
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.top_up(account_id, receipt)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
-    return AccountAnswer.of(account_id, vars(account))
+    return AccountAnswer.of(backend, account_id, vars(account))

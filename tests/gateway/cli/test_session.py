@@ -9,6 +9,8 @@ import pytest
 
 from domain.account import Role
 from gateway.login import login_file
+from infrastructure.profiles import add_account_name
+from infrastructure.store import connect
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
 from tests.gateway.conftest import World
 
@@ -21,6 +23,8 @@ def _own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world: World) -> None:
     person = world.person(dollars=3)
+    with connect(world.settings) as connection:
+        add_account_name(connection, person.account_id, "alice")
     world.project()
     signed = ecolink("login", served.url + "/", stdin=f"{person.key}\n")
     assert signed.exit_code == 0, signed.output
@@ -28,7 +32,9 @@ def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world
     assert person.key not in signed.output
     assert stat.S_IMODE(login_file().stat().st_mode) == 0o600
     assert "$3.00" in ecolink("billing", "balance").stdout
-    assert served.url in ecolink("whoami").stdout
+    told = ecolink("whoami").stdout
+    assert served.url in told
+    assert "alice" in told
 
     assert ecolink("logout").exit_code == 0
     assert not login_file().exists()
