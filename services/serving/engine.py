@@ -234,11 +234,11 @@ class Engine:
     def _step(self, running: Running) -> None:
         try:
             running.step()
+            if self._retired:
+                self._tidy()
         except Exception as error:
             log.exception("a step failed; what it was to answer breaks off")
             running.fail(error)
-        if self._retired:
-            self._tidy()
 
     def _tidy(self) -> None:
         """Take off adapters that answer nothing more, and let go of bases that nobody needs."""

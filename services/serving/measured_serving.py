@@ -195,12 +195,14 @@ class _Batched:
         """Answer the first requests together."""
         began = time.perf_counter()
         first, ended = [0.0] * count, [Event() for _ in range(count)]
+        failures: list[Exception] = []
 
         def listener(index: int) -> Callable[[Grown | Exception], None]:
             def listen(grown: Grown | Exception) -> None:
                 if isinstance(grown, Exception):
+                    failures.append(grown)
                     ended[index].set()
-                    raise grown
+                    return
                 first[index] = first[index] or time.perf_counter() - began
                 if grown.finish_reason is not None:
                     ended[index].set()
@@ -221,6 +223,8 @@ class _Batched:
             if not each.wait(LONGEST_SECONDS):
                 raise TimeoutError("the engine did not answer")
         seconds = time.perf_counter() - began
+        if failures:
+            raise failures[0]
         answers = tuple(tuple(each.rows[0].tokens[each.prompt_tokens :]) for each in asked)
         return Turn(seconds=seconds, first_seconds=tuple(first), answers=answers)
 

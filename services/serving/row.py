@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infrastructure.generation import FinishReason
 from services.serving.answer_text import AnswerText
 from services.serving.drawing import Drawing
+
+log = logging.getLogger("engine")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Row:
     def answered(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.prompt_tokens
+
+    def break_off(self, error: Exception) -> None:
+        """Tell the listener that nothing more comes."""
+        try:
+            self.listener(error)
+        except Exception:
+            log.exception("who was answered does not listen")
 
     def say(self, token: int) -> bool:
         """Add the next token and tell the listener; returns whether the answer is complete."""

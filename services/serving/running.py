@@ -94,7 +94,7 @@ class Running:
         self.waiting.clear()
         self._store.clear()
         for row in rows:
-            row.listener(error)
+            row.break_off(error)
 
     def _forget_cancelled(self) -> None:
         for row in list(self.waiting):
@@ -195,5 +195,5 @@ def _said(rows: list[Row], logits: Tensor) -> list[Row]:
         except Exception as error:
             log.exception("an answer breaks off; the others go on")
             ended.append(row)
-            row.listener(error)
+            row.break_off(error)
     return ended
