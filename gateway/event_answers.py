@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
-from domain.aggregate import Created
+from domain.aggregate import Created, Event
 from domain.api_key import ApiKey
 from gateway.answers import Answer, JobId
 from infrastructure.consumer import Recorded
@@ -16,6 +16,11 @@ from projections.account_events import job_of
 ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})
 """Of API keys: what tells a key in the log is nothing to show."""
+
+
+def hidden_fields(kind: type[Event]) -> frozenset[str]:
+    """Names of what a kind of event has and does not show."""
+    return ENVELOPE | (SECRET if issubclass(kind, ApiKey.Event) else frozenset())
 
 
 class EventAnswer(Answer):
@@ -29,20 +34,28 @@ class EventAnswer(Answer):
         examples=["0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f:7"],
         description="Of the aggregate, and which of its events this is.",
     )
-    event: str = Field(examples=["CheckpointSaved"])
+    event: str = Field(examples=["MinuteMetered"])
     account_id: UUID
     job_id: JobId | None = Field(description="The job that it is about, if it is about one.")
     timestamp: datetime
     fields: dict[str, JsonValue] = Field(
-        examples=[{"segment": 1, "step": 40, "train_loss": 1.92, "eval_loss": None}],
-        description="What this event says beside; the reference lists the fields of each event.",
+        examples=[
+            {
+                "job_id": "0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f",
+                "segment": 1,
+                "minute": 3,
+                "from_seconds": 120,
+                "to_seconds": 180,
+                "amount_micros": 10_000,
+            }
+        ],
+        description="What this event says beside, by its name: `JobApprovedFields` and so on.",
     )
 
     @classmethod
     def of(cls, recorded: Recorded) -> EventAnswer:
         """The answer for an event of the log."""
         event = recorded.event
-        hidden = ENVELOPE | (SECRET if isinstance(event, ApiKey.Event) else frozenset())
         return cls(
             sequence=recorded.id,
             id=event.event_id,
@@ -50,7 +63,7 @@ class EventAnswer(Answer):
             account_id=event.account_id,
             job_id=job_of(event),
             timestamp=event.timestamp,
-            fields=event.model_dump(mode="json", exclude=set(hidden)),
+            fields=event.model_dump(mode="json", exclude=set(hidden_fields(type(event)))),
         )
 
 

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from gateway import v1
 from gateway.errors import STATUSES, WHY, ErrorAnswer, Problem
+from gateway.event_schemas import add_event_schemas
 from gateway.examples import example_of
 from gateway.v1.errors import OpenAIErrorAnswer
 
@@ -67,6 +68,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         )
         for model in (ErrorAnswer, OpenAIErrorAnswer):
             _add_schema(made, model.model_json_schema(ref_template=REF))
+        add_event_schemas(made["components"]["schemas"])
         for method, path, operation in operations(made):
             _complete(method, path, operation)
             _exemplify(operation, made["components"]["schemas"])
@@ -156,6 +158,6 @@ def _references(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, each in value.items():
             if key == "$ref":
-                yield each.rpartition("/")[2]
+                yield each.removeprefix(REF.format(model="")).partition("/")[0]
             else:
                 yield from _references(each)

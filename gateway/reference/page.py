@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from domain.aggregate import Event
-from gateway.event_answers import ENVELOPE
+from gateway.event_schemas import component, event_schemas
 from gateway.openapi import operations
 
 Schema = dict[str, Any]
 
 UNSAID = "Successful Response"
 """What FastAPI says of an answer where nobody said more."""
+
+MOST_VARIANTS = 12
+"""Of a type that are written out; the fields of an event are one of many more."""
 
 LIMITS = {
     "minimum": "at least {}",
@@ -90,6 +92,8 @@ def _rendered(text: str) -> str:
     groups: dict[str, list[Operation]] = {}
     for method, path, operation in operations(document):
         groups.setdefault(operation["tags"][0], []).append(_operation(method, path, operation))
+    schemas: dict[str, Schema] = document["components"]["schemas"]
+    events = {topic: component(topic) for topic in event_schemas()}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -104,9 +108,13 @@ def _rendered(text: str) -> str:
         groups=groups,
         schemas=[
             Record(name, schema.get("description", ""), list(_fields(schema)))
-            for name, schema in sorted(document["components"]["schemas"].items())
+            for name, schema in sorted(schemas.items())
+            if name not in events.values()
         ],
-        events=list(_events()),
+        events=[
+            Record(topic, schemas[name].get("description", ""), list(_fields(schemas[name])))
+            for topic, name in events.items()
+        ],
     )
 
 
@@ -179,12 +187,14 @@ def _kind(schema: Schema) -> tuple[str, str | None]:
     """The type of a schema in words, and the name of the schema that it leads to."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return name, name
+        return name, None if "/$defs/" in schema["$ref"] else name
     if "const" in schema:
         return json.dumps(schema["const"]), None
     if "enum" in schema:
         return " | ".join(json.dumps(each) for each in schema["enum"]), None
     variants = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
+    if variants and len(variants) > MOST_VARIANTS:
+        return f"one of {len(variants)} objects", None
     if variants:
         kinds = [_kind(each) for each in variants]
         leads = next((refers_to for _, refers_to in kinds if refers_to), None)
@@ -197,20 +207,3 @@ def _kind(schema: Schema) -> tuple[str, str | None]:
         return f"object of {kind}", refers_to
     kind = str(schema.get("type", "any JSON"))
     return (f"{kind} ({schema['format']})" if "format" in schema else kind), None
-
-
-def _events() -> Iterator[Record]:
-    """Every event that the log can hold, by name, with what it says."""
-    found = {each.TOPIC: each for each in _event_classes(Event) if "TOPIC" in vars(each)}
-    for topic, kind in sorted(found.items()):
-        schema = kind.model_json_schema(mode="serialization")
-        for name in ENVELOPE:
-            schema["properties"].pop(name, None)
-        fields = [replace(each, refers_to=None) for each in _fields(schema)]
-        yield Record(topic, (kind.__doc__ or "").strip(), fields)
-
-
-def _event_classes(kind: type[Event]) -> Iterator[type[Event]]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from _event_classes(each)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from jsonschema_rs import Draft202012Validator
 
+from domain.aggregate import Event
 from gateway import v1
 from gateway.app import create_app
+from gateway.event_answers import EventAnswer
 from gateway.openapi import operations
+from infrastructure.consumer import Recorded
 from infrastructure.settings import Settings
+from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,19 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
                 ref = answer["content"]["application/json"]["schema"]["$ref"]
                 shape = "ErrorAnswer" if native else "OpenAIErrorAnswer"
                 assert ref.rpartition("/")[2] == shape, (method, path, status)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_what_an_event_says_is_what_its_schema_says(path: Path, document: dict[str, Any]) -> None:
+    """Also of an event of an earlier version, as it is read today."""
+    event = MAPPER.to_domain_event(stored(path))
+    assert isinstance(event, Event)
+    fields = json.loads(EventAnswer.of(Recorded(1, event)).model_dump_json())["fields"]
+    ref = {"$ref": f"#/components/schemas/{event.TOPIC}Fields"}
+    problems = Draft202012Validator(ref | {"components": document["components"]}).iter_errors(
+        fields
+    )
+    assert [f"{each.instance_path}: {each.message}" for each in problems] == []
 
 
 class Links(HTMLParser):
