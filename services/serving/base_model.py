@@ -20,7 +20,7 @@ from services.serving.step import Part, Step
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 CHECKED_TOKENS = 24
-TOLERANCE = {torch.bfloat16: 0.05, torch.float32: 0.001}
+TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
 """Of the check at loading: distance of two ways to compute the same logits, over their size."""
 
 

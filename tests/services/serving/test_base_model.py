@@ -1,0 +1,113 @@
+"""Bases of other architectures: answered as they answer themselves, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    MistralConfig,
+    OlmoConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from services.serving import attention, base_model
+from services.serving.base_model import BaseModel, choose_dtype
+from services.serving.deployed import CannotServe, Served
+from services.serving.engine import Engine
+from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.services.serving.answers import Answers
+from tests.services.serving.conftest import deployment_of
+from tests.services.serving.test_engine import QUESTIONS, generated
+
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {
+    "vocab_size": 372,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def saved(config: PreTrainedConfig, directory: Path) -> Path:
+    """A model of random weights with the tiny tokenizer."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    make_tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**SIZES),
+        Qwen3Config(**SIZES),
+        MistralConfig(**SIZES, sliding_window=16),
+        Gemma3TextConfig(
+            **SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
+        ),
+        OlmoConfig(**SIZES),
+        Phi3Config(**SIZES),
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, **SIZES),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_answers_are_those_of_the_library(
+    config: PreTrainedConfig, engine: Engine, answers: Answers, tmp_path: Path
+) -> None:
+    directory = saved(config, tmp_path)
+    engine.attach(Served(deployment_of("base"), "base", "base", "11", directory, None))
+    begun = [(text, answers.ask("base", text, max_tokens=20)) for text in QUESTIONS]
+    for text, answer in begun:
+        assert answer.wait().tokens == generated(directory, None, text, 20)
+
+
+def test_an_attention_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    directory = saved(Gemma2Config(**SIZES), tmp_path)
+    with pytest.raises(CannotServe, match="softcap") as refused:
+        BaseModel.load(directory, torch.float32, CPU)
+    assert refused.value.code == "unsupported_architecture"
+
+
+def test_a_base_that_would_answer_otherwise_is_refused(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attend(*arguments: Any, **named: Any) -> tuple[torch.Tensor, None]:
+        output, _ = attention.attend(*arguments, **named)
+        return output * 1.5, None
+
+    monkeypatch.setattr(attention, "NAME", "wrong")
+    attention.AttentionInterface.register("wrong", attend)
+    attention.AttentionMaskInterface.register("wrong", attention._no_mask)
+    with pytest.raises(CannotServe, match="differ from its own"):
+        BaseModel.load(tiny_model, torch.float32, CPU)
+
+
+def test_what_is_no_base_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CannotServe) as refused:
+        BaseModel.load(tmp_path, torch.float32, CPU)
+    assert refused.value.code == "base_unreadable"
+
+
+def test_a_precision_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_dtype(CPU, "fp32") is torch.float32
+    assert choose_dtype(CPU, "bf16") is torch.bfloat16
+    monkeypatch.setattr(base_model.torch.cpu, "get_capabilities", dict)
+    assert choose_dtype(CPU, None) is torch.float32
