@@ -170,7 +170,8 @@ class Client:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ClientError(f"{self._url} answered {response.status_code}, and not as EcoLink")
+            sentence = f"{self._url} answered {response.status_code}, and not as EcoLink"
+            raise (Unreachable if response.is_server_error else ClientError)(sentence)
         if response.is_error:
             problem = answer.get("error") or {}
             raise Refused(response.status_code, problem)

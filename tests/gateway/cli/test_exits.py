@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.cli.exits import ExitCode, exit_code_of
-from gateway.client import ClientError, NotSignedIn, Refused, Unreachable
+from gateway.client import Client, ClientError, Endpoint, NotSignedIn, Refused, Unreachable
 from tests.gateway.cli.conftest import ecolink
 
 
@@ -32,6 +33,17 @@ from tests.gateway.cli.conftest import ecolink
 )
 def test_each_kind_of_error_has_its_code(error: ClientError | OSError, code: ExitCode) -> None:
     assert exit_code_of(error) is code
+
+
+@pytest.mark.parametrize(("status", "code"), [(502, ExitCode.UNREACHABLE), (200, ExitCode.FAILED)])
+def test_what_answers_instead_of_ecolink_is_told_from_what_is_only_away(
+    status: int, code: ExitCode
+) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
+    client = Client(Endpoint("http://proxy", "eco_x"), transport)
+    with pytest.raises(ClientError, match="not as EcoLink") as caught:
+        client.get("/jobs")
+    assert exit_code_of(caught.value) is code
 
 
 def test_the_codes_are_told_where_people_look() -> None:
