@@ -91,10 +91,15 @@ def _assert_billed_as_the_trainer_logged(
     assert job["charged"]["micros"] == charged
     assert job["credited"]["micros"] == credited
     assert job["cost"]["micros"] == charged - credited
+    # The ledger is a read model of its own, and may be behind the job's page.
+    eventually(lambda: _posted(ecolink, job) == charged - credited)
+
+
+def _posted(ecolink: EcoLinkUnderTest, job: dict[str, Any]) -> int:
+    """What the ledger has of a job, micro-dollars."""
     postings = ecolink.client.get("/ledger", job=job["id"])["data"]
     paid = {"minute metered": 1, "lost work credited": -1}
-    posted = sum(paid[posting["reason"]] * posting["amount"]["micros"] for posting in postings)
-    assert posted == charged - credited
+    return sum(paid[posting["reason"]] * posting["amount"]["micros"] for posting in postings)
 
 
 def _rounded(micro_dollar_seconds_per_hour: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Thread
 from uuid import UUID
 
@@ -61,13 +62,6 @@ def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
 def train(world: World, person: Person, name: str, *losses: float) -> None:
     """The first segment trains some of its 30 steps."""
     now = datetime.now(UTC)
-    act(
-        world,
-        name,
-        lambda job: job.allocate_segment(1),
-        lambda job: job.start_pod(1, "pod", now),
-        lambda job: job.start_training(1, 0, 30, 9, 1),
-    )
     with connect(world.settings) as connection:
         for n, loss in enumerate(losses, start=1):
             step = StepMeasured(
@@ -85,6 +79,13 @@ def train(world: World, person: Person, name: str, *losses: float) -> None:
                 measured_at=now,
             )
             add_step(connection, step)
+    act(
+        world,
+        name,
+        lambda job: job.allocate_segment(1),
+        lambda job: job.start_pod(1, "pod", now),
+        lambda job: job.start_training(1, 0, 30, 9, 1),
+    )
 
 
 def register(job: Job) -> None:
@@ -204,7 +205,11 @@ def test_a_terminal_shows_a_panel_within_its_width(
 
 
 def test_a_log_is_followed_line_by_line(
-    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+    me: CommandLine,
+    world: World,
+    person: Person,
+    launch: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = me.read(*launch)["id"]
     train(world, person, job, 3.0)
@@ -226,16 +231,15 @@ def test_a_log_is_followed_line_by_line(
     log(1, 2)
     assert me.run("jobs", "logs", job, "--lines", "1").splitlines() == ["line 2 [of many]"]
 
-    def go_on() -> None:
+    def end() -> None:
         log(3)
         act(world, job, register)
-        log(4)
 
-    going = soon(go_on)
+    between = iter([end, partial(log, 4)])  # the last line comes after the state
+    monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())
     assert me.run("jobs", "logs", job, "-f").splitlines() == [
         f"line {n} [of many]" for n in (1, 2, 3, 4)
     ]
-    going.join()
     assert [line["n"] for line in me.lines("jobs", "logs", job, "-f")] == [1, 2, 3, 4]
     topics = [line["topic"] for line in me.lines("jobs", "events", job, "-f")]
     assert (topics[0], topics[-1]) == ("JobApproved", "Registered")
