@@ -20,7 +20,7 @@ from gateway.access import CallerOf
 from gateway.answers import Answer, job_name
 from gateway.api.jobs import own_job
 from gateway.backend import BackendOf
-from gateway.v1.pages import AfterOf, LimitOf, Page, page_of
+from gateway.v1.pages import AfterOf, LimitOf, Page, page_from, page_of
 from gateway.v1.vocabulary import job_of
 from infrastructure.measurements import evaluations_of
 from projections.job_story import EntryKey, EntryKind, story_of
@@ -128,12 +128,17 @@ def list_events(
         rows = story_of(connection, row["job_id"], list(SENTENCES), key, limit + 1)
     if rows is None:
         raise Invalid(f"no event {after} of this job", field="after")
-    shown = [_event(row, each) for each in rows[:limit]]
-    return Page(
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=len(rows) > limit,
+    return page_from(
+        rows,
+        lambda entry: _event_id(row["job_id"], entry),
+        limit,
+        lambda entries: [_event(row, each) for each in entries],
+    )
+
+
+def _event_id(job_id: UUID, entry: Row) -> str:
+    return (
+        f"ftevent-{job_id.hex}-{LETTERS[EntryKind(entry['kind'])]}{entry['n']}-{entry['segment']}"
     )
 
 
@@ -155,7 +160,7 @@ def _event(job: Row, entry: Row) -> EventObject:
             if fields.get(of) is not None
         )
     return EventObject(
-        id=f"ftevent-{job['job_id'].hex}-{LETTERS[kind]}{entry['n']}-{entry['segment']}",
+        id=_event_id(job["job_id"], entry),
         created_at=int(entry["happened_at"].timestamp()),
         level=level,
         message=message,

@@ -25,7 +25,7 @@ from gateway.freshness import caught_up
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.v1.job_form import CreateJob
 from gateway.v1.job_objects import JobObject, job_objects
-from gateway.v1.pages import AfterOf, LimitOf, Page, page_of
+from gateway.v1.pages import AfterOf, LimitOf, Page, page_from, page_of
 from gateway.v1.readiness import ready
 from gateway.v1.vocabulary import dataset_of, job_of
 from infrastructure.profiles import job_metadata, set_job_metadata
@@ -112,17 +112,25 @@ def list_jobs(
     limit: LimitOf = 20,
 ) -> Page[JobObject]:
     """The caller's jobs, the newest first; `metadata[key]=value` are those with such notes."""
-    wanted = _wanted_metadata(request)
-    with backend.pool.connection() as connection:
-        rows = jobs_of(connection, caller.account_id)
-        if wanted is not None:
-            noted = job_metadata(connection, [row["job_id"] for row in rows])
-            rows = [row for row in rows if _matches(noted.get(row["job_id"], {}), wanted)]
 
     def show(some: Sequence[Row]) -> list[JobObject]:
         return job_objects(backend, caller, some)
 
-    return page_of(rows, lambda row: job_name(row["job_id"]), after, limit, show)
+    wanted = _wanted_metadata(request)
+    if wanted is None:
+        last = None if after is None else own_job(backend, caller, job_of(after))["job_id"]
+        with backend.pool.connection() as connection:
+            rows = jobs_of(connection, caller.account_id, last, limit + 1)
+        return page_from(rows, _name, limit, show)
+    with backend.pool.connection() as connection:
+        rows = jobs_of(connection, caller.account_id)
+        noted = job_metadata(connection, [row["job_id"] for row in rows])
+    found = [row for row in rows if _matches(noted.get(row["job_id"], {}), wanted)]
+    return page_of(found, _name, after, limit, show)
+
+
+def _name(row: Row) -> str:
+    return job_name(row["job_id"])
 
 
 def _wanted_metadata(request: Request) -> dict[str, str] | None:

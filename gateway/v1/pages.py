@@ -34,17 +34,30 @@ def page_of(
     limit: int,
     show: Callable[[Sequence[R]], list[T]],
 ) -> Page[T]:
-    """The page after a thing; only what is on it is shown. Raises Invalid for an unknown id."""
-    ids = [id_of(each) for each in things]
+    """The page after a thing of a whole list. Raises Invalid for an unknown id."""
     start = 0
     if after is not None:
+        ids = [id_of(each) for each in things]
         if after not in ids:
             raise Invalid(f"no {after} in this list", field="after")
         start = ids.index(after) + 1
-    stop = start + limit
+    return page_from(things[start : start + limit + 1], id_of, limit, show)
+
+
+def page_from(
+    things: Sequence[R],
+    id_of: Callable[[R], str],
+    limit: int,
+    show: Callable[[Sequence[R]], list[T]],
+) -> Page[T]:
+    """The page of the first things; one beyond the limit says that there are more.
+
+    Only what is on the page is shown.
+    """
+    here = things[:limit]
     return Page(
-        data=show(things[start:stop]),
-        first_id=ids[start] if start < len(ids) else None,
-        last_id=ids[min(stop, len(ids)) - 1] if start < len(ids) else None,
-        has_more=stop < len(ids),
+        data=show(here),
+        first_id=id_of(here[0]) if here else None,
+        last_id=id_of(here[-1]) if here else None,
+        has_more=len(things) > limit,
     )
