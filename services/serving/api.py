@@ -140,6 +140,12 @@ class Server(uvicorn.Server):
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
     """Serve until the task is cancelled. A port that is taken ends the process; the log says so."""
-    await Server(
-        uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False)
-    ).serve()
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        lifespan="off",  # the app has none, and its cancelled end would be logged as an error
+        log_config=None,
+        access_log=False,
+    )
+    await Server(config).serve()
