@@ -64,6 +64,11 @@ class Speech:
                     raise BrokenOff(said.failed)
                 if isinstance(said, TextGrown):
                     yield said
+        except httpx.ReadTimeout as error:
+            raise BrokenOff(
+                f"nothing was said for {SILENT_SECONDS:.0f} seconds: more is asked than can be "
+                "answered; try again later"
+            ) from error
         except httpx.HTTPError as error:
             raise BrokenOff("the serving process ended before the answer did") from error
 

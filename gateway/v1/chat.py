@@ -19,7 +19,7 @@ from domain.deployment import DeploymentStatus
 from domain.errors import NotFound, WrongState
 from gateway.access import Caller, CallerOf
 from gateway.backend import Backend, BackendOf
-from gateway.errors import NotServing, Problem
+from gateway.errors import NotServing, NotYetVisible, Problem
 from gateway.freshness import caught_up
 from gateway.serving import BrokenOff, ServingOf, Speech
 from gateway.v1.chat_objects import ANSWERS
@@ -35,6 +35,8 @@ from projections.projection import Row
 router = APIRouter()
 
 Result = TypeVar("Result")
+
+BY_OPERATOR = "an operator can deploy it"
 
 
 class ModelNotFound(NotFound):
@@ -61,19 +63,16 @@ async def create_completion(
 
 
 def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
-    """The deployment that answers under a name; raises ModelNotFound, WrongState, NotServing."""
+    """The deployment that answers under a name; raises ModelNotFound, WrongState, NotServing,
+    and NotYetVisible."""
     row = _deployment(backend, caller, model)
-    if row is None and caught_up(backend, DEPLOYMENTS, MODELS):
-        row = _deployment(backend, caller, model)
-    how = f"deploy it with POST /api/models/{model}/deploy"
     if row is None:
-        with backend.pool.connection() as connection:
-            known = model_of(connection, caller.account_id, model) is not None or any(
-                base["name"] == model for base in all_base_models(connection)
-            )
-        if known:
-            raise WrongState(f"{model} is not deployed; {how}", field="model")
-        raise ModelNotFound(f"there is no model {model} that you may use", field="model")
+        current = caught_up(backend, DEPLOYMENTS, MODELS)
+        row = _deployment(backend, caller, model)
+        if row is None and not current:
+            raise NotYetVisible("the read models are behind the log; try again")
+    if row is None:
+        raise _not_deployed(backend, caller, model)
     match DeploymentStatus(row["status"]):
         case DeploymentStatus.ACTIVE:
             return row["deployment_id"]
@@ -83,7 +82,23 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
             why = row["failure_message"]
             raise WrongState(f"{model} could not be deployed: {why}", field="model")
         case DeploymentStatus.UNDEPLOYED:
+            how = BY_OPERATOR if row["job_id"] is None else _by_owner(model)
             raise WrongState(f"{model} was undeployed; {how}", field="model")
+
+
+def _not_deployed(backend: Backend, caller: Caller, model: str) -> NotFound | WrongState:
+    """Why a name that never was deployed is refused."""
+    with backend.pool.connection() as connection:
+        own = model_of(connection, caller.account_id, model) is not None
+        is_base = any(base["name"] == model for base in all_base_models(connection))
+    if own or is_base:
+        how = BY_OPERATOR if is_base else _by_owner(model)
+        return WrongState(f"{model} is not deployed; {how}", field="model")
+    return ModelNotFound(f"there is no model {model} that you may use", field="model")
+
+
+def _by_owner(model: str) -> str:
+    return f"deploy it with POST /api/models/{model}/deploy"
 
 
 def _deployment(backend: Backend, caller: Caller, model: str) -> Row | None:

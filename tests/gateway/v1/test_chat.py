@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import openai
 import pytest
+from fastapi.testclient import TestClient
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from psycopg_pool import ConnectionPool
 
+import gateway.serving
 from domain.aggregate import because
 from domain.deployment import Deployment
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.deployments import statuses
@@ -241,6 +245,26 @@ def test_an_answer_that_breaks_off_is_an_error(
         chat.chat.completions.create(**GREEDY)
     with pytest.raises(openai.APIError, match="broke off"):
         list(chat.chat.completions.create(**GREEDY, stream=True))
+
+
+def test_an_answer_that_never_begins_is_given_up(
+    person: Person,
+    settings: Settings,
+    projecting: None,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (running,) = engine._running.values()
+    monkeypatch.setattr(running, "step", lambda: time.sleep(0.01))
+    monkeypatch.setattr(gateway.serving, "SILENT_SECONDS", 0.1)
+    with TestClient(create_app(settings)) as http:
+        chat = OpenAI(
+            api_key=person.key, base_url="http://testserver/v1", http_client=http, max_retries=0
+        )
+        with pytest.raises(openai.InternalServerError, match="nothing was said"):
+            chat.chat.completions.create(**GREEDY)
+    monkeypatch.undo()
+    eventually(lambda: not running.busy)
 
 
 class TestWithoutServing:
