@@ -1,11 +1,13 @@
-"""What no request may hold: NUL characters, which the database cannot keep as text.
+"""What no request may hold: NUL characters, and halves of surrogate pairs, which are no text.
 
-An event has room for them, and would then stop every projection that it comes to.
+The database keeps neither. An event has room for a NUL, and would then stop every projection that
+it comes to; what has half a pair cannot even be answered.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +17,15 @@ from starlette.requests import HTTPConnection
 
 from domain.errors import Invalid
 
-NUL, ESCAPED = "\x00", b"\\u0000"
+NUL = "\x00"
+SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
+"""Escaped in JSON; as UTF-8, a NUL or half a pair is refused when it is parsed."""
+
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
-async def without_nul(connection: HTTPConnection) -> None:
-    """Raises Invalid if a NUL is in the path, the query, or a JSON body that a model reads."""
+async def only_texts(connection: HTTPConnection) -> None:
+    """Raises Invalid if there is any in the path, the query, or a JSON body that a model reads."""
     scope = connection.scope
     if NUL in scope["path"] or NUL in unquote(scope["query_string"].decode("latin-1")):
         raise Invalid("NUL characters are not accepted in a URL")
@@ -27,14 +33,15 @@ async def without_nul(connection: HTTPConnection) -> None:
     if not isinstance(connection, Request) or getattr(route, "body_field", None) is None:
         return  # what is streamed is no text yet
     content = await connection.body()
-    if ESCAPED not in content:
+    if SUSPECT.search(content) is None:
         return
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         return  # the framework refuses it
-    if any(NUL in text for text in _texts(body)):
-        raise Invalid("NUL characters are not accepted", field="body")
+    if any(NO_TEXT.search(text) for text in _texts(body)):
+        message = "NUL characters and halves of surrogate pairs are not accepted"
+        raise Invalid(message, field="body")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -19,9 +19,9 @@ from gateway.api import (
     models,
     operator,
 )
-from gateway.texts import without_nul
+from gateway.texts import only_texts
 
-router = APIRouter(dependencies=[Depends(without_nul)])
+router = APIRouter(dependencies=[Depends(only_texts)])
 router.include_router(health.router)
 for resource in (
     accounts,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from gateway.texts import without_nul
+from gateway.texts import only_texts
 from gateway.v1 import chat, files, job_events, jobs, models
 from gateway.v1 import errors as errors
 
 PREFIX = "/v1"
 UPLOAD_PATH = f"{PREFIX}{files.FILES_PATH}"
 
-router = APIRouter(prefix=PREFIX, dependencies=[Depends(without_nul)])
+router = APIRouter(prefix=PREFIX, dependencies=[Depends(only_texts)])
 for resource in (files, jobs, job_events, models, chat):
     router.include_router(resource.router, tags=["openai"])

@@ -40,6 +40,21 @@ def test_under_v1_too(client: TestClient, world: World) -> None:
     assert "NUL" in answer.json()["error"]["message"]
 
 
+def test_half_a_surrogate_pair_is_no_text_and_a_whole_one_is(
+    client: TestClient, world: World
+) -> None:
+    headers = world.person().headers | {"content-type": "application/json"}
+    for path, form in (
+        ("/v1/fine_tuning/jobs", b'{"model": "tiny", "training_file": "file-%s"}'),
+        ("/api/estimates", b'{"dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90", "region": "%s"}'),
+    ):
+        half = client.post(path, content=form % rb"\ud83d", headers=headers)
+        assert half.status_code in (400, 422)
+        assert "surrogate" in half.json()["error"]["message"]
+        whole = client.post(path, content=form % rb"\ud83d\ude00", headers=headers)
+        assert "surrogate" not in whole.json()["error"]["message"]
+
+
 def test_a_backslash_before_a_zero_is_no_null_character(client: TestClient, world: World) -> None:
     person = world.person()
     written = b'{"base_model": "a\\\\u0000", "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"}'
