@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from domain.aggregate import because
@@ -36,6 +38,16 @@ def upload_ref(caller: Caller) -> str:
     return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
 
 
+@contextmanager
+def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterator[None]:
+    """Delete a stored file when what is done about it fails so."""
+    try:
+        yield
+    except error:
+        backend.artifacts.delete(ref)
+        raise
+
+
 def record_upload(
     backend: Backend,
     caller: Caller,
@@ -48,20 +60,17 @@ def record_upload(
     """Make a dataset of a stored file of `size` bytes; its validation begins.
 
     The same id makes the same dataset, with the first file. Raises DomainError; nothing is kept
-    then.
+    then, nor of an upload that the database did not come to know.
     """
-    with backend.pool.connection() as connection:
-        set_dataset_name(connection, dataset_id, name)
-    try:
-        with because(caller.cause(backend)):
-            dataset = backend.ecolink.upload_dataset(
-                caller.account_id, dataset_id, ref, sha256, size
-            )
-    except DomainError:  # another error may hide a commit, whose file must stay
-        backend.artifacts.delete(ref)
-        raise
+    with dropped_on(Exception, backend, ref):
+        backend.log.find(Dataset, dataset_id)
+    # From here on another error than a refusal may hide a commit, whose file must stay.
+    with dropped_on(DomainError, backend, ref), because(caller.cause(backend)):
+        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, ref, sha256, size)
     if dataset.upload_ref != ref:
         backend.artifacts.delete(ref)
+    with backend.pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, name)
     caught_up(backend, DATASETS)
     return dataset
 

@@ -18,8 +18,8 @@ from starlette.requests import HTTPConnection
 from domain.errors import Invalid
 
 NUL = "\x00"
-SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
-"""Escaped in JSON; as UTF-8, a NUL or half a pair is refused when it is parsed."""
+SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]|\x00")
+"""Escaped in JSON, half a pair as such, or a body that is UTF-16: all of these are parsed."""
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
@@ -42,6 +42,11 @@ async def only_texts(connection: HTTPConnection) -> None:
     if any(NO_TEXT.search(text) for text in _texts(body)):
         message = "NUL characters and halves of surrogate pairs are not accepted"
         raise Invalid(message, field="body")
+
+
+def storable(text: str) -> str:
+    """A text without NUL characters; half of a surrogate pair becomes a question mark."""
+    return text.replace(NUL, "").encode(errors="replace").decode()
 
 
 def _texts(value: Any) -> Iterator[str]:

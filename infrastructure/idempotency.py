@@ -16,8 +16,8 @@ CREATE TABLE IF NOT EXISTS request_keys (
 )
 """
 
-KEPT = "1 day"
-"""Far longer than any client goes on trying."""
+KEPT = "12 minutes"
+"""How long after one attempt the next may come: the `openai` client gives each ten minutes."""
 
 
 def give_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> None:
@@ -34,12 +34,16 @@ def give_key(connection: Connection, account_id: UUID, request_sha256: str, key:
 
 
 def repeated_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> str:
-    """The key that the same request got before; the one given if it never arrived."""
+    """The key that the attempt just before this one got; the one given if it never arrived.
+
+    An equal request of some time ago was no attempt of this one.
+    """
     row = connection.execute(
-        "INSERT INTO request_keys AS known VALUES (%s, %s, %s) "
-        "ON CONFLICT (account_id, request_sha256) DO UPDATE SET command_key = known.command_key "
-        "RETURNING command_key",
-        [account_id, request_sha256, key],
+        "INSERT INTO request_keys AS known VALUES (%(account)s, %(request)s, %(key)s) "
+        "ON CONFLICT (account_id, request_sha256) DO UPDATE SET asked_at = excluded.asked_at, "
+        "command_key = CASE WHEN known.asked_at < now() - %(kept)s::interval "
+        "THEN excluded.command_key ELSE known.command_key END RETURNING command_key",
+        {"account": account_id, "request": request_sha256, "key": key, "kept": KEPT},
     ).fetchone()
     assert row is not None
     return row["command_key"]

@@ -16,9 +16,10 @@ from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
+from gateway.datasets import delete_dataset, dropped_on, own_dataset, record_upload, upload_ref
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
+from gateway.texts import storable
 from gateway.uploads import FORM_BYTES, refuse_declared, store_stream
 from gateway.v1.file_objects import (
     METRICS_NAME,
@@ -124,7 +125,7 @@ async def _receive(request: Request, backend: Backend, ref: str, upload: Upload)
 
 def _kept_name(sent: str | None) -> str:
     """What of a file's name is kept: the end of it, without what the database cannot keep."""
-    return (sent or "").replace("\x00", "")[-NAME_CHARACTERS:] or UNNAMED
+    return storable(sent or "")[-NAME_CHARACTERS:] or UNNAMED
 
 
 def _require_purpose(fields: dict[str, str]) -> None:
@@ -142,7 +143,8 @@ def _record(
 ) -> FileObject:
     name = upload.filename or UNNAMED
     request_sha256 = fingerprint(FILES_PATH, [name, upload.sha256])
-    key = command_key(backend, caller, idempotency_key, retries, request_sha256)
+    with dropped_on(Exception, backend, ref):
+        key = command_key(backend, caller, idempotency_key, retries, request_sha256)
     dataset_id = created_id(caller.account_id, "dataset", key)
     dataset = record_upload(backend, caller, dataset_id, name, ref, upload.sha256, upload.size)
     return _shown(backend, caller, dataset)

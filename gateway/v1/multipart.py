@@ -63,7 +63,10 @@ class Form:
             if not disposition.lower().startswith("form-data") or not isinstance(name, str):
                 raise Invalid("a part of the form has no name")
             content = self._content()
-            filename = headers.get_filename()
+            try:
+                filename = headers.get_filename()
+            except ValueError as error:  # of a codec that takes no bytes as they come
+                raise Invalid("its name cannot be read", field=name) from error
             # Forms escape nothing else in a name (WHATWG HTML, multipart/form-data encoding).
             yield Part(name, filename and filename.replace("%22", '"'), content)
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import openai
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
 from domain.dataset import Dataset
+from domain.event_log import EventLog
 from gateway.app import create_app
+from gateway.v1 import idempotency
 from gateway.v1.vocabulary import dataset_of
 from infrastructure.artifacts import Artifacts
+from infrastructure.profiles import dataset_names, delete_dataset_name
 from infrastructure.settings import Settings
+from infrastructure.store import connect
 from tests.gateway.conftest import World
 from tests.gateway.v1.conftest import ClientOf
 from tests.openai_objects import whole
@@ -116,6 +122,66 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
             )
             assert answer.status_code == 413
     assert stored(settings) == []
+
+
+def test_a_name_keeps_what_can_be_stored(client: TestClient, world: World) -> None:
+    person = world.person()
+
+    def upload(disposition: bytes) -> httpx.Response:
+        head = b"--b\r\nContent-Disposition: form-data; name="
+        body = head + b"purpose\r\n\r\nfine-tune\r\n"
+        body += head + b"file; " + disposition + b"\r\n\r\n" + LINE + b"\r\n--b--\r\n"
+        headers = person.headers | {"content-type": "multipart/form-data; boundary=b"}
+        return client.post("/v1/files", content=body, headers=headers)
+
+    half = upload(b"filename*=unicode_escape''a%5Cud800b%5Cx00.jsonl")
+    assert (half.status_code, half.json()["filename"]) == (200, "a?b.jsonl")
+    unreadable = upload(b"filename*=idna''a")
+    assert (unreadable.status_code, unreadable.json()["error"]["param"]) == (400, "file")
+
+
+def test_an_upload_that_the_database_never_knew_is_not_kept(
+    late_client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = world.person()
+
+    def away(*_: object) -> None:
+        raise psycopg.OperationalError("away")
+
+    form = [("purpose", (None, b"fine-tune")), ("file", FILE)]
+    for module, function in ((idempotency, "give_key"), (EventLog, "find")):
+        with monkeypatch.context() as broken:
+            broken.setattr(module, function, away)
+            answer = late_client.post("/v1/files", files=form, headers=person.headers)
+        assert answer.status_code == 503
+    assert stored(world.settings) == []
+
+
+def test_the_key_of_a_deleted_file_brings_back_no_name(client_of: ClientOf, world: World) -> None:
+    client = client_of(world.person())
+    key = {"idempotency-key": "once"}
+    file = client.files.create(file=FILE, purpose="fine-tune", extra_headers=key)
+    client.files.delete(file.id)
+    with connect(world.settings) as connection:
+        delete_dataset_name(connection, dataset_of(file.id))
+        with pytest.raises(openai.ConflictError):
+            client.files.create(file=FILE, purpose="fine-tune", extra_headers=key)
+        assert dataset_names(connection, [dataset_of(file.id)]) == {}
+
+
+def test_a_retry_long_after_an_equal_upload_is_another(client_of: ClientOf, world: World) -> None:
+    client = client_of(world.person())
+    again = {"x-stainless-retry-count": "1"}
+
+    def upload(headers: dict[str, str]) -> str:
+        return client.files.create(file=FILE, purpose="fine-tune", extra_headers=headers).id
+
+    old = upload({})
+    with connect(world.settings) as connection:
+        connection.execute("UPDATE request_keys SET asked_at = asked_at - interval '15 minutes'")
+    retried = upload(again)
+    assert retried != old
+    assert upload(again) == retried
 
 
 def test_a_retried_upload_is_one_file(client_of: ClientOf, world: World) -> None:
