@@ -129,8 +129,9 @@ class Running:
         if rows <= store.slots and length <= store.length:
             return True
         ample = grown(length, self.base.context)
+        doubled = min(self.limits.rows, 1 << (rows - 1).bit_length())
         for slots, wanted in (
-            (max(rows, store.slots), max(ample, store.length)),
+            (max(doubled, store.slots), max(ample, store.length)),
             (rows, ample),
             (rows, length),
         ):
