@@ -181,13 +181,18 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
 
 
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
-    """Refs of a job's checkpoints that are deployed, and must be kept."""
+    """Refs of a job's checkpoints that must be kept: from being deployed until being undeployed.
+
+    One that could not be served is kept as well, so that it can be deployed again.
+    """
     ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
     deployments = [log.find(Deployment, each) for each in ids]
     return frozenset(
         each.weights.adapter.ref
         for each in deployments
-        if each is not None and each.status.is_wanted and each.weights.adapter is not None
+        if each is not None
+        and each.status is not DeploymentStatus.UNDEPLOYED
+        and each.weights.adapter is not None
     )
 
 

@@ -31,7 +31,7 @@ router = APIRouter(tags=["deployments"])
 class DeploymentFailure(Answer):
     """Why a model cannot be served."""
 
-    code: str = Field(examples=["out_of_memory"])
+    code: str = Field(examples=["weights_missing"])
     message: str
 
 
@@ -89,8 +89,8 @@ def show_deployment(model: str, caller: CallerOf, backend: BackendOf) -> Deploym
 def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
     """Attach a model of the caller to the deployment of its base; it is active within seconds.
 
-    A checkpoint that was deployed before is deployed again by its name. 409 when the base has no
-    active deployment.
+    A checkpoint that was deployed before is deployed again by its name, if its job still holds it:
+    undeploying it may have deleted it, which is a 404. 409 when the base has no active deployment.
     """
     deploying, account_id = backend.deploying, caller.account_id
     if backend.log.find(Deployment, deployment_id(account_id, model)) is not None:
@@ -106,7 +106,11 @@ def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> Deployment
 
 @router.post("/models/{model}/undeploy", responses=refusals(404))
 def undeploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
-    """Have a model or checkpoint of the caller answer no more; it can be deployed again."""
+    """Have a model or checkpoint of the caller answer no more.
+
+    A model can be deployed again. A checkpoint may be deleted at once, unless it is one that its
+    job keeps anyway, such as the newest or the best: then it cannot be deployed again.
+    """
     return _give(backend, caller, lambda: backend.deploying.undeploy(caller.account_id, model))
 
 
@@ -114,7 +118,10 @@ def undeploy_model(model: str, caller: CallerOf, backend: BackendOf) -> Deployme
 def deploy_checkpoint(
     job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
 ) -> DeploymentAnswer:
-    """Have a checkpoint that exists answer, under a name of its own; it is kept while it does."""
+    """Have a checkpoint that exists answer, under a name of its own.
+
+    It is kept until it is undeployed, and may be deleted then.
+    """
     return _give(
         backend,
         caller,

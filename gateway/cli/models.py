@@ -52,7 +52,11 @@ def deploy(
 
 @models.command()
 def undeploy(ctx: typer.Context, model: ModelName, as_json: AsJson = False) -> None:
-    """Have a model or checkpoint of yours answer no more; it can be deployed again."""
+    """Have a model or checkpoint of yours answer no more.
+
+    A model can be deployed again. A checkpoint may be deleted at once, unless it is one that its
+    job keeps anyway, such as the newest or the best: then it cannot be deployed again.
+    """
     with client_of(ctx) as client:
         show(client.post(f"/models/{quote(model)}/undeploy", {}), as_json, tables.deployment)
 

@@ -59,7 +59,7 @@ class Scheduling:
                 return self.on_checkpoint_superseded(event)
             case Job.CheckpointPruned():
                 return self.on_checkpoint_pruned(event)
-            case Deployment.Undeployed() | Deployment.DeploymentFailed():
+            case Deployment.Undeployed():
                 return self.on_checkpoint_released(event)
             case GpuPool.Event():
                 return self.on_pool_changed(event)
@@ -199,8 +199,11 @@ class Scheduling:
         self._artifacts.delete_directory(event.ref)
         return []
 
-    def on_checkpoint_released(self, event: Event) -> Sequence[Aggregate]:
-        """Let the job give up a checkpoint that was kept because it was deployed."""
+    def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
+        """Let the job give up a checkpoint that was kept because it was deployed.
+
+        A deployment that failed releases nothing: what failed may be the machine that serves.
+        """
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:
             return []

@@ -16,6 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from services.serving.deployed import CannotServe
 from services.serving.mixing import MixedLinear, Mixing, weight_of
+from services.serving.shortage import is_shortage
 
 CONFIG = "adapter_config.json"
 PLAIN = {
@@ -44,15 +45,17 @@ def read_adapter(directory: Path) -> Adapter:
     try:
         said = json.loads((directory / CONFIG).read_bytes())
         if said.get("peft_type") != "LORA":
-            raise CannotServe("unsupported_adapter", f"the adapter is {said.get('peft_type')}")
+            raise CannotServe("unsupported_adapter", f"It is {said.get('peft_type')}.")
         config = LoraConfig.from_pretrained(str(directory))
         weights = load_peft_weights(str(directory), device="cpu")
     except (OSError, ValueError, SafetensorError) as error:
-        raise CannotServe("adapter_unreadable", f"the adapter cannot be read: {error}") from error
+        if is_shortage(error):
+            raise
+        raise CannotServe("adapter_unreadable") from error
     assert isinstance(config, LoraConfig)
     for name, plain in PLAIN.items():
         if getattr(config, name, plain) not in (plain, [], {}):
-            raise CannotServe("unsupported_adapter", f"the adapter has {name}, which is not served")
+            raise CannotServe("unsupported_adapter", f"It has {name}.")
     config.inference_mode = True
     config._register_custom_module({nn.Linear: MixedLinear})
     return Adapter(config, weights)
@@ -67,24 +70,23 @@ def put_on(base: PreTrainedModel, name: str, adapter: Adapter, mixing: Mixing) -
         adapted = [module for module in _adapted(base) if name in module.r]
         layers = [module for module in adapted if isinstance(module, MixedLinear)]
         if layers != adapted:
-            raise CannotServe("unsupported_adapter", "the adapter adapts more than linear layers")
+            raise CannotServe("unsupported_adapter", "It adapts more than linear layers.")
         loaded = set_peft_model_state_dict(base, adapter.weights, name, low_cpu_mem_usage=True)
         if loaded.unexpected_keys:
             unknown = loaded.unexpected_keys[0]
-            raise CannotServe("adapter_mismatch", f"the base has no place for {unknown}")
+            raise CannotServe("adapter_mismatch", f"The base has no place for {unknown}.")
         for layer in layers:
             weight = weight_of(layer.get_base_layer())
             for part in (layer.lora_A[name], layer.lora_B[name]):
                 if part.weight.is_meta:
-                    raise CannotServe("adapter_mismatch", "the adapter lacks weights of a layer")
+                    raise CannotServe("adapter_mismatch", "It lacks weights of a layer.")
                 part.to(device=weight.device, dtype=weight.dtype)
             _require_numbers(layer, name)
-    except (CannotServe, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:
         take_off(base, name, mixing)
-        if isinstance(error, CannotServe):
+        if not isinstance(error, (ValueError, RuntimeError, TypeError)) or is_shortage(error):
             raise
-        message = f"the adapter does not fit its base: {error}"
-        raise CannotServe("adapter_mismatch", message) from error
+        raise CannotServe("adapter_mismatch") from error
     for layer in layers:
         layer.mixing = mixing
     mixing.forget()
@@ -104,7 +106,7 @@ def _require_numbers(layer: MixedLinear, name: str) -> None:
     """Raise CannotServe for weights that would spoil the answers of others in the same step."""
     a, b = weight_of(layer.lora_A[name]), weight_of(layer.lora_B[name])
     if not (a.isfinite().all() and (b * layer.scaling[name]).isfinite().all()):
-        raise CannotServe("adapter_not_finite", "the adapter has weights that are no numbers")
+        raise CannotServe("adapter_not_finite")
 
 
 def _adapted(base: nn.Module) -> list[LoraLayer]:

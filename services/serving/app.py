@@ -23,6 +23,9 @@ from services.serving.weights import WeightStore
 
 MIB = 1024**2
 
+ROOM_SECONDS = 1.0
+"""How often it is looked whether there is something to try again that found no room."""
+
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM; what was deployed is in memory before any new event is answered."""
@@ -42,9 +45,10 @@ def run(settings: Settings) -> None:
         replay = partial(
             every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")
         )
+        again = partial(every, ROOM_SECONDS, serving.try_again, logging.getLogger("room"))
         chats = create_app(engine, settings.serving_secret)
         listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
-        serve(broker, [consumer.durable], [replay, listen])
+        serve(broker, [consumer.durable], [replay, again, listen])
 
 
 def _hosting(settings: Settings) -> Hosting:

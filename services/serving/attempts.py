@@ -32,11 +32,7 @@ class Attempts:
         died = deaths.pop(str(deployment_id), 0)
         if died == MOST_DEATHS:
             self._write(deaths)
-            raise CannotServe(
-                "serving_died",
-                f"The serving process died {died} times while it loaded this, as it does when "
-                "memory runs out. Undeploy others, or serve on a larger machine.",
-            )
+            raise CannotServe("serving_died", f"{died} times")
         self._write(deaths | {str(deployment_id): died + 1})
         try:
             yield

@@ -15,6 +15,7 @@ from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
 from services.serving.keys_values import KeysValues
+from services.serving.shortage import is_shortage
 from services.serving.step import Part, Step
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -43,9 +44,11 @@ class BaseModel:
                 directory, dtype=dtype, local_files_only=True
             )
         except (OSError, ValueError) as error:
-            raise CannotServe("base_unreadable", f"the base cannot be read: {error}") from error
+            if is_shortage(error):
+                raise
+            raise CannotServe("base_unreadable") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise CannotServe("unsupported_tokenizer", "the base's tokenizer is no fast one")
+            raise CannotServe("unsupported_tokenizer", type(tokenizer).__name__)
         weights = weights.eval().requires_grad_(False)
         weights = weights.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides it
         declared = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
@@ -111,14 +114,14 @@ def _attend_as_served(weights: PreTrainedModel) -> None:
         weights.set_attn_implementation(attention.NAME)
         found = _checked_logits(weights, tokens)
     except (UnknownAttention, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CannotServe(
-            "unsupported_architecture", f"{kind} is not served: it attends by {error}"
-        ) from error
+        if is_shortage(error):
+            raise
+        raise CannotServe("unsupported_architecture", f"{kind} attends by {error}") from error
     distance = float((found - expected).float().norm() / expected.float().norm())
     if not distance <= TOLERANCE[weights.dtype]:
         raise CannotServe(
             "unsupported_architecture",
-            f"{kind} is not served: its answers would differ from its own by {distance:.2g}",
+            f"{kind}'s answers would differ from its own by {distance:.2g}",
         )
 
 

@@ -23,16 +23,38 @@ class Served:
     adapter_directory: Path | None  # plain PEFT; None: the base itself
 
 
+REASONS = {
+    "weights_missing": "Its weights, or those of its base, are no longer in the artifact store.",
+    "weights_damaged": "Its weights, or those of its base, are not what the event log says.",
+    "not_an_adapter": "What is stored is no adapter that PEFT loads.",
+    "adapter_unreadable": "The files of the adapter cannot be read.",
+    "adapter_mismatch": "The adapter does not fit its base.",
+    "adapter_not_finite": "The adapter has weights that are no numbers.",
+    "unsupported_adapter": "The adapter is more than plain LoRA of linear layers, "
+    "which is what can be served.",
+    "base_unreadable": "The files of the base cannot be read.",
+    "unsupported_tokenizer": "The base has no fast tokenizer, which serving needs.",
+    "unsupported_architecture": "The base attends in a way that serving does not know: "
+    "its answers would be wrong.",
+    "load_failed": "The weights could not be loaded; serving's process log says why.",
+    "serving_died": "The serving process died again and again while it loaded this, as it does "
+    "when memory runs out. Undeploy others, or serve on a larger machine.",
+}
+"""Why something cannot be served, for its owner. Events keep these sentences for good, so that they
+hold no text of a library and no path of a machine: such details are for the process log."""
+
+
 class CannotServe(Exception):
     """Weights that this host cannot answer with: another attempt would end the same way.
 
-    The code is stable, the message is a sentence for the deployment's owner.
+    The code is one of REASONS. The detail is for whoever reads the process log, and for nobody
+    else.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, detail: str = "") -> None:
         self.code = code
-        self.message = message
+        self.message = REASONS[code]
+        super().__init__(f"{self.message} {detail}".rstrip())
 
 
 class Host(Protocol):
@@ -41,8 +63,9 @@ class Host(Protocol):
     def attach(self, served: Served) -> None:
         """Return once the model answers requests; raises CannotServe.
 
-        What is attached already changes nothing. Other weights under the same deployment replace
-        those that were there, when they are ready.
+        Where the machine lacks something (`is_shortage`), that is raised as it is. What
+        is attached already changes nothing. Other weights under the same deployment replace those
+        that were there, when they are ready.
         """
         ...
 

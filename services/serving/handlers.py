@@ -18,6 +18,7 @@ from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
+from services.serving.shortage import Postponed, is_shortage
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")
@@ -37,7 +38,8 @@ class Serving:
         self._store = store
         self._attempts = attempts
         self._host = host
-        self._one_at_a_time = Lock()  # a replay runs beside the consumer
+        self._postponed = Postponed()
+        self._one_at_a_time = Lock()  # a replay and what was put off run beside the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
         """Answer one event of the log."""
@@ -63,10 +65,17 @@ class Serving:
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
         for each in wanted:
-            cause = Cause("service:serving", f"restore:{uuid4()}", self._clock.now())
-            with because(cause):
-                self._log.retrying(lambda id=each.id: self._restore(id))
-        log.info("%d deployments are in memory again", len(wanted))
+            self._settle_alone(each.id)
+        log.info("%d deployments were wanted at the start", len(wanted))
+
+    def try_again(self) -> None:
+        """Attach what the machine had no room for, as far as its time has come."""
+        for id in self._postponed.due(self._clock.now()):
+            try:
+                self._settle_alone(id)
+            except Exception:  # another is not to wait for it
+                log.exception("%s is tried again later", id)
+                self._postponed.put_off(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
         """Deploy a base that never was, and a new revision in the place of the one before.
@@ -97,24 +106,44 @@ class Serving:
         self._settle(deployment)
         return [deployment]
 
-    def _restore(self, id: UUID) -> None:
-        deployment = self._log.load(Deployment, id)
-        self._settle(deployment)
-        self._log.commit(deployment)
+    def _settle_alone(self, id: UUID) -> None:
+        """Make memory as a deployment is wanted now, beside any event."""
+
+        def attempt() -> None:
+            deployment = self._log.load(Deployment, id)
+            self._settle(deployment)
+            self._log.commit(deployment)
+
+        cause = Cause("service:serving", f"settle:{uuid4()}", self._clock.now())
+        with because(cause):
+            self._log.retrying(attempt)
 
     def _settle(self, deployment: Deployment) -> None:
-        """Attach or detach, and have the deployment say what came of it."""
+        """Attach or detach, and have the deployment say what came of it.
+
+        What the machine has no room for now stays wanted, and is tried again: the log says nothing
+        against it, and other events do not wait for it.
+        """
         with self._one_at_a_time:
             if not deployment.status.is_wanted:
+                self._postponed.settled(deployment.id)
                 self._host.detach(deployment.id)
                 return
             try:
                 self._attach(deployment)
             except CannotServe as refusal:
-                log.warning("%s: %s (%s)", deployment.model, refusal.message, refusal.code)
+                log.warning("%s (%s)", deployment.model, refusal.code, exc_info=refusal)
+                self._postponed.settled(deployment.id)
                 self._host.detach(deployment.id)
                 deployment.fail(refusal.code, refusal.message)
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                self._host.detach(deployment.id)  # what it had before may be what is in the way
+                pause = self._postponed.put_off(deployment.id, self._clock.now())
+                log.exception("%s finds no room now; again in %s", deployment.model, pause)
             else:
+                self._postponed.settled(deployment.id)
                 deployment.activate()
 
     def _attach(self, deployment: Deployment) -> None:
@@ -125,12 +154,11 @@ class Serving:
         except CannotServe:
             raise
         except Exception as error:
+            if is_shortage(error):
+                raise
             # The weights are those of the log: another attempt would end the same way, and a
             # process that ends here would take everything else that is served with it.
-            log.exception("%s cannot be attached", deployment.model)
-            raise CannotServe(
-                "load_failed", "The weights could not be loaded; serving's log says why."
-            ) from error
+            raise CannotServe("load_failed") from error
 
     def _wanted(self) -> Iterator[Deployment]:
         """Every deployment that the log wants served, read from the log itself."""

@@ -64,7 +64,7 @@ class WeightStore:
             return target
         paths = self._require(adapter.ref, adapter.manifest_sha256, "adapter")
         if not paths >= ADAPTER_FILES:
-            raise CannotServe("not_an_adapter", "What is stored is no adapter that PEFT loads.")
+            raise CannotServe("not_an_adapter", adapter.ref)
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -79,9 +79,7 @@ class WeightStore:
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:
-            raise CannotServe(
-                "weights_missing", f"The {what} is no longer in the artifact store."
-            ) from error
+            raise CannotServe("weights_missing", f"It is the {what}: {ref}") from error
         except ArtifactCorrupt as error:
             raise _damaged(what) from error
         if manifest.sha256 != manifest_sha256:
@@ -90,6 +88,4 @@ class WeightStore:
 
 
 def _damaged(what: str) -> CannotServe:
-    return CannotServe(
-        "weights_damaged", f"The {what} in the artifact store is not what the event log says."
-    )
+    return CannotServe("weights_damaged", f"It is the {what}.")

@@ -14,6 +14,7 @@ from domain.errors import NotFound, WrongState
 from domain.event_log import EventLog
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.job import SegmentEnd
+from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, at
 from tests.stories import RETENTION, Story
 
@@ -109,14 +110,14 @@ def test_other_accounts_find_nothing(story: Story, log: EventLog) -> None:
     deploying, other = Deploying(log), uuid4()
     story.save_checkpoint(1, 10, 40)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
-    for command in (
+    for attempt in (
         lambda: deploying.deploy_model(other, JOB_ID),
         lambda: deploying.deploy_checkpoint(other, JOB_ID, 10),
         lambda: deploying.undeploy(other, f"{MODEL}:ckpt-step-10"),
         lambda: deploying.redeploy(other, f"{MODEL}:ckpt-step-10"),
     ):
         with pytest.raises(NotFound):
-            command()
+            attempt()
 
 
 def test_a_checkpoint_is_deployed_while_its_job_trains(story: Story, log: EventLog) -> None:
@@ -141,6 +142,11 @@ def test_a_deployed_checkpoint_is_kept_until_it_is_undeployed(story: Story, log:
     assert deployed_refs(log, story.job) == {"checkpoints/1/10"}
     story.prune_checkpoints(1)
     assert [each.step for each in story.job.checkpoints] == [10, 20, 30]
+    with command("it cannot be served"):
+        failed = log.load(Deployment, deployment_id(ACCOUNT_ID, f"{MODEL}:ckpt-step-10"))
+        failed.fail("load_failed", "The weights could not be loaded.")
+        log.commit(failed)
+    assert deployed_refs(log, story.job) == {"checkpoints/1/10"}, "it may be deployed again"
     deploying.undeploy(ACCOUNT_ID, f"{MODEL}:ckpt-step-10")
     story.prune_checkpoints(2)
     assert [each.step for each in story.job.checkpoints] == [20, 30]

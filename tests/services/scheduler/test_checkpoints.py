@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from domain.checkpoint import ModeDifference, RejectionReason
 from domain.deploying import Deploying
+from domain.deployment import Deployment
 from domain.event_log import EventLog
+from domain.identity import deployment_id
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
 from infrastructure.artifacts import Artifacts, Manifest
@@ -146,6 +148,12 @@ def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
             with command("deploy"):
                 model = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10).model
     story.complete(1)
+    scheduler.catch_up()
+    assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "30"}
+    with command("it cannot be served"):
+        deployment = log.load(Deployment, deployment_id(ACCOUNT_ID, model))
+        deployment.fail("load_failed", "The weights could not be loaded.")
+        log.commit(deployment)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"10", "30"}
     with command("undeploy"):

@@ -14,6 +14,7 @@ class MemoryHost:
         self.attached: dict[UUID, Served] = {}
         self.calls: list[str] = []
         self.refusal: Exception | None = None
+        self.refused: str | None = None  # the model that it is about; None: all
 
     @property
     def models(self) -> set[str]:
@@ -21,7 +22,7 @@ class MemoryHost:
 
     def attach(self, served: Served) -> None:
         self.calls.append(served.model)
-        if self.refusal is not None:
+        if self.refusal is not None and self.refused in (None, served.model):
             raise self.refusal
         self.attached[served.deployment_id] = served
 
@@ -29,4 +30,4 @@ class MemoryHost:
         self.attached.pop(deployment_id, None)
 
 
-OUT_OF_MEMORY = CannotServe("out_of_memory", "It does not fit.")
+UNREADABLE = CannotServe("base_unreadable", "/srv/models/tiny: bad magic number")

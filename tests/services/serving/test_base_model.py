@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    LlamaForCausalLM,
     MistralConfig,
     OlmoConfig,
     Phi3Config,
@@ -100,10 +102,35 @@ def test_a_base_that_would_answer_otherwise_is_refused(
         BaseModel.load(tiny_model, torch.float32, CPU)
 
 
+@pytest.mark.parametrize("place", ["from_pretrained", "set_attn_implementation"])
+def test_memory_that_is_short_says_nothing_against_a_base(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    owner = AutoModelForCausalLM if place == "from_pretrained" else LlamaForCausalLM
+    monkeypatch.setattr(owner, place, no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        BaseModel.load(tiny_model, torch.float32, CPU)
+
+
+def test_too_many_open_files_say_nothing_against_a_base(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", no_file)
+    with pytest.raises(OSError, match="Too many open files"):
+        BaseModel.load(tiny_model, torch.float32, CPU)
+
+
 def test_what_is_no_base_is_said(tmp_path: Path) -> None:
     with pytest.raises(CannotServe) as refused:
         BaseModel.load(tmp_path, torch.float32, CPU)
     assert refused.value.code == "base_unreadable"
+    assert str(tmp_path) not in refused.value.message
 
 
 def test_a_precision_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

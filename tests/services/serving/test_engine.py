@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from services.serving.base_model import BaseModel
 from services.serving.deployed import CannotServe
 from services.serving.drawing import Drawing
 from services.serving.engine import Engine, Hosting
+from services.serving.mixing import MixedLinear
 from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
 from services.serving.running import NotFinite, Running
 from tests.polling import eventually
@@ -273,6 +275,29 @@ def test_a_failure_in_one_answer_breaks_off_that_one_alone(
     other = answers.ask("base", "Hello!", max_tokens=30)
     assert isinstance(failing.wait().error, ZeroDivisionError)
     assert other.wait().tokens == expected
+
+
+def test_an_adapter_that_finds_no_room_is_not_refused_and_leaves_the_rest_as_it_was(
+    engine: Engine,
+    served: ServedMaker,
+    answers: Answers,
+    adapters: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine.attach(served("first", adapters[0]))
+    before = answers.ask("first", "Hello!", max_tokens=10).wait().tokens
+    with monkeypatch.context() as patch:
+        patch.setattr(MixedLinear, "to", no_room)
+        patch.setattr(torch.nn.Linear, "to", no_room)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.attach(served("second", adapters[1]))
+    assert answers.ask("first", "Hello!", max_tokens=10).wait().tokens == before
+    engine.attach(served("second", adapters[1]))
+    assert answers.ask("second", "Hello!", max_tokens=10).wait().error is None
+
+
+def no_room(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from psycopg_pool import ConnectionPool
+from safetensors import SafetensorError
 
 from domain.base_model import BaseModel
 from domain.deploying import Deploying
@@ -20,12 +23,14 @@ from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.attempts import MOST_DEATHS, Attempts
+from services.serving.deployed import REASONS
 from services.serving.handlers import Serving
+from services.serving.shortage import LONGEST_PAUSE
 from services.serving.weights import WeightStore
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
-from tests.services.serving.memory_host import OUT_OF_MEMORY, MemoryHost
+from tests.services.serving.memory_host import UNREADABLE, MemoryHost
 from tests.stories import Story
 
 MODEL = "ft:tiny:222222222222"
@@ -48,7 +53,8 @@ class World:
         self.host = MemoryHost()
         store = WeightStore(self.artifacts, self._home / "cache")
         self.attempts = Attempts(self._home / "attempts.json")
-        self.serving = Serving(self.log, FixedClock(), store, self.attempts, self.host)
+        self.clock = FixedClock()
+        self.serving = Serving(self.log, self.clock, store, self.attempts, self.host)
         effect = ReactionEffect(
             "serving", self.log, FixedClock(), self.serving.react, self._pool.connection
         )
@@ -211,16 +217,18 @@ def test_what_was_undeployed_while_it_was_dead_is_not_loaded(world: World) -> No
 
 def test_what_the_host_refuses_has_failed_and_is_tried_again_when_asked_for(world: World) -> None:
     world.import_base()
-    world.host.refusal = OUT_OF_MEMORY
+    world.host.refusal = UNREADABLE
     world.follow()
-    assert world.found("tiny").status == "failed"
+    (*_, failed) = world.log.events.get(world.found("tiny").id)
+    assert isinstance(failed, Deployment.DeploymentFailed)
+    assert failed.message == REASONS["base_unreadable"], "the log keeps no path and no detail"
     world.host.refusal = RuntimeError("a bug")
     with command("again"):
         world.deploying.deploy_base("tiny")
     world.follow()
     (*_, failed) = world.log.events.get(world.found("tiny").id)
     assert isinstance(failed, Deployment.DeploymentFailed)
-    assert failed.code == "load_failed"
+    assert (failed.code, failed.message) == ("load_failed", REASONS["load_failed"])
     world.host.refusal = None
     with command("and again"):
         world.deploying.deploy_base("tiny")
@@ -245,6 +253,68 @@ def test_what_the_process_died_of_three_times_is_given_up_and_the_others_are_ser
         world.deploying.redeploy(ACCOUNT_ID, CHECKPOINT)
     world.follow()
     assert world.host.models == {"tiny", CHECKPOINT}
+
+
+NO_ROOM = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EIO, "Input/output error"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    SafetensorError("Error while deserializing header: Cannot allocate memory (os error 12)"),
+]
+
+
+@pytest.mark.parametrize("shortage", NO_ROOM, ids=repr)
+def test_what_finds_no_room_at_a_restart_is_tried_again_and_the_others_are_served(
+    world: World, shortage: Exception
+) -> None:
+    given_a_served_checkpoint(world)
+    before = world.found(CHECKPOINT).version
+    world.start()
+    world.host.refusal, world.host.refused = shortage, CHECKPOINT
+    world.serving.restore()
+    world.follow()
+    assert world.host.models == {"tiny"}
+    world.host.refusal = None
+    world.serving.try_again()
+    assert world.host.models == {"tiny"}, "its time has not come"
+    world.clock.time += LONGEST_PAUSE
+    world.serving.try_again()
+    assert world.host.models == {"tiny", CHECKPOINT}
+    assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
+
+
+def test_what_is_asked_for_and_finds_no_room_stays_deploying_until_there_is_some(
+    world: World,
+) -> None:
+    world.host.refusal = MemoryError()
+    world.import_base()
+    world.follow()
+    for _ in range(3):
+        world.clock.time += LONGEST_PAUSE
+        world.serving.try_again()
+    assert (world.found("tiny").status, world.host.calls) == ("deploying", ["tiny"] * 4)
+    world.host.refusal = None
+    world.clock.time += LONGEST_PAUSE
+    world.serving.try_again()
+    assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
+    world.clock.time += LONGEST_PAUSE
+    world.serving.try_again()
+    assert len(world.host.calls) == 5
+
+
+def test_what_is_undeployed_while_it_finds_no_room_is_not_tried_again(world: World) -> None:
+    world.host.refusal = MemoryError()
+    world.import_base()
+    world.follow()
+    with command("undeploy"):
+        world.deploying.undeploy_base("tiny", lambda: 0)
+    world.follow()
+    world.clock.time += LONGEST_PAUSE
+    world.serving.try_again()
+    assert world.host.calls == ["tiny"]
 
 
 @pytest.mark.parametrize(
