@@ -17,7 +17,7 @@ import schemathesis
 from schemathesis import Case, HookContext, Response, SerializationContext
 
 SEEDS = json.loads(os.environ["FUZZ_SEEDS"])
-"""`keys` of callers; `ids`: by parameter, what there is."""
+"""`keys` of callers; `ids`: what there is, by parameter, or by path and parameter."""
 
 COUNTS = Path(os.environ["FUZZ_COUNTS"])
 
@@ -39,12 +39,13 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     drawn = crc32(repr((case.path, case.path_parameters, case.query, case.body)).encode())
     for part in (case.path_parameters, case.query, case.body):
         if isinstance(part, dict):
-            for name in part.keys() & SEEDS["ids"].keys():
-                drawn = crc32(name.encode(), drawn)
-                if drawn % 4 or name in SPARED:
-                    part[name] = SEEDS["ids"][name][drawn // 4 % len(SEEDS["ids"][name])]
-    if isinstance(case.query, dict) and "wait" in case.query:
-        case.query["wait"] = 0.1 if drawn % 3 else case.query["wait"]
+            for name in sorted(part):
+                known = SEEDS["ids"].get(f"{case.path} {name}") or SEEDS["ids"].get(name)
+                drawn = crc32(repr(name).encode(), drawn)
+                if known and (drawn % 4 or name in SPARED):
+                    part[name] = known[drawn // 4 % len(known)]
+    if isinstance(case.query, dict) and isinstance(case.query.get("wait"), int | float):
+        case.query["wait"] = min(case.query["wait"], 0.1)
     key = SEEDS["keys"][drawn // 1000 % len(SEEDS["keys"])]
     if key is None:
         case.headers.pop("Authorization", None)

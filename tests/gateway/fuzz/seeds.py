@@ -106,6 +106,9 @@ def seed(client: httpx.Client | TestClient, world: World) -> dict[str, Any]:
         "ids": {
             "job_id": names,
             "job": names,
+            "/api/events after": [0, 1, 20],
+            "/api/jobs after": names,
+            "/api/datasets after": every_dataset,
             "dataset_id": every_dataset,
             "dataset": [str(dataset) for dataset in ready],
             "validation_dataset": [str(ready[1])],
