@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 import schemathesis
-from schemathesis import Case, HookContext, Response, SerializationContext
+from schemathesis import Case, CheckContext, HookContext, Response, SerializationContext
 
 SEEDS = json.loads(os.environ["FUZZ_SEEDS"])
 """`keys` of callers; `ids`: what there is, by parameter, or by path and parameter."""
@@ -31,6 +31,15 @@ answered: Counter[str] = Counter()
 def as_it_is(context: SerializationContext, value: Any) -> bytes:
     """An upload is taken as it comes."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
+
+
+@schemathesis.check
+def no_failure(ctx: CheckContext, response: Response, case: Case) -> None:
+    """No 5xx, but for a model that was just deployed: nothing here loads it."""
+    if response.status_code == 503 and b"is being loaded; try again" in response.content:
+        assert response.headers.get("retry-after") == ["1"], "it does not say when to try again"
+    else:
+        assert response.status_code < 500, f"the server failed: {response.content!r}"
 
 
 @schemathesis.hook
