@@ -107,7 +107,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         possible.add(UNACCEPTABLE)
     if not native:
         possible |= FURTHER.get((method, path), set())
-        if "{" in path:
+        if "{" in path or any(each["name"] == "after" for each in operation.get("parameters", [])):
             possible.add(HTTPStatus.NOT_FOUND)
         if method != "get":
             possible.add(HTTPStatus.CONFLICT)
