@@ -126,10 +126,11 @@ async def stream_events(websocket: WebSocket) -> None:
     feed: EventFeed = websocket.app.state.feed
     try:
         asked = EventsAsked.model_validate(dict(websocket.query_params))
-        caller, interest = await run_in_threadpool(
-            _admitted, feed.backend, _secret(websocket, offered), asked
-        )
+        secret = _secret(websocket, offered)
+        caller, interest = await run_in_threadpool(_admitted, feed.backend, secret, asked)
         with feed.follow(interest, asked.after, caller.key_id) as follower:
+            # From here on the feed tells of a revocation; of one before it, nobody did.
+            await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await _stream(websocket, feed, follower)
     except ValidationError as error:
         fields = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())

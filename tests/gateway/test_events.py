@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
@@ -237,6 +238,24 @@ def test_a_stream_ends_when_its_key_is_revoked(client: TestClient, world: World)
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()
     assert (closed.value.code, closed.value.reason) == (4401, "this API key was revoked")
+
+
+def test_a_key_that_is_revoked_while_its_stream_opens_gets_none(
+    client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = world.person()
+    assert isinstance(client.app, FastAPI)
+    admitted, feed = events._admitted, client.app.state.feed
+
+    def revoked_behind(*asking: Any) -> Any:
+        admission = admitted(*asking)
+        world.revoke(person)
+        head = world.log.recorder.max_notification_id()
+        eventually(lambda: feed.position >= head)  # nobody follows yet whom it could tell
+        return admission
+
+    monkeypatch.setattr(events, "_admitted", revoked_behind)
+    assert refusal(client, headers=person.headers)[0] == 4401
 
 
 class Stalled:
