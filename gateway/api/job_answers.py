@@ -202,7 +202,7 @@ class TimelineEntry(Answer):
 
 
 class LogLine(Answer):
-    """One line of a trainer's log; of a failed job's last lines only the text is kept."""
+    """One line of a trainer's log; what a failed job's process printed beside it has no number."""
 
     segment: int | None = None
     n: int | None = None

@@ -30,6 +30,7 @@ from gateway.api.job_answers import (
     summary,
 )
 from gateway.api.job_form import JobFormRoute, JobRequest
+from gateway.api.kept_log import joined
 from gateway.availability import loads_now, remaining_seconds, wait_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
@@ -50,6 +51,8 @@ from projections.job_detail import jobs_of
 from projections.job_row import WAITING_FOR_GPU
 from projections.job_timeline import timeline_of
 from projections.projection import Row
+
+MOST_LINES = 1000  # of a log at once
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JobFormRoute)
 
@@ -225,16 +228,18 @@ def show_log(
     job_id: JobId,
     caller: CallerOf,
     backend: BackendOf,
-    lines: Annotated[int, Query(ge=1, le=1000, description="How many of the last lines.")] = 50,
+    lines: Annotated[
+        int, Query(ge=1, le=MOST_LINES, description="How many of the last lines.")
+    ] = 50,
 ) -> Listed[LogLine]:
-    """The trainer's last lines; of a failed job, those that were kept with its failure."""
+    """The trainer's last lines; of a failed job, with all that was kept of its output."""
     row = own_job(backend, caller, job_id)
-    if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
-        text = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
-        return Listed(data=[LogLine(text=line) for line in text.splitlines()[-lines:]])
     with backend.pool.connection() as connection:
-        rows = log_lines_of(connection, job_id, lines)
-    return Listed(data=[LogLine(**line) for line in rows])
+        told = log_lines_of(connection, job_id, MOST_LINES)
+    if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
+        kept = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
+        return Listed(data=joined(told, row["segment"], kept)[-lines:])
+    return Listed(data=[LogLine(**line) for line in told[-lines:]])
 
 
 def own_job(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,12 +76,25 @@ def log_lines(client: Client, job_id: str, last: int) -> Generator[Answer]:
     for _ in _once_more(job_states(client, job_id)):  # the last lines come after the state
         wanted = last if seen is None else MOST_LINES
         lines = patiently(lambda: client.get(f"/jobs/{job_id}/log", lines=wanted))["data"]  # noqa: B023
-        # What is kept of a failed job's log has no numbers: it is all there at once.
-        places = [(line["segment"] or 0, line["n"] or 0) for line in lines]
-        yield from (
-            line for line, place in zip(lines, places, strict=True) if seen is None or place > seen
-        )
-        seen = max([seen or (0, 0), *places])
+        new = lines[_shown(lines, seen) :]
+        yield from new
+        if any(line["n"] is None for line in lines):
+            return  # the end of a failed job's output, which is there at once
+        seen = max([seen or (0, 0), *(_place(line) for line in new)])
+
+
+def _shown(lines: Sequence[Answer], seen: tuple[int, int] | None) -> int:
+    """How many of the lines come no later than the last one that was seen."""
+    if seen is None:
+        return 0
+    for count in range(len(lines), 0, -1):
+        if lines[count - 1]["n"] is not None and _place(lines[count - 1]) <= seen:
+            return count
+    return 0
+
+
+def _place(line: Answer) -> tuple[int, int]:
+    return line["segment"], line["n"]
 
 
 def job_events(client: Client, job_id: str) -> Generator[Answer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Thread
@@ -17,6 +17,7 @@ from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from gateway.cli import following, watching
 from gateway.client import Client, Endpoint
+from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
@@ -42,7 +43,7 @@ def me(served: Served, person: Person) -> CommandLine:
 
 
 @pytest.fixture
-def launch(world: World, person: Person, me: CommandLine) -> Iterator[tuple[str, ...]]:
+def launch(world: World, person: Person, me: CommandLine) -> tuple[str, ...]:
     """The words that launch a job."""
     world.base_model()
     dataset = str(world.dataset(person))
@@ -204,6 +205,22 @@ def test_a_terminal_shows_a_panel_within_its_width(
     assert all(cell_len(line) <= 80 for line in panel.splitlines())
 
 
+def tell(world: World, person: Person, name: str, *numbers: int) -> None:
+    """The trainer of the first segment logs lines with these numbers."""
+    with connect(world.settings) as connection:
+        for n in numbers:
+            line = LogLine(
+                account_id=person.account_id,
+                job_id=UUID(name.removeprefix("ftjob-")),
+                segment=1,
+                n=n,
+                level="INFO",
+                text=f"line {n} [of many]",
+                logged_at=datetime.now(UTC),
+            )
+            add_log_line(connection, line)
+
+
 def test_a_log_is_followed_line_by_line(
     me: CommandLine,
     world: World,
@@ -214,20 +231,7 @@ def test_a_log_is_followed_line_by_line(
     job = me.read(*launch)["id"]
     train(world, person, job, 3.0)
 
-    def log(*numbers: int) -> None:
-        with connect(world.settings) as connection:
-            for n in numbers:
-                line = LogLine(
-                    account_id=person.account_id,
-                    job_id=UUID(job.removeprefix("ftjob-")),
-                    segment=1,
-                    n=n,
-                    level="INFO",
-                    text=f"line {n} [of many]",
-                    logged_at=datetime.now(UTC),
-                )
-                add_log_line(connection, line)
-
+    log = partial(tell, world, person, job)
     log(1, 2)
     assert me.run("jobs", "logs", job, "--lines", "1").splitlines() == ["line 2 [of many]"]
 
@@ -243,3 +247,37 @@ def test_a_log_is_followed_line_by_line(
     assert [line["n"] for line in me.lines("jobs", "logs", job, "-f")] == [1, 2, 3, 4]
     topics = [line["topic"] for line in me.lines("jobs", "events", job, "-f")]
     assert (topics[0], topics[-1]) == ("JobApproved", "Registered")
+
+
+@pytest.mark.parametrize("live", [2, 3, 5])
+def test_the_last_lines_of_a_failed_job_are_followed_too(
+    me: CommandLine,
+    world: World,
+    person: Person,
+    launch: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    live: int,
+) -> None:
+    """Some of the lines came live before the failure, of which the process printed more."""
+    job = me.read(*launch)["id"]
+    train(world, person, job, 3.0)
+    tell(world, person, job, 1, 2)
+    logged = [f"line {n} [of many]" for n in range(1, 6)]
+    kept = "".join(f"INFO {text}\n" for text in logged[1:4])
+    Artifacts(world.settings.artifacts).put(
+        "tail.log", f"a warning\n{kept}Fatal Python error\n".encode()
+    )
+
+    def end() -> None:
+        tell(world, person, job, *range(3, live + 1))
+        ending = partial(Job.end_segment, segment=1, reason=SegmentEnd.CRASHED, elapsed_seconds=5)
+        failure = FailureClass.OUT_OF_MEMORY
+        act(world, job, lambda job: ending(job, failure=failure, log_ref="tail.log"))
+
+    between = iter([end])
+    monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())
+    shown = me.run("jobs", "logs", job, "-f").splitlines()
+    assert shown == [*logged[:4], "Fatal Python error", *(logged[4:] if live == 5 else [])]
+    assert [line["n"] for line in me.lines("jobs", "logs", job, "-f") if line["n"]] == list(
+        range(1, max(4, live) + 1)
+    )
