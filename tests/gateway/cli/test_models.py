@@ -9,7 +9,7 @@ from domain.deployment import Deployment
 from domain.identity import deployment_id
 from gateway.cli import following
 from tests.gateway.cli.conftest import CommandLine, Served
-from tests.gateway.cli.test_watching import act, register, soon, train
+from tests.gateway.cli.test_watching import act, meanwhile, register, train
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
 
@@ -52,7 +52,7 @@ def test_a_model_is_deployed_followed_until_it_answers_and_undeployed(
         world.activate(world.log.load(Deployment, deployed))
         world.project()
 
-    serving = soon(serve)
+    serving = meanwhile(serve)
     told = me.run("jobs", "deploy", job)
     serving.join()
     assert model in told

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Thread
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,8 +15,9 @@ from rich.cells import cell_len
 from domain.aggregate import because
 from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
+from gateway import job_progress
 from gateway.cli import following, watching
-from gateway.client import Client, Endpoint
+from gateway.client import Client, Endpoint, Refused, Unreachable
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
@@ -30,6 +31,24 @@ from tests.polling import eventually
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(watching, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "LINE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What a command has shown so far: the phase and the step of each state."""
+    seen: list[tuple[str, int]] = []
+
+    def noting(draw: Callable[..., Any]) -> Callable[..., Any]:
+        def drawn(job: dict[str, Any], *more: Any) -> Any:
+            seen.append((job["phase"], job["step"]))
+            return draw(job, *more)
+
+        return drawn
+
+    for name in ("line", "panel"):
+        monkeypatch.setattr(job_progress, name, noting(getattr(job_progress, name)))
+    return seen
 
 
 @pytest.fixture
@@ -103,28 +122,28 @@ def only_job(me: CommandLine) -> str:
     return job["id"]
 
 
-def soon(act_now: Callable[[], None]) -> Thread:
+def meanwhile(act_now: Callable[[], None]) -> Thread:
     """Something that happens while a command follows."""
-
-    def later() -> None:
-        time.sleep(0.5)
-        act_now()
-
-    thread = Thread(target=later)
+    thread = Thread(target=act_now)
     thread.start()
     return thread
 
 
 def test_a_job_is_followed_to_its_end(
-    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+    me: CommandLine,
+    world: World,
+    person: Person,
+    launch: tuple[str, ...],
+    seen: list[tuple[str, int]],
 ) -> None:
     def run_it() -> None:
         job = only_job(me)
+        eventually(lambda: ("waiting for a GPU", 0) in seen)
         train(world, person, job, 3.0, 2.0)
-        time.sleep(0.5)
+        eventually(lambda: ("training", 2) in seen)
         act(world, job, register)
 
-    running = soon(run_it)
+    running = meanwhile(run_it)
     told = me.run(*launch, "--watch", "--suffix", "support", "--deploy")
     running.join()
     assert "waiting for a GPU" in told
@@ -141,7 +160,7 @@ def test_a_job_is_followed_to_its_end(
 def test_json_lines_begin_with_the_approval(
     me: CommandLine, world: World, launch: tuple[str, ...]
 ) -> None:
-    cancelling = soon(lambda: act(world, only_job(me), lambda job: job.cancel(timedelta(1))))
+    cancelling = meanwhile(lambda: act(world, only_job(me), lambda job: job.cancel(timedelta(1))))
     lines = me.lines(*launch, "--watch", code=1)
     cancelling.join()
     assert {line["id"] for line in lines} == {lines[0]["id"]}
@@ -191,11 +210,17 @@ def test_a_terminal_shows_a_panel_within_its_width(
     world: World,
     person: Person,
     launch: tuple[str, ...],
+    seen: list[tuple[str, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = me.read(*launch)["id"]
     train(world, person, job, *(3.0 - n / 10 for n in range(20)))
-    ending = soon(lambda: act(world, job, register))
+
+    def end() -> None:
+        eventually(lambda: ("training", 20) in seen)
+        act(world, job, register)
+
+    ending = meanwhile(end)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     shown = plain(me.run("jobs", "watch", job))
     ending.join()
@@ -281,3 +306,16 @@ def test_the_last_lines_of_a_failed_job_are_followed_too(
     assert [line["n"] for line in me.lines("jobs", "logs", job, "-f") if line["n"]] == list(
         range(1, max(4, live) + 1)
     )
+
+
+def test_a_gateway_that_is_away_for_a_moment_is_waited_for() -> None:
+    passing: list[Exception] = [Unreachable("no answer"), Refused(503, {})]
+
+    def call() -> dict[str, str]:
+        if passing:
+            raise passing.pop()
+        return {"status": "training"}
+
+    assert following.patiently(call) == {"status": "training"}
+    with pytest.raises(Refused):
+        following.patiently(lambda: (_ for _ in ()).throw(Refused(404, {})))
