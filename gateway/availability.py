@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from domain.availability import PoolLoad
 from domain.estimate import Estimate, remaining
@@ -40,15 +41,30 @@ def loads_now(backend: Backend) -> list[PoolLoad]:
 
 
 def wait_of(backend: Backend, job: Row) -> float | None:
-    """Expected seconds until a job that stands in a queue gets its GPUs; None if unknown."""
-    now, place = backend.clock.now(), (job["region"], job["gpu_type"])
+    """Expected seconds until a job gets its GPUs; None if unknown, or if it does not wait."""
+    return waits_of(backend, [job]).get(job["job_id"])
+
+
+def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
+    """The same of those of some jobs that stand in a queue, from one reading of the pools."""
+    waiting = [job for job in jobs if job["waiting_since"] is not None]
+    if not waiting:
+        return {}
+    now = backend.clock.now()
     with backend.pool.connection() as connection:
-        capacity = capacities(connection).get(place, 0)
-        rows = claims(connection)
+        sizes, rows = capacities(connection), claims(connection)
+    return {job["job_id"]: _wait(job, sizes, rows, now) for job in waiting}
+
+
+def _wait(
+    job: Row, sizes: Mapping[tuple[str, str], int], rows: Sequence[Row], now: datetime
+) -> float | None:
+    place = (job["region"], job["gpu_type"])
     there = [row for row in rows if (row["region"], row["gpu_type"]) == place]
     order = [row["job_id"] for row in there]
     ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
-    return wait_seconds(capacity, _running(there, now), _queue(ahead), job["gpu_count"])
+    running, queue = _running(there, now), _queue(ahead)
+    return wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
 
 
 def remaining_seconds(

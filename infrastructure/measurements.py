@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS step_measurements (
     PRIMARY KEY (job_id, segment, step)
 );
 ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS peak_memory_bytes bigint;
+CREATE INDEX IF NOT EXISTS step_measurements_moment
+ON step_measurements (job_id, measured_at, step, segment);
 CREATE TABLE IF NOT EXISTS evaluation_measurements (
     job_id uuid NOT NULL,
     step integer NOT NULL,
@@ -143,15 +145,33 @@ def last_step_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
     ).fetchone()
 
 
-def trained_tokens(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Tokens that jobs trained on, without padding; a step that was taken twice counts once."""
+def last_steps(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The newest steps of jobs, each in the last segment that took one."""
     rows = connection.execute(
-        "SELECT job_id, sum(tokens)::bigint AS tokens FROM (SELECT DISTINCT ON (job_id, step) "
-        "job_id, tokens FROM step_measurements WHERE job_id = ANY(%s) "
-        "ORDER BY job_id, step, segment DESC) AS taken GROUP BY job_id",
+        "SELECT job_id, step FROM unnest(%s::uuid[]) AS wanted (job_id) CROSS JOIN LATERAL ("
+        "SELECT step FROM step_measurements AS each WHERE each.job_id = wanted.job_id "
+        "ORDER BY segment DESC, step DESC LIMIT 1) AS newest",
         [list(job_ids)],
     ).fetchall()
-    return {row["job_id"]: row["tokens"] for row in rows}
+    return {row["job_id"]: row["step"] for row in rows}
+
+
+class StepsTaken(NamedTuple):
+    """Steps of a job that were measured, and their tokens without padding."""
+
+    steps: int
+    tokens: int
+
+
+def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, StepsTaken]:
+    """What was measured of jobs; a step that was taken twice counts once."""
+    rows = connection.execute(
+        "SELECT job_id, count(*) AS steps, sum(tokens)::bigint AS tokens FROM ("
+        "SELECT DISTINCT ON (job_id, step) job_id, tokens FROM step_measurements "
+        "WHERE job_id = ANY(%s) ORDER BY job_id, step, segment DESC) AS taken GROUP BY job_id",
+        [list(job_ids)],
+    ).fetchall()
+    return {row["job_id"]: StepsTaken(row["steps"], row["tokens"]) for row in rows}
 
 
 def add_log_line(connection: Connection, line: LogLine) -> None:

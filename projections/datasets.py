@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -151,6 +152,13 @@ def dataset(connection: Connection, account_id: UUID, dataset_id: UUID) -> Row |
         "SELECT * FROM datasets WHERE account_id = %s AND dataset_id = %s",
         [account_id, dataset_id],
     ).fetchone()
+
+
+def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
+    """Some datasets, of those that there are."""
+    return connection.execute(
+        "SELECT * FROM datasets WHERE dataset_id = ANY(%s)", [list(dataset_ids)]
+    ).fetchall()
 
 
 def token_counts(connection: Connection, dataset_id: UUID) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from infrastructure.store import Connection
@@ -27,22 +27,26 @@ class EntryKey(NamedTuple):
     segment: int  # 0 of an event
 
 
-STORY = """
-WITH story AS (
-    SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, topic, fields
-    FROM job_timeline WHERE job_id = %(job)s AND topic = ANY(%(topics)s)
-    UNION ALL
-    SELECT measured_at, 1, step, segment, NULL, jsonb_build_object(
-        'train_loss', train_loss, 'learning_rate', learning_rate, 'tokens', tokens)
-    FROM step_measurements WHERE job_id = %(job)s
-    UNION ALL
-    SELECT scored.measured_at, 2, step, segment, NULL, jsonb_build_object(
-        'train_loss', train_loss, 'valid_loss', eval_loss, 'valid_mean_token_accuracy', accuracy)
-    FROM evaluation_measurements AS scored
-    LEFT JOIN step_measurements USING (job_id, step, segment)
-    WHERE job_id = %(job)s AND step > 0
-)
-"""
+STORIES: dict[EntryKind, LiteralString] = {
+    EntryKind.EVENT: """
+        SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, topic, fields
+        FROM job_timeline WHERE job_id = %(job)s AND topic = ANY(%(topics)s)""",
+    EntryKind.STEP: """
+        SELECT measured_at AS happened_at, 1 AS kind, step AS n, segment, NULL AS topic,
+            jsonb_build_object('train_loss', train_loss, 'learning_rate', learning_rate,
+            'tokens', tokens) AS fields
+        FROM step_measurements WHERE job_id = %(job)s""",
+    EntryKind.EVALUATION: """
+        SELECT scored.measured_at AS happened_at, 2 AS kind, step AS n, segment, NULL AS topic,
+            jsonb_build_object('train_loss', train_loss, 'valid_loss', eval_loss,
+            'valid_mean_token_accuracy', accuracy) AS fields
+        FROM evaluation_measurements AS scored
+        LEFT JOIN step_measurements USING (job_id, step, segment)
+        WHERE job_id = %(job)s AND step > 0""",
+}
+"""The entries of each kind. What was measured has the pod's time, the only one that is kept."""
+
+NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s"
 
 
 def story_of(
@@ -62,16 +66,21 @@ def story_of(
     if after is not None:
         key = {"kind": after.kind.value, "n": after.n, "segment": after.segment}
         found = connection.execute(
-            STORY + "SELECT happened_at FROM story "
-            "WHERE kind = %(kind)s AND n = %(n)s AND segment = %(segment)s",
+            f"SELECT happened_at FROM ({STORIES[after.kind]}) AS entry "
+            "WHERE n = %(n)s AND segment = %(segment)s",
             query | key,
         ).fetchone()
         if found is None:
             return None
         query |= key | {"at": found["happened_at"]}
-        where = "WHERE (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
+        # The first condition follows from the second, and is one that an index can serve.
+        where = (
+            "WHERE happened_at <= %(at)s "
+            "AND (happened_at, kind, n, segment) < (%(at)s, %(kind)s, %(n)s, %(segment)s) "
+        )
+    # Each kind gives no more than the page needs: a long job has a million steps.
+    parts = [f"(SELECT * FROM ({story}) AS entry {where} {NEWEST})" for story in STORIES.values()]
     return connection.execute(
-        f"{STORY} SELECT * FROM story {where}"  # type: ignore[arg-type]
-        "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(limit)s",
+        f"{' UNION ALL '.join(parts)} {NEWEST}",  # type: ignore[arg-type]
         query,
     ).fetchall()

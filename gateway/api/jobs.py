@@ -45,7 +45,7 @@ from infrastructure.measurements import (
 )
 from projections import JOB_DETAIL
 from projections.accounts import account as account_row
-from projections.deployments import statuses
+from projections.deployments import deployment_named
 from projections.job_detail import job as job_row
 from projections.job_detail import jobs_of
 from projections.job_row import WAITING_FOR_GPU
@@ -135,10 +135,11 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         last_step = last_step_of(connection, job_id)
         last_evaluation = last_evaluation_of(connection, job_id)
         account = account_row(connection, caller.account_id)
-        deployed = statuses(connection, caller.account_id)
+        model = row["model"]
+        deployed = model and deployment_named(connection, caller.account_id, model)
     account = account or vars(backend.log.load(Account, caller.account_id))
     balance_micros: int = account["balance_micros"]
-    wait = None if row["waiting_since"] is None else wait_of(backend, row)
+    wait = wait_of(backend, row)
     measured_step = None if last_step is None else last_step["step"]
     left = remaining_seconds(row, measured_step, wait, backend.clock.now())
     return detail(
@@ -149,7 +150,7 @@ def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
         resume=_resume_gate(backend, row),
         wait_seconds=None if wait is None else round(wait),
         remaining_seconds=None if left is None else ceil(left),
-        deployment=deployed.get(row["model"]),
+        deployment=deployed["status"] if deployed else None,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -29,11 +30,13 @@ from gateway.v1.file_objects import (
     file_object,
     has_results,
     metrics_csv,
+    metrics_sizes,
     result_object,
 )
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
+from gateway.v1.measured import trained_tokens
 from gateway.v1.multipart import Form
-from gateway.v1.pages import AfterOf, Page, page_of
+from gateway.v1.pages import AfterOf, Page, page_from
 from gateway.v1.vocabulary import (
     FINE_TUNE,
     RESULT_PREFIX,
@@ -45,12 +48,13 @@ from gateway.v1.vocabulary import (
 )
 from infrastructure.profiles import dataset_names
 from projections import datasets as rows
-from projections.job_detail import jobs_of
+from projections.file_list import FileKey, files_of
 from projections.job_timeline import ended_at
 from projections.projection import Row
 
 FILES_PATH = "/files"
 NAME_CHARACTERS = 200
+SHOWN_AT_ONCE = 100
 
 FORM: dict[str, Any] = {
     "required": True,
@@ -173,32 +177,62 @@ def list_files(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
 ) -> Page[FileObject]:
-    """The caller's uploads, and the metrics of jobs that are over."""
+    """The caller's uploads, and the metrics of jobs that are over.
+
+    A page has a hundred at the most; `has_more` says that there are others, and the client goes on.
+    A page after a file that was deleted meanwhile begins where that file was.
+    """
+    wanted = purpose if purpose is None else {FINE_TUNE: False, RESULTS: True}.get(purpose)
+    if purpose is not None and wanted is None:
+        return Page(data=[], first_id=None, last_id=None, has_more=False)
+    key = None if after is None else _key(backend, caller, after)
+    limit = min(limit, SHOWN_AT_ONCE)
     with backend.pool.connection() as connection:
-        uploads = rows.datasets_of(connection, caller.account_id)
-        jobs = [row for row in jobs_of(connection, caller.account_id) if has_results(row)]
-        ends = ended_at(connection, jobs)
-    known = [
-        *((row["uploaded_at"], file_name(row["dataset_id"]), row) for row in uploads),
-        *((ends[row["job_id"]], result_name(row["job_id"]), row) for row in jobs),
+        keys = files_of(
+            connection,
+            caller.account_id,
+            limit + 1,
+            key,
+            ascending=order == "asc",
+            result=None if wanted is None else bool(wanted),
+        )
+    return page_from(keys, _name, limit, partial(_listed, backend))
+
+
+def _name(key: FileKey) -> str:
+    return result_name(key.id) if key.is_result else file_name(key.id)
+
+
+def _key(backend: Backend, caller: Caller, file_id: str) -> FileKey:
+    """Where a file is in the list, or was before it was deleted; raises Invalid."""
+    try:
+        if file_id.startswith(RESULT_PREFIX):
+            job = _job_with_results(backend, caller, file_id)
+            with backend.pool.connection() as connection:
+                (end,) = ended_at(connection, [job]).values()
+            return FileKey(end, True, job["job_id"])
+        dataset = backend.log.find(Dataset, dataset_of(file_id))
+    except NotFound:
+        dataset = None
+    if dataset is None or dataset.account_id != caller.account_id:
+        raise Invalid(f"no {file_id} in this list", field="after")
+    return FileKey(dataset.created_on, False, dataset.id)
+
+
+def _listed(backend: Backend, keys: Sequence[FileKey]) -> list[FileObject]:
+    """Files of a page; what is deleted at this moment is left out."""
+    uploads = [key.id for key in keys if not key.is_result]
+    with backend.pool.connection() as connection:
+        found = {row["dataset_id"]: row for row in rows.datasets_among(connection, uploads)}
+        names = dataset_names(connection, uploads)
+        sizes = metrics_sizes(connection, [key.id for key in keys if key.is_result])
+    return [
+        result_object(key.id, key.at, sizes[key.id])
+        if key.is_result
+        else file_object(found[key.id], names.get(key.id), backend.artifacts)
+        for key in keys
+        if key.is_result or key.id in found
     ]
-    if purpose is not None:
-        wanted = {FINE_TUNE: False, RESULTS: True}.get(purpose)
-        known = [each for each in known if each[1].startswith(RESULT_PREFIX) is wanted]
-    known.sort(key=lambda each: each[:2], reverse=order == "desc")
-
-    def show(entries: Sequence[tuple[object, str, Row]]) -> list[FileObject]:
-        own = [row["dataset_id"] for _, _, row in entries]
-        with backend.pool.connection() as connection:
-            names = dataset_names(connection, own)
-        return [
-            result_object(row["job_id"], ends[row["job_id"]], _metrics(backend, row["job_id"]))
-            if name.startswith(RESULT_PREFIX)
-            else file_object(row, names.get(row["dataset_id"]), backend.artifacts)
-            for _, name, row in entries
-        ]
-
-    return page_of(known, lambda each: each[1], after, limit, show)
 
 
 @router.get("/{file_id}")
@@ -206,9 +240,10 @@ def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObj
     """One file."""
     if file_id.startswith(RESULT_PREFIX):
         job = _job_with_results(backend, caller, file_id)
+        job_id, end = job["job_id"], _measured_until(backend, job)
         with backend.pool.connection() as connection:
-            (end,) = ended_at(connection, [job]).values()
-        return result_object(job["job_id"], end, _metrics(backend, job["job_id"]))
+            size = metrics_sizes(connection, [job_id])[job_id]
+        return result_object(job_id, end, size)
     row = own_dataset(backend, caller, dataset_of(file_id))
     with backend.pool.connection() as connection:
         names = dataset_names(connection, [row["dataset_id"]])
@@ -225,7 +260,7 @@ def file_content(
 ) -> Response:
     """What was uploaded, byte by byte, or a job's metrics as CSV."""
     if file_id.startswith(RESULT_PREFIX):
-        content = _metrics(backend, _job_with_results(backend, caller, file_id)["job_id"])
+        content = _metrics(backend, _job_with_results(backend, caller, file_id))
         disposition = f'attachment; filename="{METRICS_NAME}"'
         return Response(content, 200, {"content-disposition": disposition}, "text/csv")
     row = own_dataset(backend, caller, dataset_of(file_id))
@@ -262,6 +297,15 @@ def _job_with_results(backend: Backend, caller: Caller, file_id: str) -> Row:
     return row
 
 
-def _metrics(backend: Backend, job_id: UUID) -> bytes:
+def _measured_until(backend: Backend, job: Row) -> datetime:
+    """When a job was over; waits for its last measurements, if that was just now."""
     with backend.pool.connection() as connection:
-        return metrics_csv(connection, job_id)
+        ends = ended_at(connection, [job])
+    trained_tokens(backend, [job], ends)
+    return ends[job["job_id"]]
+
+
+def _metrics(backend: Backend, job: Row) -> bytes:
+    _measured_until(backend, job)
+    with backend.pool.connection() as connection:
+        return metrics_csv(connection, job["job_id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any, Literal
 from uuid import UUID
@@ -15,11 +15,12 @@ from domain.lifecycle import JobStatus
 from gateway.access import Caller
 from gateway.answers import Answer, job_name
 from gateway.api.job_answers import FailureAnswer
-from gateway.availability import remaining_seconds, wait_of
+from gateway.availability import remaining_seconds, waits_of
 from gateway.backend import Backend
 from gateway.v1 import vocabulary
 from gateway.v1.file_objects import has_results
-from infrastructure.measurements import last_step_of, trained_tokens
+from gateway.v1.measured import trained_tokens
+from infrastructure.measurements import last_steps
 from infrastructure.profiles import job_metadata
 from projections.job_timeline import ended_at
 from projections.projection import Row
@@ -98,7 +99,10 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, job_ids)
         ends = ended_at(connection, rows)
-        tokens = trained_tokens(connection, list(ends))
+        unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
+        steps = last_steps(connection, unfinished)
+    tokens, waits = trained_tokens(backend, rows, ends), waits_of(backend, rows)
+    now = backend.clock.now()
     objects: list[JobObject] = []
     for row in rows:
         job_id, validation = row["job_id"], row["validation_dataset_id"]
@@ -119,7 +123,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
                 trained_tokens=tokens.get(job_id),
                 training_file=vocabulary.file_name(row["dataset_id"]),
                 validation_file=vocabulary.file_name(validation) if validation else None,
-                estimated_finish=_estimated_finish(backend, row),
+                estimated_finish=_estimated_finish(row, steps.get(job_id), waits.get(job_id), now),
                 integrations=[],
                 metadata=noted.get(job_id, {}),
                 method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
@@ -149,15 +153,11 @@ def _error(row: Row) -> ErrorObject | None:
     )
 
 
-def _estimated_finish(backend: Backend, row: Row) -> int | None:
+def _estimated_finish(
+    row: Row, measured_step: int | None, wait: float | None, now: datetime
+) -> int | None:
     """When a job will be registered, a wait for its GPUs included; None if nobody knows."""
-    if JobStatus(row["status"]).is_final:
-        return None
-    with backend.pool.connection() as connection:
-        measured = last_step_of(connection, row["job_id"])
-    wait = None if row["waiting_since"] is None else wait_of(backend, row)
-    now = backend.clock.now()
-    left = remaining_seconds(row, None if measured is None else measured["step"], wait, now)
+    left = remaining_seconds(row, measured_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
 

@@ -88,19 +88,14 @@ def test_a_job_is_paused_goes_on_succeeds_and_its_model_answers(
     checkpoint = whole(jobs.checkpoints.list(job.id).data[0])
     jobs.resume(job.id)
 
-    done = until(client, job, lambda it: it.status == "succeeded" and bool(it.trained_tokens))
+    done = until(client, job, is_("succeeded"))
+    assert done.trained_tokens
     assert done.fine_tuned_model is not None
     assert done.fine_tuned_model.startswith("ft:tiny:sums:")
     assert checkpoint.fine_tuned_model_checkpoint.startswith(f"{done.fine_tuned_model}:ckpt-step-")
     assert done.finished_at is not None
     assert done.finished_at >= job.created_at
 
-    def all_measured(shown: FineTuningJob) -> bool:
-        newest = next(each for each in jobs.list_events(shown.id) if each.type == "metrics")
-        data: Any = newest.data
-        return data["step"] == data["total_steps"]
-
-    until(client, job, all_measured)
     measured = metrics_of(client, job)
     steps = {each["step"] for each in measured}
     assert steps == set(range(1, measured[0]["total_steps"] + 1))

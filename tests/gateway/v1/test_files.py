@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from typing import Any, Literal
 
-import httpx
 import openai
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ from domain.aggregate import because
 from domain.dataset import Dataset
 from domain.event_log import EventLog
 from gateway.app import create_app
-from gateway.v1 import idempotency
+from gateway.v1 import files, idempotency
 from gateway.v1.vocabulary import dataset_of
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import dataset_names, delete_dataset_name
@@ -66,6 +66,32 @@ def test_pages_have_all_files_once_and_in_order(client_of: ClientOf, world: Worl
     with pytest.raises(openai.BadRequestError) as refused:
         client.files.list(after="file-none")
     assert refused.value.param == "after"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_files_can_be_deleted_while_they_are_listed(
+    client_of: ClientOf, world: World, order: Literal["asc", "desc"]
+) -> None:
+    client = client_of(world.person())
+    made = {client.files.create(file=FILE, purpose="fine-tune").id for _ in range(5)}
+    deleted: list[str] = []
+    for file in client.files.list(limit=2, order=order):
+        deleted.append(client.files.delete(file.id).id)
+    assert (set(deleted), len(deleted)) == (made, 5)
+    stranger = client_of(world.person())
+    with pytest.raises(openai.BadRequestError):
+        stranger.files.list(after=deleted[0])
+
+
+def test_a_page_of_files_has_its_most(
+    client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SHOWN_AT_ONCE", 2)
+    client = client_of(world.person())
+    made = [client.files.create(file=FILE, purpose="fine-tune").id for _ in range(3)]
+    first = client.files.list()
+    assert (len(first.data), first.has_more) == (2, True)
+    assert [each.id for each in first] == made[::-1]
 
 
 def test_a_rejected_file_says_why(client_of: ClientOf, world: World) -> None:
@@ -127,7 +153,7 @@ def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) ->
 def test_a_name_keeps_what_can_be_stored(client: TestClient, world: World) -> None:
     person = world.person()
 
-    def upload(disposition: bytes) -> httpx.Response:
+    def upload(disposition: bytes) -> Any:
         head = b"--b\r\nContent-Disposition: form-data; name="
         body = head + b"purpose\r\n\r\nfine-tune\r\n"
         body += head + b"file; " + disposition + b"\r\n\r\n" + LINE + b"\r\n--b--\r\n"

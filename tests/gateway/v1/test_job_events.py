@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,9 +16,10 @@ from openai import OpenAI
 from domain.aggregate import Cause, because
 from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
+from gateway.v1 import measured
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.reports import EvaluationMeasured, StepMeasured
-from infrastructure.store import open_pool
+from infrastructure.store import connect, open_pool
 from services.projector.measuring import keep_evaluations, keep_steps
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.v1.conftest import ClientOf
@@ -170,6 +172,30 @@ def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -
     )
     with pytest.raises(openai.ConflictError):
         files.delete(result)
+
+
+def test_tokens_are_told_when_the_last_step_is_measured(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "WAIT_SECONDS", 0.05)
+    with connect(trained.world.settings) as connection:
+        connection.execute("DELETE FROM step_measurements WHERE step = %s", [STEPS])
+    trained.register()
+    jobs = trained.client.fine_tuning.jobs
+    assert jobs.retrieve(trained.name).trained_tokens is None
+    monkeypatch.setattr(measured, "WAIT_SECONDS", 60.0)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(jobs.retrieve, trained.name)
+        trained.measure()
+        assert waiting.result().trained_tokens == STEPS * 100
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_pages_of_events_have_each_once_and_in_order(trained: Trained, limit: int) -> None:
+    trained.register()
+    list_events = trained.client.fine_tuning.jobs.list_events
+    whole_story = [each.id for each in list_events(trained.name, limit=100).data]
+    assert [each.id for each in list_events(trained.name, limit=limit)] == whole_story
 
 
 def test_a_job_that_failed_says_why(trained: Trained) -> None:
