@@ -18,6 +18,7 @@ class GenerationAsked(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     deployment_id: UUID
+    account_id: UUID  # who asks; accounts take turns
     messages: list[dict[str, Any]]  # role and content as text, tool calls as OpenAI writes them
     choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # answers, each drawn by itself
     max_tokens: int | None = None  # of an answer; None: as many as the context has room for

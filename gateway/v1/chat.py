@@ -50,7 +50,8 @@ async def create_completion(
     request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
 ) -> Response:
     """Answer a chat."""
-    asked = form.asked(await run_in_threadpool(_deployed, backend, caller, form.model))
+    deployment_id = await run_in_threadpool(_deployed, backend, caller, form.model)
+    asked = form.asked(deployment_id, caller.account_id)
     frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
     speech = await _unless_gone(request, serving.ask(asked))
     if form.stream:

@@ -74,7 +74,7 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    def asked(self, deployment_id: UUID) -> GenerationAsked:
+    def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationAsked:
         """What serving is asked; raises Invalid for what is not done."""
         for name, nothing in NOTHING.items():
             if (self.model_extra or {}).get(name) not in nothing:
@@ -83,6 +83,7 @@ class ChatRequest(BaseModel):
         limit = self.max_completion_tokens
         return GenerationAsked(
             deployment_id=deployment_id,
+            account_id=account_id,
             messages=[_plain(place, message) for place, message in enumerate(self.messages)],
             choices=self.n or 1,
             max_tokens=self.max_tokens if limit is None else limit,

@@ -89,7 +89,7 @@ def put_on(base: PreTrainedModel, name: str, adapter: Adapter, mixing: Mixing) -
         raise CannotServe("adapter_mismatch") from error
     for layer in layers:
         layer.mixing = mixing
-    mixing.forget()
+    _forget_stacked(base, mixing)
 
 
 def take_off(base: PreTrainedModel, name: str, mixing: Mixing) -> None:
@@ -99,7 +99,15 @@ def take_off(base: PreTrainedModel, name: str, mixing: Mixing) -> None:
         for module in _adapted(base):
             module.delete_adapter(name)
     getattr(base, "peft_config", {}).pop(name, None)
+    _forget_stacked(base, mixing)
+
+
+def _forget_stacked(base: nn.Module, mixing: Mixing) -> None:
+    """Stack anew at the next step that needs it: layers without one would keep what they had."""
     mixing.forget()
+    for module in _adapted(base):
+        if isinstance(module, MixedLinear):
+            module.forget()
 
 
 def _require_numbers(layer: MixedLinear, name: str) -> None:

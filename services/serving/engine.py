@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 from infrastructure.generation import GenerationAsked
 from services.serving.deployed import Served
-from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
+from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
 from services.serving.stack import lean_imports
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Hosting:
     device: str | None = None  # None: a GPU if there is one
     threads: int | None = None  # of torch; None: its own choice
     niceness: int = NICENESS
+
+    @property
+    def account_limit(self) -> int:
+        """Rows of one account that may wait: half of the queue, so that others find room."""
+        return max(1, self.queue_limit // 2)
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,8 @@ class Engine:
             if self._attached.get(asked.deployment_id) is not attached:
                 raise NotLoaded
             running = attached.running
-            waiting = sum(len(each.waiting) for each in self._running.values())
-            if waiting + len(rows) > self._hosting.queue_limit + running.free:
-                raise QueueFull(self._hosting.queue_limit)
-            running.waiting.extend(rows)
+            self._require_room(asked.account_id, len(rows), running.free)
+            running.waiting.join(rows)
             self._work.notify()
         return Asked(len(tokens), rows)
 
@@ -145,6 +148,15 @@ class Engine:
             self._ended = True
             self._work.notify()
         self._thread.join()
+
+    def _require_room(self, account_id: UUID, count: int, free: int) -> None:
+        """Raise QueueFull where all, or one account, would have more waiting than they may."""
+        lines = [each.waiting for each in self._running.values()]
+        hosting = self._hosting
+        if sum(len(each) for each in lines) + count > hosting.queue_limit + free:
+            raise QueueFull(hosting.queue_limit)
+        if sum(each.of(account_id) for each in lines) + count > hosting.account_limit + free:
+            raise AccountQueueFull(hosting.account_limit)
 
     def _row(
         self,
@@ -162,6 +174,7 @@ class Engine:
         room = base.context - len(tokens)
         seed = random.getrandbits(62) if asked.seed is None else asked.seed + choice
         return Row(
+            account_id=asked.account_id,
             adapter=attached.adapter,
             tokens=list(tokens),
             max_tokens=room if asked.max_tokens is None else min(room, asked.max_tokens),

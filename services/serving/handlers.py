@@ -126,15 +126,13 @@ class Serving:
         """
         with self._one_at_a_time:
             if not deployment.status.is_wanted:
-                self._postponed.settled(deployment.id)
-                self._host.detach(deployment.id)
+                self._let_go(deployment.id)
                 return
             try:
                 self._attach(deployment)
             except CannotServe as refusal:
                 log.warning("%s (%s)", deployment.model, refusal.code, exc_info=refusal)
-                self._postponed.settled(deployment.id)
-                self._host.detach(deployment.id)
+                self._let_go(deployment.id)
                 deployment.fail(refusal.code, refusal.message)
             except Exception as error:
                 if not is_shortage(error):
@@ -145,6 +143,12 @@ class Serving:
             else:
                 self._postponed.settled(deployment.id)
                 deployment.activate()
+
+    def _let_go(self, id: UUID) -> None:
+        """Have it neither in memory nor on this machine's disk, nor tried again."""
+        self._postponed.settled(id)
+        self._host.detach(id)
+        self._store.forget(id)
 
     def _attach(self, deployment: Deployment) -> None:
         served = self._store.fetch(deployment)

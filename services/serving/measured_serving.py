@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.identity import PLATFORM_ACCOUNT_ID
 from infrastructure.generation import GenerationAsked
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
@@ -213,6 +214,7 @@ class _Batched:
         for index, chat in enumerate(self._config.chats[:count]):
             generation = GenerationAsked(
                 deployment_id=self._ids[0 if chat.adapter is None else chat.adapter + 1],
+                account_id=PLATFORM_ACCOUNT_ID,
                 messages=chat.messages,
                 max_tokens=self._config.tokens,
                 temperature=0,

@@ -95,6 +95,10 @@ class MixedLinear(Linear):
         y = y if base.bias is None else y + base.bias
         return y.view(*x.shape[:-1], -1)
 
+    def forget(self) -> None:
+        """Let go of what is stacked; a step that needs it stacks anew."""
+        self._stacked = (-1, None)
+
     def _stack(
         self, names: tuple[str, ...], x: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, ...]] | None:

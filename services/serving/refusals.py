@@ -36,6 +36,13 @@ class QueueFull(Refused):
         super().__init__(f"{limit} answers are waiting to be begun; try again soon")
 
 
+class AccountQueueFull(QueueFull):
+    """One account has more chats waiting than it may, so that others find room."""
+
+    def __init__(self, limit: int) -> None:
+        Refused.__init__(self, f"{limit} of your answers are waiting to be begun; try again soon")
+
+
 class ContextExceeded(Refused):
     """The prompt leaves no room for an answer."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from infrastructure.generation import FinishReason
 from services.serving.answer_text import AnswerText
@@ -30,6 +31,7 @@ Listener = Callable[[Grown | Exception], None]
 class Row:
     """A prompt and its answer, as one sequence of tokens of which so many have been read."""
 
+    account_id: UUID  # who asked
     adapter: str | None
     tokens: list[int]
     max_tokens: int  # of the answer

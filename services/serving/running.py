@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from services.serving.keys_values import KeysValues, bytes_per_token, grown
 from services.serving.mixing import Mixing
 from services.serving.row import Row
 from services.serving.step import Part, Step
+from services.serving.waiting import Waiting
 
 READ_AT_ONCE = 256
 """Tokens of prompts that are read in a step beside rows that answer: a long prompt is read in
@@ -45,7 +45,7 @@ class Running:
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         self.base, self.limits = base, limits
         self.mixing = Mixing()
-        self.waiting: deque[Row] = deque()
+        self.waiting = Waiting()
         self._rows: list[Row] = []  # each at its slot
         self._by_age: list[Row] = []
         self._store = KeysValues()
@@ -63,13 +63,13 @@ class Running:
 
     def uses(self, adapter: str | None) -> bool:
         """Whether a row is answered, or waits to be answered, by an adapter; None: the base."""
-        return any(row.adapter == adapter for row in (*self._rows, *self.waiting))
+        return any(row.adapter == adapter for row in (*self._rows, *self.waiting.rows()))
 
     @torch.inference_mode()
     def step(self) -> None:
         """Read a piece of what is unread, and say a token of each row that has read everything."""
         self._leave([row for row in self._rows if row.cancelled])
-        self._forget_cancelled()
+        self.waiting.forget_cancelled()
         self._admit()
         parts = self._parts()
         if not parts:
@@ -88,29 +88,25 @@ class Running:
 
     def fail(self, error: Exception) -> None:
         """Tell all rows that nothing more comes, and let go of them."""
-        rows = [*self._rows, *self.waiting]
+        rows = [*self._rows, *self.waiting.clear()]
         self._rows.clear()
         self._by_age.clear()
-        self.waiting.clear()
         self._store.clear()
         for row in rows:
             row.break_off(error)
 
-    def _forget_cancelled(self) -> None:
-        for row in list(self.waiting):
-            if row.cancelled:
-                self.waiting.remove(row)
-
     def _admit(self) -> None:
-        """Have rows join, the longest waiting first, as long as there is a slot and memory."""
-        while self.waiting and len(self._rows) < self.limits.rows:
-            row = self.waiting[0]
+        """Have rows join, each when it is its turn, as long as there is a slot and memory."""
+        while len(self._rows) < self.limits.rows:
+            row = self.waiting.next(self._rows)
+            if row is None:
+                return
             longest = max(len(each.tokens) for each in (*self._rows, row))
             if self._rows and not self._fits(
                 len(self._rows) + 1, grown(longest, self.base.context)
             ):
                 return
-            self.waiting.popleft()
+            self.waiting.leave(row)
             self._rows.append(row)
             self._by_age.append(row)
 
@@ -160,7 +156,7 @@ class Running:
         """Take a row's memory; it reads again what it had read, when it is its turn."""
         self._leave([row])
         row.read = 0
-        self.waiting.appendleft(row)
+        self.waiting.send_back(row)
 
     def _leave(self, rows: Iterable[Row]) -> None:
         """Free the slots of rows; the last ones move into them, so that no slot is empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import UUID
 
 from domain.deployment import AdapterWeights, Deployment, Weights
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
@@ -24,6 +25,7 @@ class WeightStore:
     def __init__(self, artifacts: Artifacts, cache: Path) -> None:
         self._artifacts = artifacts
         self._models, self._adapters = cache / "models", cache / "adapters"
+        self._used: dict[UUID, str] = {}  # by deployment, the manifest's hash of its adapter
 
     def fetch(self, deployment: Deployment) -> Served:
         """What a deployment serves, on this machine's disk.
@@ -32,14 +34,25 @@ class WeightStore:
         cannot be reached is another error: it says nothing against them.
         """
         weights = deployment.weights
+        adapter = weights.adapter
+        if adapter is None or self._used.get(deployment.id) != adapter.manifest_sha256:
+            self.forget(deployment.id)
+        if adapter is not None:
+            self._used[deployment.id] = adapter.manifest_sha256
         return Served(
             deployment_id=deployment.id,
             model=deployment.model,
             base_model=weights.base_model,
             base_sha256=weights.base_manifest_sha256,
             base_directory=self._base(weights),
-            adapter_directory=self._adapter(weights.adapter) if weights.adapter else None,
+            adapter_directory=self._adapter(adapter) if adapter else None,
         )
+
+    def forget(self, deployment_id: UUID) -> None:
+        """Delete the copy of a deployment's adapter, unless another deployment has the same."""
+        sha256 = self._used.pop(deployment_id, None)
+        if sha256 is not None and sha256 not in self._used.values():
+            shutil.rmtree(self._adapters / sha256, ignore_errors=True)
 
     def forget_all_but(self, deployments: Iterable[Deployment]) -> None:
         """Delete the copies of adapters that none of these serves."""

@@ -70,7 +70,7 @@ class Answers:
             deployment_id=uuid5(SPACE, name),
             messages=[{"role": "user", "content": question}],
             choices=choices,
-            **{"temperature": 0.0, **options},
+            **{"account_id": SPACE, "temperature": 0.0, **options},
         )
         begun = self.engine.ask(asked, lambda choice: given[choice].listen)
         for answer in given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ def url(engine: Engine) -> Iterator[str]:
 def chat(**options: Any) -> dict[str, Any]:
     return {
         "deployment_id": str(deployment_of("base")),
+        "account_id": str(UUID(int=1)),
         "messages": [{"role": "user", "content": "Hello!"}],
         "temperature": 0,
         **options,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
+from uuid import UUID
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from services.serving.deployed import CannotServe
 from services.serving.drawing import Drawing
 from services.serving.engine import Engine, Hosting
 from services.serving.mixing import MixedLinear
-from services.serving.refusals import ContextExceeded, NotLoaded, QueueFull
+from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
 from services.serving.running import NotFinite, Running
 from tests.polling import eventually
 from tests.services.serving.answers import Answers
@@ -223,6 +224,43 @@ def test_more_than_may_wait_are_refused_and_a_cancelled_answer_frees_its_slot(
     finally:
         allowed.release(100)
         engine.close()
+
+
+def test_one_account_does_not_fill_the_queue(
+    served: ServedMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = Semaphore(0)
+    step = Running.step
+    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
+    engine = Engine(Hosting(rows=1, queue_limit=4, precision="fp32", device="cpu"))
+    answers = Answers(engine)
+    try:
+        engine.attach(served("base"))
+        asked = [answers.ask("base", "Hello!", max_tokens=1) for _ in range(3)]
+        with pytest.raises(AccountQueueFull, match="2 of your answers"):
+            answers.ask("base", "Hello!")
+        asked.append(answers.ask("base", "Hello!", max_tokens=1, account_id=UUID(int=7)))
+        allowed.release(100)
+        for each in asked:
+            each.wait()
+    finally:
+        allowed.release(100)
+        engine.close()
+
+
+def test_adapters_that_left_leave_no_matrices_behind(
+    engine: Engine, served: ServedMaker, answers: Answers, adapters: tuple[Path, Path]
+) -> None:
+    for name, adapter in zip(("first", "second"), adapters, strict=True):
+        engine.attach(served(name, adapter))
+        answers.ask(name, "Hello!", max_tokens=3).wait()
+    engine.attach(served("base"))
+    (running,) = engine._running.values()
+    layers = [each for each in running.base.weights.modules() if isinstance(each, MixedLinear)]
+    assert any(layer._stacked[1] is not None for layer in layers)
+    for name in ("first", "second"):
+        engine.detach(deployment_of(name))
+    eventually(lambda: all(layer._stacked[1] is None for layer in layers))
 
 
 def test_a_step_that_fails_breaks_off_what_it_was_to_answer_and_no_more(

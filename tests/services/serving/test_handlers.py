@@ -178,6 +178,22 @@ def test_what_is_undeployed_leaves_memory(world: World) -> None:
         world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
     world.follow()
     assert world.host.models == {"tiny"}
+    assert list((world._home / "cache" / "adapters").iterdir()) == []
+
+
+def test_a_copy_stays_as_long_as_anything_is_served_from_it(world: World) -> None:
+    """A model that a checkpoint was promoted to has the same files as the checkpoint."""
+    given_a_served_checkpoint(world)
+    weights = world.found(CHECKPOINT).weights
+    with command("another name"):
+        world.log.commit(Deployment.request(ACCOUNT_ID, MODEL, weights))
+    world.follow()
+    with command("undeploy"):
+        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
+    world.follow()
+    directory = world.host.attached[world.found(MODEL).id].adapter_directory
+    assert directory is not None
+    assert directory.exists()
 
 
 def test_a_process_that_died_comes_back_with_what_was_deployed_bases_first(world: World) -> None:
