@@ -14,6 +14,7 @@ from domain.quoting import Choices, Quoting
 def cheapest(
     quoting: Quoting,
     account_id: UUID,
+    balance_micros: int,
     choices: Choices,
     loads: Sequence[PoolLoad],
     region: str | None,
@@ -21,9 +22,10 @@ def cheapest(
 ) -> Choices:
     """The choices with the region and GPU type where the job costs least, if it costs what it may.
 
-    `region` and `gpu_type` are what its owner chose, None what is open. Places where the job would
-    begin at once are preferred to those with a queue. Raises the DomainError that stands against
-    the job if it fits nowhere.
+    `region` and `gpu_type` are what its owner chose, None what is open. Of the places that the
+    balance pays for, those where the job would begin at once are preferred to those with a queue;
+    if it pays for none, it is the cheapest of all. Raises the DomainError that stands against the
+    job if it fits nowhere.
     """
     places = [
         load
@@ -32,7 +34,7 @@ def cheapest(
         and region in (None, load.region)
         and gpu_type in (None, load.gpu_type)
     ]
-    found: list[tuple[tuple[bool, int, int, str, str], Choices]] = []
+    found: list[tuple[tuple[bool, bool, int, int, str, str], Choices]] = []
     problems: list[DomainError] = []
     for load in places:
         there = replace(choices, region=load.region, gpu_type=load.gpu_type)
@@ -41,8 +43,9 @@ def cheapest(
         except DomainError as problem:
             problems.append(problem)
             continue
-        waits = load.free < choices.gpu_count
-        rank = (waits, priced.high_micros, priced.high_seconds, load.region, load.gpu_type)
+        short = priced.high_micros > balance_micros
+        waits = load.free < choices.gpu_count and not short
+        rank = (short, waits, priced.high_micros, priced.high_seconds, load.region, load.gpu_type)
         found.append((rank, there))
     if found:
         return min(found, key=lambda each: each[0])[1]

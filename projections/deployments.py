@@ -115,6 +115,22 @@ def deployment_named(connection: Connection, account_id: UUID, model: str) -> Ro
     ).fetchone()
 
 
+def deployed_checkpoints(
+    connection: Connection, account_id: UUID, model: str | None = None
+) -> list[Row]:
+    """An account's checkpoints that shall answer under names of their own, by name.
+
+    With `model` only the one of this name, if it is one.
+    """
+    return connection.execute(
+        "SELECT * FROM deployments AS row WHERE account_id = %(account)s AND job_id IS NOT NULL "
+        "AND status = ANY(%(wanted)s) AND (%(model)s::text IS NULL OR model = %(model)s) "
+        "AND NOT EXISTS (SELECT FROM models WHERE models.account_id = row.account_id "
+        "AND models.model = row.model) ORDER BY model",
+        {"account": account_id, "wanted": WANTED, "model": model},
+    ).fetchall()
+
+
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:
     """Status of the bases' deployments and of an account's own, by model."""
     rows = deployments_of(connection, account_id)

@@ -124,7 +124,10 @@ async def _receive(request: Request, backend: Backend, ref: str, upload: Upload)
         elif part.name == "purpose":
             upload.fields["purpose"] = await part.text()
         else:
-            raise Invalid("only `file` and `purpose` are known, each once", field=part.name)
+            name, _, _ = part.name.partition("[")  # objects are sent as name[key]
+            if name == "expires_after":
+                raise Invalid("files are kept until they are deleted; leave it out", field=name)
+            raise Invalid("only `file` and `purpose` are known, each once", field=name)
 
 
 def _kept_name(sent: str | None) -> str:

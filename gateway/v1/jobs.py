@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from domain.account import Account
 from domain.aggregate import because
 from domain.job import Job
 from domain.placement import cheapest
@@ -85,8 +86,15 @@ def _approve(
     backend: Backend, caller: Caller, key: str, wanted: CreateJob, choices: Choices, order: Order
 ) -> Job:
     loads = loads_now(backend)
+    balance_micros = backend.log.load(Account, caller.account_id).balance_micros
     placed = cheapest(
-        backend.quoting, caller.account_id, choices, loads, wanted.region, wanted.gpu_type
+        backend.quoting,
+        caller.account_id,
+        balance_micros,
+        choices,
+        loads,
+        wanted.region,
+        wanted.gpu_type,
     )
     with because(caller.cause(backend)):
         return backend.launching.approve(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from domain.errors import NotFound
+from domain.errors import NotFound, WrongState
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer
 from gateway.api.models import delete_model
@@ -15,9 +15,10 @@ from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
 from gateway.freshness import caught_up
 from gateway.v1.vocabulary import organization
-from projections import BASE_MODELS, MODELS
+from projections import BASE_MODELS, DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
-from projections.models import models_of
+from projections.deployments import deployed_checkpoints
+from projections.models import model_of, models_of
 
 PLATFORM = "ecolink"
 
@@ -50,15 +51,26 @@ class ModelDeleted(Answer):
 
 @router.get("")
 def list_models(caller: CallerOf, backend: BackendOf) -> ModelList:
-    """The bases by name, then the caller's own models, the newest first."""
-    return ModelList(data=_known(backend, caller))
+    """The bases by name, the caller's models, the newest first, and deployed checkpoints."""
+    with backend.pool.connection() as connection:
+        bases = all_base_models(connection)
+        own = models_of(connection, caller.account_id)
+        checkpoints = deployed_checkpoints(connection, caller.account_id)
+    owner = organization(caller.account_id)
+    return ModelList(
+        data=[
+            *(_model(row["name"], row["imported_at"], PLATFORM) for row in bases),
+            *(_model(row["model"], row["registered_at"], owner) for row in own),
+            *(_model(row["model"], row["requested_at"], owner) for row in checkpoints),
+        ]
+    )
 
 
 @router.get("/{model:path}")
 def retrieve_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelObject:
     """One model."""
     found = _named(backend, caller, model)
-    if found is None and caught_up(backend, MODELS, BASE_MODELS):
+    if found is None and caught_up(backend, MODELS, BASE_MODELS, DEPLOYMENTS):
         found = _named(backend, caller, model)
     if found is None:
         raise NotFound(f"there is no model {model} that you may use", field="model")
@@ -71,23 +83,25 @@ def remove_model(model: str, caller: CallerOf, backend: BackendOf) -> ModelDelet
     found = _named(backend, caller, model)
     if found is not None and found.owned_by == PLATFORM:
         raise Forbidden("base models are the platform's", field="model")
+    with backend.pool.connection() as connection:
+        if deployed_checkpoints(connection, caller.account_id, model):
+            how = f"POST /api/models/{model}/undeploy"
+            raise WrongState(f"{model} is a checkpoint of a job; {how} takes it out", field="model")
     delete_model(backend, caller, model)
     return ModelDeleted(id=model)
 
 
 def _named(backend: Backend, caller: Caller, model: str) -> ModelObject | None:
-    return next((each for each in _known(backend, caller) if each.id == model), None)
-
-
-def _known(backend: Backend, caller: Caller) -> list[ModelObject]:
-    with backend.pool.connection() as connection:
-        bases = all_base_models(connection)
-        own = models_of(connection, caller.account_id)
     owner = organization(caller.account_id)
-    return [
-        *(_model(row["name"], row["imported_at"], PLATFORM) for row in bases),
-        *(_model(row["model"], row["registered_at"], owner) for row in own),
-    ]
+    with backend.pool.connection() as connection:
+        for base in all_base_models(connection):
+            if base["name"] == model:
+                return _model(model, base["imported_at"], PLATFORM)
+        if own := model_of(connection, caller.account_id, model):
+            return _model(model, own["registered_at"], owner)
+        for checkpoint in deployed_checkpoints(connection, caller.account_id, model):
+            return _model(model, checkpoint["requested_at"], owner)
+    return None
 
 
 def _model(name: str, since: datetime, owner: str) -> ModelObject:

@@ -136,6 +136,17 @@ def test_a_form_that_is_refused_leaves_nothing(
     assert stored(world.settings) == []
 
 
+def test_a_file_that_shall_expire_is_refused(client_of: ClientOf, world: World) -> None:
+    files = client_of(world.person()).files
+    with pytest.raises(openai.BadRequestError, match="until they are deleted") as refused:
+        files.create(
+            file=FILE,
+            purpose="fine-tune",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+    assert refused.value.param == "expires_after"
+
+
 def test_a_file_over_the_limit_leaves_nothing(world: World, projecting: None) -> None:
     settings = world.settings.model_copy(update={"dataset_max_bytes": 100_000})
     person = world.person()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import openai
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.v1.conftest import ClientOf
@@ -27,6 +28,25 @@ def test_bases_come_first(trained: Trained, client_of: ClientOf) -> None:
         assert whole(trained.client.models.retrieve(each.id)) == each
     with pytest.raises(openai.NotFoundError):
         trained.client.models.retrieve("gpt-none")
+
+
+def test_a_deployed_checkpoint_is_a_model_until_it_is_undeployed(
+    trained: Trained, client_of: ClientOf, client: TestClient, world: World
+) -> None:
+    (saved,) = trained.client.fine_tuning.jobs.checkpoints.list(trained.name)
+    name, headers = saved.fine_tuned_model_checkpoint, trained.person.headers
+    models = trained.client.models
+    with pytest.raises(openai.NotFoundError):
+        models.retrieve(name)
+    deploy = f"/api/jobs/{trained.name}/checkpoints/{saved.step_number}/deploy"
+    assert client.post(deploy, headers=headers).status_code == 200
+    assert whole(models.retrieve(name)).owned_by.startswith("org-")
+    assert [each.id for each in models.list()][2:] == [name]
+    assert name not in [each.id for each in client_of(world.person()).models.list()]
+    with pytest.raises(openai.ConflictError, match="undeploy"):
+        models.delete(name)
+    assert client.post(f"/api/models/{name}/undeploy", headers=headers).status_code == 200
+    assert name not in [each.id for each in models.list()]
 
 
 def test_a_model_is_its_owners(trained: Trained, client_of: ClientOf, world: World) -> None:
