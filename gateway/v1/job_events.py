@@ -20,7 +20,7 @@ from gateway.access import CallerOf
 from gateway.answers import Answer, job_name
 from gateway.api.jobs import own_job
 from gateway.backend import BackendOf
-from gateway.v1.pages import AfterOf, LimitOf, Page, page_from, page_of
+from gateway.v1.pages import AfterOf, LimitOf, Page, page_from
 from gateway.v1.vocabulary import job_of
 from infrastructure.measurements import evaluations_of
 from projections.job_story import EntryKey, EntryKind, story_of
@@ -36,6 +36,7 @@ LETTERS = {EntryKind.EVENT: "e", EntryKind.STEP: "s", EntryKind.EVALUATION: "v"}
 EVENT_ID = re.compile(
     r"ftevent-(?P<job>[0-9a-f]{32})-(?P<kind>[esv])(?P<n>\d{1,9})-(?P<segment>\d{1,9})"
 )
+CHECKPOINT_ID = re.compile(r"ftckpt-(?P<job>[0-9a-f]{32})-(?P<segment>\d{1,9})-(?P<step>\d{1,9})")
 
 
 class EventObject(Answer):
@@ -186,7 +187,10 @@ def list_checkpoints(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> Page[CheckpointObject]:
-    """The checkpoints that exist, the newest first; each can be deployed under its name."""
+    """The checkpoints that exist, the newest first; each can be deployed under its name.
+
+    A page after one that was pruned meanwhile begins where that one was.
+    """
     row = own_job(backend, caller, job_of(job_id))
     model = backend.log.load(Job, row["job_id"]).model_name
     changed_at: datetime = row["changed_at"]  # while the timeline does not have it yet
@@ -211,11 +215,22 @@ def list_checkpoints(
         ]
 
     newest = row["checkpoints"][::-1]
-    return page_of(newest, lambda each: _checkpoint_id(row["job_id"], each), after, limit, show)
+    if after is not None:
+        last = _place(after, row["job_id"])
+        newest = [each for each in newest if (each["segment"], each["step"]) < last]
+    return page_from(newest, lambda each: _checkpoint_id(row["job_id"], each), limit, show)
 
 
 def _checkpoint_id(job_id: UUID, saved: Fields) -> str:
     return f"ftckpt-{job_id.hex}-{saved['segment']}-{saved['step']}"
+
+
+def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
+    """Segment and step of a checkpoint's id; raises Invalid."""
+    match = CHECKPOINT_ID.fullmatch(checkpoint_id)
+    if match is None or match["job"] != job_id.hex:
+        raise Invalid(f"no checkpoint {checkpoint_id} of this job", field="after")
+    return int(match["segment"]), int(match["step"])
 
 
 def _metrics(saved: Fields, evaluation: Row | None) -> Metrics:

@@ -141,6 +141,19 @@ def test_a_checkpoint_has_its_metrics_and_its_name(trained: Trained) -> None:
     assert (metrics.valid_loss, metrics.valid_mean_token_accuracy) == (2.25, 0.5)
 
 
+def test_checkpoints_after_one_that_was_pruned_are_the_older_ones(trained: Trained) -> None:
+    trained.world.project()
+    checkpoints = trained.client.fine_tuning.jobs.checkpoints
+    (saved,) = checkpoints.list(trained.name)
+    gone, first = f"ftckpt-{trained.job_id.hex}-2-9", f"ftckpt-{trained.job_id.hex}-1-2"
+    assert [each.id for each in checkpoints.list(trained.name, after=gone)] == [saved.id]
+    for after in (saved.id, first):
+        assert list(checkpoints.list(trained.name, after=after)) == []
+    for after in ("ftckpt-none", f"ftckpt-{'0' * 32}-1-4"):
+        with pytest.raises(openai.BadRequestError):
+            checkpoints.list(trained.name, after=after)
+
+
 def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
     trained.world.project()
     job = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
