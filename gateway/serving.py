@@ -38,6 +38,10 @@ REFUSALS: dict[int, type[DomainError]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: NotServing,
 }
 
+log = logging.getLogger("gateway")
+
+NO_ANSWER = "the serving process said what is no answer"
+ENDED_EARLY = "the serving process ended before the answer did"
 UNREACHABLE = "the serving process cannot be reached now; try again soon"
 
 
@@ -50,27 +54,43 @@ class BrokenOff(NotServing):
 class Speech:
     """An answer while it is said."""
 
-    def __init__(self, response: httpx.Response, prompt_tokens: int, lines: AsyncIterator[str]):
+    def __init__(
+        self,
+        response: httpx.Response,
+        prompt_tokens: int,
+        lines: AsyncIterator[str],
+        choices: int,
+    ) -> None:
         self.prompt_tokens = prompt_tokens
+        self._choices = choices
         self._response = response
         self._lines = lines
 
     async def pieces(self) -> AsyncIterator[TextGrown]:
-        """Pieces of all choices, as they come; raises BrokenOff."""
+        """Pieces of all choices, as they come; raises BrokenOff unless all of them end."""
+        saying = set(range(self._choices))
         try:
             async for line in self._lines:
                 said = LINE.validate_json(line)
                 if isinstance(said, GenerationFailed):
                     raise BrokenOff(said.failed)
-                if isinstance(said, TextGrown):
-                    yield said
+                if not isinstance(said, TextGrown) or said.choice not in saying:
+                    raise BrokenOff(NO_ANSWER)
+                if said.finish_reason is not None:
+                    saying.remove(said.choice)
+                yield said
+        except ValidationError as error:
+            log.exception("serving said what is no line of an answer")
+            raise BrokenOff(NO_ANSWER) from error
         except httpx.ReadTimeout as error:
             raise BrokenOff(
                 f"nothing was said for {SILENT_SECONDS:.0f} seconds: more is asked than can be "
                 "answered; try again later"
             ) from error
         except httpx.HTTPError as error:
-            raise BrokenOff("the serving process ended before the answer did") from error
+            raise BrokenOff(ENDED_EARLY) from error
+        if saying:
+            raise BrokenOff(ENDED_EARLY)
 
     async def close(self) -> None:
         """Hear no more; what is not said yet is not computed."""
@@ -94,14 +114,19 @@ class Serving:
             response = await self._client.send(request, stream=True)
             if response.status_code != HTTPStatus.OK:
                 raise _refusal(response.status_code, await _body(response))
-            lines = response.aiter_lines()
-            first = LINE.validate_json(await anext(lines, "{}"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotServing(UNREACHABLE) from error
-        if not isinstance(first, PromptRead):
+        try:
+            lines = response.aiter_lines()
+            first = PromptRead.model_validate_json(await anext(lines, ""))
+        except (httpx.HTTPError, ValidationError) as error:
             await response.aclose()
-            raise NotServing(UNREACHABLE)
-        return Speech(response, first.prompt_tokens, lines)
+            log.warning("serving does not begin its answer as one: %s", error)
+            raise NotServing(UNREACHABLE) from error
+        except BaseException:  # the client left meanwhile
+            await response.aclose()
+            raise
+        return Speech(response, first.prompt_tokens, lines, asked.choices)
 
 
 async def _body(response: httpx.Response) -> bytes:

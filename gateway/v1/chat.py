@@ -11,9 +11,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from domain.deployment import DeploymentStatus
 from domain.errors import NotFound, WrongState
@@ -25,6 +24,7 @@ from gateway.serving import BrokenOff, ServingOf, Speech
 from gateway.v1.chat_objects import ANSWERS
 from gateway.v1.chat_request import ChatRequest
 from gateway.v1.errors import body as error_body
+from gateway.v1.event_stream import EventStream
 from infrastructure.generation import TextGrown
 from projections import DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
@@ -55,7 +55,7 @@ async def create_completion(
     frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
     speech = await _unless_gone(request, serving.ask(asked))
     if form.stream:
-        return Streamed(speech, _events(speech, frame, asked.choices, form.shows_usage))
+        return EventStream(_events(speech, frame, asked.choices, form.shows_usage), speech.close)
     try:
         completion = await _unless_gone(request, _completion(speech, frame, asked.choices))
     finally:
@@ -84,7 +84,8 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
             raise WrongState(f"{model} could not be deployed: {why}", field="model")
         case DeploymentStatus.UNDEPLOYED:
             how = BY_OPERATOR if row["job_id"] is None else _by_owner(model)
-            raise WrongState(f"{model} was undeployed; {how}", field="model")
+            unless = "" if row["step"] is None else ", unless it was deleted since"
+            raise WrongState(f"{model} was undeployed; {how}{unless}", field="model")
 
 
 def _not_deployed(backend: Backend, caller: Caller, model: str) -> NotFound | WrongState:
@@ -228,20 +229,3 @@ def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-
-
-class Streamed(StreamingResponse):
-    """Events of an answer; when the client leaves, it is not answered any further."""
-
-    def __init__(self, speech: Speech, events: AsyncIterator[str]) -> None:
-        self._speech = speech
-        super().__init__(
-            events, media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._speech.close()

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from infrastructure.generation import (
@@ -35,16 +35,27 @@ log = logging.getLogger("serving")
 
 RETRY_SECONDS = 1
 
+BODY_BYTES = 4 * 1024**2
+"""Of a chat; the gateway takes no body of more than a quarter."""
+
 
 def create_app(engine: Engine, secret: str) -> FastAPI:
     """The application; only who shows the secret is answered."""
     app = FastAPI(openapi_url=None)
 
     @app.post(GENERATE_PATH)
-    async def generate(asked: GenerationAsked, request: Request) -> Response:
+    async def generate(request: Request) -> Response:
         shown = request.headers.get("authorization", "")
         if not compare_digest(shown.encode(), f"Bearer {secret}".encode()):
             return Response(status_code=HTTPStatus.UNAUTHORIZED)
+        body = await _body(request)
+        if body is None:
+            return Response(status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            asked = GenerationAsked.model_validate_json(body)
+        except ValidationError:
+            log.exception("the gateway asks what is no chat")
+            return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
         heard = Heard(asked.choices)
         try:
             begun = await run_in_threadpool(engine.ask, asked, heard.listener)
@@ -53,6 +64,16 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
         return Lines(begun, heard)
 
     return app
+
+
+async def _body(request: Request) -> bytes | None:
+    """What was sent, read only now that the secret was shown; None: more than is read."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_BYTES:
+            return None
+    return bytes(body)
 
 
 def _refusal(refused: Refused) -> JSONResponse:

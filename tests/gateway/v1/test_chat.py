@@ -20,6 +20,7 @@ from domain.aggregate import because
 from domain.deployment import Deployment
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.app import create_app
+from gateway.v1 import event_stream
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.deployments import statuses
@@ -120,6 +121,23 @@ def test_a_stream_ends_as_the_protocol_wants(chat: OpenAI) -> None:
     with create(**GREEDY, max_tokens=2, stream=True) as raw:
         assert raw.headers["content-type"].startswith("text/event-stream")
         assert raw.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_comments_to_who_waits_are_not_heard_by_the_client(
+    chat: OpenAI, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = chat.chat.completions.create(**GREEDY, max_tokens=3)
+    (running,) = engine._running.values()
+    step = running.step
+    monkeypatch.setattr(event_stream, "WAITING_SECONDS", 0.01)
+    monkeypatch.setattr(running, "step", lambda: (time.sleep(0.1), step()))
+    with chat.chat.completions.with_streaming_response.create(
+        **GREEDY, max_tokens=3, stream=True
+    ) as raw:
+        assert event_stream.WAITING.encode() in raw.read()
+    chunks = chat.chat.completions.create(**GREEDY, max_tokens=3, stream=True)
+    said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert said == expected.choices[0].message.content
 
 
 def test_stop_sequences_temperature_and_seed(chat: OpenAI) -> None:

@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from infrastructure.generation import GENERATE_PATH
+from services.serving import api
 from services.serving.engine import Engine, Hosting
 from tests.polling import eventually
 from tests.services.serving.answers import Answers
 from tests.services.serving.conftest import ServedMaker, deployment_of
-from tests.services.serving.listening import client_of, listening
+from tests.services.serving.listening import SECRET, client_of, listening
 
 
 @pytest.fixture
@@ -61,6 +62,20 @@ def test_refusals_have_a_status_and_a_reason(engine: Engine, served: ServedMaker
         assert (refused.status_code, refused.json()["field"]) == (400, "messages")
     with client_of(url, "guessed") as stranger:
         assert stranger.post(GENERATE_PATH, json=chat()).status_code == 401
+
+
+def test_only_who_shows_the_secret_has_a_body_read_and_not_one_without_end(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_BYTES", 1000)
+    for secret, body, status in (
+        ("guessed", b"{", 401),
+        ("guessed", b"[" * 2000, 401),
+        (SECRET, b"{", 422),
+        (SECRET, b"[" * 1001, 413),
+    ):
+        with client_of(url, secret) as client:
+            assert client.post(GENERATE_PATH, content=body).status_code == status
 
 
 def test_a_reader_who_leaves_frees_the_slot(served: ServedMaker) -> None:
