@@ -23,6 +23,7 @@ ACCOUNT, HOST = "As the account holder", "On the host"
 
 main = typer.Typer(
     name="ecolink",
+    cls=client.Commands,
     help="A self-hosted fine-tuning cloud.",
     no_args_is_help=True,
     epilog=client.epilog(),

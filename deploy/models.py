@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -15,6 +15,7 @@ from rich.text import Text
 from deploy.operator import Store, open_store
 from domain.job import Job
 from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import fail
 from infrastructure.artifacts import Artifacts
 from projections import MODELS
 from projections.models import job_of_model
@@ -41,7 +42,7 @@ def verify_model(
         store.fold(MODELS)
         job_id = job_of_model(store.connection, name)
         if job_id is None:
-            _not_found(f"There is no model {name}.")
+            fail(f"There is no model {name}.", ExitCode.NOT_FOUND)
         checks = _verify(store, job_id, directory)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
@@ -83,8 +84,3 @@ def _show(checks: Sequence[Check]) -> None:
             console.print(Text.assemble(("differs ", "red"), expected))
     differing = sum(not check.ok for check in checks)
     console.print(f"{len(checks)} checks, {differing} differ.")
-
-
-def _not_found(message: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False)
-    raise typer.Exit(ExitCode.NOT_FOUND)

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
 from domain.account import Account, Role
@@ -28,7 +27,8 @@ from domain.errors import DomainError, Invalid, NotFound
 from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.money import dollars, micros_of
-from gateway.cli.terminal import screen
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import AsJson, fail, screen
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.imported_model import ImportedModel
@@ -95,7 +95,7 @@ def open_store() -> Generator[Store]:
             with connect(settings) as connection, because(cause):
                 yield Store(settings, log, connection)
     except (StackError, DomainError) as error:
-        fail(str(error))
+        fail(str(error), ExitCode.FAILED)
 
 
 @accounts.command("create")
@@ -208,11 +208,15 @@ def import_model(
     name: Annotated[
         str | None, typer.Option(help="Default: the catalog's, or the source's last part.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Import a base model into the model store, on this host, and offer it."""
     with open_store() as store:
         chosen = name or default_name(store.catalog, source)
         imported = offer_model(store.settings, store.ecolink, source, chosen)
+    if as_json:
+        print(imported.model_dump_json(indent=1))
+    else:
         console.print(
             f"Imported {imported.name}: {imported.architecture} with "
             f"{imported.shape.parameters:,} parameters and a context of "

@@ -7,6 +7,7 @@ from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.session import session
+from gateway.cli.terminal import Commands
 
 GROUPS = {
     "datasets": datasets,
@@ -16,4 +17,14 @@ GROUPS = {
     "keys": keys,
 }
 
-__all__ = ["GROUPS", "billing", "datasets", "epilog", "jobs", "keys", "models", "session"]
+__all__ = [
+    "GROUPS",
+    "Commands",
+    "billing",
+    "datasets",
+    "epilog",
+    "jobs",
+    "keys",
+    "models",
+    "session",
+]

@@ -53,6 +53,7 @@ def ledger(
     as_json: AsJson = False,
 ) -> None:
     """Every posting of your account."""
+    _one_format(as_csv, as_json)
     with client_of(ctx) as client:
         if as_csv:
             print(client.text("/ledger.csv"), end="")
@@ -70,6 +71,7 @@ def statement(
     as_json: AsJson = False,
 ) -> None:
     """What came in and what was charged; every cent names its minutes in --json and --csv."""
+    _one_format(as_csv, as_json)
     path, days = f"/statements/{by}", {"first": first, "last": last}
     with client_of(ctx) as client:
         if as_csv:
@@ -77,3 +79,8 @@ def statement(
         else:
             draw = tables.statement_days if by is Cut.DAYS else tables.statement_jobs
             show(client.get(path, **days), as_json, draw)
+
+
+def _one_format(as_csv: bool, as_json: bool) -> None:
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json are two formats; choose one")

@@ -11,7 +11,7 @@ import typer
 from gateway import tables
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
-from gateway.cli.terminal import AsJson, bar, client_of, note, show
+from gateway.cli.terminal import AsJson, bar, client_of, interrupted, show
 from gateway.client import Client
 
 POLL_SECONDS = 0.5
@@ -44,8 +44,7 @@ def upload(
         try:
             dataset = _validated(client, dataset)
         except KeyboardInterrupt:
-            note(f"\nIts validation goes on: `ecolink datasets show {dataset['id']}`.")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
+            interrupted(f"\nIts validation goes on: `ecolink datasets show {dataset['id']}`.")
         if dataset["status"] != "rejected":
             show(dataset, as_json, tables.fields)
             return

@@ -10,7 +10,7 @@ import typer
 from gateway import tables
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
-from gateway.cli.terminal import note, show
+from gateway.cli.terminal import interrupted, show
 from gateway.client import Client
 
 ENDINGS = {"active": ExitCode.DONE, "failed": ExitCode.FAILED, "undeployed": ExitCode.FAILED}
@@ -28,8 +28,7 @@ def give_deployment(client: Client, path: str, follow: bool, as_json: bool) -> N
                 lambda: client.get(f"/models/{model}/deployment")
             )
     except KeyboardInterrupt:
-        note("\nThe deployment goes on: `ecolink models deployments` shows it.")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        interrupted("\nThe deployment goes on: `ecolink models deployments` shows it.")
     show(deployment, as_json, tables.deployment)
     if follow:
         raise typer.Exit(ENDINGS[deployment["status"]])

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import tables
-from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import bar, note, show
+from gateway.cli.terminal import bar, interrupted, show
 from gateway.client import Client
 from gateway.downloading import download, files_at
 
@@ -36,8 +35,7 @@ def fetch(client: Client, path: str, name: str, directory: Path | None, as_json:
         with bar(f"downloading {name}", total_bytes) as told:
             download(client, path, files, target, told)
     except KeyboardInterrupt:
-        note("\nThe same command goes on where it was cut off.")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        interrupted("\nThe same command goes on where it was cut off.")
     answer = {
         "name": name,
         "directory": str(target.resolve()),

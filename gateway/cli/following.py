@@ -7,10 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
-
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import note
+from gateway.cli.terminal import interrupted
 from gateway.client import Client, Refused, Unreachable
 
 POLL_SECONDS = 1.0
@@ -34,12 +32,11 @@ def leaving_it_running(job_id: str) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        note(
+        interrupted(
             f"\n{job_id} goes on.\n"
             f"  ecolink jobs watch {job_id}   comes back to it\n"
             f"  ecolink jobs cancel {job_id}  stops it"
         )
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def patiently(call: Callable[[], Answer]) -> Answer:

@@ -11,7 +11,7 @@ import typer
 from domain.hyperparameters import Hyperparameters, Schedule
 from gateway import job_tables
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import AsJson, client_of, note, show, show_line
+from gateway.cli.terminal import AsJson, client_of, interrupted, note, show, show_line
 from gateway.cli.watching import follow
 from gateway.client import Client, Unreachable
 
@@ -112,8 +112,10 @@ def launch(
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> dict[str, Any]:
     """The job; if nobody knows whether there is one, how to ask again without making two."""
+    again = f"It may be approved; with --idempotency-key {key} the command makes no second job."
     try:
         return client.post("/jobs", approval, idempotency_key=key)
-    except (Unreachable, KeyboardInterrupt):
-        note(f"It may be approved; with --idempotency-key {key} the command makes no second job.")
-        raise
+    except Unreachable as error:
+        raise Unreachable(f"{error}. {again}") from error
+    except KeyboardInterrupt:
+        interrupted(again)

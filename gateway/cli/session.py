@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import tables
-from gateway.cli.terminal import AsJson, Finder, client_of, note, show, told_errors
+from gateway.cli.terminal import AsJson, Finder, client_of, note, show, show_line, told_errors
 from gateway.client import Client, Endpoint
 from gateway.login import login_file, remove_login, write_login
 
@@ -45,11 +45,13 @@ def login(
 
 
 @session.command()
-def logout(ctx: typer.Context) -> None:
+def logout(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Forget the kept address and key; the key itself stays valid until it is revoked."""
     with told_errors(ctx):
         removed = remove_login()
     note("Signed out." if removed else f"There was no login in {login_file()}.")
+    if as_json:
+        show_line({"signed_out": removed})
 
 
 @session.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
@@ -17,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from typer._click import Context  # what a group is invoked with
+from typer._click.exceptions import UsageError  # typer shows but one kind of it
+from typer.core import TyperGroup
 
 from gateway.cli.exits import ExitCode, exit_code_of
 from gateway.client import Client, ClientError, Endpoint, Refused, sentence_of
@@ -26,9 +31,28 @@ PIPE_COLUMNS = 4096
 
 errors = Console(stderr=True, highlight=False)
 
+for_programs = ContextVar("for_programs", default=False)
+"""Whether the command was given --json: then nothing is said to a person, and an error is JSON."""
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
 ]
+
+
+class Commands(TyperGroup):
+    """All commands; with --json also what is wrong with the options is told as JSON."""
+
+    def invoke(self, ctx: Context) -> Any:
+        """Invoke the command that the arguments name."""
+        before = for_programs.set("--json" in [*ctx._protected_args, *ctx.args])
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            if not for_programs.get():
+                raise
+            fail(error.format_message(), ExitCode.USAGE)
+        finally:
+            for_programs.reset(before)
 
 
 class Finder(Protocol):
@@ -57,22 +81,36 @@ def told_errors(ctx: typer.Context) -> Generator[None]:
     try:
         yield
     except Refused as error:
-        fail(sentence_of(error.status, error.problem, _names(ctx)), exit_code_of(error))
+        sentence = sentence_of(error.status, error.problem, _names(ctx))
+        fail(sentence, exit_code_of(error), error.problem | {"status": error.status})
     except BrokenPipeError:
         raise  # whoever reads has heard enough, which is no error
     except (ClientError, OSError) as error:
         fail(str(error), exit_code_of(error))
 
 
-def fail(message: str, code: ExitCode) -> NoReturn:
-    """Tell what is wrong on standard error, and exit."""
-    _tell(message, "red")
+def fail(message: str, code: ExitCode, problem: dict[str, Any] | None = None) -> NoReturn:
+    """Tell what is wrong on standard error, and exit; `problem` is what the gateway says of it."""
+    if for_programs.get():
+        named = {"code": code.name.lower(), "message": message.strip()}
+        print(json.dumps({"error": named | (problem or {})}), file=sys.stderr)
+    else:
+        _tell(message, "red")
     raise typer.Exit(code) from None
 
 
+def interrupted(message: str) -> NoReturn:
+    """Say what goes on although Ctrl-C ended the command, and exit."""
+    if not for_programs.get():
+        note(message)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    fail(message, ExitCode.INTERRUPTED)
+
+
 def note(message: str) -> None:
-    """Say something to the person on standard error, where no script reads it."""
-    _tell(message, "dim")
+    """Say something to the person on standard error; with --json there is none."""
+    if not for_programs.get():
+        _tell(message, "dim")
 
 
 def _tell(message: str, style: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import typer
 
+from deploy.cli import main
 from gateway.cli.exits import ExitCode, exit_code_of
 from gateway.client import Client, ClientError, Endpoint, NotSignedIn, Refused, Unreachable
 from tests.gateway.cli.conftest import ecolink
@@ -53,3 +58,50 @@ def test_the_codes_are_told_where_people_look() -> None:
         for code in ExitCode:
             assert f"\n {code:>3d}  " in shown
             assert f"\n| {code:d} | " in readme
+
+
+def commands(group: Any, *names: str) -> Generator[tuple[tuple[str, ...], Any]]:
+    """Every command behind a group, with the words that name it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+def test_every_command_of_the_account_holder_speaks_json() -> None:
+    rooms = {"login", "logout", "whoami", "datasets", "jobs", "models", "billing", "keys"}
+    every = dict(commands(typer.main.get_command(main)))
+    assert rooms == {words[0] for words in every} & rooms
+    silent = [
+        words
+        for words, command in every.items()
+        if words[0] in rooms and "--json" not in {each for p in command.params for each in p.opts}
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (("jobs", "list"), ExitCode.UNREACHABLE, "unreachable"),
+        (("jobs", "launch"), ExitCode.USAGE, "usage"),
+        (("jobs", "launch", "--gpus"), ExitCode.USAGE, "usage"),
+        (("jobs", "lunch"), ExitCode.USAGE, "usage"),
+        (("jobs", "logs", "ftjob-x", "--lines", "0"), ExitCode.USAGE, "usage"),
+        (("billing", "statement", "--csv"), ExitCode.USAGE, "usage"),
+        (("billing", "ledger", "--csv"), ExitCode.USAGE, "usage"),
+        (("login", "nowhere"), ExitCode.USAGE, "usage"),
+    ],
+)
+def test_with_json_an_error_is_one_document_with_the_same_code(
+    arguments: tuple[str, ...], code: ExitCode, named: str
+) -> None:
+    gateway = ("--url", "http://127.0.0.1:9", "--key", "eco_x")
+    told = ecolink(*gateway, *arguments, "--json")
+    assert (told.exit_code, told.stdout) == (code, "")
+    assert json.loads(told.stderr)["error"]["code"] == named
+    if "--csv" not in arguments:
+        plain = ecolink(*gateway, *arguments)
+        assert plain.exit_code == code
+        assert '"error"' not in plain.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def test_a_login_is_kept_for_its_owner_alone_and_forgotten(served: Served, world
     assert served.url in told
     assert "alice" in told
 
-    assert ecolink("logout").exit_code == 0
+    assert json.loads(ecolink("logout", "--json").stdout) == {"signed_out": True}
     assert not login_file().exists()
+    assert json.loads(ecolink("logout", "--json").stdout) == {"signed_out": False}
     assert ecolink("logout").exit_code == 0
     assert ecolink("whoami").exit_code == 7  # no stack runs here either
 
@@ -91,4 +93,6 @@ def test_keys_are_made_listed_and_revoked(served: Served, world: World) -> None:
 
     assert me.read("keys", "revoke", made["id"])["revoked_at"] is not None
     assert second.refused("keys", "list", code=3)
+    error = json.loads(second.refused("keys", "list", "--json", code=3))["error"]
+    assert (error["code"], error["status"]) == ("unauthenticated", 401)
     assert str(other.key_id) not in me.run("keys", "list")
