@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         default=None, description="What the gateway shows to the serving process, and no one else."
     )
     serving_queue_limit: int = Field(
-        default=64, ge=1, description="Chats that may wait to be answered; more are refused (429)."
+        default=64,
+        ge=1,
+        description="Answers that may wait to be begun, one account's half; others get 429.",
     )
     serving_rows: int = Field(
         default=32, ge=1, description="Answers that are given at once, of each base."
