@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -63,6 +63,17 @@ class PydanticMapper(Mapper[UUID]):
         return event_class.model_validate(state)
 
 
+def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
+    """An aggregate after some more of its events.
+
+    The library's own projector first asks of each event whether it is one that can change an
+    aggregate; with Python 3.11 the question takes more than half of all the time of a load.
+    """
+    for event in events:
+        aggregate = event.mutate(aggregate)
+    return aggregate
+
+
 class EventLog(Application[UUID]):
     """The truth: every aggregate's events, in one ordered notification log."""
 
@@ -86,7 +97,7 @@ class EventLog(Application[UUID]):
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
         """An aggregate as its events make it, or None."""
         try:
-            found: object = self.repository.get(aggregate_id)
+            found: object = self.repository.get(aggregate_id, projector_func=replayed)
         except AggregateNotFoundError:
             return None
         return found if isinstance(found, kind) else None
