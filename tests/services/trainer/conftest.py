@@ -98,7 +98,7 @@ def make_spec(artifacts: Artifacts) -> SpecMaker:
                     **(hyperparameters or {}),
                 }
             ),
-            "paid_seconds": 3600,
+            "paid_seconds": 300,
             "grace_seconds": 30,
             "heartbeat_seconds": 0.05,
             "checkpoint_prefix": f"jobs/{job_id}/checkpoints",

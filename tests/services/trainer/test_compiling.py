@@ -48,7 +48,8 @@ def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, before = chats(15), kernels_made()
-    expected = run(make_spec(FIELDS, rows))
+    patient = make_spec(FIELDS, rows).model_copy(update={"paid_seconds": 3600})  # with a compiler
+    expected = run(patient)
     # Before the first step, and from one shape for all jobs, or resuming would not be exact.
     assert kernels_made() == before + 1
     assert "layers are compiled" in expected.lines
