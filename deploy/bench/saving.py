@@ -37,7 +37,7 @@ def bench(
         gradient_accumulation=1,
         target_modules=LINEAR_LAYERS,
         save_steps=save_steps,
-        eval_steps=1_000_000,  # the time of evaluations is not that of checkpoints
+        eval_steps=100_000,  # the time of evaluations is not that of checkpoints
         max_sequence_length=64,
     )
     with tempfile.TemporaryDirectory(prefix="ecolink-saving-") as folder, nats_server() as url:
