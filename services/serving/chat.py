@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE, plain_message
 from services.serving.refusals import TemplateRefused
 
 MARKS = ("\u2402", "\u2403")  # stand for what is said where only what is around it matters
@@ -36,7 +35,7 @@ class Chat:
 
     def text(self, messages: list[dict[str, Any]]) -> str:
         """The text up to where the answer begins; raises TemplateRefused."""
-        plain = [self._plain(message) for message in messages]
+        plain = [plain_message(message, self._calls_tools) for message in messages]
         if self._prompts:
             return self._render(plain, prompt=True)
         text = self._render([*plain, {"role": "assistant", "content": MARKS[0]}])
@@ -70,21 +69,6 @@ class Chat:
         assert isinstance(text, str)
         return text
 
-    def _plain(self, message: dict[str, Any]) -> dict[str, Any]:
-        """A message as templates expect it: text content, tool arguments as objects."""
-        plain = {key: value for key, value in message.items() if value is not None}
-        plain["content"] = message.get("content") or ""
-        calls = [_with_object_arguments(call) for call in plain.pop("tool_calls", ())]
-        if calls and self._calls_tools:
-            plain["tool_calls"] = calls
-        elif calls:  # the template would drop them: they are written out, as in training
-            written = [
-                f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-                for call in calls
-            ]
-            plain["content"] = "\n".join(filter(None, [plain["content"], *written]))
-        return plain
-
 
 def _template(tokenizer: PreTrainedTokenizerFast, adapter: Path | None) -> str:
     template = tokenizer.chat_template
@@ -95,14 +79,3 @@ def _template(tokenizer: PreTrainedTokenizerFast, adapter: Path | None) -> str:
     if adapter is not None and (adapter / CHAT_TEMPLATE).exists():
         return (adapter / CHAT_TEMPLATE).read_text(encoding="utf-8")
     return FALLBACK_CHAT_TEMPLATE
-
-
-def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `arguments` are JSON in a string; chat templates want the object."""
-    function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
-        try:
-            function["arguments"] = json.loads(function["arguments"])
-        except json.JSONDecodeError:
-            return {**call, "function": function}
-    return {**call, "function": function}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE, plain_message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +101,9 @@ class Renderer:
         Only assistant messages carry labels, up to and with their end token; `weight: 0` leaves a
         message out. Raises Unrenderable.
         """
-        messages = [self._plain(message) for message in conversation["messages"]]
+        messages = [
+            plain_message(message, self._calls_tools) for message in conversation["messages"]
+        ]
         trained = [
             index
             for index, message in enumerate(conversation["messages"])
@@ -124,7 +125,9 @@ class Renderer:
 
         Raises Unrenderable.
         """
-        messages = [self._plain(message) for message in conversation["messages"]]
+        messages = [
+            plain_message(message, self._calls_tools) for message in conversation["messages"]
+        ]
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         text, start = self._span(messages[: last + 1], conversation.get("tools"))
         return conversation["messages"][:last], text[:start]
@@ -184,35 +187,6 @@ class Renderer:
     def _truncate(self, example: Example) -> Example:
         """The first `max_tokens` tokens."""
         return Example(example.input_ids[: self.max_tokens], example.labels[: self.max_tokens])
-
-    def _plain(self, message: Message) -> Message:
-        """A message as templates expect it: text content, tool arguments as objects."""
-        plain = {key: value for key, value in message.items() if key != "weight"}
-        plain["content"] = message.get("content") or ""
-        calls = [_with_object_arguments(call) for call in message.get("tool_calls") or ()]
-        if not calls:
-            plain.pop("tool_calls", None)
-        elif self._calls_tools:
-            plain["tool_calls"] = calls
-        else:  # the template would drop them: write them out, as the Hermes format does
-            del plain["tool_calls"]
-            written = [
-                f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-                for call in calls
-            ]
-            plain["content"] = "\n".join(filter(None, [plain["content"], *written]))
-        return plain
-
-
-def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `arguments` are JSON in a string; chat templates want the object."""
-    function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
-        try:
-            function["arguments"] = json.loads(function["arguments"])
-        except json.JSONDecodeError:
-            return {**call, "function": function}
-    return {**call, "function": function}
 
 
 def _shared_characters(one: str, other: str) -> int:
