@@ -51,7 +51,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Your data, if any, is still in $${ECOLINK_HOME:-.ecolink}."
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt gateway/web/package-lock.json gateway/web/build.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer; name one with make PYTHON=...")'
 	@echo "Installing EcoLink and what it needs into $(VENV); the first time takes some minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

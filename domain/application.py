@@ -83,7 +83,11 @@ class EcoLink:
 
     def authenticate(self, secret: str) -> ApiKey | None:
         """The key with this secret, if it was issued and not revoked."""
-        key = self.log.find(ApiKey, api_key_id(secret_sha256(secret)))
+        return self.valid_key(api_key_id(secret_sha256(secret)))
+
+    def valid_key(self, key_id: UUID) -> ApiKey | None:
+        """The key with this id, if it was issued and not revoked."""
+        key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
     def upload_dataset(

@@ -1,4 +1,4 @@
-"""Who calls: the account behind an API key, and what its role allows."""
+"""Who calls: the account behind an API key or a browser's session, and what its role allows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from domain.account import Role
 from domain.aggregate import Cause
+from domain.api_key import ApiKey
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, Unauthenticated
+from gateway.sessions import check_csrf, csrf_token_shown, session_in
+from infrastructure.sessions import Session
 
 bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
 
@@ -43,18 +46,37 @@ def caller(
     request: Request,
     backend: BackendOf,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    csrf_token: Annotated[str | None, Depends(csrf_token_shown)],
 ) -> Caller:
-    """The holder of the API key; every call reads the log, so that a revoked key ends at once."""
-    if credentials is None:
-        raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
-    known = holder_of(backend, credentials.credentials, request.state.request_id)
+    """The holder of the API key, or who is signed in with the browser that asks.
+
+    Every call reads the log, so that a revoked key ends at once, and its sessions with it.
+    """
+    request_id = request.state.request_id
+    if credentials is not None:
+        known = holder_of(backend, credentials.credentials, request_id)
+    else:
+        session = session_in(request, backend)
+        if session is None:
+            raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
+        check_csrf(request, session, csrf_token)
+        known = holder_of_session(backend, session, request_id)
+        request.state.session = session
     request.state.caller = known
     return known
 
 
 def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
     """The holder of the API key with this secret; raises Unauthenticated."""
-    key = backend.ecolink.authenticate(secret)
+    return _caller(backend.ecolink.authenticate(secret), request_id)
+
+
+def holder_of_session(backend: Backend, session: Session, request_id: str) -> Caller:
+    """Who signed in with a key; raises Unauthenticated."""
+    return _caller(backend.ecolink.valid_key(session.key_id), request_id)
+
+
+def _caller(key: ApiKey | None, request_id: str) -> Caller:
     if key is None:
         raise Unauthenticated("this API key is unknown or was revoked")
     return Caller(key.account_id, key.role, key.id, request_id)

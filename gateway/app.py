@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import api, openapi, reference, v1
+from gateway import api, openapi, reference, v1, web
 from gateway.api.datasets import UPLOAD_PATH
 from gateway.backend import open_backend
-from gateway.errors import Errors
+from gateway.errors import Errors, answer
 from gateway.event_feed import EventFeed
 from gateway.requests import Requests
 from gateway.serving import open_serving
@@ -49,12 +49,14 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         lifespan=lifespan,
     )
-    errors = Errors({v1.PREFIX: v1.errors.answer})
+    native = dict.fromkeys(("/api", "/healthz"), answer)
+    errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer)
     errors.install(app)
     app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}))
     app.include_router(api.router)
     app.include_router(v1.router)
     app.include_router(reference.router)
+    web.install(app)
     openapi.install(app)
     return app
 

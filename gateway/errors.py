@@ -10,7 +10,7 @@ import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from starlette.exceptions import HTTPException
 
@@ -153,11 +153,13 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
 
 
-Shape = Callable[[int, Problem, Mapping[str, str]], JSONResponse]
-"""Makes the answer of a status, a problem and further headers."""
+Shape = Callable[[Request, int, Problem, Mapping[str, str]], Response]
+"""Makes the answer to a request of a status, a problem and further headers."""
 
 
-def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
+def answer(
+    request: Request, status: int, problem: Problem, headers: Mapping[str, str]
+) -> JSONResponse:
     """The native API's response for a problem."""
     return JSONResponse(
         ErrorAnswer(error=problem).model_dump(exclude_none=True), status, headers=dict(headers)
@@ -165,11 +167,11 @@ def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONRes
 
 
 class Errors:
-    """Answers every error of an application, in the shape of the API that its path belongs to."""
+    """Answers every error of an application, in the shape of the part that its path belongs to."""
 
-    def __init__(self, others: Mapping[str, Shape]) -> None:
-        """`others` are the shapes of other APIs than the native one, by their paths' prefix."""
-        self._others = others
+    def __init__(self, shapes: Mapping[str, Shape], otherwise: Shape) -> None:
+        """`shapes` are those of each path and what is below it; the rest has another."""
+        self._shapes, self._otherwise = shapes, otherwise
 
     def install(self, app: FastAPI) -> None:
         """Make the application answer its errors so."""
@@ -180,18 +182,24 @@ class Errors:
             app.add_exception_handler(error, self._unavailable)
 
     def answer(
-        self, path: str, status: int, problem: Problem, headers: Mapping[str, str] | None = None
-    ) -> JSONResponse:
-        """The response for a problem of a request to a path."""
-        prefixes = (each for each in self._others if path.startswith(f"{each}/"))
-        shape = self._others.get(next(prefixes, ""), answer)
-        return shape(status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {}))
+        self,
+        request: Request,
+        status: int,
+        problem: Problem,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The response for a problem of a request."""
+        top = "/" + request.url.path.split("/")[1]
+        shape = self._shapes.get(top, self._otherwise)
+        return shape(
+            request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
+        )
 
-    async def _refused(self, request: Request, error: Exception) -> JSONResponse:
+    async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DomainError)
-        return self.answer(request.url.path, status_of(error), _problem(error))
+        return self.answer(request, status_of(error), _problem(error))
 
-    async def _malformed(self, request: Request, error: Exception) -> JSONResponse:
+    async def _malformed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         problems = [
             FieldProblem(field=field_name(problem["loc"]), message=problem["msg"])
@@ -199,21 +207,21 @@ class Errors:
         ]
         names = ", ".join(dict.fromkeys(problem.field for problem in problems))
         problem = Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems)
-        return self.answer(request.url.path, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
+        return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
-    async def _http(self, request: Request, error: Exception) -> JSONResponse:
+    async def _http(self, request: Request, error: Exception) -> Response:
         """What the framework itself refuses: no such path or method, an unreadable body."""
         assert isinstance(error, HTTPException)
         problem = Problem(
             code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
         )
-        return self.answer(request.url.path, error.status_code, problem, error.headers)
+        return self.answer(request, error.status_code, problem, error.headers)
 
-    async def _unavailable(self, request: Request, error: Exception) -> JSONResponse:
+    async def _unavailable(self, request: Request, error: Exception) -> Response:
         problem = Problem(
             code="unavailable", message="the database cannot be reached now; try again soon"
         )
-        return self.answer(request.url.path, HTTPStatus.SERVICE_UNAVAILABLE, problem)
+        return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
 
 def status_of(error: DomainError) -> HTTPStatus:

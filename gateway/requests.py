@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Errors, Problem
@@ -53,7 +53,7 @@ class Requests:
             log.exception("request %s failed", request_id)
             if status:
                 raise  # half an answer is out: only closing the connection tells the client
-            await self._failure(scope["path"], request_id)(scope, receive, send_with_id)
+            await self._failure(Request(scope), request_id)(scope, receive, send_with_id)
         log.info(
             "%s %s %s %s %.0f ms",
             request_id,
@@ -63,10 +63,10 @@ class Requests:
             (time.monotonic() - started) * 1000,
         )
 
-    def _failure(self, path: str, request_id: str) -> ASGIApp:
+    def _failure(self, request: Request, request_id: str) -> ASGIApp:
         message = f"something failed here; the request's id is {request_id}"
         problem = Problem(code="internal_error", message=message)
-        return self._errors.answer(path, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
+        return self._errors.answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

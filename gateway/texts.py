@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection
 from domain.errors import Invalid
 
 NUL = "\x00"
+FORM = "application/x-www-form-urlencoded"
 SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]|\x00")
 """Escaped in JSON, half a pair as such, or a body that is UTF-16: all of these are parsed."""
 
@@ -25,13 +26,17 @@ NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 async def only_texts(connection: HTTPConnection) -> None:
-    """Raises Invalid if there is any in the path, the query, or a JSON body that a model reads."""
+    """Raises Invalid if there is any in the path, the query, or a form or JSON body that is read."""
     scope = connection.scope
     if NUL in scope["path"] or NUL in unquote(scope["query_string"].decode("latin-1")):
         raise Invalid("NUL characters are not accepted in a URL")
     route = scope.get("route")
     if not isinstance(connection, Request) or getattr(route, "body_field", None) is None:
         return  # what is streamed is no text yet
+    if connection.headers.get("content-type", "").startswith(FORM):
+        fields = (await connection.form()).multi_items()
+        _refuse_in([list(each) for each in fields], "form")
+        return
     content = await connection.body()
     if SUSPECT.search(content) is None:
         return
@@ -39,9 +44,13 @@ async def only_texts(connection: HTTPConnection) -> None:
         body = json.loads(content)
     except (ValueError, RecursionError):
         return  # the framework refuses it
-    if any(NO_TEXT.search(text) for text in _texts(body)):
+    _refuse_in(body, "body")
+
+
+def _refuse_in(value: Any, field: str) -> None:
+    if any(NO_TEXT.search(text) for text in _texts(value)):
         message = "NUL characters and halves of surrogate pairs are not accepted"
-        raise Invalid(message, field="body")
+        raise Invalid(message, field=field)
 
 
 def storable(text: str) -> str:

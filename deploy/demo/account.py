@@ -12,11 +12,13 @@ from uuid import UUID, uuid4
 from deploy.endpoint import DEMO_KEY
 from domain.account import Role
 from domain.aggregate import Cause, because
+from domain.api_key import secret_sha256
 from domain.application import EcoLink
-from domain.identity import NAMESPACE, created_id
+from domain.identity import NAMESPACE, api_key_id, created_id
 from infrastructure.clock import clock_of
 from infrastructure.payments import PROVIDERS
 from infrastructure.profiles import add_account_name
+from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
 
@@ -45,6 +47,13 @@ def demo_account(settings: Settings) -> DemoAccount:
             _, key = ecolink.issue_key(account_id)
             _keep(path, key)
     return DemoAccount(account_id, key)
+
+
+def sign_in_link(settings: Settings, account: DemoAccount) -> str:
+    """Where a browser is signed in as the account, once."""
+    with connect(settings) as connection:
+        token = add_sign_in_link(connection, api_key_id(secret_sha256(account.key)))
+    return f"{settings.gateway_url}/sign-in/{token}"
 
 
 def fresh_account(settings: Settings, name: str) -> DemoAccount:

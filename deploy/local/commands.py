@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.demo.account import demo_account
+from deploy.demo.account import demo_account, sign_in_link
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.state import ChildState, StackPhase, StackState
@@ -79,10 +79,21 @@ def status() -> None:
         raise typer.Exit(1)
 
 
+@commands.command("sign-in")
+def sign_in() -> None:
+    """Print a link that signs a browser in as the demo account, once, within half an hour."""
+    found = stack.state(Settings().home)
+    if found is None or found.phase is not StackPhase.READY:
+        fail("EcoLink is not running here; `ecolink up` starts it.")
+    print(sign_in_link(found.settings, demo_account(found.settings)))
+
+
 def announce(settings: Settings) -> None:
     """Say where the running stack is reached, with which key, and where its data lies."""
     console.print(f"[bold green]EcoLink runs[/] at [bold]{settings.gateway_url}[/]")
-    console.print(f"API key of the demo account: [bold]{demo_account(settings).key}[/]")
+    account = demo_account(settings)
+    console.print(f"Sign in, once, in your browser: [bold]{sign_in_link(settings, account)}[/]")
+    console.print(f"API key of the demo account: [bold]{account.key}[/]")
     console.print(f"Data, logs and passwords are in {settings.home}; Ctrl-C stops it.")
 
 

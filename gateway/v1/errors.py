@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue
 
@@ -41,7 +42,9 @@ class OpenAIErrorAnswer(BaseModel):
     error: OpenAIError
 
 
-def answer(status: int, problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
+def answer(
+    request: Request, status: int, problem: Problem, headers: Mapping[str, str]
+) -> JSONResponse:
     """The response for a problem; what is not acceptable is a 400 here."""
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST

@@ -1,0 +1,87 @@
+"""What pages load besides: styles and scripts, compressed once, under a name that never changes.
+
+The name holds a digest of all of them, so that a browser asks for each only once, and scripts can
+import their neighbours by relative names.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+STATIC = Path(__file__).parent / "static"
+FOREVER = "public, max-age=31536000, immutable"
+
+router = APIRouter(prefix="/assets", include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file, as it is and compressed."""
+
+    content: bytes
+    zipped: bytes
+    media_type: str
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """All of them by name; raises RuntimeError if those of npm are not there."""
+    found = {
+        path.relative_to(STATIC).as_posix(): path.read_bytes()
+        for path in sorted(STATIC.rglob("*"))
+        if path.is_file()
+    }
+    if not any(name.startswith("vendor/") for name in found):
+        raise RuntimeError("the pages' parts from npm are missing; install EcoLink again")
+    return {
+        name: Asset(content, gzip.compress(content, mtime=0), _media_type(name))
+        for name, content in found.items()
+    }
+
+
+@cache
+def digest() -> str:
+    """What tells these assets from those of another version."""
+    whole = hashlib.sha256()
+    for name, asset in assets().items():
+        whole.update(f"{name}\0{len(asset.content)}\0".encode() + asset.content)
+    return whole.hexdigest()[:12]
+
+
+def url_of(name: str) -> str:
+    """Where a browser finds an asset."""
+    assert name in assets(), name
+    return f"/assets/{digest()}/{name}"
+
+
+@router.get("/{version}/{name:path}")
+def show_asset(version: str, name: str, request: Request) -> Response:
+    """One of them; of another version, what it is now, for this once."""
+    asset = assets().get(name)
+    if asset is None:
+        raise HTTPException(404)
+    headers = {
+        "cache-control": FOREVER if version == digest() else "no-store",
+        "vary": "accept-encoding",
+    }
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(
+            asset.zipped,
+            headers=headers | {"content-encoding": "gzip"},
+            media_type=asset.media_type,
+        )
+    return Response(asset.content, headers=headers, media_type=asset.media_type)
+
+
+def _media_type(name: str) -> str:
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind

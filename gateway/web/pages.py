@@ -1,0 +1,124 @@
+"""How pages are made of templates: what each of them knows, and how figures are written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from domain.durations import spoken
+from gateway.access import Caller
+from gateway.answers import job_name
+from gateway.api.accounts import show_account
+from gateway.backend import Backend
+from gateway.sessions import renew_session
+from gateway.web.assets import url_of
+
+SECURITY = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+}
+"""Of every page and fragment. Pico's icons are `data:` images."""
+
+PRIVATE = {"cache-control": "private, no-store"}
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@cache
+def templates() -> Environment:
+    """The templates, and the filters that they use."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": written_bytes,
+        "count": written_count,
+        "job_name": job_name,
+        "spoken": spoken,
+        "time": written_time,
+    }
+    environment.globals["asset"] = url_of
+    return environment
+
+
+def is_htmx(request: Request) -> bool:
+    """Whether a page that is already shown asks for a part of itself."""
+    return request.headers.get("hx-request") == "true"
+
+
+def page(
+    request: Request,
+    backend: Backend,
+    caller: Caller,
+    template: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **context: Any,
+) -> HTMLResponse:
+    """A whole page for who is signed in."""
+    session = getattr(request.state, "session", None)
+    text = (
+        templates()
+        .get_template(template)
+        .render(
+            account=show_account(caller, backend),
+            csrf_token=session.csrf_token if session else "",
+            path=request.url.path,
+            **context,
+        )
+    )
+    response = HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
+    renew_session(request, response, backend)
+    return response
+
+
+def fragment(
+    template: str, *, headers: dict[str, str] | None = None, **context: Any
+) -> HTMLResponse:
+    """A part of a page, which htmx puts into its place."""
+    text = templates().get_template(template).render(**context)
+    return HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
+
+
+def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
+    """A page for who is not signed in."""
+    text = templates().get_template(template).render(**context)
+    return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
+
+
+def written_count(number: int) -> str:
+    """A number with its thousands apart, such as `12,345`."""
+    return f"{number:,}"
+
+
+def written_bytes(size: float) -> str:
+    """A size in decimal units, such as `1.2 MB`."""
+    exponent = 0
+    while size >= 999.5 and exponent < len(UNITS) - 1:
+        size, exponent = size / 1000, exponent + 1
+    digits = 0 if exponent == 0 or size >= 99.5 else 1
+    return f"{size:.{digits}f} {UNITS[exponent]}"
+
+
+def written_time(moment: datetime) -> Markup:
+    """A moment in UTC; the page's script says it in the reader's own time, and how long ago."""
+    moment = moment.astimezone(UTC)
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        moment.strftime("%Y-%m-%d %H:%M"),
+    )

@@ -1,0 +1,89 @@
+"""Signing in with an API key or with a one-time link, and signing out."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from gateway.access import CallerOf
+from gateway.backend import Backend, BackendOf
+from gateway.errors import Forbidden
+from gateway.sessions import COOKIE, keep_session, same_origin
+from gateway.web.errors import SIGN_IN
+from gateway.web.pages import outside
+from infrastructure import sessions
+
+FIRST_PAGE = "/fine-tune"
+
+router = APIRouter(include_in_schema=False)
+
+NextPage = Annotated[str, Query(alias="next", max_length=2000)]
+
+
+@router.get("/")
+def show_first(caller: CallerOf) -> Response:
+    """Who is signed in sees their jobs first."""
+    return RedirectResponse(FIRST_PAGE, HTTPStatus.SEE_OTHER)
+
+
+@router.get(SIGN_IN)
+def show_sign_in(next_page: NextPage = FIRST_PAGE) -> Response:
+    """The page that asks for an API key."""
+    return outside("sign_in.html", next_page=_own(next_page), problem=None)
+
+
+@router.post(SIGN_IN)
+def sign_in(
+    request: Request,
+    backend: BackendOf,
+    api_key: Annotated[str, Form(max_length=200)] = "",
+    next_page: Annotated[str, Form(max_length=2000)] = FIRST_PAGE,
+) -> Response:
+    """Begin a session with an API key."""
+    if not same_origin(request):
+        raise Forbidden("this form came from another site")
+    key = backend.ecolink.authenticate(api_key.strip())
+    if key is None:
+        problem = "This API key is unknown or was revoked."
+        return outside("sign_in.html", next_page=_own(next_page), problem=problem)
+    return _begun(request, backend, key.id, _own(next_page))
+
+
+@router.get(SIGN_IN + "/{token}")
+def use_link(token: str, request: Request, backend: BackendOf) -> Response:
+    """Begin a session with a one-time link; it works once."""
+    with backend.pool.connection() as connection:
+        key_id = sessions.use_sign_in_link(connection, token)
+    if key_id is None:
+        problem = "This link was used before, or it is older than half an hour. "
+        problem += "`ecolink sign-in` prints a new one."
+        return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem)
+    return _begun(request, backend, key_id, FIRST_PAGE)
+
+
+@router.post("/sign-out")
+def sign_out(caller: CallerOf, request: Request, backend: BackendOf) -> Response:
+    """End the session of this browser."""
+    with backend.pool.connection() as connection:
+        sessions.end_session(connection, request.cookies.get(COOKIE, ""))
+    response = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
+    with backend.pool.connection() as connection:
+        token = sessions.begin_session(connection, key_id)
+    response = RedirectResponse(next_page, HTTPStatus.SEE_OTHER)
+    keep_session(request, response, token)
+    return response
+
+
+def _own(next_page: str) -> str:
+    """A page of ours; what leads elsewhere is not followed."""
+    ours = next_page.startswith("/") and not next_page.startswith(("//", "/\\"))
+    return next_page if ours else FIRST_PAGE

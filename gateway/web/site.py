@@ -1,0 +1,19 @@
+"""The site: its pages, one module for each part of the navigation."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from gateway.texts import only_texts
+from gateway.web import assets, datasets, jobs, sign_in
+
+router = APIRouter(dependencies=[Depends(only_texts)], include_in_schema=False)
+for part in (sign_in, datasets, jobs):
+    router.include_router(part.router)
+
+
+def install(app: FastAPI) -> None:
+    """Have the application serve the pages."""
+    assets.assets()  # a gateway without them ends at once, and says why
+    app.include_router(assets.router)
+    app.include_router(router)

@@ -1,0 +1,81 @@
+// What every page does: dialogs, notices, and times in the reader's own zone.
+
+const MINUTE = 60, HOUR = 3600, DAY = 86400;
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+function ago(moment) {
+  const seconds = (moment - Date.now()) / 1000, size = Math.abs(seconds);
+  if (size < 45) return seconds > 5 ? "in a moment" : "just now";
+  if (size < HOUR) return relative.format(Math.round(seconds / MINUTE), "minute");
+  if (size < DAY) return relative.format(Math.round(seconds / HOUR), "hour");
+  return relative.format(Math.round(seconds / DAY), "day");
+}
+
+function sayTimes(root) {
+  for (const element of root.querySelectorAll("time[datetime]")) {
+    const moment = new Date(element.dateTime);
+    if (Number.isNaN(moment.valueOf())) continue;
+    const whole = moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+    const text = element.hasAttribute("data-clock") ? whole : ago(moment);
+    if (element.textContent !== text) element.textContent = text;
+    if (element.title !== whole) element.title = whole;
+  }
+}
+
+export function notify(text, problem = false) {
+  const notice = document.createElement("div");
+  notice.className = problem ? "notice is-problem" : "notice";
+  notice.setAttribute("role", problem ? "alert" : "status");
+  const words = document.createElement("p");
+  words.textContent = text;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.className = "plain";
+  close.dataset.dismiss = "";
+  close.setAttribute("aria-label", "Dismiss");
+  close.textContent = "×";
+  notice.append(words, close);
+  document.getElementById("notices").replaceChildren(notice);
+}
+
+export function csrfToken() {
+  const headers = document.body.getAttribute("hx-headers:inherited");
+  return headers ? JSON.parse(headers)["x-csrf-token"] : "";
+}
+
+async function copy(button) {
+  const source = document.getElementById(button.dataset.copies);
+  await navigator.clipboard.writeText(source.value ?? source.textContent);
+  const before = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+document.addEventListener("click", (event) => {
+  const target = event.target instanceof Element ? event.target : null;
+  const opener = target?.closest("[data-opens]");
+  if (opener) document.getElementById(opener.dataset.opens)?.showModal();
+  const closer = target?.closest("[data-closes]");
+  if (closer) closer.closest("dialog")?.close();
+  target?.closest("[data-dismiss]")?.closest(".notice")?.remove();
+  const copier = target?.closest("[data-copies]");
+  if (copier) copy(copier);
+  for (const menu of document.querySelectorAll("details.menu[open]"))
+    if (!menu.contains(target)) menu.open = false;
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  }
+});
+
+document.addEventListener("htmx:error", () => {
+  notify("EcoLink cannot be reached now; try again in a moment.", true);
+});
+document.addEventListener("htmx:after:swap", () => sayTimes(document));
+
+sayTimes(document);
+setInterval(() => sayTimes(document), 15000);

@@ -1,0 +1,120 @@
+"""Sessions of browsers and one-time links to sign in: short-lived, so they stay out of the log.
+
+Only hashes of what a browser or a link holds are kept. A session stands for an API key, and ends
+with it. Its token is replaced now and then; the one before it is good until a minute after the new
+one was first shown, as answers get lost and pages ask for several things at once (OWASP, Session
+Management Cheat Sheet, "Renewal timeout").
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from domain.api_key import secret_sha256
+from infrastructure.store import Connection
+
+SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30
+
+DDL = """
+CREATE TABLE IF NOT EXISTS web_sessions (
+    session_id uuid PRIMARY KEY,
+    token_sha256 text NOT NULL UNIQUE,
+    previous_sha256 text UNIQUE,
+    key_id uuid NOT NULL,
+    csrf_token text NOT NULL,
+    rotated_at timestamptz NOT NULL,
+    shown_at timestamptz,
+    expires_at timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS sign_in_links (
+    token_sha256 text PRIMARY KEY,
+    key_id uuid NOT NULL,
+    expires_at timestamptz NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A browser that is signed in with an API key."""
+
+    session_id: UUID
+    key_id: UUID
+    csrf_token: str
+    """What each form and script of its pages has to show."""
+    due: bool
+    """Whether its token is to be replaced."""
+
+
+def begin_session(connection: Connection, key_id: UUID) -> str:
+    """Begin one; returns its token, for the browser alone."""
+    token = secrets.token_urlsafe(32)
+    connection.execute("DELETE FROM web_sessions WHERE expires_at < now()")
+    connection.execute(
+        "INSERT INTO web_sessions VALUES (%s, %s, NULL, %s, %s, now(), now(), "
+        "now() + make_interval(days => %s))",
+        [uuid4(), secret_sha256(token), key_id, secrets.token_urlsafe(32), SESSION_DAYS],
+    )
+    return token
+
+
+def session_of(connection: Connection, token: str) -> Session | None:
+    """The session whose token this is, or was until a minute ago."""
+    sha256 = secret_sha256(token)
+    row = connection.execute(
+        "SELECT *, token_sha256 = %(sha256)s AS newest, "
+        "token_sha256 = %(sha256)s AND rotated_at < now() - make_interval(mins => %(mins)s) AS due "
+        "FROM web_sessions WHERE expires_at > now() AND (token_sha256 = %(sha256)s OR "
+        "previous_sha256 = %(sha256)s AND (shown_at IS NULL OR "
+        "shown_at > now() - make_interval(secs => %(secs)s)))",
+        {"sha256": sha256, "mins": ROTATION_MINUTES, "secs": GRACE_SECONDS},
+    ).fetchone()
+    if row is None:
+        return None
+    if row["newest"] and row["shown_at"] is None:
+        connection.execute(
+            "UPDATE web_sessions SET shown_at = now() WHERE token_sha256 = %s", [sha256]
+        )
+    return Session(row["session_id"], row["key_id"], row["csrf_token"], row["due"])
+
+
+def rotate(connection: Connection, token: str) -> str | None:
+    """Replace a session's token; returns the new one, or None if somebody was faster."""
+    new = secrets.token_urlsafe(32)
+    row = connection.execute(
+        "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "
+        "rotated_at = now(), shown_at = NULL, expires_at = now() + make_interval(days => %(days)s) "
+        "WHERE token_sha256 = %(old)s RETURNING 1",
+        {"new": secret_sha256(new), "old": secret_sha256(token), "days": SESSION_DAYS},
+    ).fetchone()
+    return None if row is None else new
+
+
+def end_session(connection: Connection, token: str) -> None:
+    """Sign a browser out."""
+    connection.execute(
+        "DELETE FROM web_sessions WHERE %(sha256)s IN (token_sha256, previous_sha256)",
+        {"sha256": secret_sha256(token)},
+    )
+
+
+def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
+    """Make a token that begins one session for a key, once, within half an hour."""
+    token = secrets.token_urlsafe(32)
+    connection.execute("DELETE FROM sign_in_links WHERE expires_at < now()")
+    connection.execute(
+        "INSERT INTO sign_in_links VALUES (%s, %s, now() + make_interval(mins => %s))",
+        [secret_sha256(token), key_id, LINK_MINUTES],
+    )
+    return token
+
+
+def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
+    """The key that a link is for, which is worth nothing from now on."""
+    row = connection.execute(
+        "DELETE FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now() RETURNING key_id",
+        [secret_sha256(token)],
+    ).fetchone()
+    return None if row is None else row["key_id"]

@@ -1,0 +1,141 @@
+"""Sessions: how they begin, what they allow, and how they end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+
+from gateway.sessions import COOKIE
+from infrastructure.sessions import add_sign_in_link
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.gateway.conftest import World
+from tests.gateway.web.conftest import Browser
+
+
+def sign_in(client: TestClient, key: str, **fields: str) -> int:
+    answer = client.post("/sign-in", data={"api_key": key} | fields, follow_redirects=False)
+    return answer.status_code
+
+
+def test_a_stranger_is_led_to_the_sign_in_page_and_back(client: TestClient, world: World) -> None:
+    asked = client.get("/datasets?status=ready", follow_redirects=False)
+    assert asked.status_code == 303
+    assert asked.headers["location"] == "/sign-in?next=/datasets%3Fstatus%3Dready"
+    page = client.get(asked.headers["location"])
+    assert 'value="/datasets?status=ready"' in page.text
+    answer = client.post(
+        "/sign-in",
+        data={"api_key": world.person().key, "next_page": "/datasets?status=ready"},
+        follow_redirects=False,
+    )
+    assert answer.headers["location"] == "/datasets?status=ready"
+
+
+@pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
+def test_nobody_is_led_to_another_site(client: TestClient, world: World, elsewhere: str) -> None:
+    answer = client.post(
+        "/sign-in",
+        data={"api_key": world.person().key, "next_page": elsewhere},
+        follow_redirects=False,
+    )
+    assert answer.headers["location"] == "/fine-tune"
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(client: TestClient, world: World) -> None:
+    answer = client.post("/sign-in", data={"api_key": world.person().key}, follow_redirects=False)
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+
+
+def test_a_wrong_key_begins_nothing(client: TestClient) -> None:
+    answer = client.post("/sign-in", data={"api_key": "eco_wrong"})
+    assert "unknown or was revoked" in answer.text
+    assert COOKIE not in client.cookies
+
+
+def test_another_site_cannot_sign_a_browser_in(client: TestClient, world: World) -> None:
+    answer = client.post(
+        "/sign-in",
+        data={"api_key": world.person().key},
+        headers={"origin": "https://evil.example"},
+    )
+    assert answer.status_code == 403
+    assert COOKIE not in client.cookies
+
+
+def test_a_session_reads_and_commands_only_with_its_token(browser: Browser) -> None:
+    assert browser.client.get("/api/account").status_code == 200
+    assert browser.client.post("/api/keys").status_code == 403
+    wrong = {"x-csrf-token": "wrong"}
+    assert browser.client.post("/api/keys", headers=wrong).status_code == 403
+    assert browser.client.post("/api/keys", headers=browser.htmx).status_code == 201
+
+
+def test_a_plain_form_shows_the_token_in_a_field(browser: Browser) -> None:
+    assert browser.client.post("/sign-out", data={}).status_code == 403
+    answer = browser.client.post("/sign-out", data={"csrf_token": browser.csrf_token})
+    assert answer.status_code == 200
+    assert browser.client.get("/api/account").status_code == 401
+
+
+def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
+    world.revoke(browser.person)
+    assert browser.client.get("/api/account").status_code == 401
+
+
+def test_a_key_in_a_header_needs_no_token(client: TestClient, world: World) -> None:
+    person = world.person()
+    sign_in(client, person.key)
+    assert client.post("/api/keys", headers=person.headers).status_code == 201
+
+
+def test_a_link_works_once(client: TestClient, world: World, settings: Settings) -> None:
+    person = world.person()
+    with connect(settings) as connection:
+        token = add_sign_in_link(connection, person.key_id)
+    answer = client.get(f"/sign-in/{token}", follow_redirects=False)
+    assert answer.headers["location"] == "/fine-tune"
+    assert client.get("/api/account").json()["id"] == str(person.account_id)
+    client.cookies.clear()
+    assert "used before" in client.get(f"/sign-in/{token}").text
+    assert client.get("/api/account").status_code == 401
+
+
+def test_a_token_is_replaced_and_the_old_one_ends(browser: Browser, settings: Settings) -> None:
+    old = browser.client.cookies[COOKIE]
+    _later(settings, minutes=20)
+    browser.client.get("/datasets")
+    new = browser.client.cookies[COOKIE]
+    assert new != old
+
+    # Until the new one was shown the old one is good, as the answer may have been lost.
+    _later(settings, minutes=20)
+    assert browser.client.get("/api/account", headers=_only(old)).status_code == 200
+    assert browser.client.get("/api/account", headers=_only(new)).status_code == 200
+    assert browser.client.get("/api/account", headers=_only(old)).status_code == 200
+    _later(settings, minutes=2)
+    assert browser.client.get("/api/account", headers=_only(old)).status_code == 401
+    assert browser.client.get("/api/account", headers=_only(new)).status_code == 200
+
+
+def test_a_session_that_nobody_uses_ends(browser: Browser, settings: Settings) -> None:
+    _later(settings, minutes=8 * 24 * 60)
+    assert browser.client.get("/api/account").status_code == 401
+
+
+def _only(token: str) -> dict[str, str]:
+    return {"cookie": f"{COOKIE}={token}"}
+
+
+def _later(settings: Settings, minutes: int) -> None:
+    """Let time pass for all sessions."""
+    with connect(settings) as connection:
+        connection.execute(
+            "UPDATE web_sessions SET rotated_at = rotated_at - %(by)s, "
+            "shown_at = shown_at - %(by)s, expires_at = expires_at - %(by)s",
+            {"by": timedelta(minutes=minutes)},
+        )
