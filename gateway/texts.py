@@ -26,7 +26,7 @@ NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 async def only_texts(connection: HTTPConnection) -> None:
-    """Raises Invalid if there is any in the path, the query, or a form or JSON body that is read."""
+    """Raises Invalid if any is in the path, the query, or a form or JSON body that is read."""
     scope = connection.scope
     if NUL in scope["path"] or NUL in unquote(scope["query_string"].decode("latin-1")):
         raise Invalid("NUL characters are not accepted in a URL")

@@ -33,9 +33,9 @@ from gateway.v1.file_objects import (
     metrics_sizes,
     result_object,
 )
+from gateway.v1.form import Form
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.v1.measured import trained_tokens
-from gateway.v1.multipart import Form
 from gateway.v1.pages import AfterOf, Page, page_from
 from gateway.v1.vocabulary import (
     FINE_TUNE,
