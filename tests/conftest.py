@@ -25,8 +25,11 @@ from domain.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from tests.containers import containers, docker_answers
+from tests.running import EcoLinkUnderTest, running_ecolink
 
 TEMPLATE = "ecolink_template"
+CI = "ECOLINK_CI"
+"""Set where nothing may be skipped for want of a program."""
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 
@@ -38,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Keep the developer's own configuration out of the tests."""
-    for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
+    for name in [name for name in os.environ if name.startswith("ECOLINK_") and name != CI]:
         del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = os.devnull  # there is no login in a folder that cannot be
 
@@ -63,6 +66,15 @@ def servers() -> Iterator[Settings]:
             with up(settings, {}) as stack:
                 _make_template(stack.settings)
                 yield stack.settings
+
+
+@pytest.fixture(scope="session")
+def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
+    """One stack for all tests of the whole product, with short minutes and quick heartbeats."""
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
+    with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
+        yield under_test
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.account import fresh_account, top_up
+from deploy.demo.account import top_up
 from deploy.demo.autopause import AutoPause
-from gateway.client import Client, Endpoint
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.billing_ledger import balances
 from services.projector.audit import audit
-from tests.e2e.conftest import EcoLinkUnderTest, running_ecolink
+from tests.running import EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -45,18 +44,15 @@ def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_pat
     (scored,) = ecolink.events(known, "EstimateScored")
     assert scored["actual_micros"] == ecolink.client.get(known)["cost"]["micros"]
 
-    account = fresh_account(ecolink.settings, "autopause")
-    assert ecolink.settings.gateway_url is not None
-    with Client(Endpoint(ecolink.settings.gateway_url, account.key)) as client:
-        theirs = EcoLinkUnderTest(ecolink.settings, client, account.key)
+    with ecolink.newcomer(dollars=0) as theirs:
         form = {
             "dataset": theirs.dataset(tmp_path, examples=100),
             "base_model": "tiny",
             "hyperparameters": HYPERPARAMETERS,
         }
-        hand = partial(top_up, ecolink.settings, account.account_id)
-        bills = AutoPause(client, hand, print).run(form)
-        assert client.get("/account")["reserved"]["micros"] == 0
+        hand = partial(top_up, ecolink.settings, theirs.account.account_id)
+        bills = AutoPause(theirs.client, hand, print).run(form)
+        assert theirs.client.get("/account")["reserved"]["micros"] == 0
 
     for bill in bills:
         assert bill.charged_micros == bill.expected_micros

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from infrastructure.store import connect
-from tests.e2e.conftest import EcoLinkUnderTest
 from tests.polling import eventually
+from tests.running import EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(400)
 

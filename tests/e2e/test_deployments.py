@@ -8,8 +8,8 @@ import pytest
 from openai import OpenAI, OpenAIError
 
 from deploy.demo.account import demo_account
-from tests.e2e.conftest import TIMEOUT_SECONDS, EcoLinkUnderTest
 from tests.polling import eventually
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -10,8 +10,8 @@ import pytest
 
 from domain.money import SECONDS_PER_HOUR
 from services.projector.audit import audit
-from tests.e2e.conftest import EcoLinkUnderTest
 from tests.polling import eventually
+from tests.running import EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 
-from tests.e2e.conftest import TIMEOUT_SECONDS, EcoLinkUnderTest
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
 
 def followed(ecolink: EcoLinkUnderTest, job: str, key: str) -> list[dict[str, Any]]:

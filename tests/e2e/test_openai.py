@@ -16,9 +16,9 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from deploy.demo.account import demo_account
-from tests.e2e.conftest import TIMEOUT_SECONDS, EcoLinkUnderTest
 from tests.openai_objects import whole
 from tests.polling import eventually
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(400)
 

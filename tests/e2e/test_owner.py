@@ -10,8 +10,8 @@ from domain.money import charge_micros
 from infrastructure.store import connect
 from projections.gpu_pools import all_gpu_pools
 from services.projector.audit import audit
-from tests.e2e.conftest import EcoLinkUnderTest
 from tests.polling import eventually
+from tests.running import EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(400)
 

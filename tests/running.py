@@ -1,4 +1,4 @@
-"""A whole EcoLink for the end-to-end tests: every process, a tiny base model, an account."""
+"""A whole EcoLink for tests of the product: every process, a tiny base model, accounts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-import pytest
 
-from deploy.demo.account import acting_for_the_demo, demo_account
+from deploy.demo.account import (
+    DemoAccount,
+    acting_for_the_demo,
+    demo_account,
+    fresh_account,
+    sign_in_link,
+    top_up,
+)
 from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
@@ -30,16 +36,48 @@ TIMEOUT_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class EcoLinkUnderTest:
-    """A running stack, and a client of its demo account."""
+    """A running stack, and a client of one of its accounts."""
 
     settings: Settings
     client: Client
-    key: str
+    account: DemoAccount
+
+    @property
+    def key(self) -> str:
+        """The account's API key."""
+        return self.account.key
 
     @property
     def artifacts(self) -> Artifacts:
         """The stack's artifact store."""
         return Artifacts(self.settings.artifacts)
+
+    @contextmanager
+    def newcomer(self, dollars: float = 25) -> Iterator[EcoLinkUnderTest]:
+        """The same stack as a new account with so much money sees it."""
+        account = fresh_account(self.settings, "newcomer")
+        assert self.settings.gateway_url is not None
+        with Client(Endpoint(self.settings.gateway_url, account.key)) as client:
+            theirs = EcoLinkUnderTest(self.settings, client, account)
+            theirs.top_up(dollars)
+            yield theirs
+
+    def top_up(self, dollars: float) -> None:
+        """Confirm that money arrived, and wait until the balance has it; none is no payment."""
+        if dollars == 0:
+            return
+        micros = round(dollars * 1_000_000)
+        before = self.balance_micros()
+        top_up(self.settings, self.account.account_id, micros, f"test {uuid4()}")
+        eventually(lambda: self.balance_micros() >= before + micros)
+
+    def balance_micros(self) -> int:
+        """What the account has, as its page would say it."""
+        return self.client.get("/account")["balance"]["micros"]
+
+    def sign_in_link(self) -> str:
+        """Where a browser is signed in as the account, once."""
+        return sign_in_link(self.settings, self.account)
 
     def dataset(self, folder: Path, examples: int) -> str:
         """Upload some small chats; wait until they are ready and counted. Returns the id."""
@@ -146,13 +184,4 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None
         with Client(Endpoint(started.settings.gateway_url, account.key)) as client:
-            yield EcoLinkUnderTest(started.settings, client, account.key)
-
-
-@pytest.fixture(scope="session")
-def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
-    """One stack for all end-to-end tests, with short minutes and quick heartbeats."""
-    home = tmp_path_factory.mktemp("home")
-    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
-    with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
-        yield under_test
+            yield EcoLinkUnderTest(started.settings, client, account)
