@@ -93,10 +93,23 @@ def report(answer: Answer) -> RenderableType:
     for problem in answer["errors"]:
         where = "file" if problem["line"] is None else f"line {problem['line']}"
         lines.append(Text(f"{where}: {problem['message']}", style="red"))
+        if problem.get("excerpt"):
+            lines.append(_excerpt(problem["excerpt"]))
     untold = answer["error_count"] - len(answer["errors"])
     if untold > 0:
         lines.append(Text(f"and {untold} more lines with errors", style="red"))
     return Group(*lines)
+
+
+def _excerpt(part: Answer) -> Text:
+    """A part of a line, with what is wrong in it standing out."""
+    text, start, end = part["text"], part["start"], part["end"]
+    return Text.assemble(
+        "  …" if part["column"] > 1 else "  ",
+        text[:start],
+        (text[start:end], "reverse"),
+        text[end:] + ("…" if part["goes_on"] else ""),
+    )
 
 
 def models(answer: Answer) -> RenderableType:

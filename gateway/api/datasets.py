@@ -73,12 +73,26 @@ class DatasetDetail(DatasetSummary):
     tokens: list[TokenCount]
 
 
+class Excerpt(Answer):
+    """A part of a line; from `start` up to, but not with, `end` is what is wrong, if they differ.
+
+    Characters that cannot be seen are shown as pictures of them, one for one.
+    """
+
+    text: str
+    column: int = Field(description="Of its first character in the line, from 1.")
+    goes_on: bool = Field(description="Whether the line has more after it.")
+    start: int
+    end: int
+
+
 class LineProblem(Answer):
     """One error; `line` counts from 1 and is null for the file as a whole."""
 
     line: int | None
     code: str
     message: str
+    excerpt: Excerpt | None = Field(default=None, description="Of the line.")
 
 
 class Notice(Answer):

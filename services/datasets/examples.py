@@ -39,7 +39,14 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
         raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list.')
     if not raw:
         raise Refused(Code.NO_MESSAGES, '"messages" is an empty list.')
-    return [normalised(message, position, notes) for position, message in enumerate(raw, 1)]
+    messages: list[Message] = []
+    for position, message in enumerate(raw, 1):
+        try:
+            messages.append(normalised(message, position, notes))
+        except Refused as error:
+            error.position = position
+            raise
+    return messages
 
 
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
@@ -95,6 +102,7 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
             Code.FIRST_MESSAGE,
             "The first message is the assistant's; a conversation starts with a system or "
             "user message.",
+            position=1,
         )
     if "tool" in roles:
         _check_answers(messages)
@@ -136,10 +144,12 @@ def _check_answer(message: Message, calls: list[Message] | None, position: int) 
             Code.ORPHAN_TOOL_MESSAGE,
             f"Message {position} is a tool's answer, but no assistant message with tool_calls "
             "comes before it.",
+            position=position,
         )
     call_ids = {call["id"] for call in calls if "id" in call}
     if call_ids and message.get("tool_call_id") not in call_ids:
         raise Refused(
             Code.BAD_TOOL_CALL_ID,
             f'The "tool_call_id" of message {position} names none of the calls before it.',
+            position=position,
         )

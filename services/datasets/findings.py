@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.datasets.report import Code, Notice, Problem
+from services.datasets.excerpts import excerpt_of
+from services.datasets.report import Code, Notice, Problem, Refused
 
 ERRORS_SHOWN = 100
 LINES_SHOWN = 10
@@ -55,11 +56,20 @@ class Findings:
         self.error_count = 0
         self._kinds: dict[Code, _Kind] = {}
 
-    def refuse(self, line: int | None, code: Code, message: str) -> None:
-        """Record an error of a line, or of the whole file (None)."""
+    def refuse(self, line: int, content: bytes, error: Refused) -> None:
+        """Record an error of a line with this content."""
         self.error_count += 1
         if len(self.errors) < ERRORS_SHOWN:
-            self.errors.append(Problem(line=line, code=code, message=message))
+            excerpt = excerpt_of(content, error)
+            self.errors.append(
+                Problem(line=line, code=error.code, message=error.message, excerpt=excerpt)
+            )
+
+    def refuse_file(self, code: Code, message: str) -> None:
+        """Record an error of the whole file."""
+        self.error_count += 1
+        if len(self.errors) < ERRORS_SHOWN:
+            self.errors.append(Problem(line=None, code=code, message=message))
 
     def warn(self, line: int, code: Code, names: tuple[str, ...] = ()) -> None:
         """Record a warning about a line; a line counts once for each code."""

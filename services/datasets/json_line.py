@@ -40,7 +40,7 @@ def parse(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise Refused(Code.MALFORMED_JSON, _sentence(text, error)) from None
+        raise Refused(Code.MALFORMED_JSON, _sentence(text, error), column=error.pos + 1) from None
     except RecursionError:
         raise Refused(Code.TOO_DEEP, "The JSON is nested too deeply.") from None
     except ValueError:  # Python refuses to convert integers of thousands of digits

@@ -67,12 +67,19 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A line is no valid example; `message` is a sentence for the person who made the file."""
+    """A line is no valid example; `message` is a sentence for the person who made the file.
 
-    def __init__(self, code: Code, message: str) -> None:
+    Both from 1 and if known: `column` is where the line is wrong, `position` which message is.
+    """
+
+    def __init__(
+        self, code: Code, message: str, *, column: int | None = None, position: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.column = column
+        self.position = position
 
 
 class Progress(NamedTuple):
@@ -82,14 +89,33 @@ class Progress(NamedTuple):
     bytes: int
 
 
+class Excerpt(BaseModel):
+    """A part of a line of the file, of which `start` up to `end` is wrong, if they differ.
+
+    `column` is that of its first character in the line, from 1; the line may go on after it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    column: int
+    goes_on: bool
+    start: int
+    end: int
+
+
 class Problem(BaseModel):
-    """One error; `line` counts from 1 and is None for the file as a whole."""
+    """One error; `line` counts from 1 and is None for the file as a whole.
+
+    Reports of earlier versions have no excerpts.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     line: int | None
     code: Code
     message: str
+    excerpt: Excerpt | None = None
 
 
 class Notice(BaseModel):

@@ -19,6 +19,7 @@ from services.datasets.report import Code, Progress, Refused, Report, Status
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
 FLUSH_BYTES = 1024**2
+BYTE_ORDER_MARK = "\ufeff".encode()
 
 UNSUPPORTED = {
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
@@ -56,7 +57,7 @@ def validate(
                 reported = validation.bytes
                 on_progress(Progress(validation.lines, validation.bytes))
     except Refused as error:
-        validation.findings.refuse(None, error.code, error.message)
+        validation.findings.refuse_file(error.code, error.message)
     report = validation.report()
     on_progress(Progress(report.lines, report.bytes))
     return report
@@ -122,7 +123,9 @@ class _Validation:
                 )
             example = self._example(content, notes)
         except Refused as error:
-            self.findings.refuse(self.lines, error.code, error.message)
+            if self.lines == 1:
+                content = content.removeprefix(BYTE_ORDER_MARK)
+            self.findings.refuse(self.lines, content, error)
         else:
             if example is not None:
                 self._keep(example)
@@ -165,7 +168,7 @@ class _Validation:
         """The outcome, once everything is taken."""
         findings = self.findings
         if not self._examples and not findings.error_count:
-            findings.refuse(None, Code.EMPTY_FILE, "The file has no examples: it is empty.")
+            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples: it is empty.")
         rejected = findings.error_count > 0
         sha256 = None if rejected else self._output.finish()
         return Report(

@@ -1,0 +1,90 @@
+"""What a report shows of a refused line: the part with the problem, and no more than is needed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from services.datasets.excerpts import SHOWN
+from services.datasets.report import Excerpt
+from tests.services.datasets.uploads import ANSWER, ASSISTANT, USER, chat, jsonl, user, validated
+
+
+def excerpt(line: bytes) -> Excerpt:
+    """Of the only error of a file's only line."""
+    report, _, _ = validated(line)
+    (problem,) = report.errors
+    assert problem.line == 1
+    assert problem.excerpt is not None
+    return problem.excerpt
+
+
+def marked(shown: Excerpt) -> str:
+    return shown.text[shown.start : shown.end]
+
+
+def test_a_short_line_is_shown_whole_with_the_character_that_is_wrong() -> None:
+    shown = excerpt(b'{"messages" []}\n')
+    assert (shown.text, shown.column, shown.goes_on) == ('{"messages" []}', 1, False)
+    assert (shown.start, marked(shown)) == (12, "[")
+
+
+def test_a_long_line_is_cut_around_the_problem() -> None:
+    line = b'{"a": "' + b"x" * 1000 + b'" oops, "b": "' + b"y" * 1000 + b'"}\n'
+    shown = excerpt(line)
+    assert len(shown.text) == SHOWN
+    assert marked(shown) == "o"
+    assert line[shown.column - 1 :].decode().startswith(shown.text)
+    assert shown.goes_on
+
+
+@pytest.mark.parametrize(
+    ("example", "wrong"),
+    [
+        (chat(USER, {"role": "bot", "content": "Hi"}), {"role": "bot", "content": "Hi"}),
+        ({"tools": [1, {"a": []}], **chat(USER, ASSISTANT, user(" "))}, user(" ")),
+        (chat(ASSISTANT, USER), ASSISTANT),
+        (chat(USER, ANSWER, ASSISTANT), ANSWER),
+        ({"completion": [{"role": "x", "content": "y"}], "prompt": [USER]}, {"role": "x"}),
+        ({"prompt": "Hello?", "completion": " "}, " "),
+    ],
+)
+def test_the_message_that_is_wrong_is_marked(example: dict[str, Any], wrong: Any) -> None:
+    found = json.loads(marked(excerpt(jsonl(example))))
+    assert found == wrong or found.items() >= wrong.items()
+
+
+def test_an_error_of_the_whole_example_marks_nothing() -> None:
+    shown = excerpt(jsonl(chat(USER)))
+    assert marked(shown) == ""
+    assert json.loads(shown.text) == chat(USER)
+
+
+def test_bytes_that_are_no_text_are_marked_where_they_are() -> None:
+    shown = excerpt('{"a": "é'.encode() + b'\xe9"}\n')
+    assert (shown.text, marked(shown)) == ('{"a": "é\ufffd"}', "\ufffd")
+
+
+def test_a_byte_order_mark_moves_nothing() -> None:
+    shown = excerpt("\ufeff[}\n".encode())
+    assert (shown.text, marked(shown)) == ("[}", "}")
+
+
+def test_what_cannot_be_seen_is_shown_and_what_turns_text_around_is_not() -> None:
+    assert excerpt(b'{"a": "x\ty"}\n').text == '{"a": "x␉y"}'
+    assert excerpt('{"a": "\u202e👩\u200d🚀" b}\n'.encode()).text == '{"a": "\ufffd👩\u200d🚀" b}'
+
+
+def test_an_error_of_the_file_has_no_excerpt() -> None:
+    report, _, _ = validated(b"PK\x03\x04 and so on")
+    assert [(problem.line, problem.excerpt) for problem in report.errors] == [(None, None)]
+
+
+def test_a_line_over_the_limit_is_shown_from_its_beginning() -> None:
+    report, _, _ = validated(b'{"a": "' + b"x" * 200_000 + b'"}\n')
+    (problem,) = report.errors
+    assert problem.excerpt is not None
+    assert problem.excerpt.text == '{"a": "' + "x" * (SHOWN - 7)
+    assert problem.excerpt.goes_on
