@@ -10,7 +10,7 @@ from typing import TypeVar
 from domain.footprint import adapter_parameters, linear_parameters
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
-from services.trainer.examples import IGNORED
+from infrastructure.chat_labels import IGNORED
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
     validating = Validating(log, artifacts, pool, settings)
     effect = ReactionEffect("datasets", log, clock, validating.react, pool.connection)
     consumer = OrderedConsumer(effect, log)
-    counting = Counting(log, clock, artifacts, pool, settings.home / "cache" / "models")
+    counting = Counting(log, clock, artifacts, pool)
     consumer.subscribe(broker)
     work = [
         partial(every, COUNT_SECONDS, counting.count_missing, logging.getLogger("counting")),

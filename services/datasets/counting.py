@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +13,11 @@ from domain.aggregate import Cause, because
 from domain.dataset import Dataset, DatasetStatus
 from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
+from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
+from infrastructure.template_rendering import ChatRefused
 from projections.datasets import uncounted
-from services.datasets.chat_template import ChatRefused
 from services.datasets.tokens import count_tokens
 
 LOOK_AT = 100
@@ -35,13 +35,11 @@ class Counting:
         clock: Clock,
         artifacts: Artifacts,
         pool: ConnectionPool[Connection],
-        cache: Path,
     ) -> None:
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
-        self._cache = cache
         self._uncountable: set[Pair] = set()
         self._logger = logging.getLogger("counting")
 
@@ -63,8 +61,8 @@ class Counting:
     def _count(self, dataset: Dataset, row: dict[str, Any]) -> None:
         base = (row["base_model"], row["manifest_sha256"])
         try:
-            directory = self._artifacts.local_directory(row["base_ref"], self._cache)
-            lengths = count_tokens(self._lines(dataset.ref), directory)
+            tokenizer = BaseTokenizer.stored(self._artifacts, row["base_ref"])
+            lengths = count_tokens(self._lines(dataset.ref), tokenizer)
         except ChatRefused as refusal:
             self._logger.warning("dataset %s, base %s: %s", dataset.id, base[0], refusal)
             example = refusal.example  # the name of the exception ends with its block

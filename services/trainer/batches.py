@@ -11,9 +11,9 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from domain.batching import padded
+from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.attention import attends_packed
 from services.trainer.cross_entropy import CrossEntropy
-from services.trainer.examples import IGNORED, Example
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from services.trainer.examples import Example, Rendered, Renderer
+from infrastructure.chat_labels import Example
+from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
 from services.trainer.plan import held_out, validated
 

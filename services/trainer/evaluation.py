@@ -13,9 +13,9 @@ from peft import PeftModel
 from torch import nn
 
 from domain.perplexity import perplexity
+from infrastructure.chat_labels import Example
 from infrastructure.reports import Evaluation, EvaluationMeasured, SegmentSpec
 from services.trainer.batches import collate, scored
-from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.plan import cut

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.precision import Precision
+from infrastructure.chat_labels import Example
 from services.trainer.clock import SegmentClock
-from services.trainer.examples import Example, Renderer
+from services.trainer.examples import Renderer
 from services.trainer.plan import Plan
 from services.trainer.stack import lean_imports
 

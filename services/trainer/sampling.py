@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
-from services.trainer.examples import Example, Renderer
+from infrastructure.chat_labels import Example
+from services.trainer.examples import Renderer
 
 NEW_TOKENS = 24
 SHARE = 0.005

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from domain.failures import FailureClass, MemoryShortage
-from services.trainer.examples import Example
+from infrastructure.chat_labels import Example
 from services.trainer.failures import SegmentFailure, is_out_of_memory
 from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan

@@ -16,9 +16,9 @@ from torch.nn.utils import clip_grad_norm_
 from domain.batching import padded
 from domain.footprint import PAD_MULTIPLE
 from domain.hyperparameters import Hyperparameters
+from infrastructure.chat_labels import Example
 from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
 from services.trainer.compiling import Compiled, common
-from services.trainer.examples import Example
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lora import Dropout
 from services.trainer.plan import Plan

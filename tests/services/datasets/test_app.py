@@ -53,7 +53,7 @@ def service(
 def counting(
     log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, tmp_path: Path
 ) -> Counting:
-    return Counting(log, FixedClock(), artifacts, pool, tmp_path / "cache")
+    return Counting(log, FixedClock(), artifacts, pool)
 
 
 def upload(log: EventLog, artifacts: Artifacts, content: bytes) -> UUID:

@@ -13,9 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from domain.token_lengths import Bucket, TokenLengths
+from infrastructure.base_tokenizer import FILES, BaseTokenizer
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
-from services.datasets.chat_template import ChatRefused, ChatTemplate
+from infrastructure.template_rendering import CONFIG, ChatRefused, ChatTemplate
 from services.datasets.tokens import count_tokens
+from services.trainer.examples import Renderer
 from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
@@ -116,38 +118,35 @@ def lines() -> list[bytes]:
     return output.splitlines()
 
 
-def saved(tokenizer: PreTrainedTokenizerFast, template: str | None, directory: Path) -> Path:
+def saved(
+    tokenizer: PreTrainedTokenizerFast, template: str | None, directory: Path
+) -> BaseTokenizer:
     tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
-    return directory
+    return BaseTokenizer(files_of(directory))
 
 
-def expected_ids(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, Any]]) -> list[int]:
-    ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    assert isinstance(ids, list)
-    return ids
-
-
-def without_weight(line: bytes) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in message.items() if key != "weight"}
-        for message in json.loads(line)["messages"]
-    ]
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in FILES if (directory / name).exists()}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_texts_and_counts_equal_the_training_library_s(
     name: str, tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
 ) -> None:
-    directory = saved(tokenizer, TEMPLATES[name], tmp_path)
-    reloaded = PreTrainedTokenizerFast.from_pretrained(directory)
-    chats = [without_weight(line) for line in lines]
-    template = ChatTemplate.of(directory)
-    assert [template.render(json.loads(line)["messages"]) for line in lines] == [
-        reloaded.apply_chat_template(messages, tokenize=False) for messages in chats
-    ]
-    sizes = [len(expected_ids(reloaded, messages)) for messages in chats]
-    counts = count_tokens(lines, directory)
+    base = saved(tokenizer, TEMPLATES[name], tmp_path)
+    renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), 10_000)
+    chats: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    for chat_ in chats:
+        messages = base.plain(chat_)
+        assert messages == renderer.plain(chat_)
+        assert base.text(messages, None) == renderer.text(messages, None)
+        asking = base.text(messages, None, prompt=True)
+        assert asking == renderer.text(messages, None, prompt=True)
+        assert base.marked(chat_) == renderer.marked(chat_)
+        assert base.render(chat_) == renderer.render(chat_)
+    sizes = [len(example.input_ids) for chat_ in chats for example in renderer.render(chat_)]
+    counts = count_tokens(lines, base)
     assert counts == TokenLengths.of(sizes)
     assert (counts.examples, counts.tokens) == (len(lines), sum(sizes))
 
@@ -155,9 +154,9 @@ def test_texts_and_counts_equal_the_training_library_s(
 def test_a_base_without_template_gets_the_fallback(
     tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
 ) -> None:
-    directory = saved(tokenizer, None, tmp_path)
-    assert ChatTemplate.of(directory).source == FALLBACK_CHAT_TEMPLATE
-    assert count_tokens(lines, directory).examples == len(lines)
+    base = saved(tokenizer, None, tmp_path)
+    assert base.template == FALLBACK_CHAT_TEMPLATE
+    assert count_tokens(lines, base).examples == len(lines)
 
 
 def test_the_fallback_is_chatml_and_keeps_tool_calls() -> None:
@@ -172,17 +171,17 @@ def test_the_fallback_is_chatml_and_keeps_tool_calls() -> None:
     )
 
 
-def test_a_template_in_the_configuration_and_a_list_of_templates_are_read(tmp_path: Path) -> None:
-    config = tmp_path / "tokenizer_config.json"
-    config.write_text(json.dumps({"chat_template": CHATML, "bos_token": {"content": "<s>"}}))
-    template = ChatTemplate.of(tmp_path)
+def test_a_template_in_the_configuration_and_a_list_of_templates_are_read() -> None:
+    def read(chat_template: Any, **tokens: Any) -> ChatTemplate:
+        config = {"chat_template": chat_template, **tokens}
+        return ChatTemplate.of({CONFIG: json.dumps(config).encode()})
+
+    template = read(CHATML, bos_token={"content": "<s>"})
     assert (template.source, template.special_tokens) == (CHATML, {"bos_token": "<s>"})
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
-    config.write_text(json.dumps({"chat_template": named}))
-    assert ChatTemplate.of(tmp_path).source == CHATML
-    config.write_text(json.dumps({"chat_template": named[:1]}))
+    assert read(named).source == CHATML
     with pytest.raises(ChatRefused, match="no default"):
-        ChatTemplate.of(tmp_path)
+        read(named[:1])
 
 
 @pytest.mark.parametrize(
@@ -215,10 +214,10 @@ def test_an_invalid_template_is_refused() -> None:
 def test_every_length_is_counted_in_its_bucket(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    directory = saved(tokenizer, "{{ messages[0].content }}", tmp_path)
+    base = saved(tokenizer, "{{ messages[0].content }}", tmp_path)
     sizes = [1, 2, 3, 4, 5, 8, 24, 26]
     marks = [chat({"role": "user", "content": "<s>" * size}) for size in sizes]
-    counts = count_tokens(jsonl(*marks).splitlines(), directory)
+    counts = count_tokens(jsonl(*marks).splitlines(), base)
     assert counts == TokenLengths.of(sizes)
     assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
 
@@ -228,9 +227,9 @@ def test_nothing_is_counted_of_nothing(tokenizer: PreTrainedTokenizerFast, tmp_p
     assert (counts.examples, counts.tokens, counts.longest) == (0, 0, 0)
 
 
-def test_a_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+def test_a_base_without_tokenizer_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
-        count_tokens([], tmp_path)
+        BaseTokenizer({})
 
 
 def test_counting_imports_no_training_library() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.attention import NAME, SHORT_ROW, choose
 from services.trainer.batches import Batch, collate, loss_sum
-from services.trainer.examples import IGNORED, Example
 from services.trainer.model import CPU, load_base
 
 

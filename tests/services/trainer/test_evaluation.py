@@ -14,12 +14,12 @@ import torch
 from domain.perplexity import perplexity
 from domain.pricing import VALIDATION_MAXIMUM
 from infrastructure.artifacts import Artifacts
+from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from services.trainer import evaluation, segment
 from services.trainer.batches import collate, loss_sum, scored
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.evaluation import HeldOut, Score
-from services.trainer.examples import IGNORED, Example
 from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
 from services.trainer.ranks import Ranks

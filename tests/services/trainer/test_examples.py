@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
-from services.trainer.examples import IGNORED, Example, Renderer
+from services.trainer.examples import Renderer
 from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 
 USER = {"role": "user", "content": "Hello"}

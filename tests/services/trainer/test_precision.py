@@ -11,10 +11,10 @@ from peft import PeftModel
 
 from domain.estimate import Precision
 from infrastructure.artifacts import Artifacts
+from infrastructure.chat_labels import Example
 from infrastructure.reports import Evaluation
 from services.trainer.batches import collate, loss_sum
 from services.trainer.checkpoint import CheckpointMismatch
-from services.trainer.examples import Example
 from services.trainer.model import BaseChanged, TargetModulesNotFound, load_base
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming

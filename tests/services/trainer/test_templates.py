@@ -5,11 +5,14 @@ None of them marks the assistant's words, as most do not.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.trainer.examples import IGNORED, Renderer, Unrenderable
+from infrastructure.base_tokenizer import BaseTokenizer
+from infrastructure.chat_labels import IGNORED, Unrenderable
+from services.trainer.examples import Renderer
 from services.trainer.tiny_model import make_tiny_tokenizer
 
 LLAMA = (
@@ -152,3 +155,20 @@ def test_the_prompt_ends_where_the_last_answer_begins(
     messages, text = Renderer(tokenizer, 1000).prompt({"messages": chat})
     assert messages == chat[:3]
     assert text.endswith(asked)
+
+
+@pytest.mark.parametrize(
+    "template", [LLAMA, MISTRAL, GEMMA, QWEN], ids=["llama", "mistral", "gemma", "qwen"]
+)
+def test_what_pages_highlight_is_what_is_learned(
+    tokenizer: Any, template: str, tmp_path: Path
+) -> None:
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    shown = BaseTokenizer({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    trained = Renderer(tokenizer, 1000)
+    for messages in (
+        [QUESTION, PARIS, MORE, ROME, QUESTION],
+        [QUESTION, THOUGHT, MORE, {**ROME, "weight": 0}, MORE, ROME],
+    ):
+        assert shown.render({"messages": messages}) == trained.render({"messages": messages})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -24,6 +23,14 @@ SPECIAL_TOKENS = (
     "cls_token",
     "mask_token",
 )
+
+TEMPLATE_FILE, CONFIG, OTHER_TOKENS = (
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+TEMPLATE_FILES = (TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
+"""Of a saved model, those that a template is read from."""
 
 
 class ChatRefused(Exception):
@@ -53,37 +60,35 @@ class ChatTemplate:
             raise ChatRefused(f"the base model's chat template is invalid: {error}") from error
 
     @classmethod
-    def of(cls, model_directory: Path) -> ChatTemplate:
-        """The template of a saved model, or the fallback if it has none.
+    def of(cls, files: Mapping[str, bytes]) -> ChatTemplate:
+        """The template of a saved model, of which the TEMPLATE_FILES that it has are given.
 
-        Reads `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, where a list
-        of named templates means the one named `default`. Raises ChatRefused if that is absent.
+        It is a file of its own, else in the configuration, where a list of named templates means
+        the one named `default`; without any, the fallback. Raises ChatRefused.
         """
-        config = _json(model_directory / "tokenizer_config.json")
-        named = {**_json(model_directory / "special_tokens_map.json"), **config}
+        config = _json(files, CONFIG)
+        named = {**_json(files, OTHER_TOKENS), **config}
         tokens = {name: _text(named[name]) for name in SPECIAL_TOKENS if named.get(name)}
-        path = model_directory / "chat_template.jinja"
-        source = path.read_text(encoding="utf-8") if path.exists() else config.get("chat_template")
+        source = config.get("chat_template")
+        if TEMPLATE_FILE in files:
+            source = files[TEMPLATE_FILE].decode("utf-8")
         if isinstance(source, list):
             templates = {entry["name"]: entry["template"] for entry in source}
             if "default" not in templates:
                 raise ChatRefused("the base model has several chat templates and no default")
             source = templates["default"]
-        return cls(FALLBACK_CHAT_TEMPLATE if source is None else source, tokens)
+        return cls(source or FALLBACK_CHAT_TEMPLATE, tokens)
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The text of a conversation, without a generation prompt; raises ChatRefused."""
-        # A weight is for the trainer; templates that print whole messages must not show it.
-        shown = [
-            {key: value for key, value in message.items() if key != "weight"}
-            for message in messages
-        ]
+    def render(
+        self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
+    ) -> str:
+        """The text of messages, which ask for an answer with `prompt`; raises ChatRefused."""
         try:
             return self._template.render(
-                messages=shown,
-                tools=None,
+                messages=messages,
+                tools=tools,
                 documents=None,
-                add_generation_prompt=False,
+                add_generation_prompt=prompt,
                 **self.special_tokens,
             )
         except Exception as error:  # the template is foreign code and may fail in any way
@@ -146,5 +151,5 @@ def _text(token: Any) -> str:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.exists() else {}
+def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    return json.loads(files[name]) if name in files else {}

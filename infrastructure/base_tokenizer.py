@@ -1,0 +1,61 @@
+"""A base model's tokenizer and chat template, as the training library has them, but without it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.chat_labels import ChatRenderer, Message, Tokens, Unrenderable
+from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused, ChatTemplate
+
+TOKENIZER_FILE = "tokenizer.json"
+FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
+
+
+class BaseTokenizer(ChatRenderer):
+    """Turns conversations into the very texts and tokens that the base is trained on."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        """`files` are those of a saved model that have one of the names in FILES.
+
+        Raises FileNotFoundError without a tokenizer, and ChatRefused for an invalid template.
+        """
+        if TOKENIZER_FILE not in files:
+            raise FileNotFoundError(f"the base model has no {TOKENIZER_FILE}")
+        self._template = ChatTemplate.of(files)
+        super().__init__(self._template.source)
+        self.tokenizer: Tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
+        # A saved tokenizer may still carry the lengths of its last use.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+
+    @classmethod
+    def stored(cls, artifacts: Artifacts, ref: str) -> BaseTokenizer:
+        """The tokenizer of a base in the model store.
+
+        Reads no weights. Raises FileNotFoundError, ArtifactCorrupt and ChatRefused.
+        """
+        files: dict[str, bytes] = {}
+        for file in artifacts.manifest(ref).files:
+            if file.path in FILES:
+                content = artifacts.get(f"{ref}/{file.path}")
+                if hashlib.sha256(content).hexdigest() != file.sha256:
+                    raise ArtifactCorrupt(f"{ref}/{file.path} differs from its manifest")
+                files[file.path] = content
+        return cls(files)
+
+    def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
+        """What the template makes of messages; raises Unrenderable."""
+        try:
+            return self._template.render(messages, tools, prompt=prompt)
+        except ChatRefused as refusal:
+            raise Unrenderable(str(refusal)) from refusal
+
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a text; the template has written the special ones itself."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return Tokens(encoding.ids, encoding.offsets)
