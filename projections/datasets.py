@@ -161,29 +161,45 @@ def datasets_among(connection: Connection, dataset_ids: Sequence[UUID]) -> list[
     ).fetchall()
 
 
-def token_counts(connection: Connection, dataset_id: UUID) -> list[Row]:
-    """A dataset's lengths, by base model."""
+def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
+    """Lengths of some datasets, by base model."""
     return connection.execute(
-        "SELECT base_model, tokens, longest_example FROM dataset_tokens "
-        "WHERE dataset_id = %s ORDER BY base_model",
-        [dataset_id],
+        "SELECT dataset_id, base_model, tokens, longest_example FROM dataset_tokens "
+        "WHERE dataset_id = ANY(%s) ORDER BY base_model",
+        [list(dataset_ids)],
     ).fetchall()
 
 
-def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
-    """Pairs of a dataset that is ready and a base's present revision that lack a token count.
+UNCOUNTED = (
+    "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
+    "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
+    "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
+    "AND lengths IS NOT NULL) AND NOT EXISTS ("
+    "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
+    "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
+)
+"""Pairs of a dataset that is ready and a base's present revision that lack a token count.
 
-    A count of an earlier version, which kept no lengths, does not do; a refusal by the base's chat
-    template does.
-    """
+A count of an earlier version, which kept no lengths, does not do; a refusal by the base's chat
+template does.
+"""
+
+
+def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
+    """Pairs that lack a token count, those of the oldest dataset first."""
     return connection.execute(
         "SELECT dataset_id, name AS base_model, ref AS base_ref, manifest_sha256 "
-        "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
-        "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
-        "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
-        "AND lengths IS NOT NULL) AND NOT EXISTS ("
-        "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
-        "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
-        "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
+        + UNCOUNTED
+        + "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
         [DatasetStatus.READY_FOR_TRAINING, limit],
+    ).fetchall()
+
+
+def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Row]:
+    """The bases under which some datasets lack a token count."""
+    return connection.execute(
+        "SELECT dataset_id, name AS base_model "
+        + UNCOUNTED
+        + "AND dataset_id = ANY(%s) ORDER BY name",
+        [DatasetStatus.READY_FOR_TRAINING, list(dataset_ids)],
     ).fetchall()

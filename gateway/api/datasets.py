@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from gateway.pages import Limit, Page
 from gateway.uploads import store_upload
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
+from infrastructure.store import Connection
 from projections import datasets as rows
 from projections.projection import Row
 
@@ -34,20 +36,6 @@ UPLOAD_PATH = "/api/datasets"
 router = APIRouter(tags=["datasets"])
 
 DatasetName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-
-
-class DatasetSummary(Answer):
-    """A dataset; its counts are known once it was validated."""
-
-    id: UUID
-    name: str | None = Field(examples=["support chats"])
-    status: DatasetStatus
-    total_bytes: int
-    examples: int | None = None
-    duplicates: int | None = None
-    errors: int | None = None
-    uploaded_at: datetime
-    validated_at: datetime | None = None
 
 
 class Progress(Answer):
@@ -66,11 +54,24 @@ class TokenCount(Answer):
     longest_example: int
 
 
-class DatasetDetail(DatasetSummary):
-    """All that is known of a dataset."""
+class DatasetAnswer(Answer):
+    """A dataset; its counts are known once it was validated."""
 
+    id: UUID
+    name: str | None = Field(examples=["support chats"])
+    status: DatasetStatus
+    total_bytes: int
+    examples: int | None = None
+    duplicates: int | None = None
+    errors: int | None = None
+    uploaded_at: datetime
+    validated_at: datetime | None = None
     progress: Progress | None = Field(default=None, description="While it is validating.")
-    tokens: list[TokenCount]
+    tokens: list[TokenCount] = Field(description="By the base models under which it is counted.")
+    counting: list[str] = Field(
+        examples=[["smollm2-135m-instruct"]],
+        description="The base models under which it is still being counted, once it is ready.",
+    )
 
 
 class Excerpt(Answer):
@@ -141,7 +142,7 @@ async def upload_dataset(
     caller: CallerOf,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetSummary:
+) -> DatasetAnswer:
     """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     ref = upload_ref(caller)
@@ -161,12 +162,11 @@ def _record_upload(
     ref: str,
     sha256: str,
     size: int,
-) -> DatasetSummary:
+) -> DatasetAnswer:
     dataset = record_upload(backend, caller, dataset_id, name, ref, sha256, size)
     with backend.pool.connection() as connection:
-        row = rows.dataset(connection, caller.account_id, dataset_id)
-        names = dataset_names(connection, [dataset_id])
-    return DatasetSummary(**_summary(row or _new_row(dataset), names))
+        row = rows.dataset(connection, caller.account_id, dataset_id) or _new_row(dataset)
+        return _answers(connection, [row])[0]
 
 
 def _new_row(dataset: Dataset) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def list_datasets(
     backend: BackendOf,
     after: Annotated[UUID | None, Query(description="Only those that come after this one.")] = None,
     limit: Limit = None,
-) -> Page[DatasetSummary]:
+) -> Page[DatasetAnswer]:
     """The caller's datasets, the newest first."""
     if after is not None:
         own_dataset(backend, caller, after)
@@ -193,26 +193,15 @@ def list_datasets(
         page = Page[Row].of(
             partial(rows.datasets_of, connection, caller.account_id, after), limit, lambda row: row
         )
-        names = dataset_names(connection, [row["dataset_id"] for row in page.data])
-    return Page(
-        data=[DatasetSummary(**_summary(row, names)) for row in page.data], has_more=page.has_more
-    )
+        return Page(data=_answers(connection, page.data), has_more=page.has_more)
 
 
 @router.get("/datasets/{dataset_id}", responses=refusals(404))
-def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetDetail:
+def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetAnswer:
     """One dataset, with the progress of its validation and its lengths in tokens."""
     row = own_dataset(backend, caller, dataset_id)
     with backend.pool.connection() as connection:
-        names = dataset_names(connection, [dataset_id])
-        tokens = rows.token_counts(connection, dataset_id)
-        validating = row["status"] == DatasetStatus.VALIDATING
-        progress = progress_of(connection, dataset_id) if validating else None
-    return DatasetDetail(
-        **_summary(row, names),
-        progress=None if progress is None else Progress(**progress),
-        tokens=[TokenCount(**count) for count in tokens],
-    )
+        return _answers(connection, [row])[0]
 
 
 @router.delete("/datasets/{dataset_id}", status_code=204, responses=refusals(404, 409))
@@ -255,6 +244,34 @@ def download_dataset(
     )
 
 
-def _summary(row: Mapping[str, Any], names: Mapping[UUID, str]) -> dict[str, Any]:
-    shown = {name: row[name] for name in DatasetSummary.model_fields if name in row}
-    return shown | {"id": row["dataset_id"], "name": names.get(row["dataset_id"])}
+def _answers(connection: Connection, datasets: Sequence[Mapping[str, Any]]) -> list[DatasetAnswer]:
+    """Rows of datasets, with what other tables know of them."""
+    ids = [row["dataset_id"] for row in datasets]
+    names = dataset_names(connection, ids)
+    tokens = _by_dataset(rows.token_counts(connection, ids))
+    counting = _by_dataset(rows.uncounted_of(connection, ids))
+    return [
+        DatasetAnswer(
+            **{name: row[name] for name in DatasetAnswer.model_fields if name in row},
+            id=row["dataset_id"],
+            name=names.get(row["dataset_id"]),
+            progress=_progress(connection, row),
+            tokens=[TokenCount(**each) for each in tokens[row["dataset_id"]]],
+            counting=[each["base_model"] for each in counting[row["dataset_id"]]],
+        )
+        for row in datasets
+    ]
+
+
+def _progress(connection: Connection, row: Mapping[str, Any]) -> Progress | None:
+    if row["status"] != DatasetStatus.VALIDATING:
+        return None
+    progress = progress_of(connection, row["dataset_id"])
+    return None if progress is None else Progress(**progress)
+
+
+def _by_dataset(found: Sequence[Row]) -> defaultdict[UUID, list[Row]]:
+    grouped: defaultdict[UUID, list[Row]] = defaultdict(list)
+    for row in found:
+        grouped[row["dataset_id"]].append(row)
+    return grouped

@@ -64,11 +64,8 @@ def _validated(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
             done = reached
             time.sleep(POLL_SECONDS)
         advance(dataset["total_bytes"] - done)
-    bases = {each["name"] for each in client.get("/models")["base_models"]}
     deadline = time.monotonic() + COUNTING_SECONDS
-    while dataset["status"] == "ready_for_training" and time.monotonic() < deadline:
-        if bases <= {count["base_model"] for count in dataset["tokens"]}:
-            break
+    while dataset["counting"] and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         dataset = patiently(lambda: client.get(path))
     return dataset

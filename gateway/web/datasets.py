@@ -1,20 +1,146 @@
-"""The page of datasets."""
+"""The pages of datasets: the list with its uploads, and one dataset with what it teaches."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from gateway.access import CallerOf
-from gateway.api.datasets import list_datasets
-from gateway.backend import BackendOf
-from gateway.web.pages import page
+from domain.dataset import DatasetStatus
+from gateway.access import Caller, CallerOf
+from gateway.api.datasets import (
+    UPLOAD_PATH,
+    DatasetAnswer,
+    drop_dataset,
+    list_datasets,
+    show_dataset,
+    show_report,
+)
+from gateway.backend import Backend, BackendOf
+from gateway.dataset_preview import BaseView, base_views, shown_conversations
+from gateway.pages import MOST_POSITION
+from gateway.web.histogram import histogram
+from gateway.web.pages import fragment, is_htmx, page
+
+LISTED, EXAMPLES_SHOWN = 50, 5
+
+STATUSES: dict[DatasetStatus, tuple[str, str]] = {
+    DatasetStatus.VALIDATING: ("validating", "calm is-live"),
+    DatasetStatus.READY_FOR_TRAINING: ("ready to train", "good"),
+    DatasetStatus.REJECTED: ("rejected", "bad"),
+}
+"""What people read of a status, and the tone of it."""
+
+FORMAT = (
+    '{"messages": [{"role": "system", "content": "You answer for the shop."}, '
+    '{"role": "user", "content": "Where is my order?"}, '
+    '{"role": "assistant", "content": "On its way: it arrives tomorrow."}]}'
+)
+
+Before = Annotated[UUID | None, Query(alias="after")]
+BaseName = Annotated[str | None, Query(max_length=200)]
+Number = Annotated[int, Query(ge=1, le=MOST_POSITION)]
 
 router = APIRouter(prefix="/datasets")
 
 
 @router.get("")
-def show_datasets(request: Request, caller: CallerOf, backend: BackendOf) -> Response:
-    """The caller's datasets, the newest first."""
-    datasets = list_datasets(caller, backend).data
-    return page(request, backend, caller, "datasets/list.html", datasets=datasets)
+def show_datasets(
+    request: Request, caller: CallerOf, backend: BackendOf, after: Before = None
+) -> Response:
+    """The caller's datasets, the newest first, and what uploads others."""
+    found = list_datasets(caller, backend, after=after, limit=LISTED)
+    shown: dict[str, Any] = {
+        "datasets": found.data,
+        "has_more": found.has_more,
+        "after": after,
+        "statuses": STATUSES,
+        "format": FORMAT,
+        "validating": sum(each.status is DatasetStatus.VALIDATING for each in found.data),
+        "moving": any(map(_moves, found.data)),
+    }
+    if is_htmx(request):
+        return fragment("datasets/table.html", **shown)
+    return page(
+        request,
+        backend,
+        caller,
+        "datasets/list.html",
+        upload_path=UPLOAD_PATH,
+        upload_limit=backend.settings.dataset_max_bytes,
+        **shown,
+    )
+
+
+@router.get("/{dataset_id}")
+def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
+    """One dataset: how far its validation is, why it was rejected, or what it teaches."""
+    dataset = show_dataset(dataset_id, caller, backend)
+    shown: dict[str, Any] = {
+        "dataset": dataset,
+        "statuses": STATUSES,
+        "report": None,
+        "bases": [],
+        "moving": _moves(dataset),
+    }
+    if dataset.status is not DatasetStatus.VALIDATING:
+        shown["report"] = show_report(dataset_id, caller, backend)
+    if dataset.status is DatasetStatus.READY_FOR_TRAINING:
+        shown["bases"] = base_views(backend, dataset_id)
+    if is_htmx(request):
+        return fragment("datasets/state.html", **shown)
+    return page(request, backend, caller, "datasets/one.html", **shown)
+
+
+@router.get("/{dataset_id}/examples")
+def show_examples(
+    dataset_id: UUID,
+    caller: CallerOf,
+    backend: BackendOf,
+    base_model: BaseName = None,
+    first: Number = 1,
+) -> Response:
+    """A ready dataset under one base: the lengths, and some examples from a number on."""
+    dataset = show_dataset(dataset_id, caller, backend)
+    bases = base_views(backend, dataset_id)
+    base = _chosen(bases, base_model)
+    first = min(first, dataset.examples or 1)
+    return fragment(
+        "datasets/examples.html",
+        dataset=dataset,
+        bases=bases,
+        base=base,
+        histogram=histogram(base.lengths, base.context_length) if base and base.lengths else None,
+        conversations=_conversations(caller, backend, dataset, base, first),
+        first=first,
+        shown=EXAMPLES_SHOWN,
+    )
+
+
+@router.post("/{dataset_id}/delete")
+def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
+    """Delete a dataset, and go back to the list."""
+    drop_dataset(dataset_id, caller, backend)
+    return Response(headers={"hx-redirect": "/datasets"})
+
+
+def _conversations(
+    caller: Caller, backend: Backend, dataset: DatasetAnswer, base: BaseView | None, first: int
+) -> list[Any]:
+    if base is None or dataset.status is not DatasetStatus.READY_FOR_TRAINING:
+        return []
+    return shown_conversations(backend, dataset.id, base, first, EXAMPLES_SHOWN)
+
+
+def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:
+    """The base with a name, else one that is counted, or not yet, or that refuses the dataset."""
+    named = [base for base in bases if base.name == name]
+    best = sorted(bases, key=lambda base: (base.refusal is not None, base.lengths is None))
+    return next(iter(named or best), None)
+
+
+def _moves(dataset: DatasetAnswer) -> bool:
+    """Whether its page will soon say something else."""
+    return dataset.status is DatasetStatus.VALIDATING or bool(dataset.counting)

@@ -11,7 +11,7 @@ from domain.event_log import EventLog
 from domain.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
-from projections.datasets import dataset, datasets_of, token_counts, uncounted
+from projections.datasets import dataset, datasets_of, token_counts, uncounted, uncounted_of
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID
@@ -96,11 +96,20 @@ def test_every_base_needs_a_count_and_every_new_revision_again(
         base.revise("models/tiny-2", "e" * 64, "llama", 60_000, 512, TINY_SHAPE)
         log.commit(base)
     assert missing() == [("tiny", "e" * 64)]
+    with pool.connection() as connection:
+        (pair,) = uncounted_of(connection, [DATASET_ID])
+        assert pair == {"dataset_id": DATASET_ID, "base_model": "tiny"}
+        assert uncounted_of(connection, [uuid4()]) == []
     count(log, "tiny", "e" * 64, TokenLengths.of([25, 35]))
     assert missing() == []
     with pool.connection() as connection:
-        assert token_counts(connection, DATASET_ID) == [
-            {"base_model": "tiny", "tokens": 60, "longest_example": 35}
+        assert token_counts(connection, [DATASET_ID]) == [
+            {
+                "dataset_id": DATASET_ID,
+                "base_model": "tiny",
+                "tokens": 60,
+                "longest_example": 35,
+            }
         ]
 
 
@@ -144,4 +153,4 @@ def test_of_a_deleted_dataset_nothing_is_left(
     fold(DATASETS)
     with pool.connection() as connection:
         assert dataset(connection, ACCOUNT_ID, DATASET_ID) is None
-        assert token_counts(connection, DATASET_ID) == []
+        assert token_counts(connection, [DATASET_ID]) == []

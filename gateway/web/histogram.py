@@ -1,0 +1,73 @@
+"""A histogram of lengths as a drawing: bars in a box of units, and the words that go with it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from domain.token_lengths import BOUNDS, TokenLengths
+
+HEIGHT, BAR, GAP = 100, 10, 2  # units of the drawing
+LEAST = 1.5  # what a bar with one example among thousands is high
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The examples of some lengths."""
+
+    x: int
+    y: float
+    height: float
+    label: str
+    beyond: bool  # the base's context, so that they are cut
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars from the shortest example to the longest, each 15% longer than the one before."""
+
+    bars: list[Bar]
+    width: int
+    shortest: int  # tokens at the left end, at least
+    longest: int
+    median: int
+    most: int  # 95% have at most so many tokens
+    limit_x: int | None  # where the context ends, if that is within the drawing
+
+
+def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
+    """The drawing of some lengths; None without any example."""
+    if not lengths.buckets:
+        return None
+    first = _number(lengths.buckets[0].up_to)
+    width = (_number(lengths.buckets[-1].up_to) - first + 1) * BAR
+    highest = max(bucket.examples for bucket in lengths.buckets)
+    bars: list[Bar] = []
+    for bucket in lengths.buckets:
+        height = max(LEAST, HEIGHT * bucket.examples / highest)
+        span = f"{bucket.above + 1:,} to {min(bucket.up_to, lengths.longest):,}"
+        bars.append(
+            Bar(
+                x=(_number(bucket.up_to) - first) * BAR + GAP // 2,
+                y=round(HEIGHT - height, 2),
+                height=round(height, 2),
+                label=f"{span} tokens: {bucket.examples:,} examples",
+                beyond=bucket.above >= context_length,
+            )
+        )
+    median, most = lengths.quantiles([0.5, 0.95], lengths.longest)
+    limit_x = (_number(context_length) - first + 1) * BAR
+    return Histogram(
+        bars=bars,
+        width=width,
+        shortest=lengths.buckets[0].above + 1,
+        longest=lengths.longest,
+        median=round(median),
+        most=round(most),
+        limit_x=limit_x if 0 <= limit_x < width else None,
+    )
+
+
+def _number(length: int) -> int:
+    """The number of the bucket that a length is in."""
+    return max(1, bisect_left(BOUNDS, length))

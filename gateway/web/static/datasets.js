@@ -1,0 +1,203 @@
+// Uploads: files wait in a list where their names can be changed, and go out one after another.
+
+import { csrfToken, notify } from "./app.js";
+
+const place = document.getElementById("upload");
+const form = document.getElementById("upload-form");
+const chooser = document.getElementById("files");
+const queue = document.getElementById("queue");
+const template = document.getElementById("queued");
+
+const uploads = new Set();
+
+function written(size) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  for (; size >= 999.5 && unit < units.length - 1; unit++) size /= 1000;
+  return `${size.toFixed(unit === 0 || size >= 99.5 ? 0 : 1)} ${units[unit]}`;
+}
+
+function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
+}
+
+// One file, in one of the states waiting, sending, sent, refused (for good), failed (to be sent again).
+class Upload {
+  constructor(file) {
+    this.file = file;
+    this.key = newKey();
+    this.element = template.content.firstElementChild.cloneNode(true);
+    this.name = this.element.querySelector("input");
+    this.bar = this.element.querySelector("progress");
+    this.said = this.element.querySelector(".queued-said");
+    this.button = this.element.querySelector("button");
+    this.name.value = file.name.replace(/\.[^.]+$/, "").trim().slice(0, 200) || file.name.slice(0, 200);
+    this.element.querySelector("code").textContent = file.name;
+    this.element.querySelector(".muted").textContent = written(file.size);
+    this.bar.setAttribute("aria-label", `Upload of ${file.name}`);
+    this.name.addEventListener("input", () => {
+      this.key = newKey();
+      this.name.removeAttribute("aria-invalid");
+    });
+    this.button.addEventListener("click", () => this.act());
+    this.become("waiting");
+    const problem = this.problem();
+    if (problem) this.become("refused", problem);
+  }
+
+  problem() {
+    if (this.file.size > Number(place.dataset.limit)) {
+      return `This file has ${written(this.file.size)}; the limit is ${place.dataset.limitText}. Split it into several.`;
+    }
+    return this.file.size === 0 ? "This file is empty." : "";
+  }
+
+  become(state, words = "") {
+    this.state = state;
+    this.element.className = `queued is-${state}`;
+    this.name.disabled = state === "sending" || state === "sent" || state === "refused";
+    this.bar.hidden = state !== "sending";
+    this.said.hidden = !words;
+    this.said.textContent = words;
+    const what = { sending: "Cancel", failed: "Remove", sent: "Dismiss" }[state] ?? "Remove";
+    this.button.textContent = what;
+    this.button.setAttribute("aria-label", `${what} ${this.file.name}`);
+    if (state === "refused" || state === "failed") this.element.className = "queued is-refused";
+    showActions();
+  }
+
+  act() {
+    if (this.state === "sending") return this.request.abort();
+    const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
+    uploads.delete(this);
+    this.element.remove();
+    showActions();
+    (next?.querySelector("button") ?? chooser).focus();
+  }
+
+  send() {
+    const name = this.name.value.trim();
+    if (!name) {
+      this.name.setAttribute("aria-invalid", "true");
+      this.become("failed", "A name is needed.");
+      this.name.focus();
+      return Promise.resolve();
+    }
+    this.become("sending", "Starting…");
+    return new Promise((resolve) => {
+      const request = this.request = new XMLHttpRequest();
+      request.open("POST", `${place.dataset.path}?name=${encodeURIComponent(name)}`);
+      request.setRequestHeader("content-type", "application/jsonl");
+      request.setRequestHeader("idempotency-key", this.key);
+      request.setRequestHeader("x-csrf-token", csrfToken());
+      request.upload.onprogress = (event) => this.show(event.loaded);
+      request.onload = () => this.answered(request);
+      request.onerror = () => this.become("failed", "EcoLink could not be reached, or it ended the upload. Try again.");
+      request.onabort = () => this.become("failed", "Cancelled. Nothing of it was kept.");
+      request.onloadend = resolve;
+      request.send(this.file);
+    });
+  }
+
+  show(loaded) {
+    const whole = this.file.size;
+    this.bar.value = loaded / whole;
+    this.said.textContent = loaded < whole
+      ? `${written(loaded)} of ${written(whole)}, ${Math.floor((100 * loaded) / whole)}%`
+      : "Sent; EcoLink is storing it…";
+  }
+
+  answered(request) {
+    if (request.status === 401) return location.assign("/sign-in?next=/datasets");
+    let answer = {};
+    try { answer = JSON.parse(request.responseText); } catch { /* a proxy's page, perhaps */ }
+    if (request.status !== 202) {
+      this.become("failed", answer.error?.message ?? `The upload was answered with ${request.status}.`);
+      return undefined;
+    }
+    this.become("sent", "Uploaded: ");
+    const link = document.createElement("a");
+    link.href = `/datasets/${answer.id}`;
+    link.textContent = `open ${answer.name}`;
+    this.link = link;
+    this.said.append(link, ".");
+    return undefined;
+  }
+}
+
+function toSend() {
+  return [...uploads].filter((each) => each.state === "waiting" || each.state === "failed");
+}
+
+function showActions() {
+  const waiting = toSend().length;
+  const sending = [...uploads].some((each) => each.state === "sending");
+  document.getElementById("upload-actions").hidden = waiting === 0 || sending;
+  document.getElementById("send").textContent = waiting === 1 ? "Upload" : `Upload ${waiting} files`;
+}
+
+function add(files) {
+  const added = [];
+  for (const file of files) {
+    const upload = new Upload(file);
+    uploads.add(upload);
+    queue.append(upload.element);
+    added.push(upload);
+  }
+  showActions();
+  added[0]?.name.disabled === false ? added[0].name.select() : added[0]?.button.focus();
+}
+
+function announce(words) {
+  document.getElementById("upload-said").textContent = words;
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  for (const upload of toSend()) {
+    if (!uploads.has(upload)) continue;
+    await upload.send();
+    announce(`${upload.file.name}: ${upload.said.textContent}`);
+    if (upload.state === "sent") {
+      window.htmx.ajax("GET", document.getElementById("datasets").dataset.url, { target: "#datasets", swap: "outerMorph" });
+    }
+  }
+  // The button that had the focus is gone.
+  if (document.activeElement === document.body) [...uploads].find((each) => each.link)?.link.focus();
+});
+
+chooser.addEventListener("change", () => {
+  add(chooser.files);
+  chooser.value = "";
+});
+
+// Files may be dropped anywhere: a browser would otherwise leave the page and show them.
+let over = 0;
+
+function carriesFiles(event) {
+  return event.dataTransfer?.types.includes("Files");
+}
+
+document.addEventListener("dragenter", (event) => {
+  if (carriesFiles(event)) place.classList.toggle("is-over", ++over > 0);
+});
+document.addEventListener("dragleave", (event) => {
+  if (carriesFiles(event)) place.classList.toggle("is-over", --over > 0);
+});
+document.addEventListener("dragover", (event) => {
+  if (carriesFiles(event)) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  over = 0;
+  place.classList.remove("is-over");
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const folders = items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
+  if (folders.length) notify("A folder cannot be uploaded; drop the files in it.", true);
+  add(items.filter((item) => !folders.includes(item)).map((item) => item.getAsFile()).filter(Boolean));
+});
+
+window.addEventListener("beforeunload", (event) => {
+  if ([...uploads].some((each) => each.state === "sending")) event.preventDefault();
+});
