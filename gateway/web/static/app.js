@@ -43,6 +43,14 @@ export function csrfToken() {
   return headers ? JSON.parse(headers)["x-csrf-token"] : "";
 }
 
+// A table that is wider than the screen scrolls, by keyboard too.
+function reachTables() {
+  for (const wrap of document.querySelectorAll(".table-wrap")) {
+    if (wrap.scrollWidth > wrap.clientWidth) wrap.tabIndex = 0;
+    else wrap.removeAttribute("tabindex");
+  }
+}
+
 async function copy(button) {
   const source = document.getElementById(button.dataset.copies);
   await navigator.clipboard.writeText(source.value ?? source.textContent);
@@ -75,7 +83,9 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("htmx:error", () => {
   notify("EcoLink cannot be reached now; try again in a moment.", true);
 });
-document.addEventListener("htmx:after:swap", () => sayTimes(document));
+document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
+window.addEventListener("resize", reachTables);
 
 sayTimes(document);
+reachTables();
 setInterval(() => sayTimes(document), 15000);

@@ -1,0 +1,285 @@
+"""A platform on which everything is to be seen at once: each page's every state, with fair figures.
+
+It is told to a log, as nothing runs on it: no job goes on while a page is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+from domain.account import Role
+from domain.aggregate import Cause, because
+from domain.catalog import Catalog
+from domain.dataset import Dataset
+from domain.failures import FailureClass
+from domain.gpu_pool import GpuPool
+from domain.identity import CATALOG_ID
+from domain.offers import Region, shipped_offers
+from domain.payment import Receipt
+from domain.token_lengths import TokenLengths
+from gateway.api.job_form import JobRequest
+from gateway.backend import Backend, open_backend
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import set_progress
+from infrastructure.profiles import add_account_name, set_dataset_name
+from infrastructure.sessions import add_sign_in_link
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.datasets.handlers import Validating
+from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.browser.told_job import ToldJob, add_steps
+from tests.gateway.conftest import projector, running_gateway
+
+REGION = Region(
+    name="eu-central", title="Frankfurt", capacity={"h100": 4, "a100-80": 2, "a100-40": 2, "l4": 8}
+)
+BASES = ("llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2-1.7b-instruct")
+MANY_POINTS = 100_000
+
+QUESTIONS = (
+    ("How do I reset my password?", "Open Settings, choose Security, and click Reset password."),
+    ("My parcel has not arrived yet.", "I am sorry to hear that. May I have your order number?"),
+    ("Can I change the delivery address?", "Yes, as long as the parcel has not left our house."),
+    ("Do you ship to Norway?", "We do; it takes three to five working days."),
+    ("The lamp arrived broken.", "We will send you a new one at once; please keep the parts."),
+    ("How long is the warranty?", "Two years from the day of the purchase."),
+)
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody with an account, who can be signed in."""
+
+    settings: Settings
+    url: str
+    account_id: UUID
+    key_id: UUID
+
+    def sign_in_link(self) -> str:
+        """Where a browser is signed in, once."""
+        with connect(self.settings) as connection:
+            return f"{self.url}/sign-in/{add_sign_in_link(connection, self.key_id)}"
+
+
+@dataclass
+class Exhibition:
+    """A gateway, people, and where their datasets and jobs are shown."""
+
+    url: str
+    people: dict[str, Visitor] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    """Of the pages of single things, by the state that they show."""
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Exhibition]:
+    """Tell it all, and serve it."""
+    with running_gateway(settings) as gateway:
+        exhibition = Exhibition(gateway.url)
+        with open_backend(settings) as backend:
+            Curator(backend, exhibition).tell()
+        with projector(settings) as project:
+            project()
+        yield exhibition
+
+
+class Curator:
+    """Tells the log, in order; `now` is when it opens."""
+
+    def __init__(self, backend: Backend, exhibition: Exhibition) -> None:
+        self.backend, self.exhibition = backend, exhibition
+        self.now = datetime.now(UTC)
+        self.random = Random(6)
+
+    def tell(self) -> None:
+        """The platform, its people, their datasets and jobs."""
+        self._open_platform()
+        ada = self._person("ada", 180)
+        self._person("newcomer", 25)
+        poor = self._person("grace", 12)
+        chats = self._dataset(ada, "support-chats", lines(self.random, 2_400))
+        small = self._dataset(ada, "product-questions", lines(self.random, 640))
+        self._reject(ada)
+        self._validate_still(ada)
+        self._jobs(ada, chats, small)
+        theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
+        self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
+
+    def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
+        show = self._show
+        done = self._job(ada, chats, 60 * 30, learning_rate=1e-4)
+        show("registered", done.train(done.total_steps).evaluate().register())
+        self._deploy(done)
+        second = self._job(ada, chats, 60 * 26)
+        show("registered-undeployed", second.train(second.total_steps).evaluate().register())
+        show("cancelled", self._job(ada, small, 60 * 5).train(90, save_every=50).cancel())
+        diverged = self._job(ada, small, 60 * 3, learning_rate=0.02).train(40, save_every=50)
+        diverged.log("loss is nan at step 41", "ERROR")
+        show("failed", diverged.fail(FailureClass.LOSS_DIVERGED, "LossDiverged", TRACEBACK))
+        show("paused-owner", self._job(ada, chats, 95).train(140).pause())
+        ready = self._job(ada, small, 20)
+        show("evaluating", ready.train(ready.total_steps, save_every=50).evaluate(completed=False))
+        ready = self._job(ada, small, 18, gpu_type="a100-80")
+        show("registering", ready.train(ready.total_steps, save_every=50).evaluate())
+        show("training", self._job(ada, chats, 9).train(236))
+        show("training-just-begun", self._job(ada, chats, 2, gpu_type="l4").train(1))
+        show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
+        long = self._job(ada, chats, 60 * 50, epochs=100)
+        long.total_steps = MANY_POINTS
+        long.train(1)
+        add_steps(long, 2, MANY_POINTS)
+        long.step = MANY_POINTS
+        show("many-points", long)
+
+    def _open_platform(self) -> None:
+        with self._told(60 * 24 * 40):
+            catalog = self.backend.log.load(Catalog, CATALOG_ID)
+            catalog.offer_region(REGION)
+            self.backend.log.commit(catalog)
+            for gpu_type, capacity in REGION.capacity.items():
+                pool = GpuPool.open(REGION.name, gpu_type)
+                pool.change_capacity(capacity)
+                self.backend.log.commit(pool)
+            shapes = {each.name: each.shape for each in shipped_offers().bases}
+            for name in BASES:
+                manifest = self._put_tokenizer(f"models/{name}")
+                shape = shapes[name]
+                self.backend.ecolink.import_base_model(
+                    *(name, f"models/{name}", manifest, "LlamaForCausalLM"),
+                    *(shape.parameters, shape.context_length, shape),
+                )
+                deployment = self.backend.deploying.deploy_base(name)
+                deployment.activate()
+                self.backend.log.commit(deployment)
+
+    def _put_tokenizer(self, ref: str) -> str:
+        folder = self.backend.settings.home / "tokenizer"
+        if not folder.exists():
+            make_tiny_tokenizer().save_pretrained(folder)
+        return Artifacts(self.backend.settings.artifacts).put_directory(ref, folder).sha256
+
+    def _person(self, name: str, dollars: int) -> UUID:
+        account_id = uuid4()
+        ecolink = self.backend.ecolink
+        with connect(self.backend.settings) as connection:
+            add_account_name(connection, account_id, name)
+        with self._told(60 * 24 * 12):
+            ecolink.open_account(account_id, Role.USER)
+            ecolink.grant_credit(account_id, 5_000_000, "welcome")
+            key, _ = ecolink.issue_key(account_id)
+        with self._told(60 * 24 * 9):
+            micros = (dollars - 5) * 1_000_000
+            receipt = Receipt(provider="manual", reference=f"{name} 1", amount_micros=micros)
+            ecolink.top_up(account_id, receipt)
+        visitor = Visitor(self.backend.settings, self.exhibition.url, account_id, key.id)
+        self.exhibition.people[name] = visitor
+        return account_id
+
+    def _upload(self, person: UUID, name: str, content: bytes, minutes_ago: float) -> Dataset:
+        dataset_id = uuid4()
+        ref = f"uploads/{dataset_id}"
+        self.backend.artifacts.put(ref, content)
+        with connect(self.backend.settings) as connection:
+            set_dataset_name(connection, dataset_id, name)
+        with self._told(minutes_ago):
+            dataset = self.backend.ecolink.upload_dataset(
+                person, dataset_id, ref, dataset_id.hex * 2, len(content)
+            )
+        self.exhibition.paths[f"dataset {name}"] = f"/datasets/{dataset_id}"
+        return dataset
+
+    def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
+        backend = self.backend
+        validating = Validating(backend.log, backend.artifacts, backend.pool, backend.settings)
+        with self._told(minutes_ago):
+            (created,) = backend.log.events.get(dataset.id)
+            backend.log.commit(*validating.react(created))
+
+    def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:
+        dataset = self._upload(person, name, content, 60 * 49)
+        self._validate(dataset, 60 * 48.9)
+        with self._told(60 * 48.8):
+            dataset = self.backend.log.load(Dataset, dataset.id)
+            examples = range(dataset.examples)
+            for base in BASES:
+                sizes = [round(self.random.lognormvariate(5, 0.5)) for _ in examples]
+                manifest = self._put_tokenizer(f"models/{base}")
+                dataset.record_tokens(base, manifest, TokenLengths.of(sizes))
+            self.backend.log.commit(dataset)
+        return dataset.id
+
+    def _reject(self, person: UUID) -> None:
+        wrong = [
+            '{"messages": [{"role": "user", "content": "Hello"}]}',
+            '{"messages": [{"role": "robot", "content": "Beep"}]}',
+            '{"messages": [{"role": "user", "content": "Where is my order?"}, ',
+            '{"prompt": "Hi", "completion": ""}',
+        ]
+        content = lines(self.random, 40) + "\n".join(wrong).encode() + b"\n"
+        self._validate(self._upload(person, "broken-export", content, 34), 33.9)
+
+    def _validate_still(self, person: UUID) -> None:
+        dataset = self._upload(person, "all-tickets-2026", lines(self.random, 3_000), 0.2)
+        with connect(self.backend.settings) as connection:
+            set_progress(connection, dataset.id, 1_890, 400_000, dataset.total_bytes)
+
+    def _job(
+        self, person: UUID, dataset: UUID, minutes_ago: float, gpu_type: str = "h100", **fields: Any
+    ) -> ToldJob:
+        gpu_count = fields.pop("gpu_count", 1)
+        form = JobRequest.model_validate(
+            {
+                "dataset": dataset,
+                "base_model": BASES[0],
+                "region": REGION.name,
+                "gpu_type": gpu_type,
+                "gpu_count": gpu_count,
+                "hyperparameters": {"micro_batch_size": 4, "gradient_accumulation": 4, **fields},
+            }
+        )
+        at = self.now - timedelta(minutes=minutes_ago)
+        return ToldJob(self.backend, person, at, form, seed=round(minutes_ago))
+
+    def _deploy(self, job: ToldJob) -> None:
+        with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
+            deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
+            deployment.activate()
+            self.backend.log.commit(deployment)
+
+    def _show(self, state: str, job: ToldJob) -> None:
+        self.exhibition.paths[state] = job.path
+
+    @contextmanager
+    def _told(self, minutes_ago: float) -> Iterator[None]:
+        at = self.now - timedelta(minutes=minutes_ago)
+        with because(Cause("service:exhibition", str(uuid4()), at)):
+            yield
+
+
+def lines(random: Random, count: int) -> bytes:
+    """So many different chats, as JSONL."""
+    chats = []
+    for n in range(count):
+        asked, answered = random.choice(QUESTIONS)
+        messages = [
+            {"role": "system", "content": "You are the friendly voice of a lamp shop."},
+            {"role": "user", "content": f"{asked} (order {n + 1001})"},
+            {"role": "assistant", "content": answered},
+        ]
+        chats.append(json.dumps({"messages": messages}) + "\n")
+    return "".join(chats).encode()
+
+
+TRACEBACK = """\
+step 40/150 loss 9.8127
+Traceback (most recent call last):
+  File "services/trainer/loop.py", line 212, in _step
+LossDiverged: the loss is nan at step 41
+"""

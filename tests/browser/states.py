@@ -1,0 +1,75 @@
+"""Every page in every state that it has: what is checked, measured and photographed of each.
+
+A page of one's own is one line here, and a state on it one more; `paths` of the exhibition names
+the pages of single datasets and jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.exhibition import Exhibition
+from tests.browser.tabs import Tabs
+
+
+@dataclass(frozen=True)
+class State:
+    """A page, whose it is, and what is done to it until it is in the state."""
+
+    name: str
+    path: str
+    """Or the name of one of the exhibition's paths, if it is no path."""
+    person: str | None = "ada"
+    prepare: Callable[[Page], None] | None = None
+    dark: bool = False
+    """Whether it is photographed in dark, too; narrow it is for `phone`."""
+    phone: bool = False
+    missing: bool = False
+    """Whether the page says that there is none."""
+
+    def open(self, tabs: Tabs, exhibition: Exhibition, **how: object) -> Page:
+        """A tab that shows it."""
+        visitor = exhibition.people[self.person] if self.person else None
+        self.allow(tabs, exhibition)
+        page = tabs.open(visitor, self.path_in(exhibition), **how)  # type: ignore[arg-type]
+        self.settle(page)
+        return page
+
+    def allow(self, tabs: Tabs, exhibition: Exhibition) -> None:
+        """The console of a page that is not there says so."""
+        if self.missing:
+            tabs.allowed.append(f"404 (Not Found) ({tabs.url}{self.path_in(exhibition)})")
+
+    def settle(self, page: Page) -> None:
+        """Wait until nothing is loading, and do what leads to the state."""
+        page.wait_for_load_state("load")
+        if self.prepare is not None:
+            self.prepare(page)
+
+    def path_in(self, exhibition: Exhibition) -> str:
+        """Where it is."""
+        if self.path.startswith("/"):
+            return self.path
+        name, _, rest = self.path.partition("?")
+        return exhibition.paths[name] + (f"?{rest}" if rest else "")
+
+
+def menu(page: Page) -> None:
+    """The account's menu is open."""
+    page.locator("details.menu summary").click()
+    expect(page.get_by_role("link", name="API reference")).to_be_visible()
+
+
+STATES = (
+    State("sign-in", "/sign-in", person=None, dark=True, phone=True),
+    State("sign-in-used-link", "/sign-in/used", person=None),
+    State("no-such-page", "/nowhere", missing=True),
+    State("menu", "/fine-tune", prepare=menu),
+    State("datasets", "/datasets", dark=True, phone=True),
+    State("datasets-none", "/datasets", person="newcomer"),
+    State("jobs", "/fine-tune", dark=True, phone=True),
+    State("jobs-none", "/fine-tune", person="newcomer"),
+)

@@ -1,0 +1,40 @@
+"""Each page in each state: usable by everybody, in light, in dark, and on a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.axe import violations
+from tests.browser.exhibition import Exhibition
+from tests.browser.states import STATES, State
+from tests.browser.tabs import HEIGHT, PHONE_WIDTH, WIDTH, Tabs
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_a_state(
+    state: State, exhibited: Tabs, exhibition: Exhibition, pictures: Path | None
+) -> None:
+    page = state.open(exhibited, exhibition)
+    wrong: list[str] = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        wrong += [f"{scheme}: {each}" for each in violations(page)]
+        if scheme == "light" or state.dark:
+            _take(page, pictures, f"{state.name}{'-dark' if scheme == 'dark' else ''}")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": PHONE_WIDTH, "height": HEIGHT})
+    if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE_WIDTH:
+        wrong.append(f"phone: it is {width} px wide")
+    if state.phone:
+        wrong += [f"phone: {each}" for each in violations(page)]
+        _take(page, pictures, f"{state.name}-phone")
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    assert not wrong, "\n".join(wrong)
+
+
+def _take(page: Page, pictures: Path | None, name: str) -> None:
+    if pictures is not None:
+        page.screenshot(path=pictures / f"{name}.png", full_page=True)
