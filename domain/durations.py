@@ -18,3 +18,13 @@ def spoken(seconds: float) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(round(seconds / 3600), 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def rough(seconds: float) -> str:
+    """Seconds as one says what is only expected: `20 s`, `4 min`, `1 h 20 min`."""
+    if seconds < 50:
+        return spoken(max(5, 5 * round(seconds / 5)))
+    if seconds < 90:
+        return "1 min"
+    step = 60 if seconds < 2700 else 300 if seconds < 4 * 3600 else 900
+    return spoken(max(step, step * round(seconds / step)))

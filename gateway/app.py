@@ -33,11 +33,15 @@ def create_app(settings: Settings) -> FastAPI:
         with open_backend(settings) as backend:
             app.state.backend = backend
             app.state.feed = EventFeed(backend)
-            following = asyncio.create_task(app.state.feed.run())
+            app.state.live_jobs = web.LiveJobs(app.state.feed)
+            tasks = [
+                asyncio.create_task(each.run()) for each in (app.state.feed, app.state.live_jobs)
+            ]
             async with open_serving(settings) as app.state.serving:
                 yield
-            following.cancel()
-            await asyncio.wait([following])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     app = FastAPI(
         title=openapi.TITLE,

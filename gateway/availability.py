@@ -40,13 +40,8 @@ def loads_now(backend: Backend) -> list[PoolLoad]:
     return pool_loads(backend)
 
 
-def wait_of(backend: Backend, job: Row) -> float | None:
-    """Expected seconds until a job gets its GPUs; None if unknown, or if it does not wait."""
-    return waits_of(backend, [job]).get(job["job_id"])
-
-
 def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
-    """The same of those of some jobs that stand in a queue, from one reading of the pools."""
+    """Expected seconds until jobs get their GPUs, of those that stand in a queue; None: unknown."""
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}

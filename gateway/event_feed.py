@@ -12,8 +12,8 @@ import sys
 from bisect import bisect_right
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg
@@ -60,6 +60,18 @@ class Page(NamedTuple):
     position: int
 
 
+class Listener(Protocol):
+    """Who is told what the feed takes from the log, as it takes it."""
+
+    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+        """These events come next in the log, and end these keys."""
+        ...
+
+    def wake(self) -> None:
+        """The feed is closed."""
+        ...
+
+
 class Follower:
     """One client's place in the log."""
 
@@ -90,7 +102,7 @@ class Follower:
         deadline = None if wait_seconds is None else loop.time() + wait_seconds
         while True:
             self._news.clear()
-            page = await self._page(limit)
+            page = await self._feed.page(self._interest, self.position, limit)
             self.position = page.position
             if page.events or self.revoked or self._feed.closed:
                 return page
@@ -102,12 +114,6 @@ class Follower:
             except TimeoutError:
                 return page
 
-    async def _page(self, limit: int) -> Page:
-        if self.position >= self._feed.floor:
-            return self._feed.recent(self._interest, self.position, limit)
-        read = partial(read_log, self._feed.backend, self._interest, self.position, limit)
-        return await asyncio.to_thread(read)
-
 
 class EventFeed:
     """The last events of the log, and who follows them."""
@@ -118,19 +124,33 @@ class EventFeed:
         """All events with a higher sequence, up to the position, are kept."""
         self.position = 0
         self.closed = False
+        self.follows = asyncio.Event()
+        """Whether it has found its place in the log."""
         self._kept: list[Told] = []
-        self._followers: set[Follower] = set()
+        self._listeners: set[Listener] = set()
         self._logger = logging.getLogger("event_feed")
 
     @contextmanager
     def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
         """A place in the log behind a sequence."""
         follower = Follower(self, interest, after, key_id)
-        self._followers.add(follower)
-        try:
+        with self.tells(follower):
             yield follower
+
+    @contextmanager
+    def tells(self, listener: Listener) -> Generator[None]:
+        """Have somebody told of each event behind the position."""
+        self._listeners.add(listener)
+        try:
+            yield
         finally:
-            self._followers.discard(follower)
+            self._listeners.discard(listener)
+
+    async def page(self, interest: Interest, after: int, limit: int) -> Page:
+        """What follows a sequence: of what is kept, if that reaches so far back."""
+        if after >= self.floor:
+            return self.recent(interest, after, limit)
+        return await asyncio.to_thread(read_log, self.backend, interest, after, limit)
 
     def recent(self, interest: Interest, after: int, limit: int) -> Page:
         """The same page as the log has, of what is kept; `after` is not below the floor."""
@@ -147,8 +167,8 @@ class EventFeed:
     def close(self) -> None:
         """Let everybody who waits go: the gateway ends."""
         self.closed = True
-        for follower in self._followers:
-            follower.wake()
+        for listener in self._listeners:
+            listener.wake()
 
     async def run(self) -> None:
         """Follow the log for ever; what breaks is tried again, from where it broke."""
@@ -172,6 +192,7 @@ class EventFeed:
                 self.position = self.floor = max(0, (head or 0) - KEPT_EVENTS)
             while True:
                 await self._take_new()
+                self.follows.set()
                 async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                     pass
 
@@ -188,8 +209,8 @@ class EventFeed:
                 for told in batch
                 if isinstance(told.event, ApiKey.ApiKeyRevoked)
             }
-            for follower in self._followers:
-                follower.tell(batch, revoked_keys)
+            for listener in self._listeners:
+                listener.tell(batch, revoked_keys)
 
 
 def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
+
+from psycopg.rows import tuple_row
 
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.store import Connection
@@ -113,16 +115,14 @@ def evaluations_of(
     ).fetchall()
 
 
-def last_evaluation_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
-    """The newest evaluation of a job's adapter, in the last segment that made one.
+def last_evaluations_of(
+    connection: Connection, job_ids: Sequence[UUID]
+) -> dict[UUID, dict[str, Any]]:
+    """The newest evaluation of each job's adapter, in the last segment that made one.
 
     That of step 0 is the base's, made at the end to compare with.
     """
-    return connection.execute(
-        "SELECT * FROM evaluation_measurements WHERE job_id = %s AND step > 0 "
-        "ORDER BY segment DESC, step DESC LIMIT 1",
-        [job_id],
-    ).fetchone()
+    return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 
 
 def steps_of(
@@ -136,24 +136,43 @@ def steps_of(
     ).fetchall()
 
 
-def last_step_of(connection: Connection, job_id: UUID) -> dict[str, Any] | None:
-    """The newest step of a job, in the last segment that took one."""
-    return connection.execute(
-        "SELECT * FROM step_measurements WHERE job_id = %s "
-        "ORDER BY segment DESC, step DESC LIMIT 1",
-        [job_id],
-    ).fetchone()
+class MeasuredStep(NamedTuple):
+    """The loss of one optimizer step, and the launch that took it."""
+
+    step: int
+    segment: int
+    loss: float
 
 
-def last_steps(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """The newest steps of jobs, each in the last segment that took one."""
+def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
+    """The losses of a job's steps in order; of a step that was taken twice, the last.
+
+    A long job has a million steps: they come as plain tuples, in the binary format.
+    """
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        cursor.execute(
+            "SELECT DISTINCT ON (step) step, segment, train_loss FROM step_measurements "
+            "WHERE job_id = %s ORDER BY step, segment DESC",
+            [job_id],
+        )
+        return [MeasuredStep(*row) for row in cursor]
+
+
+def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+    """The newest step of each job, in the last segment that took one."""
+    return _newest(connection, "step_measurements", "true", job_ids)
+
+
+def _newest(
+    connection: Connection, table: LiteralString, which: LiteralString, job_ids: Sequence[UUID]
+) -> dict[UUID, dict[str, Any]]:
     rows = connection.execute(
-        "SELECT job_id, step FROM unnest(%s::uuid[]) AS wanted (job_id) CROSS JOIN LATERAL ("
-        "SELECT step FROM step_measurements AS each WHERE each.job_id = wanted.job_id "
+        f"SELECT newest.* FROM unnest(%s::uuid[]) AS wanted (id) CROSS JOIN LATERAL ("
+        f"SELECT * FROM {table} WHERE job_id = wanted.id AND {which} "
         "ORDER BY segment DESC, step DESC LIMIT 1) AS newest",
         [list(job_ids)],
     ).fetchall()
-    return {row["job_id"]: row["step"] for row in rows}
+    return {row["job_id"]: row for row in rows}
 
 
 class StepsTaken(NamedTuple):
@@ -190,6 +209,40 @@ def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list
         [job_id, limit],
     ).fetchall()
     return rows[::-1]
+
+
+Place = tuple[int, int]
+"""Where a measurement stands: its segment, and its step or the number of its line."""
+
+NEWEST: dict[str, LiteralString] = {
+    "step_measurements": "step, train_loss AS loss",
+    "evaluation_measurements": "step, eval_loss AS loss",
+    "log_lines": "n, level, text",
+}
+
+
+def newest_of(
+    connection: Connection, table: str, known: Mapping[UUID, Place], limit: int
+) -> dict[UUID, list[dict[str, Any]]]:
+    """What some jobs measured, or logged, behind a place of each, in order; the newest of it.
+
+    One query for all of them. With `limit` of a job there may have been more before.
+    """
+    columns = NEWEST[table]
+    number = columns.partition(",")[0]
+    rows = connection.execute(
+        f"SELECT newest.* FROM unnest(%s::uuid[], %s::int[], %s::int[]) "  # type: ignore[arg-type]
+        f"AS known (id, of_segment, n) CROSS JOIN LATERAL (SELECT job_id, segment, {columns} "
+        f"FROM {table} AS each WHERE each.job_id = known.id "
+        f"AND (each.segment, each.{number}) > (known.of_segment, known.n) "
+        f"ORDER BY each.segment DESC, each.{number} DESC LIMIT %s) AS newest "
+        f"ORDER BY segment, {number}",
+        [list(known), [each for each, _ in known.values()], [n for _, n in known.values()], limit],
+    ).fetchall()
+    found: dict[UUID, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["job_id"], []).append(row)
+    return found
 
 
 def add_evidence(

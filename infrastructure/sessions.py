@@ -9,6 +9,7 @@ Management Cheat Sheet, "Renewal timeout").
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -98,6 +99,16 @@ def end_session(connection: Connection, token: str) -> None:
         "DELETE FROM web_sessions WHERE %(sha256)s IN (token_sha256, previous_sha256)",
         {"sha256": secret_sha256(token)},
     )
+
+
+def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UUID]:
+    """Which of some sessions are over."""
+    rows = connection.execute(
+        "SELECT id FROM unnest(%s::uuid[]) AS asked (id) LEFT JOIN web_sessions ON session_id = id "
+        "AND expires_at > now() WHERE session_id IS NULL",
+        [list(session_ids)],
+    ).fetchall()
+    return {row["id"] for row in rows}
 
 
 def add_sign_in_link(connection: Connection, key_id: UUID) -> str:

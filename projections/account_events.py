@@ -15,7 +15,7 @@ from eventsourcing.persistence import Notification
 from domain.aggregate import Event
 from domain.job import Job
 from infrastructure.store import EVENTS_TABLE, Connection
-from projections.projection import Cursor, Projection, lowest_position
+from projections.projection import Cursor, Projection, Row, lowest_position
 
 DDL = """
 CREATE TABLE IF NOT EXISTS account_events (
@@ -27,6 +27,9 @@ CREATE INDEX IF NOT EXISTS account_events_account ON account_events (account_id,
 CREATE INDEX IF NOT EXISTS account_events_job ON account_events (job_id, sequence)
     WHERE job_id IS NOT NULL
 """
+
+
+LOOKED_AT = 5000
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,42 @@ def indexed_events(
         "ORDER BY sequence LIMIT %(limit)s",
         given | {"after": after, "limit": limit},
     ).fetchall()
-    found = [
-        Notification(
-            id=row["notification_id"],
-            originator_id=row["originator_id"],
-            originator_version=row["originator_version"],
-            topic=row["topic"],
-            state=bytes(row["state"]),
-        )
-        for row in rows
-    ]
+    found = [_notification(row) for row in rows]
     return found, max([known, after, *(item.id for item in found[-1:])])
+
+
+def newest_events(
+    connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
+) -> tuple[list[Notification], int]:
+    """The newest events of an account about a job, in order, of its last 5,000.
+
+    Those of some topics are left out beyond the newest `limit`: a long job has tens of thousands
+    of minutes. Also says up to which sequence these are all that there are.
+    """
+    known = lowest_position(connection, [ACCOUNT_EVENTS])
+    rows = connection.execute(
+        f"SELECT log.* FROM (SELECT sequence, row_number() OVER (ORDER BY sequence DESC) AS n "  # type: ignore[arg-type]
+        "FROM account_events WHERE job_id = %(job)s AND account_id = %(account)s "
+        "AND sequence <= %(known)s ORDER BY sequence DESC LIMIT %(looked_at)s) AS newest "
+        f"JOIN public.{EVENTS_TABLE} AS log ON notification_id = sequence "
+        "WHERE n <= %(limit)s OR log.topic <> ALL(%(topics)s) ORDER BY sequence",
+        {
+            "job": job_id,
+            "account": account_id,
+            "known": known,
+            "looked_at": LOOKED_AT,
+            "limit": limit,
+            "topics": list(topics),
+        },
+    ).fetchall()
+    return [_notification(row) for row in rows], known
+
+
+def _notification(row: Row) -> Notification:
+    return Notification(
+        id=row["notification_id"],
+        originator_id=row["originator_id"],
+        originator_version=row["originator_version"],
+        topic=row["topic"],
+        state=bytes(row["state"]),
+    )

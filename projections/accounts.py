@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from domain.account import Account
@@ -76,9 +77,15 @@ ACCOUNTS = Projection("accounts", ("accounts",), DDL, apply)
 
 def account(connection: Connection, account_id: UUID) -> Row | None:
     """One account's row."""
-    return connection.execute(
-        "SELECT * FROM accounts WHERE account_id = %s", [account_id]
-    ).fetchone()
+    return accounts_of(connection, [account_id]).get(account_id)
+
+
+def accounts_of(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Row]:
+    """The rows of some accounts."""
+    rows = connection.execute(
+        "SELECT * FROM accounts WHERE account_id = ANY(%s)", [list(account_ids)]
+    ).fetchall()
+    return {row["account_id"]: row for row in rows}
 
 
 def all_accounts(connection: Connection) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from domain.aggregate import Event
@@ -129,6 +130,19 @@ def deployed_checkpoints(
         "AND models.model = row.model) ORDER BY model",
         {"account": account_id, "wanted": WANTED, "model": model},
     ).fetchall()
+
+
+def statuses_of_jobs(
+    connection: Connection, job_ids: Sequence[UUID]
+) -> dict[UUID, dict[str, DeploymentStatus]]:
+    """Of what each job made, and was ever deployed, the status by its name."""
+    rows = connection.execute(
+        "SELECT job_id, model, status FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
+    ).fetchall()
+    found: dict[UUID, dict[str, DeploymentStatus]] = {each: {} for each in job_ids}
+    for row in rows:
+        found[row["job_id"]][row["model"]] = DeploymentStatus(row["status"])
+    return found
 
 
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:

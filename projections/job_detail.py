@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from projections.job_saved import apply_checkpoint, give_up_checkpoints
 from projections.projection import Cursor, Projection, Row, newest_first
 
 EXPIRED_AT_ONCE = 100
+
+RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
 
 
 def apply(cursor: Cursor, event: Event) -> None:
@@ -207,6 +210,26 @@ def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:
         "WHERE account_id = %s AND job_id = %s AND name = %s",
         [account_id, job_id, JOB_DETAIL.name],
     ).fetchone()
+
+
+def rows_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Row]:
+    """Some jobs, of whichever accounts, as `job` has each."""
+    return connection.execute(
+        "SELECT job_detail.*, position AS sequence FROM job_detail, projection_positions "
+        "WHERE job_id = ANY(%s) AND name = %s",
+        [list(job_ids), JOB_DETAIL.name],
+    ).fetchall()
+
+
+def running_rates(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, int]:
+    """What each account's running jobs cost in an hour, micro-dollars; none of who runs nothing."""
+    rows = connection.execute(
+        "SELECT account_id, sum(rate_micros_per_hour)::bigint AS rate FROM job_detail "
+        "WHERE account_id = ANY(%s) AND status = ANY(%s) AND waiting_since IS NULL "
+        "GROUP BY account_id",
+        [list(account_ids), RUNNING],
+    ).fetchall()
+    return {row["account_id"]: row["rate"] for row in rows}
 
 
 def jobs_of(

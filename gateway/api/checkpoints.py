@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from pydantic import Field, JsonValue
@@ -16,7 +17,8 @@ from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from infrastructure.reports import SAMPLE
-from projections.deployments import statuses
+from projections.deployments import statuses_of_jobs
+from projections.projection import Row
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -53,20 +55,27 @@ def show_checkpoints(
 ) -> Listed[CheckpointAnswer]:
     """The checkpoints that exist, the oldest first, with the adapter's answer at each."""
     row = own_job(backend, caller, job_id)
-    model = backend.log.load(Job, job_id).model_name
     with backend.pool.connection() as connection:
-        deployed = statuses(connection, caller.account_id)
-    return Listed(
-        data=[
-            CheckpointAnswer(
-                **saved,
-                model=(name := checkpoint_model(model, saved["step"])),
-                deployment=deployed.get(name),
-                sample=_sample(backend, saved["ref"]),
-            )
-            for saved in row["checkpoints"]
-        ]
-    )
+        deployed = statuses_of_jobs(connection, [job_id])[job_id]
+    return Listed(data=checkpoints_of(backend, row, deployed))
+
+
+def checkpoints_of(
+    backend: Backend, row: Row, deployed: Mapping[str, DeploymentStatus]
+) -> list[CheckpointAnswer]:
+    """The checkpoints of a job's row, with the status of those that were deployed, by name."""
+    if not row["checkpoints"]:
+        return []
+    model = backend.log.load(Job, row["job_id"]).model_name
+    return [
+        CheckpointAnswer(
+            **saved,
+            model=(name := checkpoint_model(model, saved["step"])),
+            deployment=deployed.get(name),
+            sample=_sample(backend, saved["ref"]),
+        )
+        for saved in row["checkpoints"]
+    ]
 
 
 def _sample(backend: Backend, ref: str) -> SampleAnswer | None:

@@ -6,12 +6,10 @@ message, as in the pages. OpenAPI has no words for it, so `GET /api/events` desc
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, Query, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,20 +29,14 @@ from gateway.errors import (
 from gateway.event_answers import EventPage
 from gateway.event_feed import EventFeed, Follower, read_log
 from gateway.pages import MOST_POSITION
+from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
 from projections.account_events import Interest
 
 STREAM_EVENTS = 500
-SEND_SECONDS = 10.0
-CLOSE_SECONDS = 5.0
-REASON_BYTES = 123
 
 SUBPROTOCOL, KEY_SUBPROTOCOL = "ecolink.events", "ecolink.key."
 """What a browser offers, which cannot send an Authorization header: the name of what we speak, and
 its API key behind the other."""
-
-GOING_AWAY, TOO_SLOW = 1012, 4408
-"""Close codes of a gateway that ends and of a client that takes nothing; the reason says after
-which sequence to go on."""
 
 router = APIRouter(tags=["events"])
 
@@ -131,39 +123,19 @@ async def stream_events(websocket: WebSocket) -> None:
         with feed.follow(interest, asked.after, caller.key_id) as follower:
             # From here on the feed tells of a revocation; of one before it, nobody did.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
-            await _stream(websocket, feed, follower)
+            await while_connected(websocket, _send(websocket, feed, follower))
     except ValidationError as error:
         fields = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())
-        await _close(websocket, 4422, fields)
+        await close(websocket, 4422, fields)
     except DomainError as error:
-        await _close(websocket, 4000 + status_of(error), error.message)
+        await close(websocket, 4000 + status_of(error), error.message)
     except STORE_UNREACHABLE:
-        await _close(websocket, 4503, "the database cannot be reached now; connect again soon")
+        await close(websocket, 4503, "the database cannot be reached now; connect again soon")
 
 
 def _admitted(backend: Backend, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
     caller = holder_of(backend, secret, str(uuid4()))
     return caller, _interest(backend, caller, asked)
-
-
-async def _stream(websocket: WebSocket, feed: EventFeed, follower: Follower) -> None:
-    """Send until the client is gone, or may get no more."""
-    sending = asyncio.create_task(_send(websocket, feed, follower))
-    listening = asyncio.create_task(_until_gone(websocket))
-    try:
-        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        sending.cancel()
-        listening.cancel()
-        await asyncio.wait({sending, listening})
-    if not sending.cancelled() and (error := sending.exception()) is not None:
-        raise error
-
-
-async def _until_gone(websocket: WebSocket) -> None:
-    """What a client says means nothing here; only that it goes."""
-    while (await websocket.receive())["type"] != "websocket.disconnect":
-        pass
 
 
 async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> None:
@@ -174,24 +146,10 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
         if follower.revoked:
             raise Unauthenticated("this API key was revoked")
         for told in page.events:
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await websocket.send_text(told.text)
-            except TimeoutError:
-                await _close(websocket, TOO_SLOW, f"too slow; go on with after={sent}")
-                return
-            except WebSocketDisconnect:
+            if not await sent_in_time(websocket, told.text, f"go on with after={sent}"):
                 return
             sent = told.sequence
-    await _close(websocket, GOING_AWAY, f"the gateway ends; go on with after={sent}")
-
-
-async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close; a client that does not even take that is left to the keepalive."""
-    short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
-    with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await websocket.close(code, short)
+    await close(websocket, GOING_AWAY, f"the gateway ends; go on with after={sent}")
 
 
 def _secret(websocket: WebSocket, offered: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import ceil
 from typing import Annotated, Any
@@ -31,21 +32,21 @@ from gateway.api.job_answers import (
 )
 from gateway.api.job_form import JobFormRoute, JobRequest
 from gateway.api.kept_log import joined
-from gateway.availability import loads_now, remaining_seconds, wait_of
+from gateway.availability import loads_now, remaining_seconds, waits_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
 from gateway.pages import MOST_POSITION, After, Limit, Page
 from infrastructure.measurements import (
     evaluations_of,
-    last_evaluation_of,
-    last_step_of,
+    last_evaluations_of,
+    last_steps_of,
     log_lines_of,
     steps_of,
 )
 from projections import JOB_DETAIL
-from projections.accounts import account as account_row
-from projections.deployments import deployment_named
+from projections.accounts import accounts_of
+from projections.deployments import statuses_of_jobs
 from projections.job_detail import job as job_row
 from projections.job_detail import jobs_of
 from projections.job_row import WAITING_FOR_GPU
@@ -130,28 +131,39 @@ def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
     """All that is known of a caller's job; raises NotFound."""
-    row = own_job(backend, caller, job_id)
+    return job_details(backend, [own_job(backend, caller, job_id)])[0]
+
+
+def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
+    """All that is known of some jobs, from few queries however many they are."""
+    job_ids = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
-        last_step = last_step_of(connection, job_id)
-        last_evaluation = last_evaluation_of(connection, job_id)
-        account = account_row(connection, caller.account_id)
-        model = row["model"]
-        deployed = model and deployment_named(connection, caller.account_id, model)
-    account = account or vars(backend.log.load(Account, caller.account_id))
-    balance_micros: int = account["balance_micros"]
-    wait = wait_of(backend, row)
-    measured_step = None if last_step is None else last_step["step"]
-    left = remaining_seconds(row, measured_step, wait, backend.clock.now())
-    return detail(
-        row,
-        last_step,
-        last_evaluation,
-        balance_micros,
-        resume=_resume_gate(backend, row),
-        wait_seconds=None if wait is None else round(wait),
-        remaining_seconds=None if left is None else ceil(left),
-        deployment=deployed["status"] if deployed else None,
-    )
+        steps = last_steps_of(connection, job_ids)
+        evaluations = last_evaluations_of(connection, job_ids)
+        accounts = accounts_of(connection, {row["account_id"] for row in rows})
+        deployed = statuses_of_jobs(connection, job_ids)
+    waits = waits_of(backend, rows)
+    found: list[JobDetail] = []
+    for row in rows:
+        job_id, step = row["job_id"], steps.get(row["job_id"])
+        account = accounts.get(row["account_id"])
+        if account is None:  # the projection is late
+            account = vars(backend.log.load(Account, row["account_id"]))
+        wait = waits.get(job_id)
+        measured_step = None if step is None else step["step"]
+        left = remaining_seconds(row, measured_step, wait, backend.clock.now())
+        told = detail(
+            row,
+            step,
+            evaluations.get(job_id),
+            account["balance_micros"],
+            resume=_resume_gate(backend, row),
+            wait_seconds=None if wait is None else round(wait),
+            remaining_seconds=None if left is None else ceil(left),
+            deployment=deployed[job_id].get(row["model"]),
+        )
+        found.append(told)
+    return found
 
 
 def _resume_gate(backend: Backend, row: Row) -> ResumeGate | None:

@@ -20,7 +20,7 @@ from gateway.backend import Backend
 from gateway.v1 import vocabulary
 from gateway.v1.file_objects import has_results
 from gateway.v1.measured import trained_tokens
-from infrastructure.measurements import last_steps
+from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
 from projections.job_timeline import ended_at
 from projections.projection import Row
@@ -100,7 +100,8 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
         noted = job_metadata(connection, job_ids)
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
-        steps = last_steps(connection, unfinished)
+        last = last_steps_of(connection, unfinished)
+    steps = {job_id: step["step"] for job_id, step in last.items()}
     tokens, waits = trained_tokens(backend, rows, ends), waits_of(backend, rows)
     now = backend.clock.now()
     objects: list[JobObject] = []

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from domain.durations import spoken
+from domain.durations import rough, spoken
 from gateway.access import Caller
 from gateway.answers import job_name
 from gateway.api.accounts import show_account
@@ -47,8 +47,10 @@ def templates() -> Environment:
     )
     environment.filters |= {
         "bytes": written_bytes,
+        "clock": written_clock,
         "count": written_count,
         "job_name": job_name,
+        "rough": rough,
         "spoken": spoken,
         "time": written_time,
     }
@@ -116,9 +118,19 @@ def written_bytes(size: float) -> str:
 
 
 def written_time(moment: datetime) -> Markup:
-    """A moment in UTC; the page's script says it in the reader's own time, and how long ago."""
+    """A moment in UTC; the page's script says how long ago that is."""
+    return _time(moment, Markup(""))
+
+
+def written_clock(moment: datetime) -> Markup:
+    """A moment in UTC; the page's script says it in the reader's own time."""
+    return _time(moment, Markup(" data-clock"))
+
+
+def _time(moment: datetime, attribute: Markup) -> Markup:
     moment = moment.astimezone(UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(
+    return Markup('<time datetime="{}"{}>{} UTC</time>').format(
         moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        attribute,
         moment.strftime("%Y-%m-%d %H:%M"),
     )

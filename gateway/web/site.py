@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 
 from gateway.texts import only_texts
-from gateway.web import assets, datasets, jobs, sign_in
+from gateway.web import assets, datasets, job_page, jobs, live, sign_in
 
 router = APIRouter(dependencies=[Depends(only_texts)], include_in_schema=False)
-for part in (sign_in, datasets, jobs):
+for part in (sign_in, datasets, jobs, job_page):
     router.include_router(part.router)
 
 
@@ -17,3 +17,4 @@ def install(app: FastAPI) -> None:
     assets.assets()  # a gateway without them ends at once, and says why
     app.include_router(assets.router)
     app.include_router(router)
+    app.include_router(live.router)

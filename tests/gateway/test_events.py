@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from domain.account import Role
-from gateway import event_feed
+from gateway import event_feed, sockets
 from gateway.api import events
 from gateway.backend import open_backend
 from gateway.event_feed import EventFeed
@@ -290,7 +290,7 @@ async def following(settings: Settings) -> AsyncIterator[EventFeed]:
 async def test_a_client_that_takes_nothing_is_told_where_to_go_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(sockets, "SEND_SECONDS", 0.05)
     grow(world.log, 10)
     socket = Stalled()
     async with following(world.settings) as feed:

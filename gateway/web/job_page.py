@@ -1,0 +1,137 @@
+"""The page of one job: a panel for each state, its curve and log, and the commands on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import Response
+
+from gateway.access import Caller, CallerOf
+from gateway.answers import JobId, job_name
+from gateway.api.deployments import deploy_checkpoint, deploy_model
+from gateway.api.job_commands import (
+    ResumeRequest,
+    cancel_job,
+    pause_job,
+    promote_job,
+    resume_job,
+)
+from gateway.api.jobs import own_job, show_log
+from gateway.api.models import own_model
+from gateway.backend import Backend, BackendOf
+from gateway.curve import Curve, curve_of
+from gateway.event_feed import Told
+from gateway.web.job_story import MINOR, Entry, entries_of
+from gateway.web.job_view import views_of
+from gateway.web.live import place_text
+from gateway.web.pages import PRIVATE, SECURITY, fragment, page
+from gateway.web.watched_job import lines_html, partials
+from infrastructure.consumer import recorded
+from infrastructure.measurements import last_steps_of
+from projections.account_events import newest_events
+
+SHOWN_ENTRIES, SHOWN_LINES = 200, 200
+
+router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
+
+
+@router.get("")
+def show_job_page(
+    job_id: JobId, request: Request, caller: CallerOf, backend: BackendOf
+) -> Response:
+    """All of a job; what comes after it was read comes live."""
+    own_job(backend, caller, job_id)
+    entries, sequence = _entries(backend, caller, job_id)
+    lines = show_log(job_id, caller, backend, SHOWN_LINES).data
+    with backend.pool.connection() as connection:
+        last_step = last_steps_of(connection, [job_id]).get(job_id)
+    numbered = [(line.segment, line.n) for line in lines if line.segment and line.n]
+    return page(
+        request,
+        backend,
+        caller,
+        "job/page.html",
+        view=(view := views_of(backend, [job_id])[job_id]),
+        job=view.job,
+        entries=entries[::-1],
+        lines=lines_html([line.model_dump() for line in lines]),
+        sequence=sequence,
+        step=place_text((last_step["segment"], last_step["step"]) if last_step else (0, 0)),
+        line=place_text(max(numbered, default=(0, 0))),
+    )
+
+
+def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int]:
+    """The newest lines of the timeline, and up to which sequence they are all of them."""
+    minor = [each.TOPIC for each in MINOR]
+    with backend.pool.connection() as connection:
+        found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
+    told = [Told(recorded(backend.log, each)) for each in found]
+    return entries_of(told), known
+
+
+@router.get("/curve")
+def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """The losses of a job in as many points as a chart can show."""
+    own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        curve: Curve = curve_of(connection, job_id)
+    headers = SECURITY | PRIVATE
+    return Response(curve.model_dump_json(), headers=headers, media_type="application/json")
+
+
+@router.get("/log")
+def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """The last lines of a job's log, with what was kept of a failed one's output."""
+    lines = show_log(job_id, caller, backend, SHOWN_LINES).data
+    return fragment("job/lines.html", lines=[line.model_dump() for line in lines])
+
+
+@router.post("/pause")
+def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Save a checkpoint and stop the meter, until the job is resumed."""
+    return _give(backend, job_id, lambda: pause_job(job_id, caller, backend))
+
+
+@router.post("/resume")
+def resume(
+    job_id: JobId, caller: CallerOf, backend: BackendOf, wait: Annotated[bool, Form()] = False
+) -> Response:
+    """Go on from the latest checkpoint."""
+    how = ResumeRequest(wait=wait)
+    return _give(backend, job_id, lambda: resume_job(job_id, caller, backend, how))
+
+
+@router.post("/cancel")
+def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Settle what was used and stop for good."""
+    return _give(backend, job_id, lambda: cancel_job(job_id, caller, backend))
+
+
+@router.post("/promote")
+def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Make a model of what was saved."""
+    return _give(backend, job_id, lambda: promote_job(job_id, caller, backend))
+
+
+@router.post("/deploy")
+def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Have the job's model answer requests."""
+    model = own_job(backend, caller, job_id)["model"] or job_name(job_id)
+    own_model(backend, caller, model)
+    return _give(backend, job_id, lambda: deploy_model(model, caller, backend))
+
+
+@router.post("/checkpoints/{step}/deploy")
+def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
+    """Have a checkpoint answer requests."""
+    return _give(backend, job_id, lambda: deploy_checkpoint(job_id, step, caller, backend))
+
+
+def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
+    """Give a command, and answer the page's parts as they are then; refusals become notices."""
+    command()
+    return fragment("job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts))

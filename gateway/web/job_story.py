@@ -1,0 +1,201 @@
+"""A job's events in plain words, for its timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.aggregate import Event
+from domain.durations import spoken
+from domain.failures import FAILURES
+from domain.job import Job
+from domain.lifecycle import PauseReason, SegmentEnd
+from domain.meter import Meter
+from domain.money import dollars
+from gateway.event_feed import Told
+
+PAUSED = {
+    PauseReason.BALANCE: "Balance reached zero",
+    PauseReason.OWNER: "Paused by you",
+    PauseReason.CAPACITY: "Paused: the region no longer has that many GPUs",
+}
+
+ENDED = {
+    SegmentEnd.COMPLETED: "The trainer is done",
+    SegmentEnd.STOPPED: "The trainer saved and exited",
+    SegmentEnd.LEASE_ENDED: "The paid time was used up; the trainer saved and exited",
+}
+
+MINOR = (
+    Meter.MeterOpened,
+    Meter.LeaseGranted,
+    Meter.LeaseExtended,
+    Meter.MinuteMetered,
+    Meter.MeterClosed,
+    Job.CheckpointPruned,
+)
+"""What a reader of the story wants only when every minute matters."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a timeline."""
+
+    sequence: int
+    happened_at: datetime
+    topic: str
+    text: str
+    tone: str  # of parts.html's badge
+    minor: bool
+
+    @classmethod
+    def of(cls, told: Told) -> Entry:
+        """The line for an event."""
+        event = told.event
+        text, tone = _story(event)
+        minor = isinstance(event, MINOR)
+        return cls(told.sequence, event.timestamp, event.TOPIC, text, tone, minor)
+
+
+def entries_of(events: Iterable[Told]) -> list[Entry]:
+    """The lines of those events that are a job's or its meters'."""
+    return [Entry.of(told) for told in events if isinstance(told.event, Job.Event | Meter.Event)]
+
+
+def _story(event: Event) -> tuple[str, str]:
+    """A sentence and its tone."""
+    if isinstance(event, Job.Event):
+        return _ended(event) or _command(event) or _progress(event) or _saved(event)
+    return _money(event), ""
+
+
+def _progress(event: Job.Event) -> tuple[str, str] | None:
+    """How a launch goes on."""
+    match event:
+        case Job.SegmentAllocated():
+            return f"GPUs are free; launch {event.segment} begins.", "calm"
+        case Job.PodStarted():
+            return "The GPUs are bound. The meter runs from here.", "calm"
+        case Job.TrainingStarted() if event.step == 0:
+            held_out = f" and {event.eval_examples:,} held out" if event.eval_examples else ""
+            return (
+                f"Training began: {event.total_steps:,} steps over {event.train_examples:,} "
+                f"examples{held_out}.",
+                "calm",
+            )
+        case Job.TrainingStarted():
+            return f"Training goes on after step {event.step:,} of {event.total_steps:,}.", "calm"
+        case Job.EvaluationStarted():
+            return f"All {event.step:,} steps are done. Eval set running.", "calm"
+        case Job.EvaluationCompleted():
+            return (
+                f"Held-out loss {event.loss_after:.4f}; the base model's is "
+                f"{event.loss_before:.4f}. Adapter being registered.",
+                "calm",
+            )
+        case _:
+            return None
+
+
+def _saved(event: Job.Event) -> tuple[str, str]:
+    """What became of checkpoints and models."""
+    match event:
+        case Job.CheckpointSaved():
+            held_out = "" if event.eval_loss is None else f", held-out loss {event.eval_loss:.4f}"
+            return (
+                f"Checkpoint saved at step {event.step:,}: loss {event.train_loss:.4f}{held_out}.",
+                "good",
+            )
+        case Job.CheckpointRejected():
+            why = event.reason.replace("_", " ")
+            return (
+                f"The checkpoint of step {event.step:,} could not be used ({why}); the one before "
+                "it is taken, and the lost time is credited.",
+                "warn",
+            )
+        case Job.ResumeCertified():
+            return f"Resumed from step {event.step:,}, with the state that was saved.", "good"
+        case Job.CheckpointPruned():
+            return f"The checkpoint of step {event.step:,} was deleted for newer ones.", ""
+        case Job.AdapterPromoted():
+            return f"What was saved is the model {event.model}.", "good"
+        case Job.AdapterExpired():
+            return "What was saved was deleted: its time was over.", ""
+        case Job.ModelDeleted():
+            return "The model was deleted.", ""
+        case _:
+            return f"{event.TOPIC}.", ""
+
+
+def _command(event: Job.Event) -> tuple[str, str] | None:
+    """What its owner, or an empty balance, did to it."""
+    match event:
+        case Job.JobApproved():
+            plan = event.plan
+            return (
+                f"Approved: {plan.base_model} on {plan.gpu_count} {plan.gpu_type} in "
+                f"{plan.region}, {dollars(plan.rate_micros_per_hour)} an hour.",
+                "calm",
+            )
+        case Job.PauseRequested():
+            return "Pause asked for; the trainer saves a checkpoint and exits.", "warn"
+        case Job.CancelRequested():
+            return "Cancel asked for; the trainer saves and exits.", "warn"
+        case Job.JobPaused():
+            return f"{PAUSED[event.reason]}. The meter is stopped.", "warn"
+        case Job.JobResumed():
+            rate = dollars(event.rate_micros_per_hour)
+            return f"Resumed at {rate} an hour; waiting for GPUs, free of charge.", "calm"
+        case Job.JobCancelled():
+            return "Cancelled. Metered GPU time is settled.", "warn"
+        case _:
+            return None
+
+
+def _ended(event: Job.Event) -> tuple[str, str] | None:
+    """How a launch, or the job, came to its end."""
+    match event:
+        case Job.Registered():
+            return f"Registered as {event.model}.", "good"
+        case Job.SegmentEnded():
+            after = spoken(event.elapsed_seconds)
+            if event.failure is None or event.reason is not SegmentEnd.CRASHED:
+                return f"{ENDED.get(event.reason, 'The launch ended')}, after {after}.", ""
+            return f"{FAILURES[event.failure].sentence} That was after {after}.", "bad"
+        case Job.MicroBatchHalved():
+            return (
+                "A batch did not fit the memory. It is tried again with micro batches of "
+                f"{event.micro_batch_size}, over the same steps.",
+                "warn",
+            )
+        case Job.JobFailed():
+            return f"Failed: {event.error_class}.", "bad"
+        case Job.EstimateScored():
+            return (
+                f"It took {spoken(event.actual_seconds)} and cost {dollars(event.actual_micros)}; "
+                f"estimated were {dollars(event.low_micros)} to {dollars(event.high_micros)}.",
+                "",
+            )
+        case _:
+            return None
+
+
+def _money(event: Event) -> str:
+    """What the meter did."""
+    match event:
+        case Meter.MinuteMetered():
+            seconds = event.to_seconds - event.from_seconds
+            return (
+                f"Minute {event.minute} billed: {spoken(seconds)}, {dollars(event.amount_micros)}."
+            )
+        case Meter.LeaseGranted() | Meter.LeaseExtended():
+            return f"The balance holds {spoken(event.paid_seconds)} of this launch."
+        case Meter.LeaseRefused():
+            return "The balance does not pay for a launch."
+        case Meter.MeterClosed():
+            return f"Settled to the second: {spoken(event.billed_seconds)} billed."
+        case Meter.LostWorkCredited():
+            return f"{dollars(event.amount_micros)} credited for work that was lost."
+        case _:
+            return "The meter of this launch is ready."

@@ -1,0 +1,139 @@
+"""What the page of a job shows, and the parts that it is made of, each of which can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from uuid import UUID
+
+from domain.lifecycle import Command, Effect, JobStatus, rule
+from domain.money import SECONDS_PER_HOUR
+from gateway.answers import Money
+from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
+from gateway.api.job_answers import JobDetail
+from gateway.api.jobs import job_details
+from gateway.backend import Backend
+from gateway.web.pages import templates
+from infrastructure.store import Connection
+from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
+from projections.accounts import accounts_of
+from projections.deployments import statuses_of_jobs
+from projections.job_detail import rows_of, running_rates
+from projections.job_row import CANCELLING, PAUSING
+from projections.projection import Row
+
+TONES = {
+    JobStatus.TRAINING: "calm is-live",
+    JobStatus.EVALUATING: "calm is-live",
+    JobStatus.TRAINED_PENDING_REGISTER: "calm is-live",
+    JobStatus.REGISTERED: "good",
+    JobStatus.PAUSED: "warn",
+    JobStatus.FAILED: "bad",
+    JobStatus.CANCELLED: "",
+}
+
+PARTS = ("head", "progress", "cost", "checkpoints", "dialogs", "balance")
+"""Templates, each for the element `job-<name>` but the last; they say nothing of a session."""
+
+VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
+"""The projections that a view is read from."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """An account's money, as the head of every page shows it."""
+
+    balance: Money
+    depleted: bool
+    low: bool
+    runway_seconds: int | None  # that it lasts for what runs; None: nothing runs
+
+    @classmethod
+    def of(cls, row: Row, rate_micros_per_hour: int | None) -> Balance:
+        """The balance of an account's row, with what all that it runs costs in an hour."""
+        runway = None
+        if rate_micros_per_hour:
+            runway = row["balance_micros"] * SECONDS_PER_HOUR // rate_micros_per_hour
+        return cls(Money.of(row["balance_micros"]), row["depleted"], row["low"], runway)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """All that the page of a job says of its state."""
+
+    job: JobDetail
+    account: Balance
+    checkpoints: Sequence[CheckpointAnswer]
+
+    @property
+    def tone(self) -> str:
+        """Of its state."""
+        return TONES[self.job.status]
+
+    @property
+    def running(self) -> bool:
+        """Whether it has GPUs, or waits for them."""
+        return self.job.status is not JobStatus.PAUSED and not self.job.status.is_final
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it is about to pause."""
+        return self.job.phase == PAUSING
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it is about to be cancelled."""
+        return self.job.phase == CANCELLING
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether Pause would do anything."""
+        effect = rule(self.job.status, Command.PAUSE).effect
+        return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether Cancel would do anything."""
+        effect = rule(self.job.status, Command.CANCEL).effect
+        return effect is Effect.CANCELS and not self.cancelling
+
+    @property
+    def may_promote(self) -> bool:
+        """Whether there is something to make a model of."""
+        ended = self.job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
+        return ended and bool(self.checkpoints) and not self.job.promoted
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """The HTML of each part; the balance is that in the head of every page."""
+        context = {"view": self, "job": self.job, "account": self.account}
+        return {
+            name: templates().get_template(f"job/{name}.html").render(context) for name in PARTS
+        }
+
+
+def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
+    """The views of some jobs, of whichever accounts; of those that the read models know."""
+    with backend.pool.connection() as connection:
+        rows = rows_of(connection, list(job_ids))
+    return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}
+
+
+def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
+    account_ids = {row["account_id"] for row in rows}
+    with backend.pool.connection() as connection:
+        deployed = statuses_of_jobs(connection, [row["job_id"] for row in rows])
+        balances = _balances(connection, account_ids)
+    return [
+        JobView(
+            job, balances[row["account_id"]], checkpoints_of(backend, row, deployed[row["job_id"]])
+        )
+        for row, job in zip(rows, job_details(backend, rows), strict=True)
+    ]
+
+
+def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
+    rates = running_rates(connection, account_ids)
+    accounts = accounts_of(connection, account_ids)
+    return {each: Balance.of(row, rates.get(each)) for each, row in accounts.items()}

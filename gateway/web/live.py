@@ -1,0 +1,110 @@
+"""The page of a job as it changes: a WebSocket on which its parts come anew.
+
+Each message is JSON: `sequence` is that of the last event which the page shows with it, `events`
+are those of the new lines of the timeline, `content` replaces parts of the page, and `curve` and
+`line` are what the chart and the log go on with; null there: they have to be asked for anew.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, WebSocket
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from domain.errors import DomainError, Invalid
+from gateway.access import Caller, holder_of_session
+from gateway.answers import JobId
+from gateway.api.jobs import own_job
+from gateway.backend import Backend
+from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
+from gateway.pages import MOST_POSITION
+from gateway.sessions import same_origin, session_in
+from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
+from gateway.web.live_jobs import LiveJobs, Viewer
+from gateway.web.watched_job import Seen
+from infrastructure.measurements import Place
+from infrastructure.sessions import Session
+
+router = APIRouter(include_in_schema=False)
+
+
+def _place(text: object) -> object:
+    return text.split(".") if isinstance(text, str) else text
+
+
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+PlaceAsked = Annotated[tuple[Number, Number], BeforeValidator(_place)]
+
+
+class Asked(BaseModel):
+    """How much of the job the page shows already: up to which event, step, evaluation and line."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    job_id: JobId
+    after: int = Field(default=0, ge=0, le=MOST_POSITION)
+    step: PlaceAsked = (0, 0)
+    evaluation: PlaceAsked = (0, 0)
+    line: PlaceAsked = (0, 0)
+
+
+def place_text(place: Place) -> str:
+    """A place as a page asks with it."""
+    return f"{place[0]}.{place[1]}"
+
+
+@router.websocket("/fine-tune/ftjob-{job_id}/live")
+async def live(websocket: WebSocket, job_id: str) -> None:
+    """The parts of a job's page as they change, and what the page has missed first."""
+    await websocket.accept()
+    live_jobs: LiveJobs = websocket.app.state.live_jobs
+    backend = live_jobs.feed.backend
+    try:
+        if not same_origin(websocket):
+            raise Forbidden("this page is of another site")
+        asked = Asked.model_validate({"job_id": job_id, **websocket.query_params})
+        session, caller = await run_in_threadpool(_admitted, backend, websocket, asked.job_id)
+        seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
+        await live_jobs.feed.follows.wait()
+        with live_jobs.view(
+            caller.account_id, asked.job_id, caller.key_id, session.session_id, seen
+        ) as viewer:
+            # From here on the feed tells of a revocation; of one before it, nobody did.
+            await run_in_threadpool(holder_of_session, backend, session, caller.request_id)
+            await while_connected(websocket, _send(websocket, live_jobs, viewer))
+    except ValidationError as error:
+        await close(websocket, 4422, "; ".join(str(each["loc"][0]) for each in error.errors()))
+    except DomainError as error:
+        await close(websocket, 4000 + status_of(error), error.message)
+    except STORE_UNREACHABLE:
+        await close(websocket, 1013, "the database cannot be reached now; connect again soon")
+
+
+def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
+    """Who looks; raises Unauthenticated, NotFound, and Invalid for what was never sent."""
+    session = session_in(websocket, backend)
+    if session is None:
+        raise Unauthenticated("sign in again")
+    caller = holder_of_session(backend, session, str(uuid4()))
+    own_job(backend, caller, job_id)
+    return session, caller
+
+
+async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
+    """Send each change; raises Unauthenticated once the key is revoked or the session over."""
+    if not await live_jobs.recall(viewer):
+        raise Invalid("this page is too old; load it again")
+    while not live_jobs.feed.closed:
+        viewer.news.clear()
+        if viewer.ended:
+            raise Unauthenticated("sign in again")
+        frame = viewer.next_frame()
+        if frame is not None:
+            if not await sent_in_time(websocket, frame, "connect again"):
+                return
+            continue
+        await viewer.news.wait()
+    await close(websocket, GOING_AWAY, "the gateway ends; connect again")

@@ -1,0 +1,186 @@
+// The curve of a job's loss: each step, a smoothed line, and the held-out examples.
+
+const SMOOTHED_SHARE = 0.02, MOST_POINTS = 4000, TABLE_ROWS = 25;
+
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const written = (value) => (value == null ? "–" : value.toFixed(4));
+
+export class Chart {
+  constructor(element, path) {
+    this.element = element;
+    this.path = path;
+    this.lastStep = "0.0";
+    this.lastEvaluation = "0.0";
+    this.early = null; // what came while the curve was loaded
+    this.clear();
+    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(element);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(true));
+    document.getElementById("curve-table").addEventListener("toggle", () => this.tell());
+  }
+
+  clear() {
+    Object.assign(this, { steps: [], losses: [], means: [], segments: [], evaluations: new Map() });
+  }
+
+  async load() {
+    this.early ??= [];
+    await this.loadColumns();
+    const early = this.early ?? [];
+    this.early = null;
+    for (const curve of early) this.add(curve);
+  }
+
+  async loadColumns() {
+    const response = await fetch(`${this.path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
+    if (!response?.ok || !response.headers.get("content-type").includes("json")) return;
+    const curve = await response.json();
+    this.clear();
+    this.steps = curve.steps;
+    this.losses = curve.losses;
+    this.means = curve.means;
+    this.segments = curve.segments;
+    this.evaluations = new Map(curve.eval_steps.map((step, n) => [step, curve.eval_losses[n]]));
+    this.lastStep = curve.last.join(".");
+    this.draw(false);
+  }
+
+  add(curve) {
+    if (this.early) {
+      this.early.push(curve);
+      return;
+    }
+    for (const [segment, step, loss] of curve.steps) {
+      // A launch that begins before the last step takes those steps again.
+      while (this.steps.length && this.steps.at(-1) >= step)
+        for (const column of [this.steps, this.losses, this.means, this.segments]) column.pop();
+      this.steps.push(step);
+      this.losses.push(loss);
+      this.means.push(loss);
+      this.segments.push(segment);
+      this.lastStep = `${segment}.${step}`;
+    }
+    for (const [segment, step, loss] of curve.evaluations) {
+      this.evaluations.set(step, loss);
+      this.lastEvaluation = `${segment}.${step}`;
+    }
+    if (this.steps.length > MOST_POINTS) this.load();
+    else this.draw(false);
+  }
+
+  mark() {
+    const marks = [...document.querySelectorAll("[data-checkpoint]")].map((row) => Number(row.dataset.checkpoint));
+    if (marks.join() === this.marks?.join()) return;
+    this.marks = marks;
+    this.plot?.redraw(false);
+  }
+
+  // An average that forgets over a fiftieth of the steps, whatever their distance.
+  smoothed() {
+    const span = Math.max(5, SMOOTHED_SHARE * ((this.steps.at(-1) ?? 0) - (this.steps[0] ?? 0)));
+    let sum = 0, weight = 0, last = null;
+    return this.steps.map((step, n) => {
+      const keeps = last === null ? 0 : Math.exp(-(step - last) / span);
+      last = step;
+      sum = sum * keeps + this.means[n] * (1 - keeps);
+      weight = weight * keeps + (1 - keeps);
+      return sum / weight;
+    });
+  }
+
+  columns() {
+    const smoothed = this.smoothed();
+    const all = [...new Set([...this.steps, ...this.evaluations.keys()])].sort((a, b) => a - b);
+    const at = new Map(this.steps.map((step, n) => [step, n]));
+    const of = (values) => all.map((step) => (at.has(step) ? values[at.get(step)] : null));
+    return [all, of(this.losses), of(smoothed), all.map((step) => this.evaluations.get(step) ?? null)];
+  }
+
+  size() {
+    return { width: this.element.clientWidth, height: Math.max(220, Math.min(320, this.element.clientWidth * 0.5)) };
+  }
+
+  draw(anew) {
+    if (!this.steps.length && !this.evaluations.size) return;
+    this.data = this.columns();
+    if (anew) this.plot?.destroy();
+    if (anew || !this.plot) {
+      this.element.replaceChildren();
+      this.plot = new uPlot(this.options(), this.data, this.element);
+      this.mark();
+    } else this.plot.setData(this.data);
+    this.tell();
+  }
+
+  options() {
+    const line = color("--line"), muted = color("--muted"), good = color("--good"), calm = color("--calm"), warn = color("--warn");
+    const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
+    const number = (_, value) => written(value);
+    return {
+      ...this.size(),
+      scales: { x: { time: false } },
+      axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) }, { ...axis, size: 56 }],
+      series: [
+        { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
+        { label: "Train", stroke: `color-mix(in srgb, ${calm} 45%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
+        { label: "Smoothed", stroke: calm, width: 2.5, value: number, spanGaps: true, points: { show: false } },
+        { label: "Held-out", stroke: warn, width: 1.5, value: number, spanGaps: true, points: { show: true, size: 7, fill: warn } },
+      ],
+      hooks: { drawAxes: [(plot) => this.drawMarks(plot, good, muted)] },
+    };
+  }
+
+  drawMarks(plot, good, muted) {
+    const { ctx, bbox } = plot, pixel = devicePixelRatio;
+    const at = (step, stroke, dash, text) => {
+      const x = Math.round(plot.valToPos(step, "x", true));
+      if (x < bbox.left || x > bbox.left + bbox.width) return;
+      ctx.strokeStyle = ctx.fillStyle = stroke;
+      ctx.setLineDash(dash.map((each) => each * pixel));
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      if (!text) return;
+      ctx.font = `${11 * pixel}px sans-serif`;
+      ctx.textAlign = "left";
+      ctx.fillText(text, x + 4 * pixel, bbox.top + 12 * pixel);
+    };
+    ctx.save();
+    ctx.lineWidth = pixel;
+    for (const step of this.marks ?? []) at(step, good, [2, 4]);
+    this.segments.forEach((segment, n) => {
+      if (n && segment !== this.segments[n - 1]) at(this.steps[n], muted, [], `launch ${segment}`);
+    });
+    ctx.restore();
+  }
+
+  tell() {
+    const [steps, losses, smoothed, held] = this.data ?? [[], [], [], []];
+    if (!steps.length) return;
+    const first = losses.findIndex((each) => each !== null), last = smoothed.findLastIndex((each) => each !== null);
+    const evaluated = held.findLastIndex((each) => each !== null);
+    const sentences = [];
+    if (last >= 0) sentences.push(`Train loss went from ${written(losses[first])} at step ${steps[first].toLocaleString("en")} to ${written(smoothed[last])} (smoothed) at step ${steps[last].toLocaleString("en")}.`);
+    if (evaluated >= 0) sentences.push(`Held-out loss is ${written(held[evaluated])} at step ${steps[evaluated].toLocaleString("en")}.`);
+    if (this.marks?.length) sentences.push("Dotted lines are checkpoints.");
+    document.getElementById("curve-summary").textContent = sentences.join(" ");
+    const table = document.getElementById("curve-table");
+    if (!table.open) return;
+    const every = Math.max(1, Math.ceil(steps.length / TABLE_ROWS));
+    const rows = steps.flatMap((step, n) => {
+      if (n % every && n !== steps.length - 1 && held[n] === null) return [];
+      const row = document.createElement("tr"), head = document.createElement("th");
+      head.scope = "row";
+      head.textContent = step.toLocaleString("en");
+      const cells = [losses[n], held[n]].map((value) => {
+        const cell = document.createElement("td");
+        cell.textContent = written(value);
+        return cell;
+      });
+      for (const cell of [head, ...cells]) cell.className = "number";
+      row.append(head, ...cells);
+      return [row];
+    });
+    table.querySelector("tbody").replaceChildren(...rows);
+  }
+}

@@ -1,0 +1,85 @@
+// The page of a job: what it has seen so far, its connection, its log and its curve.
+
+import { Chart } from "./chart.js";
+
+const job = document.getElementById("job");
+const status = document.getElementById("connection");
+const log = document.getElementById("log-lines");
+const follow = document.getElementById("follow-log");
+const chart = new Chart(document.getElementById("chart"), job.dataset.path);
+const seen = { sequence: Number(job.dataset.sequence), line: job.dataset.line };
+
+const SIGNED_OUT = 4401, TOO_OLD = 4422, MOST_LINES = 2000;
+
+function liveUrl() {
+  const asked = new URLSearchParams({
+    after: seen.sequence, step: chart.lastStep, evaluation: chart.lastEvaluation, line: seen.line,
+  });
+  return `${location.protocol.replace("http", "ws")}//${location.host}${job.dataset.path}/live?${asked}`;
+}
+
+function say(text, link) {
+  status.hidden = !text;
+  status.textContent = text;
+  if (!link) return;
+  const anchor = document.createElement("a");
+  anchor.href = link.href;
+  anchor.textContent = link.text;
+  status.append(" ", anchor);
+}
+
+job.addEventListener("htmx:ws:before:connection", (event) => { event.detail.connection.url = liveUrl(); });
+job.addEventListener("htmx:ws:after:connection", () => say(""));
+job.addEventListener("htmx:ws:close", (event) => {
+  if (event.detail.code === SIGNED_OUT) say("You are signed out; this page stands still.", { href: "/sign-in", text: "Sign in again" });
+  else if (event.detail.code === TOO_OLD) location.reload();
+  else if (event.detail.reason === "closed" && !document.hidden) say("Reconnecting…");
+});
+
+job.addEventListener("htmx:ws:after:message:incoming", (event) => {
+  const frame = JSON.parse(event.detail.message.data);
+  for (const sequence of frame.events) dropRepeats(`[data-sequence="${sequence}"]`);
+  seen.sequence = Math.max(seen.sequence, frame.sequence);
+  if (frame.line === null) reloadLog();
+  else if (frame.line) {
+    seen.line = frame.line.join(".");
+    keepLog();
+  }
+  if (frame.curve === null) chart.load();
+  else if (frame.curve) chart.add(frame.curve);
+  if (frame.content) chart.mark();
+  // A page that comes back from the background connects by itself, with what stands here.
+  event.detail.connection.url = liveUrl();
+});
+
+function dropRepeats(selector) {
+  const [, ...repeats] = document.querySelectorAll(selector);
+  for (const each of repeats) each.remove();
+}
+
+function keepLog() {
+  const known = new Set();
+  for (const line of [...log.querySelectorAll("[data-line]")])
+    if (known.has(line.dataset.line)) line.remove();
+    else known.add(line.dataset.line);
+  while (log.children.length > MOST_LINES) log.firstElementChild.remove();
+  toEnd();
+}
+
+async function reloadLog() {
+  await htmx.ajax("GET", `${job.dataset.path}/log`, { target: "#log-lines", swap: "innerHTML" });
+  const last = [...log.querySelectorAll("[data-line]")].at(-1);
+  if (last) seen.line = last.dataset.line;
+  toEnd();
+}
+
+function toEnd() {
+  if (follow.checked) log.scrollTop = log.scrollHeight;
+}
+
+log.addEventListener("scroll", () => {
+  follow.checked = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+});
+follow.addEventListener("change", toEnd);
+toEnd();
+chart.load();

@@ -1,0 +1,40 @@
+"""The curve of a job: thin enough for a screen, and with every spike."""
+
+from __future__ import annotations
+
+from random import Random
+
+from gateway.curve import MOST_POINTS, thinned
+from infrastructure.measurements import MeasuredStep
+
+
+def steps(count: int) -> list[MeasuredStep]:
+    random = Random(1)
+    return [MeasuredStep(n, 1, 3 / n**0.5 + random.random()) for n in range(1, count + 1)]
+
+
+def test_few_steps_are_all_shown() -> None:
+    assert [each for each, _ in thinned(steps(1500), 1500)] == steps(1500)
+
+
+def test_many_steps_keep_every_spike_and_both_ends_in_order() -> None:
+    measured = steps(100_000)
+    measured[54_321] = MeasuredStep(54_322, 1, 99.0)
+    measured[77_777] = MeasuredStep(77_778, 1, -99.0)
+    points = thinned(measured, MOST_POINTS)
+    kept = [each for each, _ in points]
+    assert MOST_POINTS // 2 < len(kept) <= MOST_POINTS
+    assert [each.step for each in kept] == sorted({each.step for each in kept})
+    assert {99.0, -99.0} <= {each.loss for each in kept}
+    assert kept[0].step < 200
+    assert kept[-1].step > 99_800
+
+
+def test_a_point_says_the_mean_of_those_that_it_stands_for() -> None:
+    measured = [MeasuredStep(n, 1, float(n % 4)) for n in range(1, 401)]
+    assert {mean for _, mean in thinned(measured, 20)} == {1.5}
+
+
+def test_ranges_without_a_step_are_left_out() -> None:
+    measured = [MeasuredStep(n, 1, 1.0) for n in (*range(1, 60), 10_000)]
+    assert [each.step for each, _ in thinned(measured, 20)] == [1, 10_000]

@@ -1,0 +1,291 @@
+"""The page of a job: what each state shows, in the product's words, and what its buttons do."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+
+from domain.account import Account
+from domain.aggregate import because
+from domain.failures import FailureClass
+from domain.job import Job, SegmentEnd
+from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.gateway.conftest import World
+from tests.gateway.test_job_commands import Owner
+from tests.gateway.web.conftest import Browser, signed_in
+
+
+class Reader(Owner):
+    """Somebody who looks at the page of their job."""
+
+    def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
+        super().__init__(client, world, dollars)
+        self.browser: Browser = signed_in(client, self.person)
+        self.page_path = f"/fine-tune/ftjob-{self.job_id.hex}"
+
+    def text(self) -> str:
+        """What the page says, without its tags."""
+        self.world.project()
+        answer = self.client.get(self.page_path)
+        assert answer.status_code == 200, answer.text
+        main = answer.text.partition("<main")[2].partition("</main>")[0]
+        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
+
+    def post(self, command: str, **fields: str) -> str:
+        answer = self.client.post(
+            f"{self.page_path}/{command}", headers=self.browser.htmx, data=fields
+        )
+        assert answer.status_code == 200
+        return answer.text
+
+    def evaluate(self) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.start_evaluation(1, 30)
+            self.world.log.commit(job)
+
+    def score(self) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.complete_evaluation(
+                1, 2.5, 1.25, 9, 90, accuracy_before=0.25, accuracy_after=0.5, peak_memory_bytes=10
+            )
+            self.world.log.commit(job)
+
+    def register(self) -> None:
+        self.train()
+        self.evaluate()
+        self.score()
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.register(1, "adapters/1", "c" * 64)
+            job.end_segment(1, SegmentEnd.COMPLETED, 90)
+            self.world.log.commit(job)
+
+    def crash(self, failure: FailureClass) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.end_segment(1, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged")
+            self.world.log.commit(job)
+
+
+@pytest.fixture
+def reader(client: TestClient, world: World) -> Reader:
+    return Reader(client, world)
+
+
+def test_a_job_of_somebody_else_is_not_there(reader: Reader, world: World) -> None:
+    signed_in(reader.client, world.person())
+    for path in ("", "/curve", "/log"):
+        assert reader.client.get(reader.page_path + path).status_code == 404
+
+
+def test_waiting_for_a_gpu_is_free_of_charge(reader: Reader) -> None:
+    text = reader.text()
+    assert "Waiting for a GPU." in text
+    assert "free of charge" in text
+    assert "leaves the queue at once" in text  # what Pause would do
+
+
+def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: Settings) -> None:
+    reader.train()
+    with connect(settings) as connection:
+        for step in range(1, 13):
+            add_step(connection, measured(reader, step))
+        evaluation = EvaluationMeasured(
+            account_id=reader.person.account_id,
+            job_id=reader.job_id,
+            segment=1,
+            step=10,
+            eval_loss=1.75,
+            accuracy=0.5,
+            examples=1,
+            label_tokens=9,
+            seconds=1,
+            elapsed_seconds=9,
+            measured_at=datetime.now(UTC),
+        )
+        add_evaluation(connection, evaluation)
+        add_log_line(connection, line(reader, 1, "loading <the> model"))
+    text = reader.text()
+    for said in (
+        "training",
+        "Step 12 of 30",
+        "Steps remaining 18",
+        "Train loss 1.8800",
+        "Held-out loss 1.7500 at step 10",
+        "Tokens/s 1,000",
+        "Balance $10.00 lasts about",
+        "Estimated $",
+        "loading <the> model",
+        "Training began: 30 steps over 9 examples and 1 held out.",
+        "Checkpoint saved at step 10: loss 2.0000.",
+        "You are charged for the GPU time consumed up to then",
+        "This settles whatever GPU time the meter has consumed",
+    ):
+        assert said in text
+    curve = reader.client.get(reader.page_path + "/curve").json()
+    assert curve["steps"] == list(range(1, 13))
+    assert (curve["eval_steps"], curve["eval_losses"]) == ([10], [1.75])
+    assert curve["last"] == [1, 12]
+
+
+def test_evaluating_and_registering_say_how_long_they_take(reader: Reader) -> None:
+    reader.train()
+    reader.evaluate()
+    assert "Eval set running. Usually 1\N{EN DASH}3 minutes" in reader.text()
+    reader.score()
+    assert "Adapter being registered. Quick — about a second" in reader.text()
+
+
+def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
+    reader.register()
+    text = reader.text()
+    for said in (
+        "Held-out loss 1.2500 base model 2.5000",
+        "Perplexity 3.49 base model 12.18",
+        "Token accuracy 50.0% base model 25.0%",
+        "adapter_model.safetensors",
+        "Deploy",
+    ):
+        assert said in text
+    assert "Deploying" in reader.post("deploy")
+
+
+def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
+    reader: Reader, world: World
+) -> None:
+    reader.train()
+    with because(world.cause):
+        account = world.log.load(Account, reader.person.account_id)
+        spent = account.available_micros
+        account.settle(captured_micros=spent, reserved_micros=spent)
+        job = world.log.load(Job, reader.job_id)
+        job.end_segment(1, SegmentEnd.LEASE_ENDED, 10, can_pay=False)
+        world.log.commit(account, job)
+    text = reader.text()
+    assert "Balance reached zero" in text
+    assert "Top up" in text
+    assert resume_button(reader).endswith(" disabled")
+    assert "top up first" in reader.post("resume").lower() or "balance" in reader.post("resume")
+    world.credit(reader.person, 10_000_000)
+    assert "There is enough again" in reader.text()
+    assert not resume_button(reader).endswith(" disabled")
+    assert "Waiting for a GPU" in reader.post("resume", wait="true")
+
+
+def test_paused_by_its_owner_there_is_no_banner(reader: Reader) -> None:
+    assert "Paused by you" in reader.post("pause")
+    text = reader.text()
+    assert "Paused by you" in text
+    assert "Balance reached zero" not in text
+    assert "time you spend paused is not billed" in text
+
+
+def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) -> None:
+    with because(world.cause):
+        job = world.log.load(Job, reader.job_id)
+        job.lose_capacity()
+        world.log.commit(job)
+    text = reader.text()
+    assert "Paused: the region no longer has that many GPUs" in text
+    assert "Balance reached zero" not in text
+
+
+def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Settings) -> None:
+    reader.train()
+    with connect(settings) as connection:
+        add_log_line(connection, line(reader, 1, "loss is nan"))
+    reader.crash(FailureClass.LOSS_DIVERGED)
+    text = reader.text()
+    for said in (
+        "Diverged",
+        "became infinite or no number at all",
+        "You: the time that was used is charged.",
+        "Start a new job with a lower learning rate",
+        "Last log lines",
+        "loss is nan",
+        "Promote",
+    ):
+        assert said in text
+
+
+def test_a_crash_that_is_tried_again_is_told_while_it_waits(reader: Reader) -> None:
+    reader.train()
+    reader.crash(FailureClass.NODE_LOST)
+    text = reader.text()
+    assert "The machine under the trainer was lost." in text
+    assert "It is tried again from the checkpoint of step 10" in text
+
+
+def test_a_halved_micro_batch_is_told(reader: Reader) -> None:
+    reader.train()
+    reader.run_out_of_memory(1)
+    assert "the micro batch is 2 now" in reader.text()
+
+
+def test_cancelled_says_what_is_kept_and_can_be_promoted(reader: Reader) -> None:
+    reader.train()
+    assert "Being cancelled" in reader.post("cancel")
+    reader.end()
+    text = reader.text()
+    until = datetime.now(UTC) + timedelta(days=30)
+    for said in (
+        "Stopped by you",
+        "Metered GPU time is settled",
+        f"The checkpoint of step 10 is kept until {until:%Y-%m-%d}",
+        "Promote",
+    ):
+        assert said in text
+
+
+def test_a_refused_command_is_a_notice(reader: Reader) -> None:
+    reader.register()
+    reader.world.project()
+    assert "nothing runs that could be paused" in reader.post("pause")
+
+
+def test_a_command_of_another_site_does_nothing(reader: Reader) -> None:
+    answer = reader.client.post(f"{reader.page_path}/pause", headers={"hx-request": "true"})
+    assert "no longer valid" in answer.text
+    assert "Waiting for a GPU" in reader.text()
+
+
+def measured(owner: Owner, step: int, segment: int = 1) -> StepMeasured:
+    return StepMeasured(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=segment,
+        step=step,
+        total_steps=30,
+        train_loss=2 - step / 100,
+        learning_rate=2e-4,
+        tokens=100,
+        tokens_per_second=1000,
+        elapsed_seconds=step,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def line(owner: Owner, n: int, text: str) -> LogLine:
+    return LogLine(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=1,
+        n=n,
+        level="INFO",
+        text=text,
+        logged_at=datetime.now(UTC),
+    )
+
+
+def resume_button(reader: Reader) -> str:
+    page = reader.client.get(reader.page_path).text
+    return page.partition('id="resume"')[2].partition(">")[0].partition(" aria-")[0]

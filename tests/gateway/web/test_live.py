@@ -1,0 +1,252 @@
+"""A job's page as it changes: every event once, the newest view, and who may look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
+
+from domain.job import Job
+from gateway.app import create_app
+from gateway.sessions import COOKIE
+from gateway.web import live_jobs
+from gateway.web.job_story import Entry
+from gateway.web.watched_job import KEPT, Seen, WatchedJob
+from infrastructure.measurements import add_log_line, add_step
+from infrastructure.sessions import end_session
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.causes import NOW
+from tests.gateway.conftest import World
+from tests.gateway.web.conftest import signed_in
+from tests.gateway.web.test_job_page import Reader, line, measured
+
+Frame = dict[str, Any]
+
+RESUME = 'id="resume" data-opens="resume-dialog"'
+
+
+@pytest.fixture
+def reader(client: TestClient, world: World) -> Reader:
+    return Reader(client, world)
+
+
+@contextmanager
+def live(
+    reader: Reader, client: TestClient | None = None, **asked: object
+) -> Iterator[WebSocketTestSession]:
+    query = "&".join(f"{name}={value}" for name, value in asked.items())
+    with (client or reader.client).websocket_connect(f"{reader.page_path}/live?{query}") as socket:
+        yield socket
+
+
+def frames(socket: WebSocketTestSession, enough: Callable[[list[Frame]], bool]) -> list[Frame]:
+    """What comes until it is enough."""
+    got: list[Frame] = []
+    while not enough(got):
+        got.append(json.loads(socket.receive_text()))
+    return got
+
+
+def sequences(got: list[Frame]) -> list[int]:
+    return [each for frame in got for each in frame["events"]]
+
+
+def content(got: list[Frame]) -> str:
+    return "".join(frame.get("content", "") for frame in got)
+
+
+def of_the_job(reader: Reader) -> list[int]:
+    """Sequences of the job's events."""
+    answer = reader.client.get(
+        "/api/events", params={"job": reader.path.rpartition("/")[2], "limit": 1000}
+    )
+    return [each["sequence"] for each in answer.json()["data"]]
+
+
+def shown(reader: Reader) -> int:
+    """Up to which event the page shows its job."""
+    reader.world.project()
+    page = reader.client.get(reader.page_path).text
+    return int(page.partition('data-sequence="')[2].partition('"')[0])
+
+
+def test_a_page_goes_on_from_what_it_shows(reader: Reader) -> None:
+    reader.train()
+    after = shown(reader)
+    reader.evaluate()  # before it connects
+    with live(reader, after=after) as socket:
+        frames(socket, lambda got: len(sequences(got)) == 1)
+        reader.score()
+        rest = frames(socket, lambda got: "Adapter being registered" in content(got))
+    with live(reader, after=after) as socket:
+        again = frames(socket, lambda got: len(sequences(got)) == 2)
+    assert sequences(again) == [each for each in of_the_job(reader) if each > after]
+    assert len(sequences(rest)) == 1
+    assert rest[-1]["sequence"] == of_the_job(reader)[-1]
+
+
+def test_no_event_is_missed_and_none_comes_twice(reader: Reader) -> None:
+    with live(reader) as first, live(reader) as second:
+        for segment in range(1, 6):
+            reader.train(segment)
+            reader.end(segment)
+        wanted = of_the_job(reader)
+        for socket in (first, second):
+            got = frames(socket, lambda got: len(sequences(got)) >= len(wanted))
+            assert sequences(got) == wanted
+            assert content(got).count("data-sequence") == len(wanted)
+
+
+def test_a_gateway_that_starts_again_goes_on(reader: Reader, settings: Settings) -> None:
+    with live(reader) as socket:
+        reader.train()
+        before = frames(socket, lambda got: len(sequences(got)) == 5)
+    reader.end()
+    with TestClient(create_app(settings), cookies=reader.client.cookies) as anew:
+        after = before[-1]["sequence"]
+        with live(reader, anew, after=after) as socket:
+            reader.train(2)
+            rest = frames(socket, lambda got: len(sequences(got)) == 5)
+    assert sequences(before) + sequences(rest) == of_the_job(reader)
+
+
+def test_what_is_measured_and_logged_comes_once(reader: Reader, settings: Settings) -> None:
+    reader.train()
+    with connect(settings) as connection:
+        add_step(connection, measured(reader, 1))
+        add_log_line(connection, line(reader, 1, "first <line>"))
+        with live(reader, step="1.1", line="1.1") as socket:
+            frames(socket, bool)
+            add_step(connection, measured(reader, 2))
+            add_log_line(connection, line(reader, 2, "second"))
+            got = frames(socket, lambda got: "second" in content(got) and curve(got))
+        with live(reader, line="1.1") as socket:
+            (again,) = frames(socket, bool)
+    assert curve(got) == [[1, 2, 1.98]]
+    assert "first" not in content(got)
+    assert "Step</dt><dd>2" in content(got) or "Step</dt><dd>10" in content(got)
+    assert again["curve"]["steps"] == [[1, 1, 1.99], [1, 2, 1.98]]
+    assert again["line"] == [1, 2]
+
+
+def curve(got: list[Frame]) -> list[Any]:
+    return [step for frame in got for step in (frame.get("curve") or {"steps": []})["steps"]]
+
+
+def test_a_top_up_enables_resume(client: TestClient, world: World) -> None:
+    reader = Reader(client, world, dollars=1)
+    reader.post("pause")
+    world.spend(reader.person)
+    with live(reader) as socket:
+        frames(
+            socket, lambda got: 'id="resume" data-opens="resume-dialog" disabled' in content(got)
+        )
+        world.credit(reader.person, 10_000_000)
+        got = frames(socket, lambda got: 'data-opens="resume-dialog">' in content(got))
+    assert "$10.00" in content(got)
+    assert 'hx-target="#balance-now"' in content(got)
+    assert reader.browser.csrf_token not in content(got)
+
+
+def closed(socket: WebSocketTestSession) -> int:
+    try:
+        while True:
+            socket.receive_text()
+    except WebSocketDisconnect as ended:
+        return ended.code
+
+
+def test_a_revoked_key_ends_it(reader: Reader, world: World) -> None:
+    with live(reader) as socket:
+        frames(socket, bool)
+        world.revoke(reader.person)
+        assert closed(socket) == 4401
+
+
+def test_signing_out_ends_it(
+    reader: Reader, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_jobs, "SESSIONS_SECONDS", 0.1)
+    with live(reader) as socket:
+        frames(socket, bool)
+        with connect(settings) as connection:
+            end_session(connection, reader.client.cookies[COOKIE])
+        assert closed(socket) == 4401
+
+
+def test_only_its_owner_looks_at_a_job(reader: Reader, world: World) -> None:
+    signed_in(reader.client, world.person())
+    with live(reader) as socket:
+        assert closed(socket) == 4404
+    reader.client.cookies.clear()
+    with live(reader) as socket:
+        assert closed(socket) == 4401
+    for asked in ({"after": -1}, {"step": "x"}, {"line": "1.2.3"}):
+        with live(reader, **asked) as socket:
+            assert closed(socket) == 4422
+
+
+def test_another_site_cannot_look(reader: Reader) -> None:
+    headers = {"origin": "https://evil.example"}
+    with reader.client.websocket_connect(f"{reader.page_path}/live", headers=headers) as socket:
+        assert closed(socket) == 4403
+
+
+def test_a_page_that_is_too_old_is_told_to_load_again(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_jobs, "KEPT", 3)
+    reader.train()
+    with live(reader, after=1) as socket:
+        assert closed(socket) == 4422
+
+
+def test_a_gateway_that_ends_says_so(reader: Reader) -> None:
+    with live(reader) as socket:
+        frames(socket, bool)
+        app: Any = reader.client.app
+        reader.client.portal.call(app.state.feed.close)  # type: ignore[union-attr]
+        assert closed(socket) == 1012
+
+
+def entry(sequence: int) -> Entry:
+    return Entry(sequence, NOW, Job.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
+
+
+def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 10)
+    for sequence in range(11, 16):
+        job.tell([entry(sequence)], sequence)
+        job.show({"head": f"view {sequence}"})
+    frame = json.loads(job.frame_since(0))
+    assert frame["events"] == [11, 12, 13, 14, 15]
+    assert frame["content"].count("view") == 1
+    assert "view 15" in frame["content"]
+    assert job.frame_since(0) is job.frame_since(0)  # made once for all who are as slow
+    assert not job.show({"head": "view 15"})
+
+
+def test_what_is_kept_is_bounded() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 0)
+    for sequence in range(1, 4 * KEPT):
+        job.tell([entry(sequence)], sequence)
+    last = 4 * KEPT - 1
+    frame = json.loads(job.frame_after(Seen(job.floor, (0, 0), (0, 0), (0, 0))))
+    assert frame["events"] == list(range(job.floor + 1, last + 1))
+    assert KEPT <= len(frame["events"]) <= 2 * KEPT
+
+
+def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 10)
+    job.tell([entry(11)], 11)
+    job.recall([entry(8), entry(9), entry(10), entry(11)], 7)
+    assert json.loads(job.frame_after(Seen(8, (0, 0), (0, 0), (0, 0))))["events"] == [9, 10, 11]
+    assert json.loads(job.frame_since(0))["events"] == [11]
