@@ -113,8 +113,8 @@ def _excerpt(part: Answer) -> Text:
 
 
 def models(answer: Answer) -> RenderableType:
-    """Base models, then registered ones."""
-    return Group(
+    """Base models, then registered ones, then what stopped jobs had saved."""
+    tables = [
         listing(
             answer["base_models"],
             *("name", "parameters", "context_length", "deployment", "architecture", "imported_at"),
@@ -126,7 +126,12 @@ def models(answer: Answer) -> RenderableType:
             *("model", "deployment", "registered_at", "job_id"),
             empty="You have no models of your own yet.",
         ),
-    )
+    ]
+    if answer["kept"]:
+        rows = [each | {"kept_until": each["expires_at"]} for each in answer["kept"]]
+        title = Text("\nKept of stopped jobs; `ecolink jobs promote JOB` makes a model of it:")
+        tables += [title, listing(rows, "job_id", "status", "step", "kept_until", empty="")]
+    return Group(*tables)
 
 
 def download(answer: Answer) -> RenderableType:
@@ -144,7 +149,10 @@ def download(answer: Answer) -> RenderableType:
 def deployment(answer: Answer) -> RenderableType:
     """One deployment, and why it failed if it did."""
     failure = answer["failure"]
-    shown = answer | {"failure": failure and failure["message"]}
+    shown = answer | {
+        "failure": failure and failure["message"],
+        "advice": failure and failure["advice"],
+    }
     return fields({name: value for name, value in shown.items() if name != "id"})
 
 

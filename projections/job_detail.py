@@ -239,6 +239,25 @@ def jobs_of(
     return newest_first(connection, "job_detail", "approved_at", "job_id", account_id, after, limit)
 
 
+def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UUID]) -> list[Row]:
+    """Some jobs of an account, in no order."""
+    return connection.execute(
+        "SELECT * FROM job_detail WHERE account_id = %s AND job_id = ANY(%s)",
+        [account_id, list(job_ids)],
+    ).fetchall()
+
+
+def kept_adapters(connection: Connection, account_id: UUID, now: datetime) -> list[Row]:
+    """An account's cancelled and failed jobs whose checkpoint is kept and no model yet, the newest
+    first."""
+    return connection.execute(
+        "SELECT * FROM job_detail WHERE account_id = %s AND status = ANY(%s) AND NOT promoted "
+        "AND NOT expired AND checkpoint_ref IS NOT NULL "
+        "AND (expires_at IS NULL OR expires_at > %s) ORDER BY changed_at DESC, job_id",
+        [account_id, [JobStatus.CANCELLED, JobStatus.FAILED], now],
+    ).fetchall()
+
+
 def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
     """An account's jobs that train or evaluate on a dataset and are not over, the oldest first."""
     rows = connection.execute(

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from domain.aggregate import because
 from domain.deployment import Deployment, DeploymentStatus
+from domain.deployment_failures import advice_on
 from domain.identity import deployment_id
 from gateway.access import Caller, CallerOf, OperatorOf
 from gateway.answers import Answer, JobId
@@ -33,6 +34,7 @@ class DeploymentFailure(Answer):
 
     code: str = Field(examples=["weights_missing"])
     message: str
+    advice: str = Field(description="What to do about it.")
 
 
 class DeploymentAnswer(Answer):
@@ -58,7 +60,9 @@ class DeploymentAnswer(Answer):
         return cls(
             **{name: row[name] for name in cls.model_fields if name in row},
             id=row["deployment_id"],
-            failure=DeploymentFailure(code=code, message=message) if code is not None else None,
+            failure=None
+            if code is None
+            else DeploymentFailure(code=code, message=message, advice=advice_on(code)),
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
 from domain.errors import NotFound
@@ -11,6 +13,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, job_name
 from gateway.api.jobs import own_job
 from gateway.api.models import own_model
+from gateway.archives import MEDIA_TYPE, archive
 from gateway.backend import Backend, BackendOf
 from gateway.downloads import OCTETS, Conditions, ConditionsOf, download, file_answers
 from gateway.errors import refusals
@@ -33,6 +36,33 @@ class FileAnswer(Answer):
 def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed[FileAnswer]:
     """The files of a model of the caller, as PEFT loads them, and the manifest that names them."""
     return _listed(backend, own_model(backend, caller, model)["adapter_ref"])
+
+
+@router.get(
+    "/models/{model}/archive",
+    tags=["models"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A zip archive with one directory, as PEFT loads it.",
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **refusals(404),
+    },
+)
+def download_model(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """All files of a model at once; each of them alone can be downloaded in parts, too."""
+    ref = own_model(backend, caller, model)["adapter_ref"]
+    directory = model.replace(":", "-")
+    files = [(file.path, f"{ref}/{file.path}") for file in _files(backend, ref)]
+    return StreamingResponse(
+        archive(backend.artifacts, directory, files),
+        headers={
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(directory)}.zip",
+            "x-content-type-options": "nosniff",
+        },
+        media_type=MEDIA_TYPE,
+    )
 
 
 @router.get(

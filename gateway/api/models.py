@@ -1,10 +1,11 @@
-"""Base models that can be fine-tuned, and the caller's own models."""
+"""Base models that can be fine-tuned, the caller's own models, and what could become one."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from functools import partial
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -13,17 +14,22 @@ from domain.aggregate import because
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
 from domain.identity import CATALOG_ID
+from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
-from gateway.errors import refusals
+from gateway.errors import NotYetVisible, refusals
 from gateway.freshness import caught_up, found
 from gateway.pages import Limit, Page
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import statuses
+from projections.job_detail import jobs_with_ids, kept_adapters
 from projections.models import model_of, models_of
 from projections.projection import Row
+
+OF_ITS_JOB = ("base_model", "dataset_id", "loss_before", "loss_after")
+"""What is said of a model, and known of the job that made it."""
 
 router = APIRouter(tags=["models"])
 
@@ -47,16 +53,36 @@ class ModelAnswer(Answer):
 
     model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     job_id: JobId
+    base_model: str
+    dataset_id: UUID
     adapter_ref: str
     registered_at: datetime
+    loss_before: float | None = Field(
+        description="Held-out loss of the base; null: the job did not get to its evaluation."
+    )
+    loss_after: float | None = Field(description="Held-out loss of the model.")
     deployment: DeploymentStatus | None = Field(description="null: it was never deployed.")
 
 
+class KeptAdapter(Answer):
+    """What a cancelled or failed job had saved last, which can be promoted to a model."""
+
+    job_id: JobId
+    status: JobStatus
+    base_model: str
+    dataset_id: UUID
+    step: int = Field(description="Of the checkpoint.")
+    train_loss: float
+    ended_at: datetime
+    expires_at: datetime | None = Field(description="When it is deleted; null: it is kept.")
+
+
 class Models(Answer):
-    """Base models, and the caller's own."""
+    """Base models, the caller's own, and what could become one."""
 
     base_models: list[BaseModelAnswer]
     models: list[ModelAnswer]
+    kept: list[KeptAdapter]
     has_more: bool = Field(description="Whether there are more models of the caller's after these.")
 
 
@@ -69,18 +95,17 @@ def list_models(
     ] = None,
     limit: Limit = None,
 ) -> Models:
-    """Base models by name, and the caller's own models, the newest first."""
+    """Base models by name; the caller's own, and what stopped jobs had saved, the newest first."""
     if after is not None:
         own_model(backend, caller, after)
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
         bases = all_base_models(connection)
         deployed = statuses(connection, caller.account_id)
-        own = Page[ModelAnswer].of(
-            partial(models_of, connection, caller.account_id, after),
-            limit,
-            lambda row: ModelAnswer(**row, deployment=deployed.get(row["model"])),
-        )
+        read = partial(models_of, connection, caller.account_id, after)
+        own = Page[Row].of(read, limit, lambda row: row)
+        kept = kept_adapters(connection, caller.account_id, backend.clock.now())
+    trained = _trained(backend, caller, [row["job_id"] for row in own.data])
     return Models(
         base_models=[
             BaseModelAnswer(
@@ -90,9 +115,45 @@ def list_models(
             )
             for row in bases
         ],
-        models=own.data,
+        models=[
+            ModelAnswer(
+                **row,
+                **{name: trained[row["job_id"]][name] for name in OF_ITS_JOB},
+                deployment=deployed.get(row["model"]),
+            )
+            for row in own.data
+        ],
+        kept=[_kept(row) for row in kept],
         has_more=own.has_more,
     )
+
+
+def _kept(row: Row) -> KeptAdapter:
+    shown = {name: row[name] for name in KeptAdapter.model_fields if name in row}
+    return KeptAdapter(
+        **shown
+        | {
+            "step": row["checkpoint_step"],
+            "train_loss": row["checkpoint_loss"],
+            "ended_at": row["cancelled_at"] or row["changed_at"],
+        }
+    )
+
+
+def _trained(backend: Backend, caller: Caller, job_ids: list[UUID]) -> dict[UUID, Row]:
+    """The jobs that made models; raises NotYetVisible while their projection is far behind."""
+
+    def read() -> dict[UUID, Row]:
+        with backend.pool.connection() as connection:
+            rows = jobs_with_ids(connection, caller.account_id, job_ids)
+        return {row["job_id"]: row for row in rows}
+
+    jobs = read()
+    if len(jobs) < len(job_ids) and caught_up(backend, JOB_DETAIL):
+        jobs = read()
+    if len(jobs) < len(job_ids):
+        raise NotYetVisible("the read models are behind the log; try again")
+    return jobs
 
 
 @router.delete("/models/{model}", status_code=204, responses=refusals(404))

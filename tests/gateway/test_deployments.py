@@ -9,8 +9,10 @@ from fastapi.testclient import TestClient
 from domain.account import Role
 from domain.aggregate import because
 from domain.deployment import Deployment
+from domain.deployment_failures import ADVICE, advice_on
 from domain.identity import deployment_id
 from domain.job import Job
+from services.serving.deployed import REASONS
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner
 
@@ -87,11 +89,20 @@ def test_a_failure_tells_why(client: TestClient, world: World) -> None:
     with because(world.cause):
         own = deployment_id(owner.person.account_id, owner.model)
         deployment = world.log.load(Deployment, own)
-        deployment.fail("out_of_memory", "It does not fit.")
+        deployment.fail("serving_died", "It died.")
         world.log.commit(deployment)
     world.project()
     shown = client.get(f"/api/models/{owner.model}/deployment", headers=owner.person.headers)
-    assert shown.json()["failure"] == {"code": "out_of_memory", "message": "It does not fit."}
+    assert shown.json()["failure"] == {
+        "code": "serving_died",
+        "message": "It died.",
+        "advice": "Undeploy what is not needed, then deploy it again.",
+    }
+
+
+def test_every_failure_has_its_advice() -> None:
+    assert {*REASONS, "base_not_deployed"} == set(ADVICE)
+    assert "operator" in advice_on("of a later version")
 
 
 def test_strangers_find_nothing_of_it(client: TestClient, world: World) -> None:

@@ -1,0 +1,202 @@
+// The playground: asks a model and its base at once, and shows both answers as they are said.
+
+import { csrfToken, notify } from "./app.js";
+
+const TRIES = 60, PATIENCE_SECONDS = 1;
+const at = (id) => document.getElementById(id);
+const composer = at("composer"), settings = at("settings"), message = at("message");
+const turns = at("turns"), told = at("told");
+const said = new Map(); // messages so far, by the model that they were said to
+let running = null; // what aborts the answers that are being said
+
+class Refused extends Error {}
+
+const chosen = () => document.querySelector("#chosen .chosen");
+
+function showState() {
+  const state = chosen();
+  at("send").disabled = running !== null || !("ready" in state.dataset);
+  at("stop").hidden = running === null;
+  at("clear").hidden = running !== null || turns.childElementCount === 0;
+}
+
+async function refresh() {
+  await window.htmx.ajax("GET", `/models/playground/chosen?model=${encodeURIComponent(at("model").value)}`,
+    { target: "#chosen", swap: "innerMorph" });
+  showState();
+}
+
+const pause = (seconds, signal) => new Promise((resolve, reject) => {
+  const timer = setTimeout(resolve, seconds * 1000);
+  signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+});
+
+function body(model, messages) {
+  const system = at("system").value.trim(), seed = at("seed").value;
+  return {
+    model,
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
+    temperature: Number(at("temperature").value),
+    max_tokens: Number(at("max_tokens").value),
+    ...(seed === "" ? {} : { seed: Number(seed) }),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+}
+
+// Server-sent events of an answer, as objects, up to [DONE].
+async function* pieces(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Refused("The answer ended early; try again.");
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      if (!event.startsWith("data: ")) continue;
+      if (event === "data: [DONE]") return;
+      const piece = JSON.parse(event.slice(6));
+      if (piece.error) throw new Refused(piece.error.message, { cause: piece.error });
+      yield piece;
+    }
+  }
+}
+
+// The pieces of an answer; a model that is not there yet, or a turn, is waited for.
+async function* ask(model, messages, signal, wait) {
+  for (let tries = 1; ; tries++) {
+    const response = await fetch("/models/playground/say", {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-csrf-token": csrfToken() },
+      body: JSON.stringify(body(model, messages)),
+      signal,
+    });
+    if (!response.ok || response.redirected) throw new Refused("This page is too old: load it again.");
+    try {
+      yield* pieces(response);
+      return;
+    } catch (error) {
+      if (!error.cause?.passing || tries >= TRIES) throw error;
+      wait(error.message);
+      await pause(PATIENCE_SECONDS, signal);
+    }
+  }
+}
+
+function figures(start, first, usage, reason) {
+  const seconds = (performance.now() - start) / 1000, tokens = usage?.completion_tokens;
+  const counted = tokens === undefined ? "" : `${tokens} ${tokens === 1 ? "token" : "tokens"} in `;
+  const speed = tokens > 1 && first ? `, ${Math.round((tokens - 1) / Math.max(0.001, (performance.now() - first) / 1000))} tokens/s` : "";
+  const ended = { length: ", ended at max tokens", stopped: ", stopped" }[reason] ?? "";
+  return `${counted}${seconds.toFixed(1)} s${speed}${ended}`;
+}
+
+async function answer(place, model, messages, signal) {
+  const text = place.querySelector("[data-text]"), line = place.querySelector("[data-figures]");
+  const start = performance.now();
+  let first = null, usage = null, reason = null, content = "";
+  const show = (words) => { line.textContent = words; };
+  place.setAttribute("aria-busy", "true");
+  show("…");
+  try {
+    for await (const piece of ask(model, messages, signal, show)) {
+      usage = piece.usage ?? usage;
+      const [choice] = piece.choices;
+      if (!choice) continue;
+      reason = choice.finish_reason ?? reason;
+      const grown = choice.delta.content?.replaceAll("\0", ""); // which no message may hold
+      if (!grown) continue;
+      first ??= performance.now();
+      content += grown;
+      following(() => { text.append(grown); show(""); });
+    }
+    show(figures(start, first, usage, reason));
+  } catch (error) {
+    const stopped = signal.aborted;
+    show(stopped ? figures(start, first, usage, "stopped")
+      : error instanceof Refused ? error.message : "EcoLink cannot be reached now; try again in a moment.");
+    line.classList.toggle("field-problem", !stopped);
+  } finally {
+    place.removeAttribute("aria-busy");
+  }
+  return content;
+}
+
+// What grows pushes the composer down: it stays in sight if it was.
+function following(change) {
+  const inSight = composer.getBoundingClientRect().bottom < window.innerHeight + 100;
+  change();
+  if (inSight) composer.scrollIntoView({ block: "end" });
+}
+
+function begin(words, models) {
+  const turn = at("turn").content.cloneNode(true).firstElementChild;
+  turn.querySelector("[data-said]").textContent = words;
+  const answers = turn.querySelector(".answers");
+  answers.classList.toggle("both", models.length > 1);
+  const places = models.map((model, index) => {
+    const place = at("answer").content.cloneNode(true).firstElementChild;
+    place.querySelector("[data-kind]").textContent = index === models.length - 1 && models.length > 1 ? "Adapter" : "Base";
+    place.querySelector("[data-model]").textContent = model;
+    answers.append(place);
+    return place;
+  });
+  following(() => turns.append(turn));
+  return places;
+}
+
+async function send() {
+  const words = message.value.trim();
+  if (running || !words || !composer.reportValidity() || !settings.reportValidity()) return;
+  running = new AbortController();
+  showState();
+  try {
+    await refresh();
+    const state = chosen();
+    if (!("ready" in state.dataset)) {
+      told.textContent = "The model does not answer now.";
+      return;
+    }
+    const models = JSON.parse(state.dataset.asked), places = begin(words, models);
+    message.value = "";
+    told.textContent = models.length > 1 ? "Both are answering." : "It is answering.";
+    await Promise.all(models.map(async (model, index) => {
+      const messages = said.get(model) ?? [], next = [...messages, { role: "user", content: words }];
+      const content = await answer(places[index], model, next, running.signal);
+      // A message without any answer is not part of the conversation.
+      if (content) said.set(model, [...next, { role: "assistant", content }]);
+    }));
+    told.textContent = places.map((place, index) =>
+      `${models[index]}: ${place.querySelector("[data-figures]").textContent}.`).join(" ");
+  } finally {
+    running = null;
+    showState();
+  }
+}
+
+function clear() {
+  said.clear();
+  turns.replaceChildren();
+  told.textContent = "The conversation is cleared.";
+  showState();
+  message.focus();
+}
+
+composer.addEventListener("submit", (event) => { event.preventDefault(); send(); });
+settings.addEventListener("submit", (event) => { event.preventDefault(); send(); });
+message.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!at("send").disabled) send();
+});
+at("stop").addEventListener("click", () => { running?.abort(); message.focus(); });
+at("clear").addEventListener("click", clear);
+at("model").addEventListener("change", () => {
+  history.replaceState(null, "", `/models/playground?model=${encodeURIComponent(at("model").value)}`);
+  if (turns.childElementCount === 0) return;
+  clear();
+  notify("A conversation is with one model: it begins anew.");
+});
+document.addEventListener("htmx:after:swap", showState);
+window.addEventListener("pagehide", () => running?.abort());
+showState();
