@@ -12,7 +12,7 @@ from domain.catalog import Catalog
 from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.offers import Offers, shipped_offers
-from infrastructure import idempotency, measurements, profiles, sessions
+from infrastructure import drafts, idempotency, measurements, profiles, sessions
 from infrastructure.clock import Clock, clock_of
 from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
@@ -35,6 +35,7 @@ def migrate(settings: Settings) -> None:
             POSITIONS_DDL,
             measurements.DDL,
             profiles.DDL,
+            drafts.DDL,
             idempotency.DDL,
             sessions.DDL,
         ):

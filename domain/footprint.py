@@ -84,6 +84,11 @@ def weight_bytes(shape: ModelShape, precision: Precision) -> int:
     return math.ceil(NF4_BYTES * quantised) + 2 * max(0, shape.parameters - quantised)
 
 
+def bytes_per_parameter(shape: ModelShape, precision: Precision) -> float:
+    """What a parameter of the base takes of a GPU's memory, on average."""
+    return round(weight_bytes(shape, precision) / shape.parameters, 3)
+
+
 def activation_bytes(layout: Layout, checkpointing: bool) -> int:
     """What a micro batch keeps for its backward pass, and the most that is added to it at a time.
 

@@ -74,3 +74,7 @@ class Hyperparameters(BaseModel):
     def evaluation_steps(self) -> int:
         """Optimizer steps from one evaluation to the next."""
         return self.eval_steps or self.save_steps
+
+    def examples_per_step(self, ranks: int) -> int:
+        """The effective batch: examples of one full optimizer step, on all GPUs together."""
+        return self.micro_batch_size * self.gradient_accumulation * ranks

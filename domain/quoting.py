@@ -72,6 +72,8 @@ class Quote:
     fit: Fit
     estimate: Estimate
     examples: int
+    truncated: int
+    """Examples of the dataset that are longer than what is trained on of each."""
     alternatives: frozenset[str]
     """GPU types that could take the job as it is, its own included."""
 
@@ -167,6 +169,7 @@ class Quoting:
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
             examples=dataset.examples,
+            truncated=lengths.longer_than(length),
             alternatives=frozenset(
                 each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
             ),

@@ -86,6 +86,18 @@ class TokenLengths(BaseModel):
         """
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
+    def longer_than(self, limit: int) -> int:
+        """Examples of more than `limit` tokens: those that a limit truncates.
+
+        Exact but for the bucket that the limit falls into, whose lengths are taken as spread evenly
+        around its mean; at least one if the longest example is.
+        """
+        if self.longest <= limit:
+            return 0
+        longest = self.longest
+        found = sum(each.examples * _share_above(each, limit, longest) for each in self.buckets)
+        return max(1, round(found))
+
     def quantiles(self, shares: Iterable[float], limit: int) -> list[float]:
         """Lengths, cut to `limit`, below which given shares (0 to 1, ascending) of examples lie.
 
@@ -116,6 +128,19 @@ def _kept(bucket: Bucket, limit: int) -> float:
     share = (limit - bucket.above) / (bucket.up_to - bucket.above)
     at_least += share * (bucket.tokens - at_least)
     return (at_least + min(bucket.examples * limit, bucket.tokens)) / 2
+
+
+def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
+    """Share (0 to 1) of a bucket's examples that are longer than a limit."""
+    if bucket.up_to <= limit:
+        return 0.0
+    if limit <= bucket.above:
+        return 1.0
+    known = bucket.model_copy(update={"up_to": min(bucket.up_to, longest)})
+    low, high = _spread(known, 0.0), _spread(known, 1.0)
+    if low == high:
+        return float(limit < low)
+    return min(1.0, max(0.0, (high - limit) / (high - low)))
 
 
 def _spread(bucket: Bucket, share: float) -> float:

@@ -91,9 +91,7 @@ class Work:
 
     def examples_per_step(self, ranks: int) -> int:
         """Examples of one full optimizer step, which a resume on other GPUs does not change."""
-        fields = self.hyperparameters
-        planned = self.approved_ranks or ranks
-        return fields.micro_batch_size * fields.gradient_accumulation * planned
+        return self.hyperparameters.examples_per_step(self.approved_ranks or ranks)
 
     def total_steps(self, ranks: int) -> int:
         """Optimizer steps of all epochs."""

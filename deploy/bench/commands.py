@@ -15,6 +15,7 @@ from deploy.bench import (
     trainer,
     trl_equal,
     wait_eta,
+    wizard,
 )
 
 commands = typer.Typer(name="bench", no_args_is_help=True, help="Measure what is promised.")
@@ -28,6 +29,7 @@ commands.command("precision")(precision.bench)
 commands.command("trl-equal")(trl_equal.bench)
 commands.command("trainer")(trainer.bench)
 commands.command("serve")(serve.bench)
+commands.command("wizard")(wizard.bench)
 
 
 @commands.callback()

@@ -8,7 +8,7 @@ from pydantic import Field
 from domain.availability import PoolLoad
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
-from domain.footprint import weight_bytes
+from domain.footprint import bytes_per_parameter
 from domain.identity import CATALOG_ID
 from domain.offers import CatalogBase, GpuType, Region
 from domain.precision import Precision
@@ -139,8 +139,8 @@ def _base(
         layers=shape.layers,
         hidden_size=shape.hidden_size,
         context_length=shape.context_length,
-        bytes_per_parameter_bf16=weight_bytes(shape, Precision.BF16) / shape.parameters,
-        bytes_per_parameter_nf4=round(weight_bytes(shape, Precision.NF4) / shape.parameters, 3),
+        bytes_per_parameter_bf16=bytes_per_parameter(shape, Precision.BF16),
+        bytes_per_parameter_nf4=bytes_per_parameter(shape, Precision.NF4),
         eligible=base.eligible,
         imported=imported,
         deployment=deployment,

@@ -7,18 +7,36 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from domain.availability import PoolLoad
-from domain.estimate import Estimate, Precision
+from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.memory import GIB, Fit
+from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
 from gateway.answers import Answer, Money
 
 
 class PhaseAnswer(Answer):
-    """Seconds of one phase."""
+    """Seconds and cost of one phase."""
 
     phase: Phase
     low_seconds: float
     high_seconds: float
+    low: Money
+    high: Money
+
+    @classmethod
+    def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
+        """The answer for a phase; its costs are rounded, so that their sum may differ by that."""
+
+        def cost(seconds: float) -> Money:
+            return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR))
+
+        return cls(
+            phase=priced.phase,
+            low_seconds=round(priced.low_seconds, 1),
+            high_seconds=round(priced.high_seconds, 1),
+            low=cost(priced.low_seconds),
+            high=cost(priced.high_seconds),
+        )
 
 
 class EstimateAnswer(Answer):
@@ -47,12 +65,7 @@ class EstimateAnswer(Answer):
             total_steps=estimate.total_steps,
             calibrated_from=estimate.calibrated_from,
             phases=[
-                PhaseAnswer(
-                    phase=each.phase,
-                    low_seconds=round(each.low_seconds, 1),
-                    high_seconds=round(each.high_seconds, 1),
-                )
-                for each in estimate.phases
+                PhaseAnswer.of(each, estimate.rate_micros_per_hour) for each in estimate.phases
             ],
         )
 
@@ -137,4 +150,9 @@ class QuoteAnswer(Answer):
     balance: BalanceImpact
     capacity: CapacityGate
     approvable: bool = Field(description="Whether both gates are open.")
+    effective_batch: int = Field(description="Examples of a step, on all GPUs together.")
+    truncated_examples: int = Field(
+        description="Examples that are longer than what is trained on of each; about, as lengths "
+        "are kept in a histogram."
+    )
     warnings: list[str]

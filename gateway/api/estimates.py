@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from domain.account import Account
-from domain.quoting import Quote
 from gateway.access import CallerOf
 from gateway.api.estimate_answers import (
     BalanceImpact,
@@ -46,15 +45,16 @@ def estimate_job(
         balance=impact,
         capacity=capacity,
         approvable=impact.missing.micros == 0 and capacity.free >= wanted.gpu_count,
-        warnings=_warnings(quote),
+        effective_batch=wanted.hyperparameters.examples_per_step(wanted.gpu_count),
+        truncated_examples=quote.truncated,
+        warnings=warnings_of(quote.examples),
     )
 
 
-def _warnings(quote: Quote) -> list[str]:
-    """What a user should know before approving."""
-    if quote.examples >= RECOMMENDED_EXAMPLES:
+def warnings_of(examples: int) -> list[str]:
+    """What a user should know before approving a job on a dataset of so many examples."""
+    if examples >= RECOMMENDED_EXAMPLES:
         return []
     return [
-        f"The dataset has {quote.examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are "
-        "recommended."
+        f"The dataset has {examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are recommended."
     ]

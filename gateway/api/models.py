@@ -13,8 +13,11 @@ from pydantic import Field
 from domain.aggregate import because
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
+from domain.footprint import bytes_per_parameter
 from domain.identity import CATALOG_ID
 from domain.lifecycle import JobStatus
+from domain.model_shape import ModelShape
+from domain.precision import Precision
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
@@ -42,10 +45,32 @@ class BaseModelAnswer(Answer):
     parameters: int
     context_length: int
     imported_at: datetime
+    bytes_per_parameter_bf16: float | None = Field(
+        description="Of GPU memory, for the weights; null: an earlier version imported it."
+    )
+    bytes_per_parameter_nf4: float | None = Field(
+        description="In 4 bits, embeddings and head in bf16."
+    )
+    linear_modules: list[str] = Field(
+        description="Names of the layers' linear modules, which an adapter may modify."
+    )
     eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
     deployment: DeploymentStatus | None = Field(
         description="Jobs may fine-tune an eligible base whose deployment is active."
     )
+
+    @classmethod
+    def of(cls, row: Row, catalog: Catalog, deployed: DeploymentStatus | None) -> BaseModelAnswer:
+        """The answer for a row of the projection."""
+        shape = None if row["shape"] is None else ModelShape.model_validate(row["shape"])
+        return cls(
+            **row,
+            bytes_per_parameter_bf16=shape and bytes_per_parameter(shape, Precision.BF16),
+            bytes_per_parameter_nf4=shape and bytes_per_parameter(shape, Precision.NF4),
+            linear_modules=list(shape.linears) if shape else [],
+            eligible=catalog.is_eligible(row["name"]),
+            deployment=deployed,
+        )
 
 
 class ModelAnswer(Answer):
@@ -98,23 +123,14 @@ def list_models(
     """Base models by name; the caller's own, and what stopped jobs had saved, the newest first."""
     if after is not None:
         own_model(backend, caller, after)
-    catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
-        bases = all_base_models(connection)
         deployed = statuses(connection, caller.account_id)
         read = partial(models_of, connection, caller.account_id, after)
         own = Page[Row].of(read, limit, lambda row: row)
         kept = kept_adapters(connection, caller.account_id, backend.clock.now())
     trained = _trained(backend, caller, [row["job_id"] for row in own.data])
     return Models(
-        base_models=[
-            BaseModelAnswer(
-                **row,
-                eligible=catalog.is_eligible(row["name"]),
-                deployment=deployed.get(row["name"]),
-            )
-            for row in bases
-        ],
+        base_models=base_models(backend, caller),
         models=[
             ModelAnswer(
                 **row,
@@ -126,6 +142,15 @@ def list_models(
         kept=[_kept(row) for row in kept],
         has_more=own.has_more,
     )
+
+
+def base_models(backend: Backend, caller: Caller) -> list[BaseModelAnswer]:
+    """Base models in the model store, by name."""
+    catalog = backend.log.load(Catalog, CATALOG_ID)
+    with backend.pool.connection() as connection:
+        bases = all_base_models(connection)
+        deployed = statuses(connection, caller.account_id)
+    return [BaseModelAnswer.of(row, catalog, deployed.get(row["name"])) for row in bases]
 
 
 def _kept(row: Row) -> KeptAdapter:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 
 from gateway.texts import only_texts
-from gateway.web import assets, datasets, job_page, jobs, keys, live, models, playground, sign_in
+from gateway.web import (
+    assets,
+    datasets,
+    job_page,
+    jobs,
+    keys,
+    live,
+    models,
+    playground,
+    sign_in,
+    wizard,
+)
 
 router = APIRouter(dependencies=[Depends(only_texts)], include_in_schema=False)
-for part in (sign_in, datasets, jobs, job_page, playground, keys, models):
+for part in (sign_in, datasets, wizard, jobs, job_page, playground, keys, models):
     router.include_router(part.router)
 
 

@@ -28,6 +28,22 @@ def test_short_examples_have_buckets_of_their_own() -> None:
     assert [lengths.after_truncation(limit) for limit in (1, 2, 3, 9)] == [4, 7, 8, 8]
 
 
+def test_what_a_limit_truncates_is_counted() -> None:
+    lengths = TokenLengths.of([1, 2, 2, 3, 50, 50])
+    assert [lengths.longer_than(limit) for limit in (0, 1, 2, 3, 10, 49, 50, 99)] == [
+        *(6, 5, 3, 2, 2, 2, 0, 0)
+    ]
+
+
+@given(LENGTHS, st.integers(1, LONGEST_BOUND))
+def test_what_is_truncated_is_no_bucket_off(sizes: list[int], limit: int) -> None:
+    lengths = TokenLengths.of(sizes)
+    inside = [each for each in lengths.buckets if each.above < limit < each.up_to]
+    found, longer = lengths.longer_than(limit), sum(size > limit for size in sizes)
+    assert abs(found - longer) <= sum(each.examples for each in inside)
+    assert (found > 0) == (longer > 0)
+
+
 def test_nothing_is_counted_of_nothing() -> None:
     lengths = TokenLengths.of([])
     assert (lengths.examples, lengths.tokens, lengths.longest, lengths.buckets) == (0, 0, 0, ())

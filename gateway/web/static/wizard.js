@@ -1,0 +1,24 @@
+// What the wizard does besides htmx: lists show what the server chose, and links open what they lead into.
+
+const form = document.getElementById("wizard");
+
+// A list that somebody has used does not follow its options' `selected` any more.
+document.addEventListener("htmx:after:swap", () => {
+  for (const list of form.querySelectorAll("select[data-chosen]"))
+    if (list !== document.activeElement && list.value !== list.dataset.chosen) list.value = list.dataset.chosen;
+});
+
+document.addEventListener("click", (event) => {
+  const link = event.target instanceof Element ? event.target.closest('#gates a[href^="#"]') : null;
+  const field = link && document.getElementById(link.hash.slice(1));
+  if (!field) return;
+  event.preventDefault();
+  const folded = field.closest("details");
+  if (folded) folded.open = true;
+  (field.matches("fieldset") ? field.querySelector("input") : field).focus();
+});
+
+// A page that the browser kept may show a draft that became a job meanwhile.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
+});

@@ -1,0 +1,327 @@
+"""What the wizard shows: lists, problems, fit, cost range and gates, all decided by the API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from domain.durations import spoken
+from domain.errors import DomainError, SeveralProblems
+from domain.hyperparameters import Hyperparameters
+from domain.phases import Phase
+from gateway.access import Caller
+from gateway.answers import Money
+from gateway.api.datasets import DatasetAnswer
+from gateway.api.estimate_answers import FitAnswer, QuoteAnswer
+from gateway.api.estimates import estimate_job, warnings_of
+from gateway.api.job_form import JobRequest
+from gateway.api.models import BaseModelAnswer
+from gateway.backend import Backend
+from gateway.web.launch_snippets import command_line, python
+from gateway.web.wizard_fields import FIELDS, UNPRICED
+from gateway.web.wizard_form import Entries, identified, read
+from gateway.web.wizard_lists import Lists, Offered
+
+CENT, DOLLAR = 10_000, 1_000_000
+MEMORY = {
+    "weights": "Base weights",
+    "adapter": "Adapter",
+    "gradients": "Gradients",
+    "optimizer": "Optimizer states",
+    "activations": "Activations",
+    "overhead": "Runtime and fragmentation",
+}
+PHASES = {
+    Phase.IMAGE_PULL: "Image pull",
+    Phase.MODEL_LOAD: "Model load",
+    Phase.DATASET_PREP: "Dataset prep",
+    Phase.TRAINING: "Training",
+    Phase.EVALUATION: "Evaluation",
+    Phase.REGISTER: "Register",
+}
+LAYER = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
+BAR = 1000.0
+"""Units of the memory bar's width."""
+
+
+class Part(NamedTuple):
+    """What takes a part of a GPU's memory, and where it lies on the bar."""
+
+    name: str
+    label: str
+    gib: float
+    start: float
+    width: float
+
+
+class Priced(NamedTuple):
+    """One phase of the estimate."""
+
+    label: str
+    duration: str
+    most: str  # that it costs
+
+
+class Gate(NamedTuple):
+    """One of the two checks before a job starts."""
+
+    is_open: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class View:
+    """The form and all that follows from it."""
+
+    entries: Entries
+    lists: Lists
+    request: JobRequest | None
+    missing: tuple[str, ...]
+    problems: Mapping[str, str]
+    quote: QuoteAnswer | None
+    refusal: DomainError | None
+    """What stands against a job that is complete."""
+
+    @classmethod
+    def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
+        """Read the form, and price it if it can be priced.
+
+        The lists may be behind the log, by which the API decides: what it takes is not gone.
+        """
+        reading = read(entries)
+        problems = dict(reading.problems)
+        quote, refusal = None, None
+        if reading.request is not None:
+            try:
+                quote = estimate_job(reading.request, caller, backend)
+            except DomainError as error:
+                refusal = error
+                problems |= _by_field(error)
+        lists = Lists.now(backend, caller)
+        if quote is None:
+            problems |= lists.gone(entries)
+        return cls(
+            entries,
+            lists,
+            reading.request,
+            reading.missing,
+            problems,
+            quote,
+            refusal,
+        )
+
+    @property
+    def dataset(self) -> DatasetAnswer | None:
+        """The chosen dataset."""
+        wanted = identified(self.entries.dataset)
+        return next((each for each in self.lists.datasets if each.id == wanted), None)
+
+    @property
+    def base(self) -> BaseModelAnswer | None:
+        """The chosen base."""
+        wanted = self.entries.base_model
+        return next((each for each in self.lists.bases if each.name == wanted), None)
+
+    @property
+    def place(self) -> Offered | None:
+        """The chosen GPUs."""
+        return self.lists.places.get((self.entries.region, self.entries.gpu_type))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of the chosen dataset."""
+        examples = self.dataset.examples if self.dataset else None
+        return [] if examples is None else warnings_of(examples)
+
+    @property
+    def modules(self) -> list[str]:
+        """Of the chosen base, and those that are chosen and that it does not have."""
+        known = self.base.linear_modules if self.base else []
+        known = sorted(known, key=_module_order) or list(Hyperparameters().target_modules)
+        return [*known, *(each for each in self.entries.target_modules if each not in known)]
+
+    @property
+    def priced(self) -> QuoteAnswer | None:
+        """The quote, unless a field is wrong that the price depends on."""
+        return self.quote if self.problems.keys() <= UNPRICED else None
+
+    @property
+    def fit(self) -> FitAnswer | None:
+        """How the job lies in memory."""
+        return self.quote.fit if self.quote else None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of the memory bar, in order."""
+        return list(_parts(self.fit)) if self.fit else []
+
+    @property
+    def needed_gib(self) -> float:
+        """Memory that the job takes on each GPU."""
+        return sum(self.fit.items_gib.values()) if self.fit else 0.0
+
+    @property
+    def proposal(self) -> str | None:
+        """What one click sets to make a job fit that does not."""
+        figures = dict((self.refusal and self.refusal.figures) or {})
+        return urlencode({name: figures[name] for name in figures if name in FIELDS}) or None
+
+    @property
+    def cost(self) -> str:
+        """The range, rounded outwards: the bill is to lie within."""
+        assert self.priced is not None
+        return _cost(self.priced.estimate.low, self.priced.estimate.high)
+
+    @property
+    def duration(self) -> str:
+        """The range of its duration."""
+        assert self.priced is not None
+        return _duration(self.priced.estimate.low_seconds, self.priced.estimate.high_seconds)
+
+    @property
+    def left(self) -> str:
+        """What is left of the balance at least."""
+        assert self.priced is not None
+        return _rounded(
+            self.priced.balance.left.micros, self.priced.estimate.high.micros, down=True
+        )
+
+    @property
+    def phases(self) -> list[Priced]:
+        """The range by phase."""
+        assert self.priced is not None
+        return [
+            Priced(
+                PHASES[each.phase],
+                _duration(each.low_seconds, each.high_seconds),
+                _rounded(each.high.micros, each.high.micros),
+            )
+            for each in self.priced.estimate.phases
+        ]
+
+    @property
+    def balance_gate(self) -> Gate | None:
+        """Whether the balance covers the upper bound."""
+        if self.priced is None:
+            return None
+        upper = _rounded(high := self.priced.estimate.high.micros, high)
+        if not (missing := self.priced.balance.missing.micros):
+            return Gate(True, f"The balance covers the upper bound of {upper}.")
+        return Gate(
+            False,
+            f"Top up first: {_rounded(missing, DOLLAR)} is missing. The balance is "
+            f"{self.priced.balance.balance.text}, the upper bound of the estimate {upper}.",
+        )
+
+    @property
+    def wait(self) -> str | None:
+        """How long one waits for the chosen GPUs; None if not at all."""
+        if self.priced is None or self.priced.capacity.free >= int(self.entries.gpu_count):
+            return None
+        seconds = self.priced.capacity.wait_seconds
+        return "an unknown time" if seconds is None else f"about {spoken(seconds)}"
+
+    @property
+    def capacity_gate(self) -> Gate | None:
+        """Whether the region has the GPUs, or they are waited for."""
+        if self.priced is None:
+            return None
+        free, count = self.priced.capacity.free, self.entries.gpu_count
+        there = f"{self.entries.region} has {free} {self.entries.gpu_type} free"
+        if self.wait is None:
+            return Gate(True, f"{there}; the job starts at once.")
+        sentence = f"{there}, the job needs {count}; the wait is {self.wait}."
+        return Gate(bool(self.entries.wait), sentence)
+
+    @property
+    def elsewhere(self) -> list[Offered]:
+        """Where the job would start at once."""
+        if self.priced is None:
+            return []
+        free = [(each.region, each.gpu_type) for each in self.priced.capacity.elsewhere]
+        return [self.lists.places[place] for place in free if place in self.lists.places]
+
+    @property
+    def approvable(self) -> bool:
+        """Whether nothing is wrong and both gates are open."""
+        gates = (self.balance_gate, self.capacity_gate)
+        return not self.problems and all(gate is not None and gate.is_open for gate in gates)
+
+    @property
+    def seen(self) -> str:
+        """What tells this estimate from others: only what was seen is approved."""
+        if self.request is None or self.priced is None:
+            return ""
+        priced = self.priced.estimate
+        choices = self.request.model_dump(mode="json", exclude={"wait", "suffix"})
+        whole = json.dumps([choices, priced.low.micros, priced.high.micros], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    @property
+    def command_line(self) -> str | None:
+        """The same choices for `ecolink`."""
+        return command_line(self.request) if self.request and not self.problems else None
+
+    def python(self, base_url: str) -> str | None:
+        """The same choices for the `openai` package."""
+        return python(self.request, base_url) if self.request and not self.problems else None
+
+
+def _module_order(name: str) -> tuple[int, str]:
+    """Attention before the rest of a layer, as people list them."""
+    known = next((n for n, part in enumerate(LAYER) if name.startswith(part)), len(LAYER))
+    return known, name
+
+
+def _by_field(error: DomainError) -> dict[str, str]:
+    """A refusal's sentences by the fields that they are about."""
+    problems = error.problems if isinstance(error, SeveralProblems) else (error,)
+    return {
+        (each.field or "").removeprefix("hyperparameters."): _sentence(each.message)
+        for each in problems
+    }
+
+
+def _sentence(message: str) -> str:
+    """A message of the API, with a capital and a full stop."""
+    return message[:1].upper() + message[1:] + ("" if message.endswith(".") else ".")
+
+
+def _parts(fit: FitAnswer) -> Iterator[Part]:
+    start = 0.0
+    for name, gib in fit.items_gib.items():
+        width = BAR * gib / fit.vram_gib
+        yield Part(name, MEMORY.get(name, name), gib, round(start, 2), round(width, 2))
+        start += width
+
+
+def _cost(low: Money, high: Money) -> str:
+    least, most = _rounded(low.micros, high.micros, down=True), _rounded(high.micros, high.micros)
+    return least if least == most else f"{least} – {most}"
+
+
+def _duration(low_seconds: float, high_seconds: float) -> str:
+    low, high = _spoken(low_seconds), _spoken(high_seconds)
+    return low if low == high else f"{low} – {high}"
+
+
+def _spoken(seconds: float) -> str:
+    return spoken(seconds) if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _rounded(micros: int, scale: int, *, down: bool = False) -> str:
+    """Dollars, up to the next cent or, of a scale below a dollar, hundredth of a cent."""
+    unit, digits = (CENT, 2) if scale >= DOLLAR else (CENT // 100, 4)
+    whole = (math.floor if down else math.ceil)(micros / unit)
+    sign = "-" if whole < 0 else ""
+    return f"{sign}${abs(whole) / 10**digits:,.{digits}f}"
+
+
+def context(view: View, base_url: str, **more: Any) -> dict[str, Any]:
+    """What the templates know."""
+    return {"view": view, "fields": FIELDS, "python": view.python(base_url), **more}

@@ -1,0 +1,558 @@
+"""The wizard: what it shows, what it refuses, and what becomes of a draft."""
+
+from __future__ import annotations
+
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID, uuid4
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from domain.aggregate import because
+from domain.catalog import Catalog
+from domain.footprint import Layout, memory_items
+from domain.gpu_pool import GpuPool
+from domain.hyperparameters import Hyperparameters
+from domain.identity import CATALOG_ID, gpu_pool_id
+from domain.job import Job
+from domain.memory import GIB
+from domain.precision import Precision
+from gateway.web.wizard import CHANGED
+from infrastructure.drafts import draft_of
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from services.trainer.tiny_model import TINY_SHAPE
+from tests.gateway.cli.conftest import ecolink
+from tests.gateway.conftest import BASE_MODEL, World
+from tests.gateway.web.conftest import Browser, signed_in
+from tests.gateway.web.html import Node, read_html
+
+PATH = "/fine-tune/new"
+
+
+@dataclass
+class Wizard:
+    """The page as somebody uses it: what it shows, and what they change."""
+
+    browser: Browser
+    world: World
+    dataset: UUID
+    shown: Node = field(init=False)
+
+    def open(self, query: str = "") -> Node:
+        answer = self.browser.client.get(PATH + query)
+        assert answer.status_code == 200
+        self.shown = read_html(answer.text)["wizard"]
+        return self.shown
+
+    def change(self, **fields: Any) -> Node:
+        """Fill in some fields, which is kept."""
+        return self._estimate({}, fields)
+
+    def click(self, choice: str) -> Node:
+        """Click on what sets several fields at once."""
+        return self._estimate({"choose": choice}, {})
+
+    def look(self, **fields: Any) -> Node:
+        """What the page asks for by itself, now and then."""
+        return self._estimate({"keep": "false"}, fields)
+
+    def _estimate(self, query: dict[str, str], fields: dict[str, Any]) -> Node:
+        answer = self.browser.client.post(
+            f"{PATH}/estimate",
+            params=query,
+            data=self.shown.fields | fields,
+            headers=self.browser.htmx,
+        )
+        assert answer.status_code == 200, answer.text
+        self.shown = read_html(answer.text)
+        return self.shown
+
+    def complete(self) -> Node:
+        """Choose what has no default."""
+        return self.change(dataset=str(self.dataset), base_model=BASE_MODEL)
+
+    def approve(self, **fields: Any) -> UUID | None:
+        """The job that it leads to; None if it shows the form again."""
+        leads_to = self.send(**fields)
+        if not leads_to.startswith("/fine-tune/ftjob-"):
+            self.shown = read_html(leads_to)
+            return None
+        return UUID(leads_to.removeprefix("/fine-tune/ftjob-"))
+
+    def send(self, **fields: Any) -> str:
+        """Where an approval leads, or the form that it shows."""
+        form = self.shown.fields | fields
+        answer = self.browser.client.post(PATH, data=form, headers=self.browser.htmx)
+        assert answer.status_code == 200, answer.text
+        return answer.headers.get("hx-redirect") or answer.text
+
+    @property
+    def button(self) -> Node:
+        return self.shown["approve"]
+
+    @property
+    def is_clickable(self) -> bool:
+        return "disabled" not in self.button.attributes
+
+    def draft(self) -> dict[str, Any] | None:
+        with connect(self.world.settings) as connection:
+            return draft_of(connection, self.browser.person.account_id)
+
+    def jobs(self) -> list[Any]:
+        return self.browser.client.get("/api/jobs").json()["data"]
+
+
+@pytest.fixture
+def wizard(browser: Browser, world: World) -> Wizard:
+    """The wizard of somebody with a dataset of ten examples and twenty dollars."""
+    world.base_model()
+    wizard = Wizard(browser, world, world.dataset(browser.person))
+    world.project()
+    wizard.open()
+    return wizard
+
+
+def problem(shown: Node, name: str) -> str:
+    """What the page says beside a field, to which its control points."""
+    control = shown[name].attributes
+    assert control["aria-invalid"] == "true"
+    assert f"{name}-problem" in control["aria-describedby"].split()
+    return shown[f"{name}-problem"].text
+
+
+def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> None:
+    sent = wizard.shown.fields
+    hidden = {"command_key", "alpha_followed", "seen"}
+    assert {name: value for name, value in sent.items() if name not in hidden} == {
+        "dataset": "",
+        "validation_dataset": "",
+        "base_model": BASE_MODEL,  # the only one
+        "suffix": "",
+        "gpu_type": "cpu",
+        "gpu_count": "1",
+        "region": "local",
+        "epochs": "3",
+        "learning_rate": "2e-4",
+        "lora_r": "16",
+        "lora_alpha": "32",
+        "micro_batch_size": "4",
+        "dropout": "0.05",
+        "target_modules": ["q_proj", "v_proj"],
+        "gradient_accumulation": "4",
+        "max_sequence_length": "",
+        "save_steps": "50",
+        "seed": "42",
+    }
+    headings = [each.text for each in wizard.shown.all() if each.tag == "h2"]
+    assert headings == [
+        "1 Dataset",
+        "2 Base model",
+        "3 GPU type and count",
+        "4 LoRA hyperparameters",
+        "5 Cost estimate",
+        "6 Approve & Train",
+    ]
+    assert "open" not in wizard.shown["advanced"].attributes
+    assert wizard.shown["gates"].text == "Choose a dataset."
+    assert not wizard.is_clickable
+
+
+def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
+    text = wizard.complete().text
+    for sentence in (
+        "The dataset has 10 examples; 1,000 or more are recommended.",
+        "For a typical 1k-example dataset on a 7B base, 1 GPU is almost always the right call.",
+        "finishes faster but costs proportionally more",
+        "If Tier 2 doesn't matter for your case, leave it.",
+        "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
+        "so the real bill almost always lands inside the range",
+        "each takes 2 bytes of GPU memory in full precision",
+        "CPU (this machine) — $0.60 an hour",
+        "2 of 2 free; wait none",
+    ):
+        assert sentence in text
+
+
+def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> None:
+    shown = wizard.complete()
+    body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL}
+    quote = wizard.browser.client.post(
+        "/api/estimates", json=body, headers=wizard.browser.htmx
+    ).json()
+    assert quote["fit"]["banner"] in shown["precision"].text
+    assert quote["balance"]["left"]["text"] in shown["impact"].text
+    rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
+    assert len(rows) == len(quote["estimate"]["phases"])
+    assert shown["steps"].text == (
+        "Effective batch 16 examples a step Optimizer steps 3 in all epochs "
+        "Truncated examples 0 of 10"
+    )
+    bars = [each for each in shown.all() if each.tag == "svg"]
+    assert all("GiB are headroom" in each.text for each in bars)
+    assert wizard.is_clickable
+
+
+def test_truncated_examples_are_counted(wizard: Wizard) -> None:
+    wizard.complete()
+    assert "Truncated examples 10 of 10" in wizard.change(max_sequence_length="49")["steps"].text
+
+
+def test_alpha_follows_r_until_it_is_touched(wizard: Wizard) -> None:
+    wizard.complete()
+    assert wizard.change(lora_r="64").fields["lora_alpha"] == "128"
+    assert wizard.change(lora_r="8").fields["lora_alpha"] == "16"
+    assert wizard.change(lora_alpha="20").fields["lora_alpha"] == "20"
+    assert wizard.change(lora_r="32").fields["lora_alpha"] == "20"
+    assert wizard.click("lora_alpha=follow").fields["lora_alpha"] == "64"
+    assert wizard.change(lora_r="4").fields["lora_alpha"] == "8"
+
+
+def test_alpha_stays_while_r_is_no_number(wizard: Wizard) -> None:
+    assert wizard.change(lora_r="1o").fields["lora_alpha"] == "32"
+    assert wizard.change(lora_r="10").fields["lora_alpha"] == "20"
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "sentence"),
+    [
+        ("epochs", "abc", "Epochs must be a whole number from 1 to 100."),
+        ("epochs", "", "Epochs must be a whole number from 1 to 100."),
+        ("epochs", "2.5", "Epochs must be a whole number from 1 to 100."),
+        ("epochs", "101", "Epochs must be a whole number from 1 to 100."),
+        ("learning_rate", "0", "Learning rate must be a number above 0 and at most 1."),
+        ("learning_rate", "nan", "Learning rate must be a number above 0 and at most 1."),
+        ("learning_rate", "1e999", "Learning rate must be a number above 0 and at most 1."),
+        ("dropout", "1", "Dropout must be a number from 0 to below 1."),
+        ("gpu_count", "0", "GPU count must be a whole number from 1 to 64."),
+        ("gpu_count", "3", "A job may use 1 to 2 of cpu in local."),
+        ("suffix", "a b", "Job name must be 1 to 64 letters, digits, dots, hyphens"),
+        ("save_steps", "1,000", "Save steps must be a whole number from 1 to 100,000."),
+    ],
+)
+def test_a_wrong_value_is_said_beside_its_field(
+    wizard: Wizard, name: str, typed: str, sentence: str
+) -> None:
+    wizard.complete()
+    shown = wizard.change(**{name: typed})
+    assert problem(shown, name).startswith(sentence)
+    assert shown.fields[name] == typed
+    assert not wizard.is_clickable
+    assert wizard.approve() is None
+    assert wizard.jobs() == []
+
+
+def test_all_problems_are_said_at_once_while_the_rest_goes_on(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(epochs="no", save_steps="no", lora_r="32")
+    assert problem(shown, "epochs")
+    assert problem(shown, "save_steps")
+    assert "1 to mend" in shown["advanced"].text
+    assert shown.fields["lora_alpha"] == "64"
+    assert "full precision" in shown["precision"].text  # memory does not depend on them
+    assert shown.find("phases") is None  # but the cost does
+    assert wizard.change(epochs="3", save_steps="50").find("phases") is not None
+    assert wizard.change(learning_rate="x").find("phases") is not None
+
+
+def test_modules_are_those_of_the_base(wizard: Wizard) -> None:
+    wizard.complete()
+    boxes = [
+        e.attributes["value"]
+        for e in wizard.shown["target_modules"].all()
+        if "value" in e.attributes
+    ]
+    assert boxes == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert "at least one" in problem(wizard.change(target_modules=[]), "target_modules")
+    shown = wizard.change(target_modules=["qkv_proj"])
+    assert "no linear layer qkv_proj" in problem(shown, "target_modules")
+
+
+def test_more_gpus_cost_proportionally_more_an_hour(wizard: Wizard) -> None:
+    wizard.complete()
+    assert "$1.20 an hour, all 2 GPUs" in wizard.change(gpu_count="2")["step-5"].text
+
+
+def memory_of(wizard: Wizard, gib: float) -> None:
+    """The catalog says that the GPU has so much memory."""
+    with because(wizard.world.cause):
+        catalog = wizard.world.log.load(Catalog, CATALOG_ID)
+        catalog.offer_gpu_type(catalog.gpu_types["cpu"].model_copy(update={"vram_gib": gib}))
+        wizard.world.log.commit(catalog)
+
+
+def least_gib(wizard: Wizard, precision: Precision) -> float:
+    """Memory that the default job needs in a precision."""
+    gpu = wizard.world.log.load(Catalog, CATALOG_ID).gpu_types["cpu"]
+    layout = Layout(TINY_SHAPE, Hyperparameters(), 50, 1)
+    return sum(memory_items(layout, precision, True, gpu).values()) / GIB
+
+
+def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
+    four, full = (least_gib(wizard, each) for each in (Precision.NF4, Precision.BF16))
+    memory_of(wizard, (four + full) / 2)
+    shown = wizard.complete()
+    assert shown["precision"].text.startswith("4-bit QLoRA. 4-bit QLoRA is used: in full precision")
+    assert "4-bit QLoRA" in shown["step-6"].text
+
+
+def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
+    memory_of(wizard, 1.01 * least_gib(wizard, Precision.NF4))
+    wizard.complete()
+    shown = wizard.change(micro_batch_size="64", gradient_accumulation="1")
+    assert "It does not fit." in shown["does-not-fit"].text
+    assert "would fit, and trains the same" in problem(shown, "micro_batch_size")
+    click = next(each for each in shown["does-not-fit"].all() if each.tag == "button")
+    wizard.click(unquote(click.attributes["hx-post"].partition("choose=")[2]))
+    sent = wizard.shown.fields
+    assert (sent["micro_batch_size"], sent["gradient_accumulation"]) == ("4", "16")
+    assert wizard.is_clickable
+
+
+def test_too_little_balance_closes_the_gate(client: TestClient, world: World) -> None:
+    world.base_model()
+    person = world.person()
+    world.credit(person, 100)
+    wizard = Wizard(signed_in(client, person), world, world.dataset(person))
+    world.project()
+    wizard.open()
+    gate = wizard.complete()["balance-gate"]
+    assert gate.attributes["class"] == "is-closed"
+    assert gate.text.startswith("Top up first: $0.01 is missing. The balance is $0.0001,")
+    assert next(e for e in gate.all() if e.tag == "a").attributes["href"] == "/billing"
+    assert not wizard.is_clickable
+    assert wizard.approve() is None
+
+    world.credit(person, 5_000_000)
+    assert wizard.look()["balance-gate"].attributes["class"] == "is-open"
+    assert wizard.is_clickable
+
+
+def test_a_region_without_free_gpus_shows_the_wait(wizard: Wizard) -> None:
+    wizard.world.open_pool("cpu-small", 1)
+    wizard.world.occupy(2)
+    shown = wizard.complete()
+    assert shown["capacity-gate"].attributes["class"] == "is-closed"
+    assert "local has 0 cpu free, the job needs 1; the wait is" in shown["capacity-gate"].text
+    assert "the wait is about" in wizard.button.text
+    assert not wizard.is_clickable
+    assert wizard.approve() is None
+
+    click = next(each for each in shown["elsewhere"].all() if each.tag == "button")
+    assert click.text == "cpu-small in local, $0.30 an hour"
+    choose = click.attributes["hx-post"].partition("choose=")[2]
+    assert choose == "region%3Dlocal%26gpu_type%3Dcpu-small"
+    wizard.click("region=local&gpu_type=cpu-small")
+    assert wizard.shown.fields["gpu_type"] == "cpu-small"
+    assert wizard.is_clickable
+
+
+def test_waiting_in_the_queue_is_an_explicit_choice(wizard: Wizard) -> None:
+    wizard.world.occupy(2)
+    wizard.complete()
+    assert "Wait in the queue, free of charge" in wizard.shown["elsewhere"].text
+    assert "Nothing else is free now." in wizard.shown["elsewhere"].text
+    wizard.change(wait="true")
+    assert wizard.is_clickable
+    assert "after a wait of about" in wizard.button.text
+    assert wizard.approve() is not None
+
+
+def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
+    wizard.world.open_pool("cpu-small", 1)
+    wizard.complete()
+    wizard.change(gpu_type="cpu-small")
+    with because(wizard.world.cause):
+        pool = wizard.world.log.load(GpuPool, gpu_pool_id("local", "cpu-small"))
+        pool.change_capacity(0)
+        wizard.world.log.commit(pool)
+        wizard.world.deploying.undeploy_base(BASE_MODEL, lambda: 0)
+        wizard.world.ecolink.delete_dataset(wizard.browser.person.account_id, wizard.dataset, [])
+    wizard.world.project()
+    shown = wizard.look()
+    assert problem(shown, "gpu_type") == (
+        "cpu-small is no longer offered; choose another GPU type."
+    )
+    assert problem(shown, "base_model") == (
+        "tiny has no active deployment now; choose another base, or wait for it."
+    )
+    assert problem(shown, "dataset") == "This dataset is no longer there; choose another."
+    sent = shown.fields
+    assert (sent["gpu_type"], sent["base_model"]) == ("cpu-small", BASE_MODEL)
+    assert sent["dataset"] == str(wizard.dataset)
+    assert "cpu-small (not offered now)" in shown["gpu_type"].text
+
+
+def test_a_job_is_approved_with_what_was_chosen(wizard: Wizard) -> None:
+    wizard.complete()
+    own = wizard.world.dataset(wizard.browser.person)
+    wizard.change(suffix="support", validation_dataset=str(own), epochs="2", lora_r="8")
+    job_id = wizard.approve()
+    assert job_id is not None
+    job = wizard.world.log.load(Job, job_id)
+    assert job.plan.dataset_id == wizard.dataset
+    assert job.plan.validation is not None
+    assert job.plan.validation.dataset_id == own
+    assert (job.plan.lora.epochs, job.plan.lora.lora_r, job.plan.lora.lora_alpha) == (2, 8, 16)
+    assert (job.order.suffix, job.order.deploy) == ("support", False)
+
+
+def test_the_validation_dataset_is_another(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(validation_dataset=str(wizard.dataset))
+    assert "the very examples that are trained on" in problem(shown, "validation_dataset")
+
+
+def test_only_the_estimate_that_was_seen_is_approved(wizard: Wizard) -> None:
+    wizard.complete()
+    assert wizard.approve(epochs="30") is None
+    assert wizard.shown["approve-alert"].text == CHANGED
+    assert wizard.jobs() == []
+    assert wizard.approve() is not None
+
+
+def test_a_double_click_makes_one_job(wizard: Wizard) -> None:
+    wizard.complete()
+    with ThreadPoolExecutor(4) as threads:
+        led = set(threads.map(lambda _: wizard.send(), range(4)))
+    assert len(led) == 1
+    assert wizard.send() in led  # sent again, later
+    assert len(wizard.jobs()) == 1
+
+
+def test_a_form_that_made_a_job_makes_no_other(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.approve()
+    assert wizard.approve(epochs="2") is None
+    assert "This form has approved a job already." in wizard.shown["approve-alert"].text
+    assert len(wizard.jobs()) == 1
+
+
+def test_a_draft_survives_and_ends_with_its_job(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.change(epochs="7", suffix="mine", max_sequence_length="x")
+    before = wizard.shown.fields
+    assert wizard.open().fields == before
+    wizard.change(max_sequence_length="")
+    assert wizard.approve() is not None
+    assert wizard.draft() is None
+    assert wizard.open().fields["epochs"] == "3"
+
+
+def test_a_draft_that_became_a_job_is_not_shown_again(wizard: Wizard) -> None:
+    wizard.complete()
+    late = wizard.shown.fields
+    assert wizard.approve() is not None
+    wizard.change(**late)  # sent before the approval, served after it
+    assert wizard.draft() is not None
+    assert wizard.open().fields["command_key"] != late["command_key"]
+
+
+def test_looking_at_the_catalog_keeps_nothing(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.look(epochs="9")
+    draft = wizard.draft()
+    assert draft is not None
+    assert draft["epochs"] == "3"
+
+
+def test_starting_over_forgets_the_draft(wizard: Wizard) -> None:
+    wizard.complete()
+    answer = wizard.browser.client.post(f"{PATH}/start-over", headers=wizard.browser.htmx)
+    assert answer.headers["hx-redirect"] == PATH
+    assert wizard.draft() is None
+    assert wizard.open().fields["dataset"] == ""
+
+
+def test_drafts_are_their_owners(wizard: Wizard, world: World, client: TestClient) -> None:
+    wizard.complete()
+    wizard.change(epochs="7")
+    other = Wizard(signed_in(client, world.person(dollars=1)), world, uuid4())
+    assert other.open().fields["epochs"] == "3"
+
+
+def test_a_dataset_in_the_url_wins_over_the_drafts(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.change(epochs="7")
+    other = wizard.world.dataset(wizard.browser.person)
+    wizard.world.project()
+    shown = wizard.open(f"?dataset={other}").fields
+    assert (shown["dataset"], shown["epochs"]) == (str(other), "7")
+    wizard.change(dataset=str(wizard.dataset))
+    assert wizard.open().fields["dataset"] == str(wizard.dataset)
+
+
+def test_a_job_is_duplicated_with_all_that_it_had(wizard: Wizard, settings: Settings) -> None:
+    tuned = {"epochs": 2, "learning_rate": 5e-5, "lora_r": 8, "lora_alpha": 8, "eval_steps": 7}
+    body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL, "suffix": "mine"}
+    made = wizard.browser.client.post(
+        "/api/jobs", json=body | {"hyperparameters": tuned}, headers=wizard.browser.htmx
+    ).json()
+    shown = wizard.open(f"?like={made['id']}")
+    sent = shown.fields
+    assert (sent["epochs"], sent["learning_rate"], sent["eval_steps"]) == ("2", "5e-5", "7")
+    assert "Kept from the job that this one is like: eval steps 7" in shown["unseen"].text
+    again = wizard.approve()
+    assert again is not None
+    first = wizard.world.log.load(Job, UUID(made["id"].removeprefix("ftjob-")))
+    second = wizard.world.log.load(Job, again)
+    assert (second.plan.choices, second.order) == (first.plan.choices, first.order)
+    assert second.id != first.id
+
+
+def test_another_accounts_job_is_not_duplicated(wizard: Wizard) -> None:
+    assert wizard.browser.client.get(f"{PATH}?like=ftjob-{uuid4().hex}").status_code == 404
+
+
+def test_the_command_line_gives_the_same_choices(
+    wizard: Wizard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wizard.complete()
+    wizard.change(epochs="2", suffix="it-s", target_modules=["q_proj", "o_proj"], dropout="0")
+    words = shlex.split(wizard.shown["command-line"].text.replace("\\", ""))
+    posted: dict[str, Any] = {}
+
+    def post(client: Any, path: str, body: Any, **_: Any) -> Any:
+        posted.update(body)
+        return wizard.browser.client.post(
+            f"/api{path}", json=body, headers=wizard.browser.htmx
+        ).json()
+
+    monkeypatch.setattr("gateway.client.Client.post", post)
+    result = ecolink("--url", "http://testserver", "--key", "eco_x", *words[1:], "--json")
+    assert result.exit_code == 0, result.output
+    made, own = _last_job(wizard), wizard.approve()
+    assert own is not None
+    ours = wizard.world.log.load(Job, own)
+    assert (made.plan.choices, made.order) == (ours.plan.choices, ours.order)
+
+
+def test_the_python_gives_the_same_choices(
+    wizard: Wizard, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wizard.complete()
+    own = str(wizard.world.dataset(wizard.browser.person))
+    wizard.change(
+        validation_dataset=own, suffix="mine", seed="7", target_modules=["q_proj", "o_proj"]
+    )
+    program = wizard.shown["python"].raw
+    assert "http://testserver/v1" in program
+    real = openai.OpenAI
+    monkeypatch.setenv("ECOLINK_API_KEY", wizard.browser.person.key)
+    monkeypatch.setattr(openai, "OpenAI", lambda **given: real(http_client=client, **given))
+    exec(program, {})
+    theirs, ours_id = _last_job(wizard), wizard.approve()
+    assert ours_id is not None
+    ours = wizard.world.log.load(Job, ours_id)
+    assert theirs.plan.choices == ours.plan.choices
+    assert (theirs.order.suffix, theirs.order.deploy) == ("mine", True)
+
+
+def _last_job(wizard: Wizard) -> Job:
+    newest = wizard.jobs()[0]["id"]
+    return wizard.world.log.load(Job, UUID(newest.removeprefix("ftjob-")))
