@@ -63,6 +63,26 @@ def menu(page: Page) -> None:
     expect(page.get_by_role("link", name="API reference")).to_be_visible()
 
 
+def chosen_files(page: Page) -> None:
+    """Two files wait to be uploaded, of which one cannot be."""
+    files = [("may-chats.jsonl", b"{}"), ("nothing.jsonl", b"")]
+    page.get_by_label("Choose files").set_input_files(
+        [{"name": name, "mimeType": "application/jsonl", "buffer": text} for name, text in files]
+    )
+    expect(page.get_by_text("This file is empty.")).to_be_visible()
+
+
+def examples(page: Page) -> None:
+    """A dataset's examples are shown."""
+    expect(page.locator("article mark").first).to_be_visible()
+
+
+def deletion(page: Page) -> None:
+    """Whether to delete it is asked."""
+    page.get_by_role("button", name="Delete…").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
@@ -70,6 +90,11 @@ STATES = (
     State("menu", "/fine-tune", prepare=menu),
     State("datasets", "/datasets", dark=True, phone=True),
     State("datasets-none", "/datasets", person="newcomer"),
+    State("datasets-chosen", "/datasets", prepare=chosen_files, phone=True),
+    State("dataset-validating", "dataset all-tickets-2026"),
+    State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
+    State("dataset-ready", "dataset support-chats", prepare=examples, dark=True, phone=True),
+    State("dataset-delete", "dataset support-chats", prepare=deletion),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
 )
