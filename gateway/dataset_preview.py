@@ -83,6 +83,11 @@ class ShownConversation:
     examples: list[ShownExample]
     refusal: str | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether any of it is beyond the base's context."""
+        return any(example.cut for example in self.examples)
+
 
 def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
     """A ready dataset under every base, by name."""

@@ -32,6 +32,7 @@ class Histogram:
     longest: int
     median: int
     most: int  # 95% have at most so many tokens
+    beyond: int  # examples longer than the base's context, about
     limit_x: int | None  # where the context ends, if that is within the drawing
 
 
@@ -64,6 +65,7 @@ def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
         longest=lengths.longest,
         median=round(median),
         most=round(most),
+        beyond=lengths.longer_than(context_length),
         limit_x=limit_x if 0 <= limit_x < width else None,
     )
 

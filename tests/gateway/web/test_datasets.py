@@ -386,6 +386,7 @@ def test_examples_have_pages_and_a_base_can_be_chosen(
     assert "histogram" not in last
     assert 'id="next-examples" class="secondary small" aria-disabled="true"' in last
     assert "Half of the examples have at most 30 tokens" in words(first)
+    assert "All fit into the base's context of 64." in words(first)
     assert "12 of 12" in words(opened(browser, f"{path}?first=99999"))
     assert browser.client.get(f"{path}?first=0").status_code == 422
 
@@ -440,3 +441,14 @@ def test_nothing_of_a_dataset_is_in_its_events(
     upload('{"messages": "a secret that is wrong"}')
     notifications = world.log.recorder.select_notifications(start=1, limit=1000)
     assert all(b"secret" not in bytes(each.state) for each in notifications)
+
+
+def test_how_many_examples_are_cut_is_told(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
+) -> None:
+    dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
+    count(world, dataset_id, base, 40, CONTEXT + 30)
+    settle(browser)
+    html = opened(browser, f"/datasets/{dataset_id}/examples")
+    assert "context has 64: one example is longer, and cut off there." in words(html)
+    assert html.count('class="beyond"') == 1
