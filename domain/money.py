@@ -24,6 +24,13 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
     return (2 * rate_micros_per_hour * elapsed_seconds + SECONDS_PER_HOUR) // (2 * SECONDS_PER_HOUR)
 
 
+def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
+    """How long an amount lasts at a rate, whole seconds; None at a rate of nothing."""
+    if rate_micros_per_hour == 0:
+        return None
+    return amount_micros * SECONDS_PER_HOUR // rate_micros_per_hour
+
+
 def dollars(micros: int) -> str:
     """An amount for people: `$1.234567` with no fewer than two decimals."""
     sign = "-" if micros < 0 else ""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from domain.errors import Invalid
+from domain.money import MICROS_PER_DOLLAR, dollars
 from domain.payment import Receipt
 from domain.reference import reference_of
+from infrastructure.settings import Settings
+
+TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, 10_000 * MICROS_PER_DOLLAR
+"""Bounds of one test payment; as nobody pays for them, they must not sum up beyond a bigint."""
 
 
 class PaymentProvider(Protocol):
@@ -37,8 +42,32 @@ class ManualProvider:
         )
 
 
-PROVIDERS: dict[str, PaymentProvider] = {each.name: each for each in (ManualProvider(),)}
+class TestProvider:
+    """Payments behind which no money is, for trying the platform out; their references say so."""
+
+    name = "test"
+
+    def receipt(self, reference: str, amount_micros: int) -> Receipt:
+        """Always paid; raises Invalid for an amount out of bounds or a malformed reference."""
+        if not TEST_LEAST_MICROS <= amount_micros <= TEST_MOST_MICROS:
+            bounds = f"{dollars(TEST_LEAST_MICROS)} to {dollars(TEST_MOST_MICROS)}"
+            raise Invalid(f"a test payment is {bounds}", field="amount")
+        return Receipt(
+            provider=self.name,
+            reference=reference_of(f"test payment {reference}"),
+            amount_micros=amount_micros,
+        )
+
+
+PROVIDERS: dict[str, PaymentProvider] = {
+    each.name: each for each in (ManualProvider(), TestProvider())
+}
 """Every provider by its name."""
+
+
+def holders_provider(settings: Settings) -> PaymentProvider | None:
+    """Whom account holders pay by themselves; None if an operator confirms what they paid."""
+    return PROVIDERS["test"] if settings.test_payments else None
 
 
 def provider_named(name: str) -> PaymentProvider:

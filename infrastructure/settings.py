@@ -105,6 +105,15 @@ class Settings(BaseSettings):
         le=16,
         description="Trainers that the local launcher starts ahead, some 0.5 GB each; 0: none.",
     )
+    test_payments: bool | None = Field(
+        default=None,
+        description="Account holders top up by themselves, without money behind it; unset: only "
+        "on the embedded stack, where nobody else reaches it.",
+    )
+    payment_instructions: str | None = Field(
+        default=None,
+        description="How account holders pay, as their billing page says it; unset: by asking.",
+    )
     retention_days: int = Field(
         default=30, ge=1, description="How long what a cancelled job saved is kept."
     )

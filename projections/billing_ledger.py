@@ -8,6 +8,11 @@ mended by a reversal alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import LiteralString
 from uuid import UUID
 
 from domain.account import Account
@@ -39,28 +44,41 @@ CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id)
 """
 
 
+class Reason(StrEnum):
+    """What a posting is for."""
+
+    TOPPED_UP = "topped up"
+    CREDIT_GRANTED = "credit granted"
+    LEASE_RESERVED = "lease reserved"
+    LEASE_RELEASED = "lease released"
+    MINUTE_METERED = "minute metered"
+    LOST_WORK_CREDITED = "lost work credited"
+
+
 def apply(cursor: Cursor, event: Event) -> None:
     """Post one event."""
     customer, reserved = f"customer:{event.account_id}", f"reserved:{event.account_id}"
     match event:
         case Account.CreditGranted():
-            _post(cursor, event, "credits", customer, event.amount_micros, "credit granted")
+            _post(cursor, event, "credits", customer, event.amount_micros, Reason.CREDIT_GRANTED)
         case Account.ToppedUp():
-            _post(cursor, event, "cash", customer, event.amount_micros, "topped up")
+            _post(cursor, event, "cash", customer, event.amount_micros, Reason.TOPPED_UP)
         case Account.UsageSettled(reserved_micros=amount) if amount > 0:
-            _post(cursor, event, customer, reserved, amount, "lease reserved")
+            _post(cursor, event, customer, reserved, amount, Reason.LEASE_RESERVED)
         case Account.UsageSettled(reserved_micros=amount) if amount < 0:
-            _post(cursor, event, reserved, customer, -amount, "lease released")
+            _post(cursor, event, reserved, customer, -amount, Reason.LEASE_RELEASED)
         case Meter.MinuteMetered(amount_micros=amount) if amount > 0:
-            _post(cursor, event, reserved, "revenue", amount, "minute metered")
+            _post(cursor, event, reserved, "revenue", amount, Reason.MINUTE_METERED)
         case Account.ChargeReversed():
-            _post(cursor, event, "revenue", customer, event.amount_micros, "lost work credited")
+            _post(
+                cursor, event, "revenue", customer, event.amount_micros, Reason.LOST_WORK_CREDITED
+            )
         case _:
             pass
 
 
 def _post(
-    cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: str
+    cursor: Cursor, event: Event, debit: str, credit: str, amount_micros: int, reason: Reason
 ) -> None:
     named = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
     work = [getattr(event, name, None) for name in named]
@@ -84,23 +102,80 @@ def _post(
 BILLING_LEDGER = Projection("billing_ledger", ("billing_ledger",), DDL, apply)
 
 
+@dataclass(frozen=True)
+class Only:
+    """Which of an account's postings are asked for; what is None is not asked."""
+
+    job_id: UUID | None = None
+    reasons: Sequence[Reason] | None = None
+    first: date | None = None
+    last: date | None = None
+    time_zone: str = "UTC"
+    """What a day is: that of the account."""
+
+    @property
+    def condition(self) -> LiteralString:
+        """The part of a WHERE clause; a filter that is not asked for costs nothing."""
+        parts: list[LiteralString] = ["account_id = %(account)s"]
+        if self.job_id is not None:
+            parts.append("job_id = %(job_id)s")
+        if self.reasons is not None:
+            parts.append("reason = ANY(%(reasons)s)")
+        if self.first is not None:
+            parts.append("(posted_at AT TIME ZONE %(time_zone)s)::date >= %(first)s")
+        if self.last is not None:
+            parts.append("(posted_at AT TIME ZONE %(time_zone)s)::date <= %(last)s")
+        return " AND ".join(parts)
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """The values of the condition."""
+        reasons = None if self.reasons is None else list(self.reasons)
+        return {**vars(self), "reasons": reasons}
+
+
+ALL = Only()
+
+
 def postings_of(
     connection: Connection,
     account_id: UUID,
-    job_id: UUID | None = None,
+    only: Only = ALL,
     after: int = 0,
     limit: int | None = None,
 ) -> list[Row]:
-    """An account's postings in order, of one job or of all.
+    """An account's postings in order, those that are asked for or all.
 
     A page has up to `limit` of them beyond the position `after`; the next one begins after the
     position of its last. Postings are only ever added, so pages neither miss nor repeat one.
     """
     return connection.execute(
-        "SELECT * FROM billing_ledger WHERE account_id = %(account)s AND position > %(after)s "
-        "AND (%(job)s::uuid IS NULL OR job_id = %(job)s) ORDER BY position LIMIT %(limit)s",
-        {"account": account_id, "job": job_id, "after": after, "limit": limit},
+        f"SELECT * FROM billing_ledger WHERE {only.condition} AND position > %(after)s "
+        "ORDER BY position LIMIT %(limit)s",
+        only.asked | {"account": account_id, "after": after, "limit": limit},
     ).fetchall()
+
+
+def newest_postings(
+    connection: Connection, account_id: UUID, only: Only, before: int | None, limit: int | None
+) -> list[Row]:
+    """The same, the newest first; a page has up to `limit` that are before a position."""
+    return connection.execute(
+        f"SELECT * FROM billing_ledger WHERE {only.condition} "
+        "AND (%(before)s::bigint IS NULL OR position < %(before)s) "
+        "ORDER BY position DESC LIMIT %(limit)s",
+        only.asked | {"account": account_id, "before": before, "limit": limit},
+    ).fetchall()
+
+
+def last_position(connection: Connection, account_id: UUID) -> int:
+    """Of the newest posting of an account; 0 if there is none."""
+    row = connection.execute(
+        "SELECT coalesce(max(position), 0) AS position FROM billing_ledger WHERE account_id = %s",
+        [account_id],
+    ).fetchone()
+    assert row is not None
+    return row["position"]
 
 
 def balances(connection: Connection) -> dict[str, int]:

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
 from domain.job import Job, JobStatus
+from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.store import Connection
 from projections.deployments import WANTED
@@ -233,10 +234,34 @@ def running_rates(connection: Connection, account_ids: Collection[UUID]) -> dict
 
 
 def jobs_of(
-    connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
+    connection: Connection,
+    account_id: UUID,
+    after: UUID | None = None,
+    limit: int | None = None,
+    statuses: Sequence[JobStatus] | None = None,
 ) -> list[Row]:
-    """An account's jobs, the newest first; those after one of them, at most so many."""
-    return newest_first(connection, "job_detail", "approved_at", "job_id", account_id, after, limit)
+    """An account's jobs, the newest first; those after one of them, of some statuses, so many."""
+    table, moment, key = "job_detail", "approved_at", "job_id"
+    return newest_first(connection, table, moment, key, account_id, after, limit, statuses)
+
+
+def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, int]:
+    """How many jobs an account has in each status that any of them is in."""
+    rows = connection.execute(
+        "SELECT status, count(*) AS jobs FROM job_detail WHERE account_id = %s GROUP BY status",
+        [account_id],
+    ).fetchall()
+    return {JobStatus(row["status"]): row["jobs"] for row in rows}
+
+
+def jobs_paused_for(connection: Connection, account_id: UUID, reason: PauseReason) -> list[UUID]:
+    """An account's jobs that are paused for this reason, the one that is paused longest first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE account_id = %s AND status = %s "
+        "AND pause_reason = %s ORDER BY paused_at, job_id",
+        [account_id, JobStatus.PAUSED, reason],
+    ).fetchall()
+    return [row["job_id"] for row in rows]
 
 
 def jobs_with_ids(connection: Connection, account_id: UUID, job_ids: Sequence[UUID]) -> list[Row]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from uuid import UUID
+
 from domain.aggregate import Event
 from domain.job import Job
 from domain.meter import Meter
@@ -39,6 +42,20 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
+BURN = """
+SELECT count(DISTINCT job_id) AS jobs,
+    coalesce(sum(rate_micros_per_hour), 0)::bigint AS rate_micros_per_hour,
+    coalesce(sum(rate_micros_per_hour * greatest(used.seconds - billed.seconds, 0) / 3600), 0)
+        ::bigint AS unbilled_micros
+FROM open_meters JOIN job_detail USING (job_id, segment),
+LATERAL (SELECT coalesce(max(elapsed_seconds), 0)::numeric AS seconds FROM segment_evidence AS each
+    WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS used,
+LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds FROM billing_ledger AS each
+    WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS billed
+WHERE open_meters.account_id = %s AND open_meters.bound_at IS NOT NULL
+"""
+"""A job's rate is that of its running segment."""
+
 OPEN_METERS = Projection("open_meters", ("open_meters",), DDL, apply)
 
 
@@ -48,3 +65,21 @@ def bound_segments(connection: Connection) -> list[Row]:
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NOT NULL "
         "ORDER BY job_id, segment"
     ).fetchall()
+
+
+@dataclass(frozen=True)
+class Burn:
+    """What uses an account's balance up now."""
+
+    jobs: int
+    rate_micros_per_hour: int
+    """Of all of them together."""
+    unbilled_micros: int
+    """Of time that is used already, and of which no minute is billed yet."""
+
+
+def burn(connection: Connection, account_id: UUID) -> Burn:
+    """What runs on bound GPUs for an account."""
+    row = connection.execute(BURN, [account_id]).fetchone()
+    assert row is not None
+    return Burn(**row)

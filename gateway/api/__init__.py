@@ -16,6 +16,7 @@ from gateway.api import (
     job_commands,
     jobs,
     keys,
+    ledger,
     models,
     operator,
 )
@@ -26,6 +27,7 @@ router.include_router(health.router)
 for resource in (
     accounts,
     keys,
+    ledger,
     billing,
     catalog,
     datasets,

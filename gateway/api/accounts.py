@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-from uuid import UUID
+from typing import Annotated, Any
+from uuid import UUID, uuid4
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.account import Account, Role
 from domain.aggregate import because
+from domain.identity import created_id
 from domain.money import micros_of
-from gateway.access import CallerOf, OperatorOf
+from gateway.access import Caller, CallerOf, OperatorOf
 from gateway.answers import Answer, Money
 from gateway.backend import Backend, BackendOf
-from gateway.errors import refusals
+from gateway.errors import Forbidden, refusals
 from gateway.freshness import caught_up, found
-from infrastructure.payments import provider_named
+from infrastructure.payments import holders_provider, provider_named
 from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
@@ -85,6 +86,14 @@ class TopUp(BaseModel):
     provider: str = Field(default="manual", max_length=40)
 
 
+class OwnTopUp(BaseModel):
+    """What an account holder pays in by themselves."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"amount": "25.00"}]})
+
+    amount: str = Field(max_length=40, description="Dollars, with up to six decimals.")
+
+
 @router.get("/account")
 def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
     """The caller's account."""
@@ -95,6 +104,38 @@ def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
         f"no account {caller.account_id}",
     )
     return AccountAnswer.of(backend, caller.account_id, row)
+
+
+@router.post("/account/top-ups", responses=refusals(403, 409))
+def top_up_own(
+    payment: OwnTopUp,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> AccountAnswer:
+    """Pay into the caller's own balance. The same Idempotency-Key is one payment.
+
+    403 where an operator confirms what was paid; the embedded stack takes test payments.
+    """
+    account = pay(backend, caller, payment.amount, idempotency_key or str(uuid4()))
+    return AccountAnswer.of(backend, caller.account_id, vars(account))
+
+
+def pay(backend: Backend, caller: Caller, amount: str, command_key: str) -> Account:
+    """Top up the caller's balance, once for each command key.
+
+    Raises Forbidden where account holders cannot, Invalid with the field `amount`, and
+    CommandReused for another amount under the same key.
+    """
+    provider = holders_provider(backend.settings)
+    if provider is None:
+        raise Forbidden("an operator confirms payments here; nobody tops up by themselves")
+    payment_key = created_id(caller.account_id, "top-up", command_key).hex
+    receipt = provider.receipt(payment_key, micros_of(amount, field="amount"))
+    with because(caller.cause(backend)):
+        account = backend.ecolink.top_up(caller.account_id, receipt)
+    caught_up(backend, ACCOUNTS, BILLING_LEDGER)
+    return account
 
 
 @router.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))

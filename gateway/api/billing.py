@@ -1,11 +1,10 @@
-"""The ledger and the statements of the caller's account, as JSON and as CSV."""
+"""The statements of the caller's account, by day and by job, as JSON and as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date, datetime, timedelta
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Query
@@ -16,11 +15,9 @@ from domain.account import Account
 from domain.errors import Invalid
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, Money
+from gateway.api.ledger import CSV, csv_download
 from gateway.backend import Backend, BackendOf
-from gateway.pages import After, Limit, Page
-from projections.billing_ledger import postings_of
-from projections.projection import Row
-from projections.statement_csv import daily_csv, job_csv, ledger_csv
+from projections.statement_csv import daily_csv, job_csv
 from projections.statements import (
     DayOfStatement,
     JobOfStatement,
@@ -29,27 +26,8 @@ from projections.statements import (
 )
 
 DEFAULT_DAYS, MOST_DAYS = 30, 366
-PAGE_POSTINGS = 1000
 
 router = APIRouter(tags=["billing"])
-
-
-class Posting(Answer):
-    """One posting of the ledger: the same amount leaves one account and enters another."""
-
-    event_id: str
-    position: int = Field(description="Within the account's postings, from 1.")
-    posted_at: datetime
-    debit: str
-    credit: str
-    amount: Money
-    reason: str = Field(examples=["minute metered"])
-    reference: str | None = Field(description="Of a top-up or a credit.")
-    job_id: JobId | None
-    segment: int | None
-    minute: int | None
-    from_seconds: int | None
-    to_seconds: int | None
 
 
 class StatementDay(Answer):
@@ -77,6 +55,27 @@ class StatementDay(Answer):
             closing=Money.of(day.closing_micros),
             event_ids=day.event_ids,
         )
+
+
+class StatementTotal(Answer):
+    """What a statement's days come to."""
+
+    opening: Money
+    top_ups: Money
+    credits: Money
+    charges: Money
+    reversals: Money
+    closing: Money
+
+    @classmethod
+    def of(cls, days: Sequence[StatementDay]) -> StatementTotal:
+        """The sum of one day or more."""
+
+        def total(movement: str) -> Money:
+            return Money.of(sum(getattr(day, movement).micros for day in days))
+
+        movements = {name: total(name) for name in ("top_ups", "credits", "charges", "reversals")}
+        return cls(opening=days[0].opening, closing=days[-1].closing, **movements)
 
 
 class StatementJob(Answer):
@@ -108,11 +107,6 @@ class StatementJob(Answer):
         )
 
 
-_CSV: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV."}
-}
-
-
 def days_asked(
     caller: CallerOf,
     backend: BackendOf,
@@ -134,53 +128,16 @@ def days_asked(
 DaysAsked = Annotated[tuple[str, date, date], Depends(days_asked)]
 
 
-@router.get("/ledger")
-def show_ledger(
-    caller: CallerOf,
-    backend: BackendOf,
-    job: Annotated[JobId | None, Query(description="Only this job's postings.")] = None,
-    after: Annotated[After, Query(description="Only postings at a higher position.")] = 0,
-    limit: Limit = None,
-) -> Page[Posting]:
-    """The postings of the caller's account, in order."""
-    with backend.pool.connection() as connection:
-        return Page[Posting].of(
-            partial(postings_of, connection, caller.account_id, job, after), limit, _posting
-        )
-
-
-def _posting(row: Row) -> Posting:
-    return Posting(**{**row, "amount": Money.of(row["amount_micros"])})
-
-
-@router.get("/ledger.csv", response_class=StreamingResponse, responses=_CSV)
-def download_ledger(caller: CallerOf, backend: BackendOf) -> StreamingResponse:
-    """Every posting of the caller's account, for a spreadsheet."""
-    return _download(ledger_csv(_all_postings(backend, caller)), "ledger")
-
-
-def _all_postings(backend: Backend, caller: Caller) -> Iterator[Row]:
-    """Page by page, so that a slow reader holds no connection; the ledger only grows."""
-    after = 0
-    while True:
-        with backend.pool.connection() as connection:
-            page = postings_of(connection, caller.account_id, after=after, limit=PAGE_POSTINGS)
-        yield from page
-        if len(page) < PAGE_POSTINGS:
-            return
-        after = page[-1]["position"]
-
-
 @router.get("/statements/days")
 def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
     """The account's statement by day, in its time zone."""
     return Listed(data=[StatementDay.of(day) for day in _days(backend, caller, days)])
 
 
-@router.get("/statements/days.csv", response_class=StreamingResponse, responses=_CSV)
+@router.get("/statements/days.csv", response_class=StreamingResponse, responses=CSV)
 def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
     """The statement by day, for a spreadsheet."""
-    return _download(daily_csv(_days(backend, caller, days)), "statement-by-day")
+    return csv_download(daily_csv(_days(backend, caller, days)), "statement-by-day")
 
 
 @router.get("/statements/jobs")
@@ -189,10 +146,10 @@ def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[S
     return Listed(data=[StatementJob.of(job) for job in _jobs(backend, caller, days)])
 
 
-@router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=_CSV)
+@router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
 def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
     """The statement by job, for a spreadsheet."""
-    return _download(job_csv(_jobs(backend, caller, days)), "statement-by-job")
+    return csv_download(job_csv(_jobs(backend, caller, days)), "statement-by-job")
 
 
 def _days(backend: Backend, caller: Caller, days: DaysAsked) -> list[DayOfStatement]:
@@ -203,11 +160,3 @@ def _days(backend: Backend, caller: Caller, days: DaysAsked) -> list[DayOfStatem
 def _jobs(backend: Backend, caller: Caller, days: DaysAsked) -> list[JobOfStatement]:
     with backend.pool.connection() as connection:
         return job_statement(connection, caller.account_id, *days)
-
-
-def _download(lines: Iterator[str], name: str) -> StreamingResponse:
-    return StreamingResponse(
-        lines,
-        media_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="ecolink-{name}.csv"'},
-    )

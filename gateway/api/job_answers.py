@@ -34,6 +34,9 @@ class JobSummary(Answer):
         description="Of all its GPUs, frozen at the approval or at the last resume."
     )
     cost: Money = Field(description="What was charged less what was credited back, so far.")
+    step: int
+    total_steps: int | None
+    pause_reason: PauseReason | None
     approved_at: datetime
     changed_at: datetime
     model: str | None = Field(description="Name of the registered model.")
@@ -108,7 +111,6 @@ class JobDetail(JobSummary):
         description="Expected until it is registered, a wait for a GPU included; null if it is "
         "paused or over, or if the wait is unknown."
     )
-    pause_reason: PauseReason | None
     paused_at: datetime | None
     resume: ResumeGate | None = Field(description="While it is paused.")
     cancelled_at: datetime | None
@@ -122,8 +124,6 @@ class JobDetail(JobSummary):
     )
     segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
-    step: int
-    total_steps: int | None
     steps_remaining: int | None
     train_loss: float | None
     tokens_per_second: float | None
@@ -218,9 +218,9 @@ class EvaluatedStep(NamedTuple):
     eval_loss: float | None
 
 
-def summary(row: Mapping[str, Any]) -> JobSummary:
-    """A job's row as a summary."""
-    return JobSummary(**_summary_fields(row))
+def summary(row: Mapping[str, Any], last_step: Mapping[str, Any] | None = None) -> JobSummary:
+    """A job's row as a summary, with the last optimizer step that was measured."""
+    return JobSummary(**{**_summary_fields(row), "step": _step(row, last_step or {})})
 
 
 def detail(

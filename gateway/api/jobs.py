@@ -48,7 +48,7 @@ from projections import JOB_DETAIL
 from projections.accounts import accounts_of
 from projections.deployments import statuses_of_jobs
 from projections.job_detail import job as job_row
-from projections.job_detail import jobs_of
+from projections.job_detail import jobs_by_status, jobs_of
 from projections.job_row import WAITING_FOR_GPU
 from projections.job_timeline import timeline_of
 from projections.projection import Row
@@ -104,6 +104,9 @@ def _new_row(job: Job) -> dict[str, Any]:
         "charged_micros": 0,
         "credited_micros": 0,
         "model": job.model,
+        "step": 0,
+        "total_steps": None,
+        "pause_reason": None,
     }
 
 
@@ -113,14 +116,27 @@ def list_jobs(
     backend: BackendOf,
     after: Annotated[JobId | None, Query(description="Only jobs that come after this one.")] = None,
     limit: Limit = None,
+    status: Annotated[
+        list[JobStatus] | None, Query(description="Only those in one of these.")
+    ] = None,
 ) -> Page[JobSummary]:
     """The caller's jobs, the newest first."""
     if after is not None:
         own_job(backend, caller, after)
     with backend.pool.connection() as connection:
-        return Page[JobSummary].of(
-            partial(jobs_of, connection, caller.account_id, after), limit, summary
+        page = Page[Row].of(
+            lambda most: jobs_of(connection, caller.account_id, after, most, status), limit, dict
         )
+        running = [row["job_id"] for row in page.data if not JobStatus(row["status"]).is_final]
+        steps = last_steps_of(connection, running)
+    shown = [summary(row, steps.get(row["job_id"])) for row in page.data]
+    return Page[JobSummary](data=shown, has_more=page.has_more)
+
+
+def jobs_in(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
+    """How many jobs the caller has in each status that any is in."""
+    with backend.pool.connection() as connection:
+        return jobs_by_status(connection, caller.account_id)
 
 
 @router.get("/{job_id}", responses=refusals(404))

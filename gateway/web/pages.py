@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -49,6 +49,7 @@ def templates() -> Environment:
         "bytes": written_bytes,
         "clock": written_clock,
         "count": written_count,
+        "day": written_day,
         "job_name": job_name,
         "rough": rough,
         "spoken": spoken,
@@ -106,6 +107,11 @@ def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLR
 def written_count(number: int) -> str:
     """A number with its thousands apart, such as `12,345`."""
     return f"{number:,}"
+
+
+def written_day(day: date) -> str:
+    """A day, such as `Nov 5, 2026`."""
+    return f"{day:%b} {day.day}, {day.year}"
 
 
 def written_bytes(size: float) -> str:

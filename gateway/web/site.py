@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from gateway.texts import only_texts
 from gateway.web import (
     assets,
+    billing,
     datasets,
     job_page,
     jobs,
@@ -19,7 +20,7 @@ from gateway.web import (
 )
 
 router = APIRouter(dependencies=[Depends(only_texts)], include_in_schema=False)
-for part in (sign_in, datasets, wizard, jobs, job_page, playground, keys, models):
+for part in (sign_in, datasets, wizard, jobs, job_page, playground, keys, models, billing):
     router.include_router(part.router)
 
 

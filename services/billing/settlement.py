@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from domain.account import Account
 from domain.meter import Meter
-from domain.money import SECONDS_PER_HOUR
+from domain.money import SECONDS_PER_HOUR, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
@@ -176,12 +176,10 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
     Time that was used and not billed yet is spent already.
     """
     rate = sum(each.meter.rate_micros_per_hour for each in running)
-    if rate == 0:
-        return None
     spent = sum(
         each.meter.charge_between(each.meter.billed_seconds, each.used_seconds) for each in running
     )
-    return (account.balance_micros - spent) * SECONDS_PER_HOUR // rate
+    return seconds_bought(account.balance_micros - spent, rate)
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from domain.errors import Invalid
-from infrastructure.payments import PROVIDERS, ManualProvider
+from infrastructure.payments import PROVIDERS, ManualProvider, holders_provider
+from infrastructure.settings import Settings
 
 
 def test_an_operator_vouches_for_what_arrived() -> None:
@@ -24,4 +25,20 @@ def test_what_is_no_reference_is_refused(reference: str) -> None:
 
 
 def test_providers_are_found_by_their_names() -> None:
-    assert {name: provider.name for name, provider in PROVIDERS.items()} == {"manual": "manual"}
+    names = {name: provider.name for name, provider in PROVIDERS.items()}
+    assert names == {"manual": "manual", "test": "test"}
+
+
+def test_a_test_payment_says_what_it_is_and_is_bounded() -> None:
+    said = PROVIDERS["test"].receipt("7", 500_000)
+    assert (said.provider, said.reference) == ("test", "test payment 7")
+    for micros in (9_999, 10_000_000_001):
+        with pytest.raises(Invalid) as refusal:
+            PROVIDERS["test"].receipt("7", micros)
+        assert refusal.value.field == "amount"
+
+
+def test_account_holders_pay_by_themselves_only_where_that_is_switched_on() -> None:
+    assert holders_provider(Settings(test_payments=None)) is None
+    assert holders_provider(Settings(test_payments=False)) is None
+    assert holders_provider(Settings(test_payments=True)) is PROVIDERS["test"]

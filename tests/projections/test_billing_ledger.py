@@ -12,7 +12,7 @@ from domain.event_log import EventLog
 from domain.meter import Meter
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
-from projections.billing_ledger import balances, postings_of
+from projections.billing_ledger import Only, balances, postings_of
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.logs import notifications
 from tests.projections.conftest import Fold
@@ -98,8 +98,8 @@ def test_pages_neither_miss_nor_repeat_a_posting(
         while page := postings_of(connection, ACCOUNT_ID, after=after, limit=2):
             pages.append(page)
             after = page[-1]["position"]
-        (first,) = postings_of(connection, ACCOUNT_ID, JOB_ID, limit=1)
-        of_job = postings_of(connection, ACCOUNT_ID, JOB_ID, after=first["position"])
+        (first,) = postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID), limit=1)
+        of_job = postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID), after=first["position"])
     assert [row for page in pages for row in page] == postings
     assert {len(page) for page in pages[:-1]} == {2}
     assert [first, *of_job] == [row for row in postings if row["job_id"] == JOB_ID]
@@ -120,4 +120,4 @@ def test_a_reversal_names_what_it_gives_back(
     assert (reversal["job_id"], reversal["segment"]) == (JOB_ID, 1)
     assert (reversal["from_seconds"], reversal["to_seconds"]) == (40, 100)
     with pool.connection() as connection:
-        assert reversal in postings_of(connection, ACCOUNT_ID, JOB_ID)
+        assert reversal in postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID))

@@ -1,0 +1,248 @@
+"""The page of money: balance and runway, top-up, statements, and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from hashlib import sha256
+from typing import Annotated, Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator
+
+from domain.errors import Invalid
+from domain.lifecycle import PauseReason
+from domain.money import decimal_dollars, micros_of
+from gateway.access import Caller, CallerOf
+from gateway.answers import JobId, Money, job_name
+from gateway.api.accounts import AccountAnswer, pay, show_account
+from gateway.api.billing import DaysAsked, StatementTotal, show_days, show_jobs
+from gateway.api.job_answers import ResumeGate
+from gateway.api.jobs import job_detail, own_job
+from gateway.api.ledger import newest
+from gateway.backend import Backend, BackendOf
+from gateway.job_names import title_of
+from gateway.runway import Runway, runway_of
+from gateway.web.pages import fragment, page
+from gateway.web.spend_chart import spend_chart
+from infrastructure.payments import holders_provider
+from projections.billing_ledger import Only, Reason, last_position
+from projections.job_detail import jobs_paused_for
+
+PAGE_POSTINGS = 50
+MOST_WAITING = 3  # jobs whose gate is quoted anew for the banner
+CENT_MICROS = 10_000
+
+router = APIRouter(prefix="/billing")
+
+
+class Kind(StrEnum):
+    """What the ledger can be filtered by."""
+
+    PAID_IN = "paid-in"
+    MINUTES = "minutes"
+    RETURNED = "returned"
+    LEASES = "leases"
+
+
+KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
+    Kind.PAID_IN: ("Paid in", (Reason.TOPPED_UP, Reason.CREDIT_GRANTED)),
+    Kind.MINUTES: ("Metered minutes", (Reason.MINUTE_METERED,)),
+    Kind.RETURNED: ("Given back", (Reason.LOST_WORK_CREDITED,)),
+    Kind.LEASES: ("Reserved and released", (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)),
+}
+
+
+def _given(value: object) -> object:
+    """A field of a form that was left blank was not asked for."""
+    return value or None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of the money is asked for."""
+
+    time_zone: str
+    first: date
+    last: date
+    job: JobId | None
+    kind: Kind | None
+    before: int | None
+
+    @property
+    def only(self) -> Only:
+        """The postings."""
+        reasons = KINDS[self.kind][1] if self.kind else None
+        return Only(self.job, reasons, self.first, self.last, self.time_zone)
+
+    def query(self, **change: object) -> str:
+        """As the query of an address, with a change."""
+        fields: dict[str, object] = {"first": self.first, "last": self.last, "kind": self.kind}
+        fields |= {"job": job_name(self.job) if self.job else None, "before": self.before}
+        return urlencode({name: value for name, value in (fields | change).items() if value})
+
+    @property
+    def csv_query(self) -> str:
+        """The same postings, for the API."""
+        job = [("job", job_name(self.job))] if self.job else []
+        reasons = [("reason", str(reason)) for reason in self.only.reasons or ()]
+        days = [("first", str(self.first)), ("last", str(self.last))]
+        return urlencode([*days, *job, *reasons])
+
+
+def asked(
+    days: DaysAsked,
+    job: Annotated[JobId | None, BeforeValidator(_given), Query()] = None,
+    kind: Annotated[Kind | None, BeforeValidator(_given), Query()] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+) -> Asked:
+    """What an address asks for; without days, the last thirty."""
+    return Asked(*days, job, kind, before)
+
+
+AskedOf = Annotated[Asked, Depends(asked)]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that is paused since the balance reached zero."""
+
+    id: JobId
+    title: str
+    gate: ResumeGate | None
+
+
+@dataclass(frozen=True)
+class MoneyNow:
+    """What changes by itself while the page is shown."""
+
+    account: AccountAnswer
+    runway: Runway
+    waiting: tuple[JobId, ...]
+    position: int
+    """Of the newest posting."""
+
+    @property
+    def seen(self) -> str:
+        """What tells this state from another."""
+        return sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def money_now(backend: Backend, caller: Caller) -> MoneyNow:
+    """The state of the caller's money."""
+    account = show_account(caller, backend)
+    with backend.pool.connection() as connection:
+        waiting = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
+        position = last_position(connection, caller.account_id)
+    runway = runway_of(backend, caller.account_id, account.balance.micros)
+    return MoneyNow(account, runway, tuple(waiting), position)
+
+
+@router.get("")
+def show_billing(
+    request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf
+) -> Response:
+    """The whole page."""
+    now = money_now(backend, caller)
+    shown = _all(backend, caller, asked, now)
+    return page(
+        request, backend, caller, "billing/page.html", **shown, **_form(backend, *shown["waiting"])
+    )
+
+
+@router.get("/now")
+def show_now(
+    caller: CallerOf, backend: BackendOf, asked: AskedOf, seen: Annotated[str, Query()] = ""
+) -> Response:
+    """What has changed since the page, or this, was shown last; nothing if nothing has."""
+    now = money_now(backend, caller)
+    if now.seen == seen:
+        return Response(status_code=204)
+    shown = _all(backend, caller, asked, now)
+    return fragment("billing/now.html", account=now.account, **shown)
+
+
+@router.post("/top-ups")
+def top_up(
+    caller: CallerOf,
+    backend: BackendOf,
+    asked: AskedOf,
+    command_key: Annotated[str, Form(min_length=1, max_length=100)],
+    amount: Annotated[str, Form(max_length=40)] = "",
+) -> Response:
+    """Pay into the balance; the same form sent twice is one payment."""
+    try:
+        if not amount.strip():
+            raise Invalid("say how much, in dollars", field="amount")
+        pay(backend, caller, amount, command_key)
+        added = Money.of(micros_of(amount, field="amount"))
+    except Invalid as problem:
+        if problem.field != "amount":
+            raise
+        form = _form(backend)
+        form |= {"amount": amount, "problem": problem.message}
+        return fragment("billing/refused.html", asked=asked, **form)
+    now = money_now(backend, caller)
+    shown = _all(backend, caller, asked, now) | _form(backend)
+    return fragment("billing/topped_up.html", account=now.account, added=added, **shown)
+
+
+def _all(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
+    """What the page's parts show. Raises NotFound for a job that is not the caller's."""
+    if asked.job is not None:
+        own_job(backend, caller, asked.job)
+    span = (asked.time_zone, asked.first, asked.last)
+    days = show_days(caller, backend, span).data
+    jobs = show_jobs(caller, backend, span).data
+    total = StatementTotal.of(days)
+    ledger = newest(backend, caller, asked.only, asked.before, PAGE_POSTINGS)
+    names = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
+    return {
+        "now": now,
+        "waiting": list(_waiting(backend, caller, now)),
+        "asked": asked,
+        "kinds": {kind: label for kind, (label, _) in KINDS.items()},
+        "days": [day for day in days if day.event_ids],
+        "total": total,
+        "net": Money.of(total.charges.micros - total.reversals.micros),
+        "chart": spend_chart(days),
+        "jobs": jobs,
+        "ledger": ledger,
+        "titles": {job_id: title_of(backend, job_id) for job_id in names if job_id is not None},
+    }
+
+
+def _form(backend: Backend, *waiting: Waiting) -> dict[str, Any]:
+    """The form to top up, with what a waiting job lacks; or how to pay where there is none.
+
+    Each form has a key of its own, so that it is one payment however often it is sent.
+    """
+    provider = holders_provider(backend.settings)
+    missing = max((_missing_micros(each.gate) for each in waiting), default=0)
+    return {
+        "provider": provider and provider.name,
+        "instructions": backend.settings.payment_instructions,
+        "command_key": uuid4().hex,
+        "amount": _whole_cents(missing) if missing else "",
+        "problem": None,
+    }
+
+
+def _missing_micros(gate: ResumeGate | None) -> int:
+    return gate.missing.micros if gate is not None and gate.missing is not None else 0
+
+
+def _whole_cents(micros: int) -> str:
+    """An amount for a form, rounded up to a cent."""
+    return decimal_dollars(-(-micros // CENT_MICROS) * CENT_MICROS)[:-4]
+
+
+def _waiting(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[Waiting]:
+    for number, job_id in enumerate(now.waiting):
+        gate = job_detail(backend, caller, job_id).resume if number < MOST_WAITING else None
+        yield Waiting(job_id, title_of(backend, job_id), gate)

@@ -1,0 +1,246 @@
+"""The page of money: what it shows, what it refuses, and that a payment counts once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+
+from domain.account import Account
+from domain.aggregate import because
+from domain.job import Job
+from domain.meter import Meter
+from gateway.app import create_app
+from infrastructure.settings import Settings
+from tests.gateway.conftest import Person, World
+from tests.gateway.web.conftest import Browser, signed_in
+
+
+@contextmanager
+def at(settings: Settings, world: World, **change: object) -> Iterator[Browser]:
+    """The browser of somebody with nothing, at a gateway with other settings."""
+    changed = settings.model_copy(update=change)
+    with TestClient(create_app(changed), raise_server_exceptions=False) as client:
+        yield signed_in(client, world.person())
+
+
+@pytest.fixture
+def paying(settings: Settings, projecting: None, world: World) -> Iterator[Browser]:
+    """At a gateway that takes test payments."""
+    with at(settings, world, test_payments=True) as browser:
+        yield browser
+
+
+@pytest.fixture
+def asking(settings: Settings, projecting: None, world: World) -> Iterator[Browser]:
+    """At a gateway whose operator confirms payments, and says how to pay."""
+    how = "Transfer to <IBAN>."
+    with at(settings, world, test_payments=False, payment_instructions=how) as browser:
+        yield browser
+
+
+def top_up(browser: Browser, amount: str, key: str | None = None) -> str:
+    fields = {"amount": amount, "command_key": key or uuid4().hex}
+    answer = browser.client.post("/billing/top-ups", data=fields, headers=browser.htmx)
+    assert answer.status_code == 200
+    return answer.text
+
+
+def balance(browser: Browser) -> str:
+    return browser.client.get("/api/account").json()["balance"]["text"]
+
+
+def words(html: str) -> str:
+    """What is read, without tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def approved_job(browser: Browser, world: World) -> UUID:
+    """A job with the suffix `mine`."""
+    world.base_model()
+    body = {"dataset": str(world.dataset(browser.person)), "base_model": "tiny", "suffix": "mine"}
+    job = browser.client.post("/api/jobs", json=body, headers=browser.htmx).json()
+    return UUID(job["id"].removeprefix("ftjob-"))
+
+
+def run_a_minute(world: World, person: Person, job_id: UUID, segment: int = 1) -> None:
+    """A segment runs for a minute of sixty cents an hour, and ends."""
+    with because(world.cause):
+        meter = Meter.open(person.account_id, job_id, segment, 600_000)
+        account = world.log.load(Account, person.account_id)
+        account.settle(captured_micros=0, reserved_micros=meter.extend_lease(300))
+        world.log.commit(meter, account)
+        charge, released = meter.close(60, 60)
+        account.settle(captured_micros=charge, reserved_micros=-released)
+        world.log.commit(meter, account)
+    world.project()
+
+
+def test_the_page_says_what_there_is(browser: Browser) -> None:
+    page = words(browser.client.get("/billing").text)
+    assert "Balance $20.00" in page
+    assert "Available $20.00" in page
+    assert "Runway — nothing runs" in page
+    assert "credit granted" in page
+    assert "Nothing was charged" in page
+
+
+def test_where_an_operator_confirms_the_page_says_how_to_pay(asking: Browser) -> None:
+    page = asking.client.get("/billing").text
+    assert "Transfer to &lt;IBAN&gt;." in page
+    assert str(asking.person.account_id) in page
+    assert "/billing/top-ups" not in page
+    assert "an operator confirms payments here" in top_up(asking, "5")
+    answer = asking.client.post("/api/account/top-ups", json={"amount": "5"}, headers=asking.htmx)
+    assert answer.status_code == 403
+    assert balance(asking) == "$0.00"
+
+
+def test_a_test_payment_counts_at_once_and_is_shown_as_such(paying: Browser) -> None:
+    assert "no money is behind it" in paying.client.get("/billing").text
+    answer = top_up(paying, "12.50")
+    assert "$12.50 was added as a test payment. Your balance is $12.50." in words(answer)
+    assert balance(paying) == "$12.50"
+    (posting,) = paying.client.get("/api/ledger").json()["data"]
+    assert posting["reason"] == "topped up"
+    assert posting["reference"].startswith("test payment ")
+
+
+def test_a_form_is_one_payment_however_often_it_is_sent(paying: Browser) -> None:
+    key = form_key(paying.client.get("/billing").text)
+    first, second = (top_up(paying, "7", key) for _ in range(2))
+    assert "Your balance is $7.00." in words(first)
+    assert "Your balance is $7.00." in words(second)
+    assert "was used for $7.00" in words(top_up(paying, "8", key))
+    assert balance(paying) == "$7.00"
+    top_up(paying, "7", form_key(second))
+    assert balance(paying) == "$14.00"
+
+
+def form_key(html: str) -> str:
+    found = re.search(r'name="command_key" value="(\w+)"', html)
+    assert found is not None
+    return found[1]
+
+
+def test_two_accounts_may_use_the_same_key(paying: Browser, world: World) -> None:
+    for headers in (paying.person.headers, world.person().headers):
+        answer = paying.client.post(
+            "/api/account/top-ups",
+            json={"amount": "3"},
+            headers=headers | {"idempotency-key": "the same"},
+        )
+        assert answer.status_code == 200
+        assert answer.json()["balance"]["text"] == "$3.00"
+
+
+def test_an_amount_that_is_none_is_refused_at_its_field(paying: Browser) -> None:
+    for amount, problem in {
+        "": "Say how much, in dollars.",
+        "much": "&#39;much&#39; is not an amount in dollars",
+        "0": "The amount must be above 0",
+        "-5": "The amount must be above 0",
+        "1,000": "has thousands separators",
+        "0.001": "A test payment is $0.01 to $10,000.00.",
+        "10000.01": "A test payment is $0.01 to $10,000.00.",
+    }.items():
+        answer = top_up(paying, amount)
+        assert problem in answer
+        assert 'aria-invalid="true"' in answer
+        assert f'value="{amount}"' in answer
+    assert balance(paying) == "$0.00"
+
+
+def test_what_changes_comes_and_what_does_not_stays(browser: Browser, world: World) -> None:
+    page = browser.client.get("/billing").text
+    polled = re.search(r'hx-get="(/billing/now[^"]+)" hx-trigger="every 15s"', page)
+    assert polled is not None
+    path = polled[1].replace("&amp;", "&")
+    assert browser.client.get(path, headers=browser.htmx).status_code == 204
+    world.credit(browser.person, 1_000_000)
+    world.project()
+    answer = browser.client.get(path, headers=browser.htmx)
+    assert answer.status_code == 200
+    assert "$21.00" in answer.text
+    assert '<hx-partial hx-target="#balance-now"' in answer.text
+
+
+def test_statements_add_up(browser: Browser, world: World) -> None:
+    job_id = approved_job(browser, world)
+    run_a_minute(world, browser.person, job_id)
+    page = browser.client.get("/billing").text
+    assert f"ftjob-{job_id.hex}" in page
+    text = words(page)
+    assert "Total $0.00 — $20.00 $0.01 — $19.99" in text
+    assert "mine 1 1 60 s $0.01 — $0.01" in text
+    assert "minute 1 of launch 1, 0 to 60 s" in text
+    assert "reserved revenue $0.01" in text
+    assert "Charges by day" in text
+
+
+def test_the_ledger_is_filtered_by_job_kind_and_day(browser: Browser, world: World) -> None:
+    job_id = approved_job(browser, world)
+    run_a_minute(world, browser.person, job_id)
+    run_a_minute(world, browser.person, approved_job(browser, world))
+
+    def rows(**asked: str) -> list[str]:
+        page = browser.client.get("/billing", params=asked).text
+        return re.findall(r'id="posting-(\d+)"', page)
+
+    assert rows() == ["7", "6", "5", "4", "3", "2", "1"]
+    assert rows(kind="minutes") == ["6", "3"]
+    assert rows(kind="paid-in") == ["1"]
+    assert rows(kind="leases", job="") == ["7", "5", "4", "2"]
+    assert rows(job=f"ftjob-{job_id.hex}") == ["3"]
+    assert rows(kind="returned") == []
+    assert rows(first="2020-01-01", last="2020-01-31") == []
+    assert rows(before="3") == ["2", "1"]
+
+    page = browser.client.get("/billing", params={"kind": "minutes", "job": str(job_id)}).text
+    link = re.search(r'href="(/api/ledger\.csv\?[^"]+)"', page)
+    assert link is not None
+    (row,) = csv.DictReader(io.StringIO(browser.client.get(link[1].replace("&amp;", "&")).text))
+    assert (row["reason"], row["job_id"]) == ("minute metered", str(job_id))
+
+
+def test_what_cannot_be_asked_is_refused_as_a_page(browser: Browser) -> None:
+    for query in ("first=2026-02-01&last=2026-01-01", "last=x", "job=x", "kind=x", "before=0"):
+        answer = browser.client.get(f"/billing?{query}")
+        assert answer.status_code == 422, query
+        assert "<h1>" in answer.text
+
+
+def test_nothing_is_told_of_another_accounts_job(
+    browser: Browser, client: TestClient, world: World
+) -> None:
+    job_id = approved_job(browser, world)
+    run_a_minute(world, browser.person, job_id)
+    other = signed_in(client, world.person())
+    answer = other.client.get("/billing", params={"job": str(job_id)})
+    assert answer.status_code == 404
+    assert "mine" not in answer.text
+
+
+def test_a_job_that_waits_for_its_resume_is_one_click_away(paying: Browser, world: World) -> None:
+    top_up(paying, "5")
+    job_id = approved_job(paying, world)
+    world.spend(paying.person)
+    with because(world.cause):
+        job = world.log.load(Job, job_id)
+        job.deplete()
+        world.log.commit(job)
+    world.project()
+    page = paying.client.get("/billing").text
+    text = words(page)
+    assert "mine is paused: balance reached zero. Top up $" in text
+    amount = re.search(r'name="amount"[^>]* value="([0-9.]+)"', page)
+    assert amount is not None
+    answer = top_up(paying, amount[1])
+    assert "mine waits for its Resume" in words(answer)
+    assert f'href="/fine-tune/ftjob-{job_id.hex}"' in answer
