@@ -6,6 +6,7 @@ import typer
 
 from deploy.bench import (
     estimates,
+    live,
     meter_truth,
     precision,
     resume,
@@ -30,6 +31,7 @@ commands.command("trl-equal")(trl_equal.bench)
 commands.command("trainer")(trainer.bench)
 commands.command("serve")(serve.bench)
 commands.command("wizard")(wizard.bench)
+commands.command("live")(live.bench)
 
 
 @commands.callback()

@@ -56,6 +56,7 @@ def show_job_page(
         "job/page.html",
         view=(view := views_of(backend, [job_id])[job_id]),
         job=view.job,
+        parts=view.parts(),
         entries=entries[::-1],
         lines=lines_html([line.model_dump() for line in lines]),
         sequence=sequence,
@@ -134,4 +135,4 @@ def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) 
 def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
     """Give a command, and answer the page's parts as they are then; refusals become notices."""
     command()
-    return fragment("job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts))
+    return fragment("job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts()))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from uuid import UUID
 
 from domain.lifecycle import Command, Effect, JobStatus, rule
@@ -32,6 +32,9 @@ TONES = {
     JobStatus.FAILED: "bad",
     JobStatus.CANCELLED: "",
 }
+
+MOVING = ("progress",)
+"""What changes with each step, without an event."""
 
 PARTS = ("head", "progress", "cost", "checkpoints", "dialogs", "balance")
 """Templates, each for the element `job-<name>` but the last; they say nothing of a session."""
@@ -64,7 +67,12 @@ class JobView:
 
     job: JobDetail
     account: Balance
-    checkpoints: Sequence[CheckpointAnswer]
+    load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
+
+    @cached_property
+    def checkpoints(self) -> Sequence[CheckpointAnswer]:
+        """Those that exist, with their samples; read only for a part that shows them."""
+        return self.load_checkpoints()
 
     @property
     def tone(self) -> str:
@@ -104,12 +112,11 @@ class JobView:
         ended = self.job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
         return ended and bool(self.checkpoints) and not self.job.promoted
 
-    @cached_property
-    def parts(self) -> dict[str, str]:
-        """The HTML of each part; the balance is that in the head of every page."""
+    def parts(self, names: Sequence[str] = PARTS) -> dict[str, str]:
+        """The HTML of some parts; the balance is that in the head of every page."""
         context = {"view": self, "job": self.job, "account": self.account}
         return {
-            name: templates().get_template(f"job/{name}.html").render(context) for name in PARTS
+            name: templates().get_template(f"job/{name}.html").render(context) for name in names
         }
 
 
@@ -127,7 +134,9 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
         balances = _balances(connection, account_ids)
     return [
         JobView(
-            job, balances[row["account_id"]], checkpoints_of(backend, row, deployed[row["job_id"]])
+            job,
+            balances[row["account_id"]],
+            partial(checkpoints_of, backend, row, deployed[row["job_id"]]),
         )
         for row, job in zip(rows, job_details(backend, rows), strict=True)
     ]

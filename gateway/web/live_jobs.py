@@ -20,14 +20,21 @@ from eventsourcing.persistence import PersistenceError
 
 from gateway.event_feed import EventFeed, Told
 from gateway.web.job_story import entries_of
-from gateway.web.job_view import VIEWED, JobView, views_of
+from gateway.web.job_view import MOVING, PARTS, VIEWED, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
 from infrastructure.sessions import ended_among
 from projections.account_events import Interest
 from projections.projection import lowest_position
 
-MEASURED_SECONDS, LAG_SECONDS, REFRESH_SECONDS, SESSIONS_SECONDS = 1.0, 0.04, 5.0, 5.0
+SLOTS, SLOT_SECONDS = 10, 0.1
+"""Each job is asked once a second for what was measured, some every tenth of it: so few frames go
+out at once that an event does not wait behind them."""
+
+REFRESH_SLOTS = 50
+"""After so many a view is read anew although nothing happened: waits change by themselves."""
+
+LAG_SECONDS, SESSIONS_SECONDS = 0.04, 5.0
 PATIENCE_SECONDS = 2.0
 """How long a view waits for read models that are late, before it is shown as they are."""
 
@@ -132,22 +139,25 @@ class LiveJobs:
                 except Exception:
                     self._logger.exception("the pages of jobs stand still; trying again")
                 await asyncio.sleep(RETRY_SECONDS)
+                for job in self._jobs.values():
+                    job.stale = True
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
-        measured_at = refreshed_at = checked_at = loop.time()
+        measured_at = checked_at = loop.time()
+        slot = 0
         late_since: float | None = None
         while True:
-            await self._wait(measured_at + MEASURED_SECONDS, late_since)
+            await self._wait(measured_at + SLOT_SECONDS, late_since)
             now = loop.time()
-            begun = all(job.measured for job in self._jobs.values())
-            if not begun or now >= measured_at + MEASURED_SECONDS:
-                measured_at = now
-                await self._measure()
-            if now >= refreshed_at + REFRESH_SECONDS:
-                refreshed_at = now  # a wait for GPUs, or a price, changes without an event
+            if now >= measured_at + SLOT_SECONDS:
+                measured_at, slot = now, slot + 1
+                await self._measure(slot)
                 for job in self._jobs.values():
-                    job.stale = job.stale or not job.over
+                    due = (job.job_id.int + slot) % REFRESH_SLOTS == 0
+                    job.stale = job.stale or (due and not job.over)
+            elif not all(job.measured for job in self._jobs.values()):
+                await self._measure(None)
             if now >= checked_at + SESSIONS_SECONDS:
                 checked_at = now
                 await self._check_sessions()
@@ -168,21 +178,23 @@ class LiveJobs:
         if not self._jobs:
             await self._news.wait()
 
-    async def _measure(self) -> None:
-        known = {
-            name: {job.job_id: job.series[name].last for job in self._jobs.values()}
-            for name in TABLES
-        }
+    async def _measure(self, slot: int | None) -> None:
+        """Ask for what was measured of the jobs of a slot, and of those never asked about."""
+        jobs = [
+            job
+            for job in self._jobs.values()
+            if not job.measured or (slot is not None and (job.job_id.int + slot) % SLOTS == 0)
+        ]
+        if not jobs:
+            return
+        known = {name: {job.job_id: job.series[name].last for job in jobs} for name in TABLES}
         found = await asyncio.to_thread(self._measured, known)
-        for job in list(self._jobs.values()):
-            if any(job.job_id not in asked for asked in known.values()):
-                continue  # it came while the others were read
+        for job in jobs:
             begun = job.measured
             new = {name: rows.get(job.job_id, []) for name, rows in found.items()}
             if job.measure(new, KEPT):
-                job.stale = True
-                self._wake(job)
-            elif not begun:
+                job.moved = True  # they go out together with the figures that they change
+            if not begun:
                 self._wake(job)
 
     def _measured(
@@ -196,33 +208,44 @@ class LiveJobs:
 
     async def _show(self, patient: bool) -> bool:
         """Show what changed; whether views wait for read models that have not seen it yet."""
-        stale = [job for job in self._jobs.values() if job.stale]
-        if not stale:
+        if not any(job.stale or job.moved for job in self._jobs.values()):
             return False
         position = await asyncio.to_thread(self._position)
+        stale = [job for job in self._jobs.values() if job.stale]
         ready = [job for job in stale if job.wanted <= position or not patient]
-        for first in range(0, len(ready), VIEWS_AT_ONCE):
-            some = ready[first : first + VIEWS_AT_ONCE]
-            for job in some:
-                job.stale = job.wanted > position
-            views = await asyncio.to_thread(self._views, [job.job_id for job in some])
-            for job in some:
-                if (view := views.get(job.job_id)) is not None:
-                    job.over = view.job.status.is_final
-                    if job.show(view.parts):
-                        self._wake(job)
+        for job in ready:
+            job.stale = job.wanted > position
+            job.moved = False
+        await self._render(ready, PARTS)
+        moved = [job for job in self._jobs.values() if job.moved]
+        for job in moved:
+            job.moved = False
+        await self._render(moved, MOVING)
         return any(job.stale for job in self._jobs.values())
+
+    async def _render(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> None:
+        """Show some parts of jobs as they are now; some jobs at once, not to hold up the others."""
+        for first in range(0, len(jobs), VIEWS_AT_ONCE):
+            some = jobs[first : first + VIEWS_AT_ONCE]
+            shown = await asyncio.to_thread(self._shown, [job.job_id for job in some], parts)
+            for job in some:
+                if job.job_id in shown:
+                    job.over, new = shown[job.job_id]
+                    if job.show(new) or parts is MOVING:
+                        self._wake(job)
 
     def _position(self) -> int:
         with self.feed.backend.pool.connection() as connection:
             return lowest_position(connection, VIEWED)
 
-    def _views(self, job_ids: Sequence[UUID]) -> dict[UUID, JobView]:
-        """Views whose parts are rendered already, here in a thread."""
+    def _shown(
+        self, job_ids: Sequence[UUID], parts: Sequence[str]
+    ) -> dict[UUID, tuple[bool, dict[str, str]]]:
+        """Whether each job is over, and the HTML of its parts; this runs in a thread."""
         views = views_of(self.feed.backend, job_ids)
-        for view in views.values():
-            assert view.parts
-        return views
+        return {
+            job_id: (view.job.status.is_final, view.parts(parts)) for job_id, view in views.items()
+        }
 
     async def _check_sessions(self) -> None:
         sessions = {viewer.session_id for viewers in self._viewers.values() for viewer in viewers}
@@ -242,5 +265,5 @@ class LiveJobs:
                     viewer.news.set()
 
     def _wake(self, job: WatchedJob) -> None:
-        for viewer in self._viewers[job.job_id]:
+        for viewer in self._viewers.get(job.job_id, ()):
             viewer.news.set()

@@ -76,6 +76,7 @@ class WatchedJob:
         self.tick = 0
         self.wanted = sequence  # that the view has to show
         self.stale = True  # the view
+        self.moved = False  # only what changes with each step
         self.over = False  # the job
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {

@@ -83,6 +83,25 @@ def deletion(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
+def drawn(page: Page) -> None:
+    """The curve of a job is there, if it has one."""
+    page.wait_for_load_state("networkidle")
+
+
+def table(page: Page) -> None:
+    """The curve is told as a table."""
+    drawn(page)
+    page.get_by_text("As a table").click()
+    expect(page.locator("#curve-table tbody tr").first).to_be_visible()
+
+
+def asked_to_pause(page: Page) -> None:
+    """The question before a pause."""
+    drawn(page)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("dialog")).to_contain_text("the meter stops")
+
+
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
@@ -97,4 +116,20 @@ STATES = (
     State("dataset-delete", "dataset support-chats", prepare=deletion),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
+    State("job-waiting", "waiting", prepare=drawn),
+    State("job-training", "training", prepare=drawn, dark=True, phone=True),
+    State("job-training-just-begun", "training-just-begun", prepare=drawn),
+    State("job-many-points", "many-points", prepare=drawn),
+    State("job-table", "training", prepare=table, phone=True),
+    State("job-pause", "training", prepare=asked_to_pause, dark=True, phone=True),
+    State("job-evaluating", "evaluating", prepare=drawn),
+    State("job-registering", "registering", prepare=drawn),
+    State("job-registered", "registered", prepare=drawn, dark=True, phone=True),
+    State("job-registered-undeployed", "registered-undeployed", prepare=drawn),
+    State("job-paused-owner", "paused-owner", prepare=drawn),
+    State("job-paused-balance", "paused-balance", "grace", prepare=drawn, dark=True, phone=True),
+    State("job-failed", "failed", prepare=drawn, dark=True, phone=True),
+    State("job-cancelled", "cancelled", prepare=drawn),
+    State("job-first-paint", "training"),
+    State("job-many-points-first-paint", "many-points"),
 )

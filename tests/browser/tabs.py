@@ -19,7 +19,7 @@ ABORTED = "net::ERR_ABORTED"
 NO_GATEWAY = re.compile(
     r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|CONNECTION_CLOSED|EMPTY_RESPONSE"
     r"|SOCKET_NOT_CONNECTED|INCOMPLETE_CHUNKED_ENCODING)"
-    r"|WebSocket connection to .* failed"
+    r"|WebSocket connection to .* failed|htmx:ws:error"
 )
 
 

@@ -83,3 +83,5 @@ log.addEventListener("scroll", () => {
 follow.addEventListener("change", toEnd);
 toEnd();
 chart.load();
+// htmx looks at the page as soon as it runs, which may be before its extension came.
+htmx.process(job);

@@ -1,0 +1,249 @@
+"""`ecolink bench live`: from an event's commit to the frame that shows it on open pages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import IO, Annotated
+from uuid import UUID
+
+import httpx
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.bench.live_clients import MODULE, ClientsConfig, Place, Received
+from deploy.bench.live_jobs import Platform
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from deploy.local.ports import free_port
+from deploy.local.stack import up
+from deploy.processes import PROCESSES, environment
+from gateway.answers import job_name
+from gateway.backend import open_backend
+from gateway.sessions import COOKIE
+from gateway.web.job_view import views_of
+from infrastructure.settings import Settings
+
+AIM_SECONDS = 0.25
+START_SECONDS, DRAIN_SECONDS = 60.0, 5.0
+SERVICES = {name: PROCESSES[name] for name in ("relay", "projector")}
+
+
+@dataclass
+class Run:
+    """What was measured."""
+
+    written: Mapping[int, Mapping[int, float]]  # by job: sequence -> the moment of its commit
+    checkpoints: Mapping[tuple[int, int], float]  # (job, step) -> the moment of its commit
+    away: tuple[float, float] = (0.0, 0.0)  # from the gateway's end until all are connected again
+    received: list[Received] = field(default_factory=list)
+    bytes_per_client: float = 0.0
+    view_seconds: float = 0.0
+
+    def was_away(self, moment: float) -> bool:
+        """Whether the gateway, or a client's connection to it, was away."""
+        return self.away[0] <= moment <= self.away[1]
+
+    def event_seconds(self) -> list[float]:
+        """From each commit to each frame with the event, while the gateway was there."""
+        return [
+            moment - self.written[each.job][sequence]
+            for each in self.received
+            for sequence, moment in each.events
+            if sequence in self.written[each.job]
+            and not self.was_away(self.written[each.job][sequence])
+        ]
+
+    def view_delays(self) -> list[float]:
+        """From each commit of a checkpoint to the view that has it in its table."""
+        return [
+            moment - self.checkpoints[each.job, step]
+            for each in self.received
+            for step, moment in each.checkpoints
+            if (each.job, step) in self.checkpoints
+            and not self.was_away(self.checkpoints[each.job, step])
+        ]
+
+    def faults(self) -> tuple[int, int]:
+        """How many events were lost, and how many came twice, over all clients."""
+        lost = doubled = 0
+        for each in self.received:
+            seen = [sequence for sequence, _ in each.events]
+            lost += len(self.written[each.job].keys() - set(seen))
+            doubled += len(seen) - len(set(seen))
+        return lost, doubled
+
+
+def bench(
+    clients: Annotated[int, typer.Option(min=1, help="Pages that are open.")] = 1000,
+    jobs: Annotated[int, typer.Option(min=1, help="Running jobs that they show.")] = 50,
+    seconds: Annotated[int, typer.Option(min=10, help="Half before, half after a restart.")] = 60,
+) -> None:
+    """Time from commit to frame, memory for each client, and what a restart of the gateway loses.
+
+    PostgreSQL, NATS, relay, projector and gateway are real processes; no trainer runs: what one
+    would cause is written through the same aggregates, an event of each job every 4 seconds, and
+    its measured steps, one a second. The exit code is 1 if an event was lost or came twice.
+    """
+    console = Console(highlight=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecolink-live-") as folder:
+            home = Path(folder)
+            home.chmod(0o755)
+            with up(Settings(home=home / "home"), SERVICES) as started:
+                port = free_port(0)
+                settings = started.settings.model_copy(
+                    update={"gateway_port": port, "gateway_url": f"http://127.0.0.1:{port}"}
+                )
+                run = measure(console, settings, clients, jobs, seconds)
+    except StackError as error:
+        fail(str(error))
+    _report(console, run, clients, jobs)
+    if any(run.faults()):
+        raise typer.Exit(1)
+
+
+def measure(console: Console, settings: Settings, clients: int, jobs: int, seconds: int) -> Run:
+    """Run the clients against jobs that train, with a new gateway after half of the time."""
+    with Platform.opened(settings, jobs) as platform:
+        process = _gateway(settings)
+        platform.advance(5)  # their first views
+        before = process.memory_info().rss
+        with _clients(settings, platform, clients) as (told, commands):
+            _expect(told, "ready")
+            console.print(f"{clients} clients look at {jobs} jobs")
+            platform.advance(seconds / 2)
+            run = Run(platform.written, platform.checkpoints)
+            run.bytes_per_client = (process.memory_info().rss - before) / clients
+            run.view_seconds = _view_seconds(settings, platform.job_ids)
+            gone = time.time()
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+            process = _gateway(settings, platform)
+            _expect(told, "back", platform)
+            run.away = (gone, time.time())
+            console.print(f"all are back {run.away[1] - gone:.1f} s after the gateway was ended")
+            platform.advance(seconds / 2)
+            time.sleep(DRAIN_SECONDS)
+            commands.write("stop\n")
+            commands.flush()
+            run.received = [Received.model_validate_json(line) for line in told]
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    return run
+
+
+def _gateway(settings: Settings, platform: Platform | None = None) -> psutil.Process:
+    """Start a gateway; the jobs go on meanwhile."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "deploy.run", "gateway"],
+        env=os.environ | environment(settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{settings.gateway_url}/healthz").is_success:
+                return psutil.Process(started.pid)
+        except httpx.TransportError:
+            pass
+        if platform is not None:
+            platform.advance(0.2)
+        else:
+            time.sleep(0.1)
+    raise StackError("The gateway did not start.")
+
+
+@contextmanager
+def _clients(
+    settings: Settings, platform: Platform, count: int
+) -> Iterator[tuple[IO[str], IO[str]]]:
+    """The clients' process: what it tells, and where it is told to stop."""
+    after = platform.head
+    places = [
+        Place(
+            job=number % len(platform.job_ids),
+            path=f"/fine-tune/{job_name(platform.job_ids[number % len(platform.job_ids)])}",
+            cookie=f"{COOKIE}={platform.token_of(number % len(platform.job_ids))}",
+            after=after,
+        )
+        for number in range(count)
+    ]
+    platform.forget_written()
+    url = str(settings.gateway_url).replace("http", "ws", 1)
+    with subprocess.Popen(
+        [sys.executable, "-m", MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(ClientsConfig(url=url, places=places).model_dump_json() + "\n")
+        process.stdin.flush()
+        try:
+            yield process.stdout, process.stdin
+        finally:
+            process.kill()
+
+
+def _expect(told: IO[str], word: str, platform: Platform | None = None) -> None:
+    """Wait for a word of the clients, while the jobs go on."""
+    os.set_blocking(told.fileno(), False)
+    deadline = time.monotonic() + START_SECONDS
+    heard = ""
+    while word not in heard:
+        if time.monotonic() > deadline:
+            raise StackError(f"The clients are not {word} after {START_SECONDS:.0f} s.")
+        heard += told.readline() or ""
+        if platform is not None:
+            platform.advance(0.05)
+        else:
+            time.sleep(0.05)
+    os.set_blocking(told.fileno(), True)
+
+
+def _view_seconds(settings: Settings, job_ids: Sequence[UUID]) -> float:
+    """How long a view takes, its queries and its HTML, in batches as the gateway's."""
+    with open_backend(settings) as backend:
+        views_of(backend, job_ids[:1])
+        began = time.perf_counter()
+        for first in range(0, len(job_ids), 10):
+            for view in views_of(backend, job_ids[first : first + 10]).values():
+                assert view.parts()
+        return (time.perf_counter() - began) / len(job_ids)
+
+
+def _report(console: Console, run: Run, clients: int, jobs: int) -> None:
+    events, views = run.event_seconds(), run.view_delays()
+    table = Table("from commit to frame", "frames", "p50 ms", "p95 ms", "p99 ms", "most ms")
+    for name, found in (("the event", events), ("the view that has seen it", views)):
+        if len(found) > 1:
+            cuts = quantiles(found, n=100, method="inclusive")
+            shown = [f"{1000 * each:.0f}" for each in (cuts[49], cuts[94], cuts[98], max(found))]
+            table.add_row(name, f"{len(found):,}", *shown)
+    console.print(table)
+    lost, doubled = run.faults()
+    written = sum(len(each) for each in run.written.values())
+    away = sum(run.was_away(at) for each in run.written.values() for at in each.values())
+    console.print(
+        f"{clients} clients, {jobs} jobs, {written} events, {away} of them while the gateway was "
+        f"away: {lost} lost, {doubled} doubled over all clients\n"
+        f"{run.bytes_per_client / 1000:.0f} kB of the gateway's memory for each client; "
+        f"{1000 * run.view_seconds:.1f} ms to read and render a view, once for all of its viewers"
+    )
+    if len(events) > 1:
+        p99 = quantiles(events, n=100, method="inclusive")[98]
+        console.print(f"p99 {1000 * p99:.0f} ms; the aim is {1000 * AIM_SECONDS:.0f} ms")
