@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Event, Thread
+from functools import cache
 from uuid import UUID, uuid4
 
 import httpx
 import psutil
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from deploy.local.ports import free_port
@@ -31,13 +32,12 @@ from domain.gpu_pool import Claim, GpuPool
 from domain.identity import gpu_pool_id
 from domain.token_lengths import TokenLengths
 from gateway.app import create_app
-from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
-from projections import PROJECTIONS
-from projections.projection import ProjectionEffect
+from infrastructure.store import connect, open_log
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.polling import eventually
+from tests.projecting import project
+from tests.projecting import projecting as following_projections
 
 BASE_MODEL = "tiny"
 DOLLAR = 1_000_000
@@ -155,60 +155,44 @@ class World:
 
     def project(self) -> None:
         """Bring every projection up to date."""
-        with projector(self.settings) as project:
-            project()
-
-
-@contextmanager
-def projector(settings: Settings) -> Iterator[Callable[[], None]]:
-    """A function that brings every projection up to date; it is cheap where nothing is new."""
-    with open_log(settings) as log, open_pool(settings, max_size=1) as pool:
-        consumers = [
-            OrderedConsumer(ProjectionEffect(projection, pool.connection), log)
-            for projection in PROJECTIONS
-        ]
-        seen = 0
-
-        def project() -> None:
-            nonlocal seen
-            head = log.recorder.max_notification_id() or 0
-            if head > seen:
-                for consumer in consumers:
-                    consumer.catch_up()
-                seen = head
-
-        yield project
+        with connect(self.settings) as connection:
+            project(self.log, connection)
 
 
 @pytest.fixture
 def world(settings: Settings) -> Iterator[World]:
     """The store behind the gateway."""
-    with open_log(settings) as log:
+    with open_log(settings, pool_size=1) as log:
         yield World(settings, log)
 
 
 @pytest.fixture
 def projecting(settings: Settings) -> Iterator[None]:
     """Projections that follow the log, as the projector process does."""
-    ended = Event()
-    with projector(settings) as project:
-
-        def follow() -> None:
-            while not ended.wait(0.01):
-                project()
-
-        thread = Thread(target=follow)
-        thread.start()
+    with following_projections(settings):
         yield
-        ended.set()
-        thread.join()
 
 
 @pytest.fixture
 def late_client(settings: Settings) -> Iterator[TestClient]:
     """A client of a gateway whose projector is down."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(application(settings), raise_server_exceptions=False) as client:
         yield client
+
+
+@cache
+def _prepared() -> FastAPI:
+    return create_app(Settings())
+
+
+def application(settings: Settings) -> FastAPI:
+    """A gateway's application, for one test at a time: FastAPI reads the signatures once for all.
+
+    That takes longer, at the first call of each route, than most tests.
+    """
+    app = _prepared()
+    app.router.lifespan_context = create_app(settings).router.lifespan_context
+    return app
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli import main
 from deploy.local.ports import free_port
-from gateway.app import create_app
 from infrastructure.settings import Settings
-from tests.gateway.conftest import Person
+from tests.gateway.conftest import Person, application
 from tests.polling import eventually
 
 
@@ -77,7 +76,7 @@ class Served:
 def served(settings: Settings, projecting: None) -> Iterator[Served]:
     """A gateway, and projections that follow the log."""
     port = free_port(0)
-    config = uvicorn.Config(create_app(settings), port=port, log_config=None, access_log=False)
+    config = uvicorn.Config(application(settings), port=port, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)
     thread.start()
