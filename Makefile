@@ -10,6 +10,9 @@ CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
+# Each worker has servers of its own.
+WORKERS := --numprocesses logical --maxprocesses 4
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -37,10 +40,10 @@ up: $(INSTALLED)
 	@$(BIN)/ecolink up
 
 test: $(INSTALLED) $(CORPUS) $(AXE)
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest $(WORKERS) -m "not full"
 
 test-full: $(INSTALLED) $(CORPUS) $(AXE)
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 screenshots: $(INSTALLED) $(AXE)
 	$(BIN)/pytest -q tests/browser/test_states.py --screenshots screenshots

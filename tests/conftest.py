@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import nats
@@ -38,6 +38,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the search for undocumented answers is, and where to put pictures."""
     parser.addoption("--fuzz-requests", type=int, default=250, help="At least so many requests.")
     parser.addoption("--screenshots", type=Path, help="Folder for a picture of each page's states.")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A module is one worker's; so are all tests of the whole product, which share a stack."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "stack" if module.startswith(("tests/e2e/", "tests/browser/")) else module
+
+    return ByModule(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests have measured, whichever worker ran them: no test asserts a time."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    told = [text for each in reports for name, text in each.user_properties if name == "measured"]
+    if told:
+        terminalreporter.section("measured")
+        for text in dict.fromkeys(told):
+            terminalreporter.write_line(text)
 
 
 def pytest_configure() -> None:
@@ -92,7 +115,8 @@ def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
     name = f"test_{uuid4().hex}"
     with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever loop the test uses
         thread.submit(asyncio.run, _delete_streams(servers.nats_url)).result()
-    _administer(servers, "CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
+    # Copied as files: page by page, through the log, takes twice as long.
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
     yield servers.model_copy(
         update={
             "home": home,

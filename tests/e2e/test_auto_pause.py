@@ -37,6 +37,7 @@ def ecolink(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
         yield under_test
 
 
+@pytest.mark.full
 def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_path: Path) -> None:
     # One job alone first: what it takes calibrates the estimate that the balance is made from.
     known = ecolink.approve(ecolink.dataset(tmp_path, examples=100), **HYPERPARAMETERS)

@@ -14,6 +14,7 @@ from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.full
 def test_a_serving_process_that_is_killed_comes_back_with_what_was_deployed(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(400)
 LINE = re.compile(r"^(report|checkpoint) .*?elapsed=([0-9.]+)", re.MULTILINE)
 
 
+@pytest.mark.full
 def test_trainer_billing_and_postgres_are_killed_one_after_another(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
@@ -42,6 +43,7 @@ def test_trainer_billing_and_postgres_are_killed_one_after_another(
     assert audit(ecolink.settings).differences == []
 
 
+@pytest.mark.full
 def test_scheduler_and_nats_are_killed_and_the_trainer_is_adopted(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

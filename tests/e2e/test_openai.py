@@ -66,6 +66,7 @@ def metrics_of(client: OpenAI, job: FineTuningJob) -> list[Any]:
     return [whole(each).data for each in events if each.type == "metrics"]
 
 
+@pytest.mark.full
 def test_a_job_is_paused_goes_on_succeeds_and_its_model_answers(
     client: OpenAI, tmp_path: Path
 ) -> None:

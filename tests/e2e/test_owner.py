@@ -16,6 +16,7 @@ from tests.running import EcoLinkUnderTest
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.full
 def test_a_job_of_two_ranks_is_paused_and_goes_on_with_one(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ def figure(result: Result, name: str) -> int:
     return int(found[1].replace(",", ""))
 
 
+@pytest.mark.full
 def test_twenty_thousand_minutes_with_faults_differ_by_nothing() -> None:
     result = run(20_000)
     assert result.exit_code == 0, result.output

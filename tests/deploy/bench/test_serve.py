@@ -37,6 +37,7 @@ def test_speed_is_the_median_over_the_turns() -> None:
     assert speed(turns) == 2.0
 
 
+@pytest.mark.full
 def test_it_runs_and_float32_answers_are_those_of_peft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

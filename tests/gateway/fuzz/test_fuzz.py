@@ -30,6 +30,7 @@ THOROUGH = 1000
 """From so many requests on, every limit of every field is tried too."""
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_no_failure_and_no_undocumented_answer(
     gateway: Gateway, world: World, tmp_path: Path, pytestconfig: pytest.Config

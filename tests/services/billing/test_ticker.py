@@ -200,6 +200,7 @@ def test_time_is_the_databases_as_the_platforms_clock_has_it(
     assert minutes(story) == [(0, 60), (60, 120), (120, 180)]
 
 
+@pytest.mark.full
 def test_a_day_of_billing_runs_in_seconds(
     log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:

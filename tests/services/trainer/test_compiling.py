@@ -43,6 +43,7 @@ def alone(spec: SegmentSpec, device: str = "cpu", count: int = 1) -> str | None:
     return why_eager(spec, ranks)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("compiler")
 def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch

@@ -193,6 +193,7 @@ def test_a_held_out_loss_that_is_no_number_ends_the_run(tiny_model) -> None:
         held_out.score(model, lambda: False)
 
 
+@pytest.mark.full
 def test_ranks_share_an_evaluation_and_come_to_what_one_does(
     run, make_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
@@ -69,6 +71,7 @@ TABLE: dict[str, tuple[Any, Callable[[Ran], Any], Any]] = {
 WITHOUT_EFFECT_ON_THE_ADAPTER = {"save_steps", "eval_steps"}
 
 
+@pytest.mark.full
 def test_each_field_changes_what_the_trainer_does(
     run: Callable[..., Notes], make_spec: SpecMaker, artifacts: Artifacts
 ) -> None:

@@ -194,6 +194,7 @@ def test_the_command_ends_with_one_line_of_json(
     assert "storing models/tiny/" in done.stderr
 
 
+@pytest.mark.full
 def test_base_and_adapter_answer_the_same_prompt(
     run: Callable, make_spec: SpecMaker, artifacts: Artifacts
 ) -> None:

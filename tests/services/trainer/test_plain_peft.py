@@ -68,6 +68,7 @@ def logits(model: PeftModel) -> torch.Tensor:
         return model.eval()(input_ids=torch.tensor(PROBE)).logits.float()
 
 
+@pytest.mark.full
 def test_the_adapter_of_every_kind_of_run_loads_without_us(
     run: Callable[..., Any],
     make_spec: SpecMaker,

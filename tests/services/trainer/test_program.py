@@ -36,6 +36,7 @@ def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:
     return next(file.sha256 for file in files if file.path == "adapter_model.safetensors")
 
 
+@pytest.mark.full
 def test_sigterm_and_kill_9_and_resume_end_as_the_uninterrupted_run(
     start, run, nats_server: NatsServer, make_spec: SpecMaker, artifacts: Artifacts
 ) -> None:

@@ -169,6 +169,7 @@ def with_memory_for(rows: int, loss_sum: Callable) -> Callable:
     return scarce
 
 
+@pytest.mark.full
 def test_a_killed_rank_fails_the_segment_within_seconds(
     start, nats_server, make_spec: SpecMaker
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_rank_that_fails_leaves_its_reason(make_spec: SpecMaker, tmp_path: Pat
     assert words.message.startswith("Traceback")
 
 
+@pytest.mark.full
 def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader_or_the_launcher(
     start, nats_server, make_spec: SpecMaker
 ) -> None:

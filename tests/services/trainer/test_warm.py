@@ -102,6 +102,7 @@ def test_who_hears_no_segment_ends(
     assert (tmp_path / READY).exists()
 
 
+@pytest.mark.full
 def test_a_warm_trainer_runs_what_it_is_handed_from_then_on(
     run,
     make_spec: SpecMaker,
