@@ -35,7 +35,8 @@ from infrastructure.store import connect
 from services.datasets.handlers import Validating
 from services.trainer.tiny_model import make_tiny_tokenizer
 from tests.browser.told_job import ToldJob, add_steps
-from tests.gateway.conftest import projector, running_gateway
+from tests.gateway.conftest import running_gateway
+from tests.projecting import project
 
 REGION = Region(
     name="eu-central", title="Frankfurt", capacity={"h100": 4, "a100-80": 2, "a100-40": 2, "l4": 8}
@@ -85,8 +86,8 @@ def opened(settings: Settings) -> Iterator[Exhibition]:
         exhibition = Exhibition(gateway.url)
         with open_backend(settings) as backend:
             Curator(backend, exhibition).tell()
-        with projector(settings) as project:
-            project()
+            with connect(settings) as connection:
+                project(backend.log, connection)
         yield exhibition
 
 
@@ -108,8 +109,11 @@ class Curator:
         small = self._dataset(ada, "product-questions", lines(self.random, 640))
         self._reject(ada)
         self._validate_still(ada)
+        self.exhibition.paths["wizard"] = f"/fine-tune/new?dataset={chats}"
+        self.exhibition.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
         self._jobs(ada, chats, small)
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
+        self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:

@@ -77,10 +77,42 @@ def examples(page: Page) -> None:
     expect(page.locator("article mark").first).to_be_visible()
 
 
-def deletion(page: Page) -> None:
-    """Whether to delete it is asked."""
-    page.get_by_role("button", name="Delete…").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+def asks(button: str) -> Callable[[Page], None]:
+    """A button was pressed, and the page asks whether that is meant."""
+
+    def prepare(page: Page) -> None:
+        page.get_by_role("button", name=button, exact=True).first.click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+
+    return prepare
+
+
+def priced(page: Page) -> None:
+    """All is chosen, and priced."""
+    for name, value in (
+        ("base_model", "llama-3.1-8b-instruct"),
+        ("gpu_type", "h100"),
+        ("region", "eu-central"),
+    ):
+        page.locator(f"#{name}").select_option(value)
+        expect(page.locator(f"#{name}")).to_have_attribute("data-chosen", value)
+    expect(page.locator("#summary")).to_be_visible()
+
+
+def advanced(page: Page) -> None:
+    """Tier 2 is open, with what is wrong in it."""
+    priced(page)
+    page.get_by_text("Advanced", exact=False).first.click()
+    page.locator("#dropout").fill("2")
+    page.locator("#dropout").press("Tab")
+    expect(page.locator("#dropout-problem")).to_be_visible()
+
+
+def as_code(page: Page) -> None:
+    """The same as a command and as a program."""
+    priced(page)
+    page.get_by_text("The same as code").click()
+    expect(page.locator("#command-line")).to_be_visible()
 
 
 def drawn(page: Page) -> None:
@@ -110,10 +142,16 @@ STATES = (
     State("datasets", "/datasets", dark=True, phone=True),
     State("datasets-none", "/datasets", person="newcomer"),
     State("datasets-chosen", "/datasets", prepare=chosen_files, phone=True),
-    State("dataset-validating", "dataset all-tickets-2026"),
-    State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
     State("dataset-ready", "dataset support-chats", prepare=examples, dark=True, phone=True),
-    State("dataset-delete", "dataset support-chats", prepare=deletion),
+    State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
+    State("dataset-validating", "dataset all-tickets-2026"),
+    State("dataset-delete", "dataset support-chats", prepare=asks("Delete…")),
+    State("wizard", "wizard", prepare=priced, dark=True, phone=True),
+    State("wizard-few-examples", "wizard few examples", prepare=priced),
+    State("wizard-advanced", "wizard", prepare=advanced),
+    State("wizard-code", "wizard", prepare=as_code),
+    State("wizard-no-balance", "wizard no balance", person="grace", prepare=priced),
+    State("wizard-nothing", "/fine-tune/new", person="newcomer"),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
     State("job-waiting", "waiting", prepare=drawn),
@@ -132,4 +170,9 @@ STATES = (
     State("job-cancelled", "cancelled", prepare=drawn),
     State("job-first-paint", "training"),
     State("job-many-points-first-paint", "many-points"),
+    State("job-cancel", "training", prepare=asks("Cancel"), dark=True, phone=True),
+    State("job-resume", "paused-owner", prepare=asks("Resume")),
+    State("models", "/models", dark=True, phone=True),
+    State("models-none", "/models", person="newcomer"),
+    State("playground", "/models/playground", dark=True, phone=True),
 )
