@@ -112,6 +112,9 @@ class Curator:
         self.exhibition.paths["wizard"] = f"/fine-tune/new?dataset={chats}"
         self.exhibition.paths["wizard few examples"] = f"/fine-tune/new?dataset={small}"
         self._jobs(ada, chats, small)
+        linus = self._person("linus", 40)
+        his = self._dataset(linus, "release-notes", lines(self.random, 300))
+        self.exhibition.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
