@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -155,13 +156,46 @@ class Artifacts:
         files: list[ManifestFile] = []
         for path in sorted(p for p in directory.rglob("*") if p.is_file()):
             name = path.relative_to(directory).as_posix()
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self.put_file(f"{prefix}/{name}", path)
-            files.append(ManifestFile(path=name, bytes=path.stat().st_size, sha256=sha256))
+            files.append(ManifestFile(path=name, bytes=path.stat().st_size, sha256=_sha256(path)))
         manifest = Manifest(files=tuple(files))
         self.put(f"{prefix}/{MANIFEST}", manifest.content)
         return manifest
+
+    def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
+        """Store a directory as `put_directory` does, and leave nothing of it where it was.
+
+        Of files whose sha256 is known by their path nothing is read, and a file store takes them as
+        they are: what was written is not written again.
+        """
+        files: list[ManifestFile] = []
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+            name, size = path.relative_to(directory).as_posix(), path.stat().st_size
+            sha256 = known.get(name) or _sha256(path)
+            self._take_file(f"{prefix}/{name}", path)
+            files.append(ManifestFile(path=name, bytes=size, sha256=sha256))
+        shutil.rmtree(directory)
+        manifest = Manifest(files=tuple(files))
+        self.put(f"{prefix}/{MANIFEST}", manifest.content)
+        return manifest
+
+    def _take_file(self, ref: str, path: Path) -> None:
+        """Store a file that is no longer needed where it is."""
+        if self.root is None:
+            self.put_file(ref, path)
+            return
+        target = self.root / ref
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A name must not be durable before what it names.
+            _flush(path, forget=True)
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self.put_file(ref, path)  # from another file system
+        else:
+            _flush(target.parent)
 
     def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
         """Store files beside those of a manifest, and a new manifest of all; returns it.
@@ -234,8 +268,24 @@ class Artifacts:
         if self.root is None:
             return
         for path in (self.root / ref, (self.root / ref).parent):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            _flush(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path, *, forget: bool = False) -> None:
+    """Make a file's content, or a directory's names, durable.
+
+    With `forget` the kernel keeps none of the content in memory: the next file gets those pages,
+    which cost a tenth of new ones.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        if forget:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)

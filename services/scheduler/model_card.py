@@ -16,7 +16,13 @@ from services.scheduler.provenance import PROVENANCE, Provenance
 
 CARD = "README.md"
 
-RESUME_FILES = ("state.pt", "position.json", SAMPLE)
+RESUME_FILES = (
+    "state.pt",  # of checkpoints of schema version 1
+    "optimizer.safetensors",
+    "random.safetensors",
+    "position.json",
+    SAMPLE,
+)
 """Files of a checkpoint that are the trainer's own: a model needs none of them."""
 
 TEMPLATE = """\

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
@@ -18,16 +17,17 @@ from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.reports import SAMPLE, SegmentSpec
+from services.trainer import first_schema
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
-from services.trainer.model import save_adapter
+from services.trainer.model import describe_adapter
 from services.trainer.ranks import Ranks
 from services.trainer.sampling import Sample
-from services.trainer.state import TrainingState, restore_random
+from services.trainer.state import TrainingState
 
-STATE, POSITION = "state.pt", "position.json"
+POSITION = "position.json"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of `position.json`; a field that an older trainer must not overlook needs the next one."""
 
 
@@ -79,15 +79,15 @@ class Position(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Position:
         """The position in a file; raises CheckpointMismatch if another trainer wrote it."""
-        content = path.read_text()
-        version = json.loads(content).get("schema_version", 1)
+        content = json.loads(path.read_text())
+        version = content.setdefault("schema_version", 1)
         if version > SCHEMA_VERSION:
             raise CheckpointMismatch(
                 f"a newer trainer wrote the checkpoint: its {POSITION} has schema version "
                 f"{version}, and this trainer reads up to {SCHEMA_VERSION}"
             )
         try:
-            return cls.model_validate_json(content)
+            return cls.model_validate(content)
         except ValidationError as error:
             raise CheckpointMismatch(
                 f"this trainer cannot read the {POSITION} of the checkpoint: {error}"
@@ -117,10 +117,8 @@ def save(
 ) -> Manifest:
     """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
     directory = scratch / "checkpoints" / f"step-{position.step:06d}"
-    write(directory, model, state, position, sample)
-    manifest = artifacts.put_directory(ref, directory)
-    shutil.rmtree(directory)
-    return manifest
+    written = write(directory, model, state, position, sample)
+    return artifacts.take_directory(ref, directory, written)
 
 
 def write(
@@ -129,26 +127,19 @@ def write(
     state: TrainingState,
     position: Position,
     sample: Sample | None = None,
-) -> None:
-    """Write a checkpoint directory: under a temporary name, flushed, then renamed.
+) -> dict[str, str]:
+    """Write a checkpoint directory; returns the sha256 of its large files.
 
     The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_adapter(model, partial, state.weights)
-    # Into a file of Python's, for torch's own hides the system's error, such as a full disk.
-    with (partial / STATE).open("wb") as file:
-        torch.save({"optimizer": state.optimizer, **state.random}, file)
-    (partial / POSITION).write_text(position.model_dump_json(indent=1))
-    if sample is not None:
-        (partial / SAMPLE).write_text(sample.model_dump_json(indent=1))
-    for path in [*partial.iterdir(), partial]:
-        _flush(path)
     shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
-    _flush(directory.parent)
+    directory.mkdir(parents=True)
+    written = state.write(directory)
+    describe_adapter(model, directory)
+    (directory / POSITION).write_text(position.model_dump_json(indent=1))
+    if sample is not None:
+        (directory / SAMPLE).write_text(sample.model_dump_json(indent=1))
+    return written
 
 
 def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
@@ -171,7 +162,11 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
 
 
 def restore(
-    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks
+    directory: Path,
+    position: Position,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
 ) -> None:
     """Put adapter, optimizer and this rank's random states back as they were.
 
@@ -179,19 +174,23 @@ def restore(
     machine's, and says nothing against the checkpoint. Raises CheckpointMismatch if what they hold
     has no place in this trainer.
     """
-    weights = load_peft_weights(str(directory), device="cpu")
-    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     try:
-        set_peft_model_state_dict(model, weights)
-        optimizer.load_state_dict(state.pop("optimizer"))
-        restore_random(state, ranks)
+        if position.schema_version == 1:
+            first_schema.put_back(directory, model, optimizer, ranks)
+        else:
+            TrainingState.read(directory).put_back(model, optimizer, ranks)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointMismatch(f"the saved state does not fit this trainer: {error!r}") from error
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def live_hashes(
+    position: Position,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+    data_position: str,
+) -> StateHashes:
+    """sha256 of the live state's parts, as those of the checkpoint with a position were made."""
+    if position.schema_version == 1:
+        return first_schema.hashes(model, optimizer, ranks, data_position)
+    return TrainingState.of(model, optimizer, ranks).hashes(data_position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -150,16 +151,21 @@ def attach_adapter(
     return model
 
 
-def save_adapter(
-    model: PeftModel, directory: Path, weights: dict[str, torch.Tensor] | None = None
-) -> None:
+def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as plain PEFT.
 
-    What it was trained with is written beside them. `weights`, by parameter, are saved in the place
-    of the model's own.
+    What it was trained with is written beside them.
     """
     # False, because "auto" asks the Hugging Face hub about the base's vocabulary.
-    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=weights)
+    model.save_pretrained(str(directory), save_embedding_layers=False)
     # The library's own model card, of which all is left blank; the platform writes one.
     (directory / "README.md").unlink(missing_ok=True)
+    (directory / ENVIRONMENT).write_text(environment_of(model).model_dump_json(indent=1))
+
+
+def describe_adapter(model: PeftModel, directory: Path) -> None:
+    """Write what `save_adapter` writes beside the weights, and nothing of the weights."""
+    config = copy(model.peft_config["default"])
+    config.inference_mode = True  # as PEFT has it in all that is saved
+    config.save_pretrained(str(directory))
     (directory / ENVIRONMENT).write_text(environment_of(model).model_dump_json(indent=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +23,11 @@ from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
 from services.trainer.resuming import Resuming
 from services.trainer.sampling import Sample
-from services.trainer.state import TrainingState
+from services.trainer.state import Live, TrainingState
 from services.trainer.voice import Voice
+
+NICENESS = 10
+"""Of the thread that stores: a tenth of a core where all are wanted, and what is idle else."""
 
 
 class Checkpoints:
@@ -47,7 +52,9 @@ class Checkpoints:
         self._progress = progress
         self._resuming = Resuming(spec, artifacts, scratch, reporter, ranks)
         self._saved_step = 0  # of the newest checkpoint
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._live: Live | None = None
+        self._state: TrainingState | None = None  # as it was saved last; nobody reads it any more
+        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._writing: Future[None] | None = None
 
     def fetch(self, natural: ExecutionMode) -> ExecutionMode:
@@ -79,10 +86,11 @@ class Checkpoints:
         """Whether this step is one after which to save."""
         return self._progress.step % self._spec.hyperparameters.save_steps == 0
 
-    def save(self, sample: Sample | None = None) -> None:
+    def save(self, sample: Sample | None = None, *, beside: bool = True) -> None:
         """Save a checkpoint of this step, unless there is one; it is durable after `flush`.
 
-        Raises what went wrong with the one before.
+        With `beside` it is stored while training goes on. Raises what went wrong with the one
+        before.
         """
         if self._progress.step == self._saved_step:
             return
@@ -90,13 +98,18 @@ class Checkpoints:
         self.flush()
         elapsed_seconds = self._lease.clock.elapsed()
         self._progress.note_checkpoint()
-        state = TrainingState.of(self._model, self._optimizer, self._ranks)
+        if self._live is None:
+            self._live = Live(self._model, self._optimizer, self._ranks)
+        self._state = state = self._live.copied(self._state)
         position = self._position()
         self._saved_step = position.step
         self._progress.begin_mean()
         if self._ranks.leads:
-            saved = (position, state, sample, elapsed_seconds, began)
-            self._writing = self._writer.submit(self._store, *saved, time.monotonic() - began)
+            saved = (position, state, sample, elapsed_seconds, began, time.monotonic() - began)
+            if beside:
+                self._writing = self._writer.submit(self._store, *saved)
+            else:
+                self._store(*saved)
 
     def flush(self) -> None:
         """Wait until what was saved is durable; raises what went wrong."""
@@ -168,3 +181,8 @@ class Checkpoints:
             f"durable after {time.monotonic() - began:.3f} s",
             "DEBUG",
         )
+
+
+def _give_way() -> None:
+    """Leave the cores to training: a core that is taken from one of its threads stops them all."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -252,7 +252,7 @@ class Segment:
             if self.evaluations.due and not last:
                 self.evaluations.between(self.model)
             if self.checkpoints.due or last:
-                self._save(sampled=last or self.sampling.due)
+                self._save(sampled=last or self.sampling.due, beside=not last)
         self.checkpoints.flush()
 
     def _ends(self) -> bool:
@@ -266,11 +266,11 @@ class Segment:
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
         the others is its business. If more time was paid for meanwhile, all go on.
         """
-        self._save()
+        self._save(beside=False)
         self.checkpoints.flush()
         self.lease.check()
 
-    def _save(self, *, sampled: bool = False) -> None:
+    def _save(self, *, sampled: bool = False, beside: bool = True) -> None:
         """Save a checkpoint, but never of a run that may be diverging: the last good one stays."""
         if self.divergence.suspect:
             self.reporter.log(
@@ -278,7 +278,8 @@ class Segment:
                 "WARNING",
             )
             return
-        self.checkpoints.save(self._sample() if sampled and self.ranks.leads else None)
+        sample = self._sample() if sampled and self.ranks.leads else None
+        self.checkpoints.save(sample, beside=beside)
 
     def _sample(self) -> Sample | None:
         """The answer to the fixed prompt at this step, unless the segment has to end."""

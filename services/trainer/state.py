@@ -2,52 +2,106 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from domain.checkpoint import StateHashes
+from services.trainer.packed import Packed
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
+
+WEIGHTS = "adapter_model.safetensors"  # PEFT's name
+FILES = (WEIGHTS, "optimizer.safetensors", "random.safetensors")
+WEIGHTS_METADATA = {"format": "pt"}  # PEFT's too
+GROUPS = "param_groups"
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """Adapter weights, the optimizer's state and every rank's random state, on the CPU."""
 
-    weights: dict[str, Tensor]  # by parameter
-    optimizer: dict[str, Any]  # as its state_dict
-    random: dict[str, Tensor]  # by generator, a row for each rank
+    weights: Packed  # by PEFT's names
+    optimizer: Packed  # by parameter and name, as `3.exp_avg`, with the groups as JSON
+    random: Packed  # by generator, a row for each rank
 
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
         """A copy of the live state; all ranks take it together."""
-        weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        return cls(_copied(weights), _copied(optimizer.state_dict()), random_states(ranks))
+        return Live(model, optimizer, ranks).copied()
+
+    @classmethod
+    def read(cls, directory: Path) -> TrainingState:
+        """The state that a checkpoint's directory holds."""
+        return cls(*(Packed.read(directory / name) for name in FILES))
+
+    def write(self, directory: Path) -> dict[str, str]:
+        """Write the files of a checkpoint's directory; returns the sha256 of each."""
+        parts = dict(zip(FILES, (self.weights, self.optimizer, self.random), strict=True))
+        for name, part in parts.items():
+            part.write(directory / name)
+        return {name: part.sha256 for name, part in parts.items()}
 
     def hashes(self, position: str) -> StateHashes:
-        """sha256 of each part; that of the data position is given."""
+        """sha256 of each part, which is that of its file; that of the data position is given."""
         return StateHashes(
-            weights=_sha256(self.weights),
-            optimizer=_sha256(self.optimizer),
-            random=_sha256(self.random),
+            weights=self.weights.sha256,
+            optimizer=self.optimizer.sha256,
+            random=self.random.sha256,
             position=position,
         )
 
     def put_back(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-        """Make the live state this one again."""
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in self.weights:
-                    parameter.copy_(self.weights[name])
-        optimizer.load_state_dict(self.optimizer)
-        restore_random(self.random, ranks)
+        """Make the live state this one.
+
+        Raises KeyError, TypeError or ValueError if it is of another model or optimizer.
+        """
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in self.optimizer.tensors.items():
+            number, _, name = key.partition(".")
+            moments.setdefault(int(number), {})[name] = tensor.clone()
+        groups = [
+            # JSON knows no tuples; of the options only betas are one.
+            {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+            for group in json.loads(self.optimizer.metadata[GROUPS])
+        ]
+        set_peft_model_state_dict(model, self.weights.tensors)
+        optimizer.load_state_dict({"state": moments, GROUPS: groups})
+        restore_random(self.random.tensors, ranks)
+
+
+class Live:
+    """The tensors that training changes, found once: after the first step they stay in place."""
+
+    def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+        self._optimizer, self._ranks = optimizer, ranks
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._weights = get_peft_model_state_dict(model, trained, save_embedding_layers=False)
+        self._moments = {
+            f"{number}.{name}": tensor
+            for number, own in optimizer.state_dict()["state"].items()
+            for name, tensor in own.items()
+        }
+
+    def copied(self, place: TrainingState | None = None) -> TrainingState:
+        """A copy of the state as it is now; all ranks take it together.
+
+        With a copy from before it takes the memory of that one, which is lost.
+        """
+        groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
+        random = Packed.of(random_states(self._ranks), {})
+        if place is None:
+            weights = Packed.of(self._weights, WEIGHTS_METADATA)
+            return TrainingState(weights, Packed.of(self._moments, groups), random)
+        return TrainingState(
+            place.weights.taken_again(self._weights, WEIGHTS_METADATA),
+            place.optimizer.taken_again(self._moments, groups),
+            random,
+        )
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
@@ -62,42 +116,6 @@ def random_states(ranks: Ranks) -> dict[str, Tensor]:
 def restore_random(states: dict[str, Tensor], ranks: Ranks) -> None:
     """Give each rank its random state; one that there was no state of keeps its own."""
     rows = states["rng"]
-    rows = rows[None] if rows.dim() == 1 else rows  # a single rank's was once stored without rows
     if ranks.rank < len(rows):
         cuda = states["rng_cuda"][ranks.rank] if "rng_cuda" in states else None
         RandomState(rows[ranks.rank], cuda).restore(ranks.device)
-
-
-def _copied(value: Any) -> Any:
-    """The same structure with copies of its tensors on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_copied(each) for each in value]
-    return value
-
-
-def _sha256(structure: Any) -> str:
-    digest = hashlib.sha256()
-    for part in _parts(structure):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _parts(value: Any) -> Iterator[bytes | memoryview]:
-    """All that a structure holds, in an order of its own: dicts by key, tensors by their bytes."""
-    if isinstance(value, Tensor):
-        yield f"{value.dtype}{tuple(value.shape)}".encode()
-        yield value.contiguous().flatten().view(torch.uint8).numpy().data
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            yield f"{key!r}:".encode()
-            yield from _parts(value[key])
-    elif isinstance(value, list | tuple):
-        yield f"[{len(value)}".encode()
-        for each in value:
-            yield from _parts(each)
-    else:
-        yield json.dumps(value).encode()

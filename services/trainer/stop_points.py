@@ -70,9 +70,10 @@ def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable =
             arrive()
         return output
 
-    def write_and_arrive(*arguments: Any) -> None:
-        write(*arguments)
+    def write_and_arrive(*arguments: Any) -> dict[str, str]:
+        written = write(*arguments)
         arrive()
+        return written
 
     if place is Place.SAVE:
         patch(checkpoint, "write", write_and_arrive)

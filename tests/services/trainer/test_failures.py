@@ -73,7 +73,7 @@ def test_more_memory_than_there_is_on_a_cpu_is_told_by_what_torch_says() -> None
 def test_a_disk_that_fills_up_under_a_checkpoint_is_told(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "STATE", "/dev/full")
+    monkeypatch.setattr(checkpoint, "POSITION", "/dev/full")
     with pytest.raises(OSError, match="space") as raised:
         run(make_spec({"save_steps": 1}))
     assert classify(raised.value, Phase.TRAINING) is FailureClass.DISK_FULL

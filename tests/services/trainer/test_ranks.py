@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import time
@@ -14,13 +13,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import load
 
 from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
-from services.trainer import checkpoint, followers, segment, training
+from services.trainer import followers, segment, training
 from services.trainer.clock import process_age_seconds
 from services.trainer.failures import classify, shortage_of
 from services.trainer.followers import (
@@ -82,10 +82,7 @@ def test_two_ranks_that_stop_and_resume_end_as_those_that_did_not(
     assert stopped.fields["outcome"] is Outcome.STOPPED
     saved = stopped.checkpoints[-1]
     assert saved.step == 3
-    state = torch.load(
-        io.BytesIO(artifacts.get(f"{saved.ref}/{checkpoint.STATE}")), weights_only=True
-    )
-    mine, others = state["rng"]
+    mine, others = load(artifacts.get(f"{saved.ref}/random.safetensors"))["rng"]
     assert not torch.equal(mine, others)  # each rank drops out of its own
     again = resuming(first, saved)
     resumed, _ = ranks_run(again)

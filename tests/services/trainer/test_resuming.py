@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from domain.phases import Phase
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.reports import ResumeCertificate, SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
-from services.trainer import checkpoint, segment
+from services.trainer import checkpoint, first_schema, segment
 from services.trainer.checkpoint import CheckpointMismatch, Position
 from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import classify
+from services.trainer.packed import Packed
 from services.trainer.plan import Plan
 from services.trainer.resuming import Resuming
+from services.trainer.state import FILES, TrainingState
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
 
@@ -81,18 +84,18 @@ def test_what_a_checkpoint_has_beside_its_adapter_is_what_the_card_says(
         {file.path for file in artifacts.manifest(ref).files}
         for ref in (spec.adapter_prefix, saved.ref)
     )
-    assert files - adapter == set(RESUME_FILES)
+    assert files - adapter == set(RESUME_FILES) - {first_schema.STATE}
 
 
 @pytest.mark.parametrize(
     ("harm", "name", "reason"),
     [
-        (damage, "state.pt", RejectionReason.CORRUPT),
+        (damage, "optimizer.safetensors", RejectionReason.CORRUPT),
         (damage, "adapter_model.safetensors", RejectionReason.CORRUPT),
         (damage, "position.json", RejectionReason.CORRUPT),
-        (truncate, "state.pt", RejectionReason.CORRUPT),
+        (truncate, "random.safetensors", RejectionReason.CORRUPT),
         (truncate, MANIFEST, RejectionReason.CORRUPT),
-        (delete, "state.pt", RejectionReason.CORRUPT),
+        (delete, "optimizer.safetensors", RejectionReason.CORRUPT),
         (delete, MANIFEST, RejectionReason.MISSING),
     ],
 )
@@ -166,7 +169,7 @@ def test_an_error_in_reading_verified_files_is_the_machines(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.torch, "load", fails)
+        patch.setattr(TrainingState, "read", fails)
         with pytest.raises(type(error)) as caught:
             run(again)
     assert classify(caught.value, Phase.DATASET_PREP) is failure
@@ -193,12 +196,11 @@ def test_a_state_without_a_place_in_this_trainer_is_refused_and_not_rejected(
     spec, before, _ = stopped
     newest = before.checkpoints[-1]
     artifacts.get_directory(newest.ref, tmp_path / "other")
-    path = tmp_path / "other" / checkpoint.STATE
-    state = torch.load(path)
-    torch.save({"rng": state["rng"], "sgd": state["optimizer"]}, path)
+    path = tmp_path / "other" / "optimizer.safetensors"
+    Packed.of({"sgd": torch.zeros(1)}, {}).write(path)
     manifest = artifacts.put_directory(newest.ref, tmp_path / "other")
     other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
-    with pytest.raises(CheckpointMismatch, match="optimizer") as caught:
+    with pytest.raises(CheckpointMismatch, match="does not fit") as caught:
         run(resuming(spec, other))
     assert classify(caught.value, Phase.DATASET_PREP) is FailureClass.CHECKPOINT_MISMATCH
     assert not rejections
@@ -235,12 +237,36 @@ def test_another_order_of_the_data_is_no_damage_but_refused(run, stopped) -> Non
         run(resuming(spec, newest.model_copy(update={"state": state})))
 
 
+def as_the_first_schema_has_it(directory: Path) -> dict[str, str]:
+    """Rewrite a checkpoint's state as older trainers wrote it; returns the hashes they gave it."""
+    state = TrainingState.read(directory)
+    moments: dict[int, dict] = {}
+    for key, tensor in state.optimizer.tensors.items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = tensor.clone()
+    groups = json.loads(state.optimizer.metadata["param_groups"])
+    for group in groups:
+        group["betas"] = tuple(group["betas"])
+    optimizer = {"state": moments, "param_groups": groups}
+    rng = state.random.tensors["rng"].clone()
+    torch.save({"optimizer": optimizer, "rng": rng}, directory / first_schema.STATE)
+    for name in FILES[1:]:
+        (directory / name).unlink()
+    weights = {
+        key.replace(".weight", ".default.weight"): tensor
+        for key, tensor in state.weights.tensors.items()
+    }
+    parts = {"weights": weights, "optimizer": optimizer, "random": {"rng": rng}}
+    return {name: first_schema._sha256(part) for name, part in parts.items()}
+
+
 def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
     run, stopped, artifacts: Artifacts, tmp_path
 ) -> None:
     spec, before, whole = stopped
     newest = before.checkpoints[-1]
     artifacts.get_directory(newest.ref, tmp_path / "old")
+    as_the_first_schema_has_it(tmp_path / "old")
     path = tmp_path / "old" / checkpoint.POSITION
     fields = json.loads(path.read_text())
     mode = fields.pop("mode")
@@ -253,6 +279,26 @@ def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
     changed = {"manifest_sha256": manifest.sha256, "state": None}
     again = run(resuming(spec, newest.model_copy(update=changed)))
     assert again.fields["resumed"].unchecked == tuple(StateHashes.model_fields)
+    assert losses(again) == losses(whole)[5:]
+
+
+def test_a_checkpoint_of_the_first_schema_is_certified_by_its_own_hashes(
+    run, stopped, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, whole = stopped
+    newest, directory = before.checkpoints[-1], tmp_path / "first"
+    artifacts.get_directory(newest.ref, directory)
+    hashes = as_the_first_schema_has_it(directory)
+    path = directory / checkpoint.POSITION
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    manifest = artifacts.put_directory(newest.ref, directory)
+    changed = {
+        "manifest_sha256": manifest.sha256,
+        "state": newest.state.model_copy(update=hashes),
+    }
+    again = run(resuming(spec, newest.model_copy(update=changed)))
+    assert rejected(again) == []
+    assert again.fields["resumed"].state == changed["state"]
     assert losses(again) == losses(whole)[5:]
 
 
