@@ -93,6 +93,9 @@ FIGURES = TypeAdapter(dict[str, JsonValue])
 
 STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
 
+LOADING_SECONDS = 5
+"""After which a client is to ask again what cannot be answered yet: a model takes some to load."""
+
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
     HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": "1"},
@@ -197,7 +200,8 @@ class Errors:
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DomainError)
-        return self.answer(request, status_of(error), _problem(error))
+        later = {"retry-after": str(LOADING_SECONDS)} if isinstance(error, NotServing) else {}
+        return self.answer(request, status_of(error), _problem(error), later)
 
     async def _malformed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

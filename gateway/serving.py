@@ -42,6 +42,7 @@ log = logging.getLogger("gateway")
 
 NO_ANSWER = "the serving process said what is no answer"
 ENDED_EARLY = "the serving process ended before the answer did"
+UNEXPECTED = "the serving process failed to take the chat; its log says why; try again later"
 UNREACHABLE = "the serving process cannot be reached now; try again soon"
 
 
@@ -139,7 +140,8 @@ async def _body(response: httpx.Response) -> bytes:
 def _refusal(status: int, body: bytes) -> DomainError:
     kind = REFUSALS.get(status)
     if kind is None:
-        raise RuntimeError(f"serving answered {status}: {body[:500]!r}")
+        log.error("serving answered %d: %r", status, body[:500])
+        return NotServing(UNEXPECTED)
     try:
         said = GenerationRefused.model_validate_json(body)
     except ValidationError:

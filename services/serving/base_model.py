@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from services.model_libraries import choose_dtype
 from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
@@ -65,19 +66,9 @@ class BaseModel:
         return _logits(self.weights, step)
 
 
-def choose_dtype(device: torch.device, precision: str | None) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32; or what is asked for.
-
-    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
-    """
-    if precision is not None:
-        return DTYPES[precision]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    return torch.bfloat16 if native else torch.float32
+def dtype_on(device: torch.device, precision: str | None) -> torch.dtype:
+    """What is asked for, else what the hardware is good at."""
+    return choose_dtype(device) if precision is None else DTYPES[precision]
 
 
 def _logits(weights: PreTrainedModel, step: Step) -> Tensor:

@@ -37,6 +37,8 @@ REASONS = {
     "unsupported_architecture": "The base attends in a way that serving does not know: "
     "its answers would be wrong.",
     "load_failed": "The weights could not be loaded; serving's process log says why.",
+    "no_room": "The machine that serves found no memory, open file or disk for it, however often "
+    "it was tried. Undeploy others, or serve on a larger machine; then deploy it again.",
     "serving_died": "The serving process died again and again while it loaded this, as it does "
     "when memory runs out. Undeploy others, or serve on a larger machine.",
 }

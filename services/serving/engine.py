@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
 
 from infrastructure.generation import GenerationAsked
+from services.model_libraries import lean_imports
 from services.serving.deployed import Served
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
-from services.serving.stack import lean_imports
 
 if TYPE_CHECKING:
     from services.serving.chat import Chat
@@ -188,14 +188,14 @@ class Engine:
         """A base that is not in memory yet."""
         import torch
 
-        from services.serving.base_model import BaseModel, choose_dtype
+        from services.serving.base_model import BaseModel, dtype_on
         from services.serving.running import Limits, Running
 
         hosting = self._hosting
         if (threads := hosting.threads) is not None:
             self._do(lambda: torch.set_num_threads(threads))
         device = torch.device(hosting.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = choose_dtype(device, hosting.precision)
+        dtype = dtype_on(device, hosting.precision)
         base = BaseModel.load(served.base_directory, dtype, device)
         log.info("%s is in memory, as %s on %s", served.base_model, dtype, device)
         running = Running(base, Limits(hosting.rows, hosting.cache_bytes))

@@ -18,7 +18,7 @@ from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
-from services.serving.shortage import Postponed, is_shortage
+from services.serving.shortage import MOST_TRIES, Postponed, is_shortage
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")
@@ -122,7 +122,8 @@ class Serving:
         """Attach or detach, and have the deployment say what came of it.
 
         What the machine has no room for now stays wanted, and is tried again: the log says nothing
-        against it, and other events do not wait for it.
+        against it, and other events do not wait for it. What never was served is given up in the
+        end, for it may be too large for this machine.
         """
         with self._one_at_a_time:
             if not deployment.status.is_wanted:
@@ -131,18 +132,29 @@ class Serving:
             try:
                 self._attach(deployment)
             except CannotServe as refusal:
-                log.warning("%s (%s)", deployment.model, refusal.code, exc_info=refusal)
-                self._let_go(deployment.id)
-                deployment.fail(refusal.code, refusal.message)
+                self._give_up(deployment, refusal)
             except Exception as error:
                 if not is_shortage(error):
                     raise
                 self._host.detach(deployment.id)  # what it had before may be what is in the way
-                pause = self._postponed.put_off(deployment.id, self._clock.now())
-                log.exception("%s finds no room now; again in %s", deployment.model, pause)
+                self._put_off(deployment, error)
             else:
                 self._postponed.settled(deployment.id)
                 deployment.activate()
+
+    def _put_off(self, deployment: Deployment, error: Exception) -> None:
+        """Try again later what found no room now."""
+        never_served = deployment.status is DeploymentStatus.DEPLOYING
+        if never_served and self._postponed.tries(deployment.id) == MOST_TRIES:
+            self._give_up(deployment, CannotServe("no_room", repr(error)))
+            return
+        pause = self._postponed.put_off(deployment.id, self._clock.now())
+        log.warning("%s finds no room now; again in %s", deployment.model, pause, exc_info=error)
+
+    def _give_up(self, deployment: Deployment, refusal: CannotServe) -> None:
+        log.warning("%s (%s)", deployment.model, refusal.code, exc_info=refusal)
+        self._let_go(deployment.id)
+        deployment.fail(refusal.code, refusal.message)
 
     def _let_go(self, id: UUID) -> None:
         """Have it neither in memory nor on this machine's disk, nor tried again."""

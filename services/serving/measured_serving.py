@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.identity import PLATFORM_ACCOUNT_ID
 from infrastructure.generation import GenerationAsked
+from services.model_libraries import lean_imports
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
-from services.serving.stack import lean_imports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,10 +88,10 @@ def main() -> None:
 def _measured(config: ServingConfig, folder: Path) -> ServingResult:
     import torch
 
-    from services.serving.base_model import DTYPES, choose_dtype
+    from services.serving.base_model import DTYPES, dtype_on
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = choose_dtype(device, config.precision)
+    dtype = dtype_on(device, config.precision)
     (name,) = (name for name, each in DTYPES.items() if each is dtype)
     adapters = [_adapter(config.model, folder, number) for number in range(config.adapters)]
     sequential = _Sequential(config, adapters, dtype, device)

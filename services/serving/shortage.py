@@ -31,6 +31,9 @@ ALLOCATOR = re.compile(r"out of memory|can't allocate memory|not enough memory",
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
 
+MOST_TRIES = 8
+"""Of what was never served: for ten minutes, after which nobody would think that it still comes."""
+
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that the machine lacks something now."""
@@ -62,10 +65,11 @@ def _origins(error: BaseException) -> Iterator[BaseException]:
 
 @dataclass(frozen=True)
 class Pause:
-    """When something is tried again, and how long that was put off."""
+    """When something is tried again, how long that was put off, and how often it was."""
 
     until: datetime
     length: timedelta
+    tries: int
 
 
 class Postponed:
@@ -81,8 +85,13 @@ class Postponed:
         """Try it again later; returns in how long."""
         before = self._pauses.get(deployment_id)
         length = FIRST_PAUSE if before is None else min(2 * before.length, LONGEST_PAUSE)
-        self._pauses[deployment_id] = Pause(now + length, length)
+        self._pauses[deployment_id] = Pause(now + length, length, self.tries(deployment_id) + 1)
         return length
+
+    def tries(self, deployment_id: UUID) -> int:
+        """How often it was put off since it was settled."""
+        before = self._pauses.get(deployment_id)
+        return 0 if before is None else before.tries
 
     def settled(self, deployment_id: UUID) -> None:
         """There is nothing to try any more."""

@@ -19,6 +19,7 @@ from domain.estimate import Precision
 from infrastructure.hand_over import WARM_FLAG
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
+from services.model_libraries import lean_imports
 from services.trainer.agent import STOPS, launch
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.downloads import LeasedArtifacts
@@ -32,7 +33,6 @@ from services.trainer.followers import (
 )
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
-from services.trainer.stack import lean_imports
 from services.trainer.warm import await_hand_over
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.model_libraries import lean_imports
 from services.trainer.followers import exit_path, how_ended, note_exit, rendezvous_path
-from services.trainer.stack import lean_imports
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import WorkerGroup

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
-from services.trainer.stack import lean_imports
+from services.model_libraries import choose_dtype, lean_imports
 
 NEW_TOKENS = 64
 
@@ -27,7 +27,7 @@ def compare(
     from peft import PeftModel
 
     from services.trainer.examples import Renderer
-    from services.trainer.model import choose_dtype, load_base, load_tokenizer
+    from services.trainer.model import load_base, load_tokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="comparison-") as folder:

@@ -20,11 +20,11 @@ from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
+from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import SegmentFailure, classify, shortage_of
 from services.trainer.lease import Lease
-from services.trainer.stack import lean_imports
 
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1

@@ -21,10 +21,10 @@ from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.precision import Precision
 from infrastructure.chat_labels import Example
+from services.model_libraries import choose_dtype, lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer
 from services.trainer.plan import Plan
-from services.trainer.stack import lean_imports
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -232,7 +232,7 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     from services.trainer import attention
-    from services.trainer.model import attach_adapter, choose_dtype, load_base
+    from services.trainer.model import attach_adapter, load_base
     from services.trainer.model_import import shape_of
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -36,19 +36,6 @@ class TargetModulesNotFound(BadData):
     """A target module names no linear layer of the base model."""
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32.
-
-    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
-    """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    return torch.bfloat16 if native else torch.float32
-
-
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory."""
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)

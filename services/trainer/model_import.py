@@ -21,7 +21,7 @@ from domain.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
-from services.trainer.stack import lean_imports
+from services.model_libraries import lean_imports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,6 +16,7 @@ from domain.pricing import COMPILED_WORK
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SegmentSpec, StepMeasured
+from services.model_libraries import choose_dtype
 from services.trainer import attention
 from services.trainer.compiling import why_eager
 from services.trainer.dataset import Dataset, fetch, split, with_validation
@@ -27,7 +28,6 @@ from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
     attach_adapter,
     checkpoint_activations,
-    choose_dtype,
     context_length,
     load_base,
     load_tokenizer,

@@ -19,9 +19,9 @@ from typing import Any
 
 from domain.estimate import Precision
 from infrastructure.reports import SegmentSpec
+from services.model_libraries import lean_imports
 from services.trainer.__main__ import end, run
 from services.trainer.agent import STOPS
-from services.trainer.stack import lean_imports
 
 MODULE = "services.trainer.stop_points"
 COMPILED_FLAG = "--compiled"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from domain.model_shape import ModelShape, separate_linears
-from services.trainer.stack import lean_imports
+from services.model_libraries import lean_imports
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from infrastructure.artifacts import Artifacts
 from infrastructure.hand_over import EXPECTED_BASE, READY, ExpectedBase, HandOver
 from infrastructure.settings import Settings
-from services.trainer.stack import lean_imports
+from services.model_libraries import lean_imports
 
 if TYPE_CHECKING:
     from services.trainer.warm_base import WarmBase

@@ -13,7 +13,8 @@ from transformers.modeling_utils import PreTrainedModel
 from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.hand_over import ExpectedBase
-from services.trainer.model import choose_dtype, load_base, load_tokenizer
+from services.model_libraries import choose_dtype
+from services.trainer.model import load_base, load_tokenizer
 
 MEMORY_SHARE = 0.25
 """Of the free memory, what a base may take that perhaps nobody will train."""

@@ -31,8 +31,8 @@ class Body(httpx.AsyncByteStream):
         self.closed = True
 
 
-async def heard(body: Body) -> list[TextGrown]:
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+async def heard(body: Body, status: int = 200) -> list[TextGrown]:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=body))
     async with httpx.AsyncClient(base_url="http://serving", transport=transport) as client:
         speech = await Serving(client).ask(ASKED)
         try:
@@ -70,4 +70,12 @@ def test_an_answer_that_is_not_complete_has_broken_off(content: bytes) -> None:
 def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
     body = Body(BEGUN + ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1'))
     assert [piece.choice for piece in asyncio.run(heard(body))] == [0, 1]
+    assert body.closed
+
+
+@pytest.mark.parametrize("status", [204, 302, 401, 404, 413, 422, 500, 502])
+def test_a_status_that_serving_never_answers_is_that_it_does_not_serve(status: int) -> None:
+    body = Body(b"<html>")
+    with pytest.raises(NotServing, match="failed to take the chat"):
+        asyncio.run(heard(body, status))
     assert body.closed

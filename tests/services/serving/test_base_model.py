@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from services.serving import attention, base_model
-from services.serving.base_model import BaseModel, choose_dtype
+from services.serving.base_model import BaseModel, dtype_on
 from services.serving.deployed import CannotServe, Served
 from services.serving.engine import Engine
 from services.trainer.tiny_model import make_tiny_tokenizer
@@ -134,7 +134,7 @@ def test_what_is_no_base_is_said(tmp_path: Path) -> None:
 
 
 def test_a_precision_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_dtype(CPU, "fp32") is torch.float32
-    assert choose_dtype(CPU, "bf16") is torch.bfloat16
+    assert dtype_on(CPU, "fp32") is torch.float32
+    assert dtype_on(CPU, "bf16") is torch.bfloat16
     monkeypatch.setattr(base_model.torch.cpu, "get_capabilities", dict)
-    assert choose_dtype(CPU, None) is torch.float32
+    assert dtype_on(CPU, None) is torch.float32

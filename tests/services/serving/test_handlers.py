@@ -25,7 +25,7 @@ from infrastructure.store import Connection
 from services.serving.attempts import MOST_DEATHS, Attempts
 from services.serving.deployed import REASONS
 from services.serving.handlers import Serving
-from services.serving.shortage import LONGEST_PAUSE
+from services.serving.shortage import LONGEST_PAUSE, MOST_TRIES
 from services.serving.weights import WeightStore
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import FixedClock, command
@@ -319,6 +319,35 @@ def test_what_is_asked_for_and_finds_no_room_stays_deploying_until_there_is_some
     world.clock.time += LONGEST_PAUSE
     world.serving.try_again()
     assert len(world.host.calls) == 5
+
+
+def test_what_never_finds_room_has_failed_in_the_end_and_can_be_asked_for_again(
+    world: World,
+) -> None:
+    world.host.refusal = MemoryError()
+    world.import_base()
+    world.follow()
+    for _ in range(MOST_TRIES + 3):
+        world.clock.time += LONGEST_PAUSE
+        world.serving.try_again()
+    found = world.found("tiny")
+    assert (found.status, len(world.host.calls)) == ("failed", 1 + MOST_TRIES)
+    world.host.refusal = None
+    with command("deploy"):
+        world.deploying.deploy_base("tiny")
+    world.follow()
+    assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
+
+
+def test_what_was_served_before_waits_for_room_however_long_that_takes(world: World) -> None:
+    given_a_served_checkpoint(world)
+    world.start()
+    world.host.refusal, world.host.refused = MemoryError(), CHECKPOINT
+    world.serving.restore()
+    for _ in range(MOST_TRIES + 3):
+        world.clock.time += LONGEST_PAUSE
+        world.serving.try_again()
+    assert world.found(CHECKPOINT).status == "active"
 
 
 def test_what_is_undeployed_while_it_finds_no_room_is_not_tried_again(world: World) -> None:

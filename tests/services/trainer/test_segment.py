@@ -14,12 +14,13 @@ from domain.phases import Phase
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from services.model_libraries import choose_dtype
 from services.trainer import checkpoint, evaluation, training
 from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
-from services.trainer.model import CPU, TargetModulesNotFound, choose_dtype, load_base
+from services.trainer.model import CPU, TargetModulesNotFound, load_base
 from services.trainer.packed import Packed
 from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats

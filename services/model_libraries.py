@@ -1,4 +1,4 @@
-"""How the training stack is imported: offline, quiet, and without the parts that go unused."""
+"""What trainer and serving share of torch and its libraries: how they are imported and used."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import logging
 import os
 import sys
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # a trainer reads the artifact store, never a hub
+    "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
     "TOKENIZERS_PARALLELISM": "false",  # the threads belong to torch
     # On shared cores a thread that spins for its neighbour keeps it from running; one that sleeps
     # at once waits for the kernel after each of a thousand small operations (see DECISIONS.md).
@@ -34,3 +38,18 @@ def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:
     else:
         # None in sys.modules is Python's own way to say "not installed".
         sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32.
+
+    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
+    """
+    import torch  # after `lean_imports`
+
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32
