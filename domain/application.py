@@ -115,7 +115,8 @@ class EcoLink:
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
         """Give a file up; `used_by` are the jobs on it that are not over. Twice is once.
 
-        A job approved at this very moment does not see it, and fails for want of its file.
+        A job approved at this very moment does not see it, and fails, at no cost, when it would be
+        launched.
         """
 
         def attempt() -> None:

@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS dataset_names (
 CREATE TABLE IF NOT EXISTS job_metadata (
     job_id uuid PRIMARY KEY,
     metadata jsonb NOT NULL
-)
+);
+CREATE INDEX IF NOT EXISTS job_metadata_notes ON job_metadata USING gin (metadata jsonb_path_ops)
 """
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import LiteralString
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -239,10 +240,34 @@ def jobs_of(
     after: UUID | None = None,
     limit: int | None = None,
     statuses: Sequence[JobStatus] | None = None,
+    noted: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """An account's jobs, the newest first; those after one of them, of some statuses, so many."""
-    table, moment, key = "job_detail", "approved_at", "job_id"
-    return newest_first(connection, table, moment, key, account_id, after, limit, statuses)
+    """An account's jobs, the newest first; those after one of them, of some statuses, so many.
+
+    With `noted`, those with these notes of their owner among others; with none, those without any.
+    """
+    among: LiteralString = "true"
+    if statuses is not None:
+        among += " AND row.status = ANY(%(statuses)s)"
+    if noted:
+        among += " AND row.job_id IN (SELECT job_id FROM job_metadata WHERE metadata @> %(noted)s)"
+    elif noted is not None:
+        among += (
+            " AND NOT EXISTS (SELECT FROM job_metadata AS noted "
+            "WHERE noted.job_id = row.job_id AND noted.metadata <> '{}')"
+        )
+    return newest_first(
+        connection,
+        "job_detail",
+        "approved_at",
+        "job_id",
+        account_id,
+        after,
+        limit,
+        among,
+        statuses=list(statuses or ()),
+        noted=Jsonb(dict(noted or {})),
+    )
 
 
 def jobs_by_status(connection: Connection, account_id: UUID) -> dict[JobStatus, int]:

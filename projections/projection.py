@@ -118,29 +118,23 @@ def newest_first(
     account_id: UUID,
     after: object = None,
     limit: int | None = None,
-    statuses: Sequence[str] | None = None,
+    among: LiteralString = "true",
+    **values: object,
 ) -> list[Row]:
     """An account's rows by a moment, the newest first; at the same moment by their key.
 
     A page has up to `limit` rows that come after the one whose key is `after`, of those that there
-    are: what is made meanwhile comes before, and is not on it. Where rows have a status, only those
-    of some `statuses` can be asked for.
+    are: what is made meanwhile comes before, and is not on it. `among` is a further condition on
+    `row`, with values by name.
     """
-    among = "" if statuses is None else "AND row.status = ANY(%(statuses)s) "
     return connection.execute(
         f"SELECT row.* FROM {table} AS row LEFT JOIN {table} AS last "
         f"ON last.{key} = %(after)s AND last.account_id = row.account_id "
-        f"WHERE row.account_id = %(account)s {among}AND (%(all)s "
+        f"WHERE row.account_id = %(account)s AND {among} AND (%(all)s "
         f"OR row.{moment} < last.{moment} "
         f"OR (row.{moment} = last.{moment} AND row.{key} > last.{key})) "
         f"ORDER BY row.{moment} DESC, row.{key} LIMIT %(limit)s",
-        {
-            "account": account_id,
-            "after": after,
-            "all": after is None,
-            "limit": limit,
-            "statuses": None if statuses is None else list(statuses),
-        },
+        {"account": account_id, "after": after, "all": after is None, "limit": limit, **values},
     ).fetchall()
 
 

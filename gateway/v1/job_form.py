@@ -111,6 +111,26 @@ class CreateJob(BaseModel):
         return numbers
 
 
+class ResumeJob(BaseModel):
+    """What a resume may be told by `extra_body`; the client's own has no body."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    gpu_count: int | None = Field(default=None, ge=1, le=64)
+
+    def accepted(self) -> int | None:
+        """GPUs to go on with, None for as many as before; refuses by name what cannot change."""
+        fixed = sorted(self.model_extra or {})
+        if fixed:
+            raise RequestValidationError(
+                [
+                    {"loc": ("body", name), "msg": "a resume changes nothing but gpu_count"}
+                    for name in fixed
+                ]
+            )
+        return self.gpu_count
+
+
 def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
     """One of OpenAI's hyperparameters by our names."""
     if name == "n_epochs":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -24,12 +24,12 @@ from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.freshness import caught_up
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
-from gateway.v1.job_form import CreateJob
+from gateway.v1.job_form import CreateJob, ResumeJob
 from gateway.v1.job_objects import JobObject, job_objects
-from gateway.v1.pages import AfterOf, LimitOf, Page, page_from, page_of
+from gateway.v1.pages import AfterOf, LimitOf, Page, page_from
 from gateway.v1.readiness import ready
 from gateway.v1.vocabulary import dataset_of, job_of
-from infrastructure.profiles import job_metadata, set_job_metadata
+from infrastructure.profiles import set_job_metadata
 from projections import JOB_DETAIL, MODELS
 from projections.job_detail import jobs_of
 from projections.projection import Row
@@ -124,17 +124,11 @@ def list_jobs(
     def show(some: Sequence[Row]) -> list[JobObject]:
         return job_objects(backend, caller, some)
 
-    wanted = _wanted_metadata(request)
-    if wanted is None:
-        last = None if after is None else own_job(backend, caller, job_of(after))["job_id"]
-        with backend.pool.connection() as connection:
-            rows = jobs_of(connection, caller.account_id, last, limit + 1)
-        return page_from(rows, _name, limit, show)
+    last = None if after is None else own_job(backend, caller, job_of(after))["job_id"]
+    noted = _wanted_metadata(request)
     with backend.pool.connection() as connection:
-        rows = jobs_of(connection, caller.account_id)
-        noted = job_metadata(connection, [row["job_id"] for row in rows])
-    found = [row for row in rows if _matches(noted.get(row["job_id"], {}), wanted)]
-    return page_of(found, _name, after, limit, show)
+        rows = jobs_of(connection, caller.account_id, last, limit + 1, noted=noted)
+    return page_from(rows, _name, limit, show)
 
 
 def _name(row: Row) -> str:
@@ -152,10 +146,6 @@ def _wanted_metadata(request: Request) -> dict[str, str] | None:
         if name.startswith("metadata[") and name.endswith("]")
     }
     return wanted or None
-
-
-def _matches(noted: dict[str, str], wanted: dict[str, str]) -> bool:
-    return wanted.items() <= noted.items() if wanted else not noted
 
 
 @router.get("/{job_id}")
@@ -177,9 +167,19 @@ def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
 
 
 @router.post("/{job_id}/resume")
-def resume_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+def resume_job(
+    job_id: str,
+    caller: CallerOf,
+    backend: BackendOf,
+    how: Annotated[ResumeJob | None, Body()] = None,
+) -> JobObject:
     """Go on from the last checkpoint, at today's rate, when GPUs are free."""
-    resume = partial(backend.launching.resume, wait=True, loads=partial(loads_now, backend))
+    resume = partial(
+        backend.launching.resume,
+        wait=True,
+        loads=partial(loads_now, backend),
+        gpu_count=None if how is None else how.accepted(),
+    )
     return _give(backend, caller, job_id, resume)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 
-from domain.errors import Invalid
 from gateway.answers import Answer
 
 T = TypeVar("T")
@@ -25,23 +24,6 @@ class Page(Answer, Generic[T]):
     first_id: str | None
     last_id: str | None
     has_more: bool
-
-
-def page_of(
-    things: Sequence[R],
-    id_of: Callable[[R], str],
-    after: str | None,
-    limit: int,
-    show: Callable[[Sequence[R]], list[T]],
-) -> Page[T]:
-    """The page after a thing of a whole list. Raises Invalid for an unknown id."""
-    start = 0
-    if after is not None:
-        ids = [id_of(each) for each in things]
-        if after not in ids:
-            raise Invalid(f"no {after} in this list", field="after")
-        start = ids.index(after) + 1
-    return page_from(things[start : start + limit + 1], id_of, limit, show)
 
 
 def page_from(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from domain.account import Account
 from domain.aggregate import Aggregate, Event
 from domain.catalog import Catalog
+from domain.dataset import Dataset, DatasetStatus
 from domain.deploying import deployed_refs
 from domain.deployment import Deployment
 from domain.event_log import EventLog
@@ -124,6 +125,13 @@ class Scheduling:
             return []
         if job.stop_requested and self._launcher.poll(PodName(job.id, job.segment)) is None:
             return self._end_unlaunched(job, SegmentEnd.STOPPED)
+        if self._dataset_is_gone(job):
+            return self._end_unlaunched(
+                job,
+                SegmentEnd.CRASHED,
+                failure=FailureClass.BAD_DATA,
+                error_class="DatasetDeleted",
+            )
         try:
             pod = self._launcher.launch(segment_spec(job, event.paid_seconds, self._settings))
         except LaunchFailed:
@@ -227,6 +235,16 @@ class Scheduling:
         )
         pool.release(job.id, segment)
         return [job, pool]
+
+    def _dataset_is_gone(self, job: Job) -> bool:
+        """Whether a file of the job was deleted in the moment in which the job was approved.
+
+        Whoever deletes asks first which jobs are on the file, but reads no job's stream.
+        """
+        plan = job.plan
+        used = [plan.dataset_id, *([plan.validation.dataset_id] if plan.validation else [])]
+        found = (self._log.find(Dataset, dataset_id) for dataset_id in used)
+        return any(each is not None and each.status is DatasetStatus.DELETED for each in found)
 
     def _can_pay(self, job: Job) -> bool:
         """Whether the account has the money that launching the job takes.

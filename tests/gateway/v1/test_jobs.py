@@ -73,7 +73,10 @@ def test_jobs_are_found_by_their_notes_and_in_pages(client_of: ClientOf, world: 
     assert [whole(each).id for each in jobs.list(limit=1)] == made[::-1]
     assert [each.id for each in jobs.list(metadata={"team": "b"})] == [made[2], made[1]]
     assert [each.id for each in jobs.list(metadata={"team": "b", "run": "1"})] == [made[1]]
+    assert [each.id for each in jobs.list(metadata={"team": "b"}, limit=1)] == [made[2], made[1]]
+    assert list(jobs.list(metadata={"team": "c"})) == []
     assert [each.id for each in jobs.list(extra_query={"metadata": "null"})] == [made[3]]
+    assert list(client_of(world.person()).fine_tuning.jobs.list(metadata={"team": "b"})) == []
 
 
 def test_commands_are_given_and_refused(client_of: ClientOf, world: World) -> None:
@@ -91,6 +94,23 @@ def test_commands_are_given_and_refused(client_of: ClientOf, world: World) -> No
             command(job.id)
         assert refused.value.response.headers["x-should-retry"] == "false"
         assert refused.value.code == "wrong_state"
+
+
+def test_a_resume_takes_another_number_of_gpus_and_nothing_else(
+    client_of: ClientOf, world: World
+) -> None:
+    world.open_pool("a100-40", 4)
+    person, form = ready(world)
+    jobs = client_of(person).fine_tuning.jobs
+    job = jobs.create(**form, extra_body={"gpu_type": "a100-40"})
+    jobs.pause(job.id)
+    for wrong in ({"gpu_type": "h100"}, {"gpu_count": 0}, {"gpu_count": 2, "epochs": 3}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            jobs.resume(job.id, extra_body=wrong)
+        assert refused.value.param in wrong
+    assert jobs.retrieve(job.id).status == "paused"
+    resumed = jobs.resume(job.id, extra_body={"gpu_count": 2})
+    assert resumed.to_dict()["ecolink"]["gpu_count"] == 2  # type: ignore[index]
 
 
 def test_another_accounts_job_is_not_found(client_of: ClientOf, world: World) -> None:

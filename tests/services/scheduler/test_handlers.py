@@ -6,9 +6,11 @@ from uuid import uuid4
 
 import pytest
 
+from domain.dataset import Dataset
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.identity import meter_id
-from domain.job import RELAUNCH_LIMIT, JobStatus, SegmentEnd
+from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer
@@ -16,7 +18,7 @@ from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from tests.causes import FixedClock, command
-from tests.domain.examples import JOB_ID, PLAN
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, end, job, lease, pause_reason
@@ -173,6 +175,24 @@ def test_a_place_that_refuses_is_tried_again_a_few_times(
     scheduler.catch_up()
     assert job(log).status is JobStatus.FAILED
     assert story.pool.held == {}, "and its GPUs are free again"
+
+
+def test_a_job_whose_file_was_deleted_as_it_was_approved_fails_at_no_cost(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> None:
+    story.open_pool()
+    with command("upload"):
+        dataset = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/a/x", "d" * 64, 9)
+        dataset.delete([])
+        log.commit(dataset)
+    approve(log)
+    scheduler.catch_up()
+    lease(log)
+    scheduler.catch_up()
+    (failed,) = [event for event in log.events.get(JOB_ID) if isinstance(event, Job.JobFailed)]
+    assert (failed.failure, failed.error_class) == (FailureClass.BAD_DATA, "DatasetDeleted")
+    assert launcher.started == []
+    assert story.pool.held == {}
 
 
 def test_what_crashed_is_relaunched_from_its_last_checkpoint(
