@@ -154,6 +154,16 @@ class EcoLinkUnderTest:
             TIMEOUT_SECONDS,
         )
 
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """While this lasts, a process of the stack does nothing."""
+        process = psutil.Process(self._child(name).pid)
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
     def _child(self, name: str) -> Any:
         found = stack.state(self.settings.home)
         assert found is not None

@@ -14,6 +14,7 @@ from tests.browser.tabs import PHONE_WIDTH
 from tests.running import EcoLinkUnderTest
 
 SLOW_BYTES_PER_SECOND = 300_000
+POLL_MS = 1_000  # between two looks of a page that something changes on
 
 
 def chat(number: int) -> dict[str, Any]:
@@ -92,6 +93,31 @@ def test_dropped_files_are_uploaded_and_a_bad_one_opens_to_its_lines(page: Page)
     expect(page.locator("mark.wrong")).to_have_text("n")
 
 
+def test_an_open_page_follows_the_validation_to_its_end(
+    page: Page, person: EcoLinkUnderTest, ecolink: EcoLinkUnderTest, tmp_path: Path
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(jsonl("", *CHATS)["buffer"])
+    with ecolink.paused("datasets"):
+        uploaded = person.client.upload(path, "chats")
+        page.goto(f"/datasets/{uploaded['id']}")
+        expect(page.get_by_role("heading", name="Every line is being checked")).to_be_visible()
+        question = page.get_by_role("dialog", name="Delete chats?", include_hidden=True)
+        expect(question).to_contain_text("its validation ends")
+        page.get_by_role("button", name="Delete…").focus()
+    expect(page.get_by_role("button", name="Train")).to_be_visible()
+    expect(page.locator("#dataset [hx-trigger^=every]")).to_have_count(0)
+    expect(page.get_by_text("Half of the examples have at most")).to_be_visible()
+    expect(page.locator("article mark").first).to_contain_text("Order 0 arrives tomorrow.")
+    expect(page.get_by_text("still being counted")).to_have_count(0)
+    expect(question).to_contain_text("7 examples")
+    expect(page.get_by_role("button", name="Delete…")).to_be_focused()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(3 * POLL_MS)
+    assert asked == []
+
+
 def test_what_is_sent_is_shown_and_can_be_cancelled(page: Page) -> None:
     page.goto("/datasets")
     page.context.new_cdp_session(page).send(
@@ -129,6 +155,7 @@ def test_a_file_that_cannot_be_taken_says_why_and_is_not_sent(page: Page) -> Non
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
+    page.on("filechooser", lambda _: None)  # from now on, and not only once it is expected
     page.goto("/datasets")
     page.locator("#main").focus()
     page.keyboard.press("Tab")
