@@ -1,20 +1,152 @@
-"""The page of jobs."""
+"""The page of jobs: all of an account's, live while one runs, and two of them side by side."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from gateway.access import CallerOf
-from gateway.api.jobs import list_jobs
-from gateway.backend import BackendOf
-from gateway.web.pages import page
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator
+
+from domain.lifecycle import JobStatus, PauseReason
+from gateway.access import Caller, CallerOf
+from gateway.answers import JobId, job_name
+from gateway.api.accounts import show_account
+from gateway.api.job_answers import JobSummary
+from gateway.api.jobs import jobs_in, list_jobs
+from gateway.backend import Backend, BackendOf
+from gateway.job_names import names_of
+from gateway.web.job_view import TONES
+from gateway.web.pages import fragment, page
+from projections.job_detail import RUNNING
+
+PAGE_JOBS = 25
+
+PAUSED = {
+    PauseReason.OWNER: "paused by you",
+    PauseReason.BALANCE: "paused: balance reached zero",
+    PauseReason.CAPACITY: "paused: fewer GPUs there",
+}
 
 router = APIRouter(prefix="/fine-tune")
 
 
+class Group(StrEnum):
+    """What the list can be filtered by."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    REGISTERED = "registered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def statuses(self) -> list[JobStatus]:
+        """Those of its jobs."""
+        return RUNNING if self is Group.RUNNING else [JobStatus(self)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which jobs are asked for."""
+
+    group: Group | None
+    after: JobId | None
+
+    def query(self, **change: object) -> str:
+        """As the query of an address, with a change."""
+        after = job_name(self.after) if self.after else None
+        fields: dict[str, object] = {"status": self.group, "after": after}
+        return urlencode({name: value for name, value in (fields | change).items() if value})
+
+
+def _given(value: object) -> object:
+    return value or None
+
+
+def asked(
+    status: Annotated[Group | None, BeforeValidator(_given), Query()] = None,
+    after: Annotated[JobId | None, Query()] = None,
+) -> Asked:
+    """What an address asks for."""
+    return Asked(status, after)
+
+
+AskedOf = Annotated[Asked, Depends(asked)]
+
+
+def state_of(job: JobSummary) -> str:
+    """What a job does, in plain words: the phase while it runs, which says more than the status."""
+    if job.status is JobStatus.PAUSED and job.pause_reason is not None:
+        return PAUSED[job.pause_reason]
+    return job.status if job.status.is_final else job.phase
+
+
+@dataclass(frozen=True)
+class JobsNow:
+    """The jobs of a page, and how many there are."""
+
+    jobs: Sequence[JobSummary]
+    has_more: bool
+    counts: dict[JobStatus, int]
+
+    @property
+    def running(self) -> bool:
+        """Whether anything changes by itself; also what is not on this page."""
+        return any(status in RUNNING for status in self.counts)
+
+    @property
+    def total(self) -> int:
+        """Of all jobs."""
+        return sum(self.counts.values())
+
+    def count_of(self, group: Group) -> int:
+        """How many jobs a group has."""
+        return sum(self.counts.get(status, 0) for status in group.statuses)
+
+    @property
+    def seen(self) -> str:
+        """What tells this state from another."""
+        return sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
+    """The jobs that are asked for, as they are."""
+    statuses = asked.group.statuses if asked.group else None
+    found = list_jobs(caller, backend, asked.after, PAGE_JOBS, statuses)
+    return JobsNow(found.data, found.has_more, jobs_in(backend, caller))
+
+
 @router.get("")
-def show_jobs(request: Request, caller: CallerOf, backend: BackendOf) -> Response:
+def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf) -> Response:
     """The caller's jobs, the newest first."""
-    jobs = list_jobs(caller, backend).data
-    return page(request, backend, caller, "jobs/list.html", jobs=jobs)
+    shown = _shown(backend, jobs_now(backend, caller, asked), asked)
+    return page(request, backend, caller, "jobs/list.html", **shown)
+
+
+@router.get("/now")
+def show_now(
+    caller: CallerOf, backend: BackendOf, asked: AskedOf, seen: Annotated[str, Query()] = ""
+) -> Response:
+    """What has changed since the list, or this, was shown last; nothing if nothing has."""
+    now = jobs_now(backend, caller, asked)
+    if now.seen == seen:
+        return Response(status_code=204)
+    account = show_account(caller, backend)
+    return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))
+
+
+def _shown(backend: Backend, now: JobsNow, asked: Asked) -> dict[str, Any]:
+    return {
+        "now": now,
+        "asked": asked,
+        "groups": list(Group),
+        "names": names_of(backend, now.jobs),
+        "states": {job.id: state_of(job) for job in now.jobs},
+        "tones": TONES,
+    }

@@ -1,0 +1,31 @@
+// Two jobs are chosen to be compared; a third takes the place of the one that was chosen first.
+
+const form = document.getElementById("compare");
+const chosen = [];
+
+function say() {
+  for (let n = chosen.length - 1; n >= 0; n--) if (!chosen[n].isConnected) chosen.splice(n, 1);
+  document.getElementById("compare-button").disabled = chosen.length !== 2;
+  const words = ["Choose two jobs to lay their curves over each other.", "Choose one more.", ""];
+  document.getElementById("compare-help").textContent = words[chosen.length];
+}
+
+form?.addEventListener("change", (event) => {
+  const box = event.target;
+  if (box.name !== "jobs") return;
+  const place = chosen.indexOf(box);
+  if (place >= 0) chosen.splice(place, 1);
+  if (box.checked) chosen.push(box);
+  if (chosen.length > 2) chosen.shift().checked = false;
+  say();
+});
+
+if (form) {
+  // A browser that comes back keeps what was chosen.
+  for (const box of form.querySelectorAll("input[name=jobs]:checked")) {
+    if (chosen.length < 2) chosen.push(box);
+    else box.checked = false;
+  }
+  document.addEventListener("htmx:after:swap", say);
+  say();
+}

@@ -1,0 +1,123 @@
+"""The page of jobs: each state in plain words, filters, pages, and what comes while one runs."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+from domain.aggregate import because
+from domain.job import Job
+from infrastructure.profiles import set_dataset_name
+from infrastructure.settings import Settings
+from infrastructure.store import connect
+from tests.gateway.conftest import World
+from tests.gateway.web.conftest import Browser
+
+
+def approved(browser: Browser, world: World, *suffixes: str | None) -> list[UUID]:
+    """A job with each suffix, one after the other; all wait for a GPU."""
+    world.base_model()
+    dataset = str(world.dataset(browser.person))
+    jobs: list[UUID] = []
+    for suffix in suffixes:
+        body = {"dataset": dataset, "base_model": "tiny", "suffix": suffix, "wait": True}
+        job = browser.client.post("/api/jobs", json=body, headers=browser.htmx).json()
+        jobs.append(UUID(job["id"].removeprefix("ftjob-")))
+    return jobs
+
+
+def command(browser: Browser, job_id: UUID, name: str) -> None:
+    answer = browser.client.post(f"/api/jobs/{job_id}/{name}", headers=browser.htmx)
+    assert answer.status_code == 200
+
+
+def titles(html: str) -> list[str]:
+    return re.findall(r'id="open-\w+">([^<]+)<', html)
+
+
+def polled(html: str) -> str | None:
+    found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every 3s"', html)
+    return found and found[1].replace("&amp;", "&")
+
+
+def test_without_jobs_the_page_leads_to_the_first(browser: Browser) -> None:
+    page = browser.client.get("/fine-tune").text
+    assert "No jobs yet" in page
+    assert page.count('href="/fine-tune/new"') == 2
+    assert polled(page) is None
+
+
+def test_a_row_says_what_the_job_is_and_does(
+    browser: Browser, world: World, settings: Settings
+) -> None:
+    (job_id,) = approved(browser, world, "support")
+    with connect(settings) as connection:
+        job = browser.client.get(f"/api/jobs/{job_id}").json()
+        set_dataset_name(connection, UUID(job["dataset_id"]), "chats <1>")
+    page = browser.client.get("/fine-tune").text
+    assert titles(page) == ["support"]
+    assert f"chats &lt;1&gt; · {job_id.hex[:8]}" in page
+    assert '<span class="badge is-calm is-live">waiting for a GPU</span>' in page
+    assert "1 × cpu" in page
+    assert f'href="/fine-tune/new?like=ftjob-{job_id.hex}"' in page
+    assert f'href="/fine-tune/ftjob-{job_id.hex}"' in page
+
+
+def test_a_job_without_a_suffix_goes_by_the_beginning_of_its_id(
+    browser: Browser, world: World
+) -> None:
+    (job_id,) = approved(browser, world, None)
+    assert titles(browser.client.get("/fine-tune").text) == [job_id.hex[:8]]
+
+
+def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: World) -> None:
+    waits, mine, empty, over = approved(browser, world, "waits", "mine", "empty", "over")
+    command(browser, mine, "pause")
+    command(browser, over, "cancel")
+    with because(world.cause):
+        job = world.log.load(Job, empty)
+        job.deplete()
+        world.log.commit(job)
+    world.project()
+    page = browser.client.get("/fine-tune").text
+    assert titles(page) == ["over", "empty", "mine", "waits"]
+    for words in ("paused by you", "paused: balance reached zero", "cancelled"):
+        assert f">{words}</span>" in page
+    for group, expected in {
+        "running": ["waits"],
+        "paused": ["empty", "mine"],
+        "cancelled": ["over"],
+        "failed": [],
+        "": ["over", "empty", "mine", "waits"],
+    }.items():
+        filtered = browser.client.get("/fine-tune", params={"status": group}).text
+        assert titles(filtered) == expected
+    assert browser.client.get("/fine-tune?status=x").status_code == 422
+    listed = browser.client.get("/api/jobs?status=paused&status=cancelled").json()["data"]
+    assert [job["pause_reason"] for job in listed] == [None, "balance", "owner"]
+    assert waits.hex in page
+
+
+def test_polling_tells_what_changed_and_ends_when_nothing_runs(
+    browser: Browser, world: World
+) -> None:
+    (job_id,) = approved(browser, world, "live")
+    path = polled(browser.client.get("/fine-tune").text)
+    assert path is not None
+    assert browser.client.get(path, headers=browser.htmx).status_code == 204
+    command(browser, job_id, "pause")
+    answer = browser.client.get(path, headers=browser.htmx)
+    assert "paused by you" in answer.text
+    assert polled(answer.text) is None
+
+
+def test_pages_go_on_after_the_last_job(browser: Browser, world: World) -> None:
+    names = [f"job-{number}" for number in range(27)]
+    approved(browser, world, *names)
+    first = browser.client.get("/fine-tune").text
+    assert titles(first) == names[:1:-1]
+    older = re.search(r'href="(/fine-tune\?after=[^"]+)" rel="next"', first)
+    assert older is not None
+    second = browser.client.get(older[1]).text
+    assert titles(second) == ["job-1", "job-0"]
+    assert ">Newest jobs</a>" in second
