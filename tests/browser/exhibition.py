@@ -121,11 +121,19 @@ class Curator:
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
         show = self._show
+        long = self._job(ada, chats, 60 * 50, epochs=100)
+        long.total_steps = MANY_POINTS
+        long.train(1)
+        add_steps(long, 2, MANY_POINTS)
+        long.step = MANY_POINTS
+        show("many-points", long)
         done = self._job(ada, chats, 60 * 30, learning_rate=1e-4)
         show("registered", done.train(done.total_steps).evaluate().register())
         self._deploy(done)
         second = self._job(ada, chats, 60 * 26)
         show("registered-undeployed", second.train(second.total_steps).evaluate().register())
+        with connect(self.backend.settings) as connection:
+            project(self.backend.log, connection)  # what these took calibrates later estimates
         show("cancelled", self._job(ada, small, 60 * 5).train(90, save_every=50).cancel())
         diverged = self._job(ada, small, 60 * 3, learning_rate=0.02).train(40, save_every=50)
         diverged.log("loss is nan at step 41", "ERROR")
@@ -138,12 +146,6 @@ class Curator:
         show("training", self._job(ada, chats, 9).train(236))
         show("training-just-begun", self._job(ada, chats, 2, gpu_type="l4").train(1))
         show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
-        long = self._job(ada, chats, 60 * 50, epochs=100)
-        long.total_steps = MANY_POINTS
-        long.train(1)
-        add_steps(long, 2, MANY_POINTS)
-        long.step = MANY_POINTS
-        show("many-points", long)
 
     def _open_platform(self) -> None:
         with self._told(60 * 24 * 40):
