@@ -8,6 +8,7 @@ from gateway.texts import only_texts
 from gateway.web import (
     assets,
     billing,
+    comparing,
     datasets,
     job_page,
     jobs,
@@ -20,7 +21,18 @@ from gateway.web import (
 )
 
 router = APIRouter(dependencies=[Depends(only_texts)], include_in_schema=False)
-for part in (sign_in, datasets, wizard, jobs, job_page, playground, keys, models, billing):
+for part in (
+    sign_in,
+    datasets,
+    wizard,
+    jobs,
+    comparing,
+    job_page,
+    playground,
+    keys,
+    models,
+    billing,
+):
     router.include_router(part.router)
 
 

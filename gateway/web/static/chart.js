@@ -2,8 +2,35 @@
 
 const SMOOTHED_SHARE = 0.02, MOST_POINTS = 4000, TABLE_ROWS = 25;
 
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const written = (value) => (value == null ? "–" : value.toFixed(4));
+export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const written = (value) => (value == null ? "–" : value.toFixed(4));
+
+export async function fetchCurve(path) {
+  const response = await fetch(`${path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
+  return response?.ok && response.headers.get("content-type").includes("json") ? response.json() : null;
+}
+
+// An average that forgets over a fiftieth of the steps, whatever their distance.
+export function smoothed(steps, means) {
+  const span = Math.max(5, SMOOTHED_SHARE * ((steps.at(-1) ?? 0) - (steps[0] ?? 0)));
+  let sum = 0, weight = 0, last = null;
+  return steps.map((step, n) => {
+    const keeps = last === null ? 0 : Math.exp(-(step - last) / span);
+    last = step;
+    sum = sum * keeps + means[n] * (1 - keeps);
+    weight = weight * keeps + (1 - keeps);
+    return sum / weight;
+  });
+}
+
+export function sizeOf(element) {
+  return { width: element.clientWidth, height: Math.max(220, Math.min(320, element.clientWidth * 0.5)) };
+}
+
+export function axes() {
+  const line = color("--line"), axis = { stroke: color("--muted"), grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
+  return [{ ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) }, { ...axis, size: 56 }];
+}
 
 export class Chart {
   constructor(element, path) {
@@ -13,7 +40,7 @@ export class Chart {
     this.lastEvaluation = "0.0";
     this.early = null; // what came while the curve was loaded
     this.clear();
-    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(element);
+    new ResizeObserver(() => this.plot?.setSize(sizeOf(element))).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(true));
     document.getElementById("curve-table").addEventListener("toggle", () => this.tell());
   }
@@ -31,9 +58,8 @@ export class Chart {
   }
 
   async loadColumns() {
-    const response = await fetch(`${this.path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
-    if (!response?.ok || !response.headers.get("content-type").includes("json")) return;
-    const curve = await response.json();
+    const curve = await fetchCurve(this.path);
+    if (!curve) return;
     this.clear();
     this.steps = curve.steps;
     this.losses = curve.losses;
@@ -74,29 +100,12 @@ export class Chart {
     this.plot?.redraw(false);
   }
 
-  // An average that forgets over a fiftieth of the steps, whatever their distance.
-  smoothed() {
-    const span = Math.max(5, SMOOTHED_SHARE * ((this.steps.at(-1) ?? 0) - (this.steps[0] ?? 0)));
-    let sum = 0, weight = 0, last = null;
-    return this.steps.map((step, n) => {
-      const keeps = last === null ? 0 : Math.exp(-(step - last) / span);
-      last = step;
-      sum = sum * keeps + this.means[n] * (1 - keeps);
-      weight = weight * keeps + (1 - keeps);
-      return sum / weight;
-    });
-  }
-
   columns() {
-    const smoothed = this.smoothed();
+    const average = smoothed(this.steps, this.means);
     const all = [...new Set([...this.steps, ...this.evaluations.keys()])].sort((a, b) => a - b);
     const at = new Map(this.steps.map((step, n) => [step, n]));
     const of = (values) => all.map((step) => (at.has(step) ? values[at.get(step)] : null));
-    return [all, of(this.losses), of(smoothed), all.map((step) => this.evaluations.get(step) ?? null)];
-  }
-
-  size() {
-    return { width: this.element.clientWidth, height: Math.max(220, Math.min(320, this.element.clientWidth * 0.5)) };
+    return [all, of(this.losses), of(average), all.map((step) => this.evaluations.get(step) ?? null)];
   }
 
   draw(anew) {
@@ -112,13 +121,12 @@ export class Chart {
   }
 
   options() {
-    const line = color("--line"), muted = color("--muted"), good = color("--good"), calm = color("--calm"), warn = color("--warn");
-    const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
+    const muted = color("--muted"), good = color("--good"), calm = color("--calm"), warn = color("--warn");
     const number = (_, value) => written(value);
     return {
-      ...this.size(),
+      ...sizeOf(this.element),
       scales: { x: { time: false } },
-      axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) }, { ...axis, size: 56 }],
+      axes: axes(),
       series: [
         { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
         { label: "Train", stroke: `color-mix(in srgb, ${calm} 45%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },

@@ -11,7 +11,7 @@ from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import World
-from tests.gateway.web.conftest import Browser
+from tests.gateway.web.conftest import Browser, signed_in
 
 
 def approved(browser: Browser, world: World, *suffixes: str | None) -> list[UUID]:
@@ -121,3 +121,29 @@ def test_pages_go_on_after_the_last_job(browser: Browser, world: World) -> None:
     second = browser.client.get(older[1]).text
     assert titles(second) == ["job-1", "job-0"]
     assert ">Newest jobs</a>" in second
+
+
+def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -> None:
+    first, second = approved(browser, world, "first", "second")
+    body = {"dataset": browser.client.get(f"/api/jobs/{first}").json()["dataset_id"]}
+    body |= {"base_model": "tiny", "wait": True, "hyperparameters": {"epochs": 5}}
+    third = browser.client.post("/api/jobs", json=body, headers=browser.htmx).json()["id"]
+    page = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), third]}).text
+    assert f'data-path-1="/fine-tune/ftjob-{first.hex}"' in page
+    assert f'data-path-2="/fine-tune/{third}"' in page
+    assert '<th scope="row">epochs</th><td>3</td><td>5</td>' in page
+    assert '<th scope="row">lora r</th>' not in page
+    assert '<th scope="row">Cost</th><td>$0.00</td><td>$0.00</td>' in page
+    same = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), str(second)]}).text
+    assert "trained with the same hyperparameters" in same
+
+
+def test_what_is_not_two_jobs_is_asked_for_again(browser: Browser, world: World) -> None:
+    (job_id,) = approved(browser, world, "only")
+    for jobs in ([], [job_id], [job_id, job_id]):
+        page = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})
+        assert page.status_code == 200
+        assert "Choose two different jobs" in page.text
+    stranger = signed_in(browser.client, world.person())
+    answer = stranger.client.get("/fine-tune/compare", params={"jobs": [str(job_id), str(job_id)]})
+    assert answer.status_code == 404

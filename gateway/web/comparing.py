@@ -1,0 +1,116 @@
+"""Two jobs side by side: their curves over each other, their results, and what was chosen apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import JsonValue
+
+from domain.durations import spoken
+from gateway.access import CallerOf
+from gateway.answers import JobId
+from gateway.api.job_answers import JobDetail
+from gateway.api.jobs import job_detail, list_jobs
+from gateway.backend import BackendOf
+from gateway.job_names import names_of
+from gateway.web.jobs import state_of
+from gateway.web.pages import page
+
+MOST_CHOICES = 100  # the newest jobs, to choose others from
+
+router = APIRouter(prefix="/fine-tune/compare")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: what it is of, and each job's value."""
+
+    label: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the jobs are not alike in this."""
+        return len(set(self.values)) > 1
+
+
+@router.get("")
+def compare_jobs(
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
+) -> Response:
+    """The page; with another number of jobs than two it asks for two. Raises NotFound."""
+    chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
+    both = chosen if len(chosen) == 2 else []
+    choices = list_jobs(caller, backend, limit=MOST_CHOICES).data
+    listed = {job.id for job in choices}
+    choices = [*choices, *(job for job in chosen if job.id not in listed)]
+    names = names_of(backend, choices)
+    datasets = [names[job.id].dataset or "a deleted dataset" for job in both]
+    return page(
+        request,
+        backend,
+        caller,
+        "jobs/compare.html",
+        chosen=chosen,
+        both=both,
+        choices=choices,
+        names=names,
+        results=_results(both, datasets) if both else [],
+        settings=[line for line in _settings(both) if line.differs] if both else [],
+    )
+
+
+def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
+    def line(label: str, values: list[str | None]) -> Line:
+        return Line(label, tuple(value or "—" for value in values))
+
+    return [
+        line("Status", [state_of(job) for job in jobs]),
+        line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
+        line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
+        line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
+        line("Held-out loss, last", [_loss(job.loss_after or job.eval_loss) for job in jobs]),
+        line("Held-out loss, best", [_best(job) for job in jobs]),
+        line("Cost", [job.cost.text for job in jobs]),
+        line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
+        line("Base model", [job.base_model for job in jobs]),
+        line("Dataset", list(datasets)),
+        line("GPUs", [f"{job.gpu_count} × {job.gpu_type} in {job.region}" for job in jobs]),
+        line("Precision", [str(job.precision) for job in jobs]),
+    ]
+
+
+def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
+    """Every hyperparameter that any of them has, in the wizard's order."""
+    names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
+    return [
+        Line(name.replace("_", " "), tuple(_said(job.hyperparameters.get(name)) for job in jobs))
+        for name in names
+    ]
+
+
+def _said(value: JsonValue) -> str:
+    if value is None:
+        return "—"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _of(step: int, total: int | None) -> str:
+    return f"{step:,} of {total:,}" if total is not None else f"{step:,}"
+
+
+def _loss(loss: float | None) -> str | None:
+    return None if loss is None else f"{loss:.4f}"
+
+
+def _best(job: JobDetail) -> str | None:
+    if job.best_eval_loss is None:
+        return None
+    return f"{job.best_eval_loss:.4f} at step {job.best_step:,}"

@@ -1,0 +1,50 @@
+// The curves of two jobs over each other, by step: smoothed training loss, and held-out loss.
+
+import { axes, color, fetchCurve, sizeOf, smoothed, written } from "./chart.js";
+
+const element = document.getElementById("curves");
+const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}`), title: element.getAttribute(`data-title-${n}`) }));
+const number = (_, value) => written(value);
+let plot = null, curves = [];
+
+function data() {
+  const steps = [...new Set(curves.flatMap((curve) => [...curve.steps, ...curve.eval_steps]))].sort((a, b) => a - b);
+  const columns = curves.flatMap((curve) => {
+    const train = smoothed(curve.steps, curve.means);
+    const trained = new Map(curve.steps.map((step, n) => [step, train[n]]));
+    const held = new Map(curve.eval_steps.map((step, n) => [step, curve.eval_losses[n]]));
+    return [trained, held].map((values) => steps.map((step) => values.get(step) ?? null));
+  });
+  return [steps, ...columns];
+}
+
+function draw() {
+  const colors = [color("--calm"), color("--warn")];
+  const series = jobs.flatMap(({ title }, n) => [
+    { label: `${title}, train`, stroke: colors[n], width: 2.5, value: number, spanGaps: true, points: { show: false } },
+    { label: `${title}, held-out`, stroke: colors[n], width: 1.5, dash: [6, 4], value: number, spanGaps: true, points: { show: true, size: 7, fill: colors[n] } },
+  ]);
+  plot?.destroy();
+  element.replaceChildren();
+  plot = new uPlot({ ...sizeOf(element), scales: { x: { time: false } }, axes: axes(), series: [{ label: "Step" }, ...series] }, data(), element);
+}
+
+function tell() {
+  const sentences = jobs.map(({ title }, n) => {
+    const { steps, means, eval_losses: held } = curves[n];
+    if (!steps.length) return `No step of ${title} was measured yet.`;
+    const train = `${title}: train loss ${written(smoothed(steps, means).at(-1))} (smoothed) at step ${steps.at(-1).toLocaleString("en")}`;
+    return held.length ? `${train}, held-out loss ${written(held.at(-1))}.` : `${train}.`;
+  });
+  document.getElementById("curves-summary").textContent = `${sentences.join(" ")} Dashed lines are held-out losses.`;
+}
+
+curves = (await Promise.all(jobs.map(({ path }) => fetchCurve(path)))).filter(Boolean);
+if (curves.length === 2) {
+  tell();
+  if (curves.some((curve) => curve.steps.length)) {
+    draw();
+    new ResizeObserver(() => plot.setSize(sizeOf(element))).observe(element);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  }
+}
