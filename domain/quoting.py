@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -79,11 +80,16 @@ class Quote:
 
 
 class Quoting:
-    """Prices choices against the log as it is now; changes nothing."""
+    """Prices choices against the log; changes nothing.
+
+    What is asked for again and again, the catalog and the sizes of GPU pools, is read once: make
+    one for each request.
+    """
 
     def __init__(self, log: EventLog, calibrations: Calibrations) -> None:
         self._log = log
         self._calibrations = calibrations
+        self._capacities: dict[tuple[str, str], int] = {}
 
     def problems(
         self,
@@ -140,7 +146,7 @@ class Quoting:
         approved: TrainingPlan | None,
     ) -> Quote:
         """The quote for choices that exist."""
-        catalog, fields, count = self._catalog(), choices.hyperparameters, choices.gpu_count
+        catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
         shape, lengths = _shape(base), _lengths(dataset, base)
         gpu = catalog.gpu_type(choices.gpu_type)
         own = _lengths(validation, base, "validation_dataset") if validation else None
@@ -258,7 +264,7 @@ class Quoting:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None:
             raise Invalid(f"no base model {name!r}; GET /api/models lists them", field="base_model")
-        if not self._catalog().is_eligible(name):
+        if not self._catalog.is_eligible(name):
             raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
         return base
 
@@ -266,7 +272,7 @@ class Quoting:
         self, problems: list[DomainError], region: str, gpu_type: str, gpu_count: int | None
     ) -> None:
         """The GPUs exist, and the region has enough of them at all."""
-        catalog = self._catalog()
+        catalog = self._catalog
         kind = _attempt(problems, lambda: catalog.gpu_type(gpu_type))
         place = _attempt(problems, lambda: catalog.region(region))
         if kind is None or place is None or gpu_count is None:
@@ -286,9 +292,13 @@ class Quoting:
 
     def _capacity(self, region: str, gpu_type: str) -> int:
         """How many there are at all, by what the launchers say."""
-        pool = self._log.find(GpuPool, gpu_pool_id(region, gpu_type))
-        return 0 if pool is None else pool.capacity
+        place = region, gpu_type
+        if place not in self._capacities:
+            pool = self._log.find(GpuPool, gpu_pool_id(*place))
+            self._capacities[place] = 0 if pool is None else pool.capacity
+        return self._capacities[place]
 
+    @cached_property
     def _catalog(self) -> Catalog:
         return self._log.load(Catalog, CATALOG_ID)
 

@@ -67,7 +67,8 @@ def estimate(
     entries = entries.followed().chosen(choose) if choose else entries.followed()
     if keep:
         _keep(backend, caller, entries)
-    return _form(request, View.of(backend, caller, entries))
+    alert = "" if keep else None
+    return _form(request, View.of(backend, caller, entries), alert)
 
 
 @router.post("")
@@ -138,6 +139,7 @@ def _forget(backend: Backend, caller: Caller) -> None:
 def _form(
     request: Request, view: View, alert: str | None = None, made: Job | None = None
 ) -> Response:
+    """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
     return fragment("wizard/form.html", **_context(request, view, alert, made))
 
 

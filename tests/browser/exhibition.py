@@ -115,6 +115,7 @@ class Curator:
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
         self.exhibition.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"
+        self._dataset(self._person("mary", 40), "tickets", lines(self.random, 1_500))
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())

@@ -134,6 +134,34 @@ def asked_to_pause(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("the meter stops")
 
 
+LISTS = ("dataset", "base_model", "gpu_type", "region")
+NEW = "/fine-tune/new"
+CHOSEN = {
+    "dataset": "tickets — 1,500 examples",
+    "base_model": "llama-3.1-8b-instruct",
+    "gpu_type": "l4",
+    "region": "eu-central",
+}
+
+
+def wizard(until: str, **fields: str) -> Callable[[Page], None]:
+    """The wizard, anew, with these fields, once it shows `until`."""
+
+    def prepare(page: Page) -> None:
+        with page.expect_navigation():
+            page.get_by_role("button", name="Start over").click()
+        for name, value in (CHOSEN | fields).items():
+            field = page.locator(f"#{name}")
+            if name in LISTS:
+                field.select_option(value)
+            else:
+                field.evaluate("(field) => field.closest('details')?.setAttribute('open', '')")
+                field.fill(value)
+        expect(page.locator(until)).to_be_visible()
+
+    return prepare
+
+
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
@@ -152,6 +180,20 @@ STATES = (
     State("wizard-code", "wizard", prepare=as_code),
     State("wizard-no-balance", "wizard no balance", person="grace", prepare=priced),
     State("wizard-nothing", "/fine-tune/new", person="newcomer"),
+    State("wizard-4-bit", NEW, person="mary", prepare=wizard("#precision.is-warn")),
+    State(
+        "wizard-does-not-fit",
+        NEW,
+        person="mary",
+        prepare=wizard("#does-not-fit", micro_batch_size="256"),
+    ),
+    State(
+        "wizard-waiting",
+        NEW,
+        person="mary",
+        prepare=wizard("#elsewhere", gpu_type="a100-40"),
+        dark=True,
+    ),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
     State("job-waiting", "waiting", prepare=drawn),

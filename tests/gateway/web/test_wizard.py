@@ -297,7 +297,7 @@ def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
     four, full = (least_gib(wizard, each) for each in (Precision.NF4, Precision.BF16))
     memory_of(wizard, (four + full) / 2)
     shown = wizard.complete()
-    assert shown["precision"].text.startswith("4-bit QLoRA. 4-bit QLoRA is used: in full precision")
+    assert shown["precision"].text.startswith("4-bit QLoRA is used: in full precision")
     assert "4-bit QLoRA" in shown["step-6"].text
 
 

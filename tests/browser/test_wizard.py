@@ -1,0 +1,197 @@
+"""The wizard in a browser: what follows a change, what outlives the page, and both gates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.tabs import PHONE_WIDTH, Tabs
+from tests.running import EcoLinkUnderTest
+
+PATH = "/fine-tune/new"
+JOB = re.compile(r"/fine-tune/ftjob-[0-9a-f]{32}$")
+MOST_STOPS = 80  # of the Tab key on one page
+
+
+@pytest.fixture
+def dataset(person: EcoLinkUnderTest, tmp_path: Path) -> str:
+    """Ten chats of the person."""
+    return person.dataset(tmp_path, 10)
+
+
+def approve(page: Page) -> Locator:
+    return page.locator("#approve")
+
+
+def begin(page: Page, dataset: str) -> None:
+    """Open the wizard with a dataset, and choose the base."""
+    page.goto(f"{PATH}?dataset={dataset}")
+    expect(page).to_have_url(re.compile(f"{PATH}$"))
+    page.get_by_label("Base model", exact=True).select_option("tiny")
+    expect(page.locator("#phases")).to_be_visible()
+
+
+def test_alpha_follows_r_until_it_is_touched(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    rank, alpha = (
+        page.get_by_label("LoRA r", exact=True),
+        page.get_by_label("LoRA alpha", exact=True),
+    )
+    rank.fill("32")
+    expect(alpha).to_have_value("64")
+    expect(rank).to_be_focused()
+    alpha.fill("20")
+    rank.fill("8")
+    expect(page.get_by_role("button", name="Have alpha follow r again")).to_be_visible()
+    expect(alpha).to_have_value("20")
+    page.get_by_role("button", name="Have alpha follow r again").click()
+    expect(alpha).to_have_value("16")
+
+
+def test_typing_is_not_disturbed_by_what_follows_from_it(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    page.get_by_text("Advanced", exact=True).click()
+    name = page.get_by_label("Job name", exact=True)
+    name.focus()
+    with page.expect_response(lambda answer: answer.url.endswith("/estimate")):
+        name.press_sequentially("support bot 2026", delay=120)
+    expect(name).to_have_value("support bot 2026")
+    expect(name).to_be_focused()
+    expect(page.locator("#suffix-problem")).to_contain_text("Job name must be")
+    assert name.evaluate("(field) => field.selectionStart") == len("support bot 2026")
+    expect(page.get_by_label("Dropout", exact=True)).to_be_visible()  # what was opened stays open
+
+
+def test_the_draft_survives_reload_back_and_a_second_tab(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    page.get_by_label("Epochs", exact=True).fill("7")
+    page.get_by_label("LoRA r", exact=True).fill("64")
+    expect(page.get_by_label("LoRA alpha", exact=True)).to_have_value("128")
+
+    def is_kept(tab: Page) -> None:
+        expect(tab.get_by_label("Dataset", exact=True)).to_have_value(dataset)
+        expect(tab.get_by_label("Base model", exact=True)).to_have_value("tiny")
+        expect(tab.get_by_label("Epochs", exact=True)).to_have_value("7")
+        expect(tab.get_by_label("LoRA alpha", exact=True)).to_have_value("128")
+        expect(tab.locator("#phases")).to_be_visible()
+
+    page.reload()
+    is_kept(page)
+    page.goto("/fine-tune")
+    page.go_back()
+    is_kept(page)
+    second = page.context.new_page()
+    second.goto(PATH)
+    is_kept(second)
+    second.get_by_role("button", name="Start over").click()
+    expect(second.get_by_label("Epochs", exact=True)).to_have_value("3")
+
+
+def test_a_job_is_approved_by_keyboard_alone(page: Page, dataset: str) -> None:
+    page.goto(f"{PATH}?dataset={dataset}")
+    stop_at(page, "base_model")
+    page.keyboard.type("tiny")
+    expect(page.get_by_label("Base model", exact=True)).to_have_value("tiny")
+    stop_at(page, "epochs")
+    page.keyboard.type("1")  # what was there is selected
+    expect(page.get_by_label("Epochs", exact=True)).to_have_value("1")
+    expect(page.locator("#steps .figure").nth(1)).to_contain_text("Optimizer steps1in all")
+    stop_at(page, "approve")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(JOB)
+
+
+def stop_at(page: Page, element_id: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == element_id:
+            return
+    raise AssertionError(f"Tab does not come to #{element_id}")
+
+
+def test_what_was_not_seen_is_shown_before_it_is_approved(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    expect(approve(page)).to_be_enabled()
+    page.evaluate(
+        """() => {
+            document.getElementById("epochs").value = "50";
+            document.getElementById("approve").click();
+        }"""
+    )
+    notice = page.get_by_text("The estimate changed with your last change")
+    expect(notice).to_be_visible()
+    with page.expect_response(lambda answer: "keep=false" in answer.url):
+        pass
+    expect(notice).to_be_visible()  # also after a look at the catalog
+    approve(page).click()
+    expect(page).to_have_url(JOB)
+
+
+def test_a_top_up_in_a_second_tab_opens_the_balance_gate(
+    newcomer: Callable[..., EcoLinkUnderTest], tabs: Tabs, tmp_path: Path
+) -> None:
+    poor = newcomer(dollars=0.0001)
+    page = tabs.open(poor)
+    begin(page, poor.dataset(tmp_path, 10))
+    gate = page.locator("#balance-gate")
+    expect(gate).to_contain_text("Top up first: $0.01 is missing.")
+    expect(gate.get_by_role("link", name="Top up")).to_have_attribute("href", "/billing")
+    expect(approve(page)).to_be_disabled()
+    poor.top_up(5)
+    expect(approve(page)).to_be_enabled()
+
+
+@pytest.fixture
+def busy(newcomer: Callable[..., EcoLinkUnderTest], tmp_path: Path) -> Iterator[None]:
+    """Somebody else's job has all GPUs of the default type."""
+    other = newcomer()
+    (tmp_path / "theirs").mkdir()
+    job = other.approve(other.dataset(tmp_path / "theirs", 200), gpu_count=2, epochs=100)
+    other.await_events(job, "SegmentAllocated", 1)
+    yield
+    other.client.post(f"{job}/cancel", {})
+    other.await_status(job, "cancelled")
+
+
+def test_gpus_that_are_taken_close_the_capacity_gate(
+    busy: None, page: Page, dataset: str, person: EcoLinkUnderTest
+) -> None:
+    begin(page, dataset)
+    expect(page.locator("#capacity-gate")).to_contain_text("local has 0 cpu free")
+    expect(approve(page)).to_contain_text("the wait is")
+    expect(approve(page)).to_be_disabled()
+
+    page.get_by_role("button", name="cpu-small in local, $0.30 an hour").click()
+    expect(page.get_by_label("GPU type", exact=True)).to_have_value("cpu-small")
+    expect(approve(page)).to_be_enabled()
+
+    page.get_by_label("GPU type", exact=True).select_option("cpu")
+    expect(approve(page)).to_be_disabled()
+    page.get_by_label("Wait in the queue, free of charge", exact=True).check()
+    expect(approve(page)).to_contain_text("after a wait of")
+    approve(page).click()
+    expect(page).to_have_url(JOB)
+    job = f"/jobs/{page.url.rpartition('/')[2]}"
+    assert person.client.get(job)["phase"] == "waiting for a GPU"
+    person.client.post(f"{job}/cancel", {})
+
+
+def test_a_link_to_a_problem_opens_what_it_is_in(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    page.get_by_text("Advanced", exact=True).click()
+    page.get_by_label("Seed", exact=True).fill("none")
+    expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
+    page.locator("#advanced > summary").click()
+    expect(page.get_by_label("Seed", exact=True)).to_be_hidden()
+    page.get_by_role("link", name="Seed must be a whole number").click()
+    expect(page.get_by_label("Seed", exact=True)).to_be_focused()
+
+
+def test_it_fits_a_phone(phone: Page, dataset: str) -> None:
+    begin(phone, dataset)
+    assert phone.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH
