@@ -180,7 +180,12 @@ STATES = (
     State("wizard-code", "wizard", prepare=as_code),
     State("wizard-no-balance", "wizard no balance", person="grace", prepare=priced),
     State("wizard-nothing", "/fine-tune/new", person="newcomer"),
-    State("wizard-4-bit", NEW, person="mary", prepare=wizard("#precision.is-warn")),
+    State(
+        "wizard-4-bit",
+        NEW,
+        person="mary",
+        prepare=wizard("#precision.is-warn", micro_batch_size="8"),
+    ),
     State(
         "wizard-does-not-fit",
         NEW,

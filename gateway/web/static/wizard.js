@@ -2,6 +2,16 @@
 
 const form = document.getElementById("wizard");
 
+// An answer to what has changed again since is not shown: the next one is on its way.
+let changes = 0;
+for (const kind of ["input", "change"])
+  form.addEventListener(kind, () => { changes += 1; }, { capture: true });
+document.addEventListener("htmx:config:request", (event) => { event.detail.ctx.changes = changes; });
+document.addEventListener("htmx:before:swap", (event) => {
+  const sent = event.detail.ctx?.changes;
+  if (sent !== undefined && sent !== changes) event.preventDefault();
+});
+
 // A list that somebody has used does not follow its options' `selected` any more.
 document.addEventListener("htmx:after:swap", () => {
   for (const list of form.querySelectorAll("select[data-chosen]"))
