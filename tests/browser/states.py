@@ -87,6 +87,14 @@ def asks(button: str) -> Callable[[Page], None]:
     return prepare
 
 
+def compared(page: Page) -> None:
+    """Two jobs of the list were chosen, and are compared."""
+    for number in range(2):
+        page.locator("input[name=jobs]").nth(number).check()
+    page.get_by_role("button", name="Compare curves").click()
+    expect(page.get_by_role("heading", name="Two jobs compared")).to_be_visible()
+
+
 def priced(page: Page) -> None:
     """All is chosen, and priced."""
     for name, value in (
@@ -200,6 +208,7 @@ STATES = (
         dark=True,
     ),
     State("jobs", "/fine-tune", dark=True, phone=True),
+    State("jobs-compared", "/fine-tune", prepare=compared, dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
     State("job-waiting", "waiting", prepare=drawn),
     State("job-training", "training", prepare=drawn, dark=True, phone=True),
