@@ -26,7 +26,7 @@ ADVICE = {
     "unsupported_tokenizer": OTHER_BASE,
     "unsupported_architecture": OTHER_BASE,
     "load_failed": AGAIN,
-    "serving_died": "Undeploy what is not needed, then deploy it again.",
+    "serving_died": "Make room for it, then deploy it again.",
     "base_not_deployed": "Deploy it again once its base is deployed.",
 }
 """Of every reason that serving, and what deploys by itself, gives."""

@@ -33,6 +33,7 @@ from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.datasets.handlers import Validating
+from services.serving.deployed import REASONS
 from services.trainer.tiny_model import make_tiny_tokenizer
 from tests.browser.told_job import ToldJob, add_steps
 from tests.gateway.conftest import running_gateway
@@ -119,6 +120,7 @@ class Curator:
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
+        self._deployments(self._person("vera", 80))
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
         show = self._show
@@ -147,6 +149,21 @@ class Curator:
         show("training", self._job(ada, chats, 9).train(236))
         show("training-just-begun", self._job(ada, chats, 2, gpu_type="l4").train(1))
         show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
+
+    def _deployments(self, person: UUID) -> None:
+        """Whatever may become of what is deployed; nothing of it moves."""
+        chats = self._dataset(person, "recipes", lines(self.random, 300))
+        failed = self._job(person, chats, 60 * 9).train(40, save_every=20)
+        failed = failed.train(failed.total_steps - 40).evaluate().register()
+        self._deploy(failed, fails=("serving_died", REASONS["serving_died"]))
+        deploying = self._job(person, chats, 60 * 7).train(40, save_every=20)
+        deploying = deploying.train(deploying.total_steps - 40).evaluate().register()
+        self._deploy(deploying, activates=False)
+        with self._told(60 * 6):
+            saved = deploying.job.checkpoints[-1].step
+            checkpoint = self.backend.deploying.deploy_checkpoint(person, deploying.id, saved)
+            checkpoint.activate()
+            self.backend.log.commit(checkpoint)
 
     def _open_platform(self) -> None:
         with self._told(60 * 24 * 40):
@@ -257,10 +274,15 @@ class Curator:
         at = self.now - timedelta(minutes=minutes_ago)
         return ToldJob(self.backend, person, at, form, seed=round(minutes_ago))
 
-    def _deploy(self, job: ToldJob) -> None:
+    def _deploy(
+        self, job: ToldJob, *, activates: bool = True, fails: tuple[str, str] | None = None
+    ) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
-            deployment.activate()
+            if fails is not None:
+                deployment.fail(*fails)
+            elif activates:
+                deployment.activate()
             self.backend.log.commit(deployment)
 
     def _show(self, state: str, job: ToldJob) -> None:

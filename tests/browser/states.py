@@ -6,10 +6,11 @@ the pages of single datasets and jobs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.exhibition import Exhibition
 from tests.browser.tabs import Tabs
@@ -170,6 +171,46 @@ def wizard(until: str, **fields: str) -> Callable[[Page], None]:
     return prepare
 
 
+def new_key(page: Page) -> None:
+    """A key was made just now."""
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.locator("#new-secret")).to_be_visible()
+
+
+def asked_to_undeploy(page: Page) -> None:
+    """The question before a checkpoint is given up."""
+    row = page.locator(".row", has_text="ckpt-step")
+    row.get_by_role("button", name="Undeploy").click()
+    expect(page.get_by_role("dialog")).to_contain_text("may be deleted then")
+
+
+def conversation(page: Page) -> None:
+    """A model and its base have answered; nothing serves here, so that it is told to the page."""
+
+    def answer(route: Route) -> None:
+        asked = json.loads(route.request.post_data or "")
+        base = not asked["model"].startswith("ft:")
+        words = ASSISTANT if base else "I am sorry to hear that. May I have your order number?"
+        said: list[dict[str, object]] = [
+            {"choices": [{"delta": {"content": words}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": {"completion_tokens": 58 if base else 13}},
+        ]
+        events = [f"data: {json.dumps(each)}\n\n" for each in said]
+        body = "".join(events) + "data: [DONE]\n\n"
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/models/playground/say", answer)
+    page.get_by_label("Message").fill("My parcel has not arrived yet.")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".answer", has_text="tokens in")).to_have_count(2)
+
+
+ASSISTANT = (
+    "I'm an AI assistant and I don't have information about your parcel. Here are some things you "
+    "can do:\n\n1. Check the tracking number.\n2. Contact the carrier.\n3. Contact the shop where "
+    "you bought it."
+)
+
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
@@ -233,5 +274,11 @@ STATES = (
     State("billing-empty", "/billing", person="grace"),
     State("models", "/models", dark=True, phone=True),
     State("models-none", "/models", person="newcomer"),
+    State("models-deploying", "/models", person="vera", dark=True, phone=True),
+    State("models-promote", "/models", prepare=asks("Promote")),
+    State("models-undeploy-checkpoint", "/models", person="vera", prepare=asked_to_undeploy),
+    State("models-revoke", "/models", person="newcomer", prepare=asks("Revoke")),
+    State("models-new-key", "/models", person="vera", prepare=new_key, dark=True, phone=True),
     State("playground", "/models/playground", dark=True, phone=True),
+    State("playground-answered", "/models/playground", "ada", conversation, dark=True, phone=True),
 )

@@ -96,7 +96,7 @@ def test_a_failure_tells_why(client: TestClient, world: World) -> None:
     assert shown.json()["failure"] == {
         "code": "serving_died",
         "message": "It died.",
-        "advice": "Undeploy what is not needed, then deploy it again.",
+        "advice": "Make room for it, then deploy it again.",
     }
 
 

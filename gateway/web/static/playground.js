@@ -83,18 +83,18 @@ async function* ask(model, messages, signal, wait) {
   }
 }
 
-function figures(start, first, usage, reason) {
+function figures(start, usage, reason) {
   const seconds = (performance.now() - start) / 1000, tokens = usage?.completion_tokens;
-  const counted = tokens === undefined ? "" : `${tokens} ${tokens === 1 ? "token" : "tokens"} in `;
-  const speed = tokens > 1 && first ? `, ${Math.round((tokens - 1) / Math.max(0.001, (performance.now() - first) / 1000))} tokens/s` : "";
-  const ended = { length: ", ended at max tokens", stopped: ", stopped" }[reason] ?? "";
-  return `${counted}${seconds.toFixed(1)} s${speed}${ended}`;
+  const ended = { length: ", cut off at the limit", stopped: ", stopped" }[reason] ?? "";
+  if (tokens === undefined) return `${seconds.toFixed(1)} s${ended}`;
+  const speed = tokens > 1 ? ` (${Math.round(tokens / Math.max(seconds, 0.05))} tokens/s)` : "";
+  return `${tokens} ${tokens === 1 ? "token" : "tokens"} in ${seconds.toFixed(1)} s${speed}${ended}`;
 }
 
 async function answer(place, model, messages, signal) {
   const text = place.querySelector("[data-text]"), line = place.querySelector("[data-figures]");
   const start = performance.now();
-  let first = null, usage = null, reason = null, content = "";
+  let usage = null, reason = null, content = "";
   const show = (words) => { line.textContent = words; };
   place.setAttribute("aria-busy", "true");
   show("…");
@@ -106,14 +106,13 @@ async function answer(place, model, messages, signal) {
       reason = choice.finish_reason ?? reason;
       const grown = choice.delta.content?.replaceAll("\0", ""); // which no message may hold
       if (!grown) continue;
-      first ??= performance.now();
       content += grown;
       following(() => { text.append(grown); show(""); });
     }
-    show(figures(start, first, usage, reason));
+    show(figures(start, usage, reason));
   } catch (error) {
     const stopped = signal.aborted;
-    show(stopped ? figures(start, first, usage, "stopped")
+    show(stopped ? figures(start, usage, "stopped")
       : error instanceof Refused ? error.message : "EcoLink cannot be reached now; try again in a moment.");
     line.classList.toggle("field-problem", !stopped);
   } finally {

@@ -110,7 +110,7 @@ def test_a_failure_says_why_and_what_to_do(browser: Browser, owner: Deployer) ->
     give(browser, f"/models/{owner.model}/deploy")
     fail(owner, "serving_died", "The serving process died again and again.")
     shown = lists(browser)
-    assert "The serving process died again and again. Undeploy what is not needed" in shown
+    assert "The serving process died again and again. Make room for it" in shown
     assert "Deploy again" in shown
     assert "Deploying…" in give(browser, f"/models/{owner.model}/deploy")
 

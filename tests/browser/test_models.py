@@ -1,0 +1,205 @@
+"""Models in a browser: deployed, asked beside their base, and keys for programs that call them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, Request, Route, expect
+
+from tests.browser.tabs import PHONE_WIDTH, Tabs
+from tests.polling import eventually
+from tests.running import EcoLinkUnderTest
+
+SAY = "**/models/playground/say"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Somebody whose job registered a model."""
+
+    person: EcoLinkUnderTest
+    model: str
+
+    def give(self, command: str, until: str) -> None:
+        """Deploy or undeploy it, and wait until it is so."""
+        path = f"/models/{self.model}"
+        self.person.client.post(f"{path}/{command}", {})
+        eventually(lambda: self.person.client.get(f"{path}/deployment")["status"] == until)
+
+
+@pytest.fixture(scope="module")
+def owner(ecolink: EcoLinkUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
+    """One for all of these tests."""
+    with ecolink.newcomer() as person:
+        dataset = person.dataset(tmp_path_factory.mktemp("chats"), 12)
+        job = person.await_end(person.approve(dataset, epochs=1))
+        yield Owner(person, job["model"])
+
+
+def answers(page: Page) -> Locator:
+    """Those to the last message."""
+    return page.locator(".turn").last.locator(".answer")
+
+
+def say(page: Page, words: str) -> None:
+    page.get_by_label("Message").fill(words)
+    page.get_by_role("button", name="Send").click()
+
+
+def test_a_model_is_deployed_and_answers_beside_its_base(tabs: Tabs, owner: Owner) -> None:
+    owner.give("deploy", "active")
+    owner.give("undeploy", "undeployed")
+    page = tabs.open(owner.person, "/models")
+    row = page.locator(".row").filter(has=page.get_by_text(owner.model))
+    expect(row).to_contain_text("not deployed")
+    page.evaluate("window.loadedOnce = true")
+    row.get_by_role("button", name="Deploy", exact=True).focus()
+    page.keyboard.press("Enter")
+    undeploy = row.get_by_role("button", name="Undeploy")
+    expect(undeploy).to_be_focused()  # the same button, without a reload
+    assert page.evaluate("window.loadedOnce")
+    row.get_by_role("button", name="Playground").click()
+    expect(page.get_by_label("Model")).to_have_value(owner.model)
+
+    asked: list[dict[str, Any]] = []
+    page.on("request", lambda each: _note(each, asked))
+    page.get_by_label("Max tokens").fill("12")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("System prompt").fill("You are brief.")
+    page.get_by_label("Message").fill("What is 2 plus 2?")
+    page.keyboard.press("Enter")
+    for kind, model in (("Base", "tiny"), ("Adapter", owner.model)):
+        answer = answers(page).filter(has=page.get_by_role("heading", name=f"{kind} {model}"))
+        expect(answer).to_contain_text(re.compile(r"\d+ tokens? in \d+\.\d s"))
+        assert answer.locator("[data-text]").text_content()
+    expect(page.get_by_role("status").filter(has_text="tokens")).to_contain_text("tiny: ")
+    expect(page.get_by_label("Message")).to_have_value("")
+    say(page, "And 3 plus 3?")
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(answers(page).filter(has_text="tokens in")).to_have_count(2)
+    roles = [[each["role"] for each in body["messages"]] for body in asked]
+    assert roles == [["system", "user"]] * 2 + [["system", "user", "assistant", "user"]] * 2
+    assert sorted({body["model"] for body in asked}) == sorted({"tiny", owner.model})
+
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    page.get_by_label("Model").select_option("tiny")
+    expect(page).to_have_url(re.compile(r"\?model=tiny$"))
+    say(page, "Hello!")
+    expect(answers(page).filter(has_text="tokens in")).to_have_count(1)
+
+
+def _note(request: Request, asked: list[dict[str, Any]]) -> None:
+    if request.url.endswith("/playground/say"):
+        asked.append(json.loads(request.post_data or ""))
+
+
+def test_an_answer_is_stopped(tabs: Tabs, owner: Owner) -> None:
+    owner.give("deploy", "active")
+    page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
+    page.route(SAY, lambda route: None)  # it is never answered
+    with page.expect_request(SAY):
+        say(page, "Tell me everything.")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.get_by_role("button", name="Stop").click()
+    expect(answers(page).filter(has_text="stopped")).to_have_count(2)
+    expect(page.get_by_label("Message")).to_be_focused()
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+def test_what_passes_is_waited_for_and_what_breaks_off_says_so(tabs: Tabs, owner: Owner) -> None:
+    page = tabs.open(owner.person, "/models/playground?model=tiny")
+    told = [
+        {"error": {"message": "tiny is being loaded", "passing": True}},
+        {"error": {"message": "the answer broke off", "passing": False}},
+    ]
+    asked: list[int] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(len(asked))
+        if len(asked) > len(told):
+            route.continue_()
+        else:
+            event = f"data: {json.dumps(told[len(asked) - 1])}\n\n"
+            route.fulfill(body=event, content_type="text/event-stream")
+
+    page.route(SAY, refuse)
+    say(page, "Hello!")
+    expect(answers(page)).to_contain_text("the answer broke off")
+    assert len(asked) == 2
+    page.get_by_label("Max tokens").fill("5")
+    say(page, "Hello again!")
+    expect(answers(page)).to_contain_text("tokens in")
+
+
+def test_what_was_undeployed_meanwhile_is_not_asked(tabs: Tabs, owner: Owner) -> None:
+    owner.give("deploy", "active")
+    page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
+    owner.give("undeploy", "undeployed")
+    say(page, "Are you there?")
+    expect(page.get_by_text("It answers once it is deployed.")).to_be_visible()
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    expect(page.get_by_label("Message")).to_have_value("Are you there?")
+    page.get_by_role("button", name="Deploy").click()
+    page.get_by_label("Max tokens").fill("5")
+    page.get_by_role("button", name="Send").click()
+    expect(answers(page).filter(has_text="tokens in")).to_have_count(2)
+
+
+def test_a_key_is_shown_once_and_the_printed_lines_run_with_it(
+    tabs: Tabs, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tabs.open(owner.person, "/models?model=tiny#keys")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Make a key").click()
+    secret = page.locator("#new-secret").inner_text()
+    page.locator("#made").get_by_role("button", name="Copy").click()
+    expect(page.locator("#made").get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == secret
+
+    monkeypatch.setenv("ECOLINK_API_KEY", secret)
+    page.get_by_role("button", name="Copy: Python").click()
+    lines = page.evaluate("navigator.clipboard.readText()")
+    assert owner.person.settings.gateway_url in lines
+    with redirect_stdout(StringIO()) as printed:
+        exec(lines, {})
+    assert printed.getvalue()
+
+    page.goto("/datasets")
+    page.go_back()
+    expect(page.get_by_text(f"eco_…{secret[-4:]}").first).to_be_visible()
+    expect(page.locator("#new-secret")).to_have_count(0)
+    row = page.locator(".row.key").filter(has_text=secret[-4:])
+    row.get_by_role("button", name="Revoke").click()
+    question = page.get_by_role("dialog", name="Revoke this key?")
+    expect(question).not_to_contain_text("signs you out")
+    question.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("1 revoked")).to_be_visible()
+    expect(row).to_have_count(0)
+
+
+def test_revoking_the_key_of_this_session_signs_out(tabs: Tabs, person: EcoLinkUnderTest) -> None:
+    page = tabs.open(person, "/models#keys")
+    page.get_by_role("button", name="Revoke").click()
+    question = page.get_by_role("dialog", name="Revoke this key?")
+    expect(question).to_contain_text("revoking it signs you out")
+    expect(question).to_contain_text("It is your only key.")
+    page.keyboard.press("Escape")
+    expect(question).to_be_hidden()
+    page.keyboard.press("Enter")  # focus is on the button again
+    question.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_nothing_is_wider_than_a_phone(tabs: Tabs, owner: Owner) -> None:
+    page = tabs.open(owner.person, "/models", width=PHONE_WIDTH)
+    for path in ("/models", "/models/playground"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH, path
