@@ -36,7 +36,7 @@ from gateway.web.job_view import views_of
 from infrastructure.settings import Settings
 
 AIM_SECONDS = 0.25
-START_SECONDS, DRAIN_SECONDS = 60.0, 5.0
+START_SECONDS, DRAIN_SECONDS = 180.0, 5.0
 SERVICES = {name: PROCESSES[name] for name in ("relay", "projector")}
 
 
@@ -50,6 +50,7 @@ class Run:
     received: list[Received] = field(default_factory=list)
     bytes_per_client: float = 0.0
     view_seconds: float = 0.0
+    cpu_share: float = 0.0  # of a core, that the gateway uses for them
 
     def was_away(self, moment: float) -> bool:
         """Whether the gateway, or a client's connection to it, was away."""
@@ -121,10 +122,13 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
         platform.advance(5)  # their first views
         before = process.memory_info().rss
         with _clients(settings, platform, clients) as (told, commands):
+            began = time.time()
             _expect(told, "ready")
-            console.print(f"{clients} clients look at {jobs} jobs")
-            platform.advance(seconds / 2)
+            console.print(f"{clients} clients are there after {time.time() - began:.1f} s")
             run = Run(platform.written, platform.checkpoints)
+            used = _cpu_seconds(process)
+            platform.advance(seconds / 2)
+            run.cpu_share = 2 * (_cpu_seconds(process) - used) / seconds
             run.bytes_per_client = (process.memory_info().rss - before) / clients
             run.view_seconds = _view_seconds(settings, platform.job_ids)
             gone = time.time()
@@ -215,6 +219,11 @@ def _expect(told: IO[str], word: str, platform: Platform | None = None) -> None:
     os.set_blocking(told.fileno(), True)
 
 
+def _cpu_seconds(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return used.user + used.system
+
+
 def _view_seconds(settings: Settings, job_ids: Sequence[UUID]) -> float:
     """How long a view takes, its queries and its HTML, in batches as the gateway's."""
     with open_backend(settings) as backend:
@@ -241,7 +250,8 @@ def _report(console: Console, run: Run, clients: int, jobs: int) -> None:
     console.print(
         f"{clients} clients, {jobs} jobs, {written} events, {away} of them while the gateway was "
         f"away: {lost} lost, {doubled} doubled over all clients\n"
-        f"{run.bytes_per_client / 1000:.0f} kB of the gateway's memory for each client; "
+        f"{run.bytes_per_client / 1000:.0f} kB of the gateway's memory for each client, and "
+        f"{run.cpu_share:.0%} of a core for all of them; "
         f"{1000 * run.view_seconds:.1f} ms to read and render a view, once for all of its viewers"
     )
     if len(events) > 1:

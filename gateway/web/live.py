@@ -72,8 +72,6 @@ async def live(websocket: WebSocket, job_id: str) -> None:
         with live_jobs.view(
             caller.account_id, asked.job_id, caller.key_id, session.session_id, seen
         ) as viewer:
-            # From here on the feed tells of a revocation; of one before it, nobody did.
-            await run_in_threadpool(holder_of_session, backend, session, caller.request_id)
             await while_connected(websocket, _send(websocket, live_jobs, viewer))
     except ValidationError as error:
         await close(websocket, 4422, "; ".join(str(each["loc"][0]) for each in error.errors()))

@@ -76,6 +76,8 @@ class LiveJobs:
         self.feed = feed
         self._jobs: dict[UUID, WatchedJob] = {}
         self._viewers: dict[UUID, set[Viewer]] = {}
+        self._revoked: set[UUID] = set()
+        """Keys that were revoked since it began: perhaps after a page with one was let in."""
         self._news = asyncio.Event()
         self._logger = logging.getLogger("live_jobs")
 
@@ -87,7 +89,7 @@ class LiveJobs:
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = WatchedJob(account_id, job_id, self.feed.position)
-        viewer = Viewer(job, key_id, session_id, seen)
+        viewer = Viewer(job, key_id, session_id, seen, ended=key_id in self._revoked)
         self._viewers.setdefault(job_id, set()).add(viewer)
         self._news.set()
         try:
@@ -121,6 +123,7 @@ class LiveJobs:
                 self._wake(job)
                 self._news.set()
         if revoked_keys:
+            self._revoked |= set(revoked_keys)
             self._end(lambda viewer: viewer.key_id in revoked_keys)
 
     def wake(self) -> None:

@@ -49,7 +49,7 @@ def lines(page: Page) -> list[str]:
 def test_a_page_misses_nothing_while_its_gateway_is_away(
     tabs: Tabs, person: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
-    path = started(person, tmp_path, epochs=60)
+    path = started(person, tmp_path, epochs=8)
     page = tabs.open(person, path)
     expect(page.locator("#timeline")).to_contain_text("Training began")
     with tabs.gateway_down():
@@ -67,7 +67,7 @@ def test_a_page_misses_nothing_while_its_gateway_is_away(
 
 
 def test_two_browsers_see_the_same(tabs: Tabs, person: EcoLinkUnderTest, tmp_path: Path) -> None:
-    path = started(person, tmp_path, epochs=20)
+    path = started(person, tmp_path, epochs=6)
     pages = [tabs.open(person, path) for _ in range(2)]
     for page in pages:
         expect(page.locator("#job-head")).to_contain_text("registered", timeout=180_000)
