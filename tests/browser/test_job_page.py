@@ -38,7 +38,7 @@ def sequences(page: Page) -> list[int]:
 def told(person: EcoLinkUnderTest, path: str) -> list[int]:
     """The sequences of a job's own events and its meters'."""
     job = path.rpartition("/")[2]
-    events = person.client.get(f"/events?job={job}&limit=1000")["data"]
+    events = person.client.get("/events", job=job, limit=1000)["data"]
     return [each["sequence"] for each in events if not each["event"].startswith("Gpus")]
 
 
@@ -51,7 +51,7 @@ def test_a_page_misses_nothing_while_its_gateway_is_away(
 ) -> None:
     path = started(person, tmp_path, epochs=8)
     page = tabs.open(person, path)
-    expect(page.locator("#timeline")).to_contain_text("Training began")
+    expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
     with tabs.gateway_down():
         person.kill("gateway")
         expect(page.locator("#job-head")).to_contain_text("registered", timeout=180_000)
@@ -89,10 +89,10 @@ def test_pause_top_up_resume_and_cancel_without_a_reload(
     path = started(person, tmp_path, epochs=100)
     page = tabs.open(person, path)
     page.evaluate("window.sameDocument = true")
-    expect(page.locator("#timeline")).to_contain_text("Training began")
+    expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
-    expect(page.locator("#job-head")).to_contain_text("Paused by you", timeout=60_000)
+    expect(page.locator("#job-head")).to_contain_text("Paused by you", timeout=120_000)
     resume = page.get_by_role("button", name="Resume")
     expect(resume).to_be_enabled()
     _spend(person)
@@ -103,10 +103,10 @@ def test_pause_top_up_resume_and_cancel_without_a_reload(
     expect(resume).to_be_enabled()
     resume.click()
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
-    expect(page.locator("#timeline")).to_contain_text("Resumed from step", timeout=60_000)
+    expect(page.locator("#timeline")).to_contain_text("Resumed from step", timeout=120_000)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
-    expect(page.locator("#job-head")).to_contain_text("Stopped by you", timeout=60_000)
+    expect(page.locator("#job-head")).to_contain_text("Stopped by you", timeout=120_000)
     expect(page.get_by_role("button", name="Promote")).to_be_visible()
     assert page.evaluate("window.sameDocument")
 
