@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID
 
 from domain.money import seconds_bought
 from gateway.answers import Money
-from gateway.backend import Backend
-from projections.open_meters import burn
+from projections.open_meters import Burn
 
 
 @dataclass(frozen=True)
@@ -21,14 +19,9 @@ class Runway:
     seconds: int | None
     """None: nothing runs that costs anything."""
 
-
-def runway_of(backend: Backend, account_id: UUID, balance_micros: int) -> Runway:
-    """The runway of a balance; time that is used and not billed yet is spent already."""
-    with backend.pool.connection() as connection:
-        now = burn(connection, account_id)
-    left = max(0, balance_micros - now.unbilled_micros)
-    return Runway(
-        now.jobs,
-        Money.of(now.rate_micros_per_hour),
-        seconds_bought(left, now.rate_micros_per_hour),
-    )
+    @classmethod
+    def of(cls, balance_micros: int, now: Burn) -> Runway:
+        """The runway of a balance; time that is used and not billed yet is spent already."""
+        left = max(0, balance_micros - now.unbilled_micros)
+        rate = now.rate_micros_per_hour
+        return cls(now.jobs, Money.of(rate), seconds_bought(left, rate))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
@@ -221,17 +221,6 @@ def rows_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Row]:
         "WHERE job_id = ANY(%s) AND name = %s",
         [list(job_ids), JOB_DETAIL.name],
     ).fetchall()
-
-
-def running_rates(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, int]:
-    """What each account's running jobs cost in an hour, micro-dollars; none of who runs nothing."""
-    rows = connection.execute(
-        "SELECT account_id, sum(rate_micros_per_hour)::bigint AS rate FROM job_detail "
-        "WHERE account_id = ANY(%s) AND status = ANY(%s) AND waiting_since IS NULL "
-        "GROUP BY account_id",
-        [list(account_ids), RUNNING],
-    ).fetchall()
-    return {row["account_id"]: row["rate"] for row in rows}
 
 
 def jobs_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -43,7 +44,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 BURN = """
-SELECT count(DISTINCT job_id) AS jobs,
+SELECT open_meters.account_id, count(DISTINCT job_id) AS jobs,
     coalesce(sum(rate_micros_per_hour), 0)::bigint AS rate_micros_per_hour,
     coalesce(sum(rate_micros_per_hour * greatest(used.seconds - billed.seconds, 0) / 3600), 0)
         ::bigint AS unbilled_micros
@@ -52,7 +53,8 @@ LATERAL (SELECT coalesce(max(elapsed_seconds), 0)::numeric AS seconds FROM segme
     WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS used,
 LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds FROM billing_ledger AS each
     WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS billed
-WHERE open_meters.account_id = %s AND open_meters.bound_at IS NOT NULL
+WHERE open_meters.account_id = ANY(%s) AND open_meters.bound_at IS NOT NULL
+GROUP BY open_meters.account_id
 """
 """A job's rate is that of its running segment."""
 
@@ -78,8 +80,11 @@ class Burn:
     """Of time that is used already, and of which no minute is billed yet."""
 
 
-def burn(connection: Connection, account_id: UUID) -> Burn:
-    """What runs on bound GPUs for an account."""
-    row = connection.execute(BURN, [account_id]).fetchone()
-    assert row is not None
-    return Burn(**row)
+NOTHING = Burn(0, 0, 0)
+
+
+def burns(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Burn]:
+    """What runs on bound GPUs for each account; of who runs nothing, nothing."""
+    rows = connection.execute(BURN, [list(account_ids)]).fetchall()
+    found = {row.pop("account_id"): Burn(**row) for row in rows}
+    return {each: found.get(each, NOTHING) for each in account_ids}

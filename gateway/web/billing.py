@@ -27,12 +27,13 @@ from gateway.api.jobs import job_detail, own_job
 from gateway.api.ledger import newest
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import title_of
-from gateway.runway import Runway, runway_of
+from gateway.runway import Runway
 from gateway.web.pages import fragment, page
 from gateway.web.spend_chart import spend_chart
 from infrastructure.payments import holders_provider
 from projections.billing_ledger import Only, Reason, last_position
 from projections.job_detail import jobs_paused_for
+from projections.open_meters import burns
 
 PAGE_POSTINGS = 50
 MOST_WAITING = 3  # jobs whose gate is quoted anew for the banner
@@ -139,7 +140,8 @@ def money_now(backend: Backend, caller: Caller) -> MoneyNow:
     with backend.pool.connection() as connection:
         waiting = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
         position = last_position(connection, caller.account_id)
-    runway = runway_of(backend, caller.account_id, account.balance.micros)
+        now = burns(connection, [caller.account_id])[caller.account_id]
+    runway = Runway.of(account.balance.micros, now)
     return MoneyNow(account, runway, tuple(waiting), position)
 
 

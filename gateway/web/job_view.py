@@ -8,19 +8,20 @@ from functools import cached_property, partial
 from uuid import UUID
 
 from domain.lifecycle import Command, Effect, JobStatus, rule
-from domain.money import SECONDS_PER_HOUR
 from gateway.answers import Money
 from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
+from gateway.runway import Runway
 from gateway.web.pages import templates
 from infrastructure.store import Connection
 from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
 from projections.accounts import accounts_of
 from projections.deployments import statuses_of_jobs
-from projections.job_detail import rows_of, running_rates
+from projections.job_detail import rows_of
 from projections.job_row import CANCELLING, PAUSING
+from projections.open_meters import Burn, burns
 from projections.projection import Row
 
 TONES = {
@@ -50,15 +51,14 @@ class Balance:
     balance: Money
     depleted: bool
     low: bool
-    runway_seconds: int | None  # that it lasts for what runs; None: nothing runs
+    runway: Runway
 
     @classmethod
-    def of(cls, row: Row, rate_micros_per_hour: int | None) -> Balance:
-        """The balance of an account's row, with what all that it runs costs in an hour."""
-        runway = None
-        if rate_micros_per_hour:
-            runway = row["balance_micros"] * SECONDS_PER_HOUR // rate_micros_per_hour
-        return cls(Money.of(row["balance_micros"]), row["depleted"], row["low"], runway)
+    def of(cls, row: Row, now: Burn) -> Balance:
+        """The balance of an account's row, with what uses it up."""
+        balance_micros: int = row["balance_micros"]
+        runway = Runway.of(balance_micros, now)
+        return cls(Money.of(balance_micros), row["depleted"], row["low"], runway)
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,6 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
 
 
 def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
-    rates = running_rates(connection, account_ids)
+    now = burns(connection, account_ids)
     accounts = accounts_of(connection, account_ids)
-    return {each: Balance.of(row, rates.get(each)) for each, row in accounts.items()}
+    return {each: Balance.of(row, now[each]) for each, row in accounts.items()}

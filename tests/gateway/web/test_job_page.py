@@ -13,6 +13,7 @@ from domain.account import Account
 from domain.aggregate import because
 from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
+from domain.meter import Meter
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.settings import Settings
@@ -95,6 +96,9 @@ def test_waiting_for_a_gpu_is_free_of_charge(reader: Reader) -> None:
 
 
 def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: Settings) -> None:
+    with because(reader.world.cause):
+        account_id, job_id = reader.person.account_id, reader.job_id
+        reader.world.log.commit(Meter.open(account_id, job_id, 1, 600_000))
     reader.train()
     with connect(settings) as connection:
         for step in range(1, 13):
