@@ -23,6 +23,7 @@ from deploy.demo.account import (
 from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
+from domain.account import Account
 from gateway.client import Client, Endpoint
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import SystemClock
@@ -163,6 +164,15 @@ class EcoLinkUnderTest:
             yield
         finally:
             process.resume()
+
+    def spend_all_but(self, seconds: int, job: str) -> None:
+        """Use up the balance, but for so much time of a job; as if by others of the account."""
+        rate = self.client.get(job)["rate_per_hour"]["micros"]
+        with acting_for_the_demo(self.settings) as use_cases:
+            account = use_cases.log.load(Account, self.account.account_id)
+            spent = account.available_micros - rate * seconds // 3600
+            account.settle(captured_micros=spent, reserved_micros=spent)
+            use_cases.log.commit(account)
 
     def _child(self, name: str) -> Any:
         found = stack.state(self.settings.home)
