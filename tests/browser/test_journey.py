@@ -40,8 +40,10 @@ def test_from_an_upload_to_an_answer_by_keyboard_alone(page: Page) -> None:
     expect(page.locator("#gpu_type")).to_have_value("cpu")
     _reach(page, page.locator("#epochs"))
     page.keyboard.press("Control+A")
-    page.keyboard.type("1")
-    page.keyboard.press("Tab")
+    with page.expect_response(re.compile("/estimate")):
+        page.keyboard.type("1")
+        page.keyboard.press("Tab")
+    page.wait_for_load_state("networkidle")
     approve = page.get_by_role("button", name="Approve & Train")
     expect(approve).to_be_enabled()
     _press(page, approve)
