@@ -51,7 +51,7 @@ def test_from_an_upload_to_an_answer_by_keyboard_alone(page: Page) -> None:
     expect(page).to_have_url(re.compile("/fine-tune/ftjob-"))
     expect(page.locator(STATUS)).to_have_text("registered", timeout=TRAINING_MS)
     _press(page, page.get_by_role("button", name="Deploy", exact=True).first)
-    playground = page.get_by_role("link", name="Open the playground")
+    playground = page.get_by_role("button", name="Open the playground")
     expect(playground).to_be_visible(timeout=TRAINING_MS)
     model = page.locator(".state-card code").inner_text()
     page.goto(f"/models/playground?model={model}")
