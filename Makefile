@@ -22,13 +22,16 @@ export PIP_ROOT_USER_ACTION := ignore
 help:
 	@echo "make demo   a real fine-tuning job, end to end"
 	@echo "make demo-autopause   two jobs drain one balance, pause at zero, and go on"
-	@echo "make up     start EcoLink and stay; Ctrl-C stops it"
+	@echo "make up     start EcoLink and stay; Ctrl-C stops it; with test payments: nobody pays to top up"
 	@echo "make test   the tests, on real servers and in a real browser"
 	@echo "make test-full   all of them, also those that take minutes"
 	@echo "make screenshots   a picture of every page in every state, in screenshots/"
 	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
 	@echo "make check  lint, types, layers and layout"
 	@echo "make clean  remove what make made, except your data"
+
+# For trying EcoLink out: account holders top up without paying, unless you say `false`.
+up demo demo-autopause: export ECOLINK_TEST_PAYMENTS ?= true
 
 demo: $(INSTALLED) $(CORPUS) $(MODEL)
 	@$(BIN)/ecolink demo

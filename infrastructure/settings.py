@@ -105,10 +105,10 @@ class Settings(BaseSettings):
         le=16,
         description="Trainers that the local launcher starts ahead, some 0.5 GB each; 0: none.",
     )
-    test_payments: bool | None = Field(
-        default=None,
-        description="Account holders top up by themselves, without money behind it; unset: only "
-        "on the embedded stack, where nobody else reaches it.",
+    test_payments: bool = Field(
+        default=False,
+        description="Account holders top up by themselves, without money behind it: for trying "
+        "EcoLink out alone. What comes through a proxy is refused.",
     )
     payment_instructions: str | None = Field(
         default=None,

@@ -81,7 +81,7 @@ def home() -> Iterator[Path]:
 def servers() -> Iterator[Settings]:
     """A PostgreSQL with a migrated database and a NATS with JetStream, for the whole run."""
     with _home() as path:
-        settings = Settings(home=path)
+        settings = Settings(home=path, test_payments=True)
         if docker_answers():
             with containers(settings) as filled:
                 _make_template(filled)
@@ -96,7 +96,9 @@ def servers() -> Iterator[Settings]:
 def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTest]:
     """One stack for all tests of the whole product, with short minutes and quick heartbeats."""
     home = tmp_path_factory.mktemp("home")
-    settings = Settings(home=home, heartbeat_seconds=0.2, meter_minute_seconds=5)
+    settings = Settings(
+        home=home, heartbeat_seconds=0.2, meter_minute_seconds=5, test_payments=True
+    )
     with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
         yield under_test
 

@@ -94,6 +94,9 @@ def announce(settings: Settings) -> None:
     account = demo_account(settings)
     console.print(f"Sign in, once, in your browser: [bold]{sign_in_link(settings, account)}[/]")
     console.print(f"API key of the demo account: [bold]{account.key}[/]")
+    if settings.test_payments:
+        said = "Test payments are on: account holders top up without paying."
+        console.print(said, style="yellow", soft_wrap=True)
     console.print(f"Data, logs and passwords are in {settings.home}; Ctrl-C stops it.")
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import ip_address
 from typing import Protocol
 
 from deploy.local.child import Program
@@ -88,9 +87,6 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         port = settings.serving_port or free_port(before.serving_port, host)
         known |= {"serving_port": port, "serving_url": f"http://{_dialled(host)}:{port}"}
         known |= {"serving_secret": settings.serving_secret or passwords.serving}
-    if settings.test_payments is None:
-        # Money for nothing is for whoever tries the stack out on the very machine.
-        known |= {"test_payments": settings.database_url is None and _only_here(settings)}
     if settings.clock_speed != 1.0 and settings.clock_origin is None:
         # The same in all processes, and in the next run: stored times never lie ahead.
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
@@ -131,15 +127,6 @@ def _dialled(host: str) -> str:
     """The address to reach a listener at; a wildcard is reached at the loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
-
-
-def _only_here(settings: Settings) -> bool:
-    """Whether the gateway is reached from this machine alone."""
-    host = settings.gateway_host
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _answers(host: str, port: int) -> bool:

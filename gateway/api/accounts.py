@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.account import Account, Role
@@ -23,6 +23,9 @@ from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
 
 router = APIRouter(tags=["accounts"])
+
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""What reverse proxies add to a request."""
 
 
 class AccountAnswer(Answer):
@@ -109,19 +112,23 @@ def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
 @router.post("/account/top-ups", responses=refusals(403, 409))
 def top_up_own(
     payment: OwnTopUp,
+    request: Request,
     caller: CallerOf,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> AccountAnswer:
     """Pay into the caller's own balance. The same Idempotency-Key is one payment.
 
-    403 where an operator confirms what was paid; the embedded stack takes test payments.
+    403 where an operator confirms what was paid, and for a test payment through a proxy.
     """
-    account = pay(backend, caller, payment.amount, idempotency_key or str(uuid4()))
+    command_key = idempotency_key or str(uuid4())
+    account = pay(request, backend, caller, payment.amount, command_key)
     return AccountAnswer.of(backend, caller.account_id, vars(account))
 
 
-def pay(backend: Backend, caller: Caller, amount: str, command_key: str) -> Account:
+def pay(
+    request: Request, backend: Backend, caller: Caller, amount: str, command_key: str
+) -> Account:
     """Top up the caller's balance, once for each command key.
 
     Raises Forbidden where account holders cannot, Invalid with the field `amount`, and
@@ -130,6 +137,11 @@ def pay(backend: Backend, caller: Caller, amount: str, command_key: str) -> Acco
     provider = holders_provider(backend.settings)
     if provider is None:
         raise Forbidden("an operator confirms payments here; nobody tops up by themselves")
+    if provider.name == "test" and not PROXY_HEADERS.isdisjoint(request.headers):
+        raise Forbidden(
+            "test payments are not taken through a proxy, as anybody may be behind it; "
+            "an operator can top up this account"
+        )
     payment_key = created_id(caller.account_id, "top-up", command_key).hex
     receipt = provider.receipt(payment_key, micros_of(amount, field="amount"))
     with because(caller.cause(backend)):

@@ -171,6 +171,7 @@ def show_now(
 
 @router.post("/top-ups")
 def top_up(
+    request: Request,
     caller: CallerOf,
     backend: BackendOf,
     asked: AskedOf,
@@ -181,7 +182,7 @@ def top_up(
     try:
         if not amount.strip():
             raise Invalid("say how much, in dollars", field="amount")
-        pay(backend, caller, amount, command_key)
+        pay(request, backend, caller, amount, command_key)
         added = Money.of(micros_of(amount, field="amount"))
     except Invalid as problem:
         if problem.field != "amount":

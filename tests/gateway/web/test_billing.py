@@ -102,6 +102,18 @@ def test_where_an_operator_confirms_the_page_says_how_to_pay(asking: Browser) ->
     assert balance(asking) == "$0.00"
 
 
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "via"])
+def test_no_test_payment_comes_through_a_proxy(paying: Browser, header: str) -> None:
+    """Whoever is behind one may be anybody."""
+    paying.client.headers[header] = "for=198.51.100.7"
+    said = "test payments are not taken through a proxy"
+    assert said in top_up(paying, "5")
+    answer = paying.client.post("/api/account/top-ups", json={"amount": "5"}, headers=paying.htmx)
+    assert answer.status_code == 403
+    assert said in answer.json()["error"]["message"]
+    assert balance(paying) == "$0.00"
+
+
 def test_a_test_payment_counts_at_once_and_is_shown_as_such(paying: Browser) -> None:
     assert "no money is behind it" in paying.client.get("/billing").text
     answer = top_up(paying, "12.50")
