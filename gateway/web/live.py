@@ -23,7 +23,7 @@ from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status
 from gateway.pages import MOST_POSITION
 from gateway.sessions import same_origin, session_in
 from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
-from gateway.web.live_jobs import LiveJobs, Viewer
+from gateway.web.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.web.watched_job import Seen
 from infrastructure.measurements import Place
 from infrastructure.sessions import Session
@@ -65,7 +65,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
     try:
         if not same_origin(websocket):
             raise Forbidden("this page is of another site")
-        asked = Asked.model_validate({"job_id": job_id, **websocket.query_params})
+        asked = Asked.model_validate({**websocket.query_params, "job_id": job_id})
         session, caller = await run_in_threadpool(_admitted, backend, websocket, asked.job_id)
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
@@ -94,7 +94,7 @@ def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Se
 async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
     """Send each change; raises Unauthenticated once the key is revoked or the session over."""
     if not await live_jobs.recall(viewer):
-        raise Invalid("this page is too old; load it again")
+        raise Invalid(TOO_OLD)
     while not live_jobs.feed.closed:
         viewer.news.clear()
         if viewer.ended:

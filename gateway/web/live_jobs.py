@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import PersistenceError
 
+from domain.errors import Invalid
 from gateway.event_feed import EventFeed, Told
 from gateway.web.job_story import entries_of
 from gateway.web.job_view import MOVING, PARTS, VIEWED, views_of
@@ -39,6 +40,7 @@ PATIENCE_SECONDS = 2.0
 """How long a view waits for read models that are late, before it is shown as they are."""
 
 RETRY_SECONDS = 1.0
+TOO_OLD = "this page is too old; load it again"
 VIEWS_AT_ONCE = 10
 TABLES = {
     "steps": "step_measurements",
@@ -60,12 +62,17 @@ class Viewer:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
-        """What it misses, as a text that it shares with all who miss the same; None if nothing."""
+        """What it misses, as a text that it shares with all who miss the same; None if nothing.
+
+        Raises Invalid if events that it misses are no longer kept.
+        """
         if not self.job.measured:
             return None
         tick, self.tick = self.tick, self.job.tick
         if tick is None:
             return self.job.frame_after(self.seen)
+        if tick < self.job.complete:
+            raise Invalid(TOO_OLD)
         return self.job.frame_since(tick) if tick < self.job.tick else None
 
 
@@ -107,8 +114,7 @@ class LiveJobs:
         page = await self.feed.page(Interest(job.account_id, job.job_id), after, KEPT)
         if page.has_more and page.position < job.floor:
             return False
-        job.recall(entries_of(page.events), after)
-        return True
+        return job.recall(entries_of(page.events), after)
 
     def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
         """Events came: lines for their jobs, and news for the views of their accounts."""

@@ -23,6 +23,9 @@ from infrastructure.measurements import Place
 KEPT = 500
 """Entries, points and lines of each job that are kept for viewers who come back."""
 
+KEPT_FRAMES = 50
+"""Texts of each job that are kept for viewers who miss the same."""
+
 
 class Seen(NamedTuple):
     """How much of a job a page shows: up to which event, step, evaluation and line."""
@@ -40,22 +43,29 @@ class Series:
     floor: Place | None = None  # all behind it are kept; None: nothing was read yet
     last: Place = (0, 0)
 
+    complete: int = 0  # all that came after this tick is kept
+
     def __post_init__(self) -> None:
         self.rows: list[tuple[int, Place, dict[str, Any]]] = []
 
     def add(self, tick: int, rows: Sequence[tuple[Place, dict[str, Any]]], limit: int) -> None:
         """Keep what was read behind the last place, at most `limit` of it."""
-        if self.floor is None or len(rows) == limit:
-            self.floor = rows[0][0] if len(rows) == limit else (self.floor or (0, 0))
+        if len(rows) == limit:  # there may have been more before
+            self.floor, self.complete = rows[0][0], tick
+        elif self.floor is None:
+            self.floor = (0, 0)
         for place, row in rows:
             self.last = place
             self.rows.append((tick, place, row))
         if len(self.rows) > 2 * KEPT:
-            self.floor = self.rows[-KEPT - 1][1]
+            gone_at, self.floor, _ = self.rows[-KEPT - 1]
+            self.complete = max(self.complete, gone_at)
             del self.rows[:-KEPT]
 
-    def since(self, tick: int) -> list[tuple[Place, dict[str, Any]]]:
-        """What came after a tick."""
+    def since(self, tick: int) -> list[tuple[Place, dict[str, Any]]] | None:
+        """What came after a tick; None if that is no longer all kept."""
+        if tick < self.complete:
+            return None
         begin = bisect_right(self.rows, tick, key=lambda row: row[0])
         return [(place, row) for _, place, row in self.rows[begin:]]
 
@@ -72,6 +82,7 @@ class WatchedJob:
     def __init__(self, account_id: UUID, job_id: UUID, sequence: int) -> None:
         self.account_id, self.job_id = account_id, job_id
         self.floor = sequence  # all events behind it are kept
+        self.complete = 0  # and all that came after this tick
         self.sequence = sequence  # of the last event
         self.tick = 0
         self.wanted = sequence  # that the view has to show
@@ -101,16 +112,23 @@ class WatchedJob:
             self._entries += [(self.tick, entry) for entry in entries]
             self.sequence = max(self.sequence, entries[-1].sequence)
             if len(self._entries) > 2 * KEPT:
-                self.floor = self._entries[-KEPT - 1][1].sequence
+                gone_at, gone = self._entries[-KEPT - 1]
+                self.floor, self.complete = gone.sequence, gone_at
                 del self._entries[:-KEPT]
 
-    def recall(self, entries: Sequence[Entry], after: int) -> None:
-        """Keep also what happened before, behind a sequence; it is news to who comes back alone."""
+    def recall(self, entries: Sequence[Entry], after: int) -> bool:
+        """Keep also what happened before, behind a sequence; it is news to who comes back alone.
+
+        False if that would be more than is kept of a job.
+        """
         earlier = [(0, entry) for entry in entries if after < entry.sequence <= self.floor]
+        if len(earlier) + len(self._entries) > 2 * KEPT:
+            return False
         if after < self.floor:
             self._entries = earlier + self._entries
             self.floor = after
             self._frames.clear()
+        return True
 
     def show(self, parts: Mapping[str, str]) -> bool:
         """Take a new view; whether there is anything new in it."""
@@ -199,6 +217,8 @@ class WatchedJob:
             content.append(_partial("#log-lines", "beforeend", lines_html([r for _, r in lines])))
         if content:
             frame["content"] = "".join(content)
+        if len(self._frames) == KEPT_FRAMES:
+            del self._frames[next(iter(self._frames))]
         text = self._frames[key] = json.dumps(frame, separators=(",", ":"))
         return text
 

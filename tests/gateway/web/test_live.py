@@ -13,12 +13,13 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from domain.errors import Invalid
 from domain.job import Job
 from gateway.app import create_app
 from gateway.sessions import COOKIE
 from gateway.web import live_jobs
 from gateway.web.job_story import Entry
-from gateway.web.watched_job import KEPT, Seen, WatchedJob
+from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.sessions import end_session
 from infrastructure.settings import Settings
@@ -125,7 +126,7 @@ def test_what_is_measured_and_logged_comes_once(reader: Reader, settings: Settin
             frames(socket, bool)
             add_step(connection, measured(reader, 2))
             add_log_line(connection, line(reader, 2, "second"))
-            got = frames(socket, lambda got: "second" in content(got) and curve(got))
+            got = frames(socket, lambda got: "second" in content(got) and bool(curve(got)))
         with live(reader, line="1.1") as socket:
             (again,) = frames(socket, bool)
     assert curve(got) == [[1, 2, 1.98]]
@@ -240,6 +241,77 @@ def test_what_is_kept_is_bounded() -> None:
     frame = json.loads(job.frame_after(Seen(job.floor, (0, 0), (0, 0), (0, 0))))
     assert frame["events"] == list(range(job.floor + 1, last + 1))
     assert KEPT <= len(frame["events"]) <= 2 * KEPT
+
+
+def steps(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
+    return {"steps": [{"segment": 1, "step": n, "loss": 2.0} for n in range(first, last + 1)]}
+
+
+def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "lines": [
+            {"segment": 1, "n": n, "level": "INFO", "text": f"{n}"} for n in range(first, last + 1)
+        ]
+    }
+
+
+def test_who_misses_more_than_was_read_asks_anew() -> None:
+    """After minutes without the database, or a burst of a log, only the newest are read."""
+    job = WatchedJob(uuid4(), uuid4(), 0)
+    job.measure(steps(1, 3) | lines(1, 3), KEPT)
+    before = job.tick
+    job.measure(steps(10, 9 + KEPT), KEPT)
+    frame = json.loads(job.frame_since(before))
+    assert frame["curve"] is None
+    assert "line" not in frame
+    job.measure(lines(10, 9 + KEPT), KEPT)
+    assert json.loads(job.frame_since(before))["line"] is None
+    now = job.tick
+    job.measure(steps(10 + KEPT, 10 + KEPT), KEPT)
+    assert json.loads(job.frame_since(now))["curve"]["steps"] == [[1, 10 + KEPT, 2.0]]
+
+
+def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 0)
+    job.measure({}, KEPT)
+    ticks: list[int] = []
+    for n in range(1, 2 * KEPT + 2):
+        job.measure(steps(n, n) | lines(n, n), KEPT)
+        ticks.append(job.tick)
+    late = json.loads(job.frame_since(ticks[KEPT - 1]))
+    assert (late["curve"], late["line"]) == (None, None)
+    in_time = json.loads(job.frame_since(ticks[KEPT]))
+    assert [step for _, step, _ in in_time["curve"]["steps"]] == list(range(KEPT + 2, 2 * KEPT + 2))
+    assert in_time["line"] == [1, 2 * KEPT + 1]
+
+
+def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 0)
+    job.measure({name: [] for name in job.series}, KEPT)
+    viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)))
+    assert viewer.next_frame()
+    for sequence in range(1, 2 * KEPT + 2):
+        job.tell([entry(sequence)], sequence)
+    with pytest.raises(Invalid, match="load it again"):
+        viewer.next_frame()
+
+
+def test_what_is_recalled_and_rendered_is_bounded() -> None:
+    job = WatchedJob(uuid4(), uuid4(), 10 * KEPT)
+    first, second, third = 9 * KEPT, 8 * KEPT, 7 * KEPT
+    assert job.recall([entry(n + 1) for n in range(first, 10 * KEPT)], first)
+    assert job.recall([entry(n + 1) for n in range(second, first)], second)
+    assert not job.recall([entry(n + 1) for n in range(third, second)], third)
+    for n in range(second, second + 200):
+        job.frame_after(Seen(n, (0, 0), (0, 0), (0, 0)))
+    assert len(job._frames) <= KEPT_FRAMES  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_path_says_which_job_it_is(reader: Reader) -> None:
+    path = f"{reader.page_path}/live?job_id={uuid4().hex}"
+    with reader.client.websocket_connect(path) as socket:
+        (frame,) = frames(socket, bool)
+    assert frame["sequence"]
 
 
 def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
