@@ -17,6 +17,7 @@ from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
 from gateway.job_names import names_of
+from gateway.web.amounts import written_amount
 from gateway.web.jobs import state_of
 from gateway.web.pages import page
 
@@ -78,7 +79,7 @@ def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
         line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
         line("Held-out loss, last", [_loss(job.loss_after or job.eval_loss) for job in jobs]),
         line("Held-out loss, best", [_best(job) for job in jobs]),
-        line("Cost", [job.cost.text for job in jobs]),
+        line("Cost", [written_amount(job.cost) for job in jobs]),
         line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
         line("Base model", [job.base_model for job in jobs]),
         line("Dataset", list(datasets)),

@@ -12,8 +12,8 @@ from domain.failures import FAILURES
 from domain.job import Job
 from domain.lifecycle import PauseReason, SegmentEnd
 from domain.meter import Meter
-from domain.money import dollars
 from gateway.event_feed import Told
+from gateway.web.amounts import Toward, rounded
 
 PAUSED = {
     PauseReason.BALANCE: "Balance reached zero",
@@ -135,7 +135,7 @@ def _command(event: Job.Event) -> tuple[str, str] | None:
             plan = event.plan
             return (
                 f"Approved: {plan.base_model} on {plan.gpu_count} {plan.gpu_type} in "
-                f"{plan.region}, {dollars(plan.rate_micros_per_hour)} an hour.",
+                f"{plan.region}, {rounded(plan.rate_micros_per_hour)} an hour.",
                 "calm",
             )
         case Job.PauseRequested():
@@ -145,7 +145,7 @@ def _command(event: Job.Event) -> tuple[str, str] | None:
         case Job.JobPaused():
             return f"{PAUSED[event.reason]}. The meter is stopped.", "warn"
         case Job.JobResumed():
-            rate = dollars(event.rate_micros_per_hour)
+            rate = rounded(event.rate_micros_per_hour)
             return f"Resumed at {rate} an hour; waiting for GPUs, free of charge.", "calm"
         case Job.JobCancelled():
             return "Cancelled. Metered GPU time is settled.", "warn"
@@ -173,8 +173,9 @@ def _ended(event: Job.Event) -> tuple[str, str] | None:
             return f"Failed: {event.error_class}.", "bad"
         case Job.EstimateScored():
             return (
-                f"It took {spoken(event.actual_seconds)} and cost {dollars(event.actual_micros)}; "
-                f"estimated were {dollars(event.low_micros)} to {dollars(event.high_micros)}.",
+                f"It took {spoken(event.actual_seconds)} and cost {rounded(event.actual_micros)}; "
+                f"estimated were {rounded(event.low_micros, Toward.DOWN, event.high_micros)} to "
+                f"{rounded(event.high_micros, Toward.UP)}.",
                 "",
             )
         case _:
@@ -187,7 +188,7 @@ def _money(event: Event) -> str:
         case Meter.MinuteMetered():
             seconds = event.to_seconds - event.from_seconds
             return (
-                f"Minute {event.minute} billed: {spoken(seconds)}, {dollars(event.amount_micros)}."
+                f"Minute {event.minute} billed: {spoken(seconds)}, {rounded(event.amount_micros)}."
             )
         case Meter.LeaseGranted() | Meter.LeaseExtended():
             return f"The balance holds {spoken(event.paid_seconds)} of this launch."
@@ -196,6 +197,6 @@ def _money(event: Event) -> str:
         case Meter.MeterClosed():
             return f"Settled to the second: {spoken(event.billed_seconds)} billed."
         case Meter.LostWorkCredited():
-            return f"{dollars(event.amount_micros)} credited for work that was lost."
+            return f"{rounded(event.amount_micros)} credited for work that was lost."
         case _:
             return "The meter of this launch is ready."

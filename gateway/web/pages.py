@@ -19,6 +19,7 @@ from gateway.answers import job_name
 from gateway.api.accounts import show_account
 from gateway.backend import Backend
 from gateway.sessions import renew_session
+from gateway.web.amounts import amount_text, written_amount, written_range
 from gateway.web.assets import url_of
 
 SECURITY = {
@@ -50,12 +51,15 @@ def templates() -> Environment:
         "clock": written_clock,
         "count": written_count,
         "day": written_day,
+        "dollars": written_amount,
+        "dollars_text": amount_text,
         "job_name": job_name,
         "rough": rough,
         "spoken": spoken,
         "time": written_time,
     }
     environment.globals["asset"] = url_of
+    environment.globals["dollars_range"] = written_range
     return environment
 
 

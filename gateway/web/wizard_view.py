@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
+
+from markupsafe import Markup
 
 from domain.durations import spoken
 from domain.errors import DomainError, SeveralProblems
 from domain.hyperparameters import Hyperparameters
 from domain.phases import Phase
 from gateway.access import Caller
-from gateway.answers import Money
 from gateway.api.datasets import DatasetAnswer
 from gateway.api.estimate_answers import FitAnswer, QuoteAnswer
 from gateway.api.estimates import estimate_job, warnings_of
 from gateway.api.job_form import JobRequest
 from gateway.api.models import BaseModelAnswer
 from gateway.backend import Backend
+from gateway.web.amounts import Toward, amount_text, written_amount, written_range
 from gateway.web.launch_snippets import command_line, python
 from gateway.web.wizard_fields import FIELDS, UNPRICED
 from gateway.web.wizard_form import Entries, identified, read
 from gateway.web.wizard_lists import Lists, Offered
 
-CENT, DOLLAR = 10_000, 1_000_000
 MEMORY = {
     "weights": "Base weights",
     "adapter": "Adapter",
@@ -64,7 +64,7 @@ class Priced(NamedTuple):
 
     label: str
     duration: str
-    most: str  # that it costs
+    most: Markup  # that it costs
 
 
 class Gate(NamedTuple):
@@ -175,7 +175,7 @@ class View:
     def cost(self) -> str:
         """The range, rounded outwards: the bill is to lie within."""
         assert self.priced is not None
-        return _cost(self.priced.estimate.low, self.priced.estimate.high)
+        return written_range(self.priced.estimate.low, self.priced.estimate.high)
 
     @property
     def duration(self) -> str:
@@ -184,12 +184,10 @@ class View:
         return _duration(self.priced.estimate.low_seconds, self.priced.estimate.high_seconds)
 
     @property
-    def left(self) -> str:
+    def left(self) -> Markup:
         """What is left of the balance at least."""
         assert self.priced is not None
-        return _rounded(
-            self.priced.balance.left.micros, self.priced.estimate.high.micros, down=True
-        )
+        return written_amount(self.priced.balance.left, Toward.DOWN)
 
     @property
     def phases(self) -> list[Priced]:
@@ -199,7 +197,7 @@ class View:
             Priced(
                 PHASES[each.phase],
                 _duration(each.low_seconds, each.high_seconds),
-                _rounded(each.high.micros, each.high.micros),
+                written_amount(each.high, Toward.UP),
             )
             for each in self.priced.estimate.phases
         ]
@@ -209,13 +207,13 @@ class View:
         """Whether the balance covers the upper bound."""
         if self.priced is None:
             return None
-        upper = _rounded(high := self.priced.estimate.high.micros, high)
-        if not (missing := self.priced.balance.missing.micros):
+        upper = amount_text(self.priced.estimate.high, Toward.UP)
+        if not (missing := self.priced.balance.missing).micros:
             return Gate(True, f"The balance covers the upper bound of {upper}.")
         return Gate(
             False,
-            f"Top up first: {_rounded(missing, DOLLAR)} is missing. The balance is "
-            f"{self.priced.balance.balance.text}, the upper bound of the estimate {upper}.",
+            f"Top up first: {amount_text(missing, Toward.PAYABLE)} is missing. The balance is "
+            f"{amount_text(self.priced.balance.balance)}, the upper bound of the estimate {upper}.",
         )
 
     @property
@@ -300,11 +298,6 @@ def _parts(fit: FitAnswer) -> Iterator[Part]:
         start += width
 
 
-def _cost(low: Money, high: Money) -> str:
-    least, most = _rounded(low.micros, high.micros, down=True), _rounded(high.micros, high.micros)
-    return least if least == most else f"{least} – {most}"
-
-
 def _duration(low_seconds: float, high_seconds: float) -> str:
     low, high = _spoken(low_seconds), _spoken(high_seconds)
     return low if low == high else f"{low} – {high}"
@@ -312,14 +305,6 @@ def _duration(low_seconds: float, high_seconds: float) -> str:
 
 def _spoken(seconds: float) -> str:
     return spoken(seconds) if seconds >= 10 else f"{seconds:.1f} s"
-
-
-def _rounded(micros: int, scale: int, *, down: bool = False) -> str:
-    """Dollars, up to the next cent or, of a scale below a dollar, hundredth of a cent."""
-    unit, digits = (CENT, 2) if scale >= DOLLAR else (CENT // 100, 4)
-    whole = (math.floor if down else math.ceil)(micros / unit)
-    sign = "-" if whole < 0 else ""
-    return f"{sign}${abs(whole) / 10**digits:,.{digits}f}"
 
 
 def context(view: View, base_url: str, **more: Any) -> dict[str, Any]:

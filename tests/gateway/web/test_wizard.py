@@ -22,6 +22,8 @@ from domain.identity import CATALOG_ID, gpu_pool_id
 from domain.job import Job
 from domain.memory import GIB
 from domain.precision import Precision
+from gateway.answers import Money
+from gateway.web.amounts import amount_text
 from gateway.web.wizard import CHANGED
 from infrastructure.drafts import draft_of
 from infrastructure.settings import Settings
@@ -186,7 +188,7 @@ def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> 
         "/api/estimates", json=body, headers=wizard.browser.htmx
     ).json()
     assert quote["fit"]["banner"] in shown["precision"].text
-    assert quote["balance"]["left"]["text"] in shown["impact"].text
+    assert amount_text(Money(**quote["balance"]["left"]), "down") in shown["impact"].text
     rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
     assert len(rows) == len(quote["estimate"]["phases"])
     assert shown["steps"].text == (
