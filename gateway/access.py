@@ -14,7 +14,7 @@ from domain.aggregate import Cause
 from domain.api_key import ApiKey
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, Unauthenticated
-from gateway.sessions import check_csrf, csrf_token_shown, session_in
+from gateway.sessions import SessionOf, check_csrf, csrf_token_shown
 from infrastructure.sessions import Session
 
 bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
@@ -46,6 +46,7 @@ def caller(
     request: Request,
     backend: BackendOf,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    session: SessionOf,
     csrf_token: Annotated[str | None, Depends(csrf_token_shown)],
 ) -> Caller:
     """The holder of the API key, or who is signed in with the browser that asks.
@@ -56,7 +57,6 @@ def caller(
     if credentials is not None:
         known = holder_of(backend, credentials.credentials, request_id)
     else:
-        session = session_in(request, backend)
         if session is None:
             raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
         check_csrf(request, session, csrf_token)

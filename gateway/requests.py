@@ -34,7 +34,8 @@ class Requests:
             await self._app(scope, receive, send)
             return
         request_id, started = str(uuid4()), time.monotonic()
-        scope.setdefault("state", {})["request_id"] = request_id
+        streamed = scope["path"] in self._streamed
+        scope.setdefault("state", {}).update(request_id=request_id, streamed=streamed)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -44,7 +45,7 @@ class Requests:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        bounded = receive if scope["path"] in self._streamed else _bounded(receive, JSON_BYTES)
+        bounded = receive if streamed else _bounded(receive, JSON_BYTES)
         try:
             await self._app(scope, bounded, send_with_id)
         except ClientDisconnect:

@@ -8,12 +8,13 @@ token too, which only our own pages know (OWASP, Cross-Site Request Forgery Prev
 from __future__ import annotations
 
 import hmac
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from gateway.backend import Backend
+from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
 from gateway.texts import FORM
 from infrastructure import sessions
@@ -24,7 +25,7 @@ CSRF_HEADER, CSRF_FIELD = "x-csrf-token", "csrf_token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def session_in(connection: HTTPConnection, backend: Backend) -> Session | None:
+def session_in(connection: HTTPConnection, backend: BackendOf) -> Session | None:
     """The session that a browser's cookie names, if it is one."""
     token = connection.cookies.get(COOKIE)
     if token is None:
@@ -33,12 +34,20 @@ def session_in(connection: HTTPConnection, backend: Backend) -> Session | None:
         return sessions.session_of(database, token)
 
 
-async def csrf_token_shown(request: Request) -> str | None:
-    """What a command shows: its header, or the field of a plain form."""
-    if request.method in SAFE_METHODS or COOKIE not in request.cookies:
+SessionOf = Annotated[Session | None, Depends(session_in)]
+
+
+async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
+    """What a command shows: its header, or the field of a plain form.
+
+    A body is read for somebody who is signed in alone, and that of an upload, which has no bound
+    yet, for nobody.
+    """
+    if request.method in SAFE_METHODS or session is None:
         return None
     header = request.headers.get(CSRF_HEADER)
-    if header is None and request.headers.get("content-type", "").startswith(FORM):
+    form = request.headers.get("content-type", "").startswith(FORM)
+    if header is None and form and not request.state.streamed:
         field = (await request.form()).get(CSRF_FIELD)
         return field if isinstance(field, str) else None
     return header

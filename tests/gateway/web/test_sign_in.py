@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -80,6 +82,48 @@ def test_a_plain_form_shows_the_token_in_a_field(browser: Browser) -> None:
     answer = browser.client.post("/sign-out", data={"csrf_token": browser.csrf_token})
     assert answer.status_code == 200
     assert browser.client.get("/api/account").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api/datasets", "/v1/files", "/sign-out", "/nowhere"])
+def test_nothing_is_read_for_a_stranger(client: TestClient, path: str) -> None:
+    """An upload has no bound of its own before it is known whose it is."""
+    assert asked_with_an_endless_form(client, path, {"cookie": f"{COOKIE}=x"}) == 0
+
+
+@pytest.mark.parametrize("path", ["/api/datasets", "/v1/files"])
+def test_an_upload_shows_the_token_in_its_header_only(browser: Browser, path: str) -> None:
+    cookie = {"cookie": f"{COOKIE}={browser.client.cookies[COOKIE]}"}
+    assert asked_with_an_endless_form(browser.client, path, cookie) == 0
+
+
+def asked_with_an_endless_form(client: TestClient, path: str, headers: dict[str, str]) -> int:
+    """How many parts of a form's body were read before the request was refused."""
+    read, statuses = 0, list[int]()
+    headers = headers | {"host": "testserver", "content-type": "application/x-www-form-urlencoded"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "scheme": "http",
+        "server": ("testserver", 80),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def receive() -> dict[str, object]:
+        nonlocal read
+        read += 1
+        assert read < 100, "the body is read to its end"
+        return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        statuses.append(message.get("status", 0))
+
+    assert client.portal is not None
+    client.portal.call(client.app, scope, receive, send)
+    assert statuses[0] in (303, 401, 403, 404)
+    return read
 
 
 def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
