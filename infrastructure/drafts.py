@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -15,25 +15,50 @@ CREATE TABLE IF NOT EXISTS job_drafts (
     account_id uuid PRIMARY KEY,
     fields jsonb NOT NULL,
     saved_at timestamptz NOT NULL
-)
+);
+ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS tab text NOT NULL DEFAULT '';
+ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT 0
 """
+
+
+class Revision(NamedTuple):
+    """Which form a draft is of: the tab that shows it, and how often it was changed there."""
+
+    tab: str
+    number: int
 
 
 def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
     """The fields of an account's draft, as they were typed."""
     row = connection.execute(
-        "SELECT fields FROM job_drafts WHERE account_id = %s", [account_id]
+        "SELECT fields FROM job_drafts WHERE account_id = %s AND fields <> '{}'", [account_id]
     ).fetchone()
     return None if row is None else row["fields"]
 
 
-def save_draft(connection: Connection, account_id: UUID, fields: Mapping[str, Any]) -> None:
-    """Keep a draft in place of the one before it; what is the same is not written again."""
+def save_draft(
+    connection: Connection, account_id: UUID, fields: Mapping[str, Any], revision: Revision
+) -> None:
+    """Keep a draft in place of the one before it, unless that is a later one of the same tab."""
     connection.execute(
-        "INSERT INTO job_drafts VALUES (%s, %s, now()) ON CONFLICT (account_id) DO UPDATE "
-        "SET fields = excluded.fields, saved_at = excluded.saved_at "
-        "WHERE job_drafts.fields <> excluded.fields",
-        [account_id, Jsonb(dict(fields))],
+        "INSERT INTO job_drafts (account_id, fields, saved_at, tab, revision) "
+        "VALUES (%s, %s, now(), %s, %s) ON CONFLICT (account_id) DO UPDATE SET "
+        "fields = excluded.fields, saved_at = excluded.saved_at, tab = excluded.tab, "
+        "revision = excluded.revision "
+        "WHERE job_drafts.tab <> excluded.tab OR job_drafts.revision < excluded.revision",
+        [account_id, Jsonb(dict(fields)), *revision],
+    )
+
+
+def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
+    """Forget the draft of a form that made a job; what another tab saved meanwhile stays.
+
+    The revision is remembered: what was on its way before the approval is not kept after it.
+    """
+    connection.execute(
+        "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "
+        "WHERE account_id = %s AND tab = %s",
+        [revision.number, account_id, revision.tab],
     )
 
 

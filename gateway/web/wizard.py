@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from pydantic import ValidationError
 
-from domain.errors import CommandReused, DomainError
+from domain.errors import DomainError
 from domain.identity import created_id
 from domain.job import Job
+from domain.training_plan import Order
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.jobs import approve_job, own_job
 from gateway.backend import Backend, BackendOf
 from gateway.web.pages import fragment, page
-from gateway.web.wizard_form import Entries
+from gateway.web.wizard_form import Entries, read
 from gateway.web.wizard_lists import Lists
 from gateway.web.wizard_view import View, context
-from infrastructure.drafts import delete_draft, draft_of, save_draft
+from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
 
 PATH = "/fine-tune/new"
 CHANGED = (
     "The estimate changed with your last change, or with the catalog. This is the new one; "
     "approve it if it suits you."
 )
+USED = "This form has approved a job already. What it holds now would be another one."
 
 router = APIRouter(prefix=PATH)
 
@@ -39,19 +40,20 @@ def show_wizard(
     dataset: Annotated[str, Query(max_length=100)] = "",
     like: JobId | None = None,
 ) -> Response:
-    """The draft of the account; a dataset, or a job that it shall be like, goes into it first."""
-    entries = _draft(backend, caller) or Lists.now(backend, caller).fresh()
+    """The draft of the account, or what an address asks for: that is kept once it is changed."""
+    draft = _draft(backend, caller)
+    entries = draft or Lists.now(backend, caller).fresh()
     if like is not None:
         own_job(backend, caller, like)
         job = backend.log.load(Job, like)
         entries = Entries.like(job.plan, job.plan.gpu_count, job.order)
     if dataset:
         entries = entries.model_copy(update={"dataset": dataset.strip()})
-    if dataset or like is not None:
-        _keep(backend, caller, entries)
-        return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
-    view = View.of(backend, caller, entries)
-    return page(request, backend, caller, "wizard/new.html", **_context(request, view))
+    if other := draft is not None and not entries.same_as(draft):
+        entries = entries.renewed()
+    view = View.of(backend, caller, entries.opened())
+    shown = _context(request, view, other_draft=other, kept=False)
+    return page(request, backend, caller, "wizard/new.html", **shown)
 
 
 @router.post("/estimate")
@@ -65,10 +67,13 @@ def estimate(
 ) -> Response:
     """All that follows from a change, which is kept; without `keep`, from the catalog as it is."""
     entries = entries.followed().chosen(choose) if choose else entries.followed()
-    if keep:
-        _keep(backend, caller, entries)
-    alert = "" if keep else None
-    return _form(request, View.of(backend, caller, entries), alert)
+    if not keep:
+        return _form(request, View.of(backend, caller, entries))
+    entries = _keep(backend, caller, entries)
+    answer = _form(request, View.of(backend, caller, entries), "", kept=True)
+    if "?" in request.headers.get("hx-current-url", ""):
+        answer.headers["hx-replace-url"] = PATH  # what it asked for is a part of the draft now
+    return answer
 
 
 @router.post("")
@@ -80,8 +85,12 @@ def approve(
 ) -> Response:
     """Approve the job whose estimate was seen; the same form makes one job."""
     entries = entries.followed()
-    view = View.of(backend, caller, entries)
     made = _made(backend, caller, entries)
+    if made is not None and not _is_of(made, entries):
+        entries = _keep(backend, caller, entries)
+        again = View.of(backend, caller, entries)
+        return _form(request, again, alert=USED, made=made, kept=True)
+    view = View.of(backend, caller, entries)
     if made is None and not view.approvable:
         return _form(request, view)
     if made is None and view.seen != entries.seen:
@@ -90,19 +99,19 @@ def approve(
         return _form(request, view)
     try:
         job = approve_job(view.request, Response(), caller, backend, entries.command_key)
-    except CommandReused:
-        return _form(request, view, alert="This form has approved a job already.", made=made)
     except DomainError as refused:
         again = View.of(backend, caller, entries)
         return _form(request, again, alert=refused.message)
-    _forget(backend, caller)
+    with backend.pool.connection() as connection:
+        close_draft(connection, caller.account_id, entries.state)
     return Response(headers={"hx-redirect": f"/fine-tune/{job_name(job.id)}"})
 
 
 @router.post("/start-over")
 def start_over(caller: CallerOf, backend: BackendOf) -> Response:
     """Forget the draft."""
-    _forget(backend, caller)
+    with backend.pool.connection() as connection:
+        delete_draft(connection, caller.account_id)
     return Response(headers={"hx-redirect": PATH})
 
 
@@ -116,35 +125,60 @@ def _draft(backend: Backend, caller: Caller) -> Entries | None:
         entries = Entries.model_validate(fields)
     except ValidationError:
         return None
-    if not entries.command_key or _made(backend, caller, entries) is not None:
+    if not entries.command_key:
         return None
-    return entries
+    made = _made(backend, caller, entries)
+    if made is None:
+        return entries
+    return None if _is_of(made, entries) else entries.renewed()
 
 
 def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
-    """The job that this form made."""
+    """The job that this form made, here or in another tab."""
     return backend.log.find(Job, created_id(caller.account_id, "job", entries.command_key))
 
 
-def _keep(backend: Backend, caller: Caller, entries: Entries) -> None:
-    with backend.pool.connection() as connection:
-        save_draft(connection, caller.account_id, entries.model_dump(exclude={"seen"}))
+def _is_of(made: Job, entries: Entries) -> bool:
+    """Whether a job is what these entries come to."""
+    reading = read(entries)
+    request = reading.request
+    return (
+        request is not None
+        and not reading.problems
+        and request.choices.recorded == made.plan.choices
+        and Order(request.suffix, request.deploy) == made.order
+    )
 
 
-def _forget(backend: Backend, caller: Caller) -> None:
+def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
+    """Save a draft; what another tab made a job of goes on as a form of its own."""
+    made = _made(backend, caller, entries)
+    if made is not None and not _is_of(made, entries):
+        entries = entries.renewed()
+    fields = entries.model_dump(exclude={"seen", "tab", "revision"})
     with backend.pool.connection() as connection:
-        delete_draft(connection, caller.account_id)
+        save_draft(connection, caller.account_id, fields, entries.state)
+    return entries
 
 
 def _form(
-    request: Request, view: View, alert: str | None = None, made: Job | None = None
+    request: Request,
+    view: View,
+    alert: str | None = None,
+    made: Job | None = None,
+    *,
+    kept: bool = False,
 ) -> Response:
     """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
-    return fragment("wizard/form.html", **_context(request, view, alert, made))
+    return fragment("wizard/form.html", **_context(request, view, alert, made, kept=kept))
 
 
 def _context(
-    request: Request, view: View, alert: str | None = None, made: Job | None = None
+    request: Request,
+    view: View,
+    alert: str | None = None,
+    made: Job | None = None,
+    **more: bool,
 ) -> dict[str, Any]:
     base_url = str(request.base_url).rstrip("/")
-    return context(view, base_url, alert=alert, made=made and made.id)
+    return context(view, base_url, alert=alert, made=made and made.id, **more)

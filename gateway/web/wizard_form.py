@@ -24,6 +24,7 @@ from gateway.web.wizard_fields import (
     is_whole,
     wanted,
 )
+from infrastructure.drafts import Revision
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,15}")
 DECIMAL = re.compile(r"[+-]?([0-9]{1,15}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
@@ -40,6 +41,8 @@ CHOICES = {
     "region": "a region",
 }
 FOLLOW = "follow"
+UNCHOSEN = frozenset({"alpha_followed", "command_key", "seen", "tab", "revision"})
+"""What the form holds besides that."""
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)]
 
@@ -81,6 +84,10 @@ class Entries(BaseModel):
     """Makes what this form approves one job, however often it is sent."""
     seen: Entry = ""
     """Which estimate was shown."""
+    tab: Entry = ""
+    """The page as it was once loaded."""
+    revision: Entry = ""
+    """How often the fields were changed since."""
 
     @classmethod
     def fresh(cls, base_model: str, region: str, gpu_type: str) -> Entries:
@@ -128,6 +135,28 @@ class Entries(BaseModel):
         if given.pop("lora_alpha", None) == FOLLOW:
             return self._following()
         return self.model_copy(update={name: given[name] for name in given if name in FIELDS})
+
+    def renewed(self) -> Entries:
+        """The same entries as a form that made no job yet."""
+        return self.model_copy(update={"command_key": str(uuid4())})
+
+    def opened(self) -> Entries:
+        """The same entries on a page that is loaded now."""
+        return self.model_copy(update={"tab": str(uuid4()), "revision": "0"})
+
+    @property
+    def state(self) -> Revision:
+        """Which form this is of, and how old."""
+        number = int(self.revision) if WHOLE.fullmatch(self.revision) else 0
+        return Revision(self.tab, number)
+
+    def same_as(self, other: Entries) -> bool:
+        """Whether all that a person chose is the same."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in type(self).model_fields
+            if name not in UNCHOSEN
+        )
 
     def _following(self) -> Entries:
         if not WHOLE.fullmatch(self.lora_r):

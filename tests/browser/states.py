@@ -157,8 +157,9 @@ def wizard(until: str, **fields: str) -> Callable[[Page], None]:
     """The wizard, anew, with these fields, once it shows `until`."""
 
     def prepare(page: Page) -> None:
+        page.get_by_role("button", name="Start over").click()
         with page.expect_navigation():
-            page.get_by_role("button", name="Start over").click()
+            page.get_by_role("dialog").get_by_role("button", name="Start over").click()
         for name, value in (CHOSEN | fields).items():
             field = page.locator(f"#{name}")
             if name in LISTS:

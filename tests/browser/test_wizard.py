@@ -30,8 +30,8 @@ def approve(page: Page) -> Locator:
 def begin(page: Page, dataset: str) -> None:
     """Open the wizard with a dataset, and choose the base."""
     page.goto(f"{PATH}?dataset={dataset}")
-    expect(page).to_have_url(re.compile(f"{PATH}$"))
     page.get_by_label("Base model", exact=True).select_option("tiny")
+    expect(page).to_have_url(re.compile(f"{PATH}$"))  # it is a draft with the first change
     expect(page.locator("#phases")).to_be_visible()
 
 
@@ -88,6 +88,7 @@ def test_the_draft_survives_reload_back_and_a_second_tab(page: Page, dataset: st
     second.goto(PATH)
     is_kept(second)
     second.get_by_role("button", name="Start over").click()
+    second.get_by_role("dialog").get_by_role("button", name="Start over").click()
     expect(second.get_by_label("Epochs", exact=True)).to_have_value("3")
 
 

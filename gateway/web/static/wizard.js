@@ -4,8 +4,14 @@ const form = document.getElementById("wizard");
 
 // An answer to what has changed again since is not shown: the next one is on its way.
 let changes = 0;
-for (const kind of ["input", "change"])
-  form.addEventListener(kind, () => { changes += 1; }, { capture: true });
+const changed = () => {
+  changes += 1;
+  document.getElementById("revision").value = changes; // an older one is not kept after a newer
+};
+for (const kind of ["input", "change"]) form.addEventListener(kind, changed, { capture: true });
+form.addEventListener("click", (event) => {
+  if (event.target instanceof Element && event.target.closest("button[hx-post]")) changed();
+}, { capture: true });
 document.addEventListener("htmx:config:request", (event) => { event.detail.ctx.changes = changes; });
 document.addEventListener("htmx:before:swap", (event) => {
   const sent = event.detail.ctx?.changes;

@@ -54,11 +54,16 @@ class Wizard:
 
     def change(self, **fields: Any) -> Node:
         """Fill in some fields, which is kept."""
-        return self._estimate({}, fields)
+        return self._estimate({}, self._next() | fields)
 
     def click(self, choice: str) -> Node:
         """Click on what sets several fields at once."""
-        return self._estimate({"choose": choice}, {})
+        return self._estimate({"choose": choice}, self._next())
+
+    def _next(self) -> dict[str, str]:
+        revision = self.shown.fields["revision"]
+        assert isinstance(revision, str)
+        return {"revision": str(int(revision) + 1)}
 
     def look(self, **fields: Any) -> Node:
         """What the page asks for by itself, now and then."""
@@ -106,6 +111,11 @@ class Wizard:
         with connect(self.world.settings) as connection:
             return draft_of(connection, self.browser.person.account_id)
 
+    def find_draft(self) -> dict[str, Any]:
+        draft = self.draft()
+        assert draft is not None
+        return draft
+
     def jobs(self) -> list[Any]:
         return self.browser.client.get("/api/jobs").json()["data"]
 
@@ -130,7 +140,7 @@ def problem(shown: Node, name: str) -> str:
 
 def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> None:
     sent = wizard.shown.fields
-    hidden = {"command_key", "alpha_followed", "seen"}
+    hidden = {"command_key", "alpha_followed", "seen", "tab", "revision"}
     assert {name: value for name, value in sent.items() if name not in hidden} == {
         "dataset": "",
         "validation_dataset": "",
@@ -427,32 +437,76 @@ def test_a_double_click_makes_one_job(wizard: Wizard) -> None:
     assert len(wizard.jobs()) == 1
 
 
-def test_a_form_that_made_a_job_makes_no_other(wizard: Wizard) -> None:
+def test_a_form_that_made_a_job_makes_another_only_when_asked_again(wizard: Wizard) -> None:
     wizard.complete()
     wizard.approve()
     assert wizard.approve(epochs="2") is None
     assert "This form has approved a job already." in wizard.shown["approve-alert"].text
     assert len(wizard.jobs()) == 1
+    assert wizard.shown.fields["epochs"] == "2"
+    assert wizard.approve() is not None
+    assert len(wizard.jobs()) == 2
+
+
+def entered(shown: Node) -> dict[str, Any]:
+    """The fields, without what tells one loading of the page from another."""
+    return {name: value for name, value in shown.fields.items() if name not in ("tab", "revision")}
 
 
 def test_a_draft_survives_and_ends_with_its_job(wizard: Wizard) -> None:
     wizard.complete()
     wizard.change(epochs="7", suffix="mine", max_sequence_length="x")
-    before = wizard.shown.fields
-    assert wizard.open().fields == before
+    before = entered(wizard.shown)
+    assert entered(wizard.open()) == before
     wizard.change(max_sequence_length="")
     assert wizard.approve() is not None
     assert wizard.draft() is None
     assert wizard.open().fields["epochs"] == "3"
 
 
-def test_a_draft_that_became_a_job_is_not_shown_again(wizard: Wizard) -> None:
+def test_what_was_sent_before_the_approval_is_not_kept_after_it(wizard: Wizard) -> None:
     wizard.complete()
     late = wizard.shown.fields
+    wizard.change(epochs="2")
     assert wizard.approve() is not None
-    wizard.change(**late)  # sent before the approval, served after it
-    assert wizard.draft() is not None
+    wizard.change(**late)  # served after it
+    assert wizard.draft() is None
     assert wizard.open().fields["command_key"] != late["command_key"]
+
+
+def test_an_older_change_does_not_replace_a_newer_one(wizard: Wizard) -> None:
+    wizard.complete()
+    older = wizard.shown.fields
+    wizard.change(epochs="9")
+    wizard.change(**older)  # which took longer
+    assert wizard.open().fields["epochs"] == "9"
+
+
+def other_tab(wizard: Wizard) -> Wizard:
+    """The same draft in a second tab."""
+    second = Wizard(wizard.browser, wizard.world, wizard.dataset)
+    second.open()
+    return second
+
+
+def test_what_another_tab_holds_survives_an_approval(wizard: Wizard) -> None:
+    wizard.complete()
+    second = other_tab(wizard)
+    assert second.shown.fields["command_key"] == wizard.shown.fields["command_key"]
+    second.change(epochs="8")
+    assert wizard.approve() is not None
+    assert wizard.open().fields["epochs"] == "8"  # which the approval did not delete
+    second.change(suffix="second")
+    assert second.find_draft()["suffix"] == "second"
+    assert second.approve() is not None
+    assert len(wizard.jobs()) == 2
+
+
+def test_one_draft_in_two_tabs_makes_one_job(wizard: Wizard) -> None:
+    wizard.complete()
+    second = other_tab(wizard)
+    assert wizard.approve() == second.approve()
+    assert wizard.open().fields["dataset"] == ""
 
 
 def test_looking_at_the_catalog_keeps_nothing(wizard: Wizard) -> None:
@@ -485,8 +539,27 @@ def test_a_dataset_in_the_url_wins_over_the_drafts(wizard: Wizard) -> None:
     wizard.world.project()
     shown = wizard.open(f"?dataset={other}").fields
     assert (shown["dataset"], shown["epochs"]) == (str(other), "7")
-    wizard.change(dataset=str(wizard.dataset))
+    wizard.change(suffix="other")
+    assert wizard.open().fields["dataset"] == str(other)
+
+
+def test_an_address_alone_changes_no_draft(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.change(epochs="7")
+    other = wizard.world.dataset(wizard.browser.person)
+    wizard.world.project()
+    page = wizard.browser.client.get(f"{PATH}?dataset={other}")
+    assert "You have a draft with other entries." in read_html(page.text)["other-draft"].text
     assert wizard.open().fields["dataset"] == str(wizard.dataset)
+    wizard.open(f"?dataset={other}")
+    answer = wizard.browser.client.post(
+        f"{PATH}/estimate",
+        data=wizard.shown.fields | {"revision": "1"},
+        headers=wizard.browser.htmx
+        | {"hx-current-url": f"http://testserver{PATH}?dataset={other}"},
+    )
+    assert answer.headers["hx-replace-url"] == PATH
+    assert wizard.open().fields["dataset"] == str(other)
 
 
 def test_a_job_is_duplicated_with_all_that_it_had(wizard: Wizard, settings: Settings) -> None:
