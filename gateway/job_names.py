@@ -22,14 +22,28 @@ class JobNames:
     """Its suffix, else the beginning of its id."""
     dataset: str | None
     """None if the dataset's name was deleted."""
+    has_suffix: bool
+
+    @property
+    def heading(self) -> str:
+        """What a page of it alone calls it: without a suffix, by its dataset, too."""
+        if self.has_suffix or self.dataset is None:
+            return self.title
+        return f"{self.dataset} · {self.title}"
 
 
 def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
     """The names of some jobs; those of a page, as each costs a reading of the log."""
     with backend.pool.connection() as connection:
         datasets = dataset_names(connection, [job.dataset_id for job in jobs])
+    suffixes = {job.id: suffix_of(backend, job.id) for job in jobs}
     return {
-        job.id: JobNames(title_of(backend, job.id), datasets.get(job.dataset_id)) for job in jobs
+        job.id: JobNames(
+            title=(suffix := suffixes[job.id]) or job.id.hex[:SHORT],
+            dataset=datasets.get(job.dataset_id),
+            has_suffix=bool(suffix),
+        )
+        for job in jobs
     }
 
 

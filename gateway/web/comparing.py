@@ -18,7 +18,7 @@ from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
 from gateway.job_names import names_of
 from gateway.web.amounts import written_amount
-from gateway.web.jobs import state_of
+from gateway.web.job_states import state_of
 from gateway.web.pages import page
 
 MOST_CHOICES = 100  # the newest jobs, to choose others from
@@ -77,7 +77,7 @@ def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
         line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
         line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
         line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
-        line("Held-out loss, last", [_loss(job.loss_after or job.eval_loss) for job in jobs]),
+        line("Held-out loss, last", [_loss(_last_loss(job)) for job in jobs]),
         line("Held-out loss, best", [_best(job) for job in jobs]),
         line("Cost", [written_amount(job.cost) for job in jobs]),
         line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
@@ -109,6 +109,11 @@ def _of(step: int, total: int | None) -> str:
 
 def _loss(loss: float | None) -> str | None:
     return None if loss is None else f"{loss:.4f}"
+
+
+def _last_loss(job: JobDetail) -> float | None:
+    """Held-out, of the adapter as it is registered, else at the last evaluation."""
+    return job.eval_loss if job.loss_after is None else job.loss_after
 
 
 def _best(job: JobDetail) -> str | None:

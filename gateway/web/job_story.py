@@ -10,16 +10,11 @@ from domain.aggregate import Event
 from domain.durations import spoken
 from domain.failures import FAILURES
 from domain.job import Job
-from domain.lifecycle import PauseReason, SegmentEnd
+from domain.lifecycle import SegmentEnd
 from domain.meter import Meter
 from gateway.event_feed import Told
 from gateway.web.amounts import Toward, rounded
-
-PAUSED = {
-    PauseReason.BALANCE: "Balance reached zero",
-    PauseReason.OWNER: "Paused by you",
-    PauseReason.CAPACITY: "Paused: the region no longer has that many GPUs",
-}
+from gateway.web.job_states import PAUSED
 
 ENDED = {
     SegmentEnd.COMPLETED: "The trainer is done",
@@ -143,7 +138,7 @@ def _command(event: Job.Event) -> tuple[str, str] | None:
         case Job.CancelRequested():
             return "Cancel asked for; the trainer saves and exits.", "warn"
         case Job.JobPaused():
-            return f"{PAUSED[event.reason]}. The meter is stopped.", "warn"
+            return f"{PAUSED[event.reason].heading}. The meter is stopped.", "warn"
         case Job.JobResumed():
             rate = rounded(event.rate_micros_per_hour)
             return f"Resumed at {rate} an hour; waiting for GPUs, free of charge.", "calm"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from uuid import UUID
 
 from domain.lifecycle import Command, Effect, JobStatus, rule
@@ -13,7 +13,9 @@ from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
+from gateway.job_names import JobNames, names_of
 from gateway.runway import Runway
+from gateway.web.job_states import PAUSED, TONES, state_of
 from gateway.web.pages import templates
 from infrastructure.store import Connection
 from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
@@ -23,16 +25,6 @@ from projections.job_detail import rows_of
 from projections.job_row import CANCELLING, PAUSING
 from projections.open_meters import Burn, burns
 from projections.projection import Row
-
-TONES = {
-    JobStatus.TRAINING: "calm is-live",
-    JobStatus.EVALUATING: "calm is-live",
-    JobStatus.TRAINED_PENDING_REGISTER: "calm is-live",
-    JobStatus.REGISTERED: "good",
-    JobStatus.PAUSED: "warn",
-    JobStatus.FAILED: "bad",
-    JobStatus.CANCELLED: "",
-}
 
 MOVING = ("progress",)
 """What changes with each step, without an event."""
@@ -67,7 +59,14 @@ class JobView:
 
     job: JobDetail
     account: Balance
+    retention_days: int
+    load_names: Callable[[], JobNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
+
+    @cached_property
+    def names(self) -> JobNames:
+        """What it is called; read only for a part that says it, for all jobs of a batch at once."""
+        return self.load_names()
 
     @cached_property
     def checkpoints(self) -> Sequence[CheckpointAnswer]:
@@ -75,9 +74,20 @@ class JobView:
         return self.load_checkpoints()
 
     @property
+    def state(self) -> str:
+        """What it does, in plain words."""
+        return state_of(self.job)
+
+    @property
     def tone(self) -> str:
         """Of its state."""
         return TONES[self.job.status]
+
+    @property
+    def paused(self) -> str | None:
+        """Why it is paused, as a heading."""
+        reason = self.job.pause_reason
+        return None if reason is None else PAUSED[reason].heading
 
     @property
     def running(self) -> bool:
@@ -132,13 +142,21 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [row["job_id"] for row in rows])
         balances = _balances(connection, account_ids)
+    jobs = job_details(backend, rows)
+
+    @cache
+    def names() -> dict[UUID, JobNames]:
+        return names_of(backend, jobs)
+
     return [
         JobView(
             job,
             balances[row["account_id"]],
+            backend.settings.retention_days,
+            lambda job_id=job.id: names()[job_id],
             partial(checkpoints_of, backend, row, deployed[row["job_id"]]),
         )
-        for row, job in zip(rows, job_details(backend, rows), strict=True)
+        for row, job in zip(rows, jobs, strict=True)
     ]
 
 

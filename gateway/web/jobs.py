@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator
 
-from domain.lifecycle import JobStatus, PauseReason
+from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
@@ -21,17 +21,11 @@ from gateway.api.job_answers import JobSummary
 from gateway.api.jobs import jobs_in, list_jobs
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import names_of
-from gateway.web.job_view import TONES
+from gateway.web.job_states import TONES, state_of
 from gateway.web.pages import fragment, page
 from projections.job_detail import RUNNING
 
 PAGE_JOBS = 25
-
-PAUSED = {
-    PauseReason.OWNER: "paused by you",
-    PauseReason.BALANCE: "paused: balance reached zero",
-    PauseReason.CAPACITY: "paused: fewer GPUs there",
-}
 
 router = APIRouter(prefix="/fine-tune")
 
@@ -78,13 +72,6 @@ def asked(
 
 
 AskedOf = Annotated[Asked, Depends(asked)]
-
-
-def state_of(job: JobSummary) -> str:
-    """What a job does, in plain words: the phase while it runs, which says more than the status."""
-    if job.status is JobStatus.PAUSED and job.pause_reason is not None:
-        return PAUSED[job.pause_reason]
-    return job.status if job.status.is_final else job.phase
 
 
 @dataclass(frozen=True)

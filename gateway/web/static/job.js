@@ -77,6 +77,15 @@ function toEnd() {
   if (follow.checked) log.scrollTop = log.scrollHeight;
 }
 
+// A command may disable or remove the button that it was given by; then the focus would be lost.
+let focused = null;
+document.addEventListener("pointerdown", () => { focused = null; });
+document.addEventListener("focusin", (event) => { focused = event.target; });
+document.addEventListener("htmx:after:swap", () => {
+  const lost = focused && (!focused.isConnected || focused.disabled);
+  if (lost && (document.activeElement === document.body || document.activeElement === focused)) document.getElementById("job-state").focus();
+});
+
 log.addEventListener("scroll", () => {
   follow.checked = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
 });

@@ -15,6 +15,7 @@ from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.profiles import set_dataset_name
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -88,6 +89,28 @@ def test_a_job_of_somebody_else_is_not_there(reader: Reader, world: World) -> No
         assert reader.client.get(reader.page_path + path).status_code == 404
 
 
+def test_a_job_is_called_as_in_the_list_and_leads_on(reader: Reader, settings: Settings) -> None:
+    dataset_id = reader.world.log.load(Job, reader.job_id).plan.dataset_id
+    with connect(settings) as connection:
+        set_dataset_name(connection, dataset_id, "chats <1>")
+    reader.world.project()
+    page = reader.client.get(reader.page_path).text
+    job = f"ftjob-{reader.job_id.hex}"
+    for shown in (
+        f"<h1>chats &lt;1&gt; · {reader.job_id.hex[:8]}</h1>",
+        f'<a href="/datasets/{dataset_id}">chats &lt;1&gt;</a>',
+        '<a href="/fine-tune">Fine-tuning jobs</a>',
+        f'href="/fine-tune/new?like={job}">Duplicate</a>',
+        f'href="/fine-tune/compare?jobs={job}">Compare with…</a>',
+        'data-copies="job-name"',
+        '<span class="badge is-calm is-live">waiting for a GPU</span>',
+    ):
+        assert shown in page
+    assert "storage for 30 days" not in reader.text()  # nothing was checkpointed
+    reader.train()
+    assert "stays on EcoLink storage for 30 days; after that" in reader.text()
+
+
 def test_waiting_for_a_gpu_is_free_of_charge(reader: Reader) -> None:
     text = reader.text()
     assert "Waiting for a GPU." in text
@@ -146,7 +169,9 @@ def test_evaluating_and_registering_say_how_long_they_take(reader: Reader) -> No
     reader.evaluate()
     assert "Eval set running. Usually 1\N{EN DASH}3 minutes" in reader.text()
     reader.score()
-    assert "Adapter being registered. Quick — about a second" in reader.text()
+    text = reader.text()
+    assert "Adapter being registered. Quick — about a second" in text
+    assert "trained_pending_register" not in text
 
 
 def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
@@ -211,6 +236,7 @@ def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Setti
     text = reader.text()
     for said in (
         "Diverged",
+        "Duplicate",
         "became infinite or no number at all",
         "You: the time that was used is charged.",
         "Start a new job with a lower learning rate",
