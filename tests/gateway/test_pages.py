@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
@@ -149,11 +149,14 @@ def test_the_ledger(client: TestClient, world: World) -> None:
     assert by_pages(client, person, "/api/ledger", lambda each: each["position"]) == every
 
 
+NOBODYS = UUID("0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f")
+
+
 @pytest.mark.parametrize(
     ("path", "after"),
     [
-        ("/api/jobs", f"ftjob-{uuid4().hex}"),
-        ("/api/datasets", str(uuid4())),
+        ("/api/jobs", f"ftjob-{NOBODYS.hex}"),
+        ("/api/datasets", str(NOBODYS)),
         ("/api/models", "ft:none:1"),
         ("/api/deployments", "ft:none:1"),
     ],
