@@ -173,7 +173,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
             step,
             evaluations.get(job_id),
             account["balance_micros"],
-            resume=_resume_gate(backend, row),
+            resume=resume_gate(backend, row),
             wait_seconds=None if wait is None else round(wait),
             remaining_seconds=None if left is None else ceil(left),
             deployment=deployed[job_id].get(row["model"]),
@@ -182,12 +182,15 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
     return found
 
 
-def _resume_gate(backend: Backend, row: Row) -> ResumeGate | None:
-    """The gate before a paused job, quoted anew, on the balance that a resume would find."""
+def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
+    """The gate before a paused job, quoted anew, on the balance that a resume would find.
+
+    `gpu_count` is how many GPUs it would go on with; None: with as many as it had.
+    """
     if row["status"] != JobStatus.PAUSED:
         return None
     try:
-        rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"])).estimate
+        rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"]), gpu_count).estimate
     except DomainError as problem:
         return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
     balance_micros = backend.log.load(Account, row["account_id"]).balance_micros

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Form, Request
+from annotated_types import Ge, Le
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
+from gateway.api.accounts import show_account
 from gateway.api.deployments import deploy_checkpoint, deploy_model
 from gateway.api.job_commands import (
     ResumeRequest,
@@ -19,7 +21,7 @@ from gateway.api.job_commands import (
     promote_job,
     resume_job,
 )
-from gateway.api.jobs import own_job, show_log
+from gateway.api.jobs import own_job, resume_gate, show_log
 from gateway.api.models import own_model
 from gateway.backend import Backend, BackendOf
 from gateway.curve import Curve, curve_of
@@ -34,6 +36,8 @@ from infrastructure.measurements import last_steps_of
 from projections.account_events import newest_events
 
 SHOWN_ENTRIES, SHOWN_LINES = 200, 200
+
+GpuCount = Annotated[int, Ge(1), Le(64)]
 
 router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 
@@ -97,12 +101,29 @@ def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     return _give(backend, job_id, lambda: pause_job(job_id, caller, backend))
 
 
+@router.get("/resume")
+def quote_resume(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    gpu_count: Annotated[GpuCount, Query()],
+) -> Response:
+    """What the rest would cost on so many GPUs; nothing of a job that is not paused any more."""
+    gate = resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
+    account = show_account(caller, backend)
+    return fragment("job/resume_quote.html", gate=gate, gpu_count=gpu_count, account=account)
+
+
 @router.post("/resume")
 def resume(
-    job_id: JobId, caller: CallerOf, backend: BackendOf, wait: Annotated[bool, Form()] = False
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    wait: Annotated[bool, Form()] = False,
+    gpu_count: Annotated[GpuCount | None, Form()] = None,
 ) -> Response:
     """Go on from the latest checkpoint."""
-    how = ResumeRequest(wait=wait)
+    how = ResumeRequest(wait=wait, gpu_count=gpu_count)
     return _give(backend, job_id, lambda: resume_job(job_id, caller, backend, how))
 
 

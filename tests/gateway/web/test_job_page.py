@@ -228,6 +228,17 @@ def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) 
     assert "Balance reached zero" not in text
 
 
+def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
+    reader.post("pause")
+    assert "On 1 GPU, what is left costs at most $" in reader.text()
+    assert "On 2 GPUs, what is left costs at most" in quoted(reader, 2)
+    for refused in (quoted(reader, 3), reader.post("resume", wait="true", gpu_count="3")):
+        assert "a job may use 1 to 2 of cpu in local" in refused
+    assert "gpu_count" in quoted(reader, 0)
+    assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="2")
+    assert reader.world.log.load(Job, reader.job_id).gpu_count == 2
+
+
 def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Settings) -> None:
     reader.train()
     with connect(settings) as connection:
@@ -319,3 +330,14 @@ def line(owner: Owner, n: int, text: str) -> LogLine:
 def resume_button(reader: Reader) -> str:
     page = reader.client.get(reader.page_path).text
     return page.partition('id="resume"')[2].partition(">")[0].partition(" aria-")[0]
+
+
+def quoted(reader: Reader, gpu_count: int) -> str:
+    """What a resume would cost on so many GPUs."""
+    answer = reader.client.get(
+        f"{reader.page_path}/resume",
+        params={"gpu_count": gpu_count},
+        headers=reader.browser.htmx,
+    )
+    assert answer.status_code == 200
+    return answer.text
