@@ -209,8 +209,11 @@ class EventFeed:
                 for told in batch
                 if isinstance(told.event, ApiKey.ApiKeyRevoked)
             }
-            for listener in self._listeners:
-                listener.tell(batch, revoked_keys)
+            for listener in list(self._listeners):
+                try:
+                    listener.tell(batch, revoked_keys)
+                except Exception:  # of one; the others have to hear of it all the same
+                    self._logger.exception("a listener was not told of events")
 
 
 def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:

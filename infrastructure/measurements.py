@@ -226,15 +226,19 @@ def newest_of(
 ) -> dict[UUID, list[dict[str, Any]]]:
     """What some jobs measured, or logged, behind a place of each, in order; the newest of it.
 
-    One query for all of them. With `limit` of a job there may have been more before.
+    One query for all of them. With `limit` of a job there may have been more before. The base's
+    evaluation has the first place of its launch but is made last: it always comes along.
     """
     columns = NEWEST[table]
     number = columns.partition(",")[0]
+    late: LiteralString = ""
+    if table == "evaluation_measurements":
+        late = " OR (each.step = 0 AND each.segment = known.of_segment)"
     rows = connection.execute(
         f"SELECT newest.* FROM unnest(%s::uuid[], %s::int[], %s::int[]) "  # type: ignore[arg-type]
         f"AS known (id, of_segment, n) CROSS JOIN LATERAL (SELECT job_id, segment, {columns} "
         f"FROM {table} AS each WHERE each.job_id = known.id "
-        f"AND (each.segment, each.{number}) > (known.of_segment, known.n) "
+        f"AND ((each.segment, each.{number}) > (known.of_segment, known.n){late}) "
         f"ORDER BY each.segment DESC, each.{number} DESC LIMIT %s) AS newest "
         f"ORDER BY segment, {number}",
         [list(known), [each for each, _ in known.values()], [n for _, n in known.values()], limit],

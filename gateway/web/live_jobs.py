@@ -20,7 +20,7 @@ from eventsourcing.persistence import PersistenceError
 
 from domain.errors import Invalid
 from gateway.event_feed import EventFeed, Told
-from gateway.web.job_story import entries_of
+from gateway.web.job_story import Entry, entries_of
 from gateway.web.job_view import MOVING, PARTS, VIEWED, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
@@ -39,7 +39,12 @@ LAG_SECONDS, SESSIONS_SECONDS = 0.04, 5.0
 PATIENCE_SECONDS = 2.0
 """How long a view waits for read models that are late, before it is shown as they are."""
 
-RETRY_SECONDS = 1.0
+RETRY_SECONDS, MOST_RETRY_SECONDS = 1.0, 60.0
+"""A view that cannot be shown is tried again after the first, and each time after twice as long."""
+
+OUTAGES = (psycopg.Error, PersistenceError)
+"""What breaks all views, and no single one."""
+
 TOO_OLD = "this page is too old; load it again"
 VIEWS_AT_ONCE = 10
 TABLES = {
@@ -47,6 +52,9 @@ TABLES = {
     "evaluations": "evaluation_measurements",
     "lines": "log_lines",
 }
+
+
+Shown = tuple[bool, dict[str, str]] | None
 
 
 @dataclass(eq=False)
@@ -118,6 +126,9 @@ class LiveJobs:
 
     def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
         """Events came: lines for their jobs, and news for the views of their accounts."""
+        if revoked_keys:
+            self._revoked |= set(revoked_keys)
+            self._end(lambda viewer: viewer.key_id in revoked_keys)
         for job in self._jobs.values():
             own = [
                 told
@@ -125,12 +136,18 @@ class LiveJobs:
                 if told.account_id == job.account_id and told.job_id in (None, job.job_id)
             ]
             if own:
-                job.tell(entries_of(own), own[-1].sequence)
+                job.tell(self._entries(own), own[-1].sequence)
                 self._wake(job)
                 self._news.set()
-        if revoked_keys:
-            self._revoked |= set(revoked_keys)
-            self._end(lambda viewer: viewer.key_id in revoked_keys)
+
+    def _entries(self, events: Sequence[Told]) -> list[Entry]:
+        """The lines of the timeline; an event that cannot be said is left out."""
+        try:
+            return entries_of(events)
+        except Exception:
+            self._logger.exception("an event has no line")
+            halves = (events[: len(events) // 2], events[len(events) // 2 :])
+            return [] if len(events) == 1 else [e for half in halves for e in self._entries(half)]
 
     def wake(self) -> None:
         """The gateway ends."""
@@ -143,7 +160,7 @@ class LiveJobs:
             while True:
                 try:
                     await self._read()
-                except (psycopg.Error, PersistenceError, OSError) as error:
+                except (*OUTAGES, OSError) as error:
                     self._logger.warning("%s; trying again", error or type(error).__name__)
                 except Exception:
                     self._logger.exception("the pages of jobs stand still; trying again")
@@ -217,20 +234,22 @@ class LiveJobs:
 
     async def _show(self, patient: bool) -> bool:
         """Show what changed; whether views wait for read models that have not seen it yet."""
-        if not any(job.stale or job.moved for job in self._jobs.values()):
+        now = asyncio.get_running_loop().time()
+        jobs = [job for job in self._jobs.values() if job.retry_at <= now]
+        if not any(job.stale or job.moved for job in jobs):
             return False
         position = await asyncio.to_thread(self._position)
-        stale = [job for job in self._jobs.values() if job.stale]
+        stale = [job for job in jobs if job.stale]
         ready = [job for job in stale if job.wanted <= position or not patient]
         for job in ready:
             job.stale = job.wanted > position
             job.moved = False
         await self._render(ready, PARTS)
-        moved = [job for job in self._jobs.values() if job.moved]
+        moved = [job for job in jobs if job.moved and job.retry_at <= now]
         for job in moved:
             job.moved = False
         await self._render(moved, MOVING)
-        return any(job.stale for job in self._jobs.values())
+        return any(job.stale and job.retry_at <= now for job in jobs)
 
     async def _render(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> None:
         """Show some parts of jobs as they are now; some jobs at once, not to hold up the others."""
@@ -238,23 +257,46 @@ class LiveJobs:
             some = jobs[first : first + VIEWS_AT_ONCE]
             shown = await asyncio.to_thread(self._shown, [job.job_id for job in some], parts)
             for job in some:
-                if job.job_id in shown:
-                    job.over, new = shown[job.job_id]
+                found = shown.get(job.job_id)
+                if found is None:
+                    if job.job_id in shown:
+                        self._put_off(job)
+                else:
+                    job.over, new = found
+                    job.retry_seconds = 0.0
                     if job.show(new) or parts is MOVING:
                         self._wake(job)
+
+    def _put_off(self, job: WatchedJob) -> None:
+        """Try the view of one job again later; what is measured goes out without its figures."""
+        job.retry_seconds = min(max(RETRY_SECONDS, 2 * job.retry_seconds), MOST_RETRY_SECONDS)
+        job.retry_at = asyncio.get_running_loop().time() + job.retry_seconds
+        job.stale = True
+        self._wake(job)
 
     def _position(self) -> int:
         with self.feed.backend.pool.connection() as connection:
             return lowest_position(connection, VIEWED)
 
-    def _shown(
-        self, job_ids: Sequence[UUID], parts: Sequence[str]
-    ) -> dict[UUID, tuple[bool, dict[str, str]]]:
-        """Whether each job is over, and the HTML of its parts; this runs in a thread."""
-        views = views_of(self.feed.backend, job_ids)
-        return {
-            job_id: (view.job.status.is_final, view.parts(parts)) for job_id, view in views.items()
-        }
+    def _shown(self, job_ids: Sequence[UUID], parts: Sequence[str]) -> dict[UUID, Shown]:
+        """Whether each job is over, and the HTML of its parts; None for one that breaks.
+
+        This runs in a thread.
+        """
+        try:
+            views = views_of(self.feed.backend, job_ids)
+            return {
+                job_id: (view.job.status.is_final, view.parts(parts))
+                for job_id, view in views.items()
+            }
+        except OUTAGES:
+            raise
+        except Exception:  # of one of them
+            if len(job_ids) == 1:
+                self._logger.exception("the page of job %s cannot be shown", job_ids[0])
+                return {job_ids[0]: None}
+            alone = [self._shown([job_id], parts) for job_id in job_ids]
+            return {job_id: shown for each in alone for job_id, shown in each.items()}
 
     async def _check_sessions(self) -> None:
         sessions = {viewer.session_id for viewers in self._viewers.values() for viewer in viewers}

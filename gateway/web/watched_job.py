@@ -27,6 +27,10 @@ KEPT_FRAMES = 50
 """Texts of each job that are kept for viewers who miss the same."""
 
 
+PlacedRow = tuple[Place, dict[str, Any]]
+"""What was measured, or a line, and where it stands."""
+
+
 class Seen(NamedTuple):
     """How much of a job a page shows: up to which event, step, evaluation and line."""
 
@@ -47,33 +51,41 @@ class Series:
 
     def __post_init__(self) -> None:
         self.rows: list[tuple[int, Place, dict[str, Any]]] = []
+        self._late: set[Place] = set()  # of the base's evaluations, which come out of order
 
-    def add(self, tick: int, rows: Sequence[tuple[Place, dict[str, Any]]], limit: int) -> None:
-        """Keep what was read behind the last place, at most `limit` of it."""
-        if len(rows) == limit:  # there may have been more before
+    def unknown(self, rows: Sequence[dict[str, Any]], number: str) -> list[PlacedRow]:
+        """Those of the rows that were read which are news."""
+        placed = [((row["segment"], row[number]), row) for row in rows]
+        return [(place, row) for place, row in placed if place not in self._late]
+
+    def add(self, tick: int, rows: Sequence[PlacedRow], gap: bool) -> None:
+        """Keep what is news; with a gap there may have been more before it."""
+        if gap and rows:
             self.floor, self.complete = rows[0][0], tick
         elif self.floor is None:
             self.floor = (0, 0)
         for place, row in rows:
-            self.last = place
+            self.last = max(self.last, place)
             self.rows.append((tick, place, row))
+            if place[1] == 0:
+                self._late.add(place)
         if len(self.rows) > 2 * KEPT:
             gone_at, self.floor, _ = self.rows[-KEPT - 1]
             self.complete = max(self.complete, gone_at)
             del self.rows[:-KEPT]
 
-    def since(self, tick: int) -> list[tuple[Place, dict[str, Any]]] | None:
+    def since(self, tick: int) -> list[PlacedRow] | None:
         """What came after a tick; None if that is no longer all kept."""
         if tick < self.complete:
             return None
         begin = bisect_right(self.rows, tick, key=lambda row: row[0])
         return [(place, row) for _, place, row in self.rows[begin:]]
 
-    def after(self, place: Place) -> list[tuple[Place, dict[str, Any]]] | None:
-        """What stands behind a place; None if that is no longer all kept."""
+    def after(self, place: Place) -> list[PlacedRow] | None:
+        """What stands behind a place, or came late; None if that is no longer all kept."""
         if self.floor is None or place < self.floor:
             return None
-        return [(at, row) for _, at, row in self.rows if at > place]
+        return [(at, row) for _, at, row in self.rows if at > place or at in self._late]
 
 
 class WatchedJob:
@@ -89,6 +101,7 @@ class WatchedJob:
         self.stale = True  # the view
         self.moved = False  # only what changes with each step
         self.over = False  # the job
+        self.retry_at, self.retry_seconds = 0.0, 0.0  # after a view that could not be shown
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {
             "steps": self.steps,
@@ -142,13 +155,15 @@ class WatchedJob:
 
     def measure(self, found: Mapping[str, Sequence[dict[str, Any]]], limit: int) -> bool:
         """Take what was measured and logged; whether there is anything."""
-        anything = any(found.values())
+        news = {
+            name: self.series[name].unknown(rows, "n" if name == "lines" else "step")
+            for name, rows in found.items()
+        }
+        anything = any(news.values())
         if anything:
             self._advance()
-        for name, rows in found.items():
-            number = "n" if name == "lines" else "step"
-            placed = [((row["segment"], row[number]), row) for row in rows]
-            self.series[name].add(self.tick, placed, limit)
+        for name, rows in news.items():
+            self.series[name].add(self.tick, rows, len(found[name]) == limit)
         return anything
 
     def frame_since(self, tick: int) -> str:
@@ -186,9 +201,9 @@ class WatchedJob:
         key: object,
         parts: Mapping[str, str],
         entries: Sequence[Entry],
-        steps: Sequence[tuple[Place, dict[str, Any]]] | None,
-        evaluations: Sequence[tuple[Place, dict[str, Any]]] | None,
-        lines: Sequence[tuple[Place, dict[str, Any]]] | None,
+        steps: Sequence[PlacedRow] | None,
+        evaluations: Sequence[PlacedRow] | None,
+        lines: Sequence[PlacedRow] | None,
     ) -> str:
         """One text for all viewers at the same place."""
         known = self._frames.get(key)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,7 +24,7 @@ from domain.account import Role
 from gateway import event_feed, sockets
 from gateway.api import events
 from gateway.backend import open_backend
-from gateway.event_feed import EventFeed
+from gateway.event_feed import EventFeed, Told
 from infrastructure.settings import Settings
 from projections.account_events import Interest
 from tests.domain.examples import ACCOUNT_ID
@@ -379,3 +380,34 @@ def everything_of(world: World, account_id: UUID) -> list[int]:
         for each in notifications(world.log)
         if json.loads(each.state)["account_id"] == str(account_id)
     ]
+
+
+class Broken:
+    """A listener that cannot be told anything."""
+
+    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+        raise KeyError(len(batch))
+
+    def wake(self) -> None:
+        """Nothing waits."""
+
+
+async def test_a_listener_that_breaks_takes_nothing_from_the_others(
+    settings: Settings, world: World
+) -> None:
+    person = world.person()
+    async with following(settings) as feed:
+        await feed.follows.wait()
+        nobody = Interest(uuid4())
+        with contextlib.ExitStack() as stack:
+            followers = []
+            for _ in range(10):  # whatever the order in which they are told
+                stack.enter_context(feed.tells(Broken()))
+                followers.append(
+                    stack.enter_context(feed.follow(nobody, feed.position, person.key_id))
+                )
+            await asyncio.to_thread(world.revoke, person)
+            async with asyncio.timeout(20):
+                for follower in followers:
+                    await follower.next_page(1, None)
+        assert all(follower.revoked for follower in followers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -19,8 +19,10 @@ from gateway.app import create_app
 from gateway.sessions import COOKIE
 from gateway.web import live_jobs
 from gateway.web.job_story import Entry
+from gateway.web.job_view import PARTS, JobView
 from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
-from infrastructure.measurements import add_log_line, add_step
+from infrastructure.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.reports import EvaluationMeasured
 from infrastructure.sessions import end_session
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -312,6 +314,66 @@ def test_the_path_says_which_job_it_is(reader: Reader) -> None:
     with reader.client.websocket_connect(path) as socket:
         (frame,) = frames(socket, bool)
     assert frame["sequence"]
+
+
+def test_a_view_that_breaks_leaves_those_of_others_alone(
+    reader: Reader, client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader.train()
+    parts, broken = JobView.parts, [reader.job_id]
+
+    def some_break(view: JobView, names: Sequence[str] = PARTS) -> dict[str, str]:
+        if view.job.id in broken:
+            raise KeyError("a sample that is no JSON")
+        return parts(view, names)
+
+    monkeypatch.setattr(JobView, "parts", some_break)
+    monkeypatch.setattr(live_jobs, "RETRY_SECONDS", 0.2)
+    with live(reader) as socket:
+        frames(socket, lambda got: len(sequences(got)) == 5)
+        other = Reader(client, world)
+        with live(other) as fine:
+            other.train()
+            frames(fine, lambda got: "Step</dt>" in content(got))
+        broken.clear()
+        got = frames(socket, lambda got: "#job-head" in content(got))
+        assert "#job-progress" in content(got)
+
+
+def evaluated(reader: Reader, step: int) -> EvaluationMeasured:
+    return EvaluationMeasured(
+        account_id=reader.person.account_id,
+        job_id=reader.job_id,
+        segment=1,
+        step=step,
+        eval_loss=1.5,
+        accuracy=0.5,
+        examples=1,
+        label_tokens=9,
+        seconds=1,
+        elapsed_seconds=9,
+        measured_at=NOW,
+    )
+
+
+def test_the_evaluation_of_the_base_comes_although_it_is_made_last(
+    reader: Reader, settings: Settings
+) -> None:
+    reader.train()
+    with connect(settings) as connection, live(reader) as socket:
+        add_evaluation(connection, evaluated(reader, 30))
+        frames(socket, lambda got: [1, 30, 1.5] in evaluations(got))
+        add_evaluation(connection, evaluated(reader, 0))
+        frames(socket, lambda got: [1, 0, 1.5] in evaluations(got))
+        add_evaluation(connection, evaluated(reader, 40))
+        rest = frames(socket, lambda got: [1, 40, 1.5] in evaluations(got))
+    assert evaluations(rest) == [[1, 40, 1.5]]
+
+
+def evaluations(got: list[Frame]) -> list[Any]:
+    return [
+        each for frame in got for each in (frame.get("curve") or {"evaluations": []})["evaluations"]
+    ]
 
 
 def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
