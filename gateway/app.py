@@ -61,7 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
     native = dict.fromkeys(("/api", "/healthz"), answer)
     errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer)
     errors.install(app)
-    app.add_middleware(Requests, errors=errors, streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}))
+    app.add_middleware(
+        Requests,
+        errors=errors,
+        streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}),
+        secret_below=f"{web.errors.SIGN_IN}/",
+    )
     app.include_router(api.router)
     app.include_router(v1.router)
     app.include_router(reference.router)

@@ -23,10 +23,13 @@ JSON_BYTES = 1024**2
 class Requests:
     """ASGI middleware. The id is made here, never taken from a client, so that it is unique."""
 
-    def __init__(self, app: ASGIApp, errors: Errors, streamed: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, errors: Errors, streamed: frozenset[str], secret_below: str
+    ) -> None:
         self._app = app
         self._errors = errors
         self._streamed = streamed
+        self._secret_below = secret_below
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -59,10 +62,14 @@ class Requests:
             "%s %s %s %s %.0f ms",
             request_id,
             scope["method"],
-            scope["path"],
+            self._logged(scope["path"]),
             status or "-",
             (time.monotonic() - started) * 1000,
         )
+
+    def _logged(self, path: str) -> str:
+        """What the log may know of a path."""
+        return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
 
     def _failure(self, request: Request, request_id: str) -> ASGIApp:
         message = f"something failed here; the request's id is {request_id}"

@@ -122,6 +122,15 @@ def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
     return token
 
 
+def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
+    """The key that a link is for, which stays good."""
+    row = connection.execute(
+        "SELECT key_id FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now()",
+        [secret_sha256(token)],
+    ).fetchone()
+    return None if row is None else row["key_id"]
+
+
 def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
     """The key that a link is for, which is worth nothing from now on."""
     row = connection.execute(

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
+from domain.api_key import ApiKey
 from gateway.access import CallerOf
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
@@ -16,6 +17,7 @@ from gateway.sessions import COOKIE, keep_session, same_origin
 from gateway.web.errors import SIGN_IN
 from gateway.web.pages import outside
 from infrastructure import sessions
+from infrastructure.profiles import name_of_account
 
 FIRST_PAGE = "/fine-tune"
 
@@ -44,8 +46,7 @@ def sign_in(
     next_page: Annotated[str, Form(max_length=2000)] = FIRST_PAGE,
 ) -> Response:
     """Begin a session with an API key."""
-    if not same_origin(request):
-        raise Forbidden("this form came from another site")
+    _refuse_others(request)
     key = backend.ecolink.authenticate(api_key.strip())
     if key is None:
         problem = "This API key is unknown or was revoked."
@@ -54,15 +55,24 @@ def sign_in(
 
 
 @router.get(SIGN_IN + "/{token}")
+def show_link(token: str, backend: BackendOf) -> Response:
+    """Whom a one-time link signs in; chats and mail programs load it too, and use nothing up."""
+    with backend.pool.connection() as connection:
+        key = _valid(backend, sessions.key_of_sign_in_link(connection, token))
+        if key is None:
+            return _used_up()
+        name = name_of_account(connection, key.account_id)
+    return outside("sign_in_link.html", name=name or key.account_id)
+
+
+@router.post(SIGN_IN + "/{token}")
 def use_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Begin a session with a one-time link; it works once."""
+    _refuse_others(request)
     with backend.pool.connection() as connection:
         key_id = sessions.use_sign_in_link(connection, token)
-    if key_id is None:
-        problem = "This link was used before, or it is older than half an hour. "
-        problem += "`ecolink sign-in` prints a new one."
-        return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem)
-    return _begun(request, backend, key_id, FIRST_PAGE)
+    key = _valid(backend, key_id)
+    return _used_up() if key is None else _begun(request, backend, key.id, FIRST_PAGE)
 
 
 @router.post("/sign-out")
@@ -75,8 +85,26 @@ def sign_out(caller: CallerOf, request: Request, backend: BackendOf) -> Response
     return response
 
 
+def _refuse_others(request: Request) -> None:
+    """Raises Forbidden for a form of another site, which would sign a browser in unnoticed."""
+    if not same_origin(request):
+        raise Forbidden("this form came from another site")
+
+
+def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
+    return None if key_id is None else backend.ecolink.valid_key(key_id)
+
+
+def _used_up() -> Response:
+    problem = "This link was used before, or it is older than half an hour. "
+    problem += "`ecolink sign-in` prints a new one."
+    return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem)
+
+
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
+    """A session instead of the one that the browser may have."""
     with backend.pool.connection() as connection:
+        sessions.end_session(connection, request.cookies.get(COOKIE, ""))
         token = sessions.begin_session(connection, key_id)
     response = RedirectResponse(next_page, HTTPStatus.SEE_OTHER)
     keep_session(request, response, token)

@@ -104,6 +104,8 @@ class Curator:
         """The platform, its people, their datasets and jobs."""
         self._open_platform()
         ada = self._person("ada", 180)
+        link = self.exhibition.people["ada"].sign_in_link()
+        self.exhibition.paths["sign-in link"] = link.removeprefix(self.exhibition.url)
         self._person("newcomer", 25)
         poor = self._person("grace", 12)
         chats = self._dataset(ada, "support-chats", lines(self.random, 2_400))

@@ -214,6 +214,7 @@ ASSISTANT = (
 
 STATES = (
     State("sign-in", "/sign-in", person=None, dark=True, phone=True),
+    State("sign-in-link", "sign-in link", person=None, phone=True),
     State("sign-in-used-link", "/sign-in/used", person=None),
     State("no-such-page", "/nowhere", missing=True),
     State("menu", "/fine-tune", prepare=menu),

@@ -69,6 +69,8 @@ class Tabs:
         page = context.new_page()
         if person is not None:
             page.goto(person.sign_in_link())
+            page.get_by_role("button", name="Sign in as").click()
+            page.wait_for_url("**/fine-tune")
         if path is not None:
             page.goto(path)
         return page

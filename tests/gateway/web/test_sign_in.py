@@ -10,10 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from gateway.sessions import COOKIE
+from infrastructure.profiles import add_account_name
 from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.gateway.conftest import World
+from tests.gateway.conftest import Person, World
 from tests.gateway.web.conftest import Browser
 
 
@@ -137,16 +138,78 @@ def test_a_key_in_a_header_needs_no_token(client: TestClient, world: World) -> N
     assert client.post("/api/keys", headers=person.headers).status_code == 201
 
 
+def link_for(settings: Settings, person: Person) -> str:
+    with connect(settings) as connection:
+        return f"/sign-in/{add_sign_in_link(connection, person.key_id)}"
+
+
 def test_a_link_works_once(client: TestClient, world: World, settings: Settings) -> None:
     person = world.person()
-    with connect(settings) as connection:
-        token = add_sign_in_link(connection, person.key_id)
-    answer = client.get(f"/sign-in/{token}", follow_redirects=False)
+    link = link_for(settings, person)
+    answer = client.post(link, follow_redirects=False)
     assert answer.headers["location"] == "/fine-tune"
     assert client.get("/api/account").json()["id"] == str(person.account_id)
     client.cookies.clear()
-    assert "used before" in client.get(f"/sign-in/{token}").text
-    assert client.get("/api/account").status_code == 401
+    for asked in (client.get, client.post):
+        assert "used before" in asked(link).text
+        assert client.get("/api/account").status_code == 401
+
+
+def test_a_link_that_is_only_looked_at_stays_good(
+    client: TestClient, world: World, settings: Settings
+) -> None:
+    """Chats and mail programs load what is sent in them."""
+    person = world.person()
+    with connect(settings) as connection:
+        add_account_name(connection, person.account_id, "Ada & Co")
+    link = link_for(settings, person)
+    for _ in range(2):
+        page = client.get(link)
+        assert "Sign in as Ada &amp; Co" in page.text
+        assert COOKIE not in client.cookies
+    assert client.post(link, follow_redirects=False).status_code == 303
+
+
+def test_a_link_of_a_key_that_was_revoked_is_worth_nothing(
+    client: TestClient, world: World, settings: Settings
+) -> None:
+    person = world.person()
+    link = link_for(settings, person)
+    world.revoke(person)
+    for asked in (client.get, client.post):
+        assert "older than half an hour" in asked(link).text
+        assert COOKIE not in client.cookies
+
+
+def test_another_site_cannot_use_a_link_up(
+    client: TestClient, world: World, settings: Settings
+) -> None:
+    link = link_for(settings, world.person())
+    evil = {"origin": "https://evil.example"}
+    assert client.post(link, headers=evil).status_code == 403
+    assert COOKIE not in client.cookies
+    assert client.post(link, follow_redirects=False).status_code == 303
+
+
+def test_who_signs_in_as_somebody_else_is_no_longer_signed_in(
+    browser: Browser, world: World, settings: Settings
+) -> None:
+    before, other = browser.client.cookies[COOKIE], world.person()
+    browser.client.post(link_for(settings, other), follow_redirects=False)
+    assert browser.client.get("/api/account").json()["id"] == str(other.account_id)
+    assert browser.client.get("/api/account", headers=_only(before)).status_code == 401
+
+
+def test_no_link_is_in_the_log(
+    client: TestClient, world: World, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = link_for(settings, world.person())
+    with caplog.at_level("INFO", "gateway"):
+        client.get(link)
+        client.post(link)
+    said = [each.getMessage() for each in caplog.records if each.name == "gateway"]
+    assert len([each for each in said if "/sign-in/…" in each]) == 2
+    assert link not in "".join(said)
 
 
 def test_a_token_is_replaced_and_the_old_one_ends(browser: Browser, settings: Settings) -> None:
