@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
+from domain.event_log import EventLog
 from domain.job import Job
 from gateway.api.job_answers import JobSummary
 from gateway.backend import Backend
 from infrastructure.profiles import dataset_names
+from projections.job_detail import rows_of
 
 SHORT = 8  # characters that tell one account's jobs apart
+REMEMBERED = 10_000  # jobs whose suffixes are kept in memory
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class JobNames:
     dataset: str | None
     """None if the dataset's name was deleted."""
     has_suffix: bool
+    base_model: str
 
     @property
     def heading(self) -> str:
@@ -33,27 +38,38 @@ class JobNames:
 
 
 def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
-    """The names of some jobs; those of a page, as each costs a reading of the log."""
+    """The names of some jobs."""
+    return _named(backend, {job.id: (job.dataset_id, job.base_model) for job in jobs})
+
+
+def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
+    """The names of the jobs with these ids, of those that the read model knows."""
     with backend.pool.connection() as connection:
-        datasets = dataset_names(connection, [job.dataset_id for job in jobs])
-    suffixes = {job.id: suffix_of(backend, job.id) for job in jobs}
+        rows = rows_of(connection, list(job_ids))
+    return _named(backend, {row["job_id"]: (row["dataset_id"], row["base_model"]) for row in rows})
+
+
+def _named(backend: Backend, jobs: Mapping[UUID, tuple[UUID, str]]) -> dict[UUID, JobNames]:
+    with backend.pool.connection() as connection:
+        datasets = dataset_names(connection, [dataset_id for dataset_id, _ in jobs.values()])
+    suffixes = {job_id: _suffix(backend.log, job_id) for job_id in jobs}
     return {
-        job.id: JobNames(
-            title=(suffix := suffixes[job.id]) or job.id.hex[:SHORT],
-            dataset=datasets.get(job.dataset_id),
+        job_id: JobNames(
+            title=(suffix := suffixes[job_id]) or job_id.hex[:SHORT],
+            dataset=datasets.get(dataset_id),
             has_suffix=bool(suffix),
+            base_model=base_model,
         )
-        for job in jobs
+        for job_id, (dataset_id, base_model) in jobs.items()
     }
 
 
-def title_of(backend: Backend, job_id: UUID) -> str:
-    """What a page calls a job: its suffix, else the beginning of its id."""
-    return suffix_of(backend, job_id) or job_id.hex[:SHORT]
+@lru_cache(maxsize=REMEMBERED)
+def _suffix(log: EventLog, job_id: UUID) -> str | None:
+    """The part of its model's name that a job was approved with.
 
-
-def suffix_of(backend: Backend, job_id: UUID) -> str | None:
-    """The part of its model's name that a job was approved with; it is in its first event alone."""
-    first = next(iter(backend.log.events.get(job_id, limit=1)), None)
+    It is in the job's first event alone, which never changes, so that it is read once.
+    """
+    first = next(iter(log.events.get(job_id, limit=1)), None)
     assert isinstance(first, Job.JobApproved)
     return first.suffix

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     CHECK (debit <> credit),
     UNIQUE (account_id, position)
 );
-CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id)
+CREATE INDEX IF NOT EXISTS billing_ledger_job ON billing_ledger (job_id);
+CREATE INDEX IF NOT EXISTS billing_ledger_time ON billing_ledger (account_id, posted_at)
 """
 
 
@@ -115,7 +116,10 @@ class Only:
 
     @property
     def condition(self) -> LiteralString:
-        """The part of a WHERE clause; a filter that is not asked for costs nothing."""
+        """The part of a WHERE clause; a filter that is not asked for costs nothing.
+
+        A day is that of the time zone; its bounds in UTC, which are wider, are for the index.
+        """
         parts: list[LiteralString] = ["account_id = %(account)s"]
         if self.job_id is not None:
             parts.append("job_id = %(job_id)s")
@@ -123,8 +127,10 @@ class Only:
             parts.append("reason = ANY(%(reasons)s)")
         if self.first is not None:
             parts.append("(posted_at AT TIME ZONE %(time_zone)s)::date >= %(first)s")
+            parts.append("posted_at >= (%(first)s::date - 1)::timestamp AT TIME ZONE 'UTC'")
         if self.last is not None:
             parts.append("(posted_at AT TIME ZONE %(time_zone)s)::date <= %(last)s")
+            parts.append("posted_at < (%(last)s::date + 2)::timestamp AT TIME ZONE 'UTC'")
         return " AND ".join(parts)
 
     @property
@@ -166,6 +172,21 @@ def newest_postings(
         "ORDER BY position DESC LIMIT %(limit)s",
         only.asked | {"account": account_id, "before": before, "limit": limit},
     ).fetchall()
+
+
+def balances_after(
+    connection: Connection, account_id: UUID, positions: Sequence[int]
+) -> dict[int, int]:
+    """The whole balance after each of some postings, micro-dollars; leases do not change it."""
+    rows = connection.execute(
+        "SELECT position, micros FROM (SELECT position, sum(CASE "
+        "WHEN debit IN ('cash', 'credits', 'revenue') THEN amount_micros "
+        "WHEN credit = 'revenue' THEN -amount_micros ELSE 0 END) "
+        "OVER (ORDER BY position)::bigint AS micros FROM billing_ledger "
+        "WHERE account_id = %s AND position <= %s) AS running WHERE position = ANY(%s)",
+        [account_id, max(positions, default=0), list(positions)],
+    ).fetchall()
+    return {row["position"]: row["micros"] for row in rows}
 
 
 def last_position(connection: Connection, account_id: UUID) -> int:

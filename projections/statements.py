@@ -13,7 +13,8 @@ from infrastructure.store import Connection
 from projections.projection import Row
 
 # Each posting's movement follows from its ledger accounts, and its day from the account's own
-# time zone, so that a day that is 23 or 25 hours long is whole.
+# time zone, so that a day that is 23 or 25 hours long is whole. The bounds in UTC, a day wider than
+# any zone needs, let the index find the days.
 MOVEMENTS = """
 WITH movements AS (
     SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
@@ -22,26 +23,23 @@ WITH movements AS (
              WHEN credit = 'revenue' THEN 'charges' WHEN debit = 'revenue' THEN 'reversals'
         END AS movement
     FROM billing_ledger WHERE account_id = %(account)s
+        AND posted_at < (%(last)s::date + 2)::timestamp AT TIME ZONE 'UTC'
+        AND (%(opening)s OR posted_at >= (%(first)s::date - 1)::timestamp AT TIME ZONE 'UTC')
 )
 """
 
-OPENING = f"""{MOVEMENTS}
-SELECT coalesce(sum(CASE movement WHEN 'charges' THEN -amount_micros ELSE amount_micros END), 0)
-    ::bigint AS micros
-FROM movements WHERE movement IS NOT NULL AND day < %(first)s
-"""
-
 BY_DAY = f"""{MOVEMENTS}
-SELECT day, movement, sum(amount_micros)::bigint AS micros,
-    array_agg(event_id ORDER BY position) AS event_ids
-FROM movements WHERE movement IS NOT NULL AND day BETWEEN %(first)s AND %(last)s
-GROUP BY day, movement
+SELECT greatest(day, %(first)s::date - 1) AS day, movement, sum(amount_micros)::bigint AS micros,
+    array_agg(event_id ORDER BY position) FILTER (WHERE %(ids)s AND day >= %(first)s) AS event_ids
+FROM movements WHERE movement IS NOT NULL AND day <= %(last)s
+GROUP BY 1, movement
 """
 
 BY_JOB = f"""{MOVEMENTS}
 SELECT job_id, movement, sum(amount_micros)::bigint AS micros, count(*) AS postings,
     count(DISTINCT segment) AS segments, sum(to_seconds - from_seconds)::bigint AS seconds,
-    array_agg(event_id ORDER BY position) AS event_ids, min(position) AS position
+    array_agg(event_id ORDER BY position) FILTER (WHERE %(ids)s) AS event_ids,
+    min(position) AS position
 FROM movements WHERE movement IN ('charges', 'reversals') AND day BETWEEN %(first)s AND %(last)s
 GROUP BY job_id, movement ORDER BY position
 """
@@ -93,39 +91,55 @@ class JobOfStatement:
 
 
 def daily_statement(
-    connection: Connection, account_id: UUID, time_zone: str, first: date, last: date
+    connection: Connection,
+    account_id: UUID,
+    time_zone: str,
+    first: date,
+    last: date,
+    *,
+    ids: bool = True,
 ) -> list[DayOfStatement]:
-    """Every day from the first to the last, both of them included, in the account's time zone."""
-    asked = _asked(account_id, time_zone, first, last)
-    opening = connection.execute(OPENING, asked).fetchone()
-    assert opening is not None
+    """Every day from the first to the last, both of them included, in the account's time zone.
+
+    Without `ids` it is cheaper, and does not say which events are behind the movements.
+    """
+    asked = _asked(account_id, time_zone, first, last, ids=ids, opening=True)
+    balance = 0
     rows: dict[date, list[Row]] = {}
     for row in connection.execute(BY_DAY, asked).fetchall():
-        rows.setdefault(row["day"], []).append(row)
+        if row["day"] < first:
+            balance += -row["micros"] if row["movement"] == "charges" else row["micros"]
+        else:
+            rows.setdefault(row["day"], []).append(row)
     days: list[DayOfStatement] = []
-    balance: int = opening["micros"]
     for number in range((last - first).days + 1):
         day = DayOfStatement(first + timedelta(days=number), balance)
         for row in rows.get(day.day, []):
             setattr(day, f"{row['movement']}_micros", row["micros"])
-            day.event_ids[row["movement"]] = row["event_ids"]
+            day.event_ids[row["movement"]] = row["event_ids"] or []
         balance = day.closing_micros
         days.append(day)
     return days
 
 
 def job_statement(
-    connection: Connection, account_id: UUID, time_zone: str, first: date, last: date
+    connection: Connection,
+    account_id: UUID,
+    time_zone: str,
+    first: date,
+    last: date,
+    *,
+    ids: bool = True,
 ) -> list[JobOfStatement]:
     """Every job that was billed on these days, the one that was billed earliest first.
 
     A minute so cheap that it rounds to nothing has no posting, and is not counted.
     """
     jobs: dict[UUID, JobOfStatement] = {}
-    asked = _asked(account_id, time_zone, first, last)
+    asked = _asked(account_id, time_zone, first, last, ids=ids, opening=False)
     for row in connection.execute(BY_JOB, asked).fetchall():
         job = jobs.setdefault(row["job_id"], JobOfStatement(row["job_id"]))
-        job.event_ids[row["movement"]] = row["event_ids"]
+        job.event_ids[row["movement"]] = row["event_ids"] or []
         if row["movement"] == "charges":
             job.segments, job.minutes = row["segments"], row["postings"]
             job.seconds, job.charges_micros = row["seconds"], row["micros"]
@@ -134,5 +148,8 @@ def job_statement(
     return list(jobs.values())
 
 
-def _asked(account_id: UUID, time_zone: str, first: date, last: date) -> dict[str, object]:
-    return {"account": account_id, "time_zone": time_zone, "first": first, "last": last}
+def _asked(
+    account_id: UUID, time_zone: str, first: date, last: date, *, ids: bool, opening: bool
+) -> dict[str, object]:
+    days = {"time_zone": time_zone, "first": first, "last": last}
+    return {"account": account_id, **days, "ids": ids, "opening": opening}

@@ -131,7 +131,7 @@ DaysAsked = Annotated[tuple[str, date, date], Depends(days_asked)]
 @router.get("/statements/days")
 def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
     """The account's statement by day, in its time zone."""
-    return Listed(data=[StatementDay.of(day) for day in _days(backend, caller, days)])
+    return Listed(data=days_of(backend, caller, days))
 
 
 @router.get("/statements/days.csv", response_class=StreamingResponse, responses=CSV)
@@ -143,7 +143,7 @@ def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Stre
 @router.get("/statements/jobs")
 def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
     """The account's statement by job, with the minutes behind every cent."""
-    return Listed(data=[StatementJob.of(job) for job in _jobs(backend, caller, days)])
+    return Listed(data=jobs_of(backend, caller, days))
 
 
 @router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
@@ -152,11 +152,29 @@ def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Stre
     return csv_download(job_csv(_jobs(backend, caller, days)), "statement-by-job")
 
 
-def _days(backend: Backend, caller: Caller, days: DaysAsked) -> list[DayOfStatement]:
-    with backend.pool.connection() as connection:
-        return daily_statement(connection, caller.account_id, *days)
+def days_of(
+    backend: Backend, caller: Caller, days: DaysAsked, *, ids: bool = True
+) -> list[StatementDay]:
+    """The statement by day, without the events' ids where nobody reads them."""
+    return [StatementDay.of(day) for day in _days(backend, caller, days, ids=ids)]
 
 
-def _jobs(backend: Backend, caller: Caller, days: DaysAsked) -> list[JobOfStatement]:
+def jobs_of(
+    backend: Backend, caller: Caller, days: DaysAsked, *, ids: bool = True
+) -> list[StatementJob]:
+    """The statement by job, in the same way."""
+    return [StatementJob.of(job) for job in _jobs(backend, caller, days, ids=ids)]
+
+
+def _days(
+    backend: Backend, caller: Caller, days: DaysAsked, *, ids: bool = True
+) -> list[DayOfStatement]:
     with backend.pool.connection() as connection:
-        return job_statement(connection, caller.account_id, *days)
+        return daily_statement(connection, caller.account_id, *days, ids=ids)
+
+
+def _jobs(
+    backend: Backend, caller: Caller, days: DaysAsked, *, ids: bool = True
+) -> list[JobOfStatement]:
+    with backend.pool.connection() as connection:
+        return job_statement(connection, caller.account_id, *days, ids=ids)

@@ -21,17 +21,17 @@ from domain.money import decimal_dollars, micros_of
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Money, job_name
 from gateway.api.accounts import AccountAnswer, pay, show_account
-from gateway.api.billing import DaysAsked, StatementTotal, show_days, show_jobs
+from gateway.api.billing import DaysAsked, StatementDay, StatementTotal, days_of, jobs_of
 from gateway.api.job_answers import ResumeGate
 from gateway.api.jobs import job_detail, own_job
 from gateway.api.ledger import newest
 from gateway.backend import Backend, BackendOf
-from gateway.job_names import title_of
+from gateway.job_names import names_by_id
 from gateway.runway import Runway
 from gateway.web.pages import fragment, page
 from gateway.web.spend_chart import spend_chart
 from infrastructure.payments import holders_provider
-from projections.billing_ledger import Only, Reason, last_position
+from projections.billing_ledger import Only, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
 from projections.open_meters import burns
 
@@ -49,13 +49,19 @@ class Kind(StrEnum):
     MINUTES = "minutes"
     RETURNED = "returned"
     LEASES = "leases"
+    ALL = "all"
 
+
+LEASE_REASONS = (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)
+MOVING_REASONS = tuple(reason for reason in Reason if reason not in LEASE_REASONS)
+"""Those that change the balance; what leases hold and give back of it does not."""
 
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
     Kind.PAID_IN: ("Paid in", (Reason.TOPPED_UP, Reason.CREDIT_GRANTED)),
     Kind.MINUTES: ("Metered minutes", (Reason.MINUTE_METERED,)),
     Kind.RETURNED: ("Given back", (Reason.LOST_WORK_CREDITED,)),
-    Kind.LEASES: ("Reserved and released", (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)),
+    Kind.LEASES: ("Reserved and released", LEASE_REASONS),
+    Kind.ALL: ("All, with reservations", tuple(Reason)),
 }
 
 
@@ -74,18 +80,26 @@ class Asked:
     job: JobId | None
     kind: Kind | None
     before: int | None
+    days_given: bool
+    """Whether an address names the days; else they go on with the calendar."""
 
     @property
     def only(self) -> Only:
-        """The postings."""
-        reasons = KINDS[self.kind][1] if self.kind else None
+        """The postings; reservations only if they are asked for."""
+        reasons = KINDS[self.kind][1] if self.kind else MOVING_REASONS
         return Only(self.job, reasons, self.first, self.last, self.time_zone)
 
     def query(self, **change: object) -> str:
         """As the query of an address, with a change."""
-        fields: dict[str, object] = {"first": self.first, "last": self.last, "kind": self.kind}
+        fields: dict[str, object] = {"kind": self.kind}
+        if self.days_given:
+            fields |= {"first": self.first, "last": self.last}
         fields |= {"job": job_name(self.job) if self.job else None, "before": self.before}
         return urlencode({name: value for name, value in (fields | change).items() if value})
+
+    def posted(self, now: MoneyNow) -> str:
+        """What tells the postings and days that are shown from others."""
+        return f"{now.position} {self.last}"
 
     @property
     def csv_query(self) -> str:
@@ -101,9 +115,11 @@ def asked(
     job: Annotated[JobId | None, BeforeValidator(_given), Query()] = None,
     kind: Annotated[Kind | None, BeforeValidator(_given), Query()] = None,
     before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+    first: Annotated[date | None, Query()] = None,
+    last: Annotated[date | None, Query()] = None,
 ) -> Asked:
     """What an address asks for; without days, the last thirty."""
-    return Asked(*days, job, kind, before)
+    return Asked(*days, job, kind, before, days_given=bool(first or last))
 
 
 AskedOf = Annotated[Asked, Depends(asked)]
@@ -151,7 +167,7 @@ def show_billing(
 ) -> Response:
     """The whole page."""
     now = money_now(backend, caller)
-    shown = _all(backend, caller, asked, now)
+    shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     return page(
         request, backend, caller, "billing/page.html", **shown, **_form(backend, *shown["waiting"])
     )
@@ -159,14 +175,25 @@ def show_billing(
 
 @router.get("/now")
 def show_now(
-    caller: CallerOf, backend: BackendOf, asked: AskedOf, seen: Annotated[str, Query()] = ""
+    caller: CallerOf,
+    backend: BackendOf,
+    asked: AskedOf,
+    seen: Annotated[str, Query()] = "",
+    posted: Annotated[str, Query()] = "",
 ) -> Response:
-    """What has changed since the page, or this, was shown last; nothing if nothing has."""
+    """What has changed since the page, or this, was shown last; nothing if nothing has.
+
+    While a job runs, the figures change all the time; the statement and the ledger only with a
+    posting, or a new day.
+    """
     now = money_now(backend, caller)
-    if now.seen == seen:
+    moved = posted != asked.posted(now)
+    if now.seen == seen and not moved:
         return Response(status_code=204)
-    shown = _all(backend, caller, asked, now)
-    return fragment("billing/now.html", account=now.account, **shown)
+    shown = _figures(backend, caller, asked, now)
+    if moved:
+        shown |= _postings(backend, caller, asked)
+    return fragment("billing/now.html", account=now.account, moved=moved, **shown)
 
 
 @router.post("/top-ups")
@@ -191,33 +218,46 @@ def top_up(
         form |= {"amount": amount, "problem": problem.message}
         return fragment("billing/refused.html", asked=asked, **form)
     now = money_now(backend, caller)
-    shown = _all(backend, caller, asked, now) | _form(backend)
-    return fragment("billing/topped_up.html", account=now.account, added=added, **shown)
+    shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
+    shown |= _form(backend) | {"moved": True, "added": added}
+    return fragment("billing/topped_up.html", account=now.account, **shown)
 
 
-def _all(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
-    """What the page's parts show. Raises NotFound for a job that is not the caller's."""
+def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
+    """What the page says of the balance."""
+    return {"now": now, "waiting": list(_waiting(backend, caller, now)), "asked": asked}
+
+
+def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
+    """What the page says of the postings. Raises NotFound for a job that is not the caller's."""
     if asked.job is not None:
         own_job(backend, caller, asked.job)
     span = (asked.time_zone, asked.first, asked.last)
-    days = show_days(caller, backend, span).data
-    jobs = show_jobs(caller, backend, span).data
+    days = days_of(backend, caller, span, ids=False)
+    jobs = jobs_of(backend, caller, span, ids=False)
     total = StatementTotal.of(days)
     ledger = newest(backend, caller, asked.only, asked.before, PAGE_POSTINGS)
-    names = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
+    positions = [each.position for each in ledger.data]
+    with backend.pool.connection() as connection:
+        balances = balances_after(connection, caller.account_id, positions)
+    ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
+    names = names_by_id(backend, [each for each in ids if each is not None])
     return {
-        "now": now,
-        "waiting": list(_waiting(backend, caller, now)),
-        "asked": asked,
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},
-        "days": [day for day in days if day.event_ids],
+        "days": [day for day in days if _moved(day)],
         "total": total,
         "net": Money.of(total.charges.micros - total.reversals.micros),
         "chart": spend_chart(days),
         "jobs": jobs,
         "ledger": ledger,
-        "titles": {job_id: title_of(backend, job_id) for job_id in names if job_id is not None},
+        "balances": {position: Money.of(micros) for position, micros in balances.items()},
+        "names": names,
     }
+
+
+def _moved(day: StatementDay) -> bool:
+    """Whether anything came or went."""
+    return any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
 
 
 def _form(backend: Backend, *waiting: Waiting) -> dict[str, Any]:
@@ -246,6 +286,7 @@ def _whole_cents(micros: int) -> str:
 
 
 def _waiting(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[Waiting]:
+    names = names_by_id(backend, now.waiting)
     for number, job_id in enumerate(now.waiting):
         gate = job_detail(backend, caller, job_id).resume if number < MOST_WAITING else None
-        yield Waiting(job_id, title_of(backend, job_id), gate)
+        yield Waiting(job_id, names[job_id].title, gate)

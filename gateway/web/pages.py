@@ -54,6 +54,7 @@ def templates() -> Environment:
         "dollars": written_amount,
         "dollars_text": amount_text,
         "job_name": job_name,
+        "moment": written_moment,
         "rough": rough,
         "spoken": spoken,
         "time": written_time,
@@ -137,10 +138,15 @@ def written_clock(moment: datetime) -> Markup:
     return _time(moment, Markup(" data-clock"))
 
 
-def _time(moment: datetime, attribute: Markup) -> Markup:
+def written_moment(moment: datetime) -> Markup:
+    """The same to the second, as accounts need it."""
+    return _time(moment, Markup(' data-clock="seconds"'), "%Y-%m-%d %H:%M:%S")
+
+
+def _time(moment: datetime, attribute: Markup, written: str = "%Y-%m-%d %H:%M") -> Markup:
     moment = moment.astimezone(UTC)
     return Markup('<time datetime="{}"{}>{} UTC</time>').format(
         moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
         attribute,
-        moment.strftime("%Y-%m-%d %H:%M"),
+        moment.strftime(written),
     )

@@ -12,7 +12,7 @@ from domain.event_log import EventLog
 from domain.meter import Meter
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
-from projections.billing_ledger import Only, balances, postings_of
+from projections.billing_ledger import Only, balances, balances_after, postings_of
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.logs import notifications
 from tests.projections.conftest import Fold
@@ -121,3 +121,13 @@ def test_a_reversal_names_what_it_gives_back(
     assert (reversal["from_seconds"], reversal["to_seconds"]) == (40, 100)
     with pool.connection() as connection:
         assert reversal in postings_of(connection, ACCOUNT_ID, Only(job_id=JOB_ID))
+
+
+def test_the_balance_runs_along_with_the_postings(
+    pool: ConnectionPool[Connection], story: Story, postings: list[dict[str, Any]]
+) -> None:
+    last = postings[-1]["position"]
+    with pool.connection() as connection:
+        running = balances_after(connection, ACCOUNT_ID, [1, last])
+        assert balances_after(connection, ACCOUNT_ID, []) == {}
+    assert running == {1: 1_000_000, last: story.account.balance_micros}

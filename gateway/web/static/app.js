@@ -1,6 +1,8 @@
 // What every page does: dialogs, notices, and times in the reader's own zone.
 
 const MINUTE = 60, HOUR = 3600, DAY = 86400;
+// With the zone: a page may be read, or its picture sent, anywhere.
+const MOMENT = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
 function ago(moment) {
@@ -15,7 +17,8 @@ function sayTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const moment = new Date(element.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
-    const whole = moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+    const seconds = element.dataset.clock === "seconds" ? { second: "2-digit" } : {};
+    const whole = moment.toLocaleString([], { ...MOMENT, ...seconds });
     const text = element.hasAttribute("data-clock") ? whole : ago(moment);
     if (element.textContent !== text) element.textContent = text;
     if (element.title !== whole) element.title = whole;
