@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
+from gateway.origin import is_secure
 from gateway.texts import FORM
 from infrastructure import sessions
 from infrastructure.sessions import SESSION_DAYS, Session
@@ -62,19 +63,13 @@ def check_csrf(request: Request, session: Session, shown: str | None) -> None:
         raise Forbidden("this form is no longer valid; load its page again")
 
 
-def same_origin(connection: HTTPConnection) -> bool:
-    """Whether a browser asks from one of our own pages; true for what is no browser."""
-    origin = connection.headers.get("origin")
-    return origin is None or origin.partition("://")[2] == connection.headers.get("host")
-
-
 def keep_session(request: Request, response: Response, token: str) -> None:
     """Have the browser send a session's token from now on."""
     response.set_cookie(
         COOKIE,
         token,
         max_age=SESSION_DAYS * 86400,
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
         httponly=True,
         samesite="lax",
     )

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _origin(url: str) -> str:
+    """An address as browsers say it of a page; raises ValueError for more than an origin."""
+    parsed = HttpUrl(url)
+    more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
+    if more:
+        raise ValueError("it is scheme, host and port, such as https://ecolink.example.org")
+    return str(parsed).rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -43,6 +52,11 @@ class Settings(BaseSettings):
     gateway_port: int = Field(default=0, description="Port of the gateway; 0: a free one.")
     gateway_url: str | None = Field(
         default=None, description="Where the command line finds the gateway."
+    )
+    public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
+        default=None,
+        description="Where browsers and programs find the gateway, behind a reverse proxy, such as "
+        "https://ecolink.example.org; unset: at the address that they ask.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address that the serving process listens on."

@@ -53,7 +53,7 @@ def sign_in_link(settings: Settings, account: DemoAccount) -> str:
     """Where a browser is signed in as the account, once."""
     with connect(settings) as connection:
         token = add_sign_in_link(connection, api_key_id(secret_sha256(account.key)))
-    return f"{settings.gateway_url}/sign-in/{token}"
+    return f"{settings.public_url or settings.gateway_url}/sign-in/{token}"
 
 
 def fresh_account(settings: Settings, name: str) -> DemoAccount:

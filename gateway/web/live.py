@@ -20,8 +20,9 @@ from gateway.answers import JobId
 from gateway.api.jobs import own_job
 from gateway.backend import Backend
 from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
+from gateway.origin import same_origin
 from gateway.pages import MOST_POSITION
-from gateway.sessions import same_origin, session_in
+from gateway.sessions import session_in
 from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
 from gateway.web.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.web.watched_job import Seen

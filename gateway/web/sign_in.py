@@ -13,7 +13,8 @@ from domain.api_key import ApiKey
 from gateway.access import CallerOf
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
-from gateway.sessions import COOKIE, keep_session, same_origin
+from gateway.origin import same_origin
+from gateway.sessions import COOKIE, keep_session
 from gateway.web.errors import SIGN_IN
 from gateway.web.pages import outside
 from infrastructure import sessions

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from gateway.origin import base_url
+
 KEY_VARIABLE = "ECOLINK_API_KEY"
 
 PYTHON = """\
@@ -45,10 +47,10 @@ class Snippets:
 
 
 def snippets_for(request: Request, model: str | None) -> Snippets | None:
-    """How a model is called at the address at which this browser finds the gateway."""
+    """How a model is called where this browser, or everybody, finds the gateway."""
     if model is None:
         return None
-    base_url = f"{request.base_url}v1"
+    url = f"{base_url(request)}/v1"
     asked = {
         "model": model,
         "messages": [{"role": "user", "content": "Hello!"}],
@@ -56,11 +58,9 @@ def snippets_for(request: Request, model: str | None) -> Snippets | None:
     }
     return Snippets(
         before=f"pip install openai\nexport {KEY_VARIABLE}=eco_...\n",
-        python=PYTHON.format(
-            base_url=json.dumps(base_url), model=json.dumps(model), key=KEY_VARIABLE
-        ),
+        python=PYTHON.format(base_url=json.dumps(url), model=json.dumps(model), key=KEY_VARIABLE),
         curl=CURL.format(
-            url=shlex.quote(f"{base_url}/chat/completions"),
+            url=shlex.quote(f"{url}/chat/completions"),
             key=KEY_VARIABLE,
             body=shlex.quote(json.dumps(asked)),
         ),

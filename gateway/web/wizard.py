@@ -16,6 +16,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.jobs import approve_job, own_job
 from gateway.backend import Backend, BackendOf
+from gateway.origin import base_url
 from gateway.web.pages import fragment, page
 from gateway.web.wizard_form import Entries, read
 from gateway.web.wizard_lists import Lists
@@ -180,5 +181,4 @@ def _context(
     made: Job | None = None,
     **more: bool,
 ) -> dict[str, Any]:
-    base_url = str(request.base_url).rstrip("/")
-    return context(view, base_url, alert=alert, made=made and made.id, **more)
+    return context(view, base_url(request), alert=alert, made=made and made.id, **more)

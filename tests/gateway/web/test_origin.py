@@ -1,0 +1,81 @@
+"""A gateway behind a reverse proxy, which its operator says the address of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+
+from gateway.sessions import COOKIE
+from infrastructure.settings import Settings
+from tests.gateway.conftest import World, application
+
+PUBLIC = "https://ecolink.example.org"
+INSIDE = "http://10.0.0.7:8000"
+
+
+@pytest.fixture
+def proxied(settings: Settings, projecting: None) -> Iterator[TestClient]:
+    """As the proxy asks: by another name, and without TLS."""
+    public = settings.model_copy(update={"public_url": PUBLIC})
+    with TestClient(application(public), INSIDE, raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_the_public_address_is_the_only_one_that_commands_come_from(
+    proxied: TestClient, world: World
+) -> None:
+    person = world.person()
+    for origin, status in ((PUBLIC, 303), (INSIDE, 403), ("http://ecolink.example.org", 403)):
+        answer = proxied.post(
+            "/sign-in",
+            data={"api_key": person.key},
+            headers={"origin": origin},
+            follow_redirects=False,
+        )
+        assert answer.status_code == status, origin
+
+
+def test_its_scheme_decides_whether_the_cookie_is_secure(proxied: TestClient, world: World) -> None:
+    form = {"api_key": world.person().key}
+    secured = proxied.post("/sign-in", data=form, follow_redirects=False)
+    assert "; secure" in secured.headers["set-cookie"].lower()
+
+
+def test_programs_are_told_the_public_address(proxied: TestClient, world: World) -> None:
+    person = world.person(dollars=20)
+    world.base_model()
+    answer = proxied.post("/sign-in", data={"api_key": person.key}, follow_redirects=False)
+    cookie = {"cookie": f"{COOKIE}={answer.cookies[COOKIE]}"}
+    world.project()
+    page = proxied.get("/models?model=tiny", headers=cookie).text
+    assert f"{PUBLIC}/v1" in page
+    assert INSIDE not in page
+    filled = {"dataset": str(world.dataset(person)), "base_model": "tiny"}
+    job = proxied.post("/api/jobs", json=filled, headers=person.headers).json()["id"]
+    page = proxied.get(f"/fine-tune/new?like={job}", headers=cookie).text
+    assert f"{PUBLIC}/v1" in page
+    assert INSIDE not in page
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("https://EcoLink.example.org/", "https://ecolink.example.org"),
+        ("https://ecolink.example.org:443", "https://ecolink.example.org"),
+        ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
+        (None, None),
+    ],
+)
+def test_an_address_is_kept_as_browsers_say_it(written: str | None, meant: str | None) -> None:
+    assert Settings(public_url=written).public_url == meant
+
+
+@pytest.mark.parametrize(
+    "written", ["ecolink.example.org", "ftp://x", "https://x/ecolink", "https://x?y", "https://u@x"]
+)
+def test_what_is_no_origin_is_refused(written: str) -> None:
+    with pytest.raises(ValidationError, match="public_url"):
+        Settings(public_url=written)
