@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -16,10 +17,11 @@ from gateway.answers import JobId
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
-from gateway.job_names import names_of
+from gateway.job_names import SHORT, JobNames, names_of
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
 from gateway.web.pages import page
+from gateway.web.wizard_fields import FIELDS
 
 MOST_CHOICES = 100  # the newest jobs, to choose others from
 
@@ -63,9 +65,18 @@ def compare_jobs(
         both=both,
         choices=choices,
         names=names,
+        titles=_titles(both, names),
         results=_results(both, datasets) if both else [],
         settings=[line for line in _settings(both) if line.differs] if both else [],
     )
+
+
+def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[str]:
+    """What the jobs are called beside each other; those of one name are told apart by their ids."""
+    titles = [names[job.id].title for job in jobs]
+    if len(set(titles)) == len(titles):
+        return titles
+    return [f"{names[job.id].title} {job.id.hex[:SHORT]}" for job in jobs]
 
 
 def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
@@ -92,9 +103,14 @@ def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
     """Every hyperparameter that any of them has, in the wizard's order."""
     names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
     return [
-        Line(name.replace("_", " "), tuple(_said(job.hyperparameters.get(name)) for job in jobs))
+        Line(_label(name), tuple(_said(job.hyperparameters.get(name)) for job in jobs))
         for name in names
     ]
+
+
+def _label(name: str) -> str:
+    """Of a hyperparameter: as the wizard calls it, if it asks for it."""
+    return FIELDS[name].label if name in FIELDS else name.replace("_", " ").capitalize()
 
 
 def _said(value: JsonValue) -> str:

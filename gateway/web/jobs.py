@@ -118,12 +118,18 @@ def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: Ask
 
 @router.get("/now")
 def show_now(
-    caller: CallerOf, backend: BackendOf, asked: AskedOf, seen: Annotated[str, Query()] = ""
+    caller: CallerOf,
+    backend: BackendOf,
+    asked: AskedOf,
+    seen: Annotated[str, Query()] = "",
+    empty: Annotated[bool, Query(description="Whether there was no job at all.")] = False,
 ) -> Response:
     """What has changed since the list, or this, was shown last; nothing if nothing has."""
     now = jobs_now(backend, caller, asked)
     if now.seen == seen:
         return Response(status_code=204)
+    if empty:  # the page has no list yet into which anything could be put
+        return Response(headers={"hx-refresh": "true"})
     account = show_account(caller, backend)
     return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))
 

@@ -1,13 +1,15 @@
 // The curve of a job's loss: each step, a smoothed line, and the held-out examples.
 
 const SMOOTHED_SHARE = 0.02, MOST_POINTS = 4000, TABLE_ROWS = 25;
+const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
 
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const written = (value) => (value == null ? "–" : value.toFixed(4));
 
 export async function fetchCurve(path) {
   const response = await fetch(`${path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
-  return response?.ok && response.headers.get("content-type").includes("json") ? response.json() : null;
+  const answered = response?.ok && response.headers.get("content-type")?.includes("json");
+  return answered ? response.json().catch(() => null) : null;
 }
 
 // An average that forgets over a fiftieth of the steps, whatever their distance.
@@ -39,6 +41,15 @@ export class Chart {
     this.lastStep = "0.0";
     this.lastEvaluation = "0.0";
     this.early = null; // what came while the curve was loaded
+    this.loads = 0; // the last that was begun takes the place of all before
+    this.zoomed = false;
+    this.note = document.getElementById("curve-note");
+    this.all = document.getElementById("show-all");
+    this.all.addEventListener("click", () => {
+      this.zoom(false);
+      this.plot.setData(this.data);
+      element.focus();
+    });
     this.clear();
     new ResizeObserver(() => this.plot?.setSize(sizeOf(element))).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(true));
@@ -49,17 +60,30 @@ export class Chart {
     Object.assign(this, { steps: [], losses: [], means: [], segments: [], evaluations: new Map() });
   }
 
+  // Until it succeeds; what comes meanwhile is kept, and added behind what was loaded.
   async load() {
+    const number = ++this.loads;
     this.early ??= [];
-    await this.loadColumns();
-    const early = this.early ?? [];
+    let curve = await fetchCurve(this.path);
+    for (let wait = FIRST_RETRY_MS; !curve && number === this.loads; wait = Math.min(2 * wait, LAST_RETRY_MS)) {
+      this.say("The curve is being loaded again…");
+      await new Promise((resolve) => { setTimeout(resolve, wait); });
+      if (number === this.loads) curve = await fetchCurve(this.path);
+    }
+    if (number !== this.loads) return;
+    this.say("");
+    this.take(curve);
+    const early = this.early;
     this.early = null;
-    for (const curve of early) this.add(curve);
+    for (const each of early) this.add(each);
   }
 
-  async loadColumns() {
-    const curve = await fetchCurve(this.path);
-    if (!curve) return;
+  say(text) {
+    this.note.textContent = text;
+    this.note.hidden = !text;
+  }
+
+  take(curve) {
     this.clear();
     this.steps = curve.steps;
     this.losses = curve.losses;
@@ -75,7 +99,9 @@ export class Chart {
       this.early.push(curve);
       return;
     }
-    for (const [segment, step, loss] of curve.steps) {
+    const [lastSegment, lastStep] = this.lastStep.split(".").map(Number);
+    const steps = curve.steps.filter(([segment, step]) => segment > lastSegment || (segment === lastSegment && step > lastStep));
+    for (const [segment, step, loss] of steps) {
       // A launch that begins before the last step takes those steps again.
       while (this.steps.length && this.steps.at(-1) >= step)
         for (const column of [this.steps, this.losses, this.means, this.segments]) column.pop();
@@ -111,13 +137,22 @@ export class Chart {
   draw(anew) {
     if (!this.steps.length && !this.evaluations.size) return;
     this.data = this.columns();
+    const { min, max } = this.plot?.scales.x ?? {};
     if (anew) this.plot?.destroy();
     if (anew || !this.plot) {
       this.element.replaceChildren();
       this.plot = new uPlot(this.options(), this.data, this.element);
+      this.plot.over.addEventListener("dblclick", () => this.zoom(false));
       this.mark();
-    } else this.plot.setData(this.data);
+    } else this.plot.setData(this.data, !this.zoomed);
+    if (this.zoomed) this.plot.setScale("x", { min, max });
     this.tell();
+  }
+
+  // What was chosen with the mouse stays in view while points are added.
+  zoom(zoomed) {
+    this.zoomed = zoomed;
+    this.all.hidden = !zoomed;
   }
 
   options() {
@@ -129,11 +164,11 @@ export class Chart {
       axes: axes(),
       series: [
         { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
-        { label: "Train", stroke: `color-mix(in srgb, ${calm} 45%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
+        { label: "Train", stroke: `color-mix(in srgb, ${calm} 70%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
         { label: "Smoothed", stroke: calm, width: 2.5, value: number, spanGaps: true, points: { show: false } },
         { label: "Held-out", stroke: warn, width: 1.5, value: number, spanGaps: true, points: { show: true, size: 7, fill: warn } },
       ],
-      hooks: { drawAxes: [(plot) => this.drawMarks(plot, good, muted)] },
+      hooks: { setSelect: [(plot) => { if (plot.select.width > 0) this.zoom(true); }], drawAxes: [(plot) => this.drawMarks(plot, good, muted)] },
     };
   }
 

@@ -5,6 +5,8 @@ import { axes, color, fetchCurve, sizeOf, smoothed, written } from "./chart.js";
 const element = document.getElementById("curves");
 const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}`), title: element.getAttribute(`data-title-${n}`) }));
 const number = (_, value) => written(value);
+const summary = document.getElementById("curves-summary");
+const DASHES = [[], [10, 5]]; // the second job's lines are broken, for who does not tell the colours apart
 let plot = null, curves = [];
 
 function data() {
@@ -21,8 +23,8 @@ function data() {
 function draw() {
   const colors = [color("--calm"), color("--warn")];
   const series = jobs.flatMap(({ title }, n) => [
-    { label: `${title}, train`, stroke: colors[n], width: 2.5, value: number, spanGaps: true, points: { show: false } },
-    { label: `${title}, held-out`, stroke: colors[n], width: 1.5, dash: [6, 4], value: number, spanGaps: true, points: { show: true, size: 7, fill: colors[n] } },
+    { label: `${title}, train`, stroke: colors[n], width: 2.5, dash: DASHES[n], value: number, spanGaps: true, points: { show: false } },
+    { label: `${title}, held-out`, stroke: colors[n], width: 1, dash: DASHES[n], value: number, spanGaps: true, points: { show: true, size: 7, fill: colors[n] } },
   ]);
   plot?.destroy();
   element.replaceChildren();
@@ -36,15 +38,40 @@ function tell() {
     const train = `${title}: train loss ${written(smoothed(steps, means).at(-1))} (smoothed) at step ${steps.at(-1).toLocaleString("en")}`;
     return held.length ? `${train}, held-out loss ${written(held.at(-1))}.` : `${train}.`;
   });
-  document.getElementById("curves-summary").textContent = `${sentences.join(" ")} Dashed lines are held-out losses.`;
+  summary.textContent = `${sentences.join(" ")} Lines of ${jobs[1].title} are dashed; thin lines with points are held-out losses.`;
 }
 
-curves = (await Promise.all(jobs.map(({ path }) => fetchCurve(path)))).filter(Boolean);
-if (curves.length === 2) {
-  tell();
-  if (curves.some((curve) => curve.steps.length)) {
-    draw();
-    new ResizeObserver(() => plot.setSize(sizeOf(element))).observe(element);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  }
+function said(text) {
+  const words = document.createElement("p");
+  words.className = "muted";
+  words.textContent = text;
+  return words;
 }
+
+// Without both curves there is nothing to compare, and the page says which is missing.
+function refuse(missing) {
+  const again = document.createElement("button");
+  again.type = "button";
+  again.className = "secondary small";
+  again.textContent = "Try again";
+  again.addEventListener("click", load);
+  const words = said(`The curve of ${missing.map(({ title }) => title).join(" and that of ")} could not be loaded. `);
+  words.setAttribute("role", "alert");
+  words.append(again);
+  element.replaceChildren(words);
+}
+
+async function load() {
+  element.replaceChildren(said("The curves are being loaded…"));
+  const found = await Promise.all(jobs.map(({ path }) => fetchCurve(path)));
+  const missing = jobs.filter((_, n) => !found[n]);
+  if (missing.length) return refuse(missing);
+  curves = found;
+  tell();
+  if (curves.some((curve) => curve.steps.length)) draw();
+  else element.replaceChildren(said("No step was measured yet."));
+}
+
+new ResizeObserver(() => plot?.setSize(sizeOf(element))).observe(element);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (plot) draw(); });
+await load();

@@ -36,7 +36,7 @@ def titles(html: str) -> list[str]:
 
 
 def polled(html: str) -> str | None:
-    found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every 3s"', html)
+    found = re.search(r'hx-get="(/fine-tune/now[^"]+)" hx-trigger="every (?:3s|15s)"', html)
     return found and found[1].replace("&amp;", "&")
 
 
@@ -44,7 +44,16 @@ def test_without_jobs_the_page_leads_to_the_first(browser: Browser) -> None:
     page = browser.client.get("/fine-tune").text
     assert "No jobs yet" in page
     assert page.count('href="/fine-tune/new"') == 2
-    assert polled(page) is None
+    path = polled(page)
+    assert path is not None
+    assert browser.client.get(path, headers=browser.htmx).status_code == 204
+
+
+def test_the_first_job_comes_to_a_page_without_any(browser: Browser, world: World) -> None:
+    path = polled(browser.client.get("/fine-tune").text)
+    approved(browser, world, "first")
+    assert path is not None
+    assert browser.client.get(path, headers=browser.htmx).headers["hx-refresh"] == "true"
 
 
 def test_a_row_says_what_the_job_is_and_does(
@@ -98,7 +107,7 @@ def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: Wo
     assert waits.hex in page
 
 
-def test_polling_tells_what_changed_and_ends_when_nothing_runs(
+def test_polling_tells_what_changed_and_slows_down_when_nothing_runs(
     browser: Browser, world: World
 ) -> None:
     (job_id,) = approved(browser, world, "live")
@@ -108,7 +117,7 @@ def test_polling_tells_what_changed_and_ends_when_nothing_runs(
     command(browser, job_id, "pause")
     answer = browser.client.get(path, headers=browser.htmx)
     assert "paused by you" in answer.text
-    assert polled(answer.text) is None
+    assert 'hx-trigger="every 15s"' in answer.text
 
 
 def test_pages_go_on_after_the_last_job(browser: Browser, world: World) -> None:
@@ -131,11 +140,21 @@ def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -
     page = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), third]}).text
     assert f'data-path-1="/fine-tune/ftjob-{first.hex}"' in page
     assert f'data-path-2="/fine-tune/{third}"' in page
-    assert '<th scope="row">epochs</th><td>3</td><td>5</td>' in page
-    assert '<th scope="row">lora r</th>' not in page
+    assert '<th scope="row">Epochs</th><td>3</td><td>5</td>' in page
+    assert '<th scope="row">LoRA r</th>' not in page
     assert '<th scope="row">Cost</th><td>$0.00</td><td>$0.00</td>' in page
+    assert f'data-title-1="first" data-path-2="/fine-tune/{third}"' in page
+    assert f'data-title-2="{third[6:14]}"' in page
     same = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), str(second)]}).text
     assert "trained with the same hyperparameters" in same
+
+
+def test_two_jobs_of_one_name_are_told_apart(browser: Browser, world: World) -> None:
+    jobs = approved(browser, world, "same", "same")
+    shown = browser.client.get("/fine-tune/compare", params={"jobs": [str(job) for job in jobs]})
+    for job in jobs:
+        assert f'="same {job.hex[:8]}"' in shown.text  # of the curves
+        assert f">same {job.hex[:8]}</a>" in shown.text
 
 
 def test_what_is_not_two_jobs_is_asked_for_again(browser: Browser, world: World) -> None:
