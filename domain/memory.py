@@ -17,6 +17,8 @@ from domain.offers import GpuType
 from domain.precision import Precision
 
 GIB = 1024**3
+FEW_GIB = 10
+"""From which on a tenth of a GiB is near enough."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
@@ -72,12 +74,15 @@ class Fit(BaseModel):
         return (self.vram_bytes - self.required_bytes) / GIB
 
     @property
+    def needed_gib(self) -> float:
+        """All items together as people are told: rounded up, but never above what there is."""
+        return min(_gib(self.required_bytes), self.vram_bytes / GIB)
+
+    @property
     def banner(self) -> str:
         """The decision in one or two sentences, for the wizard."""
         there = f"{self.vram_bytes / GIB:g} GiB"
-        # Rounded up, but never above what there is: the sentence must not contradict itself.
-        needed = min(_gib(self.required_bytes), self.vram_bytes / GIB)
-        fits = f"{needed:g} of {there} on each GPU"
+        fits = f"{self.needed_gib:g} of {there} on each GPU"
         if self.precision is Precision.NF4:
             least = min(each.required_bytes for each in self._rejected(Precision.BF16))
             why = (
@@ -99,8 +104,10 @@ class Fit(BaseModel):
 
 
 def _gib(size: int) -> float:
-    """GiB, rounded up to a hundredth."""
-    return math.ceil(size / GIB * 100) / 100
+    """GiB, rounded up: to a hundredth, and from ten on to a tenth."""
+    gib = size / GIB
+    parts = 100 if gib < FEW_GIB else 10
+    return math.ceil(gib * parts) / parts
 
 
 def decide(

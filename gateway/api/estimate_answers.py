@@ -77,6 +77,7 @@ class FitAnswer(Answer):
     gradient_checkpointing: bool
     banner: str = Field(description="The decision, as a sentence for people.")
     vram_gib: float
+    needed_gib: float = Field(description="All items together, rounded up as in the banner.")
     headroom_gib: float
     items_gib: dict[str, float] = Field(description="What takes the memory of each GPU.")
 
@@ -88,6 +89,7 @@ class FitAnswer(Answer):
             gradient_checkpointing=fit.gradient_checkpointing,
             banner=fit.banner,
             vram_gib=round(fit.vram_bytes / GIB, 3),
+            needed_gib=fit.needed_gib,
             headroom_gib=round(fit.headroom_gib, 3),
             items_gib={name: round(size / GIB, 4) for name, size in fit.items.items()},
         )

@@ -131,9 +131,11 @@ class Lists:
     def _gpu_type_gone(self, region: str, chosen: str) -> str | None:
         if not chosen or (region, chosen) in self.places:
             return None
-        where = [place for place, gpu_type in self.places if gpu_type == chosen]
+        where = [each for each in self.places.values() if each.gpu_type.gpu_type == chosen]
         if not where:
             return f"{chosen} is no longer offered; choose another GPU type."
-        if all(each.region != region for each in self.regions):
+        here = next((each.title for each in self.regions if each.region == region), None)
+        if here is None:
             return None  # of which the region says enough
-        return f"{region} has no {chosen} now; it is in {', '.join(where)}."
+        there = ", ".join(each.region.title for each in where)
+        return f"{here} has no {where[0].gpu_type.title} now; it is in {there}."

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from domain.durations import spoken
 from domain.errors import DomainError, SeveralProblems
 from domain.hyperparameters import Hyperparameters
+from domain.memory import FEW_GIB
 from domain.phases import Phase
 from gateway.access import Caller
 from gateway.api.datasets import DatasetAnswer
@@ -45,6 +46,7 @@ PHASES = {
     Phase.REGISTER: "Register",
 }
 LAYER = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
+LEAST_GIB = 0.01
 BAR = 1000.0
 """Units of the memory bar's width."""
 
@@ -54,7 +56,7 @@ class Part(NamedTuple):
 
     name: str
     label: str
-    gib: float
+    gib: str
     start: float
     width: float
 
@@ -161,9 +163,36 @@ class View:
         return list(_parts(self.fit)) if self.fit else []
 
     @property
-    def needed_gib(self) -> float:
-        """Memory that the job takes on each GPU."""
-        return sum(self.fit.items_gib.values()) if self.fit else 0.0
+    def memory(self) -> tuple[str, str, str]:
+        """GiB of each GPU that the job takes, that there are, and that stay free."""
+        assert self.fit is not None
+        needed, there = self.fit.needed_gib, self.fit.vram_gib
+        return f"{needed:g}", f"{there:g}", gib(max(0.0, there - needed))
+
+    @property
+    def gpu_title(self) -> str:
+        """The chosen GPU type as people know it."""
+        return self.place.gpu_type.title if self.place else self.entries.gpu_type
+
+    @property
+    def region_title(self) -> str:
+        """The chosen region as people know it."""
+        return self.place.region.title if self.place else self.entries.region
+
+    @property
+    def status(self) -> str:
+        """All of it in a sentence, for who does not see the page."""
+        if self.problems:
+            return next(iter(self.problems.values()))
+        if self.missing:
+            return f"Choose {' and '.join(self.missing)}."
+        closed = (
+            gate.sentence
+            for gate in (self.balance_gate, self.capacity_gate)
+            if gate is not None and not gate.is_open
+        )
+        cost = f"Estimate {self.cost.replace(' – ', ' to ')}" if self.priced else "No estimate"
+        return f"{cost}; {next(closed, 'ready to approve.')}"
 
     @property
     def proposal(self) -> str | None:
@@ -230,7 +259,7 @@ class View:
         if self.priced is None:
             return None
         free, count = self.priced.capacity.free, self.entries.gpu_count
-        there = f"{self.entries.region} has {free} {self.entries.gpu_type} free"
+        there = f"{self.region_title} has {free} {self.gpu_title} free"
         if self.wait is None:
             return Gate(True, f"{there}; the job starts at once.")
         sentence = f"{there}, the job needs {count}; the wait is {self.wait}."
@@ -270,6 +299,13 @@ class View:
         return python(self.request, base_url) if self.request and not self.problems else None
 
 
+def gib(size: float) -> str:
+    """GiB as people read them: two decimals, and from ten on one."""
+    if 0 < size < LEAST_GIB:
+        return f"under {LEAST_GIB}"
+    return f"{size:.2f}" if size < FEW_GIB else f"{size:.1f}"
+
+
 def _module_order(name: str) -> tuple[int, str]:
     """Attention before the rest of a layer, as people list them."""
     known = next((n for n, part in enumerate(LAYER) if name.startswith(part)), len(LAYER))
@@ -292,9 +328,9 @@ def _sentence(message: str) -> str:
 
 def _parts(fit: FitAnswer) -> Iterator[Part]:
     start = 0.0
-    for name, gib in fit.items_gib.items():
-        width = BAR * gib / fit.vram_gib
-        yield Part(name, MEMORY.get(name, name), gib, round(start, 2), round(width, 2))
+    for name, size in fit.items_gib.items():
+        width = BAR * size / fit.vram_gib
+        yield Part(name, MEMORY.get(name, name), gib(size), round(start, 2), round(width, 2))
         start += width
 
 

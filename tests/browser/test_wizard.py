@@ -163,11 +163,13 @@ def test_gpus_that_are_taken_close_the_capacity_gate(
     busy: None, page: Page, dataset: str, person: EcoLinkUnderTest
 ) -> None:
     begin(page, dataset)
-    expect(page.locator("#capacity-gate")).to_contain_text("local has 0 cpu free")
+    expect(page.locator("#capacity-gate")).to_contain_text(
+        "This machine has 0 CPU (this machine) free"
+    )
     expect(approve(page)).to_contain_text("the wait is")
     expect(approve(page)).to_be_disabled()
 
-    page.get_by_role("button", name="cpu-small in local, $0.30 an hour").click()
+    page.get_by_role("button", name="CPU with little memory (this machine) in This machine").click()
     expect(page.get_by_label("GPU type", exact=True)).to_have_value("cpu-small")
     expect(approve(page)).to_be_enabled()
 

@@ -6,6 +6,7 @@ const form = document.getElementById("wizard");
 let changes = 0;
 const changed = () => {
   changes += 1;
+  form.setAttribute("aria-busy", "true");
   document.getElementById("revision").value = changes; // an older one is not kept after a newer
 };
 for (const kind of ["input", "change"]) form.addEventListener(kind, changed, { capture: true });
@@ -16,6 +17,42 @@ document.addEventListener("htmx:config:request", (event) => { event.detail.ctx.c
 document.addEventListener("htmx:before:swap", (event) => {
   const sent = event.detail.ctx?.changes;
   if (sent !== undefined && sent !== changes) event.preventDefault();
+});
+
+// A button may be gone with the answer to it, and tells nothing then: the swap does.
+const answered = (ctx) => { if (ctx?.changes === changes) form.removeAttribute("aria-busy"); };
+document.addEventListener("htmx:after:swap", (event) => answered(event.detail.ctx));
+
+// Nothing is approved twice, and one sees that it is on its way; the answer sets the button anew.
+const approving = (event) => {
+  const source = event.detail.ctx?.sourceElement;
+  return source instanceof Element && source.matches(".approve") ? source : null;
+};
+document.addEventListener("htmx:before:request", (event) => {
+  const button = approving(event);
+  button?.setAttribute("aria-busy", "true");
+  if (button) button.disabled = true;
+});
+document.addEventListener("htmx:finally:request", (event) => {
+  const { ctx } = event.detail;
+  answered(ctx);
+  // The page keeps no history in htmx, which would do this.
+  if (ctx?.hx?.replaceurl) history.replaceState(null, "", ctx.hx.replaceurl);
+  const button = approving(event);
+  if (!button || ctx.hx?.redirect) return;
+  button.removeAttribute("aria-busy");
+  if (ctx.status !== "swapped") button.disabled = false;
+});
+
+// One sentence tells who does not see the page what it comes to, once nothing changed for a second.
+const spoken = document.getElementById("wizard-status");
+let silence = 0;
+document.addEventListener("htmx:after:swap", () => {
+  clearTimeout(silence);
+  silence = setTimeout(() => {
+    const now = document.getElementById("status-now").textContent;
+    if (spoken.textContent !== now) spoken.textContent = now;
+  }, 1000);
 });
 
 // A list that somebody has used does not follow its options' `selected` any more.

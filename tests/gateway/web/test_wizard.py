@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
         "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
         "so the real bill almost always lands inside the range",
         "each takes 2 bytes of GPU memory in full precision",
-        "CPU (this machine) — $0.60 an hour",
+        "0.60 an hour each",
         "2 of 2 free; wait none",
     ):
         assert sentence in text
@@ -208,6 +209,26 @@ def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> 
     bars = [each for each in shown.all() if each.tag == "svg"]
     assert all("GiB are headroom" in each.text for each in bars)
     assert wizard.is_clickable
+
+
+def test_one_sentence_tells_what_it_comes_to(wizard: Wizard) -> None:
+    assert wizard.shown["status-now"].text == "Choose a dataset."
+    status = wizard.complete()["status-now"].text
+    assert re.fullmatch(r"Estimate \$[\d.]+ to \$[\d.]+; ready to approve\.", status)
+    assert "Epochs must be" in wizard.change(epochs="x")["status-now"].text
+    loud = ("status", "alert")
+    page = read_html(wizard.browser.client.get(PATH).text)
+    told = [e for e in page["main"].all() if e.attributes.get("role") in loud]
+    assert [each.attributes["id"] for each in told] == ["wizard-status"]
+    assert all("aria-live" not in each.attributes for each in page["main"].all())
+
+
+def test_memory_is_the_same_figure_everywhere(wizard: Wizard) -> None:
+    shown = wizard.complete()
+    said = re.search(r"([\d.]+) of [\d.]+ GiB", shown["precision"].text)
+    assert said is not None
+    assert shown["memory-summary"].text.startswith(f"{said[1]} of")
+    assert f"{said[1]} of" in shown["step-6"].text
 
 
 def test_truncated_examples_are_counted(wizard: Wizard) -> None:
@@ -350,13 +371,16 @@ def test_a_region_without_free_gpus_shows_the_wait(wizard: Wizard) -> None:
     wizard.world.occupy(2)
     shown = wizard.complete()
     assert shown["capacity-gate"].attributes["class"] == "is-closed"
-    assert "local has 0 cpu free, the job needs 1; the wait is" in shown["capacity-gate"].text
+    assert (
+        "This machine has 0 CPU (this machine) free, the job needs 1; the wait is"
+        in shown["capacity-gate"].text
+    )
     assert "the wait is about" in wizard.button.text
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
     click = next(each for each in shown["elsewhere"].all() if each.tag == "button")
-    assert click.text == "cpu-small in local, $0.30 an hour"
+    assert click.text == "CPU with little memory (this machine) in This machine, $0.30 an hour"
     choose = click.attributes["hx-post"].partition("choose=")[2]
     assert choose == "region%3Dlocal%26gpu_type%3Dcpu-small"
     wizard.click("region=local&gpu_type=cpu-small")
