@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
@@ -39,10 +39,19 @@ def answer(request: Request, status: int, problem: Problem, headers: Mapping[str
 
 
 def _to_sign_in(request: Request) -> Response:
+    """To the page that asks for a key, and from there back to the one that is shown."""
     if is_htmx(request):
-        return Response(headers={"hx-redirect": SIGN_IN})
-    target = request.url.path
-    if request.url.query:
-        target += f"?{request.url.query}"
-    to = SIGN_IN if target == "/" or request.method != "GET" else f"{SIGN_IN}?next={quote(target)}"
-    return RedirectResponse(to, HTTPStatus.SEE_OTHER)
+        shown = request.headers.get("hx-current-url", "")
+        return Response(headers={"hx-redirect": _sign_in_for(shown)})
+    shown = str(request.url) if request.method == "GET" else ""
+    return RedirectResponse(_sign_in_for(shown), HTTPStatus.SEE_OTHER)
+
+
+def _sign_in_for(shown: str) -> str:
+    """Path and query alone: the host is ours, whatever a client says."""
+    try:
+        _, _, path, query, _ = urlsplit(shown)
+    except ValueError:
+        return SIGN_IN
+    target = f"{path}?{query}" if query else path
+    return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"

@@ -31,7 +31,8 @@ function say(text, link) {
 job.addEventListener("htmx:ws:before:connection", (event) => { event.detail.connection.url = liveUrl(); });
 job.addEventListener("htmx:ws:after:connection", () => say(""));
 job.addEventListener("htmx:ws:close", (event) => {
-  if (event.detail.code === SIGNED_OUT) say("You are signed out; this page stands still.", { href: "/sign-in", text: "Sign in again" });
+  const next = encodeURIComponent(location.pathname + location.search);
+  if (event.detail.code === SIGNED_OUT) say("You are signed out; this page stands still.", { href: `/sign-in?next=${next}`, text: "Sign in again" });
   else if (event.detail.code === TOO_OLD) location.reload();
   else if (event.detail.reason === "closed" && !document.hidden) say("Reconnecting…");
 });

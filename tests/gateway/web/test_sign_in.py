@@ -37,6 +37,26 @@ def test_a_stranger_is_led_to_the_sign_in_page_and_back(client: TestClient, worl
     assert answer.headers["location"] == "/datasets?status=ready"
 
 
+@pytest.mark.parametrize(
+    ("shown", "leads_to"),
+    [
+        (
+            "http://testserver/billing?kind=minutes#ledger",
+            "/sign-in?next=/billing%3Fkind%3Dminutes",
+        ),
+        ("http://testserver/", "/sign-in"),
+        ("http://[", "/sign-in"),
+        (None, "/sign-in"),
+    ],
+)
+def test_a_page_whose_session_ended_leads_back_to_itself(
+    client: TestClient, shown: str | None, leads_to: str
+) -> None:
+    headers = {"hx-request": "true"} | ({"hx-current-url": shown} if shown else {})
+    answer = client.get("/billing/now", headers=headers)
+    assert answer.headers["hx-redirect"] == leads_to
+
+
 @pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
 def test_nobody_is_led_to_another_site(client: TestClient, world: World, elsewhere: str) -> None:
     answer = client.post(
