@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -23,6 +25,17 @@ router = APIRouter()
 
 FILE_PATH = "/files/{path:path}"
 
+ADAPTER = "adapter_"
+"""How the files begin that PEFT loads; a checkpoint has others beside them."""
+
+ARCHIVED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A zip archive with one directory, as PEFT loads it.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    },
+    **refusals(404),
+}
+
 
 class FileAnswer(Answer):
     """One file of a model or a checkpoint."""
@@ -42,27 +55,12 @@ def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed
     "/models/{model}/archive",
     tags=["models"],
     response_class=Response,
-    responses={
-        200: {
-            "description": "A zip archive with one directory, as PEFT loads it.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        },
-        **refusals(404),
-    },
+    responses=ARCHIVED,
 )
 def download_model(model: str, caller: CallerOf, backend: BackendOf) -> Response:
     """All files of a model at once; each of them alone can be downloaded in parts, too."""
     ref = own_model(backend, caller, model)["adapter_ref"]
-    directory = model.replace(":", "-")
-    files = [(file.path, f"{ref}/{file.path}") for file in _files(backend, ref)]
-    return StreamingResponse(
-        archive(backend.artifacts, directory, files),
-        headers={
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(directory)}.zip",
-            "x-content-type-options": "nosniff",
-        },
-        media_type=MEDIA_TYPE,
-    )
+    return _archived(backend, ref, _files(backend, ref), model.replace(":", "-"))
 
 
 @router.get(
@@ -84,6 +82,19 @@ def list_checkpoint_files(
 ) -> Listed[FileAnswer]:
     """The files of a checkpoint: the adapter as PEFT loads it, and what a resume needs beside."""
     return _listed(backend, _checkpoint_ref(backend, caller, job_id, step))
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints/{step}/archive",
+    tags=["jobs"],
+    response_class=Response,
+    responses=ARCHIVED,
+)
+def download_checkpoint(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
+    """The adapter of a checkpoint, as PEFT loads it, without what only a resume needs."""
+    ref = _checkpoint_ref(backend, caller, job_id, step)
+    files = [file for file in _files(backend, ref) if file.path.startswith(ADAPTER)]
+    return _archived(backend, ref, files, f"{job_name(job_id)}-step-{step}")
 
 
 @router.get(
@@ -125,6 +136,20 @@ def _files(backend: Backend, ref: str) -> list[ManifestFile]:
         raise NotFound("the files were deleted") from error
     itself = ManifestFile(path=MANIFEST, bytes=len(manifest.content), sha256=manifest.sha256)
     return [*manifest.files, itself]
+
+
+def _archived(
+    backend: Backend, ref: str, files: Sequence[ManifestFile], directory: str
+) -> Response:
+    pairs = [(file.path, f"{ref}/{file.path}") for file in files]
+    return StreamingResponse(
+        archive(backend.artifacts, directory, pairs),
+        headers={
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(directory)}.zip",
+            "x-content-type-options": "nosniff",
+        },
+        media_type=MEDIA_TYPE,
+    )
 
 
 def _download(backend: Backend, ref: str, path: str, wanted: Conditions) -> Response:

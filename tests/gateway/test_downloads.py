@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from fastapi.testclient import TestClient
@@ -66,6 +68,16 @@ def test_every_file_of_a_checkpoint_is_listed_and_can_be_downloaded(
         assert hashlib.sha256(answer.content).hexdigest() == each["sha256"]
         assert answer.headers["etag"] == f'"{each["sha256"]}"'
         assert answer.headers["accept-ranges"] == "bytes"
+
+
+def test_the_adapter_of_a_checkpoint_is_one_archive(owner: Owner, files: str) -> None:
+    answer = get(owner, files.replace("/files", "/archive"))
+    directory = f"{owner.path.rpartition('/')[2]}-step-10"
+    assert f"{directory}.zip" in answer.headers["content-disposition"]
+    with ZipFile(io.BytesIO(answer.content)) as zipped:
+        assert zipped.namelist() == [f"{directory}/adapter_model.safetensors"]
+        assert zipped.read(zipped.namelist()[0]) == WEIGHTS
+    assert get(owner, f"{owner.path}/checkpoints/11/archive").status_code == 404
 
 
 def test_a_download_that_was_cut_off_goes_on(owner: Owner, files: str) -> None:
