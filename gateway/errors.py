@@ -200,7 +200,8 @@ class Errors:
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DomainError)
-        later = {"retry-after": str(LOADING_SECONDS)} if isinstance(error, NotServing) else {}
+        seconds = retry_after(error)
+        later = {} if seconds is None else {"retry-after": str(seconds)}
         return self.answer(request, status_of(error), _problem(error), later)
 
     async def _malformed(self, request: Request, error: Exception) -> Response:
@@ -231,6 +232,14 @@ class Errors:
 def status_of(error: DomainError) -> HTTPStatus:
     """The status of a refusal."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def retry_after(error: DomainError) -> int | None:
+    """Seconds after which to ask again what was refused for now; None: it stays refused."""
+    if isinstance(error, NotServing):
+        return LOADING_SECONDS
+    named = HEADERS.get(status_of(error), {}).get("retry-after")
+    return None if named is None else int(named)
 
 
 def _problem(error: DomainError) -> Problem:

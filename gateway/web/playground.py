@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -12,15 +11,12 @@ from domain.errors import DomainError
 from gateway.access import Caller, CallerOf
 from gateway.api.deployments import deploy_model
 from gateway.backend import Backend, BackendOf
-from gateway.errors import status_of
+from gateway.errors import retry_after
 from gateway.serving import ServingOf
 from gateway.v1.chat import create_completion
 from gateway.v1.chat_request import ChatRequest
 from gateway.web.models import shown
 from gateway.web.pages import PRIVATE, fragment, page
-
-PASSING = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-"""Refusals that are over soon: the model is being loaded, or others wait for their turn."""
 
 router = APIRouter(prefix="/models/playground")
 
@@ -59,8 +55,9 @@ async def say(
     try:
         return await create_completion(request, form, caller, backend, serving)
     except DomainError as refusal:
-        status = status_of(refusal)
-        problem = {"message": refusal.message, "passing": status in PASSING}
+        seconds = retry_after(refusal)
+        problem = {"message": refusal.message, "passing": seconds is not None}
+        problem |= {} if seconds is None else {"retry_after": seconds}
         event = f"data: {json.dumps({'error': problem})}\n\n"
         return Response(event, media_type="text/event-stream", headers=PRIVATE)
 

@@ -114,6 +114,21 @@ def test_an_answer_is_stopped(tabs: Tabs, owner: Owner) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
+def test_another_model_ends_the_conversation_that_is_going_on(tabs: Tabs, owner: Owner) -> None:
+    owner.give("deploy", "active")
+    page = tabs.open(owner.person, f"/models/playground?model={owner.model}")
+    page.route(SAY, lambda route: None)  # it is never answered
+    with page.expect_request(SAY):
+        say(page, "Tell me everything.")
+    page.locator("#model").select_option("tiny")
+    expect(answers(page)).to_have_count(0)
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    page.unroute(SAY)
+    page.get_by_label("Max tokens").fill("5")
+    say(page, "Hello!")
+    expect(answers(page)).to_contain_text("tokens in")
+
+
 def test_what_passes_is_waited_for_and_what_breaks_off_says_so(tabs: Tabs, owner: Owner) -> None:
     page = tabs.open(owner.person, "/models/playground?model=tiny")
     told = [

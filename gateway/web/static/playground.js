@@ -8,6 +8,7 @@ const composer = at("composer"), settings = at("settings"), message = at("messag
 const turns = at("turns"), told = at("told");
 const said = new Map(); // messages so far, by the model that they were said to
 let running = null; // what aborts the answers that are being said
+let conversation = 0; // what is said in an earlier one does not count any more
 
 class Refused extends Error {}
 
@@ -78,7 +79,7 @@ async function* ask(model, messages, signal, wait) {
     } catch (error) {
       if (!error.cause?.passing || tries >= TRIES) throw error;
       wait(error.message);
-      await pause(PATIENCE_SECONDS, signal);
+      await pause(error.cause.retry_after ?? PATIENCE_SECONDS, signal);
     }
   }
 }
@@ -147,10 +148,14 @@ function begin(words, models) {
 async function send() {
   const words = message.value.trim();
   if (running || !words || !composer.reportValidity() || !settings.reportValidity()) return;
-  running = new AbortController();
+  const mine = running = new AbortController(), begun = conversation;
   showState();
   try {
     await refresh();
+    if (begun !== conversation) {
+      await refresh(); // what was asked for may be of the model before
+      return;
+    }
     const state = chosen();
     if (!("ready" in state.dataset)) {
       told.textContent = "The model does not answer now.";
@@ -161,19 +166,22 @@ async function send() {
     told.textContent = models.length > 1 ? "Both are answering." : "It is answering.";
     await Promise.all(models.map(async (model, index) => {
       const messages = said.get(model) ?? [], next = [...messages, { role: "user", content: words }];
-      const content = await answer(places[index], model, next, running.signal);
+      const content = await answer(places[index], model, next, mine.signal);
       // A message without any answer is not part of the conversation.
-      if (content) said.set(model, [...next, { role: "assistant", content }]);
+      if (content && begun === conversation) said.set(model, [...next, { role: "assistant", content }]);
     }));
-    told.textContent = places.map((place, index) =>
+    if (begun === conversation) told.textContent = places.map((place, index) =>
       `${models[index]}: ${place.querySelector("[data-figures]").textContent}.`).join(" ");
   } finally {
-    running = null;
+    if (running === mine) running = null;
     showState();
   }
 }
 
 function clear() {
+  conversation += 1;
+  running?.abort();
+  running = null;
   said.clear();
   turns.replaceChildren();
   told.textContent = "The conversation is cleared.";
@@ -192,7 +200,7 @@ at("stop").addEventListener("click", () => { running?.abort(); message.focus(); 
 at("clear").addEventListener("click", clear);
 at("model").addEventListener("change", () => {
   history.replaceState(null, "", `/models/playground?model=${encodeURIComponent(at("model").value)}`);
-  if (turns.childElementCount === 0) return;
+  if (turns.childElementCount === 0 && running === null) return;
   clear();
   notify("A conversation is with one model: it begins anew.");
 });

@@ -16,6 +16,7 @@ from domain.aggregate import because
 from domain.deployment import Deployment
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.api.models import KeptAdapter
+from gateway.errors import LOADING_SECONDS
 from gateway.web import models
 from gateway.web.models import Shown
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
@@ -277,6 +278,7 @@ def test_what_is_refused_is_said_in_the_stream(browser: Browser, owner: Deployer
     }
     give(browser, f"/models/{owner.model}/deploy")
     assert said(owner.model)["passing"] is True
+    assert said(owner.model)["retry_after"] == LOADING_SECONDS
     assert "is being loaded" in str(said(owner.model)["message"])
     assert "cannot be reached" in str(said(BASE_MODEL)["message"])  # nothing serves in this test
     assert said(BASE_MODEL, tools=[{}])["passing"] is False
