@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from domain.account import Account
 from infrastructure.store import open_log
@@ -92,6 +92,7 @@ def test_pause_top_up_resume_and_cancel_without_a_reload(
     expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+    expect(page.locator("#job-state")).to_be_focused()  # as its button is gone
     expect(page.locator("#job-head")).to_contain_text("Paused by you", timeout=120_000)
     resume = page.get_by_role("button", name="Resume")
     expect(resume).to_be_enabled()
@@ -136,6 +137,42 @@ def test_a_hundred_thousand_points_are_a_page_like_any_other(
         "async () => (await (await fetch(location.pathname + '/curve')).json()).steps.length"
     )
     assert 700 < points <= 1500
+
+
+def test_a_curve_that_cannot_be_fetched_is_asked_for_again(
+    exhibited: Tabs, exhibition: Exhibition
+) -> None:
+    page = exhibited.open(exhibition.people["ada"])
+    failures = iter(range(2))
+
+    def answer(route: Route) -> None:
+        if next(failures, None) is None:
+            route.continue_()
+        else:
+            route.fulfill(status=200, content_type="text/html", body="")
+
+    page.route("**/curve", answer)
+    page.goto(exhibition.paths["training"])
+    expect(page.locator("#curve-note")).to_have_text("The curve is being loaded again…")
+    expect(page.locator("#chart canvas")).to_be_visible()
+    expect(page.locator("#curve-note")).to_be_hidden()
+    assert next(failures, None) is None
+
+
+def test_a_zoom_stays_until_all_is_asked_for(exhibited: Tabs, exhibition: Exhibition) -> None:
+    page = exhibited.open(exhibition.people["ada"], exhibition.paths["training"])
+    drawn = page.locator("#chart .u-over")
+    expect(drawn).to_be_visible()
+    box = drawn.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 50, steps=5)
+    page.mouse.up()
+    page.emulate_media(color_scheme="dark")  # all is drawn anew
+    show_all = page.get_by_role("button", name="Show all")
+    show_all.click()
+    expect(show_all).to_be_hidden()
 
 
 def _spend(person: EcoLinkUnderTest) -> None:

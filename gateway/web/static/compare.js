@@ -5,6 +5,7 @@ import { axes, color, fetchCurve, sizeOf, smoothed, written } from "./chart.js";
 const element = document.getElementById("curves");
 const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}`), title: element.getAttribute(`data-title-${n}`) }));
 const number = (_, value) => written(value);
+const problem = document.getElementById("curves-problem");
 const summary = document.getElementById("curves-summary");
 const DASHES = [[], [10, 5]]; // the second job's lines are broken, for who does not tell the colours apart
 let plot = null, curves = [];
@@ -55,13 +56,12 @@ function refuse(missing) {
   again.className = "secondary small";
   again.textContent = "Try again";
   again.addEventListener("click", load);
-  const words = said(`The curve of ${missing.map(({ title }) => title).join(" and that of ")} could not be loaded. `);
-  words.setAttribute("role", "alert");
-  words.append(again);
-  element.replaceChildren(words);
+  problem.replaceChildren(`The curve of ${missing.map(({ title }) => title).join(" and that of ")} could not be loaded. `, again);
+  element.replaceChildren();
 }
 
 async function load() {
+  problem.replaceChildren();
   element.replaceChildren(said("The curves are being loaded…"));
   const found = await Promise.all(jobs.map(({ path }) => fetchCurve(path)));
   const missing = jobs.filter((_, n) => !found[n]);
