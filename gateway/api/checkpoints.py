@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from fastapi import APIRouter
 from pydantic import Field, JsonValue
@@ -16,9 +17,12 @@ from gateway.answers import Answer, JobId, Listed
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
+from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SAMPLE
 from projections.deployments import statuses_of_jobs
 from projections.projection import Row
+
+KEPT_SAMPLES = 1000
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -80,7 +84,12 @@ def checkpoints_of(
 
 def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
     try:
-        content = backend.artifacts.get(f"{ref}/{SAMPLE}")
+        return _stored_sample(backend.artifacts, ref)
     except FileNotFoundError:  # it has none, or was pruned just now
         return None
-    return SampleAnswer(**json.loads(content))
+
+
+@lru_cache(maxsize=KEPT_SAMPLES)
+def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
+    """The sample of a checkpoint, which never changes."""
+    return SampleAnswer(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))

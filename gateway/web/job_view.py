@@ -29,7 +29,19 @@ from projections.projection import Row
 MOVING = ("progress",)
 """What changes with each step, without an event."""
 
-PARTS = ("head", "progress", "cost", "checkpoints", "dialogs", "balance")
+CHECKPOINTS = "checkpoints"
+"""The part that is read from the artifacts as well."""
+
+PARTS = (
+    "head",
+    "progress",
+    "cost",
+    CHECKPOINTS,
+    "settings",
+    "log-title",
+    "dialogs",
+    "balance",
+)
 """Templates, each for the element `job-<name>` but the last; they say nothing of a session."""
 
 VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
@@ -62,6 +74,8 @@ class JobView:
     retention_days: int
     load_names: Callable[[], JobNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
+    checkpoints_state: object
+    """All that the part of the checkpoints depends on: while it is the same, so is the part."""
 
     @cached_property
     def names(self) -> JobNames:
@@ -155,6 +169,7 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
             backend.settings.retention_days,
             lambda job_id=job.id: names()[job_id],
             partial(checkpoints_of, backend, row, deployed[row["job_id"]]),
+            (row["checkpoints"], deployed[row["job_id"]], job.best_step, job.status.is_final),
         )
         for row, job in zip(rows, jobs, strict=True)
     ]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -21,7 +21,7 @@ from eventsourcing.persistence import PersistenceError
 from domain.errors import Invalid
 from gateway.event_feed import EventFeed, Told
 from gateway.web.job_story import Entry, entries_of
-from gateway.web.job_view import MOVING, PARTS, VIEWED, views_of
+from gateway.web.job_view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
 from infrastructure.sessions import ended_among
@@ -54,7 +54,21 @@ TABLES = {
 }
 
 
-Shown = tuple[bool, dict[str, str]] | None
+class Shown(NamedTuple):
+    """A job as it is now: whether it is over, and the HTML of parts of its page."""
+
+    over: bool
+    parts: dict[str, str]
+    checkpoints_state: object
+
+    @classmethod
+    def of(cls, view: JobView, parts: Sequence[str], known: object) -> Shown:
+        """Some parts of a view, without the checkpoints if they are known."""
+        state = view.checkpoints_state
+        if CHECKPOINTS not in parts:
+            return cls(view.job.status.is_final, view.parts(parts), known)
+        wanted = [each for each in parts if each != CHECKPOINTS or state != known]
+        return cls(view.job.status.is_final, view.parts(wanted), state)
 
 
 @dataclass(eq=False)
@@ -255,14 +269,15 @@ class LiveJobs:
         """Show some parts of jobs as they are now; some jobs at once, not to hold up the others."""
         for first in range(0, len(jobs), VIEWS_AT_ONCE):
             some = jobs[first : first + VIEWS_AT_ONCE]
-            shown = await asyncio.to_thread(self._shown, [job.job_id for job in some], parts)
+            shown = await asyncio.to_thread(self._shown, some, parts)
             for job in some:
                 found = shown.get(job.job_id)
                 if found is None:
                     if job.job_id in shown:
                         self._put_off(job)
                 else:
-                    job.over, new = found
+                    job.over, new = found.over, found.parts
+                    job.checkpoints_state = found.checkpoints_state
                     job.retry_seconds = 0.0
                     if job.show(new) or parts is MOVING:
                         self._wake(job)
@@ -278,24 +293,25 @@ class LiveJobs:
         with self.feed.backend.pool.connection() as connection:
             return lowest_position(connection, VIEWED)
 
-    def _shown(self, job_ids: Sequence[UUID], parts: Sequence[str]) -> dict[UUID, Shown]:
-        """Whether each job is over, and the HTML of its parts; None for one that breaks.
+    def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
+        """How each job is now, those that the read models know; None for one that breaks.
 
         This runs in a thread.
         """
         try:
-            views = views_of(self.feed.backend, job_ids)
+            views = views_of(self.feed.backend, [job.job_id for job in jobs])
             return {
-                job_id: (view.job.status.is_final, view.parts(parts))
-                for job_id, view in views.items()
+                job.job_id: Shown.of(views[job.job_id], parts, job.checkpoints_state)
+                for job in jobs
+                if job.job_id in views
             }
         except OUTAGES:
             raise
         except Exception:  # of one of them
-            if len(job_ids) == 1:
-                self._logger.exception("the page of job %s cannot be shown", job_ids[0])
-                return {job_ids[0]: None}
-            alone = [self._shown([job_id], parts) for job_id in job_ids]
+            if len(jobs) == 1:
+                self._logger.exception("the page of job %s cannot be shown", jobs[0].job_id)
+                return {jobs[0].job_id: None}
+            alone = [self._shown([job], parts) for job in jobs]
             return {job_id: shown for each in alone for job_id, shown in each.items()}
 
     async def _check_sessions(self) -> None:

@@ -101,6 +101,7 @@ class WatchedJob:
         self.stale = True  # the view
         self.moved = False  # only what changes with each step
         self.over = False  # the job
+        self.checkpoints_state: object = None  # that the view shows
         self.retry_at, self.retry_seconds = 0.0, 0.0  # after a view that could not be shown
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {

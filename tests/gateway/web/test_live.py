@@ -14,6 +14,7 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from domain.errors import Invalid
+from domain.failures import FailureClass
 from domain.job import Job
 from gateway.app import create_app
 from gateway.sessions import COOKIE
@@ -21,6 +22,7 @@ from gateway.web import live_jobs
 from gateway.web.job_story import Entry
 from gateway.web.job_view import PARTS, JobView
 from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
+from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured
 from infrastructure.sessions import end_session
@@ -338,6 +340,37 @@ def test_a_view_that_breaks_leaves_those_of_others_alone(
         broken.clear()
         got = frames(socket, lambda got: "#job-head" in content(got))
         assert "#job-progress" in content(got)
+
+
+def test_checkpoints_are_read_when_they_change(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    get = Artifacts.get
+
+    def counted(artifacts: Artifacts, ref: str) -> bytes:
+        read.append(ref)
+        return get(artifacts, ref)
+
+    monkeypatch.setattr(Artifacts, "get", counted)
+    with live(reader) as socket:
+        reader.train()
+        frames(socket, lambda got: 'data-checkpoint="10"' in content(got))
+        once = len(read)
+        reader.evaluate()
+        rest = frames(socket, lambda got: "3 minutes" in content(got))
+    assert once
+    assert len(read) == once
+    assert "#job-checkpoints" not in content(rest)
+
+
+def test_the_title_of_the_log_and_the_settings_follow(reader: Reader) -> None:
+    reader.train()
+    with live(reader) as socket:
+        frames(socket, lambda got: "1 held out" in content(got))
+        reader.crash(FailureClass.LOSS_DIVERGED)
+        got = frames(socket, lambda got: "Last log lines" in content(got))
+    assert 'hx-target="#job-log-title"' in content(got)
 
 
 def evaluated(reader: Reader, step: int) -> EvaluationMeasured:
