@@ -88,7 +88,7 @@ def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
     expect(page.locator("#balance-now")).to_contain_text("$5")
     resume.click()
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
-    expect(page.locator(STATUS)).to_have_text("training")
+    expect(page.locator(STATUS)).to_have_text("training", timeout=TRAINING_MS)
     person.await_events(job, "TrainingStarted", 2)
 
     page.get_by_role("button", name="Cancel", exact=True).click()
