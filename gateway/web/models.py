@@ -14,7 +14,7 @@ from domain.account import Role
 from domain.deployment import DeploymentStatus
 from domain.durations import spoken
 from gateway.access import Caller, CallerOf, OperatorOf
-from gateway.answers import JobId
+from gateway.answers import JobId, job_name
 from gateway.api.datasets import list_datasets
 from gateway.api.deployments import (
     DeploymentAnswer,
@@ -28,6 +28,7 @@ from gateway.api.job_commands import promote_job
 from gateway.api.keys import list_keys
 from gateway.api.models import BaseModelAnswer, KeptAdapter, ModelAnswer, list_models
 from gateway.backend import Backend, BackendOf
+from gateway.job_names import JobNames, names_by_id
 from gateway.web.pages import fragment, page
 from gateway.web.snippets import snippets_for
 
@@ -61,6 +62,7 @@ class Shown:
     bases: list[BaseModelAnswer]
     deployments: dict[str, DeploymentAnswer]
     datasets: dict[UUID, str | None]
+    jobs: dict[UUID, JobNames]
     operator: bool
     now: datetime
 
@@ -109,6 +111,10 @@ class Shown:
         base = self.deployments.get(base_model)
         return base is not None and base.status is DeploymentStatus.ACTIVE
 
+    def title_of(self, job_id: UUID) -> str:
+        """What a job is called; the read model may not know it yet."""
+        return self.jobs[job_id].heading if job_id in self.jobs else job_name(job_id)
+
     def late(self, deployment: DeploymentAnswer) -> bool:
         """Whether a deployment takes longer than one does."""
         return self.now - deployment.requested_at > LATE
@@ -125,13 +131,16 @@ class Shown:
 def shown(backend: Backend, caller: Caller) -> Shown:
     """What there is of models for a caller."""
     models = list_models(caller, backend)
+    deployments = list_deployments(caller, backend).data
+    made = {each.job_id for each in (*models.models, *models.kept, *deployments)}
     datasets = list_datasets(caller, backend).data
     return Shown(
         own=models.models,
         kept=models.kept,
         bases=models.base_models,
-        deployments={each.model: each for each in list_deployments(caller, backend).data},
+        deployments={each.model: each for each in deployments},
         datasets={each.id: each.name for each in datasets},
+        jobs=names_by_id(backend, [each for each in made if each is not None]),
         operator=caller.role is Role.OPERATOR,
         now=backend.clock.now(),
     )

@@ -54,6 +54,7 @@ def templates() -> Environment:
         "dollars": written_amount,
         "dollars_text": amount_text,
         "job_name": job_name,
+        "limit": written_limit,
         "moment": written_moment,
         "rough": rough,
         "spoken": spoken,
@@ -126,6 +127,14 @@ def written_bytes(size: float) -> str:
         size, exponent = size / 1000, exponent + 1
     digits = 0 if exponent == 0 or size >= 99.5 else 1
     return f"{size:.{digits}f} {UNITS[exponent]}"
+
+
+def written_limit(size: int) -> str:
+    """A limit in the unit that it was set in, such as `40 MiB`; else as other sizes."""
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size and size % (1 << bits) == 0:
+            return f"{size >> bits:,} {unit}"
+    return written_bytes(size)
 
 
 def written_time(moment: datetime) -> Markup:

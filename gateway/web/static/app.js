@@ -39,6 +39,7 @@ export function notify(text, problem = false) {
   close.textContent = "×";
   notice.append(words, close);
   document.getElementById("notices").replaceChildren(notice);
+  return notice;
 }
 
 export function csrfToken() {
@@ -54,12 +55,26 @@ function reachTables() {
   }
 }
 
+const copied = new WeakMap();  // what a button says otherwise, and when it will again
+
 async function copy(button) {
   const source = document.getElementById(button.dataset.copies);
-  await navigator.clipboard.writeText(source.value ?? source.textContent);
-  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(source.value ?? source.textContent);
+  } catch {  // there is no clipboard on plain http, nor where a browser forbids it
+    if (source.select) source.select();
+    else getSelection().selectAllChildren(source);
+    notify("It is selected: copy it with Ctrl+C or ⌘C. This browser lets pages copy by themselves over https alone.");
+    return;
+  }
+  const before = copied.get(button) ?? { text: button.textContent };
+  clearTimeout(before.timer);
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = before; }, 1500);
+  before.timer = setTimeout(() => {
+    button.textContent = before.text;
+    copied.delete(button);
+  }, 1500);
+  copied.set(button, before);
 }
 
 document.addEventListener("click", (event) => {
@@ -83,8 +98,14 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Said once, however often a page asks in vain, and taken back by the first answer.
+let unreachable = null;
 document.addEventListener("htmx:error", () => {
-  notify("EcoLink cannot be reached now; try again in a moment.", true);
+  if (!unreachable) unreachable = notify("EcoLink cannot be reached now; try again in a moment.", true);
+});
+document.addEventListener("htmx:after:request", () => {
+  unreachable?.remove();
+  unreachable = null;
 });
 document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
 window.addEventListener("resize", reachTables);

@@ -21,7 +21,7 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
 }
 
-// One file, in one of the states waiting, sending, sent, refused (for good), failed (to be sent again).
+// One file: waiting, sending, sent, refused (for good), failed (to be sent again), cancelled (by the user: not sent again).
 class Upload {
   constructor(file) {
     this.file = file;
@@ -55,7 +55,7 @@ class Upload {
   become(state, words = "") {
     this.state = state;
     this.element.className = `queued is-${state}`;
-    this.name.disabled = state === "sending" || state === "sent" || state === "refused";
+    this.name.disabled = state === "sending" || state === "sent" || state === "refused" || state === "cancelled";
     this.bar.hidden = state !== "sending";
     this.said.hidden = !words;
     this.said.textContent = words;
@@ -93,7 +93,7 @@ class Upload {
       request.upload.onprogress = (event) => this.show(event.loaded);
       request.onload = () => this.answered(request);
       request.onerror = () => this.become("failed", "EcoLink could not be reached, or it ended the upload. Try again.");
-      request.onabort = () => this.become("failed", "Cancelled. Nothing of it was kept.");
+      request.onabort = () => this.become("cancelled", "Cancelled. Nothing of it was kept; choose the file again to upload it.");
       request.onloadend = resolve;
       request.send(this.file);
     });
