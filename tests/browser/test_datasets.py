@@ -137,6 +137,7 @@ def test_what_is_sent_is_shown_and_can_be_cancelled(page: Page) -> None:
     expect(page.get_by_text(re.compile(r"of 3\.0 MB, \d+%"))).to_be_visible()
     page.get_by_role("button", name="Cancel slow.jsonl").click()
     expect(page.locator(".queued")).to_contain_text("Cancelled. Nothing of it was kept.")
+    expect(page.locator("#upload-actions")).to_be_hidden()
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
 
 

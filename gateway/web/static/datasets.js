@@ -93,7 +93,7 @@ class Upload {
       request.upload.onprogress = (event) => this.show(event.loaded);
       request.onload = () => this.answered(request);
       request.onerror = () => this.become("failed", "EcoLink could not be reached, or it ended the upload. Try again.");
-      request.onabort = () => this.become("cancelled", "Cancelled. Nothing of it was kept; choose the file again to upload it.");
+      request.onabort = () => this.become("cancelled", "Cancelled. Nothing of it was kept. Choose the file again to upload it.");
       request.onloadend = resolve;
       request.send(this.file);
     });
