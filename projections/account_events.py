@@ -86,7 +86,7 @@ def indexed_events(
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:
-    """The newest events of an account about a job, in order, of its last 5,000.
+    """The events of an account about a job, in order: its own, and its meters' of the last 5,000.
 
     Those of some topics are left out beyond the newest `limit`: a long job has tens of thousands
     of minutes. Also says up to which sequence these are all that there are.
@@ -97,7 +97,10 @@ def newest_events(
         "FROM account_events WHERE job_id = %(job)s AND account_id = %(account)s "
         "AND sequence <= %(known)s ORDER BY sequence DESC LIMIT %(looked_at)s) AS newest "
         f"JOIN public.{EVENTS_TABLE} AS log ON notification_id = sequence "
-        "WHERE n <= %(limit)s OR log.topic <> ALL(%(topics)s) ORDER BY sequence",
+        "WHERE n <= %(limit)s OR log.topic <> ALL(%(topics)s) "
+        f"UNION SELECT log.* FROM public.{EVENTS_TABLE} AS log JOIN account_events "
+        "ON sequence = notification_id WHERE originator_id = %(job)s AND account_id = %(account)s "
+        "AND sequence <= %(known)s AND topic <> ALL(%(topics)s) ORDER BY notification_id",
         {
             "job": job_id,
             "account": account_id,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
 from infrastructure.store import Connection
-from projections import ACCOUNT_EVENTS
-from projections.account_events import Interest, indexed_events
+from projections import ACCOUNT_EVENTS, account_events
+from projections.account_events import Interest, indexed_events, newest_events
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.logs import ids, notifications
 from tests.projections.conftest import Fold
@@ -43,3 +44,23 @@ def test_how_far_the_index_goes_is_known(
     with pool.connection() as connection:
         found, known = indexed_events(connection, Interest(ACCOUNT_ID), 0, 10)
     assert (found[-1].id, known) == (known_then, known_then)
+
+
+def test_a_long_job_keeps_its_beginning(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    story: Story,
+    fold: Fold,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    story.run_with_a_crash()
+    fold(ACCOUNT_EVENTS)
+    monkeypatch.setattr(account_events, "LOOKED_AT", 3)
+    with pool.connection() as connection:
+        found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 2)
+        about, _ = indexed_events(connection, Interest(ACCOUNT_ID, JOB_ID), 0, 1000)
+        others, _ = newest_events(connection, JOB_ID, JOB_ID, [], 2)
+    assert [each.topic for each in found][:2] == ["JobApproved", "SegmentAllocated"]
+    assert found[-2:] == about[-2:]
+    assert [each.id for each in found] == sorted({each.id for each in found})
+    assert not others
