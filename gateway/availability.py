@@ -13,7 +13,7 @@ from domain.phases import Phase
 from domain.progress import seconds_left
 from domain.waiting import Occupied, Queued, wait_seconds
 from gateway.backend import Backend
-from gateway.freshness import caught_up
+from gateway.freshness import WAIT_SECONDS, caught_up
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, capacities, claims
 from projections.projection import Row
@@ -34,9 +34,9 @@ def pool_loads(backend: Backend) -> list[PoolLoad]:
     ]
 
 
-def loads_now(backend: Backend) -> list[PoolLoad]:
+def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
     """The same, as the log has it now; estimates show it, and the capacity gate decides on it."""
-    caught_up(backend, GPU_POOLS)
+    caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
     return pool_loads(backend)
 
 

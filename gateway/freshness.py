@@ -20,10 +20,12 @@ WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.02
 
 
-def caught_up(backend: Backend, *projections: Projection) -> bool:
+def caught_up(
+    backend: Backend, *projections: Projection, patience_seconds: float = WAIT_SECONDS
+) -> bool:
     """Wait until projections hold all that the log holds now; False if they take longer."""
     wanted = backend.log.recorder.max_notification_id() or 0
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         with backend.pool.connection() as connection:
             if lowest_position(connection, projections) >= wanted:

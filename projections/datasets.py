@@ -137,6 +137,15 @@ def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
 DATASETS = Projection("datasets", TABLES, DDL, apply)
 
 
+def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
+    """Id and examples of an account's datasets that can be trained on, the newest first."""
+    return connection.execute(
+        "SELECT dataset_id, examples FROM datasets WHERE account_id = %s AND status = %s "
+        "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
+        [account_id, DatasetStatus.READY_FOR_TRAINING, limit],
+    ).fetchall()
+
+
 def datasets_of(
     connection: Connection, account_id: UUID, after: UUID | None = None, limit: int | None = None
 ) -> list[Row]:

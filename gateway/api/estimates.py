@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from domain.account import Account
-from gateway.access import CallerOf
+from gateway.access import Caller, CallerOf
 from gateway.api.estimate_answers import (
     BalanceImpact,
     CapacityGate,
@@ -17,8 +17,9 @@ from gateway.api.estimate_answers import (
 )
 from gateway.api.job_form import EstimateRequest, JobFormRoute
 from gateway.availability import loads_now
-from gateway.backend import BackendOf
+from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
+from gateway.freshness import WAIT_SECONDS
 
 RECOMMENDED_EXAMPLES = 1000
 
@@ -33,9 +34,21 @@ def estimate_job(
 
     The gates are those of the approval, with the GPUs that are free by the log as it is now.
     """
+    return price_job(wanted, caller, backend)
+
+
+def price_job(
+    wanted: EstimateRequest,
+    caller: Caller,
+    backend: Backend,
+    *,
+    patience_seconds: float = WAIT_SECONDS,
+) -> QuoteAnswer:
+    """The same, which waits only so long for the free GPUs to be those of the log as it is now."""
     quote = backend.quoting.quote(caller.account_id, wanted.choices)
     suitable = {wanted.gpu_type, *quote.alternatives}
-    loads = [load for load in loads_now(backend) if load.gpu_type in suitable]
+    loads = loads_now(backend, patience_seconds=patience_seconds)
+    loads = [load for load in loads if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
     impact = BalanceImpact.of(balance, quote.estimate)
     capacity = CapacityGate.of(loads, wanted.region, wanted.gpu_type, wanted.gpu_count)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
 
 from domain.dataset import DatasetStatus
 from domain.deployment import DeploymentStatus
 from gateway.access import Caller
 from gateway.answers import Money
 from gateway.api.catalog import GpuTypeAnswer, PoolAnswer, RegionAnswer, show_catalog
-from gateway.api.datasets import DatasetAnswer, list_datasets
 from gateway.api.models import BaseModelAnswer, base_models
 from gateway.backend import Backend
 from gateway.web.wizard_form import Entries
+from infrastructure.profiles import dataset_names
+from projections.datasets import dataset, ready_datasets
 
+MOST_DATASETS = 200
 CHEAP_REGION, CHEAP_TYPE = "local", "cpu"
 """The API's defaults, if they are there."""
 
@@ -37,19 +42,30 @@ class Offered:
         return f"region={self.region.region}&gpu_type={self.gpu_type.gpu_type}"
 
 
+class Listed(NamedTuple):
+    """A dataset that can be trained on."""
+
+    id: UUID
+    name: str | None
+    examples: int
+
+
 @dataclass(frozen=True)
 class Lists:
     """The catalog, the bases and the account's datasets, as they are now."""
 
-    all_datasets: list[DatasetAnswer]
+    datasets: list[Listed]
+    """The newest of those that can be trained on, and what is chosen of the others."""
+    unready: dict[str, DatasetStatus]
+    """What is chosen, and cannot be trained on."""
     all_bases: list[BaseModelAnswer]
     gpu_types: list[GpuTypeAnswer]
     regions: list[RegionAnswer]
     places: dict[tuple[str, str], Offered]
 
     @classmethod
-    def now(cls, backend: Backend, caller: Caller) -> Lists:
-        """Read them."""
+    def now(cls, backend: Backend, caller: Caller, chosen: Sequence[UUID] = ()) -> Lists:
+        """Read them; `chosen` are datasets that the form names."""
         catalog = show_catalog(caller, backend)
         kinds = {each.gpu_type: each for each in catalog.gpu_types}
         regions = {each.region: each for each in catalog.regions}
@@ -60,19 +76,15 @@ class Lists:
         }
         there = {gpu_type for _, gpu_type in places}
         offered = [each for each in catalog.gpu_types if each.gpu_type in there]
+        datasets, unready = _datasets(backend, caller, chosen)
         return cls(
-            all_datasets=list_datasets(caller, backend).data,
+            datasets=datasets,
+            unready=unready,
             all_bases=base_models(backend, caller),
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
             regions=[each for each in catalog.regions if each.gpu_types],
             places=places,
         )
-
-    @property
-    def datasets(self) -> list[DatasetAnswer]:
-        """Those that can be trained on."""
-        ready = DatasetStatus.READY_FOR_TRAINING
-        return [each for each in self.all_datasets if each.status == ready]
 
     @property
     def bases(self) -> list[BaseModelAnswer]:
@@ -108,12 +120,12 @@ class Lists:
     def _dataset_gone(self, chosen: str) -> str | None:
         if not chosen or any(str(each.id) == chosen for each in self.datasets):
             return None
-        known = next((each for each in self.all_datasets if str(each.id) == chosen), None)
-        if known is None:
+        status = self.unready.get(chosen)
+        if status is None:
             return "This dataset is no longer there; choose another."
-        if known.status == DatasetStatus.VALIDATING:
+        if status == DatasetStatus.VALIDATING:
             return "This dataset is still validating; it can be trained on once it is ready."
-        return f"This dataset is {known.status}; choose one that is ready to train."
+        return f"This dataset is {status}; choose one that is ready to train."
 
     def _base_gone(self, chosen: str) -> str | None:
         if not chosen or any(each.name == chosen for each in self.bases):
@@ -139,3 +151,25 @@ class Lists:
             return None  # of which the region says enough
         there = ", ".join(each.region.title for each in where)
         return f"{here} has no {where[0].gpu_type.title} now; it is in {there}."
+
+
+def _datasets(
+    backend: Backend, caller: Caller, chosen: Sequence[UUID]
+) -> tuple[list[Listed], dict[str, DatasetStatus]]:
+    """Datasets to choose from, and the state of those that are chosen and cannot be trained on."""
+    account, unready = caller.account_id, dict[str, DatasetStatus]()
+    with backend.pool.connection() as connection:
+        rows = ready_datasets(connection, account, MOST_DATASETS)
+        for each in set(chosen) - {row["dataset_id"] for row in rows}:
+            found = dataset(connection, account, each)
+            if found is None:
+                continue
+            if found["status"] == DatasetStatus.READY_FOR_TRAINING:
+                rows.append(found)
+            else:
+                unready[str(each)] = DatasetStatus(found["status"])
+        names = dataset_names(connection, [row["dataset_id"] for row in rows])
+    listed = [
+        Listed(row["dataset_id"], names.get(row["dataset_id"]), row["examples"]) for row in rows
+    ]
+    return listed, unready

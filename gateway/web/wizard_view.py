@@ -17,9 +17,8 @@ from domain.hyperparameters import Hyperparameters
 from domain.memory import FEW_GIB
 from domain.phases import Phase
 from gateway.access import Caller
-from gateway.api.datasets import DatasetAnswer
 from gateway.api.estimate_answers import FitAnswer, QuoteAnswer
-from gateway.api.estimates import estimate_job, warnings_of
+from gateway.api.estimates import price_job, warnings_of
 from gateway.api.job_form import JobRequest
 from gateway.api.models import BaseModelAnswer
 from gateway.backend import Backend
@@ -27,7 +26,7 @@ from gateway.web.amounts import Toward, amount_text, written_amount, written_ran
 from gateway.web.launch_snippets import command_line, python
 from gateway.web.wizard_fields import FIELDS, UNPRICED
 from gateway.web.wizard_form import Entries, identified, read
-from gateway.web.wizard_lists import Lists, Offered
+from gateway.web.wizard_lists import Listed, Lists, Offered
 
 MEMORY = {
     "weights": "Base weights",
@@ -47,6 +46,8 @@ PHASES = {
 }
 LAYER = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
 LEAST_GIB = 0.01
+GLANCE_SECONDS = 0.05
+"""How long a change waits for what is free now; the approval looks at it again."""
 BAR = 1000.0
 """Units of the memory bar's width."""
 
@@ -100,11 +101,12 @@ class View:
         quote, refusal = None, None
         if reading.request is not None:
             try:
-                quote = estimate_job(reading.request, caller, backend)
+                quote = price_job(reading.request, caller, backend, patience_seconds=GLANCE_SECONDS)
             except DomainError as error:
                 refusal = error
                 problems |= _by_field(error)
-        lists = Lists.now(backend, caller)
+        named = map(identified, (entries.dataset, entries.validation_dataset))
+        lists = Lists.now(backend, caller, [each for each in named if each is not None])
         if quote is None:
             problems |= lists.gone(entries)
         return cls(
@@ -118,7 +120,7 @@ class View:
         )
 
     @property
-    def dataset(self) -> DatasetAnswer | None:
+    def dataset(self) -> Listed | None:
         """The chosen dataset."""
         wanted = identified(self.entries.dataset)
         return next((each for each in self.lists.datasets if each.id == wanted), None)

@@ -17,11 +17,8 @@ document.addEventListener("htmx:config:request", (event) => { event.detail.ctx.c
 document.addEventListener("htmx:before:swap", (event) => {
   const sent = event.detail.ctx?.changes;
   if (sent !== undefined && sent !== changes) event.preventDefault();
+  else form.removeAttribute("aria-busy");
 });
-
-// A button may be gone with the answer to it, and tells nothing then: the swap does.
-const answered = (ctx) => { if (ctx?.changes === changes) form.removeAttribute("aria-busy"); };
-document.addEventListener("htmx:after:swap", (event) => answered(event.detail.ctx));
 
 // Nothing is approved twice, and one sees that it is on its way; the answer sets the button anew.
 const approving = (event) => {
@@ -35,7 +32,7 @@ document.addEventListener("htmx:before:request", (event) => {
 });
 document.addEventListener("htmx:finally:request", (event) => {
   const { ctx } = event.detail;
-  answered(ctx);
+  if (ctx?.changes === changes) form.removeAttribute("aria-busy");
   // The page keeps no history in htmx, which would do this.
   if (ctx?.hx?.replaceurl) history.replaceState(null, "", ctx.hx.replaceurl);
   const button = approving(event);

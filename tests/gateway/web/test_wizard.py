@@ -424,6 +424,20 @@ def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
     assert "cpu-small (not offered now)" in shown["gpu_type"].text
 
 
+def test_a_chosen_dataset_is_found_beyond_the_newest(
+    wizard: Wizard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.web.wizard_lists.MOST_DATASETS", 1)
+    newer = wizard.world.dataset(wizard.browser.person)
+    wizard.world.project()
+    wizard.complete()
+    for each in (wizard.dataset, newer):  # of which one alone is listed
+        shown = wizard.change(dataset=str(each))
+        assert shown.fields["dataset"] == str(each)
+        assert "(not offered now)" not in shown["dataset"].text
+        assert wizard.is_clickable
+
+
 def test_a_job_is_approved_with_what_was_chosen(wizard: Wizard) -> None:
     wizard.complete()
     own = wizard.world.dataset(wizard.browser.person)
