@@ -26,6 +26,8 @@ ADVICE = {
     "unsupported_tokenizer": OTHER_BASE,
     "unsupported_architecture": OTHER_BASE,
     "load_failed": AGAIN,
+    "no_room": "Undeploy what is not needed, or have the operator give serving more memory; then "
+    "deploy it again.",
     "serving_died": "Make room for it, then deploy it again.",
     "base_not_deployed": "Deploy it again once its base is deployed.",
 }

@@ -16,7 +16,12 @@ window.addEventListener("pagehide", forget);
 
 document.addEventListener("htmx:after:swap", () => {
   const secret = document.querySelector("[data-secret]");
-  if (secret && !document.getElementById(`key-${secret.dataset.secret}`)) forget();
+  // The list comes with an answer of its own; a key that was in it and is not any more was revoked.
+  if (secret) {
+    const listed = document.getElementById(`key-${secret.dataset.secret}`);
+    if (listed) secret.dataset.listed = "";
+    else if ("listed" in secret.dataset) forget();
+  }
   if (document.activeElement === document.body && !document.querySelector("dialog[open]"))
     document.getElementById("main").focus({ preventScroll: true });
 });

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from domain.errors import InsufficientBalance, Invalid, VersionConflict, WrongState
 from gateway.errors import FieldProblem, Problem
 from gateway.v1.errors import answer
+
+REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/models", "headers": []})
 
 
 def test_an_unknown_path_is_answered_in_openais_shape(client: TestClient) -> None:
@@ -26,7 +29,7 @@ def test_an_unknown_path_is_answered_in_openais_shape(client: TestClient) -> Non
 
 def test_the_native_api_keeps_its_shape(client: TestClient) -> None:
     assert "type" not in client.get("/api/nothing").json()["error"]
-    assert "type" not in client.get("/v10").json()["error"]
+    assert "type" not in client.get("/api/v1").json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -40,15 +43,15 @@ def test_the_native_api_keeps_its_shape(client: TestClient) -> None:
     ],
 )
 def test_a_status_has_its_type(status: int, problem: Problem, expected: tuple[int, str]) -> None:
-    response = answer(status, problem, {})
+    response = answer(REQUEST, status, problem, {})
     assert response.status_code == expected[0]
     assert f'"type":"{expected[1]}"'.encode() in response.body
 
 
 def test_only_a_lost_race_is_tried_again() -> None:
-    refused = answer(409, Problem(code=WrongState.code, message="no"), {})
+    refused = answer(REQUEST, 409, Problem(code=WrongState.code, message="no"), {})
     assert refused.headers["x-should-retry"] == "false"
-    raced = answer(409, Problem(code=VersionConflict.code, message="no"), {})
+    raced = answer(REQUEST, 409, Problem(code=VersionConflict.code, message="no"), {})
     assert "x-should-retry" not in raced.headers
 
 
@@ -57,6 +60,6 @@ def test_all_problems_of_a_form_are_told_and_the_first_is_the_parameter() -> Non
         FieldProblem(field="suffix", message="too long"),
         FieldProblem(field="seed", message="no"),
     ]
-    response = answer(422, Problem(code="invalid", message="", fields=problems), {})
+    response = answer(REQUEST, 422, Problem(code="invalid", message="", fields=problems), {})
     assert b'"message":"suffix: too long; seed: no"' in response.body
     assert b'"param":"suffix"' in response.body
