@@ -13,7 +13,6 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
-from pydantic import BeforeValidator
 
 from domain.errors import Invalid
 from domain.lifecycle import PauseReason
@@ -28,6 +27,7 @@ from gateway.api.ledger import newest
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import names_by_id
 from gateway.runway import Runway
+from gateway.web.addresses import Given, query_of
 from gateway.web.pages import fragment, page
 from gateway.web.spend_chart import spend_chart
 from infrastructure.payments import holders_provider
@@ -65,11 +65,6 @@ KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
 }
 
 
-def _given(value: object) -> object:
-    """A field of a form that was left blank was not asked for."""
-    return value or None
-
-
 @dataclass(frozen=True)
 class Asked:
     """What of the money is asked for."""
@@ -95,7 +90,7 @@ class Asked:
         if self.days_given:
             fields |= {"first": self.first, "last": self.last}
         fields |= {"job": job_name(self.job) if self.job else None, "before": self.before}
-        return urlencode({name: value for name, value in (fields | change).items() if value})
+        return query_of(fields | change)
 
     def posted(self, now: MoneyNow) -> str:
         """What tells the postings and days that are shown from others."""
@@ -112,8 +107,8 @@ class Asked:
 
 def asked(
     days: DaysAsked,
-    job: Annotated[JobId | None, BeforeValidator(_given), Query()] = None,
-    kind: Annotated[Kind | None, BeforeValidator(_given), Query()] = None,
+    job: Annotated[JobId | None, Given, Query()] = None,
+    kind: Annotated[Kind | None, Given, Query()] = None,
     before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
     first: Annotated[date | None, Query()] = None,
     last: Annotated[date | None, Query()] = None,

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
-from pydantic import BeforeValidator
 
 from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
@@ -21,6 +19,7 @@ from gateway.api.job_answers import JobSummary
 from gateway.api.jobs import jobs_in, list_jobs
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import names_of
+from gateway.web.addresses import Given, query_of
 from gateway.web.job_states import TONES, state_of
 from gateway.web.pages import fragment, page
 from projections.job_detail import RUNNING
@@ -56,15 +55,11 @@ class Asked:
         """As the query of an address, with a change."""
         after = job_name(self.after) if self.after else None
         fields: dict[str, object] = {"status": self.group, "after": after}
-        return urlencode({name: value for name, value in (fields | change).items() if value})
-
-
-def _given(value: object) -> object:
-    return value or None
+        return query_of(fields | change)
 
 
 def asked(
-    status: Annotated[Group | None, BeforeValidator(_given), Query()] = None,
+    status: Annotated[Group | None, Given, Query()] = None,
     after: Annotated[JobId | None, Query()] = None,
 ) -> Asked:
     """What an address asks for."""
