@@ -1,40 +1,26 @@
-"""A browser, as far as cookies go, that is signed in at the gateway."""
+"""Who uses the pages: a browser that is signed in, and somebody at the wizard."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.gateway.conftest import Person, World
-
-
-@dataclass(frozen=True)
-class Browser:
-    """A client with a person's session, and what its commands have to show."""
-
-    client: TestClient
-    person: Person
-    csrf_token: str
-
-    @property
-    def htmx(self) -> dict[str, str]:
-        """Headers of what htmx sends."""
-        return {"hx-request": "true", "x-csrf-token": self.csrf_token}
-
-
-def signed_in(client: TestClient, person: Person) -> Browser:
-    """Sign a client in."""
-    answer = client.post("/sign-in", data={"api_key": person.key}, follow_redirects=False)
-    assert answer.status_code == 303
-    page = client.get("/datasets").text
-    token = page.partition('"x-csrf-token": "')[2].partition('"')[0]
-    assert token
-    return Browser(client, person, token)
+from tests.gateway.conftest import World
+from tests.gateway.web.signed_in import Browser, signed_in
+from tests.gateway.web.wizard_form import Wizard
 
 
 @pytest.fixture
 def browser(client: TestClient, world: World) -> Browser:
     """The browser of somebody with twenty dollars."""
     return signed_in(client, world.person(dollars=20))
+
+
+@pytest.fixture
+def wizard(browser: Browser, world: World) -> Wizard:
+    """The wizard of somebody with a dataset of ten examples and twenty dollars."""
+    world.base_model()
+    wizard = Wizard(browser, world, world.dataset(browser.person))
+    world.project()
+    wizard.open()
+    return wizard

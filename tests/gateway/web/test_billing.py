@@ -19,7 +19,7 @@ from domain.meter import Meter
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from tests.gateway.conftest import Person, World
-from tests.gateway.web.conftest import Browser, signed_in
+from tests.gateway.web.signed_in import Browser, signed_in
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from services.datasets.validation import validate
 from services.trainer.examples import Renderer
 from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.gateway.conftest import BASE_MODEL, World
-from tests.gateway.web.conftest import Browser
+from tests.gateway.web.signed_in import Browser
 
 CONTEXT = 64
 

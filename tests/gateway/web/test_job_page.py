@@ -21,7 +21,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import World
 from tests.gateway.test_job_commands import Owner
-from tests.gateway.web.conftest import Browser, signed_in
+from tests.gateway.web.signed_in import Browser, signed_in
 
 
 class Reader(Owner):

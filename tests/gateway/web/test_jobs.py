@@ -11,7 +11,7 @@ from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import World
-from tests.gateway.web.conftest import Browser, signed_in
+from tests.gateway.web.signed_in import Browser, signed_in
 
 
 def approved(browser: Browser, world: World, *suffixes: str | None) -> list[UUID]:

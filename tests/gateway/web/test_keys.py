@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from gateway.sessions import COOKIE
 from tests.gateway.conftest import BASE_MODEL, World
-from tests.gateway.web.conftest import Browser
+from tests.gateway.web.signed_in import Browser
 
 
 def make_key(browser: Browser) -> tuple[str, str]:

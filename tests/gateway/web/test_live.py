@@ -30,7 +30,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.causes import NOW
 from tests.gateway.conftest import World
-from tests.gateway.web.conftest import signed_in
+from tests.gateway.web.signed_in import signed_in
 from tests.gateway.web.test_job_page import Reader, line, measured
 
 Frame = dict[str, Any]

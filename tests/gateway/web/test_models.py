@@ -24,7 +24,7 @@ from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.test_deployments import Deployer
 from tests.gateway.test_job_commands import Owner
-from tests.gateway.web.conftest import Browser, signed_in
+from tests.gateway.web.signed_in import Browser, signed_in
 
 
 @pytest.fixture

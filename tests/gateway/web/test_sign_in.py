@@ -15,7 +15,7 @@ from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import Person, World
-from tests.gateway.web.conftest import Browser
+from tests.gateway.web.signed_in import Browser
 
 
 def sign_in(client: TestClient, key: str, **fields: str) -> int:

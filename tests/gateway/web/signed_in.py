@@ -1,0 +1,33 @@
+"""A browser, as far as cookies go, that is signed in at the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi.testclient import TestClient
+
+from tests.gateway.conftest import Person
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A client with a person's session, and what its commands have to show."""
+
+    client: TestClient
+    person: Person
+    csrf_token: str
+
+    @property
+    def htmx(self) -> dict[str, str]:
+        """Headers of what htmx sends."""
+        return {"hx-request": "true", "x-csrf-token": self.csrf_token}
+
+
+def signed_in(client: TestClient, person: Person) -> Browser:
+    """Sign a client in."""
+    answer = client.post("/sign-in", data={"api_key": person.key}, follow_redirects=False)
+    assert answer.status_code == 303
+    page = client.get("/datasets").text
+    token = page.partition('"x-csrf-token": "')[2].partition('"')[0]
+    assert token
+    return Browser(client, person, token)

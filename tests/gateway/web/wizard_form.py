@@ -1,0 +1,106 @@
+"""The wizard's form as a browser fills it in and reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from infrastructure.drafts import draft_of
+from infrastructure.store import connect
+from tests.gateway.conftest import BASE_MODEL, World
+from tests.gateway.web.html import Node, read_html
+from tests.gateway.web.signed_in import Browser
+
+PATH = "/fine-tune/new"
+
+
+@dataclass
+class Wizard:
+    """The page as somebody uses it: what it shows, and what they change."""
+
+    browser: Browser
+    world: World
+    dataset: UUID
+    shown: Node = field(init=False)
+
+    def open(self, query: str = "") -> Node:
+        answer = self.browser.client.get(PATH + query)
+        assert answer.status_code == 200
+        self.shown = read_html(answer.text)["wizard"]
+        return self.shown
+
+    def change(self, **fields: Any) -> Node:
+        """Fill in some fields, which is kept."""
+        return self._estimate({}, self._next() | fields)
+
+    def click(self, choice: str) -> Node:
+        """Click on what sets several fields at once."""
+        return self._estimate({"choose": choice}, self._next())
+
+    def _next(self) -> dict[str, str]:
+        revision = self.shown.fields["revision"]
+        assert isinstance(revision, str)
+        return {"revision": str(int(revision) + 1)}
+
+    def look(self, **fields: Any) -> Node:
+        """What the page asks for by itself, now and then."""
+        return self._estimate({"keep": "false"}, fields)
+
+    def _estimate(self, query: dict[str, str], fields: dict[str, Any]) -> Node:
+        answer = self.browser.client.post(
+            f"{PATH}/estimate",
+            params=query,
+            data=self.shown.fields | fields,
+            headers=self.browser.htmx,
+        )
+        assert answer.status_code == 200, answer.text
+        self.shown = read_html(answer.text)
+        return self.shown
+
+    def complete(self) -> Node:
+        """Choose what has no default."""
+        return self.change(dataset=str(self.dataset), base_model=BASE_MODEL)
+
+    def approve(self, **fields: Any) -> UUID | None:
+        """The job that it leads to; None if it shows the form again."""
+        leads_to = self.send(**fields)
+        if not leads_to.startswith("/fine-tune/ftjob-"):
+            self.shown = read_html(leads_to)
+            return None
+        return UUID(leads_to.removeprefix("/fine-tune/ftjob-"))
+
+    def send(self, **fields: Any) -> str:
+        """Where an approval leads, or the form that it shows."""
+        form = self.shown.fields | fields
+        answer = self.browser.client.post(PATH, data=form, headers=self.browser.htmx)
+        assert answer.status_code == 200, answer.text
+        return answer.headers.get("hx-redirect") or answer.text
+
+    @property
+    def button(self) -> Node:
+        return self.shown["approve"]
+
+    @property
+    def is_clickable(self) -> bool:
+        return "disabled" not in self.button.attributes
+
+    def draft(self) -> dict[str, Any] | None:
+        with connect(self.world.settings) as connection:
+            return draft_of(connection, self.browser.person.account_id)
+
+    def find_draft(self) -> dict[str, Any]:
+        draft = self.draft()
+        assert draft is not None
+        return draft
+
+    def jobs(self) -> list[Any]:
+        return self.browser.client.get("/api/jobs").json()["data"]
+
+
+def problem(shown: Node, name: str) -> str:
+    """What the page says beside a field, to which its control points."""
+    control = shown[name].attributes
+    assert control["aria-invalid"] == "true"
+    assert f"{name}-problem" in control["aria-describedby"].split()
+    return shown[f"{name}-problem"].text
