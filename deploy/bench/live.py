@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench.live_clients import MODULE, ClientsConfig, Place, Received
+from deploy.bench.live_clients import MODULE, ClientsConfig, Received, View
 from deploy.bench.live_jobs import Platform
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
@@ -46,6 +46,8 @@ class Run:
 
     written: Mapping[int, Mapping[int, float]]  # by job: sequence -> the moment of its commit
     checkpoints: Mapping[tuple[int, int], float]  # (job, step) -> the moment of its commit
+    steps: Set[int] = frozenset()  # that every job has measured
+    lines: Set[int] = frozenset()  # of every job's log
     away: tuple[float, float] = (0.0, 0.0)  # from the gateway's end until all are connected again
     received: list[Received] = field(default_factory=list)
     bytes_per_client: float = 0.0
@@ -76,14 +78,23 @@ class Run:
             and not self.was_away(self.checkpoints[each.job, step])
         ]
 
-    def faults(self) -> tuple[int, int]:
-        """How many events were lost, and how many came twice, over all clients."""
-        lost = doubled = 0
-        for each in self.received:
-            seen = [sequence for sequence, _ in each.events]
-            lost += len(self.written[each.job].keys() - set(seen))
-            doubled += len(seen) - len(set(seen))
-        return lost, doubled
+    def faults(self) -> dict[str, tuple[int, int]]:
+        """How many events, steps and lines were lost, and came twice, over all clients."""
+        kinds: dict[str, list[tuple[Set[int], list[int]]]] = {
+            "events": [
+                (self.written[each.job].keys(), [sequence for sequence, _ in each.events])
+                for each in self.received
+            ],
+            "steps": [(self.steps, each.steps) for each in self.received],
+            "lines of the log": [(self.lines, each.lines) for each in self.received],
+        }
+        return {
+            kind: (
+                sum(len(written - set(seen)) for written, seen in clients),
+                sum(len(seen) - len(set(seen)) for _, seen in clients),
+            )
+            for kind, clients in kinds.items()
+        }
 
 
 def bench(
@@ -95,7 +106,8 @@ def bench(
 
     PostgreSQL, NATS, relay, projector and gateway are real processes; no trainer runs: what one
     would cause is written through the same aggregates, an event of each job every 4 seconds, and
-    its measured steps, one a second. The exit code is 1 if an event was lost or came twice.
+    its measured steps, one a second, and a line of its log every 10. The exit code is 1 if an
+    event, a step or a line was lost or came twice.
     """
     console = Console(highlight=False)
     try:
@@ -111,7 +123,7 @@ def bench(
     except StackError as error:
         fail(str(error))
     _report(console, run, clients, jobs)
-    if any(run.faults()):
+    if any(map(any, run.faults().values())):
         raise typer.Exit(1)
 
 
@@ -143,6 +155,7 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
             commands.write("stop\n")
             commands.flush()
             run.received = [Received.model_validate_json(line) for line in told]
+            run.steps, run.lines = map(frozenset, platform.measured)
         process.send_signal(signal.SIGTERM)
         process.wait(20)
     return run
@@ -176,8 +189,8 @@ def _clients(
 ) -> Iterator[tuple[IO[str], IO[str]]]:
     """The clients' process: what it tells, and where it is told to stop."""
     after = platform.head
-    places = [
-        Place(
+    views = [
+        View(
             job=number % len(platform.job_ids),
             path=f"/fine-tune/{job_name(platform.job_ids[number % len(platform.job_ids)])}",
             cookie=f"{COOKIE}={platform.token_of(number % len(platform.job_ids))}",
@@ -195,7 +208,7 @@ def _clients(
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(ClientsConfig(url=url, places=places).model_dump_json() + "\n")
+        process.stdin.write(ClientsConfig(url=url, views=views).model_dump_json() + "\n")
         process.stdin.flush()
         try:
             yield process.stdout, process.stdin
@@ -244,12 +257,16 @@ def _report(console: Console, run: Run, clients: int, jobs: int) -> None:
             shown = [f"{1000 * each:.0f}" for each in (cuts[49], cuts[94], cuts[98], max(found))]
             table.add_row(name, f"{len(found):,}", *shown)
     console.print(table)
-    lost, doubled = run.faults()
     written = sum(len(each) for each in run.written.values())
     away = sum(run.was_away(at) for each in run.written.values() for at in each.values())
+    faults = ", ".join(
+        f"{lost} {kind} lost and {doubled} doubled"
+        for kind, (lost, doubled) in run.faults().items()
+    )
     console.print(
         f"{clients} clients, {jobs} jobs, {written} events, {away} of them while the gateway was "
-        f"away: {lost} lost, {doubled} doubled over all clients\n"
+        f"away, {len(run.steps)} steps and {len(run.lines)} lines of each job: {faults} over all "
+        f"clients; {sum(each.loads for each in run.received)} curves or logs loaded anew\n"
         f"{run.bytes_per_client / 1000:.0f} kB of the gateway's memory for each client, and "
         f"{run.cpu_share:.0%} of a core for all of them; "
         f"{1000 * run.view_seconds:.1f} ms to read and render a view, once for all of its viewers"

@@ -14,10 +14,14 @@ import time
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
+from urllib.parse import urlencode
 
 from pydantic import BaseModel
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+
+from gateway.web.live import place_text
+from infrastructure.measurements import Place
 
 MODULE = "deploy.bench.live_clients"
 RECONNECT_SECONDS = (0.2, 0.4)
@@ -25,9 +29,10 @@ RECONNECT_SECONDS = (0.2, 0.4)
 
 AT_ONCE = 50
 NEWEST_CHECKPOINT = re.compile(r'data-checkpoint="(\d+)"')
+LINE = re.compile(r'data-line="(\d+)\.(\d+)"')
 
 
-class Place(BaseModel):
+class View(BaseModel):
     """What one client looks at."""
 
     job: int
@@ -40,16 +45,20 @@ class ClientsConfig(BaseModel):
     """All clients, and the gateway."""
 
     url: str
-    places: list[Place]
+    views: list[View]
 
 
 class Received(BaseModel):
-    """What one client saw: each event with its moment, and each checkpoint in a view."""
+    """What one client saw: each event and each checkpoint in a view with its moment, each step of
+    the curve, and each line of the log; and how often it had to load the latter two anew.
+    """
 
     job: int
     events: list[tuple[int, float]]
     checkpoints: list[tuple[int, float]]
-    connections: int
+    steps: list[int]
+    lines: list[int]
+    loads: int
 
 
 @dataclass
@@ -57,21 +66,26 @@ class Client:
     """One page, as far as its socket goes."""
 
     url: str
-    place: Place
+    view: View
     connected: bool = False
     connections: int = 0
     events: list[tuple[int, float]] = field(default_factory=list)
     checkpoints: dict[int, float] = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    loads: int = 0
+    step: Place = (0, 0)
+    line: Place = (0, 0)
 
     async def run(self, gate: asyncio.Semaphore, chance: Random) -> None:
         """Follow the job for ever, as a page does."""
-        sequence = self.place.after
-        headers = {"cookie": self.place.cookie}
+        sequence = self.view.after
+        headers = {"cookie": self.view.cookie}
         while True:
             try:
                 async with gate:
                     socket = await connect(
-                        f"{self.url}{self.place.path}/live?after={sequence}",
+                        f"{self.url}{self.view.path}/live?{self._asked(sequence)}",
                         additional_headers=headers,
                         compression=None,
                         max_size=None,
@@ -88,10 +102,21 @@ class Client:
         """Note what a frame brings; returns its sequence."""
         self.events += [(each, moment) for each in frame["events"]]
         content: str = frame.get("content", "")
+        for segment, step, _ in (frame.get("curve") or {"steps": ()})["steps"]:
+            self.steps.append(step)
+            self.step = segment, step
+        for segment, number in LINE.findall(content):
+            self.lines.append(int(number))
+            self.line = int(segment), int(number)
+        self.loads += [frame.get(series, ...) for series in ("curve", "line")].count(None)
         if "#job-checkpoints" in content:
             newest = max(map(int, NEWEST_CHECKPOINT.findall(content)), default=0)
             self.checkpoints.setdefault(newest, moment)
         return frame["sequence"]
+
+    def _asked(self, sequence: int) -> str:
+        step, line = place_text(self.step), place_text(self.line)
+        return urlencode({"after": sequence, "step": step, "line": line})
 
 
 async def main() -> None:
@@ -101,7 +126,7 @@ async def main() -> None:
     config = ClientsConfig.model_validate_json(await loop.run_in_executor(None, input))
     reading = loop.run_in_executor(None, _read, loop, lines)
     gate, chance = asyncio.Semaphore(AT_ONCE), Random(1)
-    clients = [Client(config.url, place) for place in config.places]
+    clients = [Client(config.url, view) for view in config.views]
     tasks = [asyncio.create_task(client.run(gate, chance)) for client in clients]
     wanted = 1
     while lines.empty():
@@ -115,10 +140,12 @@ async def main() -> None:
     await reading
     for client in clients:
         seen = Received(
-            job=client.place.job,
+            job=client.view.job,
             events=client.events,
             checkpoints=list(client.checkpoints.items()),
-            connections=client.connections,
+            steps=client.steps,
+            lines=client.lines,
+            loads=client.loads,
         )
         print(seen.model_dump_json())
 

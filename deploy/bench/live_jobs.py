@@ -68,6 +68,11 @@ class Platform:
         """The session of the owner of a job."""
         return self.tokens[number // JOBS_OF_ACCOUNT]
 
+    @property
+    def measured(self) -> tuple[range, range]:
+        """The steps that each job has taken, and the lines that it has logged."""
+        return range(1, self.steps + 1), range(LOG_STEPS, self.steps + 1, LOG_STEPS)
+
     def forget_written(self) -> None:
         """What was written so far is not measured."""
         self.written = {number: {} for number in range(len(self.job_ids))}

@@ -1,8 +1,8 @@
 """Compiled layers: what lies between a layer's matrix products becomes few passes over memory.
 
 On a CPU, casts, norms, rotations and activations take longer than the products do. torch's compiler
-fuses them, at a cost of ten to thirty seconds before the first step, so that long jobs are compiled
-and short ones are not.
+fuses them, at a cost of seconds before the first step, of a minute where a base is compiled for the
+first time, so that long jobs are compiled and short ones are not.
 """
 
 from __future__ import annotations
@@ -89,6 +89,10 @@ class Compiled:
         Raises whatever the compiler does.
         """
         assert isinstance(base, PreTrainedModel)
+        # Constants, as a norm's epsilon. As inputs they have every layer traced a second time.
+        torch._dynamo.config.specialize_float = True
+        # What is traced is kept with the kernels: the key has all that the functions of ours do.
+        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it goes on eagerly, unheard
         # Else the first layer, whose input needs no gradient, would be compiled by itself.
