@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import tether
-from deploy.local.liveness import birth
 from deploy.local.state import ChildState, ChildStatus
+from infrastructure.liveness import birth
 
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MOST_SECONDS = 10.0

@@ -9,16 +9,14 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from deploy.local.home import Home
-from deploy.local.liveness import kill_groups, lives, wait_ended
-
-SAME_START_SECONDS = 2.0  # start times are rounded; a process number is not used again so soon
+from infrastructure.liveness import kill_groups, living, wait_ended
 
 
 class PodRecord(BaseModel):
-    """What `pods/<name>/pod.json` says of the process that holds a pod; `started` in Unix s."""
+    """What `pods/<name>/pod.json` says of the process that holds a pod."""
 
     pid: int
-    started: float
+    born: str  # as infrastructure.liveness names the process
 
 
 def living_pods(home: Home) -> list[psutil.Process]:
@@ -29,11 +27,9 @@ def living_pods(home: Home) -> list[psutil.Process]:
             record = PodRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             continue  # being written or removed: a pod is recorded before its trainer starts
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(record.pid)
-            same = abs(process.create_time() - record.started) < SAME_START_SECONDS
-            if same and lives(process):
-                found.append(process)
+        process = living(record.pid, record.born)
+        if process is not None:
+            found.append(process)
     return found
 
 

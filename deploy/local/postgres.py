@@ -16,8 +16,8 @@ from psycopg import sql
 from deploy.local.child import Program, tethered
 from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
-from deploy.local.liveness import wait_ended
 from deploy.local.server_user import server_user
+from infrastructure.liveness import wait_ended
 
 DATABASE = "ecolink"
 OWNER = "ecolink"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from deploy.local.errors import StackError
 from deploy.local.home import Home
-from deploy.local.liveness import wait_ended
 from deploy.local.state import StackPhase, StackState, living_state
 from deploy.local.supervisor import READY
 from deploy.processes import PROCESSES, environment
+from infrastructure.liveness import wait_ended
 from infrastructure.settings import Settings
 
 

@@ -9,7 +9,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.local.home import Home, write_private
-from deploy.local.liveness import living
+from infrastructure.liveness import living
 from infrastructure.settings import Settings
 
 
@@ -40,7 +40,7 @@ class ChildStatus(BaseModel):
     name: str
     state: ChildState
     pid: int | None
-    born: str | None  # as deploy.local.liveness names the process
+    born: str | None  # as infrastructure.liveness names the process
     restarts: int
     since: datetime
 

@@ -13,8 +13,8 @@ import pytest
 
 from deploy.local import child as child_module
 from deploy.local.child import Child, Program, tethered
-from deploy.local.liveness import birth, lives, living
 from deploy.local.state import ChildState
+from infrastructure.liveness import birth, lives, living
 from tests.polling import eventually
 
 SLEEP = ("/bin/sleep", "100")

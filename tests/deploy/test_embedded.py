@@ -9,7 +9,6 @@ import socket
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 
 from deploy.local import home as home_module
@@ -21,6 +20,7 @@ from deploy.local.pods import living_pods, stop_pods
 from deploy.local.ports import RANGE, free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.server_user import NOBODY, ServerUser, server_user
+from infrastructure.liveness import birth
 from infrastructure.settings import Settings
 from tests.polling import eventually
 
@@ -90,7 +90,7 @@ def pod(home: Path, name: str, script: str) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+    record = {"pid": process.pid, "born": birth(process.pid)}
     (home / "pods" / name).mkdir(parents=True)
     (home / "pods" / name / "pod.json").write_text(json.dumps(record | {"segment": 1}))
     return process
@@ -110,7 +110,7 @@ def test_a_clean_stop_stops_pods_but_no_stranger(home: Path) -> None:
     with stack.up(Settings(home=home, grace_seconds=1), {}):
         held = pod(home, "held", "trap 'exit 7' TERM; echo; while :; do sleep 0.05; done")
         stranger = pod(home, "stranger", "echo; exec sleep 100")
-        record = {"pid": stranger.pid, "started": psutil.boot_time()}
+        record = {"pid": stranger.pid, "born": "00000000:1"}
         (home / "pods" / "stranger" / "pod.json").write_text(json.dumps(record))
         (home / "pods" / "unfinished").mkdir()
         (home / "pods" / "unfinished" / "pod.json").write_text('{"pid":')

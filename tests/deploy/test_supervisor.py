@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from deploy import cli
 from deploy.local import stack
 from deploy.local.errors import StackError
-from deploy.local.liveness import lives
 from deploy.local.state import ChildState, ChildStatus, StackState
+from infrastructure.liveness import lives
 from infrastructure.settings import Settings
 from tests.deploy.fakes import CRASHING, STEADY, STUBBORN
 from tests.polling import eventually

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ import psutil
 from domain.catalog import Catalog
 from domain.offers import GpuType
 from infrastructure.clock import Clock
+from infrastructure.liveness import living
 from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
@@ -222,7 +224,7 @@ class LocalLauncher:
         ended = _read(directory / "exit.json")
         if ended is not None:
             return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
-        if _is_process(shim):
+        if _process(shim) is not None:
             return Pod(name, bound_at, alive=True)
         # The shim may have written its last word between our two looks.
         ended = _read(directory / "exit.json") or {"exit_code": None}
@@ -231,8 +233,10 @@ class LocalLauncher:
     def stop(self, name: PodName) -> None:
         """SIGTERM to the shim, which passes it on."""
         shim = _read(self._directory(name) / "pod.json")
-        if shim is not None and _is_process(shim):
-            psutil.Process(shim["pid"]).terminate()
+        process = None if shim is None else _process(shim)
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
     def pods(self) -> list[PodName]:
         """Every directory in which a shim has started."""
@@ -332,10 +336,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _is_process(shim: Mapping[str, Any]) -> bool:
-    """Whether the very process that wrote pod.json lives; a pid alone may have been reused."""
-    try:
-        process = psutil.Process(shim["pid"])
-        return process.create_time() == shim["started"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _process(shim: Mapping[str, Any]) -> psutil.Process | None:
+    """The very process that wrote pod.json, if it lives."""
+    return living(shim.get("pid"), shim.get("born"))

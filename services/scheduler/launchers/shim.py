@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-import psutil
+from infrastructure.liveness import birth
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 5
@@ -90,8 +90,7 @@ def _listen() -> int:
 
 
 def _note_pod(directory: Path) -> None:
-    me = psutil.Process()
-    _write(directory / "pod.json", {"pid": me.pid, "started": me.create_time()})
+    _write(directory / "pod.json", {"pid": os.getpid(), "born": birth(os.getpid())})
 
 
 def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:

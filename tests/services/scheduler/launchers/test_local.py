@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.local.home import Home
+from deploy.local.pods import living_pods
 from infrastructure.settings import Settings
 from services.scheduler.launchers import local
 from services.scheduler.launchers.launcher import LaunchFailed
@@ -70,6 +72,16 @@ def test_the_end_of_the_supervisor_ends_the_trainer(settings: Settings) -> None:
     finally:
         supervisor.kill()
         supervisor.wait()
+
+
+def test_setting_the_clock_ends_no_pod(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(settings) as launcher:
+        launcher.launch(spec())
+        program_of(launcher)
+        booted = psutil.boot_time()
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 60)
+        assert living(launcher)
+        assert len(living_pods(Home(settings.home))) == 1
 
 
 def test_a_trainer_that_does_not_stop_is_killed_after_its_grace(settings: Settings) -> None:
