@@ -1,4 +1,8 @@
-"""Models: adapters with a name, of registered jobs and of stopped ones that were promoted."""
+"""Models: adapters with a name, of registered jobs and of stopped ones that were promoted.
+
+A name tells twelve digits of its job's id, which whoever chooses idempotency keys can have twice:
+no event may be refused here because of its name.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,14 @@ from projections.projection import Cursor, Projection, Row, newest_first
 
 DDL = """
 CREATE TABLE IF NOT EXISTS models (
-    model text PRIMARY KEY,
+    model text NOT NULL,
     account_id uuid NOT NULL,
-    job_id uuid NOT NULL UNIQUE,
+    job_id uuid PRIMARY KEY,
     adapter_ref text NOT NULL,
     manifest_sha256 text NOT NULL,
     registered_at timestamptz NOT NULL
-)
+);
+CREATE INDEX IF NOT EXISTS models_account ON models (account_id, model)
 """
 
 
@@ -53,13 +58,17 @@ def models_of(
 
 
 def model_of(connection: Connection, account_id: UUID, model: str) -> Row | None:
-    """One registered model of an account."""
+    """One registered model of an account; of several with a name, the first."""
     return connection.execute(
-        "SELECT * FROM models WHERE account_id = %s AND model = %s", [account_id, model]
+        "SELECT * FROM models WHERE account_id = %s AND model = %s "
+        "ORDER BY registered_at, job_id LIMIT 1",
+        [account_id, model],
     ).fetchone()
 
 
 def job_of_model(connection: Connection, model: str) -> UUID | None:
-    """The job that made a model, or None if there is no such model."""
-    row = connection.execute("SELECT job_id FROM models WHERE model = %s", [model]).fetchone()
+    """The job that made a model, the first one of several; None if there is no such model."""
+    row = connection.execute(
+        "SELECT job_id FROM models WHERE model = %s ORDER BY registered_at, job_id LIMIT 1", [model]
+    ).fetchone()
     return row["job_id"] if row is not None else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID, uuid4
+
 from psycopg_pool import ConnectionPool
 
 from domain.deploying import Deploying
@@ -10,7 +12,7 @@ from domain.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_DETAIL, MODELS
 from projections.job_detail import job
-from projections.models import models_of
+from projections.models import job_of_model, model_of, models_of
 from tests.causes import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
@@ -51,6 +53,30 @@ def test_a_promoted_adapter_is_a_model(
         (row,) = models_of(connection, ACCOUNT_ID)
     assert (row["model"], row["adapter_ref"]) == ("ft:tiny:222222222222", "checkpoints/1/10")
     assert row["manifest_sha256"] == "c" * 64
+
+
+def test_two_jobs_whose_ids_begin_alike_are_two_models(
+    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    """Whoever chooses idempotency keys can have two such ids; the read model takes both."""
+    story.run_until("training")
+    story.complete(1)
+    story.end_segment(1, SegmentEnd.COMPLETED, 60)
+    twin = Story(log, job_id=UUID(JOB_ID.hex[:12] + uuid4().hex[12:]))
+    twin.approve_job()
+    twin.allocate_segment(1)
+    twin.grant_lease(1)
+    twin.start_pod(1)
+    twin.start_training(1)
+    twin.complete(1)
+    fold(MODELS)
+    with pool.connection() as connection:
+        rows = models_of(connection, ACCOUNT_ID)
+        assert {row["job_id"] for row in rows} == {JOB_ID, twin.job_id}
+        (name,) = {row["model"] for row in rows}
+        first = min(rows, key=lambda row: (row["registered_at"], row["job_id"]))
+        assert model_of(connection, ACCOUNT_ID, name) == first
+        assert job_of_model(connection, name) == first["job_id"]
 
 
 def test_a_deleted_model_is_gone(
