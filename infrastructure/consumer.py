@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from eventsourcing.persistence import Notification
@@ -77,18 +78,27 @@ class OrderedConsumer:
 
         @subscriber
         async def consume(envelopes: list[Envelope], message: NatsMessage) -> None:
-            await self._apply_until_done(envelopes)
+            batch = f"batch {envelopes[0].id}..{envelopes[-1].id}"
+            await self._until_done(partial(self.consume, envelopes), batch)
             await message.ack()
 
-    async def _apply_until_done(self, envelopes: Sequence[Envelope]) -> None:
-        """Try until the batch is committed: an ordered consumer has nothing else to do."""
+    async def begin(self) -> None:
+        """Apply what the log has and no message brings: rows that were dropped are folded anew.
+
+        Their messages were acknowledged long ago. May run beside `subscribe`, for an effect that
+        skips what it has.
+        """
+        await self._until_done(self.catch_up, "the log")
+
+    async def _until_done(self, step: Callable[[], object], what: str) -> None:
+        """Try until a step is done: an ordered consumer has nothing else to do."""
         backoff = 0.1
         while True:
             try:
-                await asyncio.to_thread(self.consume, envelopes)
+                await asyncio.to_thread(step)
                 return
             except Exception:
-                self._logger.exception("batch %s..%s", envelopes[0].id, envelopes[-1].id)
+                self._logger.exception("%s; trying again", what)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 

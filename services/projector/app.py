@@ -31,4 +31,10 @@ def run(settings: Settings) -> None:
     subscribe_batches(broker, STEPS, partial(keep_steps, pool))
     subscribe_batches(broker, EVALUATIONS, partial(keep_evaluations, pool))
     subscribe_batches(broker, LOG_LINES, partial(keep_log_lines, pool))
-    serve(broker, [*(consumer.durable for consumer in consumers), STEPS, EVALUATIONS, LOG_LINES])
+    durables = [*(consumer.durable for consumer in consumers), STEPS, EVALUATIONS, LOG_LINES]
+
+    async def begin() -> None:
+        for consumer in consumers:
+            await consumer.begin()
+
+    serve(broker, durables, [begin])

@@ -1,0 +1,38 @@
+"""The projector process, on an event stream that brings nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from psycopg_pool import ConnectionPool
+
+from deploy.processes import environment
+from domain.event_log import EventLog
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections import PROJECTIONS
+from projections.projection import lowest_position
+from tests.logs import grow, ids
+from tests.polling import eventually
+
+
+def test_what_the_rows_lack_is_folded_without_a_new_event(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
+) -> None:
+    """As after a migration that dropped tables: their messages were acknowledged long ago."""
+    grow(log, 3)
+
+    def behind() -> bool:
+        with pool.connection() as connection:
+            return lowest_position(connection, PROJECTIONS) < ids(log)[-1]
+
+    assert behind()
+    command = [sys.executable, "-P", "-m", "deploy.run", "projector"]
+    process = subprocess.Popen(command, env=os.environ | environment(settings))
+    try:
+        eventually(lambda: not behind())
+    finally:
+        process.terminate()
+        process.wait()
