@@ -116,13 +116,16 @@ def parked() -> None:
 
 @commands.command()
 def replay(consumer: str, notification_id: int) -> None:
-    """Have a parked reaction answered again by its service."""
+    """Have a parked reaction answered again by its service, and what waits behind it."""
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)
     if not found:
         typer.echo(f"{consumer} has parked nothing at {notification_id}.", err=True)
         raise typer.Exit(1)
-    typer.echo("It is answered again within seconds.")
+    typer.echo(
+        f"What {consumer} has parked of {found['originator_id']} is answered again within seconds, "
+        "in order."
+    )
 
 
 def _running() -> Settings:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import from_url
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,10 @@ MANIFEST = "manifest.json"
 
 RANGE_BYTES = 4 * 1024**2
 """How much of an object is read with one request, and held in memory, while it is passed on."""
+
+
+STORE_ERRORS = (BaseError, OSError)
+"""What a store raises that is away, full or refuses us; but FileNotFoundError is an answer."""
 
 
 class ArtifactCorrupt(Exception):

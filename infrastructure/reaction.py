@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 from domain.aggregate import Aggregate, Cause, Event, because
 from domain.errors import VersionConflict
 from domain.event_log import EventLog
+from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.store import Connection
@@ -33,7 +34,10 @@ CONFLICT_PAUSE_SECONDS = 0.1
 GPU pool: so there are many attempts, with pauses of random length in which rivals part."""
 
 REPLAY_SECONDS = 2.0
-"""How often a service looks for parked events that an operator wants answered."""
+"""How often a service looks for parked events that are to be answered again."""
+
+STORE_PAUSE_SECONDS = 10.0
+"""How long an event waits that needs the artifact store, when that is away again."""
 
 UNREACHABLE = (
     OperationalError,
@@ -63,7 +67,8 @@ class ReactionEffect:
     """Runs a service's reactions in order.
 
     A reaction that keeps failing is parked, and with it the later events of its aggregate, where
-    an operator sees it and has it replayed; other aggregates go on.
+    an operator sees it and has it replayed; other aggregates go on. One that fails for want of the
+    artifact store is parked as well, and replayed by itself until it succeeds.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class ReactionEffect:
         self._react = react
         self._connect = connect
         self._logger = logging.getLogger(f"reaction.{name}")
+        self._paused_until: dict[UUID, float] = {}  # aggregates that the store was away for
 
     def position(self) -> int:
         """Notification id of the last event that was answered."""
@@ -89,29 +95,37 @@ class ReactionEffect:
         """Answer each event; those that need no answer move the position once, at the end."""
         parked = self._parked_originators()
         for item in batch:
-            if item.event.originator_id in parked:
-                self._park(item, "an earlier event of this aggregate is parked")
+            if item.event.originator_id in parked and self._park_behind(item):
                 continue
             try:
                 self._answer(item, Tracking(self.name, item.id))
             except UNREACHABLE:
                 raise
             except Exception as error:
-                self._logger.exception("parking %s", item.event.event_id)
-                self._park(item, _sentence(error))
+                away = _is_store_away(error)
+                self._logger.error(
+                    "PARKED %s %s, and with it the later events of %s: %s; `ecolink events parked`",
+                    item.id,
+                    item.event.TOPIC,
+                    item.event.originator_id,
+                    "it is tried again by itself" if away else "an operator has to see to it",
+                    exc_info=True,
+                )
+                self._park(item, _sentence(error), replay=away)
                 parked.add(item.event.originator_id)
         if self.position() < batch[-1].id:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
     def replay_requested(self) -> int:
-        """Answer the parked events whose replay an operator asked for; returns how many.
+        """Answer the parked events that are to be replayed, in order; returns how many.
 
         One that fails again stays parked, with its error and the later events of its aggregate.
         """
-        replayed, failed = 0, set[UUID]()
+        replayed, failed, now = 0, set[UUID](), time.monotonic()
+        self._paused_until = {id: end for id, end in self._paused_until.items() if end > now}
         with self._connect() as connection:
             for row in self._requested(connection):
-                if row["originator_id"] in failed:
+                if row["originator_id"] in failed | self._paused_until.keys():
                     continue
                 try:
                     self._answer(self._recorded_at(row["notification_id"]), None)
@@ -119,6 +133,10 @@ class ReactionEffect:
                     raise
                 except Exception as error:
                     self._logger.exception("%s stays parked", row["notification_id"])
+                    if _is_store_away(error):
+                        until = time.monotonic() + STORE_PAUSE_SECONDS
+                        self._paused_until[row["originator_id"]] = until
+                        continue
                     failed.add(row["originator_id"])
                     self._refuse_replay(connection, row["originator_id"], _sentence(error))
                 else:
@@ -194,14 +212,44 @@ class ReactionEffect:
             ).fetchall()
         return {row["originator_id"] for row in rows}
 
-    def _park(self, item: Recorded, error: str) -> None:
+    def _park(self, item: Recorded, error: str, *, replay: bool) -> None:
+        event = item.event
         with self._connect() as connection:
             connection.execute(
                 "INSERT INTO parked_reactions "
-                "(consumer, notification_id, originator_id, topic, error) "
-                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [self.name, item.id, item.event.originator_id, item.event.TOPIC, error],
+                "(consumer, notification_id, originator_id, topic, error, replay) "
+                "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [self.name, item.id, event.originator_id, event.TOPIC, error, replay],
             )
+
+    def _park_behind(self, item: Recorded) -> bool:
+        """Park an event behind its aggregate's first one, to be replayed if that one is.
+
+        False if none is parked any more: a replay may end while a batch is being answered.
+        """
+        event = item.event
+        with self._connect() as connection:
+            row = connection.execute(
+                "WITH first AS (SELECT replay FROM parked_reactions WHERE consumer = %(consumer)s "
+                "AND originator_id = %(originator)s AND notification_id <= %(id)s "
+                "ORDER BY notification_id LIMIT 1), parked AS (INSERT INTO parked_reactions "
+                "(consumer, notification_id, originator_id, topic, error, replay) "
+                "SELECT %(consumer)s, %(id)s, %(originator)s, %(topic)s, %(error)s, replay "
+                "FROM first ON CONFLICT DO NOTHING) SELECT replay FROM first",
+                {
+                    "consumer": self.name,
+                    "id": item.id,
+                    "originator": event.originator_id,
+                    "topic": event.TOPIC,
+                    "error": "an earlier event of this aggregate is parked",
+                },
+            ).fetchone()
+        return row is not None
+
+
+def _is_store_away(error: Exception) -> bool:
+    """Whether the artifact store failed, which is no fault of the event that needed it."""
+    return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
 
 
 def _sentence(error: Exception) -> str:
@@ -218,9 +266,17 @@ def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
 def request_replay(
     connection: Connection, consumer: str, notification_id: int
 ) -> dict[str, Any] | None:
-    """Have a parked event answered again soon; returns it, or None if it is not parked."""
+    """Have a parked event answered again soon; returns it, or None if it is not parked.
+
+    So is all that is parked of its aggregate: each event is answered after those before it.
+    """
+    connection.execute(
+        "UPDATE parked_reactions AS parked SET replay = true FROM parked_reactions AS wanted "
+        "WHERE wanted.consumer = %s AND wanted.notification_id = %s "
+        "AND parked.consumer = wanted.consumer AND parked.originator_id = wanted.originator_id",
+        [consumer, notification_id],
+    )
     return connection.execute(
-        "UPDATE parked_reactions SET replay = true "
-        "WHERE consumer = %s AND notification_id = %s RETURNING *",
+        "SELECT * FROM parked_reactions WHERE consumer = %s AND notification_id = %s",
         [consumer, notification_id],
     ).fetchone()

@@ -42,7 +42,10 @@ def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction
 def replay_parked(
     consumer: str, notification_id: int, caller: OperatorOf, backend: BackendOf
 ) -> ParkedReaction:
-    """Have a service answer a parked event again; it does so within seconds."""
+    """Have a service answer a parked event again, and all that is parked of its aggregate.
+
+    It does so within seconds, in order.
+    """
     with backend.pool.connection() as connection:
         row = request_replay(connection, consumer, notification_id)
     if row is None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import OperationalError
 from nats.errors import ConnectionClosedError
+from obstore.exceptions import GenericError
 from psycopg_pool import ConnectionPool
 
 from domain.account import Account, Role
@@ -35,6 +36,7 @@ OTHER_ID = UUID("44444444-4444-5444-8444-444444444444")
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaction, "ATTEMPT_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(reaction, "CONFLICT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(reaction, "STORE_PAUSE_SECONDS", 0.0)
 
 
 class Mirror:
@@ -257,7 +259,7 @@ def test_a_replay_answers_in_order_and_unparks(
     assert mirrored(log) == credit_events(ACCOUNT_ID, count=4), "the aggregate is free again"
 
 
-def test_nothing_is_replayed_before_an_earlier_event_of_its_aggregate(
+def test_a_replay_frees_the_aggregate_whichever_of_its_events_was_asked_for(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,
@@ -268,13 +270,68 @@ def test_nothing_is_replayed_before_an_earlier_event_of_its_aggregate(
     mirror.failing = fail_for(ACCOUNT_ID)
     consumer.catch_up()
     mirror.failing = lambda _: None
-    first, second = parked(pool)
+    _, second = parked(pool)
     with pool.connection() as connection:
-        request_replay(connection, "mirror", second)
-        assert effect.replay_requested() == 0
-        request_replay(connection, "mirror", first)
+        assert request_replay(connection, "mirror", 10_000) is None
+        row = request_replay(connection, "mirror", second)
+    assert row is not None
+    assert (row["notification_id"], row["replay"]) == (second, True)
+    grow(log, 1)
+    consumer.catch_up()
+    assert effect.replay_requested() == 3, "what came meanwhile is not held up"
+    assert mirrored(log) == credit_events(ACCOUNT_ID, count=3)
+
+
+def test_an_event_is_answered_when_a_replay_frees_its_aggregate_amid_a_batch(
+    log: EventLog,
+    consumer: OrderedConsumer,
+    effect: ReactionEffect,
+    mirror: Mirror,
+    pool: ConnectionPool[Connection],
+) -> None:
+    grow(log, 2)
+    mirror.failing = fail_for(ACCOUNT_ID)
+    consumer.catch_up()
+    mirror.failing = lambda _: None
+    grow(log, 2, OTHER_ID)
+    grow(log, 1)
+
+    def free() -> None:
+        mirror.before_commit = lambda: None
+        with pool.connection() as connection:
+            request_replay(connection, "mirror", parked(pool)[0])
+        assert effect.replay_requested() == 1
+
+    mirror.before_commit = free
+    consumer.catch_up()
+    assert sorted(mirrored(log)) == sorted(
+        [*credit_events(ACCOUNT_ID), *credit_events(OTHER_ID, count=1)]
+    )
+    assert parked(pool) == []
+
+
+@pytest.mark.parametrize("error", [GenericError("the store is away"), OSError("no room is left")])
+def test_what_failed_for_want_of_the_store_is_answered_when_it_is_back(
+    log: EventLog,
+    consumer: OrderedConsumer,
+    effect: ReactionEffect,
+    mirror: Mirror,
+    pool: ConnectionPool[Connection],
+    error: Exception,
+) -> None:
+    """Its aggregate waits, without an operator, and holds up no other."""
+    grow(log, 2)
+    grow(log, 2, OTHER_ID)
+    mirror.failing = lambda event: error if event.account_id == ACCOUNT_ID else None
+    consumer.catch_up()
+    assert mirrored(log) == credit_events(OTHER_ID, count=1)
+    assert effect.replay_requested() == 0
+    grow(log, 1)
+    consumer.catch_up()
+    mirror.failing = lambda _: None
     assert effect.replay_requested() == 2
-    assert mirrored(log) == credit_events(ACCOUNT_ID)
+    assert mirrored(log)[1:] == credit_events(ACCOUNT_ID)
+    assert parked(pool) == []
 
 
 def test_a_replay_that_fails_stays_parked_and_holds_up_no_other_aggregate(
