@@ -137,7 +137,8 @@ class Child:
         else:
             self._enter(ChildState.STOPPING)
             self._stop_by = time.monotonic() + self.program.stop_seconds
-            self._process.send_signal(self.program.stop_signal)
+            # Popen's own method would reap a process that died just now, unseen by the next tick.
+            os.kill(self._process.pid, self.program.stop_signal)
 
     def tail(self, lines: int = 12) -> str:
         """The last lines of the log, for an error message."""

@@ -87,6 +87,17 @@ def test_a_child_that_ignores_the_request_is_ended(tmp_path: Path) -> None:
     assert child.exit_code == -signal.SIGKILL
 
 
+def test_a_child_that_died_just_before_it_is_asked_to_stop_is_stopped(tmp_path: Path) -> None:
+    child = Child(Program("sleep", SLEEP), tmp_path / "log")
+    child.start()
+    process = child.status.process
+    assert process is not None
+    process.kill()
+    eventually(lambda: not lives(process))
+    stop(child)
+    assert child.exit_code == -signal.SIGKILL
+
+
 def test_what_a_dead_child_had_started_ends_with_it(tmp_path: Path) -> None:
     child = Child(Program("family", FAMILY), tmp_path / "log")
     child.start()
