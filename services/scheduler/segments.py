@@ -38,13 +38,17 @@ ENDS = {
 }
 
 
+class ForeignReport(Exception):
+    """A report speaks for another account's job, or names another job's artifacts."""
+
+
 def _require_own(job: Job, report: Report) -> None:
-    """Refuse a report that speaks for another account's job, or names another job's artifacts."""
+    """Raises ForeignReport."""
     saved = [each.ref for each in (report.checkpoint, report.resumed) if each is not None]
     refs = [report.adapter_ref, *saved]
     foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
     if report.account_id != job.account_id or foreign:
-        raise NotFound(f"the report is not of job {job.id}")
+        raise ForeignReport(f"the report is not of job {job.id}")
 
 
 class Segments:
@@ -77,7 +81,10 @@ class Segments:
         self._known.pop((name.job_id, name.segment), None)
 
     def record(self, report: Report) -> None:
-        """Turn a report into the events that are new in it, and answer a final one."""
+        """Turn a report into the events that are new in it, and answer a final one.
+
+        Not one of another account's: an answer is the last word to a segment, which may be running.
+        """
         key = (report.job_id, report.segment)
         news = (
             report.phase,
@@ -91,6 +98,9 @@ class Segments:
             return
         try:
             self._log.retrying(lambda: self._record(report))
+        except ForeignReport as refusal:
+            self._logger.warning("a report that names %s is dropped: %s", PodName(*key), refusal)
+            return
         except (StaleSegment, NotFound) as refusal:
             self._logger.info("report of %s refused: %s", PodName(*key), refusal)
         self._known[key] = news

@@ -102,14 +102,17 @@ def test_a_whole_life(
     assert last_end(log).elapsed_seconds == 6
 
 
-def test_a_report_that_names_anothers_artifacts_records_nothing(
-    log: EventLog, running: Segments
+def test_a_report_that_is_anothers_or_names_its_artifacts_says_and_ends_nothing(
+    log: EventLog, running: Segments, control: NotedControl
 ) -> None:
     foreign = CHECKPOINT.model_copy(update={"ref": "jobs/another/checkpoints/step-1"})
     running.record(report(1, Phase.TRAINING, checkpoint=foreign))
     other = report(2, Phase.TRAINING, checkpoint=CHECKPOINT)
     running.record(other.model_copy(update={"account_id": JOB_ID}))
     assert log.load(Job, JOB_ID).checkpoint is None
+    running.record(failed(3).model_copy(update={"account_id": JOB_ID}))
+    assert not running.heard_of(NAME)
+    assert control.answered == [], "it would be the last word to a segment that runs"
 
 
 def test_every_report_may_come_twice(
