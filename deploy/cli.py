@@ -16,6 +16,7 @@ from deploy.estimates import commands as estimates_commands
 from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
 from deploy.models import verify_model
+from deploy.projections import commands as projections_commands
 from gateway import cli as client
 from infrastructure.settings import Settings
 
@@ -42,6 +43,7 @@ for commands in (
     catalog_commands,
     estimates_commands,
     events_commands,
+    projections_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(operator.accounts, name="accounts", rich_help_panel=HOST)

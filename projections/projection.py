@@ -81,33 +81,38 @@ class ProjectionEffect:
 
     def position(self) -> int:
         """Notification id of the last event in the rows."""
-        with self._connect() as connection, connection.cursor() as cursor:
-            return self._position(cursor)
+        with self._connect() as connection:
+            return lowest_position(connection, [self._projection])
 
     def apply(self, batch: Sequence[Recorded]) -> None:
         """Fold a batch into the rows, in one transaction; what is in them already is skipped."""
         with self._connect() as connection, connection.transaction(), connection.cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING",
-                [self._projection.name],
-            )
-            position = self._position(cursor, lock=True)
+            position = lock_position(cursor, self._projection)
             for recorded in batch:
                 if recorded.id > position:
                     self._projection.apply(cursor, recorded.event)
-            cursor.execute(
-                "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
-                [batch[-1].id, self._projection.name],
-            )
+            set_position(cursor, self._projection, batch[-1].id)
 
-    def _position(self, cursor: Cursor, *, lock: bool = False) -> int:
-        cursor.execute(
-            "SELECT position FROM projection_positions WHERE name = %s"
-            + (" FOR UPDATE" if lock else ""),
-            [self._projection.name],
-        )
-        row = cursor.fetchone()
-        return 0 if row is None else row["position"]
+
+def lock_position(cursor: Cursor, projection: Projection) -> int:
+    """Position of a projection's rows, which nobody else changes before the transaction ends."""
+    cursor.execute(
+        "INSERT INTO projection_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", [projection.name]
+    )
+    cursor.execute(
+        "SELECT position FROM projection_positions WHERE name = %s FOR UPDATE", [projection.name]
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    return row["position"]
+
+
+def set_position(cursor: Cursor, projection: Projection, position: int) -> None:
+    """Say which event the rows have seen last; a position never goes back."""
+    cursor.execute(
+        "UPDATE projection_positions SET position = greatest(position, %s) WHERE name = %s",
+        [position, projection.name],
+    )
 
 
 def newest_first(

@@ -14,7 +14,7 @@ from domain.base_model import BaseModel
 from domain.identity import base_model_id
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
+from infrastructure.store import connect, open_log
 from services.trainer.tiny_model import TINY_SHAPE
 
 
@@ -48,6 +48,18 @@ def test_accounts_and_credit() -> None:
     assert "alice" in listed
     assert "$25.00" in listed
     assert "operator" in listed
+
+
+def test_a_read_model_that_differs_is_folded_anew(settings: Settings) -> None:
+    ecolink("accounts", "create", "alice")
+    ecolink("accounts", "create", "bob")
+    listed = ecolink("accounts", "list")
+    with connect(settings) as connection:
+        connection.execute("UPDATE accounts SET balance_micros = 7")
+    assert ecolink("accounts", "list") != listed
+    assert "into accounts" in ecolink("projections", "rebuild", "accounts")
+    assert ecolink("accounts", "list") == listed
+    assert "no read model nonesuch" in ecolink("projections", "rebuild", "nonesuch", exit_code=1)
 
 
 def test_keys(settings: Settings) -> None:
