@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,9 @@ PROMPT_BATCH_SECONDS = 0.05
 server so often, for 1% of a core here; the many projections keep the longer time."""
 
 MAX_BACKOFF_SECONDS = 5.0
+
+STANDSTILL_SECONDS = 30.0
+"""From when on the log says loudly that a consumer cannot go on; short outages are none."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,20 @@ class OrderedConsumer:
 
     async def _until_done(self, step: Callable[[], object], what: str) -> None:
         """Try until a step is done: an ordered consumer has nothing else to do."""
-        backoff = 0.1
+        backoff, since = 0.1, time.monotonic()
         while True:
             try:
                 await asyncio.to_thread(step)
                 return
             except Exception:
-                self._logger.exception("%s; trying again", what)
+                seconds = time.monotonic() - since
+                standstill = seconds > STANDSTILL_SECONDS
+                self._logger.log(
+                    logging.CRITICAL if standstill else logging.ERROR,
+                    "STANDS STILL for %.0f s: %s" if standstill else "trying again for %.0f s: %s",
+                    *(seconds, what),
+                    exc_info=True,
+                )
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 

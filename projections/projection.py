@@ -69,13 +69,18 @@ def prepare(connection: psycopg.Connection[Any], projection: Projection) -> None
         )
 
 
+def consumer_name(projection: Projection) -> str:
+    """Name of the consumer that folds events into a projection."""
+    return f"projection-{projection.name}"
+
+
 class ProjectionEffect:
     """Commits a projection's rows together with its position."""
 
     def __init__(
         self, projection: Projection, connect: Callable[[], AbstractContextManager[Connection]]
     ) -> None:
-        self.name = f"projection-{projection.name}"
+        self.name = consumer_name(projection)
         self._projection = projection
         self._connect = connect
 

@@ -15,7 +15,9 @@ from rich.table import Table
 from deploy.demo.account import demo_account, sign_in_link
 from deploy.local import stack
 from deploy.local.errors import StackError
+from deploy.local.keeping_up import complaints
 from deploy.local.state import ChildState, StackPhase, StackState
+from infrastructure.clock import clock_of
 from infrastructure.reaction import UNREACHABLE
 from infrastructure.settings import Settings
 
@@ -66,7 +68,10 @@ def down() -> None:
 
 @commands.command()
 def status() -> None:
-    """Show each process of the running EcoLink; exit status 1 if it is not running."""
+    """Show each process of the running EcoLink, and what does not keep up with the event log.
+
+    Exit status 1 if it is not running, a consumer is five minutes behind, or an event is parked.
+    """
     settings = Settings()
     found = stack.state(settings.home)
     if found is None:
@@ -76,6 +81,12 @@ def status() -> None:
     if found.settings.gateway_url:
         console.print(f"{found.settings.gateway_url}  {found.settings.home}", style="dim")
     if found.phase is not StackPhase.READY:
+        raise typer.Exit(1)
+    processes = [child.name for child in found.children]
+    said = complaints(found.settings, processes, clock_of(found.settings).now())
+    for complaint in said:
+        console.print(complaint, style="red", markup=False)
+    if said:
         raise typer.Exit(1)
 
 
