@@ -10,11 +10,11 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
+from domain.deployment import DeploymentStatus
 from domain.job import Job, JobStatus
 from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.store import Connection
-from projections.deployments import WANTED
 from projections.job_launched import apply_segment
 from projections.job_row import CANCELLING, DDL, PAUSING, WAITING_FOR_GPU, update
 from projections.job_saved import apply_checkpoint, give_up_checkpoints
@@ -310,12 +310,12 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
 
-    No more than one round deletes, and none of which a checkpoint is deployed.
+    No more than one round deletes, and none of which a checkpoint is deployed, or was and failed.
     """
     rows = connection.execute(
         "SELECT job_id FROM job_detail WHERE expires_at <= %s AND NOT expired AND NOT promoted "
         "AND NOT EXISTS (SELECT 1 FROM deployments WHERE deployments.job_id = job_detail.job_id "
-        "AND deployments.status = ANY(%s)) ORDER BY expires_at, job_id LIMIT %s",
-        [now, WANTED, EXPIRED_AT_ONCE],
+        "AND deployments.status <> %s) ORDER BY expires_at, job_id LIMIT %s",
+        [now, DeploymentStatus.UNDEPLOYED, EXPIRED_AT_ONCE],
     ).fetchall()
     return [row["job_id"] for row in rows]

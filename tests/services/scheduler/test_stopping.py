@@ -10,7 +10,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.deploying import Deploying
+from domain.deployment import Deployment
 from domain.event_log import EventLog
+from domain.identity import deployment_id
 from domain.job import Job, JobStatus, SegmentEnd
 from domain.meter import Meter
 from infrastructure.artifacts import Artifacts, Manifest
@@ -18,6 +20,7 @@ from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Outcome, Phase
 from infrastructure.store import Connection
 from projections import DEPLOYMENTS, JOB_DETAIL
+from projections.job_detail import expired_adapters
 from projections.projection import Projection, ProjectionEffect
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
@@ -284,6 +287,14 @@ def test_what_is_deployed_of_a_cancelled_job_is_kept_beyond_its_time(
         look(log, pool, clock, *projections)
         scheduler.catch_up()
         assert artifacts.list(HOME) == refs
+    with command("fail"):
+        failed = log.load(Deployment, deployment_id(ACCOUNT_ID, model))
+        failed.fail("out_of_memory", "It does not fit.")
+        log.commit(failed)
+    look(log, pool, clock, JOB_DETAIL, DEPLOYMENTS)
+    with pool.connection() as connection:
+        assert expired_adapters(connection, clock.now()) == [], "it may be deployed again"
+    assert artifacts.list(HOME) == refs
     with command("undeploy"):
         Deploying(log).undeploy(ACCOUNT_ID, model)
     look(log, pool, clock, JOB_DETAIL, DEPLOYMENTS)
