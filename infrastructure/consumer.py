@@ -143,11 +143,12 @@ class OrderedConsumer:
 
 
 def subscribe_batches(
-    broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[dict[str, Any]]], None]
+    broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[object]], None]
 ) -> None:
     """Consume a stream that is not the event log: reports and measurements.
 
-    `keep` runs in a thread and must be idempotent; a batch that it cannot keep comes again.
+    `keep` runs in a thread and must be idempotent; a batch that it cannot keep comes again, so it
+    has to drop by itself what it can never keep.
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
@@ -159,7 +160,7 @@ def subscribe_batches(
         pull_sub=PullSub(batch_size=BATCH_EVENTS, timeout=BATCH_SECONDS, batch=True),
         ack_policy=AckPolicy.MANUAL,
     )
-    async def consume(messages: list[dict[str, Any]], message: NatsMessage) -> None:
+    async def consume(messages: list[Any], message: NatsMessage) -> None:
         try:
             await asyncio.to_thread(keep, messages)
         except Exception:

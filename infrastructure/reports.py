@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from domain.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
@@ -27,10 +27,36 @@ SAMPLE = "sample.json"
 """File of a checkpoint with the fixed prompt (messages) and its answer there, if it was asked."""
 
 
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(ge=0, lt=2**31)]
+"""Numbers that every read model has room for: one that it has not would stop it for everybody."""
+
+
 class Message(BaseModel):
     """Base of everything that crosses the wire between a trainer and the services."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Text(Message):
+    """A message with text of a trainer's. A NUL in it, which no table takes, is replaced."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nul(cls, value: Any) -> Any:
+        return _without_nul(value)
+
+
+def _without_nul(value: Any) -> Any:
+    match value:
+        case str() if "\0" in value:
+            return value.replace("\0", "\ufffd")
+        case dict():
+            return {key: _without_nul(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_without_nul(each) for each in value]
+        case _:
+            return value
 
 
 class SegmentSpec(Message):
@@ -69,9 +95,9 @@ class Checkpoint(Message):
 
     ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
     manifest_sha256: str
-    step: int  # optimizer steps done
+    step: Count  # optimizer steps done
     train_loss: float  # mean over label tokens of the steps since the last checkpoint, nats
-    elapsed_seconds: float  # when its state was taken: what was done by then is in it
+    elapsed_seconds: Seconds  # when its state was taken: what was done by then is in it
     total_bytes: int
     state: StateHashes | None = None
     eval_loss: float | None = None  # nats per label token of the held-out examples, if evaluated
@@ -115,26 +141,26 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Report(Message):
+class Report(Text):
     """One heartbeat. The last one has an outcome and repeats until it is answered."""
 
     account_id: UUID
     job_id: UUID
-    segment: int
+    segment: Count
     n: int
     sent_at: datetime
-    elapsed_seconds: float
+    elapsed_seconds: Seconds
     phase: Phase
     phase_seconds: dict[Phase, float] = {}  # of this segment, up to now, its present phase included
-    step: int = 0  # optimizer steps done, over all segments
-    total_steps: int = 0
-    train_examples: int = 0
-    eval_examples: int = 0
+    step: Count = 0  # optimizer steps done, over all segments
+    total_steps: Count = 0
+    train_examples: Count = 0
+    eval_examples: Count = 0
     trained_tokens: int = 0  # label and prompt tokens seen, without padding, over all segments
     train_loss: float | None = None
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None  # of this segment's largest rank, as far as it is known
-    grace_seconds: float = 0.0  # time used beyond the paid seconds
+    grace_seconds: Seconds = 0.0  # time used beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
     checkpoint: Checkpoint | None = None
@@ -195,7 +221,7 @@ class EvaluationMeasured(Message):
         return f"evaluations.{self.account_id}.{self.job_id}"
 
 
-class LogLine(Message):
+class LogLine(Text):
     """One line of a trainer's log; n counts from 1 within a segment."""
 
     account_id: UUID

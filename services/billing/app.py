@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import clock_of
@@ -52,7 +51,7 @@ def run(settings: Settings) -> None:
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     ticker = Ticker(log, clock, pool, policy)
 
-    def keep(messages: Sequence[dict[str, Any]]) -> None:
+    def keep(messages: Sequence[object]) -> None:
         with pool.connection() as connection:
             keep_evidence(connection, messages)
 

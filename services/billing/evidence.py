@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from infrastructure.measurements import add_evidence
+from infrastructure.reports import Count
 from infrastructure.store import Connection
 
 
@@ -17,7 +18,7 @@ class Evidence(BaseModel):
     """What billing reads of any report."""
 
     job_id: UUID
-    segment: int
+    segment: Count
     elapsed_seconds: FiniteFloat
 
 
@@ -32,7 +33,7 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
     return int(max(0.0, min(shown_seconds, (now - bound_at).total_seconds())))
 
 
-def keep_evidence(connection: Connection, messages: Iterable[dict[str, object]]) -> None:
+def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
     """Keep the longest time that each segment has shown, in one transaction."""
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import psycopg
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
@@ -16,31 +17,46 @@ from infrastructure.store import Connection
 M = TypeVar("M", bound=Message)
 
 
-def keep_steps(pool: ConnectionPool[Connection], messages: Sequence[dict[str, Any]]) -> None:
+def keep_steps(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of optimizer steps in one transaction."""
-    with pool.connection() as connection, connection.transaction():
-        for step in _readable(StepMeasured, messages):
-            add_step(connection, step)
+    _keep(pool, _readable(StepMeasured, messages), add_step)
 
 
-def keep_evaluations(pool: ConnectionPool[Connection], messages: Sequence[dict[str, Any]]) -> None:
+def keep_evaluations(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of evaluations in one transaction."""
-    with pool.connection() as connection, connection.transaction():
-        for evaluation in _readable(EvaluationMeasured, messages):
-            add_evaluation(connection, evaluation)
+    _keep(pool, _readable(EvaluationMeasured, messages), add_evaluation)
 
 
-def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[dict[str, Any]]) -> None:
+def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object]) -> None:
     """Store a batch of log lines in one transaction."""
-    with pool.connection() as connection, connection.transaction():
-        for line in _readable(LogLine, messages):
-            add_log_line(connection, line)
+    _keep(pool, _readable(LogLine, messages), add_log_line)
 
 
-def _readable(kind: type[M], messages: Sequence[dict[str, Any]]) -> Iterator[M]:
+def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
     """The messages that can be read; the others are dropped, and logged."""
+    found: list[M] = []
     for message in messages:
         try:
-            yield kind.model_validate(message)
+            found.append(kind.model_validate(message))
         except ValidationError as error:
             logging.getLogger("measurements").warning("dropping a message: %s", error)
+    return found
+
+
+def _keep(
+    pool: ConnectionPool[Connection], rows: Sequence[M], add: Callable[[Connection, M], None]
+) -> None:
+    """Add rows; one that the table has no room for is dropped, and holds up no other."""
+    with pool.connection() as connection:
+        try:
+            with connection.transaction():
+                for row in rows:
+                    add(connection, row)
+        except psycopg.DataError as error:
+            if len(rows) == 1:
+                logging.getLogger("measurements").warning("dropping a row: %s", error)
+                return
+        else:
+            return
+    for row in rows:
+        _keep(pool, [row], add)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +17,7 @@ from infrastructure.consumer import (
     OrderedConsumer,
     subscribe_batches,
 )
-from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
+from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -59,7 +58,7 @@ def run(settings: Settings) -> None:
 
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
-    subscribe_batches(broker, REPORTS_DURABLE, partial(_record_all, segments))
+    subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
     expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
     tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
@@ -67,11 +66,18 @@ def run(settings: Settings) -> None:
         serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, expire, replay, tend])
 
 
-def _record_all(segments: Segments, messages: Sequence[dict[str, Any]]) -> None:
+def record_all(segments: Segments, messages: Sequence[object]) -> None:
+    """Record reports in order; one that cannot be recorded holds up none behind it."""
+    logger = logging.getLogger("reports")
     for message in messages:
         try:
             report = Report.model_validate(message)
         except ValidationError as error:
-            logging.getLogger("reports").warning("dropping a report: %s", error)
+            logger.warning("dropping a report: %s", error)
             continue
-        segments.record(report)
+        try:
+            segments.record(report)
+        except UNREACHABLE:
+            raise
+        except Exception:  # the next one says it all, and a last one is repeated
+            logger.exception("passing over a report of %s", report.subject)

@@ -85,7 +85,8 @@ def test_evaluations_come_from_the_measurements(client: TestClient, world: World
     messages.append(measured(3, 0, 2.5))  # of the base, by a segment that had only the end left
     with open_pool(world.settings, max_size=1) as pool:
         sent = [each.model_dump(mode="json") for each in (*messages, messages[0])]
-        keep_evaluations(pool, [*sent, {"step": 3}])
+        no_room = sent[0] | {"step": 2**40}
+        keep_evaluations(pool, [sent[0], no_room, *sent[1:], {"step": 3}, "nonsense"])
     told = client.get(f"{path}/evaluations", headers=person.headers).json()["data"]
     assert [(each["step"], each["segment"], each["eval_loss"]) for each in told] == [
         (0, 3, 2.5),
@@ -152,14 +153,14 @@ def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: 
         segment=1,
         n=1,
         level="INFO",
-        text="loading",
+        text="load\0ing",
         logged_at=datetime.now(UTC),
     )
     with connect(world.settings) as connection:
         add_log_line(connection, line)
     log = f"/api/jobs/{job_id}/log"
     (shown,) = client.get(log, headers=person.headers).json()["data"]
-    assert (shown["level"], shown["text"]) == ("INFO", "loading")
+    assert (shown["level"], shown["text"]) == ("INFO", "load\ufffding")
 
     Artifacts(world.settings.artifacts).put("tail.log", b"one\ntwo\nMemoryError\n")
     with because(world.cause):

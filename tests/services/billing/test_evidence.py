@@ -58,5 +58,6 @@ def test_what_cannot_be_read_is_dropped_and_the_rest_kept(
     pool: ConnectionPool[Connection],
 ) -> None:
     with pool.connection() as connection:
-        keep_evidence(connection, [{"job_id": str(uuid4())}, shown("long"), shown("NaN"), shown(5)])
+        unreadable = [{"job_id": str(uuid4())}, "nonsense", shown("long"), shown("NaN")]
+        keep_evidence(connection, [*unreadable, shown(9, segment=2**40), shown(5)])
         assert kept(connection) == {1: 5}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from domain.event_log import EventLog
 from domain.failures import FailureClass, MemoryShortage
@@ -14,6 +15,7 @@ from domain.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
+from services.scheduler.app import record_all
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments
@@ -113,6 +115,38 @@ def test_a_report_that_is_anothers_or_names_its_artifacts_says_and_ends_nothing(
     running.record(failed(3).model_copy(update={"account_id": JOB_ID}))
     assert not running.heard_of(NAME)
     assert control.answered == [], "it would be the last word to a segment that runs"
+
+
+def test_a_report_that_cannot_be_recorded_holds_up_none_behind_it(
+    log: EventLog, running: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, failing = running.record, ValueError("poison")
+
+    def recorded(each: Report) -> None:
+        if each.n == 1:
+            raise failing
+        record(each)
+
+    monkeypatch.setattr(running, "record", recorded)
+    sent = [report(1, Phase.TRAINING), report(2, Phase.TRAINING, checkpoint=CHECKPOINT)]
+    messages = ["nonsense", *(each.model_dump(mode="json") for each in sent)]
+    failing = TimeoutError("the bus is away")
+    with pytest.raises(TimeoutError):
+        record_all(running, messages)
+    assert log.load(Job, JOB_ID).checkpoint is None
+    failing = ValueError("poison")
+    record_all(running, messages)
+    assert log.load(Job, JOB_ID).checkpoint is not None
+
+
+def test_text_and_numbers_that_no_read_model_takes_never_become_events() -> None:
+    assert report(1, Phase.TRAINING, error_class="a\0b").error_class == "a\ufffdb"
+    for fields in ({"step": 2**31}, {"step": -1}, {"grace_seconds": 1e12}, {"segment": 2**31}):
+        with pytest.raises(ValidationError):
+            report(1, Phase.TRAINING, **fields)
+    unknown = CHECKPOINT.model_dump() | {"train_loss": float("nan")}
+    with pytest.raises(ValidationError):
+        report(1, Phase.TRAINING, checkpoint=unknown)
 
 
 def test_every_report_may_come_twice(
