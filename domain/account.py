@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.aggregate import Aggregate, Created, Event, current_cause
 from domain.errors import CommandReused, InsufficientBalance, Invalid
-from domain.money import SECONDS_PER_HOUR, dollars
+from domain.money import dollars
 from domain.payment import Payment
 from domain.reference import reference_of
 
@@ -169,10 +169,6 @@ class Account(Aggregate):
     def available_micros(self) -> int:
         """What no lease holds, micro-dollars."""
         return self.balance_micros - self.reserved_micros
-
-    def affords(self, rate_micros_per_hour: int) -> bool:
-        """Whether what no lease holds buys a second at this rate."""
-        return self.available_micros * SECONDS_PER_HOUR >= rate_micros_per_hour
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
         """Add credit, once for each reference; raises CommandReused for another amount."""

@@ -25,8 +25,9 @@ from domain.account import Account
 from domain.aggregate import Aggregate, Event
 from domain.errors import NotFound, VersionConflict
 
-MAX_EVENTS, MAX_BYTES = 500, 256 * 1024
-"""Bounds of one save; far above what a use case needs, below what blocks other writers."""
+MAX_EVENTS = 500
+"""Bound of one save; far above what a use case needs, below what blocks other writers. An event
+carries ids, hashes and counts, a few hundred bytes, so that this bounds the bytes as well."""
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
