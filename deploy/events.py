@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from deploy.local.stack import running
 from domain.aggregate import Event
+from gateway.answers import JOB_PREFIX
 from infrastructure.bus import EVENTS, Envelope
 from infrastructure.reaction import parked_reactions, request_replay
 from infrastructure.settings import Settings
@@ -22,40 +23,52 @@ from infrastructure.store import connect
 
 commands = typer.Typer(name="events", help="Follow the event stream; see to parked reactions.")
 
-FINAL = frozenset({"Registered", "JobFailed"})
+FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
+
+
+def _job_id(name: str) -> UUID:
+    try:
+        return UUID(name.removeprefix(JOB_PREFIX))
+    except ValueError:
+        raise typer.BadParameter(f"{name} names no job; {JOB_PREFIX}... does.") from None
 
 
 @commands.command()
 def tail(
-    job: Annotated[str | None, typer.Option(help="Only this job's events.")] = None,
+    job: Annotated[
+        UUID | None,
+        typer.Option(parser=_job_id, metavar="JOB", help="Only this job's events."),
+    ] = None,
     follow: Annotated[bool, typer.Option(help="Go on with new events.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One envelope a line.")] = False,
 ) -> None:
     """Show events from the bus, from the first that the stream has, as they pass.
 
-    With --job it ends when the job is registered or failed and its last meter is closed.
+    With --job it ends when the job is over and its last meter is closed.
     """
     settings = _running()
-    job_id = None if job is None else UUID(job.removeprefix("ftjob-"))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_tail(settings, job_id, follow, as_json))
+        asyncio.run(_tail(settings, job, follow, as_json))
 
 
-class _Ending:
-    """Knows when a job is over: registered or failed, and its last segment's meter closed."""
+class Ending:
+    """Knows when a job is over: in its final state, and no meter of it is open."""
 
     def __init__(self) -> None:
-        self._segment = 0
+        self._open: set[int] = set()  # segments
         self._final = False
 
     def reached(self, envelope: Envelope) -> bool:
         """Whether this event is the job's last."""
-        if envelope.topic == "SegmentAllocated":
-            self._segment = envelope.state["segment"]
-        self._final = self._final or envelope.topic in FINAL
-        closed = envelope.topic == "MeterClosed" and envelope.state["segment"] == self._segment
-        return self._final and closed
+        match envelope.topic:
+            case "MeterOpened":
+                self._open.add(envelope.state["segment"])
+            case "MeterClosed":
+                self._open.discard(envelope.state["segment"])
+            case topic:
+                self._final = self._final or topic in FINAL
+        return self._final and not self._open
 
 
 async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: bool) -> None:
@@ -65,7 +78,7 @@ async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: 
         subscription = await connection.jetstream().subscribe(
             "events.>", stream=EVENTS, ordered_consumer=True
         )
-        ending = _Ending()
+        ending = Ending()
         while True:
             try:
                 message = await subscription.next_msg(timeout=1.0)

@@ -1,0 +1,64 @@
+"""`ecolink events`: where following a job ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import main
+from deploy.events import Ending
+from deploy.processes import environment
+from domain.event_log import EventLog
+from domain.job import SegmentEnd
+from infrastructure.settings import Settings
+from tests.logs import envelopes
+from tests.stories import Story
+
+
+def cancelled_in_the_queue(story: Story) -> None:
+    story.run_until("approved")
+    story.cancel()
+
+
+def cancelled_while_it_runs(story: Story) -> None:
+    story.run_until("training")
+    story.cancel()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+
+
+def cancelled_after_a_pause(story: Story) -> None:
+    story.run_until("training")
+    story.pause()
+    story.end_segment(1, SegmentEnd.STOPPED, 60)
+    story.cancel()
+
+
+@pytest.mark.parametrize(
+    ("tell", "last"),
+    [
+        (Story.run_with_a_crash, "MeterClosed"),
+        (cancelled_in_the_queue, "JobCancelled"),
+        (cancelled_while_it_runs, "MeterClosed"),
+        (cancelled_after_a_pause, "JobCancelled"),
+    ],
+)
+def test_following_a_job_ends_with_it(
+    log: EventLog, tell: Callable[[Story], None], last: str
+) -> None:
+    tell(Story(log))
+    ending = Ending()
+    told = [(ending.reached(each), each.topic) for each in envelopes(log)]
+    assert next(topic for over, topic in told if over) == last
+    assert [over for over, _ in told] == sorted(over for over, _ in told)
+
+
+def test_a_name_that_is_no_jobs_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(main, ["events", "tail", "--job", "nonsense"])
+    assert result.exit_code == 2
+    assert "nonsense names no job" in result.output
