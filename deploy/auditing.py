@@ -10,8 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local.errors import StackError
 from deploy.local.stack import stack
 from domain.money import dollars
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import fail
 from infrastructure.settings import Settings
 from services.projector.audit import Findings, audit
 
@@ -23,8 +26,11 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Refold every event, compare each projection and each balance; exit 1 on a difference."""
-    with stack(Settings(), services={}) as settings:
-        findings = audit(settings)
+    try:
+        with stack(Settings(), services={}) as settings:
+            findings = audit(settings)
+    except StackError as error:
+        fail(str(error), ExitCode.FAILED)
     if as_json:
         typer.echo(json.dumps(asdict(findings), default=str, indent=1))
     else:

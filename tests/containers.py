@@ -16,6 +16,7 @@ from deploy.local import nats, postgres
 from deploy.local.home import Passwords
 from deploy.migrate import migrate
 from infrastructure.settings import Settings
+from infrastructure.store import APP_ROLE
 
 POSTGRES_IMAGE = "postgres:18"
 NATS_IMAGE = "nats:2.14"
@@ -49,7 +50,7 @@ def containers(settings: Settings) -> Iterator[Settings]:
         owner = database.get_connection_url().rpartition("/")[0]
         postgres.provision(f"{owner}/postgres", passwords.postgres_services)
         address = owner.rpartition("@")[2]
-        services = f"{postgres.SERVICES}:{passwords.postgres_services}@{address}"
+        services = f"{APP_ROLE}:{passwords.postgres_services}@{address}"
         server = f"{bus.get_container_host_ip()}:{bus.get_exposed_port(NATS_PORT)}"
         filled = settings.model_copy(
             update={

@@ -18,10 +18,10 @@ from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
 from infrastructure.liveness import wait_ended
+from infrastructure.store import APP_ROLE
 
 DATABASE = "ecolink"
 OWNER = "ecolink"
-SERVICES = "ecolink_app"
 
 CONFIGURATION = {
     "listen_addresses": "127.0.0.1",
@@ -61,7 +61,7 @@ class PostgresServer:
     @property
     def services_url(self) -> str:
         """The database as the services' role, which has only what a migration granted to it."""
-        return self._url(SERVICES, self._passwords.postgres_services, DATABASE)
+        return self._url(APP_ROLE, self._passwords.postgres_services, DATABASE)
 
     @property
     def program(self) -> Program:
@@ -158,10 +158,10 @@ def provision(maintenance_url: str, services_password: str) -> None:
     The URL is the owner's, of a database that exists from the first, such as `postgres`.
     """
     with psycopg.connect(maintenance_url, autocommit=True) as connection:
-        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [SERVICES])
+        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
         statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
             sql.SQL("ALTER" if found.fetchone() else "CREATE"),
-            sql.Identifier(SERVICES),
+            sql.Identifier(APP_ROLE),
             sql.Literal(services_password),
         )
         connection.execute(statement)

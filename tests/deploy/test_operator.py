@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from deploy import operator
+from deploy import auditing, operator
 from deploy.cli import main
 from deploy.local.errors import StackError
 from deploy.processes import environment
@@ -60,6 +60,16 @@ def test_a_read_model_that_differs_is_folded_anew(settings: Settings) -> None:
     assert "into accounts" in ecolink("projections", "rebuild", "accounts")
     assert ecolink("accounts", "list") == listed
     assert "no read model nonesuch" in ecolink("projections", "rebuild", "nonesuch", exit_code=1)
+
+
+def test_an_audit_of_a_home_that_is_in_use_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise StackError("Another EcoLink supervisor already runs.")
+
+    monkeypatch.setattr(auditing, "stack", busy)
+    assert "already runs" in ecolink("audit", "verify", exit_code=1)
 
 
 def test_keys(settings: Settings) -> None:
