@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
@@ -103,7 +104,10 @@ class Home:
             yield
 
     def rotate_logs(self) -> None:
-        """Move each large log aside, oldest first out; called before anything writes to them."""
+        """Put what each large log holds aside, oldest first out, and empty it.
+
+        Whoever appends to it goes on. What does not fit on the disk any more is given up.
+        """
         for path in (self.root / "logs").glob("*.log"):
             if path.stat().st_size < LOG_BYTES:
                 continue
@@ -111,7 +115,9 @@ class Home:
                 older = path.with_suffix(f".log.{n}")
                 if older.exists():
                     older.rename(path.with_suffix(f".log.{n + 1}"))
-            path.rename(path.with_suffix(".log.1"))
+            with suppress(OSError):
+                shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -115,6 +115,7 @@ class Supervisor:
         self._wait(children)
         if self._stop_requested:
             raise StopRequested
+        self._home.rotate_logs()
         changed = [child.tick() for child in children]  # each of them, so not inside any()
         if any(changed):
             self._write_state()
@@ -219,7 +220,6 @@ def main() -> None:
     try:
         home.prepare()
         with home.locked():
-            home.rotate_logs()
             with home.log("supervisor").open("ab") as file:
                 os.dup2(file.fileno(), sys.stderr.fileno())
             plan = draw_plan(home, settings, services)

@@ -120,19 +120,22 @@ def test_a_clean_stop_stops_pods_but_no_stranger(home: Path) -> None:
     stranger.wait()
 
 
-def test_large_logs_are_moved_aside_and_few_are_kept(
+def test_large_logs_are_put_aside_under_who_writes_them_and_few_are_kept(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home_module, "LOG_BYTES", 4)
     place = Home(home)
     place.prepare()
-    for n in range(1, 6):
-        place.log("relay").write_text(f"run {n}")
-        place.rotate_logs()
+    with place.log("relay").open("ab", buffering=0) as writer:
+        for n in range(1, 6):
+            writer.write(f"run {n}".encode())
+            place.rotate_logs()
+        writer.write(b"...")
     place.log("small").write_text("...")
     place.rotate_logs()
     kept = {path.name: path.read_text() for path in (home / "logs").iterdir()}
     assert kept == {
+        "relay.log": "...",
         "relay.log.1": "run 5",
         "relay.log.2": "run 4",
         "relay.log.3": "run 3",
