@@ -119,9 +119,10 @@ def parked() -> None:
     with connect(_running()) as connection:
         rows = parked_reactions(connection)
     for row in rows:
+        again = " (to be answered again)" if row["replay"] else ""
         typer.echo(
             f"{row['consumer']} {row['notification_id']} {row['topic']} of {row['originator_id']} "
-            f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}"
+            f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}{again}"
         )
     if not rows:
         typer.echo("Nothing is parked.")

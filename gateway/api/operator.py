@@ -27,7 +27,7 @@ class ParkedReaction(Answer):
     topic: str
     error: str
     parked_at: datetime
-    replay: bool = Field(description="Whether its replay was asked for.")
+    replay: bool = Field(description="Whether it is to be answered again.")
 
 
 @router.get("/parked")
