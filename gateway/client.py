@@ -12,9 +12,12 @@ from uuid import uuid4
 
 import httpx
 
+from infrastructure.lines import lines_of
+
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 CHAT_PATH, CHAT_TIMEOUT = "/v1/chat/completions", httpx.Timeout(300.0, connect=5.0)
+DATA = b"data: "  # begins an event of an answer that streams
 
 
 @dataclass(frozen=True)
@@ -139,13 +142,13 @@ class Client:
                 answer.read()
                 yield self._answer(answer)
                 return
-            for line in answer.iter_lines():
-                event = line.removeprefix("data: ")
-                if event and event != "[DONE]":
-                    piece = json.loads(event)
-                    if "error" in piece:
-                        raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
-                    yield piece
+            for line in lines_of(answer.iter_bytes()):
+                if not line.startswith(DATA) or line == DATA + b"[DONE]":
+                    continue  # between two events, or a comment to who waits
+                piece = json.loads(line.removeprefix(DATA))
+                if "error" in piece:
+                    raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
+                yield piece
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         return self._answer(self._send(method, path, **options))

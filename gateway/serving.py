@@ -22,6 +22,7 @@ from infrastructure.generation import (
     PromptRead,
     TextGrown,
 )
+from infrastructure.lines import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0
@@ -59,7 +60,7 @@ class Speech:
         self,
         response: httpx.Response,
         prompt_tokens: int,
-        lines: AsyncIterator[str],
+        lines: AsyncIterator[bytes],
         choices: int,
     ) -> None:
         self.prompt_tokens = prompt_tokens
@@ -118,8 +119,8 @@ class Serving:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotServing(UNREACHABLE) from error
         try:
-            lines = response.aiter_lines()
-            first = PromptRead.model_validate_json(await anext(lines, ""))
+            lines = lines_as_they_come(response.aiter_bytes())
+            first = PromptRead.model_validate_json(await anext(lines, b""))
         except (httpx.HTTPError, ValidationError) as error:
             await response.aclose()
             log.warning("serving does not begin its answer as one: %s", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.clock import Clock
+from infrastructure.lines import lines_of
 from infrastructure.store import Connection
 from infrastructure.template_rendering import ChatRefused
 from projections.datasets import uncounted
@@ -62,7 +63,7 @@ class Counting:
         base = (row["base_model"], row["manifest_sha256"])
         try:
             tokenizer = BaseTokenizer.stored(self._artifacts, row["base_ref"])
-            lengths = count_tokens(self._lines(dataset.ref), tokenizer)
+            lengths = count_tokens(lines_of(self._artifacts.stream(dataset.ref)), tokenizer)
         except ChatRefused as refusal:
             self._logger.warning("dataset %s, base %s: %s", dataset.id, base[0], refusal)
             example = refusal.example  # the name of the exception ends with its block
@@ -86,11 +87,3 @@ class Counting:
                 self._log.commit(dataset)
 
         self._log.retrying(attempt)
-
-    def _lines(self, ref: str) -> Iterator[bytes]:
-        rest = b""
-        for chunk in self._artifacts.stream(ref):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-        if rest:
-            yield rest

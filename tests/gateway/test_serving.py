@@ -73,6 +73,14 @@ def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
     assert body.closed
 
 
+def test_what_ends_a_line_of_text_ends_none_of_an_answer() -> None:
+    text = "a\u2028b\u2029c\x85d\x0be\x1cf"
+    said = TextGrown(choice=0, text=text).model_dump_json(exclude_none=True) + "\n"
+    ended = ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1')
+    first, *_ = asyncio.run(heard(Body(BEGUN + said.encode() + ended)))
+    assert first.text == text
+
+
 @pytest.mark.parametrize("status", [204, 302, 401, 404, 413, 422, 500, 502])
 def test_a_status_that_serving_never_answers_is_that_it_does_not_serve(status: int) -> None:
     body = Body(b"<html>")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from gateway.client import Client, Endpoint
 from gateway.tables import tame
+from gateway.v1.event_stream import WAITING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, Hosting
@@ -53,6 +57,14 @@ def _what_does_not_answer_says_so(me: CommandLine) -> None:
     assert "prompt" in me.refused("models", "chat", BASE_MODEL, "", code=2)
     hot = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "3")
     assert "--temperature" in me.refused(*hot, code=2)
+
+
+def test_comments_to_who_waits_and_ends_of_lines_in_a_text_are_no_events() -> None:
+    piece = {"choices": [{"delta": {"content": "a\u2028b\x85"}}]}
+    events = [WAITING, f"data: {json.dumps(piece, ensure_ascii=False)}\n\n", "data: [DONE]\n\n"]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text="".join(events)))
+    with Client(Endpoint("http://gateway", "eco_x"), transport) as client:
+        assert list(client.chat({"stream": True})) == [piece]
 
 
 def test_what_would_control_a_terminal_is_left_out() -> None:
