@@ -16,6 +16,8 @@ from starlette.requests import ClientDisconnect
 
 from domain.deployment import DeploymentStatus
 from domain.errors import NotFound, WrongState
+from domain.job import Job
+from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
 from gateway.backend import Backend, BackendOf
 from gateway.errors import NotServing, NotYetVisible, Problem
@@ -88,15 +90,24 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
             raise WrongState(f"{model} was undeployed; {how}{unless}", field="model")
 
 
-def _not_deployed(backend: Backend, caller: Caller, model: str) -> NotFound | WrongState:
-    """Why a name that never was deployed is refused."""
+def _not_deployed(
+    backend: Backend, caller: Caller, model: str
+) -> NotFound | WrongState | NotServing:
+    """Why a name that never was deployed is refused, for now if its job's order has it deployed."""
     with backend.pool.connection() as connection:
-        own = model_of(connection, caller.account_id, model) is not None
+        own = model_of(connection, caller.account_id, model)
         is_base = any(base["name"] == model for base in all_base_models(connection))
-    if own or is_base:
+    if own is not None and _is_next(backend.log.load(Job, own["job_id"])):
+        return NotServing(f"{model} will be loaded soon; try again in a few seconds", field="model")
+    if own is not None or is_base:
         how = BY_OPERATOR if is_base else _by_owner(model)
         return WrongState(f"{model} is not deployed; {how}", field="model")
     return ModelNotFound(f"there is no model {model} that you may use", field="model")
+
+
+def _is_next(job: Job) -> bool:
+    """Whether what serves has yet to hear that a job's model is there, and to deploy it."""
+    return job.status is JobStatus.REGISTERED and job.order.deploy
 
 
 def _by_owner(model: str) -> str:

@@ -116,7 +116,7 @@ def answer_of(client: OpenAI, model: str) -> str:
             client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1
             )
-        except (openai.ConflictError, openai.InternalServerError):
+        except openai.InternalServerError:
             return False
         return True
 

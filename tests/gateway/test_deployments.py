@@ -20,8 +20,8 @@ from tests.gateway.test_job_commands import Owner
 class Deployer(Owner):
     """A person whose job registered a model and still has a checkpoint."""
 
-    def __init__(self, client: TestClient, world: World) -> None:
-        super().__init__(client, world)
+    def __init__(self, client: TestClient, world: World, *, deploy: bool = False) -> None:
+        super().__init__(client, world, deploy=deploy)
         self.train()
         with because(world.cause):
             job = world.log.load(Job, self.job_id)

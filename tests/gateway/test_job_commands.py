@@ -18,10 +18,13 @@ from tests.gateway.test_jobs import ready, uuid_of
 class Owner:
     """A person with one approved job."""
 
-    def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
+    def __init__(
+        self, client: TestClient, world: World, dollars: int = 10, *, deploy: bool = False
+    ) -> None:
         self.client, self.world = client, world
         self.person, self.form = ready(world, dollars)
-        approved = client.post("/api/jobs", json=self.form, headers=self.person.headers)
+        order = self.form | {"deploy": deploy}
+        approved = client.post("/api/jobs", json=order, headers=self.person.headers)
         self.job_id: UUID = uuid_of(approved.json())
         self.path = f"/api/jobs/{approved.json()['id']}"
 

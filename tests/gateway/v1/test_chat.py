@@ -28,6 +28,7 @@ from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
 from services.trainer.tiny_model import make_tiny_model
 from tests.gateway.conftest import BASE_MODEL, Person, World
+from tests.gateway.test_deployments import Deployer
 from tests.gateway.v1.conftest import ClientOf
 from tests.openai_objects import whole
 from tests.polling import eventually
@@ -238,6 +239,26 @@ def test_only_deployed_models_of_the_caller_answer(
         gone = refused(openai.ConflictError, "ft:mine")
         assert "undeployed" in gone.message
         assert gone.response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("deploy", "kind", "words"),
+    [
+        (True, openai.InternalServerError, "will be loaded soon"),
+        (False, openai.ConflictError, "not deployed; deploy it with"),
+    ],
+)
+def test_a_model_that_serving_has_yet_to_hear_of_is_asked_for_again(
+    deploy: bool,
+    kind: type[openai.APIStatusError],
+    words: str,
+    client: TestClient,
+    world: World,
+    client_of: ClientOf,
+) -> None:
+    owner = Deployer(client, world, deploy=deploy)
+    with pytest.raises(kind, match=words):
+        client_of(owner.person).chat.completions.create(**{**GREEDY, "model": owner.model})
 
 
 def test_more_than_may_wait_are_told_to_come_again(chat: OpenAI, engine: Engine) -> None:
