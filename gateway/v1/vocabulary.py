@@ -7,6 +7,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from annotated_types import Le
+
 from domain.dataset import DatasetStatus
 from domain.errors import Invalid, NotFound
 from domain.hyperparameters import Hyperparameters
@@ -45,8 +47,17 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 FILE_PREFIX, RESULT_PREFIX = "file-", "file-metrics-"
 FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 
+
+def _most(name: str) -> Any:
+    """The upper bound of a hyperparameter."""
+    bounds = Hyperparameters.model_fields[name].metadata
+    return next(bound.le for bound in bounds if isinstance(bound, Le))
+
+
 MOST_IN_A_MICRO_BATCH = Hyperparameters().micro_batch_size
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
+MOST_MICRO_BATCHES: int = _most("gradient_accumulation")
+HIGHEST_LEARNING_RATE: float = _most("learning_rate")
 SIGNIFICANT_DIGITS = 12
 
 
@@ -65,6 +76,13 @@ def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
             field="batch_size",
         )
     micro = next(size for size in range(MOST_IN_A_MICRO_BATCH, 0, -1) if each % size == 0)
+    if each > micro * MOST_MICRO_BATCHES:
+        multiple = MOST_IN_A_MICRO_BATCH * gpu_count
+        raise Invalid(
+            f"it is too large; choose a multiple of {multiple} of at most "
+            f"{multiple * MOST_MICRO_BATCHES:,}",
+            field="batch_size",
+        )
     return {"micro_batch_size": micro, "gradient_accumulation": each // micro}
 
 
@@ -75,8 +93,14 @@ def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
 
 
 def learning_rate(multiplier: float) -> float:
-    """The peak learning rate of a multiplier of the default."""
-    return DEFAULT_LEARNING_RATE * multiplier
+    """The peak learning rate of a multiplier of the default; raises Invalid."""
+    rate = DEFAULT_LEARNING_RATE * multiplier
+    if rate > HIGHEST_LEARNING_RATE:
+        most = HIGHEST_LEARNING_RATE / DEFAULT_LEARNING_RATE
+        raise Invalid(
+            f"it is too large; choose at most {most:,g}", field="learning_rate_multiplier"
+        )
+    return rate
 
 
 def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
