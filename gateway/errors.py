@@ -26,6 +26,7 @@ from domain.errors import (
     VersionConflict,
     WrongState,
 )
+from gateway.field_names import refused_fields
 
 
 class Unauthenticated(DomainError):
@@ -207,10 +208,10 @@ class Errors:
     async def _malformed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         problems = [
-            FieldProblem(field=field_name(problem["loc"]), message=problem["msg"])
-            for problem in error.errors()
+            FieldProblem(field=name, message=message)
+            for name, message in refused_fields(error).items()
         ]
-        names = ", ".join(dict.fromkeys(problem.field for problem in problems))
+        names = ", ".join(problem.field for problem in problems)
         problem = Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems)
         return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
@@ -254,8 +255,3 @@ def _problem(error: DomainError) -> Problem:
             FieldProblem(field=each.field or "", message=each.message) for each in error.problems
         ]
     return problem
-
-
-def field_name(location: tuple[int | str, ...]) -> str:
-    """The name of a field without the part of the request (body, query, ...) that held it."""
-    return ".".join(str(part) for part in location[1:]) or str(location[0])

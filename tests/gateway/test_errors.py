@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from domain import errors as domain_errors
 from domain.application import EcoLink
 from domain.errors import DomainError
 from gateway.errors import STATUSES
+from gateway.field_names import refused_fields
 from gateway.requests import JSON_BYTES
+from gateway.v1.job_form import CreateJob
 from tests.gateway.conftest import World
 
 
@@ -48,6 +52,29 @@ def test_all_problems_of_a_form_come_at_once(client: TestClient, world: World) -
         "hyperparameters.dropout",
     }
     assert all(problem["message"] for problem in error["fields"])
+
+
+@pytest.mark.parametrize(
+    ("value", "ought"),
+    [
+        (0, "Input should be 'auto' or greater than or equal to 1"),
+        (2.5, "Input should be 'auto' or a valid integer"),
+    ],
+)
+def test_a_field_that_may_be_one_of_several_things_has_one_problem(
+    value: float, ought: str
+) -> None:
+    body = {
+        "model": "tiny",
+        "training_file": "file-x",
+        "hyperparameters": {"batch_size": value},
+        "seed": "x",
+    }
+    with pytest.raises(ValidationError) as refused:
+        CreateJob.model_validate(body)
+    problems = [{**each, "loc": ("body", *each["loc"])} for each in refused.value.errors()]
+    told = refused_fields(RequestValidationError(problems, body=body))
+    assert told == {"hyperparameters.batch_size": ought, "seed": "Input should be a valid integer"}
 
 
 def test_what_the_framework_refuses_has_the_same_shape(client: TestClient) -> None:

@@ -181,6 +181,8 @@ def test_content_may_be_parts_and_roles_have_newer_names(chat: OpenAI) -> None:
         ),
         ({"messages": [{"role": "nobody", "content": "Hello!"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "the fox " * 200}]}, "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"stop": ""}, "stop"),
         ({"temperature": 3}, "temperature"),
         ({"n": 100}, "n"),
         ({"max_tokens": 0}, "max_tokens"),

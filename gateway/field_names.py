@@ -1,0 +1,48 @@
+"""The fields of a request that its form refuses, under the names that they were sent by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+
+Location = Sequence[int | str]
+
+OUGHT = "Input should be "
+"""How pydantic begins most of its sentences."""
+
+
+def refused_fields(error: RequestValidationError) -> dict[str, str]:
+    """What each refused field ought to be; several things if it may be one of several."""
+    told: dict[str, list[str]] = {}
+    for problem in error.errors():
+        name = field_name(_sent(problem["loc"], error.body))
+        told.setdefault(name, []).append(problem["msg"])
+    return {name: _either(messages) for name, messages in told.items()}
+
+
+def field_name(location: Location) -> str:
+    """The name of a field without the part of the request (body, query, ...) that held it."""
+    return ".".join(str(part) for part in location[1:]) or str(location[0])
+
+
+def _sent(location: Location, body: Any) -> Location:
+    """A location without what pydantic calls the branches of a union, which nobody sent."""
+    if location[0] != "body" or not isinstance(body, dict | list):
+        return location
+    sent, there = [location[0]], body
+    for part in location[1:]:
+        if isinstance(there, dict):
+            there = there.get(part)
+        elif isinstance(there, list) and isinstance(part, int):
+            there = there[part] if part < len(there) else None
+        else:
+            continue
+        sent.append(part)
+    return sent
+
+
+def _either(messages: Sequence[str]) -> str:
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(each.removeprefix(OUGHT) for each in others)])
