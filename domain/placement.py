@@ -27,13 +27,12 @@ def cheapest(
     if it pays for none, it is the cheapest of all. Raises the DomainError that stands against the
     job if it fits nowhere.
     """
-    places = [
+    chosen = [
         load
         for load in loads
-        if load.capacity >= choices.gpu_count
-        and region in (None, load.region)
-        and gpu_type in (None, load.gpu_type)
+        if load.capacity and region in (None, load.region) and gpu_type in (None, load.gpu_type)
     ]
+    places = [load for load in chosen if load.capacity >= choices.gpu_count]
     found: list[tuple[tuple[bool, bool, int, int, str, str], Choices]] = []
     problems: list[DomainError] = []
     for load in places:
@@ -51,8 +50,16 @@ def cheapest(
         return min(found, key=lambda each: each[0])[1]
     if problems:
         raise problems[0]
-    wanted = f"{choices.gpu_count} of {gpu_type or 'any GPU type'} in {region or 'any region'}"
-    raise Invalid(
-        f"there are no {wanted}; GET /api/catalog lists what there is",
+    raise _nowhere(chosen, region, gpu_type)
+
+
+def _nowhere(chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | None) -> Invalid:
+    """Why no place is large enough: there is none of that kind, or none with so many GPUs."""
+    wanted = f"{gpu_type or 'any GPU type'} in {region or 'any region'}"
+    if chosen:
+        most = max(load.capacity for load in chosen)
+        return Invalid(f"a job may use 1 to {most} of {wanted}", field="gpu_count")
+    return Invalid(
+        f"there is no {wanted}; GET /api/catalog lists what there is",
         field="gpu_type" if region is None or gpu_type is not None else "region",
     )

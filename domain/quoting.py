@@ -112,8 +112,7 @@ class Quoting:
             )
         if base_model is not None:
             _attempt(problems, lambda: self._served_base(base_model))
-        if region is not None and gpu_type is not None:
-            self._check_gpus(problems, region, gpu_type, gpu_count)
+        self._check_gpus(problems, region, gpu_type, gpu_count)
         return problems
 
     def quote(
@@ -269,15 +268,22 @@ class Quoting:
         return base
 
     def _check_gpus(
-        self, problems: list[DomainError], region: str, gpu_type: str, gpu_count: int | None
+        self,
+        problems: list[DomainError],
+        region: str | None,
+        gpu_type: str | None,
+        gpu_count: int | None,
     ) -> None:
-        """The GPUs exist, and the region has enough of them at all."""
+        """The GPUs exist, and the region has enough of them at all; None was not chosen."""
         catalog = self._catalog
-        kind = _attempt(problems, lambda: catalog.gpu_type(gpu_type))
-        place = _attempt(problems, lambda: catalog.region(region))
+        kind = place = None
+        if gpu_type is not None:
+            kind = _attempt(problems, lambda: catalog.gpu_type(gpu_type))
+        if region is not None:
+            place = _attempt(problems, lambda: catalog.region(region))
         if kind is None or place is None or gpu_count is None:
             return
-        capacity = self._capacity(region, gpu_type)
+        capacity = self._capacity(place.name, kind.name)
         if capacity == 0:
             problems.append(
                 Invalid(

@@ -174,7 +174,8 @@ def quote(answer: Answer) -> RenderableType:
         Text("\nEstimate", style="bold"),
         _phases(priced),
         Text(
-            f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens, at "
+            f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens, on "
+            f"{answer['gpu_type']} in {answer['region']} at "
             f"{priced['rate_per_hour']['text']} an hour; "
             + (
                 f"calibrated from {priced['calibrated_from']} finished jobs"

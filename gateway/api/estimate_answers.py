@@ -147,6 +147,8 @@ class CapacityGate(Answer):
 class QuoteAnswer(Answer):
     """All that the wizard shows before a job is approved."""
 
+    region: str
+    gpu_type: str
     fit: FitAnswer
     estimate: EstimateAnswer
     balance: BalanceImpact

@@ -20,6 +20,7 @@ from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import WAIT_SECONDS
+from gateway.placing import placed
 
 RECOMMENDED_EXAMPLES = 1000
 
@@ -45,14 +46,19 @@ def price_job(
     patience_seconds: float = WAIT_SECONDS,
 ) -> QuoteAnswer:
     """The same, which waits only so long for the free GPUs to be those of the log as it is now."""
-    quote = backend.quoting.quote(caller.account_id, wanted.choices)
-    suitable = {wanted.gpu_type, *quote.alternatives}
     loads = loads_now(backend, patience_seconds=patience_seconds)
+    choices = placed(
+        backend, caller.account_id, wanted.choices, wanted.region, wanted.gpu_type, loads
+    )
+    quote = backend.quoting.quote(caller.account_id, choices)
+    suitable = {choices.gpu_type, *quote.alternatives}
     loads = [load for load in loads if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
     impact = BalanceImpact.of(balance, quote.estimate)
-    capacity = CapacityGate.of(loads, wanted.region, wanted.gpu_type, wanted.gpu_count)
+    capacity = CapacityGate.of(loads, choices.region, choices.gpu_type, choices.gpu_count)
     return QuoteAnswer(
+        region=choices.region,
+        gpu_type=choices.gpu_type,
         fit=FitAnswer.of(quote.fit),
         estimate=EstimateAnswer.of(quote.estimate),
         balance=impact,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,13 +15,18 @@ from starlette.concurrency import run_in_threadpool
 
 from domain.hyperparameters import Hyperparameters
 from domain.quoting import Choices
+from domain.training_plan import Order
 from gateway.backend import Backend
 
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class EstimateRequest(BaseModel):
-    """What a user chooses in the wizard; what is left out has the wizard's default."""
+    """What a user chooses in the wizard; hyperparameters left out have the wizard's defaults.
+
+    A region or GPU type that is left out is the one where the job costs least, of those that are
+    free, or with a queue if the balance does not pay for the free ones.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -42,19 +48,24 @@ class EstimateRequest(BaseModel):
         "out.",
     )
     base_model: str = Field(min_length=1, max_length=200)
-    region: str = Field(default="local", max_length=100)
-    gpu_type: str = Field(default="cpu", max_length=100)
+    region: str | None = Field(default=None, max_length=100)
+    gpu_type: str | None = Field(default=None, max_length=100)
     gpu_count: int = Field(default=1, ge=1, le=64, strict=True)
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @property
+    def leaves_gpus_open(self) -> bool:
+        """Whether region and GPU type have yet to be chosen."""
+        return self.region is None or self.gpu_type is None
+
+    @property
     def choices(self) -> Choices:
-        """The form as the use cases take it."""
+        """The form as the use cases take it, with no name for GPUs that are left open."""
         return Choices(
             self.dataset,
             self.base_model,
-            self.region,
-            self.gpu_type,
+            self.region or "",
+            self.gpu_type or "",
             self.gpu_count,
             self.hyperparameters,
             self.validation_dataset,
@@ -76,6 +87,16 @@ class JobRequest(EstimateRequest):
         strict=True,
         description="Stand in the queue, free of charge, if no GPU is free.",
     )
+
+    @property
+    def order(self) -> Order:
+        """What the job is asked for beside what has a price.
+
+        GPUs that are left open may be others when the request is repeated: its hash tells it then.
+        """
+        asked = self.model_dump_json(exclude={"wait"}).encode()
+        request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
+        return Order(self.suffix, self.deploy, request_sha256)
 
 
 class JobFormRoute(APIRoute):

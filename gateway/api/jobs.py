@@ -16,7 +16,6 @@ from domain.errors import DomainError
 from domain.identity import created_id
 from domain.job import Job
 from domain.lifecycle import JobStatus
-from domain.training_plan import Order
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Listed, Money, job_name
 from gateway.api.job_answers import (
@@ -37,6 +36,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
 from gateway.pages import MOST_POSITION, After, Limit, Page
+from gateway.placing import placed
 from infrastructure.measurements import (
     evaluations_of,
     last_evaluations_of,
@@ -76,16 +76,20 @@ def approve_job(
     expected wait and what is free elsewhere, unless `wait` is set.
     """
     command_key = idempotency_key or str(uuid4())
+    choices = wanted.choices
     if backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None:
         response.status_code = 200
+    elif wanted.leaves_gpus_open:
+        loads = loads_now(backend)
+        choices = placed(backend, caller.account_id, choices, wanted.region, wanted.gpu_type, loads)
     with because(caller.cause(backend)):
         job = backend.launching.approve(
             caller.account_id,
             command_key,
-            wanted.choices,
+            choices,
             wait=wanted.wait,
             loads=partial(loads_now, backend),
-            order=Order(wanted.suffix, wanted.deploy),
+            order=wanted.order,
         )
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:

@@ -47,8 +47,14 @@ def launch(
         str | None,
         typer.Option(help="Id of another dataset to evaluate on; else a part is held out."),
     ] = None,
-    region: Annotated[str, typer.Option(help="Where the GPUs stand.")] = "local",
-    gpu_type: Annotated[str, typer.Option(help="One of `ecolink jobs gpus`.")] = "cpu",
+    region: Annotated[
+        str | None,
+        typer.Option(help="Where the GPUs stand.  \\[default: where the job costs least]"),
+    ] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(help="One of `ecolink jobs gpus`.  \\[default: the one it costs least on]"),
+    ] = None,
     gpu_count: Annotated[int, typer.Option(help="More are faster and cost more an hour.")] = 1,
     epochs: Annotated[int | None, _tuning("epochs")] = None,
     learning_rate: Annotated[float | None, _tuning("learning_rate")] = None,

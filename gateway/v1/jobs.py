@@ -11,10 +11,8 @@ from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from domain.account import Account
 from domain.aggregate import because
 from domain.job import Job
-from domain.placement import cheapest
 from domain.quoting import Choices
 from domain.training_plan import Order
 from gateway.access import Caller, CallerOf
@@ -23,6 +21,7 @@ from gateway.api.jobs import own_job
 from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.freshness import caught_up
+from gateway.placing import placed
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.v1.job_form import CreateJob, ResumeJob
 from gateway.v1.job_objects import JobObject, job_objects
@@ -76,7 +75,13 @@ async def create_job(
             raise ClientDisconnect  # nobody would know of the job, and its owner would pay for it
         order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
         choices = Choices(
-            training, wanted.model, "", "", wanted.gpu_count, hyperparameters, validation
+            training,
+            wanted.model,
+            wanted.region or "",
+            wanted.gpu_type or "",
+            wanted.gpu_count,
+            hyperparameters,
+            validation,
         )
         known = await run_in_threadpool(_approve, backend, caller, key, wanted, choices, order)
     return await run_in_threadpool(_answer_new, backend, caller, known, wanted.metadata)
@@ -86,19 +91,10 @@ def _approve(
     backend: Backend, caller: Caller, key: str, wanted: CreateJob, choices: Choices, order: Order
 ) -> Job:
     loads = loads_now(backend)
-    balance_micros = backend.log.load(Account, caller.account_id).balance_micros
-    placed = cheapest(
-        backend.quoting,
-        caller.account_id,
-        balance_micros,
-        choices,
-        loads,
-        wanted.region,
-        wanted.gpu_type,
-    )
+    there = placed(backend, caller.account_id, choices, wanted.region, wanted.gpu_type, loads)
     with because(caller.cause(backend)):
         return backend.launching.approve(
-            caller.account_id, key, placed, wait=True, loads=lambda: loads, order=order
+            caller.account_id, key, there, wait=True, loads=lambda: loads, order=order
         )
 
 

@@ -20,7 +20,7 @@ from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200
 CHEAP_REGION, CHEAP_TYPE = "local", "cpu"
-"""The API's defaults, if they are there."""
+"""What a form begins with, if it is there."""
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ class Quotes:
         return SimpleNamespace(estimate=estimate)
 
 
-def placed(balance_micros: int, gpu_type: str | None = None) -> str:
+def placed(balance_micros: int, gpu_type: str | None = None, gpu_count: int = 1) -> str:
     quoting: Any = Quotes()
-    choices = Choices(uuid4(), "tiny", "", "", 1, Hyperparameters())
+    choices = Choices(uuid4(), "tiny", "", "", gpu_count, Hyperparameters())
     account = uuid4()
     return cheapest(
         quoting, account, balance_micros, choices, SLOW_IS_TAKEN, None, gpu_type
@@ -53,5 +53,8 @@ def test_what_costs_least_is_missing_when_nothing_can_be_paid() -> None:
 
 def test_what_was_chosen_stays() -> None:
     assert placed(balance_micros=0, gpu_type="fast") == "fast"
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid, match="there is no none in any region"):
         placed(balance_micros=0, gpu_type="none")
+    with pytest.raises(Invalid, match="1 to 1 of any GPU type in any region") as refused:
+        placed(balance_micros=0, gpu_count=2)
+    assert refused.value.field == "gpu_count"

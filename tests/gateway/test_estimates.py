@@ -136,7 +136,8 @@ def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World)
     world.open_pool("cpu-small", 1)
     world.open_pool("l4", 1)
     world.occupy(2)
-    form = body | {"hyperparameters": {"target_modules": ["q_proj"]}}
+    here = {"region": "local", "gpu_type": "cpu"}
+    form = body | here | {"hyperparameters": {"target_modules": ["q_proj"]}}
     shown = client.post("/api/estimates", json=form, headers=person.headers).json()["capacity"]
     assert {place["gpu_type"] for place in shown["elsewhere"]} == {"cpu-small", "l4"}
     two = client.post("/api/jobs", json=form | {"gpu_count": 2}, headers=person.headers)

@@ -52,7 +52,10 @@ def test_a_job_is_not_denied_while_the_projector_is_down(
 ) -> None:
     monkeypatch.setattr(freshness, "WAIT_SECONDS", 0.05)
     person, body = ready(world)
-    job = late_client.post("/api/jobs", json=body, headers=person.headers)
+    anywhere = late_client.post("/api/jobs", json=body, headers=person.headers)
+    assert (anywhere.status_code, anywhere.json()["error"]["code"]) == (503, "not_yet_visible")
+    here = body | {"region": "local", "gpu_type": "cpu"}
+    job = late_client.post("/api/jobs", json=here, headers=person.headers)
     assert job.status_code == 201
     path = f"/api/jobs/{job.json()['id']}"
     behind = late_client.get(path, headers=person.headers)
@@ -75,6 +78,27 @@ def test_the_same_key_makes_one_job(client: TestClient, world: World) -> None:
 
     without = [client.post("/api/jobs", json=body, headers=person.headers) for _ in range(2)]
     assert len({answer.json()["id"] for answer in (first, *without)}) == 3
+
+
+def test_gpus_that_are_left_open_are_where_the_job_costs_least(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world, dollars=1000)
+    headers = person.headers | {"idempotency-key": "once"}
+
+    def place() -> tuple[str, str]:
+        quote = client.post("/api/estimates", json=body, headers=headers).json()
+        return quote["region"], quote["gpu_type"]
+
+    assert place() == ("local", "cpu")
+    first = client.post("/api/jobs", json=body, headers=headers).json()
+    world.open_pool("h100", 4)
+    world.occupy(2)
+    assert place() == ("local", "h100")
+    again = client.post("/api/jobs", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first["id"])
+    other = client.post("/api/jobs", json=body, headers=person.headers).json()
+    assert (first["gpu_type"], other["gpu_type"]) == ("cpu", "h100")
 
 
 def test_the_same_key_at_once_makes_one_job(client: TestClient, world: World) -> None:

@@ -132,6 +132,7 @@ def test_an_address_alone_changes_no_draft(wizard: Wizard) -> None:
 def test_a_job_is_duplicated_with_all_that_it_had(wizard: Wizard, settings: Settings) -> None:
     tuned = {"epochs": 2, "learning_rate": 5e-5, "lora_r": 8, "lora_alpha": 8, "eval_steps": 7}
     body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL, "suffix": "mine"}
+    body |= {"region": "local", "gpu_type": "cpu"}
     made = wizard.browser.client.post(
         "/api/jobs", json=body | {"hyperparameters": tuned}, headers=wizard.browser.htmx
     ).json()
