@@ -236,7 +236,7 @@ def _gates(answer: Answer) -> list[Text]:
         left += f"; top up {balance['missing']['text']} first"
     return [
         _gate("balance", not missing, left),
-        _gate("capacity", capacity["wait_seconds"] == 0, _capacity(capacity)),
+        _gate("capacity", capacity["is_open"], _capacity(capacity)),
         Text("ready to approve", style="green")
         if answer["approvable"]
         else Text("not to be approved now", style="red"),
@@ -249,16 +249,19 @@ def _gate(name: str, is_open: bool, why: str) -> Text:
 
 
 def _capacity(capacity: Answer) -> str:
-    wait = capacity["wait_seconds"]
-    if wait == 0:
-        return f"{capacity['free']} free"
+    free, needed, wait = capacity["free"], capacity["needed"], capacity["wait_seconds"]
+    if free >= needed:
+        return f"{free} free"
     expected = "the wait is unknown" if wait is None else f"the wait is about {spoken(wait)}"
     places = ", ".join(
         f"{place['free']} of {place['gpu_type']} in {place['region']}"
         for place in capacity["elsewhere"]
     )
     elsewhere = f"; free now: {places}" if places else ""
-    return f"no GPU is free; {expected}, `--wait` stands in the queue, free of charge{elsewhere}"
+    queue = (
+        f"{'the job' if capacity['is_open'] else '`--wait`'} stands in the queue, free of charge"
+    )
+    return f"{free} free, the job needs {needed}; {expected}, {queue}{elsewhere}"
 
 
 def log(answer: Answer) -> RenderableType:

@@ -11,6 +11,7 @@ from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.memory import GIB, Fit
 from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
+from domain.quoting import Choices
 from gateway.answers import Answer, Money
 
 
@@ -122,19 +123,23 @@ class Place(Answer):
 class CapacityGate(Answer):
     """The capacity gate: what is free here, the wait, and what is free elsewhere."""
 
+    is_open: bool = Field(description="Whether enough are free, or the job is to `wait` for them.")
     free: int
+    needed: int
     wait_seconds: int | None = Field(description="Expected; 0: none, null: unknown.")
     elsewhere: list[Place]
 
     @classmethod
-    def of(cls, loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int) -> CapacityGate:
-        """The gate of some GPUs."""
-        here = next(
-            (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
-        )
+    def of(cls, loads: Sequence[PoolLoad], choices: Choices, waits: bool) -> CapacityGate:
+        """The gate before a job's GPUs."""
+        place, count = (choices.region, choices.gpu_type), choices.gpu_count
+        here = next((each for each in loads if (each.region, each.gpu_type) == place), None)
+        free = 0 if here is None else here.free
         wait = None if here is None else here.wait_seconds(count)
         return cls(
-            free=0 if here is None else here.free,
+            is_open=waits or free >= count,
+            free=free,
+            needed=count,
             wait_seconds=None if wait is None else round(wait),
             elsewhere=[
                 Place(region=each.region, gpu_type=each.gpu_type, free=each.free)

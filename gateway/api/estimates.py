@@ -15,7 +15,7 @@ from gateway.api.estimate_answers import (
     FitAnswer,
     QuoteAnswer,
 )
-from gateway.api.job_form import EstimateRequest, JobFormRoute
+from gateway.api.job_form import JobFormRoute, JobRequest
 from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
@@ -29,9 +29,9 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], route_class=JobFormRoute)
 
 @router.post("", responses=refusals(404, 409))
 def estimate_job(
-    wanted: Annotated[EstimateRequest, Body()], caller: CallerOf, backend: BackendOf
+    wanted: Annotated[JobRequest, Body()], caller: CallerOf, backend: BackendOf
 ) -> QuoteAnswer:
-    """Price a job without approving it; nothing is stored.
+    """Price the form of a job without approving it; nothing is stored.
 
     The gates are those of the approval, with the GPUs that are free by the log as it is now.
     """
@@ -39,7 +39,7 @@ def estimate_job(
 
 
 def price_job(
-    wanted: EstimateRequest,
+    wanted: JobRequest,
     caller: Caller,
     backend: Backend,
     *,
@@ -55,7 +55,7 @@ def price_job(
     loads = [load for load in loads if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
     impact = BalanceImpact.of(balance, quote.estimate)
-    capacity = CapacityGate.of(loads, choices.region, choices.gpu_type, choices.gpu_count)
+    capacity = CapacityGate.of(loads, choices, wanted.wait)
     return QuoteAnswer(
         region=choices.region,
         gpu_type=choices.gpu_type,
@@ -63,7 +63,7 @@ def price_job(
         estimate=EstimateAnswer.of(quote.estimate),
         balance=impact,
         capacity=capacity,
-        approvable=impact.missing.micros == 0 and capacity.free >= wanted.gpu_count,
+        approvable=impact.missing.micros == 0 and capacity.is_open,
         effective_batch=wanted.hyperparameters.examples_per_step(wanted.gpu_count),
         truncated_examples=quote.truncated,
         warnings=warnings_of(quote.examples),

@@ -21,7 +21,7 @@ from gateway.backend import Backend
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class EstimateRequest(BaseModel):
+class JobRequest(BaseModel):
     """What a user chooses in the wizard; hyperparameters left out have the wizard's defaults.
 
     A region or GPU type that is left out is the one where the job costs least, of those that are
@@ -52,6 +52,17 @@ class EstimateRequest(BaseModel):
     gpu_type: str | None = Field(default=None, max_length=100)
     gpu_count: int = Field(default=1, ge=1, le=64, strict=True)
     hyperparameters: Hyperparameters = Hyperparameters()
+    suffix: ModelSuffix | None = Field(
+        default=None, description="A part of the model's name.", examples=["support"]
+    )
+    deploy: bool = Field(
+        default=False, strict=True, description="Deploy the model as soon as it is registered."
+    )
+    wait: bool = Field(
+        default=False,
+        strict=True,
+        description="Stand in the queue, free of charge, if no GPU is free.",
+    )
 
     @property
     def leaves_gpus_open(self) -> bool:
@@ -70,23 +81,6 @@ class EstimateRequest(BaseModel):
             self.hyperparameters,
             self.validation_dataset,
         )
-
-
-class JobRequest(EstimateRequest):
-    """The form, approved."""
-
-    suffix: ModelSuffix | None = Field(
-        default=None, description="A part of the model's name.", examples=["support"]
-    )
-    deploy: bool = Field(
-        default=False, strict=True, description="Deploy the model as soon as it is registered."
-    )
-
-    wait: bool = Field(
-        default=False,
-        strict=True,
-        description="Stand in the queue, free of charge, if no GPU is free.",
-    )
 
     @property
     def order(self) -> Order:
@@ -129,7 +123,7 @@ def _further_problems(request: Request, refused: RequestValidationError) -> list
     wrong = {str(problem["loc"][1]) for problem in refused.errors() if len(problem["loc"]) > 1}
 
     def readable(name: str) -> Any:
-        field = EstimateRequest.model_fields[name]
+        field = JobRequest.model_fields[name]
         return None if name in wrong else form.get(name, field.get_default())
 
     def identified(name: str) -> UUID | None:

@@ -97,15 +97,14 @@ def launch(
     """Approve a job, if the balance covers its upper bound and a GPU is free."""
     if dry_run and watch:
         raise typer.BadParameter("--dry-run launches nothing that --watch could follow")
-    body = _form(ctx.params)
+    body = _form(ctx.params) | {"suffix": suffix, "deploy": deploy, "wait": wait}
     with client_of(ctx) as client:
         if dry_run:
             quote = client.post("/estimates", body)
             show(quote, as_json, job_tables.quote)
             raise typer.Exit(ExitCode.DONE if quote["approvable"] else ExitCode.GATED)
         key = idempotency_key or str(uuid4())
-        approval = body | {"suffix": suffix, "deploy": deploy, "wait": wait}
-        job = _approved(client, approval, key)
+        job = _approved(client, body, key)
         if not watch:
             show(job, as_json, job_tables.job)
             return

@@ -32,7 +32,13 @@ def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, world: W
     balance = quote["balance"]
     assert balance["left"]["micros"] == 10_000_000 - priced["high"]["micros"]
     assert balance["missing"]["micros"] == 0
-    assert quote["capacity"] == {"free": 2, "wait_seconds": 0, "elsewhere": []}
+    assert quote["capacity"] == {
+        "is_open": True,
+        "free": 2,
+        "needed": 1,
+        "wait_seconds": 0,
+        "elsewhere": [],
+    }
     assert quote["approvable"]
     assert "1,000" in quote["warnings"][0]
     assert not [each for each in world.topics() if each.startswith("Job")]
@@ -49,6 +55,10 @@ def test_gpus_that_the_read_model_does_not_know_yet_are_waited_for(
     quote = late_client.post("/api/estimates", json=body, headers=person.headers).json()
     behind.join()
     assert (quote["capacity"]["free"], quote["approvable"]) == (0, False)
+    waiting = late_client.post(
+        "/api/estimates", json=body | {"wait": True}, headers=person.headers
+    ).json()
+    assert (waiting["capacity"]["is_open"], waiting["approvable"]) == (True, True)
 
 
 def test_two_gpus_cost_twice_the_rate(client: TestClient, world: World) -> None:

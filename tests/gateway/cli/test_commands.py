@@ -84,8 +84,15 @@ def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) ->
     assert f"closed balance: $0.00 now, -{missing['text']} if it costs the most" in drawn
     world.credit(person, missing["micros"])
     assert "ready to approve" in me.run(*dry_run)
-    world.occupy(2)
-    assert "closed capacity: no GPU is free; the wait is about" in me.run(*dry_run, code=5)
+    world.occupy(1)
+    two = me.run(*dry_run, "--gpu-count", "2", code=5)
+    assert "closed capacity: 1 free, the job needs 2; the wait is about" in two
+    assert "`--wait` stands in the queue" in two
+    world.occupy(1)
+    assert "closed capacity: 0 free, the job needs 1" in me.run(*dry_run, code=5)
+    waits = me.run(*dry_run, "--wait")
+    assert "open   capacity: 0 free, the job needs 1" in waits
+    assert "--suffix" in me.refused(*dry_run, "--suffix", "a b", code=2)
     assert me.read("jobs", "list")["data"] == []
 
 
