@@ -48,7 +48,7 @@ def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, coun
         f"{region} has {here.free} of {gpu_type} free, the job needs {count}; "
         f"the wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
         + (f"Free now: {places}. " if places else "Nothing else is free now. ")
-        + "Send wait=true to stand in the queue, free of charge.",
+        + "With `wait` it stands in the queue, free of charge.",
         field="gpu_type",
         figures={
             "free": here.free,

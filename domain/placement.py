@@ -60,6 +60,6 @@ def _nowhere(chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | Non
         most = max(load.capacity for load in chosen)
         return Invalid(f"a job may use 1 to {most} of {wanted}", field="gpu_count")
     return Invalid(
-        f"there is no {wanted}; GET /api/catalog lists what there is",
+        f"there is no {wanted}; the catalog has what there is",
         field="gpu_type" if region is None or gpu_type is not None else "region",
     )

@@ -254,7 +254,7 @@ class Quoting:
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
-                f"{name} {reason}; GET /api/models lists the bases whose deployment is active",
+                f"{name} {reason}; choose a base whose deployment is active",
                 field="base_model",
             )
         return base
@@ -262,7 +262,10 @@ class Quoting:
     def _base(self, name: str) -> BaseModel:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None:
-            raise Invalid(f"no base model {name!r}; GET /api/models lists them", field="base_model")
+            raise Invalid(
+                f"no base model {name!r}; the list of models has those that there are",
+                field="base_model",
+            )
         if not self._catalog.is_eligible(name):
             raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
         return base
@@ -287,7 +290,7 @@ class Quoting:
         if capacity == 0:
             problems.append(
                 Invalid(
-                    f"{region} has no {gpu_type}; GET /api/catalog lists what it has",
+                    f"{region} has no {gpu_type}; the catalog has what there is",
                     field="gpu_type",
                 )
             )

@@ -136,7 +136,7 @@ def test_a_base_without_an_active_deployment_is_not_trained(
         error = answer.json()["error"]
         assert (answer.status_code, error["field"]) == (409, "base_model")
         assert "is not deployed" in error["message"]
-        assert "GET /api/models lists the bases" in error["message"]
+        assert "choose a base whose deployment is active" in error["message"]
     world.deploy_base()
     assert client.post("/api/estimates", json=body, headers=person.headers).status_code == 200
 
