@@ -38,7 +38,7 @@ async def ready(
     while (why := await run_in_threadpool(look)) is not None:
         if time.monotonic() >= deadline:
             name = file_name(dataset_id)
-            raise FileNotReady(f"{name} {why}; try again in a moment", field=field)
+            raise FileNotReady(f"{name} {why}; try again in a few minutes", field=field)
         await asyncio.sleep(pause)
         pause = min(SLOWEST_POLL_SECONDS, 1.5 * pause)
 

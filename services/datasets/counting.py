@@ -16,6 +16,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.clock import Clock
 from infrastructure.lines import lines_of
+from infrastructure.postponed import Postponed
 from infrastructure.store import Connection
 from infrastructure.template_rendering import ChatRefused
 from projections.datasets import uncounted
@@ -41,22 +42,23 @@ class Counting:
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
-        self._uncountable: set[Pair] = set()
+        self._postponed = Postponed[Pair]()
         self._logger = logging.getLogger("counting")
 
     def count_missing(self) -> None:
         """Count every pair of dataset and base that has no count.
 
-        A refusal by a chat template is recorded; a pair that fails otherwise is left out until the
-        service starts again.
+        A refusal by a chat template is recorded; a pair that fails otherwise is tried again later,
+        as a store that is away comes back, and a base that is damaged may be mended.
         """
+        waiting = self._postponed.waiting(self._clock.now())
         with self._pool.connection() as connection:
-            rows = uncounted(connection, limit=LOOK_AT + len(self._uncountable))
+            rows = uncounted(connection, limit=LOOK_AT + len(waiting))
         for row in rows:
             dataset = self._log.load(Dataset, row["dataset_id"])
             base = (row["base_model"], row["manifest_sha256"])
             known = dataset.is_counted(*base) or dataset.why_uncountable(*base) is not None
-            if not known and (dataset.id, *base) not in self._uncountable:
+            if not known and (dataset.id, *base) not in waiting:
                 self._count(dataset, row)
 
     def _count(self, dataset: Dataset, row: dict[str, Any]) -> None:
@@ -69,9 +71,12 @@ class Counting:
             example = refusal.example  # the name of the exception ends with its block
             self._record(row, lambda dataset: dataset.refuse_tokens(*base, example))
         except Exception:
-            self._uncountable.add((dataset.id, *base))
-            self._logger.exception("dataset %s cannot be counted with %s", dataset.id, base[0])
+            pause = self._postponed.put_off((dataset.id, *base), self._clock.now())
+            self._logger.exception(
+                "dataset %s cannot be counted with %s now; again in %s", dataset.id, base[0], pause
+            )
         else:
+            self._postponed.settled((dataset.id, *base))
             self._record(row, lambda dataset: dataset.record_tokens(*base, lengths))
 
     def _record(self, row: dict[str, Any], say: Callable[[Dataset], None]) -> None:

@@ -16,9 +16,10 @@ from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.job import Job
 from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
+from infrastructure.postponed import Postponed
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
-from services.serving.shortage import MOST_TRIES, Postponed, is_shortage
+from services.serving.shortage import MOST_TRIES, is_shortage
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")
@@ -38,7 +39,7 @@ class Serving:
         self._store = store
         self._attempts = attempts
         self._host = host
-        self._postponed = Postponed()
+        self._postponed = Postponed[UUID]()
         self._one_at_a_time = Lock()  # a replay and what was put off run beside the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
@@ -70,7 +71,7 @@ class Serving:
 
     def try_again(self) -> None:
         """Attach what the machine had no room for, as far as its time has come."""
-        for id in self._postponed.due(self._clock.now()):
+        for id in self._postponed.due(self._clock.now()):  # bases come first
             try:
                 self._settle_alone(id)
             except Exception:  # another is not to wait for it

@@ -16,6 +16,7 @@ from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import progress_of
+from infrastructure.postponed import FIRST_PAUSE
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
@@ -50,10 +51,15 @@ def service(
 
 
 @pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
 def counting(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, tmp_path: Path
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
 ) -> Counting:
-    return Counting(log, FixedClock(), artifacts, pool)
+    return Counting(log, clock, artifacts, pool)
 
 
 def upload(log: EventLog, artifacts: Artifacts, content: bytes) -> UUID:
@@ -235,6 +241,30 @@ def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
     service.catch_up()
     project(log, pool)
     counting.count_missing()
+    counting.count_missing()
+    assert set(dataset(log, dataset_id).counted) == {"tiny"}
+
+
+def test_what_could_not_be_counted_is_tried_again_later(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: OrderedConsumer,
+    counting: Counting,
+    clock: FixedClock,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+) -> None:
+    import_base(log, artifacts, tmp_path / "tiny")
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    project(log, pool)
+    store, away = artifacts.root / "models", tmp_path / "away"
+    store.rename(away)
+    counting.count_missing()
+    away.rename(store)
+    counting.count_missing()
+    assert set(dataset(log, dataset_id).counted) == set(), "its time has not come"
+    clock.time += FIRST_PAUSE
     counting.count_missing()
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 

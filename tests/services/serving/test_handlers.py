@@ -19,13 +19,14 @@ from domain.job import Job
 from domain.training_plan import Order
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.postponed import LONGEST_PAUSE
 from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.attempts import MOST_DEATHS, Attempts
 from services.serving.deployed import REASONS
 from services.serving.handlers import Serving
-from services.serving.shortage import LONGEST_PAUSE, MOST_TRIES
+from services.serving.shortage import MOST_TRIES
 from services.serving.weights import WeightStore
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import FixedClock, command
