@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
 from domain.dataset import Dataset, DatasetStatus
-from domain.errors import WrongState
+from domain.errors import NotFound, WrongState
 from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer
@@ -216,7 +216,10 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState("the dataset is still validating; its report comes at the end")
-    return ValidationReport.model_validate_json(backend.artifacts.get(row["report_ref"]))
+    try:
+        return ValidationReport.model_validate_json(backend.artifacts.get(row["report_ref"]))
+    except FileNotFoundError as error:  # deleted, and the read models do not know yet
+        raise NotFound(f"no dataset {dataset_id}") from error
 
 
 @router.get(

@@ -58,9 +58,12 @@ def file_object(row: Mapping[str, Any], name: str | None, artifacts: Artifacts) 
     )
 
 
-def why_rejected(artifacts: Artifacts, report_ref: str) -> str:
-    """The first errors of a rejected file, with their lines."""
-    report = ValidationReport.model_validate_json(artifacts.get(report_ref))
+def why_rejected(artifacts: Artifacts, report_ref: str) -> str | None:
+    """The first errors of a rejected file, with their lines; None if it was deleted just now."""
+    try:
+        report = ValidationReport.model_validate_json(artifacts.get(report_ref))
+    except FileNotFoundError:
+        return None
     told = [
         f"{'file' if error.line is None else f'line {error.line}'}: {error.message}"
         for error in report.errors[:TOLD_ERRORS]

@@ -117,6 +117,9 @@ def test_a_rejected_file_says_why(client_of: ClientOf, world: World) -> None:
     assert shown.status_details.endswith("and 6 more")
     with pytest.raises(openai.ConflictError):
         client.files.content(file.id)
+    Artifacts(world.settings.artifacts).delete("datasets/y/report.json")
+    (deleted,) = client.files.list().data
+    assert (deleted.status, deleted.status_details) == ("error", None), "it was deleted just now"
 
 
 @pytest.mark.parametrize("first", ["purpose", "file"])
