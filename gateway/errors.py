@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +12,7 @@ from eventsourcing.persistence import InterfaceError, OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from obstore.exceptions import GenericError
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from starlette.exceptions import HTTPException
 
@@ -27,6 +29,8 @@ from domain.errors import (
     WrongState,
 )
 from gateway.field_names import refused_fields
+
+log = logging.getLogger("gateway")
 
 
 class Unauthenticated(DomainError):
@@ -182,7 +186,7 @@ class Errors:
         app.add_exception_handler(DomainError, self._refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
-        for error in STORE_UNREACHABLE:
+        for error in (*STORE_UNREACHABLE, GenericError):
             app.add_exception_handler(error, self._unavailable)
 
     def answer(
@@ -224,8 +228,10 @@ class Errors:
         return self.answer(request, error.status_code, problem, error.headers)
 
     async def _unavailable(self, request: Request, error: Exception) -> Response:
+        what = "artifact store" if isinstance(error, GenericError) else "database"
+        log.warning("the %s cannot be reached: %s", what, error)
         problem = Problem(
-            code="unavailable", message="the database cannot be reached now; try again soon"
+            code="unavailable", message=f"the {what} cannot be reached now; try again soon"
         )
         return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import Mock
 
+import psycopg
 import pytest
 from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
+from obstore.exceptions import GenericError
 from pydantic import ValidationError
 
 from domain import errors as domain_errors
@@ -100,6 +103,20 @@ def test_a_failure_says_its_id_and_nothing_else(
     assert "hunter2" not in answer.text
     assert request_id in answer.json()["error"]["message"]
     assert any(request_id in record.getMessage() for record in caplog.records)
+
+
+def test_a_store_that_is_away_is_said_so(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for away, words in (
+        (psycopg.OperationalError("10.0.0.1"), "database"),
+        (GenericError("10.0.0.1"), "artifact store"),
+    ):
+        monkeypatch.setattr(EcoLink, "authenticate", Mock(side_effect=away))
+        answer = client.get("/api/account", headers={"authorization": "Bearer eco_x"})
+        message = f"the {words} cannot be reached now; try again soon"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (503, message)
+        assert answer.headers["retry-after"]
 
 
 def test_a_body_that_is_read_whole_is_bounded(client: TestClient, world: World) -> None:
