@@ -14,6 +14,22 @@ SEEDS = 2**62
 
 STOPS = 16
 
+IGNORED = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""What no answer depends on."""
+
 # Values that ask for nothing; any other of these fields would silently not be done.
 NOTHING: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
@@ -27,8 +43,8 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "modalities": (None, ["text"]),
-    "audio": (None,),
-    "web_search_options": (None,),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None, "medium"),
 }
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -58,7 +74,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of a request; fields that no answer depends on are ignored."""
+    """The body of a request; fields that are not known are looked at when it is translated."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -76,8 +92,8 @@ class ChatRequest(BaseModel):
 
     def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationAsked:
         """What serving is asked; raises Invalid for what is not done."""
-        for name, nothing in NOTHING.items():
-            if (self.model_extra or {}).get(name) not in nothing:
+        for name, value in (self.model_extra or {}).items():
+            if name not in IGNORED and value not in NOTHING.get(name, (None,)):
                 raise Invalid(f"{name} is not supported; leave it out", field=name)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         limit = self.max_completion_tokens

@@ -79,7 +79,9 @@ def chat(person: Person, client_of: ClientOf) -> OpenAI:
 
 
 def test_a_chat_is_answered(chat: OpenAI) -> None:
-    answer = whole(chat.chat.completions.create(**GREEDY, max_tokens=12))
+    ignored: dict[str, Any] = {"user": "ada", "store": False, "metadata": {"a": "b"}}
+    asks_nothing: dict[str, Any] = {"reasoning_effort": "none", "tools": [], "logit_bias": None}
+    answer = whole(chat.chat.completions.create(**GREEDY, max_tokens=12, **ignored, **asks_nothing))
     (choice,) = answer.choices
     assert (choice.finish_reason, choice.message.role) == ("length", "assistant")
     assert choice.message.content
@@ -187,6 +189,8 @@ def test_content_may_be_parts_and_roles_have_newer_names(chat: OpenAI) -> None:
         ({"n": 100}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"logprobs": True}, "logprobs"),
+        ({"extra_body": {"top_k": 5}}, "top_k"),
+        ({"extra_body": {"max_token": 5}}, "max_token"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ],
