@@ -72,6 +72,19 @@ class Client:
         given = {name: value for name, value in params.items() if value is not None}
         return self._call("GET", path, params=given)
 
+    def whole(self, path: str, place: str, **params: str | int | None) -> dict[str, Any]:
+        """GET all of a list under /api that is numbered by `place`, page by page.
+
+        Raises ClientError.
+        """
+        data: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, **params)
+            data += page["data"]
+            if not page["has_more"]:
+                return page | {"data": data}
+            params["after"] = data[-1][place]
+
     def text(self, path: str, **params: str | int | None) -> str:
         """GET a path under /api that answers plain text, such as CSV; raises ClientError."""
         given = {name: value for name, value in params.items() if value is not None}

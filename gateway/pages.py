@@ -16,8 +16,10 @@ MOST_POSITION = 2**63 - 1
 T = TypeVar("T")
 R = TypeVar("R")
 
-Limit = Annotated[int | None, Query(ge=1, le=10_000, description="At most so many; else all.")]
+LARGEST_PAGE = 10_000
+"""Rows; a long job has a million steps, which no answer is to hold at once."""
 
+Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="At most so many.")]
 
 After = Annotated[int, Query(ge=0, le=MOST_POSITION)]
 """Of a list that is numbered: only what has a higher number."""
@@ -30,12 +32,7 @@ class Page(Answer, Generic[T]):
     has_more: bool = Field(description="Whether there are more after these.")
 
     @classmethod
-    def of(
-        cls, read: Callable[[int | None], Sequence[R]], limit: int | None, show: Callable[[R], T]
-    ) -> Page[T]:
+    def of(cls, read: Callable[[int], Sequence[R]], limit: int, show: Callable[[R], T]) -> Page[T]:
         """The page of at most `limit` rows that `read` reads; with one more it knows of more."""
-        rows = read(None if limit is None else limit + 1)
-        return cls(
-            data=[show(row) for row in rows[:limit]],
-            has_more=limit is not None and len(rows) > limit,
-        )
+        rows = read(limit + 1)
+        return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)

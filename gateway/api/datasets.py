@@ -23,7 +23,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
-from gateway.pages import Limit, Page
+from gateway.pages import LARGEST_PAGE, Limit, Page
 from gateway.uploads import store_upload
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
@@ -184,7 +184,7 @@ def list_datasets(
     caller: CallerOf,
     backend: BackendOf,
     after: Annotated[UUID | None, Query(description="Only those that come after this one.")] = None,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[DatasetAnswer]:
     """The caller's datasets, the newest first."""
     if after is not None:

@@ -20,7 +20,7 @@ from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
-from gateway.pages import Limit, Page
+from gateway.pages import LARGEST_PAGE, Limit, Page
 from projections import DEPLOYMENTS, MODELS
 from projections.deployments import adapters_on, deployment_named, deployments_of
 from projections.models import model_of
@@ -73,7 +73,7 @@ def list_deployments(
     after: Annotated[
         str | None, Query(description="Only those that come after this model.")
     ] = None,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[DeploymentAnswer]:
     """The bases' deployments, which everyone may use, then the caller's own, by name."""
     if after is not None:

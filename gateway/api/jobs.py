@@ -35,7 +35,7 @@ from gateway.availability import loads_now, remaining_seconds, waits_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
-from gateway.pages import MOST_POSITION, After, Limit, Page
+from gateway.pages import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.placing import placed
 from infrastructure.measurements import (
     evaluations_of,
@@ -119,7 +119,7 @@ def list_jobs(
     caller: CallerOf,
     backend: BackendOf,
     after: Annotated[JobId | None, Query(description="Only jobs that come after this one.")] = None,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
     status: Annotated[
         list[JobStatus] | None, Query(description="Only those in one of these.")
     ] = None,
@@ -213,7 +213,7 @@ def show_steps(
     caller: CallerOf,
     backend: BackendOf,
     after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[Step]:
     """The measured optimizer steps, in order; of a step that was taken twice, the last."""
     own_job(backend, caller, job_id)
@@ -231,7 +231,7 @@ def show_evaluations(
     after: Annotated[
         int, Query(ge=-1, le=MOST_POSITION, description="Only of steps with a higher number.")
     ] = -1,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[Evaluation]:
     """The evaluations by step; step 0 is the base alone. Of one that was made twice, the last."""
     own_job(backend, caller, job_id)
@@ -247,7 +247,7 @@ def show_timeline(
     caller: CallerOf,
     backend: BackendOf,
     after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[TimelineEntry]:
     """The events of the job and of its meters, in the order of the log."""
     own_job(backend, caller, job_id)

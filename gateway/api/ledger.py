@@ -16,7 +16,7 @@ from domain.errors import Invalid
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Money
 from gateway.backend import Backend, BackendOf
-from gateway.pages import After, Limit, Page
+from gateway.pages import LARGEST_PAGE, After, Limit, Page
 from projections.billing_ledger import Only, Reason, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import ledger_csv
@@ -78,7 +78,7 @@ def show_ledger(
     backend: BackendOf,
     only: PostingsAsked,
     after: Annotated[After, Query(description="Only postings at a higher position.")] = 0,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Page[Posting]:
     """The postings of the caller's account, in order."""
     with backend.pool.connection() as connection:

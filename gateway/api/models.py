@@ -23,7 +23,7 @@ from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import NotYetVisible, refusals
 from gateway.freshness import caught_up, found
-from gateway.pages import Limit, Page
+from gateway.pages import LARGEST_PAGE, Limit, Page
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import statuses
@@ -118,7 +118,7 @@ def list_models(
     after: Annotated[
         str | None, Query(description="Only the caller's models that come after this one.")
     ] = None,
-    limit: Limit = None,
+    limit: Limit = LARGEST_PAGE,
 ) -> Models:
     """Base models by name; the caller's own, and what stopped jobs had saved, the newest first."""
     if after is not None:

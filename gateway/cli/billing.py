@@ -58,7 +58,7 @@ def ledger(
         if as_csv:
             print(client.text("/ledger.csv"), end="")
         else:
-            show(client.get("/ledger", job=job), as_json, tables.ledger)
+            show(client.whole("/ledger", "position", job=job), as_json, tables.ledger)
 
 
 @billing.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from gateway.cli.exits import ExitCode
@@ -98,7 +99,8 @@ def job_events(client: Client, job_id: str) -> Generator[Answer]:
     """A job's events from the first on, until the job rests. Raises ClientError."""
     after = 0
     for _ in _once_more(job_states(client, job_id)):
-        events = patiently(lambda: client.get(f"/jobs/{job_id}/timeline", after=after))["data"]  # noqa: B023
+        whole = partial(client.whole, f"/jobs/{job_id}/timeline", "position", after=after)
+        events = patiently(whole)["data"]
         yield from events
         after = max([after, *(event["position"] for event in events)])
 

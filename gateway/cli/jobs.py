@@ -96,7 +96,7 @@ def show_events(
                     else:
                         screen().print(job_tables.event(event), soft_wrap=True)
         else:
-            show(client.get(f"/jobs/{job}/timeline"), as_json, job_tables.events)
+            show(client.whole(f"/jobs/{job}/timeline", "position"), as_json, job_tables.events)
 
 
 @jobs.command("evaluations")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
+from functools import partial
 from typing import Any
 
 from rich.live import Live
@@ -42,18 +43,30 @@ def states(client: Client, job_id: str) -> Generator[Job]:
     for job in job_states(client, job_id):
         yield job
     deadline = time.monotonic() + SETTLING_SECONDS
-    while not _settled(client, job) and time.monotonic() < deadline:
+    bill = _Bill(client, job_id)
+    while not bill.is_closed(job) and time.monotonic() < deadline:
         time.sleep(SETTLING_POLL_SECONDS)
         job = patiently(lambda: client.get(f"/jobs/{job_id}"))
     yield job
 
 
-def _settled(client: Client, job: Job) -> bool:
-    """Whether every segment's meter is closed, and the job's cost includes all of it."""
-    timeline = patiently(lambda: client.get(f"/jobs/{job['id']}/timeline"))["data"]
-    closed = [each["fields"] for each in timeline if each["topic"] == "MeterClosed"]
-    billed = sum(fields["billed_seconds"] for fields in closed)
-    return len(closed) == job["segment"] and billed == job["billed_seconds"]
+class _Bill:
+    """What a job's closed meters come to; each look reads only what has happened since."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client = client
+        self._path = f"/jobs/{job_id}/timeline"
+        self._after = 0
+        self._closed: list[int] = []
+
+    def is_closed(self, job: Job) -> bool:
+        """Whether every segment's meter is closed, and the job's cost includes all of it."""
+        whole = partial(self._client.whole, self._path, "position", after=self._after)
+        for event in patiently(whole)["data"]:
+            self._after = event["position"]
+            if event["topic"] == "MeterClosed":
+                self._closed.append(event["fields"]["billed_seconds"])
+        return len(self._closed) == job["segment"] and sum(self._closed) == job["billed_seconds"]
 
 
 class _Lines:
@@ -106,4 +119,4 @@ def _live(client: Client, job_id: str) -> Job:
 
 
 def _steps(client: Client, job_id: str, after: int) -> list[dict[str, Any]]:
-    return patiently(lambda: client.get(f"/jobs/{job_id}/steps", after=after))["data"]
+    return patiently(partial(client.whole, f"/jobs/{job_id}/steps", "step", after=after))["data"]

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from rich.cells import cell_len
 
@@ -67,6 +68,18 @@ def launch(world: World, person: Person, me: CommandLine) -> tuple[str, ...]:
     world.base_model()
     dataset = str(world.dataset(person))
     return ("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)
+
+
+def test_a_long_list_is_read_page_by_page() -> None:
+    def page(request: httpx.Request) -> httpx.Response:
+        first = int(request.url.params.get("after", 0)) + 1
+        data = [{"position": position} for position in (first, first + 1)]
+        return httpx.Response(200, json={"data": data, "has_more": first < 5})
+
+    with Client(Endpoint("http://gateway", "eco_x"), httpx.MockTransport(page)) as client:
+        whole = client.whole("/ledger", "position", job=None)
+    assert [each["position"] for each in whole["data"]] == [1, 2, 3, 4, 5, 6]
+    assert list(whole) == ["data", "has_more"]
 
 
 def act(world: World, name: str, *steps: Callable[[Job], None]) -> None:
