@@ -31,7 +31,7 @@ def validated(conversations: int, seed: int) -> list[int]:
     return sorted(Random(f"{seed}:validation").sample(range(conversations), size))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # caches know it by itself: to hash lengths takes long
 class Plan:
     """Which examples each optimizer step sees, cut into micro batches.
 

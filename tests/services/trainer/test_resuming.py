@@ -354,3 +354,14 @@ def test_a_data_position_is_of_the_data_and_not_of_how_it_is_spread() -> None:
     ]
     assert len({here, *others}) == 5
     assert data_position_sha256(plan, plan.total_steps) != here
+
+
+def test_a_data_position_takes_no_look_at_all_examples_for_each_step() -> None:
+    """It is made while a stop waits; hashed at each step, the lengths would take its grace."""
+
+    class Lengths(tuple[int, ...]):
+        def __hash__(self) -> int:
+            raise AssertionError("all lengths are hashed")
+
+    plan = Plan(Lengths(range(5, 45)), 2, 2, 4, 1)
+    assert data_position_sha256(plan, 3) == data_position_sha256(Plan(plan.lengths, 2, 2, 4, 1), 3)
