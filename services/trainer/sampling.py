@@ -44,14 +44,14 @@ class Sampling:
         renderer: Renderer,
         conversation: dict[str, Any],
         held_out: list[Example],
-        context: int,
         device: torch.device,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokenizer, self._device, self._now = renderer.tokenizer, device, now
         self._messages, text = renderer.prompt(conversation)
         self._prompt: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        self._fits = 0 < len(self._prompt) <= context - NEW_TOKENS
+        # No longer than what is trained on: memory, and the wait of a stop, are reckoned by that.
+        self._fits = 0 < len(self._prompt) <= renderer.max_tokens - NEW_TOKENS
         self._ends = self._end_tokens(held_out)
         self._pause_seconds, self._sampled_at = FIRST_SECONDS, now()
 
@@ -64,14 +64,16 @@ class Sampling:
         """The answer now; the model is left in evaluation mode.
 
         `ends` is asked before each token; if it says yes, there is no sample, nor if the prompt
-        leaves no room for an answer.
+        leaves no room for an answer within the maximum sequence length.
         """
         if not self._fits:
             return None
         began = self._now()
-        answer = self._answer(model, ends)
-        self._sampled_at = self._now()
-        self._pause_seconds = max(FIRST_SECONDS, (self._sampled_at - began) / SHARE)
+        try:
+            answer = self._answer(model, ends)
+        finally:
+            self._sampled_at = self._now()
+            self._pause_seconds = max(FIRST_SECONDS, (self._sampled_at - began) / SHARE)
         if answer is None:
             return None
         text = self._tokenizer.decode(answer, skip_special_tokens=True)

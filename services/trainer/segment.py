@@ -190,7 +190,6 @@ class Segment:
             self.renderer,
             self.dataset.question,
             self.dataset.held_out,
-            self.context,
             self.ranks.device,
         )
         self._describe(self.dataset)
@@ -282,9 +281,16 @@ class Segment:
         self.checkpoints.save(sample, beside=beside)
 
     def _sample(self) -> Sample | None:
-        """The answer to the fixed prompt at this step, unless the segment has to end."""
+        """The answer to the fixed prompt at this step, unless the segment has to end.
+
+        What goes wrong here, a lack of memory above all, is no reason to lose the checkpoint.
+        """
         began = time.monotonic()
-        sample = self.sampling.sample(self.model, lambda: self.lease.outcome is not None)
+        try:
+            sample = self.sampling.sample(self.model, lambda: self.lease.outcome is not None)
+        except Exception as error:  # noqa: BLE001  # whatever it is, training does not need it
+            self.reporter.log(f"the fixed prompt has no answer here: {error!r}", "WARNING")
+            return None
         self.lease.progress()
         if sample is not None:
             seconds = time.monotonic() - began

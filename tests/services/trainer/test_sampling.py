@@ -47,10 +47,10 @@ def model(tiny_model: Path) -> PeftModel:
     return attach_adapter(load_base(tiny_model, torch.float32), Hyperparameters(), "tiny")
 
 
-def sampling(tiny_model: Path, context: int = 256, clock: Clock | None = None) -> Sampling:
-    renderer = Renderer(load_tokenizer(tiny_model), 256)
+def sampling(tiny_model: Path, limit: int = 256, clock: Clock | None = None) -> Sampling:
+    renderer = Renderer(load_tokenizer(tiny_model), limit)
     examples = renderer.render(CHAT)
-    return Sampling(renderer, CHAT, examples, context, CPU, clock or Clock())
+    return Sampling(renderer, CHAT, examples, CPU, clock or Clock())
 
 
 def test_the_answer_is_the_greedy_one_to_the_last_question(
@@ -93,7 +93,7 @@ def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: Pef
 def test_a_prompt_without_room_for_an_answer_and_a_stop_give_no_sample(
     tiny_model: Path, model: PeftModel
 ) -> None:
-    assert sampling(tiny_model, context=NEW_TOKENS + 5).sample(model, lambda: False) is None
+    assert sampling(tiny_model, limit=NEW_TOKENS + 5).sample(model, lambda: False) is None
     assert sampling(tiny_model).sample(model, lambda: True) is None
 
 
@@ -135,3 +135,18 @@ def test_the_last_checkpoint_always_has_its_sample_and_samples_change_nothing(
     assert list(often) == [4, 8, 10]
     assert same == adapter
     assert often[10] == rarely[10]
+
+
+def test_a_prompt_that_cannot_be_answered_costs_neither_the_checkpoint_nor_the_job(
+    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Sampling, "_answer", answer)
+    spec = make_spec({"epochs": 1})
+    notes = run(spec)
+    assert [saved.step for saved in notes.checkpoints] == [5]
+    assert f"{notes.checkpoints[0].ref}/{SAMPLE}" not in artifacts.list(notes.checkpoints[0].ref)
+    assert artifacts.manifest(spec.adapter_prefix).files
+    assert any("the fixed prompt has no answer" in line for line in notes.lines)
