@@ -17,8 +17,8 @@ CUDA_CONTEXT_BYTES = 512 * MIB
 issue 107667), and more of them as it trains."""
 
 LIBRARY_BYTES = 128 * MIB
-"""cuBLAS: 32 MiB of workspace for each handle and stream on Hopper, 8 MiB before it (PyTorch's
-notes on CUBLAS_WORKSPACE_CONFIG), and what attention and reductions take beside it."""
+"""cuBLAS: 32 MiB of workspace for each handle and stream (`:4096:8` in PyTorch's notes on
+CUBLAS_WORKSPACE_CONFIG), and what attention and reductions take beside it."""
 
 BITSANDBYTES_BYTES = 64 * MIB
 """Code books, and the kernels of bitsandbytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.checkpoint import ModeDifference
 from domain.footprint import PAD_MULTIPLE
+from services.trainer.failures import is_out_of_memory
 from services.trainer.ranks import Ranks
 
 NUMERICS = 1
@@ -29,6 +31,7 @@ class ExecutionMode(BaseModel):
     pad_multiple: int = 8  # of a micro batch's length
     attention: str | None = None  # transformers' name of it; None: the base's own choice
     compiled: bool = False  # else eager
+    deterministic: bool = False  # torch's setting, for a GPU: a CPU adds in one order without it
     split: int = 1  # parts that the approved micro batch is cut into
     numerics: int = 0
 
@@ -80,9 +83,40 @@ class ExecutionMode(BaseModel):
         return getattr(torch, self.dtype)
 
     def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
-        """Settings in which this mode is not the saved one, as far as that was recorded."""
-        return tuple(
-            ModeDifference(setting=name, saved=str(before), now=str(now))
+        """Settings in which this mode is not the saved one, as far as that was recorded.
+
+        Where a GPU adds in another order each time, that is one, whatever was recorded.
+        """
+        found = {
+            name: (before, now)
             for name in type(self).model_fields
             if (before := getattr(saved, name)) not in (None, now := getattr(self, name))
+        }
+        if self.device == "cuda" and not self.deterministic:
+            found["deterministic"] = (saved.deterministic, self.deterministic)
+        return tuple(
+            ModeDifference(setting=name, saved=str(before), now=str(now))
+            for name, (before, now) in found.items()
         )
+
+
+def make_deterministic(practise: Callable[[], None]) -> str | None:
+    """Have a GPU's operators add in one order each time; None, or why they cannot.
+
+    `practise` runs a micro batch there and back. Attention's backward pass adds by atomics unless
+    torch refuses what it cannot do in one order: with warnings alone it goes on as before. Source:
+    PyTorch's notes on reproducibility, and cuBLAS's on its workspace, of which this size is one
+    that always gives the same bits.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
+    # Nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.use_deterministic_algorithms(True)
+    try:
+        practise()
+    except RuntimeError as error:
+        if is_out_of_memory(error) or "determinis" not in str(error):
+            raise
+        torch.use_deterministic_algorithms(False)
+        return str(error)
+    return None

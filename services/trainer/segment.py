@@ -177,6 +177,7 @@ class Segment:
             self._ends,
         )
         self._compile_if_long()
+        self._make_deterministic()
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         held_out = HeldOut(
             self.dataset.held_out,
@@ -207,6 +208,17 @@ class Segment:
             compiled, why = False, f"the compiler failed: {failure}"
         self.mode = self.mode.model_copy(update={"compiled": compiled})
         self.reporter.log("layers are compiled" if compiled else f"layers are eager: {why}")
+
+    def _make_deterministic(self) -> None:
+        """A GPU adds in one order if it is told to; a CPU does anyway."""
+        if self.ranks.device.type != "cuda":
+            return
+        failure = self.training.make_deterministic()
+        self.mode = self.mode.model_copy(update={"deterministic": failure is None})
+        if failure is not None:
+            self.reporter.log(
+                f"no two runs of a step have the same last digits on this GPU: {failure}", "WARNING"
+            )
 
     def _data(self) -> tuple[Dataset, str]:
         """What is trained on and what is evaluated on, and what rendering it came to."""

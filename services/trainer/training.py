@@ -19,6 +19,7 @@ from domain.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
 from services.trainer.compiling import Compiled, common
+from services.trainer.execution import make_deterministic
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lora import Dropout
 from services.trainer.plan import Plan
@@ -78,6 +79,10 @@ class Training:
             return repr(error)
         self.compiled, self.compile_seconds = compiled, time.monotonic() - began
         return None
+
+    def make_deterministic(self) -> str | None:
+        """Have a GPU give the same bits for the same step each time; None, or why it cannot."""
+        return make_deterministic(lambda: self._practise(1, 2 * PAD_MULTIPLE))
 
     def _shapes(self) -> Iterator[tuple[int, int]]:
         """(rows, tokens) of the micro batches of the first steps, which stand for all."""
@@ -156,13 +161,13 @@ class Training:
         return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
 
     def _practise(self, rows: int, tokens: int) -> None:
-        """A micro batch for the compiler to look at; nothing that is trained changes."""
+        """A micro batch to see how the machine computes; nothing that is trained changes."""
         before = RandomState.of(self.ranks.device)
         self.model.train()  # as in a step: the compiler tells the modes apart
         # Sizes that nothing else has, for the compiler takes equal ones to be always equal.
         taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
         batch = collate([Example(each, each) for each in taught], self.ranks.device)
-        with self._dropping(batch):
+        with self._dropping(batch), self.ranks.accumulating(self.model, last=False):
             torch.autograd.grad(loss_sum(self.model, batch), self.adapter)
         before.restore(self.ranks.device)
 
