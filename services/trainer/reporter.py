@@ -81,7 +81,8 @@ class Reporter:
             **self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=self._phases.present
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what the training loop changes too
+        self._writing = threading.Lock()  # of the last word, which the disk may take its time for
         self._log_lines = 0
         self._due_at = 0.0
         self._answered = threading.Event()
@@ -189,7 +190,7 @@ class Reporter:
         A checkpoint's thread and the end may both do so: one after the other, the newest last.
         """
         partial = self._last_word.with_suffix(".partial")
-        with self._lock:
+        with self._writing:
             with partial.open("wb") as file:
                 file.write(_payload(self._draft))
                 file.flush()

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.bench.saving import waited_share
-from deploy.bench.trainer_runs import WAITED, Saving
+from deploy.bench.saving import drawn
+from deploy.bench.trainer_runs import SAMPLED, Saved, Saving
 
-RUN = Saving(times=(10.0, 11.0, 12.5, 13.5, 15.0), waits=(0.02, 0.03), save_steps=2)
+RUN = Saving(
+    times=(10.0, 11.0, 12.6, 13.6, 15.3, 16.5, 17.5, 18.5),
+    saves=(Saved(2, 0.1, 0.4), Saved(4, 0.2, 2.0)),
+    sampled=0.05,
+)
 
 
-def test_the_share_is_of_the_time_from_the_first_step_to_the_last() -> None:
-    assert waited_share(RUN) == pytest.approx(0.05 / 5.0)
-
-
-def test_the_step_after_a_save_is_the_one_beside_which_it_is_stored() -> None:
+def test_steps_beside_a_save_are_those_that_begin_before_it_is_durable_less_its_wait() -> None:
+    """The second save takes until the end of the second step after it."""
     assert RUN.steps == (
-        [pytest.approx(1.5), pytest.approx(1.5)],
-        [pytest.approx(1.0), pytest.approx(1.0)],
+        [pytest.approx(1.5), pytest.approx(1.5), pytest.approx(1.2)],
+        [pytest.approx(1.0)] * 4,
     )
 
 
-def test_the_log_tells_how_long_training_waited() -> None:
-    line = "DEBUG saved step 10: training waited 0.004 s, durable after 0.120 s"
-    assert WAITED.findall(line) == ["0.004"]
+def test_the_cost_is_all_that_training_loses_and_not_its_waits_alone() -> None:
+    assert RUN.wall == pytest.approx(8.5)
+    assert RUN.waited == pytest.approx(0.35)
+    assert RUN.share == pytest.approx((0.35 + 3 * (1.5 - 1.0)) / 8.5)
+
+
+def test_a_step_that_is_slower_beside_a_save_misses_the_aim_without_any_wait() -> None:
+    ends = [0.0]
+    for number in range(1, 40):
+        ends.append(ends[-1] + (1.2 if number % 10 == 0 else 1.0))
+    saves = tuple(Saved(step, 0.0, 0.5) for step in (10, 20, 30))
+    run = Saving(tuple(ends), saves, 0.0)
+    assert run.share == pytest.approx(0.6 / 39.6)
+    assert "missed" in str(drawn([run], "title").caption)
+
+
+def test_the_log_tells_of_saves_and_samples() -> None:
+    log = (
+        "DEBUG the fixed prompt is answered in 0.25 s\n"
+        "DEBUG saved step 10: training waited 0.004 s, durable after 0.120 s\n"
+    )
+    assert Saved.found(log) == [(10, 0.004, 0.12)]
+    assert SAMPLED.findall(log) == ["0.25"]

@@ -202,15 +202,20 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(
 def test_two_threads_write_the_last_word_one_after_the_other(
     spec: SegmentSpec, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint's thread is about to rename its file when the segment ends."""
+    """A checkpoint's thread is about to rename its file when the segment ends.
+
+    Meanwhile the training loop reports without a wait.
+    """
     lease = Lease(SegmentClock(0.0), spec.paid_seconds, spec.grace_seconds)
-    renaming, ended, errors = Event(), Event(), []
+    renaming, told, ended, errors = Event(), Event(), Event(), []
     rename = Path.rename
 
     def slowly(path: Path, target: Path) -> Path:
         first = not renaming.is_set()
         renaming.set()
         if first:
+            if not told.wait(5):
+                errors.append("training waited for the disk")
             ended.wait(0.3)
         return rename(path, target)
 
@@ -226,6 +231,8 @@ def test_two_threads_write_the_last_word_one_after_the_other(
         saving = Thread(target=save, args=[reporter])
         saving.start()
         assert renaming.wait(5)
+        reporter.update(step=10)
+        told.set()
         reporter.finish(Outcome.COMPLETED)
         ended.set()
         saving.join(5)
