@@ -84,8 +84,10 @@ class Settings(BaseSettings):
     serving_precision: Literal["bf16", "fp32"] | None = Field(
         default=None, description="How served bases are held; unset: what the machine is good at."
     )
-    serving_device: str | None = Field(
-        default=None, description="Where, such as `cpu` or `cuda:0`; unset: a GPU if there is one."
+    serving_device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="Where; `cuda:1` is the GPU that nvidia-smi counts as 1, and trains no more.",
     )
     serving_threads: int | None = Field(
         default=None, ge=1, description="CPU threads that serving computes with; unset: all cores."
@@ -148,3 +150,9 @@ class Settings(BaseSettings):
         if self.artifacts_url is not None:
             return self.artifacts_url
         return (self.home.resolve() / "artifacts").as_uri()
+
+    @property
+    def serving_gpu(self) -> int | None:
+        """The index of the GPU that served models are held on, if it is one."""
+        kind, _, index = self.serving_device.partition(":")
+        return int(index or 0) if kind == "cuda" else None

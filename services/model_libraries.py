@@ -18,6 +18,7 @@ ENVIRONMENT = {
     # at once waits for the kernel after each of a thousand small operations (see DECISIONS.md).
     "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs have the numbers that nvidia-smi tells
 }
 
 

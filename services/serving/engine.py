@@ -44,7 +44,7 @@ class Hosting:
     cache_bytes: int = 2 * 1024**3
     queue_limit: int = 64
     precision: str | None = None  # bf16 or fp32; None: what the machine is good at
-    device: str | None = None  # None: a GPU if there is one
+    device: str = "cpu"
     threads: int | None = None  # of torch; None: its own choice
     niceness: int = NICENESS
 
@@ -194,7 +194,7 @@ class Engine:
         hosting = self._hosting
         if (threads := hosting.threads) is not None:
             self._do(lambda: torch.set_num_threads(threads))
-        device = torch.device(hosting.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(hosting.device)
         dtype = dtype_on(device, hosting.precision)
         base = BaseModel.load(served.base_directory, dtype, device)
         log.info("%s is in memory, as %s on %s", served.base_model, dtype, device)

@@ -95,7 +95,7 @@ def _measured(config: ServingConfig, folder: Path) -> ServingResult:
     (name,) = (name for name, each in DTYPES.items() if each is dtype)
     adapters = [_adapter(config.model, folder, number) for number in range(config.adapters)]
     sequential = _Sequential(config, adapters, dtype, device)
-    batched = _Batched(config, adapters, name)
+    batched = _Batched(config, adapters, name, device.type)
     try:
         sequential.turn(1)
         batched.turn(1)
@@ -183,11 +183,14 @@ class _FirstToken:
 class _Batched:
     """The engine, asked everything at once."""
 
-    def __init__(self, config: ServingConfig, adapters: list[Path], precision: str) -> None:
+    def __init__(
+        self, config: ServingConfig, adapters: list[Path], precision: str, device: str
+    ) -> None:
         self._config = config
         self._ids: list[UUID] = []
         # Not nicer than the other contestant.
-        self.engine = Engine(Hosting(rows=len(config.chats), precision=precision, niceness=0))
+        rows = len(config.chats)
+        self.engine = Engine(Hosting(rows=rows, precision=precision, device=device, niceness=0))
         for path in (None, *adapters):
             self._ids.append(uuid4())
             self.engine.attach(Served(self._ids[-1], str(path), "base", "", config.model, path))

@@ -113,8 +113,12 @@ class LocalLauncher:
 
     @cached_property
     def _devices(self) -> dict[int, str]:
-        """Looked up once: a machine's GPUs do not come and go while it runs."""
-        return nvidia_devices()
+        """Those to train on, looked up once: a machine's GPUs do not come and go while it runs.
+
+        The one that served models are held on is none: a fit reckons with all of a GPU's memory.
+        """
+        served = self._settings.serving_gpu
+        return {index: name for index, name in nvidia_devices().items() if index != served}
 
     def _devices_of(self, kind: GpuType) -> list[int]:
         return [index for index, name in self._devices.items() if name in kind.device_names]

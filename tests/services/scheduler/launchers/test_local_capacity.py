@@ -64,6 +64,23 @@ def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
     assert launcher.capacity(catalog) == CPU_BACKED
 
 
+@pytest.mark.parametrize(
+    ("serving_device", "l4", "h100"), [("cpu", 2, 1), ("cuda", 1, 1), ("cuda:1", 2, 0)]
+)
+def test_the_gpu_that_serves_does_not_train(
+    nvidia_smi: FakeNvidiaSmi,
+    catalog: Catalog,
+    tmp_path: Path,
+    serving_device: str,
+    l4: int,
+    h100: int,
+) -> None:
+    nvidia_smi.answers(LISTING)
+    settings = Settings(home=tmp_path, serving_device=serving_device)
+    capacity = LocalLauncher(settings, FixedClock()).capacity(catalog)
+    assert (capacity.get(("local", "l4"), 0), capacity.get(("local", "h100"), 0)) == (l4, h100)
+
+
 def test_a_device_that_no_type_names_is_told_of_once(
     nvidia_smi: FakeNvidiaSmi,
     launcher: LocalLauncher,
