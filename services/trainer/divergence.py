@@ -25,24 +25,25 @@ class Divergence:
     that line ever counts: a wrong guess would end a good run.
 
     While the newest steps are above the line the run is `suspect`, and is not saved: the last good
-    checkpoint stays the last one. So a checkpoint holds no such steps, and all that has to outlast
-    a segment is the lowest loss seen. Every rank sees the same losses and decides alike.
+    checkpoint stays the last one. Only a stop saves it, with the number of such steps, for one that
+    is resumed to go on with. Every rank sees the same losses and decides alike.
     """
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, suspect_steps: int = 0) -> None:
         self.guessing_loss = math.log(vocabulary)
-        self._steps = 0  # in a row, up to now, that were above
+        self.suspect_steps = suspect_steps  # in a row, up to now, that were above
 
     @property
     def suspect(self) -> bool:
         """Whether the newest step was worse than guessing, after the run had learned."""
-        return self._steps > 0
+        return self.suspect_steps > 0
 
     def take(self, step: int, loss: float, lowest_loss: float | None) -> None:
         """Judge a step's mean loss by the lowest one so far, in nats; raises LossDiverged."""
         learned = lowest_loss is not None and lowest_loss <= self.guessing_loss - LEARNED_NATS
-        self._steps = self._steps + 1 if learned and loss > self.guessing_loss else 0
-        if self._steps == PATIENCE_STEPS:
+        above = learned and loss > self.guessing_loss
+        self.suspect_steps = self.suspect_steps + 1 if above else 0
+        if self.suspect_steps == PATIENCE_STEPS:
             raise LossDiverged(
                 f"loss {loss:.4f} at step {step}: above {self.guessing_loss:.4f}, which guessing "
                 f"every token alike would lose, in {PATIENCE_STEPS} steps in a row, after it had "

@@ -17,6 +17,7 @@ class Progress:
     loss_tokens: int = 0
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
     lowest_loss: float | None = None  # of an optimizer step, over all segments
+    suspect_steps: int = 0  # in a row up to here that were worse than guessing
     best_step: int | None = None  # the checkpoint of the lowest held-out loss, over all segments
     best_eval_loss: float | None = None
     segment_tokens: int = 0

@@ -29,6 +29,16 @@ from services.trainer.voice import Voice
 NICENESS = 10
 """Of the thread that stores: a tenth of a core where all are wanted, and what is idle else."""
 
+CONTINUED = (
+    "step",
+    "trained_tokens",
+    "lowest_loss",
+    "suspect_steps",
+    "best_step",
+    "best_eval_loss",
+)
+"""Numbers of a run that outlast a segment."""
+
 
 class Checkpoints:
     """The checkpoints of a segment: the one that it resumes from, and those that it saves.
@@ -127,7 +137,7 @@ class Checkpoints:
         """Take up the numbers of a checkpoint, or begin with none."""
         start = Progress() if position is None else position
         self._saved_step = start.step
-        for name in ("step", "trained_tokens", "lowest_loss", "best_step", "best_eval_loss"):
+        for name in CONTINUED:
             setattr(self._progress, name, getattr(start, name))
 
     def _position(self) -> Position:
@@ -144,6 +154,7 @@ class Checkpoints:
             validation_sha256=spec.validation_sha256,
             eval_loss=progress.eval_loss,
             lowest_loss=progress.lowest_loss,
+            suspect_steps=progress.suspect_steps,
             best_step=progress.best_step,
             best_eval_loss=progress.best_eval_loss,
         )

@@ -110,12 +110,12 @@ class Segment:
         self.lease.check()
         self.context = context_length(base, self.tokenizer)
         self.base_parameters = base.num_parameters()
+        self.vocabulary = base.config.get_text_config().vocab_size
         if spec.gradient_checkpointing:
             checkpoint_activations(base)
         # The same adapter in every rank, and then another dropout in each.
         torch.manual_seed(self.hyperparameters.seed)
         self.model: PeftModel = attach_adapter(base, self.hyperparameters, spec.base_model)
-        self.divergence = Divergence(base.config.get_text_config().vocab_size)
         self.peak_memory = PeakMemory(self.ranks.device)
         if not self.ranks.leads:
             torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
@@ -179,6 +179,7 @@ class Segment:
         self._compile_if_long()
         self._make_deterministic()
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
+        self.divergence = Divergence(self.vocabulary, self.progress.suspect_steps)
         held_out = HeldOut(
             self.dataset.held_out,
             self.plan.largest_micro_batch,
@@ -263,7 +264,7 @@ class Segment:
             if self.evaluations.due and not last:
                 self.evaluations.between(self.model)
             if self.checkpoints.due or last:
-                self._save(sampled=last or self.sampling.due, beside=not last)
+                self._save(last=last)
         self.checkpoints.flush()
 
     def _ends(self) -> bool:
@@ -277,20 +278,26 @@ class Segment:
         All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
         the others is its business. If more time was paid for meanwhile, all go on.
         """
-        self._save(beside=False)
+        if self.divergence.suspect:
+            self.reporter.log(
+                f"step {self.progress.step} is saved as it is, to go on judging its loss, which is "
+                "above that of guessing",
+                "WARNING",
+            )
+        self.checkpoints.save(beside=False)
         self.checkpoints.flush()
         self.lease.check()
 
-    def _save(self, *, sampled: bool = False, beside: bool = True) -> None:
-        """Save a checkpoint, but never of a run that may be diverging: the last good one stays."""
+    def _save(self, *, last: bool) -> None:
+        """Save a checkpoint, but not of a run that may be diverging: the last good one stays."""
         if self.divergence.suspect:
             self.reporter.log(
                 f"step {self.progress.step} is not saved: its loss is above that of guessing",
                 "WARNING",
             )
             return
-        sample = self._sample() if sampled and self.ranks.leads else None
-        self.checkpoints.save(sample, beside=beside)
+        sampled = self.ranks.leads and (last or self.sampling.due)
+        self.checkpoints.save(self._sample() if sampled else None, beside=not last)
 
     def _sample(self) -> Sample | None:
         """The answer to the fixed prompt at this step, unless the segment has to end.
@@ -338,6 +345,7 @@ class Segment:
             )
         )
         self.divergence.take(progress.step, step.loss, progress.lowest_loss)
+        progress.suspect_steps = self.divergence.suspect_steps
 
     def _evaluate(self) -> None:
         """Evaluation on the held-out examples, without and with the adapter."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
 from domain.checkpoint import SavedCheckpoint
 from domain.failures import FailureClass
@@ -14,6 +17,7 @@ from services.trainer import training
 from services.trainer.divergence import PATIENCE_STEPS, Divergence
 from services.trainer.failures import LossDiverged, classify
 from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.notes import resuming
 
 GUESSING = math.log(1000)
 GOOD, BAD = GUESSING - 2, GUESSING + 0.1
@@ -56,27 +60,44 @@ def test_a_run_that_ends_suspect_is_judged_by_its_held_out_loss() -> None:
         watch([GOOD, BAD]).conclude(BAD)
 
 
+def growing(healthy: int) -> Callable[..., torch.Tensor]:
+    """The loss function, scaled: good for some micro batches, then bad."""
+    real, count = training.loss_sum, 0
+
+    def loss_sum(*arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return real(*arguments) * (0.5 if count <= healthy else 5)
+
+    return loss_sum
+
+
+CHOSEN = {"epochs": 4, "save_steps": 1, "gradient_accumulation": 1, "micro_batch_size": 4}
+
+
+def test_a_stop_saves_a_suspect_run_too_and_its_resume_goes_on_judging(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good for 12 steps, then bad: two before the stop, three after it."""
+    spec = make_spec(CHOSEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "loss_sum", growing(12))
+        stopped = run(spec, stop_after=14)
+    assert [saved.step for saved in stopped.checkpoints] == [*range(1, 13), 14]
+    monkeypatch.setattr(training, "loss_sum", growing(0))
+    with pytest.raises(LossDiverged, match="at step 17"):
+        run(resuming(spec, stopped.checkpoints[-1]))
+
+
 def test_a_diverging_run_ends_and_keeps_the_checkpoint_before_it(
     run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss is scaled: good for 12 steps, then bad; a resume from there ends at the same one."""
-    chosen = {"epochs": 4, "save_steps": 1, "gradient_accumulation": 1, "micro_batch_size": 4}
-    real = training.loss_sum
-
-    def growing(healthy: int):
-        count = 0
-
-        def loss_sum(*arguments):
-            nonlocal count
-            count += 1
-            return real(*arguments) * (0.5 if count <= healthy else 5)
-
-        return loss_sum
-
-    spec = make_spec(chosen)
-    monkeypatch.setattr(training, "loss_sum", growing(12))
-    with pytest.raises(LossDiverged, match="at step 17") as diverged:
-        run(spec)
+    """Good for 12 steps, then bad; a resume from there ends at the same one."""
+    spec = make_spec(CHOSEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "loss_sum", growing(12))
+        with pytest.raises(LossDiverged, match="at step 17") as diverged:
+            run(spec)
     assert classify(diverged.value, Phase.TRAINING) is FailureClass.LOSS_DIVERGED
     refs = {key.split("/")[-2] for key in artifacts.list(spec.checkpoint_prefix)}
     assert max(refs) == "step-000012"
