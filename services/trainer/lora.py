@@ -53,9 +53,9 @@ class LoraLinear(Linear):
 
 
 def dropped_steps(dropout: nn.Module) -> int:
-    """Dropout's share in 256ths, rounded; never all of them."""
+    """Dropout's share in 256ths, rounded; never all of them, and none only for no dropout."""
     share = getattr(dropout, "p", 0.0)
-    return min(DROPOUT_STEPS - 1, round(DROPOUT_STEPS * share))
+    return min(DROPOUT_STEPS - 1, max(int(share > 0), round(DROPOUT_STEPS * share)))
 
 
 class Dropout:

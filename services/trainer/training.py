@@ -178,8 +178,8 @@ class Training:
         (0.0 * output.logits.float().sum()).backward()
 
     def _apply(self, loss: float, learning_rate: float, number: int) -> None:
-        norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+        norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise LossDiverged(f"loss {loss} with gradient norm {norm} at step {number + 1}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_own_class(
 ) -> None:
     real = training.loss_sum
     monkeypatch.setattr(training, "loss_sum", lambda *a: real(*a) * float("nan"))
-    with pytest.raises(LossDiverged):
+    with pytest.raises(LossDiverged, match="gradient norm nan at step 1"):
         run(make_spec())
 
 
