@@ -51,11 +51,12 @@ class FollowerLost(SegmentFailure):
 
     def __init__(self, rank: int, exit_code: int, words: LastWords | None) -> None:
         super().__init__(how_ended(rank, exit_code))
-        self.failure = words.failure if words else FailureClass.TRAINER_CRASHED
+        self.failure = words.failure if words else _unsaid(exit_code)
         self.shortage = words.shortage if words else None
         self.traceback = words.message if words else ""
         # One lost rank breaks the others' connections, and then the agent ends them.
-        self.echoes = (self.failure in UNSPECIFIC, exit_code == -signal.SIGTERM, words is not None)
+        said = words is not None and self.failure not in UNSPECIFIC
+        self.echoes = (not said, exit_code == -signal.SIGTERM, words is not None)
 
 
 class Followers:
@@ -177,6 +178,12 @@ def words_path(rank: int) -> Path:
     """Where a rank leaves its last words: beside this process's own, by its number."""
     own = Path(os.environ[ERROR_FILE])
     return own.parent.with_name(str(rank)) / own.name
+
+
+def _unsaid(exit_code: int) -> FailureClass:
+    """The class of an end without words: SIGKILL is the machine's, as it is of a pod's own end."""
+    killed = exit_code == -signal.SIGKILL
+    return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 
 
 def _last_words(rank: int) -> LastWords | None:

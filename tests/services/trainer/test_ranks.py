@@ -180,7 +180,7 @@ def test_a_killed_rank_fails_the_segment_within_seconds(
     answer(nats_server, spec)
     assert program.wait() == 1
     final = reports(nats_server, spec)[-1]
-    assert (final["error_class"], final["failure"]) == ("FollowerLost", "trainer_crashed")
+    assert (final["error_class"], final["failure"]) == ("FollowerLost", "node_lost")
     assert "rank 1 was killed by signal 9" in program.log
 
 
@@ -248,7 +248,7 @@ def test_a_leader_that_waits_for_a_lost_rank_is_ended_by_the_watch(
     note_exit(spec_path, 3, -signal.SIGKILL)
     assert abandoned.wait(5)
     assert str(losses[0]) == "rank 3 was killed by signal 9"
-    assert losses[0].failure is FailureClass.TRAINER_CRASHED
+    assert losses[0].failure is FailureClass.NODE_LOST
 
 
 def test_of_several_lost_ranks_the_first_cause_is_told(spec_path: Path) -> None:
