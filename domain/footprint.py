@@ -28,7 +28,7 @@ FRAGMENTATION = 0.1
 Qwen and LLaMA-Factory (tests/domain/test_memory.py) lie 4 to 13% above the sum of the tensors."""
 
 PAD_MULTIPLE = 8
-"""The trainer pads a micro batch to a multiple of this many tokens."""
+"""Attention sees the examples of a batch as rows, padded to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True)
