@@ -18,9 +18,10 @@ from infrastructure.reports import Evaluation, EvaluationMeasured, SegmentSpec
 from services.trainer.batches import collate, scored
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
-from services.trainer.plan import cut
+from services.trainer.plan import Plan, cut
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.shortage import telling_shortage
 from services.trainer.voice import Voice
 
 
@@ -46,21 +47,21 @@ class HeldOut:
     been. The batches are spread over the ranks, and all of them get the same result.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, ranks: Ranks) -> None:
+    def __init__(self, examples: Sequence[Example], plan: Plan, ranks: Ranks) -> None:
         self.examples = len(examples)
         by_length = sorted(examples, key=lambda example: -len(example.input_ids))
         self._batches = [
             [by_length[index] for index in indices]
-            for indices in cut(range(len(by_length)), batch_size)
+            for indices in cut(range(len(by_length)), plan.largest_micro_batch)
         ]
-        self._ranks = ranks
+        self._plan, self._ranks = plan, ranks
 
     def score(self, model: nn.Module, ends: Callable[[], bool]) -> Score | None:
         """Score a model without dropout; it is left in evaluation mode.
 
         `ends` is asked before each batch, in all ranks at once, and answers all alike; if it says
         yes, there is no score. Raises LossDiverged, in all ranks alike, when the loss is no finite
-        number.
+        number, and MicroBatchTooLarge.
         """
         model.eval()
         loss, correct, label_tokens = 0.0, 0, 0
@@ -71,8 +72,9 @@ class HeldOut:
                 if ends():
                     return None
                 if turn < len(mine):  # in the last turn there may be nothing left for this rank
-                    batch = collate(mine[turn], self._ranks.device)
-                    batch_loss, batch_correct = scored(model, batch)
+                    with telling_shortage(mine[turn], self._plan, self._ranks.device):
+                        batch = collate(mine[turn], self._ranks.device)
+                        batch_loss, batch_correct = scored(model, batch)
                     loss += batch_loss
                     correct += batch_correct
                     label_tokens += batch.label_tokens

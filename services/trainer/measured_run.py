@@ -146,8 +146,8 @@ def run(config: RunConfig) -> RunResult:
     model, shape = _model(config, ranks)
     rows: Rows = json.loads(config.data.read_text())
     trained = _train(config, model, rows, ranks, clock)
-    peak_memory_bytes, micro_batch = memory.bytes, config.hyperparameters.micro_batch_size
-    scorer = HeldOut(_examples(rows["eval"]), micro_batch, ranks)
+    peak_memory_bytes = memory.bytes
+    scorer = HeldOut(_examples(rows["eval"]), plan_of(rows, config.hyperparameters), ranks)
     with model.disable_adapter():
         before = scorer.score(model, _never)
     after = scorer.score(model, _never)

@@ -180,11 +180,7 @@ class Segment:
         self._make_deterministic()
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
         self.divergence = Divergence(self.vocabulary, self.progress.suspect_steps)
-        held_out = HeldOut(
-            self.dataset.held_out,
-            self.plan.largest_micro_batch,
-            self.ranks,
-        )
+        held_out = HeldOut(self.dataset.held_out, self.plan, self.ranks)
         self.evaluations = Evaluations(
             self.spec, held_out, self.reporter, self.lease, self.progress, self._ends
         )

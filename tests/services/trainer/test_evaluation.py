@@ -22,12 +22,15 @@ from services.trainer.dataset import DatasetTooSmall
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
+from services.trainer.plan import Plan
 from services.trainer.ranks import Ranks
+from services.trainer.shortage import MicroBatchTooLarge
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import run_ranks
 from tests.services.trainer.notes import Notes, resuming
 
 CPU = torch.device("cpu")
+PLAN = Plan(lengths=(2,), epochs=1, micro_batch_size=4, gradient_accumulation=2, seed=42)
 MEBIBYTE = 1024**2
 
 
@@ -188,9 +191,24 @@ def test_the_evaluation_has_perplexity_and_accuracy(run, make_spec: SpecMaker) -
 def test_a_held_out_loss_that_is_no_number_ends_the_run(tiny_model) -> None:
     model = load_base(tiny_model, torch.float32)
     torch.nn.init.constant_(model.get_input_embeddings().weight, math.nan)
-    held_out = HeldOut([Example((5, 6), (IGNORED, 6))], 1, Ranks.alone())
+    held_out = HeldOut([Example((5, 6), (IGNORED, 6))], PLAN, Ranks.alone())
     with pytest.raises(LossDiverged, match="held-out loss is nan"):
         held_out.score(model, lambda: False)
+
+
+def test_a_lack_of_memory_says_which_batch_of_held_out_examples_was_too_large(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the job is tried again with half of it."""
+
+    def scarce(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr(evaluation, "scored", scarce)
+    held_out = HeldOut([Example((5, 6), (IGNORED, 6))] * 9, PLAN, Ranks.alone())
+    with pytest.raises(MicroBatchTooLarge) as caught:
+        held_out.score(load_base(tiny_model, torch.float32), lambda: False)
+    assert (caught.value.shortage.rows, caught.value.shortage.tokens) == (4, 2)
 
 
 @pytest.mark.full
