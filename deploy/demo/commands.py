@@ -200,6 +200,7 @@ def _answers(settings: Settings, job: dict[str, Any]) -> dict[str, str]:
         [
             *(sys.executable, "-P", "-m", "services.trainer.comparison"),
             *("--base", base["ref"], "--adapter", job["adapter_ref"], "--prompt", PROMPT),
+            *("--precision", job["precision"]),
         ],
         env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},
         stdout=subprocess.PIPE,

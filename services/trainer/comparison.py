@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.model_libraries import choose_dtype, lean_imports
@@ -20,9 +21,18 @@ NEW_TOKENS = 64
 
 
 def compare(
-    artifacts: Artifacts, base_ref: str, adapter_ref: str, prompt: str, new_tokens: int = NEW_TOKENS
+    artifacts: Artifacts,
+    base_ref: str,
+    adapter_ref: str,
+    prompt: str,
+    *,
+    precision: Precision = Precision.BF16,
+    new_tokens: int = NEW_TOKENS,
 ) -> dict[str, str]:
-    """Greedy answers to one user message: {"base": text, "adapter": text}."""
+    """Greedy answers to one user message: {"base": text, "adapter": text}.
+
+    The base is held in a precision, as it was for training.
+    """
     import torch
     from peft import PeftModel
 
@@ -35,7 +45,7 @@ def compare(
         base_directory = artifacts.local_directory(base_ref, scratch / "models")
         artifacts.get_directory(adapter_ref, scratch / "adapter")
         tokenizer = load_tokenizer(base_directory)
-        base = load_base(base_directory, choose_dtype(device), device)
+        base = load_base(base_directory, choose_dtype(device), device, precision)
         model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
@@ -63,15 +73,19 @@ def main() -> int:
     parser.add_argument("--base", required=True, help="artifact prefix of the base model")
     parser.add_argument("--adapter", required=True, help="artifact prefix of the adapter")
     parser.add_argument("--prompt", required=True)
+    parser.add_argument(
+        "--precision", type=Precision, choices=list(Precision), default=Precision.BF16
+    )
     parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="longest answer")
     arguments = parser.parse_args()
-    lean_imports()
+    lean_imports(quantised=arguments.precision is Precision.NF4)
     answers = compare(
         Artifacts(Settings().artifacts),
         arguments.base,
         arguments.adapter,
         arguments.prompt,
-        arguments.tokens,
+        precision=arguments.precision,
+        new_tokens=arguments.tokens,
     )
     print(json.dumps(answers, ensure_ascii=False), flush=True)
     return 0

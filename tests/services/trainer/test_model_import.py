@@ -200,7 +200,9 @@ def test_base_and_adapter_answer_the_same_prompt(
 ) -> None:
     spec = make_spec({"epochs": 40, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]})
     run(spec)
-    answers = compare(artifacts, spec.base_ref, spec.adapter_prefix, "What is 2 and 2?", 12)
+    answers = compare(
+        artifacts, spec.base_ref, spec.adapter_prefix, "What is 2 and 2?", new_tokens=12
+    )
     assert answers["base"] != answers["adapter"]
 
 
