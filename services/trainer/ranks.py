@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+LEADER_DONE = "leader done"
+
 
 @dataclass
 class Alike(DistributedDataParallelKwargs):
@@ -35,8 +37,13 @@ class Ranks:
     its last micro batch; all else that the ranks say to each other is here.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        store: dist.Store | None = None,  # pyright: ignore[reportPrivateImportUsage]
+    ) -> None:
+        """The store is where several ranks find each other."""
+        self._accelerator, self._store = accelerator, store
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         # accelerate counts CPUs too, and safetensors knows only one.
         on_cpu = accelerator.device.type == "cpu"
@@ -64,9 +71,10 @@ class Ranks:
                 raise RuntimeError(f"{count} GPUs wanted, {torch.cuda.device_count()} found")
             torch.cuda.set_device(rank)
         # Here and not by accelerate, whose store would listen on every network interface.
+        store = dist.FileStore(str(rendezvous), count)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(
             "nccl" if on_gpus else "gloo",
-            store=dist.FileStore(str(rendezvous), count),  # pyright: ignore[reportPrivateImportUsage]
+            store=store,
             rank=rank,
             world_size=count,
             timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog comes first
@@ -75,7 +83,7 @@ class Ranks:
         # As an argument it would be refused: only classes of accelerate's own are taken there.
         alike = Alike(init_sync=False, forward_sync_buffers=False)
         accelerator.ddp_handler = alike  # pyright: ignore[reportAttributeAccessIssue]
-        return cls(accelerator)
+        return cls(accelerator, store)
 
     def leave(self) -> None:
         """Part from the others, when nothing is left to be said."""
@@ -102,12 +110,16 @@ class Ranks:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The body runs in rank 0, and then in the others: they find in place what it fetched."""
-        if not self.leads:
-            self.agree(True)
+        """The body runs in rank 0, and then in the others: they find in place what it fetched.
+
+        Once in a segment. They wait without an end, which no exchange would let them: rank 0's
+        watchdog sees whether it gets on, and the others end with it.
+        """
+        if self._store is not None and not self.leads:
+            self._store.wait([LEADER_DONE], timedelta(days=365))
         yield
-        if self.leads:
-            self.agree(True)
+        if self._store is not None and self.leads:
+            self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
         """What rank 0 says, whatever the others would."""

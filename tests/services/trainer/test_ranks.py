@@ -7,13 +7,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load
+from torch.distributed import HashStore
 
 from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
@@ -30,6 +32,8 @@ from services.trainer.followers import (
     note_exit,
     words_path,
 )
+from services.trainer.model import CPU
+from services.trainer.ranks import Ranks
 from services.trainer.shortage import MicroBatchTooLarge
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
@@ -164,6 +168,26 @@ def with_memory_for(rows: int, loss_sum: Callable) -> Callable:
         return loss_sum(model, batch)
 
     return scarce
+
+
+def test_ranks_wait_for_what_the_leader_fetches_however_long_it_takes() -> None:
+    """By no exchange, which would break off: here there is no process group at all."""
+    store, done = HashStore(), []
+    leader, follower = (
+        Ranks(SimpleNamespace(process_index=rank, num_processes=2, device=CPU), store)  # type: ignore[arg-type]
+        for rank in range(2)
+    )
+
+    def follow() -> None:
+        with follower.leader_first():
+            done.append("follower")
+
+    following = Thread(target=follow)
+    following.start()
+    with leader.leader_first():
+        done.append("leader")
+    following.join(5)
+    assert done == ["leader", "follower"]
 
 
 @pytest.mark.full
