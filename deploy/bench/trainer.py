@@ -80,7 +80,7 @@ class Found:
         said = {"torch": result.torch, "threads": str(result.threads)}
         if isinstance(result, TrlResult):
             said["TRL"] = result.version
-            memory, compiling = result.peak_rss_bytes, 0.0
+            memory, compiling = result.peak_gpu_bytes or result.peak_rss_bytes, 0.0
         else:
             self.shape, memory = result.shape, result.peak_memory_bytes
             compiling = result.compile_seconds
@@ -247,7 +247,7 @@ def drawn(found: Found, operations: float) -> Table:
         "tokens/s\nmedian",
         "min-max\nof runs",
         "all steps\ntogether",
-        "peak RSS\nGiB",
+        "peak memory\nGiB",
         "start to first\nstep, s",
         "share of\nGEMM peak",
     ):

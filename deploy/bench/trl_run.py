@@ -43,7 +43,6 @@ class TrlConfig:
         "random"  # or "group_by_length", or "sequential": the examples as they are given
     )
     gradient_checkpointing: bool = True
-    packing: bool = False
     max_length: int | None = 1024
     evaluate: bool = True
 
@@ -59,7 +58,7 @@ class TrlResult:
     step_seconds: list[float]
     losses: list[float]  # as TRL logs them, every ten steps
     peak_rss_bytes: int
-    peak_gpu_bytes: int
+    peak_gpu_bytes: int  # 0 without a GPU
     eval_loss: float | None  # nats per label token, by TRL's own forward pass
     adapter: str  # directory
     step_tokens: list[int]  # of each optimizer step, without padding
@@ -109,7 +108,7 @@ def run(config: TrlConfig) -> TrlResult:
         step_seconds=stopwatch.step_seconds,
         losses=[row["loss"] for row in history if "loss" in row],
         peak_rss_bytes=peak_rss_bytes(),
-        peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        peak_gpu_bytes=peak_gpu_bytes(),
         eval_loss=_eval_loss(trainer) if config.evaluate else None,
         adapter=str(adapter),
         step_tokens=stopwatch.step_tokens,
@@ -185,7 +184,6 @@ def _arguments(config: TrlConfig) -> Any:
         seed=config.seed,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
-        packing=config.packing,
         max_length=config.max_length,
         train_sampling_strategy=config.sampling,
         model_init_kwargs={"dtype": config.dtype},
@@ -216,6 +214,17 @@ def peak_rss_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+def peak_gpu_bytes() -> int:
+    """What torch's allocator reserved of a GPU at most, and what lies beside it; 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    beside = total - free - torch.cuda.memory_reserved()
+    return torch.cuda.max_memory_reserved() + max(0, beside)
 
 
 def seconds_since_start() -> float:

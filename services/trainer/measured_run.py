@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 MODULE = "services.trainer.measured_run"
 
+LARGER_ON_GPU = 4
+"""Times the edge of a CPU's matrices: smaller ones do not fill a GPU."""
+
 
 class Settled(BaseModel):
     """Base of what goes in and comes out."""
@@ -68,7 +71,7 @@ class RunConfig(Settled):
 
 
 class PeakConfig(Settled):
-    """Square matrices to be multiplied on all threads."""
+    """Square matrices to be multiplied on all threads, or on a GPU."""
 
     dtype: Literal["float32", "bfloat16"]
     sizes: tuple[int, ...]
@@ -210,20 +213,34 @@ def _train(
 
 
 def peak(config: PeakConfig) -> float:
-    """Operations a second of matrix products on all threads, the median over all of them."""
+    """Operations a second of matrix products, the median over all of them.
+
+    On the GPU, if there is one, else on all threads of the CPU.
+    """
     lean_imports()
     import torch
 
-    dtype = getattr(torch, config.dtype)
+    dtype, on_gpu = getattr(torch, config.dtype), torch.cuda.is_available()
     speeds: list[float] = []
-    for size in config.sizes:
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    for edge in config.sizes:
+        size = LARGER_ON_GPU * edge if on_gpu else edge
+        a, b = (torch.randn(size, size).to("cuda" if on_gpu else "cpu", dtype) for _ in range(2))
         out = a @ b  # the first of a size is not counted: kernels are chosen, pages are faulted in
         for _ in range(config.times):
+            _wait(on_gpu)
             began = time.perf_counter()
             torch.mm(a, b, out=out)
+            _wait(on_gpu)
             speeds.append(2 * size**3 / (time.perf_counter() - began))
     return median(speeds)
+
+
+def _wait(on_gpu: bool) -> None:
+    """For what a GPU was told to do."""
+    import torch
+
+    if on_gpu:
+        torch.cuda.synchronize()
 
 
 def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
