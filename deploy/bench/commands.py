@@ -7,6 +7,7 @@ import typer
 from deploy.bench import (
     estimates,
     live,
+    memory,
     meter_truth,
     precision,
     resume,
@@ -32,6 +33,7 @@ commands.command("trainer")(trainer.bench)
 commands.command("serve")(serve.bench)
 commands.command("wizard")(wizard.bench)
 commands.command("live")(live.bench)
+commands.command("memory")(memory.bench)
 
 
 @commands.callback()

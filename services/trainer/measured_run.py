@@ -67,6 +67,7 @@ class RunConfig(Settled):
     train: bool = True
     steps: int | None = None  # of the plan, from its first; None: all
     compiled: bool = False  # layers
+    checkpointing: bool = False  # activations are computed again
     batch_tokens: int = 0  # that may run at once, if more than a micro batch's
 
 
@@ -249,7 +250,7 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     from services.trainer import attention
-    from services.trainer.model import attach_adapter, load_base
+    from services.trainer.model import attach_adapter, checkpoint_activations, load_base
     from services.trainer.model_import import shape_of
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -257,6 +258,8 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     precision = Precision.NF4 if config.precision == "nf4" else Precision.BF16
     base = load_base(config.model, dtype, ranks.device, precision)
     attention.choose(base)
+    if config.checkpointing:
+        checkpoint_activations(base)
     shape = shape_of(base)
     torch.manual_seed(config.hyperparameters.seed)
     model = attach_adapter(base, config.hyperparameters, config.model.name)

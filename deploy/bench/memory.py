@@ -1,0 +1,129 @@
+"""`ecolink bench memory`: what jobs are predicted to take of a GPU's memory, and what they take."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from domain.footprint import Layout, memory_items
+from domain.hyperparameters import Hyperparameters
+from domain.memory import GIB
+from domain.model_shape import ModelShape
+from domain.offers import shipped_offers
+from domain.precision import Precision
+from services.scheduler.launchers.nvidia_smi import nvidia_devices
+from services.trainer.measured_run import Rows, RunConfig
+
+STEPS = 2
+"""The optimizer's moments are there from the end of the first one."""
+
+SIZES = ((1, 2048), (4, 512), (8, 512))
+"""(examples of a micro batch, tokens of each): as long as the longest, with a loss on every one."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides how much memory a job takes."""
+
+    precision: Precision
+    checkpointing: bool
+    micro_batch_size: int
+    length: int
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """One micro batch a step, an adapter on all linear layers."""
+        return Hyperparameters(
+            epochs=1,
+            micro_batch_size=self.micro_batch_size,
+            gradient_accumulation=1,
+            target_modules=LINEAR_LAYERS,
+        )
+
+    def predicted_bytes(self, shape: ModelShape) -> int:
+        """What the memory fit reckons with, on whatever NVIDIA GPU."""
+        gpu = next(each for each in shipped_offers().gpu_types if each.backing == "nvidia")
+        layout = Layout(shape, self.hyperparameters, self.length, 1)
+        return sum(memory_items(layout, self.precision, self.checkpointing, gpu).values())
+
+    def __str__(self) -> str:
+        checkpointing = ", checkpointing" if self.checkpointing else ""
+        return f"{self.precision}{checkpointing}, {self.micro_batch_size} x {self.length} tokens"
+
+
+SETTINGS = tuple(
+    Setting(precision, checkpointing, *size)
+    for precision, checkpointing, size in product(Precision, (False, True), SIZES)
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting, and bytes of the GPU's memory."""
+
+    setting: Setting
+    predicted: int
+    measured: int
+
+
+def bench(model: ModelOption = None) -> None:
+    """Two steps in each setting, each run in a process of its own; it takes a GPU."""
+    console = Console(highlight=False)
+    if not nvidia_devices():
+        fail("a GPU's memory is measured, and this machine has no NVIDIA GPU")
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
+            base = model or smollm2(Path(folder))
+            found = [measured(each, base, Path(folder)) for each in SETTINGS]
+    except StackError as error:
+        fail(str(error))
+    console.print(drawn(found))
+
+
+def measured(setting: Setting, model: Path, folder: Path) -> Found:
+    """Run a setting; raises StackError."""
+    data = folder / f"rows-{setting.length}.json"
+    data.write_text(json.dumps(rows(setting.micro_batch_size * STEPS, setting.length)))
+    result = learn(
+        RunConfig(
+            model=model,
+            data=data,
+            hyperparameters=setting.hyperparameters,
+            precision="nf4" if setting.precision is Precision.NF4 else "bf16",
+            checkpointing=setting.checkpointing,
+            steps=STEPS,
+        )
+    )
+    return Found(setting, setting.predicted_bytes(result.shape), result.peak_memory_bytes)
+
+
+def rows(count: int, length: int) -> Rows:
+    """Examples that are all as long, with a loss on every token; one is held out."""
+    ids = [5 + n % 50 for n in range(length)]
+    examples = [{"input_ids": ids, "labels": ids}]
+    return {"train": examples * count, "eval": examples}
+
+
+def drawn(found: list[Found]) -> Table:
+    """A row for each setting, and what the worst of them were."""
+    ratios = [each.predicted / each.measured for each in found]
+    table = Table(
+        title="GPU memory, GiB",
+        caption=f"predicted: {min(ratios):.2f} to {max(ratios):.2f} of what was measured",
+    )
+    table.add_column("setting")
+    for column in ("predicted", "measured", "ratio"):
+        table.add_column(column, justify="right")
+    for each, ratio in zip(found, ratios, strict=True):
+        gib = (f"{size / GIB:.2f}" for size in (each.predicted, each.measured))
+        table.add_row(str(each.setting), *gib, f"{ratio:.2f}")
+    return table
