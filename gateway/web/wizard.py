@@ -70,8 +70,9 @@ def estimate(
     entries = entries.followed().chosen(choose) if choose else entries.followed()
     if not keep:
         return _form(request, View.of(backend, caller, entries))
-    entries = _keep(backend, caller, entries)
-    answer = _form(request, View.of(backend, caller, entries), "", kept=True)
+    kept = _keep(backend, caller, entries)
+    alert = "" if kept.command_key == entries.command_key else USED
+    answer = _form(request, View.of(backend, caller, kept), alert, kept=True)
     if "?" in request.headers.get("hx-current-url", ""):
         answer.headers["hx-replace-url"] = PATH  # what it asked for is a part of the draft now
     return answer
@@ -89,13 +90,12 @@ def approve(
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
         entries = _keep(backend, caller, entries)
-        again = View.of(backend, caller, entries)
-        return _form(request, again, alert=USED, made=made, kept=True)
+        return _form(request, View.of(backend, caller, entries), USED, kept=True)
     view = View.of(backend, caller, entries)
     if made is None and not view.approvable:
         return _form(request, view)
     if made is None and view.seen != entries.seen:
-        return _form(request, view, alert=CHANGED)
+        return _form(request, view, CHANGED)
     if view.request is None:
         return _form(request, view)
     try:
@@ -131,7 +131,7 @@ def _draft(backend: Backend, caller: Caller) -> Entries | None:
     made = _made(backend, caller, entries)
     if made is None:
         return entries
-    return None if _is_of(made, entries) else entries.renewed()
+    return None if _is_of(made, entries) else entries.renewed(job_name(made.id))
 
 
 def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
@@ -152,10 +152,10 @@ def _is_of(made: Job, entries: Entries) -> bool:
 
 
 def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
-    """Save a draft; what another tab made a job of goes on as a form of its own."""
+    """Save a draft; what a job was made of meanwhile goes on as a form of its own, and says so."""
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
-        entries = entries.renewed()
+        entries = entries.renewed(job_name(made.id))
     fields = entries.model_dump(exclude={"seen", "tab", "revision"})
     with backend.pool.connection() as connection:
         save_draft(connection, caller.account_id, fields, entries.state)
@@ -163,22 +163,13 @@ def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
 
 
 def _form(
-    request: Request,
-    view: View,
-    alert: str | None = None,
-    made: Job | None = None,
-    *,
-    kept: bool = False,
+    request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
     """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
-    return fragment("wizard/form.html", **_context(request, view, alert, made, kept=kept))
+    return fragment("wizard/form.html", **_context(request, view, alert, kept=kept))
 
 
 def _context(
-    request: Request,
-    view: View,
-    alert: str | None = None,
-    made: Job | None = None,
-    **more: bool,
+    request: Request, view: View, alert: str | None = None, **more: bool
 ) -> dict[str, Any]:
-    return context(view, base_url(request), alert=alert, made=made and made.id, **more)
+    return context(view, base_url(request), alert=alert, used=alert == USED, **more)

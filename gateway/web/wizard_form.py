@@ -41,7 +41,7 @@ CHOICES = {
     "region": "a region",
 }
 FOLLOW = "follow"
-UNCHOSEN = frozenset({"alpha_followed", "command_key", "seen", "tab", "revision"})
+UNCHOSEN = frozenset({"alpha_followed", "command_key", "made", "seen", "tab", "revision"})
 """What the form holds besides that."""
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)]
@@ -82,6 +82,8 @@ class Entries(BaseModel):
     """What alpha was when it last followed r; empty once it was touched."""
     command_key: Entry = ""
     """Makes what this form approves one job, however often it is sent."""
+    made: Entry = ""
+    """The job that it has made already, before something was changed in it."""
     seen: Entry = ""
     """Which estimate was shown."""
     tab: Entry = ""
@@ -136,9 +138,9 @@ class Entries(BaseModel):
             return self._following()
         return self.model_copy(update={name: given[name] for name in given if name in FIELDS})
 
-    def renewed(self) -> Entries:
-        """The same entries as a form that made no job yet."""
-        return self.model_copy(update={"command_key": str(uuid4())})
+    def renewed(self, made: str = "") -> Entries:
+        """The same entries as a form whose next job is another than the one that was `made`."""
+        return self.model_copy(update={"command_key": str(uuid4()), "made": made})
 
     def opened(self) -> Entries:
         """The same entries on a page that is loaded now."""

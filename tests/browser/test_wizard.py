@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.tabs import PHONE_WIDTH, Tabs
 from tests.running import EcoLinkUnderTest
@@ -129,7 +129,21 @@ def test_what_was_not_seen_is_shown_before_it_is_approved(page: Page, dataset: s
     with page.expect_response(lambda answer: "keep=false" in answer.url):
         pass
     expect(notice).to_be_visible()  # also after a look at the catalog
+
+
+def test_nothing_is_changed_while_an_approval_is_on_its_way(page: Page, dataset: str) -> None:
+    begin(page, dataset)
+    held: list[Route] = []
+    page.route(f"**{PATH}", lambda route: held.append(route))
     approve(page).click()
+    expect(page.locator("#wizard")).to_have_attribute("inert", "")
+    held[0].fulfill(status=204)
+    expect(page.locator("#wizard")).not_to_have_attribute("inert", "")
+    expect(approve(page)).to_be_focused()
+    approve(page).click()
+    expect(page.locator("#wizard")).to_have_attribute("inert", "")
+    page.locator("#epochs").dispatch_event("change")  # which would take the answer's place
+    held[1].continue_()
     expect(page).to_have_url(JOB)
 
 

@@ -2,6 +2,10 @@
 
 const form = document.getElementById("wizard");
 
+// The button by which an approval is on its way. What is asked for meanwhile would have the answer lost, and the job
+// would start all the same: nothing else is sent, and nothing can be changed.
+let approval = null;
+
 // An answer to what has changed again since is not shown: the next one is on its way.
 let changes = 0;
 const changed = () => {
@@ -13,32 +17,35 @@ for (const kind of ["input", "change"]) form.addEventListener(kind, changed, { c
 form.addEventListener("click", (event) => {
   if (event.target instanceof Element && event.target.closest("button[hx-post]")) changed();
 }, { capture: true });
-document.addEventListener("htmx:config:request", (event) => { event.detail.ctx.changes = changes; });
+document.addEventListener("htmx:config:request", (event) => {
+  event.detail.ctx.changes = changes;
+  if (approval) event.preventDefault();
+});
 document.addEventListener("htmx:before:swap", (event) => {
   const sent = event.detail.ctx?.changes;
   if (sent !== undefined && sent !== changes) event.preventDefault();
   else form.removeAttribute("aria-busy");
 });
 
-// Nothing is approved twice, and one sees that it is on its way; the answer sets the button anew.
 const approving = (event) => {
   const source = event.detail.ctx?.sourceElement;
   return source instanceof Element && source.matches(".approve") ? source : null;
 };
 document.addEventListener("htmx:before:request", (event) => {
-  const button = approving(event);
-  button?.setAttribute("aria-busy", "true");
-  if (button) button.disabled = true;
+  approval = approving(event) ?? approval;
+  approval?.setAttribute("aria-busy", "true");
+  form.inert = approval !== null;
 });
 document.addEventListener("htmx:finally:request", (event) => {
   const { ctx } = event.detail;
   if (ctx?.changes === changes) form.removeAttribute("aria-busy");
   // The page keeps no history in htmx, which would do this.
   if (ctx?.hx?.replaceurl) history.replaceState(null, "", ctx.hx.replaceurl);
-  const button = approving(event);
-  if (!button || ctx.hx?.redirect) return;
-  button.removeAttribute("aria-busy");
-  if (ctx.status !== "swapped") button.disabled = false;
+  if (!approving(event) || ctx.hx?.redirect) return;
+  form.inert = false;
+  approval.removeAttribute("aria-busy");
+  if (document.activeElement === document.body) approval.focus();
+  approval = null;
 });
 
 // One sentence tells who does not see the page what it comes to, once nothing changed for a second.

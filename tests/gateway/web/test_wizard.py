@@ -30,7 +30,7 @@ from tests.gateway.web.wizard_form import PATH, Wizard, problem
 
 def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> None:
     sent = wizard.shown.fields
-    hidden = {"command_key", "alpha_followed", "seen", "tab", "revision"}
+    hidden = {"command_key", "made", "alpha_followed", "seen", "tab", "revision"}
     assert {name: value for name, value in sent.items() if name not in hidden} == {
         "dataset": "",
         "validation_dataset": "",
@@ -373,3 +373,19 @@ def test_a_form_that_made_a_job_makes_another_only_when_asked_again(wizard: Wiza
     assert wizard.shown.fields["epochs"] == "2"
     assert wizard.approve() is not None
     assert len(wizard.jobs()) == 2
+
+
+def test_a_change_after_an_approval_whose_answer_was_lost_says_that_there_is_a_job(
+    wizard: Wizard,
+) -> None:
+    wizard.complete()
+    job_id = wizard.approve()
+    assert job_id is not None
+    assert (
+        "This form has approved a job already." in wizard.change(epochs="2")["approve-alert"].text
+    )
+    for shown in (wizard.change(epochs="20"), wizard.look(), wizard.open()):
+        assert shown.find("approve-alert") is None
+        (link,) = [each for each in shown["made"].all() if each.tag == "a"]
+        assert link.attributes["href"] == f"/fine-tune/ftjob-{job_id.hex}"
+    assert len(wizard.jobs()) == 1
