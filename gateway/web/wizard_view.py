@@ -75,6 +75,8 @@ class Gate(NamedTuple):
 
     is_open: bool
     sentence: str
+    figures: str = ""
+    """What else there is to know."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +184,22 @@ class View:
         return self.place.region.title if self.place else self.entries.region
 
     @property
-    def status(self) -> str:
-        """All of it in a sentence, for who does not see the page."""
+    def obstacle(self) -> str | None:
+        """What stands first against an approval, as a sentence."""
         if self.problems:
             return next(iter(self.problems.values()))
         if self.missing:
             return f"Choose {' and '.join(self.missing)}."
-        closed = (
-            gate.sentence
-            for gate in (self.balance_gate, self.capacity_gate)
-            if gate is not None and not gate.is_open
-        )
-        cost = f"Estimate {self.cost.replace(' – ', ' to ')}" if self.priced else "No estimate"
-        return f"{cost}; {next(closed, 'ready to approve.')}"
+        gates = (self.balance_gate, self.capacity_gate)
+        return next((gate.sentence for gate in gates if gate and not gate.is_open), None)
+
+    @property
+    def status(self) -> str:
+        """All of it in a sentence, for who does not see the page."""
+        if self.problems or self.missing or self.priced is None:
+            return self.obstacle or "No estimate."
+        cost = self.cost.replace(" – ", " to ")
+        return f"Estimate {cost}; {self.obstacle or 'ready to approve.'}"
 
     @property
     def proposal(self) -> str | None:
@@ -243,8 +248,9 @@ class View:
             return Gate(True, f"The balance covers the upper bound of {upper}.")
         return Gate(
             False,
-            f"Top up first: {amount_text(missing, Toward.PAYABLE)} is missing. The balance is "
-            f"{amount_text(self.priced.balance.balance)}, the upper bound of the estimate {upper}.",
+            f"Top up first: {amount_text(missing, Toward.PAYABLE)} is missing.",
+            f"The balance is {amount_text(self.priced.balance.balance)}, the upper bound of the "
+            f"estimate {upper}.",
         )
 
     @property

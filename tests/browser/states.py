@@ -249,6 +249,7 @@ STATES = (
         person="mary",
         prepare=wizard("#elsewhere", gpu_type="a100-40"),
         dark=True,
+        phone=True,
     ),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-compared", "/fine-tune", prepare=compared, dark=True, phone=True),

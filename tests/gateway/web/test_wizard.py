@@ -247,6 +247,7 @@ def test_too_little_balance_closes_the_gate(client: TestClient, world: World) ->
     assert gate.attributes["class"] == "is-closed"
     assert gate.text.startswith("Top up first: $0.01 is missing. The balance is $0.0001,")
     assert next(e for e in gate.all() if e.tag == "a").attributes["href"] == "/billing"
+    assert "Top up first: $0.01 is missing." in wizard.shown["wizard-bar"].text
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
@@ -264,7 +265,9 @@ def test_a_region_without_free_gpus_shows_the_wait(wizard: Wizard) -> None:
         "This machine has 0 CPU (this machine) free, the job needs 1; the wait is"
         in shown["capacity-gate"].text
     )
-    assert "the wait is about" in wizard.button.text
+    for button in (wizard.button, shown["approve-bar"]):  # of which a screen shows one
+        assert "the wait is about" in button.text
+    assert "the job needs 1; the wait is" in shown["wizard-bar"].text
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
