@@ -72,7 +72,9 @@ async function* ask(model, messages, signal, wait) {
       body: JSON.stringify(body(model, messages)),
       signal,
     });
-    if (!response.ok || response.redirected) throw new Refused("This page is too old: load it again.");
+    if (response.redirected || response.status === 403) throw new Refused("This page is too old: load it again.");
+    if (response.status === 413) throw new Refused("This conversation is too long; clear it to begin another.");
+    if (!response.ok) throw new Refused("Something failed here; try again.");
     try {
       yield* pieces(response);
       return;
