@@ -68,6 +68,9 @@ class NotYetVisible(DomainError):
 
     code = "not_yet_visible"
 
+    def __init__(self) -> None:
+        super().__init__("EcoLink is still writing this down; try again in a moment")
+
 
 class NotServing(DomainError):
     """What answers chats cannot be reached, or does not hold the model yet."""

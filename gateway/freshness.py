@@ -53,7 +53,7 @@ def found(
         with backend.pool.connection() as connection:
             row = query(connection)
         if row is None and not current:
-            raise NotYetVisible("the read models are behind the log; try again")
+            raise NotYetVisible
     if row is None:
         raise NotFound(missing)
     return row

@@ -177,7 +177,7 @@ def _trained(backend: Backend, caller: Caller, job_ids: list[UUID]) -> dict[UUID
     if len(jobs) < len(job_ids) and caught_up(backend, JOB_DETAIL):
         jobs = read()
     if len(jobs) < len(job_ids):
-        raise NotYetVisible("the read models are behind the log; try again")
+        raise NotYetVisible
     return jobs
 
 

@@ -73,7 +73,7 @@ def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
         current = caught_up(backend, DEPLOYMENTS, MODELS)
         row = _deployment(backend, caller, model)
         if row is None and not current:
-            raise NotYetVisible("the read models are behind the log; try again")
+            raise NotYetVisible
     if row is None:
         raise _not_deployed(backend, caller, model)
     match DeploymentStatus(row["status"]):

@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from gateway.errors import Problem
 from gateway.web.pages import fragment, is_htmx, outside
+from infrastructure.sessions import Session
 
 TITLES: dict[int, str] = {
     HTTPStatus.NOT_FOUND: "There is no such page",
@@ -19,6 +20,7 @@ TITLES: dict[int, str] = {
 }
 
 SIGN_IN = "/sign-in"
+AGAIN_SECONDS = 2
 
 
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
@@ -30,11 +32,36 @@ def answer(request: Request, status: int, problem: Problem, headers: Mapping[str
     if status == HTTPStatus.UNAUTHORIZED:
         return _to_sign_in(request)
     if is_htmx(request):
-        place = {"hx-retarget": "#notices", "hx-reswap": "innerHTML"}
-        return fragment("notice.html", headers=place, problem=problem)
-    title = TITLES.get(status, "That did not work")
-    response = outside("error.html", status, title=title, problem=problem)
+        return _notice(problem, passing=status == HTTPStatus.SERVICE_UNAVAILABLE)
+    response = _page(request, status, problem)
     response.headers.update(dict(headers))
+    return response
+
+
+def _notice(problem: Problem, *, passing: bool) -> Response:
+    """A notice; what will pass is morphed into itself, so that it is not said with each poll."""
+    swap = "innerMorph" if passing else "innerHTML"
+    place = {"hx-retarget": "#notices", "hx-reswap": swap}
+    return fragment("notice.html", headers=place, problem=problem, passing=passing)
+
+
+def _page(request: Request, status: int, problem: Problem) -> Response:
+    """A page, in the frame of who is signed in; what will pass is asked for again by itself."""
+    session: Session | None = getattr(request.state, "session", None)
+    passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
+    response = outside(
+        "error.html",
+        status,
+        title=TITLES.get(status, "That did not work"),
+        problem=problem,
+        again=_address(str(request.url)) if passing else None,
+        session=session,
+        account=None,
+        csrf_token=session.csrf_token if session else "",
+        path=request.url.path,
+    )
+    if passing:
+        response.headers["refresh"] = str(AGAIN_SECONDS)
     return response
 
 
@@ -48,10 +75,15 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _sign_in_for(shown: str) -> str:
+    """The page that asks for a key, and leads from there to what is shown."""
+    target = _address(shown)
+    return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"
+
+
+def _address(url: str) -> str:
     """Path and query alone: the host is ours, whatever a client says."""
     try:
-        _, _, path, query, _ = urlsplit(shown)
+        _, _, path, query, _ = urlsplit(url)
     except ValueError:
-        return SIGN_IN
-    target = f"{path}?{query}" if query else path
-    return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"
+        return ""
+    return f"{path}?{query}" if query else path

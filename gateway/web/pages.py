@@ -57,6 +57,7 @@ def templates() -> Environment:
         "limit": written_limit,
         "moment": written_moment,
         "rough": rough,
+        "sentence": sentence,
         "spoken": spoken,
         "time": written_time,
     }
@@ -105,9 +106,16 @@ def fragment(
 
 
 def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """A page for who is not signed in."""
+    """A page that knows no account: for who is not signed in, or of what cannot be shown."""
     text = templates().get_template(template).render(**context)
     return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
+
+
+def sentence(message: str) -> str:
+    """A message of the API as a sentence: with a stop, and a capital if it begins with a word."""
+    first, _, _ = message.partition(" ")
+    begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def written_count(number: int) -> str:

@@ -98,7 +98,7 @@ def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
 
 def _used_up() -> Response:
     problem = "This link was used before, or it is older than half an hour. "
-    problem += "`ecolink sign-in` prints a new one."
+    problem += "The command ecolink sign-in prints a new one."
     return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem)
 
 

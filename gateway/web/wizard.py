@@ -17,7 +17,7 @@ from gateway.answers import JobId, job_name
 from gateway.api.jobs import approve_job, own_job
 from gateway.backend import Backend, BackendOf
 from gateway.origin import base_url
-from gateway.web.pages import fragment, page
+from gateway.web.pages import fragment, page, sentence
 from gateway.web.wizard_form import Entries, read
 from gateway.web.wizard_lists import Lists
 from gateway.web.wizard_view import View, context
@@ -101,8 +101,7 @@ def approve(
     try:
         job = approve_job(view.request, Response(), caller, backend, entries.command_key)
     except DomainError as refused:
-        again = View.of(backend, caller, entries)
-        return _form(request, again, alert=refused.message)
+        return _form(request, View.of(backend, caller, entries), sentence(refused.message))
     with backend.pool.connection() as connection:
         close_draft(connection, caller.account_id, entries.state)
     return Response(headers={"hx-redirect": f"/fine-tune/{job_name(job.id)}"})

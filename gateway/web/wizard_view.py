@@ -24,6 +24,7 @@ from gateway.api.models import BaseModelAnswer
 from gateway.backend import Backend
 from gateway.web.amounts import Toward, amount_text, written_amount, written_range
 from gateway.web.launch_snippets import command_line, python
+from gateway.web.pages import sentence
 from gateway.web.wizard_fields import FIELDS, UNPRICED
 from gateway.web.wizard_form import Entries, identified, read
 from gateway.web.wizard_lists import Listed, Lists, Offered
@@ -324,14 +325,9 @@ def _by_field(error: DomainError) -> dict[str, str]:
     """A refusal's sentences by the fields that they are about."""
     problems = error.problems if isinstance(error, SeveralProblems) else (error,)
     return {
-        (each.field or "").removeprefix("hyperparameters."): _sentence(each.message)
+        (each.field or "").removeprefix("hyperparameters."): sentence(each.message)
         for each in problems
     }
-
-
-def _sentence(message: str) -> str:
-    """A message of the API, with a capital and a full stop."""
-    return message[:1].upper() + message[1:] + ("" if message.endswith(".") else ".")
 
 
 def _parts(fit: FitAnswer) -> Iterator[Part]:

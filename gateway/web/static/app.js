@@ -98,14 +98,20 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// Said once, however often a page asks in vain, and taken back by the first answer.
-let unreachable = null;
-document.addEventListener("htmx:error", () => {
-  if (!unreachable) unreachable = notify("EcoLink cannot be reached now; try again in a moment.", true);
-});
-document.addEventListener("htmx:after:request", () => {
-  unreachable?.remove();
-  unreachable = null;
+// What passes is said once, however often a page asks in vain, and taken back by the first answer.
+let unreachable = false;
+function missed() {
+  if (!unreachable) notify("EcoLink cannot be reached now; try again in a moment.", true).dataset.passing = "";
+  unreachable = true;
+}
+document.addEventListener("htmx:error", missed);
+document.addEventListener("htmx:after:request", (event) => {
+  const { response, hx } = event.detail.ctx;
+  // EcoLink itself answers a part of a page with 200, and a notice: this was said by what stands before it.
+  if (response.status >= 500) return missed();
+  if (response.status >= 400) return notify(`This did not get through to EcoLink (${response.status}).`, true);
+  unreachable = false;
+  if (hx.retarget !== "#notices") for (const each of document.querySelectorAll("#notices [data-passing]")) each.remove();
 });
 document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
 window.addEventListener("resize", reachTables);

@@ -96,7 +96,7 @@ def test_where_an_operator_confirms_the_page_says_how_to_pay(asking: Browser) ->
     assert "Transfer to &lt;IBAN&gt;." in page
     assert str(asking.person.account_id) in page
     assert "/billing/top-ups" not in page
-    assert "an operator confirms payments here" in top_up(asking, "5")
+    assert "An operator confirms payments here" in top_up(asking, "5")
     answer = asking.client.post("/api/account/top-ups", json={"amount": "5"}, headers=asking.htmx)
     assert answer.status_code == 403
     assert balance(asking) == "$0.00"
@@ -106,7 +106,7 @@ def test_where_an_operator_confirms_the_page_says_how_to_pay(asking: Browser) ->
 def test_no_test_payment_comes_through_a_proxy(paying: Browser, header: str) -> None:
     """Whoever is behind one may be anybody."""
     paying.client.headers[header] = "for=198.51.100.7"
-    said = "test payments are not taken through a proxy"
+    said = "est payments are not taken through a proxy"
     assert said in top_up(paying, "5")
     answer = paying.client.post("/api/account/top-ups", json={"amount": "5"}, headers=paying.htmx)
     assert answer.status_code == 403

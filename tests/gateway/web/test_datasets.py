@@ -203,7 +203,7 @@ def test_another_account_s_dataset_is_not_there(
     for path in (f"/datasets/{theirs}", f"/datasets/{theirs}/examples"):
         assert browser.client.get(path).status_code == 404
     answer = browser.client.post(f"/datasets/{theirs}/delete", headers=browser.htmx)
-    assert f"no dataset {theirs}" in answer.text
+    assert f"No dataset {theirs}" in answer.text
 
 
 def test_a_validation_is_followed_until_it_is_over(

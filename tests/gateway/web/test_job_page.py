@@ -233,7 +233,7 @@ def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
     assert "On 1 GPU, what is left costs at most $" in reader.text()
     assert "On 2 GPUs, what is left costs at most" in quoted(reader, 2)
     for refused in (quoted(reader, 3), reader.post("resume", wait="true", gpu_count="3")):
-        assert "a job may use 1 to 2 of cpu in local" in refused
+        assert "A job may use 1 to 2 of cpu in local." in refused
     assert "gpu_count" in quoted(reader, 0)
     assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="2")
     assert reader.world.log.load(Job, reader.job_id).gpu_count == 2

@@ -122,7 +122,7 @@ def test_without_its_base_a_model_cannot_be_deployed(browser: Browser, owner: De
     assert f"{BASE_MODEL} is not deployed. An operator can deploy it." in shown
     assert f"/models/{owner.model.replace(':', '%3A')}/deploy" not in shown
     refused = give(browser, f"/models/{owner.model}/deploy")
-    assert f"an adapter needs its base, and {BASE_MODEL} is not deployed" in refused
+    assert f"An adapter needs its base, and {BASE_MODEL} is not deployed" in refused
     assert 'role="alert"' in refused
 
 
@@ -147,7 +147,7 @@ def test_only_an_operator_is_offered_the_bases(client: TestClient, world: World)
     as_user = signed_in(client, user)
     assert "Only an operator deploys bases" in lists(as_user)
     assert "/models/bases/" not in lists(as_user)
-    assert "only an operator" in give(as_user, f"/models/bases/{BASE_MODEL}/undeploy")
+    assert "Only an operator" in give(as_user, f"/models/bases/{BASE_MODEL}/undeploy")
     client.cookies.clear()
     as_operator = signed_in(client, operator)
     assert "Only an operator" not in lists(as_operator)
@@ -197,7 +197,7 @@ def test_strangers_see_nothing_of_it(browser: Browser, owner: Deployer, world: W
     assert owner.model not in stranger.client.get("/models").text
     assert "was never deployed" in give(stranger, f"/models/{owner.model}/undeploy")
     job = owner.path.rpartition("/")[2]
-    assert "no job" in give(stranger, f"/models/jobs/{job}/promote")
+    assert "No job" in give(stranger, f"/models/jobs/{job}/promote")
 
 
 def test_an_adapter_is_downloaded_as_one_archive(
