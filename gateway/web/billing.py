@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from domain.money import decimal_dollars, micros_of
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Money, job_name
 from gateway.api.accounts import AccountAnswer, pay, show_account
-from gateway.api.billing import DaysAsked, StatementDay, StatementTotal, days_of, jobs_of
+from gateway.api.billing import StatementDay, StatementTotal, days_asked, days_of, jobs_of
 from gateway.api.job_answers import ResumeGate
 from gateway.api.jobs import job_detail, own_job
 from gateway.api.ledger import newest
@@ -65,6 +65,14 @@ KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
 }
 
 
+class DaysRefused(NamedTuple):
+    """Days that were asked for, and why no statement has them: the last thirty are shown."""
+
+    first: date | None
+    last: date | None
+    why: str
+
+
 @dataclass(frozen=True)
 class Asked:
     """What of the money is asked for."""
@@ -77,6 +85,7 @@ class Asked:
     before: int | None
     days_given: bool
     """Whether an address names the days; else they go on with the calendar."""
+    refused: DaysRefused | None = None
 
     @property
     def only(self) -> Only:
@@ -106,15 +115,22 @@ class Asked:
 
 
 def asked(
-    days: DaysAsked,
+    caller: CallerOf,
+    backend: BackendOf,
     job: Annotated[JobId | None, Given, Query()] = None,
     kind: Annotated[Kind | None, Given, Query()] = None,
     before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
-    first: Annotated[date | None, Query()] = None,
-    last: Annotated[date | None, Query()] = None,
+    first: Annotated[date | None, Given, Query()] = None,
+    last: Annotated[date | None, Given, Query()] = None,
 ) -> Asked:
-    """What an address asks for; without days, the last thirty."""
-    return Asked(*days, job, kind, before, days_given=bool(first or last))
+    """What an address asks for; without days, or with days that are none, the last thirty."""
+    try:
+        days, refused = days_asked(caller, backend, first, last), None
+    except Invalid as problem:
+        days = days_asked(caller, backend)
+        refused = DaysRefused(first, last, problem.message)
+    given = refused is None and bool(first or last)
+    return Asked(*days, job, kind, before, days_given=given, refused=refused)
 
 
 AskedOf = Annotated[Asked, Depends(asked)]

@@ -19,6 +19,7 @@ from domain.meter import Meter
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from tests.gateway.conftest import Person, World
+from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser, signed_in
 
 
@@ -246,10 +247,28 @@ def test_the_ledger_is_filtered_by_job_kind_and_day(browser: Browser, world: Wor
 
 
 def test_what_cannot_be_asked_is_refused_as_a_page(browser: Browser) -> None:
-    for query in ("first=2026-02-01&last=2026-01-01", "last=x", "job=x", "kind=x", "before=0"):
+    for query in ("last=x", "job=x", "kind=x", "before=0"):
         answer = browser.client.get(f"/billing?{query}")
         assert answer.status_code == 422, query
         assert "<h1>" in answer.text
+
+
+@pytest.mark.parametrize("last", ["2026-01-31", "2027-02-03"])
+def test_days_that_no_statement_has_are_refused_beside_their_fields(
+    browser: Browser, last: str
+) -> None:
+    query = {"first": "2026-02-01", "last": last, "kind": "minutes"}
+    answer = browser.client.get("/billing", params=query)
+    assert answer.status_code == 200
+    page = read_html(answer.text)
+    assert page["days-problem"].text == (
+        "A statement has 1 to 366 days, first to last. Shown are the last thirty days."
+    )
+    form = next(each for each in page.all() if each.attributes.get("class") == "filters")
+    assert form.fields == query  # to be mended
+    poll = page["billing-now"].attributes["hx-get"]
+    assert "kind=minutes" in poll
+    assert "first=" not in poll
 
 
 def test_nothing_is_told_of_another_accounts_job(
