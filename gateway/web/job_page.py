@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
-from annotated_types import Ge, Le
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
+from domain.errors import Invalid
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
@@ -31,13 +31,12 @@ from gateway.web.job_view import views_of
 from gateway.web.live import place_text
 from gateway.web.pages import PRIVATE, SECURITY, fragment, page
 from gateway.web.watched_job import lines_html, partials
+from gateway.web.wizard_form import COUNT_WANTED, gpu_count_of
 from infrastructure.consumer import recorded
 from infrastructure.measurements import last_steps_of
 from projections.account_events import newest_events
 
 SHOWN_ENTRIES, SHOWN_LINES = 200, 200
-
-GpuCount = Annotated[int, Ge(1), Le(64)]
 
 router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 
@@ -106,12 +105,17 @@ def quote_resume(
     job_id: JobId,
     caller: CallerOf,
     backend: BackendOf,
-    gpu_count: Annotated[GpuCount, Query()],
+    gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     """What the rest would cost on so many GPUs; nothing of a job that is not paused any more."""
-    gate = resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
-    account = show_account(caller, backend)
-    return fragment("job/resume_quote.html", gate=gate, gpu_count=gpu_count, account=account)
+    row, count = own_job(backend, caller, job_id), gpu_count_of(gpu_count)
+    return fragment(
+        "job/resume_quote.html",
+        gate=resume_gate(backend, row, count) if count else None,
+        gpu_count=count,
+        wanted=COUNT_WANTED,
+        account=show_account(caller, backend),
+    )
 
 
 @router.post("/resume")
@@ -120,10 +124,12 @@ def resume(
     caller: CallerOf,
     backend: BackendOf,
     wait: Annotated[bool, Form()] = False,
-    gpu_count: Annotated[GpuCount | None, Form()] = None,
+    gpu_count: Annotated[str, Form(max_length=20)] = "",
 ) -> Response:
     """Go on from the latest checkpoint."""
-    how = ResumeRequest(wait=wait, gpu_count=gpu_count)
+    if (count := gpu_count_of(gpu_count)) is None:
+        raise Invalid(COUNT_WANTED, field="gpu_count")
+    how = ResumeRequest(wait=wait, gpu_count=count)
     return _give(backend, job_id, lambda: resume_job(job_id, caller, backend, how))
 
 

@@ -33,7 +33,8 @@ CHOSEN_WANTED = {
     "target_modules": "Target modules must be at least one; q_proj and v_proj are the default.",
     "schedule": "Schedule must be cosine or linear.",
 }
-COUNT_WANTED = "GPU count must be a whole number from 1 to 64."
+MOST_GPUS = 64
+COUNT_WANTED = f"GPU count must be a whole number from 1 to {MOST_GPUS}."
 CHOICES = {
     "dataset": "a dataset",
     "base_model": "a base model",
@@ -224,8 +225,8 @@ def read(entries: Entries) -> Reading:
         body[name] = identified(getattr(entries, name))
         if getattr(entries, name) and body[name] is None:
             problems[name] = "This dataset is no longer there; choose another."
-    if WHOLE.fullmatch(entries.gpu_count) and 1 <= int(entries.gpu_count) <= 64:
-        body["gpu_count"] = int(entries.gpu_count)
+    if (count := gpu_count_of(entries.gpu_count)) is not None:
+        body["gpu_count"] = count
     else:
         problems["gpu_count"] = COUNT_WANTED
     if entries.suffix and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", entries.suffix) is None:
@@ -234,6 +235,12 @@ def read(entries: Entries) -> Reading:
         body["suffix"] = entries.suffix
     complete = not missing and problems.keys() <= WEIGHTLESS
     return Reading(JobRequest.model_validate(body) if complete else None, missing, problems)
+
+
+def gpu_count_of(text: str) -> int | None:
+    """The number of GPUs that was typed; None if no job may have so many."""
+    count = int(text) if WHOLE.fullmatch(text) else 0
+    return count if 1 <= count <= MOST_GPUS else None
 
 
 def identified(text: str) -> UUID | None:

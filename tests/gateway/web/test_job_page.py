@@ -203,11 +203,11 @@ def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
     assert "Balance reached zero" in text
     assert "Top up" in text
     assert resume_button(reader).endswith(" disabled")
-    assert "top up first" in reader.post("resume").lower() or "balance" in reader.post("resume")
+    assert "balance" in reader.post("resume", gpu_count="1")
     world.credit(reader.person, 10_000_000)
     assert "There is enough again" in reader.text()
     assert not resume_button(reader).endswith(" disabled")
-    assert "Waiting for a GPU" in reader.post("resume", wait="true")
+    assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="1")
 
 
 def test_paused_by_its_owner_there_is_no_banner(reader: Reader) -> None:
@@ -234,7 +234,9 @@ def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
     assert "On 2 GPUs, what is left costs at most" in quoted(reader, 2)
     for refused in (quoted(reader, 3), reader.post("resume", wait="true", gpu_count="3")):
         assert "A job may use 1 to 2 of cpu in local." in refused
-    assert "gpu_count" in quoted(reader, 0)
+    for wrong in ("0", "65", "", "2.5"):
+        for refused in (quoted(reader, wrong), reader.post("resume", gpu_count=wrong)):
+            assert "GPU count must be a whole number from 1 to 64." in refused
     assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="2")
     assert reader.world.log.load(Job, reader.job_id).gpu_count == 2
 
@@ -332,7 +334,7 @@ def resume_button(reader: Reader) -> str:
     return page.partition('id="resume"')[2].partition(">")[0].partition(" aria-")[0]
 
 
-def quoted(reader: Reader, gpu_count: int) -> str:
+def quoted(reader: Reader, gpu_count: int | str) -> str:
     """What a resume would cost on so many GPUs."""
     answer = reader.client.get(
         f"{reader.page_path}/resume",
