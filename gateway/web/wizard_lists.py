@@ -56,6 +56,8 @@ class Lists:
 
     datasets: list[Listed]
     """The newest of those that can be trained on, and what is chosen of the others."""
+    more_datasets: bool
+    """Whether there are others."""
     unready: dict[str, DatasetStatus]
     """What is chosen, and cannot be trained on."""
     all_bases: list[BaseModelAnswer]
@@ -76,9 +78,10 @@ class Lists:
         }
         there = {gpu_type for _, gpu_type in places}
         offered = [each for each in catalog.gpu_types if each.gpu_type in there]
-        datasets, unready = _datasets(backend, caller, chosen)
+        datasets, more_datasets, unready = _datasets(backend, caller, chosen)
         return cls(
             datasets=datasets,
+            more_datasets=more_datasets,
             unready=unready,
             all_bases=base_models(backend, caller),
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
@@ -155,11 +158,12 @@ class Lists:
 
 def _datasets(
     backend: Backend, caller: Caller, chosen: Sequence[UUID]
-) -> tuple[list[Listed], dict[str, DatasetStatus]]:
-    """Datasets to choose from, and the state of those that are chosen and cannot be trained on."""
+) -> tuple[list[Listed], bool, dict[str, DatasetStatus]]:
+    """Datasets to choose from, whether there are more, and the state of what is chosen in vain."""
     account, unready = caller.account_id, dict[str, DatasetStatus]()
     with backend.pool.connection() as connection:
-        rows = ready_datasets(connection, account, MOST_DATASETS)
+        rows = ready_datasets(connection, account, MOST_DATASETS + 1)
+        more, rows = len(rows) > MOST_DATASETS, rows[:MOST_DATASETS]
         for each in set(chosen) - {row["dataset_id"] for row in rows}:
             found = dataset(connection, account, each)
             if found is None:
@@ -172,4 +176,4 @@ def _datasets(
     listed = [
         Listed(row["dataset_id"], names.get(row["dataset_id"]), row["examples"]) for row in rows
     ]
-    return listed, unready
+    return listed, more, unready

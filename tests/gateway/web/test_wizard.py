@@ -320,9 +320,10 @@ def test_a_chosen_dataset_is_found_beyond_the_newest(
     wizard: Wizard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.web.wizard_lists.MOST_DATASETS", 1)
+    assert wizard.look().find("more-datasets") is None
     newer = wizard.world.dataset(wizard.browser.person)
     wizard.world.project()
-    wizard.complete()
+    assert "your newest datasets" in wizard.complete()["more-datasets"].text
     for each in (wizard.dataset, newer):  # of which one alone is listed
         shown = wizard.change(dataset=str(each))
         assert shown.fields["dataset"] == str(each)
