@@ -64,6 +64,8 @@ class Training:
         self.ranks, self.ends = ranks, ends
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
         self.base, self.compiled, self.compile_seconds = model.get_base_model(), None, 0.0
+        if ranks.count > 1:
+            self._settle()
 
     def compile(self) -> str | None:
         """Compile the layers, in ten to thirty seconds; None, or why they stay eager after all.
@@ -169,6 +171,18 @@ class Training:
         batch = collate([Example(each, each) for each in taught], self.ranks.device)
         with self._dropping(batch), self.ranks.accumulating(self.model, last=False):
             torch.autograd.grad(loss_sum(self.model, batch), self.adapter)
+        before.restore(self.ranks.device)
+
+    def _settle(self) -> None:
+        """Have the ranks exchange once before the first step of a segment.
+
+        After its first exchange DistributedDataParallel lays the gradients into other buckets, in
+        which three ranks or more add in another order: a step must not depend on being the first.
+        """
+        before = RandomState.of(self.ranks.device)
+        self.model.train()
+        self._take_part(0)
+        self.optimizer.zero_grad()
         before.restore(self.ranks.device)
 
     def _take_part(self, index: int) -> None:
