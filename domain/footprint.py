@@ -12,6 +12,8 @@ from domain.precision import Precision
 
 MIB = 1024**2
 
+BFLOAT16, FLOAT32 = 2, 4  # bytes
+
 CUDA_CONTEXT_BYTES = 512 * MIB
 """What a process takes before its first tensor. Some 300 MiB with kernels loaded lazily (pytorch
 issue 107667), and more of them as it trains."""
@@ -51,9 +53,10 @@ def memory_items(
     copy of them, in the flat tensor that is summed over the ranks.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
-    activations = activation_bytes(layout, checkpointing)
+    element = _element_bytes(gpu)
+    activations = activation_bytes(layout, checkpointing, element)
     return {
-        "weights": weight_bytes(layout.shape, precision),
+        "weights": weight_bytes(layout.shape, precision, element),
         "adapter": adapter,
         "gradients": adapter * (2 if layout.gpu_count > 1 else 1),
         "optimizer": 2 * adapter,
@@ -73,15 +76,24 @@ def linear_parameters(shape: ModelShape) -> int:
     return shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
 
 
-def weight_bytes(shape: ModelShape, precision: Precision) -> int:
-    """The frozen base: two bytes a parameter, or NF4 in the layers' linear modules.
+def _element_bytes(gpu: GpuType) -> int:
+    """Bytes of a number of the base, and of one that runs through it.
 
-    Embeddings, norms and the head stay in bf16, as bitsandbytes and transformers leave them.
+    They are bf16, but for a CPU: one without units for it computes in float32, and which one a job
+    will have is not known when it is priced.
+    """
+    return FLOAT32 if gpu.backing == "cpu" else BFLOAT16
+
+
+def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
+    """The frozen base: an element a parameter, or NF4 in the layers' linear modules.
+
+    Embeddings, norms and the head stay as they are, so bitsandbytes and transformers leave them.
     """
     if precision is Precision.BF16:
-        return 2 * shape.parameters
+        return element * shape.parameters
     quantised = linear_parameters(shape)
-    return math.ceil(NF4_BYTES * quantised) + 2 * max(0, shape.parameters - quantised)
+    return math.ceil(NF4_BYTES * quantised) + element * max(0, shape.parameters - quantised)
 
 
 def bytes_per_parameter(shape: ModelShape, precision: Precision) -> float:
@@ -89,7 +101,7 @@ def bytes_per_parameter(shape: ModelShape, precision: Precision) -> float:
     return round(weight_bytes(shape, precision) / shape.parameters, 3)
 
 
-def activation_bytes(layout: Layout, checkpointing: bool) -> int:
+def activation_bytes(layout: Layout, checkpointing: bool, element: int = BFLOAT16) -> int:
     """What a micro batch keeps for its backward pass, and the most that is added to it at a time.
 
     Without checkpointing every layer keeps its tensors; with it only its input (Chen et al.,
@@ -97,10 +109,10 @@ def activation_bytes(layout: Layout, checkpointing: bool) -> int:
     head's tensors and a layer's working set are never there together.
     """
     shape = layout.shape
-    layer, boundary = _layer_bytes(layout), 2 * shape.hidden_size
+    layer, boundary = _layer_bytes(layout, element), element * shape.hidden_size
     kept = shape.layers * (boundary if checkpointing else layer)
     # One layer's gradients in flight: of the residual, and of the three tensors of its MLP.
-    working = 2 * (2 * shape.hidden_size + 3 * shape.intermediate_size)
+    working = element * (2 * shape.hidden_size + 3 * shape.intermediate_size)
     if checkpointing:
         working += layer
     padded = math.ceil(layout.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
@@ -108,25 +120,25 @@ def activation_bytes(layout: Layout, checkpointing: bool) -> int:
     return tokens * (kept + max(working, _head_bytes(shape)))
 
 
-def _layer_bytes(layout: Layout) -> int:
+def _layer_bytes(layout: Layout, element: int) -> int:
     """Bytes a token that one layer keeps for its backward pass.
 
     Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, but for
     frozen linear modules, which keep no input: both norms keep their input in float32 (8 h); fused
     attention, without a score matrix (Dao et al., FlashAttention (2022)), keeps q, k, v and its
-    output; the gated MLP keeps the gate, its activation and the other branch (6 m). Each adapted
+    output; the gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted
     module keeps its input in float32, the mask of its dropout, and the r numbers between A and B.
     """
     shape, hyperparameters = layout.shape, layout.hyperparameters
     queries = shape.attention_heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
-    attention = 2 * (2 * queries + 2 * keys)
+    attention = element * (2 * queries + 2 * keys)
     mask = 1 if hyperparameters.dropout > 0 else 0
     adapted = sum(
         (4 + mask) * shape.linears[name][0] + 4 * hyperparameters.lora_r
         for name in hyperparameters.target_modules
     )
-    return 8 * shape.hidden_size + attention + 6 * shape.intermediate_size + adapted
+    return 8 * shape.hidden_size + attention + 3 * element * shape.intermediate_size + adapted
 
 
 def _head_bytes(shape: ModelShape) -> int:
@@ -140,11 +152,11 @@ def _head_bytes(shape: ModelShape) -> int:
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
     """What is held beside the tensors: the CUDA context, libraries, and 4-bit workspace.
 
-    A 4-bit module is multiplied as bf16, so that the largest one exists twice for a moment. A type
-    that stands for CPU memory has neither context nor a caching allocator.
+    A 4-bit module is multiplied out of its bits, so that the largest one exists twice for a moment.
+    A type that stands for CPU memory has neither context nor a caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
-    workspace = 2 * largest if precision is Precision.NF4 else 0
+    workspace = _element_bytes(gpu) * largest if precision is Precision.NF4 else 0
     if gpu.backing == "cpu":
         return workspace
     if precision is Precision.NF4:

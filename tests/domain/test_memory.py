@@ -173,6 +173,16 @@ def test_cpu_memory_has_no_cuda_context() -> None:
     assert memory_items(layout, BF16, False, gpu(16.0))["overhead"] > 0.5 * GIB
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_cpu_may_hold_the_base_and_what_runs_through_it_in_float32(checkpointing: bool) -> None:
+    layout = Layout(SMOLLM2, DEFAULTS, 64, 1)
+    on_cpu, on_gpu = (memory_items(layout, BF16, checkpointing, each) for each in (CPU, gpu(16.0)))
+    assert on_cpu["weights"] == 2 * on_gpu["weights"] == 4 * SMOLLM2.parameters
+    assert on_gpu["activations"] < on_cpu["activations"] < 2 * on_gpu["activations"]
+    four_bits = memory_items(layout, NF4, checkpointing, CPU)["weights"]
+    assert four_bits < on_cpu["weights"] / 2
+
+
 @given(st.integers(1, 64), st.integers(1, 8192), st.booleans())
 def test_activations_rise_with_batch_and_length(batch: int, length: int, checkpoint: bool) -> None:
     def bytes_of(batch: int, length: int) -> int:
