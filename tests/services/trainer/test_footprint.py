@@ -1,0 +1,54 @@
+"""What a micro batch keeps for its backward pass, against what the memory fit reckons with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from domain.footprint import FLOAT32, Layout, activation_bytes
+from domain.hyperparameters import Hyperparameters
+from infrastructure.chat_labels import Example
+from services.trainer import attention
+from services.trainer.batches import collate, loss_sum
+from services.trainer.lora import Dropout
+from services.trainer.model import CPU, attach_adapter, checkpoint_activations, load_base
+from services.trainer.model_import import shape_of
+from services.trainer.tiny_model import TINY_SHAPE
+
+LENGTH = 64
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_micro_batch_keeps_no_more_than_the_fit_reckons_with(
+    tiny_model: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, with fused attention and a loss on every token, as on a GPU at the worst."""
+    monkeypatch.setattr(attention, "SHORT_ROW", 0)
+    chosen = Hyperparameters(micro_batch_size=4, target_modules=tuple(TINY_SHAPE.linears))
+    base = load_base(tiny_model, torch.float32)
+    attention.choose(base)
+    if checkpointing:
+        checkpoint_activations(base)
+    shape = shape_of(base)
+    model = attach_adapter(base, chosen, "tiny").train()
+    ids = tuple(range(5, 5 + LENGTH))
+    batch = collate([Example(ids, ids)] * chosen.micro_batch_size, CPU)
+    held = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with Dropout(model).drawn(batch.tokens, torch.float32, CPU), hooks:
+        loss = loss_sum(model, batch)
+    reckoned = activation_bytes(Layout(shape, chosen, LENGTH, 1), checkpointing, FLOAT32)
+    assert loss.requires_grad
+    print(f"{sum(kept.values()):,} of {reckoned:,} bytes")
+    assert 0.1 * reckoned < sum(kept.values()) <= reckoned
