@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 from uuid import UUID
 
 from gateway.answers import Answer
@@ -33,7 +33,11 @@ class Curve(Answer):
 def curve_of(connection: Connection, job_id: UUID) -> Curve:
     """A job's curve of at most 1,500 points; an evaluation of step 0 is the base's."""
     measured = losses_of(connection, job_id)
-    evaluations: Sequence[dict[str, Any]] = evaluations_of(connection, job_id)
+    evaluations = [
+        each
+        for each in evaluations_of(connection, job_id)
+        if not undone(measured, each["step"], each["segment"])
+    ]
     points = thinned(measured, MOST_POINTS)
     return Curve(
         steps=[point.step for point, _ in points],
@@ -45,6 +49,12 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
         last=max(((each.segment, each.step) for each in measured), default=(0, 0)),
         measured=len(measured),
     )
+
+
+def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
+    """Whether what a launch had at a step is lost, as a later one began before that step."""
+    before = bisect_right(standing, step, key=_step)
+    return before > 0 and standing[before - 1].segment > segment
 
 
 def thinned(measured: Sequence[MeasuredStep], most: int) -> list[tuple[MeasuredStep, float]]:

@@ -145,17 +145,23 @@ class MeasuredStep(NamedTuple):
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
-    """The losses of a job's steps in order; of a step that was taken twice, the last.
+    """The losses of a job's steps in order, without those that a later launch began before.
 
     A long job has a million steps: they come as plain tuples, in the binary format.
     """
+    standing: list[MeasuredStep] = []
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         cursor.execute(
-            "SELECT DISTINCT ON (step) step, segment, train_loss FROM step_measurements "
-            "WHERE job_id = %s ORDER BY step, segment DESC",
+            "SELECT step, segment, train_loss FROM step_measurements "
+            "WHERE job_id = %s ORDER BY segment, step",
             [job_id],
         )
-        return [MeasuredStep(*row) for row in cursor]
+        for row in cursor:
+            step = MeasuredStep(*row)
+            while standing and standing[-1].step >= step.step:
+                standing.pop()  # a crash undid it: it is taken again, or never will be
+            standing.append(step)
+    return standing
 
 
 def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from gateway.curve import MOST_POINTS, thinned
+from gateway.curve import MOST_POINTS, thinned, undone
 from infrastructure.measurements import MeasuredStep
 
 
@@ -38,3 +38,10 @@ def test_a_point_says_the_mean_of_those_that_it_stands_for() -> None:
 def test_ranges_without_a_step_are_left_out() -> None:
     measured = [MeasuredStep(n, 1, 1.0) for n in (*range(1, 60), 10_000)]
     assert [each.step for each, _ in thinned(measured, 20)] == [1, 10_000]
+
+
+def test_what_a_launch_had_behind_the_beginning_of_a_later_one_is_undone() -> None:
+    standing = [MeasuredStep(n, 1 if n <= 50 else 2, 1.0) for n in range(1, 56)]
+    evaluated = ((0, 1), (50, 1), (52, 1), (52, 2), (60, 1))
+    assert [undone(standing, *each) for each in evaluated] == [False, False, True, False, True]
+    assert not undone([], 50, 1)

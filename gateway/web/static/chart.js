@@ -102,7 +102,9 @@ export class Chart {
     const [lastSegment, lastStep] = this.lastStep.split(".").map(Number);
     const steps = curve.steps.filter(([segment, step]) => segment > lastSegment || (segment === lastSegment && step > lastStep));
     for (const [segment, step, loss] of steps) {
-      // A launch that begins before the last step takes those steps again.
+      // A launch that begins before the last step undoes what was behind.
+      if (this.steps.at(-1) >= step)
+        for (const evaluated of [...this.evaluations.keys()]) if (evaluated >= step) this.evaluations.delete(evaluated);
       while (this.steps.length && this.steps.at(-1) >= step)
         for (const column of [this.steps, this.losses, this.means, this.segments]) column.pop();
       this.steps.push(step);
@@ -112,11 +114,16 @@ export class Chart {
       this.lastStep = `${segment}.${step}`;
     }
     for (const [segment, step, loss] of curve.evaluations) {
-      this.evaluations.set(step, loss);
+      if (!this.undone(segment, step)) this.evaluations.set(step, loss);
       this.lastEvaluation = `${segment}.${step}`;
     }
     if (this.steps.length > MOST_POINTS) this.load();
     else this.draw(false);
+  }
+
+  undone(segment, step) {
+    const before = this.steps.findLastIndex((each) => each <= step);
+    return before >= 0 && this.segments[before] > segment;
   }
 
   mark() {
