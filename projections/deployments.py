@@ -132,17 +132,27 @@ def deployed_checkpoints(
     ).fetchall()
 
 
+def deployments_of_jobs(
+    connection: Connection, job_ids: Sequence[UUID]
+) -> dict[UUID, dict[str, Row]]:
+    """Of what each job made, and was ever deployed, the rows by its name."""
+    rows = connection.execute(
+        "SELECT * FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
+    ).fetchall()
+    found: dict[UUID, dict[str, Row]] = {each: {} for each in job_ids}
+    for row in rows:
+        found[row["job_id"]][row["model"]] = row
+    return found
+
+
 def statuses_of_jobs(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, DeploymentStatus]]:
     """Of what each job made, and was ever deployed, the status by its name."""
-    rows = connection.execute(
-        "SELECT job_id, model, status FROM deployments WHERE job_id = ANY(%s)", [list(job_ids)]
-    ).fetchall()
-    found: dict[UUID, dict[str, DeploymentStatus]] = {each: {} for each in job_ids}
-    for row in rows:
-        found[row["job_id"]][row["model"]] = DeploymentStatus(row["status"])
-    return found
+    return {
+        job_id: {model: DeploymentStatus(row["status"]) for model, row in rows.items()}
+        for job_id, rows in deployments_of_jobs(connection, job_ids).items()
+    }
 
 
 def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentStatus]:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import JsonValue
 
 from domain.durations import spoken
 from gateway.access import CallerOf
@@ -21,7 +20,7 @@ from gateway.job_names import SHORT, JobNames, names_of
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
 from gateway.web.pages import page
-from gateway.web.wizard_fields import FIELDS
+from gateway.web.wizard_fields import label_of, said
 
 MOST_CHOICES = 100  # the newest jobs, to choose others from
 
@@ -103,20 +102,9 @@ def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
     """Every hyperparameter that any of them has, in the wizard's order."""
     names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
     return [
-        Line(_label(name), tuple(_said(job.hyperparameters.get(name)) for job in jobs))
+        Line(label_of(name), tuple(said(job.hyperparameters.get(name)) for job in jobs))
         for name in names
     ]
-
-
-def _label(name: str) -> str:
-    """Of a hyperparameter: as the wizard calls it, if it asks for it."""
-    return FIELDS[name].label if name in FIELDS else name.replace("_", " ").capitalize()
-
-
-def _said(value: JsonValue) -> str:
-    if value is None:
-        return "—"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _of(step: int, total: int | None) -> str:

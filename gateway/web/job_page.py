@@ -28,7 +28,7 @@ from gateway.curve import Curve, curve_of
 from gateway.event_feed import Told
 from gateway.web.job_story import MINOR, Entry, entries_of
 from gateway.web.job_view import views_of
-from gateway.web.live import place_text
+from gateway.web.live import RECONNECTING, place_text
 from gateway.web.pages import PRIVATE, SECURITY, fragment, page
 from gateway.web.watched_job import lines_html, partials
 from gateway.web.wizard_form import COUNT_WANTED, gpu_count_of
@@ -47,7 +47,7 @@ def show_job_page(
 ) -> Response:
     """All of a job; what comes after it was read comes live."""
     own_job(backend, caller, job_id)
-    entries, sequence = _entries(backend, caller, job_id)
+    entries, minutes_from, sequence = _entries(backend, caller, job_id)
     lines = show_log(job_id, caller, backend, SHOWN_LINES).data
     with backend.pool.connection() as connection:
         last_step = last_steps_of(connection, [job_id]).get(job_id)
@@ -61,20 +61,29 @@ def show_job_page(
         job=view.job,
         parts=view.parts(),
         entries=entries[::-1],
+        minutes_from=minutes_from,
         lines=lines_html([line.model_dump() for line in lines]),
         sequence=sequence,
         step=place_text((last_step["segment"], last_step["step"]) if last_step else (0, 0)),
         line=place_text(max(numbered, default=(0, 0))),
+        reconnecting=RECONNECTING,
     )
 
 
-def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int]:
-    """The newest lines of the timeline, and up to which sequence they are all of them."""
+def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
+    """The newest lines of the timeline, in order.
+
+    Also from which of them on every minute is there, if not from the first; and the sequence up to
+    which these are all lines.
+    """
     minor = [each.TOPIC for each in MINOR]
     with backend.pool.connection() as connection:
         found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
-    told = [Told(recorded(backend.log, each)) for each in found]
-    return entries_of(told), known
+    entries = entries_of(Told(recorded(backend.log, each)) for each in found)
+    if len(found) <= SHOWN_ENTRIES:
+        return entries, None, known
+    whole = [each.sequence for each in entries if each.sequence >= found[-SHOWN_ENTRIES].id]
+    return entries, min(whole, default=None), known
 
 
 @router.get("/curve")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from uuid import UUID
 
+from domain.catalog import Catalog
+from domain.identity import CATALOG_ID
 from domain.lifecycle import Command, Effect, JobStatus, rule
 from gateway.answers import Money
 from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
+from gateway.api.deployments import DeploymentAnswer
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
@@ -17,10 +20,11 @@ from gateway.job_names import JobNames, names_of
 from gateway.runway import Runway
 from gateway.web.job_states import PAUSED, TONES, state_of
 from gateway.web.pages import templates
+from gateway.web.wizard_fields import TIER_1, TIER_2, label_of, said
 from infrastructure.store import Connection
 from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
 from projections.accounts import accounts_of
-from projections.deployments import statuses_of_jobs
+from projections.deployments import deployments_of_jobs
 from projections.job_detail import rows_of
 from projections.job_row import CANCELLING, PAUSING
 from projections.open_meters import Burn, burns
@@ -73,7 +77,10 @@ class JobView:
     account: Balance
     retention_days: int
     load_names: Callable[[], JobNames]
+    load_catalog: Callable[[], Catalog]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
+    deployments: Mapping[str, DeploymentAnswer]
+    """Of what it made, by name; of what was ever deployed."""
     checkpoints_state: object
     """All that the part of the checkpoints depends on: while it is the same, so is the part."""
 
@@ -86,6 +93,25 @@ class JobView:
     def checkpoints(self) -> Sequence[CheckpointAnswer]:
         """Those that exist, with their samples; read only for a part that shows them."""
         return self.load_checkpoints()
+
+    @property
+    def gpu_title(self) -> str:
+        """What its GPU type is called; by its id once it is offered no more."""
+        kind = self.load_catalog().gpu_types.get(self.job.gpu_type)
+        return self.job.gpu_type if kind is None else kind.title
+
+    @property
+    def region_title(self) -> str:
+        """What its region is called; by its id once it is offered no more."""
+        region = self.load_catalog().regions.get(self.job.region)
+        return self.job.region if region is None else region.title
+
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        """The hyperparameters that it was approved with, as the wizard calls them."""
+        chosen = self.job.hyperparameters
+        names = (*TIER_1, *TIER_2, "eval_steps")
+        return [(label_of(n), said(chosen[n])) for n in names if chosen.get(n) is not None]
 
     @property
     def state(self) -> str:
@@ -107,6 +133,11 @@ class JobView:
     def running(self) -> bool:
         """Whether it has GPUs, or waits for them."""
         return self.job.status is not JobStatus.PAUSED and not self.job.status.is_final
+
+    @property
+    def queued(self) -> bool:
+        """Whether no trainer works on it, as it waits for GPUs."""
+        return self.running and self.job.waiting_since is not None
 
     @property
     def pausing(self) -> bool:
@@ -154,7 +185,7 @@ def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]
 def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
     account_ids = {row["account_id"] for row in rows}
     with backend.pool.connection() as connection:
-        deployed = statuses_of_jobs(connection, [row["job_id"] for row in rows])
+        deployed = deployments_of_jobs(connection, [row["job_id"] for row in rows])
         balances = _balances(connection, account_ids)
     jobs = job_details(backend, rows)
 
@@ -162,17 +193,37 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
     def names() -> dict[UUID, JobNames]:
         return names_of(backend, jobs)
 
+    @cache
+    def catalog() -> Catalog:
+        return backend.log.load(Catalog, CATALOG_ID)
+
     return [
-        JobView(
-            job,
-            balances[row["account_id"]],
-            backend.settings.retention_days,
-            lambda job_id=job.id: names()[job_id],
-            partial(checkpoints_of, backend, row, deployed[row["job_id"]]),
-            (row["checkpoints"], deployed[row["job_id"]], job.best_step, job.status.is_final),
-        )
+        _view(backend, row, job, balances[row["account_id"]], names, catalog, deployed[job.id])
         for row, job in zip(rows, jobs, strict=True)
     ]
+
+
+def _view(
+    backend: Backend,
+    row: Row,
+    job: JobDetail,
+    account: Balance,
+    names: Callable[[], Mapping[UUID, JobNames]],
+    catalog: Callable[[], Catalog],
+    deployed: Mapping[str, Row],
+) -> JobView:
+    deployments = {model: DeploymentAnswer.of(each) for model, each in deployed.items()}
+    statuses = {model: each.status for model, each in deployments.items()}
+    return JobView(
+        job,
+        account,
+        backend.settings.retention_days,
+        load_names=lambda: names()[job.id],
+        load_catalog=catalog,
+        load_checkpoints=partial(checkpoints_of, backend, row, statuses),
+        deployments=deployments,
+        checkpoints_state=(row["checkpoints"], deployments, job.best_step, job.status.is_final),
+    )
 
 
 def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:

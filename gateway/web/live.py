@@ -23,11 +23,18 @@ from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status
 from gateway.origin import same_origin
 from gateway.pages import MOST_POSITION
 from gateway.sessions import session_in
-from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
+from gateway.sockets import GOING_AWAY, TOO_SLOW, close, sent_in_time, while_connected
 from gateway.web.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.web.watched_job import Seen
 from infrastructure.measurements import Place
 from infrastructure.sessions import Session
+
+RECONNECTING = {
+    "reconnectDelay": 300,
+    "reconnectMaxDelay": 3000,
+    "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4503],
+}
+"""How a page connects again, and after which codes: those of what passes; 4503 is NotYetVisible."""
 
 router = APIRouter(include_in_schema=False)
 

@@ -15,7 +15,6 @@ from domain.deployment import DeploymentStatus
 from domain.durations import spoken
 from gateway.access import Caller, CallerOf, OperatorOf
 from gateway.answers import JobId, job_name
-from gateway.api.datasets import list_datasets
 from gateway.api.deployments import (
     DeploymentAnswer,
     deploy_base,
@@ -61,7 +60,6 @@ class Shown:
     kept: list[KeptAdapter]
     bases: list[BaseModelAnswer]
     deployments: dict[str, DeploymentAnswer]
-    datasets: dict[UUID, str | None]
     jobs: dict[UUID, JobNames]
     operator: bool
     now: datetime
@@ -115,6 +113,11 @@ class Shown:
         """What a job is called; the read model may not know it yet."""
         return self.jobs[job_id].heading if job_id in self.jobs else job_name(job_id)
 
+    def dataset_of(self, job_id: UUID) -> str:
+        """What the dataset of a job is called."""
+        named = self.jobs.get(job_id)
+        return (named and named.dataset) or "deleted"
+
     def late(self, deployment: DeploymentAnswer) -> bool:
         """Whether a deployment takes longer than one does."""
         return self.now - deployment.requested_at > LATE
@@ -133,13 +136,11 @@ def shown(backend: Backend, caller: Caller) -> Shown:
     models = list_models(caller, backend)
     deployments = list_deployments(caller, backend).data
     made = {each.job_id for each in (*models.models, *models.kept, *deployments)}
-    datasets = list_datasets(caller, backend).data
     return Shown(
         own=models.models,
         kept=models.kept,
         bases=models.base_models,
         deployments={each.model: each for each in deployments},
-        datasets={each.id: each.name for each in datasets},
         jobs=names_by_id(backend, [each for each in made if each is not None]),
         operator=caller.role is Role.OPERATOR,
         now=backend.clock.now(),

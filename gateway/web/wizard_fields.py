@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import JsonValue
 
 from domain.hyperparameters import Hyperparameters
 
@@ -69,6 +70,18 @@ UNPRICED = frozenset({"suffix", "learning_rate", "dropout", "seed"})
 
 WEIGHTLESS = UNPRICED | {"epochs", "save_steps", "gradient_accumulation"}
 """Fields on which the memory does not depend."""
+
+
+def label_of(name: str) -> str:
+    """How a hyperparameter is called; one that the wizard does not ask for by its own name."""
+    return FIELDS[name].label if name in FIELDS else name.replace("_", " ").capitalize()
+
+
+def said(value: JsonValue) -> str:
+    """A hyperparameter's value as people read it; a dash for one that was left to the platform."""
+    if value is None:
+        return "—"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def is_whole(name: str) -> bool:

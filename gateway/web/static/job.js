@@ -29,16 +29,22 @@ function say(text, link) {
 }
 
 job.addEventListener("htmx:ws:before:connection", (event) => { event.detail.connection.url = liveUrl(); });
-job.addEventListener("htmx:ws:after:connection", () => say(""));
 job.addEventListener("htmx:ws:close", (event) => {
   const next = encodeURIComponent(location.pathname + location.search);
   if (event.detail.code === SIGNED_OUT) say("You are signed out; this page stands still.", { href: `/sign-in?next=${next}`, text: "Sign in again" });
   else if (event.detail.code === TOO_OLD) location.reload();
-  else if (event.detail.reason === "closed" && !document.hidden) say("Reconnecting…");
+  else if (event.detail.reason !== "closed" || document.hidden) return;
+  else if (event.detail.connection.config.reconnectCodes.includes(event.detail.code)) say("Reconnecting…");
+  else say("This page stands still.", { href: location.pathname + location.search, text: "Load it again" });
+});
+// A page that the browser kept has no connection any more.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
 });
 
 job.addEventListener("htmx:ws:after:message:incoming", (event) => {
   const frame = JSON.parse(event.detail.message.data);
+  say(""); // only now: a connection may be closed at once
   for (const sequence of frame.events) dropRepeats(`[data-sequence="${sequence}"]`);
   seen.sequence = Math.max(seen.sequence, frame.sequence);
   if (frame.line === null) reloadLog();
@@ -67,24 +73,35 @@ function keepLog() {
   toEnd();
 }
 
-async function reloadLog() {
-  await htmx.ajax("GET", `${job.dataset.path}/log`, { target: "#log-lines", swap: "innerHTML" });
-  const last = [...log.querySelectorAll("[data-line]")].at(-1);
-  if (last) seen.line = last.dataset.line;
-  toEnd();
+// One after the other; lines that come meanwhile stay behind what is loaded.
+let loading = Promise.resolve();
+function reloadLog() {
+  loading = loading.then(async () => {
+    const [first, ...others] = log.children;
+    await htmx.ajax("GET", `${job.dataset.path}/log`, { target: "#log-lines", swap: "afterbegin" });
+    if (first && log.firstElementChild === first) return; // nothing was loaded
+    for (const line of [first, ...others]) line?.remove();
+    keepLog();
+    const last = [...log.querySelectorAll("[data-line]")].at(-1);
+    if (last) seen.line = last.dataset.line;
+  });
 }
 
 function toEnd() {
   if (follow.checked) log.scrollTop = log.scrollHeight;
 }
 
-// A command may disable or remove the button that it was given by; then the focus would be lost.
-let focused = null;
+// A command may disable or remove the button that it was given by; the focus then stays near it.
+let focused = null, section = null;
 document.addEventListener("pointerdown", () => { focused = null; });
-document.addEventListener("focusin", (event) => { focused = event.target; });
+document.addEventListener("focusin", (event) => {
+  focused = event.target;
+  section = event.target.closest("section[tabindex]");
+});
 document.addEventListener("htmx:after:swap", () => {
   const lost = focused && (!focused.isConnected || focused.disabled);
-  if (lost && (document.activeElement === document.body || document.activeElement === focused)) document.getElementById("job-state").focus();
+  if (lost && (document.activeElement === document.body || document.activeElement === focused))
+    (section ?? document.getElementById("job-state")).focus({ preventScroll: true });
 });
 
 log.addEventListener("scroll", () => {

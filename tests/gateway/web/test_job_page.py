@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -11,9 +12,15 @@ from fastapi.testclient import TestClient
 
 from domain.account import Account
 from domain.aggregate import because
+from domain.checkpoint import checkpoint_model
+from domain.deployment import Deployment
 from domain.failures import FailureClass
+from domain.identity import deployment_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
+from gateway.errors import NotYetVisible, status_of
+from gateway.sockets import GOING_AWAY, TOO_SLOW
+from gateway.web import job_page
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
@@ -126,20 +133,7 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
     with connect(settings) as connection:
         for step in range(1, 13):
             add_step(connection, measured(reader, step))
-        evaluation = EvaluationMeasured(
-            account_id=reader.person.account_id,
-            job_id=reader.job_id,
-            segment=1,
-            step=10,
-            eval_loss=1.75,
-            accuracy=0.5,
-            examples=1,
-            label_tokens=9,
-            seconds=1,
-            elapsed_seconds=9,
-            measured_at=datetime.now(UTC),
-        )
-        add_evaluation(connection, evaluation)
+        add_evaluation(connection, evaluated(reader, 10))
         add_log_line(connection, line(reader, 1, "loading <the> model"))
     text = reader.text()
     for said in (
@@ -164,6 +158,18 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
     assert curve["last"] == [1, 12]
 
 
+def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Settings) -> None:
+    with connect(settings) as connection:
+        for step, segment in [*((n, 1) for n in range(1, 8)), (6, 2)]:
+            add_step(connection, measured(reader, step, segment))
+        for step, segment in ((5, 1), (7, 1)):
+            add_evaluation(connection, evaluated(reader, step, segment))
+    curve = reader.client.get(reader.page_path + "/curve").json()
+    assert curve["steps"] == [1, 2, 3, 4, 5, 6]
+    assert curve["segments"] == [1, 1, 1, 1, 1, 2]
+    assert (curve["eval_steps"], curve["last"]) == ([5], [2, 6])
+
+
 def test_evaluating_and_registering_say_how_long_they_take(reader: Reader) -> None:
     reader.train()
     reader.evaluate()
@@ -185,7 +191,29 @@ def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
         "Deploy",
     ):
         assert said in text
-    assert "Deploying" in reader.post("deploy")
+    assert "Deploying…" in reader.post("deploy")
+
+
+def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
+    reader.register()
+    reader.world.project()
+    checkpoint = 'aria-label="Deploy again the checkpoint of step 10"'
+    assert "Deploying…" in reader.post("deploy")
+    assert "Deploying… the checkpoint of step 10" in reader.post("checkpoints/10/deploy")
+    with because(reader.world.cause):
+        model = reader.world.log.load(Job, reader.job_id).model_name
+        for name in (model, checkpoint_model(model, 10)):
+            own = deployment_id(reader.person.account_id, name)
+            deployment = reader.world.log.load(Deployment, own)
+            deployment.fail("serving_died", f"It died with {name}.")
+            reader.world.log.commit(deployment)
+    text = reader.text()
+    why = "It could not be deployed. It died with"
+    for name in (model, checkpoint_model(model, 10)):
+        assert f"{why} {name}. Make room for it, then deploy it again." in text
+    assert "Deploy again" in text.partition("Registered")[0]
+    assert checkpoint in reader.client.get(reader.page_path).text
+    assert why not in reader.post("deploy").partition("#job-progress")[0]
 
 
 def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
@@ -268,6 +296,17 @@ def test_a_crash_that_is_tried_again_is_told_while_it_waits(reader: Reader) -> N
     assert "It is tried again from the checkpoint of step 10" in text
 
 
+def test_a_job_that_waits_again_has_no_trainer_to_ask(reader: Reader) -> None:
+    reader.train(checkpoint=None)
+    text = reader.text()
+    assert "The trainer is told to checkpoint" in text
+    assert "The trainer saves before it exits, if it has begun to train" in text
+    reader.crash(FailureClass.NODE_LOST)
+    text = reader.text()
+    assert "leaves the queue at once" in text
+    assert "Nothing was checkpointed, so nothing is kept." in text
+
+
 def test_a_halved_micro_batch_is_told(reader: Reader) -> None:
     reader.train()
     reader.run_out_of_memory(1)
@@ -285,8 +324,41 @@ def test_cancelled_says_what_is_kept_and_can_be_promoted(reader: Reader) -> None
         "Metered GPU time is settled",
         f"The checkpoint of step 10 is kept until {until:%Y-%m-%d}",
         "Promote",
+        "other checkpoints are deleted for good",
     ):
         assert said in text
+
+
+def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
+    text = reader.text()
+    for said in (
+        "GPUs 1 × CPU (this machine), $",
+        "Region This machine",
+        "LoRA r 16",
+        "Target modules q_proj, v_proj",
+    ):
+        assert said in text
+
+
+def test_minutes_that_are_left_out_are_in_the_ledger(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader.train()
+    assert "Earlier minutes" not in reader.text()
+    monkeypatch.setattr(job_page, "SHOWN_ENTRIES", 2)
+    timeline = reader.text().partition("Every minute")[2]
+    begin = timeline.index("Earlier minutes are in the ledger")
+    assert timeline.index("Training began") < begin < timeline.index("The GPUs are bound")
+    ledger = f"/billing?job=ftjob-{reader.job_id.hex}&amp;kind=minutes"
+    assert ledger in reader.client.get(reader.page_path).text
+
+
+def test_a_page_connects_again_after_what_passes(reader: Reader) -> None:
+    page = reader.client.get(reader.page_path).text
+    config = page.partition("hx-config='")[2].partition("'")[0]
+    codes = json.loads(config)["ws"]["reconnectCodes"]
+    assert {GOING_AWAY, TOO_SLOW, 4000 + status_of(NotYetVisible())} <= set(codes)
+    assert not {4401, 4404, 4422} & set(codes)
 
 
 def test_a_refused_command_is_a_notice(reader: Reader) -> None:
@@ -313,6 +385,22 @@ def measured(owner: Owner, step: int, segment: int = 1) -> StepMeasured:
         tokens=100,
         tokens_per_second=1000,
         elapsed_seconds=step,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def evaluated(owner: Owner, step: int, segment: int = 1) -> EvaluationMeasured:
+    return EvaluationMeasured(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=segment,
+        step=step,
+        eval_loss=1.75,
+        accuracy=0.5,
+        examples=1,
+        label_tokens=9,
+        seconds=1,
+        elapsed_seconds=9,
         measured_at=datetime.now(UTC),
     )
 

@@ -179,7 +179,7 @@ def test_what_a_cancelled_job_kept_is_promoted(client: TestClient, world: World)
 
 def test_the_time_that_is_left_is_said_in_days_and_at_last_in_hours(world: World) -> None:
     now = world.cause.now
-    there = Shown([], [], [], {}, {}, {}, False, now)
+    there = Shown([], [], [], {}, {}, False, now)
 
     def left(by: timedelta | None) -> str:
         due = None if by is None else now + by
