@@ -31,6 +31,6 @@ def placed(
     if region is not None and gpu_type is not None:
         return choices
     if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):
-        raise NotYetVisible("the read models do not know the GPUs yet; try again")
+        raise NotYetVisible
     balance_micros = backend.log.load(Account, account_id).balance_micros
     return cheapest(backend.quoting, account_id, balance_micros, choices, loads, region, gpu_type)
