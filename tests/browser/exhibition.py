@@ -18,7 +18,8 @@ from domain.account import Role
 from domain.aggregate import Cause, because
 from domain.catalog import Catalog
 from domain.dataset import Dataset
-from domain.failures import FailureClass
+from domain.deployment import Deployment
+from domain.failures import FailureClass, MemoryShortage
 from domain.gpu_pool import GpuPool
 from domain.identity import CATALOG_ID
 from domain.offers import Region, shipped_offers
@@ -44,6 +45,9 @@ REGION = Region(
 )
 BASES = ("llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2-1.7b-instruct")
 MANY_POINTS = 100_000
+SHORTAGE = MemoryShortage(
+    rows=4, tokens=2_048, micro_batch_size=4, gradient_accumulation=4, peak_bytes=21_900_000_000
+)
 
 QUESTIONS = (
     ("How do I reset my password?", "Open Settings, choose Security, and click Reset password."),
@@ -144,12 +148,19 @@ class Curator:
         diverged.log("loss is nan at step 41", "ERROR")
         show("failed", diverged.fail(FailureClass.LOSS_DIVERGED, "LossDiverged", TRACEBACK))
         show("paused-owner", self._job(ada, chats, 95).train(140).pause())
+        kept = self._job(ada, small, 60 * 4).train(60, save_every=50).cancel()
+        show("promoted", kept.promote())
+        few = self._job(ada, small, 30, gpu_type="a100-80", gpu_count=2).lose_capacity()
+        show("paused-capacity", few)
         ready = self._job(ada, small, 20)
         show("evaluating", ready.train(ready.total_steps, save_every=50).evaluate(completed=False))
         ready = self._job(ada, small, 18, gpu_type="a100-80")
         show("registering", ready.train(ready.total_steps, save_every=50).evaluate())
         show("training", self._job(ada, chats, 9).train(236))
         show("training-just-begun", self._job(ada, chats, 2, gpu_type="l4").train(1))
+        again = self._job(ada, small, 40, gpu_type="l4").train(70, save_every=50)
+        again.crash(FailureClass.OUT_OF_MEMORY, SHORTAGE).train(25)
+        show("tried-again", again.crash(FailureClass.NODE_LOST))
         show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
 
     def _deployments(self, person: UUID) -> None:
@@ -158,14 +169,13 @@ class Curator:
         failed = self._job(person, chats, 60 * 9).train(40, save_every=20)
         failed = failed.train(failed.total_steps - 40).evaluate().register()
         self._deploy(failed, fails=("serving_died", REASONS["serving_died"]))
+        self._deploy_checkpoint(failed, fails=("no_room", REASONS["no_room"]))
+        self._show("deployment-failed", failed)
         deploying = self._job(person, chats, 60 * 7).train(40, save_every=20)
         deploying = deploying.train(deploying.total_steps - 40).evaluate().register()
         self._deploy(deploying, activates=False)
-        with self._told(60 * 6):
-            saved = deploying.job.checkpoints[-1].step
-            checkpoint = self.backend.deploying.deploy_checkpoint(person, deploying.id, saved)
-            checkpoint.activate()
-            self.backend.log.commit(checkpoint)
+        self._deploy_checkpoint(deploying)
+        self._show("deploying", deploying)
 
     def _open_platform(self) -> None:
         with self._told(60 * 24 * 40):
@@ -281,11 +291,22 @@ class Curator:
     ) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
-            if fails is not None:
-                deployment.fail(*fails)
-            elif activates:
-                deployment.activate()
-            self.backend.log.commit(deployment)
+            self._serve(deployment, activates, fails)
+
+    def _deploy_checkpoint(self, job: ToldJob, fails: tuple[str, str] | None = None) -> None:
+        with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
+            saved = job.job.checkpoints[-1].step
+            deploying = self.backend.deploying
+            self._serve(deploying.deploy_checkpoint(job.account_id, job.id, saved), True, fails)
+
+    def _serve(
+        self, deployment: Deployment, activates: bool, fails: tuple[str, str] | None
+    ) -> None:
+        if fails is not None:
+            deployment.fail(*fails)
+        elif activates:
+            deployment.activate()
+        self.backend.log.commit(deployment)
 
     def _show(self, state: str, job: ToldJob) -> None:
         self.exhibition.paths[state] = job.path

@@ -143,6 +143,16 @@ def asked_to_pause(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("the meter stops")
 
 
+def reconnecting(page: Page) -> None:
+    """The page has lost its connection, and will have another one."""
+    drawn(page)
+    page.locator("#job").evaluate(
+        "(job, detail) => job.dispatchEvent(new CustomEvent('htmx:ws:close', { detail }))",
+        {"reason": "closed", "code": 1, "connection": {"config": {"reconnectCodes": [1]}}},
+    )
+    expect(page.locator("#connection")).to_have_text("Reconnecting…")
+
+
 LISTS = ("dataset", "base_model", "gpu_type", "region")
 NEW = "/fine-tune/new"
 CHOSEN = {
@@ -172,6 +182,21 @@ def wizard(until: str, **fields: str) -> Callable[[Page], None]:
     return prepare
 
 
+def changed(page: Page) -> None:
+    """The estimate that was approved is not the one that was seen."""
+    wizard("#approve:enabled")(page)
+    page.locator("input[name=seen]").evaluate("(seen) => { seen.value = 'another'; }")
+    page.locator("#approve").click()
+    expect(page.locator("#approve-alert")).to_be_visible()
+
+
+def refused_amount(page: Page) -> None:
+    """An amount that cannot be paid."""
+    page.get_by_label("Amount in dollars").fill("0")
+    page.locator("#top-up-button").click()
+    expect(page.locator("#amount-problem")).to_be_visible()
+
+
 def new_key(page: Page) -> None:
     """A key was made just now."""
     page.get_by_role("button", name="Make a key").click()
@@ -180,7 +205,7 @@ def new_key(page: Page) -> None:
 
 def asked_to_undeploy(page: Page) -> None:
     """The question before a checkpoint is given up."""
-    row = page.locator(".row", has_text="ckpt-step")
+    row = page.locator(".row", has_text="ckpt-step").first
     row.get_by_role("button", name="Undeploy").click()
     expect(page.get_by_role("dialog")).to_contain_text("may be deleted then")
 
@@ -252,6 +277,7 @@ STATES = (
         dark=True,
         phone=True,
     ),
+    State("wizard-changed", NEW, person="mary", prepare=changed, phone=True),
     State("jobs", "/fine-tune", dark=True, phone=True),
     State("jobs-compared", "/fine-tune", prepare=compared, dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
@@ -267,13 +293,19 @@ STATES = (
     State("job-registered-undeployed", "registered-undeployed", prepare=drawn),
     State("job-paused-owner", "paused-owner", prepare=drawn),
     State("job-paused-balance", "paused-balance", "grace", prepare=drawn, dark=True, phone=True),
+    State("job-paused-capacity", "paused-capacity", prepare=drawn),
+    State("job-tried-again", "tried-again", prepare=drawn, dark=True, phone=True),
     State("job-failed", "failed", prepare=drawn, dark=True, phone=True),
     State("job-cancelled", "cancelled", prepare=drawn),
+    State("job-promoted", "promoted", prepare=drawn),
+    State("job-deployment-failed", "deployment-failed", "vera", drawn, dark=True, phone=True),
+    State("job-reconnecting", "deploying", "vera", reconnecting, dark=True, phone=True),
     State("job-first-paint", "training"),
     State("job-many-points-first-paint", "many-points"),
     State("job-cancel", "training", prepare=asks("Cancel"), dark=True, phone=True),
     State("job-resume", "paused-owner", prepare=asks("Resume")),
     State("billing", "/billing", dark=True, phone=True),
+    State("billing-refused", "/billing", prepare=refused_amount),
     State("billing-new", "/billing", person="newcomer"),
     State("billing-empty", "/billing", person="grace"),
     State("billing-no-days", "/billing?first=2026-02-01&last=2026-01-01", person="newcomer"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from domain.account import Account
 from infrastructure.store import open_log
 from tests.browser.exhibition import Exhibition
-from tests.browser.tabs import Tabs
+from tests.browser.tabs import TIMEOUT_SECONDS, Tabs
 from tests.causes import command
 from tests.running import EcoLinkUnderTest
 
@@ -123,6 +125,42 @@ def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(cancel).to_be_focused()
+    given: list[Route] = []
+    page.route("**/cancel", lambda route: given.append(route))
+    page.keyboard.press("Enter")
+    confirm = dialog.get_by_role("button", name="Cancel the job")
+    confirm.press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(confirm).to_be_disabled()  # until it is answered
+    given[0].fulfill(status=204)
+    expect(confirm).to_be_enabled()
+
+
+def test_lines_that_come_while_the_log_is_loaded_are_kept(
+    exhibited: Tabs, exhibition: Exhibition
+) -> None:
+    page = exhibited.open(exhibition.people["ada"])
+    sockets: list[WebSocketRoute] = []
+    asked: list[Route] = []
+    page.route_web_socket("**/live?*", lambda socket: sockets.append(socket))
+    page.route("**/log", lambda route: asked.append(route))
+    page.goto(exhibition.paths["training"])
+    log = page.locator("#log-lines")
+    known = lines(page)
+    log.evaluate("log => { for (const line of log.children) line.dataset.known = ''; }")
+    _until(page, lambda: bool(sockets))
+    frame: dict[str, object] = {"sequence": 0, "events": []}
+    sockets[0].send(json.dumps(frame | {"line": None}))
+    _until(page, lambda: bool(asked))
+    line = '<span class="line" data-line="1.99">late</span>'
+    late = f'<hx-partial hx-target="#log-lines" hx-swap="beforeend">{line}</hx-partial>'
+    sockets[0].send(json.dumps(frame | {"line": [1, 99], "content": late}))
+    expect(log).to_contain_text("late")
+    asked[0].continue_()
+    expect(log.locator("[data-known]")).to_have_count(0)
+    assert lines(page) == [*known, "late"]
 
 
 def test_a_hundred_thousand_points_are_a_page_like_any_other(
@@ -173,6 +211,14 @@ def test_a_zoom_stays_until_all_is_asked_for(exhibited: Tabs, exhibition: Exhibi
     show_all = page.get_by_role("button", name="Show all")
     show_all.click()
     expect(show_all).to_be_hidden()
+
+
+def _until(page: Page, holds: Callable[[], bool]) -> None:
+    """Let the browser go on until something that it is to do has been done."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 def _spend(person: EcoLinkUnderTest) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from domain.account import Account
 from domain.aggregate import Cause, because
-from domain.failures import FailureClass
+from domain.failures import FailureClass, MemoryShortage
 from domain.gpu_pool import Claim, GpuPool
 from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
@@ -137,6 +137,29 @@ class ToldJob:
             self.backend.log.commit(job)
         self._save()
         return self.end(SegmentEnd.STOPPED)
+
+    def promote(self) -> ToldJob:
+        """What it had saved is a model, although it was cancelled."""
+        with self._told(60):
+            job = self.job
+            job.promote()
+            self.backend.log.commit(job)
+        return self
+
+    def lose_capacity(self) -> ToldJob:
+        """Its region has fewer GPUs than it waits for."""
+        with self._told(1):
+            job = self.job
+            job.lose_capacity()
+            self.backend.log.commit(job)
+        return self
+
+    def crash(self, failure: FailureClass, shortage: MemoryShortage | None = None) -> ToldJob:
+        """Its trainer is lost; it goes on from the last checkpoint."""
+        self.end(SegmentEnd.CRASHED, failure=failure, shortage=shortage)
+        saved = self.job.checkpoint
+        self.step = 0 if saved is None else saved.step
+        return self
 
     def fail(self, failure: FailureClass, error_class: str, output: str) -> ToldJob:
         """Its trainer ends with an error that is not tried again."""
