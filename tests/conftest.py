@@ -30,6 +30,9 @@ from tests.running import EcoLinkUnderTest, running_ecolink
 TEMPLATE = "ecolink_template"
 CI = "ECOLINK_CI"
 """Set where nothing may be skipped for want of a program."""
+EXHIBITION = {"test_states.py", "test_budget.py", "test_job_page.py"}
+"""What looks at pages of a platform where nothing moves."""
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 
@@ -42,13 +45,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A module is one worker's; so are all tests of the whole product, which share a stack."""
+    """A module is one worker's; so are modules that share what takes long to start.
+
+    That is a stack, and the exhibition with its browser.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
-            return "stack" if module.startswith(("tests/e2e/", "tests/browser/")) else module
+            folder, _, name = module.rpartition("/")
+            if folder == "tests/browser" and name in EXHIBITION:
+                return "exhibition"
+            return "stack" if folder in ("tests/e2e", "tests/browser") else module
 
     return ByModule(config, log)
 

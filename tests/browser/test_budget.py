@@ -100,3 +100,7 @@ def test_a_page_with_a_hundred_thousand_points_opens(
         f"{sum(received) / 1000:.0f} kB",
     )
     assert sum(received) < MOST_BYTES
+    points = page.evaluate(
+        "async () => (await (await fetch(location.pathname + '/curve')).json()).steps.length"
+    )
+    assert 700 < points <= 1500
