@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.precision import Precision
@@ -92,7 +93,7 @@ class Compiled:
         # Constants, as a norm's epsilon. As inputs they have every layer traced a second time.
         torch._dynamo.config.specialize_float = True
         # What is traced is kept with the kernels: the key has all that the functions of ours do.
-        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+        functorch_config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it goes on eagerly, unheard
         # Else the first layer, whose input needs no gradient, would be compiled by itself.
