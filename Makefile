@@ -10,8 +10,8 @@ CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
-# Each worker has servers of its own.
-WORKERS := --numprocesses logical --maxprocesses 4
+# Each worker has servers of its own. They wait more than they compute: three are right for two cores.
+WORKERS := --numprocesses 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
