@@ -34,6 +34,9 @@ from tests.polling import eventually
 
 TIMEOUT_SECONDS = 180.0
 
+GPUS = {"region": "local", "gpu_type": "cpu"}
+"""Of a job's form. Left open, they would be those where the job costs least."""
+
 
 @dataclass(frozen=True)
 class EcoLinkUnderTest:
@@ -93,6 +96,7 @@ class EcoLinkUnderTest:
         body = {
             "dataset": dataset,
             "base_model": "tiny",
+            **GPUS,
             "gpu_count": gpu_count,
             "hyperparameters": hyperparameters,
             "wait": True,

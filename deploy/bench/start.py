@@ -21,7 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.account import acting_for_the_demo, fresh_account, top_up
-from deploy.demo.preparing import BASE_MODEL, SOURCE, await_deployment, upload_ready
+from deploy.demo.preparing import (
+    BASE_MODEL,
+    SOURCE,
+    await_deployment,
+    roomiest_gpus,
+    upload_ready,
+)
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import up
@@ -122,7 +128,8 @@ class _Runs:
         chats = folder / "chats.jsonl"
         chats.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
         dataset = upload_ready(self._client, lambda _: None, chats, examples, base)
-        self._form = {"dataset": dataset["id"], "base_model": base, "wait": True}
+        place = roomiest_gpus(self._client)
+        self._form = {"dataset": dataset["id"], "base_model": base, "wait": True, **place}
 
     def start(self) -> Start:
         """Run one job until its first step and have it gone again; raises ClientError."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from deploy.demo.account import demo_account, fresh_account, top_up
 from deploy.demo.autopause import AutoPause, require_exact
 from deploy.demo.chats import CorpusMissing, write_jsonl
-from deploy.demo.preparing import BASE_MODEL, offer_base, upload_ready
+from deploy.demo.preparing import BASE_MODEL, offer_base, roomiest_gpus, upload_ready
 from deploy.demo.story import (
     Story,
     answers_table,
@@ -104,6 +104,7 @@ def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None
         form = {
             "dataset": dataset["id"],
             "base_model": BASE_MODEL,
+            **roomiest_gpus(client),
             "hyperparameters": HYPERPARAMETERS | {"epochs": 1, "save_steps": 5},
         }
         hand = partial(top_up, settings, account.account_id)
@@ -134,6 +135,7 @@ def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, A
     form = {
         "dataset": dataset["id"],
         "base_model": BASE_MODEL,
+        **roomiest_gpus(client),
         "hyperparameters": HYPERPARAMETERS,
     }
     quote = client.post("/estimates", form)

@@ -72,5 +72,17 @@ def upload_ready(
     return dataset
 
 
+def roomiest_gpus(client: Client) -> dict[str, str]:
+    """Region and type of the GPUs with the most memory that are there, as a job's form names them.
+
+    A form that leaves them open has the cheapest, which may be too small for 16 bits.
+    """
+    catalog = client.get("/catalog")
+    memory = {each["gpu_type"]: each["vram_gib"] for each in catalog["gpu_types"]}
+    pools = [each for each in catalog["pools"] if each["capacity"]]
+    pool = max(pools, key=lambda each: memory[each["gpu_type"]])
+    return {name: pool[name] for name in ("region", "gpu_type")}
+
+
 def _is_counted(dataset: dict[str, Any], base: str) -> bool:
     return any(counted["base_model"] == base for counted in dataset.get("tokens", ()))

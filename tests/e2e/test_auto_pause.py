@@ -14,7 +14,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.billing_ledger import balances
 from services.projector.audit import audit
-from tests.running import EcoLinkUnderTest, running_ecolink
+from tests.running import GPUS, EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -49,6 +49,7 @@ def test_two_jobs_drain_one_balance_and_go_on(ecolink: EcoLinkUnderTest, tmp_pat
         form = {
             "dataset": theirs.dataset(tmp_path, examples=100),
             "base_model": "tiny",
+            **GPUS,
             "hyperparameters": HYPERPARAMETERS,
         }
         hand = partial(top_up, ecolink.settings, theirs.account.account_id)
