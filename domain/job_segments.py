@@ -207,7 +207,7 @@ class JobSegments(JobCheckpoints):
     def start_training(
         self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
     ) -> None:
-        """Record the first step of a segment; once for each segment."""
+        """Record that a segment trains, from a step on; once for each segment."""
         self._require_running(segment)
         if self.trained_in_segment < segment:
             self.trigger_event(

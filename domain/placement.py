@@ -55,11 +55,12 @@ def cheapest(
 
 def _nowhere(chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | None) -> Invalid:
     """Why no place is large enough: there is none of that kind, or none with so many GPUs."""
-    wanted = f"{gpu_type or 'any GPU type'} in {region or 'any region'}"
+    place = region or "any region"
     if chosen:
         most = max(load.capacity for load in chosen)
-        return Invalid(f"a job may use 1 to {most} of {wanted}", field="gpu_count")
+        kinds = gpu_type or "any GPU type"
+        return Invalid(f"a job may use 1 to {most} of {kinds} in {place}", field="gpu_count")
     return Invalid(
-        f"there is no {wanted}; the catalog has what there is",
+        f"there is no {gpu_type or 'GPU'} in {place}; the catalog has what there is",
         field="gpu_type" if region is None or gpu_type is not None else "region",
     )

@@ -124,7 +124,8 @@ class Segments:
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
-                report.step,
+                # Not the report's own: the first that arrives may tell of later steps.
+                report.resumed.step if report.resumed else 0,
                 report.total_steps,
                 report.train_examples,
                 report.eval_examples,

@@ -73,7 +73,10 @@ def test_under_v1_too(client: TestClient, world: World) -> None:
 
 def test_a_backslash_before_a_zero_is_no_null_character(client: TestClient, world: World) -> None:
     person = world.person()
-    written = b'{"base_model": "a\\\\u0000", "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"}'
+    written = (
+        b'{"base_model": "a\\\\u0000", "dataset": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90", '
+        b'"region": "local", "gpu_type": "cpu"}'
+    )
     headers = person.headers | {"content-type": "application/json"}
     answer = client.post("/api/estimates", content=written, headers=headers)
     assert "no base model 'a\\\\u0000'" in answer.json()["error"]["message"]
