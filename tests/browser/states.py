@@ -40,9 +40,9 @@ class State:
         return page
 
     def allow(self, tabs: Tabs, exhibition: Exhibition) -> None:
-        """The console of a page that is not there says so."""
+        """The console of a page that is not there says so, or that it may not be there yet."""
         if self.missing:
-            tabs.allowed.append(f"404 (Not Found) ({tabs.url}{self.path_in(exhibition)})")
+            tabs.allowed.append(f"({tabs.url}{self.path_in(exhibition)})")
 
     def settle(self, page: Page) -> None:
         """Wait until nothing is loading, and do what leads to the state."""

@@ -31,7 +31,7 @@ FULL_JOBS = ("training", "registered", "failed", "many-points")
 PAGES = {
     each.path.partition("?")[0]: each
     for each in reversed(STATES)
-    if each.path in FULL_JOBS or not each.name.startswith("job-")
+    if each.path in FULL_JOBS or not (each.missing or each.name.startswith("job-"))
 }
 
 

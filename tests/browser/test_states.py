@@ -37,6 +37,7 @@ def test_a_state(
 
 def _width(page: Page) -> int:
     """Pixels that the page takes, once what follows the window's size has followed it."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     for _ in range(20):
         width: int = page.evaluate("document.documentElement.scrollWidth")
         if width <= PHONE_WIDTH:
