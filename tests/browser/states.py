@@ -319,3 +319,15 @@ STATES = (
     State("playground", "/models/playground", dark=True, phone=True),
     State("playground-answered", "/models/playground", "ada", conversation, dark=True, phone=True),
 )
+
+FULL_JOBS = ("training", "registered", "failed", "many-points")
+"""Of the many states of a job's page those in which most is on it."""
+
+PAGES = tuple(
+    {
+        each.path.partition("?")[0]: each
+        for each in reversed(STATES)
+        if each.path in FULL_JOBS or not (each.missing or each.name.startswith("job-"))
+    }.values()
+)
+"""One state of each page."""

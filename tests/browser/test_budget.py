@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.exhibition import MANY_POINTS, Exhibition
-from tests.browser.states import STATES, State
+from tests.browser.states import PAGES, State
 from tests.browser.tabs import Tabs
 
 MOST_BYTES = 250_000
@@ -25,17 +25,8 @@ FIRST_PAINT = """() => new Promise((resolve) => {
 
 NAMED = attrgetter("name")
 
-# One state of each page: what is there, not what is done to it, makes its size. Of the many jobs
-# the fullest.
-FULL_JOBS = ("training", "registered", "failed", "many-points")
-PAGES = {
-    each.path.partition("?")[0]: each
-    for each in reversed(STATES)
-    if each.path in FULL_JOBS or not (each.missing or each.name.startswith("job-"))
-}
 
-
-@pytest.mark.parametrize("state", PAGES.values(), ids=NAMED)
+@pytest.mark.parametrize("state", PAGES, ids=NAMED)
 def test_a_page_is_small_and_has_a_strict_policy(
     state: State,
     exhibited: Tabs,

@@ -9,11 +9,17 @@ from playwright.sync_api import Page
 
 from tests.browser.axe import violations
 from tests.browser.exhibition import Exhibition
-from tests.browser.states import STATES, State
+from tests.browser.states import PAGES, STATES, State
 from tests.browser.tabs import HEIGHT, PHONE_WIDTH, WIDTH, Tabs
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(each, id=each.name, marks=[] if each in PAGES else pytest.mark.full)
+        for each in STATES
+    ],
+)
 def test_a_state(
     state: State, exhibited: Tabs, exhibition: Exhibition, pictures: Path | None
 ) -> None:

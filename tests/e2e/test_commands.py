@@ -84,6 +84,7 @@ def test_an_audit_finds_what_was_changed_behind_the_logs_back(ecolink: EcoLinkUn
     assert audit()[0] == 0
 
 
+@pytest.mark.full
 def test_ctrl_c_ends_the_watching_and_not_the_job(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def answer_of(client: OpenAI, model: str) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
+@pytest.mark.full
 def test_another_job_is_cancelled(client: OpenAI, tmp_path: Path) -> None:
     file = uploaded(client, tmp_path, examples=100)
     job = client.fine_tuning.jobs.create(

@@ -153,6 +153,7 @@ def test_the_final_state_is_registered_and_a_better_checkpoint_is_told_of(
     assert resumed.fields["evaluation"].loss_after == 2.3
 
 
+@pytest.mark.full
 def test_a_validation_file_leaves_the_whole_dataset_to_training(
     run, make_spec: SpecMaker, artifacts: Artifacts
 ) -> None:

@@ -182,6 +182,7 @@ def test_a_layer_must_have_linear_modules_each_of_its_own_name(tiny_model: Path)
         shape_of(model)
 
 
+@pytest.mark.full
 def test_the_command_ends_with_one_line_of_json(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

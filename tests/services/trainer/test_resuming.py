@@ -28,6 +28,8 @@ from services.trainer.state import FILES, TrainingState
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
 
+pytestmark = pytest.mark.full
+
 CHOSEN = {"save_steps": 2, "dropout": 0.1}
 
 
