@@ -12,6 +12,8 @@ from tests.browser.exhibition import MANY_POINTS, Exhibition
 from tests.browser.states import PAGES, State
 from tests.browser.tabs import Tabs
 
+pytestmark = pytest.mark.full
+
 MOST_BYTES = 250_000
 AIM_PAINT_MS, AIM_MANY_POINTS_MS = 500, 1000
 """Not asserted: how quick a page is depends on what else the machine does."""

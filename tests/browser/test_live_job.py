@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from domain.account import Account
@@ -12,6 +13,8 @@ from infrastructure.store import open_log
 from tests.browser.tabs import Tabs
 from tests.causes import command
 from tests.running import EcoLinkUnderTest
+
+pytestmark = pytest.mark.full
 
 EXAMPLES = 40
 

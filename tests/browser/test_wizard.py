@@ -12,6 +12,8 @@ from playwright.sync_api import Locator, Page, Route, expect
 from tests.browser.tabs import PHONE_WIDTH, Tabs
 from tests.running import EcoLinkUnderTest
 
+pytestmark = pytest.mark.full
+
 PATH = "/fine-tune/new"
 JOB = re.compile(r"/fine-tune/ftjob-[0-9a-f]{32}$")
 MOST_STOPS = 80  # of the Tab key on one page

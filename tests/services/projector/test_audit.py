@@ -18,6 +18,8 @@ from tests.domain.examples import JOB_ID
 from tests.logs import ids
 from tests.stories import Story
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def story(log: EventLog) -> Story:

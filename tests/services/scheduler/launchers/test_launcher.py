@@ -22,6 +22,8 @@ from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 
+pytestmark = pytest.mark.full
+
 # Says who runs it, and obeys: SIGTERM ends it with an exit status of its own. Started ahead, it
 # waits as a trainer does.
 PROGRAM = """
