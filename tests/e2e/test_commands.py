@@ -68,6 +68,7 @@ def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
         assert name in shown
 
 
+@pytest.mark.full
 def test_an_audit_finds_what_was_changed_behind_the_logs_back(ecolink: EcoLinkUnderTest) -> None:
     def audit() -> tuple[int, str]:
         process = command(ecolink, "audit", "verify")

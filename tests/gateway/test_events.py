@@ -352,6 +352,7 @@ async def test_however_far_behind_nobody_misses_an_event(
     assert [each[:total] for each in got] == [expected[:total]] * 3
 
 
+@pytest.mark.full
 def test_a_gateway_that_is_started_anew_goes_on_where_the_other_ended(
     world: World, projecting: None
 ) -> None:

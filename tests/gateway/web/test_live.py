@@ -300,6 +300,7 @@ def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> Non
         viewer.next_frame()
 
 
+@pytest.mark.full
 def test_what_is_recalled_and_rendered_is_bounded() -> None:
     job = WatchedJob(uuid4(), uuid4(), 10 * KEPT)
     first, second, third = 9 * KEPT, 8 * KEPT, 7 * KEPT
