@@ -28,7 +28,8 @@ ADVICE = {
     "load_failed": AGAIN,
     "no_room": "Undeploy what is not needed, or have the operator give serving more memory; then "
     "deploy it again.",
-    "serving_died": "Make room for it, then deploy it again.",
+    "serving_died": "Make room for it: undeploy what is not needed, or have the operator give "
+    "serving more memory; then deploy it again.",
     "base_not_deployed": "Deploy it again once its base is deployed.",
 }
 """Of every reason that serving, and what deploys by itself, gives."""

@@ -38,9 +38,9 @@ REASONS = {
     "its answers would be wrong.",
     "load_failed": "The weights could not be loaded; serving's process log says why.",
     "no_room": "The machine that serves found no memory, open file or disk for it, however often "
-    "it was tried. Undeploy others, or serve on a larger machine; then deploy it again.",
+    "it was tried.",
     "serving_died": "The serving process died again and again while it loaded this, as it does "
-    "when memory runs out. Undeploy others, or serve on a larger machine.",
+    "when memory runs out.",
 }
 """Why something cannot be served, for its owner. Events keep these sentences for good, so that they
 hold no text of a library and no path of a machine: such details are for the process log."""

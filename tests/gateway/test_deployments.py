@@ -96,7 +96,8 @@ def test_a_failure_tells_why(client: TestClient, world: World) -> None:
     assert shown.json()["failure"] == {
         "code": "serving_died",
         "message": "It died.",
-        "advice": "Make room for it, then deploy it again.",
+        "advice": "Make room for it: undeploy what is not needed, or have the operator give "
+        "serving more memory; then deploy it again.",
     }
 
 
