@@ -14,6 +14,7 @@ from domain.account import Account
 from domain.aggregate import because
 from domain.checkpoint import checkpoint_model
 from domain.deployment import Deployment
+from domain.deployment_failures import ADVICE
 from domain.failures import FailureClass
 from domain.identity import deployment_id
 from domain.job import Job, SegmentEnd
@@ -210,7 +211,7 @@ def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
     text = reader.text()
     why = "It could not be deployed. It died with"
     for name in (model, checkpoint_model(model, 10)):
-        assert f"{why} {name}. Make room for it, then deploy it again." in text
+        assert f"{why} {name}. {ADVICE['serving_died']}" in text
     assert "Deploy again" in text.partition("Registered")[0]
     assert checkpoint in reader.client.get(reader.page_path).text
     assert why not in reader.post("deploy").partition("#job-progress")[0]
