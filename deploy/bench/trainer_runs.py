@@ -155,11 +155,11 @@ class Saving:
 class Trainers:
     """Runs real trainers, one after another, on a store of their own."""
 
-    def __init__(self, folder: Path, nats_url: str) -> None:
+    def __init__(self, folder: Path, nats_url: str, chats: int = 40) -> None:
         self._folder, self._url = folder, nats_url
         self._artifacts_url = (folder / "artifacts").as_uri()
         self._artifacts = Artifacts(self._artifacts_url)
-        rows = [_chat(number) for number in range(40)]
+        rows = [_chat(number) for number in range(chats)]
         self._data = "".join(json.dumps(row) + "\n" for row in rows).encode()
         self._artifacts.put("chats.jsonl", self._data)
 
