@@ -17,6 +17,7 @@ from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
 from gateway.job_names import SHORT, JobNames, names_of
+from gateway.place_names import PlaceNames, place_names
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
 from gateway.web.pages import page
@@ -65,7 +66,7 @@ def compare_jobs(
         choices=choices,
         names=names,
         titles=_titles(both, names),
-        results=_results(both, datasets) if both else [],
+        results=_results(both, datasets, place_names(backend)) if both else [],
         settings=[line for line in _settings(both) if line.differs] if both else [],
     )
 
@@ -78,7 +79,7 @@ def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[s
     return [f"{names[job.id].title} {job.id.hex[:SHORT]}" for job in jobs]
 
 
-def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
+def _results(jobs: Sequence[JobDetail], datasets: Sequence[str], places: PlaceNames) -> list[Line]:
     def line(label: str, values: list[str | None]) -> Line:
         return Line(label, tuple(value or "—" for value in values))
 
@@ -93,7 +94,8 @@ def _results(jobs: Sequence[JobDetail], datasets: Sequence[str]) -> list[Line]:
         line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
         line("Base model", [job.base_model for job in jobs]),
         line("Dataset", list(datasets)),
-        line("GPUs", [f"{job.gpu_count} × {job.gpu_type} in {job.region}" for job in jobs]),
+        line("GPUs", [places.gpus(job.gpu_count, job.gpu_type) for job in jobs]),
+        line("Region", [places.region(job.region) for job in jobs]),
         line("Precision", [str(job.precision) for job in jobs]),
     ]
 

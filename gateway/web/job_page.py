@@ -26,6 +26,7 @@ from gateway.api.models import own_model
 from gateway.backend import Backend, BackendOf
 from gateway.curve import Curve, curve_of
 from gateway.event_feed import Told
+from gateway.place_names import place_names
 from gateway.web.job_story import MINOR, Entry, entries_of
 from gateway.web.job_view import views_of
 from gateway.web.live import RECONNECTING, place_text
@@ -79,7 +80,8 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
     minor = [each.TOPIC for each in MINOR]
     with backend.pool.connection() as connection:
         found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
-    entries = entries_of(Told(recorded(backend.log, each)) for each in found)
+    told = (Told(recorded(backend.log, each)) for each in found)
+    entries = entries_of(told, place_names(backend))
     if len(found) <= SHOWN_ENTRIES:
         return entries, None, known
     whole = [each.sequence for each in entries if each.sequence >= found[-SHOWN_ENTRIES].id]

@@ -13,6 +13,7 @@ from domain.job import Job
 from domain.lifecycle import SegmentEnd
 from domain.meter import Meter
 from gateway.event_feed import Told
+from gateway.place_names import PlaceNames
 from gateway.web.amounts import Toward, rounded
 from gateway.web.job_states import PAUSED
 
@@ -45,23 +46,25 @@ class Entry:
     minor: bool
 
     @classmethod
-    def of(cls, told: Told) -> Entry:
+    def of(cls, told: Told, places: PlaceNames) -> Entry:
         """The line for an event."""
         event = told.event
-        text, tone = _story(event)
+        text, tone = _story(event, places)
         minor = isinstance(event, MINOR)
         return cls(told.sequence, event.timestamp, event.TOPIC, text, tone, minor)
 
 
-def entries_of(events: Iterable[Told]) -> list[Entry]:
+def entries_of(events: Iterable[Told], places: PlaceNames) -> list[Entry]:
     """The lines of those events that are a job's or its meters'."""
-    return [Entry.of(told) for told in events if isinstance(told.event, Job.Event | Meter.Event)]
+    return [
+        Entry.of(told, places) for told in events if isinstance(told.event, Job.Event | Meter.Event)
+    ]
 
 
-def _story(event: Event) -> tuple[str, str]:
+def _story(event: Event, places: PlaceNames) -> tuple[str, str]:
     """A sentence and its tone."""
     if isinstance(event, Job.Event):
-        return _ended(event) or _command(event) or _progress(event) or _saved(event)
+        return _ended(event) or _command(event, places) or _progress(event) or _saved(event)
     return _money(event), ""
 
 
@@ -123,14 +126,15 @@ def _saved(event: Job.Event) -> tuple[str, str]:
             return f"{event.TOPIC}.", ""
 
 
-def _command(event: Job.Event) -> tuple[str, str] | None:
+def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
     """What its owner, or an empty balance, did to it."""
     match event:
         case Job.JobApproved():
             plan = event.plan
+            gpus, region = places.gpus(plan.gpu_count, plan.gpu_type), places.region(plan.region)
             return (
-                f"Approved: {plan.base_model} on {plan.gpu_count} {plan.gpu_type} in "
-                f"{plan.region}, {rounded(plan.rate_micros_per_hour)} an hour.",
+                f"Approved: {plan.base_model} on {gpus}, region {region}, "
+                f"{rounded(plan.rate_micros_per_hour)} an hour.",
                 "calm",
             )
         case Job.PauseRequested():

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from uuid import UUID
 
-from domain.catalog import Catalog
-from domain.identity import CATALOG_ID
 from domain.lifecycle import Command, Effect, JobStatus, rule
 from gateway.answers import Money
 from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
@@ -17,6 +15,7 @@ from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
 from gateway.job_names import JobNames, names_of
+from gateway.place_names import PlaceNames, place_names
 from gateway.runway import Runway
 from gateway.web.job_states import PAUSED, TONES, state_of
 from gateway.web.pages import templates
@@ -77,7 +76,7 @@ class JobView:
     account: Balance
     retention_days: int
     load_names: Callable[[], JobNames]
-    load_catalog: Callable[[], Catalog]
+    load_places: Callable[[], PlaceNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
     deployments: Mapping[str, DeploymentAnswer]
     """Of what it made, by name; of what was ever deployed."""
@@ -94,17 +93,10 @@ class JobView:
         """Those that exist, with their samples; read only for a part that shows them."""
         return self.load_checkpoints()
 
-    @property
-    def gpu_title(self) -> str:
-        """What its GPU type is called; by its id once it is offered no more."""
-        kind = self.load_catalog().gpu_types.get(self.job.gpu_type)
-        return self.job.gpu_type if kind is None else kind.title
-
-    @property
-    def region_title(self) -> str:
-        """What its region is called; by its id once it is offered no more."""
-        region = self.load_catalog().regions.get(self.job.region)
-        return self.job.region if region is None else region.title
+    @cached_property
+    def places(self) -> PlaceNames:
+        """What its GPUs and its region are called; read as the names are."""
+        return self.load_places()
 
     @property
     def settings(self) -> list[tuple[str, str]]:
@@ -194,11 +186,11 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
         return names_of(backend, jobs)
 
     @cache
-    def catalog() -> Catalog:
-        return backend.log.load(Catalog, CATALOG_ID)
+    def places() -> PlaceNames:
+        return place_names(backend)
 
     return [
-        _view(backend, row, job, balances[row["account_id"]], names, catalog, deployed[job.id])
+        _view(backend, row, job, balances[row["account_id"]], names, places, deployed[job.id])
         for row, job in zip(rows, jobs, strict=True)
     ]
 
@@ -209,7 +201,7 @@ def _view(
     job: JobDetail,
     account: Balance,
     names: Callable[[], Mapping[UUID, JobNames]],
-    catalog: Callable[[], Catalog],
+    places: Callable[[], PlaceNames],
     deployed: Mapping[str, Row],
 ) -> JobView:
     deployments = {model: DeploymentAnswer.of(each) for model, each in deployed.items()}
@@ -219,7 +211,7 @@ def _view(
         account,
         backend.settings.retention_days,
         load_names=lambda: names()[job.id],
-        load_catalog=catalog,
+        load_places=places,
         load_checkpoints=partial(checkpoints_of, backend, row, statuses),
         deployments=deployments,
         checkpoints_state=(row["checkpoints"], deployments, job.best_step, job.status.is_final),

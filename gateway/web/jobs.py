@@ -19,6 +19,7 @@ from gateway.api.job_answers import JobSummary
 from gateway.api.jobs import jobs_in, list_jobs
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import names_of
+from gateway.place_names import place_names
 from gateway.web.addresses import Given, query_of
 from gateway.web.job_states import TONES, state_of
 from gateway.web.pages import fragment, page
@@ -135,6 +136,7 @@ def _shown(backend: Backend, now: JobsNow, asked: Asked) -> dict[str, Any]:
         "asked": asked,
         "groups": list(Group),
         "names": names_of(backend, now.jobs),
+        "places": place_names(backend),
         "states": {job.id: state_of(job) for job in now.jobs},
         "tones": TONES,
     }

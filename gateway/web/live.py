@@ -22,6 +22,7 @@ from gateway.backend import Backend
 from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
 from gateway.origin import same_origin
 from gateway.pages import MOST_POSITION
+from gateway.place_names import place_names
 from gateway.sessions import session_in
 from gateway.sockets import GOING_AWAY, TOO_SLOW, close, sent_in_time, while_connected
 from gateway.web.live_jobs import TOO_OLD, LiveJobs, Viewer
@@ -75,10 +76,11 @@ async def live(websocket: WebSocket, job_id: str) -> None:
             raise Forbidden("this page is of another site")
         asked = Asked.model_validate({**websocket.query_params, "job_id": job_id})
         session, caller = await run_in_threadpool(_admitted, backend, websocket, asked.job_id)
+        places = await run_in_threadpool(place_names, backend)
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
         with live_jobs.view(
-            caller.account_id, asked.job_id, caller.key_id, session.session_id, seen
+            caller.account_id, asked.job_id, places, caller.key_id, session.session_id, seen
         ) as viewer:
             await while_connected(websocket, _send(websocket, live_jobs, viewer))
     except ValidationError as error:

@@ -20,6 +20,7 @@ from eventsourcing.persistence import PersistenceError
 
 from domain.errors import Invalid
 from gateway.event_feed import EventFeed, Told
+from gateway.place_names import PlaceNames
 from gateway.web.job_story import Entry, entries_of
 from gateway.web.job_view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob
@@ -112,12 +113,19 @@ class LiveJobs:
 
     @contextmanager
     def view(
-        self, account_id: UUID, job_id: UUID, key_id: UUID, session_id: UUID, seen: Seen
+        self,
+        account_id: UUID,
+        job_id: UUID,
+        places: PlaceNames,
+        key_id: UUID,
+        session_id: UUID,
+        seen: Seen,
     ) -> Generator[Viewer]:
         """A page looks at a job of its account; the feed follows the log already."""
         job = self._jobs.get(job_id)
         if job is None:
-            job = self._jobs[job_id] = WatchedJob(account_id, job_id, self.feed.position)
+            job = WatchedJob(account_id, job_id, places, self.feed.position)
+            self._jobs[job_id] = job
         viewer = Viewer(job, key_id, session_id, seen, ended=key_id in self._revoked)
         self._viewers.setdefault(job_id, set()).add(viewer)
         self._news.set()
@@ -136,7 +144,7 @@ class LiveJobs:
         page = await self.feed.page(Interest(job.account_id, job.job_id), after, KEPT)
         if page.has_more and page.position < job.floor:
             return False
-        return job.recall(entries_of(page.events), after)
+        return job.recall(entries_of(page.events, job.places), after)
 
     def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
         """Events came: lines for their jobs, and news for the views of their accounts."""
@@ -150,18 +158,23 @@ class LiveJobs:
                 if told.account_id == job.account_id and told.job_id in (None, job.job_id)
             ]
             if own:
-                job.tell(self._entries(own), own[-1].sequence)
+                job.tell(self._entries(own, job.places), own[-1].sequence)
                 self._wake(job)
                 self._news.set()
 
-    def _entries(self, events: Sequence[Told]) -> list[Entry]:
+    def _entries(self, events: Sequence[Told], places: PlaceNames) -> list[Entry]:
         """The lines of the timeline; an event that cannot be said is left out."""
         try:
-            return entries_of(events)
+            return entries_of(events, places)
         except Exception:
             self._logger.exception("an event has no line")
-            halves = (events[: len(events) // 2], events[len(events) // 2 :])
-            return [] if len(events) == 1 else [e for half in halves for e in self._entries(half)]
+            if len(events) == 1:
+                return []
+            middle = len(events) // 2
+            return [
+                *self._entries(events[:middle], places),
+                *self._entries(events[middle:], places),
+            ]
 
     def wake(self) -> None:
         """The gateway ends."""

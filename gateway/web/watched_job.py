@@ -16,6 +16,7 @@ from uuid import UUID
 from markupsafe import Markup
 
 from domain.job import Job
+from gateway.place_names import PlaceNames
 from gateway.web.job_story import Entry
 from gateway.web.pages import templates
 from infrastructure.measurements import Place
@@ -91,8 +92,9 @@ class Series:
 class WatchedJob:
     """What is sent to the viewers of one job."""
 
-    def __init__(self, account_id: UUID, job_id: UUID, sequence: int) -> None:
+    def __init__(self, account_id: UUID, job_id: UUID, places: PlaceNames, sequence: int) -> None:
         self.account_id, self.job_id = account_id, job_id
+        self.places = places  # as they were when somebody began to look
         self.floor = sequence  # all events behind it are kept
         self.complete = 0  # and all that came after this tick
         self.sequence = sequence  # of the last event

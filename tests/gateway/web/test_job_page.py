@@ -335,6 +335,7 @@ def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
     for said in (
         "GPUs 1 × CPU (this machine), $",
         "Region This machine",
+        "Approved: tiny on 1 × CPU (this machine), region This machine, $",
         "LoRA r 16",
         "Target modules q_proj, v_proj",
     ):

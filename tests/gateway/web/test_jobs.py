@@ -13,6 +13,8 @@ from infrastructure.store import connect
 from tests.gateway.conftest import World
 from tests.gateway.web.signed_in import Browser, signed_in
 
+CPU = "1\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}CPU (this machine)"
+
 
 def approved(browser: Browser, world: World, *suffixes: str | None) -> list[UUID]:
     """A job with each suffix, one after the other; all wait for a GPU."""
@@ -67,7 +69,7 @@ def test_a_row_says_what_the_job_is_and_does(
     assert titles(page) == ["support"]
     assert f"chats &lt;1&gt; · {job_id.hex[:8]}" in page
     assert '<span class="badge is-calm is-live">waiting for a GPU</span>' in page
-    assert "1 × cpu" in page
+    assert f"tiny<small>{CPU}</small>" in page
     assert f'href="/fine-tune/new?like=ftjob-{job_id.hex}"' in page
     assert f'href="/fine-tune/ftjob-{job_id.hex}"' in page
 
@@ -143,6 +145,8 @@ def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -
     assert '<th scope="row">Epochs</th><td>3</td><td>5</td>' in page
     assert '<th scope="row">LoRA r</th>' not in page
     assert '<th scope="row">Cost</th><td>$0.00</td><td>$0.00</td>' in page
+    assert f'<th scope="row">GPUs</th><td>{CPU}</td><td>{CPU}</td>' in page
+    assert '<th scope="row">Region</th><td>This machine</td><td>This machine</td>' in page
     assert f'data-title-1="first" data-path-2="/fine-tune/{third}"' in page
     assert f'data-title-2="{third[6:14]}"' in page
     same = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), str(second)]}).text

@@ -17,6 +17,7 @@ from domain.errors import Invalid
 from domain.failures import FailureClass
 from domain.job import Job
 from gateway.app import create_app
+from gateway.place_names import PlaceNames
 from gateway.sessions import COOKIE
 from gateway.web import live_jobs
 from gateway.web.job_story import Entry
@@ -106,6 +107,7 @@ def test_no_event_is_missed_and_none_comes_twice(reader: Reader) -> None:
             got = frames(socket, lambda got: len(sequences(got)) >= len(wanted))
             assert sequences(got) == wanted
             assert content(got).count("data-sequence") == len(wanted)
+            assert "CPU (this machine), region This machine, $" in content(got)
 
 
 def test_a_gateway_that_starts_again_goes_on(reader: Reader, settings: Settings) -> None:
@@ -220,12 +222,16 @@ def test_a_gateway_that_ends_says_so(reader: Reader) -> None:
         assert closed(socket) == 1012
 
 
+def watched(sequence: int) -> WatchedJob:
+    return WatchedJob(uuid4(), uuid4(), PlaceNames({}, {}), sequence)
+
+
 def entry(sequence: int) -> Entry:
     return Entry(sequence, NOW, Job.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
 
 
 def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 10)
+    job = watched(10)
     for sequence in range(11, 16):
         job.tell([entry(sequence)], sequence)
         job.show({"head": f"view {sequence}"})
@@ -238,7 +244,7 @@ def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 0)
+    job = watched(0)
     for sequence in range(1, 4 * KEPT):
         job.tell([entry(sequence)], sequence)
     last = 4 * KEPT - 1
@@ -261,7 +267,7 @@ def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
 
 def test_who_misses_more_than_was_read_asks_anew() -> None:
     """After minutes without the database, or a burst of a log, only the newest are read."""
-    job = WatchedJob(uuid4(), uuid4(), 0)
+    job = watched(0)
     job.measure(steps(1, 3) | lines(1, 3), KEPT)
     before = job.tick
     job.measure(steps(10, 9 + KEPT), KEPT)
@@ -276,7 +282,7 @@ def test_who_misses_more_than_was_read_asks_anew() -> None:
 
 
 def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 0)
+    job = watched(0)
     job.measure({}, KEPT)
     ticks: list[int] = []
     for n in range(1, 2 * KEPT + 2):
@@ -290,7 +296,7 @@ def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
 
 
 def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 0)
+    job = watched(0)
     job.measure({name: [] for name in job.series}, KEPT)
     viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)))
     assert viewer.next_frame()
@@ -302,7 +308,7 @@ def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> Non
 
 @pytest.mark.full
 def test_what_is_recalled_and_rendered_is_bounded() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 10 * KEPT)
+    job = watched(10 * KEPT)
     first, second, third = 9 * KEPT, 8 * KEPT, 7 * KEPT
     assert job.recall([entry(n + 1) for n in range(first, 10 * KEPT)], first)
     assert job.recall([entry(n + 1) for n in range(second, first)], second)
@@ -411,7 +417,7 @@ def evaluations(got: list[Frame]) -> list[Any]:
 
 
 def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
-    job = WatchedJob(uuid4(), uuid4(), 10)
+    job = watched(10)
     job.tell([entry(11)], 11)
     job.recall([entry(8), entry(9), entry(10), entry(11)], 7)
     assert json.loads(job.frame_after(Seen(8, (0, 0), (0, 0), (0, 0))))["events"] == [9, 10, 11]
