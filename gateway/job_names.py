@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from domain.event_log import EventLog
@@ -16,6 +17,7 @@ from projections.job_detail import rows_of
 
 SHORT = 8  # characters that tell one account's jobs apart
 REMEMBERED = 10_000  # jobs whose suffixes are kept in memory
+DATASETS = ("dataset_id", "validation_dataset_id")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class JobNames:
     """Its suffix, else the beginning of its id."""
     dataset: str | None
     """None if the dataset's name was deleted."""
+    validation_dataset: str | None
+    """None also if a part of the dataset is held out."""
     has_suffix: bool
     base_model: str
 
@@ -39,28 +43,30 @@ class JobNames:
 
 def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
     """The names of some jobs."""
-    return _named(backend, {job.id: (job.dataset_id, job.base_model) for job in jobs})
+    return _named(backend, {job.id: dict(job) for job in jobs})
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
     """The names of the jobs with these ids, of those that the read model knows."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
-    return _named(backend, {row["job_id"]: (row["dataset_id"], row["base_model"]) for row in rows})
+    return _named(backend, {row["job_id"]: row for row in rows})
 
 
-def _named(backend: Backend, jobs: Mapping[UUID, tuple[UUID, str]]) -> dict[UUID, JobNames]:
+def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, JobNames]:
     with backend.pool.connection() as connection:
-        datasets = dataset_names(connection, [dataset_id for dataset_id, _ in jobs.values()])
+        used = [job[each] for job in jobs.values() for each in DATASETS if job[each] is not None]
+        datasets = dataset_names(connection, used)
     suffixes = {job_id: _suffix(backend.log, job_id) for job_id in jobs}
     return {
         job_id: JobNames(
             title=(suffix := suffixes[job_id]) or job_id.hex[:SHORT],
-            dataset=datasets.get(dataset_id),
+            dataset=datasets.get(job["dataset_id"]),
+            validation_dataset=datasets.get(job["validation_dataset_id"]),
             has_suffix=bool(suffix),
-            base_model=base_model,
+            base_model=job["base_model"],
         )
-        for job_id, (dataset_id, base_model) in jobs.items()
+        for job_id, job in jobs.items()
     }
 
 

@@ -26,6 +26,9 @@ class JobSummary(Answer):
     status: JobStatus
     phase: str = Field(examples=["waiting for a GPU"])
     dataset_id: UUID
+    validation_dataset_id: UUID | None = Field(
+        description="What it is evaluated on; null: a part of the dataset is held out."
+    )
     base_model: str
     region: str
     gpu_type: str
@@ -89,9 +92,6 @@ class JobDetail(JobSummary):
     )
     sequence: int = Field(
         description="Of the last event that this answer has seen: follow `/api/events` after it."
-    )
-    validation_dataset_id: UUID | None = Field(
-        description="What it is evaluated on; null: a part of the dataset is held out."
     )
     hyperparameters: dict[str, JsonValue]
     precision: Precision

@@ -99,8 +99,10 @@ def approve_job(
 
 def _new_row(job: Job) -> dict[str, Any]:
     """What the projection will say, should it be late."""
+    validation = job.plan.validation
     return job.plan.model_dump() | {
         "job_id": job.id,
+        "validation_dataset_id": validation and validation.dataset_id,
         "status": job.status,
         "phase": WAITING_FOR_GPU,
         "approved_at": job.created_on,

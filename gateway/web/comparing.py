@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
@@ -20,7 +20,7 @@ from gateway.job_names import SHORT, JobNames, names_of
 from gateway.place_names import PlaceNames, place_names
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
-from gateway.web.pages import page
+from gateway.web.pages import dataset_link, page
 from gateway.web.wizard_fields import label_of, said
 
 MOST_CHOICES = 100  # the newest jobs, to choose others from
@@ -55,7 +55,6 @@ def compare_jobs(
     listed = {job.id for job in choices}
     choices = [*choices, *(job for job in chosen if job.id not in listed)]
     names = names_of(backend, choices)
-    datasets = [names[job.id].dataset or "a deleted dataset" for job in both]
     return page(
         request,
         backend,
@@ -66,7 +65,7 @@ def compare_jobs(
         choices=choices,
         names=names,
         titles=_titles(both, names),
-        results=_results(both, datasets, place_names(backend)) if both else [],
+        results=[*_results(both), *_choices(both, names, place_names(backend))] if both else [],
         settings=[line for line in _settings(both) if line.differs] if both else [],
     )
 
@@ -79,7 +78,7 @@ def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[s
     return [f"{names[job.id].title} {job.id.hex[:SHORT]}" for job in jobs]
 
 
-def _results(jobs: Sequence[JobDetail], datasets: Sequence[str], places: PlaceNames) -> list[Line]:
+def _results(jobs: Sequence[JobDetail]) -> list[Line]:
     def line(label: str, values: list[str | None]) -> Line:
         return Line(label, tuple(value or "—" for value in values))
 
@@ -92,12 +91,31 @@ def _results(jobs: Sequence[JobDetail], datasets: Sequence[str], places: PlaceNa
         line("Held-out loss, best", [_best(job) for job in jobs]),
         line("Cost", [written_amount(job.cost) for job in jobs]),
         line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
-        line("Base model", [job.base_model for job in jobs]),
-        line("Dataset", list(datasets)),
-        line("GPUs", [places.gpus(job.gpu_count, job.gpu_type) for job in jobs]),
-        line("Region", [places.region(job.region) for job in jobs]),
-        line("Precision", [str(job.precision) for job in jobs]),
     ]
+
+
+def _choices(
+    jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: PlaceNames
+) -> Iterator[Line]:
+    """What they were made of; what they were evaluated on if that is a dataset of its own."""
+
+    def line(label: str, value_of: Callable[[JobDetail], str]) -> Line:
+        return Line(label, tuple(value_of(job) for job in jobs))
+
+    yield line("Base model", lambda job: job.base_model)
+    yield line("Dataset", lambda job: dataset_link(job.dataset_id, names[job.id].dataset))
+    if any(job.validation_dataset_id is not None for job in jobs):
+        yield line(
+            "Validation dataset",
+            lambda job: (
+                "a part of the dataset"
+                if job.validation_dataset_id is None
+                else dataset_link(job.validation_dataset_id, names[job.id].validation_dataset)
+            ),
+        )
+    yield line("GPUs", lambda job: places.gpus(job.gpu_count, job.gpu_type))
+    yield line("Region", lambda job: places.region(job.region))
+    yield line("Precision", lambda job: str(job.precision))
 
 
 def _settings(jobs: Sequence[JobDetail]) -> list[Line]:

@@ -7,6 +7,7 @@ from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -62,6 +63,7 @@ def templates() -> Environment:
         "time": written_time,
     }
     environment.globals["asset"] = url_of
+    environment.globals["dataset_link"] = dataset_link
     environment.globals["dollars_range"] = written_range
     return environment
 
@@ -116,6 +118,13 @@ def sentence(message: str) -> str:
     first, _, _ = message.partition(" ")
     begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
     return begun if begun.endswith((".", "!", "?")) else f"{begun}."
+
+
+def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
+    """A dataset by its name, which leads to it; without one it was deleted."""
+    if name is None:
+        return Markup("a deleted dataset")
+    return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
 
 
 def written_count(number: int) -> str:

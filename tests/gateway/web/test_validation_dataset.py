@@ -1,0 +1,83 @@
+"""A job that is evaluated on a dataset of its own: wherever its dataset is named, that is too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+
+from infrastructure.profiles import delete_dataset_name, set_dataset_name
+from infrastructure.store import connect
+from tests.gateway.conftest import World
+from tests.gateway.web.html import Node, read_html
+from tests.gateway.web.signed_in import Browser
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A job with a validation dataset, and two of the same dataset without."""
+
+    browser: Browser
+    world: World
+    validation: UUID
+    with_own: str
+    without: str
+    without_either: str
+
+    def page(self, path: str) -> str:
+        self.world.project()
+        answer = self.browser.client.get(path)
+        assert answer.status_code == 200
+        return answer.text
+
+    def settings(self, job: str) -> Node:
+        """What the job's page says of its settings."""
+        return read_html(self.page(f"/fine-tune/{job}"))["job-settings"]
+
+    @property
+    def link(self) -> str:
+        """The validation dataset as pages name it."""
+        return f'<a href="/datasets/{self.validation}">judges &lt;1&gt;</a>'
+
+
+@pytest.fixture
+def judged(browser: Browser, world: World) -> Judged:
+    world.base_model()
+    trained, validation = (world.dataset(browser.person) for _ in range(2))
+    with connect(world.settings) as connection:
+        set_dataset_name(connection, trained, "chats")
+        set_dataset_name(connection, validation, "judges <1>")
+    jobs: list[str] = []
+    for own in (str(validation), None, None):
+        body = {"dataset": str(trained), "validation_dataset": own, "base_model": "tiny"}
+        answer = browser.client.post("/api/jobs", json=body | {"wait": True}, headers=browser.htmx)
+        jobs.append(answer.json()["id"])
+    return Judged(browser, world, validation, *jobs)
+
+
+def test_the_settings_name_it(judged: Judged) -> None:
+    settings = judged.settings(judged.with_own)
+    assert "Dataset chats Validation dataset judges <1> Base model" in settings.text
+    assert judged.link in judged.page(f"/fine-tune/{judged.with_own}")
+    assert "Validation dataset" not in judged.settings(judged.without).text
+
+
+def test_one_that_was_deleted_has_no_name(judged: Judged) -> None:
+    with connect(judged.world.settings) as connection:
+        delete_dataset_name(connection, judged.validation)
+    settings = judged.settings(judged.with_own)
+    assert "Dataset chats Validation dataset a deleted dataset Base model" in settings.text
+
+
+def test_a_comparison_tells_what_each_was_evaluated_on(judged: Judged) -> None:
+    path = "/fine-tune/compare?jobs={}&jobs={}"
+    page = judged.page(path.format(judged.with_own, judged.without))
+    row = '<th scope="row">Validation dataset</th>'
+    assert f"{row}<td>{judged.link}</td><td>a part of the dataset</td>" in page
+    assert row not in judged.page(path.format(judged.without, judged.without_either))
+
+
+def test_a_duplicate_takes_it_over(judged: Judged) -> None:
+    wizard = read_html(judged.page(f"/fine-tune/new?like={judged.with_own}"))
+    assert wizard.fields["validation_dataset"] == str(judged.validation)
