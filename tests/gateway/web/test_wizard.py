@@ -24,7 +24,7 @@ from gateway.web.wizard import CHANGED
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
-from tests.gateway.web.signed_in import signed_in
+from tests.gateway.web.signed_in import Browser, signed_in
 from tests.gateway.web.wizard_form import PATH, Wizard, problem
 
 
@@ -234,6 +234,16 @@ def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
     sent = wizard.shown.fields
     assert (sent["micro_batch_size"], sent["gradient_accumulation"]) == ("4", "16")
     assert wizard.is_clickable
+
+
+def test_who_has_nothing_to_train_is_told_by_a_banner_for_each_list(browser: Browser) -> None:
+    page = read_html(browser.client.get(PATH).text)
+    for step, sentence in (
+        ("step-1", "You have no dataset that is ready to train."),
+        ("step-2", "No base is offered for fine-tuning and deployed now;"),
+    ):
+        banner = next(e for e in page[step].all() if "banner" in e.attributes.get("class", ""))
+        assert banner.text.startswith(sentence)
 
 
 def test_too_little_balance_closes_the_gate(client: TestClient, world: World) -> None:
