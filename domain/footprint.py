@@ -13,6 +13,7 @@ from domain.precision import Precision
 MIB = 1024**2
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
+ELEMENTS = {BFLOAT16: "bf16", FLOAT32: "float32"}
 
 CUDA_CONTEXT_BYTES = 512 * MIB
 """What a process takes before its first tensor. Some 300 MiB with kernels loaded lazily (pytorch
@@ -53,7 +54,7 @@ def memory_items(
     copy of them, in the flat tensor that is summed over the ranks.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
-    element = _element_bytes(gpu)
+    element = element_bytes(gpu)
     activations = activation_bytes(layout, checkpointing, element)
     return {
         "weights": weight_bytes(layout.shape, precision, element),
@@ -76,7 +77,7 @@ def linear_parameters(shape: ModelShape) -> int:
     return shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
 
 
-def _element_bytes(gpu: GpuType) -> int:
+def element_bytes(gpu: GpuType) -> int:
     """Bytes of a number of the base, and of one that runs through it.
 
     They are bf16, but for a CPU: one without units for it computes in float32, and which one a job
@@ -96,9 +97,9 @@ def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT1
     return math.ceil(NF4_BYTES * quantised) + element * max(0, shape.parameters - quantised)
 
 
-def bytes_per_parameter(shape: ModelShape, precision: Precision) -> float:
+def bytes_per_parameter(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> float:
     """What a parameter of the base takes of a GPU's memory, on average."""
-    return round(weight_bytes(shape, precision) / shape.parameters, 3)
+    return round(weight_bytes(shape, precision, element) / shape.parameters, 3)
 
 
 def activation_bytes(layout: Layout, checkpointing: bool, element: int = BFLOAT16) -> int:
@@ -156,7 +157,7 @@ def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, g
     A type that stands for CPU memory has neither context nor a caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
-    workspace = _element_bytes(gpu) * largest if precision is Precision.NF4 else 0
+    workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0
     if gpu.backing == "cpu":
         return workspace
     if precision is Precision.NF4:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.batching import padded
 from domain.errors import Invalid
-from domain.footprint import FRAGMENTATION, Layout, memory_items
+from domain.footprint import ELEMENTS, FRAGMENTATION, Layout, element_bytes, memory_items
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
@@ -59,6 +59,7 @@ class Fit(BaseModel):
 
     precision: Precision
     gradient_checkpointing: bool
+    element_bytes: int  # of a number in full precision, as it was reckoned with
     items: dict[str, int]  # bytes of each rank: weights, adapter, gradients, optimizer, ...
     vram_bytes: int
     rejected: tuple[Rejected, ...]
@@ -83,14 +84,15 @@ class Fit(BaseModel):
         """The decision in one or two sentences, for the wizard."""
         there = f"{self.vram_bytes / GIB:g} GiB"
         fits = f"{self.needed_gib:g} of {there} on each GPU"
+        full = f"full precision ({ELEMENTS[self.element_bytes]})"
         if self.precision is Precision.NF4:
             least = min(each.required_bytes for each in self._rejected(Precision.BF16))
             why = (
-                f"4-bit QLoRA is used: in full precision (bf16) the job would need at least "
-                f"{_gib(least):g} GiB on a GPU of {there}; in 4 bits it takes {fits}."
+                f"4-bit QLoRA is used: in {full} the job would need at least {_gib(least):g} GiB "
+                f"on a GPU of {there}; in 4 bits it takes {fits}."
             )
         else:
-            why = f"The base fits in full precision (bf16), without 4-bit quantisation: {fits}."
+            why = f"The base fits in {full}, without 4-bit quantisation: {fits}."
         if not self.gradient_checkpointing:
             return why
         without = min(each.required_bytes for each in self._rejected(self.precision))
@@ -178,6 +180,7 @@ def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
             return Fit(
                 precision=precision,
                 gradient_checkpointing=checkpointing,
+                element_bytes=element_bytes(gpu),
                 items=items,
                 vram_bytes=vram_bytes,
                 rejected=tuple(rejected),

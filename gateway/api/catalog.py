@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter
 from pydantic import Field
 
 from domain.availability import PoolLoad
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
-from domain.footprint import bytes_per_parameter
+from domain.footprint import FLOAT32, bytes_per_parameter
 from domain.identity import CATALOG_ID
 from domain.offers import CatalogBase, GpuType, Region
 from domain.precision import Precision
@@ -29,6 +31,7 @@ class GpuTypeAnswer(Answer):
 
     gpu_type: str = Field(examples=["l4"])
     title: str
+    backing: Literal["nvidia", "cpu"] = Field(description="What runs the jobs.")
     vram_gib: float
     bf16_tflops: float = Field(description="Dense peak.")
     rate_per_hour: Money
@@ -67,6 +70,12 @@ class CatalogBaseAnswer(Answer):
     context_length: int
     bytes_per_parameter_bf16: float = Field(description="Of GPU memory, for the weights.")
     bytes_per_parameter_nf4: float = Field(description="In 4 bits, embeddings and head in bf16.")
+    bytes_per_parameter_fp32: float = Field(
+        description="Where a GPU type stands for a CPU: the memory fit reckons with float32 then."
+    )
+    bytes_per_parameter_nf4_fp32: float = Field(
+        description="In 4 bits, embeddings and head in float32."
+    )
     eligible: bool = Field(description="Whether the operator offers it for fine-tuning.")
     imported: bool = Field(description="Whether its files are in the model store.")
     deployment: DeploymentStatus | None = Field(
@@ -109,6 +118,7 @@ def _gpu_type(kind: GpuType) -> GpuTypeAnswer:
     return GpuTypeAnswer(
         gpu_type=kind.name,
         title=kind.title,
+        backing=kind.backing,
         vram_gib=kind.vram_gib,
         bf16_tflops=kind.bf16_tflops,
         rate_per_hour=Money.of(kind.micros_per_hour),
@@ -141,6 +151,8 @@ def _base(
         context_length=shape.context_length,
         bytes_per_parameter_bf16=bytes_per_parameter(shape, Precision.BF16),
         bytes_per_parameter_nf4=bytes_per_parameter(shape, Precision.NF4),
+        bytes_per_parameter_fp32=bytes_per_parameter(shape, Precision.BF16, FLOAT32),
+        bytes_per_parameter_nf4_fp32=bytes_per_parameter(shape, Precision.NF4, FLOAT32),
         eligible=base.eligible,
         imported=imported,
         deployment=deployment,

@@ -13,7 +13,7 @@ from pydantic import Field
 from domain.aggregate import because
 from domain.catalog import Catalog
 from domain.deployment import DeploymentStatus
-from domain.footprint import bytes_per_parameter
+from domain.footprint import FLOAT32, bytes_per_parameter
 from domain.identity import CATALOG_ID
 from domain.lifecycle import JobStatus
 from domain.model_shape import ModelShape
@@ -51,6 +51,12 @@ class BaseModelAnswer(Answer):
     bytes_per_parameter_nf4: float | None = Field(
         description="In 4 bits, embeddings and head in bf16."
     )
+    bytes_per_parameter_fp32: float | None = Field(
+        description="Where a GPU type stands for a CPU: the memory fit reckons with float32 then."
+    )
+    bytes_per_parameter_nf4_fp32: float | None = Field(
+        description="In 4 bits, embeddings and head in float32."
+    )
     linear_modules: list[str] = Field(
         description="Names of the layers' linear modules, which an adapter may modify."
     )
@@ -67,6 +73,9 @@ class BaseModelAnswer(Answer):
             **row,
             bytes_per_parameter_bf16=shape and bytes_per_parameter(shape, Precision.BF16),
             bytes_per_parameter_nf4=shape and bytes_per_parameter(shape, Precision.NF4),
+            bytes_per_parameter_fp32=shape and bytes_per_parameter(shape, Precision.BF16, FLOAT32),
+            bytes_per_parameter_nf4_fp32=shape
+            and bytes_per_parameter(shape, Precision.NF4, FLOAT32),
             linear_modules=list(shape.linears) if shape else [],
             eligible=catalog.is_eligible(row["name"]),
             deployment=deployed,

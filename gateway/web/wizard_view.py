@@ -71,6 +71,14 @@ class Priced(NamedTuple):
     most: Markup  # that it costs
 
 
+class ParameterBytes(NamedTuple):
+    """Bytes of a parameter of the base, on average, and what they are taken of."""
+
+    memory: str
+    full: float | None
+    four_bits: float | None
+
+
 class Gate(NamedTuple):
     """One of the two checks before a job starts."""
 
@@ -138,6 +146,21 @@ class View:
     def place(self) -> Offered | None:
         """The chosen GPUs."""
         return self.lists.places.get((self.entries.region, self.entries.gpu_type))
+
+    @property
+    def parameter_bytes(self) -> ParameterBytes | None:
+        """What each parameter of the base takes of the chosen GPUs' memory, as the fit reckons."""
+        kinds = self.lists.gpu_types
+        kind = next((each for each in kinds if each.gpu_type == self.entries.gpu_type), None)
+        if (base := self.base) is None or kind is None or base.bytes_per_parameter_bf16 is None:
+            return None
+        if kind.backing == "cpu":
+            return ParameterBytes(
+                "memory", base.bytes_per_parameter_fp32, base.bytes_per_parameter_nf4_fp32
+            )
+        return ParameterBytes(
+            "GPU memory", base.bytes_per_parameter_bf16, base.bytes_per_parameter_nf4
+        )
 
     @property
     def warnings(self) -> list[str]:

@@ -55,6 +55,7 @@ def fit(precision: Precision, checkpointing: bool) -> Fit:
     return Fit(
         precision=precision,
         gradient_checkpointing=checkpointing,
+        element_bytes=2,
         items={"activations": 1},  # and nothing is left for more
         vram_bytes=1,
         rejected=(),

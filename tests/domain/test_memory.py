@@ -14,12 +14,15 @@ from domain.footprint import (
     Layout,
     activation_bytes,
     adapter_parameters,
+    bytes_per_parameter,
+    element_bytes,
     memory_items,
     weight_bytes,
 )
 from domain.hyperparameters import Hyperparameters
 from domain.memory import GIB, MOST_TOKENS, DoesNotFit, Fit, decide, tokens_at_once
 from domain.model_shape import ModelShape
+from domain.offers import GpuType
 from domain.precision import Precision
 from tests.domain.bases import CPU, LLAMA2_7B, LLAMA2_13B, LLAMA31_70B, QWEN_7B, SMOLLM2, gpu
 
@@ -285,6 +288,25 @@ def test_the_banner_says_why() -> None:
     assert "checkpointing" not in quantised
     assert "4-bit QLoRA" in both
     assert "Gradient checkpointing" in both
+
+
+def test_the_banner_says_in_which_precision_a_cpu_was_reckoned_with() -> None:
+    full, quantised = (
+        decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib, backing="cpu"), 1, []).banner
+        for vram_gib in (80.0, 14.0)
+    )
+    assert full.startswith("The base fits in full precision (float32), without")
+    assert quantised.startswith("4-bit QLoRA is used: in full precision (float32) the job would")
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("kind", [CPU, gpu(16.0)], ids=["cpu", "gpu"])
+def test_what_a_parameter_takes_is_what_the_fit_reckons_with(
+    kind: GpuType, precision: Precision
+) -> None:
+    weights = memory_items(Layout(SMOLLM2, DEFAULTS, 512, 1), precision, False, kind)["weights"]
+    told = bytes_per_parameter(SMOLLM2, precision, element_bytes(kind))
+    assert told == pytest.approx(weights / SMOLLM2.parameters, abs=0.001)
 
 
 @given(st.floats(5.0, 60.0), st.integers(1, 8), st.integers(16, 4096))

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote
 
 import pytest
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
-from domain.catalog import Catalog
-from domain.footprint import Layout, memory_items
 from domain.gpu_pool import GpuPool
-from domain.hyperparameters import Hyperparameters
-from domain.identity import CATALOG_ID, gpu_pool_id
+from domain.identity import gpu_pool_id
 from domain.job import Job
-from domain.memory import GIB
-from domain.precision import Precision
 from gateway.answers import Money
 from gateway.web.amounts import amount_text
 from gateway.web.wizard import CHANGED
-from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -74,7 +67,6 @@ def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
         "If Tier 2 doesn't matter for your case, leave it.",
         "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
         "so the real bill almost always lands inside the range",
-        "each takes 2 bytes of GPU memory in full precision",
         "0.60 an hour each",
         "2 of 2 free; wait none",
     ):
@@ -110,14 +102,6 @@ def test_one_sentence_tells_what_it_comes_to(wizard: Wizard) -> None:
     told = [e for e in page["main"].all() if e.attributes.get("role") in loud]
     assert [each.attributes["id"] for each in told] == ["wizard-status"]
     assert all("aria-live" not in each.attributes for each in page["main"].all())
-
-
-def test_memory_is_the_same_figure_everywhere(wizard: Wizard) -> None:
-    shown = wizard.complete()
-    said = re.search(r"([\d.]+) of [\d.]+ GiB", shown["precision"].text)
-    assert said is not None
-    assert shown["memory-summary"].text.startswith(f"{said[1]} of")
-    assert f"{said[1]} of" in shown["step-6"].text
 
 
 def test_truncated_examples_are_counted(wizard: Wizard) -> None:
@@ -198,42 +182,6 @@ def test_modules_are_those_of_the_base(wizard: Wizard) -> None:
 def test_more_gpus_cost_proportionally_more_an_hour(wizard: Wizard) -> None:
     wizard.complete()
     assert "$1.20 an hour, all 2 GPUs" in wizard.change(gpu_count="2")["step-5"].text
-
-
-def memory_of(wizard: Wizard, gib: float) -> None:
-    """The catalog says that the GPU has so much memory."""
-    with because(wizard.world.cause):
-        catalog = wizard.world.log.load(Catalog, CATALOG_ID)
-        catalog.offer_gpu_type(catalog.gpu_types["cpu"].model_copy(update={"vram_gib": gib}))
-        wizard.world.log.commit(catalog)
-
-
-def least_gib(wizard: Wizard, precision: Precision) -> float:
-    """Memory that the default job needs in a precision."""
-    gpu = wizard.world.log.load(Catalog, CATALOG_ID).gpu_types["cpu"]
-    layout = Layout(TINY_SHAPE, Hyperparameters(), 50, 1)
-    return sum(memory_items(layout, precision, True, gpu).values()) / GIB
-
-
-def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
-    four, full = (least_gib(wizard, each) for each in (Precision.NF4, Precision.BF16))
-    memory_of(wizard, (four + full) / 2)
-    shown = wizard.complete()
-    assert shown["precision"].text.startswith("4-bit QLoRA is used: in full precision")
-    assert "4-bit QLoRA" in shown["step-6"].text
-
-
-def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
-    memory_of(wizard, 1.01 * least_gib(wizard, Precision.NF4))
-    wizard.complete()
-    shown = wizard.change(micro_batch_size="64", gradient_accumulation="1")
-    assert "It does not fit." in shown["does-not-fit"].text
-    assert "would fit, and trains the same" in problem(shown, "micro_batch_size")
-    click = next(each for each in shown["does-not-fit"].all() if each.tag == "button")
-    wizard.click(unquote(click.attributes["hx-post"].partition("choose=")[2]))
-    sent = wizard.shown.fields
-    assert (sent["micro_batch_size"], sent["gradient_accumulation"]) == ("4", "16")
-    assert wizard.is_clickable
 
 
 def test_who_has_nothing_to_train_is_told_by_a_banner_for_each_list(browser: Browser) -> None:

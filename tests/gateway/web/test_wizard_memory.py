@@ -1,0 +1,74 @@
+"""The memory that the wizard shows: what a job takes of each GPU, and what if that is much."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from domain.aggregate import because
+from domain.catalog import Catalog
+from domain.footprint import FLOAT32, Layout, bytes_per_parameter, memory_items
+from domain.hyperparameters import Hyperparameters
+from domain.identity import CATALOG_ID
+from domain.memory import GIB
+from domain.precision import Precision
+from services.trainer.tiny_model import TINY_SHAPE
+from tests.gateway.web.wizard_form import Wizard, problem
+
+
+def test_a_parameter_takes_what_the_fit_reckons_with(wizard: Wizard) -> None:
+    wizard.world.open_pool("l4", 1)
+    purpose = wizard.complete()["base_model-purpose"]
+    of_cpu = bytes_per_parameter(TINY_SHAPE, Precision.NF4, FLOAT32)
+    of_gpu = bytes_per_parameter(TINY_SHAPE, Precision.NF4)
+    each = "1,000 parameters; each takes"
+    assert purpose.text == f"{each} 4 bytes of memory in full precision, {of_cpu:g} in 4 bits."
+    assert "(float32)" in wizard.shown["precision"].text
+    purpose = wizard.change(gpu_type="l4")["base_model-purpose"]
+    assert purpose.text == f"{each} 2 bytes of GPU memory in full precision, {of_gpu:g} in 4 bits."
+    assert "(bf16)" in wizard.shown["precision"].text
+    assert "takes" not in wizard.change(gpu_type="")["base_model-purpose"].text
+
+
+def test_memory_is_the_same_figure_everywhere(wizard: Wizard) -> None:
+    shown = wizard.complete()
+    said = re.search(r"([\d.]+) of [\d.]+ GiB", shown["precision"].text)
+    assert said is not None
+    assert shown["memory-summary"].text.startswith(f"{said[1]} of")
+    assert f"{said[1]} of" in shown["step-6"].text
+
+
+def memory_of(wizard: Wizard, gib: float) -> None:
+    """The catalog says that the GPU has so much memory."""
+    with because(wizard.world.cause):
+        catalog = wizard.world.log.load(Catalog, CATALOG_ID)
+        catalog.offer_gpu_type(catalog.gpu_types["cpu"].model_copy(update={"vram_gib": gib}))
+        wizard.world.log.commit(catalog)
+
+
+def least_gib(wizard: Wizard, precision: Precision) -> float:
+    """Memory that the default job needs in a precision."""
+    gpu = wizard.world.log.load(Catalog, CATALOG_ID).gpu_types["cpu"]
+    layout = Layout(TINY_SHAPE, Hyperparameters(), 50, 1)
+    return sum(memory_items(layout, precision, True, gpu).values()) / GIB
+
+
+def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
+    four, full = (least_gib(wizard, each) for each in (Precision.NF4, Precision.BF16))
+    memory_of(wizard, (four + full) / 2)
+    shown = wizard.complete()
+    assert shown["precision"].text.startswith("4-bit QLoRA is used: in full precision")
+    assert "4-bit QLoRA" in shown["step-6"].text
+
+
+def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
+    memory_of(wizard, 1.01 * least_gib(wizard, Precision.NF4))
+    wizard.complete()
+    shown = wizard.change(micro_batch_size="64", gradient_accumulation="1")
+    assert "It does not fit." in shown["does-not-fit"].text
+    assert "would fit, and trains the same" in problem(shown, "micro_batch_size")
+    click = next(each for each in shown["does-not-fit"].all() if each.tag == "button")
+    wizard.click(unquote(click.attributes["hx-post"].partition("choose=")[2]))
+    sent = wizard.shown.fields
+    assert (sent["micro_batch_size"], sent["gradient_accumulation"]) == ("4", "16")
+    assert wizard.is_clickable
