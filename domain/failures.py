@@ -133,7 +133,7 @@ def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved:
     if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice
     if shortage.rows == 1:
-        tried = f"A single example of {shortage.tokens} tokens did not fit; no batch is smaller."
+        tried = f"A single example of {shortage.tokens:,} tokens did not fit; no batch is smaller."
     elif halved:
         tried = "It was tried again with half as many tokens in a batch, over the same steps."
     else:

@@ -296,7 +296,10 @@ class Quoting:
             )
         elif not 1 <= gpu_count <= (most := min(capacity, kind.max_per_job)):
             problems.append(
-                Invalid(f"a job may use 1 to {most} of {gpu_type} in {region}", field="gpu_count")
+                Invalid(
+                    f"a job may use 1 to {most} of {kind.title} in {place.title}",
+                    field="gpu_count",
+                )
             )
 
     def _capacity(self, region: str, gpu_type: str) -> int:

@@ -16,6 +16,7 @@ from gateway.backend import Backend
 from gateway.freshness import WAIT_SECONDS, caught_up
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, capacities, claims
+from projections.job_row import CANCELLING, PAUSING
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0
@@ -67,11 +68,12 @@ def remaining_seconds(
 ) -> float | None:
     """Expected seconds until a job is registered, with its wait for GPUs in seconds.
 
-    None of a job that is paused or over, whose wait is unknown, or that has no estimate.
+    None of a job that is paused or over, or about to be, whose wait is unknown, or that has no
+    estimate.
     `measured_step` is the last optimizer step that was measured, if one was.
     """
     resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
-    if resting or job["estimate"] is None:
+    if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:
         return None
     if job["waiting_since"] is not None:
         return None if wait is None else wait + _seconds(job)

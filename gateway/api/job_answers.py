@@ -109,7 +109,7 @@ class JobDetail(JobSummary):
     wait_seconds: int | None = Field(description="Expected, while it waits for a GPU.")
     remaining_seconds: int | None = Field(
         description="Expected until it is registered, a wait for a GPU included; null if it is "
-        "paused or over, or if the wait is unknown."
+        "paused or over, or about to be, or if the wait is unknown."
     )
     paused_at: datetime | None
     resume: ResumeGate | None = Field(description="While it is paused.")

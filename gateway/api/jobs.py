@@ -133,8 +133,10 @@ def list_jobs(
         page = Page[Row].of(
             lambda most: jobs_of(connection, caller.account_id, after, most, status), limit, dict
         )
-        running = [row["job_id"] for row in page.data if not JobStatus(row["status"]).is_final]
-        steps = last_steps_of(connection, running)
+        registered = JobStatus.REGISTERED  # which has taken all of its steps
+        steps = last_steps_of(
+            connection, [row["job_id"] for row in page.data if row["status"] != registered]
+        )
     shown = [summary(row, steps.get(row["job_id"])) for row in page.data]
     return Page[JobSummary](data=shown, has_more=page.has_more)
 

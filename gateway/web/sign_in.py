@@ -14,7 +14,7 @@ from gateway.access import CallerOf
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
 from gateway.origin import same_origin
-from gateway.sessions import COOKIE, keep_session
+from gateway.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
 from gateway.web.pages import outside
 from infrastructure import sessions
@@ -34,9 +34,13 @@ def show_first(caller: CallerOf) -> Response:
 
 
 @router.get(SIGN_IN)
-def show_sign_in(next_page: NextPage = FIRST_PAGE) -> Response:
-    """The page that asks for an API key."""
-    return outside("sign_in.html", next_page=_own(next_page), problem=None)
+def show_sign_in(
+    request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
+) -> Response:
+    """The page that asks for an API key; a browser whose session has ended is told so."""
+    valid = session is not None and _valid(backend, session.key_id) is not None
+    ended = COOKIE in request.cookies and not valid
+    return outside("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
 
 
 @router.post(SIGN_IN)
@@ -51,7 +55,7 @@ def sign_in(
     key = backend.ecolink.authenticate(api_key.strip())
     if key is None:
         problem = "This API key is unknown or was revoked."
-        return outside("sign_in.html", next_page=_own(next_page), problem=problem)
+        return outside("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
     return _begun(request, backend, key.id, _own(next_page))
 
 
@@ -99,7 +103,7 @@ def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
 def _used_up() -> Response:
     problem = "This link was used before, or it is older than half an hour. "
     problem += "The command ecolink sign-in prints a new one."
-    return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem)
+    return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem, ended=False)
 
 
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:

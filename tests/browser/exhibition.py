@@ -44,6 +44,9 @@ REGION = Region(
     name="eu-central", title="Frankfurt", capacity={"h100": 4, "a100-80": 2, "a100-40": 2, "l4": 8}
 )
 BASES = ("llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2-1.7b-instruct")
+SILENT_BASES = ("gemma-2-9b-it", "mistral-7b-instruct-v0.3")
+"""In the model store, but not deployed: the last one could not be."""
+
 MANY_POINTS = 100_000
 SHORTAGE = MemoryShortage(
     rows=4, tokens=2_048, micro_batch_size=4, gradient_accumulation=4, peak_bytes=21_900_000_000
@@ -127,6 +130,8 @@ class Curator:
         self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
         self._deployments(self._person("vera", 80))
+        self._endings(self._person("iris", 60))
+        self._person("olga", 40, Role.OPERATOR)
 
     def _jobs(self, ada: UUID, chats: UUID, small: UUID) -> None:
         show = self._show
@@ -163,6 +168,22 @@ class Curator:
         show("tried-again", again.crash(FailureClass.NODE_LOST))
         show("waiting", self._job(ada, chats, 1, gpu_type="a100-40", gpu_count=2).queue())
 
+    def _endings(self, person: UUID) -> None:
+        """Jobs that are about to stop, and one that failed at the platform's cost."""
+        letters = self._dataset(person, "letters", lines(self.random, 900))
+        judged = self._dataset(person, "letters to judge by", lines(self.random, 80))
+        failed = self._job(person, letters, 60 * 2, validation_dataset=judged)
+        failed.train(130, save_every=50).log(
+            "out of memory in a batch of 1 x 2,048 tokens", "ERROR"
+        )
+        alone = SHORTAGE.model_copy(update={"rows": 1})
+        failed.fail(FailureClass.OUT_OF_MEMORY, "OutOfMemoryError", OUT_OF_MEMORY, alone)
+        self._show("failed-platform", failed)
+        pausing = self._job(person, letters, 8, gpu_type="l4").train(120, save_every=50)
+        self._show("pausing", pausing.ask_to_pause())
+        cancelling = self._job(person, letters, 6, gpu_type="l4").train(70, save_every=50)
+        self._show("cancelling", cancelling.ask_to_cancel())
+
     def _deployments(self, person: UUID) -> None:
         """Whatever may become of what is deployed; nothing of it moves."""
         chats = self._dataset(person, "recipes", lines(self.random, 300))
@@ -187,16 +208,17 @@ class Curator:
                 pool.change_capacity(capacity)
                 self.backend.log.commit(pool)
             shapes = {each.name: each.shape for each in shipped_offers().bases}
-            for name in BASES:
+            for name in (*BASES, *SILENT_BASES):
                 manifest = self._put_tokenizer(f"models/{name}")
                 shape = shapes[name]
                 self.backend.ecolink.import_base_model(
                     *(name, f"models/{name}", manifest, "LlamaForCausalLM"),
                     *(shape.parameters, shape.context_length, shape),
                 )
+            for name in (*BASES, SILENT_BASES[-1]):
                 deployment = self.backend.deploying.deploy_base(name)
-                deployment.activate()
-                self.backend.log.commit(deployment)
+                fails = ("no_room", REASONS["no_room"]) if name in SILENT_BASES else None
+                self._serve(deployment, True, fails)
 
     def _put_tokenizer(self, ref: str) -> str:
         folder = self.backend.settings.home / "tokenizer"
@@ -204,13 +226,13 @@ class Curator:
             make_tiny_tokenizer().save_pretrained(folder)
         return Artifacts(self.backend.settings.artifacts).put_directory(ref, folder).sha256
 
-    def _person(self, name: str, dollars: int) -> UUID:
+    def _person(self, name: str, dollars: int, role: Role = Role.USER) -> UUID:
         account_id = uuid4()
         ecolink = self.backend.ecolink
         with connect(self.backend.settings) as connection:
             add_account_name(connection, account_id, name)
         with self._told(60 * 24 * 12):
-            ecolink.open_account(account_id, Role.USER)
+            ecolink.open_account(account_id, role)
             ecolink.grant_credit(account_id, 5_000_000, "welcome")
             key, _ = ecolink.issue_key(account_id)
         with self._told(60 * 24 * 9):
@@ -247,7 +269,7 @@ class Curator:
         with self._told(60 * 48.8):
             dataset = self.backend.log.load(Dataset, dataset.id)
             examples = range(dataset.examples)
-            for base in BASES:
+            for base in (*BASES, *SILENT_BASES):
                 sizes = [round(self.random.lognormvariate(5, 0.5)) for _ in examples]
                 manifest = self._put_tokenizer(f"models/{base}")
                 dataset.record_tokens(base, manifest, TokenLengths.of(sizes))
@@ -272,10 +294,11 @@ class Curator:
     def _job(
         self, person: UUID, dataset: UUID, minutes_ago: float, gpu_type: str = "h100", **fields: Any
     ) -> ToldJob:
-        gpu_count = fields.pop("gpu_count", 1)
+        gpu_count, validation = fields.pop("gpu_count", 1), fields.pop("validation_dataset", None)
         form = JobRequest.model_validate(
             {
                 "dataset": dataset,
+                "validation_dataset": validation,
                 "base_model": BASES[0],
                 "region": REGION.name,
                 "gpu_type": gpu_type,
@@ -337,4 +360,9 @@ step 40/150 loss 9.8127
 Traceback (most recent call last):
   File "services/trainer/loop.py", line 212, in _step
 LossDiverged: the loss is nan at step 41
+"""
+
+OUT_OF_MEMORY = """\
+step 130 loss 1.1904
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB.
 """

@@ -109,13 +109,17 @@ class ToldJob:
             self.backend.log.commit(job)
         return self.end(SegmentEnd.COMPLETED)
 
-    def pause(self) -> ToldJob:
-        """Its owner pauses it."""
+    def ask_to_pause(self) -> ToldJob:
+        """Its owner pauses it, and its trainer has not saved yet."""
         with self._told(1):
             job = self.job
             job.pause()
             self.backend.log.commit(job)
-        self._save()
+        return self
+
+    def pause(self) -> ToldJob:
+        """Its owner pauses it."""
+        self.ask_to_pause()._save()
         return self.end(SegmentEnd.STOPPED)
 
     def run_dry(self) -> ToldJob:
@@ -129,13 +133,17 @@ class ToldJob:
             self.backend.log.commit(account)
         return self
 
-    def cancel(self) -> ToldJob:
-        """Its owner cancels it."""
+    def ask_to_cancel(self) -> ToldJob:
+        """Its owner cancels it, and its trainer has not saved yet."""
         with self._told(1):
             job = self.job
             job.cancel(RETENTION)
             self.backend.log.commit(job)
-        self._save()
+        return self
+
+    def cancel(self) -> ToldJob:
+        """Its owner cancels it."""
+        self.ask_to_cancel()._save()
         return self.end(SegmentEnd.STOPPED)
 
     def promote(self) -> ToldJob:
@@ -161,11 +169,18 @@ class ToldJob:
         self.step = 0 if saved is None else saved.step
         return self
 
-    def fail(self, failure: FailureClass, error_class: str, output: str) -> ToldJob:
+    def fail(
+        self,
+        failure: FailureClass,
+        error_class: str,
+        output: str,
+        shortage: MemoryShortage | None = None,
+    ) -> ToldJob:
         """Its trainer ends with an error that is not tried again."""
         ref = f"jobs/{self.id}/logs/segment-{self.job.segment}.log"
         self.backend.artifacts.put(ref, output.encode())
-        return self.end(SegmentEnd.CRASHED, failure=failure, error_class=error_class, log_ref=ref)
+        how: dict[str, object] = {"failure": failure, "error_class": error_class, "log_ref": ref}
+        return self.end(SegmentEnd.CRASHED, shortage=shortage, **how)
 
     def end(self, reason: SegmentEnd, **how: object) -> ToldJob:
         """The segment is over and settled, and its GPUs are free."""

@@ -117,6 +117,7 @@ def test_a_running_job_pauses_when_its_trainer_has_saved(client: TestClient, wor
     owner.train()
     job = owner.give("pause").json()
     assert (job["status"], job["phase"]) == ("training", "pausing")
+    assert job["remaining_seconds"] is None  # it will not be registered
     refused = owner.give("resume")
     assert refused.status_code == 409
     assert "about to pause" in refused.json()["error"]["message"]

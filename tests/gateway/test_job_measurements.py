@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
+from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from domain.perplexity import perplexity
 from infrastructure.artifacts import Artifacts
@@ -56,6 +57,14 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
     assert shown["remaining_seconds"] > 0
     steps = client.get(f"/api/jobs/{job_id}/steps?after=1", headers=person.headers).json()["data"]
     assert [step["step"] for step in steps] == [2]
+    with because(world.cause):
+        job = world.log.load(Job, job_id)
+        diverged = FailureClass.LOSS_DIVERGED
+        job.end_segment(1, SegmentEnd.CRASHED, 10, failure=diverged, error_class="Diverged")
+        world.log.commit(job)
+    world.project()
+    (listed,) = client.get("/api/jobs", headers=person.headers).json()["data"]
+    assert (listed["status"], listed["step"]) == ("failed", 2)  # the list says what its page does
 
 
 def test_evaluations_come_from_the_measurements(client: TestClient, world: World) -> None:

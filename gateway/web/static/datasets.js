@@ -17,6 +17,11 @@ function written(size) {
   return `${size.toFixed(unit === 0 || size >= 99.5 ? 0 : 1)} ${units[unit]}`;
 }
 
+// The API's messages begin small and have no stop.
+function sentence(message) {
+  return message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".");
+}
+
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
 }
@@ -112,7 +117,7 @@ class Upload {
     let answer = {};
     try { answer = JSON.parse(request.responseText); } catch { /* a proxy's page, perhaps */ }
     if (request.status !== 202) {
-      this.become("failed", answer.error?.message ?? `The upload was answered with ${request.status}.`);
+      this.become("failed", sentence(answer.error?.message ?? `The upload was answered with ${request.status}`));
       return undefined;
     }
     this.become("sent", "Uploaded: ");

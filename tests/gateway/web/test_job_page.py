@@ -262,7 +262,7 @@ def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
     assert "On 1 GPU, what is left costs at most $" in reader.text()
     assert "On 2 GPUs, what is left costs at most" in quoted(reader, 2)
     for refused in (quoted(reader, 3), reader.post("resume", wait="true", gpu_count="3")):
-        assert "A job may use 1 to 2 of cpu in local." in refused
+        assert "A job may use 1 to 2 of CPU (this machine) in This machine." in refused
     for wrong in ("0", "65", "", "2.5"):
         for refused in (quoted(reader, wrong), reader.post("resume", gpu_count=wrong)):
             assert "GPU count must be a whole number from 1 to 64." in refused

@@ -152,6 +152,17 @@ def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
     assert browser.client.get("/api/account").status_code == 401
 
 
+def test_a_browser_whose_session_ended_is_told_so(browser: Browser, world: World) -> None:
+    ended = "Your session has ended"
+    assert ended not in browser.client.get("/sign-in").text
+    world.revoke(browser.person)
+    assert ended in browser.client.get("/datasets").text
+    browser.client.cookies.set(COOKIE, "of long ago")
+    assert ended in browser.client.get("/datasets").text
+    browser.client.cookies.clear()
+    assert ended not in browser.client.get("/datasets").text
+
+
 def test_a_key_in_a_header_needs_no_token(client: TestClient, world: World) -> None:
     person = world.person()
     sign_in(client, person.key)

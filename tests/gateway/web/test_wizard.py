@@ -136,7 +136,7 @@ def test_alpha_stays_while_r_is_no_number(wizard: Wizard) -> None:
         ("learning_rate", "1e999", "Learning rate must be a number above 0 and at most 1."),
         ("dropout", "1", "Dropout must be a number from 0 to below 1."),
         ("gpu_count", "0", "GPU count must be a whole number from 1 to 64."),
-        ("gpu_count", "3", "A job may use 1 to 2 of cpu in local."),
+        ("gpu_count", "3", "A job may use 1 to 2 of CPU (this machine) in This machine."),
         ("suffix", "a b", "Job name must be 1 to 64 letters, digits, dots, hyphens"),
         ("save_steps", "1,000", "Save steps must be a whole number from 1 to 100,000."),
     ],
