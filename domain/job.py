@@ -20,8 +20,11 @@ from domain.money import SECONDS_PER_HOUR
 from domain.phases import Phase
 from domain.training_plan import Order, TrainingPlan
 
-RELAUNCH_LIMIT = 3
-"""Automatic relaunches after failures of a class that is tried again, until one gets further."""
+RELAUNCH_PAUSES = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
+"""How long a job waits before each relaunch after a failure that is tried again, until one gets
+further: a machine that cannot launch is not asked again and again within a second."""
+
+RELAUNCH_LIMIT = len(RELAUNCH_PAUSES)
 
 
 class Job(JobAdapter):
@@ -88,6 +91,12 @@ class Job(JobAdapter):
 
         TOPIC: ClassVar[str] = "CancelRequested"
         retention_seconds: int  # how long what was saved is kept after that
+
+    class RelaunchPostponed(Event):
+        """The job failed again without getting further; it claims no GPU before this time."""
+
+        TOPIC: ClassVar[str] = "RelaunchPostponed"
+        until: datetime
 
     class EstimateScored(Event):
         """The job came to its end: what it took, beside the range that was approved."""
@@ -187,6 +196,7 @@ class Job(JobAdapter):
         self.estimate = estimate
         self.gate_micros = estimate.high_micros if estimate else None  # asked of the balance last
         self.resumed = False  # and not paused since
+        self.relaunch_at: datetime | None = None  # until then its next launch was put off
 
     def _conclude(
         self,
@@ -213,6 +223,21 @@ class Job(JobAdapter):
             self._pause(self.pause_requested)
         elif reason is SegmentEnd.LEASE_ENDED and not can_pay:
             self._pause(PauseReason.BALANCE)
+        elif failure is not None and shortage is None:  # half a batch is another thing to try
+            self._postpone_relaunch()
+
+    def _postpone_relaunch(self) -> None:
+        """Put the next launch off, the longer the more often there was no progress."""
+        if pause := RELAUNCH_PAUSES[self.crashes - 1]:
+            self.trigger_event(self.RelaunchPostponed, until=current_cause().now + pause)
+
+    @event(RelaunchPostponed)
+    def _relaunch_postponed(self, until: datetime) -> None:
+        self.relaunch_at = until
+
+    def may_launch(self, now: datetime) -> bool:
+        """Whether the time has come that its next launch was put off to, if it was."""
+        return self.relaunch_at is None or self.relaunch_at <= now
 
     def _tries_again(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
         """Whether the job is launched again; a batch that was too large is halved, once.
@@ -341,6 +366,7 @@ class Job(JobAdapter):
         self.gpu_count = gpu_count or self.gpu_count
         self.gate_micros = estimate.high_micros if estimate else None
         self.resumed = True
+        self.relaunch_at = None
 
     def cancel(self, retention: timedelta) -> None:
         """Stop for good; what was saved is kept for the retention time. Raises WrongState."""

@@ -92,8 +92,9 @@ DEPLETES = Rule(
 CRASHES = Rule(
     Effect.RELAUNCHES,
     "By its failure class: relaunched from the last checkpoint, at most 3 times until a later one "
-    "is saved, or failed. A micro batch that was too large for the memory is halved, once. With a "
-    "cancel on its way it is cancelled; with a pause, paused instead of relaunched.",
+    "is saved (at once, after 30 s, after 5 min), or failed. A micro batch that was too large for "
+    "the memory is halved, once. With a cancel on its way it is cancelled; with a pause, paused "
+    "instead of relaunched.",
 )
 NOTHING_RUNS = Rule(Effect.UNCHANGED, "Nothing runs and nothing is charged.")
 

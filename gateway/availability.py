@@ -42,7 +42,7 @@ def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> li
 
 
 def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
-    """Expected seconds until jobs get their GPUs, of those that stand in a queue; None: unknown."""
+    """Expected seconds until jobs get their GPUs, of those that wait for them; None: unknown."""
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}
@@ -60,7 +60,10 @@ def _wait(
     order = [row["job_id"] for row in there]
     ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
     running, queue = _running(there, now), _queue(ahead)
-    return wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
+    wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
+    if wait is None or job["relaunch_at"] is None:
+        return wait
+    return max(wait, (job["relaunch_at"] - now).total_seconds())  # it joins the queue then
 
 
 def remaining_seconds(

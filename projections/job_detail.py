@@ -11,12 +11,20 @@ from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
 from domain.deployment import DeploymentStatus
+from domain.gpu_pool import GpuPool
 from domain.job import Job, JobStatus
 from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.store import Connection
 from projections.job_launched import apply_segment
-from projections.job_row import CANCELLING, DDL, PAUSING, WAITING_FOR_GPU, update
+from projections.job_row import (
+    CANCELLING,
+    DDL,
+    PAUSING,
+    WAITING_FOR_GPU,
+    WAITING_TO_RETRY,
+    update,
+)
 from projections.job_saved import apply_checkpoint, give_up_checkpoints
 from projections.projection import Cursor, Projection, Row, newest_first
 
@@ -44,6 +52,10 @@ def apply(cursor: Cursor, event: Event) -> None:
             apply_checkpoint(cursor, event)
         case Job.Registered() | Job.EstimateScored() | Job.MicroBatchHalved() | Job.JobFailed():
             _apply_end(cursor, event)
+        case Job.RelaunchPostponed():
+            update(cursor, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
+        case GpuPool.GpusRequested():
+            _queue_again(cursor, event)
         case Meter.MinuteMetered() | Meter.LostWorkCredited():
             _apply_money(cursor, event)
         case _:
@@ -103,6 +115,7 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
                 status=JobStatus.PAUSED,
                 phase="paused",
                 waiting_since=None,
+                relaunch_at=None,
                 pause_reason=event.reason,
                 paused_at=event.timestamp,
             )
@@ -115,6 +128,7 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
                 status=JobStatus.CANCELLED,
                 phase="cancelled",
                 waiting_since=None,
+                relaunch_at=None,
                 pause_reason=None,
                 paused_at=None,
                 cancelled_at=event.timestamp,
@@ -144,6 +158,15 @@ def _apply_money(cursor: Cursor, event: Meter.MinuteMetered | Meter.LostWorkCred
             "UPDATE job_detail SET credited_micros = credited_micros + %s WHERE job_id = %s",
             [event.amount_micros, event.job_id],
         )
+
+
+def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
+    """What was put off stands in its queue; any other job that waits does so anyway."""
+    cursor.execute(
+        "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
+        "WHERE job_id = %s AND relaunch_at IS NOT NULL",
+        [WAITING_FOR_GPU, event.timestamp, event.job_id],
+    )
 
 
 def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
@@ -303,6 +326,14 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
         "SELECT job_id FROM job_detail WHERE account_id = %s AND status <> ALL(%s) "
         "AND %s IN (dataset_id, validation_dataset_id) ORDER BY approved_at, job_id",
         [account_id, [each for each in JobStatus if each.is_final], dataset_id],
+    ).fetchall()
+    return [row["job_id"] for row in rows]
+
+
+def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
+    """Jobs whose relaunch was put off until a time that has come, in the order of those times."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE relaunch_at <= %s ORDER BY relaunch_at, job_id", [now]
     ).fetchall()
     return [row["job_id"] for row in rows]
 

@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     approved_at timestamptz NOT NULL,
     changed_at timestamptz NOT NULL,
     waiting_since timestamptz,
+    relaunch_at timestamptz,
     dataset_id uuid NOT NULL,
     validation_dataset_id uuid,
     base_model text NOT NULL,
@@ -75,14 +76,18 @@ CREATE TABLE IF NOT EXISTS job_detail (
 );
 CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
 CREATE INDEX IF NOT EXISTS job_detail_expires ON job_detail (expires_at)
-    WHERE NOT expired AND NOT promoted
+    WHERE NOT expired AND NOT promoted;
+CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
+    WHERE relaunch_at IS NOT NULL
 """
 # checkpoints: those that exist, the oldest first; the columns before it are of the newest.
 # estimate and its bounds are those of the approval; the rate is that of the last resume.
 # approved_gpu_count stays, also if it goes on with another number: a step's batch is of that many.
+# relaunch_at: of a job that is put off and stands in no queue; waiting_since is the failure's time.
 # segment_step and training_since: where and when the running segment began to train.
 
-WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
+WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
+    "waiting to be tried again",
     "waiting for a GPU",
     "waiting for a lease",
     "launching",

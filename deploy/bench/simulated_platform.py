@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 from deploy.bench.books import Books
 from deploy.bench.faults import Faults
 from deploy.bench.oracle import Oracle
-from deploy.bench.simulated_service import SimulatedService
+from deploy.bench.simulated_service import SimulatedScheduler, SimulatedService
 from deploy.bench.simulated_trainer import (
     Ended,
     SimulatedControl,
@@ -86,7 +86,7 @@ class SimulatedPlatform:
         settings = Settings().model_copy(update={"meter_minute_seconds": policy.minute_seconds})
         scheduling = Scheduling(log, launcher, control, self.artifacts, settings)
         self._segments = Segments(log, cast(Any, self), self.artifacts, launcher, control, settings)
-        self.scheduler = SimulatedService(log, scheduling.react, self._cause_of("scheduler"))
+        self.scheduler = SimulatedScheduler(log, scheduling, self._cause_of("scheduler"))
         self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))
 
     def now(self) -> datetime:

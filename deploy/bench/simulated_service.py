@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
 
 from domain.aggregate import Aggregate, Cause, Event, because
 from domain.event_log import EventLog
+from domain.job import Job
+from services.scheduler.handlers import Scheduling
 
 
 class SimulatedService:
@@ -39,3 +43,37 @@ class SimulatedService:
                 aggregates = self._react(self._waiting.popleft())
                 if any(each.pending_events for each in aggregates):
                     self._log.commit(*aggregates)
+
+
+class SimulatedScheduler(SimulatedService):
+    """It looks besides for jobs whose next launch was put off, once it has answered all events."""
+
+    def __init__(self, log: EventLog, scheduling: Scheduling, cause: Callable[[], Cause]) -> None:
+        super().__init__(log, scheduling.react, cause)
+        self._claim = scheduling.claim
+        self._put_off: dict[UUID, datetime] = {}
+
+    @property
+    def lags(self) -> bool:
+        """Whether there are events that it has not answered, or a job that is due."""
+        return super().lags or self._due() is not None
+
+    def hear(self, event: Event) -> None:
+        """An event stands in the log."""
+        super().hear(event)
+        if isinstance(event, Job.RelaunchPostponed):
+            self._put_off[event.originator_id] = event.until
+
+    def answer(self) -> None:
+        """Answer the next event; if none waits, queue a job that is due."""
+        if super().lags:
+            super().answer()
+        elif (job_id := self._due()) is not None:
+            del self._put_off[job_id]
+            if (job := self._log.find(Job, job_id)) is not None:  # else it is over, and forgotten
+                with because(self._cause()):
+                    self._log.commit(*self._claim(job))
+
+    def _due(self) -> UUID | None:
+        now = self._cause().now
+        return next((job_id for job_id, until in self._put_off.items() if until <= now), None)

@@ -37,6 +37,7 @@ CHAPTERS = {
     "ResumeCertified": "resume at step {step} certified, {ranks} rank(s)",
     "MicroBatchHalved": "out of memory: micro batches of {micro_batch_size}, "
     "{gradient_accumulation} a step",
+    "RelaunchPostponed": "waiting to be tried again, until {until}",
     "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
     "PauseRequested": "pausing: the trainer saves and exits",
     "JobPaused": "[bold yellow]paused[/]: {reason}",

@@ -106,6 +106,9 @@ class JobDetail(JobSummary):
     estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
     actual_seconds: int | None = Field(description="What a registered job took.")
     waiting_since: datetime | None
+    relaunch_at: datetime | None = Field(
+        description="When it is queued again, while that is put off after repeated failures."
+    )
     wait_seconds: int | None = Field(description="Expected, while it waits for a GPU.")
     remaining_seconds: int | None = Field(
         description="Expected until it is registered, a wait for a GPU included; null if it is "

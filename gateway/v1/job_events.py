@@ -91,6 +91,7 @@ SENTENCES: Mapping[str, tuple[Level, Callable[[Fields], str]]] = MappingProxyTyp
             "warn",
             lambda it: f"Too little memory; micro batches of {it['micro_batch_size']} from now on",
         ),
+        "RelaunchPostponed": ("warn", lambda it: f"It is tried again at {it['until']}"),
         "EvaluationStarted": ("info", lambda _: "All steps are done; evaluating"),
         "EvaluationCompleted": (
             "info",

@@ -14,7 +14,7 @@ from domain.errors import Invalid, NotFound
 from domain.hyperparameters import Hyperparameters
 from domain.lifecycle import JobStatus
 from gateway.answers import JOB_PREFIX
-from projections.job_row import WAITING_FOR_GPU, WAITING_FOR_LEASE
+from projections.job_row import WAITING_FOR_GPU, WAITING_FOR_LEASE, WAITING_TO_RETRY
 
 FILE_STATUSES: Mapping[str, str] = MappingProxyType(
     {
@@ -37,7 +37,7 @@ JOB_STATUSES: Mapping[str, str] = MappingProxyType(
 )
 """But for a job that has no GPU yet, which is `queued`; files are validated before it is made."""
 
-QUEUED_PHASES = frozenset({WAITING_FOR_GPU, WAITING_FOR_LEASE})
+QUEUED_PHASES = frozenset({WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE})
 
 FIELDS: Mapping[str, str] = MappingProxyType(
     {"dataset": "training_file", "validation_dataset": "validation_file", "base_model": "model"}

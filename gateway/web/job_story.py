@@ -168,6 +168,9 @@ def _ended(event: Job.Event) -> tuple[str, str] | None:
                 f"{event.micro_batch_size}, over the same steps.",
                 "warn",
             )
+        case Job.RelaunchPostponed():
+            pause = (event.until - event.timestamp).total_seconds()
+            return f"It is tried again in {spoken(pause)}; waiting is free of charge.", "warn"
         case Job.JobFailed():
             return f"Failed: {event.error_class}.", "bad"
         case Job.EstimateScored():

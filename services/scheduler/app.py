@@ -27,11 +27,13 @@ from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import LAUNCHERS
 from services.scheduler.pod_watch import PodWatch
+from services.scheduler.relaunching import Relaunching
 from services.scheduler.retention import Retention
 from services.scheduler.segments import Segments
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
+RELAUNCH_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
 TEND_SECONDS = 0.5
 CACHED_AGGREGATES = 1000
@@ -49,6 +51,7 @@ def run(settings: Settings) -> None:
     scheduling = Scheduling(log, launcher, control, artifacts, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+    relaunching = Relaunching(log, clock, pool, scheduling.claim)
     retention = Retention(log, clock, pool)
     watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
 
@@ -60,10 +63,13 @@ def run(settings: Settings) -> None:
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
+    relaunch = partial(
+        every, RELAUNCH_SECONDS, relaunching.claim_due, logging.getLogger("relaunching")
+    )
     expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
     tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, expire, replay, tend])
+        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, relaunch, expire, replay, tend])
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:

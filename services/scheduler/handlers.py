@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from domain.account import Account
-from domain.aggregate import Aggregate, Event
+from domain.aggregate import Aggregate, Event, current_cause
 from domain.catalog import Catalog
 from domain.dataset import Dataset, DatasetStatus
 from domain.deploying import deployed_refs
@@ -76,10 +76,16 @@ class Scheduling:
                 return []
 
     def on_segment_needed(self, event: Event) -> Sequence[Aggregate]:
-        """Queue a claim for the job's next segment, if it needs one; one that cannot pay pauses."""
-        job = self._log.load(Job, event.originator_id)
+        """Queue a claim for the job's next segment, if it needs one."""
+        return self.claim(self._log.load(Job, event.originator_id))
+
+    def claim(self, job: Job) -> Sequence[Aggregate]:
+        """Queue a claim for a job's next segment, if its time has come; one that cannot pay pauses.
+
+        A job whose relaunch is put off is looked at again by `relaunching`.
+        """
         segment = job.next_segment
-        if segment is None:
+        if segment is None or not job.may_launch(current_cause().now):
             return []
         if not self._can_pay(job):
             job.deplete()

@@ -291,6 +291,63 @@ def test_a_checkpoint_that_got_further_begins_the_count_of_crashes_anew() -> Non
     assert given.next_segment == RELAUNCH_LIMIT + 2
 
 
+def postponed(given: Job) -> list[timedelta]:
+    """How long each launch since was put off."""
+    return [
+        each.until - each.timestamp
+        for each in given.collect_events()
+        if isinstance(each, Job.RelaunchPostponed)
+    ]
+
+
+def test_each_launch_after_a_crash_without_progress_waits_longer() -> None:
+    given = running()
+    for number in range(1, RELAUNCH_LIMIT + 2):
+        given.end_segment(number, SegmentEnd.CRASHED, 0, failure=FailureClass.NODE_LOST)
+        if given.status is not JobStatus.FAILED:
+            given.allocate_segment(number + 1)
+    assert postponed(given) == [timedelta(seconds=30), timedelta(minutes=5)]
+    assert given.status is JobStatus.FAILED, "after the first one, which was at once, and these"
+
+
+def test_what_got_further_is_launched_again_at_once() -> None:
+    given = running()
+    given.end_segment(1, SegmentEnd.CRASHED, 20)
+    for segment in range(2, 5):
+        given.allocate_segment(segment)
+        save_checkpoint(given, segment, 10 * segment)
+        given.end_segment(segment, SegmentEnd.CRASHED, 20)
+    assert postponed(given) == []
+
+
+def test_a_resume_does_not_wait_for_the_time_that_a_launch_was_put_off_to() -> None:
+    given = running(segment=2)
+    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.allocate_segment(3)
+    given.end_segment(3, SegmentEnd.CRASHED, 0)
+    assert given.relaunch_at == NOW + timedelta(seconds=30)
+    given.pause()
+    given.resume(None, 3_600_000, "2")
+    assert given.relaunch_at is None
+
+
+def test_a_batch_that_was_halved_is_tried_at_once() -> None:
+    given = running(segment=2)
+    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.allocate_segment(3)
+    run_out_of_memory(given, 3)
+    assert happened(given)[-1] == "MicroBatchHalved"
+
+
+def test_a_job_that_pauses_puts_no_launch_off() -> None:
+    given = running(segment=2)
+    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.allocate_segment(3)
+    given.pause()
+    given.end_segment(3, SegmentEnd.CRASHED, 0)
+    assert happened(given)[-2:] == ["SegmentEnded", "JobPaused"]
+
+
 def test_endings_that_are_no_crash_do_not_count() -> None:
     given = job()
     for number in range(1, 10):

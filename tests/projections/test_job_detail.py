@@ -12,10 +12,10 @@ from psycopg_pool import ConnectionPool
 from domain.estimate import Estimate
 from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
-from domain.job import RELAUNCH_LIMIT, SegmentEnd
+from domain.job import RELAUNCH_LIMIT, RELAUNCH_PAUSES, SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
-from projections.job_detail import expired_adapters, job, jobs_of
+from projections.job_detail import due_relaunches, expired_adapters, job, jobs_of
 from tests.causes import NOW
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.projections.conftest import Fold
@@ -116,6 +116,38 @@ def test_a_crash_says_why_and_that_the_job_waits_again(story: Story, row: Any) -
     assert (shown["failure"], shown["error_class"]) == ("disk_full", "OSError")
     assert (shown["log_ref"], shown["waiting_since"]) == ("logs/tail", NOW)
     assert shown["crashes"] == 1
+
+
+def test_a_job_that_is_put_off_says_until_when_it_stands_in_no_queue(
+    story: Story, row: Any, pool: ConnectionPool[Connection]
+) -> None:
+    story.run_until("training")
+    story.end_segment(1, SegmentEnd.CRASHED, 30)
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    assert row()["relaunch_at"] is None
+    story.end_segment(2, SegmentEnd.CRASHED, 0)
+    until = NOW + RELAUNCH_PAUSES[1]
+    shown = row()
+    assert (shown["phase"], shown["relaunch_at"]) == ("waiting to be tried again", until)
+    with pool.connection() as connection:
+        assert due_relaunches(connection, until - timedelta(seconds=1)) == []
+        assert due_relaunches(connection, until) == [JOB_ID]
+        story.request_gpus(3)
+        shown = row()
+        assert (shown["phase"], shown["relaunch_at"]) == ("waiting for a GPU", None)
+        assert due_relaunches(connection, until) == []
+
+
+@pytest.mark.parametrize("stop", [Story.pause, Story.cancel])
+def test_a_job_that_was_stopped_is_put_off_no_more(story: Story, row: Any, stop: Any) -> None:
+    story.run_until("training")
+    story.end_segment(1, SegmentEnd.CRASHED, 30)
+    story.allocate_segment(2)
+    story.grant_lease(2)
+    story.end_segment(2, SegmentEnd.CRASHED, 0)
+    stop(story)
+    assert row()["relaunch_at"] is None
 
 
 def test_a_job_that_trains_again_shows_no_failure_any_more(story: Story, row: Any) -> None:

@@ -99,10 +99,10 @@ class Trained:
             self.world.log.commit(job)
         self.world.project()
 
-    def crash(self, failure: FailureClass) -> None:
+    def crash(self, failure: FailureClass, segment: int = 1) -> None:
         with because(self.cause(STEPS + 1)):
             job = self.world.log.load(Job, self.job_id)
-            job.end_segment(1, SegmentEnd.CRASHED, 10, failure=failure)
+            job.end_segment(segment, SegmentEnd.CRASHED, 10, failure=failure)
             self.world.log.commit(job)
         self.world.project()
 
@@ -160,6 +160,19 @@ def test_a_job_that_runs_says_when_it_will_be_done(trained: Trained) -> None:
     assert job.status == "running"
     assert job.estimated_finish is not None
     assert (job.trained_tokens, job.finished_at, job.result_files) == (None, None, [])
+
+
+def test_a_job_that_is_tried_again_later_is_queued(trained: Trained) -> None:
+    trained.crash(FailureClass.NODE_LOST)
+    with because(trained.cause(STEPS + 2)):
+        job = trained.world.log.load(Job, trained.job_id)
+        job.allocate_segment(2)
+        trained.world.log.commit(job)
+    trained.crash(FailureClass.NODE_LOST, 2)
+    shown = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
+    assert shown.status == "queued"
+    (told,) = trained.client.fine_tuning.jobs.list_events(trained.name, limit=1).data
+    assert told.message.startswith("It is tried again at 20")
 
 
 def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -> None:

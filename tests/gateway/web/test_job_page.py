@@ -79,10 +79,12 @@ class Reader(Owner):
             job.end_segment(1, SegmentEnd.COMPLETED, 90)
             self.world.log.commit(job)
 
-    def crash(self, failure: FailureClass) -> None:
+    def crash(self, failure: FailureClass, segment: int = 1) -> None:
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
-            job.end_segment(1, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged")
+            job.end_segment(
+                segment, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged"
+            )
             self.world.log.commit(job)
 
 
@@ -295,6 +297,20 @@ def test_a_crash_that_is_tried_again_is_told_while_it_waits(reader: Reader) -> N
     text = reader.text()
     assert "The machine under the trainer was lost." in text
     assert "It is tried again from the checkpoint of step 10" in text
+
+
+def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
+    for segment in (1, 2):
+        reader.train(segment, checkpoint=None)
+        reader.crash(FailureClass.NODE_LOST, segment)
+    text = reader.text()
+    assert "waiting to be tried again ·" in text
+    assert "Waiting to be tried again. That is at" in text
+    assert "It is tried again in 30 s; waiting is free of charge." in text, "its timeline"
+    assert "leaves the queue at once" in text
+    shown = reader.client.get(reader.path, headers=reader.person.headers).json()
+    assert shown["relaunch_at"] is not None
+    assert 0 < shown["wait_seconds"] <= 30
 
 
 def test_a_job_that_waits_again_has_no_trainer_to_ask(reader: Reader) -> None:

@@ -103,11 +103,20 @@ def scheduling(
 
 
 @pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
 def scheduler(
-    account: None, log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling
+    account: None,
+    log: EventLog,
+    clock: FixedClock,
+    pool: ConnectionPool[Connection],
+    scheduling: Scheduling,
 ) -> OrderedConsumer:
     """The scheduler's reactions, as its process runs them."""
-    effect = ReactionEffect("scheduler", log, FixedClock(), scheduling.react, pool.connection)
+    effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     return OrderedConsumer(effect, log)
 
 

@@ -10,7 +10,7 @@ from domain.dataset import Dataset
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.identity import meter_id
-from domain.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
+from domain.job import Job, SegmentEnd
 from domain.lifecycle import PauseReason
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer
@@ -160,21 +160,6 @@ def test_a_lease_for_a_segment_that_is_over_launches_nothing(
     lease(log)
     scheduler.catch_up()
     assert launcher.started == []
-
-
-def test_a_place_that_refuses_is_tried_again_a_few_times(
-    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
-) -> None:
-    story.open_pool()
-    launcher.refuses = True
-    approve(log)
-    for segment in range(1, RELAUNCH_LIMIT + 2):
-        scheduler.catch_up()
-        assert job(log).segment == segment
-        lease(log, segment=segment)
-    scheduler.catch_up()
-    assert job(log).status is JobStatus.FAILED
-    assert story.pool.held == {}, "and its GPUs are free again"
 
 
 def test_a_job_whose_file_was_deleted_as_it_was_approved_fails_at_no_cost(

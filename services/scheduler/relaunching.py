@@ -1,0 +1,51 @@
+"""Relaunching: jobs whose next launch was put off claim their GPUs once its time has come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.aggregate import Aggregate, Cause, because
+from domain.event_log import EventLog
+from domain.job import Job
+from infrastructure.clock import Clock
+from infrastructure.store import Connection
+from projections.job_detail import due_relaunches
+
+Claim = Callable[[Job], Sequence[Aggregate]]
+"""What queues a job, or pauses it; the aggregates to save."""
+
+
+class Relaunching:
+    """Looks for what is due, so that neither a restart nor an event is needed for it."""
+
+    def __init__(
+        self, log: EventLog, clock: Clock, pool: ConnectionPool[Connection], claim: Claim
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._pool = pool
+        self._claim = claim
+        self._logger = logging.getLogger("relaunching")
+
+    def claim_due(self) -> None:
+        """Queue every job that is due; the job decides, the query only looks.
+
+        One that cannot be queued is logged, and keeps no other from being.
+        """
+        with self._pool.connection() as connection:
+            due = due_relaunches(connection, self._clock.now())
+        for job_id in due:
+            try:
+                self._log.retrying(lambda job_id=job_id: self._claim_again(job_id))
+            except Exception:
+                self._logger.exception("job %s cannot be queued again; next time", job_id)
+
+    def _claim_again(self, job_id: UUID) -> None:
+        job = self._log.load(Job, job_id)
+        cause = Cause("service:scheduler", f"relaunch:{job_id}:{job.segment}", self._clock.now())
+        with because(cause):
+            self._log.commit(*self._claim(job))

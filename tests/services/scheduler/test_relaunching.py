@@ -1,0 +1,202 @@
+"""What failed without getting further is launched again later, and later each time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from domain.job import JobStatus, SegmentEnd
+from domain.lifecycle import PauseReason
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.store import Connection
+from services.scheduler.handlers import Scheduling
+from services.scheduler.relaunching import Relaunching
+from tests.causes import FixedClock, command
+from tests.domain.examples import JOB_ID
+from tests.projecting import project
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.others import approve, end, job, lease, pause_reason, spend
+from tests.stories import Story
+
+pytestmark = pytest.mark.usefixtures("no_parking")
+
+
+class Passing:
+    """Time that passes, with what the scheduler does meanwhile."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        pool: ConnectionPool[Connection],
+        clock: FixedClock,
+        scheduler: OrderedConsumer,
+        scheduling: Scheduling,
+    ) -> None:
+        self._log, self._pool, self._clock, self._scheduler = log, pool, clock, scheduler
+        self._relaunching = Relaunching(log, clock, pool, scheduling.claim)
+
+    def __call__(self, *, seconds: int) -> None:
+        self._scheduler.catch_up()
+        self._clock.time += timedelta(seconds=seconds)
+        for _ in range(2):  # what is looked for again has been found
+            with self._pool.connection() as connection:
+                project(self._log, connection)
+            self._relaunching.claim_due()
+        self._scheduler.catch_up()
+
+
+@pytest.fixture
+def passing(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    clock: FixedClock,
+    scheduler: OrderedConsumer,
+    scheduling: Scheduling,
+) -> Passing:
+    return Passing(log, pool, clock, scheduler, scheduling)
+
+
+@pytest.fixture
+def refused(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> FakeLauncher:
+    """A place that refused a job twice: the second time was at once."""
+    launcher.refuses = True
+    story.open_pool()
+    approve(log)
+    for segment in (1, 2):
+        scheduler.catch_up()
+        assert (job(log).segment, job(log).segment_running) == (segment, True)
+        lease(log, segment=segment)
+    scheduler.catch_up()
+    return launcher
+
+
+def test_a_place_that_refuses_twice_is_not_asked_at_once(
+    log: EventLog, story: Story, refused: FakeLauncher
+) -> None:
+    assert (job(log).segment, job(log).segment_running) == (2, False)
+    assert (story.pool.held, story.pool.queue) == ({}, {}), "it is in nobody's way"
+
+
+def test_the_job_is_queued_again_when_its_time_has_come(
+    log: EventLog, refused: FakeLauncher, passing: Passing
+) -> None:
+    passing(seconds=29)
+    assert job(log).segment == 2
+    passing(seconds=1)
+    assert (job(log).segment, job(log).segment_running) == (3, True)
+    refused.refuses = False
+    lease(log, segment=3)
+    passing(seconds=1)
+    assert job(log).pod is not None
+
+
+def test_after_the_last_wait_the_job_fails(
+    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+) -> None:
+    passing(seconds=30)
+    lease(log, segment=3)
+    passing(seconds=299)
+    assert (job(log).segment, job(log).segment_running) == (3, False)
+    passing(seconds=1)
+    lease(log, segment=4)
+    passing(seconds=0)
+    assert job(log).status is JobStatus.FAILED
+    assert story.pool.held == {}, "and its GPUs are free again"
+
+
+def test_another_job_has_the_gpus_meanwhile(
+    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+) -> None:
+    other = uuid4()
+    approve(log, other)
+    passing(seconds=30)
+    assert job(log, other).segment_running
+    assert list(story.pool.queue) == [(JOB_ID, 3)]
+    passing(seconds=60)
+    assert list(story.pool.queue) == [(JOB_ID, 3)], "it stands there once"
+
+
+def test_a_reaction_that_comes_late_queues_what_is_due(
+    log: EventLog, story: Story, clock: FixedClock, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    approve(log)
+    for segment in (1, 2):
+        scheduler.catch_up()
+        end(log, segment, SegmentEnd.CRASHED)
+    clock.time += timedelta(seconds=30)
+    scheduler.catch_up()
+    assert (job(log).segment, job(log).segment_running) == (3, True)
+
+
+def test_a_resume_waits_for_nothing(
+    log: EventLog, refused: FakeLauncher, scheduler: OrderedConsumer
+) -> None:
+    with command("pause and resume"):
+        waiting = job(log)
+        waiting.pause()
+        waiting.resume(None, 3_600_000, "test")
+        log.commit(waiting)
+    scheduler.catch_up()
+    assert (job(log).segment, job(log).segment_running) == (3, True)
+
+
+def test_a_job_that_was_paused_meanwhile_is_not_queued(
+    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+) -> None:
+    with command("pause"):
+        waiting = job(log)
+        waiting.pause()
+        log.commit(waiting)
+    passing(seconds=60)
+    assert story.pool.queue == {}
+    assert pause_reason(story) is PauseReason.OWNER
+
+
+def test_a_job_that_cannot_pay_any_more_is_paused_when_its_time_has_come(
+    log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
+) -> None:
+    with command("settle"):
+        meter = story.meter(2)
+        meter.close(0, 60)
+        log.commit(meter)
+    spend(story)
+    passing(seconds=60)
+    assert pause_reason(story) is PauseReason.BALANCE
+
+
+def test_one_that_cannot_be_queued_keeps_no_other_from_being(
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    refused: FakeLauncher,
+    clock: FixedClock,
+    scheduling: Scheduling,
+) -> None:
+    with pool.connection() as connection:
+        project(log, connection)
+        connection.execute(
+            "CREATE TEMP TABLE copy AS SELECT * FROM job_detail; "
+            "UPDATE copy SET job_id = gen_random_uuid(), relaunch_at = approved_at;"
+            "INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy"
+        )
+    clock.time += timedelta(seconds=30)
+    Relaunching(log, clock, pool, scheduling.claim).claim_due()
+    assert list(Story(log).pool.queue) == [(JOB_ID, 3)]
+
+
+def test_a_crash_after_progress_is_launched_again_at_once(
+    log: EventLog, story: Story, scheduler: OrderedConsumer
+) -> None:
+    story.open_pool()
+    approve(log)
+    scheduler.catch_up()
+    story.save_checkpoint(1, 10, 40)
+    end(log, reason=SegmentEnd.CRASHED)
+    scheduler.catch_up()
+    assert (job(log).segment, job(log).segment_running) == (2, True)
