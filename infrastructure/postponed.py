@@ -28,13 +28,14 @@ class Postponed(Generic[Key]):
     Kept in memory alone: a process that starts tries everything anyway.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: timedelta = FIRST_PAUSE, longest: timedelta = LONGEST_PAUSE) -> None:
+        self._first, self._longest = first, longest
         self._pauses: dict[Key, Pause] = {}
 
     def put_off(self, key: Key, now: datetime) -> timedelta:
         """Try it again later; returns in how long."""
         before = self._pauses.get(key)
-        length = FIRST_PAUSE if before is None else min(2 * before.length, LONGEST_PAUSE)
+        length = self._first if before is None else min(2 * before.length, self._longest)
         self._pauses[key] = Pause(now + length, length, self.tries(key) + 1)
         return length
 

@@ -69,6 +69,13 @@ def bound_segments(connection: Connection) -> list[Row]:
     ).fetchall()
 
 
+def unbound_segments(connection: Connection) -> list[Row]:
+    """Segments that have their GPUs, and are not launched yet: job_id and segment."""
+    return connection.execute(
+        "SELECT job_id, segment FROM open_meters WHERE bound_at IS NULL ORDER BY job_id, segment"
+    ).fetchall()
+
+
 @dataclass(frozen=True)
 class Burn:
     """What uses an account's balance up now."""

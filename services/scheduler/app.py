@@ -26,6 +26,7 @@ from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import LAUNCHERS
+from services.scheduler.launching import Launching
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.relaunching import Relaunching
 from services.scheduler.retention import Retention
@@ -33,6 +34,7 @@ from services.scheduler.segments import Segments
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
+LAUNCH_SECONDS = 0.5
 RELAUNCH_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
 TEND_SECONDS = 0.5
@@ -51,6 +53,7 @@ def run(settings: Settings) -> None:
     scheduling = Scheduling(log, launcher, control, artifacts, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
+    launching = Launching(log, clock, pool, scheduling)
     relaunching = Relaunching(log, clock, pool, scheduling.claim)
     retention = Retention(log, clock, pool)
     watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
@@ -63,13 +66,20 @@ def run(settings: Settings) -> None:
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
+    launch = partial(
+        every, LAUNCH_SECONDS, launching.launch_waiting, logging.getLogger("launching")
+    )
     relaunch = partial(
         every, RELAUNCH_SECONDS, relaunching.claim_due, logging.getLogger("relaunching")
     )
     expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
     tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, relaunch, expire, replay, tend])
+        serve(
+            broker,
+            [consumer.durable, REPORTS_DURABLE],
+            [begin, launch, relaunch, expire, replay, tend],
+        )
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:

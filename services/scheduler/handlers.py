@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
+from uuid import UUID
 
 from domain.account import Account
 from domain.aggregate import Aggregate, Event, current_cause
@@ -21,7 +23,7 @@ from infrastructure.settings import Settings
 from services.scheduler.capacity import on_catalog_changed
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
-from services.scheduler.launchers.launcher import Launcher, LaunchFailed, PodName
+from services.scheduler.launchers.launcher import Launcher, LaunchFailed, NoRoomYet, PodName
 from services.scheduler.retention import delete_saved
 from services.scheduler.segment_spec import segment_spec
 
@@ -42,6 +44,7 @@ class Scheduling:
         self._control = control
         self._artifacts = artifacts
         self._settings = settings
+        self.one_at_a_time = Lock()  # a launch that waited is tried beside the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
         """Answer one event of the log."""
@@ -125,9 +128,24 @@ class Scheduling:
         return [pool, job]
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment; launching again finds the pod that was launched before."""
-        job = self._log.load(Job, event.job_id)
-        if not job.segment_running or job.segment != event.segment or job.pod is not None:
+        """Launch the segment, if there is room; what has to wait for it is launched by `launching`.
+
+        So one job that waits holds up no other's reactions.
+        """
+        try:
+            return self.launch(event.job_id, event.segment, event.paid_seconds)
+        except NoRoomYet:
+            return []
+
+    def launch(
+        self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
+    ) -> Sequence[Aggregate]:
+        """Launch a segment; launching again finds the pod that was launched before.
+
+        Raises NoRoomYet; without `may_wait`, that is as good as a place that refuses.
+        """
+        job = self._log.load(Job, job_id)
+        if not job.segment_running or job.segment != segment or job.pod is not None:
             return []
         if job.stop_requested and self._launcher.poll(PodName(job.id, job.segment)) is None:
             return self._end_unlaunched(job, SegmentEnd.STOPPED)
@@ -139,15 +157,17 @@ class Scheduling:
                 error_class="DatasetDeleted",
             )
         try:
-            pod = self._launcher.launch(segment_spec(job, event.paid_seconds, self._settings))
-        except LaunchFailed:
+            pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
+        except (LaunchFailed, NoRoomYet) as refusal:
+            if may_wait and isinstance(refusal, NoRoomYet):
+                raise
             return self._end_unlaunched(
                 job,
                 SegmentEnd.CRASHED,
                 failure=FailureClass.NODE_LOST,
                 error_class="LaunchFailed",
             )
-        job.start_pod(event.segment, str(pod.name), pod.bound_at)
+        job.start_pod(segment, str(pod.name), pod.bound_at)
         return [job]
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
@@ -168,11 +188,12 @@ class Scheduling:
 
     def on_stop_requested(self, event: Event) -> Sequence[Aggregate]:
         """Tell the trainer to save and exit; a segment that has none yet ends at no cost."""
-        job = self._log.load(Job, event.originator_id)
-        if not job.stop_requested:
-            return []
-        if job.pod is None and self._launcher.poll(PodName(job.id, job.segment)) is None:
-            return self._end_unlaunched(job, SegmentEnd.STOPPED)
+        with self.one_at_a_time:  # whoever launches it now saves that first
+            job = self._log.load(Job, event.originator_id)
+            if not job.stop_requested:
+                return []
+            if job.pod is None and self._launcher.poll(PodName(job.id, job.segment)) is None:
+                return self._end_unlaunched(job, SegmentEnd.STOPPED)
         self._control.stop(job.id, job.segment)
         return []
 

@@ -10,7 +10,7 @@ from domain.identity import meter_id
 from domain.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import OPEN_METERS
-from projections.open_meters import bound_segments
+from projections.open_meters import bound_segments, unbound_segments
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import BOUND_AT, Story
@@ -24,6 +24,10 @@ def test_a_meter_is_open_from_its_lease_until_it_is_settled(
         with pool.connection() as connection:
             return connection.execute("SELECT * FROM open_meters").fetchall()
 
+    def unbound() -> list[dict[str, Any]]:
+        with pool.connection() as connection:
+            return unbound_segments(connection)
+
     def bound() -> list[dict[str, Any]]:
         with pool.connection() as connection:
             return bound_segments(connection)
@@ -36,9 +40,9 @@ def test_a_meter_is_open_from_its_lease_until_it_is_settled(
     }
     story.run_until("leased")
     assert shown() == [row | {"bound_at": None}]
-    assert bound() == []
+    assert (bound(), unbound()) == ([], [{"job_id": JOB_ID, "segment": 1}])
     story.start_pod(1)
     assert shown() == [row | {"bound_at": BOUND_AT}]
-    assert bound() == [{"job_id": JOB_ID, "segment": 1}]
+    assert (bound(), unbound()) == ([{"job_id": JOB_ID, "segment": 1}], [])
     story.end_segment(1, SegmentEnd.STOPPED, 10)
     assert shown() == []

@@ -20,6 +20,10 @@ class LaunchFailed(Exception):
     """The place refused to run a segment."""
 
 
+class NoRoomYet(Exception):
+    """What ran in the place is not gone yet; in a moment it may run the segment."""
+
+
 @dataclass(frozen=True, order=True)
 class PodName:
     """A pod runs one segment of one job, and is named so."""
@@ -65,7 +69,8 @@ class Launcher(Protocol):
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs and start the trainer; a pod that was launched before is returned.
 
-        Raises LaunchFailed: then nothing runs, nor will.
+        Raises LaunchFailed: then nothing runs, nor will. Raises NoRoomYet at once where there is
+        something to wait for: the segment is bound to nothing, and may be launched again.
         """
         ...
 

@@ -26,14 +26,13 @@ from infrastructure.clock import Clock
 from infrastructure.liveness import living
 from infrastructure.reports import LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, Pod, PodName
+from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, NoRoomYet, Pod, PodName
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
 from services.scheduler.launchers.warm_pool import WarmPool, kill_group
 
 REGION = "local"
 
 SHIM_START_SECONDS = 10.0
-DEVICE_FREE_SECONDS = 20.0  # for a process whose end was heard to be gone
 HAND_OVER_SECONDS = 2.0  # for a shim that only waits for it
 
 # Large tensors come and go with every step: without these, glibc gives their pages back to the
@@ -188,25 +187,21 @@ class LocalLauncher:
         """Indices of the GPUs that a segment gets; none for a CPU-backed type.
 
         The GPUs of a segment are given back when its end is heard, which is before its process is
-        gone: for that, and only for that, there may be a moment to wait.
+        gone: for that, and only for that, there is no room yet.
         """
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
             raise LaunchFailed(f"the catalog has no GPU type {spec.gpu_type}")
         if kind.backing == "cpu":
             return []
-        mine, deadline = self._devices_of(kind), time.monotonic() + DEVICE_FREE_SECONDS
-        while True:
-            occupied = self._occupied()
-            free = [index for index in mine if index not in occupied]
-            if len(free) >= spec.gpu_count:
-                return free[: spec.gpu_count]
-            if time.monotonic() > deadline:
-                raise LaunchFailed(
-                    f"{spec.gpu_count} {kind.name} wanted, {len(free)} of {len(mine)} free "
-                    "on this machine"
-                )
-            time.sleep(0.1)
+        mine, wanted = self._devices_of(kind), f"{spec.gpu_count} {kind.name} wanted"
+        if len(mine) < spec.gpu_count:
+            raise LaunchFailed(f"{wanted}, there are {len(mine)} on this machine")
+        occupied = self._occupied()
+        free = [index for index in mine if index not in occupied]
+        if len(free) < spec.gpu_count:
+            raise NoRoomYet(f"{wanted}, {len(free)} of {len(mine)} free on this machine")
+        return free[: spec.gpu_count]
 
     def _occupied(self) -> set[int]:
         """Indices of the GPUs of every pod that lives."""

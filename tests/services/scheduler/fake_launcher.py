@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from domain.catalog import Catalog
 from infrastructure.reports import SegmentSpec
-from services.scheduler.launchers.launcher import LaunchFailed, Pod, PodName
+from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, Pod, PodName
 from tests.causes import NOW
 
 
@@ -16,6 +16,7 @@ class FakeLauncher:
 
     def __init__(self, capacity: int = 1) -> None:
         self.refuses = False
+        self.no_room_for: set[PodName] = set()
         self.specs: dict[PodName, SegmentSpec] = {}
         self.started: list[PodName] = []
         self.stopped: list[PodName] = []
@@ -39,6 +40,8 @@ class FakeLauncher:
         if self.refuses:
             raise LaunchFailed("no machine answers")
         name = PodName(spec.job_id, spec.segment)
+        if name in self.no_room_for:
+            raise NoRoomYet("1 wanted, 0 of 1 free")
         if name not in self._pods:
             self.specs[name] = spec
             self.started.append(name)

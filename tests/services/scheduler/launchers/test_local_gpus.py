@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from infrastructure.settings import Settings
-from services.scheduler.launchers import local
-from services.scheduler.launchers.launcher import LaunchFailed, PodName
+from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, PodName
 from services.scheduler.launchers.local import LocalLauncher
 from tests.causes import FixedClock
 from tests.domain.examples import JOB_ID
@@ -47,7 +47,10 @@ while True:
 
 
 def open_launcher(
-    home: Path, leaving_seconds: float = 0.0, warm_trainers: int = 0
+    home: Path,
+    leaving_seconds: float = 0.0,
+    warm_trainers: int = 0,
+    clock: FixedClock | None = None,
 ) -> LocalLauncher:
     """A launcher that was asked for its capacity, as at every start."""
     script = home / "program.py"
@@ -55,7 +58,7 @@ def open_launcher(
     settings = Settings(
         home=home, nats_url="nats://127.0.0.1:1", grace_seconds=10, warm_trainers=warm_trainers
     )
-    launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
+    launcher = LocalLauncher(settings, clock or FixedClock(), [sys.executable, str(script)])
     launcher.capacity(shipped_catalog())
     await_ready(launcher, settings)
     return launcher
@@ -67,7 +70,6 @@ def four_gpus(
 ) -> Iterator[None]:
     """Three L4 and an H100; whatever runs on them is ended."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.setattr(local, "DEVICE_FREE_SECONDS", 0.3)
     nvidia_smi.answers(LISTING)
     yield
     launcher = open_launcher(tmp_path)
@@ -116,24 +118,36 @@ def test_a_launcher_that_is_opened_anew_knows_what_is_taken(tmp_path: Path) -> N
     assert seen(open_launcher(tmp_path), 2, "l4") == "3"
 
 
-def test_too_few_free_gpus_refuse_and_leave_nothing(tmp_path: Path) -> None:
+def test_too_few_free_gpus_are_told_and_leave_nothing(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4", gpu_count=2) == "0,2"
-    with pytest.raises(LaunchFailed, match="2 l4 wanted, 1 of 3 free on this machine"):
+    with pytest.raises(NoRoomYet, match="2 l4 wanted, 1 of 3 free on this machine"):
         seen(launcher, 2, "l4", gpu_count=2)
     assert launcher.pods() == [PodName(JOB_ID, 1)]
     assert len(list((tmp_path / "pods").iterdir())) == 1
 
 
-def test_a_launch_waits_for_a_process_that_is_about_to_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchFailed, match="2 h100 wanted, there are 1 on this machine"):
+        seen(open_launcher(tmp_path), 1, "h100", gpu_count=2)
+
+
+def test_a_process_that_is_about_to_leave_is_waited_for_and_not_billed_to_the_next(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(local, "DEVICE_FREE_SECONDS", 10)
-    launcher = open_launcher(tmp_path, leaving_seconds=0.5)
+    """What its reports said is the end of a segment; its GPUs are free once it is gone."""
+    clock = FixedClock()
+    launcher = open_launcher(tmp_path, leaving_seconds=0.5, clock=clock)
     assert seen(launcher, 1, "h100") == "1"
     launcher.stop(PodName(JOB_ID, 1))
+    with pytest.raises(NoRoomYet):
+        seen(launcher, 2, "h100")
+    eventually(lambda: not living(launcher, PodName(JOB_ID, 1)))
+    clock.time += timedelta(seconds=20)
     assert seen(launcher, 2, "h100") == "1"
-    assert not living(launcher, PodName(JOB_ID, 1))
+    pod = launcher.poll(PodName(JOB_ID, 2))
+    assert pod is not None
+    assert pod.bound_at == clock.time
 
 
 def test_a_cpu_backed_type_sees_no_gpu(tmp_path: Path) -> None:

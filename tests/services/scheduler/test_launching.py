@@ -1,0 +1,225 @@
+"""A launch that finds no room yet is tried again beside the reactions, which go on meanwhile."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Thread
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.event_log import EventLog
+from domain.failures import FailureClass
+from domain.job import Job, SegmentEnd
+from domain.lifecycle import JobStatus
+from domain.meter import Meter
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.reports import SegmentSpec
+from infrastructure.store import Connection
+from services.scheduler.handlers import Scheduling
+from services.scheduler.launchers.launcher import Pod, PodName
+from services.scheduler.launching import MOST_TRIES, Launching
+from tests.causes import NOW, FixedClock, command
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.projecting import project
+from tests.services.scheduler.conftest import NotedControl
+from tests.services.scheduler.fake_launcher import FakeLauncher
+from tests.services.scheduler.others import approve, job, lease
+from tests.stories import Story
+
+pytestmark = pytest.mark.usefixtures("no_parking")
+
+NAME = PodName(JOB_ID, 1)
+
+
+class Looking:
+    """The look that the scheduler has again and again, as the machine's time passes."""
+
+    def __init__(
+        self, log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling
+    ) -> None:
+        self._log, self._pool, self._scheduling = log, pool, scheduling
+        self._machine = FixedClock()
+        self.restart()
+
+    def restart(self) -> None:
+        """A scheduler that starts remembers nothing."""
+        self._launching = Launching(
+            self._log, FixedClock(), self._pool, self._scheduling, self._machine
+        )
+
+    def __call__(self, *, seconds: float = 0.0) -> None:
+        self._machine.time += timedelta(seconds=seconds)
+        with self._pool.connection() as connection:
+            project(self._log, connection)
+        self._launching.launch_waiting()
+
+
+@pytest.fixture
+def look(log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling) -> Looking:
+    return Looking(log, pool, scheduling)
+
+
+@pytest.fixture
+def waiting(
+    log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
+) -> FakeLauncher:
+    """A place in which something is not gone yet that a job's launch waits for."""
+    story.open_pool(2)
+    launcher.gpus = 2
+    launcher.no_room_for = {NAME}
+    launched_or_not(log, scheduler, JOB_ID)
+    return launcher
+
+
+def launched_or_not(log: EventLog, scheduler: OrderedConsumer, job_id: UUID) -> None:
+    approve(log, job_id)
+    scheduler.catch_up()
+    lease(log, job_id)
+    scheduler.catch_up()
+
+
+def test_a_launch_that_waits_holds_up_no_other(
+    log: EventLog, waiting: FakeLauncher, scheduler: OrderedConsumer
+) -> None:
+    other = uuid4()
+    launched_or_not(log, scheduler, other)
+    assert waiting.started == [PodName(other, 1)]
+    assert (job(log).segment_running, job(log).pod) == (True, None)
+
+
+def test_it_is_launched_once_there_is_room_and_its_time_counts_from_then(
+    log: EventLog, waiting: FakeLauncher, look: Looking
+) -> None:
+    look()
+    look(seconds=1)
+    assert job(log).pod is None
+    waiting.no_room_for.clear()
+    look(seconds=1)
+    look(seconds=1)
+    assert waiting.started == [NAME]
+    assert job(log).pod == str(NAME)
+    (started,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.PodStarted)]
+    assert started.bound_at == NOW, "as the launcher says"
+    assert waiting.specs[NAME].paid_seconds == 300
+
+
+def test_each_try_waits_longer(waiting: FakeLauncher, look: Looking, log: EventLog) -> None:
+    look()
+    look(seconds=0.5)  # the first try
+    waiting.no_room_for.clear()
+    look(seconds=0.5)
+    assert job(log).pod is None
+    look(seconds=0.5)
+    assert job(log).pod is not None
+
+
+def test_a_scheduler_that_starts_anew_finds_what_waits(
+    log: EventLog, waiting: FakeLauncher, look: Looking
+) -> None:
+    look()
+    look.restart()
+    waiting.no_room_for.clear()
+    look()
+    look(seconds=1)
+    assert job(log).pod == str(NAME)
+
+
+def test_what_finds_no_room_in_the_end_was_a_place_that_refused(
+    log: EventLog, story: Story, waiting: FakeLauncher, look: Looking
+) -> None:
+    for _ in range(MOST_TRIES):
+        look(seconds=4)
+        assert job(log).segment_running
+    look(seconds=4)
+    (ended,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.SegmentEnded)]
+    assert (ended.reason, ended.failure) == (SegmentEnd.CRASHED, FailureClass.NODE_LOST)
+    assert (ended.elapsed_seconds, ended.error_class) == (0, "LaunchFailed")
+    assert story.pool.held == {}
+
+
+def test_a_job_that_is_cancelled_meanwhile_is_never_launched(
+    log: EventLog, waiting: FakeLauncher, look: Looking, scheduler: OrderedConsumer
+) -> None:
+    look()
+    with command("cancel"):
+        stopped = job(log)
+        stopped.cancel(timedelta(days=30))
+        log.commit(stopped)
+    waiting.no_room_for.clear()
+    look(seconds=1)
+    scheduler.catch_up()
+    assert waiting.started == []
+    assert job(log).status is JobStatus.CANCELLED
+
+
+def test_a_cancel_in_the_midst_of_a_launch_stops_what_was_launched(
+    log: EventLog,
+    waiting: FakeLauncher,
+    look: Looking,
+    scheduler: OrderedConsumer,
+    control: NotedControl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its segment would have ended without a pod, beside a trainer that nobody pays for."""
+    look()
+    waiting.no_room_for.clear()
+    reacting, launch = Thread(target=scheduler.catch_up), waiting.launch
+
+    def cancelled_meanwhile(spec: SegmentSpec) -> Pod:
+        monkeypatch.undo()
+        with command("cancel"):
+            stopped = job(log)
+            stopped.cancel(timedelta(days=30))
+            log.commit(stopped)
+        reacting.start()
+        reacting.join(timeout=0.5)  # in which it could look for the pod
+        return launch(spec)
+
+    monkeypatch.setattr(waiting, "launch", cancelled_meanwhile)
+    look(seconds=1)
+    reacting.join()
+    assert (job(log).segment_running, job(log).pod) == (True, str(NAME))
+    assert control.stopped == [(JOB_ID, 1)]
+
+
+def test_what_runs_or_has_no_lease_is_left_alone(
+    log: EventLog, story: Story, look: Looking, launcher: FakeLauncher
+) -> None:
+    story.run_until("launched")
+    with command("refuse"):
+        meter = Meter.open(ACCOUNT_ID, uuid4(), 1, 1)
+        meter.refuse_lease()
+        log.commit(meter)
+    look()
+    look(seconds=1)
+    assert launcher.started == []
+
+
+def test_one_that_cannot_be_launched_keeps_no_other_from_being(
+    log: EventLog,
+    story: Story,
+    waiting: FakeLauncher,
+    look: Looking,
+    scheduler: OrderedConsumer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = uuid4()
+    waiting.no_room_for.add(PodName(second, 1))
+    launched_or_not(log, scheduler, second)
+    look()
+    waiting.no_room_for.clear()
+    launch, broken = waiting.launch, min(JOB_ID, second)
+
+    def breaks(spec: SegmentSpec) -> Pod:
+        if spec.job_id == broken:
+            raise RuntimeError("unforeseen")
+        return launch(spec)
+
+    monkeypatch.setattr(waiting, "launch", breaks)
+    look(seconds=1)
+    assert waiting.started == [PodName(max(JOB_ID, second), 1)]
+    monkeypatch.undo()
+    look(seconds=4)
+    assert len(waiting.started) == 2
