@@ -65,6 +65,7 @@ class SegmentSpec(Message):
     account_id: UUID
     job_id: UUID
     segment: int
+    token: str = ""  # that its reports show
     dataset_ref: str  # artifact: normalised chat JSONL, one example a line
     dataset_sha256: str
     validation_ref: str | None = None  # of the user's own examples to evaluate on, if there are
@@ -147,6 +148,7 @@ class Report(Text):
     account_id: UUID
     job_id: UUID
     segment: Count
+    token: str = ""  # shows that it comes from this segment; see segment_tokens
     n: int
     sent_at: datetime
     elapsed_seconds: Seconds
@@ -244,6 +246,7 @@ class PodSeen(Message):
     account_id: UUID
     job_id: UUID
     segment: int
+    token: str = ""  # shows that it comes from this segment; see segment_tokens
     elapsed_seconds: float  # since the GPUs were bound
 
     @property

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     trainer_nats_url: str | None = Field(
         default=None, description="NATS as the trainer may use it; unset: the same as nats_url."
     )
+    trainer_secret: str | None = Field(
+        default=None,
+        description="What the tokens are made of by which reports are known as their segment's, "
+        "the same for all services; unset: every report is believed.",
+    )
     artifacts_url: str | None = Field(
         default=None, description="Object store (file://, s3://, ...); unset: <home>/artifacts."
     )

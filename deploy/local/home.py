@@ -21,7 +21,10 @@ LOGS_KEPT = 3
 
 
 class Passwords(BaseModel):
-    """Random passwords of the servers and of serving, made once for a home; safe inside a URL."""
+    """Random passwords of servers and serving, and the secret of trainers' tokens.
+
+    They are made once for a home, and are safe inside a URL.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,6 +33,7 @@ class Passwords(BaseModel):
     nats_services: str = Field(default_factory=lambda: token_urlsafe(24))
     nats_trainer: str = Field(default_factory=lambda: token_urlsafe(24))
     serving: str = Field(default_factory=lambda: token_urlsafe(24))
+    trainers: str = Field(default_factory=lambda: token_urlsafe(24))
 
 
 @dataclass(frozen=True)

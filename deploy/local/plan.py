@@ -66,6 +66,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     passwords = home.passwords()
     servers: list[Server] = []
     known: dict[str, object] = {"home": home.root, "artifacts_url": settings.artifacts}
+    known |= {"trainer_secret": settings.trainer_secret or passwords.trainers}
     if settings.database_url is None:
         port = settings.postgres_port or free_port(before.postgres_port)
         postgres = PostgresServer(home, port, passwords)

@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
 
     def keep(messages: Sequence[object]) -> None:
         with pool.connection() as connection:
-            keep_evidence(connection, messages)
+            keep_evidence(connection, messages, settings.trainer_secret)
 
     consumer.subscribe(broker)
     subscribe_batches(broker, EVIDENCE, keep)

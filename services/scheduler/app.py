@@ -19,6 +19,7 @@ from infrastructure.consumer import (
 )
 from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
+from infrastructure.segment_tokens import is_genuine
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
@@ -64,7 +65,9 @@ def run(settings: Settings) -> None:
 
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
-    subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
+    subscribe_batches(
+        broker, REPORTS_DURABLE, partial(record_all, segments, settings.trainer_secret)
+    )
     replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
     launch = partial(
         every, LAUNCH_SECONDS, launching.launch_waiting, logging.getLogger("launching")
@@ -82,7 +85,7 @@ def run(settings: Settings) -> None:
         )
 
 
-def record_all(segments: Segments, messages: Sequence[object]) -> None:
+def record_all(segments: Segments, secret: str | None, messages: Sequence[object]) -> None:
     """Record reports in order; one that cannot be recorded holds up none behind it."""
     logger = logging.getLogger("reports")
     for message in messages:
@@ -90,6 +93,9 @@ def record_all(segments: Segments, messages: Sequence[object]) -> None:
             report = Report.model_validate(message)
         except ValidationError as error:
             logger.warning("dropping a report: %s", error)
+            continue
+        if not is_genuine(secret, report):
+            logger.warning("dropping a report that is not of %s", report.subject)
             continue
         try:
             segments.record(report)

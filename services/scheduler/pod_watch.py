@@ -16,6 +16,7 @@ from domain.job import Job
 from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
 from infrastructure.reports import PodSeen, Report, report_subject
+from infrastructure.segment_tokens import is_genuine, segment_token
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import bound_segments
@@ -99,6 +100,9 @@ class PodWatch:
             account_id=job.account_id,
             job_id=job.id,
             segment=pod.name.segment,
+            token=segment_token(
+                self._settings.trainer_secret, job.account_id, job.id, pod.name.segment
+            ),
             elapsed_seconds=self._elapsed(pod),
         )
         await self._broker.publish(seen, seen.subject, stream=REPORTS)
@@ -125,16 +129,23 @@ class PodWatch:
             await asyncio.to_thread(self._launcher.stop, name)
 
     async def _last_report(self, job: Job, segment: int) -> Report | None:
-        """The newest of what the stream has and what the trainer kept for us to find."""
+        """The newest of what the stream has and what the trainer kept for us to find.
+
+        The stream's may be another trainer's.
+        """
         heard = await self._last(report_subject(job.account_id, job.id, segment))
         kept = await asyncio.to_thread(self._launcher.last_word, PodName(job.id, segment))
         reports: list[Report] = []
         for data in (heard, kept):
             try:
-                if data is not None:
-                    reports.append(Report.model_validate_json(data))
+                if data is None:
+                    continue
+                report = Report.model_validate_json(data)
             except ValidationError as error:
                 self._logger.warning("a last report of %s is unreadable: %s", job.id, error)
+                continue
+            if data is kept or is_genuine(self._settings.trainer_secret, report):
+                reports.append(report)
         return max(
             reports, key=lambda each: (each.outcome is not None, each.elapsed_seconds), default=None
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from domain.job import Job
 from infrastructure.reports import SegmentSpec
+from infrastructure.segment_tokens import segment_token
 from infrastructure.settings import Settings
 
 
@@ -20,6 +21,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         account_id=job.account_id,
         job_id=job.id,
         segment=job.segment,
+        token=segment_token(settings.trainer_secret, job.account_id, job.id, job.segment),
         dataset_ref=plan.dataset_ref,
         dataset_sha256=plan.dataset_sha256,
         validation_ref=plan.validation.ref if plan.validation else None,

@@ -78,7 +78,12 @@ class Reporter:
         }
         self._phases = PhaseTimes()
         self._draft = Report(
-            **self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=self._phases.present
+            **self._key,
+            token=spec.token,
+            n=0,
+            sent_at=_now(),
+            elapsed_seconds=0.0,
+            phase=self._phases.present,
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # of what the training loop changes too

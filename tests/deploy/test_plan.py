@@ -26,6 +26,16 @@ def test_nobody_is_given_money_by_a_default(tmp_path: Path) -> None:
     assert draw_plan(Home(tmp_path), wanted, PROCESSES).settings.test_payments is True
 
 
+def test_a_stack_has_a_secret_for_its_trainers_tokens_and_keeps_it(tmp_path: Path) -> None:
+    planned = [
+        draw_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings for _ in range(2)
+    ]
+    assert planned[0].trainer_secret
+    assert planned[0].trainer_secret == planned[1].trainer_secret
+    own = Settings(home=tmp_path, trainer_secret="own")
+    assert draw_plan(Home(tmp_path), own, PROCESSES).settings.trainer_secret == "own"
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_a_stack_that_takes_test_payments_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on: bool

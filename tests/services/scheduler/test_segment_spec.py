@@ -7,6 +7,7 @@ from uuid import uuid4
 from domain.estimate import Precision
 from domain.job import Job
 from domain.training_plan import ValidationFile
+from infrastructure.segment_tokens import segment_token
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
 from tests.causes import command
@@ -43,6 +44,12 @@ def test_a_segment_has_the_times_of_this_platform() -> None:
     spec = segment_spec(job(), 300, SETTINGS)
     assert (spec.paid_seconds, spec.grace_seconds, spec.heartbeat_seconds) == (300, 5, 0.5)
     assert (spec.stall_seconds, spec.clock_speed) == (77.0, 1.0)
+
+
+def test_a_segment_has_a_token_that_is_its_own() -> None:
+    settings = SETTINGS.model_copy(update={"trainer_secret": "s"})
+    assert segment_spec(job(), 300, settings).token == segment_token("s", ACCOUNT_ID, JOB_ID, 1)
+    assert segment_spec(job(), 300, SETTINGS).token == ""
 
 
 def test_a_segment_writes_below_its_job_only() -> None:

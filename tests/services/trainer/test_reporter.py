@@ -93,6 +93,17 @@ def test_heartbeats_are_cumulative_numbered_and_printed(
     assert len(printed) >= len(sent) - 1  # the last may have been cut off before its answer
 
 
+def test_every_report_shows_the_segments_token(
+    make_spec: SpecMaker, nats_server: NatsServer
+) -> None:
+    spec = make_spec(token="t" * 64)
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        reporter.enter(Phase.TRAINING)
+        eventually(lambda: len(reports(nats_server, spec)) >= 2)
+    assert {each["token"] for each in reports(nats_server, spec)} == {spec.token}
+
+
 def test_an_urgent_update_does_not_wait_for_the_heartbeat(
     make_spec: SpecMaker, nats_server: NatsServer
 ) -> None:
