@@ -47,7 +47,7 @@ from services.trainer.stop_points import COMPILED_FLAG, MODULE
 T = TypeVar("T")
 
 TINY = "tiny"
-RUN_SECONDS = 300.0
+RUN_SECONDS = 1200.0  # of a run that hangs
 SAVED = re.compile(r"saved step (\d+): training waited ([0-9.]+) s, durable after ([0-9.]+) s")
 SAMPLED = re.compile(r"the fixed prompt is answered in ([0-9.]+) s")
 ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # so many steps at the least
