@@ -207,6 +207,11 @@ def add_log_line(connection: Connection, line: LogLine) -> None:
     )
 
 
+def delete_log_lines(connection: Connection, job_ids: Sequence[UUID]) -> None:
+    """Delete all log lines of some jobs."""
+    connection.execute("DELETE FROM log_lines WHERE job_id = ANY(%s)", [list(job_ids)])
+
+
 def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list[dict[str, Any]]:
     """The last lines of a job's log, in order."""
     rows = connection.execute(

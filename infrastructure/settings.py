@@ -138,6 +138,12 @@ class Settings(BaseSettings):
     retention_days: int = Field(
         default=30, ge=1, description="How long what a cancelled job saved is kept."
     )
+    log_days: int = Field(
+        default=90,
+        ge=1,
+        description="How long the log lines of a job that is over are kept; what was measured, and "
+        "the end of a failed job's output, stay.",
+    )
     clock_speed: float = Field(
         default=1.0, gt=0, description="Test clock: seconds of platform time in a real second."
     )

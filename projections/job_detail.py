@@ -338,6 +338,17 @@ def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     return [row["job_id"] for row in rows]
 
 
+def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int) -> list[UUID]:
+    """Jobs that were over before a moment and still have log lines, the oldest ones first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE status = ANY(%s) AND changed_at < %s "
+        "AND EXISTS (SELECT FROM log_lines WHERE log_lines.job_id = job_detail.job_id) "
+        "ORDER BY changed_at, job_id LIMIT %s",
+        [[each for each in JobStatus if each.is_final], moment, limit],
+    ).fetchall()
+    return [row["job_id"] for row in rows]
+
+
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Cancelled jobs whose retention time is over and that nobody promoted, the oldest ones first.
 

@@ -272,7 +272,11 @@ def show_log(
         int, Query(ge=1, le=MOST_LINES, description="How many of the last lines.")
     ] = 50,
 ) -> Listed[LogLine]:
-    """The trainer's last lines; of a failed job, with all that was kept of its output."""
+    """The trainer's last lines; of a failed job, with all that was kept of its output.
+
+    Some time after the end of a job (90 days, if the operator set no other) they are deleted; the
+    end of a failed job's output stays.
+    """
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         told = log_lines_of(connection, job_id, MOST_LINES)

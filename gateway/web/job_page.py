@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
 from gateway.api.deployments import deploy_checkpoint, deploy_model
+from gateway.api.job_answers import JobDetail
 from gateway.api.job_commands import (
     ResumeRequest,
     cancel_job,
@@ -66,9 +68,17 @@ def show_job_page(
         lines=lines_html([line.model_dump() for line in lines]),
         sequence=sequence,
         step=place_text((last_step["segment"], last_step["step"]) if last_step else (0, 0)),
+        log_days=backend.settings.log_days if _log_is_deleted(backend, view.job) else None,
         line=place_text(max(numbered, default=(0, 0))),
         reconnecting=RECONNECTING,
     )
+
+
+def _log_is_deleted(backend: Backend, job: JobDetail) -> bool:
+    """Whether a job that ran is over for so long that its log lines are not kept any more."""
+    over_for = backend.clock.now() - job.changed_at
+    ran_and_is_over = job.segment > 0 and job.status.is_final
+    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:

@@ -1,8 +1,9 @@
-"""Retention: what a cancelled job had saved is deleted after its time, unless it was promoted."""
+"""Retention: what is deleted after its time, of cancelled jobs what they saved, of all the log."""
 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -13,9 +14,13 @@ from domain.event_log import EventLog
 from domain.job import Job
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
+from infrastructure.measurements import delete_log_lines
 from infrastructure.store import Connection
-from projections.job_detail import expired_adapters
+from projections.job_detail import expired_adapters, logged_jobs_over_since
 from services.scheduler.segment_spec import job_prefix
+
+LOGS_AT_ONCE = 100
+"""Jobs whose log lines are deleted in one transaction."""
 
 
 class Retention:
@@ -53,3 +58,15 @@ def delete_saved(artifacts: Artifacts, job: Job) -> None:
     """Delete what a job's trainers saved, except their logs; again, it finds nothing."""
     for kind in ("checkpoints", "adapter"):
         artifacts.delete_directory(f"{job_prefix(job)}/{kind}")
+
+
+def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timedelta) -> None:
+    """Delete the log lines of jobs that are over for longer than they are kept.
+
+    They are no events, and nothing is told by them alone: measurements and artifacts stay.
+    """
+    over_since = clock.now() - kept
+    with pool.connection() as connection:
+        while job_ids := logged_jobs_over_since(connection, over_since, LOGS_AT_ONCE):
+            with connection.transaction():
+                delete_log_lines(connection, job_ids)

@@ -161,6 +161,15 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
     assert curve["last"] == [1, 12]
 
 
+def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:
+    said = "Log lines are kept for 90 days after the end of a job; those of this one were deleted."
+    reader.register()
+    assert said not in reader.text()
+    with connect(settings) as connection:
+        connection.execute("UPDATE job_detail SET changed_at = changed_at - interval '91 days'")
+    assert said in reader.text()
+
+
 def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Settings) -> None:
     with connect(settings) as connection:
         for step, segment in [*((n, 1) for n in range(1, 8)), (6, 2)]:
