@@ -1,128 +1,30 @@
-"""The pages of datasets: each state in its words, what they show of the text, and every refusal."""
+"""The pages of datasets: each state in its words, and every refusal."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from html import unescape
-from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
 from domain.aggregate import because
 from domain.base_model import BaseModel
 from domain.dataset import Dataset
-from domain.identity import base_model_id
-from domain.token_lengths import TokenLengths
-from gateway.dataset_preview import CHARACTERS_SHOWN
-from gateway.freshness import caught_up
-from infrastructure.artifacts import Artifacts
-from infrastructure.chat_labels import IGNORED
 from infrastructure.measurements import set_progress
-from infrastructure.profiles import set_dataset_name
 from infrastructure.store import connect
-from projections import PROJECTIONS
 from services.datasets.validation import validate
-from services.trainer.examples import Renderer
-from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.gateway.conftest import BASE_MODEL, World
+from tests.gateway.web.dataset_page import (
+    ASSISTANT,
+    CHAT,
+    USER,
+    count,
+    opened,
+    settle,
+    words,
+)
 from tests.gateway.web.signed_in import Browser
-
-CONTEXT = 64
-
-USER = {"role": "user", "content": "Where is my <order>?"}
-ASSISTANT = {"role": "assistant", "content": "On its way & near."}
-CHAT = {"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]}
-
-
-@pytest.fixture
-def base(world: World, tmp_path: Path) -> BaseModel:
-    """A base with a tokenizer in the store."""
-    return import_base(world, tmp_path / "tiny")
-
-
-def import_base(
-    world: World,
-    directory: Path,
-    template: str = CHAT_TEMPLATE,
-    name: str = BASE_MODEL,
-    context: int = CONTEXT,
-) -> BaseModel:
-    make_tiny_tokenizer(template).save_pretrained(directory)
-    ref = f"models/{name}"
-    manifest = Artifacts(world.settings.artifacts).put_directory(ref, directory)
-    with because(world.cause):
-        world.ecolink.import_base_model(
-            name, ref, manifest.sha256, "LlamaForCausalLM", 1000, context, TINY_SHAPE
-        )
-    return world.log.load(BaseModel, base_model_id(name))
-
-
-@pytest.fixture
-def upload(browser: Browser, world: World) -> Callable[..., UUID]:
-    """Makes a dataset of lines, as the datasets service does; `validated` or still to be."""
-
-    def made(*lines: Any, name: str = "chats", validated: bool = True) -> UUID:
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        content = "".join(text + "\n" for text in texts).encode()
-        dataset_id, artifacts = uuid4(), Artifacts(world.settings.artifacts)
-        with because(world.cause):
-            dataset = Dataset.uploaded(
-                dataset_id, browser.person.account_id, "uploads/x", "00", len(content)
-            )
-            if validated:
-                home, kept = f"datasets/{dataset_id}", bytearray()
-                report = validate([content], kept.extend, on_progress=id, max_bytes=10**9)
-                artifacts.put(f"{home}/report.json", report.model_dump_json().encode())
-                if report.sha256 is None:
-                    dataset.reject(report.error_count, f"{home}/report.json")
-                else:
-                    artifacts.put(f"{home}/examples.jsonl", bytes(kept))
-                    dataset.validate(
-                        f"{home}/examples.jsonl",
-                        report.sha256,
-                        report.examples,
-                        report.duplicates,
-                        f"{home}/report.json",
-                    )
-            world.log.commit(dataset)
-        with connect(world.settings) as connection:
-            set_dataset_name(connection, dataset_id, name)
-        return dataset_id
-
-    return made
-
-
-def count(world: World, dataset_id: UUID, base: BaseModel, *lengths: int) -> None:
-    with because(world.cause):
-        dataset = world.log.load(Dataset, dataset_id)
-        dataset.record_tokens(base.name, base.manifest_sha256, TokenLengths.of(lengths))
-        world.log.commit(dataset)
-
-
-def settle(browser: Browser) -> None:
-    """Wait until the read models hold all that was written."""
-    assert caught_up(browser.client.app.state.backend, *PROJECTIONS)  # type: ignore[attr-defined]
-
-
-def words(html: str) -> str:
-    """What is read of a page, with single spaces."""
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
-
-
-def learnt(html: str) -> list[str]:
-    """The highlighted texts of the examples, without that of the legend."""
-    marks = re.findall(r'<mark class="learnt">(.*?)</mark>', html, flags=re.DOTALL)
-    return [unescape(mark) for mark in marks[1:]]
-
-
-def opened(browser: Browser, path: str, *, part: bool = False) -> str:
-    answer = browser.client.get(path, headers=browser.htmx if part else {})
-    assert answer.status_code == 200
-    return answer.text
 
 
 def test_without_datasets_the_format_is_shown(browser: Browser) -> None:
@@ -293,118 +195,6 @@ def test_a_base_whose_template_refuses_the_dataset_says_so(
     assert "tiny cannot train on it: its chat template refuses example 1" in shown
 
 
-def test_what_is_highlighted_is_what_the_trainer_learns(
-    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
-) -> None:
-    long = {**ASSISTANT, "content": "word é " * 40}
-    chats = [
-        CHAT,
-        {"messages": [USER, {**ASSISTANT, "weight": 0}, USER, ASSISTANT]},
-        {"messages": [USER, ASSISTANT, USER, long]},
-    ]
-    dataset_id = upload(*chats)
-    settle(browser)
-    html = opened(browser, f"/datasets/{dataset_id}/examples?base_model={base.name}", part=True)
-    tokenizer = make_tiny_tokenizer()
-    renderer = Renderer(tokenizer, CONTEXT)
-    expected, counts = [], []
-    for chat in chats:
-        (example,) = renderer.render(chat)
-        kept = example.truncated(CONTEXT)
-        labels = [label for label in kept.labels if label != IGNORED]
-        expected.append(tokenizer.decode(labels))
-        counts.append(f"{len(example.input_ids)} tokens, {kept.label_tokens} learnt")
-    assert "".join(learnt(html)) == "".join(expected)
-    shown = words(html)
-    for each in counts:
-        assert each in shown
-    assert "beyond the context cut off" in shown
-    assert re.findall(r'class="turn is-(\w+)"', html)[:3] == ["system", "user", "assistant"]
-    whole = "".join(unescape(re.sub(r"<[^>]+>", "", turn)) for turn in _turns(html))
-    texts = [tokenizer.apply_chat_template(_without_weight(chat), tokenize=False) for chat in chats]
-    assert whole == "".join(map(str, texts))
-
-
-def _turns(html: str) -> list[str]:
-    return re.findall(r"<pre>\n(.*?)</pre>", html, flags=re.DOTALL)
-
-
-def _without_weight(chat: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in each.items() if k != "weight"} for each in chat["messages"]]
-
-
-def test_an_example_of_which_nothing_is_left_to_learn_is_told(
-    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
-) -> None:
-    dataset_id = upload({"messages": [{**USER, "content": "long " * 80}, ASSISTANT]})
-    settle(browser)
-    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
-    assert "Nothing is left to learn, so that training leaves it out." in shown
-
-
-def test_a_template_that_rewrites_history_shows_each_answer_on_its_own(
-    browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
-) -> None:
-    rewriting = CHAT_TEMPLATE.replace(
-        "{{ message.content }}",
-        "{{ message.content if loop.last or message.role != 'assistant' else 'gone' }}",
-    )
-    import_base(world, tmp_path / "rewriting", rewriting, context=500)
-    dataset_id = upload({"messages": [USER, ASSISTANT, USER, ASSISTANT]})
-    settle(browser)
-    html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "each answer is trained on its own" in words(html)
-    assert learnt(html) == [f"{ASSISTANT['content']}<|im_end|>"] * 2
-
-
-def test_a_template_that_refuses_an_example_says_why(
-    browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
-) -> None:
-    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    import_base(world, tmp_path / "refusing", refusing + CHAT_TEMPLATE)
-    dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
-    settle(browser)
-    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
-    assert "training leaves it out: the base model's chat template refuses it: no system" in shown
-    assert "Example 2" in shown
-
-
-def test_examples_have_pages_and_a_base_can_be_chosen(
-    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel, tmp_path: Path
-) -> None:
-    import_base(world, tmp_path / "other", "{{ 'Chat: ' }}" + CHAT_TEMPLATE, "other")
-    asked = [{"messages": [{**USER, "content": f"Number {n}?"}, ASSISTANT]} for n in range(12)]
-    dataset_id = upload(*asked)
-    count(world, dataset_id, base, *[30] * 12)
-    settle(browser)
-    path = f"/datasets/{dataset_id}/examples"
-    first = opened(browser, path)
-    assert "1 to 5 of 12" in words(first)
-    assert "Number 4?" in first
-    assert "Number 5?" not in first
-    assert 'id="previous-examples" class="secondary small" aria-disabled="true"' in first
-    last = opened(browser, f"{path}?first=11&base_model=other")
-    assert "11 to 12 of 12" in words(last)
-    assert "Chat: &lt;|im_start|&gt;user" in last
-    assert "Number 11?" in last
-    assert "histogram" not in last
-    assert 'id="next-examples" class="secondary small" aria-disabled="true"' in last
-    assert "Half of the examples have at most 30 tokens" in words(first)
-    assert "All fit into the base's context of 64." in words(first)
-    assert "12 of 12" in words(opened(browser, f"{path}?first=99999"))
-    assert browser.client.get(f"{path}?first=0").status_code == 422
-
-
-def test_a_very_long_example_is_shown_from_its_beginning(
-    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
-) -> None:
-    dataset_id = upload({"messages": [USER, {**ASSISTANT, "content": "x" * 3 * CHARACTERS_SHOWN}]})
-    settle(browser)
-    html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "characters more." in words(html)
-    assert len(html) < 2 * CHARACTERS_SHOWN
-
-
 def test_a_dataset_is_deleted_after_a_question(
     browser: Browser, upload: Callable[..., UUID], world: World
 ) -> None:
@@ -445,14 +235,3 @@ def test_nothing_of_a_dataset_is_in_its_events(
     upload('{"messages": "a secret that is wrong"}')
     notifications = world.log.recorder.select_notifications(start=1, limit=1000)
     assert all(b"secret" not in bytes(each.state) for each in notifications)
-
-
-def test_how_many_examples_are_cut_is_told(
-    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
-) -> None:
-    dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
-    count(world, dataset_id, base, 40, CONTEXT + 30)
-    settle(browser)
-    html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "context has 64: one example is longer, and cut off there." in words(html)
-    assert html.count('class="beyond"') == 1

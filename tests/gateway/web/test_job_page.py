@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fastapi.testclient import TestClient
 
 from domain.account import Account
 from domain.aggregate import because
@@ -24,73 +21,11 @@ from gateway.sockets import GOING_AWAY, TOO_SLOW
 from gateway.web import job_page
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
-from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import World
-from tests.gateway.test_job_commands import Owner
-from tests.gateway.web.signed_in import Browser, signed_in
-
-
-class Reader(Owner):
-    """Somebody who looks at the page of their job."""
-
-    def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
-        super().__init__(client, world, dollars)
-        self.browser: Browser = signed_in(client, self.person)
-        self.page_path = f"/fine-tune/ftjob-{self.job_id.hex}"
-
-    def text(self) -> str:
-        """What the page says, without its tags."""
-        self.world.project()
-        answer = self.client.get(self.page_path)
-        assert answer.status_code == 200, answer.text
-        main = answer.text.partition("<main")[2].partition("</main>")[0]
-        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
-
-    def post(self, command: str, **fields: str) -> str:
-        answer = self.client.post(
-            f"{self.page_path}/{command}", headers=self.browser.htmx, data=fields
-        )
-        assert answer.status_code == 200
-        return answer.text
-
-    def evaluate(self) -> None:
-        with because(self.world.cause):
-            job = self.world.log.load(Job, self.job_id)
-            job.start_evaluation(1, 30)
-            self.world.log.commit(job)
-
-    def score(self) -> None:
-        with because(self.world.cause):
-            job = self.world.log.load(Job, self.job_id)
-            job.complete_evaluation(
-                1, 2.5, 1.25, 9, 90, accuracy_before=0.25, accuracy_after=0.5, peak_memory_bytes=10
-            )
-            self.world.log.commit(job)
-
-    def register(self) -> None:
-        self.train()
-        self.evaluate()
-        self.score()
-        with because(self.world.cause):
-            job = self.world.log.load(Job, self.job_id)
-            job.register(1, "adapters/1", "c" * 64)
-            job.end_segment(1, SegmentEnd.COMPLETED, 90)
-            self.world.log.commit(job)
-
-    def crash(self, failure: FailureClass, segment: int = 1) -> None:
-        with because(self.world.cause):
-            job = self.world.log.load(Job, self.job_id)
-            job.end_segment(
-                segment, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged"
-            )
-            self.world.log.commit(job)
-
-
-@pytest.fixture
-def reader(client: TestClient, world: World) -> Reader:
-    return Reader(client, world)
+from tests.gateway.web.reader import Reader, evaluated, line, measured
+from tests.gateway.web.signed_in import signed_in
 
 
 def test_a_job_of_somebody_else_is_not_there(reader: Reader, world: World) -> None:
@@ -398,50 +333,6 @@ def test_a_command_of_another_site_does_nothing(reader: Reader) -> None:
     answer = reader.client.post(f"{reader.page_path}/pause", headers={"hx-request": "true"})
     assert "no longer valid" in answer.text
     assert "Waiting for a GPU" in reader.text()
-
-
-def measured(owner: Owner, step: int, segment: int = 1) -> StepMeasured:
-    return StepMeasured(
-        account_id=owner.person.account_id,
-        job_id=owner.job_id,
-        segment=segment,
-        step=step,
-        total_steps=30,
-        train_loss=2 - step / 100,
-        learning_rate=2e-4,
-        tokens=100,
-        tokens_per_second=1000,
-        elapsed_seconds=step,
-        measured_at=datetime.now(UTC),
-    )
-
-
-def evaluated(owner: Owner, step: int, segment: int = 1) -> EvaluationMeasured:
-    return EvaluationMeasured(
-        account_id=owner.person.account_id,
-        job_id=owner.job_id,
-        segment=segment,
-        step=step,
-        eval_loss=1.75,
-        accuracy=0.5,
-        examples=1,
-        label_tokens=9,
-        seconds=1,
-        elapsed_seconds=9,
-        measured_at=datetime.now(UTC),
-    )
-
-
-def line(owner: Owner, n: int, text: str) -> LogLine:
-    return LogLine(
-        account_id=owner.person.account_id,
-        job_id=owner.job_id,
-        segment=1,
-        n=n,
-        level="INFO",
-        text=text,
-        logged_at=datetime.now(UTC),
-    )
 
 
 def resume_button(reader: Reader) -> str:

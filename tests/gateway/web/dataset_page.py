@@ -1,0 +1,72 @@
+"""A dataset as it is given, and what its page says of it."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+from uuid import UUID
+
+from domain.aggregate import because
+from domain.base_model import BaseModel
+from domain.dataset import Dataset
+from domain.identity import base_model_id
+from domain.token_lengths import TokenLengths
+from gateway.freshness import caught_up
+from infrastructure.artifacts import Artifacts
+from projections import PROJECTIONS
+from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
+from tests.gateway.conftest import BASE_MODEL, World
+from tests.gateway.web.signed_in import Browser
+
+CONTEXT = 64
+
+USER = {"role": "user", "content": "Where is my <order>?"}
+ASSISTANT = {"role": "assistant", "content": "On its way & near."}
+CHAT = {"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]}
+
+
+def import_base(
+    world: World,
+    directory: Path,
+    template: str = CHAT_TEMPLATE,
+    name: str = BASE_MODEL,
+    context: int = CONTEXT,
+) -> BaseModel:
+    make_tiny_tokenizer(template).save_pretrained(directory)
+    ref = f"models/{name}"
+    manifest = Artifacts(world.settings.artifacts).put_directory(ref, directory)
+    with because(world.cause):
+        world.ecolink.import_base_model(
+            name, ref, manifest.sha256, "LlamaForCausalLM", 1000, context, TINY_SHAPE
+        )
+    return world.log.load(BaseModel, base_model_id(name))
+
+
+def count(world: World, dataset_id: UUID, base: BaseModel, *lengths: int) -> None:
+    with because(world.cause):
+        dataset = world.log.load(Dataset, dataset_id)
+        dataset.record_tokens(base.name, base.manifest_sha256, TokenLengths.of(lengths))
+        world.log.commit(dataset)
+
+
+def settle(browser: Browser) -> None:
+    """Wait until the read models hold all that was written."""
+    assert caught_up(browser.client.app.state.backend, *PROJECTIONS)  # type: ignore[attr-defined]
+
+
+def words(html: str) -> str:
+    """What is read of a page, with single spaces."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+def learnt(html: str) -> list[str]:
+    """The highlighted texts of the examples, without that of the legend."""
+    marks = re.findall(r'<mark class="learnt">(.*?)</mark>', html, flags=re.DOTALL)
+    return [unescape(mark) for mark in marks[1:]]
+
+
+def opened(browser: Browser, path: str, *, part: bool = False) -> str:
+    answer = browser.client.get(path, headers=browser.htmx if part else {})
+    assert answer.status_code == 200
+    return answer.text

@@ -1,0 +1,117 @@
+"""Somebody who looks at the page of their job, and what a trainer measured of it."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime
+
+from fastapi.testclient import TestClient
+
+from domain.aggregate import because
+from domain.failures import FailureClass
+from domain.job import Job, SegmentEnd
+from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
+from tests.gateway.conftest import World
+from tests.gateway.test_job_commands import Owner
+from tests.gateway.web.signed_in import Browser, signed_in
+
+
+class Reader(Owner):
+    """Somebody who looks at the page of their job."""
+
+    def __init__(self, client: TestClient, world: World, dollars: int = 10) -> None:
+        super().__init__(client, world, dollars)
+        self.browser: Browser = signed_in(client, self.person)
+        self.page_path = f"/fine-tune/ftjob-{self.job_id.hex}"
+
+    def text(self) -> str:
+        """What the page says, without its tags."""
+        self.world.project()
+        answer = self.client.get(self.page_path)
+        assert answer.status_code == 200, answer.text
+        main = answer.text.partition("<main")[2].partition("</main>")[0]
+        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
+
+    def post(self, command: str, **fields: str) -> str:
+        answer = self.client.post(
+            f"{self.page_path}/{command}", headers=self.browser.htmx, data=fields
+        )
+        assert answer.status_code == 200
+        return answer.text
+
+    def evaluate(self) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.start_evaluation(1, 30)
+            self.world.log.commit(job)
+
+    def score(self) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.complete_evaluation(
+                1, 2.5, 1.25, 9, 90, accuracy_before=0.25, accuracy_after=0.5, peak_memory_bytes=10
+            )
+            self.world.log.commit(job)
+
+    def register(self) -> None:
+        self.train()
+        self.evaluate()
+        self.score()
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.register(1, "adapters/1", "c" * 64)
+            job.end_segment(1, SegmentEnd.COMPLETED, 90)
+            self.world.log.commit(job)
+
+    def crash(self, failure: FailureClass, segment: int = 1) -> None:
+        with because(self.world.cause):
+            job = self.world.log.load(Job, self.job_id)
+            job.end_segment(
+                segment, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged"
+            )
+            self.world.log.commit(job)
+
+
+def measured(owner: Owner, step: int, segment: int = 1) -> StepMeasured:
+    return StepMeasured(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=segment,
+        step=step,
+        total_steps=30,
+        train_loss=2 - step / 100,
+        learning_rate=2e-4,
+        tokens=100,
+        tokens_per_second=1000,
+        elapsed_seconds=step,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def evaluated(owner: Owner, step: int, segment: int = 1) -> EvaluationMeasured:
+    return EvaluationMeasured(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=segment,
+        step=step,
+        eval_loss=1.75,
+        accuracy=0.5,
+        examples=1,
+        label_tokens=9,
+        seconds=1,
+        elapsed_seconds=9,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def line(owner: Owner, n: int, text: str) -> LogLine:
+    return LogLine(
+        account_id=owner.person.account_id,
+        job_id=owner.job_id,
+        segment=1,
+        n=n,
+        level="INFO",
+        text=text,
+        logged_at=datetime.now(UTC),
+    )

@@ -1,0 +1,153 @@
+"""What the pages of datasets show of the text: what is learnt of each example, and what is cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from domain.base_model import BaseModel
+from gateway.dataset_preview import CHARACTERS_SHOWN
+from infrastructure.chat_labels import IGNORED
+from services.trainer.examples import Renderer
+from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.gateway.conftest import World
+from tests.gateway.web.dataset_page import (
+    ASSISTANT,
+    CHAT,
+    CONTEXT,
+    USER,
+    count,
+    import_base,
+    learnt,
+    opened,
+    settle,
+    words,
+)
+from tests.gateway.web.signed_in import Browser
+
+
+def test_what_is_highlighted_is_what_the_trainer_learns(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
+) -> None:
+    long = {**ASSISTANT, "content": "word é " * 40}
+    chats = [
+        CHAT,
+        {"messages": [USER, {**ASSISTANT, "weight": 0}, USER, ASSISTANT]},
+        {"messages": [USER, ASSISTANT, USER, long]},
+    ]
+    dataset_id = upload(*chats)
+    settle(browser)
+    html = opened(browser, f"/datasets/{dataset_id}/examples?base_model={base.name}", part=True)
+    tokenizer = make_tiny_tokenizer()
+    renderer = Renderer(tokenizer, CONTEXT)
+    expected, counts = [], []
+    for chat in chats:
+        (example,) = renderer.render(chat)
+        kept = example.truncated(CONTEXT)
+        labels = [label for label in kept.labels if label != IGNORED]
+        expected.append(tokenizer.decode(labels))
+        counts.append(f"{len(example.input_ids)} tokens, {kept.label_tokens} learnt")
+    assert "".join(learnt(html)) == "".join(expected)
+    shown = words(html)
+    for each in counts:
+        assert each in shown
+    assert "beyond the context cut off" in shown
+    assert re.findall(r'class="turn is-(\w+)"', html)[:3] == ["system", "user", "assistant"]
+    whole = "".join(unescape(re.sub(r"<[^>]+>", "", turn)) for turn in _turns(html))
+    texts = [tokenizer.apply_chat_template(_without_weight(chat), tokenize=False) for chat in chats]
+    assert whole == "".join(map(str, texts))
+
+
+def _turns(html: str) -> list[str]:
+    return re.findall(r"<pre>\n(.*?)</pre>", html, flags=re.DOTALL)
+
+
+def _without_weight(chat: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in each.items() if k != "weight"} for each in chat["messages"]]
+
+
+def test_an_example_of_which_nothing_is_left_to_learn_is_told(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
+) -> None:
+    dataset_id = upload({"messages": [{**USER, "content": "long " * 80}, ASSISTANT]})
+    settle(browser)
+    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
+    assert "Nothing is left to learn, so that training leaves it out." in shown
+
+
+def test_a_template_that_rewrites_history_shows_each_answer_on_its_own(
+    browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
+) -> None:
+    rewriting = CHAT_TEMPLATE.replace(
+        "{{ message.content }}",
+        "{{ message.content if loop.last or message.role != 'assistant' else 'gone' }}",
+    )
+    import_base(world, tmp_path / "rewriting", rewriting, context=500)
+    dataset_id = upload({"messages": [USER, ASSISTANT, USER, ASSISTANT]})
+    settle(browser)
+    html = opened(browser, f"/datasets/{dataset_id}/examples")
+    assert "each answer is trained on its own" in words(html)
+    assert learnt(html) == [f"{ASSISTANT['content']}<|im_end|>"] * 2
+
+
+def test_a_template_that_refuses_an_example_says_why(
+    browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
+) -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    import_base(world, tmp_path / "refusing", refusing + CHAT_TEMPLATE)
+    dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
+    settle(browser)
+    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
+    assert "training leaves it out: the base model's chat template refuses it: no system" in shown
+    assert "Example 2" in shown
+
+
+def test_examples_have_pages_and_a_base_can_be_chosen(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel, tmp_path: Path
+) -> None:
+    import_base(world, tmp_path / "other", "{{ 'Chat: ' }}" + CHAT_TEMPLATE, "other")
+    asked = [{"messages": [{**USER, "content": f"Number {n}?"}, ASSISTANT]} for n in range(12)]
+    dataset_id = upload(*asked)
+    count(world, dataset_id, base, *[30] * 12)
+    settle(browser)
+    path = f"/datasets/{dataset_id}/examples"
+    first = opened(browser, path)
+    assert "1 to 5 of 12" in words(first)
+    assert "Number 4?" in first
+    assert "Number 5?" not in first
+    assert 'id="previous-examples" class="secondary small" aria-disabled="true"' in first
+    last = opened(browser, f"{path}?first=11&base_model=other")
+    assert "11 to 12 of 12" in words(last)
+    assert "Chat: &lt;|im_start|&gt;user" in last
+    assert "Number 11?" in last
+    assert "histogram" not in last
+    assert 'id="next-examples" class="secondary small" aria-disabled="true"' in last
+    assert "Half of the examples have at most 30 tokens" in words(first)
+    assert "All fit into the base's context of 64." in words(first)
+    assert "12 of 12" in words(opened(browser, f"{path}?first=99999"))
+    assert browser.client.get(f"{path}?first=0").status_code == 422
+
+
+def test_a_very_long_example_is_shown_from_its_beginning(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
+) -> None:
+    dataset_id = upload({"messages": [USER, {**ASSISTANT, "content": "x" * 3 * CHARACTERS_SHOWN}]})
+    settle(browser)
+    html = opened(browser, f"/datasets/{dataset_id}/examples")
+    assert "characters more." in words(html)
+    assert len(html) < 2 * CHARACTERS_SHOWN
+
+
+def test_how_many_examples_are_cut_is_told(
+    browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
+) -> None:
+    dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
+    count(world, dataset_id, base, 40, CONTEXT + 30)
+    settle(browser)
+    html = opened(browser, f"/datasets/{dataset_id}/examples")
+    assert "context has 64: one example is longer, and cut off there." in words(html)
+    assert html.count('class="beyond"') == 1

@@ -1,0 +1,123 @@
+"""What is kept of a job for those who look at it: the newest view, and every event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from domain.errors import Invalid
+from domain.job import Job
+from gateway.place_names import PlaceNames
+from gateway.web import live_jobs
+from gateway.web.job_story import Entry
+from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
+from tests.causes import NOW
+
+Frame = dict[str, Any]
+
+
+def watched(sequence: int) -> WatchedJob:
+    return WatchedJob(uuid4(), uuid4(), PlaceNames({}, {}), sequence)
+
+
+def entry(sequence: int) -> Entry:
+    return Entry(sequence, NOW, Job.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
+
+
+def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:
+    job = watched(10)
+    for sequence in range(11, 16):
+        job.tell([entry(sequence)], sequence)
+        job.show({"head": f"view {sequence}"})
+    frame = json.loads(job.frame_since(0))
+    assert frame["events"] == [11, 12, 13, 14, 15]
+    assert frame["content"].count("view") == 1
+    assert "view 15" in frame["content"]
+    assert job.frame_since(0) is job.frame_since(0)  # made once for all who are as slow
+    assert not job.show({"head": "view 15"})
+
+
+def test_what_is_kept_is_bounded() -> None:
+    job = watched(0)
+    for sequence in range(1, 4 * KEPT):
+        job.tell([entry(sequence)], sequence)
+    last = 4 * KEPT - 1
+    frame = json.loads(job.frame_after(Seen(job.floor, (0, 0), (0, 0), (0, 0))))
+    assert frame["events"] == list(range(job.floor + 1, last + 1))
+    assert KEPT <= len(frame["events"]) <= 2 * KEPT
+
+
+def steps(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
+    return {"steps": [{"segment": 1, "step": n, "loss": 2.0} for n in range(first, last + 1)]}
+
+
+def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "lines": [
+            {"segment": 1, "n": n, "level": "INFO", "text": f"{n}"} for n in range(first, last + 1)
+        ]
+    }
+
+
+def test_who_misses_more_than_was_read_asks_anew() -> None:
+    """After minutes without the database, or a burst of a log, only the newest are read."""
+    job = watched(0)
+    job.measure(steps(1, 3) | lines(1, 3), KEPT)
+    before = job.tick
+    job.measure(steps(10, 9 + KEPT), KEPT)
+    frame = json.loads(job.frame_since(before))
+    assert frame["curve"] is None
+    assert "line" not in frame
+    job.measure(lines(10, 9 + KEPT), KEPT)
+    assert json.loads(job.frame_since(before))["line"] is None
+    now = job.tick
+    job.measure(steps(10 + KEPT, 10 + KEPT), KEPT)
+    assert json.loads(job.frame_since(now))["curve"]["steps"] == [[1, 10 + KEPT, 2.0]]
+
+
+def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
+    job = watched(0)
+    job.measure({}, KEPT)
+    ticks: list[int] = []
+    for n in range(1, 2 * KEPT + 2):
+        job.measure(steps(n, n) | lines(n, n), KEPT)
+        ticks.append(job.tick)
+    late = json.loads(job.frame_since(ticks[KEPT - 1]))
+    assert (late["curve"], late["line"]) == (None, None)
+    in_time = json.loads(job.frame_since(ticks[KEPT]))
+    assert [step for _, step, _ in in_time["curve"]["steps"]] == list(range(KEPT + 2, 2 * KEPT + 2))
+    assert in_time["line"] == [1, 2 * KEPT + 1]
+
+
+def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> None:
+    job = watched(0)
+    job.measure({name: [] for name in job.series}, KEPT)
+    viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)))
+    assert viewer.next_frame()
+    for sequence in range(1, 2 * KEPT + 2):
+        job.tell([entry(sequence)], sequence)
+    with pytest.raises(Invalid, match="load it again"):
+        viewer.next_frame()
+
+
+@pytest.mark.full
+def test_what_is_recalled_and_rendered_is_bounded() -> None:
+    job = watched(10 * KEPT)
+    first, second, third = 9 * KEPT, 8 * KEPT, 7 * KEPT
+    assert job.recall([entry(n + 1) for n in range(first, 10 * KEPT)], first)
+    assert job.recall([entry(n + 1) for n in range(second, first)], second)
+    assert not job.recall([entry(n + 1) for n in range(third, second)], third)
+    for n in range(second, second + 200):
+        job.frame_after(Seen(n, (0, 0), (0, 0), (0, 0)))
+    assert len(job._frames) <= KEPT_FRAMES  # pyright: ignore[reportPrivateUsage]
+
+
+def test_what_was_recalled_is_news_to_who_asks_alone() -> None:
+    job = watched(10)
+    job.tell([entry(11)], 11)
+    job.recall([entry(8), entry(9), entry(10), entry(11)], 7)
+    assert json.loads(job.frame_after(Seen(8, (0, 0), (0, 0), (0, 0))))["events"] == [9, 10, 11]
+    assert json.loads(job.frame_since(0))["events"] == [11]
