@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from domain.catalog import Catalog
@@ -18,6 +18,8 @@ class PlaceNames:
 
     gpu_types: Mapping[str, str]
     regions: Mapping[str, str]
+    cpus: Collection[str] = ()
+    """The GPU types that a machine's CPU stands for."""
 
     def gpus(self, count: int, gpu_type: str) -> str:
         """Some GPUs of a type, such as `2 × NVIDIA L4 24 GB`."""
@@ -34,4 +36,5 @@ def place_names(backend: Backend) -> PlaceNames:
     return PlaceNames(
         {each.name: each.title for each in catalog.gpu_types.values()},
         {each.name: each.title for each in catalog.regions.values()},
+        {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"},
     )

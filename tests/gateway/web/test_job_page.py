@@ -96,6 +96,17 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
     assert curve["last"] == [1, 12]
 
 
+@pytest.mark.parametrize(("gpu_type", "told"), [("cpu", True), ("cpu-small", True), ("l4", False)])
+def test_memory_that_a_cpu_measured_is_that_of_the_process(
+    reader: Reader, settings: Settings, gpu_type: str, told: bool
+) -> None:
+    reader.train()
+    reader.world.project()
+    with connect(settings) as connection:
+        connection.execute("UPDATE job_detail SET gpu_type = %s", [gpu_type])
+    assert ("Measured is the whole process" in reader.text()) is told
+
+
 def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:
     said = "Log lines are kept for 90 days after the end of a job; those of this one were deleted."
     reader.register()
