@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
@@ -11,6 +11,7 @@ from infrastructure.segment_tokens import is_genuine, segment_token
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
 SECRET = "secret-of-a-test"
+ANOTHER_ID = UUID(int=1)
 
 
 def seen(token: str) -> PodSeen:
@@ -29,10 +30,11 @@ def test_a_message_with_its_segments_token_is_genuine() -> None:
         "",
         "ö",
         segment_token("another", ACCOUNT_ID, JOB_ID, 1),
-        segment_token(SECRET, uuid4(), JOB_ID, 1),
-        segment_token(SECRET, ACCOUNT_ID, uuid4(), 1),
+        segment_token(SECRET, ANOTHER_ID, JOB_ID, 1),
+        segment_token(SECRET, ACCOUNT_ID, ANOTHER_ID, 1),
         segment_token(SECRET, ACCOUNT_ID, JOB_ID, 2),
     ],
+    ids=["none", "no ASCII", "secret", "account", "job", "segment"],
 )
 def test_any_other_is_not(token: str) -> None:
     assert not is_genuine(SECRET, seen(token))
