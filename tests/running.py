@@ -32,7 +32,7 @@ from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.tiny_model import TINY_SHAPE, make_tiny_model
 from tests.polling import eventually
 
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = 300.0  # of a job on a machine that does other things too
 
 GPUS = {"region": "local", "gpu_type": "cpu"}
 """Of a job's form. Left open, they would be those where the job costs least."""

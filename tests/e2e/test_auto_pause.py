@@ -16,9 +16,9 @@ from projections.billing_ledger import balances
 from services.projector.audit import audit
 from tests.running import GPUS, EcoLinkUnderTest, running_ecolink
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
-HYPERPARAMETERS = {"epochs": 80, "gradient_accumulation": 1, "save_steps": 200}
+HYPERPARAMETERS = {"epochs": 60, "gradient_accumulation": 1, "save_steps": 200}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from infrastructure.store import connect
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 PROGRAM = """

@@ -11,7 +11,7 @@ from deploy.demo.account import demo_account
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.full

@@ -20,7 +20,7 @@ from tests.openai_objects import whole
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from services.projector.audit import audit
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.full
