@@ -14,6 +14,7 @@ from domain.job import Job
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.job_detail import due_relaunches
+from services.scheduler.due import attempt_each
 
 Claim = Callable[[Job], Sequence[Aggregate]]
 """What queues a job, or pauses it; the aggregates to save."""
@@ -32,17 +33,10 @@ class Relaunching:
         self._logger = logging.getLogger("relaunching")
 
     def claim_due(self) -> None:
-        """Queue every job that is due; the job decides, the query only looks.
-
-        One that cannot be queued is logged, and keeps no other from being.
-        """
+        """Queue every job that is due; the job decides, the query only looks."""
         with self._pool.connection() as connection:
             due = due_relaunches(connection, self._clock.now())
-        for job_id in due:
-            try:
-                self._log.retrying(lambda job_id=job_id: self._claim_again(job_id))
-            except Exception:
-                self._logger.exception("job %s cannot be queued again; next time", job_id)
+        attempt_each(self._log, due, self._claim_again, self._logger)
 
     def _claim_again(self, job_id: UUID) -> None:
         job = self._log.load(Job, job_id)

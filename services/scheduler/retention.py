@@ -17,6 +17,7 @@ from infrastructure.clock import Clock
 from infrastructure.measurements import delete_log_lines
 from infrastructure.store import Connection
 from projections.job_detail import expired_adapters, logged_jobs_over_since
+from services.scheduler.due import attempt_each
 from services.scheduler.segment_spec import job_prefix
 
 LOGS_AT_ONCE = 100
@@ -33,17 +34,10 @@ class Retention:
         self._logger = logging.getLogger("retention")
 
     def expire_due(self) -> None:
-        """Expire adapters whose time is over; the job decides, the query only looks.
-
-        One that cannot be expired is logged, and keeps no other from being.
-        """
+        """Expire adapters whose time is over; the job decides, the query only looks."""
         with self._pool.connection() as connection:
             due = expired_adapters(connection, self._clock.now())
-        for job_id in due:
-            try:
-                self._log.retrying(lambda job_id=job_id: self._expire(job_id))
-            except Exception:
-                self._logger.exception("job %s cannot be expired; next time", job_id)
+        attempt_each(self._log, due, self._expire, self._logger)
 
     def _expire(self, job_id: UUID) -> None:
         with because(Cause("service:scheduler", f"expire:{job_id}", self._clock.now())):

@@ -1,10 +1,12 @@
-"""Reports as trainers send them."""
+"""Reports as trainers send them, and what became of a job by them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from infrastructure.reports import Checkpoint, Evaluation, Phase, Report
+from domain.event_log import EventLog
+from domain.job import Job
+from infrastructure.reports import Checkpoint, Evaluation, Outcome, Phase, Report
 from tests.causes import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
@@ -39,3 +41,17 @@ def report(n: int, phase: Phase, *, segment: int = 1, **fields: Any) -> Report:
         phase=phase,
         **(defaults | fields),
     )
+
+
+def failed(n: int, phase: Phase = Phase.TRAINING, **fields: Any) -> Report:
+    return report(n, phase, outcome=Outcome.FAILED, error_class="OutOfMemoryError", **fields)
+
+
+def topics(log: EventLog) -> list[str]:
+    """What happened to the job since its pod was started."""
+    events = [type(event).TOPIC for event in log.events.get(JOB_ID)]  # type: ignore[attr-defined]
+    return events[events.index("PodStarted") + 1 :]
+
+
+def last_end(log: EventLog) -> Job.SegmentEnded:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)][-1]

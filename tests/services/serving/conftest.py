@@ -7,11 +7,17 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
+from psycopg_pool import ConnectionPool
 
+from domain.event_log import EventLog
+from infrastructure.reaction import parked_reactions
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
 from services.trainer.tiny_model import make_tiny_model
 from tests.services.serving.answers import SPACE, Answers
+from tests.services.serving.world import World
 
 ServedMaker = Callable[..., Served]
 
@@ -96,3 +102,11 @@ def answers(engine: Engine) -> Answers:
 
 def deployment_of(name: str) -> UUID:
     return uuid5(SPACE, name)
+
+
+@pytest.fixture
+def world(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Iterator[World]:
+    """No reaction fails in it."""
+    yield World(log, pool, settings)
+    with pool.connection() as connection:
+        assert parked_reactions(connection) == []
