@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from domain.durations import spoken
 from domain.errors import NoCapacity
+from domain.place_names import PlaceNames
 from domain.waiting import Occupied, Queued, wait_seconds
 
 
@@ -34,7 +35,9 @@ class PoolLoad:
         return wait_seconds(self.capacity, self.running, self.queue, count)
 
 
-def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int) -> None:
+def require_capacity(
+    loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: PlaceNames
+) -> None:
     """The capacity gate: raises NoCapacity with the wait and what is free elsewhere."""
     here = next(
         (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
@@ -43,9 +46,13 @@ def require_capacity(loads: Sequence[PoolLoad], region: str, gpu_type: str, coun
         return
     wait = here.wait_seconds(count)
     elsewhere = [each for each in loads if each is not here and each.free >= count]
-    places = ", ".join(f"{each.free} of {each.gpu_type} in {each.region}" for each in elsewhere)
+    places = ", ".join(
+        f"{each.free} of {names.gpu_type(each.gpu_type)} in {names.region(each.region)}"
+        for each in elsewhere
+    )
     raise NoCapacity(
-        f"{region} has {here.free} of {gpu_type} free, the job needs {count}; "
+        f"{names.region(region)} has {here.free} of {names.gpu_type(gpu_type)} free, "
+        f"the job needs {count}; "
         f"the wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
         + (f"Free now: {places}. " if places else "Nothing else is free now. ")
         + "With `wait` it stands in the queue, free of charge.",

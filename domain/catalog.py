@@ -14,6 +14,7 @@ from domain.aggregate import Aggregate, Created, Event
 from domain.errors import Invalid, NotFound
 from domain.identity import CATALOG_ID, PLATFORM_ACCOUNT_ID
 from domain.offers import CatalogBase, GpuType, Offer, Offers, Region
+from domain.place_names import PlaceNames
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -103,6 +104,15 @@ class Catalog(Aggregate):
         """The state of the catalog that an approval records."""
         return str(self.version)
 
+    @property
+    def place_names(self) -> PlaceNames:
+        """What people call what is offered now."""
+        return PlaceNames(
+            {each.name: each.title for each in self.gpu_types.values()},
+            {each.name: each.title for each in self.regions.values()},
+            {each.name for each in self.gpu_types.values() if each.backing == "cpu"},
+        )
+
     def gpu_type(self, name: str) -> GpuType:
         """The GPU type of a name; raises Invalid with those that there are."""
         return _offered(self.gpu_types, name, "GPU type", "gpu_type")
@@ -124,7 +134,9 @@ class Catalog(Aggregate):
         """Price of some GPUs for an hour, micro-dollars; raises Invalid with the field."""
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
-            raise Invalid(f"a job may use 1 to {kind.max_per_job} of {gpu_type}", field="gpu_count")
+            raise Invalid(
+                f"a job may use 1 to {kind.max_per_job} of {kind.title}", field="gpu_count"
+            )
         return kind.micros_per_hour * gpu_count
 
     def offer_gpu_type(self, gpu_type: GpuType) -> None:

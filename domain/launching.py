@@ -56,7 +56,7 @@ class Launching:
             quote = self._quoting.quote(account_id, choices)
             self._require_balance(account_id, quote.estimate)
             if not wait:
-                _require_capacity(quote, loads)
+                self._require_capacity(quote, loads)
             job = Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
             self._log.commit(job)
             return job
@@ -97,7 +97,7 @@ class Launching:
             self._require_balance(account_id, quote.estimate)
             plan = quote.plan
             if not wait:
-                _require_capacity(quote, loads)
+                self._require_capacity(quote, loads)
             job.resume(
                 quote.estimate, plan.rate_micros_per_hour, plan.catalog_version, plan.gpu_count
             )
@@ -137,6 +137,17 @@ class Launching:
                 },
             )
 
+    def _require_capacity(self, quote: Quote, loads: Loads) -> None:
+        """The capacity gate; what is free elsewhere is named only if the job would fit there."""
+        plan = quote.plan
+        suitable = [
+            load
+            for load in loads()
+            if load.gpu_type == plan.gpu_type or load.gpu_type in quote.alternatives
+        ]
+        names = self._quoting.place_names
+        require_capacity(suitable, plan.region, plan.gpu_type, plan.gpu_count, names)
+
 
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
     """A request that chooses the GPUs anew each time is known by its own hash alone."""
@@ -145,14 +156,3 @@ def _require_same(existing: Job, choices: Choices, order: Order) -> None:
         same = same and existing.plan.choices == choices.recorded
     if not same:
         raise CommandReused(REUSED)
-
-
-def _require_capacity(quote: Quote, loads: Loads) -> None:
-    """The capacity gate; what is free elsewhere is named only if the job would fit there."""
-    plan = quote.plan
-    suitable = [
-        load
-        for load in loads()
-        if load.gpu_type == plan.gpu_type or load.gpu_type in quote.alternatives
-    ]
-    require_capacity(suitable, plan.region, plan.gpu_type, plan.gpu_count)

@@ -204,7 +204,7 @@ def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNot
     there = f"{math.floor(gpu.vram_gib * GIB) / GIB:g}"
     problem = (
         f"the job needs at least {_gib(least):g} GiB on each GPU, in 4 bits and with gradient "
-        f"checkpointing, and {gpu.name} has {there} GiB"
+        f"checkpointing, and {gpu.title} has {there} GiB"
     )
     figures: dict[str, object] = {"needed_gib": _gib(least), "vram_gib": gpu.vram_gib}
     proposal = (
@@ -290,7 +290,7 @@ def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Prop
             return _Proposal(
                 "gpu_type",
                 {"gpu_type": other.name},
-                f"it would fit on {other.name}, with {other.vram_gib:g} GiB",
+                f"it would fit on {other.title}, with {other.vram_gib:g} GiB",
             )
     return None
 

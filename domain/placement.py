@@ -8,6 +8,7 @@ from uuid import UUID
 
 from domain.availability import PoolLoad
 from domain.errors import DomainError, Invalid
+from domain.place_names import PlaceNames
 from domain.quoting import Choices, Quoting
 
 
@@ -50,17 +51,21 @@ def cheapest(
         return min(found, key=lambda each: each[0])[1]
     if problems:
         raise problems[0]
-    raise _nowhere(chosen, region, gpu_type)
+    raise _nowhere(chosen, region, gpu_type, quoting.place_names)
 
 
-def _nowhere(chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | None) -> Invalid:
+def _nowhere(
+    chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | None, names: PlaceNames
+) -> Invalid:
     """Why no place is large enough: there is none of that kind, or none with so many GPUs."""
-    place = region or "any region"
+    place = names.region(region) if region else "any region"
+    kind = names.gpu_type(gpu_type) if gpu_type else None
     if chosen:
         most = max(load.capacity for load in chosen)
-        kinds = gpu_type or "any GPU type"
-        return Invalid(f"a job may use 1 to {most} of {kinds} in {place}", field="gpu_count")
+        return Invalid(
+            f"a job may use 1 to {most} of {kind or 'any GPU type'} in {place}", field="gpu_count"
+        )
     return Invalid(
-        f"there is no {gpu_type or 'GPU'} in {place}; the catalog has what there is",
+        f"there is no {kind or 'GPU'} in {place}; the catalog has what there is",
         field="gpu_type" if region is None or gpu_type is not None else "region",
     )

@@ -30,6 +30,7 @@ from domain.job import Job
 from domain.memory import Fit, decide, fits, tokens_at_once
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
+from domain.place_names import PlaceNames
 from domain.token_lengths import TokenLengths
 from domain.training_plan import TrainingPlan, ValidationFile
 
@@ -90,6 +91,11 @@ class Quoting:
         self._log = log
         self._calibrations = calibrations
         self._capacities: dict[tuple[str, str], int] = {}
+
+    @property
+    def place_names(self) -> PlaceNames:
+        """What people call GPUs and regions, in a refusal's words."""
+        return self._catalog.place_names
 
     def problems(
         self,
@@ -290,7 +296,7 @@ class Quoting:
         if capacity == 0:
             problems.append(
                 Invalid(
-                    f"{region} has no {gpu_type}; the catalog has what there is",
+                    f"{place.title} has no {kind.title}; the catalog has what there is",
                     field="gpu_type",
                 )
             )

@@ -11,13 +11,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from domain.durations import spoken
+from domain.place_names import PlaceNames
 from gateway.access import CallerOf
 from gateway.answers import JobId
 from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
 from gateway.job_names import SHORT, JobNames, names_of
-from gateway.place_names import PlaceNames, place_names
+from gateway.place_names import place_names
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
 from gateway.web.pages import dataset_link, page

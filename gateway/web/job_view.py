@@ -8,6 +8,7 @@ from functools import cache, cached_property, partial
 from uuid import UUID
 
 from domain.lifecycle import Command, Effect, JobStatus, rule
+from domain.place_names import PlaceNames
 from gateway.answers import Money
 from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
 from gateway.api.deployments import DeploymentAnswer
@@ -15,7 +16,7 @@ from gateway.api.job_answers import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
 from gateway.job_names import JobNames, names_of
-from gateway.place_names import PlaceNames, place_names
+from gateway.place_names import place_names
 from gateway.runway import Runway
 from gateway.web.job_states import PAUSED, TONES, state_of
 from gateway.web.pages import templates

@@ -19,8 +19,8 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 
 from domain.errors import Invalid
+from domain.place_names import PlaceNames
 from gateway.event_feed import EventFeed, Told
-from gateway.place_names import PlaceNames
 from gateway.web.job_story import Entry, entries_of
 from gateway.web.job_view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob

@@ -16,7 +16,7 @@ from uuid import UUID
 from markupsafe import Markup
 
 from domain.job import Job
-from gateway.place_names import PlaceNames
+from domain.place_names import PlaceNames
 from gateway.web.job_story import Entry
 from gateway.web.pages import templates
 from infrastructure.measurements import Place

@@ -68,6 +68,7 @@ def gpu(
     vram_gib: float,
     *,
     name: str = "gpu",
+    title: str | None = None,
     micros_per_hour: int = 1_000_000,
     tflops: float = 312.0,
     backing: Literal["nvidia", "cpu"] = "nvidia",
@@ -76,7 +77,7 @@ def gpu(
     """A GPU type with some memory."""
     return GpuType(
         name=name,
-        title=name,
+        title=title or name,
         vram_gib=vram_gib,
         micros_per_hour=micros_per_hour,
         bf16_tflops=tflops,

@@ -162,8 +162,8 @@ def test_a_type_that_a_region_has_is_not_withdrawn() -> None:
     [
         (lambda given: given.gpu_type("h900"), "gpu_type", "no GPU type 'h900'; .*: cpu, l4"),
         (lambda given: given.region("moon"), "region", "no region 'moon'; choose from: local"),
-        (lambda given: given.rate_micros_per_hour("cpu", 3), "gpu_count", "1 to 2 of cpu"),
-        (lambda given: given.rate_micros_per_hour("cpu", 0), "gpu_count", "1 to 2 of cpu"),
+        (lambda given: given.rate_micros_per_hour("cpu", 3), "gpu_count", "1 to 2 of CPU"),
+        (lambda given: given.rate_micros_per_hour("cpu", 0), "gpu_count", "1 to 2 of CPU"),
         (lambda given: given.rate_micros_per_hour("tpu", 1), "gpu_type", "no GPU type 'tpu'"),
         (lambda given: given.declare_capacity("moon", "cpu", 1), "region", "no region"),
         (lambda given: given.declare_capacity("local", "tpu", 1), "gpu_type", "no GPU type"),

@@ -261,12 +261,15 @@ def test_then_the_longest_sequence_that_fits() -> None:
 def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
     others = [
         gpu(141.0, name="h200", micros_per_hour=5_000_000),
-        gpu(80.0, name="a100-80", micros_per_hour=2_500_000),
+        gpu(80.0, name="a100-80", title="NVIDIA A100 80 GB", micros_per_hour=2_500_000),
         gpu(80.0, name="single", micros_per_hour=1_000_000, max_per_job=1),
-        gpu(24.0, name="l4", micros_per_hour=700_000),
+        gpu(24.0, name="l4", title="NVIDIA L4 24 GB", micros_per_hour=700_000),
     ]
-    with pytest.raises(DoesNotFit, match=r"has 24 GiB; it would fit on a100-80") as no:
+    said = "NVIDIA L4 24 GB has 24 GiB; it would fit on NVIDIA A100 80 GB, with 80 GiB"
+    with pytest.raises(DoesNotFit, match=said) as no:
         decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others)
+    assert no.value.figures is not None
+    assert no.value.figures["gpu_type"] == "a100-80"
     assert (no.value.field, no.value.code) == ("gpu_type", "invalid")
     with pytest.raises(DoesNotFit, match="no setting and no other GPU type") as no:
         decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others[3:])

@@ -11,6 +11,7 @@ import pytest
 from domain.availability import PoolLoad
 from domain.errors import Invalid
 from domain.hyperparameters import Hyperparameters
+from domain.place_names import PlaceNames
 from domain.placement import cheapest
 from domain.quoting import Choices
 from domain.waiting import Occupied
@@ -23,19 +24,26 @@ SLOW_IS_TAKEN = [
 
 
 class Quotes:
-    """Prices of places, in micro-dollars."""
+    """Prices of places, in micro-dollars, and what people call them."""
+
+    place_names = PlaceNames({"slow": "Slow", "fast": "Fast"}, {"here": "This place"})
 
     def quote(self, account_id: UUID, choices: Choices) -> Any:
         estimate = SimpleNamespace(high_micros=PRICES[choices.gpu_type], high_seconds=1)
         return SimpleNamespace(estimate=estimate)
 
 
-def placed(balance_micros: int, gpu_type: str | None = None, gpu_count: int = 1) -> str:
+def placed(
+    balance_micros: int,
+    gpu_type: str | None = None,
+    gpu_count: int = 1,
+    region: str | None = None,
+) -> str:
     quoting: Any = Quotes()
     choices = Choices(uuid4(), "tiny", "", "", gpu_count, Hyperparameters())
     account = uuid4()
     return cheapest(
-        quoting, account, balance_micros, choices, SLOW_IS_TAKEN, None, gpu_type
+        quoting, account, balance_micros, choices, SLOW_IS_TAKEN, region, gpu_type
     ).gpu_type
 
 
@@ -58,3 +66,5 @@ def test_what_was_chosen_stays() -> None:
     with pytest.raises(Invalid, match="1 to 1 of any GPU type in any region") as refused:
         placed(balance_micros=0, gpu_count=2)
     assert refused.value.field == "gpu_count"
+    with pytest.raises(Invalid, match="1 to 1 of Fast in This place"):
+        placed(balance_micros=0, region="here", gpu_type="fast", gpu_count=2)

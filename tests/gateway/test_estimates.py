@@ -141,6 +141,16 @@ def test_a_base_without_an_active_deployment_is_not_trained(
     assert client.post("/api/estimates", json=body, headers=person.headers).status_code == 200
 
 
+def test_what_a_region_has_none_of_is_told_by_its_title(client: TestClient, world: World) -> None:
+    person, body = ready(world)
+    asked = body | {"region": "local", "gpu_type": "l4"}
+    refused = client.post("/api/estimates", json=asked, headers=person.headers).json()["error"]
+    assert refused["message"].startswith("This machine has no NVIDIA L4 24 GB")
+    assert refused["field"] == "gpu_type"
+    anywhere = client.post("/api/estimates", json=asked | {"region": None}, headers=person.headers)
+    assert "there is no NVIDIA L4 24 GB in any region" in anywhere.json()["error"]["message"]
+
+
 def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World) -> None:
     person, body = ready(world)
     world.open_pool("cpu-small", 1)
@@ -152,3 +162,7 @@ def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World)
     assert {place["gpu_type"] for place in shown["elsewhere"]} == {"cpu-small", "l4"}
     two = client.post("/api/jobs", json=form | {"gpu_count": 2}, headers=person.headers)
     assert two.json()["error"]["figures"]["elsewhere"] == []
+    one = client.post("/api/jobs", json=form, headers=person.headers).json()["error"]
+    assert "Free now: 1 of " in one["message"]
+    assert "1 of NVIDIA L4 24 GB in This machine" in one["message"]
+    assert {"region": "local", "gpu_type": "l4", "free": 1} in one["figures"]["elsewhere"]

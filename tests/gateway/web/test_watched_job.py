@@ -10,7 +10,7 @@ import pytest
 
 from domain.errors import Invalid
 from domain.job import Job
-from gateway.place_names import PlaceNames
+from domain.place_names import PlaceNames
 from gateway.web import live_jobs
 from gateway.web.job_story import Entry
 from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
