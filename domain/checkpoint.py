@@ -76,7 +76,17 @@ class Evaluated(Protocol):
         ...
 
 
+class Stored(Evaluated, Protocol):
+    """A checkpoint, known by its artifact prefix."""
+
+    @property
+    def ref(self) -> str:
+        """Artifact prefix."""
+        ...
+
+
 E = TypeVar("E", bound=Evaluated)
+S = TypeVar("S", bound=Stored)
 
 
 def best(saved: Iterable[E]) -> E | None:
@@ -85,9 +95,7 @@ def best(saved: Iterable[E]) -> E | None:
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
-def superfluous(
-    saved: Sequence[SavedCheckpoint], newest: int, kept_refs: Collection[str]
-) -> list[SavedCheckpoint]:
+def superfluous(saved: Sequence[S], newest: int, kept_refs: Collection[str] = ()) -> list[S]:
     """Which of a job's checkpoints, oldest first, nobody needs any more.
 
     Kept are the `newest` ones, the best by held-out loss, and those with one of `kept_refs`.

@@ -65,6 +65,11 @@ class Deployment(Aggregate):
         model: str
         weights: Weights
 
+        @property
+        def job_id(self) -> UUID | None:
+            """The job that made what is served; None of a base. A name never serves another's."""
+            return self.weights.adapter and self.weights.adapter.job_id
+
     class DeploymentRenewed(Event):
         """The model shall answer again, or with other weights than before."""
 

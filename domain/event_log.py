@@ -110,6 +110,12 @@ class EventLog(Application[UUID]):
             raise NotFound(f"no {kind.__name__.lower()} {aggregate_id}")
         return found
 
+    def first_event(self, aggregate_id: UUID) -> Event:
+        """The event that an aggregate, which there is, began with."""
+        (first,) = self.events.get(aggregate_id, lte=1)
+        assert isinstance(first, Event)
+        return first
+
     def commit(self, *aggregates: Aggregate, tracking: Tracking | None = None) -> None:
         """Save all pending events of some aggregates, and a position, in one transaction.
 

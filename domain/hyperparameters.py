@@ -64,7 +64,8 @@ class Hyperparameters(BaseModel):
         default=None,
         ge=1,
         le=100_000,
-        description="Optimizer steps per evaluation on held-out examples; save_steps if unset.",
+        description="Optimizer steps per evaluation on held-out examples; save_steps if unset. "
+        "A step with the lowest loss so far is saved.",
     )
     seed: int = Field(
         default=42, ge=0, le=2**32 - 1, description="Seed of data order, dropout and init."

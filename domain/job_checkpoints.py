@@ -161,6 +161,12 @@ class JobCheckpoints(Aggregate):
             )
         )
 
+    def _score_checkpoint(self, step: int, eval_loss: float) -> None:
+        """The last checkpoint holds, if it is there, the state that is evaluated in the end."""
+        last = self.checkpoint
+        if last is not None and last.step == step:
+            self.checkpoints[-1] = last.model_copy(update={"eval_loss": eval_loss})
+
     def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
         """Give up a checkpoint that the running segment could not resume from; once."""
         self._require_running(segment)

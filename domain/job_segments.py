@@ -267,8 +267,9 @@ class JobSegments(JobCheckpoints):
             )
 
     @event(EvaluationCompleted)
-    def _evaluation_completed(self) -> None:
+    def _evaluation_completed(self, loss_after: float) -> None:
         self.status = JobStatus.TRAINED_PENDING_REGISTER
+        self._score_checkpoint(self.total_steps, loss_after)
 
     def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
         """Give the adapter its name, unless the job is being cancelled."""

@@ -102,6 +102,12 @@ class Work:
         """Evaluations between the steps; that of the end is a phase of its own."""
         return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
+    def checkpoints(self, ranks: int) -> int:
+        """Checkpoints of training, where each evaluation between the steps is the best so far."""
+        fields, steps = self.hyperparameters, self.total_steps(ranks)
+        both = max(0, steps - 1) // math.lcm(fields.save_steps, fields.evaluation_steps)
+        return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
+
     def step_batches(self, ranks: int, budget: int) -> list[Batch]:
         """What each rank runs in a typical step, whose examples are spread as the dataset's are.
 
@@ -165,7 +171,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
         compiling
         + share * seconds / _speed_up(ranks, speed)
         + steps * speed.step_seconds
-        + math.ceil(steps / fields.save_steps) * (speed.checkpoint_seconds + checkpoint)
+        + work.checkpoints(ranks) * (speed.checkpoint_seconds + checkpoint)
         + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
     )
 

@@ -16,9 +16,11 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infrastructure.disk_cache import delete_killed, hold, partial_of
+
 MANIFEST = "manifest.json"
 
-RANGE_BYTES = 4 * 1024**2
+RANGE_BYTES = 1024**2
 """How much of an object is read with one request, and held in memory, while it is passed on."""
 
 
@@ -80,6 +82,7 @@ class Artifacts:
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(parents=True, exist_ok=True)
         self._store = from_url(url)
+        self._held: dict[Path, int] = {}  # copies that are in use, by the handle that says so
 
     def put(self, ref: str, content: bytes) -> None:
         """Store bytes under a ref."""
@@ -252,21 +255,47 @@ class Artifacts:
     def local_directory(self, prefix: str, cache: Path) -> Path:
         """A local directory with a directory artifact's files, copied to the cache only if remote.
 
-        A file store is read in place, so that a base model is mapped from disk once for all.
+        A file store is read in place, so that a base model is mapped from disk once for all. The
+        cache may be shared by processes, one of which may be killed while it copies. A copy is not
+        deleted before it is released, or this process ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():
                 raise FileNotFoundError(f"{prefix}/{MANIFEST}")
             return self.root / prefix
         target = cache / self.manifest(prefix).sha256
-        if not target.exists():
-            partial = target.with_suffix(f".{os.getpid()}")
-            self.get_directory(prefix, partial)
-            try:
-                partial.rename(target)
-            except OSError:  # another process was first
-                shutil.rmtree(partial)
+        while not self._hold(target, target):
+            self._copy_whole(prefix, target)
         return target
+
+    def release_directory(self, directory: Path) -> None:
+        """Say of a local directory that nothing here uses it any longer."""
+        if (handle := self._held.pop(directory, None)) is not None:
+            os.close(handle)
+
+    def _hold(self, directory: Path, target: Path) -> bool:
+        """Have what is, or will be, the copy at `target` kept; False if there is none."""
+        handle = hold(directory)
+        if handle is None:
+            return False
+        self.release_directory(target)
+        self._held[target] = handle
+        return True
+
+    def _copy_whole(self, prefix: str, target: Path) -> None:
+        """Copy a directory artifact to a local directory that is there when all of it is."""
+        delete_killed(target.parent)
+        partial = partial_of(target)
+        while not self._hold(partial, target):  # or others take it for a killed process's
+            partial.mkdir(parents=True, exist_ok=True)
+        try:
+            self.get_directory(prefix, partial)
+            partial.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _sync(self, ref: str) -> None:
         """Flush a file store's file and its directory; object stores are durable by contract."""

@@ -166,6 +166,7 @@ class Report(Text):
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
     checkpoint: Checkpoint | None = None
+    earlier: tuple[Checkpoint, ...] = ()  # of this segment, that are still needed, oldest first
     evaluation: Evaluation | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
@@ -178,6 +179,11 @@ class Report(Text):
     def subject(self) -> str:
         """Subject `reports.<account>.<job>.<segment>`."""
         return report_subject(self.account_id, self.job_id, self.segment)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """All that it tells of, the oldest first."""
+        return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 
 class StepMeasured(Message):

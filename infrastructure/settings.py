@@ -144,6 +144,18 @@ class Settings(BaseSettings):
         description="How long the log lines of a job that is over are kept; what was measured, and "
         "the end of a failed job's output, stay.",
     )
+    cache_gib: float = Field(
+        default=100.0,
+        gt=0,
+        description="Disk for copies of a remote store's bases, GiB; above it, those that nobody "
+        "uses are deleted, the least recently used first.",
+    )
+    compiled_gib: float = Field(
+        default=2.0,
+        gt=0,
+        description="Disk for what the compiler made for trainers, GiB; above it, what was least "
+        "recently used is deleted.",
+    )
     clock_speed: float = Field(
         default=1.0, gt=0, description="Test clock: seconds of platform time in a real second."
     )
@@ -161,6 +173,16 @@ class Settings(BaseSettings):
         if self.artifacts_url is not None:
             return self.artifacts_url
         return (self.home.resolve() / "artifacts").as_uri()
+
+    @property
+    def cache(self) -> Path:
+        """Copies of what a remote artifact store holds, for all processes of this machine."""
+        return self.home.resolve() / "cache"
+
+    @property
+    def compiled(self) -> Path:
+        """What torch's compiler made for one job, and finds again for the next."""
+        return self.home.resolve() / "compiled"
 
     @property
     def serving_gpu(self) -> int | None:

@@ -225,7 +225,7 @@ def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
     )
 
 
-JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply)
+JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=2)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:

@@ -14,6 +14,7 @@ from projections.job_row import (
     advance,
     update,
 )
+from projections.job_saved import score_last_checkpoint
 from projections.projection import Cursor
 
 SegmentEvent = (
@@ -69,6 +70,7 @@ def _complete_evaluation(cursor: Cursor, event: Job.EvaluationCompleted) -> None
         accuracy_after=event.accuracy_after,
         peak_memory_bytes=event.peak_memory_bytes,
     )
+    score_last_checkpoint(cursor, event)
 
 
 def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:

@@ -26,6 +26,11 @@ UPDATE job_detail SET checkpoints = (
 WHERE job_id = %(job)s
 """
 
+SCORED = """
+UPDATE job_detail SET checkpoints = jsonb_set(checkpoints, '{-1,eval_loss}', to_jsonb(%(loss)s))
+WHERE job_id = %(job)s AND (checkpoints -> -1 ->> 'step')::integer = total_steps
+"""
+
 
 def apply_checkpoint(
     cursor: Cursor, event: Job.CheckpointSaved | Job.CheckpointRejected | Job.CheckpointPruned
@@ -41,6 +46,11 @@ def apply_checkpoint(
             "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
             [event.originator_id],
         )
+
+
+def score_last_checkpoint(cursor: Cursor, event: Job.EvaluationCompleted) -> None:
+    """What was evaluated in the end is the state that the last checkpoint holds."""
+    cursor.execute(SCORED, {"loss": event.loss_after, "job": event.originator_id})
 
 
 def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired | Job.ModelDeleted) -> None:

@@ -36,13 +36,21 @@ CREATE TABLE IF NOT EXISTS projection_shapes (
 class Projection:
     """A read model: tables that hold nothing but a fold of the event log.
 
-    `ddl` names its tables without a schema, so that an audit can refold them elsewhere.
+    `ddl` names its tables without a schema, so that an audit can refold them elsewhere. `fold`
+    counts the changes of `apply` by which an old log has other rows.
     """
 
     name: str
     tables: tuple[str, ...]
     ddl: str
     apply: Callable[[Cursor, Event], None]
+    fold: int = 1
+
+    @property
+    def shape(self) -> str:
+        """A hash of what rows have to be made anew for: their tables, and the count of `fold`."""
+        told = self.ddl if self.fold == 1 else f"{self.ddl}\nfold {self.fold}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def prepare(connection: psycopg.Connection[Any], projection: Projection) -> None:
@@ -51,7 +59,7 @@ def prepare(connection: psycopg.Connection[Any], projection: Projection) -> None
     Tables of another shape are dropped with their position: they hold nothing but a fold of the
     log, and the projector folds it anew.
     """
-    shape = hashlib.sha256(projection.ddl.encode()).hexdigest()
+    shape = projection.shape
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(
             "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",

@@ -11,11 +11,12 @@ from domain.api_key import ApiKey
 from domain.base_model import BaseModel
 from domain.checkpoint import RejectionReason
 from domain.dataset import Dataset
-from domain.deploying import base_deployment, deployed_refs
+from domain.deploying import Deploying, base_deployment, deployed_refs
+from domain.deployment import Deployment
 from domain.event_log import EventLog
 from domain.failures import FailureClass
 from domain.gpu_pool import Claim, GpuPool
-from domain.identity import base_model_id, gpu_pool_id, meter_id
+from domain.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from domain.payment import Payment, Receipt
@@ -88,6 +89,33 @@ class Story:
             deployment = base_deployment(self.log, self.log.load(BaseModel, base_model_id(name)))
             deployment.activate()
             self.log.commit(deployment)
+
+    def deploy_checkpoint(self, step: int) -> str:
+        """A checkpoint shall answer, under the name that this returns."""
+        with command(f"deploy {step}"):
+            return Deploying(self.log).deploy_checkpoint(self.account_id, self.job_id, step).model
+
+    def activate(self, model: str) -> None:
+        """What the account deployed has proven to work."""
+        with command(f"activate {model}"):
+            deployment = self._deployment(model)
+            deployment.activate()
+            self.log.commit(deployment)
+
+    def fail_deployment(self, model: str) -> None:
+        """What the account deployed cannot be served."""
+        with command(f"fail {model}"):
+            deployment = self._deployment(model)
+            deployment.fail("no_room", "It does not fit.")
+            self.log.commit(deployment)
+
+    def undeploy(self, model: str) -> None:
+        """What the account deployed answers no more."""
+        with command(f"undeploy {model}"):
+            Deploying(self.log).undeploy(self.account_id, model)
+
+    def _deployment(self, model: str) -> Deployment:
+        return self.log.load(Deployment, deployment_id(self.account_id, model))
 
     def prepare_dataset(self) -> None:
         """A dataset that is uploaded and ready."""

@@ -31,7 +31,7 @@ from services.scheduler.launchers import LAUNCHERS
 from services.scheduler.launching import Launching
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.relaunching import Relaunching
-from services.scheduler.retention import Retention, delete_old_logs
+from services.scheduler.retention import Retention, delete_old_logs, trim_caches
 from services.scheduler.segments import Segments
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
@@ -40,6 +40,7 @@ LAUNCH_SECONDS = 0.5
 RELAUNCH_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
 LOGS_SECONDS = 3600.0
+TRIM_SECONDS = 600.0
 TEND_SECONDS = 0.5
 CACHED_AGGREGATES = 1000
 
@@ -80,12 +81,15 @@ def run(settings: Settings) -> None:
     expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
     delete_logs = partial(delete_old_logs, pool, clock, timedelta(days=settings.log_days))
     forget = partial(every, LOGS_SECONDS, delete_logs, logging.getLogger("retention"))
+    trim = partial(
+        every, TRIM_SECONDS, partial(trim_caches, settings), logging.getLogger("retention")
+    )
     tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
     with closing(launcher):
         serve(
             broker,
             [consumer.durable, REPORTS_DURABLE],
-            [begin, launch, relaunch, expire, forget, replay, tend],
+            [begin, launch, relaunch, expire, forget, trim, replay, tend],
         )
 
 

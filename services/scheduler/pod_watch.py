@@ -85,6 +85,7 @@ class PodWatch:
             await self._hurry(name)
         elif not running:
             await asyncio.to_thread(self._segments.keep_log, job, name.segment)
+            await asyncio.to_thread(self._segments.delete_unnamed, job, name.segment)
             await asyncio.to_thread(self._launcher.remove, name)
             self._segments.forget(name)
             self._control.forget(name.job_id, name.segment)

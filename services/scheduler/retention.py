@@ -1,4 +1,4 @@
-"""Retention: what is deleted after its time, of cancelled jobs what they saved, of all the log."""
+"""Retention: what is deleted after its time, because no event names it, or for want of space."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from domain.event_log import EventLog
 from domain.job import Job
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
+from infrastructure.disk_cache import GIB, MODELS, trim_copies, trim_kernels
 from infrastructure.measurements import delete_log_lines
+from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.job_detail import expired_adapters, logged_jobs_over_since
 from services.scheduler.due import attempt_each
 from services.scheduler.segment_spec import job_prefix
+
+SAVED = ("checkpoints", "adapter")
+"""Folders of what a job's trainers save, each with one for every segment."""
 
 LOGS_AT_ONCE = 100
 """Jobs whose log lines are deleted in one transaction."""
@@ -50,8 +55,37 @@ class Retention:
 
 def delete_saved(artifacts: Artifacts, job: Job) -> None:
     """Delete what a job's trainers saved, except their logs; again, it finds nothing."""
-    for kind in ("checkpoints", "adapter"):
-        artifacts.delete_directory(f"{job_prefix(job)}/{kind}")
+    for folder in SAVED:
+        artifacts.delete_directory(f"{job_prefix(job)}/{folder}")
+
+
+def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) -> None:
+    """Delete what the trainer of a segment that is over stored and no event names.
+
+    It was killed while it stored it, or nobody heard of it in time: nobody would ever ask for it.
+    """
+    named = _named_refs(log, job)
+    stored = {
+        ref.rpartition("/")[0]
+        for folder in SAVED
+        for ref in artifacts.list(f"{job_prefix(job)}/{folder}/segment-{segment}")
+    }
+    for directory in sorted(stored - named):
+        artifacts.delete_directory(directory)
+
+
+def _named_refs(log: EventLog, job: Job) -> set[str]:
+    """The directories that the job's events name, also those that later events have deleted."""
+    refs: set[str] = set()
+    for event in log.events.get(job.id):
+        match event:
+            case Job.CheckpointSaved():
+                refs.add(event.ref)
+            case Job.Registered():
+                refs.add(event.adapter_ref)
+            case _:
+                pass
+    return refs
 
 
 def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timedelta) -> None:
@@ -64,3 +98,18 @@ def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timede
         while job_ids := logged_jobs_over_since(connection, over_since, LOGS_AT_ONCE):
             with connection.transaction():
                 delete_log_lines(connection, job_ids)
+
+
+def trim_caches(settings: Settings) -> None:
+    """Delete what this machine's caches have above their limits; it is made again when needed."""
+    copies = trim_copies(settings.cache / MODELS, round(settings.cache_gib * GIB))
+    kernels = trim_kernels(settings.compiled, round(settings.compiled_gib * GIB))
+    for what, deleted in (("copies of base models", copies), ("files of the compiler", kernels)):
+        if deleted.count:
+            logging.getLogger("retention").info(
+                "%s: deleted %d, %.1f GiB, used least recently; %.1f GiB are left",
+                what,
+                deleted.count,
+                deleted.bytes / GIB,
+                deleted.left_bytes / GIB,
+            )

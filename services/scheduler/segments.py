@@ -24,6 +24,7 @@ from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document
 from services.scheduler.exit_codes import OVERRUN, failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
+from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix
 
 LOG_TAIL_LINES = 50
@@ -44,8 +45,8 @@ class ForeignReport(Exception):
 
 def _require_own(job: Job, report: Report) -> None:
     """Raises ForeignReport."""
-    saved = [each.ref for each in (report.checkpoint, report.resumed) if each is not None]
-    refs = [report.adapter_ref, *saved]
+    resumed = report.resumed.ref if report.resumed is not None else None
+    refs = [report.adapter_ref, resumed, *(saved.ref for saved in report.checkpoints)]
     foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
     if report.account_id != job.account_id or foreign:
         raise ForeignReport(f"the report is not of job {job.id}")
@@ -130,7 +131,7 @@ class Segments:
                 report.train_examples,
                 report.eval_examples,
             )
-        if (saved := report.checkpoint) is not None:
+        for saved in report.checkpoints:
             job.save_checkpoint(
                 segment,
                 step=saved.step,
@@ -317,6 +318,10 @@ class Segments:
         """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""
         ref = f"{job_prefix(job)}/logs/segment-{segment}.log"
         self._artifacts.put(ref, self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES))
+
+    def delete_unnamed(self, job: Job, segment: int) -> None:
+        """Delete what the trainer of a segment that is over stored in vain."""
+        delete_unnamed(self._log, self._artifacts, job, segment)
 
     def _cause(self, command_id: str) -> Cause:
         return Cause(actor="service:scheduler", command_id=command_id, now=self._now())

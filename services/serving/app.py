@@ -33,7 +33,7 @@ def run(settings: Settings) -> None:
     clock = clock_of(settings)
     log, pool = open_log(settings), open_pool(settings, max_size=4)
     broker = broker_of(settings, "serving")
-    store = WeightStore(Artifacts(settings.artifacts), settings.home / "cache")
+    store = WeightStore(Artifacts(settings.artifacts), settings.cache)
     attempts = Attempts(settings.home / "serving" / "attempts.json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service takes it over
     with closing(Engine(_hosting(settings))) as engine:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from domain.deployment import AdapterWeights, Deployment, Weights
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
@@ -19,13 +20,15 @@ class WeightStore:
     """Directories of weights on this machine.
 
     A base of a file store is read in place, so that it is mapped from disk once for all processes;
-    its manifest is checked, not its gigabytes. All else is copied, and each file hashed.
+    its manifest is checked, not its gigabytes. All else is copied, and each file hashed. A base's
+    copy is the trainers' as well; one that nothing here needs any longer, others may delete.
     """
 
     def __init__(self, artifacts: Artifacts, cache: Path) -> None:
         self._artifacts = artifacts
-        self._models, self._adapters = cache / "models", cache / "adapters"
+        self._models, self._adapters = cache / MODELS, cache / "adapters"
         self._used: dict[UUID, str] = {}  # by deployment, the manifest's hash of its adapter
+        self._bases: dict[UUID, Path] = {}  # by deployment
 
     def fetch(self, deployment: Deployment) -> Served:
         """What a deployment serves, on this machine's disk.
@@ -36,7 +39,7 @@ class WeightStore:
         weights = deployment.weights
         adapter = weights.adapter
         if adapter is None or self._used.get(deployment.id) != adapter.manifest_sha256:
-            self.forget(deployment.id)
+            self._forget_adapter(deployment.id)
         if adapter is not None:
             self._used[deployment.id] = adapter.manifest_sha256
         return Served(
@@ -44,12 +47,24 @@ class WeightStore:
             model=deployment.model,
             base_model=weights.base_model,
             base_sha256=weights.base_manifest_sha256,
-            base_directory=self._base(weights),
+            base_directory=self._base(deployment.id, weights),
             adapter_directory=self._adapter(adapter) if adapter else None,
         )
 
     def forget(self, deployment_id: UUID) -> None:
-        """Delete the copy of a deployment's adapter, unless another deployment has the same."""
+        """Need a deployment's base no longer, and delete the copy of its adapter.
+
+        Either stays if another deployment has the same.
+        """
+        self._forget_base(deployment_id)
+        self._forget_adapter(deployment_id)
+
+    def _forget_base(self, deployment_id: UUID) -> None:
+        base = self._bases.pop(deployment_id, None)
+        if base is not None and base not in self._bases.values():
+            self._artifacts.release_directory(base)
+
+    def _forget_adapter(self, deployment_id: UUID) -> None:
         sha256 = self._used.pop(deployment_id, None)
         if sha256 is not None and sha256 not in self._used.values():
             shutil.rmtree(self._adapters / sha256, ignore_errors=True)
@@ -63,12 +78,16 @@ class WeightStore:
                 if copy.name not in kept:
                     shutil.rmtree(copy)
 
-    def _base(self, weights: Weights) -> Path:
+    def _base(self, deployment_id: UUID, weights: Weights) -> Path:
         self._require(weights.base_ref, weights.base_manifest_sha256, "base model")
         try:
-            return self._artifacts.local_directory(weights.base_ref, self._models)
+            base = self._artifacts.local_directory(weights.base_ref, self._models)
         except ArtifactCorrupt as error:
             raise _damaged("base model") from error
+        if self._bases.get(deployment_id) != base:
+            self._forget_base(deployment_id)
+            self._bases[deployment_id] = base
+        return base
 
     def _adapter(self, adapter: AdapterWeights) -> Path:
         """A copy of the adapter's own files; one that is there was hashed when it was made."""

@@ -124,8 +124,16 @@ class Program:
         else:
             ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, self._lease)
-        scratch = self._spec_path.parent
-        Segment(spec, artifacts, scratch, self._reporter, self._lease, ranks, self._warm_base).run()
+        Segment(
+            spec,
+            artifacts,
+            self._spec_path.parent,
+            settings.cache,
+            self._reporter,
+            self._lease,
+            ranks,
+            self._warm_base,
+        ).run()
 
     def _finish(self, outcome: Outcome, error: Exception | None) -> None:
         """Report the end until it is answered."""

@@ -7,11 +7,13 @@ first time, so that long jobs are compiled and short ones are not.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from torch._functorch import config as functorch_config
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.precision import Precision
+from infrastructure.disk_cache import hold
 from infrastructure.reports import SegmentSpec
 from services.trainer.attention import SHORT_ROW
 from services.trainer.ranks import Ranks
@@ -74,6 +77,27 @@ def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
     return {kind for kind, count in tokens.items() if count >= COMMON_SHARE * tokens.total()}
 
 
+@cache
+def _keep_kernels() -> None:
+    """Whenever the compiler works, from now on, have nothing deleted from its folder.
+
+    It looks for a file and then opens it; what it has opened stays, whatever becomes of the name.
+    """
+    from torch._dynamo.callback import callback_handler
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    held = ExitStack()
+
+    def hold_folder() -> None:
+        folder = Path(cache_dir())
+        folder.mkdir(parents=True, exist_ok=True)
+        if (handle := hold(folder)) is not None:
+            held.callback(os.close, handle)
+
+    callback_handler.register_start_callback(lambda _: hold_folder())
+    callback_handler.register_end_callback(lambda _: held.close())
+
+
 class Compiled:
     """The compiled layers of a base, in training alone: evaluating is too short to pay for more.
 
@@ -90,6 +114,7 @@ class Compiled:
         Raises whatever the compiler does.
         """
         assert isinstance(base, PreTrainedModel)
+        _keep_kernels()
         # Constants, as a norm's epsilon. As inputs they have every layer traced a second time.
         torch._dynamo.config.specialize_float = True
         # What is traced is kept with the kernels: the key has all that the functions of ours do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -28,6 +29,12 @@ def environment_of(model: PeftModel) -> TrainingEnvironment:
         device=torch.cuda.get_device_name(weight.device) if cuda else weight.device.type,
         dtype=str(weight.dtype).removeprefix("torch."),
     )
+
+
+def libraries(names: Collection[str]) -> str:
+    """Those of these libraries that are there, with their versions, in words."""
+    there = (f"{name} {version}" for name, version in _versions() if name in names and version)
+    return ", ".join(there)
 
 
 @lru_cache

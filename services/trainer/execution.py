@@ -11,8 +11,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.checkpoint import ModeDifference
 from domain.footprint import PAD_MULTIPLE
+from services.trainer.environment import libraries
 from services.trainer.failures import is_out_of_memory
 from services.trainer.ranks import Ranks
+
+COMPUTING = ("torch", "transformers", "bitsandbytes")
 
 NUMERICS = 1
 """Raised with each release whose LoRA layer, dropout, attention, loss or cut of a step computes
@@ -28,6 +31,8 @@ class ExecutionMode(BaseModel):
     threads: int  # of torch's own, in each rank; another number may sum in another order
     ranks: int = 1
     device: str | None = None  # kind of it
+    libraries: str | None = None  # that compute, with their versions
+    processor: str | None = None  # by which they choose their kernels
     pad_multiple: int = 8  # of a micro batch's length
     attention: str | None = None  # transformers' name of it; None: the base's own choice
     compiled: bool = False  # else eager
@@ -45,6 +50,8 @@ class ExecutionMode(BaseModel):
             threads=torch.get_num_threads(),
             ranks=ranks.count,
             device=ranks.device.type,
+            libraries=libraries(COMPUTING),
+            processor=_processor(ranks.device),
             pad_multiple=PAD_MULTIPLE,
             compiled=compiled,
             split=split,
@@ -98,6 +105,16 @@ class ExecutionMode(BaseModel):
             ModeDifference(setting=name, saved=str(before), now=str(now))
             for name, (before, now) in found.items()
         )
+
+
+def _processor(device: torch.device) -> str:
+    """A GPU's name; a CPU's, with the instructions that torch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capabilities = torch.cpu.get_capabilities()
+    matrices = " AMX" if capabilities.get("amx_tile", False) else ""
+    name = capabilities.get("cpu_name", "CPU")
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}{matrices}"
 
 
 def make_deterministic(practise: Callable[[], None]) -> str | None:

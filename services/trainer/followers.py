@@ -156,7 +156,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
 
         ranks = Ranks.join(rendezvous_path(spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, lease)
-        Segment(spec, artifacts, spec_path.parent, reporter, lease, ranks).run()
+        Segment(spec, artifacts, spec_path.parent, settings.cache, reporter, lease, ranks).run()
     except Exception as error:  # noqa: BLE001  # whatever it is, rank 0 has to know
         words = LastWords(
             message=traceback.format_exc(),

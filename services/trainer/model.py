@@ -97,7 +97,7 @@ def checkpoint_activations(base: PreTrainedModel) -> None:
     Not re-entrant, so that no input needs a gradient; dropout's mask is the same. Source:
     Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
     """
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -52,7 +52,10 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
     so that half an import is never seen. Raises ImportRefused.
     """
     if not NAME.fullmatch(name):
-        raise ImportRefused("A model's name has letters, digits, dots, dashes and underscores.")
+        raise ImportRefused(
+            f"{name!r} is no model's name: that has at most 100 letters, digits, dots, dashes and "
+            "underscores, a letter or a digit first. Give one with --name."
+        )
     _tell(f"reading {source}")
     tokenizer, model = _load(locate(source))
     shape = shape_of(model)

@@ -45,12 +45,17 @@ class Progress:
         """Mean loss over the label tokens since the newest checkpoint, nats; 0 without any."""
         return self.loss_sum / self.loss_tokens if self.loss_tokens else 0.0
 
+    @property
+    def is_best(self) -> bool:
+        """Whether this step's held-out loss is lower than any before; the same in every rank."""
+        best = self.best_eval_loss
+        return self.eval_loss is not None and (best is None or self.eval_loss < best)
+
     def begin_mean(self) -> None:
         """Begin the mean loss anew, for a checkpoint was taken."""
         self.loss_sum, self.loss_tokens = 0.0, 0
 
     def note_checkpoint(self) -> None:
         """A checkpoint of this step is about to be saved; it may be the best one."""
-        best = self.best_eval_loss
-        if self.eval_loss is not None and (best is None or self.eval_loss < best):
+        if self.is_best:
             self.best_step, self.best_eval_loss = self.step, self.eval_loss

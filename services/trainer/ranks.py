@@ -130,7 +130,7 @@ class Ranks:
         return bool(said.item())
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks, in float64."""
+        """Sums over all ranks, in float64; to the last bit the same in each of them."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)

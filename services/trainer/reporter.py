@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from domain.checkpoint import KEPT_NEWEST, superfluous
 from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.bus import CONTROL
@@ -88,6 +89,7 @@ class Reporter:
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # of what the training loop changes too
         self._writing = threading.Lock()  # of the last word, which the disk may take its time for
+        self._needed: list[Checkpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
         self._answered = threading.Event()
@@ -133,11 +135,17 @@ class Reporter:
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
     def saved(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint that became durable, at once; from any thread."""
+        """Report a checkpoint that became durable, at once; from any thread, one after the other.
+
+        With it go those before it that a resume may need: no report of them may have been heard.
+        """
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
+        saved = [*self._needed, checkpoint]
+        gone = superfluous(saved, KEPT_NEWEST)
+        self._needed = [each for each in saved if each not in gone]
         with self._lock:
             times = self._times(self._clock.elapsed())
-        self.update(now=True, checkpoint=checkpoint, **times)
+        self.update(now=True, checkpoint=checkpoint, earlier=tuple(self._needed[:-1]), **times)
         self._keep_last_word()
 
     def log(self, text: str, level: Level = "INFO") -> None:

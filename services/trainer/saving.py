@@ -23,7 +23,7 @@ from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
 from services.trainer.resuming import Resuming
 from services.trainer.sampling import Sample
-from services.trainer.state import Live, TrainingState
+from services.trainer.state import Live, TrainingState, random_states
 from services.trainer.voice import Voice
 
 NICENESS = 10
@@ -43,8 +43,9 @@ CONTINUED = (
 class Checkpoints:
     """The checkpoints of a segment: the one that it resumes from, and those that it saves.
 
-    All ranks save, for each has its random state to give; only rank 0 stores anything. It does so
-    in a thread, one checkpoint at a time: what goes wrong there is raised by whoever waits for it.
+    All ranks save, for each has its random state to give; all else is alike in them, so that only
+    rank 0 copies it and stores anything. It does so in a thread, one checkpoint at a time: what
+    goes wrong there is raised by whoever waits for it.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether this step is one after which to save."""
-        return self._progress.step % self._spec.hyperparameters.save_steps == 0
+        """Whether this step is one after which to save: by the interval, or as the best so far."""
+        by_interval = self._progress.step % self._spec.hyperparameters.save_steps == 0
+        return by_interval or self._progress.is_best
 
     def save(self, sample: Sample | None = None, *, beside: bool = True) -> None:
         """Save a checkpoint of this step, unless there is one; it is durable after `flush`.
@@ -108,18 +110,20 @@ class Checkpoints:
         self.flush()
         elapsed_seconds = self._lease.clock.elapsed()
         self._progress.note_checkpoint()
-        if self._live is None:
-            self._live = Live(self._model, self._optimizer, self._ranks)
-        self._state = state = self._live.copied(self._state)
+        random = random_states(self._ranks)
         position = self._position()
         self._saved_step = position.step
         self._progress.begin_mean()
-        if self._ranks.leads:
-            saved = (position, state, sample, elapsed_seconds, began, time.monotonic() - began)
-            if beside:
-                self._writing = self._writer.submit(self._store, *saved)
-            else:
-                self._store(*saved)
+        if not self._ranks.leads:
+            return
+        if self._live is None:
+            self._live = Live(self._model, self._optimizer)
+        self._state = state = self._live.copied(random, self._state)
+        saved = (position, state, sample, elapsed_seconds, began, time.monotonic() - began)
+        if beside:
+            self._writing = self._writer.submit(self._store, *saved)
+        else:
+            self._store(*saved)
 
     def flush(self) -> None:
         """Wait until what was saved is durable; raises what went wrong."""

@@ -15,6 +15,7 @@ from domain.phases import Phase
 from domain.pricing import COMPILED_WORK
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype
 from services.trainer import attention
@@ -57,13 +58,14 @@ class Segment:
         spec: SegmentSpec,
         artifacts: Artifacts,
         scratch: Path,
+        cache: Path,
         reporter: Voice,
         lease: Lease,
         ranks: Ranks,
         warm_base: WarmBase | None = None,
     ) -> None:
         self.spec, self.hyperparameters = spec, spec.hyperparameters
-        self.artifacts, self.models = artifacts, scratch / "models"
+        self.artifacts, self.models = artifacts, cache / MODELS
         self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
         self.scratch.mkdir(exist_ok=True)
         self.reporter, self.lease, self.ranks = reporter, lease, ranks
@@ -247,7 +249,7 @@ class Segment:
         )
 
     def _train(self) -> None:
-        """Training: optimizer steps, a checkpoint every `save_steps` and at the end."""
+        """Training: optimizer steps, and a checkpoint where one is due and at the end."""
         self._enter(Phase.TRAINING)
         while self.progress.step < self.plan.total_steps:
             step = self.training.step(self.progress.step)

@@ -32,7 +32,7 @@ class TrainingState:
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
         """A copy of the live state; all ranks take it together."""
-        return Live(model, optimizer, ranks).copied()
+        return Live(model, optimizer).copied(random_states(ranks))
 
     @classmethod
     def read(cls, directory: Path) -> TrainingState:
@@ -77,8 +77,8 @@ class TrainingState:
 class Live:
     """The tensors that training changes, found once: after the first step they stay in place."""
 
-    def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-        self._optimizer, self._ranks = optimizer, ranks
+    def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._weights = get_peft_model_state_dict(model, trained, save_embedding_layers=False)
         self._moments = {
@@ -87,25 +87,30 @@ class Live:
             for name, tensor in own.items()
         }
 
-    def copied(self, place: TrainingState | None = None) -> TrainingState:
-        """A copy of the state as it is now; all ranks take it together.
+    def copied(
+        self, random: dict[str, Tensor], place: TrainingState | None = None
+    ) -> TrainingState:
+        """A copy of the state as it is now, with these random states, which all ranks gave.
 
         With a copy from before it takes the memory of that one, which is lost.
         """
         groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
-        random = Packed.of(random_states(self._ranks), {})
+        rows = Packed.of(random, {})
         if place is None:
             weights = Packed.of(self._weights, WEIGHTS_METADATA)
-            return TrainingState(weights, Packed.of(self._moments, groups), random)
+            return TrainingState(weights, Packed.of(self._moments, groups), rows)
         return TrainingState(
             place.weights.taken_again(self._weights, WEIGHTS_METADATA),
             place.optimizer.taken_again(self._moments, groups),
-            random,
+            rows,
         )
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """torch's random states, a row for each rank; nothing else is drawn from during training."""
+    """torch's random states, a row for each rank; nothing else is drawn from during training.
+
+    All ranks give theirs together.
+    """
     mine = RandomState.of(ranks.device)
     states = {"rng": ranks.gather(mine.cpu)}
     if mine.cuda is not None:

@@ -135,13 +135,37 @@ def test_the_sequence_length_is_the_least_of_field_context_and_longest_example()
 
 def test_evaluations_between_the_steps_are_paid_for() -> None:
     """One at every multiple of the interval below the last step: that of the end is a phase."""
-    never, often = priced(work(eval_steps=100_000)), priced(work(eval_steps=10))
+    chosen = {"save_steps": 10}
+    never, often = priced(work(**chosen, eval_steps=100_000)), priced(work(**chosen))
     assert work(eval_steps=often.total_steps).evaluations(1) == 0
     assert work(eval_steps=often.total_steps - 1).evaluations(1) == 1
     assert work(save_steps=10).evaluations(1) == work(eval_steps=10).evaluations(1)
     forward = (seconds(often, Phase.EVALUATION) - pricing.EVALUATION_SECONDS) / 2
     added = seconds(often, Phase.TRAINING) - seconds(never, Phase.TRAINING)
     assert added == pytest.approx(work(eval_steps=10).evaluations(1) * forward)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 10))
+def test_each_evaluation_is_reckoned_to_be_the_best_so_far_and_saved(
+    save_steps: int, eval_steps: int, epochs: int
+) -> None:
+    job = work(save_steps=save_steps, eval_steps=eval_steps, epochs=epochs)
+    last = job.total_steps(1)
+    saved = {
+        step
+        for step in range(1, last + 1)
+        if step == last or step % save_steps == 0 or step % eval_steps == 0
+    }
+    assert job.checkpoints(1) == len(saved)
+
+
+def test_the_checkpoints_of_evaluations_are_paid_for() -> None:
+    rarely, often = (priced(work(save_steps=100_000, eval_steps=n)) for n in (100_000, 10))
+    wait = pricing.SPEEDS["cpu"].checkpoint_seconds
+    job = work(save_steps=100_000, eval_steps=10)
+    forward = (seconds(often, Phase.EVALUATION) - pricing.EVALUATION_SECONDS) / 2
+    added = seconds(often, Phase.TRAINING) - seconds(rarely, Phase.TRAINING)
+    assert added > job.evaluations(1) * (forward + wait)
 
 
 def test_with_a_validation_file_all_of_the_dataset_is_trained_on() -> None:

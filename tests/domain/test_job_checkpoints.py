@@ -162,15 +162,17 @@ def test_the_last_two_checkpoints_and_the_best_are_kept() -> None:
     assert happened(given) == []
 
 
-def test_a_finished_job_keeps_the_last_and_the_best() -> None:
+@pytest.mark.parametrize(("loss_after", "kept"), [(1.25, [10, 30]), (1.15, [30])])
+def test_a_finished_job_keeps_the_last_and_the_best(loss_after: float, kept: list[int]) -> None:
+    """The last holds the state that was evaluated in the end: it may be the best."""
     given = running()
-    for step, eval_loss in ((10, 1.2), (20, 1.3), (30, 1.4)):
+    for step, eval_loss in ((10, 1.2), (20, 1.3), (30, None)):
         save_checkpoint(given, 1, step, eval_loss=eval_loss)
     given.start_evaluation(1, 30)
-    given.complete_evaluation(1, 3.0, 2.0, 5, 400)
+    given.complete_evaluation(1, 3.0, loss_after, 5, 400)
     given.register(1, "adapter", "a" * 64)
     given.prune_checkpoints()
-    assert [each.step for each in given.checkpoints] == [10, 30]
+    assert [each.step for each in given.checkpoints] == kept
 
 
 def test_what_was_promoted_is_never_pruned() -> None:

@@ -7,7 +7,6 @@ from uuid import uuid4
 from psycopg_pool import ConnectionPool
 
 from domain.deploying import Deploying
-from domain.deployment import Deployment
 from domain.event_log import EventLog
 from infrastructure.store import Connection
 from projections import DEPLOYMENTS
@@ -25,8 +24,7 @@ def given_a_checkpoint(story: Story) -> None:
     story.deploy_base()
     story.run_until("training")
     story.save_checkpoint(1, 10, 40)
-    with command("deploy"):
-        Deploying(story.log).deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
+    assert story.deploy_checkpoint(10) == CHECKPOINT
 
 
 def test_bases_come_first_and_others_see_nothing_but_them(
@@ -51,16 +49,13 @@ def test_a_failure_is_told_until_it_is_asked_for_again(
     log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
 ) -> None:
     given_a_checkpoint(story)
-    with command("fail"):
-        (deployment,) = _loaded(log, pool, fold)
-        deployment.fail("out_of_memory", "It does not fit.")
-        log.commit(deployment)
+    story.fail_deployment(CHECKPOINT)
     fold(DEPLOYMENTS)
     with pool.connection() as connection:
         failed = deployment_named(connection, ACCOUNT_ID, CHECKPOINT)
         assert failed is not None
         assert (failed["failure_code"], failed["failure_message"]) == (
-            "out_of_memory",
+            "no_room",
             "It does not fit.",
         )
         assert adapters_on(connection, "tiny") == 0
@@ -72,16 +67,7 @@ def test_a_failure_is_told_until_it_is_asked_for_again(
         assert renewed is not None
         assert (renewed["status"], renewed["failure_code"]) == ("deploying", None)
         assert adapters_on(connection, "tiny") == 1
-    with command("undeploy"):
-        Deploying(log).undeploy(ACCOUNT_ID, CHECKPOINT)
+    story.undeploy(CHECKPOINT)
     fold(DEPLOYMENTS)
     with pool.connection() as connection:
         assert statuses(connection, ACCOUNT_ID)[CHECKPOINT] == "undeployed"
-
-
-def _loaded(log: EventLog, pool: ConnectionPool[Connection], fold: Fold) -> list[Deployment]:
-    """The account's own deployments."""
-    fold(DEPLOYMENTS)
-    with pool.connection() as connection:
-        rows = deployments_of(connection, ACCOUNT_ID)
-    return [log.load(Deployment, row["deployment_id"]) for row in rows if row["job_id"]]

@@ -99,6 +99,24 @@ def test_a_finished_job_shows_its_model_its_losses_and_its_bill(story: Story, ro
     assert (shown["actual_seconds"], shown["actual_micros"]) == (170, 170_000)
 
 
+def test_the_loss_of_the_end_is_that_of_the_last_checkpoint(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 20, 40)
+    story.save_checkpoint(1, 30, 60)
+    story.complete(1)
+    assert [(each["step"], each["eval_loss"]) for each in row()["checkpoints"]] == [
+        (20, None),
+        (30, 2.0),
+    ]
+
+
+def test_a_checkpoint_before_the_end_has_not_its_loss(story: Story, row: Any) -> None:
+    story.run_until("training")
+    story.save_checkpoint(1, 20, 40)
+    story.complete(1)
+    assert [each["eval_loss"] for each in row()["checkpoints"]] == [None]
+
+
 def test_what_was_measured_stands_beside_what_was_predicted(story: Story, row: Any) -> None:
     story.run_with_a_crash()
     shown = row()

@@ -42,6 +42,7 @@ def test_a_repetition_of_the_whole_log_changes_nothing(
     log: EventLog, pool: ConnectionPool[Connection], story: Story, projection: Projection
 ) -> None:
     story.run_with_a_crash()
+    story.undeploy(story.deploy_checkpoint(10))
     running = Story(log, job_id=uuid4())
     running.approve_job()
     running.allocate_segment(1)
@@ -96,6 +97,23 @@ def test_tables_of_another_shape_are_folded_anew(
     with pool.connection() as connection:
         (account,) = all_accounts(connection)
     assert account["note"] is None
+
+
+def test_rows_of_another_fold_are_folded_anew(
+    log: EventLog, settings: Settings, pool: ConnectionPool[Connection], fold: Fold
+) -> None:
+    """Their tables have the shape that they had, but the same events make other rows."""
+    mended = replace(ACCOUNTS, fold=2)
+    grow(log, 3)
+    fold(ACCOUNTS)
+    assert settings.owner_database_url is not None
+    for rows in (0, 1):  # the second time it is the same fold
+        with psycopg.connect(settings.owner_database_url) as owner:
+            prepare(owner, mended)
+            owner.execute(f"GRANT ALL ON accounts TO {APP_ROLE}".encode())
+        with pool.connection() as connection:
+            assert len(all_accounts(connection)) == rows
+        fold(mended)
 
 
 def test_a_projection_knows_how_far_all_of_some_projections_are(

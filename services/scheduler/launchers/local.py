@@ -304,7 +304,7 @@ class LocalLauncher:
                 "ECOLINK_SUPERVISOR_PID": str(settings.supervisor_pid or ""),
                 "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
                 # What the compiler made for one job serves the next; two cores need no pool for it.
-                "TORCHINDUCTOR_CACHE_DIR": str(settings.home.resolve() / "compiled"),
+                "TORCHINDUCTOR_CACHE_DIR": str(settings.compiled),
                 "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",

@@ -88,6 +88,23 @@ def test_a_certificate_that_is_refused_leaves_the_rest_of_its_report(
     assert not resume.certified
 
 
+def test_checkpoints_of_which_no_report_was_heard_are_told_by_the_next(
+    log: EventLog, story: Story, segments: Segments
+) -> None:
+    story.run_until("training")
+    home = f"{job_prefix(story.job)}/checkpoints/segment-1"
+    ten, twenty, thirty, forty = (
+        CHECKPOINT.model_copy(update={"step": step, "ref": f"{home}/step-{step}"})
+        for step in (10, 20, 30, 40)
+    )
+    segments.record(report(1, Phase.TRAINING, checkpoint=ten))
+    for n in (2, 3):
+        said = report(n, Phase.TRAINING, earlier=(ten, twenty, thirty), checkpoint=forty)
+        segments.record(said)
+    saved = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.CheckpointSaved)]
+    assert [each.step for each in saved] == [10, 20, 30, 40]
+
+
 def test_a_third_checkpoint_has_the_files_of_the_first_deleted(
     log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:

@@ -16,6 +16,7 @@ from services.scheduler.documents import document
 from services.scheduler.job_history import JobHistory
 from services.scheduler.model_card import CARD
 from services.scheduler.provenance import PROVENANCE, Provenance
+from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.services.scheduler.registering import (
@@ -182,3 +183,15 @@ def test_an_environment_that_is_none_is_a_crash(
     resumed.record(final_report(garbled))
     assert story.job.status is not JobStatus.REGISTERED
     assert story.job.next_segment == 3
+
+
+def test_the_files_of_a_model_are_named_by_its_event(
+    log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
+) -> None:
+    """So that they stay when the rest of what its segment stored is cleared away."""
+    resumed.record(final_report(adapter))
+    stored, lost = artifacts.list(ADAPTER), f"{job_prefix(story.job)}/checkpoints/segment-2/step-9"
+    artifacts.put(f"{lost}/position.json", b"{}")
+    resumed.delete_unnamed(story.job, 2)
+    assert artifacts.list(ADAPTER) == stored
+    assert artifacts.list(lost) == []

@@ -261,6 +261,31 @@ async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(
     assert artifacts.get(f"jobs/{ACCOUNT_ID}/{JOB_ID}/logs/segment-1.log") == launcher.output
 
 
+async def test_what_a_segment_stored_and_no_event_names_is_deleted_with_its_pod(
+    launcher: FakeLauncher,
+    control: NotedControl,
+    artifacts: Artifacts,
+    segments: Segments,
+    watching: Any,
+) -> None:
+    """It was killed while it stored something, or its report came when its segment was over."""
+    home = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
+    named = f"{CHECKPOINT.ref}/manifest.json"
+    others = f"{home}/checkpoints/segment-10/step-20/manifest.json"
+    lost = [
+        f"{home}/checkpoints/segment-1/{name}"
+        for name in ("step-1/state", "step-20/manifest.json", "step-20/state")
+    ]
+    for ref in (named, others, *lost, f"{home}/adapter/segment-1/adapter_config.json"):
+        artifacts.put(ref, b"{}")
+    said = report(5, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=Outcome.STOPPED)
+    segments.record(said)
+    launcher.end(NAME, exit_code=0)
+    async with watching():
+        await until(lambda: control.forgotten == [(JOB_ID, 1)])
+    assert artifacts.list(home) == sorted([named, others, f"{home}/logs/segment-1.log"])
+
+
 async def test_a_trainer_whose_segment_is_over_is_stopped_after_its_grace(
     launcher: FakeLauncher, segments: Segments, watching: Any
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_report_that_is_anothers_or_names_its_artifacts_says_and_ends_nothing(
 ) -> None:
     foreign = CHECKPOINT.model_copy(update={"ref": "jobs/another/checkpoints/step-1"})
     running.record(report(1, Phase.TRAINING, checkpoint=foreign))
+    running.record(report(2, Phase.TRAINING, checkpoint=CHECKPOINT, earlier=(foreign,)))
     other = report(2, Phase.TRAINING, checkpoint=CHECKPOINT)
     running.record(other.model_copy(update={"account_id": JOB_ID}))
     assert log.load(Job, JOB_ID).checkpoint is None

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from domain.deployment import Deployment
 from domain.identity import deployment_id
 from infrastructure.artifacts import Artifacts
+from infrastructure.disk_cache import MODELS, trim_copies
 from infrastructure.postponed import LONGEST_PAUSE
 from services.serving.attempts import MOST_DEATHS
 from services.serving.deployed import REASONS
@@ -87,6 +88,24 @@ def test_a_copy_stays_as_long_as_anything_is_served_from_it(world: World) -> Non
     directory = world.host.attached[world.found(MODEL).id].adapter_directory
     assert directory is not None
     assert directory.exists()
+
+
+def test_a_copy_of_a_base_stays_as_long_as_anything_is_served_from_it(world: World) -> None:
+    world.artifacts = Artifacts("memory:///")
+    world.start()
+    given_a_served_checkpoint(world)
+    models = world._home / "cache" / MODELS
+    with command("undeploy the checkpoint"):
+        world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
+    world.follow()
+    assert trim_copies(models, 0).count == 0
+    world.import_base(b"2")
+    world.follow()
+    assert trim_copies(models, 0).count == 1
+    with command("undeploy the base"):
+        world.deploying.undeploy_base("tiny", lambda: 0)
+    world.follow()
+    assert trim_copies(models, 0).count == 1
 
 
 def test_a_process_that_died_comes_back_with_what_was_deployed_bases_first(world: World) -> None:

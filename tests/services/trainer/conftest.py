@@ -133,7 +133,9 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         from services.trainer.ranks import Ranks
         from services.trainer.segment import Segment
 
-        segment = Segment(spec, artifacts, scratch, notes, lease, Ranks.alone(), warm_base)
+        segment = Segment(
+            spec, artifacts, scratch, tmp_path / "cache", notes, lease, Ranks.alone(), warm_base
+        )
         with monkeypatch.context() as patch:
             if stop_in is not None:
                 counting = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)

@@ -104,7 +104,7 @@ def _rank(
         training.loss_sum = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)
     artifacts = Artifacts(store.as_uri())
     try:
-        segment.Segment(spec, artifacts, scratch, notes, lease, ranks).run()
+        segment.Segment(spec, artifacts, scratch, scratch / "cache", notes, lease, ranks).run()
     except SegmentStopped as stopped:
         notes.fields["outcome"] = stopped.outcome
     notes.lease = None  # it has a lock, which cannot be sent

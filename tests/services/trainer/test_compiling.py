@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from domain.precision import Precision
+from infrastructure.disk_cache import trim_kernels
 from infrastructure.reports import SegmentSpec
 from services.trainer import compiling, segment
 from services.trainer.compiling import Kind, common, why_eager
+from services.trainer.model import load_base
 from services.trainer.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes, resuming
@@ -97,6 +100,30 @@ def test_a_compiler_that_fails_leaves_the_layers_eager(
     notes = run(make_spec(FIELDS))
     assert any("the compiler failed" in line and "No space left" in line for line in notes.lines)
     assert losses(notes) == losses(expected)
+
+
+def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    kernel = tmp_path / "ab" / f"c{'a' * 51}.main.so"
+    found: list[bool] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        trim_kernels(tmp_path, 0)
+        found.append(kernel.exists())
+        return graph.forward
+
+    def practise(rows: int, tokens: int) -> None:
+        torch.compile(torch.sin, backend=compiler)(torch.ones(rows, tokens))
+
+    kernel.parent.mkdir()
+    kernel.write_bytes(b"a kernel")
+    base = load_base(tiny_model, torch.float32)
+    compiling.Compiled(base, {Kind(False, False)}, practise)
+    practise(2, 3)  # also what is compiled later
+    assert found == [True, True]
+    assert trim_kernels(tmp_path, 0).count == 1
 
 
 def test_kernels_are_made_for_what_is_common():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from services.trainer import training
 from services.trainer.divergence import PATIENCE_STEPS, Divergence
+from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import LossDiverged, classify
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import resuming
@@ -62,12 +64,10 @@ def test_a_run_that_ends_suspect_is_judged_by_its_held_out_loss() -> None:
 
 def growing(healthy: int) -> Callable[..., torch.Tensor]:
     """The loss function, scaled: good for some micro batches, then bad."""
-    real, count = training.loss_sum, 0
+    real, numbers = training.loss_sum, count(1)
 
     def loss_sum(*arguments: Any) -> torch.Tensor:
-        nonlocal count
-        count += 1
-        return real(*arguments) * (0.5 if count <= healthy else 5)
+        return real(*arguments) * (0.5 if next(numbers) <= healthy else 5)
 
     return loss_sum
 
@@ -112,3 +112,17 @@ def test_a_diverging_run_ends_and_keeps_the_checkpoint_before_it(
     )
     with pytest.raises(LossDiverged, match="at step 17"):
         run(spec.model_copy(update={"segment": 2, "resume_from": (last,)}))
+
+
+def test_a_suspect_run_is_not_saved_however_low_its_held_out_loss(
+    run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good for 2 steps, then bad, while each evaluation is better than all before."""
+    losses = count(9.0, -1.0)
+    monkeypatch.setattr(training, "loss_sum", growing(2))
+    monkeypatch.setattr(HeldOut, "score", lambda *_: Score(next(losses), 0.5, 10))
+    spec = make_spec(CHOSEN | {"save_steps": 100, "eval_steps": 1})
+    with pytest.raises(LossDiverged, match="at step 7"):
+        run(spec)
+    refs = {key.split("/")[-2] for key in artifacts.list(spec.checkpoint_prefix)}
+    assert refs == {"step-000001", "step-000002"}

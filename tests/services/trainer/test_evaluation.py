@@ -153,6 +153,47 @@ def test_the_final_state_is_registered_and_a_better_checkpoint_is_told_of(
     assert resumed.fields["evaluation"].loss_after == 2.3
 
 
+def test_the_lowest_held_out_loss_so_far_is_saved_between_two_checkpoints(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equals the first one, also when it was saved in a segment before."""
+    losses = iter([2.0, 2.0, 1.9, 3.0, 2.3])
+
+    def score(*_: object) -> Score:
+        return Score(next(losses), 0.5, 10)
+
+    monkeypatch.setattr(HeldOut, "score", score)
+    spec = make_spec({"save_steps": 4, "eval_steps": 3})
+    first = run(spec, stop_after=5)
+    assert [(each.step, each.eval_loss) for each in first.checkpoints] == [
+        (3, 2.0),
+        (4, None),
+        (5, None),
+    ]
+    resumed = run(resuming(spec, first.checkpoints[-1]))
+    assert [(each.step, each.eval_loss) for each in resumed.checkpoints] == [
+        (8, None),
+        (9, 1.9),
+        (10, None),
+    ]
+    assert any("the checkpoint of step 9 has a lower" in line for line in resumed.lines)
+
+
+def test_a_run_that_is_resumed_from_such_a_checkpoint_is_the_uninterrupted_one(
+    run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    """It saves the same steps, and each with the same state and the same numbers."""
+    spec = make_spec({"save_steps": 4, "eval_steps": 3, "dropout": 0.1})
+    whole = run(spec)
+    assert whole.checkpoints[0].step == 3
+    again = resuming(spec, whole.checkpoints[0])
+    resumed = run(again)
+    assert [position(artifacts, each.ref) for each in resumed.checkpoints] == [
+        position(artifacts, each.ref) for each in whole.checkpoints[1:]
+    ]
+    assert resumed.fields["evaluation"] == whole.fields["evaluation"]
+
+
 @pytest.mark.full
 def test_a_validation_file_leaves_the_whole_dataset_to_training(
     run, make_spec: SpecMaker, artifacts: Artifacts

@@ -142,3 +142,12 @@ def test_rendering_counts_what_it_truncates_and_drops() -> None:
 
 def test_the_first_token_is_never_predicted() -> None:
     assert Example((1, 2), (1, IGNORED)).label_tokens == 0
+
+
+def test_a_kept_example_takes_four_bytes_a_number() -> None:
+    rendered = renderer(limit=60).render_all(
+        [{"messages": [USER, {**PARIS, "content": "word " * 90}]}], lambda: None
+    )
+    ((example,),) = rendered.conversations
+    for numbers in (example.input_ids, example.labels):
+        assert memoryview(numbers).nbytes == 4 * len(numbers)  # type: ignore[arg-type]

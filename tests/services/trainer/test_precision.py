@@ -80,8 +80,9 @@ def test_gradient_checkpointing_changes_no_loss(run, make_spec: SpecMaker) -> No
     assert saving.fields["evaluation"] == plain.fields["evaluation"]
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_gradient_checkpointing_keeps_no_activations(tiny_model: Path) -> None:
-    """Bytes that the backward pass holds, with and without."""
+    """Bytes that the backward pass holds, with and without; and nothing old is called for it."""
     from services.trainer.model import checkpoint_activations
 
     def held(base) -> int:

@@ -77,14 +77,15 @@ def test_the_end_of_paid_time_checkpoints_and_leaves_without_anyone(
     start, nats_server: NatsServer, make_spec: SpecMaker
 ) -> None:
     """Nobody extends, nobody answers: the process is gone before paid time and grace are over."""
-    spec = make_spec({"epochs": 100}, rows=chats(500), paid_seconds=8, grace_seconds=4)
+    # Enough for a busy machine to import and load in; no more, for all of it is waited for.
+    spec = make_spec({"epochs": 100}, rows=chats(2000), paid_seconds=20, grace_seconds=10)
     program = start(spec)
-    assert program.wait() == 0
+    assert program.wait() == 0, program.log
     final = reports(nats_server, spec)[-1]
     assert final["outcome"] == "lease_ended"
     assert (final["checkpoint"] or {"step": 0})["step"] == final["step"]
-    assert 8 <= final["elapsed_seconds"] < 12
-    assert final["grace_seconds"] == pytest.approx(final["elapsed_seconds"] - 8, abs=0.002)
+    assert 20 <= final["elapsed_seconds"] < 30
+    assert final["grace_seconds"] == pytest.approx(final["elapsed_seconds"] - 20, abs=0.002)
     assert "unanswered" in program.log
 
 
@@ -126,4 +127,4 @@ def test_the_watchdog_ends_a_process_that_hangs_beyond_its_grace(
     spec = make_spec(paid_seconds=1, grace_seconds=0)
     program = start(spec)  # one second is over before the imports are
     assert program.wait() == OVERRUN_EXIT_CODE
-    assert "overrun elapsed=1." in program.log
+    assert "overrun elapsed=" in program.log

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -22,8 +21,9 @@ from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
-from services.trainer import followers, segment, training
-from services.trainer.clock import process_age_seconds
+from services.trainer import followers, saving, segment, training
+from services.trainer.clock import SegmentClock, process_age_seconds
+from services.trainer.execution import ExecutionMode
 from services.trainer.failures import classify, shortage_of
 from services.trainer.followers import (
     FollowerLost,
@@ -32,8 +32,12 @@ from services.trainer.followers import (
     note_exit,
     words_path,
 )
-from services.trainer.model import CPU
+from services.trainer.lease import Lease
+from services.trainer.model import CPU, attach_adapter, load_base
+from services.trainer.plan import Plan
+from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.saving import Checkpoints
 from services.trainer.shortage import MicroBatchTooLarge
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
@@ -80,19 +84,46 @@ def test_two_ranks_do_what_one_does_with_twice_the_accumulation(
 def test_ranks_that_stop_and_resume_end_as_those_that_did_not(
     ranks_run, make_spec: SpecMaker, artifacts: Artifacts, count: int
 ) -> None:
-    chosen = {"dropout": 0.1, "save_steps": 4}
+    """The first evaluation is the best so far, so that all of them save its step."""
+    chosen = {"dropout": 0.1, "save_steps": 4, "eval_steps": 2}
     whole, first = (make_spec(chosen, gpu_count=count) for _ in range(2))
     expected, *_ = ranks_run(whole)
     (stopped,) = ranks_run(first, stop_after=3)
     assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert [each.step for each in stopped.checkpoints] == [2, 3]
     saved = stopped.checkpoints[-1]
-    assert saved.step == 3
     mine, other, *_ = load(artifacts.get(f"{saved.ref}/random.safetensors"))["rng"]
     assert not torch.equal(mine, other)  # each rank drops out of its own
     again = resuming(first, saved)
     resumed, *_ = ranks_run(again)
     assert losses(stopped) + losses(resumed) == losses(expected)
     assert resumed.fields["evaluation"] == expected.fields["evaluation"]
+
+
+def test_a_follower_gives_a_checkpoint_its_random_state_and_copies_nothing_else(
+    make_spec: SpecMaker,
+    artifacts: Artifacts,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = make_spec()
+    notes: Any = Notes(Lease(SegmentClock(0.0), 300, 30), None, None)
+    follower = Ranks(SimpleNamespace(process_index=1, num_processes=1, device=CPU))  # type: ignore[arg-type]
+    model = attach_adapter(load_base(tiny_model, torch.float32), spec.hyperparameters, "tiny")
+    progress = Progress()
+    checkpoints = Checkpoints(spec, artifacts, tmp_path, notes, notes.lease, follower, progress)
+    optimizer = torch.optim.AdamW(each for each in model.parameters() if each.requires_grad)
+    plan, mode = Plan((2,), 1, 2, 2, 42), ExecutionMode(dtype="float32", threads=1)
+    checkpoints.begin(model, optimizer, plan, mode)
+    progress.step = 1
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr(follower, "gather", lambda row: given.append(row) or row[None])
+    monkeypatch.setattr(saving, "Live", lambda *_: pytest.fail("it copies the state"))
+    checkpoints.save()
+    checkpoints.close()
+    assert [row.tolist() for row in given] == [torch.get_rng_state().tolist()]
+    assert not notes.checkpoints
 
 
 def test_two_ranks_that_stop_within_a_step_end_as_those_that_did_not(
@@ -187,21 +218,19 @@ def test_ranks_wait_for_what_the_leader_fetches_however_long_it_takes() -> None:
     following.start()
     with leader.leader_first():
         done.append("leader")
-    following.join(5)
+    following.join(60)
     assert done == ["leader", "follower"]
 
 
 @pytest.mark.full
-def test_a_killed_rank_fails_the_segment_within_seconds(
+def test_a_killed_rank_fails_the_segment_long_before_it_would_look_stalled(
     start, nats_server, make_spec: SpecMaker
 ) -> None:
-    spec = make_spec({"epochs": 100}, gpu_count=2)
+    spec = make_spec({"epochs": 100}, gpu_count=2, stall_seconds=3_600)
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
     process_of(program, rank=1).kill()
-    killed_at = time.monotonic()
-    program.await_line(r"^report .* outcome=failed", timeout=10)
-    assert time.monotonic() - killed_at < 8
+    program.await_line(r"^report .* outcome=failed")
     answer(nats_server, spec)
     assert program.wait() == 1
     final = reports(nats_server, spec)[-1]

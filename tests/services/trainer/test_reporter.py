@@ -131,7 +131,7 @@ def test_the_final_report_repeats_until_it_is_answered_and_stands_still(
         )
         assert ending.is_alive()
         nats_server.control(control(spec, answered=True))
-        ending.join(5)
+        ending.join(60)
     assert answered == [True]
     finals = [report for report in reports(nats_server, spec) if report["outcome"]]
     assert len({report["elapsed_seconds"] for report in finals}) == 1
@@ -182,7 +182,7 @@ def test_nothing_is_lost_while_the_server_is_away(
                 lambda: [r for r in reports(nats_server, spec) if r["outcome"]], timeout=20
             )
             nats_server.control(control(spec, answered=True, paid_seconds=301))
-            ending.join(5)
+            ending.join(60)
             assert not ending.is_alive()
     finally:
         if not nats_server.runs:
@@ -195,6 +195,28 @@ def test_nothing_is_lost_while_the_server_is_away(
     assert [message["step"] for message in steps] == [1, 2]
     numbers = [report["n"] for report in reports(nats_server, spec)]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_report_tells_of_the_checkpoints_that_are_still_needed(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    """The last two and the best: while the server is away each report replaces the one before."""
+    losses = {10: 2.0, 20: 1.5, 30: 1.8, 40: None, 50: 1.9}
+    saved = [
+        CHECKPOINT.model_copy(update={"step": step, "ref": f"step-{step}", "eval_loss": loss})
+        for step, loss in losses.items()
+    ]
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        for each in saved:
+            reporter.saved(each)
+        told = eventually(
+            lambda: [
+                r for r in reports(nats_server, spec) if (r["checkpoint"] or {}).get("step") == 50
+            ]
+        )
+    assert [each["step"] for each in told[0]["earlier"]] == [20, 40]
+    assert Checkpoint.model_validate(told[0]["earlier"][0]) == saved[1]
 
 
 def test_what_waits_is_bounded_and_the_oldest_goes_first(
@@ -246,7 +268,7 @@ def test_two_threads_write_the_last_word_one_after_the_other(
         told.set()
         reporter.finish(Outcome.COMPLETED)
         ended.set()
-        saving.join(5)
+        saving.join(60)
     assert errors == []
     word = Report.model_validate_json((tmp_path / LAST_WORD).read_text())
     assert (word.outcome, word.checkpoint) == (Outcome.COMPLETED, CHECKPOINT)

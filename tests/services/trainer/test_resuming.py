@@ -19,7 +19,6 @@ from services.scheduler.model_card import RESUME_FILES
 from services.trainer import checkpoint, first_schema, segment
 from services.trainer.checkpoint import CheckpointMismatch, Position
 from services.trainer.data_position import data_position_sha256
-from services.trainer.execution import ExecutionMode, make_deterministic
 from services.trainer.failures import classify
 from services.trainer.packed import Packed
 from services.trainer.plan import Plan
@@ -318,51 +317,6 @@ def test_the_mode_of_the_checkpoint_is_kept_and_what_cannot_be_is_said(
         ModeDifference(setting="pad_multiple", saved="8", now="16"),
     )
     assert any("pad_multiple 8, this segment has 16" in line for line in again.lines)
-
-
-def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> None:
-    here = ExecutionMode(dtype="float32", threads=2, ranks=1)
-    assert here.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
-    many = ExecutionMode(dtype="bfloat16", threads=10_000, compiled=True, attention="eager")
-    mode = here.continuing(many)
-    assert (mode.threads, mode.dtype, mode.compiled, mode.attention) == (
-        2,
-        "bfloat16",
-        False,
-        "eager",
-    )
-    assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
-
-
-def test_a_gpu_that_adds_in_another_order_each_time_is_said_in_the_certificate() -> None:
-    exact = ExecutionMode(dtype="bfloat16", threads=1, device="cuda", deterministic=True)
-    loose = exact.model_copy(update={"deterministic": False})
-    assert exact.differences(exact) == ()
-    for saved in (exact, loose):
-        assert [each.setting for each in loose.differences(saved)] == ["deterministic"]
-    cpu = ExecutionMode(dtype="float32", threads=1, device="cpu")
-    assert cpu.differences(cpu) == ()
-
-
-@pytest.mark.parametrize("can", [True, False])
-def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(
-    can: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-    def practise() -> None:
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.is_deterministic_algorithms_warn_only_enabled()
-        if not can:
-            # On a CPU as on a GPU there is no other way for this one.
-            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
-
-    try:
-        failure = make_deterministic(practise)
-        assert torch.are_deterministic_algorithms_enabled() is can
-        assert failure is None if can else "put_" in str(failure)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_a_data_position_is_of_the_data_and_not_of_how_it_is_spread() -> None:

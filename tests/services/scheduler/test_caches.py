@@ -1,0 +1,46 @@
+"""This machine's caches are kept within their limits, and what went is told in a line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.disk_cache import GIB, MODELS
+from infrastructure.settings import Settings
+from services.scheduler.retention import trim_caches
+
+
+def test_what_is_above_a_limit_goes_and_what_is_in_use_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retention")
+    settings = Settings(home=tmp_path, cache_gib=150 / GIB, compiled_gib=150 / GIB)
+    trim_caches(settings)
+    assert caplog.messages == []
+
+    remote = Artifacts("memory:///")
+    for name in "ab":
+        source = tmp_path / name
+        source.mkdir()
+        (source / "weights").write_bytes(name.encode() * 100)
+        remote.put_directory(f"models/{name}", source)
+    first, second = (
+        remote.local_directory(f"models/{name}", settings.cache / MODELS) for name in "ab"
+    )
+    os.utime(first, (1000, 1000))
+    remote.release_directory(second)
+    for name in "cd":
+        kernel = settings.compiled / f"{name}{name}" / (name * 52)
+        kernel.parent.mkdir(parents=True)
+        kernel.write_bytes(b"k" * 100)
+    trim_caches(settings)
+    assert list((settings.cache / MODELS).iterdir()) == [first]
+    assert sum(path.is_file() for path in settings.compiled.rglob("*")) == 1
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "copies of base models: deleted 1",
+        "files of the compiler: deleted 1",
+    ]

@@ -1,0 +1,69 @@
+"""How a segment computes: what a resume keeps of it, and what the certificate says of the rest."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from services.trainer.execution import ExecutionMode, make_deterministic
+from services.trainer.ranks import Ranks
+
+
+def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> None:
+    here = ExecutionMode(dtype="float32", threads=2, ranks=1)
+    assert here.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
+    many = ExecutionMode(dtype="bfloat16", threads=10_000, compiled=True, attention="eager")
+    mode = here.continuing(many)
+    assert (mode.threads, mode.dtype, mode.compiled, mode.attention) == (
+        2,
+        "bfloat16",
+        False,
+        "eager",
+    )
+    assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
+
+
+def test_other_libraries_and_another_processor_are_said_in_the_certificate() -> None:
+    """They compute other bits, and no checkpoint can keep them."""
+    now = ExecutionMode.natural(torch.float32, Ranks.alone(), compiled=False, split=1)
+    assert now.libraries is not None
+    assert now.libraries.startswith(f"torch {version('torch')}, transformers ")
+    assert now.processor
+    other = now.model_copy(update={"libraries": "torch 2.0.0", "processor": "NVIDIA H100"})
+    resumed = now.continuing(other)
+    assert [each.setting for each in resumed.differences(other)] == ["libraries", "processor"]
+    unknown = now.model_copy(update={"libraries": None, "processor": None})
+    assert now.continuing(unknown).differences(unknown) == ()
+
+
+def test_a_gpu_that_adds_in_another_order_each_time_is_said_in_the_certificate() -> None:
+    exact = ExecutionMode(dtype="bfloat16", threads=1, device="cuda", deterministic=True)
+    loose = exact.model_copy(update={"deterministic": False})
+    assert exact.differences(exact) == ()
+    for saved in (exact, loose):
+        assert [each.setting for each in loose.differences(saved)] == ["deterministic"]
+    cpu = ExecutionMode(dtype="float32", threads=1, device="cpu")
+    assert cpu.differences(cpu) == ()
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(
+    can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    def practise() -> None:
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        if not can:
+            # On a CPU as on a GPU there is no other way for this one.
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+    try:
+        failure = make_deterministic(practise)
+        assert torch.are_deterministic_algorithms_enabled() is can
+        assert failure is None if can else "put_" in str(failure)
+    finally:
+        torch.use_deterministic_algorithms(False)
