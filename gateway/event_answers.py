@@ -11,7 +11,6 @@ from domain.aggregate import Created, Event
 from domain.api_key import ApiKey
 from gateway.answers import Answer, JobId
 from infrastructure.consumer import Recorded
-from projections.account_events import job_of
 
 ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})
@@ -36,7 +35,10 @@ class EventAnswer(Answer):
     )
     event: str = Field(examples=["MinuteMetered"])
     account_id: UUID
-    job_id: JobId | None = Field(description="The job that it is about, if it is about one.")
+    job_id: JobId | None = Field(
+        description="The job that it is about, if it is about one: of a deployment, the job that "
+        "made what is served."
+    )
     timestamp: datetime
     fields: dict[str, JsonValue] = Field(
         examples=[
@@ -53,15 +55,15 @@ class EventAnswer(Answer):
     )
 
     @classmethod
-    def of(cls, recorded: Recorded) -> EventAnswer:
-        """The answer for an event of the log."""
+    def of(cls, recorded: Recorded, job_id: UUID | None) -> EventAnswer:
+        """The answer for an event of the log, and the job that it is about."""
         event = recorded.event
         return cls(
             sequence=recorded.id,
             id=event.event_id,
             event=event.TOPIC,
             account_id=event.account_id,
-            job_id=job_of(event),
+            job_id=job_id,
             timestamp=event.timestamp,
             fields=event.model_dump(mode="json", exclude=set(hidden_fields(type(event)))),
         )

@@ -17,9 +17,11 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg
-from eventsourcing.persistence import PersistenceError
+from eventsourcing.persistence import Notification, PersistenceError
 
+from domain.aggregate import Event
 from domain.api_key import ApiKey
+from domain.deployment import Deployment
 from domain.event_log import EventLog
 from gateway.backend import Backend
 from gateway.event_answers import EventAnswer
@@ -37,14 +39,17 @@ SCANNED_EVENTS = 10_000
 class Told:
     """An event as clients are told of it; it is rendered once, if anybody wants it."""
 
-    def __init__(self, recorded: Recorded) -> None:
-        self.sequence, self.event = recorded.id, recorded.event
-        self.account_id, self.job_id = recorded.event.account_id, job_of(recorded.event)
+    def __init__(self, log: EventLog, notification: Notification) -> None:
+        taken = recorded(log, notification)
+        self.sequence, self.event = taken.id, taken.event
+        self.account_id = self.event.account_id
+        self.deployment = _deployment(log, self.event)
+        self.job_id = job_of(self.deployment or self.event)
 
     @cached_property
     def answer(self) -> EventAnswer:
         """The event as the API says it."""
-        return EventAnswer.of(Recorded(self.sequence, self.event))
+        return EventAnswer.of(Recorded(self.sequence, self.event), self.job_id)
 
     @cached_property
     def text(self) -> str:
@@ -221,7 +226,7 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
-    found = [Told(recorded(log, notification)) for notification in indexed]
+    found = [Told(log, notification) for notification in indexed]
     if len(found) == limit:
         return Page(found, True, found[-1].sequence)
     scanned = 0
@@ -243,4 +248,13 @@ def _told_after(log: EventLog, position: int) -> list[Told]:
     notifications = log.recorder.select_notifications(
         start=position, limit=BATCH_EVENTS, inclusive_of_start=False
     )
-    return [Told(recorded(log, notification)) for notification in notifications]
+    return [Told(log, notification) for notification in notifications]
+
+
+def _deployment(log: EventLog, event: Event) -> Deployment.DeploymentRequested | None:
+    """How a deployment began, which alone says what it serves; None of any other event."""
+    if not isinstance(event, Deployment.Event):
+        return None
+    first = event if event.originator_version == 1 else log.first_event(event.originator_id)
+    assert isinstance(first, Deployment.DeploymentRequested)
+    return first

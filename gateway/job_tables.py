@@ -311,12 +311,14 @@ def checkpoints(answer: Answer) -> RenderableType:
     rows = [
         each
         | {name: _loss(each[name]) for name in ("train_loss", "eval_loss")}
+        | {"best": "yes" if each["best"] else None}
         | {"answer": each["sample"]["answer"] if each["sample"] else None}
         for each in answer["data"]
     ]
     return listing(
         rows,
-        *("step", "segment", "train_loss", "eval_loss", "total_bytes", "deployment", "answer"),
+        *("step", "segment", "train_loss", "eval_loss", "best", "total_bytes", "deployment"),
+        "answer",
         empty="Nothing is saved.",
         right=("train_loss", "eval_loss"),
     )

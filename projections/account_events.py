@@ -13,6 +13,7 @@ from uuid import UUID
 from eventsourcing.persistence import Notification
 
 from domain.aggregate import Event
+from domain.deployment import Deployment
 from domain.job import Job
 from infrastructure.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, lowest_position
@@ -45,20 +46,35 @@ class Interest:
 
 
 def job_of(event: Event) -> UUID | None:
-    """The job that an event is about, if it is about one."""
+    """The job that an event says that it is about; of a deployment's only the first one does."""
     return event.originator_id if isinstance(event, Job.Event) else getattr(event, "job_id", None)
 
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Note one event; the log, which is in the same database, has its sequence."""
+    job_id = job_of(event)
+    if isinstance(event, Deployment.Event) and event.originator_version > 1:
+        job_id = _job_of_deployment(cursor, event.originator_id)
     cursor.execute(
         f"INSERT INTO account_events SELECT notification_id, %s, %s FROM public.{EVENTS_TABLE} "
         "WHERE originator_id = %s AND originator_version = %s",
-        [event.account_id, job_of(event), event.originator_id, event.originator_version],
+        [event.account_id, job_id, event.originator_id, event.originator_version],
     )
 
 
-ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply)
+def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
+    """The job that a deployment's first event was noted with."""
+    cursor.execute(
+        f"SELECT job_id FROM account_events JOIN public.{EVENTS_TABLE} "
+        "ON notification_id = sequence WHERE originator_id = %s AND originator_version = 1",
+        [deployment_id],
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    return row["job_id"]
+
+
+ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, apply, fold=2)
 
 
 def indexed_events(
@@ -86,9 +102,10 @@ def indexed_events(
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:
-    """The events of an account about a job, in order: its own, and its meters' of the last 5,000.
+    """The events of an account about a job, in order: its own, and others of the last 5,000.
 
-    Those of some topics are left out beyond the newest `limit`: a long job has tens of thousands
+    Its own are also those of the deployments of what it made; its meters' are others. Those of some
+    topics are left out beyond the newest `limit`: a long job has tens of thousands
     of minutes. Also says up to which sequence these are all that there are.
     """
     known = lowest_position(connection, [ACCOUNT_EVENTS])
@@ -99,7 +116,9 @@ def newest_events(
         f"JOIN public.{EVENTS_TABLE} AS log ON notification_id = sequence "
         "WHERE n <= %(limit)s OR log.topic <> ALL(%(topics)s) "
         f"UNION SELECT log.* FROM public.{EVENTS_TABLE} AS log JOIN account_events "
-        "ON sequence = notification_id WHERE originator_id = %(job)s AND account_id = %(account)s "
+        "ON sequence = notification_id WHERE originator_id IN (SELECT %(job)s::uuid UNION ALL "
+        "SELECT deployment_id FROM deployments WHERE job_id = %(job)s) "
+        "AND account_id = %(account)s "
         "AND sequence <= %(known)s AND topic <> ALL(%(topics)s) ORDER BY notification_id",
         {
             "job": job_id,

@@ -1,4 +1,8 @@
-"""The story of each job: its own events and its meters', in the order of the log."""
+"""The story of each job: its own events, its meters' and its deployments', in the log's order.
+
+A deployment's first event names the job and the model that it serves; rows of the later ones have
+the same job, and the model among their fields.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from domain.aggregate import Event
+from domain.deployment import Deployment
 from domain.job import Job
 from domain.lifecycle import JobStatus
 from domain.meter import Meter
@@ -32,11 +37,19 @@ ENVELOPE = frozenset(Event.model_fields) | {"originator_topic", "job_id"}
 
 def apply(cursor: Cursor, event: Event) -> None:
     """Add one event to its job's story."""
-    if isinstance(event, Job.Event):
-        job_id = event.originator_id
-    elif isinstance(event, Meter.Event):
-        job_id = event.job_id  # type: ignore[attr-defined]
-    else:
+    served: dict[str, str] = {}
+    match event:
+        case Job.Event():
+            job_id = event.originator_id
+        case Meter.Event():
+            job_id = event.job_id  # type: ignore[attr-defined]
+        case Deployment.DeploymentRequested():
+            job_id = event.job_id
+        case Deployment.Event():
+            job_id, served = _served(cursor, event.originator_id)
+        case _:
+            return
+    if job_id is None:  # a base is deployed
         return
     cursor.execute(
         "INSERT INTO job_timeline SELECT %(event)s, %(job)s, "
@@ -47,12 +60,22 @@ def apply(cursor: Cursor, event: Event) -> None:
             "job": job_id,
             "at": event.timestamp,
             "topic": event.TOPIC,
-            "fields": Jsonb(event.model_dump(mode="json", exclude=set(ENVELOPE))),
+            "fields": Jsonb(event.model_dump(mode="json", exclude=set(ENVELOPE)) | served),
         },
     )
 
 
-JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply)
+def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str, str]]:
+    """Job and model of a deployment, from the row of its first event; neither of a base."""
+    cursor.execute(
+        "SELECT job_id, fields ->> 'model' AS model FROM job_timeline WHERE event_id = %s",
+        [f"{deployment_id}:1"],
+    )
+    row = cursor.fetchone()
+    return (row["job_id"], {"model": row["model"]}) if row else (None, {})
+
+
+JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply, fold=2)
 
 
 def timeline_of(

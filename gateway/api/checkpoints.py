@@ -14,6 +14,7 @@ from domain.deployment import DeploymentStatus
 from domain.job import Job
 from gateway.access import CallerOf
 from gateway.answers import Answer, JobId, Listed
+from gateway.api.job_answers import best_step
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
@@ -46,6 +47,7 @@ class CheckpointAnswer(Answer):
     segment: int
     train_loss: float = Field(description="Mean over the steps since the checkpoint before.")
     eval_loss: float | None = Field(description="Held-out; null if it was not evaluated there.")
+    best: bool = Field(description="Whether the held-out loss was lowest here.")
     total_bytes: int
     ref: str
     sample: SampleAnswer | None = Field(
@@ -71,11 +73,13 @@ def checkpoints_of(
     if not row["checkpoints"]:
         return []
     model = backend.log.load(Job, row["job_id"]).model_name
+    best = best_step(row)
     return [
         CheckpointAnswer(
             **saved,
             model=(name := checkpoint_model(model, saved["step"])),
             deployment=deployed.get(name),
+            best=best is not None and saved["step"] == best.step,
             sample=_sample(backend, saved["ref"]),
         )
         for saved in row["checkpoints"]

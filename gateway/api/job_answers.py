@@ -15,7 +15,7 @@ from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
 from domain.perplexity import perplexity
-from gateway.answers import Answer, JobId, Money
+from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.estimate_answers import EstimateAnswer
 
 
@@ -195,13 +195,16 @@ class Evaluation(Answer):
 
 
 class TimelineEntry(Answer):
-    """One event of a job or of its meter."""
+    """One event of a job, of its meter, or of a deployment of what it made."""
 
     position: int
     event_id: str
     happened_at: datetime
     topic: str = Field(examples=["CheckpointSaved"])
-    fields: dict[str, JsonValue]
+    fields: dict[str, JsonValue] = Field(
+        description="What the event says; of each of a deployment's, also the `model` that is "
+        "served."
+    )
 
 
 class LogLine(Answer):
@@ -212,6 +215,16 @@ class LogLine(Answer):
     level: str | None = None
     logged_at: datetime | None = None
     text: str
+
+
+class JobLog(Listed[LogLine]):
+    """Lines of a trainer's log, or why there are none any more."""
+
+    deleted_after_days: int | None = Field(
+        examples=[None],
+        description="How long log lines are kept after the end of a job, where those of this one "
+        "were deleted; null: they were not.",
+    )
 
 
 class EvaluatedStep(NamedTuple):
@@ -253,7 +266,7 @@ def detail(
             "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
             "eval_loss": scored.get("eval_loss"),
             "eval_step": scored.get("step"),
-            **_best(row),
+            **_described_best(row),
             "perplexity_before": _perplexity(row["loss_before"]),
             "perplexity_after": _perplexity(row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
@@ -277,15 +290,19 @@ def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
     return max(measured.get("step", 0), row["step"])
 
 
-def _best(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint, or the final state, with the lowest held-out loss."""
+def best_step(row: Mapping[str, Any]) -> EvaluatedStep | None:
+    """The checkpoint or the final state of the lowest held-out loss; None: none was evaluated."""
     scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
-    final: float | None = row["loss_after"]
-    scored.append(EvaluatedStep(row["total_steps"], final))
-    lowest = best(scored)
+    scored.append(EvaluatedStep(row["total_steps"], row["loss_after"]))
+    return best(scored)
+
+
+def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
+    lowest = best_step(row)
     if lowest is None:
         return {"best_step": None, "best_eval_loss": None, "best_note": None}
     step, loss = lowest
+    final: float | None = row["loss_after"]
     note = None
     if final is not None and loss is not None and loss < final:
         note = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from math import ceil
 from typing import Annotated, Any
@@ -17,10 +18,11 @@ from domain.identity import created_id
 from domain.job import Job
 from domain.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, Listed, Money, job_name
+from gateway.answers import JobId, Money, job_name
 from gateway.api.job_answers import (
     Evaluation,
     JobDetail,
+    JobLog,
     JobSummary,
     LogLine,
     ResumeGate,
@@ -253,7 +255,7 @@ def show_timeline(
     after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[TimelineEntry]:
-    """The events of the job and of its meters, in the order of the log."""
+    """The events of the job, its meters and its deployments, in the order of the log."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         return Page[TimelineEntry].of(
@@ -271,7 +273,7 @@ def show_log(
     lines: Annotated[
         int, Query(ge=1, le=MOST_LINES, description="How many of the last lines.")
     ] = 50,
-) -> Listed[LogLine]:
+) -> JobLog:
     """The trainer's last lines; of a failed job, with all that was kept of its output.
 
     Some time after the end of a job (90 days, if the operator set no other) they are deleted; the
@@ -282,8 +284,18 @@ def show_log(
         told = log_lines_of(connection, job_id, MOST_LINES)
     if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
         kept = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
-        return Listed(data=joined(told, row["segment"], kept)[-lines:])
-    return Listed(data=[LogLine(**line) for line in told[-lines:]])
+        shown = joined(told, row["segment"], kept)
+    else:
+        shown = [LogLine(**line) for line in told]
+    days = backend.settings.log_days if _log_is_deleted(backend, row) else None
+    return JobLog(data=shown[-lines:], deleted_after_days=days)
+
+
+def _log_is_deleted(backend: Backend, row: Row) -> bool:
+    """Whether a job that ran is over for so long that its log lines are not kept any more."""
+    over_for = backend.clock.now() - row["changed_at"]
+    ran_and_is_over = row["segment"] > 0 and JobStatus(row["status"]).is_final
+    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
 def own_job(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:

@@ -12,6 +12,9 @@ import typer
 from gateway.cli.terminal import AsJson, client_of, note
 from gateway.tables import tame
 
+TEMPERATURE = 0.7
+"""As the playground's. The API's is 1, as OpenAI's, at which small models talk nonsense."""
+
 
 def chat(
     ctx: typer.Context,
@@ -22,8 +25,8 @@ def chat(
     system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
-    ] = None,
+        float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
+    ] = TEMPERATURE,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int | None, typer.Option(help="The same one gives the same answer.")] = None,
     as_json: AsJson = False,

@@ -11,9 +11,15 @@ from gateway import job_tables
 from gateway.cli.deploying import give_deployment
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
-from gateway.cli.following import MOST_LINES, job_events, leaving_it_running, log_lines
+from gateway.cli.following import (
+    MOST_LINES,
+    job_events,
+    leaving_it_running,
+    log_lines,
+    patiently,
+)
 from gateway.cli.launching import launch
-from gateway.cli.terminal import AsJson, client_of, fail, screen, show, show_line
+from gateway.cli.terminal import AsJson, client_of, fail, note, screen, show, show_line
 from gateway.cli.watching import follow as follow_job
 from gateway.client import Client
 from gateway.tables import tame
@@ -67,14 +73,24 @@ def show_logs(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The last lines of a job's trainer; with --follow and --json one a line."""
+    """The last lines of a job's trainer; with --follow and --json one a line.
+
+    They are deleted some time after the end of the job.
+    """
     with client_of(ctx) as client:
         if following:
             with leaving_it_running(job):
                 for line in log_lines(client, job, lines):
                     show_line(line) if as_json else print(tame(line["text"]), flush=True)
+            answer = patiently(lambda: client.get(f"/jobs/{job}/log", lines=1))
         else:
-            show(client.get(f"/jobs/{job}/log", lines=lines), as_json, job_tables.log)
+            answer = client.get(f"/jobs/{job}/log", lines=lines)
+            show(answer, as_json, job_tables.log)
+        if (days := answer["deleted_after_days"]) is not None:
+            note(
+                f"Log lines are kept for {days} {'day' if days == 1 else 'days'} after the end of "
+                "a job; those of this one were deleted."
+            )
 
 
 @jobs.command("events")

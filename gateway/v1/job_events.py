@@ -109,6 +109,12 @@ SENTENCES: Mapping[str, tuple[Level, Callable[[Fields], str]]] = MappingProxyTyp
         "JobFailed": ("error", lambda it: f"The job failed: {it['failure']}"),
         "JobCancelled": ("info", lambda it: f"Cancelled at step {it['step']}"),
         "AdapterPromoted": ("info", lambda it: f"What it had saved is the model {it['model']}"),
+        "DeploymentActivated": ("info", lambda it: f"Deployed as {it['model']}"),
+        "DeploymentFailed": (
+            "warn",
+            lambda it: f"Deploying {it['model']} failed: {it['message']}",
+        ),
+        "Undeployed": ("info", lambda it: f"Undeployed {it['model']}"),
         "ModelDeleted": ("info", lambda it: f"Deleted the model {it['model']}"),
         "AdapterExpired": (
             "warn",
@@ -197,10 +203,7 @@ def list_checkpoints(
     changed_at: datetime = row["changed_at"]  # while the timeline does not have it yet
     with backend.pool.connection() as connection:
         times = saved_at(connection, row["job_id"])
-        scored = {
-            (each["segment"], each["step"]): each
-            for each in evaluations_of(connection, row["job_id"])
-        }
+        scored = {each["step"]: each for each in evaluations_of(connection, row["job_id"])}
 
     def show(some: Sequence[Row]) -> list[CheckpointObject]:
         return [
@@ -209,7 +212,7 @@ def list_checkpoints(
                 created_at=int((times.get(each["ref"]) or changed_at).timestamp()),
                 fine_tuned_model_checkpoint=checkpoint_model(model, each["step"]),
                 fine_tuning_job_id=job_name(row["job_id"]),
-                metrics=_metrics(each, scored.get((each["segment"], each["step"]))),
+                metrics=_metrics(each, scored.get(each["step"])),
                 step_number=each["step"],
             )
             for each in some

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -15,7 +14,6 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
 from gateway.api.deployments import deploy_checkpoint, deploy_model
-from gateway.api.job_answers import JobDetail
 from gateway.api.job_commands import (
     ResumeRequest,
     cancel_job,
@@ -35,7 +33,6 @@ from gateway.web.live import RECONNECTING, place_text
 from gateway.web.pages import PRIVATE, SECURITY, fragment, page
 from gateway.web.watched_job import lines_html, partials
 from gateway.web.wizard_form import COUNT_WANTED, gpu_count_of
-from infrastructure.consumer import recorded
 from infrastructure.measurements import last_steps_of
 from projections.account_events import newest_events
 
@@ -51,10 +48,10 @@ def show_job_page(
     """All of a job; what comes after it was read comes live."""
     own_job(backend, caller, job_id)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
-    lines = show_log(job_id, caller, backend, SHOWN_LINES).data
+    log = show_log(job_id, caller, backend, SHOWN_LINES)
     with backend.pool.connection() as connection:
         last_step = last_steps_of(connection, [job_id]).get(job_id)
-    numbered = [(line.segment, line.n) for line in lines if line.segment and line.n]
+    numbered = [(line.segment, line.n) for line in log.data if line.segment and line.n]
     return page(
         request,
         backend,
@@ -65,20 +62,13 @@ def show_job_page(
         parts=view.parts(),
         entries=entries[::-1],
         minutes_from=minutes_from,
-        lines=lines_html([line.model_dump() for line in lines]),
+        lines=lines_html([line.model_dump() for line in log.data]),
         sequence=sequence,
         step=place_text((last_step["segment"], last_step["step"]) if last_step else (0, 0)),
-        log_days=backend.settings.log_days if _log_is_deleted(backend, view.job) else None,
+        log_days=log.deleted_after_days,
         line=place_text(max(numbered, default=(0, 0))),
         reconnecting=RECONNECTING,
     )
-
-
-def _log_is_deleted(backend: Backend, job: JobDetail) -> bool:
-    """Whether a job that ran is over for so long that its log lines are not kept any more."""
-    over_for = backend.clock.now() - job.changed_at
-    ran_and_is_over = job.segment > 0 and job.status.is_final
-    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
@@ -90,7 +80,7 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
     minor = [each.TOPIC for each in MINOR]
     with backend.pool.connection() as connection:
         found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
-    told = (Told(recorded(backend.log, each)) for each in found)
+    told = (Told(backend.log, each) for each in found)
     entries = entries_of(told, place_names(backend))
     if len(found) <= SHOWN_ENTRIES:
         return entries, None, known

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain.aggregate import Event
+from domain.deployment import Deployment
 from domain.durations import spoken
 from domain.failures import FAILURES
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
 from domain.meter import Meter
+from domain.place_names import PlaceNames
 from gateway.event_feed import Told
-from gateway.place_names import PlaceNames
 from gateway.web.amounts import Toward, rounded
 from gateway.web.job_states import PAUSED
 
@@ -22,6 +23,14 @@ ENDED = {
     SegmentEnd.STOPPED: "The trainer saved and exited",
     SegmentEnd.LEASE_ENDED: "The paid time was used up; the trainer saved and exited",
 }
+
+PARTS = {
+    "weights": "weights",
+    "optimizer": "optimizer",
+    "random": "random states",
+    "position": "position in the data",
+}
+"""Of a trainer's state, as `domain.checkpoint.StateHashes` has them."""
 
 MINOR = (
     Meter.MeterOpened,
@@ -32,6 +41,10 @@ MINOR = (
     Job.CheckpointPruned,
 )
 """What a reader of the story wants only when every minute matters."""
+
+
+TOLD = Job.Event | Meter.Event | Deployment.Event
+"""Of an account's events those that the story of a job is made of."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +62,21 @@ class Entry:
     def of(cls, told: Told, places: PlaceNames) -> Entry:
         """The line for an event."""
         event = told.event
-        text, tone = _story(event, places)
+        text, tone = _story(told, places)
         minor = isinstance(event, MINOR)
         return cls(told.sequence, event.timestamp, event.TOPIC, text, tone, minor)
 
 
 def entries_of(events: Iterable[Told], places: PlaceNames) -> list[Entry]:
-    """The lines of those events that are a job's or its meters'."""
-    return [
-        Entry.of(told, places) for told in events if isinstance(told.event, Job.Event | Meter.Event)
-    ]
+    """The lines of those events that are a job's, its meters' or its deployments'."""
+    return [Entry.of(told, places) for told in events if isinstance(told.event, TOLD)]
 
 
-def _story(event: Event, places: PlaceNames) -> tuple[str, str]:
+def _story(told: Told, places: PlaceNames) -> tuple[str, str]:
     """A sentence and its tone."""
+    event = told.event
+    if told.deployment is not None:
+        return _deployed(event, told.deployment.model)
     if isinstance(event, Job.Event):
         return _ended(event) or _command(event, places) or _progress(event) or _saved(event)
     return _money(event), ""
@@ -76,10 +90,11 @@ def _progress(event: Job.Event) -> tuple[str, str] | None:
         case Job.PodStarted():
             return "The GPUs are bound. The meter runs from here.", "calm"
         case Job.TrainingStarted() if event.step == 0:
-            held_out = f" and {event.eval_examples:,} held out" if event.eval_examples else ""
+            # Held out of the dataset, or of a dataset of its own: the event does not say.
+            judged = f", with {event.eval_examples:,} to evaluate on" if event.eval_examples else ""
             return (
                 f"Training began: {event.total_steps:,} steps over {event.train_examples:,} "
-                f"examples{held_out}.",
+                f"examples{judged}.",
                 "calm",
             )
         case Job.TrainingStarted():
@@ -96,6 +111,23 @@ def _progress(event: Job.Event) -> tuple[str, str] | None:
             return None
 
 
+def _resumed(event: Job.ResumeCertified) -> tuple[str, str]:
+    """What is as it was saved, and what cannot be known to be, or is computed otherwise."""
+    text = f"Resumed from step {event.step:,}"
+    if event.unchecked:
+        parts = ", ".join(PARTS.get(name, name) for name in event.unchecked)
+        text += f". Not compared with what was saved: {parts}."
+    else:
+        text += ", with the state that was saved."
+    if event.differences:
+        settings = ", ".join(each.setting.replace("_", " ") for each in event.differences)
+        text += (
+            f" It is computed otherwise than before ({settings}), so that the last digits of "
+            "losses may differ."
+        )
+    return text, "warn" if event.unchecked or event.differences else "good"
+
+
 def _saved(event: Job.Event) -> tuple[str, str]:
     """What became of checkpoints and models."""
     match event:
@@ -107,13 +139,13 @@ def _saved(event: Job.Event) -> tuple[str, str]:
             )
         case Job.CheckpointRejected():
             why = event.reason.replace("_", " ")
+            credited = "" if event.kept_seconds is None else "; the lost time is credited"
             return (
-                f"The checkpoint of step {event.step:,} could not be used ({why}); the one before "
-                "it is taken, and the lost time is credited.",
+                f"The checkpoint of step {event.step:,} could not be used ({why}){credited}.",
                 "warn",
             )
         case Job.ResumeCertified():
-            return f"Resumed from step {event.step:,}, with the state that was saved.", "good"
+            return _resumed(event)
         case Job.CheckpointPruned():
             return f"The checkpoint of step {event.step:,} was deleted for newer ones.", ""
         case Job.AdapterPromoted():
@@ -182,6 +214,19 @@ def _ended(event: Job.Event) -> tuple[str, str] | None:
             )
         case _:
             return None
+
+
+def _deployed(event: Event, model: str) -> tuple[str, str]:
+    """What became of a model, or a checkpoint, that shall answer requests."""
+    match event:
+        case Deployment.DeploymentActivated():
+            return f"Deployed as {model}.", "good"
+        case Deployment.DeploymentFailed():
+            return f"Deploying {model} failed. {event.message}", "bad"
+        case Deployment.Undeployed():
+            return f"Undeployed: {model} answers no more.", ""
+        case _:
+            return f"Deploying {model}.", "calm"
 
 
 def _money(event: Event) -> str:

@@ -68,6 +68,25 @@ def test_a_model_is_deployed_served_and_undeployed(client: TestClient, world: Wo
     assert shown.json()["status"] == "deploying"
 
 
+def test_the_story_of_a_job_tells_what_became_of_its_deployments(
+    client: TestClient, world: World
+) -> None:
+    owner = Deployer(client, world)
+    owner.post(f"/models/{owner.model}/deploy")
+    owner.serve(owner.model)
+    owner.post(f"/models/{owner.model}/undeploy")
+    world.project()
+    timeline = client.get(f"{owner.path}/timeline", headers=owner.person.headers).json()["data"]
+    told = ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
+    assert [each["topic"] for each in timeline[-3:]] == told
+    assert {each["fields"]["model"] for each in timeline[-3:]} == {owner.model}
+    job = owner.path.rpartition("/")[2]
+    asked = {"job": job, "limit": 1000}
+    events = client.get("/api/events", params=asked, headers=owner.person.headers).json()["data"]
+    assert [each["event"] for each in events[-3:]] == told
+    assert {each["job_id"] for each in events} == {job}
+
+
 def test_a_checkpoint_is_deployed_under_a_name_of_its_own(client: TestClient, world: World) -> None:
     owner = Deployer(client, world)
     path = f"{owner.path.removeprefix('/api')}/checkpoints"

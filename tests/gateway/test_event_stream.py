@@ -224,10 +224,10 @@ def test_a_gateway_that_is_started_anew_goes_on_where_the_other_ended(
             with connect(url, additional_headers=person.headers) as socket:
                 world.credit(person, 1)
                 while len(found) < len(everything_of(world, person.account_id)):
-                    found.append(json.loads(socket.recv(timeout=10))["sequence"])
+                    found.append(json.loads(socket.recv(timeout=60))["sequence"])
                 gateway.process.send_signal(signal.SIGTERM)
                 with pytest.raises(ConnectionClosed):
-                    socket.recv(timeout=10)
+                    socket.recv(timeout=60)
                 assert socket.close_code == 1012
                 assert socket.close_reason == f"the gateway ends; go on with after={found[-1]}"
     assert found == everything_of(world, person.account_id)

@@ -132,10 +132,10 @@ def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
         world.log.commit(job)
     world.project()
     told = client.get(f"{path}/checkpoints", headers=person.headers).json()["data"]
-    assert [(each["step"], each["eval_loss"]) for each in told] == [
-        (10, 1.75),
-        (20, 1.5),
-        (30, None),
+    assert [(each["step"], each["eval_loss"], each["best"]) for each in told] == [
+        (10, 1.75, False),
+        (20, 1.5, True),
+        (30, None, False),
     ]
     assert [each["sample"] for each in told] == [None, sample, None]
     shown = client.get(path, headers=person.headers).json()

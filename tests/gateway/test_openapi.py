@@ -88,7 +88,7 @@ def test_what_an_event_says_is_what_its_schema_says(path: Path, document: dict[s
     """Also of an event of an earlier version, as it is read today."""
     event = MAPPER.to_domain_event(stored(path))
     assert isinstance(event, Event)
-    fields = json.loads(EventAnswer.of(Recorded(1, event)).model_dump_json())["fields"]
+    fields = json.loads(EventAnswer.of(Recorded(1, event), None).model_dump_json())["fields"]
     ref = {"$ref": f"#/components/schemas/{event.TOPIC}Fields"}
     problems = Draft202012Validator(ref | {"components": document["components"]}).iter_errors(
         fields

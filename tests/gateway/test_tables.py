@@ -24,12 +24,12 @@ def test_evaluations_are_rounded_as_people_read_them() -> None:
         assert shown in drawn
 
 
-def test_checkpoints_show_the_answer_that_they_have() -> None:
+def test_checkpoints_show_the_answer_that_they_have_and_which_is_the_best() -> None:
     saved: dict[str, Any] = {"step": 50, "segment": 1, "train_loss": 2.5, "eval_loss": None}
-    saved |= {"total_bytes": 1000, "deployment": None, "sample": None}
-    told = saved | {"step": 100, "sample": {"prompt": [], "answer": "Paris."}}
+    saved |= {"total_bytes": 1000, "deployment": None, "sample": None, "best": False}
+    told = saved | {"step": 100, "best": True, "sample": {"prompt": [], "answer": "Paris."}}
     drawn = text(job_tables.checkpoints({"data": [saved, told]}))
-    assert drawn.count("Paris.") == 1
+    assert (drawn.count("Paris."), drawn.count("yes")) == (1, 1)
 
 
 def test_the_line_on_progress_has_the_last_held_out_loss() -> None:

@@ -7,7 +7,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
 from infrastructure.store import Connection
-from projections import ACCOUNT_EVENTS, account_events
+from projections import ACCOUNT_EVENTS, DEPLOYMENTS, account_events
 from projections.account_events import Interest, indexed_events, newest_events
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.logs import ids, notifications
@@ -64,3 +64,29 @@ def test_a_long_job_keeps_its_beginning(
     assert found[-2:] == about[-2:]
     assert [each.id for each in found] == sorted({each.id for each in found})
     assert not others
+
+
+def test_deployments_are_about_the_job_whose_model_they_serve(
+    pool: ConnectionPool[Connection],
+    story: Story,
+    fold: Fold,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    story.import_base()
+    story.deploy_base()
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    model = story.deploy_checkpoint(10)
+    story.activate(model)
+    fold(ACCOUNT_EVENTS, DEPLOYMENTS)
+    story.undeploy(model)
+    story.bill(1, 185)
+    fold(ACCOUNT_EVENTS, DEPLOYMENTS)
+    served = ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
+    with pool.connection() as connection:
+        about, _ = indexed_events(connection, Interest(None, JOB_ID), 0, 1000)
+        monkeypatch.setattr(account_events, "LOOKED_AT", 3)
+        found, _ = newest_events(connection, ACCOUNT_ID, JOB_ID, ["MinuteMetered"], 3)
+    minutes = ["MinuteMetered"] * 3
+    assert [each.topic for each in about][-6:] == [*served, *minutes]
+    assert [each.topic for each in found][-6:] == [*served, *minutes], "however long ago"

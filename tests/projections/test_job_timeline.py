@@ -91,3 +91,28 @@ def test_a_row_holds_what_the_event_says_without_its_envelope(
         "total_bytes": 1000,
         "state": None,
     }
+
+
+def test_what_a_job_made_and_its_deployments_are_in_its_story(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.import_base()
+    story.deploy_base()
+    story.run_until("training")
+    story.save_checkpoint(1, 10, 40)
+    model = story.deploy_checkpoint(10)
+    story.activate(model)
+    story.undeploy(model)
+    fold(JOB_TIMELINE)  # from here on it knows the deployment's job by its own rows
+    story.deploy_checkpoint(10)
+    story.fail_deployment(model)
+    fold(JOB_TIMELINE)
+    with pool.connection() as connection:
+        rows = timeline_of(connection, JOB_ID)[-5:]
+    assert [row["topic"] for row in rows] == [
+        *("DeploymentRequested", "DeploymentActivated", "Undeployed"),
+        *("DeploymentRenewed", "DeploymentFailed"),
+    ]
+    assert {row["fields"]["model"] for row in rows} == {model}
+    assert rows[2]["fields"] == {"model": model}
+    assert rows[4]["fields"] == {"model": model, "code": "no_room", "message": "It does not fit."}

@@ -57,7 +57,7 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert job["id"] in listed
     assert "waiting for a GPU" in listed
     assert "epochs 1" in me.run("jobs", "show", job["id"])
-    assert me.read("jobs", "logs", job["id"]) == {"data": []}
+    assert me.read("jobs", "logs", job["id"]) == {"data": [], "deleted_after_days": None}
     assert "JobApproved" in me.run("jobs", "events", job["id"])
     assert "not evaluated yet" in me.run("jobs", "evaluations", job["id"])
     assert "Nothing is saved" in me.run("jobs", "checkpoints", job["id"])
@@ -120,7 +120,9 @@ def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, world: W
     assert "no job" in me.refused("jobs", "cancel", f"ftjob-{'0' * 32}", code=4)
     world.credit(person, 10_000_000)
     world.occupy(2)
-    assert "--gpu-type: local has 0 of cpu free" in me.refused(*launch, code=5)
+    assert "--gpu-type: This machine has 0 of CPU (this machine) free" in me.refused(
+        *launch, code=5
+    )
     stranger = CommandLine(served.url, "eco_wrong")
     assert "unknown or was revoked" in stranger.refused("jobs", "list", code=3)
 

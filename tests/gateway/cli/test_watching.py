@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from domain.aggregate import because
 from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from gateway import job_progress
-from gateway.cli import following, watching
+from gateway.cli import following, launching, terminal, watching
 from gateway.client import Client, Endpoint, Refused, Unreachable
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
@@ -25,7 +26,7 @@ from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink, plain
 from tests.gateway.conftest import BASE_MODEL, Person, World
-from tests.polling import eventually
+from tests.polling import TIMEOUT_SECONDS, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -171,9 +172,20 @@ def test_a_job_is_followed_to_its_end(
 
 
 def test_json_lines_begin_with_the_approval(
-    me: CommandLine, world: World, launch: tuple[str, ...]
+    me: CommandLine, world: World, launch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cancelling = meanwhile(lambda: act(world, only_job(me), lambda job: job.cancel(timedelta(1))))
+    said = Event()
+
+    def show_line(job: dict[str, Any]) -> None:
+        terminal.show_line(job)
+        said.set()
+
+    def cancel() -> None:
+        assert said.wait(TIMEOUT_SECONDS)
+        act(world, only_job(me), lambda job: job.cancel(timedelta(1)))
+
+    monkeypatch.setattr(launching, "show_line", show_line)
+    cancelling = meanwhile(cancel)
     lines = me.lines(*launch, "--watch", code=1)
     cancelling.join()
     assert {line["id"] for line in lines} == {lines[0]["id"]}
@@ -285,6 +297,27 @@ def test_a_log_is_followed_line_by_line(
     assert [line["n"] for line in me.lines("jobs", "logs", job, "-f")] == [1, 2, 3, 4]
     topics = [line["topic"] for line in me.lines("jobs", "events", job, "-f")]
     assert (topics[0], topics[-1]) == ("JobApproved", "Registered")
+
+
+def test_a_log_that_was_deleted_is_told(
+    me: CommandLine, world: World, person: Person, launch: tuple[str, ...]
+) -> None:
+    job = me.read(*launch)["id"]
+    train(world, person, job, 3.0)
+    act(world, job, register)
+    said = "are kept for 90 days after the end of a job; those of this one were deleted."
+
+    def logs(*options: str) -> tuple[str, str]:
+        told = ecolink("--url", me.url, "--key", me.key, "jobs", "logs", job, *options)
+        assert told.exit_code == 0
+        return told.stdout.strip(), told.stderr
+
+    assert logs() == logs("-f") == ("", "")
+    with connect(world.settings) as connection:
+        connection.execute("UPDATE job_detail SET changed_at = changed_at - interval '91 days'")
+    assert logs() == logs("-f") == ("", f"Log lines {said}\n")
+    answer, problems = logs("--json")
+    assert (json.loads(answer)["deleted_after_days"], problems) == (90, "")
 
 
 @pytest.mark.parametrize("live", [2, 3, 5])

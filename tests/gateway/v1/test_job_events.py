@@ -129,6 +129,23 @@ def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) ->
         trained.client.fine_tuning.jobs.list_events(trained.name, after="ftevent-none")
 
 
+def test_events_tell_what_became_of_a_deployment(trained: Trained) -> None:
+    trained.register()
+    deploying, account_id = trained.world.deploying, trained.person.account_id
+    with because(trained.cause(STEPS + 2)):
+        deployment = deploying.deploy_model(account_id, trained.job_id)
+        deployment.activate()
+        trained.world.log.commit(deployment)
+    with because(trained.cause(STEPS + 3)):
+        deploying.undeploy(account_id, deployment.model)
+    trained.world.project()
+    told = trained.client.fine_tuning.jobs.list_events(trained.name, limit=2).data
+    assert [each.message for each in told] == [
+        f"Undeployed {deployment.model}",
+        f"Deployed as {deployment.model}",
+    ]
+
+
 def test_a_checkpoint_has_its_metrics_and_its_name(trained: Trained) -> None:
     trained.world.project()
     (checkpoint,) = trained.client.fine_tuning.jobs.checkpoints.list(trained.name)

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
+from domain.deployment import Deployment
 from domain.failures import FailureClass
+from domain.identity import deployment_id
 from domain.job import Job, SegmentEnd
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from tests.gateway.conftest import World
@@ -63,6 +65,18 @@ class Reader(Owner):
             job.register(1, "adapters/1", "c" * 64)
             job.end_segment(1, SegmentEnd.COMPLETED, 90)
             self.world.log.commit(job)
+
+    def serve(self, model: str) -> None:
+        """What is deployed under a name answers."""
+        own = deployment_id(self.person.account_id, model)
+        self.world.activate(self.world.log.load(Deployment, own))
+
+    def fail_deployment(self, model: str) -> None:
+        with because(self.world.cause):
+            own = deployment_id(self.person.account_id, model)
+            deployment = self.world.log.load(Deployment, own)
+            deployment.fail("serving_died", f"It died with {model}.")
+            self.world.log.commit(deployment)
 
     def crash(self, failure: FailureClass, segment: int = 1) -> None:
         with because(self.world.cause):

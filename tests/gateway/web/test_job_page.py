@@ -10,10 +10,8 @@ import pytest
 from domain.account import Account
 from domain.aggregate import because
 from domain.checkpoint import checkpoint_model
-from domain.deployment import Deployment
 from domain.deployment_failures import ADVICE
 from domain.failures import FailureClass
-from domain.identity import deployment_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from gateway.errors import NotYetVisible, status_of
@@ -84,7 +82,7 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
         "Balance $10.00 lasts about",
         "Estimated $",
         "loading <the> model",
-        "Training began: 30 steps over 9 examples and 1 held out.",
+        "Training began: 30 steps over 9 examples, with 1 to evaluate on.",
         "Checkpoint saved at step 10: loss 2.0000.",
         "You are charged for the GPU time consumed up to then",
         "This settles whatever GPU time the meter has consumed",
@@ -152,19 +150,37 @@ def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
     assert "Deploying…" in reader.post("deploy")
 
 
+def test_the_timeline_tells_what_became_of_deployments(reader: Reader, world: World) -> None:
+    reader.register()
+    world.project()
+    reader.post("deploy")
+    reader.post("checkpoints/10/deploy")
+    model = world.log.load(Job, reader.job_id).model_name
+    saved = checkpoint_model(model, 10)
+    reader.serve(model)
+    reader.fail_deployment(saved)
+    with because(world.cause):
+        world.deploying.undeploy(reader.person.account_id, model)
+    told = reader.text().partition("Timeline")[2]
+    story = (
+        f"Deploying {model}.",
+        f"Deploying {saved}.",
+        f"Deployed as {model}.",
+        f"Deploying {saved} failed. It died with {saved}.",
+        f"Undeployed: {model} answers no more.",
+    )
+    assert sorted(story, key=told.index) == list(story[::-1]), "the newest first"
+
+
 def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
     reader.register()
     reader.world.project()
     checkpoint = 'aria-label="Deploy again the checkpoint of step 10"'
     assert "Deploying…" in reader.post("deploy")
     assert "Deploying… the checkpoint of step 10" in reader.post("checkpoints/10/deploy")
-    with because(reader.world.cause):
-        model = reader.world.log.load(Job, reader.job_id).model_name
-        for name in (model, checkpoint_model(model, 10)):
-            own = deployment_id(reader.person.account_id, name)
-            deployment = reader.world.log.load(Deployment, own)
-            deployment.fail("serving_died", f"It died with {name}.")
-            reader.world.log.commit(deployment)
+    model = reader.world.log.load(Job, reader.job_id).model_name
+    for name in (model, checkpoint_model(model, 10)):
+        reader.fail_deployment(name)
     text = reader.text()
     why = "It could not be deployed. It died with"
     for name in (model, checkpoint_model(model, 10)):

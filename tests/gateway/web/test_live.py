@@ -14,6 +14,7 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from domain.failures import FailureClass
+from domain.job import Job
 from gateway.app import create_app
 from gateway.sessions import COOKIE
 from gateway.web import live_jobs
@@ -232,6 +233,7 @@ def test_a_view_that_breaks_leaves_those_of_others_alone(
     monkeypatch.setattr(live_jobs, "RETRY_SECONDS", 0.2)
     with live(reader) as socket:
         frames(socket, lambda got: len(sequences(got)) == 5)
+        client.cookies.clear()  # to sign in again would end that session
         other = Reader(client, world)
         with live(other) as fine:
             other.train()
@@ -270,6 +272,17 @@ def test_the_title_of_the_log_and_the_settings_follow(reader: Reader) -> None:
         reader.crash(FailureClass.LOSS_DIVERGED)
         got = frames(socket, lambda got: "Last log lines" in content(got))
     assert 'hx-target="#job-log-title"' in content(got)
+
+
+def test_what_becomes_of_a_deployment_is_told_as_it_happens(reader: Reader) -> None:
+    reader.register()
+    model = reader.world.log.load(Job, reader.job_id).model_name
+    with live(reader, after=shown(reader)) as socket:
+        reader.post("deploy")
+        frames(socket, lambda got: f"Deploying {model}." in content(got))
+        reader.serve(model)
+        got = frames(socket, lambda got: "it answers under this name" in content(got))
+    assert f"Deployed as {model}." in content(got)
 
 
 def test_the_evaluation_of_the_base_comes_although_it_is_made_last(

@@ -40,6 +40,7 @@ def test_what_the_log_made_is_clean(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_with_a_crash()
+    story.undeploy(story.deploy_checkpoint(10))
     fold(log, pool)
     findings = audit(settings)
     assert findings.differences == []
