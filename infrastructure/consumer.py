@@ -25,12 +25,11 @@ from infrastructure.bus import EVENTS, Durable, Envelope
 
 BATCH_EVENTS = 500
 
-BATCH_SECONDS = 0.2
-"""How long a batch is collected after its first message: nats-py and FastStream wait all of it."""
+BATCH_SECONDS = 0.1
+"""How long a batch is collected after its first message."""
 
-PROMPT_BATCH_SECONDS = 0.05
-"""The same of reactions: a job passes four of them before it starts. An idle consumer asks the
-server so often, for 1% of a core here; the many projections keep the longer time."""
+PROMPT_BATCH_SECONDS = 0.02
+"""The same of reactions: a job passes four of them before it starts."""
 
 MAX_BACKOFF_SECONDS = 5.0
 

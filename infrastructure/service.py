@@ -11,6 +11,7 @@ from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from infrastructure.bus import Durable, provision
+from infrastructure.pulling import LingeringBroker
 from infrastructure.settings import Settings
 
 PROVISION_SECONDS = 5.0
@@ -23,7 +24,7 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
     assert settings.nats_url is not None
     logger = logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
-    return NatsBroker(
+    return LingeringBroker(
         settings.nats_url,
         name=name,
         max_reconnect_attempts=-1,

@@ -89,12 +89,12 @@ async def test_a_trainer_reports_and_reads_what_is_wanted_of_it(
     last = await jetstream.get_last_msg(CONTROL, "control.job.1")
     assert last.data == b"first"
     ordered = await jetstream.subscribe("control.job.1", ordered_consumer=True)
-    assert (await ordered.next_msg(timeout=5)).data == b"first"
+    assert (await ordered.next_msg(timeout=60)).data == b"first"
     await services.jetstream().publish("control.job.1", b"second")
-    assert (await ordered.next_msg(timeout=5)).data == b"second"
+    assert (await ordered.next_msg(timeout=60)).data == b"second"
     await ordered.unsubscribe()
     pull = await jetstream.pull_subscribe("control.job.1", stream=CONTROL)
-    [message] = await pull.fetch(1, timeout=5)
+    [message] = await pull.fetch(1, timeout=60)
     await message.ack_sync()
     await trainer.close()
     assert errors.empty()

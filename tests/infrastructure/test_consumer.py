@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
+from faststream.nats import NatsBroker
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -61,14 +62,14 @@ def logged(log: EventLog) -> list[str]:
 @asynccontextmanager
 async def consuming(
     settings: Settings, js: JetStreamContext, consumer: OrderedConsumer
-) -> AsyncIterator[None]:
-    """The consumer runs in this process, as it does in a service's."""
+) -> AsyncIterator[NatsBroker]:
+    """The consumer runs in this process, as it does in a service's, on this broker."""
     await provision(js, (consumer.durable,))
     broker = broker_of(settings, "test")
     consumer.subscribe(broker)
     await broker.start()
     try:
-        yield
+        yield broker
     finally:
         await broker.stop()
 
@@ -100,6 +101,24 @@ async def test_thousands_of_events_arrive_once_and_in_order(
         await caught_up(consumer, log)
         await eventually_async(lambda: all_acknowledged(js, consumer))
     assert seen(pool) == logged(log)
+
+
+async def test_a_consumer_waits_for_events_and_asks_hardly_ever(
+    settings: Settings, log: EventLog, js: JetStreamContext, consumer: OrderedConsumer
+) -> None:
+    """And what comes is delivered to it once."""
+    async with consuming(settings, js, consumer) as broker:
+        client = await broker.connect()
+        asked = client.stats["out_msgs"]
+        await asyncio.sleep(1)
+        assert client.stats["out_msgs"] - asked < 5, "FastStream alone asks twenty times"
+        grow(log, 100)
+        await Publisher(log, js).publish_new()
+        await caught_up(consumer, log)
+        await eventually_async(lambda: all_acknowledged(js, consumer))
+        info = await js.consumer_info(EVENTS, consumer.durable.name)
+        assert info.delivered is not None
+        assert info.delivered.consumer_seq == info.delivered.stream_seq, "each is delivered once"
 
 
 async def test_a_redelivery_of_everything_changes_nothing(

@@ -34,7 +34,7 @@ async def contents(js: JetStreamContext) -> list[Envelope]:
     subscription = await js.subscribe(
         "events.>", stream=EVENTS, config=ConsumerConfig(ack_policy=AckPolicy.NONE)
     )
-    messages = [await subscription.next_msg(timeout=5) for _ in range(count)]
+    messages = [await subscription.next_msg(timeout=60) for _ in range(count)]
     await subscription.unsubscribe()
     return [Envelope.model_validate_json(message.data) for message in messages]
 
