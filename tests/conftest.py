@@ -33,6 +33,10 @@ CI = "ECOLINK_CI"
 EXHIBITION = {"test_states.py", "test_budget.py", "test_job_page.py"}
 """What looks at pages of a platform where nothing moves."""
 
+OWN_STACK = "tests/e2e/test_auto_pause.py"
+LONGEST = ("exhibition", "tests/e2e", OWN_STACK, "tests/browser")
+"""Begun first, so that no worker is left alone with one in the end."""
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 
@@ -57,7 +61,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             folder, _, name = module.rpartition("/")
             if folder == "tests/browser" and name in EXHIBITION:
                 return "exhibition"
-            return "stack" if folder in ("tests/e2e", "tests/browser") else module
+            shares = folder in ("tests/e2e", "tests/browser") and module != OWN_STACK
+            return folder if shares else module
+
+        def _assign_work_unit(self, node: Any) -> None:
+            for scope in reversed(LONGEST):
+                if scope in self.workqueue:
+                    self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
 
     return ByModule(config, log)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psutil
+import pytest
 
 from deploy.demo.account import (
     DemoAccount,
@@ -198,12 +199,15 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
     """A stack with the tiny base model and a client of its demo account."""
     settings.home.chmod(0o755)
     model = make_tiny_model(folder / "tiny")
-    with stack.up(settings) as started:
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as environment:
+            # A tiny model only waits for a second thread, which takes a core from others meanwhile.
+            environment.setenv("OMP_NUM_THREADS", "1")
+            started = running.enter_context(stack.up(settings))
         manifest = Artifacts(started.settings.artifacts).put_directory("models/tiny", model)
         with acting_for_the_demo(started.settings) as use_cases:
-            use_cases.import_base_model(
-                "tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256, TINY_SHAPE
-            )
+            tiny = ("tiny", "models/tiny", manifest.sha256, "LlamaForCausalLM", 50_000, 256)
+            use_cases.import_base_model(*tiny, TINY_SHAPE)
         await_deployment(started.settings, "tiny")
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None

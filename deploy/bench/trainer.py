@@ -52,6 +52,8 @@ PEAK = PeakConfig(dtype="bfloat16", sizes=(1024, 1536, 2048), times=15)
 GIB = 1024**3
 
 OURS, COMPILED = "EcoLink, eager", "EcoLink, compiled"
+CHECKPOINTED = "EcoLink, checkpointing"
+"""Activations are computed again, as by TRL as it comes: what a job does where memory is short."""
 TRL_DEFAULT = "TRL, as it comes"
 TRL_TUNED = {
     f"TRL, tuned, {rows} x {times}": (rows, times)
@@ -171,6 +173,7 @@ class Contest:
         contestants: dict[str, Callable[[], RunResult | TrlResult]] = {OURS: self._ours}
         if compiled:
             contestants[COMPILED] = lambda: self._ours(compiled=True)
+        contestants[CHECKPOINTED] = lambda: self._ours(checkpointing=True)
         contestants[TRL_DEFAULT] = self._trl_default
         for name, shape in TRL_TUNED.items():
             contestants[name] = lambda shape=shape: self._trl_tuned(*shape)
@@ -183,7 +186,7 @@ class Contest:
                 tell(f"  {name}: {found.runs[name][-1].tokens_per_second:.0f} tokens/s")
         return found
 
-    def _ours(self, *, compiled: bool = False) -> RunResult:
+    def _ours(self, *, compiled: bool = False, checkpointing: bool = False) -> RunResult:
         """As the local launcher would start it; compiled, on a cache that is empty."""
         with tempfile.TemporaryDirectory(dir=self._folder) as cache:
             own = {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -195,6 +198,7 @@ class Contest:
                     precision=self._precision,
                     steps=self._steps,
                     compiled=compiled,
+                    checkpointing=checkpointing,
                     batch_tokens=MOST_TOKENS,  # as the memory fit allows with 16 GiB
                 ),
                 environment(MALLOC | own),
@@ -276,7 +280,7 @@ def verdicts(found: Found, operations: float) -> list[str]:
     tuned = max(TRL_TUNED, key=lambda name: speeds[name].tokens_per_second)
     peak = median(found.peaks)
     lines = [f"GEMM peak {peak / 1e9:.0f} GFLOP/s; {operations / 1e6:.0f} MFLOP a token"]
-    for name in (each for each in (OURS, COMPILED) if each in speeds):
+    for name in (each for each in (OURS, COMPILED, CHECKPOINTED) if each in speeds):
         ours = speeds[name]
         for theirs, aim in ((tuned, AIM_TUNED), (TRL_DEFAULT, AIM_DEFAULT)):
             steps, together = _ratios(ours, speeds[theirs])

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, WebError
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 WIDTH, HEIGHT, PHONE_WIDTH = 1280, 800, 375
 
 ABORTED = "net::ERR_ABORTED"

@@ -32,6 +32,7 @@ def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None
     expect(cancel).to_be_focused()
     page.keyboard.press("Enter")
     expect(confirm).to_be_disabled()  # until it is answered
+    _until(page, lambda: len(given) == 1)
     given[0].fulfill(status=204)
     expect(confirm).to_be_enabled()
 

@@ -78,6 +78,8 @@ def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
     )
     resume = page.get_by_role("button", name="Resume", exact=True).first
     expect(resume).to_be_disabled()
+    # On a busy machine the money is gone before the first step.
+    started = len(person.events(job, "TrainingStarted"))
 
     second = page.context.new_page()
     second.goto("/billing")
@@ -89,7 +91,7 @@ def test_a_balance_that_runs_dry_is_topped_up_in_a_second_tab(
     resume.click()
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
     expect(page.locator(STATUS)).to_have_text("training", timeout=TRAINING_MS)
-    person.await_events(job, "TrainingStarted", 2)
+    person.await_events(job, "TrainingStarted", started + 1)
 
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the job").click()

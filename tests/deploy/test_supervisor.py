@@ -168,11 +168,11 @@ def test_a_stack_ends_with_the_process_that_started_it(home: Path) -> None:
         f"with stack.up(Settings(home=Path(sys.argv[1])), {{'one': {STEADY!r}}}) as s: s.wait()"
     )
     starter = subprocess.Popen([sys.executable, "-c", script, str(home)])
-    eventually(lambda: stack.running(home), timeout=30)
+    eventually(lambda: stack.running(home), timeout=60)
     all_processes = processes(home)
     starter.kill()
     starter.wait()
-    eventually(lambda: nothing_lives(all_processes), timeout=30)
+    eventually(lambda: nothing_lives(all_processes), timeout=60)
     assert "stopped" in (home / "logs" / "supervisor.log").read_text()
 
 

@@ -18,7 +18,7 @@ from tests.running import GPUS, EcoLinkUnderTest, running_ecolink
 
 pytestmark = pytest.mark.timeout(900)
 
-HYPERPARAMETERS = {"epochs": 60, "gradient_accumulation": 1, "save_steps": 200}
+HYPERPARAMETERS = {"epochs": 30, "gradient_accumulation": 1, "save_steps": 200}
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ def test_a_serving_process_that_is_killed_comes_back_with_what_was_deployed(
 ) -> None:
     path = ecolink.approve(ecolink.dataset(tmp_path, examples=20), epochs=1, save_steps=1)
     model = ecolink.await_end(path)["model"]
-    step = ecolink.client.get(f"{path}/checkpoints")["data"][0]["step"]
+    # The best one: the others may be deleted at any moment, now that the job is registered.
+    saved = ecolink.client.get(f"{path}/checkpoints")["data"]
+    step = next(each["step"] for each in saved if each["best"])
     ecolink.client.post(f"/models/{model}/deploy", {})
     checkpoint = ecolink.client.post(f"{path}/checkpoints/{step}/deploy", {})["model"]
     for name in (model, checkpoint):
@@ -35,6 +37,10 @@ def test_a_serving_process_that_is_killed_comes_back_with_what_was_deployed(
     ecolink.client.post(f"/models/{checkpoint}/undeploy", {})
     eventually(lambda: not answers(ecolink, checkpoint), TIMEOUT_SECONDS)
     assert answer(ecolink, model) == before[model]
+    (undeployed,) = ecolink.await_events(path, "Undeployed", 1)
+    assert undeployed["model"] == checkpoint
+    activated = ecolink.events(path, "DeploymentActivated")
+    assert {each["model"] for each in activated} == {model, checkpoint}
 
 
 def status(ecolink: EcoLinkUnderTest, model: str) -> str:

@@ -23,7 +23,7 @@ def test_trainer_billing_and_postgres_are_killed_one_after_another(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
     dataset = ecolink.dataset(tmp_path, examples=200)
-    path = ecolink.approve(dataset, epochs=40, gradient_accumulation=1, save_steps=100)
+    path = ecolink.approve(dataset, epochs=25, gradient_accumulation=1, save_steps=100)
 
     ecolink.await_events(path, "CheckpointSaved", 1)
     ecolink.trainer().kill()

@@ -11,7 +11,7 @@ from infrastructure.store import connect
 from projections.gpu_pools import all_gpu_pools
 from services.projector.audit import audit
 from tests.polling import eventually
-from tests.running import EcoLinkUnderTest
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +24,8 @@ def test_a_job_of_two_ranks_is_paused_and_goes_on_with_one(
     path = ecolink.approve(
         dataset, gpu_count=2, epochs=60, gradient_accumulation=1, save_steps=100_000
     )
-    ecolink.await_events(path, "TrainingStarted", 1)
+    # Before its first step there is nothing to save.
+    eventually(lambda: ecolink.client.get(path)["step"] > 0, TIMEOUT_SECONDS)
     for _ in range(2):
         ecolink.client.post(f"{path}/pause", {})
     paused = ecolink.await_status(path, "paused")

@@ -13,7 +13,15 @@ from rich.console import Console
 
 from deploy.bench import trainer
 from deploy.bench.learning import Material
-from deploy.bench.trainer import COMPILED, OURS, TRL_DEFAULT, TRL_TUNED, Contest, Found
+from deploy.bench.trainer import (
+    CHECKPOINTED,
+    COMPILED,
+    OURS,
+    TRL_DEFAULT,
+    TRL_TUNED,
+    Contest,
+    Found,
+)
 from deploy.bench.training_speed import Measured, Speed, operations_per_token, rotated
 from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
@@ -125,14 +133,14 @@ def test_each_runs_in_its_turn_as_it_would(
     monkeypatch.setattr(trainer, "last_line", trl)
     monkeypatch.setattr(trainer, "run_module", lambda *_, **__: "1e9")
     found = contest.run(2, lambda _: None, compiled=True)
-    assert list(found.runs) == [OURS, COMPILED, TRL_DEFAULT, *TRL_TUNED]
-    assert [config.compiled for config, _ in turns if isinstance(config, RunConfig)] == [
-        False,
-        True,
-        True,  # the second repeat begins with it
-        False,
+    assert list(found.runs) == [OURS, COMPILED, CHECKPOINTED, TRL_DEFAULT, *TRL_TUNED]
+    eager, compiled, checkpointed = (False, False), (True, False), (False, True)
+    runs = [config for config, _ in turns if isinstance(config, RunConfig)]
+    assert [(each.compiled, each.checkpointing) for each in runs] == [
+        *(eager, compiled, checkpointed),
+        *(compiled, checkpointed, eager),  # the second repeat begins with the second
     ]
-    default, tuned, whole = (config for config, _ in turns[2:5])
+    default, tuned, whole = (config for config, _ in turns[3:6])
     assert default == TrlConfig(
         **{k: v for k, v in asdict(default).items() if k not in trainer.TRL_OWN}
     )
@@ -143,7 +151,7 @@ def test_each_runs_in_its_turn_as_it_would(
         False,
     )
     assert (whole.micro_batch_size, whole.gradient_accumulation) == (16, 1)
-    assert [MALLOC.items() <= given.items() for _, given in turns[:5]] == [1, 1, 0, 1, 1]
+    assert [MALLOC.items() <= given.items() for _, given in turns[:6]] == [1, 1, 1, 0, 1, 1]
     assert not any("GOMP_SPINCOUNT" in given for _, given in turns)
     console = Console(width=200)
     with console.capture() as captured:
