@@ -16,6 +16,9 @@ WIDTH, HEIGHT, PHONE_WIDTH = 1280, 800, 375
 ABORTED = "net::ERR_ABORTED"
 """What becomes of a request whose page is left, and of a link that turns out to be a download."""
 
+UNOPENED = "WebSocket is closed before the connection is established"
+"""What becomes of a connection whose page is left before it stands: htmx closes it then."""
+
 NO_GATEWAY = re.compile(
     r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|CONNECTION_CLOSED|EMPTY_RESPONSE"
     r"|SOCKET_NOT_CONNECTED|INCOMPLETE_CHUNKED_ENCODING)"
@@ -39,8 +42,9 @@ class Tabs:
     url: str
     problems: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
-    allowed: list[str] = field(default_factory=list)
-    """Parts of problems that a test is about, such as the address of a page that is not there."""
+    allowed: list[str] = field(default_factory=lambda: [UNOPENED])
+    """Parts of problems that are none; a test adds what it is about, such as the address of a page
+    that is not there."""
     gateway_may_be_down: bool = False
 
     def open(

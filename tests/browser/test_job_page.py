@@ -37,6 +37,17 @@ def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None
     expect(confirm).to_be_enabled()
 
 
+def test_a_page_may_be_left_before_its_connection_stands(
+    exhibited: Tabs, exhibition: Exhibition
+) -> None:
+    context = exhibited.open(exhibition.people["ada"]).context
+    for _ in range(10):
+        page = context.new_page()
+        with page.expect_websocket():
+            page.goto(exhibition.paths["training"], wait_until="commit")
+        page.close()
+
+
 def test_lines_that_come_while_the_log_is_loaded_are_kept(
     exhibited: Tabs, exhibition: Exhibition
 ) -> None:
