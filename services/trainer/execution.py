@@ -122,10 +122,9 @@ def make_deterministic(practise: Callable[[], None]) -> str | None:
 
     `practise` runs a micro batch there and back. Attention's backward pass adds by atomics unless
     torch refuses what it cannot do in one order: with warnings alone it goes on as before. Source:
-    PyTorch's notes on reproducibility, and cuBLAS's on its workspace, of which this size is one
-    that always gives the same bits.
+    PyTorch's notes on reproducibility. cuBLAS needs a setting of its own, which the process has
+    from its start (`services/model_libraries.py`).
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
     # Nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)

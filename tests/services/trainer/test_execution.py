@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -48,12 +51,25 @@ def test_a_gpu_that_adds_in_another_order_each_time_is_said_in_the_certificate()
     assert cpu.differences(cpu) == ()
 
 
-@pytest.mark.parametrize("can", [True, False])
-def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(
-    can: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_cublas_has_its_setting_before_anything_could_run_on_a_gpu() -> None:
+    """torch looks at the first product, and several ranks exchange gradients before they practise.
 
+    An operator's own setting stays.
+    """
+    program = (
+        "import os, sys; from services.model_libraries import lean_imports; lean_imports(); "
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], 'torch' in sys.modules)"
+    )
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    unset = {each: value for each, value in os.environ.items() if each != name}
+    for given, expected in ((unset, ":4096:8"), (unset | {name: ":16:8"}, ":16:8")):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected, "False"]
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_gpu_is_deterministic_where_every_operator_of_a_step_can_be(can: bool) -> None:
     def practise() -> None:
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
