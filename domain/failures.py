@@ -83,9 +83,10 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,
             False,
-            "The training loss became infinite or no number at all, or stayed worse than guessing "
-            "after it had been better.",
-            "Start a new job with a lower learning rate; a third of this one is a good next try.",
+            "The loss became infinite or no number at all, or was far worse in the end than that "
+            "of the base model without training, or than guessing.",
+            "Start a new job with a lower learning rate; a third of this one is a good next try. "
+            "If only the held-out loss became so, fewer epochs may do.",
         ),
         FailureClass.DISK_FULL: Failure(
             Payer.PLATFORM,

@@ -63,7 +63,8 @@ class Position(BaseModel):
     validation_sha256: str | None = None  # of the user's own examples, if they are evaluated on
     eval_loss: float | None = None  # held-out, nats per label token; None: not evaluated here
     lowest_loss: float | None = None  # of an optimizer step up to here
-    suspect_steps: int = 0  # in a row up to here that were worse than guessing
+    starting_loss: float | None = None  # the highest of the first steps; None: an older trainer's
+    suspect_steps: int = 0  # in a row up to here that were above the line of divergence
     best_step: int | None = None  # the checkpoint of the lowest held-out loss up to here
     best_eval_loss: float | None = None
 

@@ -1,59 +1,117 @@
-"""Divergence: when a finite training loss says that the adapter is worse than no model at all."""
+"""Divergence: when a finite loss says that the adapter is far worse than the base without it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from services.trainer.failures import LossDiverged
+from services.trainer.progress import Progress
 
 PATIENCE_STEPS = 5
 """Optimizer steps in a row that make a divergence. A bad batch is one step; five are 80 examples by
 the wizard's defaults, and few enough that little is paid for in vain."""
+
+REFERENCE_STEPS = 5
+"""The first ones of a run, of which the highest loss is the reference: the adapter has hardly moved
+yet, and the examples of one step alone may be easy ones."""
+
+DIVERGED_NATS = 1.5
+"""How far above the base a loss is far worse: e^1.5, or 4.5 times as bad a guess of each token."""
 
 LEARNED_NATS = 1.0
 """How far below guessing a step's loss must have been, before being above it says anything: the
 loss of an untrained base lies around that of guessing, on either side of it."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """A loss above which a step says that the adapter is worse than none."""
+
+    loss: float  # nats a token
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.loss:.4f} ({self.meaning})"
+
+
 class Divergence:
-    """Watches the mean loss of the optimizer steps of a segment.
+    """Watches the mean loss of a run's optimizer steps, after `progress` has counted each.
 
-    Guessing every token of the vocabulary alike loses ln(vocabulary) nats a token, on whatever
-    data. A model that was well below (by 1 nat: e times as good a guess) and is above it in five
-    steps in a row has been destroyed, and no schedule brings it back: its learning rate only falls.
-    How large a loss is otherwise too large depends on the base and the data, so that nothing below
-    that line ever counts: a wrong guess would end a good run.
+    LoRA's B begins at zero (Hu et al., 2021), so that the losses of the first steps are the base's
+    own on this data: a step that is 1.5 nats above the highest of them is above the line. So is one
+    that is worse than guessing every token of the vocabulary alike, which loses ln(vocabulary) on
+    whatever data, once a step was well below that (by 1 nat). Five such steps in a row, and the
+    model has been destroyed; no schedule brings it back, for its learning rate only falls. How
+    large a loss is otherwise too large depends on the base and the data, so that nothing below both
+    lines ever counts: a wrong guess would end a good run.
 
-    While the newest steps are above the line the run is `suspect`, and is not saved: the last good
+    While the newest steps are above a line the run is `suspect`, and is not saved: the last good
     checkpoint stays the last one. Only a stop saves it, with the number of such steps, for one that
-    is resumed to go on with. Every rank sees the same losses and decides alike.
+    is resumed to go on with. A checkpoint from before there was a reference has none, and its run
+    gets none. Every rank sees the same losses and decides alike.
     """
 
-    def __init__(self, vocabulary: int, suspect_steps: int = 0) -> None:
-        self.guessing_loss = math.log(vocabulary)
-        self.suspect_steps = suspect_steps  # in a row, up to now, that were above
+    def __init__(self, vocabulary: int, progress: Progress) -> None:
+        self._guessing_loss = math.log(vocabulary)
+        self._progress = progress
 
     @property
     def suspect(self) -> bool:
-        """Whether the newest step was worse than guessing, after the run had learned."""
-        return self.suspect_steps > 0
+        """Whether the newest step was above the line."""
+        return self._progress.suspect_steps > 0
 
-    def take(self, step: int, loss: float, lowest_loss: float | None) -> None:
-        """Judge a step's mean loss by the lowest one so far, in nats; raises LossDiverged."""
-        learned = lowest_loss is not None and lowest_loss <= self.guessing_loss - LEARNED_NATS
-        above = learned and loss > self.guessing_loss
-        self.suspect_steps = self.suspect_steps + 1 if above else 0
-        if self.suspect_steps == PATIENCE_STEPS:
+    @property
+    def line(self) -> Line | None:
+        """The lower of the lines that are in force, which does not change while steps are above."""
+        progress, lines = self._progress, list[Line]()
+        if progress.starting_loss is not None:
+            meaning = (
+                f"{DIVERGED_NATS} nats more than the highest loss of the first {REFERENCE_STEPS} "
+                f"steps, {progress.starting_loss:.4f}, which is the base's own"
+            )
+            lines.append(Line(progress.starting_loss + DIVERGED_NATS, meaning))
+        lowest = progress.lowest_loss
+        if lowest is not None and lowest <= self._guessing_loss - LEARNED_NATS:
+            meaning = f"what guessing every token alike would lose; it had been {lowest:.4f}"
+            lines.append(Line(self._guessing_loss, meaning))
+        return min(lines, key=lambda line: line.loss, default=None)
+
+    def take(self, loss: float) -> None:
+        """Judge the mean loss of the newest step, in nats; raises LossDiverged."""
+        progress = self._progress
+        self._refer_to(loss)
+        line = self.line
+        above = line is not None and loss > line.loss
+        progress.suspect_steps = progress.suspect_steps + 1 if above else 0
+        if progress.suspect_steps == PATIENCE_STEPS:
             raise LossDiverged(
-                f"loss {loss:.4f} at step {step}: above {self.guessing_loss:.4f}, which guessing "
-                f"every token alike would lose, in {PATIENCE_STEPS} steps in a row, after it had "
-                f"been {lowest_loss:.4f}"
+                f"loss {loss:.4f} at step {progress.step}: in the {PATIENCE_STEPS} steps from "
+                f"{progress.step - PATIENCE_STEPS + 1} on it was above {line}"
             )
 
-    def conclude(self, held_out_loss: float) -> None:
-        """Judge a run that ended suspect by its held-out loss, in nats; raises LossDiverged."""
-        if self.suspect and held_out_loss > self.guessing_loss:
+    def conclude(self, loss_before: float, loss_after: float) -> None:
+        """Judge a run that ended by its held-out loss, in nats, without and with the adapter.
+
+        One that ends suspect must be below the line with it; and none far above the base, whatever
+        its steps said. Raises LossDiverged.
+        """
+        line, step = self.line, self._progress.step
+        if self.suspect and line is not None and loss_after > line.loss:
             raise LossDiverged(
-                f"the last steps were worse than guessing every token alike, and so is the "
-                f"held-out loss: {held_out_loss:.4f}, against {self.guessing_loss:.4f}"
+                f"the losses of the last steps, up to step {step} ({self._progress.suspect_steps} "
+                f"in a row), were above {line}, and so is the held-out loss: {loss_after:.4f}"
             )
+        if loss_after > loss_before + DIVERGED_NATS:
+            raise LossDiverged(
+                f"the held-out loss after step {step} is {loss_after:.4f}: more than "
+                f"{DIVERGED_NATS} nats above the base's {loss_before:.4f} on the same examples"
+            )
+
+    def _refer_to(self, loss: float) -> None:
+        """Let the loss be part of the reference, if its step is one of the first."""
+        progress = self._progress
+        if progress.step == 1:
+            progress.starting_loss = loss
+        elif progress.step <= REFERENCE_STEPS and progress.starting_loss is not None:
+            progress.starting_loss = max(progress.starting_loss, loss)

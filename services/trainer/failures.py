@@ -32,9 +32,9 @@ class BadData(SegmentFailure):
 
 
 class LossDiverged(SegmentFailure):
-    """The loss or its gradient is no finite number, or stayed above that of guessing.
+    """The loss or its gradient is no finite number, or is far above that of the base.
 
-    The last checkpoint is still good.
+    The last checkpoint from before it was is still good.
     """
 
     failure = FailureClass.LOSS_DIVERGED

@@ -17,7 +17,8 @@ class Progress:
     loss_tokens: int = 0
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
     lowest_loss: float | None = None  # of an optimizer step, over all segments
-    suspect_steps: int = 0  # in a row up to here that were worse than guessing
+    starting_loss: float | None = None  # the highest of the first steps; None: not known any more
+    suspect_steps: int = 0  # in a row up to here that were above the line of divergence
     best_step: int | None = None  # the checkpoint of the lowest held-out loss, over all segments
     best_eval_loss: float | None = None
     segment_tokens: int = 0

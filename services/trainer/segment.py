@@ -181,7 +181,7 @@ class Segment:
         self._compile_if_long()
         self._make_deterministic()
         self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
-        self.divergence = Divergence(self.vocabulary, self.progress.suspect_steps)
+        self.divergence = Divergence(self.vocabulary, self.progress)
         held_out = HeldOut(self.dataset.held_out, self.plan, self.ranks)
         self.evaluations = Evaluations(
             self.spec, held_out, self.reporter, self.lease, self.progress, self._ends
@@ -279,7 +279,7 @@ class Segment:
         if self.divergence.suspect:
             self.reporter.log(
                 f"step {self.progress.step} is saved as it is, to go on judging its loss, which is "
-                "above that of guessing",
+                f"above {self.divergence.line}",
                 "WARNING",
             )
         self.checkpoints.save(beside=False)
@@ -290,7 +290,7 @@ class Segment:
         """Save a checkpoint, but not of a run that may be diverging: the last good one stays."""
         if self.divergence.suspect:
             self.reporter.log(
-                f"step {self.progress.step} is not saved: its loss is above that of guessing",
+                f"step {self.progress.step} is not saved: its loss is above {self.divergence.line}",
                 "WARNING",
             )
             return
@@ -342,14 +342,13 @@ class Segment:
                 measured_at=datetime.now(UTC),
             )
         )
-        self.divergence.take(progress.step, step.loss, progress.lowest_loss)
-        progress.suspect_steps = self.divergence.suspect_steps
+        self.divergence.take(step.loss)
 
     def _evaluate(self) -> None:
         """Evaluation on the held-out examples, without and with the adapter."""
         self._enter(Phase.EVALUATION)
         evaluation = self.evaluations.conclude(self.model)
-        self.divergence.conclude(evaluation.loss_after)
+        self.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
         peaks = self.ranks.gather(torch.tensor([self.peak_memory.bytes]))
         self.reporter.update(
             now=True, evaluation=evaluation, peak_memory_bytes=int(peaks.max().item())
