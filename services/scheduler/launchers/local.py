@@ -293,15 +293,16 @@ class LocalLauncher:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
         nats_url = settings.trainer_nats_url or settings.nats_url
         assert nats_url is not None
+        supervisor = settings.supervisor_pid
         return (
             inherited
             | MALLOC
+            | ({} if supervisor is None else {"ECOLINK_SUPERVISOR_PID": str(supervisor)})
             | {
                 "ECOLINK_HOME": str(settings.home.resolve()),
                 "ECOLINK_NATS_URL": nats_url,
                 "ECOLINK_ARTIFACTS_URL": settings.artifacts,
                 "ECOLINK_LOG_LEVEL": settings.log_level,
-                "ECOLINK_SUPERVISOR_PID": str(settings.supervisor_pid or ""),
                 "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
                 # What the compiler made for one job serves the next; two cores need no pool for it.
                 "TORCHINDUCTOR_CACHE_DIR": str(settings.compiled),

@@ -74,6 +74,12 @@ def test_the_end_of_the_supervisor_ends_the_trainer(settings: Settings) -> None:
         supervisor.wait()
 
 
+def test_a_trainer_can_read_its_settings_where_nothing_supervises(settings: Settings) -> None:
+    with opened(settings, "from infrastructure.settings import Settings\nSettings()\n") as launcher:
+        launcher.launch(spec())
+        assert ended(launcher).exit_code == 0, launcher.log(NAME, 10_000).decode()
+
+
 def test_setting_the_clock_ends_no_pod(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(settings) as launcher:
         launcher.launch(spec())
