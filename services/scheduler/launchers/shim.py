@@ -33,7 +33,7 @@ def main(directory: Path, command: list[str]) -> int:
         return 1
     with lock:
         asked = _listen()
-        trainer = subprocess.Popen(command, preexec_fn=_die_with_parent)
+        trainer = subprocess.Popen(command, preexec_fn=_before_it_begins)
         _note_pod(directory)
         return _watch(trainer, asked, directory)
 
@@ -45,7 +45,7 @@ def main_warm(command: list[str]) -> int:
     another's.
     """
     asked = _listen()
-    trainer = subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=_die_with_parent)
+    trainer = subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=_before_it_begins)
     assert trainer.stdin is not None
     line = _await_line(trainer, asked)
     if not line.endswith(b"\n"):
@@ -164,7 +164,9 @@ def _supervisor() -> int | None:
         sys.exit(1)  # the stack ended before we began
 
 
-def _die_with_parent() -> None:
+def _before_it_begins() -> None:
+    """In the trainer's process: it ends with us, and a stop waits until it is ready to hear it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Checkpoint, Control, SegmentSpec
+from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import PodName
+from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.lease import OVERRUN_EXIT_CODE
+from tests.causes import FixedClock
+from tests.polling import eventually
+from tests.services.scheduler.launchers.test_launcher import await_ready, living, shipped_catalog
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.nats_server import NatsServer
 from tests.services.trainer.notes import resuming
@@ -71,6 +78,39 @@ def test_sigterm_and_kill_9_and_resume_end_as_the_uninterrupted_run(
     assert list(final["phase_seconds"]) == [phase.value for phase in Phase]
     for report in reports(nats_server, third):
         assert sum(report["phase_seconds"].values()) == pytest.approx(report["elapsed_seconds"])
+
+
+@pytest.mark.parametrize("warm_trainers", [0, 1], ids=["cold", "warm"])
+def test_a_stop_that_comes_with_the_launch_is_heard(
+    nats_server: NatsServer, make_spec: SpecMaker, tmp_path: Path, warm_trainers: int
+) -> None:
+    """The interpreter has not begun by then, let alone the trainer's handler."""
+    settings = Settings(
+        home=tmp_path / "home",
+        artifacts_url=(tmp_path / "artifacts").as_uri(),
+        nats_url=nats_server.url,
+        warm_trainers=warm_trainers,
+    )
+    spec = make_spec()
+    name = PodName(spec.job_id, spec.segment)
+    launcher = LocalLauncher(settings, FixedClock())
+    launcher.capacity(shipped_catalog())
+    await_ready(launcher, settings)
+    launcher.launch(spec)
+    launcher.stop(name)
+    eventually(
+        lambda: (
+            not living(launcher, name)
+            or any(report["outcome"] for report in reports(nats_server, spec))
+        )
+    )
+    answer(nats_server, spec)
+    eventually(lambda: not living(launcher, name))
+    launcher.close()
+    pod = launcher.poll(name)
+    assert pod is not None
+    assert pod.exit_code == 0, launcher.log(name, 10_000).decode()
+    assert reports(nats_server, spec)[-1]["outcome"] == "stopped"
 
 
 def test_the_end_of_paid_time_checkpoints_and_leaves_without_anyone(

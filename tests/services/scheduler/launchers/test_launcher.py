@@ -45,6 +45,7 @@ print("pid", os.getpid(), flush=True)
 print("spec", spec, flush=True)
 print("secret" if os.environ.get("ECOLINK_DATABASE_URL") else "no database", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 while True:
     signal.pause()
 """

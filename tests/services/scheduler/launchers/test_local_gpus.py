@@ -39,6 +39,7 @@ def leave(*_):
     time.sleep({leaving_seconds})
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 order, visible = os.environ["CUDA_DEVICE_ORDER"], os.environ["CUDA_VISIBLE_DEVICES"]
 print(f"{{order}}={{visible}}.", flush=True)
 while True:
