@@ -3,7 +3,7 @@
 Everything else in a layer looks at one token at a time and needs no padding; half of a batch of
 chats is padding. On a CPU short examples attend in plain matrix products: torch's fused attention
 saves memory by tiles that a CPU gains nothing from at a hundred tokens, and its backward pass takes
-three times as long there.
+three times as long there. Which bases have this attention is for `packing.py` to say.
 """
 
 from __future__ import annotations
@@ -17,21 +17,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import AttentionInterface
 
 SHORT_ROW = 256  # tokens; above, the scores that are kept outgrow what a row keeps elsewhere
 NAME = "packed"
-
-
-def choose(base: PreTrainedModel) -> None:
-    """Give a base this attention, if torch's fused one is its own and every layer sees all."""
-    config = base.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    windowed = (
-        set(kinds) != {"full_attention"} if kinds else getattr(config, "sliding_window", None)
-    )
-    if base.config._attn_implementation == "sdpa" and not windowed:
-        base.set_attn_implementation(NAME)
 
 
 def attends_packed(base: nn.Module) -> bool:

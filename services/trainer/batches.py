@@ -78,19 +78,19 @@ def tokens_seen(base: nn.Module, batch: Batch) -> int:
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Sum of the cross entropy over the batch's label tokens, in nats, fp32, a scalar tensor."""
-    loss = CrossEntropy.apply(_logits(model, batch), batch.targets)
+    loss = CrossEntropy.apply(logits_of(model, batch), batch.targets)
     assert isinstance(loss, Tensor)
     return loss
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
     """(summed loss in nats, label tokens that were the model's first choice) of a batch."""
-    logits = _logits(model, batch)
+    logits = logits_of(model, batch)
     correct = (logits.argmax(dim=1) == batch.targets).sum()
     return CrossEntropy.apply(logits, batch.targets).item(), int(correct)
 
 
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (label tokens, vocabulary).
 
     The language-model head runs only where a label is predicted: with a short answer after a long

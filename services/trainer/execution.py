@@ -11,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.checkpoint import ModeDifference
 from domain.footprint import PAD_MULTIPLE
+from services.trainer.attention import NAME as PACKED
 from services.trainer.environment import libraries
 from services.trainer.failures import is_out_of_memory
 from services.trainer.ranks import Ranks
@@ -76,9 +77,12 @@ class ExecutionMode(BaseModel):
             torch.set_num_threads(self.threads)
 
     def on(self, base: PreTrainedModel) -> ExecutionMode:
-        """Have the base attend as recorded; returns the mode with what it does."""
+        """Have the base attend as recorded; returns the mode with what it does.
+
+        Attention over packed examples is for a base that was found able to have it.
+        """
         own = base.config._attn_implementation
-        if self.attention is None:
+        if self.attention in (None, PACKED):
             return self.model_copy(update={"attention": own})
         if self.attention != own:
             base.set_attn_implementation(self.attention)

@@ -249,15 +249,15 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     import torch
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    from services.trainer import attention
     from services.trainer.model import attach_adapter, checkpoint_activations, load_base
     from services.trainer.model_import import shape_of
+    from services.trainer.packing import pack_if_able
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     dtype = dtypes.get(config.precision) or choose_dtype(ranks.device)
     precision = Precision.NF4 if config.precision == "nf4" else Precision.BF16
     base = load_base(config.model, dtype, ranks.device, precision)
-    attention.choose(base)
+    pack_if_able(base)
     if config.checkpointing:
         checkpoint_activations(base)
     shape = shape_of(base)

@@ -18,7 +18,6 @@ from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype
-from services.trainer import attention
 from services.trainer.compiling import why_eager
 from services.trainer.dataset import Dataset, fetch, split, with_validation
 from services.trainer.divergence import Divergence
@@ -35,6 +34,7 @@ from services.trainer.model import (
     require_base,
     save_adapter,
 )
+from services.trainer.packing import pack_if_able
 from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan
 from services.trainer.progress import Progress
@@ -107,7 +107,7 @@ class Segment:
         with self.ranks.leader_first():
             directory = self.artifacts.local_directory(spec.base_ref, self.models)
         base = self._base(directory, mode)
-        attention.choose(base)
+        pack_if_able(base)
         self.mode = mode.on(base)
         self.lease.check()
         self.context = context_length(base, self.tokenizer)

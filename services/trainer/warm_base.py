@@ -15,6 +15,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.hand_over import ExpectedBase
 from services.model_libraries import choose_dtype
 from services.trainer.model import load_base, load_tokenizer
+from services.trainer.packing import pack_if_able
 
 MEMORY_SHARE = 0.25
 """Of the free memory, what a base may take that perhaps nobody will train."""
@@ -26,7 +27,9 @@ class WarmBase:
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
         self._key = (directory, manifest_sha256, dtype, Precision.BF16)
         # On the CPU, also for a segment on a GPU: which GPU is not known yet.
-        self._loaded = (load_tokenizer(directory), load_base(directory, dtype))
+        base = load_base(directory, dtype)
+        pack_if_able(base)  # tried now, it costs no segment its time
+        self._loaded = (load_tokenizer(directory), base)
 
     def take(
         self,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from infrastructure.chat_labels import IGNORED, Example
-from services.trainer.attention import NAME, SHORT_ROW, choose
+from services.trainer.attention import NAME, SHORT_ROW
 from services.trainer.batches import Batch, collate, loss_sum
 from services.trainer.model import CPU, load_base
+from services.trainer.packing import pack_if_able
 
 
 def example(tokens: int, seed: int) -> Example:
@@ -20,7 +21,7 @@ def example(tokens: int, seed: int) -> Example:
 
 def packed(tiny_model: Path):
     base = load_base(tiny_model, torch.float32)
-    choose(base)
+    pack_if_able(base)
     assert base.config._attn_implementation == NAME
     return base
 
@@ -65,19 +66,3 @@ def test_it_generates_as_ever(tiny_model: Path):
     mask[0, :3] = 0
     options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
     assert torch.equal(base.generate(ids, **options), plain.generate(ids, **options))
-
-
-@pytest.mark.parametrize(
-    ("fields", "attention"),
-    [
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "sdpa"),
-        ({"layer_types": ["full_attention"] * 2, "sliding_window": 64}, NAME),
-        ({"layer_types": None, "sliding_window": 64}, "sdpa"),
-    ],
-)
-def test_a_base_with_windows_keeps_its_own(tiny_model: Path, fields: dict, attention: str):
-    base = load_base(tiny_model, torch.float32)
-    for name, value in fields.items():
-        setattr(base.config, name, value)
-    choose(base)
-    assert base.config._attn_implementation == attention

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 
+from services.trainer.attention import NAME
 from services.trainer.execution import ExecutionMode, make_deterministic
+from services.trainer.model import load_base
 from services.trainer.ranks import Ranks
 
 
@@ -26,6 +29,16 @@ def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> Non
         "eager",
     )
     assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
+
+
+def test_a_base_that_cannot_attend_to_packed_examples_any_longer_is_not_made_to(
+    tiny_model: Path,
+) -> None:
+    base = load_base(tiny_model, torch.float32)
+    packed = ExecutionMode(dtype="float32", threads=1, attention=NAME)
+    assert packed.on(base).attention == base.config._attn_implementation == "sdpa"
+    eager = ExecutionMode(dtype="float32", threads=1, attention="eager")
+    assert eager.on(base).attention == base.config._attn_implementation == "eager"
 
 
 def test_other_libraries_and_another_processor_are_said_in_the_certificate() -> None:

@@ -16,6 +16,7 @@ from services.trainer.batches import collate, loss_sum
 from services.trainer.lora import Dropout
 from services.trainer.model import CPU, attach_adapter, checkpoint_activations, load_base
 from services.trainer.model_import import shape_of
+from services.trainer.packing import pack_if_able
 from services.trainer.tiny_model import TINY_SHAPE
 
 LENGTH = 64
@@ -29,7 +30,7 @@ def test_a_micro_batch_keeps_no_more_than_the_fit_reckons_with(
     monkeypatch.setattr(attention, "SHORT_ROW", 0)
     chosen = Hyperparameters(micro_batch_size=4, target_modules=tuple(TINY_SHAPE.linears))
     base = load_base(tiny_model, torch.float32)
-    attention.choose(base)
+    pack_if_able(base)
     if checkpointing:
         checkpoint_activations(base)
     shape = shape_of(base)

@@ -15,7 +15,7 @@ from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.model_libraries import choose_dtype
-from services.trainer import checkpoint, evaluation, training
+from services.trainer import checkpoint, evaluation, segment, training
 from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
@@ -261,7 +261,7 @@ def test_a_base_that_cannot_attend_to_packed_examples_learns_the_same(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(make_spec({"dropout": 0.0}))
-    monkeypatch.setattr("services.trainer.attention.choose", lambda base: None)
+    monkeypatch.setattr(segment, "pack_if_able", lambda base: None)
     assert losses(run(make_spec({"dropout": 0.0}))) == pytest.approx(losses(expected), abs=2e-3)
     dropped = make_spec({"dropout": 0.1})
     stopped = run(dropped, stop_after=3)

@@ -1,0 +1,124 @@
+"""Which bases are trained on packed examples, and that the others are trained all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    NemotronConfig,
+    PreTrainedConfig,
+    StableLmConfig,
+)
+
+from infrastructure.artifacts import Artifacts
+from services.trainer import packing
+from services.trainer.attention import NAME
+from services.trainer.model import load_base
+from services.trainer.packing import pack_if_able
+from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.services.trainer.conftest import SpecMaker
+
+DEAF = [StableLmConfig, NemotronConfig]
+"""Architectures whose layers do not tell attention what they are told."""
+
+
+def save_tiny(kind: type[PreTrainedConfig], directory: Path) -> Path:
+    """A model directory of this architecture."""
+    tokenizer = make_tiny_tokenizer()
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [LlamaConfig, *DEAF])
+def test_packed_where_it_gives_the_logits_of_padded_rows(
+    tmp_path: Path, kind: type[PreTrainedConfig], dtype: torch.dtype
+) -> None:
+    base = load_base(save_tiny(kind, tmp_path), dtype)
+    expected = packing._tried(base)
+    before = torch.get_rng_state()
+    buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
+    pack_if_able(base)
+    assert base.config._attn_implementation == ("sdpa" if kind in DEAF else NAME)
+    assert packing._alike(packing._tried(base), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in base.named_buffers())
+
+
+def test_a_base_that_mixes_tokens_outside_of_attention_reads_padded_rows(tiny_model: Path) -> None:
+    """As those with convolutions do: a packed example would see the end of the one before."""
+    base = load_base(tiny_model, torch.float32)
+    base.get_input_embeddings().register_forward_hook(
+        lambda module, given, states: states + torch.nn.functional.pad(states, (0, 0, 1, -1))
+    )
+    pack_if_able(base)
+    assert base.config._attn_implementation == "sdpa"
+
+
+def test_a_lack_of_memory_is_no_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_base(tiny_model, torch.float32)
+    tried = packing._tried
+
+    def short(base) -> torch.Tensor:
+        if base.config._attn_implementation == NAME:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tried(base)
+
+    monkeypatch.setattr(packing, "_tried", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        pack_if_able(base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sdpa"),
+        ({"layer_types": ["full_attention"] * 2, "sliding_window": 64}, NAME),
+        ({"layer_types": None, "sliding_window": 64}, "sdpa"),
+    ],
+)
+def test_a_base_with_windows_keeps_its_own(tiny_model: Path, fields: dict, attention: str) -> None:
+    base = load_base(tiny_model, torch.float32)
+    for name, value in fields.items():
+        setattr(base.config, name, value)
+    pack_if_able(base)
+    assert base.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_a_base_of_such_an_architecture_learns(
+    run,
+    make_spec: SpecMaker,
+    artifacts: Artifacts,
+    tmp_path: Path,
+    kind: type[PreTrainedConfig],
+) -> None:
+    artifacts.put_directory("models/deaf", save_tiny(kind, tmp_path / "deaf"))
+    modules = ["q_proj", "o_proj", "up_proj"]
+    notes = run(
+        make_spec(
+            {"target_modules": modules, "learning_rate": 0.01},
+            base_ref="models/deaf",
+            base_model="deaf",
+        )
+    )
+    evaluation = notes.fields["evaluation"]
+    assert evaluation.loss_after < evaluation.loss_before
