@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.chat_labels import ChatRenderer, Message, Tokens, Unrenderable
-from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused, ChatTemplate
+from infrastructure.chat_labels import ChatRenderer, Tokens
+from infrastructure.template_rendering import TEMPLATE_FILES, ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
 FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
@@ -26,8 +25,7 @@ class BaseTokenizer(ChatRenderer):
         """
         if TOKENIZER_FILE not in files:
             raise FileNotFoundError(f"the base model has no {TOKENIZER_FILE}")
-        self._template = ChatTemplate.of(files)
-        super().__init__(self._template.source)
+        super().__init__(ChatTemplate.of(files))
         self.tokenizer: Tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
         # A saved tokenizer may still carry the lengths of its last use.
         self.tokenizer.no_truncation()
@@ -47,13 +45,6 @@ class BaseTokenizer(ChatRenderer):
                     raise ArtifactCorrupt(f"{ref}/{file.path} differs from its manifest")
                 files[file.path] = content
         return cls(files)
-
-    def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """What the template makes of messages; raises Unrenderable."""
-        try:
-            return self._template.render(messages, tools, prompt=prompt)
-        except ChatRefused as refusal:
-            raise Unrenderable(str(refusal)) from refusal
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a text; the template has written the special ones itself."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE, plain_message
+from infrastructure.chat_template import plain_message
+from infrastructure.template_rendering import ChatRefused, ChatTemplate
 
 IGNORED = -100  # label of a token that carries no loss, as in torch's cross entropy
 
@@ -63,19 +64,21 @@ class ChatRenderer(ABC):
     dropping old reasoning, say) gets one example per answer instead, each as it is at generation.
     """
 
-    def __init__(self, template: str | None) -> None:
-        """`template` is the source of the base's own, if it has one."""
-        self.template: str = template or FALLBACK_CHAT_TEMPLATE
-        self._prompts = "add_generation_prompt" in self.template
-        self._calls_tools = "tool_calls" in self.template
-
-    @abstractmethod
-    def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """What the template makes of messages, as they are; raises Unrenderable."""
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+        self._prompts = "add_generation_prompt" in template.source
+        self._calls_tools = "tool_calls" in template.source
 
     @abstractmethod
     def encode(self, text: str) -> Tokens:
         """The tokens of a text, to which no special ones are added."""
+
+    def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
+        """What the template makes of messages, as they are; raises Unrenderable."""
+        try:
+            return self.template.render(messages, tools, prompt=prompt)
+        except ChatRefused as refusal:
+            raise Unrenderable(str(refusal)) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> list[Message]:
         """A conversation's messages as the template gets them."""

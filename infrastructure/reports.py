@@ -6,7 +6,7 @@ carries it all. Times are seconds of the trainer's own monotonic clock since its
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -81,6 +81,7 @@ class SegmentSpec(Message):
     approved_gpu_count: int | None = None  # that a step's batch was approved for; None: gpu_count
     micro_batch_split: int = 1  # parts that each micro batch is cut into; 2 after a lack of memory
     batch_tokens: int | None = None  # that may run at once, padding included; None: a micro batch's
+    approved_on: date | None = None  # for chat templates that write a date; None: the launch's
     resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
     paid_seconds: int  # segment time covered by the first lease
     grace_seconds: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -47,15 +48,18 @@ class ChatRefused(Exception):
 class ChatTemplate:
     """Turns messages into the text that the base model is trained on.
 
-    `special_tokens` maps names such as `bos_token` to their text. Raises ChatRefused for a source
-    that is no valid template.
+    `special_tokens` maps names such as `bos_token` to their text. `today` is what a template that
+    writes the date is told, at midnight; None: the moment of each rendering. Raises ChatRefused for
+    a source that is no valid template.
     """
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], today: date | None = None
+    ) -> None:
         self.source = source
         self.special_tokens = special_tokens
         try:
-            self._template = _environment().from_string(source)
+            self._template = _environment(today).from_string(source)
         except TemplateError as error:
             raise ChatRefused(f"the base model's chat template is invalid: {error}") from error
 
@@ -111,13 +115,13 @@ class _GenerationMarks(Extension):
         return caller()
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(today: date | None) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationMarks, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["strftime_now"] = partial(_strftime, today)
     return environment
 
 
@@ -142,8 +146,8 @@ def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+def _strftime(today: date | None, pattern: str) -> str:
+    return (today or datetime.now(UTC)).strftime(pattern)
 
 
 def _text(token: Any) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
-    "TOKENIZERS_PARALLELISM": "false",  # the threads belong to torch
+    "TOKENIZERS_PARALLELISM": "true",  # of several texts, which no process has while torch computes
     # On shared cores a thread that spins for its neighbour keeps it from running; one that sleeps
     # at once waits for the kernel after each of a thousand small operations (see DECISIONS.md).
     "GOMP_SPINCOUNT": "5000",

@@ -37,6 +37,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         approved_gpu_count=plan.gpu_count,
         micro_batch_split=job.micro_batch_split,
         batch_tokens=plan.batch_tokens,
+        approved_on=job.created_on.date(),
         resume_from=tuple(reversed(job.checkpoints)),
         paid_seconds=paid_seconds,
         grace_seconds=settings.grace_seconds,

@@ -27,8 +27,11 @@ from services.trainer.state import TrainingState
 
 POSITION = "position.json"
 
-SCHEMA_VERSION = 2
-"""Of `position.json`; a field that an older trainer must not overlook needs the next one."""
+SCHEMA_VERSION = 3
+"""Of `position.json`; a field that an older trainer must not overlook needs the next one.
+
+1: torch's files. 2: packed files. 3: the data's position is also of the examples' content.
+"""
 
 
 class CheckpointMismatch(SegmentFailure):

@@ -49,7 +49,7 @@ def compare(
         model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
-        chat_template=Renderer(tokenizer, new_tokens).template,
+        chat_template=Renderer(tokenizer, new_tokens).template.source,
         add_generation_prompt=True,
         tokenize=False,
     )

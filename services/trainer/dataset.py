@@ -11,9 +11,12 @@ from typing import Any
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.chat_labels import Example
+from infrastructure.reports import SegmentSpec
 from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
 from services.trainer.plan import held_out, validated
+
+TRAINED, VALIDATED = "dataset.jsonl", "validation.jsonl"
 
 
 class DatasetTooSmall(BadData):
@@ -29,33 +32,41 @@ class Dataset:
     question: dict[str, Any]  # the first conversation of those that are never trained on
 
 
-def fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> Path:
-    """Copy the dataset artifact to a file; raises ArtifactCorrupt if its hash differs."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for chunk in artifacts.stream(ref):
-            digest.update(chunk)
-            file.write(chunk)
-    if digest.hexdigest() != sha256:
-        raise ArtifactCorrupt(f"{ref} is not the dataset that was approved")
-    return path
+def read(
+    spec: SegmentSpec,
+    artifacts: Artifacts,
+    scratch: Path,
+    renderer: Renderer,
+    check: Callable[[], None],
+) -> tuple[Dataset, str]:
+    """What is trained on and what is evaluated on, and what rendering it came to.
+
+    Raises ArtifactCorrupt and DatasetTooSmall. `check` is called before each row and may raise to
+    stop.
+    """
+    seed, path, own = spec.hyperparameters.seed, scratch / TRAINED, scratch / VALIDATED
+    _fetch(artifacts, spec.dataset_ref, spec.dataset_sha256, path)
+    if spec.validation_ref is None or spec.validation_sha256 is None:
+        return _split(path, renderer, seed, check)
+    _fetch(artifacts, spec.validation_ref, spec.validation_sha256, own)
+    return _with_validation(path, own, renderer, seed, check)
 
 
-def rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file, one conversation each: all, or those of some numbers from 0."""
     for number, line in enumerate(_lines(path)):
         if chosen is None or number in chosen:
             yield json.loads(line)
 
 
-def split(
+def _split(
     path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
     """Render a file and hold a part of it out, by conversation; returns it, and what it came to.
 
-    Raises DatasetTooSmall. `check` is called before each row and may raise to stop.
+    Raises DatasetTooSmall.
     """
-    rendered = renderer.render_all(rows(path), check)
+    rendered = renderer.render_all(_rows(path), check)
     conversations = rendered.conversations
     if len(conversations) < 2:
         raise DatasetTooSmall(
@@ -66,23 +77,23 @@ def split(
     train, kept = [], []
     for index, examples in enumerate(conversations):
         (kept if index in aside else train).extend(examples)
-    question = next(rows(path, {rendered.rows[min(aside)]}))
+    question = next(_rows(path, {rendered.rows[min(aside)]}))
     return Dataset(train, kept, question), str(rendered)
 
 
-def with_validation(
+def _with_validation(
     path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
     """Render a file, all of which is trained on, and one of the user's own to evaluate on.
 
     Of a long one a seeded part is taken. Returns both, and what they came to. Raises
-    DatasetTooSmall. `check` is called before each row and may raise to stop.
+    DatasetTooSmall.
     """
-    rendered = renderer.render_all(rows(path), check)
+    rendered = renderer.render_all(_rows(path), check)
     count = sum(1 for _ in _lines(validation_path))
     chosen = validated(count, seed)
-    own = renderer.render_all(rows(validation_path, frozenset(chosen)), check)
-    question = next(rows(validation_path, {chosen[own.rows[0]]})) if own.rows else {}
+    own = renderer.render_all(_rows(validation_path, frozenset(chosen)), check)
+    question = next(_rows(validation_path, {chosen[own.rows[0]]})) if own.rows else {}
     dataset = Dataset(
         _examples(rendered, "dataset"), _examples(own, "validation dataset"), question
     )
@@ -90,6 +101,17 @@ def with_validation(
         f"{rendered}\nevaluated on {len(chosen)} of the validation dataset's {count} "
         f"conversations: {own}"
     )
+
+
+def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
+    """Copy the dataset artifact to a file; raises ArtifactCorrupt if its hash differs."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in artifacts.stream(ref):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != sha256:
+        raise ArtifactCorrupt(f"{ref} is not the dataset that was approved")
 
 
 def _examples(rendered: Rendered, name: str) -> list[Example]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from infrastructure.chat_labels import ChatRenderer, Example, Message, Tokens, Unrenderable
+from infrastructure.chat_labels import ChatRenderer, Example, Marked, Tokens, Unrenderable, labelled
+from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.template_rendering import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+ROWS_AT_ONCE = 64
+"""Conversations whose texts are tokenised together: enough for many cores, and soon done."""
 
 
 @dataclass
@@ -24,6 +29,16 @@ class Rendered:
     without_labels: int = 0
     unrenderable: int = 0
 
+    def take(self, row: int, examples: list[Example], max_tokens: int) -> None:
+        """Add a row's examples, cut to a length; not those that have nothing left to teach."""
+        self.truncated += any(len(example.input_ids) > max_tokens for example in examples)
+        cut = [example.truncated(max_tokens) for example in examples]
+        if taught := [example for example in cut if example.label_tokens > 0]:
+            self.conversations.append(taught)
+            self.rows.append(row)
+        else:
+            self.without_labels += 1
+
     def __str__(self) -> str:
         return (
             f"{len(self.conversations)} conversations; dropped {self.without_labels} without a "
@@ -33,55 +48,62 @@ class Rendered:
 
 
 class Renderer(ChatRenderer):
-    """Renders conversations with a tokenizer's chat template."""
+    """Renders conversations with a tokenizer's chat template.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    `today` is the date for templates that write one, so that a job's examples are the same on each
+    day that it trains; None: the date of the rendering.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, today: date | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        template = tokenizer.chat_template
-        if isinstance(template, dict):
-            template = template.get("default")
-        self.uses_fallback = not template
-        super().__init__(template)
+        source = tokenizer.chat_template
+        if isinstance(source, dict):
+            source = source.get("default")
+        self.uses_fallback = not source
+        tokens = tokenizer.special_tokens_map
+        super().__init__(ChatTemplate(source or FALLBACK_CHAT_TEMPLATE, tokens, today))
 
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
     ) -> Rendered:
         """Render a dataset's rows; `check` is called before each and may raise to stop."""
-        rendered = Rendered()
-        for row, conversation in enumerate(conversations):
-            check()
-            try:
-                examples = self.render(conversation)
-            except Unrenderable:
-                rendered.unrenderable += 1
-                continue
-            rendered.truncated += any(len(e.input_ids) > self.max_tokens for e in examples)
-            examples = [example.truncated(self.max_tokens) for example in examples]
-            examples = [example for example in examples if example.label_tokens > 0]
-            if examples:
-                rendered.conversations.append(examples)
-                rendered.rows.append(row)
-            else:
-                rendered.without_labels += 1
+        rendered, rows = Rendered(), enumerate(conversations)
+        while several := list(islice(rows, ROWS_AT_ONCE)):
+            marked = [self._marked(conversation, check) for _, conversation in several]
+            texts = [each.text for parts in marked for each in parts or ()]
+            tokens = iter(self._encode(texts))
+            for (row, _), parts in zip(several, marked, strict=True):
+                if parts is None:
+                    rendered.unrenderable += 1
+                else:
+                    examples = [labelled(next(tokens), each) for each in parts]
+                    rendered.take(row, examples, self.max_tokens)
         return rendered
 
-    def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """What the template makes of messages; raises Unrenderable."""
+    def _marked(
+        self, conversation: dict[str, Any], check: Callable[[], None]
+    ) -> list[Marked] | None:
+        """The texts of a conversation; None: the template refuses it."""
+        check()
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=tools,
-                chat_template=self.template,
-                add_generation_prompt=prompt,
-                tokenize=False,
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-            raise Unrenderable(str(error)) from error
-        assert isinstance(text, str)
-        return text
+            return self.marked(conversation)
+        except Unrenderable:
+            return None
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a text; the template has written the special ones itself."""
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Tokens(encoding["input_ids"], encoding["offset_mapping"])
+        (tokens,) = self._encode([text])
+        return tokens
+
+    def _encode(self, texts: list[str]) -> list[Tokens]:
+        """The tokens of several texts, on all cores."""
+        if not texts:
+            return []
+        found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            Tokens(ids, offsets)
+            for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        ]

@@ -49,6 +49,7 @@ class Plan:
     ranks: int = 1  # as approved
     split: int = 1
     batch_tokens: int = 0  # that there is memory for at once, if more than a micro batch's
+    content_sha256: str = ""  # of the examples' tokens and labels
 
     @property
     def examples_per_step(self) -> int:

@@ -69,7 +69,9 @@ class Resuming:
             saved = self._candidates[0]
             checkpoint.restore(self._directory, position, model, optimizer, self._ranks)
             self._seed_other_ranks(position)
-            data_position = data_position_sha256(plan, position.step)
+            data_position = data_position_sha256(
+                plan, position.step, with_content=position.schema_version > 2
+            )
             live = checkpoint.live_hashes(position, model, optimizer, self._ranks, data_position)
             damage = self._damage(saved, position, live)
             if self._agreed(damage):
@@ -116,7 +118,7 @@ class Resuming:
             names = ", ".join(sorted(differing))
             return CheckpointDamaged(RejectionReason.STATE_DIFFERS, names)
         if differing:
-            raise CheckpointMismatch("the data is no longer in the order of the checkpoint")
+            raise CheckpointMismatch("the data, or its order, is no longer that of the checkpoint")
         return None
 
     def _certify(

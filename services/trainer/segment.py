@@ -19,7 +19,8 @@ from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype
 from services.trainer.compiling import why_eager
-from services.trainer.dataset import Dataset, fetch, split, with_validation
+from services.trainer.data_position import content_sha256
+from services.trainer.dataset import Dataset, read
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
@@ -149,32 +150,13 @@ class Segment:
     def _prepare(self) -> None:
         """Dataset preparation: fetch, render, split, plan; with a checkpoint, its state."""
         self._enter(Phase.DATASET_PREP)
-        hyperparameters = self.hyperparameters
-        limit = min(hyperparameters.max_sequence_length or self.context, self.context)
-        self.renderer = Renderer(self.tokenizer, limit)
-        if self.renderer.uses_fallback:
-            self.reporter.log(
-                "the base has no chat template: using a ChatML-like one, which is stored with the "
-                f"adapter as {CHAT_TEMPLATE}",
-                "WARNING",
-            )
-        self.dataset, rendered = self._data()
-        self.reporter.log(f"{rendered}; limit {limit} tokens")
-        self.plan = Plan(
-            lengths=tuple(len(example.input_ids) for example in self.dataset.train),
-            epochs=hyperparameters.epochs,
-            micro_batch_size=hyperparameters.micro_batch_size,
-            gradient_accumulation=hyperparameters.gradient_accumulation,
-            seed=hyperparameters.seed,
-            ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
-            split=self.spec.micro_batch_split,
-            batch_tokens=self.spec.batch_tokens or 0,
-        )
+        self._render()
+        self.plan = self._planned()
         self.training = Training(
             self.model,
             self.plan,
             self.dataset.train,
-            hyperparameters,
+            self.hyperparameters,
             self.ranks,
             self._ends,
         )
@@ -193,6 +175,35 @@ class Segment:
             self.ranks.device,
         )
         self._describe(self.dataset)
+
+    def _render(self) -> None:
+        """The examples, as the base's chat template writes them on the day of the approval."""
+        limit = min(self.hyperparameters.max_sequence_length or self.context, self.context)
+        self.renderer = Renderer(self.tokenizer, limit, self.spec.approved_on)
+        if self.renderer.uses_fallback:
+            self.reporter.log(
+                "the base has no chat template: using a ChatML-like one, which is stored with the "
+                f"adapter as {CHAT_TEMPLATE}",
+                "WARNING",
+            )
+        self.dataset, rendered = read(
+            self.spec, self.artifacts, self.scratch, self.renderer, self.lease.check
+        )
+        self.reporter.log(f"{rendered}; limit {limit} tokens")
+
+    def _planned(self) -> Plan:
+        hyperparameters = self.hyperparameters
+        return Plan(
+            lengths=tuple(len(example.input_ids) for example in self.dataset.train),
+            epochs=hyperparameters.epochs,
+            micro_batch_size=hyperparameters.micro_batch_size,
+            gradient_accumulation=hyperparameters.gradient_accumulation,
+            seed=hyperparameters.seed,
+            ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
+            split=self.spec.micro_batch_split,
+            batch_tokens=self.spec.batch_tokens or 0,
+            content_sha256=content_sha256(self.dataset.train),
+        )
 
     def _compile_if_long(self) -> None:
         """Choose compiled or eager layers; a job that is resumed keeps what it had, if it can."""
@@ -218,22 +229,6 @@ class Segment:
             self.reporter.log(
                 f"no two runs of a step have the same last digits on this GPU: {failure}", "WARNING"
             )
-
-    def _data(self) -> tuple[Dataset, str]:
-        """What is trained on and what is evaluated on, and what rendering it came to."""
-        spec, seed = self.spec, self.hyperparameters.seed
-        path = fetch(
-            self.artifacts, spec.dataset_ref, spec.dataset_sha256, self.scratch / "dataset.jsonl"
-        )
-        if spec.validation_ref is None or spec.validation_sha256 is None:
-            return split(path, self.renderer, seed, self.lease.check)
-        own = fetch(
-            self.artifacts,
-            spec.validation_ref,
-            spec.validation_sha256,
-            self.scratch / "validation.jsonl",
-        )
-        return with_validation(path, own, self.renderer, seed, self.lease.check)
 
     def _describe(self, dataset: Dataset) -> None:
         self.reporter.update(
@@ -370,7 +365,7 @@ class Segment:
         directory = self.scratch / "adapter"
         save_adapter(self.model, directory)
         if self.renderer.uses_fallback:
-            (directory / CHAT_TEMPLATE).write_text(self.renderer.template)
+            (directory / CHAT_TEMPLATE).write_text(self.renderer.template.source)
         manifest = self.artifacts.put_directory(self.spec.adapter_prefix, directory)
         self.reporter.update(
             adapter_ref=self.spec.adapter_prefix, adapter_manifest_sha256=manifest.sha256

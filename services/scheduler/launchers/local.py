@@ -308,7 +308,6 @@ class LocalLauncher:
                 "TORCHINDUCTOR_CACHE_DIR": str(settings.compiled),
                 "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
-                "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONUNBUFFERED": "1",
             }
         )

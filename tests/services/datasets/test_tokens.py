@@ -155,7 +155,7 @@ def test_a_base_without_template_gets_the_fallback(
     tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
 ) -> None:
     base = saved(tokenizer, None, tmp_path)
-    assert base.template == FALLBACK_CHAT_TEMPLATE
+    assert base.template.source == FALLBACK_CHAT_TEMPLATE
     assert count_tokens(lines, base).examples == len(lines)
 
 

@@ -31,6 +31,7 @@ def test_a_segment_runs_what_was_approved() -> None:
     assert spec.hyperparameters == PLAN.lora
     assert spec.dataset_sha256 == PLAN.dataset_sha256
     assert spec.base_manifest_sha256 == PLAN.base_manifest_sha256
+    assert spec.approved_on == given.created_on.date()
 
 
 def test_a_segment_evaluates_on_the_approved_validation_file() -> None:

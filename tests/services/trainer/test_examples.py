@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 
 import pytest
 
@@ -120,9 +121,30 @@ def test_tool_calls_are_written_out_for_a_template_that_does_not(tokenizer) -> N
 def test_a_base_without_a_template_gets_the_fallback(tokenizer) -> None:
     plain = renderer(None)
     assert plain.uses_fallback
-    assert plain.template == FALLBACK_CHAT_TEMPLATE
+    assert plain.template.source == FALLBACK_CHAT_TEMPLATE
     (example,) = plain.render({"messages": [USER, PARIS]})
     assert learned(tokenizer, example) == f"Paris.{ENDED}"
+
+
+def test_a_template_that_writes_the_date_is_told_that_of_the_job(tokenizer) -> None:
+    """Else a job that goes on tomorrow would learn from other tokens."""
+    template = "{{ strftime_now('%d %b %Y, %H:%M') }} " + CHAT_TEMPLATE
+    dated = Renderer(make_tiny_tokenizer(template), 1000, date(2026, 1, 9))
+    (example,) = dated.render({"messages": [USER, PARIS]})
+    assert tokenizer.decode(example.input_ids).startswith("09 Jan 2026, 00:00 <|im_start|>")
+
+
+def test_many_conversations_keep_their_order_and_their_rows() -> None:
+    refused = {"messages": [{"role": "system", "content": "Be brief."}, USER, PARIS]}
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    rows = [
+        refused if row % 7 == 3 else {"messages": [{**USER, "content": f"{row}?"}, PARIS]}
+        for row in range(150)
+    ]
+    each = renderer(refusing + CHAT_TEMPLATE)
+    rendered = each.render_all(rows, lambda: None)
+    assert rendered.rows == [row for row in range(150) if row % 7 != 3]
+    assert rendered.conversations == [each.render(rows[row]) for row in rendered.rows]
 
 
 def test_rendering_counts_what_it_truncates_and_drops() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ from domain.checkpoint import ModeDifference, RejectionReason, StateHashes
 from domain.failures import FailureClass
 from domain.phases import Phase
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import ResumeCertificate, SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
-from services.trainer import checkpoint, first_schema, segment
+from services.trainer import checkpoint, first_schema, saving, segment
 from services.trainer.checkpoint import CheckpointMismatch, Position
-from services.trainer.data_position import data_position_sha256
+from services.trainer.data_position import content_sha256, data_position_sha256
 from services.trainer.failures import classify
 from services.trainer.packed import Packed
 from services.trainer.plan import Plan
@@ -238,6 +241,16 @@ def test_another_order_of_the_data_is_no_damage_but_refused(run, stopped) -> Non
         run(resuming(spec, newest.model_copy(update={"state": state})))
 
 
+def test_examples_that_render_otherwise_are_refused(
+    run, stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another release of a tokenizer, or of how an answer is marked."""
+    spec, before, _ = stopped
+    monkeypatch.setattr(segment, "content_sha256", lambda examples: "0" * 64)
+    with pytest.raises(CheckpointMismatch, match="the data, or its order"):
+        run(resuming(spec, before.checkpoints[-1]))
+
+
 def as_the_first_schema_has_it(directory: Path) -> dict[str, str]:
     """Rewrite a checkpoint's state as older trainers wrote it; returns the hashes they gave it."""
     state = TrainingState.read(directory)
@@ -283,15 +296,25 @@ def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
     assert losses(again) == losses(whole)[5:]
 
 
-def test_a_checkpoint_of_the_first_schema_is_certified_by_its_own_hashes(
-    run, stopped, artifacts: Artifacts, tmp_path
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_older_schema_is_certified_by_its_own_hashes(
+    run,
+    make_spec: SpecMaker,
+    artifacts: Artifacts,
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
 ) -> None:
-    spec, before, whole = stopped
-    newest, directory = before.checkpoints[-1], tmp_path / "first"
+    spec, whole = make_spec(CHOSEN), run(make_spec(CHOSEN))
+    with monkeypatch.context() as older:
+        of_lengths = partial(data_position_sha256, with_content=False)
+        older.setattr(saving, "data_position_sha256", of_lengths)
+        newest = run(spec, stop_after=5).checkpoints[-1]
+    directory = tmp_path / "older"
     artifacts.get_directory(newest.ref, directory)
-    hashes = as_the_first_schema_has_it(directory)
+    hashes = as_the_first_schema_has_it(directory) if version == 1 else {}
     path = directory / checkpoint.POSITION
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
     manifest = artifacts.put_directory(newest.ref, directory)
     changed = {
         "manifest_sha256": manifest.sha256,
@@ -338,9 +361,18 @@ def test_a_data_position_is_of_the_data_and_not_of_how_it_is_spread() -> None:
         data_position_sha256(plan, 3 + plan.steps_per_epoch),
         data_position_sha256(Plan(plan.lengths, 2, 2, 4, 2), 3),
         data_position_sha256(Plan((*plan.lengths[:-1], 99), 2, 2, 4, 1), 3),
+        data_position_sha256(replace(plan, content_sha256="0" * 64), 3),
     ]
-    assert len({here, *others}) == 5
+    assert len({here, *others}) == 6
     assert data_position_sha256(plan, plan.total_steps) != here
+
+
+def test_content_is_tokens_and_labels() -> None:
+    example = Example((1, 2, 3), (IGNORED, 2, 3))
+    others = [Example((1, 2, 4), (IGNORED, 2, 3)), Example((1, 2, 3), (IGNORED, IGNORED, 3))]
+    hashes = {content_sha256([each]) for each in (example, *others)}
+    assert len(hashes | {content_sha256([example, others[0]])}) == 4
+    assert content_sha256([example]) in hashes
 
 
 def test_a_data_position_takes_no_look_at_all_examples_for_each_step() -> None:

@@ -172,3 +172,5 @@ def test_what_pages_highlight_is_what_is_learned(
         [QUESTION, THOUGHT, MORE, {**ROME, "weight": 0}, MORE, ROME],
     ):
         assert shown.render({"messages": messages}) == trained.render({"messages": messages})
+        plain = trained.plain({"messages": messages})
+        assert trained.text(plain, None) == tokenizer.apply_chat_template(plain, tokenize=False)
