@@ -107,11 +107,15 @@ class Compiled:
     """
 
     def __init__(
-        self, base: nn.Module, kinds: set[Kind], practise: Callable[[int, int], None]
+        self,
+        base: nn.Module,
+        kinds: set[Kind],
+        practise: Callable[[int, int], None],
+        check: Callable[[], object],
     ) -> None:
         """`practise` runs a micro batch (rows, tokens) there and back, and leaves no trace.
 
-        Raises whatever the compiler does.
+        `check` is called before each kind. Raises whatever the compiler does, or `check`.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
@@ -131,6 +135,7 @@ class Compiled:
         self._switch(on=False)
         self._kinds = kinds
         for kind in sorted(kinds):
+            check()
             with self.running(*kind.example):
                 practise(*kind.example)
 

@@ -201,7 +201,7 @@ def _train(
         ranks,
         _never,
     )
-    if config.compiled and (failure := training.compile()) is not None:
+    if config.compiled and (failure := training.compile(_never)) is not None:
         raise RuntimeError(f"the compiler failed: {failure}")
     total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
     steps, first_step_seconds = [], clock.elapsed()

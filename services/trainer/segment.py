@@ -214,7 +214,7 @@ class Segment:
             why = f"{self.plan.tokens:,} tokens of a base of this size do not make up for compiling"
         elif not compiled and why is None:
             why = "as the checkpoint was made"
-        if compiled and (failure := self.training.compile()) is not None:
+        if compiled and (failure := self.training.compile(self.lease.check)) is not None:
             compiled, why = False, f"the compiler failed: {failure}"
         self.mode = self.mode.model_copy(update={"compiled": compiled})
         self.reporter.log("layers are compiled" if compiled else f"layers are eager: {why}")

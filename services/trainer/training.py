@@ -21,6 +21,7 @@ from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
 from services.trainer.compiling import Compiled, common
 from services.trainer.execution import make_deterministic
 from services.trainer.failures import LossDiverged, is_out_of_memory
+from services.trainer.lease import SegmentStopped
 from services.trainer.lora import Dropout
 from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
@@ -67,14 +68,18 @@ class Training:
         if ranks.count > 1:
             self._settle()
 
-    def compile(self) -> str | None:
+    def compile(self, check: Callable[[], object]) -> str | None:
         """Compile the layers, in ten to thirty seconds; None, or why they stay eager after all.
 
         What a compiler may lack, space or a library of the system, is known when it is tried.
+        `check` is called before each kind of micro batch, for all of them may take longer than the
+        grace; it may raise SegmentStopped.
         """
         began = time.monotonic()
         try:
-            compiled = Compiled(self.base, common(self._shapes()), self._practise)
+            compiled = Compiled(self.base, common(self._shapes()), self._practise, check)
+        except SegmentStopped:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise

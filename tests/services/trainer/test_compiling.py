@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from torch._dynamo.utils import counters
 
 from domain.precision import Precision
 from infrastructure.disk_cache import trim_kernels
-from infrastructure.reports import SegmentSpec
-from services.trainer import compiling, segment
+from infrastructure.reports import Outcome, SegmentSpec
+from services.trainer import compiling, segment, training
 from services.trainer.compiling import Kind, common, why_eager
 from services.trainer.model import load_base
 from services.trainer.ranks import Ranks
@@ -102,6 +103,28 @@ def test_a_compiler_that_fails_leaves_the_layers_eager(
     assert losses(notes) == losses(expected)
 
 
+def test_a_stop_is_heard_between_two_kinds_and_nothing_is_trained(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {Kind(True, False), Kind(True, True)}
+    practised: list[tuple[int, int]] = []
+    practise = training.Training._practise
+
+    def noted(self: training.Training, rows: int, tokens: int) -> None:
+        practised.append((rows, tokens))
+        practise(self, rows, tokens)
+
+    monkeypatch.setattr(segment, "COMPILED_WORK", 0)
+    monkeypatch.setattr(training, "common", lambda _: kinds)
+    monkeypatch.setattr(training.Training, "_practise", noted)
+    monkeypatch.setattr(compiling.Compiled, "running", lambda *_: nullcontext())
+    stopped = run(make_spec(FIELDS), stop_in=1)
+    assert practised == [min(kinds).example]
+    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert (stopped.steps, stopped.checkpoints) == ([], [])
+    assert not any(line.startswith("layers are") for line in stopped.lines)
+
+
 def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -120,7 +143,7 @@ def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
     kernel.parent.mkdir()
     kernel.write_bytes(b"a kernel")
     base = load_base(tiny_model, torch.float32)
-    compiling.Compiled(base, {Kind(False, False)}, practise)
+    compiling.Compiled(base, {Kind(False, False)}, practise, lambda: None)
     practise(2, 3)  # also what is compiled later
     assert found == [True, True]
     assert trim_kernels(tmp_path, 0).count == 1
