@@ -22,6 +22,11 @@ def package_version() -> str:
         return "unknown"
 
 
+def in_words() -> str:
+    """Version and revision."""
+    return f"{package_version()} ({revision() or 'no revision'})"
+
+
 @lru_cache
 def revision() -> str | None:
     """The Git commit of the tree that runs, `-dirty` after it if files differ; None outside one."""

@@ -32,6 +32,9 @@ PARTS = {
 }
 """Of a trainer's state, as `domain.checkpoint.StateHashes` has them."""
 
+SETTINGS = {"code": "EcoLink's version"}
+"""Of how a trainer computes, whose names there are no words for a reader."""
+
 MINOR = (
     Meter.MeterOpened,
     Meter.LeaseGranted,
@@ -120,7 +123,8 @@ def _resumed(event: Job.ResumeCertified) -> tuple[str, str]:
     else:
         text += ", with the state that was saved."
     if event.differences:
-        settings = ", ".join(each.setting.replace("_", " ") for each in event.differences)
+        names = (each.setting for each in event.differences)
+        settings = ", ".join(SETTINGS.get(name, name.replace("_", " ")) for name in names)
         text += (
             f" It is computed otherwise than before ({settings}), so that the last digits of "
             "losses may differ."

@@ -11,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.checkpoint import ModeDifference
 from domain.footprint import PAD_MULTIPLE
+from infrastructure import code_version
 from services.trainer.attention import NAME as PACKED
 from services.trainer.environment import libraries
 from services.trainer.failures import is_out_of_memory
@@ -32,6 +33,7 @@ class ExecutionMode(BaseModel):
     threads: int  # of torch's own, in each rank; another number may sum in another order
     ranks: int = 1
     device: str | None = None  # kind of it
+    code: str | None = None  # EcoLink's own, by version and revision
     libraries: str | None = None  # that compute, with their versions
     processor: str | None = None  # by which they choose their kernels
     pad_multiple: int = 8  # of a micro batch's length
@@ -51,6 +53,7 @@ class ExecutionMode(BaseModel):
             threads=torch.get_num_threads(),
             ranks=ranks.count,
             device=ranks.device.type,
+            code=code_version.in_words(),
             libraries=libraries(COMPUTING),
             processor=_processor(ranks.device),
             pad_multiple=PAD_MULTIPLE,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infrastructure.artifacts import Artifacts
+from infrastructure.code_version import revision
 from infrastructure.hand_over import EXPECTED_BASE, READY, ExpectedBase, HandOver
 from infrastructure.settings import Settings
 from services.model_libraries import lean_imports
@@ -54,6 +55,7 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     import services.trainer.segment  # noqa: F401  # with all that it imports
     from services.trainer.warm_base import expected
 
+    revision()  # of the code as it was imported, and not as it is when the segment comes
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
         return expected(Artifacts(settings.artifacts), base)

@@ -15,6 +15,7 @@ from gateway.web.job_story import Entry
 from tests.causes import command
 from tests.domain.examples import STATE, running, save_checkpoint
 
+CODE = ModeDifference(setting="code", saved="0.1.0 (ab12)", now="0.2.0 (no revision)")
 THREADS = ModeDifference(setting="threads", saved="2", now="1")
 RANKS = ModeDifference(setting="ranks", saved="2", now="1")
 
@@ -62,6 +63,13 @@ def resumed(
             (THREADS,),
             "Resumed from step 10, with the state that was saved. It is computed otherwise than "
             "before (threads), so that the last digits of losses may differ.",
+            "warn",
+        ),
+        (
+            (),
+            (CODE, THREADS),
+            "Resumed from step 10, with the state that was saved. It is computed otherwise than "
+            "before (EcoLink's version, threads), so that the last digits of losses may differ.",
             "warn",
         ),
         (

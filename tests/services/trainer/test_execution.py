@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from infrastructure.code_version import package_version, revision
 from services.trainer.attention import NAME
 from services.trainer.execution import ExecutionMode, make_deterministic
 from services.trainer.model import load_base
@@ -41,16 +42,18 @@ def test_a_base_that_cannot_attend_to_packed_examples_any_longer_is_not_made_to(
     assert eager.on(base).attention == base.config._attn_implementation == "eager"
 
 
-def test_other_libraries_and_another_processor_are_said_in_the_certificate() -> None:
+def test_other_code_libraries_and_another_processor_are_said_in_the_certificate() -> None:
     """They compute other bits, and no checkpoint can keep them."""
     now = ExecutionMode.natural(torch.float32, Ranks.alone(), compiled=False, split=1)
     assert now.libraries is not None
     assert now.libraries.startswith(f"torch {version('torch')}, transformers ")
     assert now.processor
-    other = now.model_copy(update={"libraries": "torch 2.0.0", "processor": "NVIDIA H100"})
+    assert now.code == f"{package_version()} ({revision() or 'no revision'})"
+    others = {"code": "0.0.1 (no revision)", "libraries": "torch 2.0.0", "processor": "NVIDIA H100"}
+    other = now.model_copy(update=others)
     resumed = now.continuing(other)
-    assert [each.setting for each in resumed.differences(other)] == ["libraries", "processor"]
-    unknown = now.model_copy(update={"libraries": None, "processor": None})
+    assert {each.setting: each.saved for each in resumed.differences(other)} == others
+    unknown = now.model_copy(update=dict.fromkeys(others))
     assert now.continuing(unknown).differences(unknown) == ()
 
 
