@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from services.trainer.training import Step
 
 
+@dataclass(frozen=True)
+class BeforeSaving:
+    """What saving a checkpoint changes, as it was before."""
+
+    saved_step: int  # of the checkpoint before
+    best_step: int | None
+    best_eval_loss: float | None
+    loss_sum: float
+    loss_tokens: int
+
+
 @dataclass
 class Progress:
     """Running counters; `take` counts an optimizer step that was done."""
 
     step: int = 0  # optimizer steps done, over all segments
+    saved_step: int = 0  # of the newest checkpoint
     trained_tokens: int = 0  # without padding, over all segments
     loss_sum: float = 0.0  # nats over the label tokens since the newest checkpoint
     loss_tokens: int = 0
@@ -52,11 +64,23 @@ class Progress:
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 
+    def note_checkpoint(self) -> BeforeSaving:
+        """A checkpoint of this step is about to be saved; it may be the best one."""
+        before = BeforeSaving(
+            self.saved_step, self.best_step, self.best_eval_loss, self.loss_sum, self.loss_tokens
+        )
+        if self.is_best:
+            self.best_step, self.best_eval_loss = self.step, self.eval_loss
+        self.saved_step = self.step
+        return before
+
     def begin_mean(self) -> None:
         """Begin the mean loss anew, for a checkpoint was taken."""
         self.loss_sum, self.loss_tokens = 0.0, 0
 
-    def note_checkpoint(self) -> None:
-        """A checkpoint of this step is about to be saved; it may be the best one."""
-        if self.is_best:
-            self.best_step, self.best_eval_loss = self.step, self.eval_loss
+    def forget_checkpoint(self, before: BeforeSaving) -> None:
+        """The newest checkpoint came to nothing: the next one's loss is of its steps too."""
+        self.saved_step = before.saved_step
+        self.best_step, self.best_eval_loss = before.best_step, before.best_eval_loss
+        self.loss_sum += before.loss_sum
+        self.loss_tokens += before.loss_tokens

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.reports import Checkpoint, SegmentSpec
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
@@ -19,7 +19,7 @@ from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
 from services.trainer.lease import Lease
 from services.trainer.plan import Plan
-from services.trainer.progress import Progress
+from services.trainer.progress import BeforeSaving, Progress
 from services.trainer.ranks import Ranks
 from services.trainer.resuming import Resuming
 from services.trainer.sampling import Sample
@@ -45,8 +45,9 @@ class Checkpoints:
     """The checkpoints of a segment: the one that it resumes from, and those that it saves.
 
     All ranks save, for each has its random state to give; all else is alike in them, so that only
-    rank 0 copies it and stores anything. It does so in a thread, one checkpoint at a time: what
-    goes wrong there is raised by whoever waits for it.
+    rank 0 copies it and stores anything. It does so in a thread, one checkpoint at a time. One that
+    the store, the disk or the network did not take was never saved, and the next is stored while
+    training waits: only what it does not take either ends the segment.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class Checkpoints:
         self._reporter, self._lease, self._ranks = reporter, lease, ranks
         self._progress = progress
         self._resuming = Resuming(spec, artifacts, scratch, reporter, ranks)
-        self._saved_step = 0  # of the newest checkpoint
         self._live: Live | None = None
         self._state: TrainingState | None = None  # as it was saved last; nobody reads it any more
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
-        self._writing: Future[None] | None = None
+        self._writing: Future[Exception | None] | None = None
+        self._before: BeforeSaving | None = None  # the checkpoint that was saved last
 
     def fetch(self, natural: ExecutionMode) -> ExecutionMode:
         """Fetch the checkpoint to resume from, if there is one, and take up its numbers.
@@ -100,20 +101,20 @@ class Checkpoints:
         return by_interval or self._progress.is_best
 
     def save(self, sample: Sample | None = None, *, beside: bool = True) -> None:
-        """Save a checkpoint of this step, unless there is one; it is durable after `flush`.
+        """Save a checkpoint of this step, unless there is one.
 
-        With `beside` it is stored while training goes on. Raises what went wrong with the one
-        before.
+        With `beside` it is stored while training goes on, if the one before was; else it is durable
+        when this returns. Raises what goes wrong, and what went wrong with the one before unless
+        it was the store's.
         """
-        if self._progress.step == self._saved_step:
-            return
         began = time.monotonic()
-        self.flush()
+        stored = self.flush()
+        if self._progress.step == self._progress.saved_step:
+            return
         elapsed_seconds = self._lease.clock.elapsed()
-        self._progress.note_checkpoint()
+        self._before = self._progress.note_checkpoint()
         random = random_states(self._ranks)
         position = self._position()
-        self._saved_step = position.step
         self._progress.begin_mean()
         if not self._ranks.leads:
             return
@@ -121,27 +122,44 @@ class Checkpoints:
             self._live = Live(self._model, self._optimizer)
         self._state = state = self._live.copied(random, self._state)
         saved = (position, state, sample, elapsed_seconds, began, time.monotonic() - began)
-        if beside:
+        if beside and stored:
             self._writing = self._writer.submit(self._store, *saved)
-        else:
-            self._store(*saved)
+        elif (error := self._store(*saved)) is not None:
+            raise error
 
-    def flush(self) -> None:
-        """Wait until what was saved is durable; raises what went wrong."""
+    def flush(self) -> bool:
+        """Wait for what is being stored; False if the store did not take it: it was never saved.
+
+        All ranks do so together, for they save the same steps. Raises what else went wrong.
+        """
+        error = None
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            writing.result()
+            error = writing.result()
+        failed = self._ranks.agree(error is not None)
+        if failed:
+            self._tell_lost(error)
+            assert self._before is not None
+            self._progress.forget_checkpoint(self._before)
+        return not failed
 
     def close(self) -> None:
         """Wait for what is being stored, whatever comes of it: the segment ends anyway."""
         self._writer.shutdown()
-        if self._writing is not None and (error := self._writing.exception()) is not None:
-            self._reporter.log(f"the last checkpoint was not stored: {error!r}", "WARNING")
+        if self._writing is None:
+            return
+        error = self._writing.exception() or self._writing.result()
+        if error is not None:
+            self._tell_lost(error)
+
+    def _tell_lost(self, error: BaseException | None) -> None:
+        step = self._progress.saved_step
+        self._reporter.log(f"the checkpoint of step {step} was not stored: {error!r}", "WARNING")
 
     def _continue_from(self, position: Position | None) -> None:
         """Take up the numbers of a checkpoint, or begin with none."""
         start = Progress() if position is None else position
-        self._saved_step = start.step
+        self._progress.saved_step = start.step
         for name in CONTINUED:
             setattr(self._progress, name, getattr(start, name))
 
@@ -173,13 +191,21 @@ class Checkpoints:
         elapsed_seconds: float,
         began: float,
         blocked_seconds: float,
-    ) -> None:
+    ) -> Exception | None:
+        """Store a checkpoint and report it; returns why not, if the store did not take it.
+
+        Then nothing is left of it.
+        """
         hashes = state.hashes(data_position_sha256(self._plan, position.step))
         position = position.model_copy(update={"state": hashes})
         ref = f"{self._spec.checkpoint_prefix}/step-{position.step:06d}"
-        manifest = checkpoint.save(
-            self._artifacts, ref, self._scratch, self._model, state, position, sample
-        )
+        try:
+            manifest = checkpoint.save(
+                self._artifacts, ref, self._scratch, self._model, state, position, sample
+            )
+        except STORE_ERRORS as error:
+            checkpoint.discard(self._artifacts, ref, self._scratch, position.step)
+            return error
         self._lease.progress()
         self._reporter.saved(
             Checkpoint(
@@ -198,6 +224,7 @@ class Checkpoints:
             f"durable after {time.monotonic() - began:.3f} s",
             "DEBUG",
         )
+        return None
 
 
 def _give_way() -> None:

@@ -278,7 +278,6 @@ class Segment:
                 "WARNING",
             )
         self.checkpoints.save(beside=False)
-        self.checkpoints.flush()
         self.lease.check()
 
     def _save(self, *, last: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,18 @@ def run_ranks(
     scratch: Path,
     stop_after: int | None = None,
     stop_in: int | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> list[Notes]:
     """What each rank noted, each of one thread, with the base in float32.
 
     After a stop only rank 0, for it leaves the others behind. `stop_in` counts rank 0's micro
-    batches.
+    batches; `prepare`, a module's function, is called in each rank before.
     """
     scratch.mkdir()
     ends, children = [], []
     for rank in range(spec.gpu_count):
         end, other = processes.Pipe(duplex=False)
-        arguments = (rank, spec, store, scratch, stop_after, stop_in, other)
+        arguments = (rank, spec, store, scratch, stop_after, stop_in, prepare, other)
         child = processes.Process(target=_rank, args=arguments, daemon=True)
         child.start()
         other.close()
@@ -87,6 +89,7 @@ def _rank(
     scratch: Path,
     stop_after: int | None,
     stop_in: int | None,
+    prepare: Callable[[], None] | None,
     result: Connection,
 ) -> None:
     import torch
@@ -95,6 +98,8 @@ def _rank(
     from services.trainer.ranks import Ranks
 
     _be_rank(rank, spec.gpu_count)
+    if prepare is not None:
+        prepare()
     torch.set_num_threads(1)
     segment.choose_dtype = lambda device: torch.float32
     ranks = Ranks.join(scratch / "rendezvous", RESULT_SECONDS)
