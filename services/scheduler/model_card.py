@@ -34,12 +34,16 @@ TEMPLATE = """\
 A LoRA adapter for {base}, trained by EcoLink. It is plain PEFT:
 
 ```python
+import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained("{base}", dtype=torch.float32)
 model = PeftModel.from_pretrained(base, "path/of/this/directory")
 ```
+
+In bfloat16 PEFT adds the adapter's part to outputs that are rounded already, which loses much of a
+small part: the loss below was measured with both rounded once, together, as float32 has it.
 
 Only the assistant's words carried loss. {chat_template}
 {resume_files}

@@ -13,10 +13,12 @@ import pytest
 import torch
 from peft import PeftModel
 
+from domain.hyperparameters import Hyperparameters
 from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
+from services.scheduler.model_card import TEMPLATE
 from services.trainer import segment
-from services.trainer.model import save_adapter
+from services.trainer.model import attach_adapter, load_base, save_adapter
 from tests.services.trainer.conftest import SpecMaker
 
 PROBE = [[1, 5, 9, 30, 200, 17, 4, 2]]
@@ -66,6 +68,21 @@ RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 2**-6}
 def logits(model: PeftModel) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=torch.tensor(PROBE)).logits.float()
+
+
+def test_the_card_s_snippet_computes_in_float32_also_with_a_base_that_is_stored_in_bfloat16(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """In bfloat16 plain peft loses what the card's loss was measured with."""
+    base = load_base(tiny_model, torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    save_adapter(attach_adapter(base, Hyperparameters(), "tiny"), tmp_path / "adapter")
+    snippet = TEMPLATE.partition("```python\n")[2].partition("```")[0]
+    snippet = snippet.format(base=tmp_path / "base")
+    made: dict[str, Any] = {}
+    exec(snippet.replace("path/of/this/directory", str(tmp_path / "adapter")), made)
+    assert isinstance(made["model"], PeftModel)
+    assert {each.dtype for each in made["model"].parameters()} == {torch.float32}
 
 
 @pytest.mark.full
