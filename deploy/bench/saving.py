@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.bench.aims import Verdict, conclude
 from deploy.bench.learning import LINEAR_LAYERS
 from deploy.bench.trainer_runs import TINY, Saving, Setting, Trainers, nats_server
 from deploy.demo.preparing import BASE_MODEL, SOURCE
@@ -48,6 +49,7 @@ def bench(
             for each in chosen:
                 sizes[each.examples_per_step(1)].append(trainers.saving(setting, each))
     console.print(drawn(sizes, f"A checkpoint of {base} every {save_steps} steps"))
+    conclude(console, verdicts(sizes))
 
 
 def _hyperparameters(accumulation: int, steps: int, save_steps: int) -> Hyperparameters:
@@ -64,7 +66,7 @@ def _hyperparameters(accumulation: int, steps: int, save_steps: int) -> Hyperpar
 
 
 def drawn(sizes: Mapping[int, Sequence[Saving]], title: str) -> Table:
-    """The table: a row for each run by the chats of a step; did the middle one meet the aim?"""
+    """The table: a row for each run, by the chats of a step."""
     table = Table(title=title)
     columns = (
         "chats",
@@ -78,7 +80,6 @@ def drawn(sizes: Mapping[int, Sequence[Saving]], title: str) -> Table:
     )
     for column in columns:
         table.add_column(column, justify="right")
-    verdicts: list[str] = []
     for chats, runs in sizes.items():
         for run in runs:
             beside, others = run.steps
@@ -92,8 +93,13 @@ def drawn(sizes: Mapping[int, Sequence[Saving]], title: str) -> Table:
                 f"{median(others):.3f} s",
                 f"{run.share:.2%}",
             )
-        middle = median(run.share for run in runs)
-        verdict = "met" if middle <= AIM else "missed"
-        verdicts.append(f"{chats} chats a step: {middle:.2%} (aim {AIM:.0%}: {verdict})")
-    table.caption = "\n".join(verdicts)
     return table
+
+
+def verdicts(sizes: Mapping[int, Sequence[Saving]]) -> list[Verdict]:
+    """Of each size of step, whether the middle run met the aim."""
+    middle = {chats: median(run.share for run in runs) for chats, runs in sizes.items()}
+    return [
+        Verdict(f"{chats} chats a step: {share:.2%}", f"{AIM:.0%}", share <= AIM)
+        for chats, share in middle.items()
+    ]

@@ -44,6 +44,7 @@ class TrlConfig:
     )
     gradient_checkpointing: bool = True
     max_length: int | None = 1024
+    torch_compile: bool = False
     evaluate: bool = True
 
 
@@ -185,6 +186,7 @@ def _arguments(config: TrlConfig) -> Any:
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         max_length=config.max_length,
+        torch_compile=config.torch_compile,
         train_sampling_strategy=config.sampling,
         model_init_kwargs={"dtype": config.dtype},
         use_cpu=not torch.cuda.is_available(),

@@ -76,7 +76,8 @@ def test_the_precisions_take_turns_on_the_same_seeds(
     assert turns == [(seed, each) for seed in (0, 1) for each in ("fp32", "bf16", "nf4")]
     drawn = text(precision.drawn(found, 2))
     assert "+0.0090" in drawn
-    assert "met" in drawn
+    assert str(precision.verdict(found)) == "bf16: +0.0090 nats from fp32 (aim 0.01: met)"
+    assert not precision.verdict(found | {"bf16": [2.011]}).met
 
 
 def test_trl_gets_the_same_micro_batches_at_the_same_rates(

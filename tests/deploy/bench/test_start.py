@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.bench.start import _start
+from deploy.bench.start import _start, verdict
 from tests.causes import NOW
 
 
@@ -39,3 +39,8 @@ def test_the_stages_follow_one_another_from_the_request_to_the_first_step() -> N
         }
     )
     assert start.total == pytest.approx(2.0)
+
+
+def test_one_slow_start_in_twenty_misses_no_aim() -> None:
+    assert verdict([1.0] * 20 + [9.0]).met
+    assert str(verdict([1.6] * 20)) == "tiny, warm: 95th percentile 1.600 s (aim 1.5 s: missed)"

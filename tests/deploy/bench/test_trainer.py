@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deploy.bench.trainer import (
     CHECKPOINTED,
     COMPILED,
     OURS,
+    TRL_COMPILED,
     TRL_DEFAULT,
     TRL_TUNED,
     Contest,
@@ -133,14 +134,17 @@ def test_each_runs_in_its_turn_as_it_would(
     monkeypatch.setattr(trainer, "last_line", trl)
     monkeypatch.setattr(trainer, "run_module", lambda *_, **__: "1e9")
     found = contest.run(2, lambda _: None, compiled=True)
-    assert list(found.runs) == [OURS, COMPILED, CHECKPOINTED, TRL_DEFAULT, *TRL_TUNED]
+    assert list(found.runs) == [
+        *(OURS, COMPILED, CHECKPOINTED, TRL_DEFAULT),
+        *(*TRL_TUNED, TRL_COMPILED),
+    ]
     eager, compiled, checkpointed = (False, False), (True, False), (False, True)
     runs = [config for config, _ in turns if isinstance(config, RunConfig)]
     assert [(each.compiled, each.checkpointing) for each in runs] == [
         *(eager, compiled, checkpointed),
         *(compiled, checkpointed, eager),  # the second repeat begins with the second
     ]
-    default, tuned, whole = (config for config, _ in turns[3:6])
+    default, tuned, whole, faster = (config for config, _ in turns[3:7])
     assert default == TrlConfig(
         **{k: v for k, v in asdict(default).items() if k not in trainer.TRL_OWN}
     )
@@ -151,17 +155,19 @@ def test_each_runs_in_its_turn_as_it_would(
         False,
     )
     assert (whole.micro_batch_size, whole.gradient_accumulation) == (16, 1)
-    assert [MALLOC.items() <= given.items() for _, given in turns[:6]] == [1, 1, 1, 0, 1, 1]
+    assert faster == replace(tuned, torch_compile=True)
+    assert [MALLOC.items() <= given.items() for _, given in turns[:7]] == [1, 1, 1, 0, 1, 1, 1]
     assert not any("GOMP_SPINCOUNT" in given for _, given in turns)
     console = Console(width=200)
     with console.capture() as captured:
         console.print(trainer.drawn(found, 1e6))
     assert "200-200" in captured.get()
-    lines = "\n".join(trainer.verdicts(found, 1e6))
-    tuned_line = f"{OURS}: 2.00 x TRL, tuned, 4 x 4, all steps together 2.00 x (aim 2: met), 0.33"
-    assert tuned_line in lines
-    assert f"{COMPILED}: 16.00 x {TRL_DEFAULT}, all steps together 16.00 x (aim 6: met)" in lines
-    assert f"{OURS}: 10.0% of the GEMM peak (aim 35%: missed)" in lines
+    lines = [str(each) for each in trainer.verdicts(found, OURS, 1e6)]
+    assert lines[0] == f"{OURS}: 2.00 x TRL, tuned, 4 x 4, all steps together 2.00 x (aim 2: met)"
+    assert lines[1] == f"{OURS}: 0.33 of the memory of TRL, tuned, 4 x 4 (aim 0.5: met)"
+    assert lines[-1] == f"{OURS}: 10.0% of the GEMM peak (aim 35%: missed)"
+    compiled = [str(each) for each in trainer.verdicts(found, COMPILED, 1e6)]
+    assert f"{COMPILED}: 16.00 x {TRL_DEFAULT}, all steps together 16.00 x (aim 6: met)" in compiled
 
 
 def test_runs_that_are_not_alike_are_refused() -> None:
