@@ -18,7 +18,7 @@ from services.trainer.followers import ERROR_FILE, follow
 from services.trainer.lease import Lease, SegmentStopped
 from tests.services.trainer.notes import Notes, on_micro_batch
 
-RESULT_SECONDS = 60
+RESULT_SECONDS = 180
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["services.trainer.segment"])

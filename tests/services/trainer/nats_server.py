@@ -15,6 +15,7 @@ import nats
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 
+from deploy.local.ports import free_port
 from infrastructure.bus import provision
 from infrastructure.reports import Control
 from tests.polling import eventually
@@ -27,9 +28,7 @@ class NatsServer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"nats://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import time
@@ -74,9 +75,10 @@ def test_the_clock_counts_from_the_start_of_the_process() -> None:
 def test_a_fast_clock_multiplies_all_time_and_says_how_long_to_wait() -> None:
     clock = SegmentClock(age_seconds=2.0, speed=60.0)
     assert 120.0 <= clock.elapsed() < 120.0 + 60 * 5
-    first, real = clock.elapsed(), time.monotonic()
+    started, first = time.monotonic(), clock.elapsed()
     time.sleep(0.05)
-    assert clock.elapsed() - first == pytest.approx(60 * (time.monotonic() - real), rel=0.2)
+    passed = clock.elapsed() - first
+    assert 60 * 0.05 - 0.01 <= passed <= 60 * (time.monotonic() - started) + 0.01
     assert clock.real_seconds(30.0) == 0.5
 
 
@@ -109,24 +111,26 @@ def hang(work: str = "", *, paid: float = 1e9, stall: float = 1e9, speed: float 
     program = HANGS.format(speed=speed, paid=paid, stall=stall, work=work)
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False
     )
     return ended.returncode, ended.stdout, time.monotonic() - started
 
 
 def test_the_watchdog_ends_a_process_that_makes_no_progress() -> None:
-    work = "for _ in range(8): time.sleep(0.1); lease.check()"
-    code, out, seconds = hang(work, stall=0.4)
+    work = "for _ in range(90): time.sleep(0.02); lease.check()"
+    code, out, seconds = hang(work, stall=1.5)
     assert code == STALL_EXIT_CODE
-    assert out.startswith("stalled idle=0.")
-    assert seconds > 1.2  # the work was not taken for a stall
+    assert re.match(r"stalled idle=\d", out)
+    assert seconds > 90 * 0.02 + 1.5  # the work was not taken for a stall
 
 
 def test_the_watchdog_of_a_fast_clock_counts_paid_time_in_its_seconds() -> None:
     code, out, seconds = hang(paid=3600, speed=7200)
     assert code == OVERRUN_EXIT_CODE
-    assert out.startswith("overrun elapsed=36")
-    assert 0.5 <= seconds < 10
+    assert seconds >= 0.5
+    elapsed = re.match(r"overrun elapsed=([\d.]+)", out)
+    assert elapsed is not None
+    assert 3600 <= float(elapsed[1]) <= 7200 * seconds
 
 
 def test_what_waits_for_the_answer_to_its_report_is_not_stalled() -> None:

@@ -40,7 +40,7 @@ from services.trainer.ranks import Ranks
 from services.trainer.saving import Checkpoints
 from services.trainer.shortage import MicroBatchTooLarge
 from tests.polling import eventually
-from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import follow_alone, run_ranks
 from tests.services.trainer.notes import Notes, resuming
 from tests.services.trainer.program import Program, answer, reports
@@ -226,7 +226,7 @@ def test_ranks_wait_for_what_the_leader_fetches_however_long_it_takes() -> None:
 def test_a_killed_rank_fails_the_segment_long_before_it_would_look_stalled(
     start, nats_server, make_spec: SpecMaker
 ) -> None:
-    spec = make_spec({"epochs": 100}, gpu_count=2, stall_seconds=3_600)
+    spec = make_spec({"epochs": 100}, chats(2000), gpu_count=2, stall_seconds=3_600)
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
     process_of(program, rank=1).kill()
@@ -253,7 +253,7 @@ def test_a_rank_that_fails_leaves_its_reason(make_spec: SpecMaker, tmp_path: Pat
 def test_a_stop_ends_every_rank_and_so_does_the_death_of_the_leader_or_the_launcher(
     start, nats_server, make_spec: SpecMaker
 ) -> None:
-    spec = make_spec({"epochs": 100}, gpu_count=2)
+    spec = make_spec({"epochs": 100}, chats(2000), gpu_count=2)
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
     follower = process_of(program, rank=1)
@@ -300,7 +300,7 @@ def test_a_leader_that_waits_for_a_lost_rank_is_ended_by_the_watch(
     ranks.watch(abandon)
     assert ranks.lost() is None
     note_exit(spec_path, 3, -signal.SIGKILL)
-    assert abandoned.wait(5)
+    assert abandoned.wait(60)
     assert str(losses[0]) == "rank 3 was killed by signal 9"
     assert losses[0].failure is FailureClass.NODE_LOST
 

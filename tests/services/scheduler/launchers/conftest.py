@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.scheduler.launchers import local, warm_pool
+
 
 class FakeNvidiaSmi:
     """An executable on the PATH that prints a listing and notes what it was asked."""
@@ -23,6 +25,14 @@ class FakeNvidiaSmi:
             f'#!/bin/sh\necho "$@" >> {self.calls}\ncat {self._folder}/listing\nexit {exit_code}\n'
         )
         script.chmod(0o755)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine has time to start a process, and may be short of memory."""
+    monkeypatch.setattr(local, "SHIM_START_SECONDS", 60.0)
+    monkeypatch.setattr(local, "HAND_OVER_SECONDS", 30.0)
+    monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
 
 
 @pytest.fixture

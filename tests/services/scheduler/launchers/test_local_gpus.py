@@ -36,7 +36,8 @@ if sys.argv[1] == "--warm":
     os.environ.update(handed["environment"])
     os.dup2(os.open(handed["directory"] + "/trainer.log", os.O_WRONLY | os.O_APPEND), 1)
 def leave(*_):
-    time.sleep({leaving_seconds})
+    while os.path.exists({stays!r}):
+        time.sleep(0.01)
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -48,16 +49,16 @@ while True:
 
 
 def open_launcher(
-    home: Path,
-    leaving_seconds: float = 0.0,
-    warm_trainers: int = 0,
-    clock: FixedClock | None = None,
+    home: Path, warm_trainers: int = 0, clock: FixedClock | None = None
 ) -> LocalLauncher:
-    """A launcher that was asked for its capacity, as at every start."""
+    """A launcher that was asked for its capacity, as at every start.
+
+    While there is a file `stays` its programs do not end.
+    """
     script = home / "program.py"
-    script.write_text(PROGRAM.format(leaving_seconds=leaving_seconds))
+    script.write_text(PROGRAM.format(stays=str(home / "stays")))
     settings = Settings(
-        home=home, nats_url="nats://127.0.0.1:1", grace_seconds=10, warm_trainers=warm_trainers
+        home=home, nats_url="nats://127.0.0.1:1", grace_seconds=60, warm_trainers=warm_trainers
     )
     launcher = LocalLauncher(settings, clock or FixedClock(), [sys.executable, str(script)])
     launcher.capacity(shipped_catalog())
@@ -137,12 +138,14 @@ def test_a_process_that_is_about_to_leave_is_waited_for_and_not_billed_to_the_ne
     tmp_path: Path,
 ) -> None:
     """What its reports said is the end of a segment; its GPUs are free once it is gone."""
-    clock = FixedClock()
-    launcher = open_launcher(tmp_path, leaving_seconds=0.5, clock=clock)
+    clock, stays = FixedClock(), tmp_path / "stays"
+    stays.touch()
+    launcher = open_launcher(tmp_path, clock=clock)
     assert seen(launcher, 1, "h100") == "1"
     launcher.stop(PodName(JOB_ID, 1))
     with pytest.raises(NoRoomYet):
         seen(launcher, 2, "h100")
+    stays.unlink()
     eventually(lambda: not living(launcher, PodName(JOB_ID, 1)))
     clock.time += timedelta(seconds=20)
     assert seen(launcher, 2, "h100") == "1"

@@ -33,8 +33,10 @@ from tests.services.scheduler.launchers.test_launcher import (
 OPENS = """
 import sys, time
 from pathlib import Path
+from services.scheduler.launchers import warm_pool
 from tests.services.scheduler.launchers.test_launcher import await_ready, spec
 from tests.services.scheduler.launchers.test_warm_pool import launcher_on, settings_of
+warm_pool.LEAST_MEMORY_BYTES = 0
 settings = settings_of(Path(sys.argv[1]), 2)
 launcher = launcher_on(settings)
 await_ready(launcher, settings)
