@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 from uuid import uuid4
 
+import hypothesis
 import nats
 import psycopg
 import pytest
@@ -37,14 +38,34 @@ OWN_STACK = "tests/e2e/test_auto_pause.py"
 LONGEST = ("exhibition", "tests/e2e", OWN_STACK, "tests/browser")
 """Begun first, so that no worker is left alone with one in the end."""
 
+STACK_SECONDS = 900
+"""For a test that may be the first to start a stack or a browser: what it starts is in its time."""
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
+
+# A busy machine is no failure, and what fails can be made again.
+hypothesis.settings.register_profile(
+    "patient",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the search for undocumented answers is, and where to put pictures."""
     parser.addoption("--fuzz-requests", type=int, default=250, help="At least so many requests.")
     parser.addoption("--screenshots", type=Path, help="Folder for a picture of each page's states.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of the whole product their time, if they say nothing of it."""
+    for item in items:
+        whole = item.path.parent.name in ("e2e", "browser")
+        if whole and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STACK_SECONDS))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -117,7 +117,7 @@ async def test_a_trainer_may_say_nothing_else(
     trainer, errors = await connected(settings.trainer_nats_url)
     await trainer.publish(subject, b"{}")
     await trainer.flush()
-    error = await asyncio.wait_for(errors.get(), 5)
+    error = await asyncio.wait_for(errors.get(), 60)
     assert "permissions violation for publish" in str(error).lower()
     await trainer.close()
     assert (await services.jetstream().stream_info(EVENTS)).state.messages == 0
@@ -127,7 +127,7 @@ async def test_a_trainer_hears_no_events(settings: Settings, services: Client) -
     trainer, errors = await connected(settings.trainer_nats_url)
     await trainer.subscribe("events.>")
     await trainer.flush()
-    error = await asyncio.wait_for(errors.get(), 5)
+    error = await asyncio.wait_for(errors.get(), 60)
     assert "permissions violation for subscription" in str(error).lower()
     await trainer.close()
 

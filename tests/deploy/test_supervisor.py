@@ -24,7 +24,7 @@ from infrastructure.settings import Settings
 from tests.deploy.fakes import CRASHING, STEADY, STUBBORN
 from tests.polling import eventually
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def shown(home: Path) -> StackState:

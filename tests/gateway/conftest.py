@@ -230,7 +230,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
         eventually(lambda: healthy(url), START_SECONDS)
         yield Gateway(psutil.Process(process.pid), url)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -248,7 +248,8 @@ class Noting:
 
 
 @hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), max_size=6))
 def test_whatever_the_stream_delivers_the_log_is_applied(

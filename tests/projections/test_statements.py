@@ -157,9 +157,8 @@ def test_a_day_without_a_movement_opens_and_closes_with_the_same(
 
 @pytest.mark.usefixtures("opened")
 @hypothesis_settings(
-    deadline=None,
     max_examples=10,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     bills=st.lists(

@@ -301,7 +301,7 @@ def test_an_answer_that_never_begins_is_given_up(
 ) -> None:
     (running,) = engine._running.values()
     monkeypatch.setattr(running, "step", lambda: time.sleep(0.01))
-    monkeypatch.setattr(gateway.serving, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(gateway.serving, "SILENT_SECONDS", 2.0)  # also until it begins
     with TestClient(create_app(settings)) as http:
         chat = OpenAI(
             api_key=person.key, base_url="http://testserver/v1", http_client=http, max_retries=0

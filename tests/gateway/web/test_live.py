@@ -27,6 +27,7 @@ from infrastructure.store import connect
 from tests.gateway.conftest import World
 from tests.gateway.web.reader import Reader, evaluated, line, measured
 from tests.gateway.web.signed_in import signed_in
+from tests.polling import eventually
 
 Frame = dict[str, Any]
 
@@ -199,6 +200,9 @@ def test_a_page_that_is_too_old_is_told_to_load_again(
 ) -> None:
     monkeypatch.setattr(live_jobs, "KEPT", 3)
     reader.train()
+    app: Any = reader.client.app
+    newest = of_the_job(reader)[-1]
+    eventually(lambda: app.state.feed.position >= newest)
     with live(reader, after=1) as socket:
         assert closed(socket) == 4422
 

@@ -17,7 +17,7 @@ from tests.services.billing.meters import POLICY, meter_of
 rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(
     rates=st.lists(rates, min_size=1, max_size=4),
     steps=st.lists(st.integers(0, 200), min_size=1, max_size=12),
@@ -42,7 +42,7 @@ def test_segments_that_run_together_reach_zero_together(
     assert payer.depleted, "and the account says so"
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(rates=st.lists(rates, min_size=2, max_size=4), joins=st.lists(st.integers(0, 400)))
 def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: list[int]) -> None:
     """Each joins while there is money for a full lease of all."""
@@ -61,7 +61,7 @@ def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: 
     assert max(ends) - min(ends) <= 37, "to the second of their evidence, which ticks show late"
 
 
-@hypothesis_settings(deadline=None, max_examples=100)
+@hypothesis_settings(max_examples=100)
 @given(
     balance=st.integers(0, 2_000_000_000),
     segments=st.lists(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.datasets.digests import DigestSet
@@ -11,7 +11,6 @@ from services.datasets.digests import DigestSet
 digests = st.lists(st.sampled_from([b"a", b"b"]), min_size=16, max_size=16).map(b"".join)
 
 
-@settings(deadline=None)
 @given(st.lists(digests, max_size=60))
 def test_it_tells_new_digests_from_known_ones(sequence: list[bytes]) -> None:
     seen: set[bytes] = set()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.datasets.lines import in_words, limited, split_lines
 from services.datasets.report import Refused
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([b"a", b"\n", b"\r"]), max_size=8).map(b"".join)))
 def test_lines_are_those_of_the_whole(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)

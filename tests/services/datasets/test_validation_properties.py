@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.datasets import examples
@@ -15,8 +15,6 @@ from services.datasets.report import Report, Status
 from tests.services.datasets.uploads import ASSISTANT, jsonl, validated
 
 LIMIT, LINE_LIMIT = 4_000, 1_500
-# A busy machine is no failure.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
@@ -95,21 +93,18 @@ def check(report: Report, content: bytes, output: bytes) -> None:
         assert report.normalised_bytes == len(output)
 
 
-@patient
 @given(st.binary())
 def test_arbitrary_bytes_end_in_a_report(content: bytes) -> None:
     report, output, _ = validated(content, max_bytes=LIMIT, max_line_bytes=LINE_LIMIT)
     check(report, content, output)
 
 
-@patient
 @given(files)
 def test_anything_that_looks_like_a_dataset_ends_in_a_report(content: bytes) -> None:
     report, output, _ = validated(content, max_bytes=LIMIT, max_line_bytes=LINE_LIMIT)
     check(report, content, output)
 
 
-@patient
 @given(files, st.data())
 def test_the_report_does_not_depend_on_the_chunks(content: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
@@ -121,7 +116,6 @@ def test_the_report_does_not_depend_on_the_chunks(content: bytes, data: st.DataO
     assert validated(*(content[i : i + 1] for i in range(len(content))), **limits) == whole
 
 
-@patient
 @given(files)
 def test_the_quick_way_gives_what_the_rules_give(content: bytes) -> None:
     quick = validated(content)
@@ -129,7 +123,6 @@ def test_the_quick_way_gives_what_the_rules_give(content: bytes) -> None:
         assert validated(content) == quick
 
 
-@patient
 @given(st.lists(chats(), min_size=1, max_size=5))
 def test_valid_chats_pass_and_their_output_passes_unchanged(valid: list[dict[str, Any]]) -> None:
     report, output, _ = validated(jsonl(*valid))
@@ -141,7 +134,6 @@ def test_valid_chats_pass_and_their_output_passes_unchanged(valid: list[dict[str
     assert same == output
 
 
-@patient
 @given(chats())
 def test_normalising_keeps_every_word(example: dict[str, Any]) -> None:
     _, output, _ = validated(jsonl(example))
