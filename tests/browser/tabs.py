@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +25,14 @@ NO_GATEWAY = re.compile(
     r"|SOCKET_NOT_CONNECTED|INCOMPLETE_CHUNKED_ENCODING)"
     r"|WebSocket connection to .* failed|htmx:ws:error"
 )
+
+
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Let the browser go on until something that it is to do has been done."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 class Person(Protocol):

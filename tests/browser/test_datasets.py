@@ -13,7 +13,7 @@ from playwright.sync_api import FilePayload, Locator, Page, expect
 from tests.browser.tabs import PHONE_WIDTH
 from tests.running import EcoLinkUnderTest
 
-SLOW_BYTES_PER_SECOND = 300_000
+SLOW_BYTES_PER_SECOND = 100_000
 POLL_MS = 1_000  # between two looks of a page that something changes on
 
 

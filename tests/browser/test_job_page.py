@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 
-from playwright.sync_api import Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Route, WebSocketRoute, expect
 
 from tests.browser.exhibition import Exhibition
-from tests.browser.tabs import TIMEOUT_SECONDS, Tabs
+from tests.browser.tabs import Tabs, until
 
 
 def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None:
-    page = exhibited.open(exhibition.people["ada"], exhibition.paths["training"])
+    page = exhibited.open(exhibition.people["ada"])
+    frames: list[str] = []
+    page.on(
+        "websocket",
+        lambda socket: socket.on("framereceived", lambda frame: frames.append(str(frame))),
+    )
+    page.goto(exhibition.paths["training"])
+    # Once what the page was made with has been replaced by its first view.
+    until(page, lambda: any("job-dialogs" in frame for frame in frames))
     cancel = page.get_by_role("button", name="Cancel")
     cancel.focus()
     page.keyboard.press("Enter")
@@ -32,7 +38,7 @@ def test_the_keyboard_is_enough(exhibited: Tabs, exhibition: Exhibition) -> None
     expect(cancel).to_be_focused()
     page.keyboard.press("Enter")
     expect(confirm).to_be_disabled()  # until it is answered
-    _until(page, lambda: len(given) == 1)
+    until(page, lambda: len(given) == 1)
     given[0].fulfill(status=204)
     expect(confirm).to_be_enabled()
 
@@ -60,10 +66,10 @@ def test_lines_that_come_while_the_log_is_loaded_are_kept(
     log = page.locator("#log-lines")
     known = log.locator(".line").all_text_contents()
     log.evaluate("log => { for (const line of log.children) line.dataset.known = ''; }")
-    _until(page, lambda: bool(sockets))
+    until(page, lambda: bool(sockets))
     frame: dict[str, object] = {"sequence": 0, "events": []}
     sockets[0].send(json.dumps(frame | {"line": None}))
-    _until(page, lambda: bool(asked))
+    until(page, lambda: bool(asked))
     line = '<span class="line" data-line="1.99">late</span>'
     late = f'<hx-partial hx-target="#log-lines" hx-swap="beforeend">{line}</hx-partial>'
     sockets[0].send(json.dumps(frame | {"line": [1, 99], "content": late}))
@@ -107,11 +113,3 @@ def test_a_zoom_stays_until_all_is_asked_for(exhibited: Tabs, exhibition: Exhibi
     show_all = page.get_by_role("button", name="Show all")
     show_all.click()
     expect(show_all).to_be_hidden()
-
-
-def _until(page: Page, holds: Callable[[], bool]) -> None:
-    """Let the browser go on until something that it is to do has been done."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(20)

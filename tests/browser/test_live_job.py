@@ -12,20 +12,18 @@ from domain.account import Account
 from infrastructure.store import open_log
 from tests.browser.tabs import Tabs
 from tests.causes import command
-from tests.running import EcoLinkUnderTest
+from tests.polling import eventually
+from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 
 pytestmark = pytest.mark.full
 
-EXAMPLES = 40
+
+def job_of(person: EcoLinkUnderTest, folder: Path, examples: int, epochs: int) -> str:
+    return person.approve(person.dataset(folder, examples), epochs=epochs, save_steps=5)
 
 
-def started(person: EcoLinkUnderTest, folder: Path, epochs: int) -> str:
-    """A job that trains; returns the path of its page."""
-    return "/fine-tune/" + job_of(person, folder, epochs).rpartition("/")[2]
-
-
-def job_of(person: EcoLinkUnderTest, folder: Path, epochs: int) -> str:
-    return person.approve(person.dataset(folder, EXAMPLES), epochs=epochs, save_steps=5)
+def page_of(job: str) -> str:
+    return f"/fine-tune/{job.rpartition('/')[2]}"
 
 
 def sequences(page: Page) -> list[int]:
@@ -36,10 +34,9 @@ def sequences(page: Page) -> list[int]:
     return found[::-1]
 
 
-def told(person: EcoLinkUnderTest, path: str) -> list[int]:
+def told(person: EcoLinkUnderTest, job: str) -> list[int]:
     """The sequences of a job's own events and its meters'."""
-    job = path.rpartition("/")[2]
-    events = person.client.get("/events", job=job, limit=1000)["data"]
+    events = person.client.get("/events", job=job.rpartition("/")[2], limit=1000)["data"]
     return [each["sequence"] for each in events if not each["event"].startswith("Gpus")]
 
 
@@ -50,36 +47,42 @@ def lines(page: Page) -> list[str]:
 def test_a_page_misses_nothing_while_its_gateway_is_away(
     tabs: Tabs, person: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
-    path = started(person, tmp_path, epochs=8)
-    page = tabs.open(person, path)
+    job = job_of(person, tmp_path, examples=40, epochs=8)
+    page = tabs.open(person, page_of(job))
     expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
     with tabs.gateway_down():
         person.kill("gateway")
         expect(page.locator("#job-head")).to_contain_text("registered", timeout=180_000)
         expect(page.locator("#connection")).to_be_hidden()
-    person.await_end(f"/jobs/{path.rpartition('/')[2]}")
+    person.await_end(job)
     expect(page.locator("#timeline")).to_contain_text("It took")
-    page.wait_for_timeout(2000)  # the last that is measured and settled
-    assert sequences(page) == told(person, path)
+
+    def is_whole() -> bool:
+        logged = person.client.get(f"{job}/log", lines=1000)["data"]
+        return sequences(page) == told(person, job) and len(lines(page)) == len(logged)
+
+    eventually(is_whole)  # with the last that is logged and settled
     live = lines(page)
     page.reload()
-    assert lines(page) == live
-    assert sequences(page) == told(person, path)
+    assert lines(page)[: len(live)] == live
+    eventually(is_whole)
 
 
 def test_pause_top_up_resume_and_cancel_without_a_reload(
     tabs: Tabs, person: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
-    path = started(person, tmp_path, epochs=100)
-    page = tabs.open(person, path)
+    job = job_of(person, tmp_path, examples=400, epochs=100)
+    page = tabs.open(person, page_of(job))
     page.evaluate("window.sameDocument = true")
-    expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
+    # Before its first step there is nothing to resume from.
+    eventually(lambda: person.client.get(job)["step"] > 0, TIMEOUT_SECONDS)
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     expect(page.locator("#job-state")).to_be_focused()  # as its button is gone
     expect(page.locator("#job-head")).to_contain_text("Paused by you", timeout=120_000)
     resume = page.get_by_role("button", name="Resume")
     expect(resume).to_be_enabled()
+    person.await_status(job, "paused")  # its lease is given back
     _spend(person)
     expect(resume).to_be_disabled()
     expect(page.locator("#balance-now")).to_contain_text("$0.00")

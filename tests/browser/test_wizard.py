@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.tabs import PHONE_WIDTH, Tabs
+from tests.browser.tabs import PHONE_WIDTH, Tabs, until
 from tests.running import EcoLinkUnderTest
 
 pytestmark = pytest.mark.full
@@ -139,12 +139,14 @@ def test_nothing_is_changed_while_an_approval_is_on_its_way(page: Page, dataset:
     page.route(f"**{PATH}", lambda route: held.append(route))
     approve(page).click()
     expect(page.locator("#wizard")).to_have_attribute("inert", "")
+    until(page, lambda: len(held) == 1)
     held[0].fulfill(status=204)
     expect(page.locator("#wizard")).not_to_have_attribute("inert", "")
     expect(approve(page)).to_be_focused()
     approve(page).click()
     expect(page.locator("#wizard")).to_have_attribute("inert", "")
     page.locator("#epochs").dispatch_event("change")  # which would take the answer's place
+    until(page, lambda: len(held) == 2)
     held[1].continue_()
     expect(page).to_have_url(JOB)
 
@@ -168,7 +170,8 @@ def busy(newcomer: Callable[..., EcoLinkUnderTest], tmp_path: Path) -> Iterator[
     """Somebody else's job has all GPUs of the default type."""
     other = newcomer()
     (tmp_path / "theirs").mkdir()
-    job = other.approve(other.dataset(tmp_path / "theirs", 200), gpu_count=2, epochs=100)
+    long = {"epochs": 100, "gradient_accumulation": 1, "save_steps": 100_000}
+    job = other.approve(other.dataset(tmp_path / "theirs", 1000), gpu_count=2, **long)
     other.await_events(job, "SegmentAllocated", 1)
     yield
     other.client.post(f"{job}/cancel", {})
