@@ -23,6 +23,11 @@ MANIFEST = "manifest.json"
 RANGE_BYTES = 1024**2
 """How much of an object is read with one request, and held in memory, while it is passed on."""
 
+PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
+"""Of a stream that is stored: the least that S3 takes, and two on their way while one fills.
+
+obstore's own, 12 of 10 MiB, would be held in memory for each upload to a slow store.
+"""
 
 STORE_ERRORS = (BaseError, OSError)
 """What a store raises that is away, full or refuses us; but FileNotFoundError is an answer."""
@@ -98,7 +103,9 @@ class Artifacts:
     async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
         """Store an asynchronous stream; returns (bytes, sha256). On an error nothing is kept."""
         digest, size = hashlib.sha256(), 0
-        writer = obstore.open_writer_async(self._store, ref)
+        writer = obstore.open_writer_async(
+            self._store, ref, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+        )
         try:
             async with writer:
                 async for chunk in chunks:

@@ -67,7 +67,7 @@ def test_downloads_are_streamed(gateway: Gateway, world: World) -> None:
     Artifacts(world.settings.artifacts).put(ref, b"x" * 100 * MEBIBYTE)
     before, received = process.memory_info().rss, 0
     path = f"{gateway.url}/api/datasets/{dataset_id}/content"
-    with httpx.stream("GET", path, headers=person.headers, timeout=30) as answer:
+    with httpx.stream("GET", path, headers=person.headers, timeout=120) as answer:
         for chunk in answer.iter_bytes():
             received += len(chunk)
     assert received == 100 * MEBIBYTE
@@ -84,7 +84,7 @@ def test_what_does_not_become_a_dataset_leaves_nothing(gateway: Gateway, world: 
             f"{url}/api/datasets?name=large",
             content=(chunk for _ in range(2 * most)),
             headers=headers | size,
-            timeout=30,
+            timeout=120,
         )
         assert answer.status_code == 413
         assert f"{most} MiB" in answer.json()["error"]["message"]
