@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
+from deploy.local import ports
 from deploy.local.stack import up
 from domain.event_log import EventLog
 from infrastructure.settings import Settings
@@ -109,6 +110,11 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("ECOLINK_") and name != CI]:
         del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = os.devnull  # there is no login in a folder that cannot be
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # Chosen long before a server binds it, a port must not be another worker's choice.
+        number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        own = ports.lent()[number::count]
+        ports.lent = lambda: own
 
 
 @pytest.fixture

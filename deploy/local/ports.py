@@ -8,22 +8,27 @@ from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 20_000
+TRIES = 200
+
+
+def lent() -> range:
+    """The ports to choose from: below the range that the kernel gives to outgoing connections.
+
+    A client that keeps dialling a stopped server's port inside that range can be given the very
+    port as its own, and the server could not start again.
+    """
+    return range(LOWEST, max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1))
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, the preferred one (0: none) if it is free.
-
-    It lies below the range that the kernel gives to outgoing connections. A client that keeps
-    dialling a stopped server's port inside that range can be given the very port as its own, and
-    the server could not start again.
-    """
+    """A port that nobody listens on, the preferred one (0: none) if it is free."""
     if preferred and _is_free(host, preferred):
         return preferred
-    highest = max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1)
-    for port in random.sample(range(LOWEST, highest), 200):
+    ports = lent()
+    for port in random.sample(ports, min(TRIES, len(ports))):
         if _is_free(host, port):
             return port
-    raise OSError(f"no free port between {LOWEST} and {highest} on {host}")
+    raise OSError(f"no free port between {ports[0]} and {ports[-1]} on {host}")
 
 
 def _is_free(host: str, port: int) -> bool:

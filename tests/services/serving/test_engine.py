@@ -70,7 +70,7 @@ def test_mixed_requests_are_answered_as_by_peft_alone(
     for number, question in enumerate(QUESTIONS):
         for name in models:
             begun.append((name, question, answers.ask(name, question, max_tokens=24 + number)))
-        begun[-1][2].begun.wait(5)
+        begun[-1][2].begun.wait(60)
     said = []
     for number, (name, question, answer) in enumerate(begun):
         expected = generated(tiny_model, models[name], question, 24 + number // 3)
@@ -124,7 +124,7 @@ def test_models_come_and_go_while_others_answer(
 ) -> None:
     engine.attach(served("first", adapters[0]))
     before = answers.ask("first", "Hello!", max_tokens=100)
-    before.begun.wait(5)
+    before.begun.wait(60)
     engine.attach(served("second", adapters[1]))  # on the base that answers now
     second = answers.ask("second", "Hello!", max_tokens=20).wait()
     engine.detach(deployment_of("first"))
