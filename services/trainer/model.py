@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
@@ -41,16 +41,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> None:
-    """Raise BaseChanged if a base model's manifest has another hash than the given one."""
-    if manifest_sha256 is None:
-        return
-    found = artifacts.manifest(ref).sha256
-    if found != manifest_sha256:
+def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> Manifest:
+    """A base model's manifest; raises BaseChanged if it has another hash than the given one."""
+    manifest = artifacts.manifest(ref)
+    if manifest_sha256 not in (None, manifest.sha256):
         raise BaseChanged(
             f"The base model under {ref} is not the one that the job was approved with: its "
-            f"manifest's sha256 is {found}, approved was {manifest_sha256}."
+            f"manifest's sha256 is {manifest.sha256}, approved was {manifest_sha256}."
         )
+    return manifest
 
 
 def load_base(

@@ -18,6 +18,7 @@ from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype
+from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.compiling import why_eager
 from services.trainer.data_position import content_sha256
 from services.trainer.dataset import Dataset, read
@@ -66,7 +67,7 @@ class Segment:
         warm_base: WarmBase | None = None,
     ) -> None:
         self.spec, self.hyperparameters = spec, spec.hyperparameters
-        self.artifacts, self.models = artifacts, cache / MODELS
+        self.artifacts, self.cache = artifacts, cache
         self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
         self.scratch.mkdir(exist_ok=True)
         self.reporter, self.lease, self.ranks = reporter, lease, ranks
@@ -94,7 +95,7 @@ class Segment:
         spec = self.spec
         self._enter(Phase.MODEL_LOAD)
         # First: a store that is away must not look like one that lost a checkpoint.
-        require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
+        manifest = require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         self.why_eager = why_eager(spec, self.ranks)
         natural = ExecutionMode.natural(
             choose_dtype(self.ranks.device),
@@ -106,7 +107,10 @@ class Segment:
         mode.take_effect()
         self.lease.check()
         with self.ranks.leader_first():
-            directory = self.artifacts.local_directory(spec.base_ref, self.models)
+            directory = self.artifacts.local_directory(spec.base_ref, self.cache / MODELS)
+        if self.ranks.leads:
+            verified = self.cache / VERIFIED
+            self.base_files = BaseFiles(directory, manifest, verified, self.lease.check)
         base = self._base(directory, mode)
         pack_if_able(base)
         self.mode = mode.on(base)
@@ -175,6 +179,8 @@ class Segment:
             self.ranks.device,
         )
         self._describe(self.dataset)
+        if self.ranks.leads:
+            self.base_files.require()
 
     def _render(self) -> None:
         """The examples, as the base's chat template writes them on the day of the approval."""

@@ -14,6 +14,7 @@ from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.hand_over import ExpectedBase
 from services.model_libraries import choose_dtype
+from services.trainer.base_files import states
 from services.trainer.model import load_base, load_tokenizer
 from services.trainer.packing import pack_if_able
 
@@ -27,6 +28,7 @@ class WarmBase:
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
         self._key = (directory, manifest_sha256, dtype, Precision.BF16)
         # On the CPU, also for a segment on a GPU: which GPU is not known yet.
+        self._files = states(directory)
         base = load_base(directory, dtype)
         pack_if_able(base)  # tried now, it costs no segment its time
         self._loaded = (load_tokenizer(directory), base)
@@ -43,6 +45,7 @@ class WarmBase:
         Either way it holds them no longer.
         """
         fits = self._key == (directory, manifest_sha256, dtype, precision)
+        fits = fits and self._files == states(directory)  # what it holds may be what was damaged
         loaded, self._loaded = self._loaded, None
         if fits:
             return loaded

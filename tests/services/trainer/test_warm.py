@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,20 @@ def test_a_base_that_does_not_fit_is_dropped(tiny_model: Path) -> None:
     base = held()
     assert base.take(*fitting) is not None
     assert base.take(*fitting) is None, "two segments share no base"
+
+
+def test_a_base_whose_files_were_replaced_is_dropped(tiny_model: Path, tmp_path: Path) -> None:
+    """What was found damaged by one job, and mended, must not come to the next from memory."""
+    import torch
+
+    directory = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    for again in (False, True):
+        base = WarmBase(directory, "a" * 64, torch.float32)
+        if again:
+            mended = Path(shutil.copy2(directory / "model.safetensors", tmp_path))
+            mended.replace(directory / "model.safetensors")
+        taken = base.take(directory, "a" * 64, torch.float32, Precision.BF16)
+        assert (taken is None) is again
 
 
 def test_a_base_that_changed_or_is_too_large_is_not_loaded(
