@@ -85,8 +85,7 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
             False,
             "The loss became infinite or no number at all, or was far worse in the end than that "
             "of the base model without training, or than guessing.",
-            "Start a new job with a lower learning rate; a third of this one is a good next try. "
-            "If only the held-out loss became so, fewer epochs may do.",
+            "Start a new job with a lower learning rate; a third of this one is a good next try.",
         ),
         FailureClass.DISK_FULL: Failure(
             Payer.PLATFORM,

@@ -55,6 +55,7 @@ class Divergence:
     def __init__(self, vocabulary: int, progress: Progress) -> None:
         self._guessing_loss = math.log(vocabulary)
         self._progress = progress
+        self._newest_loss: float | None = None  # of the segment
 
     @property
     def suspect(self) -> bool:
@@ -80,6 +81,7 @@ class Divergence:
     def take(self, loss: float) -> None:
         """Judge the mean loss of the newest step, in nats; raises LossDiverged."""
         progress = self._progress
+        self._newest_loss = loss
         self._refer_to(loss)
         line = self.line
         above = line is not None and loss > line.loss
@@ -93,8 +95,10 @@ class Divergence:
     def conclude(self, loss_before: float, loss_after: float) -> None:
         """Judge a run that ended by its held-out loss, in nats, without and with the adapter.
 
-        One that ends suspect must be below the line with it; and none far above the base, whatever
-        its steps said. Raises LossDiverged.
+        One that ends suspect must be below the line with it. And none is far above the base where
+        its training loss is above the base's, too, as after an end within the first steps: there
+        it has learned nothing. A training loss below is that of a run which knows its examples by
+        heart; that may be what its user wants. Raises LossDiverged.
         """
         line, step = self.line, self._progress.step
         if self.suspect and line is not None and loss_after > line.loss:
@@ -102,10 +106,12 @@ class Divergence:
                 f"the losses of the last steps, up to step {step} ({self._progress.suspect_steps} "
                 f"in a row), were above {line}, and so is the held-out loss: {loss_after:.4f}"
             )
-        if loss_after > loss_before + DIVERGED_NATS:
+        learned = self._newest_loss is None or self._newest_loss <= loss_before
+        if not learned and loss_after > loss_before + DIVERGED_NATS:
             raise LossDiverged(
                 f"the held-out loss after step {step} is {loss_after:.4f}: more than "
-                f"{DIVERGED_NATS} nats above the base's {loss_before:.4f} on the same examples"
+                f"{DIVERGED_NATS} nats above the base's {loss_before:.4f} on the same examples, "
+                f"and the training loss of that step is {self._newest_loss:.4f}"
             )
 
     def _refer_to(self, loss: float) -> None:

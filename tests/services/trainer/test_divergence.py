@@ -113,11 +113,15 @@ def test_a_run_that_ends_suspect_is_judged_by_its_held_out_loss(
 
 
 def test_a_run_that_ends_far_above_the_base_on_held_out_examples_has_diverged() -> None:
-    """Whatever its last steps said, and however few they were."""
-    for losses in ([2.0], BASE, [*BASE, 0.1, 0.1]):
+    """Destroyed within its first steps, it has no line that its losses could be above."""
+    for losses in ([2.1], [2.0, 7.0, 6.0, 6.0, 6.0, 6.0, 6.0]):
         watch(losses).conclude(2.0, 2.0 + DIVERGED_NATS)
         with pytest.raises(LossDiverged, match=r"held-out loss .* 3.6000: .* base's 2.0000"):
             watch(losses).conclude(2.0, 2.1 + DIVERGED_NATS)
+
+
+def test_a_run_that_knows_its_examples_by_heart_has_not_diverged() -> None:
+    watch([*BASE, 0.1, 0.1]).conclude(2.0, 2.1 + DIVERGED_NATS)
 
 
 def growing(healthy: int, factor: float = 5) -> Callable[..., torch.Tensor]:
