@@ -36,7 +36,11 @@ from services.trainer.reporter import Reporter
 from services.trainer.warm import await_hand_over
 
 if TYPE_CHECKING:
+    from services.trainer.segment import Segment
     from services.trainer.warm_base import WarmBase
+
+REPORT_SECONDS = 3.0
+"""Of a grace, kept for the report of the end and the exit."""
 
 
 def main(
@@ -55,7 +59,7 @@ def main(
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     if pod_pid is None and spec.gpu_count > 1:
-        return launch(spec_path, spec.gpu_count)
+        return launch(spec_path, spec.gpu_count, spec.grace_seconds / spec.clock_speed)
     age = process_age_seconds(pod_pid) if age_seconds is None else age_seconds
     clock = SegmentClock(age, spec.clock_speed)
     lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
@@ -88,6 +92,7 @@ class Program:
         self._spec, self._spec_path = spec, spec_path
         self._reporter, self._lease, self._followers = reporter, lease, followers
         self._warm_base = warm_base
+        self._running: Segment | None = None
 
     def run(self, settings: Settings) -> Outcome:
         """Run the segment and report its outcome."""
@@ -106,8 +111,13 @@ class Program:
         return outcome
 
     def abandon(self, loss: FollowerLost) -> None:
-        """End the process, for a follower is gone and its leader waits for it."""
+        """End the process, for a follower is gone and its leader waits for it.
+
+        What it is storing was copied before, and has the grace to become durable.
+        """
         try:
+            if self._running is not None:
+                self._running.checkpoints.await_stored(self._storing_seconds())
             self._finish(Outcome.FAILED, loss)
         finally:
             os._exit(1)
@@ -124,7 +134,7 @@ class Program:
         else:
             ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, self._lease)
-        Segment(
+        self._running = Segment(
             spec,
             artifacts,
             self._spec_path.parent,
@@ -133,7 +143,13 @@ class Program:
             self._lease,
             ranks,
             self._warm_base,
-        ).run()
+        )
+        self._running.run()
+
+    def _storing_seconds(self) -> float:
+        """How long a lost segment may store: a grace, but for what its report takes."""
+        left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
+        return max(0.0, self._lease.clock.real_seconds(left) - REPORT_SECONDS)
 
     def _finish(self, outcome: Outcome, error: Exception | None) -> None:
         """Report the end until it is answered."""

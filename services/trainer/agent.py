@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 STOPS = (signal.SIGTERM, signal.SIGINT)
 MONITOR_SECONDS = 0.1
 START_POLL_SECONDS = 0.01
+ANSWER_SECONDS = 150  # for rank 0 to notice a loss, to have its final report answered, and to exit
 
 
-def launch(spec_path: Path, count: int) -> int:
+def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     """Run a segment in `count` processes of this machine; returns the exit code of rank 0.
 
-    That is what `torchrun --standalone --nproc-per-node COUNT` does, but for two things. A stop is
-    rank 0's alone to hear, as SIGINT; torchrun would end all ranks. And whoever is left when rank 0
-    has ended is killed, for it waits for an answer that will not come.
+    That is what `torchrun --standalone --nproc-per-node COUNT` does, but for three things. A stop
+    is rank 0's alone to hear, as SIGINT; torchrun would end all ranks. Whoever is left when rank 0
+    has ended is killed, for it waits for an answer that will not come. And rank 0 itself has a
+    grace (of real time) to store what it has, and report, when another rank is lost.
     """
     # Before torch has threads, so that none is interrupted by a stop. The ranks inherit it: what
     # comes before a rank is ready to hear it waits.
@@ -44,6 +47,7 @@ def launch(spec_path: Path, count: int) -> int:
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // count))
     for path in (rendezvous_path(spec_path), *(exit_path(spec_path, n) for n in range(count))):
         path.unlink(missing_ok=True)
+    be_patient(grace_seconds)
     agent = _make_agent(spec_path, count)
     ranks = RankProcesses(spec_path, agent.get_worker_group())
     ranks.attend()
@@ -88,6 +92,25 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
         local_addr="localhost",
     )
     return LocalElasticAgent(spec, DefaultLogsSpecs(str(folder)))
+
+
+def be_patient(grace_seconds: float) -> None:
+    """Have torch's agents, in this process, wait longer for ranks to end before they kill them.
+
+    It is half a minute after another rank failed, in which rank 0 may not be done with what it
+    stores, or not be answered. Its watchdog ends it if it hangs.
+    """
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    seconds = math.ceil(grace_seconds) + ANSWER_SECONDS
+    close = PContext.close
+
+    def close_in_time(
+        self: PContext, death_sig: signal.Signals | None = None, timeout: int = seconds
+    ) -> None:
+        close(self, death_sig, max(timeout, seconds))
+
+    PContext.close = close_in_time
 
 
 def exit_code(code: int) -> int:

@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from domain.checkpoint import StateHashes
+from infrastructure.artifacts import STORE_ERRORS, Artifacts, Manifest
 from infrastructure.reports import Checkpoint, SegmentSpec
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
@@ -39,6 +41,18 @@ CONTINUED = (
     "best_eval_loss",
 )
 """Numbers of a run that outlast a segment."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A checkpoint that is copied, and not stored yet."""
+
+    position: Position
+    state: TrainingState
+    sample: Sample | None
+    elapsed_seconds: float  # when it was copied
+    began: float  # in time.monotonic()
+    blocked_seconds: float  # that training waited for the copy
 
 
 class Checkpoints:
@@ -69,6 +83,8 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._writing: Future[Exception | None] | None = None
         self._before: BeforeSaving | None = None  # the checkpoint that was saved last
+        self._idle = threading.Event()  # nothing is being stored
+        self._idle.set()
 
     def fetch(self, natural: ExecutionMode) -> ExecutionMode:
         """Fetch the checkpoint to resume from, if there is one, and take up its numbers.
@@ -121,10 +137,12 @@ class Checkpoints:
         if self._live is None:
             self._live = Live(self._model, self._optimizer)
         self._state = state = self._live.copied(random, self._state)
-        saved = (position, state, sample, elapsed_seconds, began, time.monotonic() - began)
+        blocked_seconds = time.monotonic() - began
+        taken = Taken(position, state, sample, elapsed_seconds, began, blocked_seconds)
+        self._idle.clear()
         if beside and stored:
-            self._writing = self._writer.submit(self._store, *saved)
-        elif (error := self._store(*saved)) is not None:
+            self._writing = self._writer.submit(self._store, taken)
+        elif (error := self._store(taken)) is not None:
             raise error
 
     def flush(self) -> bool:
@@ -151,6 +169,20 @@ class Checkpoints:
         error = self._writing.exception() or self._writing.result()
         if error is not None:
             self._tell_lost(error)
+
+    def await_stored(self, seconds: float) -> None:
+        """Wait for what is being stored, in another thread than the segment's, for so long at most.
+
+        The segment's own may hang, and need not have got as far as to `flush` or `close`.
+        """
+        if self._idle.is_set():
+            return
+        step = self._progress.saved_step
+        self._reporter.log(f"the checkpoint of step {step} is still being stored")
+        if not self._idle.wait(seconds):
+            self._reporter.log(
+                f"the checkpoint of step {step} is not stored after {seconds:.0f} s", "WARNING"
+            )
 
     def _tell_lost(self, error: BaseException | None) -> None:
         step = self._progress.saved_step
@@ -183,48 +215,48 @@ class Checkpoints:
             best_eval_loss=progress.best_eval_loss,
         )
 
-    def _store(
-        self,
-        position: Position,
-        state: TrainingState,
-        sample: Sample | None,
-        elapsed_seconds: float,
-        began: float,
-        blocked_seconds: float,
-    ) -> Exception | None:
+    def _store(self, taken: Taken) -> Exception | None:
         """Store a checkpoint and report it; returns why not, if the store did not take it.
 
         Then nothing is left of it.
         """
-        hashes = state.hashes(data_position_sha256(self._plan, position.step))
-        position = position.model_copy(update={"state": hashes})
+        position, state = taken.position, taken.state
         ref = f"{self._spec.checkpoint_prefix}/step-{position.step:06d}"
         try:
+            hashes = state.hashes(data_position_sha256(self._plan, position.step))
+            position = position.model_copy(update={"state": hashes})
             manifest = checkpoint.save(
-                self._artifacts, ref, self._scratch, self._model, state, position, sample
+                self._artifacts, ref, self._scratch, self._model, state, position, taken.sample
             )
         except STORE_ERRORS as error:
             checkpoint.discard(self._artifacts, ref, self._scratch, position.step)
             return error
-        self._lease.progress()
+        else:
+            self._lease.progress()
+            self._tell_stored(taken, ref, manifest, hashes)
+            return None
+        finally:
+            self._idle.set()
+
+    def _tell_stored(self, taken: Taken, ref: str, manifest: Manifest, hashes: StateHashes) -> None:
+        position = taken.position
         self._reporter.saved(
             Checkpoint(
                 ref=ref,
                 manifest_sha256=manifest.sha256,
                 step=position.step,
                 train_loss=position.train_loss,
-                elapsed_seconds=elapsed_seconds,
+                elapsed_seconds=taken.elapsed_seconds,
                 total_bytes=manifest.total_bytes,
                 state=hashes,
                 eval_loss=position.eval_loss,
             )
         )
         self._reporter.log(
-            f"saved step {position.step}: training waited {blocked_seconds:.3f} s, "
-            f"durable after {time.monotonic() - began:.3f} s",
+            f"saved step {position.step}: training waited {taken.blocked_seconds:.3f} s, "
+            f"durable after {time.monotonic() - taken.began:.3f} s",
             "DEBUG",
         )
-        return None
 
 
 def _give_way() -> None:
