@@ -152,16 +152,13 @@ class Quoting:
     ) -> Quote:
         """The quote for choices that exist."""
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
-        shape, lengths = _shape(base), _lengths(dataset, base)
-        gpu = catalog.gpu_type(choices.gpu_type)
-        own = _lengths(validation, base, "validation_dataset") if validation else None
-        length = sequence_length(fields, shape, *filter(None, (lengths, own)))
-        others = self._others(catalog, choices)
+        gpu, others = catalog.gpu_type(choices.gpu_type), self._others(catalog, choices)
+        work = _work(dataset, validation, base, fields, approved)
+        shape, length = work.shape, work.sequence_length
         fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
         batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
-        work = Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
         return Quote(
             plan=TrainingPlan(
                 **_sources(dataset, validation, base),
@@ -180,7 +177,7 @@ class Quoting:
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
             examples=dataset.examples,
-            truncated=lengths.longer_than(length),
+            truncated=work.lengths.longer_than(length),
             alternatives=frozenset(
                 each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
             ),
@@ -361,6 +358,20 @@ def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> d
         "base_ref": base.ref,
         "base_manifest_sha256": base.manifest_sha256,
     }
+
+
+def _work(
+    dataset: Dataset,
+    validation: Dataset | None,
+    base: BaseModel,
+    fields: Hyperparameters,
+    approved: TrainingPlan | None,
+) -> Work:
+    """What is to be done; raises what keeps its lengths in tokens from being known."""
+    shape, lengths = _shape(base), _lengths(dataset, base)
+    own = _lengths(validation, base, "validation_dataset") if validation else None
+    length = sequence_length(fields, shape, *filter(None, (lengths, own)))
+    return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:

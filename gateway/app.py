@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,22 +33,6 @@ MESSAGE_BYTES = 16 * 1024
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; it connects when it starts to serve."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        with open_backend(settings) as backend:
-            app.state.backend = backend
-            app.state.feed = EventFeed(backend)
-            app.state.live_jobs = web.LiveJobs(app.state.feed)
-            tasks = [
-                asyncio.create_task(each.run()) for each in (app.state.feed, app.state.live_jobs)
-            ]
-            async with open_serving(settings) as app.state.serving:
-                yield
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
     app = FastAPI(
         title=openapi.TITLE,
         version="1",
@@ -56,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
-        lifespan=lifespan,
+        lifespan=partial(_connected, settings),
     )
     native = dict.fromkeys(("/api", "/healthz"), answer)
     errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer)
@@ -73,6 +58,21 @@ def create_app(settings: Settings) -> FastAPI:
     web.install(app)
     openapi.install(app)
     return app
+
+
+@asynccontextmanager
+async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
+    """While this lasts, the application's state has its connections and what follows the log."""
+    with open_backend(settings) as backend:
+        app.state.backend = backend
+        app.state.feed = EventFeed(backend)
+        app.state.live_jobs = web.LiveJobs(app.state.feed)
+        tasks = [asyncio.create_task(each.run()) for each in (app.state.feed, app.state.live_jobs)]
+        async with open_serving(settings) as app.state.serving:
+            yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 class Server(uvicorn.Server):

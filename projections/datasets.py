@@ -54,31 +54,9 @@ def apply(cursor: Cursor, event: Event) -> None:
         case Dataset.DatasetUploaded():
             _insert(cursor, event)
         case Dataset.DatasetValidated():
-            cursor.execute(
-                "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, errors = 0, "
-                "report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
-                [
-                    DatasetStatus.READY_FOR_TRAINING,
-                    event.examples,
-                    event.duplicates,
-                    event.report_ref,
-                    event.sha256,
-                    event.timestamp,
-                    event.originator_id,
-                ],
-            )
+            _validate(cursor, event)
         case Dataset.DatasetRejected():
-            cursor.execute(
-                "UPDATE datasets SET status = %s, errors = %s, report_ref = %s, "
-                "validated_at = %s WHERE dataset_id = %s",
-                [
-                    DatasetStatus.REJECTED,
-                    event.errors,
-                    event.report_ref,
-                    event.timestamp,
-                    event.originator_id,
-                ],
-            )
+            _reject(cursor, event)
         case Dataset.DatasetDeleted():
             for table in TABLES:
                 cursor.execute(
@@ -112,6 +90,36 @@ def _insert(cursor: Cursor, event: Dataset.DatasetUploaded) -> None:
             event.total_bytes,
             event.sha256,
             event.timestamp,
+        ],
+    )
+
+
+def _validate(cursor: Cursor, event: Dataset.DatasetValidated) -> None:
+    cursor.execute(
+        "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, errors = 0, "
+        "report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
+        [
+            DatasetStatus.READY_FOR_TRAINING,
+            event.examples,
+            event.duplicates,
+            event.report_ref,
+            event.sha256,
+            event.timestamp,
+            event.originator_id,
+        ],
+    )
+
+
+def _reject(cursor: Cursor, event: Dataset.DatasetRejected) -> None:
+    cursor.execute(
+        "UPDATE datasets SET status = %s, errors = %s, report_ref = %s, "
+        "validated_at = %s WHERE dataset_id = %s",
+        [
+            DatasetStatus.REJECTED,
+            event.errors,
+            event.report_ref,
+            event.timestamp,
+            event.originator_id,
         ],
     )
 

@@ -122,18 +122,7 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
         case Job.JobResumed():
             _resume(cursor, event)
         case Job.JobCancelled():
-            update(
-                cursor,
-                event,
-                status=JobStatus.CANCELLED,
-                phase="cancelled",
-                waiting_since=None,
-                relaunch_at=None,
-                pause_reason=None,
-                paused_at=None,
-                cancelled_at=event.timestamp,
-                expires_at=event.expires_at,
-            )
+            _cancel(cursor, event)
         case Job.AdapterPromoted():
             update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
         case Job.AdapterExpired():
@@ -144,6 +133,21 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
             give_up_checkpoints(cursor, event)
         case _:
             pass
+
+
+def _cancel(cursor: Cursor, event: Job.JobCancelled) -> None:
+    update(
+        cursor,
+        event,
+        status=JobStatus.CANCELLED,
+        phase="cancelled",
+        waiting_since=None,
+        relaunch_at=None,
+        pause_reason=None,
+        paused_at=None,
+        cancelled_at=event.timestamp,
+        expires_at=event.expires_at,
+    )
 
 
 def _apply_money(cursor: Cursor, event: Meter.MinuteMetered | Meter.LostWorkCredited) -> None:

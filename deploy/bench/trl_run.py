@@ -127,7 +127,6 @@ def _adapter_dtype(model: Any) -> str:
 def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
     """An SFTTrainer that follows the given learning rates and keeps the time."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
-    from peft import LoraConfig
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import TrainerCallback
     from trl import SFTTrainer  # pyright: ignore[reportMissingImports]
@@ -157,16 +156,22 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
         args=_arguments(config),
         train_dataset=Dataset.from_list(data["train"]),
         eval_dataset=Dataset.from_list(data["eval"]) if config.evaluate else None,
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.target_modules,
-        ),
+        peft_config=_lora(config),
         callbacks=[Timed()],
     )
     return trainer
+
+
+def _lora(config: TrlConfig) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+    )
 
 
 def _arguments(config: TrlConfig) -> Any:

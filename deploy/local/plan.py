@@ -79,14 +79,8 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         servers.append(nats)
         known |= {"nats_port": port, "nats_url": nats.services_url}
         known |= {"trainer_nats_url": nats.trainer_url}
-    if "gateway" in services:
-        host = settings.gateway_host
-        port = settings.gateway_port or free_port(before.gateway_port, host)
-        known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+    known |= _listening(settings, before, services)
     if "serving" in services:
-        host = settings.serving_host
-        port = settings.serving_port or free_port(before.serving_port, host)
-        known |= {"serving_port": port, "serving_url": f"http://{_dialled(host)}:{port}"}
         known |= {"serving_secret": settings.serving_secret or passwords.serving}
     if settings.clock_speed != 1.0 and settings.clock_origin is None:
         # The same in all processes, and in the next run: stored times never lie ahead.
@@ -99,6 +93,22 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         preparations=(_migration(filled),),
         services=tuple(_service(name, target, filled) for name, target in services.items()),
     )
+
+
+def _listening(
+    settings: Settings, before: Settings, services: Mapping[str, str]
+) -> dict[str, object]:
+    """Ports and URLs of the services that listen for HTTP."""
+    known: dict[str, object] = {}
+    if "gateway" in services:
+        host = settings.gateway_host
+        port = settings.gateway_port or free_port(before.gateway_port, host)
+        known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+    if "serving" in services:
+        host = settings.serving_host
+        port = settings.serving_port or free_port(before.serving_port, host)
+        known |= {"serving_port": port, "serving_url": f"http://{_dialled(host)}:{port}"}
+    return known
 
 
 def _migration(settings: Settings) -> Program:

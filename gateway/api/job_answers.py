@@ -251,21 +251,12 @@ def detail(
     deployment: DeploymentStatus | None,
 ) -> JobDetail:
     """A job's row, its newest measurements and its account's balance as the detail."""
-    measured, scored = last_step or {}, last_evaluation or {}
-    total: int | None = row["total_steps"]
-    step = _step(row, measured)
     shown = {name: row[name] for name in JobDetail.model_fields if name in row}
     return JobDetail(
         **shown
         | _summary_fields(row)
         | {
-            "step": step,
-            "steps_remaining": None if total is None else max(0, total - step),
-            "train_loss": measured.get("train_loss", row["checkpoint_loss"]),
-            "tokens_per_second": measured.get("tokens_per_second"),
-            "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
-            "eval_loss": scored.get("eval_loss"),
-            "eval_step": scored.get("step"),
+            **_measured(row, last_step or {}, last_evaluation or {}),
             **_described_best(row),
             "perplexity_before": _perplexity(row["loss_before"]),
             "perplexity_after": _perplexity(row["loss_after"]),
@@ -281,6 +272,23 @@ def detail(
             "kept": _kept(row),
         }
     )
+
+
+def _measured(
+    row: Mapping[str, Any], measured: Mapping[str, Any], scored: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How far the job is, and what its newest step and evaluation measured."""
+    total: int | None = row["total_steps"]
+    step = _step(row, measured)
+    return {
+        "step": step,
+        "steps_remaining": None if total is None else max(0, total - step),
+        "train_loss": measured.get("train_loss", row["checkpoint_loss"]),
+        "tokens_per_second": measured.get("tokens_per_second"),
+        "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
+        "eval_loss": scored.get("eval_loss"),
+        "eval_step": scored.get("step"),
+    }
 
 
 def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:

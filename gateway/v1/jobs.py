@@ -53,13 +53,7 @@ async def create_job(
     A region or a GPU type that is left open is chosen so that the job costs least. Its model is
     deployed as soon as it is registered.
     """
-    hyperparameters = wanted.translated()
-    training = dataset_of(wanted.training_file, TRAINING_FILE)
-    validation = (
-        None
-        if wanted.validation_file is None
-        else dataset_of(wanted.validation_file, VALIDATION_FILE)
-    )
+    choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
     key = await run_in_threadpool(
         command_key, backend, caller, idempotency_key, retries, request_sha256
@@ -68,23 +62,28 @@ async def create_job(
         backend.launching.approved_before, caller.account_id, key, request_sha256
     )
     if known is None:
-        await ready(backend, caller, training, wanted.model, TRAINING_FILE)
-        if validation is not None:
+        await ready(backend, caller, choices.dataset_id, wanted.model, TRAINING_FILE)
+        if (validation := choices.validation_dataset_id) is not None:
             await ready(backend, caller, validation, wanted.model, VALIDATION_FILE)
         if await request.is_disconnected():
             raise ClientDisconnect  # nobody would know of the job, and its owner would pay for it
         order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
-        choices = Choices(
-            training,
-            wanted.model,
-            wanted.region or "",
-            wanted.gpu_type or "",
-            wanted.gpu_count,
-            hyperparameters,
-            validation,
-        )
         known = await run_in_threadpool(_approve, backend, caller, key, wanted, choices, order)
     return await run_in_threadpool(_answer_new, backend, caller, known, wanted.metadata)
+
+
+def _choices(wanted: CreateJob) -> Choices:
+    """What is wanted in the words of the use cases; GPUs that are left open are blank."""
+    hyperparameters, file = wanted.translated(), wanted.validation_file
+    return Choices(
+        dataset_of(wanted.training_file, TRAINING_FILE),
+        wanted.model,
+        wanted.region or "",
+        wanted.gpu_type or "",
+        wanted.gpu_count,
+        hyperparameters,
+        None if file is None else dataset_of(file, VALIDATION_FILE),
+    )
 
 
 def _approve(

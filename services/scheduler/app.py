@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
 
+from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
-from infrastructure.clock import clock_of
+from infrastructure.clock import Clock, clock_of
 from infrastructure.consumer import (
     PROMPT_BATCH_SECONDS,
     OrderedConsumer,
@@ -21,9 +22,9 @@ from infrastructure.consumer import (
 from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.segment_tokens import is_genuine
-from infrastructure.service import broker_of, every, serve
+from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
+from infrastructure.store import Connection, open_log, open_pool
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
@@ -59,7 +60,6 @@ def run(settings: Settings) -> None:
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launching = Launching(log, clock, pool, scheduling)
     relaunching = Relaunching(log, clock, pool, scheduling.claim)
-    retention = Retention(log, clock, pool)
     watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
 
     async def begin() -> None:
@@ -71,26 +71,32 @@ def run(settings: Settings) -> None:
     subscribe_batches(
         broker, REPORTS_DURABLE, partial(record_all, segments, settings.trainer_secret)
     )
-    replay = partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay"))
-    launch = partial(
-        every, LAUNCH_SECONDS, launching.launch_waiting, logging.getLogger("launching")
-    )
-    relaunch = partial(
-        every, RELAUNCH_SECONDS, relaunching.claim_due, logging.getLogger("relaunching")
-    )
-    expire = partial(every, RETENTION_SECONDS, retention.expire_due, logging.getLogger("retention"))
-    delete_logs = partial(delete_old_logs, pool, clock, timedelta(days=settings.log_days))
-    forget = partial(every, LOGS_SECONDS, delete_logs, logging.getLogger("retention"))
-    trim = partial(
-        every, TRIM_SECONDS, partial(trim_caches, settings), logging.getLogger("retention")
-    )
-    tend = partial(every, TEND_SECONDS, launcher.tend, logging.getLogger("launcher"))
+    work = [
+        _repeated(LAUNCH_SECONDS, launching.launch_waiting, "launching"),
+        _repeated(RELAUNCH_SECONDS, relaunching.claim_due, "relaunching"),
+        _repeated(REPLAY_SECONDS, effect.replay_requested, "replay"),
+        _repeated(TEND_SECONDS, launcher.tend, "launcher"),
+        *_clearing(Retention(log, clock, pool), pool, clock, settings),
+    ]
     with closing(launcher):
-        serve(
-            broker,
-            [consumer.durable, REPORTS_DURABLE],
-            [begin, launch, relaunch, expire, forget, trim, replay, tend],
-        )
+        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, *work])
+
+
+def _clearing(
+    retention: Retention, pool: ConnectionPool[Connection], clock: Clock, settings: Settings
+) -> list[Work]:
+    """What deletes what is kept no longer: adapters, log lines, and files of caches."""
+    delete_logs = partial(delete_old_logs, pool, clock, timedelta(days=settings.log_days))
+    return [
+        _repeated(RETENTION_SECONDS, retention.expire_due, "retention"),
+        _repeated(LOGS_SECONDS, delete_logs, "retention"),
+        _repeated(TRIM_SECONDS, partial(trim_caches, settings), "retention"),
+    ]
+
+
+def _repeated(seconds: float, work: Callable[[], object], logger: str) -> Work:
+    """Work that is done every so many seconds."""
+    return partial(every, seconds, work, logging.getLogger(logger))
 
 
 def record_all(segments: Segments, secret: str | None, messages: Sequence[object]) -> None:

@@ -11,11 +11,16 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.model_libraries import choose_dtype, lean_imports
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 NEW_TOKENS = 64
 
@@ -34,19 +39,10 @@ def compare(
     The base is held in a precision, as it was for training.
     """
     import torch
-    from peft import PeftModel
 
     from services.trainer.examples import Renderer
-    from services.trainer.model import load_base, load_tokenizer
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="comparison-") as folder:
-        scratch = Path(folder)
-        base_directory = artifacts.local_directory(base_ref, scratch / "models")
-        artifacts.get_directory(adapter_ref, scratch / "adapter")
-        tokenizer = load_tokenizer(base_directory)
-        base = load_base(base_directory, choose_dtype(device), device, precision)
-        model = PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
+    tokenizer, model = _load(artifacts, base_ref, adapter_ref, precision)
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         chat_template=Renderer(tokenizer, new_tokens).template.source,
@@ -54,7 +50,7 @@ def compare(
         tokenize=False,
     )
     assert isinstance(text, str)
-    encoding = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
+    encoding = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
 
     def answer() -> str:
         with torch.inference_mode():
@@ -65,6 +61,25 @@ def compare(
     with model.disable_adapter():
         base_answer = answer()
     return {"base": base_answer, "adapter": answer()}
+
+
+def _load(
+    artifacts: Artifacts, base_ref: str, adapter_ref: str, precision: Precision
+) -> tuple[PreTrainedTokenizerBase, PeftModel]:
+    """The base's tokenizer, and the adapted model, on a GPU if there is one."""
+    import torch
+    from peft import PeftModel
+
+    from services.trainer.model import load_base, load_tokenizer
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="comparison-") as folder:
+        scratch = Path(folder)
+        base_directory = artifacts.local_directory(base_ref, scratch / "models")
+        artifacts.get_directory(adapter_ref, scratch / "adapter")
+        tokenizer = load_tokenizer(base_directory)
+        base = load_base(base_directory, choose_dtype(device), device, precision)
+        return tokenizer, PeftModel.from_pretrained(base, str(scratch / "adapter")).eval()
 
 
 def main() -> int:

@@ -41,11 +41,6 @@ def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable =
 
     `patch` sets an attribute of a class or module, as `setattr` does.
     """
-    import torch
-    from transformers.modeling_utils import PreTrainedModel
-
-    from services.trainer import checkpoint
-
     count = 0
 
     def arrive() -> None:
@@ -54,14 +49,31 @@ def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable =
         if count == number:
             act()
 
-    backward, forward, write = torch.Tensor.backward, PreTrainedModel.__call__, checkpoint.write
+    if place is Place.SAVE:
+        _arrive_in_save(arrive, patch)
+    elif place is Place.FORWARD:
+        _arrive_in_forward(arrive, patch)
+    else:
+        _arrive_at_backward(place, arrive, patch)
 
-    def backward_and_arrive(loss: torch.Tensor, *arguments: Any, **named: Any) -> None:
-        if place is Place.BACKWARD:
-            loss.register_hook(lambda _: arrive())
-        backward(loss, *arguments, **named)
-        if place is Place.BETWEEN:
-            arrive()
+
+def _arrive_in_save(arrive: Callable[[], None], patch: Callable) -> None:
+    from services.trainer import checkpoint
+
+    write = checkpoint.write
+
+    def write_and_arrive(*arguments: Any) -> dict[str, str]:
+        written = write(*arguments)
+        arrive()
+        return written
+
+    patch(checkpoint, "write", write_and_arrive)
+
+
+def _arrive_in_forward(arrive: Callable[[], None], patch: Callable) -> None:
+    from transformers.modeling_utils import PreTrainedModel
+
+    forward = PreTrainedModel.__call__
 
     def forward_and_arrive(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
         # The inner of two models has done all but the head.
@@ -70,17 +82,23 @@ def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable =
             arrive()
         return output
 
-    def write_and_arrive(*arguments: Any) -> dict[str, str]:
-        written = write(*arguments)
-        arrive()
-        return written
+    patch(PreTrainedModel, "__call__", forward_and_arrive)
 
-    if place is Place.SAVE:
-        patch(checkpoint, "write", write_and_arrive)
-    elif place is Place.FORWARD:
-        patch(PreTrainedModel, "__call__", forward_and_arrive)
-    else:
-        patch(torch.Tensor, "backward", backward_and_arrive)
+
+def _arrive_at_backward(place: Place, arrive: Callable[[], None], patch: Callable) -> None:
+    """In the backward pass or after it, as the place is."""
+    import torch
+
+    backward = torch.Tensor.backward
+
+    def backward_and_arrive(loss: torch.Tensor, *arguments: Any, **named: Any) -> None:
+        if place is Place.BACKWARD:
+            loss.register_hook(lambda _: arrive())
+        backward(loss, *arguments, **named)
+        if place is Place.BETWEEN:
+            arrive()
+
+    patch(torch.Tensor, "backward", backward_and_arrive)
 
 
 def _interrupt(pod_pid: int, number: int) -> None:
