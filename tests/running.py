@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
 from domain.account import Account
-from gateway.client import Client, Endpoint
+from gateway.client import Client, Endpoint, Refused
+from gateway.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import SystemClock
 from infrastructure.settings import Settings
@@ -37,6 +38,35 @@ TIMEOUT_SECONDS = 300.0  # of a job on a machine that does other things too
 
 GPUS = {"region": "local", "gpu_type": "cpu"}
 """Of a job's form. Left open, they would be those where the job costs least."""
+
+
+class PatientClient(Client):
+    """Asks again where the read models are late, as it is told to, and as a person would."""
+
+    def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
+        """As the client's, once there is an answer."""
+        ask = super().get
+        return _once_visible(lambda: ask(path, **params))
+
+    def post(
+        self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """As the client's, once there is an answer; what is posted here may be repeated."""
+        ask = super().post
+        return _once_visible(lambda: ask(path, body, idempotency_key=idempotency_key))
+
+
+def _once_visible(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def answers() -> list[dict[str, Any]]:
+        try:
+            return [ask()]
+        except Refused as refused:
+            if refused.problem.get("code") != NotYetVisible.code:
+                raise
+            return []
+
+    (answer,) = eventually(answers)
+    return answer
 
 
 @dataclass(frozen=True)
@@ -62,7 +92,7 @@ class EcoLinkUnderTest:
         """The same stack as a new account with so much money sees it."""
         account = fresh_account(self.settings, "newcomer")
         assert self.settings.gateway_url is not None
-        with Client(Endpoint(self.settings.gateway_url, account.key)) as client:
+        with PatientClient(Endpoint(self.settings.gateway_url, account.key)) as client:
             theirs = EcoLinkUnderTest(self.settings, client, account)
             theirs.top_up(dollars)
             yield theirs
@@ -211,5 +241,5 @@ def running_ecolink(folder: Path, settings: Settings) -> Iterator[EcoLinkUnderTe
         await_deployment(started.settings, "tiny")
         account = demo_account(started.settings)
         assert started.settings.gateway_url is not None
-        with Client(Endpoint(started.settings.gateway_url, account.key)) as client:
+        with PatientClient(Endpoint(started.settings.gateway_url, account.key)) as client:
             yield EcoLinkUnderTest(started.settings, client, account)
