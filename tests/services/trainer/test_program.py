@@ -11,6 +11,7 @@ from domain.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Checkpoint, Control, SegmentSpec
 from infrastructure.settings import Settings
+from services.scheduler.launchers import warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.lease import OVERRUN_EXIT_CODE
@@ -83,9 +84,14 @@ def test_sigterm_and_kill_9_and_resume_end_as_the_uninterrupted_run(
 
 @pytest.mark.parametrize("warm_trainers", [0, 1], ids=["cold", "warm"])
 def test_a_stop_that_comes_with_the_launch_is_heard(
-    nats_server: NatsServer, make_spec: SpecMaker, tmp_path: Path, warm_trainers: int
+    nats_server: NatsServer,
+    make_spec: SpecMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warm_trainers: int,
 ) -> None:
     """The interpreter has not begun by then, let alone the trainer's handler."""
+    monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
     settings = Settings(
         home=tmp_path / "home",
         artifacts_url=(tmp_path / "artifacts").as_uri(),
