@@ -58,6 +58,8 @@ class Ranks:
     def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
         """Meet the other ranks: NCCL between GPUs, gloo between CPUs, over the loopback interface.
 
+        GPUs' ranks have both: what is said of a tensor goes by where it is.
+
         Which rank of how many this is, is in the environment, as torch's launcher has it. They find
         each other in a file, which must be new. Each takes a GPU of its own. Raises RuntimeError if
         the machine has fewer GPUs than ranks.
@@ -73,7 +75,7 @@ class Ranks:
         # Here and not by accelerate, whose store would listen on every network interface.
         store = dist.FileStore(str(rendezvous), count)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(
-            "nccl" if on_gpus else "gloo",
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
             store=store,
             rank=rank,
             world_size=count,
@@ -122,10 +124,10 @@ class Ranks:
             self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
-        """What rank 0 says, whatever the others would."""
+        """What rank 0 says, whatever the others would; it waits for no GPU, as it goes by CPUs."""
         if self.count == 1:
             return flag
-        said = torch.tensor(flag, dtype=torch.int32, device=self.device)
+        said = torch.tensor(flag, dtype=torch.int32)
         dist.broadcast(said, src=0)
         return bool(said.item())
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from domain.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.attention import NAME, SHORT_ROW
 from services.trainer.batches import Batch, collate, loss_sum
-from services.trainer.model import CPU, load_base
+from services.trainer.lora import Dropout
+from services.trainer.model import CPU, attach_adapter, load_base
 from services.trainer.packing import pack_if_able
 
 
@@ -39,6 +43,55 @@ def test_loss_and_gradients_are_those_of_padded_rows(tiny_model: Path, sizes: tu
     base, plain = packed(tiny_model), load_base(tiny_model, torch.float32)
     torch.testing.assert_close(loss_sum(base, batch), loss_sum(plain, batch))
     torch.testing.assert_close(gradients(base, batch), gradients(plain, batch))
+
+
+def test_a_batch_is_laid_out_on_the_cpu_and_goes_to_a_gpu_without_waiting_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Another device stands for a GPU. A copy of what is not pinned would wait for its stream."""
+    pinned: list[torch.Tensor] = []
+    copied: list[bool] = []
+    to = torch.Tensor.to
+
+    def pin(part: torch.Tensor) -> torch.Tensor:
+        pinned.append(part)
+        return part
+
+    def copy(part: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        copied.append(non_blocking)
+        return to(part, device)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    examples = [example(12, 1), example(7, 2)]
+    batch, there = collate(examples, CPU), collate(examples, torch.device("meta"))
+    assert (len(pinned), copied) == (6, [True] * 6)
+    assert {part.device.type for part in vars(there).values()} == {"meta"}
+    for part, sent in zip(vars(batch).values(), pinned, strict=True):
+        assert torch.equal(part, sent)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would wait for a GPU: a value or a size that only it knows."""
+
+    WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal"})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name == "index" and any(at is not None and at.dtype is torch.bool for at in args[1])
+        assert name not in self.WAITING, name
+        assert not masks
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_micro_batch_reads_nothing_of_what_it_computes(tiny_model: Path):
+    """So that the next one is laid out, and a GPU told of it, while it still runs."""
+    model = attach_adapter(packed(tiny_model), Hyperparameters(dropout=0.1), "tiny").train()
+    batch = collate([example(12, 1), example(7, 2)], CPU)
+    with NoWaiting(), Dropout(model).drawn(batch.tokens, torch.float32, CPU):
+        loss_sum(model, batch).backward()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+        loss_sum(model, batch).item()
 
 
 def test_long_examples_attend_by_torch_s_own_attention(

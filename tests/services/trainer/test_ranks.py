@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load
 from torch.distributed import HashStore
 
@@ -236,6 +237,37 @@ def test_a_killed_rank_fails_the_segment_long_before_it_would_look_stalled(
     final = reports(nats_server, spec)[-1]
     assert (final["error_class"], final["failure"]) == ("FollowerLost", "node_lost")
     assert "rank 1 was killed by signal 9" in program.log
+
+
+def test_ranks_agree_over_the_network_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do before each micro batch: from a GPU it would come after all that it was told."""
+    on_gpu = SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cuda:1"))
+    monkeypatch.setattr(dist, "broadcast", lambda said, src: said.fill_(1))
+    assert Ranks(on_gpu).agree(False)  # type: ignore[arg-type]
+
+
+def test_gpus_meet_by_nccl_and_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meetings: list[str] = []
+
+    def meet(backend: str, **rest: object) -> None:
+        meetings.append(backend)
+        raise InterruptedError
+
+    monkeypatch.setattr(dist, "init_process_group", meet)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda rank: None)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "lo")
+    with pytest.raises(InterruptedError):
+        Ranks.join(tmp_path / "rendezvous", 1.0)
+    (meeting,) = meetings
+    assert dist.BackendConfig(dist.Backend(meeting)).get_device_backend_map() == {
+        "cpu": "gloo",
+        "cuda": "nccl",
+    }
 
 
 def test_a_rank_that_fails_leaves_its_reason(make_spec: SpecMaker, tmp_path: Path) -> None:
