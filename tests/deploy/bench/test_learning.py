@@ -93,8 +93,9 @@ def test_trl_gets_the_same_micro_batches_at_the_same_rates(
     configs: list[RunConfig] = []
     monkeypatch.setattr(trl_equal, "last_line", trl)
     monkeypatch.setattr(trl_equal, "learn", noting(configs, {"fp32": 2.0, "bf16": 1.9}))
-    drawn = text(trl_equal.compare(made, tmp_path, Path("python"), "bf16"))
-    assert "met" in drawn
+    table, verdict = trl_equal.compare(made, tmp_path, Path("python"), "bf16")
+    assert "TRL 1" in text(table)
+    assert str(verdict) == "EcoLink: +0.0000 nats from TRL (aim 0.02: met)"
     (config,) = given
     plan, chosen = plan_of(ROWS, made.hyperparameters), made.hyperparameters
     assert config.learning_rates == [plan.learning_rate(step, chosen) for step in range(4)]
