@@ -200,15 +200,19 @@ class Reporter:
     def _keep_last_word(self) -> None:
         """Write the report beside the spec: NATS may be away for longer than this process lives.
 
-        A checkpoint's thread and the end may both do so: one after the other, the newest last.
+        A checkpoint's thread and the end may both do so: one after the other, the newest last. A
+        disk that is full takes none; the report itself goes another way.
         """
         partial = self._last_word.with_suffix(".partial")
-        with self._writing:
-            with partial.open("wb") as file:
-                file.write(_payload(self._draft))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self._last_word)
+        try:
+            with self._writing:
+                with partial.open("wb") as file:
+                    file.write(_payload(self._draft))
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.rename(self._last_word)
+        except OSError as error:
+            _print(f"WARNING the last word is not kept: {error!r}")
 
     def _main(self) -> None:
         asyncio.run(self._run())

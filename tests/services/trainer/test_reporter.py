@@ -231,7 +231,11 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(
 
 
 def test_two_threads_write_the_last_word_one_after_the_other(
-    spec: SegmentSpec, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: SegmentSpec,
+    nats_server: NatsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A checkpoint's thread is about to rename its file when the segment ends.
 
@@ -250,16 +254,10 @@ def test_two_threads_write_the_last_word_one_after_the_other(
             ended.wait(0.3)
         return rename(path, target)
 
-    def save(reporter: Reporter) -> None:
-        try:
-            reporter.saved(CHECKPOINT)
-        except OSError as error:
-            errors.append(error)
-
     monkeypatch.setattr(Path, "rename", slowly)
     nats_server.control(control(spec, answered=True))
     with Reporter(spec, lease.clock, lease, nats_server.url, tmp_path) as reporter:
-        saving = Thread(target=save, args=[reporter])
+        saving = Thread(target=reporter.saved, args=[CHECKPOINT])
         saving.start()
         assert renaming.wait(60)
         reporter.update(step=10)
@@ -268,5 +266,22 @@ def test_two_threads_write_the_last_word_one_after_the_other(
         ended.set()
         saving.join(60)
     assert errors == []
+    assert "is not kept" not in capsys.readouterr().out
     word = Report.model_validate_json((tmp_path / LAST_WORD).read_text())
     assert (word.outcome, word.checkpoint) == (Outcome.COMPLETED, CHECKPOINT)
+
+
+def test_a_disk_that_takes_no_last_word_keeps_no_report_back(
+    nats_server: NatsServer, make_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither that of a checkpoint, which is durable elsewhere, nor that of the end."""
+    spec = make_spec()
+    reporter, _ = reporter_of(spec, nats_server)
+    reporter._last_word.parent.rmdir()
+    with reporter:
+        reporter.saved(CHECKPOINT)
+        nats_server.control(control(spec, answered=True))
+        assert reporter.finish(Outcome.STOPPED)
+    last = reports(nats_server, spec)[-1]
+    assert (last["outcome"], last["checkpoint"]["step"]) == ("stopped", 10)
+    assert "WARNING the last word is not kept: FileNotFoundError" in capsys.readouterr().out
