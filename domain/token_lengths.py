@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import accumulate, islice
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,17 +50,23 @@ class TokenLengths(BaseModel):
     tokens: int
     longest: int
     buckets: tuple[Bucket, ...]
+    labels: LabelTokens | None = None  # None: not counted
 
     @classmethod
     def of(cls, lengths: Iterable[int]) -> TokenLengths:
         """Count the lengths of some examples."""
+        return cls.of_counts(Counter(lengths))
+
+    @classmethod
+    def of_counts(cls, lengths: Mapping[int, int]) -> TokenLengths:
+        """Count examples that are given as a number for each length."""
         sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
         longest = 0
-        for length in lengths:
+        for length, examples in lengths.items():
             assert length >= 0
             size = sizes.setdefault(max(1, bisect_left(BOUNDS, length)), [0, 0])
-            size[0] += 1
-            size[1] += length
+            size[0] += examples
+            size[1] += examples * length
             longest = max(longest, length)
         buckets = tuple(
             Bucket(
@@ -112,6 +119,45 @@ class TokenLengths(BaseModel):
             within = (rank - (ends[number] - bucket.examples)) / bucket.examples
             found.append(min(limit, _spread(bucket, within)))
         return found
+
+
+class LabelTokens(BaseModel):
+    """Where the trainable tokens of a dataset are: those that the assistant says.
+
+    A token at position p (from 1) survives a truncation to `limit` tokens if p <= limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    positions: TokenLengths  # of every trainable token
+    first: TokenLengths  # of the first trainable token of each example that has one
+    least: tuple[int, ...]  # the two smallest of `first`, exactly; fewer if there are fewer
+
+    @classmethod
+    def of_counts(cls, positions: Mapping[int, int], first: Mapping[int, int]) -> LabelTokens:
+        """Trainable tokens given as a number for each position, and examples likewise."""
+        least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
+        return cls(
+            positions=TokenLengths.of_counts(positions),
+            first=TokenLengths.of_counts(first),
+            least=tuple(least),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """All trainable tokens."""
+        return self.positions.examples
+
+    def kept(self, limit: int) -> int:
+        """Trainable tokens that a truncation leaves; exact but for the bucket of the limit."""
+        if not self.least or limit < self.least[0]:
+            return 0
+        return max(1, self.positions.examples - self.positions.longer_than(limit))
+
+    def teaching(self, limit: int) -> int:
+        """Examples that keep a trainable token; exact up to two, else but for one bucket."""
+        exact = sum(each <= limit for each in self.least)
+        return exact if exact < 2 else max(2, self.first.examples - self.first.longer_than(limit))
 
 
 def _kept(bucket: Bucket, limit: int) -> float:

@@ -34,7 +34,12 @@ class Example:
     @property
     def label_tokens(self) -> int:
         """Tokens that carry loss; the first token of a sequence is never predicted."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return len(self.label_positions)
+
+    @property
+    def label_positions(self) -> list[int]:
+        """Positions, from 1, of the tokens that carry loss; position 1 is never predicted."""
+        return [n for n, label in enumerate(self.labels[1:], 2) if label != IGNORED]
 
     def truncated(self, max_tokens: int) -> Example:
         """The first `max_tokens` tokens."""

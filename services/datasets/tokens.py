@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from domain.token_lengths import TokenLengths
+from domain.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.chat_labels import Unrenderable
+from infrastructure.chat_labels import Marked, Tokens, Unrenderable, labelled
 from infrastructure.template_rendering import ChatRefused
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
 
 
+class _Conversation(NamedTuple):
+    """The text of a conversation, and the texts that are trained on: usually the same one."""
+
+    text: str
+    marked: list[Marked]
+
+
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
-    """Count the tokens that training on a base model sees, nothing truncated.
+    """Count the tokens of every conversation, and the trainable ones among them.
 
-    `examples` are the lines of a normalised dataset; they are held a batch at a time. Raises
-    ChatRefused, naming the example from 1, when the chat template refuses one.
+    `examples` are the lines of a normalised dataset; they are held a batch at a time. Nothing is
+    truncated. Raises ChatRefused, naming the example from 1, when the chat template refuses one.
     """
-    return TokenLengths.of(
-        len(encoding)
-        for batch in _batches(_texts(examples, base))
-        for encoding in base.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-    )
+    lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
+    for batch in _batches(_conversations(examples, base)):
+        texts = dict.fromkeys(
+            text for each in batch for text in (each.text, *(part.text for part in each.marked))
+        )
+        encodings = base.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encoded = dict(zip(texts, encodings, strict=True))
+        for each in batch:
+            lengths[len(encoded[each.text])] += 1
+            trained = [
+                position
+                for part in each.marked
+                for position in labelled(
+                    Tokens(encoded[part.text].ids, encoded[part.text].offsets), part
+                ).label_positions
+            ]
+            positions.update(trained)
+            if trained:
+                first[min(trained)] += 1
+    labels = LabelTokens.of_counts(positions, first)
+    return TokenLengths.of_counts(lengths).model_copy(update={"labels": labels})
 
 
-def _texts(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[str]:
+def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_Conversation]:
     for number, example in enumerate(examples, 1):
+        conversation = json.loads(example)
         try:
-            yield base.text(base.plain(json.loads(example)), None)
+            text = base.text(base.plain(conversation), None)
         except Unrenderable as error:
             raise ChatRefused(f"Example {number}: {error}", number) from error
+        try:
+            marked = base.marked(conversation)
+        except Unrenderable:  # some turns cannot be rendered alone: the trainer drops it too
+            marked = []
+        yield _Conversation(text, marked)
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(conversations: Iterable[_Conversation]) -> Iterator[list[_Conversation]]:
+    batch: list[_Conversation] = []
     characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
+    for each in conversations:
+        batch.append(each)
+        characters += len(each.text)
         if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_EXAMPLES:
             yield batch
             batch, characters = [], 0

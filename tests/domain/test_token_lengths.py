@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.token_lengths import BOUNDS, LONGEST_BOUND, TokenLengths
+from domain.token_lengths import BOUNDS, LONGEST_BOUND, LabelTokens, TokenLengths
 
 LENGTHS = st.lists(st.integers(0, 3 * LONGEST_BOUND), min_size=1, max_size=60)
 
@@ -82,3 +83,33 @@ def test_quantiles_rise_and_stay_within_the_buckets(sizes: list[int], limit: int
         truth = ordered[max(0, -int(-share * len(sizes) // 1) - 1)]
         bucket = next(each for each in lengths.buckets if each.above < max(1, truth) <= each.up_to)
         assert min(limit, bucket.above) <= length <= min(limit, bucket.up_to)
+
+
+SPANS = st.lists(st.tuples(st.integers(2, 3000), st.integers(1, 40)), max_size=30)
+"""(position of the first trainable token, trainable tokens) of some examples."""
+
+
+@given(SPANS, st.integers(1, 3100))
+def test_trainable_tokens_after_a_truncation_are_exact_but_for_one_bucket(
+    spans: list[tuple[int, int]], limit: int
+) -> None:
+    positions = Counter(p for start, size in spans for p in range(start, start + size))
+    first = Counter(start for start, _ in spans)
+    labels = LabelTokens.of_counts(positions, first)
+    kept = sum(examples for position, examples in positions.items() if position <= limit)
+    teaching = sum(start <= limit for start, _ in spans)
+    assert labels.tokens == positions.total()
+    assert (labels.kept(limit) > 0) == (kept > 0)
+    assert min(2, labels.teaching(limit)) == min(2, teaching)
+    for found, truth, histogram in [
+        (labels.kept(limit), kept, labels.positions),
+        (labels.teaching(limit), teaching, labels.first),
+    ]:
+        inside = [each for each in histogram.buckets if each.above < limit < each.up_to]
+        assert abs(found - truth) <= sum(each.examples for each in inside)
+
+
+def test_a_truncation_before_the_first_answer_leaves_nothing() -> None:
+    labels = LabelTokens.of_counts({50: 40, 51: 40}, {50: 40})
+    assert (labels.kept(49), labels.teaching(49), labels.least) == (0, 0, (50, 50))
+    assert (labels.kept(51), labels.teaching(51), labels.tokens) == (80, 40, 80)

@@ -126,6 +126,10 @@ def saved(
     return BaseTokenizer(files_of(directory))
 
 
+def unlabelled(counts: TokenLengths) -> TokenLengths:
+    return counts.model_copy(update={"labels": None})
+
+
 def files_of(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in FILES if (directory / name).exists()}
 
@@ -147,8 +151,37 @@ def test_texts_and_counts_equal_the_training_library_s(
         assert base.render(chat_) == renderer.render(chat_)
     sizes = [len(example.input_ids) for chat_ in chats for example in renderer.render(chat_)]
     counts = count_tokens(lines, base)
-    assert counts == TokenLengths.of(sizes)
+    assert unlabelled(counts) == TokenLengths.of(sizes)
     assert (counts.examples, counts.tokens) == (len(lines), sum(sizes))
+
+
+REWRITES = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + (message['content'] if loop.last else '...') + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+"""Shortens all but the last message, so that each answer makes an example of its own."""
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE, REWRITES])
+@pytest.mark.parametrize("limit", [8, 24, 31, 40, 70, 10_000])
+def test_what_a_truncation_leaves_to_learn_equals_what_the_trainer_keeps(
+    template: str,
+    limit: int,
+    tokenizer: PreTrainedTokenizerFast,
+    lines: list[bytes],
+    tmp_path: Path,
+) -> None:
+    labels = count_tokens(lines, saved(tokenizer, template, tmp_path)).labels
+    assert labels is not None
+    renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), limit)
+    rendered = renderer.render_all((json.loads(line) for line in lines), lambda: None)
+    kept = sum(each.label_tokens for parts in rendered.conversations for each in parts)
+    assert (labels.kept(limit) > 0) == (kept > 0)
+    assert labels.kept(limit) == pytest.approx(kept, abs=5)
+    assert labels.teaching(limit) == pytest.approx(len(rendered.conversations), abs=1)
+    if limit == 10_000:
+        assert labels.tokens == kept
 
 
 def test_a_base_without_template_gets_the_fallback(
@@ -218,7 +251,7 @@ def test_every_length_is_counted_in_its_bucket(
     sizes = [1, 2, 3, 4, 5, 8, 24, 26]
     marks = [chat({"role": "user", "content": "<s>" * size}) for size in sizes]
     counts = count_tokens(jsonl(*marks).splitlines(), base)
-    assert counts == TokenLengths.of(sizes)
+    assert unlabelled(counts) == TokenLengths.of(sizes)
     assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
 
 
