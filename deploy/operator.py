@@ -158,7 +158,8 @@ def top_up_account(
     """Confirm a payment; the same reference again adds nothing more."""
     with open_store() as store:
         amount_micros = micros_of(amount, field="amount")
-        receipt = provider_named(provider).receipt(reference, amount_micros)
+        named = provider_named(store.settings, provider)
+        receipt = named.receipt(reference, amount_micros)
         account = store.ecolink.top_up(store.account(name), receipt)
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.aggregate import Aggregate, Created, Event, current_cause
 from domain.errors import CommandReused, InsufficientBalance, Invalid
 from domain.money import dollars
-from domain.payment import Payment
+from domain.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
 from domain.reference import reference_of
 
 
@@ -41,6 +41,8 @@ class AccountState(BaseModel):
     depleted: bool
     low: bool = False  # snapshots from before BalanceLow was an event lack it
     references: dict[str, int]
+    test_day: date | None = None
+    test_day_micros: int = 0
 
 
 class Account(Aggregate):
@@ -164,6 +166,8 @@ class Account(Aggregate):
         self.depleted = False
         self.low = False
         self.references: dict[str, int] = {}
+        self.test_day: date | None = None
+        self.test_day_micros = 0
 
     @property
     def available_micros(self) -> int:
@@ -190,9 +194,14 @@ class Account(Aggregate):
         self.depleted = False
 
     def top_up(self, payment: Payment) -> None:
-        """Add a payment to the balance, in the save that records the payment, and so once."""
+        """Add a payment to the balance, in the save that records the payment, and so once.
+
+        Raises Invalid if test payments would exceed their cap of the day.
+        """
         assert payment.account_id == self.id
         assert payment.pending_events, "a payment that is stored already is in a balance already"
+        if payment.provider == TEST_PROVIDER:
+            self._require_test_allowance(payment.amount_micros)
         self.trigger_event(
             self.ToppedUp,
             amount_micros=payment.amount_micros,
@@ -201,9 +210,24 @@ class Account(Aggregate):
         )
 
     @event(ToppedUp)
-    def _topped_up(self, amount_micros: int) -> None:
+    def _topped_up(self, amount_micros: int, provider: str) -> None:
         self.balance_micros += amount_micros
         self.depleted = False
+        if provider == TEST_PROVIDER:
+            self.test_day_micros = self._test_micros_on(self.modified_on.date()) + amount_micros
+            self.test_day = self.modified_on.date()
+
+    def _require_test_allowance(self, amount_micros: int) -> None:
+        left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
+        if amount_micros > left:
+            raise Invalid(
+                f"test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC); "
+                f"{dollars(left)} is left today",
+                field="amount",
+            )
+
+    def _test_micros_on(self, day: date) -> int:
+        return self.test_day_micros if self.test_day == day else 0
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
         """Take charges out of the reserve and move the change of all leases into it.

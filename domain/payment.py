@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from domain.aggregate import Aggregate, Created
 from domain.errors import CommandReused, Invalid
 from domain.identity import payment_id
-from domain.money import dollars
+from domain.money import MICROS_PER_DOLLAR, dollars
+
+TEST_PROVIDER = "test"
+"""The provider of payments without money behind them, for trying EcoLink out."""
+
+TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
+"""The most test money that an account takes in one UTC day, micro-dollars."""
 
 
 class Receipt(BaseModel):

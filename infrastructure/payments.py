@@ -6,12 +6,12 @@ from typing import Protocol
 
 from domain.errors import Invalid
 from domain.money import MICROS_PER_DOLLAR, dollars
-from domain.payment import Receipt
+from domain.payment import TEST_DAY_MICROS, TEST_PROVIDER, Receipt
 from domain.reference import reference_of
 from infrastructure.settings import Settings
 
-TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, 10_000 * MICROS_PER_DOLLAR
-"""Bounds of one test payment; as nobody pays for them, they must not sum up beyond a bigint."""
+TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
+"""Bounds of one test payment, micro-dollars."""
 
 
 class PaymentProvider(Protocol):
@@ -45,7 +45,7 @@ class ManualProvider:
 class TestProvider:
     """Payments behind which no money is, for trying the platform out; their references say so."""
 
-    name = "test"
+    name = TEST_PROVIDER
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """Always paid; raises Invalid for an amount out of bounds or a malformed reference."""
@@ -66,12 +66,17 @@ PROVIDERS: dict[str, PaymentProvider] = {
 
 
 def holders_provider(settings: Settings) -> PaymentProvider | None:
-    """Whom account holders pay by themselves; None if an operator confirms what they paid."""
-    return PROVIDERS["test"] if settings.test_payments else None
+    """The provider of self-service top-ups; None if an operator confirms every payment."""
+    return PROVIDERS[TEST_PROVIDER] if settings.test_payments else None
 
 
-def provider_named(name: str) -> PaymentProvider:
-    """The provider with a name; raises Invalid, listing those that there are."""
+def provider_named(settings: Settings, name: str) -> PaymentProvider:
+    """The provider with a name; raises Invalid if there is none, or it is switched off."""
+    if name == TEST_PROVIDER and not settings.test_payments:
+        raise Invalid(
+            "test payments are off; set ECOLINK_TEST_PAYMENTS to try EcoLink out with them",
+            field="provider",
+        )
     if name not in PROVIDERS:
         raise Invalid(
             f"no payment provider {name!r}; choose from {', '.join(PROVIDERS)}", field="provider"

@@ -128,8 +128,8 @@ class Settings(BaseSettings):
     )
     test_payments: bool = Field(
         default=False,
-        description="Account holders top up by themselves, without money behind it: for trying "
-        "EcoLink out alone. What comes through a proxy is refused.",
+        description="Account holders on this host top up with test money, at most $1,000 a day: "
+        "only for trying EcoLink out. Requests through a proxy or a relay are refused.",
     )
     payment_instructions: str | None = Field(
         default=None,

@@ -1,9 +1,9 @@
 """The double-entry ledger: one posting for each event that moves money, and nothing else.
 
-Accounts: `cash` (what was paid in), `credits` (what the operator gave), `customer:<id>` (free
-balance), `reserved:<id>` (held by leases) and `revenue`. A posting debits one account and credits
-another with the same amount, so that the trial balance is zero by construction; a wrong posting is
-mended by a reversal alone.
+Accounts: `cash` (what was paid in), `test money` (payments without money behind them), `credits`
+(what the operator gave), `customer:<id>` (free balance), `reserved:<id>` (held by leases) and
+`revenue`. A posting debits one account and credits another with the same amount, so that the trial
+balance is zero by construction; a wrong posting is corrected by a reversal alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from uuid import UUID
 from domain.account import Account
 from domain.aggregate import Event
 from domain.meter import Meter
+from domain.payment import TEST_PROVIDER
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 
@@ -63,7 +64,8 @@ def apply(cursor: Cursor, event: Event) -> None:
         case Account.CreditGranted():
             _post(cursor, event, "credits", customer, event.amount_micros, Reason.CREDIT_GRANTED)
         case Account.ToppedUp():
-            _post(cursor, event, "cash", customer, event.amount_micros, Reason.TOPPED_UP)
+            paid_in = "test money" if event.provider == TEST_PROVIDER else "cash"
+            _post(cursor, event, paid_in, customer, event.amount_micros, Reason.TOPPED_UP)
         case Account.UsageSettled(reserved_micros=amount) if amount > 0:
             _post(cursor, event, customer, reserved, amount, Reason.LEASE_RESERVED)
         case Account.UsageSettled(reserved_micros=amount) if amount < 0:
@@ -180,7 +182,7 @@ def balances_after(
     """The whole balance after each of some postings, micro-dollars; leases do not change it."""
     rows = connection.execute(
         "SELECT position, micros FROM (SELECT position, sum(CASE "
-        "WHEN debit IN ('cash', 'credits', 'revenue') THEN amount_micros "
+        "WHEN debit IN ('cash', 'test money', 'credits', 'revenue') THEN amount_micros "
         "WHEN credit = 'revenue' THEN -amount_micros ELSE 0 END) "
         "OVER (ORDER BY position)::bigint AS micros FROM billing_ledger "
         "WHERE account_id = %s AND position <= %s) AS running WHERE position = ANY(%s)",

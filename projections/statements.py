@@ -19,7 +19,8 @@ MOVEMENTS = """
 WITH movements AS (
     SELECT event_id, position, amount_micros, job_id, segment, from_seconds, to_seconds,
         (posted_at AT TIME ZONE %(time_zone)s)::date AS day,
-        CASE WHEN debit = 'cash' THEN 'top_ups' WHEN debit = 'credits' THEN 'credits'
+        CASE WHEN debit IN ('cash', 'test money') THEN 'top_ups'
+             WHEN debit = 'credits' THEN 'credits'
              WHEN credit = 'revenue' THEN 'charges' WHEN debit = 'revenue' THEN 'reversals'
         END AS movement
     FROM billing_ledger WHERE account_id = %(account)s

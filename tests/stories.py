@@ -59,9 +59,9 @@ class Story:
             account.grant_credit(balance_micros, "first")
             self.log.commit(account)
 
-    def top_up(self, amount_micros: int, reference: str) -> None:
+    def top_up(self, amount_micros: int, reference: str, provider: str = "manual") -> None:
         """A payment that arrived."""
-        receipt = Receipt(provider="manual", reference=reference, amount_micros=amount_micros)
+        receipt = Receipt(provider=provider, reference=reference, amount_micros=amount_micros)
         with command(f"top up {reference}"):
             account, payment = self.account, Payment.receive(self.account_id, receipt)
             account.top_up(payment)

@@ -12,20 +12,19 @@ from domain.account import Account, Role
 from domain.aggregate import because
 from domain.identity import created_id
 from domain.money import micros_of
+from domain.payment import TEST_PROVIDER
 from gateway.access import Caller, CallerOf, OperatorOf
 from gateway.answers import Answer, Money
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, refusals
 from gateway.freshness import caught_up, found
-from infrastructure.payments import holders_provider, provider_named
+from gateway.origin import on_this_host
+from infrastructure.payments import PaymentProvider, holders_provider, provider_named
 from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import account as account_row
 
 router = APIRouter(tags=["accounts"])
-
-PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
-"""What reverse proxies add to a request."""
 
 
 class AccountAnswer(Answer):
@@ -119,11 +118,19 @@ def top_up_own(
 ) -> AccountAnswer:
     """Pay into the caller's own balance. The same Idempotency-Key is one payment.
 
-    403 where an operator confirms what was paid, and for a test payment through a proxy.
+    403 where an operator confirms payments. A test payment is accepted only from the host that
+    EcoLink runs on, connected directly, and up to $1,000 a day.
     """
     command_key = idempotency_key or str(uuid4())
     account = pay(request, backend, caller, payment.amount, command_key)
     return AccountAnswer.of(backend, caller.account_id, vars(account))
+
+
+def own_provider(request: Request, backend: Backend) -> PaymentProvider | None:
+    """The provider that the caller can pay with from where they are, if there is one."""
+    provider = holders_provider(backend.settings)
+    is_test = provider is not None and provider.name == TEST_PROVIDER
+    return None if is_test and not on_this_host(request) else provider
 
 
 def pay(
@@ -134,13 +141,13 @@ def pay(
     Raises Forbidden where account holders cannot, Invalid with the field `amount`, and
     CommandReused for another amount under the same key.
     """
-    provider = holders_provider(backend.settings)
+    if holders_provider(backend.settings) is None:
+        raise Forbidden("an operator confirms payments here; self-service top-up is disabled")
+    provider = own_provider(request, backend)
     if provider is None:
-        raise Forbidden("an operator confirms payments here; nobody tops up by themselves")
-    if provider.name == "test" and not PROXY_HEADERS.isdisjoint(request.headers):
         raise Forbidden(
-            "test payments are not taken through a proxy, as anybody may be behind it; "
-            "an operator can top up this account"
+            "test payments are accepted only from the host of this EcoLink, at its own address "
+            "and without a proxy or relay; ask your operator to top up this account"
         )
     payment_key = created_id(caller.account_id, "top-up", command_key).hex
     receipt = provider.receipt(payment_key, micros_of(amount, field="amount"))
@@ -168,7 +175,8 @@ def top_up(
 ) -> AccountAnswer:
     """Add a payment to a balance; the same reference again adds nothing more."""
     amount_micros = micros_of(payment.amount, field="amount")
-    receipt = provider_named(payment.provider).receipt(payment.reference, amount_micros)
+    provider = provider_named(backend.settings, payment.provider)
+    receipt = provider.receipt(payment.reference, amount_micros)
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.top_up(account_id, receipt)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)

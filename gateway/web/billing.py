@@ -19,7 +19,7 @@ from domain.lifecycle import PauseReason
 from domain.money import decimal_dollars, micros_of
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Money, job_name
-from gateway.api.accounts import AccountAnswer, pay, show_account
+from gateway.api.accounts import AccountAnswer, own_provider, pay, show_account
 from gateway.api.billing import StatementDay, StatementTotal, days_asked, days_of, jobs_of
 from gateway.api.job_answers import ResumeGate
 from gateway.api.jobs import job_detail, own_job
@@ -30,7 +30,6 @@ from gateway.runway import Runway
 from gateway.web.addresses import Given, query_of
 from gateway.web.pages import fragment, page
 from gateway.web.spend_chart import spend_chart
-from infrastructure.payments import holders_provider
 from projections.billing_ledger import Only, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
 from projections.open_meters import burns
@@ -180,7 +179,12 @@ def show_billing(
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     return page(
-        request, backend, caller, "billing/page.html", **shown, **_form(backend, *shown["waiting"])
+        request,
+        backend,
+        caller,
+        "billing/page.html",
+        **shown,
+        **_form(request, backend, *shown["waiting"]),
     )
 
 
@@ -225,12 +229,12 @@ def top_up(
     except Invalid as problem:
         if problem.field != "amount":
             raise
-        form = _form(backend)
+        form = _form(request, backend)
         form |= {"amount": amount, "problem": problem.message}
         return fragment("billing/refused.html", asked=asked, **form)
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
-    shown |= _form(backend) | {"moved": True, "added": added}
+    shown |= _form(request, backend) | {"moved": True, "added": added}
     return fragment("billing/topped_up.html", account=now.account, **shown)
 
 
@@ -271,12 +275,12 @@ def _moved(day: StatementDay) -> bool:
     return any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
 
 
-def _form(backend: Backend, *waiting: Waiting) -> dict[str, Any]:
+def _form(request: Request, backend: Backend, *waiting: Waiting) -> dict[str, Any]:
     """The form to top up, with what a waiting job lacks; or how to pay where there is none.
 
     Each form has a key of its own, so that it is one payment however often it is sent.
     """
-    provider = holders_provider(backend.settings)
+    provider = own_provider(request, backend)
     missing = max((_missing_micros(each.gate) for each in waiting), default=0)
     return {
         "provider": provider and provider.name,

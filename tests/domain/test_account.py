@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from domain.account import Account
+from domain.aggregate import because, current_cause
 from domain.errors import CommandReused, InsufficientBalance, Invalid
 from domain.event_log import EventLog, PydanticMapper
-from domain.payment import Payment, Receipt
+from domain.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment, Receipt
+from tests.causes import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened
 
 LOW_SECONDS = 900
@@ -124,6 +127,20 @@ def test_a_payment_tops_the_balance_up() -> None:
     assert not given.depleted
 
 
+def test_test_payments_are_capped_for_each_day() -> None:
+    given = account()
+    with because(replace(current_cause(), now=NOW)):
+        given.top_up(payment(TEST_DAY_MICROS - 1, TEST_PROVIDER))
+        with pytest.raises(Invalid) as refusal:
+            given.top_up(payment(2, TEST_PROVIDER))
+        assert refusal.value.field == "amount"
+        given.top_up(payment(TEST_DAY_MICROS))
+        given.top_up(payment(1, TEST_PROVIDER))
+    with because(replace(current_cause(), now=NOW + timedelta(days=1))):
+        given.top_up(payment(TEST_DAY_MICROS, TEST_PROVIDER))
+    assert given.balance_micros == 3 * TEST_DAY_MICROS
+
+
 def test_a_payment_that_is_stored_already_tops_nothing_up() -> None:
     given, stored = account(), payment(500)
     stored.collect_events()
@@ -180,6 +197,6 @@ def test_a_snapshot_from_before_the_warning_existed_is_read() -> None:
     assert snapshot.mutate(None) == given
 
 
-def payment(amount_micros: int) -> Payment:
-    receipt = Receipt(provider="manual", reference="INV-7", amount_micros=amount_micros)
+def payment(amount_micros: int, provider: str = "manual") -> Payment:
+    receipt = Receipt(provider=provider, reference="INV-7", amount_micros=amount_micros)
     return Payment.receive(ACCOUNT_ID, receipt)

@@ -8,6 +8,8 @@ import io
 from fastapi.testclient import TestClient
 
 from domain.account import Role
+from gateway.app import create_app
+from infrastructure.settings import Settings
 from tests.gateway.conftest import World
 
 
@@ -65,3 +67,16 @@ def test_the_days_of_a_statement_are_bounded(client: TestClient, world: World) -
     for days in ("first=2026-02-01&last=2026-01-01", "first=2020-01-01&last=2026-01-01", "last=x"):
         answer = client.get(f"/api/statements/days?{days}", headers=person.headers)
         assert answer.status_code == 422, days
+
+
+def test_an_operator_confirms_no_test_payment_where_they_are_off(
+    settings: Settings, projecting: None, world: World
+) -> None:
+    operator, person = world.person(Role.OPERATOR), world.person()
+    body = {"amount": "1", "reference": "mine", "provider": "test"}
+    path = f"/api/accounts/{person.account_id}/top-ups"
+    off = settings.model_copy(update={"test_payments": False})
+    with TestClient(create_app(off)) as client:
+        answer = client.post(path, json=body, headers=operator.headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "provider"

@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 from domain.account import Account
 from domain.event_log import EventLog
 from domain.meter import Meter
+from domain.payment import TEST_PROVIDER
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
 from projections.billing_ledger import Only, balances, balances_after, postings_of
@@ -88,6 +89,17 @@ def test_money_that_was_paid_in_comes_from_cash_and_says_its_reference(
     assert (credit["debit"], credit["reference"]) == ("credits", "first")
     assert (top_up["debit"], top_up["credit"]) == ("cash", CUSTOMER)
     assert (top_up["amount_micros"], top_up["reference"]) == (500, "INV-7")
+
+
+def test_test_money_never_counts_as_cash(
+    pool: ConnectionPool[Connection], story: Story, fold: Fold
+) -> None:
+    story.open_account(1000)
+    story.top_up(500, "test payment 7", TEST_PROVIDER)
+    fold(BILLING_LEDGER)
+    with pool.connection() as connection:
+        assert balances(connection) == {"credits": -1000, "test money": -500, CUSTOMER: 1500}
+        assert balances_after(connection, ACCOUNT_ID, [2]) == {2: 1500}
 
 
 def test_pages_neither_miss_nor_repeat_a_posting(

@@ -27,8 +27,18 @@ from tests.gateway.web.signed_in import Browser, signed_in
 def at(settings: Settings, world: World, **change: object) -> Iterator[Browser]:
     """The browser of somebody with nothing, at a gateway with other settings."""
     changed = settings.model_copy(update=change)
-    with TestClient(create_app(changed), raise_server_exceptions=False) as client:
+    with local_client(changed) as client:
         yield signed_in(client, world.person())
+
+
+def local_client(settings: Settings) -> TestClient:
+    """A client on the gateway's own host, which connects to it directly."""
+    return TestClient(
+        create_app(settings),
+        base_url="http://127.0.0.1:8080",
+        client=("127.0.0.1", 50000),
+        raise_server_exceptions=False,
+    )
 
 
 @pytest.fixture
@@ -103,16 +113,64 @@ def test_where_an_operator_confirms_the_page_says_how_to_pay(asking: Browser) ->
     assert balance(asking) == "$0.00"
 
 
-@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "via"])
-def test_no_test_payment_comes_through_a_proxy(paying: Browser, header: str) -> None:
-    """Whoever is behind one may be anybody."""
-    paying.client.headers[header] = "for=198.51.100.7"
-    said = "est payments are not taken through a proxy"
-    assert said in top_up(paying, "5")
-    answer = paying.client.post("/api/account/top-ups", json={"amount": "5"}, headers=paying.htmx)
+PROXY_HEADERS = (
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+)
+
+
+def assert_no_test_payment(browser: Browser) -> None:
+    said = "est payments are accepted only from the host of this EcoLink"
+    assert said in top_up(browser, "5")
+    answer = browser.client.post("/api/account/top-ups", json={"amount": "5"}, headers=browser.htmx)
     assert answer.status_code == 403
     assert said in answer.json()["error"]["message"]
-    assert balance(paying) == "$0.00"
+    assert "/billing/top-ups" not in browser.client.get("/billing").text
+    assert balance(browser) == "$0.00"
+
+
+@pytest.mark.parametrize("header", PROXY_HEADERS)
+def test_no_test_payment_comes_through_a_proxy(paying: Browser, header: str) -> None:
+    paying.client.headers[header] = "127.0.0.1"
+    assert_no_test_payment(paying)
+
+
+@pytest.mark.parametrize("host", ["ecolink.example", "192.0.2.7:8080", "127.0.0.1:9999", "evil"])
+def test_no_test_payment_comes_through_a_relay(paying: Browser, host: str) -> None:
+    """A TCP relay on this host is a loopback peer, but its clients name the relay's address."""
+    paying.client.headers["host"] = host
+    assert_no_test_payment(paying)
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::1", "testclient"])
+def test_no_test_payment_comes_from_another_host(
+    settings: Settings, projecting: None, world: World, peer: str
+) -> None:
+    changed = settings.model_copy(update={"test_payments": True})
+    app = create_app(changed)
+    with TestClient(app, "http://127.0.0.1:8080", client=(peer, 50000)) as client:
+        assert_no_test_payment(signed_in(client, world.person()))
+
+
+def test_no_test_payment_is_taken_behind_a_public_address(
+    settings: Settings, projecting: None, world: World
+) -> None:
+    with at(settings, world, test_payments=True, public_url="http://127.0.0.1:8080") as browser:
+        assert_no_test_payment(browser)
+
+
+def test_test_payments_are_capped_a_day(paying: Browser) -> None:
+    assert "was added" in top_up(paying, "900")
+    assert "Test payments are limited to $1,000.00 a day" in top_up(paying, "100.01")
+    assert "$100.00 is left today" in top_up(paying, "100.01")
+    assert "was added" in top_up(paying, "100")
+    assert balance(paying) == "$1,000.00"
 
 
 def test_a_test_payment_counts_at_once_and_is_shown_as_such(paying: Browser) -> None:
@@ -123,6 +181,9 @@ def test_a_test_payment_counts_at_once_and_is_shown_as_such(paying: Browser) -> 
     (posting,) = paying.client.get("/api/ledger").json()["data"]
     assert posting["reason"] == "topped up"
     assert posting["reference"].startswith("test payment ")
+    assert posting["debit"] == "test money"
+    page = words(paying.client.get("/billing").text)
+    assert "Topped up test money" in page
 
 
 def test_a_form_is_one_payment_however_often_it_is_sent(paying: Browser) -> None:
@@ -160,8 +221,8 @@ def test_an_amount_that_is_none_is_refused_at_its_field(paying: Browser) -> None
         "0": "The amount must be above 0",
         "-5": "The amount must be above 0",
         "1,000": "has thousands separators",
-        "0.001": "A test payment is $0.01 to $10,000.00.",
-        "10000.01": "A test payment is $0.01 to $10,000.00.",
+        "0.001": "A test payment is $0.01 to $1,000.00.",
+        "1000.01": "A test payment is $0.01 to $1,000.00.",
     }.items():
         answer = top_up(paying, amount)
         assert problem in answer
