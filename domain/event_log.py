@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import (
+    EventStore,
     IntegrityError,
     Mapper,
     PersistenceError,
@@ -18,16 +19,23 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
-from eventsourcing.utils import get_topic, resolve_topic
+from eventsourcing.utils import get_topic, resolve_topic, strtobool
 from pydantic import BaseModel
 
 from domain.account import Account
 from domain.aggregate import Aggregate, Event
 from domain.errors import NotFound, VersionConflict
+from domain.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
 """Bound of one save; far above what a use case needs, below what blocks other writers. An event
 carries ids, hashes and counts, a few hundred bytes, so that this bounds the bytes as well."""
+
+SNAPSHOT_EVENTS = 1000
+"""A snapshot of an account is taken every so many of its events."""
+
+SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
+"""Names in a log's environment. Without the secret, snapshots are neither taken nor read."""
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
@@ -79,7 +87,6 @@ class EventLog(Application[UUID]):
     """The truth: every aggregate's events, in one ordered notification log."""
 
     name: str = "ecolink"
-    snapshotting_intervals: ClassVar[dict[type[Any], int]] = {Account: 1000}
 
     def construct_mapper(self) -> Mapper[UUID]:
         """Our mapper takes no transcoder: pydantic writes the JSON."""
@@ -88,6 +95,11 @@ class EventLog(Application[UUID]):
     def construct_recorder(self) -> ProcessRecorder:
         """A recorder that saves events and the position of a reaction together."""
         return self.factory.process_recorder()
+
+    def construct_snapshot_store(self) -> EventStore[UUID]:
+        """Snapshots that are checked against a signature and against the log."""
+        recorder = self.factory.aggregate_recorder(purpose="snapshots")
+        return SignedSnapshots(self.mapper, recorder, self.recorder, self.env[SNAPSHOT_SECRET])
 
     @property
     def process_recorder(self) -> ProcessRecorder:
@@ -137,6 +149,16 @@ class EventLog(Application[UUID]):
         except PersistenceError:
             # The events are saved; without the snapshot the next load only takes longer.
             logging.getLogger("event_log").exception("a snapshot could not be taken")
+
+    def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
+        """Take a snapshot of each account that passed a multiple of SNAPSHOT_EVENTS."""
+        if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
+            return
+        for event in processing_event.events:
+            aggregate = processing_event.aggregates.get(event.originator_id)
+            version = event.originator_version
+            if isinstance(aggregate, Account) and version % SNAPSHOT_EVENTS == 0:
+                self.take_snapshot(event.originator_id, version, replayed)
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
         """Whether what is stored where we wanted to write was written by this very command."""

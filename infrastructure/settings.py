@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         description="What the tokens are made of by which reports are known as their segment's, "
         "the same for all services; unset: every report is believed.",
     )
+    snapshot_secret: str | None = Field(
+        default=None,
+        description="Signs snapshots of accounts, the same for all services; unset: no snapshot "
+        "is taken or read, and an account is always loaded from its events.",
+    )
     artifacts_url: str | None = Field(
         default=None, description="Object store (file://, s3://, ...); unset: <home>/artifacts."
     )

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -27,10 +27,13 @@ CHANNEL = EVENTS_TABLE
 APP_ROLE = "ecolink_app"
 
 
-def open_log(settings: Settings, *, pool_size: int = 2, cached: int = 0) -> EventLog:
+def open_log(
+    settings: Settings, *, pool_size: int = 2, cached: int = 0, takes_snapshots: bool = False
+) -> EventLog:
     """The event log of a process, with a small pool of connections.
 
-    With `cached`, that many aggregates are kept, and only their newer events are read.
+    With `cached`, that many aggregates are kept, and only their newer events are read. Snapshots
+    are used if `settings` have their secret; one process of the platform, billing, takes them.
 
     Raises RuntimeError on a server whose settings would lose or reorder events.
     """
@@ -41,6 +44,10 @@ def open_log(settings: Settings, *, pool_size: int = 2, cached: int = 0) -> Even
     with connect(settings) as connection:
         _require_durable(connection)
     environment = _environment(settings.database_url, create=False, pool_size=pool_size)
+    if settings.snapshot_secret:
+        environment["IS_SNAPSHOTTING_ENABLED"] = "y"
+        environment[SNAPSHOT_SECRET] = settings.snapshot_secret
+        environment[TAKES_SNAPSHOTS] = "y" if takes_snapshots else "n"
     if cached:
         environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
     return EventLog(environment)
@@ -48,7 +55,10 @@ def open_log(settings: Settings, *, pool_size: int = 2, cached: int = 0) -> Even
 
 def create_event_tables(owner_url: str) -> None:
     """Create the tables of the event store as their owner, and let the services only append."""
-    with EventLog(_environment(owner_url, create=True, pool_size=1)):
+    environment = _environment(owner_url, create=True, pool_size=1)
+    # For the table of snapshots; none is signed here.
+    environment |= {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused"}
+    with EventLog(environment):
         pass
     with psycopg.connect(owner_url, autocommit=True) as connection:
         role = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])

@@ -54,6 +54,7 @@ def containers(settings: Settings) -> Iterator[Settings]:
         server = f"{bus.get_container_host_ip()}:{bus.get_exposed_port(NATS_PORT)}"
         filled = settings.model_copy(
             update={
+                "snapshot_secret": passwords.snapshots,
                 "owner_database_url": f"{owner}/{postgres.DATABASE}",
                 "database_url": f"postgresql://{services}/{postgres.DATABASE}",
                 "nats_url": f"nats://{nats.SERVICES}:{passwords.nats_services}@{server}",

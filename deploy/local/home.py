@@ -21,7 +21,7 @@ LOGS_KEPT = 3
 
 
 class Passwords(BaseModel):
-    """Random passwords of servers and serving, and the secret of trainers' tokens.
+    """Random passwords of servers and serving, and the secrets of tokens and snapshots.
 
     They are made once for a home, and are safe inside a URL.
     """
@@ -34,6 +34,7 @@ class Passwords(BaseModel):
     nats_trainer: str = Field(default_factory=lambda: token_urlsafe(24))
     serving: str = Field(default_factory=lambda: token_urlsafe(24))
     trainers: str = Field(default_factory=lambda: token_urlsafe(24))
+    snapshots: str = Field(default_factory=lambda: token_urlsafe(24))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     servers: list[Server] = []
     known: dict[str, object] = {"home": home.root, "artifacts_url": settings.artifacts}
     known |= {"trainer_secret": settings.trainer_secret or passwords.trainers}
+    known |= {"snapshot_secret": settings.snapshot_secret or passwords.snapshots}
     if settings.database_url is None:
         port = settings.postgres_port or free_port(before.postgres_port)
         postgres = PostgresServer(home, port, passwords)

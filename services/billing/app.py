@@ -39,7 +39,8 @@ def tick_seconds(settings: Settings) -> float:
 def run(settings: Settings) -> None:
     """Bill until SIGTERM."""
     clock, policy = clock_of(settings), LeasePolicy.of(settings)
-    log, pool = open_log(settings, cached=CACHED_AGGREGATES), open_pool(settings)
+    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True)
+    pool = open_pool(settings)
     broker = broker_of(settings, "billing")
 
     def now() -> datetime:

@@ -184,46 +184,6 @@ def test_a_position_that_was_reached_before_saves_no_event(log: EventLog) -> Non
     assert log.process_recorder.max_tracking_id("reader") == 7
 
 
-def with_a_thousand_events(log: EventLog) -> Account:
-    """An account one event beyond its first snapshot."""
-    account = opened()
-    for number in range(1000):
-        account.grant_credit(number + 1, f"credit-{number}")
-        if len(account.pending_events) == 500:
-            log.commit(account)
-    log.commit(account)
-    return account
-
-
-def test_a_long_account_is_read_from_its_snapshot_and_is_the_same(log: EventLog) -> None:
-    account = with_a_thousand_events(log)
-    assert log.snapshots is not None
-    (snapshot,) = log.snapshots.get(ACCOUNT_ID)
-    assert snapshot.originator_version == 1000
-
-    replayed = None
-    for event in log.events.get(ACCOUNT_ID):
-        assert isinstance(event, Account.Event)
-        replayed = event.mutate(replayed)
-    assert log.load(Account, ACCOUNT_ID) == replayed == account
-
-
-def test_a_snapshot_spares_the_events_before_it(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_a_thousand_events(log)
-    read_after: list[int | None] = []
-    select = log.events.recorder.select_events
-
-    def spy(originator_id: UUID, *, gt: int | None = None, **options: object) -> object:
-        read_after.append(gt)
-        return select(originator_id, gt=gt, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(log.events.recorder, "select_events", spy)
-    log.load(Account, ACCOUNT_ID)
-    assert read_after == [1000]
-
-
 def test_a_log_that_keeps_aggregates_sees_what_others_write(
     log: EventLog, settings: Settings
 ) -> None:

@@ -1,0 +1,140 @@
+"""Snapshots that are used only if this platform signed them for the events that the log holds."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.persistence import (
+    AggregateRecorder,
+    EventStore,
+    Mapper,
+    Recording,
+    StoredEvent,
+)
+from pydantic import BaseModel, ValidationError
+
+
+class SignedState(BaseModel):
+    """What the row of a snapshot holds besides its aggregate's id and version."""
+
+    last_event_sha256: str
+    """Hash of the last event that the snapshot folds, as the log stores it."""
+    snapshot: str
+    """The snapshot's own row, JSON."""
+    signature: str
+    """HMAC-SHA256 over the aggregate's id, the version, the hash and the snapshot."""
+
+
+class SignedSnapshots(EventStore[UUID]):
+    """Snapshots of aggregates, each signed with a secret that is not in the database.
+
+    A role that may insert rows can therefore forge none. A snapshot also names the hash of the
+    last event that it folds: one that is not of this log, as after a restore, is not used either.
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper[UUID],
+        recorder: AggregateRecorder,
+        events: AggregateRecorder,
+        secret: str,
+    ) -> None:
+        super().__init__(mapper, recorder)
+        self._events = events
+        self._secret = secret.encode()
+        self._refused: set[tuple[UUID | str, int]] = set()
+
+    def put(
+        self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any
+    ) -> list[Recording[UUID]]:
+        """Sign and store some snapshots of events that are stored already."""
+        self.recorder.insert_events([self._signed(each) for each in domain_events], **kwargs)
+        return []
+
+    def get(
+        self,
+        originator_id: UUID,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[DomainEventProtocol[UUID]]:
+        """The genuine snapshots of an aggregate; the others are reported and passed over."""
+        while limit is None or limit > 0:
+            rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
+            if not rows:
+                return
+            version = rows[0].originator_version
+            gt, lte = (gt, version - 1) if desc else (version, lte)
+            try:
+                genuine = self.verified(rows[0])
+            except ForgedSnapshot as forged:
+                self._report(rows[0], forged)
+                continue
+            limit = None if limit is None else limit - 1
+            yield self.mapper.to_domain_event(genuine)
+
+    def verified(self, row: StoredEvent) -> StoredEvent:
+        """The snapshot that a row holds; raises ForgedSnapshot."""
+        try:
+            state = SignedState.model_validate_json(row.state)
+        except ValidationError:
+            raise ForgedSnapshot("it has no signature") from None
+        expected = self._signature(row, state.last_event_sha256, state.snapshot)
+        if not hmac.compare_digest(expected.encode(), state.signature.encode()):
+            raise ForgedSnapshot("its signature is not this platform's")
+        if state.last_event_sha256 != self._last_event_sha256(row):
+            raise ForgedSnapshot("the log does not hold the last event that it folds")
+        return StoredEvent(
+            row.originator_id, row.originator_version, row.topic, state.snapshot.encode()
+        )
+
+    def _signed(self, snapshot: DomainEventProtocol[UUID]) -> StoredEvent:
+        row = self.mapper.to_stored_event(snapshot)
+        last = self._last_event_sha256(row)
+        assert last is not None
+        text = row.state.decode()
+        state = SignedState(
+            last_event_sha256=last, snapshot=text, signature=self._signature(row, last, text)
+        )
+        return StoredEvent(
+            row.originator_id, row.originator_version, row.topic, state.model_dump_json().encode()
+        )
+
+    def _signature(self, row: StoredEvent, last_event_sha256: str, text: str) -> str:
+        signed = [
+            *(str(row.originator_id), row.originator_version, row.topic),
+            *(last_event_sha256, text),
+        ]
+        return hmac.digest(self._secret, json.dumps(signed).encode(), "sha256").hex()
+
+    def _last_event_sha256(self, row: StoredEvent) -> str | None:
+        """Hash of the event that is the last one at a snapshot's version, or None."""
+        version = row.originator_version
+        found = self._events.select_events(row.originator_id, gt=version - 1, lte=version)
+        if not found:
+            return None
+        return hashlib.sha256(b"%s\0%s" % (found[0].topic.encode(), found[0].state)).hexdigest()
+
+    def _report(self, row: StoredEvent, forged: ForgedSnapshot) -> None:
+        """Say it once for each snapshot: an account is loaded many times a minute."""
+        place = (row.originator_id, row.originator_version)
+        if place not in self._refused:
+            self._refused.add(place)
+            logging.getLogger("event_log").critical(
+                "the snapshot of %s at version %d is not used: %s; run `ecolink audit verify`",
+                *place,
+                forged,
+            )
+
+
+class ForgedSnapshot(Exception):
+    """A snapshot that this platform did not take of the events in its log."""
