@@ -257,6 +257,7 @@ def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
             *("--source", source, "--name", name),
         ],
         env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,13 @@ ENVIRONMENT = {
     # on a GPU, whatever that is for. Source: cuBLAS's notes on reproducibility.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+
+UNTRUSTED: dict[str, Any] = {
+    "trust_remote_code": False,  # None would ask on standard input
+    "use_safetensors": True,  # other weights are pickles, which can run code
+    "local_files_only": True,
+}
+"""How every model is loaded: as data, from this machine."""
 
 
 def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:

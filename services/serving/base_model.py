@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from services.model_libraries import choose_dtype
+from services.model_libraries import UNTRUSTED, choose_dtype
 from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
@@ -40,10 +40,10 @@ class BaseModel:
         """Read a base from its directory; raises CannotServe for one that is not computed right."""
         logging.disable_progress_bar()  # a log is no terminal
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            weights = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, local_files_only=True
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
             )
+            weights = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **UNTRUSTED)
         except (OSError, ValueError) as error:
             if is_shortage(error):
                 raise

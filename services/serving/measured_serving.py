@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.identity import PLATFORM_ACCOUNT_ID
 from infrastructure.generation import GenerationAsked
-from services.model_libraries import lean_imports
+from services.model_libraries import UNTRUSTED, lean_imports
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
 
@@ -123,10 +123,12 @@ class _Sequential:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._config = config
-        self._tokenizer = AutoTokenizer.from_pretrained(config.model)
+        self._tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
 
         def base() -> PreTrainedModel:
-            return AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).to(device)
+            return AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, **UNTRUSTED).to(
+                device
+            )
 
         self._models: list[Any] = [base().eval()]
         self._models += [PeftModel.from_pretrained(base(), str(path)).eval() for path in adapters]
@@ -242,7 +244,7 @@ def _adapter(model: Path, folder: Path, seed: int) -> Path:
 
     torch.manual_seed(seed)
     config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model, **UNTRUSTED), config)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:

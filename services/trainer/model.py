@@ -21,6 +21,7 @@ from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
+from services.model_libraries import UNTRUSTED
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
 from services.trainer.lora import LoraLinear
@@ -38,7 +39,7 @@ class TargetModulesNotFound(BadData):
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory."""
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> Manifest:
@@ -67,7 +68,7 @@ def load_base(
     """
     logging.disable_progress_bar()  # a log is no terminal
     if precision is Precision.BF16:
-        base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **UNTRUSTED)
         return base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -80,7 +81,7 @@ def load_base(
         dtype=dtype,
         quantization_config=four_bits,
         device_map={"": device},
-        local_files_only=True,
+        **UNTRUSTED,
     )
     for layer in base.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

@@ -12,16 +12,23 @@ import hashlib
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from domain.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
-from services.model_libraries import lean_imports
+from services.model_libraries import UNTRUSTED, lean_imports
+from services.trainer.model_source import (
+    FILES,
+    ImportRefused,
+    Source,
+    require_layers,
+    require_size,
+    view_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,19 +36,6 @@ if TYPE_CHECKING:
 
 PACKAGE = "package:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-
-
-class ImportRefused(Exception):
-    """The source is no base model that can be fine-tuned here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A directory that transformers can read, and the GGUF file in it if it is one."""
-
-    directory: Path
-    gguf_file: str | None = None
 
 
 def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
@@ -138,7 +132,8 @@ def locate(source: str) -> Source:
         return Source(path.resolve())
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ImportRefused(f"There is no file or directory {source}.")
-    return Source(_download(source))
+    snapshot = _download(source)
+    return Source(snapshot, root=snapshot.parents[1])  # its files are links into the cache
 
 
 def packaged_gguf(package: str) -> Path:
@@ -163,7 +158,8 @@ def _gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ImportRefused(f"{path} is no GGUF file.")
-    return Source(path.resolve().parent, path.name)
+    place = path.resolve()
+    return Source(place.parent, place.name)
 
 
 def _download(repository: str) -> Path:
@@ -171,7 +167,7 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ImportRefused(f"{repository} cannot be downloaded: {error}") from error
 
@@ -183,29 +179,73 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     kept as bfloat16: that rounds to 1/256 of a value where a 4-bit block has already rounded to
     1/16 of its range, and halves what every trainer reads. No code from a source is ever run.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer
 
-    try:
-        if source.gguf_file is None:
-            tokenizer = AutoTokenizer.from_pretrained(source.directory)
-            model = AutoModelForCausalLM.from_pretrained(source.directory, dtype="auto")
-        else:
-            file = source.gguf_file
-            tokenizer = AutoTokenizer.from_pretrained(source.directory, gguf_file=file)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.directory,
-                gguf_file=file,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.bfloat16,
+    gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
+    with tempfile.TemporaryDirectory(prefix="model-source-") as folder:
+        view = view_of(source, Path(folder))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                view.directory, trust_remote_code=False, local_files_only=True, **gguf
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise ImportRefused(
-            f"{source.directory} is no model that can be loaded: {error}"
-        ) from error
+            model = _model(view)
+        except ImportRefused:
+            raise
+        except Exception as error:  # the source is foreign and may fail in any way
+            hint = " EcoLink runs no code of a model." if view.brings_code else ""
+            raise ImportRefused(
+                f"{source.directory} is no model that can be loaded: {error}{hint}"
+            ) from error
     if not tokenizer.is_fast:
         raise ImportRefused("The model's tokenizer cannot tell which text its tokens stand for.")
     return tokenizer, model
+
+
+def _model(view: Source) -> PreTrainedModel:
+    """The model of a view, with every weight that its configuration describes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+
+    if view.gguf_file is not None:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            view.directory,
+            gguf_file=view.gguf_file,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+            **UNTRUSTED,
+        )
+    else:
+        config = AutoConfig.from_pretrained(
+            view.directory, trust_remote_code=False, local_files_only=True
+        )
+        require_layers(config)
+        with torch.device("meta"):
+            described = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        require_size(described.num_parameters(), view.directory)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            view.directory,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **UNTRUSTED,
+        )
+    model, loading = loaded
+    _require_complete(loading)
+    return model
+
+
+def _require_complete(loading: dict[str, Any]) -> None:
+    """Raise ImportRefused for weights that would stand at random values."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ImportRefused(
+            f"The weights lack {len(missing)} of the model's parameters, such as {missing[0]}."
+        )
+    for name, stored, described in loading["mismatched_keys"]:
+        raise ImportRefused(
+            f"{name} has the shape {tuple(stored)}; config.json describes {tuple(described)}."
+        )
 
 
 def _content_hash(directory: Path) -> str:

@@ -116,7 +116,7 @@ def test_a_package_s_gguf_is_found_without_importing_it(
     ("source", "name", "message"),
     [
         ("/no/such/place", "tiny", "no file or directory"),
-        ("{empty}", "tiny", "no model that can be loaded"),
+        ("{empty}", "tiny", "no config.json"),
         ("{empty}", "../tiny", "'../tiny' is no model's name.* Give one with --name"),
         ("{text}", "tiny", "no GGUF file"),
     ],

@@ -1,0 +1,226 @@
+"""An import reads data: it runs no code of its source, and no file from outside of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from infrastructure.artifacts import Artifacts
+from services.trainer import model_source
+from services.trainer.model_import import ImportRefused, import_model
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Artifacts:
+    return Artifacts((tmp_path / "artifacts").as_uri())
+
+
+@pytest.fixture
+def source(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to be damaged."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "source"))
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def write_code(source: Path, trace: Path) -> None:
+    """Python files that leave a trace when they run, named by everything that can name code."""
+    (source / "evil.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        "class Config(LlamaConfig):\n    model_type = 'evil'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
+        "class Tokenizer(PreTrainedTokenizerFast): pass\n"
+    )
+    code = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    change(source / "config.json", auto_map=code, model_type="evil")
+    change(
+        source / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]},
+        tokenizer_class="Tokenizer",
+    )
+
+
+def test_a_directory_s_own_code_never_runs_whatever_stdin_says(
+    source: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    write_code(source, trace)
+    command = [sys.executable, "-m", "services.trainer.model_import", "--name", "tiny"]
+    done = subprocess.run(
+        [*command, "--source", str(source)],
+        input="y\n" * 5,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "ECOLINK_ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
+            "HF_HOME": str(tmp_path / "hf"),
+        },
+    )
+    assert not trace.exists()
+    assert done.returncode == 1
+    assert "runs no code of a model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_known_architecture_is_imported_without_the_code_beside_it(
+    store: Artifacts, source: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    write_code(source, trace)
+    change(source / "config.json", model_type="llama", attn_implementation="evil/kernel")
+    change(source / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    imported = import_model(str(source), "tiny", store)
+    assert not trace.exists()
+    for name in ("config.json", "tokenizer_config.json"):
+        stored = json.loads(store.get(f"{imported.ref}/{name}"))
+        assert not {"auto_map", "attn_implementation"} & stored.keys()
+
+
+def test_pickled_weights_are_refused(store: Artifacts, source: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (open, (str(tmp_path / "trace"), "w"))
+
+    (source / "model.safetensors").unlink()
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ImportRefused, match=r"no \.safetensors file.*pickle"):
+        import_model(str(source), "tiny", store)
+    assert not (tmp_path / "trace").exists()
+
+
+def link_out(source: Path, outside: Path) -> None:
+    moved = outside / "model.safetensors"
+    shutil.move(source / "model.safetensors", moved)
+    (source / "model.safetensors").symlink_to(moved)
+
+
+def index_out(source: Path, outside: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    shutil.move(source / "model.safetensors", outside / "model.safetensors")
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(weights, f"../{outside.name}/model.safetensors"),
+    }
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def index_absolute(source: Path, outside: Path) -> None:
+    index_out(source, outside)
+    path = source / "model.safetensors.index.json"
+    weight_map = json.loads(path.read_text())["weight_map"]
+    change(path, weight_map=dict.fromkeys(weight_map, str(outside / "model.safetensors")))
+
+
+def pipe(source: Path, outside: Path) -> None:
+    (source / "generation_config.json").unlink()
+    os.mkfifo(source / "generation_config.json")
+
+
+def huge_text(source: Path, outside: Path) -> None:
+    with (source / "special_tokens_map.json").open("wb") as file:
+        file.truncate(model_source.MOST_TEXT_BYTES + 1)
+
+
+def huge_header(source: Path, outside: Path) -> None:
+    content = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + content[8:])
+
+
+def no_json(source: Path, outside: Path) -> None:
+    (source / "config.json").write_text("[" * 100_000)
+
+
+def larger_than_its_weights(source: Path, outside: Path) -> None:
+    change(source / "config.json", intermediate_size=2**40)
+
+
+def many_layers(source: Path, outside: Path) -> None:
+    change(source / "config.json", num_hidden_layers=2**40)
+
+
+def a_weight_less(source: Path, outside: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    del weights["model.layers.1.self_attn.q_proj.weight"]
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+
+
+def another_shape(source: Path, outside: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(7)
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+
+
+def an_adapter(source: Path, outside: Path) -> None:
+    (source / "config.json").unlink()
+    (source / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(outside), "peft_type": "LORA"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (link_out, "model.safetensors is a link to .* outside"),
+        (index_out, "model.safetensors.index.json names .*'../outside/model.safetensors'"),
+        (index_absolute, "model.safetensors.index.json names .*/outside/model.safetensors'"),
+        (pipe, "generation_config.json is no regular file"),
+        (huge_text, "special_tokens_map.json has .* bytes"),
+        (huge_header, "header too large"),
+        (no_json, "config.json is no JSON"),
+        (larger_than_its_weights, "describes .* parameters.*weights hold"),
+        (many_layers, "num_hidden_layers"),
+        (a_weight_less, "lack.*q_proj"),
+        (another_shape, "model.norm.weight has the shape .7,.*describes .32,"),
+        (an_adapter, "adapter"),
+    ],
+)
+def test_a_source_that_reaches_out_or_is_damaged_is_refused(
+    store: Artifacts,
+    source: Path,
+    tmp_path: Path,
+    damage: Callable[[Path, Path], None],
+    message: str,
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    damage(source, outside)
+    with pytest.raises(ImportRefused, match=message):
+        import_model(str(source), "tiny", store)
+    assert store.list("models") == []
+
+
+def test_a_tokenizer_s_configuration_names_no_files(
+    store: Artifacts, source: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.json"
+    shutil.copy(source / "tokenizer.json", secret)
+    change(
+        source / "tokenizer_config.json",
+        tokenizer_file=str(secret),
+        vocab_file=str(secret),
+        fast_tokenizer_files=["../tokenizer.4.0.0.json"],
+    )
+    imported = import_model(str(source), "tiny", store)
+    assert str(secret) not in store.get(f"{imported.ref}/tokenizer_config.json").decode()
+
+
+def test_a_link_within_the_directory_is_followed(store: Artifacts, source: Path) -> None:
+    (source / "blobs").mkdir()
+    shutil.move(source / "model.safetensors", source / "blobs" / "weights")
+    (source / "model.safetensors").symlink_to("blobs/weights")
+    assert import_model(str(source), "tiny", store).name == "tiny"
