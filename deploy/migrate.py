@@ -12,7 +12,7 @@ from domain.catalog import Catalog
 from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.offers import Offers, shipped_offers
-from infrastructure import drafts, idempotency, measurements, profiles, sessions
+from infrastructure import drafts, idempotency, leadership, measurements, profiles, sessions
 from infrastructure.clock import Clock, clock_of
 from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
@@ -31,6 +31,7 @@ def migrate(settings: Settings) -> None:
         connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         create_event_tables(url)
         for ddl in (
+            leadership.DDL,
             PARKED_DDL,
             POSITIONS_DDL,
             measurements.DDL,

@@ -9,13 +9,15 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from eventsourcing.utils import strtobool
+from eventsourcing.utils import get_topic, strtobool
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
 from domain.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
+from infrastructure.event_recorder import EventRecorder
+from infrastructure.leadership import Leadership
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -28,12 +30,18 @@ APP_ROLE = "ecolink_app"
 
 
 def open_log(
-    settings: Settings, *, pool_size: int = 2, cached: int = 0, takes_snapshots: bool = False
+    settings: Settings,
+    *,
+    pool_size: int = 2,
+    cached: int = 0,
+    takes_snapshots: bool = False,
+    leadership: Leadership | None = None,
 ) -> EventLog:
     """The event log of a process, with a small pool of connections.
 
     With `cached`, that many aggregates are kept, and only their newer events are read. Snapshots
     are used if `settings` have their secret; one process of the platform, billing, takes them.
+    With `leadership`, each save is refused once another process leads.
 
     Raises RuntimeError on a server whose settings would lose or reorder events.
     """
@@ -50,7 +58,10 @@ def open_log(
         environment[TAKES_SNAPSHOTS] = "y" if takes_snapshots else "n"
     if cached:
         environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
-    return EventLog(environment)
+    log = EventLog(environment)
+    assert isinstance(log.recorder, EventRecorder)
+    log.recorder.leadership = leadership
+    return log
 
 
 def create_event_tables(owner_url: str) -> None:
@@ -123,6 +134,7 @@ def _environment(url: str, *, create: bool, pool_size: int) -> dict[str, str]:
     parts: dict[str, Any] = conninfo_to_dict(url)
     return {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "PROCESS_RECORDER_TOPIC": get_topic(EventRecorder),
         "POSTGRES_DBNAME": parts["dbname"],
         "POSTGRES_HOST": parts["host"],
         "POSTGRES_PORT": str(parts.get("port", 5432)),

@@ -14,6 +14,7 @@ from infrastructure.consumer import (
     OrderedConsumer,
     subscribe_batches,
 )
+from infrastructure.leadership import Leadership, leading
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -37,9 +38,14 @@ def tick_seconds(settings: Settings) -> float:
 
 
 def run(settings: Settings) -> None:
-    """Bill until SIGTERM."""
+    """Bill until SIGTERM, once no other process does."""
+    with leading(settings, "billing") as leadership:
+        _bill(settings, leadership)
+
+
+def _bill(settings: Settings, leadership: Leadership) -> None:
     clock, policy = clock_of(settings), LeasePolicy.of(settings)
-    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True)
+    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True, leadership=leadership)
     pool = open_pool(settings)
     broker = broker_of(settings, "billing")
 

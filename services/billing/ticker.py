@@ -19,9 +19,6 @@ from infrastructure.store import Connection
 from services.billing.settlement import LeasePolicy
 from services.billing.tick import Shown, settled
 
-ADVISORY_LOCK = 0x71CC
-"""Held by the one ticker that works; two would bill nothing twice, but conflict all the time."""
-
 OPEN_WITH_EVIDENCE = """
 SELECT account_id, meter_id, bound_at, coalesce(evidence.elapsed_seconds, 0) AS shown_seconds,
     clock_timestamp() AS now
@@ -57,23 +54,12 @@ class Ticker:
     def tick(self) -> int:
         """Settle every account that runs something, or just did; returns how many had news.
 
-        Does nothing while another process holds the lock. An account that cannot be settled is
-        logged, and keeps no other from being billed.
+        An account that cannot be settled is logged, and keeps no other from being billed.
         """
         with self._pool.connection() as connection:
-            row = connection.execute(
-                "SELECT pg_try_advisory_lock(%s) AS held", [ADVISORY_LOCK]
-            ).fetchone()
-            if row is None or not row["held"]:
-                return 0
-            try:
-                rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
-                groups = groupby(rows, key=lambda row: row["account_id"])
-                return sum(
-                    self._try_to_settle(account_id, list(rows)) for account_id, rows in groups
-                )
-            finally:
-                connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
+            rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
+        groups = groupby(rows, key=lambda row: row["account_id"])
+        return sum(self._try_to_settle(account_id, list(rows)) for account_id, rows in groups)
 
     def _try_to_settle(self, account_id: UUID, rows: Sequence[dict[str, Any]]) -> bool:
         shown = [

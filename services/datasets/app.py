@@ -8,6 +8,7 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
+from infrastructure.leadership import Leadership, leading
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -19,9 +20,14 @@ COUNT_SECONDS = 0.5
 
 
 def run(settings: Settings) -> None:
-    """Validate and count until SIGTERM."""
+    """Validate and count until SIGTERM, once no other process does."""
+    with leading(settings, "datasets") as leadership:
+        _validate(settings, leadership)
+
+
+def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
-    log, pool = open_log(settings), open_pool(settings, max_size=4)
+    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
     broker = broker_of(settings, "datasets")
     validating = Validating(log, artifacts, pool, settings)
     effect = ReactionEffect("datasets", log, clock, validating.react, pool.connection)

@@ -6,6 +6,7 @@ from functools import partial
 
 from infrastructure.bus import TELEMETRY, Durable
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.leadership import leading
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
@@ -19,7 +20,12 @@ LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
 
 
 def run(settings: Settings) -> None:
-    """Fold events into rows until SIGTERM."""
+    """Fold events into rows until SIGTERM, once no other process does."""
+    with leading(settings, "projector"):
+        _project(settings)
+
+
+def _project(settings: Settings) -> None:
     log, pool = open_log(settings), open_pool(settings)
     broker = broker_of(settings, "projector")
     consumers = [

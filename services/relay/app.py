@@ -7,6 +7,7 @@ import logging
 
 import psycopg
 
+from infrastructure.leadership import leading
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import CHANNEL, open_log
@@ -14,12 +15,14 @@ from services.relay.publisher import Publisher
 
 POLL_SECONDS = 0.25
 
-ADVISORY_LOCK = 0x7E1A7
-"""Held by the one relay that publishes."""
-
 
 def run(settings: Settings) -> None:
-    """Follow the log and publish until SIGTERM."""
+    """Follow the log and publish until SIGTERM, once no other relay does."""
+    with leading(settings, "relay"):
+        _relay(settings)
+
+
+def _relay(settings: Settings) -> None:
     log = open_log(settings)
     broker = broker_of(settings, "relay")
 
@@ -33,7 +36,6 @@ def run(settings: Settings) -> None:
             settings.database_url, autocommit=True
         ) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
-            await _become_the_one(connection)
             while True:
                 await publisher.publish_new()
                 async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
@@ -48,13 +50,3 @@ def run(settings: Settings) -> None:
                 await asyncio.sleep(0.5)
 
     serve(broker, (), [keep_following])
-
-
-async def _become_the_one(connection: psycopg.AsyncConnection) -> None:
-    """Wait for the advisory lock; it falls when its holder's connection does."""
-    while True:
-        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK])
-        row = await cursor.fetchone()
-        if row is not None and row[0]:
-            return
-        await asyncio.sleep(POLL_SECONDS)

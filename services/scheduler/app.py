@@ -19,6 +19,7 @@ from infrastructure.consumer import (
     OrderedConsumer,
     subscribe_batches,
 )
+from infrastructure.leadership import Leadership, leading
 from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.segment_tokens import is_genuine
@@ -47,9 +48,14 @@ CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
-    """Schedule until SIGTERM."""
-    clock = clock_of(settings)
-    log, pool = open_log(settings, cached=CACHED_AGGREGATES), open_pool(settings, max_size=4)
+    """Schedule until SIGTERM, once no other scheduler does."""
+    with leading(settings, "scheduler") as leadership:
+        _schedule(settings, leadership)
+
+
+def _schedule(settings: Settings, leadership: Leadership) -> None:
+    clock, pool = clock_of(settings), open_pool(settings, max_size=4)
+    log = open_log(settings, cached=CACHED_AGGREGATES, leadership=leadership)
     broker = broker_of(settings, "scheduler")
     launcher = LAUNCHERS["local"](settings, clock)
     control = ControlChannel(broker)

@@ -11,6 +11,7 @@ from functools import partial
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
+from infrastructure.leadership import Leadership, leading
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -28,10 +29,18 @@ ROOM_SECONDS = 1.0
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM; what was deployed is in memory before any new event is answered."""
+    """Serve until SIGTERM, once no other process does.
+
+    What was deployed is in memory before any new event is answered.
+    """
+    with leading(settings, "serving") as leadership:
+        _serve(settings, leadership)
+
+
+def _serve(settings: Settings, leadership: Leadership) -> None:
     assert settings.serving_secret is not None
     clock = clock_of(settings)
-    log, pool = open_log(settings), open_pool(settings, max_size=4)
+    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
     broker = broker_of(settings, "serving")
     store = WeightStore(Artifacts(settings.artifacts), settings.cache)
     attempts = Attempts(settings.home / "serving" / "attempts.json")

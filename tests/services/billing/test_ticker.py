@@ -17,7 +17,7 @@ from infrastructure.measurements import add_evidence
 from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
-from services.billing.ticker import ADVISORY_LOCK, Ticker
+from services.billing.ticker import Ticker
 from tests.causes import NOW, FixedClock, command
 from tests.domain.examples import JOB_ID
 from tests.services.billing.meters import POLICY
@@ -227,20 +227,6 @@ def test_a_day_of_billing_runs_in_seconds(
     assert story.account.reserved_micros == 300 * 1000
     last = list(log.events.get(story.meter(1).id))[-1]
     assert last.timestamp == NOW + timedelta(days=1)
-
-
-def test_while_another_ticker_works_this_one_does_nothing(
-    pool: ConnectionPool[Connection], story: Story, ticker: Ticker
-) -> None:
-    story.run_until("leased")
-    start(story, pool, timedelta(hours=1))
-    show(pool, 100)
-    with pool.connection() as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
-        assert ticker.tick() == 0
-        assert minutes(story) == []
-        other.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
-    assert ticker.tick() == 1
 
 
 def test_a_meter_that_was_closed_meanwhile_is_left_alone(

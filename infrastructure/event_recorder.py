@@ -1,0 +1,101 @@
+"""The event store's recorder, with a fence for former leaders and no retries on a full disk."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from eventsourcing.persistence import (
+    InterfaceError,
+    OperationalError,
+    PersistenceError,
+    StoredEvent,
+    Tracking,
+)
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresProcessRecorder
+from psycopg import Cursor
+from psycopg.rows import DictRow
+
+from infrastructure.leadership import LOST, Leadership
+
+ATTEMPTS = 10
+PAUSE_SECONDS = 0.2
+"""As the library's own retries, which a full disk would take 2 s for."""
+
+T = TypeVar("T")
+
+_insert_events = inspect.unwrap(PostgresApplicationRecorder.insert_events)
+
+
+class EventRecorder(PostgresProcessRecorder):
+    """Saves events and positions, as the leader of a name if `leadership` is set."""
+
+    leadership: Leadership | None = None
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        """Save in one transaction; returns notification ids.
+
+        Raises OperationalError at once if the disk is full, and after 2 s if the database is away.
+        Ends the process if another one leads.
+        """
+        return self._saving(lambda: _insert_events(self, stored_events, **kwargs))
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Save a position alone; as `insert_events`."""
+        self._saving(lambda: self._save_tracking(tracking))
+
+    def _insert_events(
+        self, curs: Cursor[DictRow], stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> None:
+        if not stored_events:
+            self._require_lead(curs)
+        super()._insert_events(curs, stored_events, **kwargs)
+
+    def _lock_table(self, curs: Cursor[DictRow]) -> None:
+        super()._lock_table(curs)
+        self._require_lead(curs)  # under the lock, so that one transaction at a time holds the row
+
+    def _save_tracking(self, tracking: Tracking) -> None:
+        with self.datastore.transaction(commit=True) as curs:
+            self._require_lead(curs)
+            self._insert_tracking(curs, tracking)
+
+    def _require_lead(self, curs: Cursor[DictRow]) -> None:
+        if self.leadership is not None:
+            curs.execute(
+                "SELECT require_lead(%s, %s)",
+                (self.leadership.name, self.leadership.epoch),
+                prepare=True,
+            )
+
+    def _saving(self, save: Callable[[], T]) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return save()
+            except PersistenceError as error:
+                if self.leadership is not None and sqlstate(error) == LOST:
+                    self.leadership.lost("a save was refused")
+                transient = isinstance(error, (InterfaceError, OperationalError))
+                if not transient or is_disk_full(error) or attempt == ATTEMPTS:
+                    raise
+            time.sleep(PAUSE_SECONDS * random.uniform(0.95, 1.05))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return True if PostgreSQL found no space for what it should store."""
+    return sqlstate(error) == psycopg.errors.DiskFull.sqlstate
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code of an error, also if the library wrapped it."""
+    for each in (error, error.__cause__):
+        if isinstance(each, psycopg.Error):
+            return each.sqlstate
+    return None

@@ -1,0 +1,172 @@
+"""Leadership: of the processes of one name, one works and the others stand by.
+
+The leader holds an advisory lock in a database session of its own. PostgreSQL ends that session
+when it is idle for too long, so that a frozen or disconnected leader loses the lock. Each new
+leader has a new epoch, and every save of events checks the epoch in its own transaction: a former
+leader that wakes up cannot write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+
+import psycopg
+
+from infrastructure.settings import Settings
+
+DDL = """
+CREATE TABLE IF NOT EXISTS leaderships (
+    name text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    since timestamptz NOT NULL
+);
+CREATE OR REPLACE FUNCTION take_lead(leader text, of_host text, of_pid integer) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
+    INSERT INTO leaderships AS led VALUES (leader, 1, of_host, of_pid, clock_timestamp())
+    ON CONFLICT (name) DO UPDATE SET epoch = led.epoch + 1, host = excluded.host,
+        pid = excluded.pid, since = excluded.since
+    RETURNING epoch
+$$;
+CREATE OR REPLACE FUNCTION require_lead(leader text, in_epoch bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    PERFORM FROM leaderships WHERE name = leader AND epoch = in_epoch FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another % leads', leader USING ERRCODE = 'EL001';
+    END IF;
+END $$
+"""
+"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that: what a
+leader began to save before is saved before the next leader begins."""
+
+LOST = "EL001"
+"""SQLSTATE of a check that failed."""
+
+IDLE_SECONDS = 20.0
+"""A leader that is silent for so long loses the lock, if PostgreSQL still has its session."""
+
+BEAT_SECONDS = 2.0
+STANDBY_SECONDS = 0.25
+EXIT_CODE = 3
+LOCK_CLASS = 0xEC0
+"""First half of the advisory locks' numbers; the second is the hash of the name."""
+
+End = Callable[[str], None]
+
+
+class Leadership:
+    """The lead of one name. `keep` holds it from a thread; `lost` ends the process."""
+
+    def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
+        self.name, self.epoch = name, 0
+        self._settings, self._end = settings, end or _end_process
+        self._connection: psycopg.Connection | None = None
+        self._locked = False
+        self._closed = threading.Event()
+        self._logger = logging.getLogger("leadership")
+
+    def take(self) -> None:
+        """Wait until no other process of this name leads, then lead."""
+        waiting = False
+        while True:
+            try:
+                if self._holds_lock():
+                    break
+                if not waiting:
+                    self._logger.info("another %s leads; standing by", self.name)
+                waiting = True
+            except psycopg.Error as error:
+                self._drop()
+                self._logger.warning("the lead cannot be asked for now: %s", error)
+            time.sleep(STANDBY_SECONDS)
+        row = (
+            self._opened()
+            .execute("SELECT take_lead(%s, %s, %s)", [self.name, socket.gethostname(), os.getpid()])
+            .fetchone()
+        )
+        assert row is not None
+        self.epoch = row[0]
+        self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
+
+    def keep(self) -> None:
+        """Show every few seconds that this process lives, until it is closed.
+
+        A session that ended is replaced: if no other process led meanwhile, this one still does.
+        While the database is away, no process leads.
+        """
+        while not self._closed.wait(BEAT_SECONDS):
+            try:
+                if not self._holds_lock():
+                    self._logger.warning("the lock of the last session is still held")
+                self._opened().execute("SELECT require_lead(%s, %s)", [self.name, self.epoch])
+            except psycopg.Error as error:
+                if error.sqlstate == LOST:
+                    self.lost(str(error).partition("\n")[0])
+                    break
+                self._drop()
+                self._logger.warning("the lead cannot be confirmed now: %s", error)
+
+    def lost(self, reason: str) -> None:
+        """End the process at once: what it knows may be wrong by now."""
+        if not self._closed.is_set():
+            self._end(f"{self.name} no longer leads, and ends: {reason}")
+
+    def close(self) -> None:
+        """Give the lead up."""
+        self._closed.set()
+        self._drop()
+
+    def _holds_lock(self) -> bool:
+        """Lock in the present session, once; PostgreSQL counts a session's repeated locks."""
+        if not self._locked:
+            row = (
+                self._opened()
+                .execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_CLASS, self.name])
+                .fetchone()
+            )
+            self._locked = row is not None and row[0]
+        return self._locked
+
+    def _opened(self) -> psycopg.Connection:
+        if self._connection is None:
+            assert self._settings.database_url is not None
+            self._connection = psycopg.connect(
+                self._settings.database_url,
+                autocommit=True,
+                application_name=f"ecolink {self.name} lead",
+                options=f"-c idle_session_timeout={int(1000 * IDLE_SECONDS)}",
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection, self._locked = self._connection, None, False
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+
+@contextmanager
+def leading(settings: Settings, name: str) -> Generator[Leadership]:
+    """Wait until this process leads as `name`; while it does, the block runs."""
+    leadership = Leadership(settings, name)
+    leadership.take()
+    thread = threading.Thread(target=leadership.keep, name="leadership", daemon=True)
+    thread.start()
+    try:
+        yield leadership
+    finally:
+        leadership.close()
+        thread.join(BEAT_SECONDS)
+
+
+def _end_process(reason: str) -> None:
+    logging.getLogger("leadership").critical("%s", reason)
+    os._exit(EXIT_CODE)

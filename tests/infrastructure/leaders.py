@@ -1,0 +1,34 @@
+"""A process that leads and writes on and on, for tests to stop and kill.
+
+`python -m tests.infrastructure.leaders NAME FILE`, with the settings in the environment: it notes
+its epoch in the file once it leads, then opens one account after another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from domain.account import Account, Role
+from domain.aggregate import Cause, because
+from infrastructure.clock import SystemClock
+from infrastructure.leadership import leading
+from infrastructure.settings import Settings
+from infrastructure.store import open_log
+
+
+def main(name: str, file: Path) -> None:
+    """Lead and write until the process is ended."""
+    settings = Settings()
+    with leading(settings, name) as leadership:
+        with open_log(settings, leadership=leadership) as log:
+            file.write_text(str(leadership.epoch))
+            while True:
+                with because(Cause(f"leader:{os.getpid()}", str(uuid4()), SystemClock().now())):
+                    log.commit(Account.open(uuid4(), Role.USER, "UTC"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,166 @@
+"""Leadership: one process of a name writes, whatever is killed, frozen or disconnected."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.processes import environment
+from domain.account import Account, Role
+from domain.event_log import EventLog
+from infrastructure import leadership
+from infrastructure.leadership import EXIT_CODE, Leadership, leading
+from infrastructure.settings import Settings
+from infrastructure.store import open_log
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID
+from tests.polling import eventually
+
+pytestmark = pytest.mark.usefixtures("unseeded")
+
+Leader = subprocess.Popen[bytes]
+
+
+class Ended(Exception):
+    """Instead of the end of the process."""
+
+
+def _raise(reason: str) -> None:
+    raise Ended(reason)
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[[str], Leader]]:
+    """Starts processes that lead as `test`; each notes its epoch in a file of its name."""
+    started: list[Leader] = []
+
+    def start(file: str) -> Leader:
+        command = (sys.executable, "-m", "tests.infrastructure.leaders", "test")
+        process = subprocess.Popen(
+            [*command, str(tmp_path / file)], env=os.environ | environment(settings)
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def epoch_of(path: Path) -> Callable[[], str]:
+    return lambda: path.read_text() if path.exists() else ""
+
+
+def written_by(log: EventLog, leader: Leader) -> int:
+    """How many events a process has written."""
+    return sum(
+        f"leader:{leader.pid}".encode() in each.state
+        for each in log.recorder.select_notifications(start=1, limit=1_000_000)
+    )
+
+
+def end_sessions(settings: Settings, name: str) -> None:
+    """End a leader's session at the server, as a restart of it would."""
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE application_name = %s AND datname = current_database()",
+            [f"ecolink {name} lead"],
+        )
+
+
+def test_a_standby_waits_and_leads_when_the_leader_is_killed(
+    start: Callable[[str], Leader], log: EventLog, tmp_path: Path
+) -> None:
+    first = start("first")
+    assert eventually(epoch_of(tmp_path / "first")) == "1"
+    second = start("second")
+    eventually(lambda: written_by(log, first) > 10)
+    assert written_by(log, second) == 0
+    first.kill()
+    assert eventually(epoch_of(tmp_path / "second")) == "2"
+    eventually(lambda: written_by(log, second) > 10)
+
+
+@pytest.mark.full
+def test_a_frozen_leader_loses_the_lead_and_writes_nothing_when_it_wakes(
+    start: Callable[[str], Leader], log: EventLog, tmp_path: Path
+) -> None:
+    first = start("first")
+    eventually(lambda: written_by(log, first) > 10)
+    first.send_signal(signal.SIGSTOP)
+    second = start("second")
+    assert eventually(epoch_of(tmp_path / "second")) == "2"
+    before = written_by(log, first)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=60) == EXIT_CODE
+    assert written_by(log, first) == before
+    eventually(lambda: written_by(log, second) > 10)
+
+
+def test_a_save_of_a_former_leader_is_refused_and_ends_it(settings: Settings) -> None:
+    former = Leadership(settings, "test", _raise)
+    former.take()
+    with open_log(settings, leadership=former) as log, command():
+        log.commit(Account.open(ACCOUNT_ID, Role.USER, "UTC"))
+        end_sessions(settings, "test")
+        with leading(settings, "test") as present:
+            assert present.epoch == former.epoch + 1
+            account = log.load(Account, ACCOUNT_ID)
+            account.grant_credit(5, "late")
+            with pytest.raises(Ended, match="a save was refused"):
+                log.commit(account)
+            assert log.load(Account, ACCOUNT_ID).balance_micros == 0
+
+
+def test_a_former_leader_moves_no_position(settings: Settings) -> None:
+    from eventsourcing.persistence import Tracking
+
+    former = Leadership(settings, "test", _raise)
+    former.take()
+    with open_log(settings, leadership=former) as log:
+        end_sessions(settings, "test")
+        with leading(settings, "test"):
+            with pytest.raises(Ended):
+                log.process_recorder.insert_tracking(Tracking("test", 7))
+            with pytest.raises(Ended):
+                log.commit(tracking=Tracking("test", 7))
+        assert log.process_recorder.max_tracking_id("test") is None
+
+
+def test_a_leader_that_lost_its_session_to_nobody_leads_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "BEAT_SECONDS", 0.05)
+    with leading(settings, "test") as present:
+        first = eventually(lambda: _session(settings))
+        end_sessions(settings, "test")
+        assert eventually(lambda: _session(settings)) != first
+        with open_log(settings, leadership=present) as log, command():
+            log.commit(Account.open(ACCOUNT_ID, Role.USER, "UTC"))
+        assert present.epoch == 1
+
+
+def test_leaders_of_different_names_do_not_wait_for_each_other(settings: Settings) -> None:
+    with leading(settings, "one") as one, leading(settings, "two") as two:
+        assert (one.epoch, two.epoch) == (1, 1)
+
+
+def _session(settings: Settings) -> int | None:
+    """Number of the server process that holds the lock."""
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as connection:
+        row = connection.execute(
+            "SELECT pid FROM pg_locks JOIN pg_database ON database = pg_database.oid "
+            "WHERE locktype = 'advisory' AND datname = current_database() AND granted"
+        ).fetchone()
+    return None if row is None else row[0]
