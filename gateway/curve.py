@@ -15,14 +15,15 @@ MOST_POINTS = 1500
 
 
 class Curve(Answer):
-    """Losses by step, in columns. Where steps were many, `mean` is that of a point's neighbours.
+    """Losses by step, in columns; `smoothed` is the trainer's debiased average up to that step.
 
     `segments` says of each point in which launch it was measured; `last` is the newest of all.
+    `measured` counts the steps, of which a long run shows the lowest and highest of each range.
     """
 
     steps: list[int]
     losses: list[float]
-    means: list[float]
+    smoothed: list[float]
     segments: list[int]
     eval_steps: list[int]
     eval_losses: list[float]
@@ -40,10 +41,10 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
     ]
     points = thinned(measured, MOST_POINTS)
     return Curve(
-        steps=[point.step for point, _ in points],
-        losses=[point.loss for point, _ in points],
-        means=[mean for _, mean in points],
-        segments=[point.segment for point, _ in points],
+        steps=[point.step for point in points],
+        losses=[point.loss for point in points],
+        smoothed=[point.smoothed for point in points],
+        segments=[point.segment for point in points],
         eval_steps=[each["step"] for each in evaluations],
         eval_losses=[each["eval_loss"] for each in evaluations],
         last=max(((each.segment, each.step) for each in measured), default=(0, 0)),
@@ -57,23 +58,20 @@ def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
     return before > 0 and standing[before - 1].segment > segment
 
 
-def thinned(measured: Sequence[MeasuredStep], most: int) -> list[tuple[MeasuredStep, float]]:
-    """At most so many of the steps, each with the mean loss of those that it stands for.
+def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
+    """At most so many of the steps.
 
     Steps are cut into ranges of one width, and the lowest and the highest loss of each are kept,
     so that no spike is lost.
     """
     if len(measured) <= most:
-        return [(each, each.loss) for each in measured]
+        return list(measured)
     first, last = measured[0].step, measured[-1].step
     width = -(-(last - first + 1) // (most // 2))
-    kept: list[tuple[MeasuredStep, float]] = []
+    kept: list[MeasuredStep] = []
     for _, each in groupby(measured, key=lambda one: (one.step - first) // width):
         there = list(each)
-        mean = sum(one.loss for one in there) / len(there)
-        lowest, highest = min(there, key=_loss), max(there, key=_loss)
-        both = sorted({lowest.step: lowest, highest.step: highest}.values(), key=_step)
-        kept += [(one, mean) for one in both]
+        kept += sorted({min(there, key=_loss), max(there, key=_loss)}, key=_step)
     return kept
 
 

@@ -38,7 +38,7 @@ def panel(job: Answer, losses: Sequence[float]) -> RenderableType:
     if measures := _measures(job):
         lines.append(Text(" · ".join(measures)))
     if len(losses) > 1:
-        lines.append(Text.assemble(("loss ", "dim"), (sparkline(losses, BAR_CELLS), "cyan")))
+        lines.append(Text.assemble(("train loss ", "dim"), (sparkline(losses, BAR_CELLS), "cyan")))
     lines.append(Text(" · ".join(_money(job)), style="dim"))
     return Group(*lines)
 
@@ -63,7 +63,7 @@ def _bar(job: Answer) -> RenderableType:
 def _measures(job: Answer) -> list[str]:
     parts = []
     if job["train_loss"] is not None:
-        parts.append(f"loss {job['train_loss']:.4f}")
+        parts.append(f"train loss {job['train_loss']:.4f}")
     if job["eval_loss"] is not None:
         parts.append(f"held-out loss {job['eval_loss']:.4f} at step {job['eval_step']}")
     if job["status"] in RUNNING:

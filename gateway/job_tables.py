@@ -156,7 +156,7 @@ def progress_of(job: Answer) -> str:
     if job["total_steps"] is not None:
         parts.append(f"step {job['step']}/{job['total_steps']}")
     if job["train_loss"] is not None:
-        parts.append(f"loss {job['train_loss']:.4f}")
+        parts.append(f"train loss {job['train_loss']:.4f}")
     if job["eval_loss"] is not None:
         parts.append(f"held-out loss {job['eval_loss']:.4f} at step {job['eval_step']}")
     if job["tokens_per_second"] is not None and job["status"] in RUNNING:

@@ -17,14 +17,15 @@ CREATE TABLE IF NOT EXISTS step_measurements (
     step integer NOT NULL,
     segment integer NOT NULL,
     train_loss double precision NOT NULL,
+    smoothed_loss double precision NOT NULL,
     learning_rate double precision NOT NULL,
     tokens bigint NOT NULL,
     tokens_per_second double precision NOT NULL,
     elapsed_seconds double precision NOT NULL,
     measured_at timestamptz NOT NULL,
+    peak_memory_bytes bigint,
     PRIMARY KEY (job_id, segment, step)
 );
-ALTER TABLE step_measurements ADD COLUMN IF NOT EXISTS peak_memory_bytes bigint;
 CREATE INDEX IF NOT EXISTS step_measurements_moment
 ON step_measurements (job_id, measured_at, step, segment);
 CREATE TABLE IF NOT EXISTS evaluation_measurements (
@@ -67,19 +68,20 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
 def add_step(connection: Connection, step: StepMeasured) -> None:
     """Keep one optimizer step's measurement; a redelivered one changes nothing."""
     connection.execute(
-        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT DO NOTHING",
         [
             step.job_id,
             step.step,
             step.segment,
             step.train_loss,
+            step.smoothed_loss,
             step.learning_rate,
             step.tokens,
             step.tokens_per_second,
             step.elapsed_seconds,
             step.measured_at,
-            step.peak_memory_bytes,  # the column that was added last
+            step.peak_memory_bytes,
         ],
     )
 
@@ -142,6 +144,7 @@ class MeasuredStep(NamedTuple):
     step: int
     segment: int
     loss: float
+    smoothed: float
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
@@ -152,7 +155,7 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
     standing: list[MeasuredStep] = []
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         cursor.execute(
-            "SELECT step, segment, train_loss FROM step_measurements "
+            "SELECT step, segment, train_loss, smoothed_loss FROM step_measurements "
             "WHERE job_id = %s ORDER BY segment, step",
             [job_id],
         )
@@ -226,7 +229,7 @@ Place = tuple[int, int]
 """Where a measurement stands: its segment, and its step or the number of its line."""
 
 NEWEST: dict[str, LiteralString] = {
-    "step_measurements": "step, train_loss AS loss",
+    "step_measurements": "step, train_loss AS loss, smoothed_loss AS smoothed",
     "evaluation_measurements": "step, eval_loss AS loss",
     "log_lines": "n, level, text",
 }

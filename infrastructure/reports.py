@@ -98,7 +98,7 @@ class Checkpoint(Message):
     ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
     manifest_sha256: str
     step: Count  # optimizer steps done
-    train_loss: float  # mean over label tokens of the steps since the last checkpoint, nats
+    train_loss: float  # of this step: mean over its label tokens, nats
     elapsed_seconds: Seconds  # when its state was taken: what was done by then is in it
     total_bytes: int
     state: StateHashes | None = None
@@ -195,7 +195,8 @@ class StepMeasured(Message):
     segment: int
     step: int
     total_steps: int
-    train_loss: float
+    train_loss: float  # of this step: mean over its label tokens, nats
+    smoothed_loss: float  # debiased exponential average up to this step
     learning_rate: float
     tokens: int
     tokens_per_second: float

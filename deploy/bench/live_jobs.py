@@ -163,6 +163,7 @@ class Platform:
             step=self.steps,
             total_steps=TOTAL_STEPS,
             train_loss=2 + 1 / self.steps,
+            smoothed_loss=2 + 1 / self.steps,
             learning_rate=2e-4,
             tokens=1000,
             tokens_per_second=1000,

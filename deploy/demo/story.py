@@ -26,7 +26,8 @@ CHAPTERS = {
     "PodStarted": "[bold]training[/]: loading model and data; the meter runs",
     "TrainingStarted": "[bold]training[/]: step {step} of {total_steps}, "
     "{train_examples} examples, {eval_examples} held out",
-    "CheckpointSaved": "checkpoint at step {step}, loss {train_loss:.3f}, {total_bytes:,} bytes",
+    "CheckpointSaved": "checkpoint at step {step}, train loss {train_loss:.4f}, "
+    "{total_bytes:,} bytes",
     "MinuteMetered": "minute {minute} metered: {from_seconds}-{to_seconds} s",
     "EvaluationStarted": "[bold]evaluating[/]",
     "EvaluationCompleted": "[bold]trained_pending_register[/]: held-out loss "

@@ -45,7 +45,7 @@ class CheckpointAnswer(Answer):
     )
     deployment: DeploymentStatus | None = Field(description="null: it was never deployed.")
     segment: int
-    train_loss: float = Field(description="Mean over the steps since the checkpoint before.")
+    train_loss: float = Field(description="Mean over the label tokens of this step.")
     eval_loss: float | None = Field(description="Held-out; null if it was not evaluated there.")
     best: bool = Field(description="Whether the held-out loss was lowest here.")
     total_bytes: int

@@ -128,12 +128,18 @@ class JobDetail(JobSummary):
     segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
     bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
     steps_remaining: int | None
-    train_loss: float | None
+    train_loss: float | None = Field(
+        description="Mean over the label tokens of the newest step, nats."
+    )
+    smoothed_loss: float | None = Field(
+        description="Exponential average of the train loss up to that step, debiased: a step's "
+        "weight falls to 1/e after 2% of the run's steps, and after 5 at least."
+    )
     tokens_per_second: float | None
     train_examples: int | None
     eval_examples: int | None
     checkpoint_step: int | None
-    checkpoint_loss: float | None
+    checkpoint_loss: float | None = Field(description="Train loss of that step.")
     eval_loss: float | None = Field(description="Held-out loss at the last evaluation.")
     eval_step: int | None = Field(description="The step of that evaluation.")
     best_step: int | None = Field(
@@ -165,6 +171,7 @@ class Step(Answer):
     step: int
     segment: int
     train_loss: float
+    smoothed_loss: float
     learning_rate: float
     tokens: int
     tokens_per_second: float
@@ -280,10 +287,12 @@ def _measured(
     """How far the job is, and what its newest step and evaluation measured."""
     total: int | None = row["total_steps"]
     step = _step(row, measured)
+    saved_later = (row["checkpoint_step"] or 0) > measured.get("step", 0)
     return {
         "step": step,
         "steps_remaining": None if total is None else max(0, total - step),
-        "train_loss": measured.get("train_loss", row["checkpoint_loss"]),
+        "train_loss": row["checkpoint_loss"] if saved_later else measured.get("train_loss"),
+        "smoothed_loss": None if saved_later else measured.get("smoothed_loss"),
         "tokens_per_second": measured.get("tokens_per_second"),
         "peak_memory_bytes": row["peak_memory_bytes"] or measured.get("peak_memory_bytes"),
         "eval_loss": scored.get("eval_loss"),

@@ -106,7 +106,7 @@ class KeptAdapter(Answer):
     base_model: str
     dataset_id: UUID
     step: int = Field(description="Of the checkpoint.")
-    train_loss: float
+    train_loss: float = Field(description="Mean over the label tokens of that step.")
     ended_at: datetime
     expires_at: datetime | None = Field(description="When it is deleted; null: it is kept.")
 

@@ -87,6 +87,7 @@ def _results(jobs: Sequence[JobDetail]) -> list[Line]:
         line("Status", [state_of(job) for job in jobs]),
         line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
         line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
+        line("Smoothed train loss, last step", [_loss(job.smoothed_loss) for job in jobs]),
         line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
         line("Held-out loss, last", [_loss(_last_loss(job)) for job in jobs]),
         line("Held-out loss, best", [_best(job) for job in jobs]),

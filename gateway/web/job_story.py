@@ -138,7 +138,8 @@ def _saved(event: Job.Event) -> tuple[str, str]:
         case Job.CheckpointSaved():
             held_out = "" if event.eval_loss is None else f", held-out loss {event.eval_loss:.4f}"
             return (
-                f"Checkpoint saved at step {event.step:,}: loss {event.train_loss:.4f}{held_out}.",
+                f"Checkpoint saved at step {event.step:,}: train loss {event.train_loss:.4f}"
+                f"{held_out}.",
                 "good",
             )
         case Job.CheckpointRejected():

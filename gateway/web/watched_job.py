@@ -225,7 +225,7 @@ class WatchedJob:
             frame["curve"] = None
         elif steps or evaluations:
             frame["curve"] = {
-                "steps": [[*place, row["loss"]] for place, row in steps],
+                "steps": [[*place, row["loss"], row["smoothed"]] for place, row in steps],
                 "evaluations": [[*place, row["loss"]] for place, row in evaluations],
             }
         if lines is None or Job.JobFailed.TOPIC in ended:

@@ -155,8 +155,8 @@ def _training(provenance: Provenance) -> list[Row]:
     if saved:
         first, last = saved[0], saved[-1]
         rows += [
-            ("Training loss, up to the first checkpoint", f"{first.train_loss:.4f}"),
-            ("Training loss, up to the last checkpoint", f"{last.train_loss:.4f}"),
+            (f"Training loss at step {first.step}", f"{first.train_loss:.4f}"),
+            (f"Training loss at step {last.step}", f"{last.train_loss:.4f}"),
         ]
     return [
         *rows,

@@ -59,7 +59,7 @@ class CheckpointFacts(Facts):
 
     segment: int
     step: int
-    train_loss: float  # mean over the label tokens since the one before, nats
+    train_loss: float  # of this step: mean over its label tokens, nats
     manifest_sha256: str
     rejected: RejectionReason | None  # why nothing descends from it; None: it was good as known
 

@@ -16,6 +16,7 @@ from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.estimate import Precision
 from domain.failures import FailureClass
 from domain.hyperparameters import Hyperparameters
+from domain.smoothed_loss import SmoothedLoss
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer import first_schema
@@ -57,7 +58,8 @@ class Position(BaseModel):
     schema_version: int = SCHEMA_VERSION
     step: int
     trained_tokens: int
-    train_loss: float  # mean over the label tokens of the steps since the checkpoint before, nats
+    train_loss: float  # of this step: mean over its label tokens, nats
+    smoothed_loss: SmoothedLoss = SmoothedLoss()
     dataset_sha256: str
     base_model: str
     hyperparameters: Hyperparameters

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from domain.smoothed_loss import SmoothedLoss
 from services.trainer.training import Step
 
 
@@ -14,8 +15,6 @@ class BeforeSaving:
     saved_step: int  # of the checkpoint before
     best_step: int | None
     best_eval_loss: float | None
-    loss_sum: float
-    loss_tokens: int
 
 
 @dataclass
@@ -25,8 +24,8 @@ class Progress:
     step: int = 0  # optimizer steps done, over all segments
     saved_step: int = 0  # of the newest checkpoint
     trained_tokens: int = 0  # without padding, over all segments
-    loss_sum: float = 0.0  # nats over the label tokens since the newest checkpoint
-    loss_tokens: int = 0
+    train_loss: float = 0.0  # of the newest step: mean over its label tokens, nats
+    smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)  # over all segments
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
     lowest_loss: float | None = None  # of an optimizer step, over all segments
     starting_loss: float | None = None  # the highest of the first steps; None: not known any more
@@ -36,12 +35,12 @@ class Progress:
     segment_tokens: int = 0
     segment_seconds: float = 0.0
 
-    def take(self, step: Step) -> None:
-        """Count a step."""
+    def take(self, step: Step, total_steps: int) -> None:
+        """Count a step of a run of `total_steps`."""
         self.step += 1
         self.trained_tokens += step.tokens
-        self.loss_sum += step.loss * step.label_tokens
-        self.loss_tokens += step.label_tokens
+        self.train_loss = step.loss
+        self.smoothed_loss = self.smoothed_loss.after(step.loss, total_steps)
         self.eval_loss = None
         if self.lowest_loss is None or step.loss < self.lowest_loss:
             self.lowest_loss = step.loss
@@ -54,11 +53,6 @@ class Progress:
         return self.segment_tokens / self.segment_seconds
 
     @property
-    def train_loss(self) -> float:
-        """Mean loss over the label tokens since the newest checkpoint, nats; 0 without any."""
-        return self.loss_sum / self.loss_tokens if self.loss_tokens else 0.0
-
-    @property
     def is_best(self) -> bool:
         """Whether this step's held-out loss is lower than any before; the same in every rank."""
         best = self.best_eval_loss
@@ -66,21 +60,13 @@ class Progress:
 
     def note_checkpoint(self) -> BeforeSaving:
         """A checkpoint of this step is about to be saved; it may be the best one."""
-        before = BeforeSaving(
-            self.saved_step, self.best_step, self.best_eval_loss, self.loss_sum, self.loss_tokens
-        )
+        before = BeforeSaving(self.saved_step, self.best_step, self.best_eval_loss)
         if self.is_best:
             self.best_step, self.best_eval_loss = self.step, self.eval_loss
         self.saved_step = self.step
         return before
 
-    def begin_mean(self) -> None:
-        """Begin the mean loss anew, for a checkpoint was taken."""
-        self.loss_sum, self.loss_tokens = 0.0, 0
-
     def forget_checkpoint(self, before: BeforeSaving) -> None:
-        """The newest checkpoint came to nothing: the next one's loss is of its steps too."""
+        """Take back `note_checkpoint`, for the newest checkpoint was not stored."""
         self.saved_step = before.saved_step
         self.best_step, self.best_eval_loss = before.best_step, before.best_eval_loss
-        self.loss_sum += before.loss_sum
-        self.loss_tokens += before.loss_tokens

@@ -34,6 +34,8 @@ NICENESS = 10
 CONTINUED = (
     "step",
     "trained_tokens",
+    "train_loss",
+    "smoothed_loss",
     "lowest_loss",
     "starting_loss",
     "suspect_steps",
@@ -131,7 +133,6 @@ class Checkpoints:
         self._before = self._progress.note_checkpoint()
         random = random_states(self._ranks)
         position = self._position()
-        self._progress.begin_mean()
         if not self._ranks.leads:
             return
         if self._live is None:
@@ -201,6 +202,7 @@ class Checkpoints:
             step=progress.step,
             trained_tokens=progress.trained_tokens,
             train_loss=progress.train_loss,
+            smoothed_loss=progress.smoothed_loss,
             dataset_sha256=spec.dataset_sha256,
             base_model=spec.base_model,
             hyperparameters=spec.hyperparameters,

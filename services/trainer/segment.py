@@ -317,7 +317,7 @@ class Segment:
     def _take(self, step: Step) -> None:
         """Count a step that was done, and tell."""
         progress = self.progress
-        progress.take(step)
+        progress.take(step, self.plan.total_steps)
         peak_memory_bytes = self.peak_memory.bytes
         self.reporter.update(
             step=progress.step,
@@ -334,6 +334,7 @@ class Segment:
                 step=progress.step,
                 total_steps=self.plan.total_steps,
                 train_loss=step.loss,
+                smoothed_loss=progress.smoothed_loss.value,
                 learning_rate=step.learning_rate,
                 tokens=step.tokens,
                 tokens_per_second=step.tokens / step.seconds,

@@ -36,7 +36,6 @@ class Step:
     """What one optimizer step measured, over all ranks."""
 
     loss: float  # mean over label tokens, nats, before the step
-    label_tokens: int
     tokens: int  # without padding
     learning_rate: float
     seconds: float
@@ -120,7 +119,6 @@ class Training:
         self._apply(loss, learning_rate, number)
         return Step(
             loss=loss,
-            label_tokens=label_tokens,
             tokens=sum(len(example.input_ids) for example in examples),
             learning_rate=learning_rate,
             seconds=time.monotonic() - started,

@@ -17,6 +17,7 @@ from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from domain.phases import Phase
+from domain.smoothed_loss import SmoothedLoss
 from gateway.api.job_form import JobRequest
 from gateway.backend import Backend
 from infrastructure.measurements import add_evaluation, add_log_line
@@ -38,8 +39,9 @@ class ToldJob:
         self, backend: Backend, account_id: UUID, at: datetime, form: JobRequest, seed: int = 0
     ) -> None:
         self.backend, self.account_id, self.now = backend, account_id, at
-        self.form, self.random = form, Random(seed)
+        self.form, self.seed, self.random = form, seed, Random(seed)
         self.step, self.lines, self.began = 0, 0, at
+        self.smoothed = {0: SmoothedLoss()}  # by step
         with self._told():
             job = backend.launching.approve(
                 account_id, str(uuid4()), form.choices, wait=True, loads=lambda: []
@@ -248,7 +250,7 @@ class ToldJob:
         add_steps(self, self.step + 1, last)
         self.now += timedelta(seconds=(last - self.step) * STEP_SECONDS)
         self.step = last
-        self.log(f"step {last}/{self.total_steps} loss {loss_at(last, self.total_steps):.4f}")
+        self.log(f"step {last}/{self.total_steps} loss {measured_loss(self, last):.4f}")
         self._bill()
 
     def _bill(self) -> None:
@@ -271,7 +273,7 @@ class ToldJob:
             job.save_checkpoint(
                 job.segment,
                 self.step,
-                loss,
+                measured_loss(self, self.step),
                 self._elapsed_seconds,
                 f"jobs/{self.id}/checkpoints/{job.segment}/step-{self.step}",
                 "c" * 64,
@@ -338,6 +340,11 @@ def loss_at(step: int, total_steps: int) -> float:
     return 1.12 + 1.45 * math.exp(-9 * step / max(1, total_steps)) - 0.12 * step / total_steps
 
 
+def measured_loss(job: ToldJob, step: int) -> float:
+    """Training loss as a step measured it, nats: the same however often it is asked for."""
+    return loss_at(step, job.total_steps) + Random(f"{job.seed} {step}").gauss(0, 0.11)
+
+
 def add_steps(job: ToldJob, first: int, last: int) -> None:
     """Measurements of some steps of the running segment, straight into their table."""
     segment, began = job.job.segment, job.now
@@ -345,10 +352,12 @@ def add_steps(job: ToldJob, first: int, last: int) -> None:
         with connection.cursor().copy("COPY step_measurements FROM STDIN") as copy:
             for step in range(first, last + 1):
                 at = began + timedelta(seconds=(step - first + 1) * STEP_SECONDS)
-                noise = job.random.gauss(0, 0.11)
+                loss = measured_loss(job, step)
+                smoothed = job.smoothed[step - 1].after(loss, job.total_steps)
+                job.smoothed[step] = smoothed
                 copy.write_row(
                     (
-                        *(job.id, step, segment, loss_at(step, job.total_steps) + noise),
+                        *(job.id, step, segment, loss, smoothed.value),
                         2e-4 * (1 + math.cos(math.pi * step / job.total_steps)) / 2,
                         STEP_TOKENS * step,
                         STEP_TOKENS / STEP_SECONDS + job.random.gauss(0, 30),

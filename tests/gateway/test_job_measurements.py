@@ -41,6 +41,7 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
                     step=step,
                     total_steps=30,
                     train_loss=3.0 - step,
+                    smoothed_loss=3.0 - step,
                     learning_rate=1e-4,
                     tokens=100,
                     tokens_per_second=50.0,

@@ -72,6 +72,7 @@ def test_a_pools_load_is_who_runs_and_who_waits_in_order(
                 step=12,
                 total_steps=30,
                 train_loss=2.0,
+                smoothed_loss=2.0,
                 learning_rate=1e-4,
                 tokens=100,
                 tokens_per_second=50.0,

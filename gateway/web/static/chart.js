@@ -1,6 +1,6 @@
 // The curve of a job's loss: each step, a smoothed line, and the held-out examples.
 
-const SMOOTHED_SHARE = 0.02, MOST_POINTS = 4000, TABLE_ROWS = 25;
+const MOST_POINTS = 4000;
 const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
 
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -10,19 +10,6 @@ export async function fetchCurve(path) {
   const response = await fetch(`${path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
   const answered = response?.ok && response.headers.get("content-type")?.includes("json");
   return answered ? response.json().catch(() => null) : null;
-}
-
-// An average that forgets over a fiftieth of the steps, whatever their distance.
-export function smoothed(steps, means) {
-  const span = Math.max(5, SMOOTHED_SHARE * ((steps.at(-1) ?? 0) - (steps[0] ?? 0)));
-  let sum = 0, weight = 0, last = null;
-  return steps.map((step, n) => {
-    const keeps = last === null ? 0 : Math.exp(-(step - last) / span);
-    last = step;
-    sum = sum * keeps + means[n] * (1 - keeps);
-    weight = weight * keeps + (1 - keeps);
-    return sum / weight;
-  });
 }
 
 export function sizeOf(element) {
@@ -57,7 +44,7 @@ export class Chart {
   }
 
   clear() {
-    Object.assign(this, { steps: [], losses: [], means: [], segments: [], evaluations: new Map() });
+    Object.assign(this, { steps: [], losses: [], smoothed: [], segments: [], evaluations: new Map(), measured: 0 });
   }
 
   // Until it succeeds; what comes meanwhile is kept, and added behind what was loaded.
@@ -87,8 +74,9 @@ export class Chart {
     this.clear();
     this.steps = curve.steps;
     this.losses = curve.losses;
-    this.means = curve.means;
+    this.smoothed = curve.smoothed;
     this.segments = curve.segments;
+    this.measured = curve.measured;
     this.evaluations = new Map(curve.eval_steps.map((step, n) => [step, curve.eval_losses[n]]));
     this.lastStep = curve.last.join(".");
     this.draw(false);
@@ -101,16 +89,19 @@ export class Chart {
     }
     const [lastSegment, lastStep] = this.lastStep.split(".").map(Number);
     const steps = curve.steps.filter(([segment, step]) => segment > lastSegment || (segment === lastSegment && step > lastStep));
-    for (const [segment, step, loss] of steps) {
+    for (const [segment, step, loss, smoothed] of steps) {
       // A launch that begins before the last step undoes what was behind.
       if (this.steps.at(-1) >= step)
         for (const evaluated of [...this.evaluations.keys()]) if (evaluated >= step) this.evaluations.delete(evaluated);
-      while (this.steps.length && this.steps.at(-1) >= step)
-        for (const column of [this.steps, this.losses, this.means, this.segments]) column.pop();
+      while (this.steps.length && this.steps.at(-1) >= step) {
+        for (const column of [this.steps, this.losses, this.smoothed, this.segments]) column.pop();
+        this.measured -= 1;
+      }
       this.steps.push(step);
       this.losses.push(loss);
-      this.means.push(loss);
+      this.smoothed.push(smoothed);
       this.segments.push(segment);
+      this.measured += 1;
       this.lastStep = `${segment}.${step}`;
     }
     for (const [segment, step, loss] of curve.evaluations) {
@@ -134,11 +125,10 @@ export class Chart {
   }
 
   columns() {
-    const average = smoothed(this.steps, this.means);
     const all = [...new Set([...this.steps, ...this.evaluations.keys()])].sort((a, b) => a - b);
     const at = new Map(this.steps.map((step, n) => [step, n]));
     const of = (values) => all.map((step) => (at.has(step) ? values[at.get(step)] : null));
-    return [all, of(this.losses), of(average), all.map((step) => this.evaluations.get(step) ?? null)];
+    return [all, of(this.losses), of(this.smoothed), all.map((step) => this.evaluations.get(step) ?? null)];
   }
 
   draw(anew) {
@@ -171,7 +161,7 @@ export class Chart {
       axes: axes(),
       series: [
         { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
-        { label: "Train", stroke: `color-mix(in srgb, ${calm} 70%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
+        { label: "Train loss", stroke: `color-mix(in srgb, ${calm} 70%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
         { label: "Smoothed", stroke: calm, width: 2.5, value: number, spanGaps: true, points: { show: false } },
         { label: "Held-out", stroke: warn, width: 1.5, value: number, spanGaps: true, points: { show: true, size: 7, fill: warn } },
       ],
@@ -207,29 +197,30 @@ export class Chart {
   tell() {
     const [steps, losses, smoothed, held] = this.data ?? [[], [], [], []];
     if (!steps.length) return;
-    const first = losses.findIndex((each) => each !== null), last = smoothed.findLastIndex((each) => each !== null);
+    const first = smoothed.findIndex((each) => each !== null), last = smoothed.findLastIndex((each) => each !== null);
     const evaluated = held.findLastIndex((each) => each !== null);
     const sentences = [];
-    if (last >= 0) sentences.push(`Train loss went from ${written(losses[first])} at step ${steps[first].toLocaleString("en")} to ${written(smoothed[last])} (smoothed) at step ${steps[last].toLocaleString("en")}.`);
+    if (last >= 0) sentences.push(`Smoothed train loss went from ${written(smoothed[first])} at step ${steps[first].toLocaleString("en")} to ${written(smoothed[last])} at step ${steps[last].toLocaleString("en")}.`);
     if (evaluated >= 0) sentences.push(`Held-out loss is ${written(held[evaluated])} at step ${steps[evaluated].toLocaleString("en")}.`);
     if (this.marks?.length) sentences.push("Dotted lines are checkpoints.");
     document.getElementById("curve-summary").textContent = sentences.join(" ");
     const table = document.getElementById("curve-table");
     if (!table.open) return;
-    const every = Math.max(1, Math.ceil(steps.length / TABLE_ROWS));
-    const rows = steps.flatMap((step, n) => {
-      if (n % every && n !== steps.length - 1 && held[n] === null) return [];
+    const shown = this.steps.length, note = document.getElementById("curve-table-note");
+    note.hidden = shown >= this.measured;
+    note.textContent = `${shown.toLocaleString("en")} of ${this.measured.toLocaleString("en")} steps: the lowest and the highest loss of each range.`;
+    const rows = steps.map((step, n) => {
       const row = document.createElement("tr"), head = document.createElement("th");
       head.scope = "row";
       head.textContent = step.toLocaleString("en");
-      const cells = [losses[n], held[n]].map((value) => {
+      const cells = [losses[n], smoothed[n], held[n]].map((value) => {
         const cell = document.createElement("td");
         cell.textContent = written(value);
         return cell;
       });
       for (const cell of [head, ...cells]) cell.className = "number";
       row.append(head, ...cells);
-      return [row];
+      return row;
     });
     table.querySelector("tbody").replaceChildren(...rows);
   }

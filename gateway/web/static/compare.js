@@ -1,6 +1,6 @@
 // The curves of two jobs over each other, by step: smoothed training loss, and held-out loss.
 
-import { axes, color, fetchCurve, sizeOf, smoothed, written } from "./chart.js";
+import { axes, color, fetchCurve, sizeOf, written } from "./chart.js";
 
 const element = document.getElementById("curves");
 const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}`), title: element.getAttribute(`data-title-${n}`) }));
@@ -13,8 +13,7 @@ let plot = null, curves = [];
 function data() {
   const steps = [...new Set(curves.flatMap((curve) => [...curve.steps, ...curve.eval_steps]))].sort((a, b) => a - b);
   const columns = curves.flatMap((curve) => {
-    const train = smoothed(curve.steps, curve.means);
-    const trained = new Map(curve.steps.map((step, n) => [step, train[n]]));
+    const trained = new Map(curve.steps.map((step, n) => [step, curve.smoothed[n]]));
     const held = new Map(curve.eval_steps.map((step, n) => [step, curve.eval_losses[n]]));
     return [trained, held].map((values) => steps.map((step) => values.get(step) ?? null));
   });
@@ -24,7 +23,7 @@ function data() {
 function draw() {
   const colors = [color("--calm"), color("--warn")];
   const series = jobs.flatMap(({ title }, n) => [
-    { label: `${title}, train`, stroke: colors[n], width: 2.5, dash: DASHES[n], value: number, spanGaps: true, points: { show: false } },
+    { label: `${title}, train (smoothed)`, stroke: colors[n], width: 2.5, dash: DASHES[n], value: number, spanGaps: true, points: { show: false } },
     { label: `${title}, held-out`, stroke: colors[n], width: 1, dash: DASHES[n], value: number, spanGaps: true, points: { show: true, size: 7, fill: colors[n] } },
   ]);
   plot?.destroy();
@@ -34,9 +33,9 @@ function draw() {
 
 function tell() {
   const sentences = jobs.map(({ title }, n) => {
-    const { steps, means, eval_losses: held } = curves[n];
+    const { steps, smoothed, eval_losses: held } = curves[n];
     if (!steps.length) return `No step of ${title} was measured yet.`;
-    const train = `${title}: train loss ${written(smoothed(steps, means).at(-1))} (smoothed) at step ${steps.at(-1).toLocaleString("en")}`;
+    const train = `${title}: smoothed train loss ${written(smoothed.at(-1))} at step ${steps.at(-1).toLocaleString("en")}`;
     return held.length ? `${train}, held-out loss ${written(held.at(-1))}.` : `${train}.`;
   });
   summary.textContent = `${sentences.join(" ")} Lines of ${jobs[1].title} are dashed; thin lines with points are held-out losses.`;

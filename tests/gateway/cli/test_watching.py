@@ -105,6 +105,7 @@ def train(world: World, person: Person, name: str, *losses: float) -> None:
                 step=n,
                 total_steps=30,
                 train_loss=loss,
+                smoothed_loss=loss,
                 learning_rate=1e-4,
                 tokens=100,
                 tokens_per_second=1234.0,
@@ -161,7 +162,7 @@ def test_a_job_is_followed_to_its_end(
     told = me.run(*launch, "--watch", "--suffix", "support", "--deploy")
     running.join()
     assert "waiting for a GPU" in told
-    assert "step 2/30 · loss 2.0000 · 1,234 tokens/s" in told
+    assert "step 2/30 · train loss 2.0000 · 1,234 tokens/s" in told
     assert "Registered as ft:tiny:support:" in told
     assert "Held-out loss: 2.5000, now 1.5000." in told
     assert "\x1b" not in told

@@ -67,6 +67,7 @@ class JobOf(Owner):
                         step=step,
                         total_steps=30,
                         train_loss=2.0,
+                        smoothed_loss=2.0,
                         learning_rate=1e-4,
                         tokens=100,
                         tokens_per_second=50.0,

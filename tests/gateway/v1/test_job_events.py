@@ -65,6 +65,7 @@ class Trained:
                 step=step,
                 total_steps=STEPS,
                 train_loss=3.0 - step / 10,
+                smoothed_loss=3.0 - step / 10,
                 learning_rate=1e-4,
                 tokens=100,
                 tokens_per_second=50.0,

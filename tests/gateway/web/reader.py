@@ -95,6 +95,7 @@ def measured(owner: Owner, step: int, segment: int = 1) -> StepMeasured:
         step=step,
         total_steps=30,
         train_loss=2 - step / 100,
+        smoothed_loss=3 - step / 100,
         learning_rate=2e-4,
         tokens=100,
         tokens_per_second=1000,

@@ -76,14 +76,14 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
         "training",
         "Step 12 of 30",
         "Steps remaining 18",
-        "Train loss 1.8800",
+        "Train loss 1.8800 smoothed 2.8800",
         "Held-out loss 1.7500 at step 10",
         "Tokens/s 1,000",
         "Balance $10.00 lasts about",
         "Estimated $",
         "loading <the> model",
         "Training began: 30 steps over 9 examples, with 1 to evaluate on.",
-        "Checkpoint saved at step 10: loss 2.0000.",
+        "Checkpoint saved at step 10: train loss 2.0000.",
         "You are charged for the GPU time consumed up to then",
         "This settles whatever GPU time the meter has consumed",
     ):
@@ -92,6 +92,9 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
     assert curve["steps"] == list(range(1, 13))
     assert (curve["eval_steps"], curve["eval_losses"]) == ([10], [1.75])
     assert curve["last"] == [1, 12]
+    shown = reader.client.get(f"/api/jobs/{reader.job_id}", headers=reader.person.headers).json()
+    assert (shown["train_loss"], shown["smoothed_loss"]) == (1.88, 2.88)
+    assert (curve["losses"][-1], curve["smoothed"][-1]) == (1.88, 2.88)
 
 
 @pytest.mark.parametrize(("gpu_type", "told"), [("cpu", True), ("cpu-small", True), ("l4", False)])

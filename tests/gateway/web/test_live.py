@@ -125,10 +125,10 @@ def test_what_is_measured_and_logged_comes_once(reader: Reader, settings: Settin
             got = frames(socket, lambda got: "second" in content(got) and bool(curve(got)))
         with live(reader, line="1.1") as socket:
             (again,) = frames(socket, bool)
-    assert curve(got) == [[1, 2, 1.98]]
+    assert curve(got) == [[1, 2, 1.98, 2.98]]
     assert "first" not in content(got)
     assert "Step</dt><dd>2" in content(got) or "Step</dt><dd>10" in content(got)
-    assert again["curve"]["steps"] == [[1, 1, 1.99], [1, 2, 1.98]]
+    assert again["curve"]["steps"] == [[1, 1, 1.99, 2.99], [1, 2, 1.98, 2.98]]
     assert again["line"] == [1, 2]
 
 

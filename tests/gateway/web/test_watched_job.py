@@ -51,7 +51,11 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def steps(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
-    return {"steps": [{"segment": 1, "step": n, "loss": 2.0} for n in range(first, last + 1)]}
+    return {
+        "steps": [
+            {"segment": 1, "step": n, "loss": 2.0, "smoothed": 2.5} for n in range(first, last + 1)
+        ]
+    }
 
 
 def lines(first: int, last: int) -> dict[str, list[dict[str, Any]]]:
@@ -75,7 +79,7 @@ def test_who_misses_more_than_was_read_asks_anew() -> None:
     assert json.loads(job.frame_since(before))["line"] is None
     now = job.tick
     job.measure(steps(10 + KEPT, 10 + KEPT), KEPT)
-    assert json.loads(job.frame_since(now))["curve"]["steps"] == [[1, 10 + KEPT, 2.0]]
+    assert json.loads(job.frame_since(now))["curve"]["steps"] == [[1, 10 + KEPT, 2.0, 2.5]]
 
 
 def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
@@ -88,7 +92,9 @@ def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
     late = json.loads(job.frame_since(ticks[KEPT - 1]))
     assert (late["curve"], late["line"]) == (None, None)
     in_time = json.loads(job.frame_since(ticks[KEPT]))
-    assert [step for _, step, _ in in_time["curve"]["steps"]] == list(range(KEPT + 2, 2 * KEPT + 2))
+    assert [step for _, step, *_ in in_time["curve"]["steps"]] == list(
+        range(KEPT + 2, 2 * KEPT + 2)
+    )
     assert in_time["line"] == [1, 2 * KEPT + 1]
 
 

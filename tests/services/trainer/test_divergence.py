@@ -32,7 +32,7 @@ GOOD, BAD = GUESSING - 2, GUESSING + 0.1
 
 
 def step_of(loss: float) -> Step:
-    return Step(loss=loss, label_tokens=1, tokens=1, learning_rate=0.0, seconds=1.0)
+    return Step(loss=loss, tokens=1, learning_rate=0.0, seconds=1.0)
 
 
 def watch(losses: list[float], progress: Progress | None = None) -> Divergence:
@@ -40,7 +40,7 @@ def watch(losses: list[float], progress: Progress | None = None) -> Divergence:
     progress = progress or Progress()
     watched = Divergence(1000, progress)
     for loss in losses:
-        progress.take(step_of(loss))
+        progress.take(step_of(loss), 100)
         watched.take(loss)
     return watched
 

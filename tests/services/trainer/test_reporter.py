@@ -58,6 +58,7 @@ def measured(spec: SegmentSpec, step: int) -> StepMeasured:
         step=step,
         total_steps=9,
         train_loss=1.0,
+        smoothed_loss=1.0,
         learning_rate=0.1,
         tokens=10,
         tokens_per_second=5.0,
