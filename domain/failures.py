@@ -71,8 +71,8 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
             Payer.USER,
             False,
             "The dataset or a setting does not work with this base model.",
-            "Read the last log lines, mend the dataset or the setting that they name, "
-            "and start a new job.",
+            "Read the last log lines, correct the dataset or the setting that they name (a max "
+            "sequence length that is too short leaves nothing to learn), and start a new job.",
         ),
         FailureClass.NODE_LOST: Failure(
             Payer.PLATFORM,

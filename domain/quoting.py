@@ -33,6 +33,7 @@ from domain.offers import GpuType
 from domain.place_names import PlaceNames
 from domain.token_lengths import TokenLengths
 from domain.training_plan import TrainingPlan, ValidationFile
+from domain.truncation import Truncation, require_trainable
 
 T = TypeVar("T")
 
@@ -73,9 +74,8 @@ class Quote:
     plan: TrainingPlan
     fit: Fit
     estimate: Estimate
-    examples: int
-    truncated: int
-    """Examples of the dataset that are longer than what is trained on of each."""
+    truncation: Truncation
+    """What the sequence length cuts off the dataset."""
     alternatives: frozenset[str]
     """GPU types that could take the job as it is, its own included."""
 
@@ -155,6 +155,9 @@ class Quoting:
         gpu, others = catalog.gpu_type(choices.gpu_type), self._others(catalog, choices)
         work = _work(dataset, validation, base, fields, approved)
         shape, length = work.shape, work.sequence_length
+        if approved is None:
+            _require_trainable(work)
+        truncation = Truncation.of(work.lengths, length)
         fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
         batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
@@ -173,11 +176,11 @@ class Quoting:
                 sequence_length=length,
                 batch_tokens=batch_tokens,
                 required_bytes=required_bytes,
+                truncation=truncation,
             ),
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
-            examples=dataset.examples,
-            truncated=work.lengths.longer_than(length),
+            truncation=truncation,
             alternatives=frozenset(
                 each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
             ),
@@ -372,6 +375,19 @@ def _work(
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
     return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
+
+
+def _require_trainable(work: Work) -> None:
+    """Raise Invalid where truncation leaves too little to learn, or to evaluate on.
+
+    Without a validation dataset one example is trained on and one is held out.
+    """
+    limit, context = work.sequence_length, work.shape.context_length
+    if work.validation is None:
+        require_trainable(work.lengths, limit, context, 2)
+    else:
+        require_trainable(work.lengths, limit, context, 1)
+        require_trainable(work.validation, limit, context, 1, "validation dataset")
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:

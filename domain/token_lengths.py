@@ -186,7 +186,8 @@ def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
     low, high = _spread(known, 0.0), _spread(known, 1.0)
     if low == high:
         return float(limit < low)
-    return min(1.0, max(0.0, (high - limit) / (high - low)))
+    # Whole numbers from low to high.
+    return min(1.0, max(0.0, (high - limit) / (high - low + 1)))
 
 
 def _spread(bucket: Bucket, share: float) -> float:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
+from domain.truncation import Truncation
 
 
 class ValidationFile(BaseModel):
@@ -55,6 +56,7 @@ class TrainingPlan(BaseModel):
     sequence_length: int | None  # tokens; None: not recorded by the first version
     batch_tokens: int | None  # that may run at once, padding included; None: a micro batch's
     required_bytes: int | None  # predicted peak of each GPU's memory; None: not recorded
+    truncation: Truncation | None = None  # of the dataset, by sequence_length; None: not recorded
 
     @property
     def choices(self) -> tuple[object, ...]:

@@ -78,7 +78,12 @@ def job(answer: Answer) -> RenderableType:
         shown |= _details(answer)
     else:
         shown["cost"] = answer["cost"]["text"]
-    return pairs({name: value for name, value in shown.items() if value})
+    table = pairs({name: value for name, value in shown.items() if value})
+    return Group(table, *_notes(answer)) if answer["warnings"] else table
+
+
+def _notes(answer: Answer) -> list[Text]:
+    return [Text(f"note: {warning}", style="yellow") for warning in answer["warnings"]]
 
 
 def _state(job: Answer) -> str:
@@ -186,7 +191,7 @@ def quote(answer: Answer) -> RenderableType:
         ),
         Text("\nGates", style="bold"),
         *_gates(answer),
-        *(Text(f"note: {warning}", style="yellow") for warning in answer["warnings"]),
+        *_notes(answer),
     )
 
 

@@ -196,6 +196,9 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
         "gradient_checkpointing": plan.gradient_checkpointing,
         "sequence_length": plan.sequence_length,
         "required_bytes": plan.required_bytes,
+        "truncation": None
+        if plan.truncation is None
+        else Jsonb(plan.truncation.model_dump(mode="json")),
     }
     if estimate is not None:
         columns |= {
@@ -229,7 +232,7 @@ def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
     )
 
 
-JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=2)
+JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=3)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:

@@ -164,4 +164,8 @@ class QuoteAnswer(Answer):
         description="Examples that are longer than what is trained on of each; about, as lengths "
         "are kept in a histogram."
     )
+    truncation_warning: str | None = Field(
+        description="If more than 5% of the examples are truncated: what is lost. Also among the "
+        "`warnings`."
+    )
     warnings: list[str]

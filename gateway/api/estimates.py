@@ -65,8 +65,9 @@ def price_job(
         capacity=capacity,
         approvable=impact.missing.micros == 0 and capacity.is_open,
         effective_batch=wanted.hyperparameters.examples_per_step(wanted.gpu_count),
-        truncated_examples=quote.truncated,
-        warnings=warnings_of(quote.examples),
+        truncated_examples=quote.truncation.truncated,
+        truncation_warning=quote.truncation.warning,
+        warnings=[*warnings_of(quote.truncation.examples), *_given(quote.truncation.warning)],
     )
 
 
@@ -77,3 +78,7 @@ def warnings_of(examples: int) -> list[str]:
     return [
         f"The dataset has {examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are recommended."
     ]
+
+
+def _given(warning: str | None) -> list[str]:
+    return [] if warning is None else [warning]

@@ -15,6 +15,7 @@ from domain.estimate import Estimate, Precision
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
 from domain.perplexity import perplexity
+from domain.truncation import Truncation
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.estimate_answers import EstimateAnswer
 
@@ -43,6 +44,7 @@ class JobSummary(Answer):
     approved_at: datetime
     changed_at: datetime
     model: str | None = Field(description="Name of the registered model.")
+    warnings: list[str] = Field(description="What the owner should know of it, as sentences.")
 
 
 class FailureAnswer(Answer):
@@ -361,4 +363,12 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         "id": row["job_id"],
         "rate_per_hour": Money.of(row["rate_micros_per_hour"]),
         "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
+        "warnings": _warnings(row),
     }
+
+
+def _warnings(row: Mapping[str, Any]) -> list[str]:
+    if row["truncation"] is None:
+        return []
+    warning = Truncation.model_validate(row["truncation"]).warning
+    return [] if warning is None else [warning]

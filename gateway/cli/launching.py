@@ -112,6 +112,8 @@ def launch(
             show_line(job)
         else:
             note(f"Approved {job['id']}; Ctrl-C leaves it running.")
+            for warning in job["warnings"]:
+                note(f"note: {warning}")
         raise typer.Exit(follow(client, job["id"], as_json))
 
 

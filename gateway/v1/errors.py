@@ -70,12 +70,18 @@ def body(status: int, problem: Problem) -> dict[str, JsonValue]:
 def _parameter(problem: Problem) -> str | None:
     """The first field that is wrong, by OpenAI's name for it."""
     field = problem.field or (problem.fields[0].field if problem.fields else None)
-    return None if field is None else FIELDS.get(field, field)
+    return None if field is None else _named(field)
+
+
+def _named(field: str) -> str:
+    """A field by OpenAI's name for it; hyperparameters are fields of their own here."""
+    bare = field.removeprefix("hyperparameters.")
+    return FIELDS.get(bare, bare)
 
 
 def _message(problem: Problem) -> str:
     """One sentence; of a form with several problems, all of them, each with its field."""
     if not problem.fields:
         return problem.message
-    named = [(FIELDS.get(each.field, each.field), each.message) for each in problem.fields]
+    named = [(_named(each.field), each.message) for each in problem.fields]
     return "; ".join(f"{field}: {message}" for field, message in named)

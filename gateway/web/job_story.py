@@ -168,11 +168,13 @@ def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
     match event:
         case Job.JobApproved():
             plan = event.plan
+            warning = plan.truncation and plan.truncation.warning
             gpus, region = places.gpus(plan.gpu_count, plan.gpu_type), places.region(plan.region)
             return (
                 f"Approved: {plan.base_model} on {gpus}, region {region}, "
-                f"{rounded(plan.rate_micros_per_hour)} an hour.",
-                "calm",
+                f"{rounded(plan.rate_micros_per_hour)} an hour."
+                + (f" {warning}" if warning else ""),
+                "warn" if warning else "calm",
             )
         case Job.PauseRequested():
             return "Pause asked for; the trainer saves a checkpoint and exits.", "warn"

@@ -70,8 +70,9 @@ def _split(
     conversations = rendered.conversations
     if len(conversations) < 2:
         raise DatasetTooSmall(
-            f"The dataset has {len(conversations)} trainable conversations; at least 2 are "
-            "needed, one to train on and one to hold out for evaluation."
+            f"{len(conversations)} conversations of the dataset keep a trainable token within "
+            f"{renderer.max_tokens:,} tokens; at least 2 are needed, one to train on and one to "
+            f"hold out for evaluation. {rendered}."
         )
     aside = held_out(len(conversations), seed)
     train, kept = [], []

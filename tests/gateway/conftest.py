@@ -30,7 +30,7 @@ from domain.deployment import Deployment
 from domain.event_log import EventLog
 from domain.gpu_pool import Claim, GpuPool
 from domain.identity import gpu_pool_id
-from domain.token_lengths import TokenLengths
+from domain.token_lengths import LabelTokens, TokenLengths
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
@@ -58,6 +58,12 @@ class Person:
     @property
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"}
+
+
+LENGTHS = TokenLengths.of([50] * 10).model_copy(
+    update={"labels": LabelTokens.of_counts(dict.fromkeys(range(41, 51), 10), {41: 10})}
+)
+"""Ten examples of 50 tokens, of which the last ten are trainable."""
 
 
 @dataclass
@@ -98,7 +104,7 @@ class World:
             if ready:
                 content, report = dataset_id.hex * 2, "datasets/x/report.json"
                 dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
-                dataset.record_tokens(BASE_MODEL, "22", TokenLengths.of([50] * 10))
+                dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
             self.log.commit(dataset)
         return dataset_id
 

@@ -166,3 +166,39 @@ def test_only_what_would_fit_is_free_elsewhere(client: TestClient, world: World)
     assert "Free now: 1 of " in one["message"]
     assert "1 of NVIDIA L4 24 GB in This machine" in one["message"]
     assert {"region": "local", "gpu_type": "l4", "free": 1} in one["figures"]["elsewhere"]
+
+
+SHORT = {"hyperparameters": {"max_sequence_length": 40}}
+CUT = {"hyperparameters": {"max_sequence_length": 45}}
+
+
+def test_a_length_that_leaves_nothing_to_learn_is_refused_before_the_approval(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    for path in ("/api/estimates", "/api/jobs"):
+        answer = client.post(path, json=body | SHORT, headers=person.headers)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["field"]) == (422, "hyperparameters.max_sequence_length")
+        assert "keep 0 of 100 trainable tokens" in error["message"]
+        assert error["figures"] == {"trainable_tokens": 0, "max_sequence_length": 50}
+    assert not [each for each in world.topics() if each.startswith("Job")]
+
+
+def test_examples_that_lose_their_end_are_warned_of_before_and_after_the_approval(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    quote = client.post("/api/estimates", json=body | CUT, headers=person.headers).json()
+    warning = quote["truncation_warning"]
+    assert warning.startswith("10 of 10 examples (100%) are longer than 45 tokens")
+    assert "50 of 100 trainable tokens (50%) remain" in warning
+    assert warning in quote["warnings"]
+    job = client.post("/api/jobs", json=body | CUT, headers=person.headers).json()
+    world.project()
+    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
+    assert job["warnings"] == shown["warnings"] == [warning]
+    events = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events", headers=person.headers).json()
+    created = events["data"][-1]
+    assert created["level"] == "warn"
+    assert warning in created["message"]

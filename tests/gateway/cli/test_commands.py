@@ -96,6 +96,23 @@ def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) ->
     assert me.read("jobs", "list")["data"] == []
 
 
+def test_a_truncation_is_warned_of_and_one_that_leaves_nothing_is_refused(
+    served: Served, world: World
+) -> None:
+    person = world.person(dollars=5)
+    world.base_model()
+    ready = world.dataset(person)
+    world.project()
+    me = served.as_person(person)
+    launch = ("jobs", "launch", "--dataset", str(ready), "--base-model", BASE_MODEL)
+    cut = (*launch, "--max-sequence-length", "45")
+    for shown in (me.run(*cut, "--dry-run"), me.run(*cut)):
+        assert "50 of 100 trainable tokens (50%) remain" in " ".join(shown.split())
+    for command in (launch, (*launch, "--dry-run")):
+        refused = me.refused(*command, "--max-sequence-length", "40", code=2)
+        assert "keep 0 of 100 trainable tokens" in " ".join(refused.split())
+
+
 def test_each_refusal_is_one_sentence_with_an_exit_code(served: Served, world: World) -> None:
     person = world.person()
     world.base_model()

@@ -247,3 +247,14 @@ def test_a_model_that_does_not_exist_is_named(client_of: ClientOf, world: World)
             model="gpt-none", training_file=form["training_file"]
         )
     assert refused.value.param == "model"
+
+
+def test_a_length_that_leaves_nothing_to_learn_is_refused(
+    client_of: ClientOf, world: World
+) -> None:
+    person, form = ready(world)
+    client = client_of(person)
+    with pytest.raises(openai.BadRequestError, match="keep 0 of 100 trainable tokens") as refused:
+        client.fine_tuning.jobs.create(**form, extra_body={"max_sequence_length": 40})
+    assert refused.value.param == "max_sequence_length"
+    assert not client.fine_tuning.jobs.list().data

@@ -109,6 +109,28 @@ def test_truncated_examples_are_counted(wizard: Wizard) -> None:
     assert "Truncated examples 10 of 10" in wizard.change(max_sequence_length="49")["steps"].text
 
 
+def test_a_length_that_cuts_many_examples_is_warned_of(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(max_sequence_length="45")
+    assert "50 of 100 trainable tokens (50%) remain" in shown["truncation"].text
+    assert wizard.is_clickable
+
+
+def test_a_length_that_leaves_nothing_to_learn_is_refused_with_one_click_out(
+    wizard: Wizard,
+) -> None:
+    wizard.complete()
+    shown = wizard.change(max_sequence_length="40")
+    assert "keep 0 of 100 trainable tokens" in shown["nothing-to-learn"].text
+    assert "Use a max length of 50" in shown["nothing-to-learn"].text
+    assert not wizard.is_clickable
+    assert (
+        wizard.click("max_sequence_length=50&trainable_tokens=0").fields["max_sequence_length"]
+        == "50"
+    )
+    assert wizard.is_clickable
+
+
 def test_alpha_follows_r_until_it_is_touched(wizard: Wizard) -> None:
     wizard.complete()
     assert wizard.change(lora_r="64").fields["lora_alpha"] == "128"
