@@ -24,6 +24,14 @@ class DatasetStatus(StrEnum):
     DELETED = "deleted"
 
 
+class Uncountable(StrEnum):
+    """Reasons for which tokens cannot be counted: a refusal, or a limit of the work."""
+
+    REFUSED = "refused"
+    TIME = "time"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True)
 class Counted:
     """A count under one revision of one base model."""
@@ -38,6 +46,22 @@ class TokensRefused:
 
     base_manifest_sha256: str
     example: int | None
+    reason: Uncountable
+
+    def __str__(self) -> str:
+        match self.reason, self.example:
+            case Uncountable.REFUSED, None:
+                return "its chat template is invalid"
+            case Uncountable.REFUSED, example:
+                return f"its chat template refuses example {example}"
+            case Uncountable.TIME, None:
+                return "counting its tokens takes too long"
+            case Uncountable.TIME, example:
+                return f"its chat template takes too long for example {example}"
+            case _, None:
+                return "counting its tokens needs too much memory"
+            case _, example:
+                return f"example {example} needs too much memory"
 
 
 class Dataset(Aggregate):
@@ -92,7 +116,8 @@ class Dataset(Aggregate):
         TOPIC: ClassVar[str] = "TokensUncountable"
         base_model: str
         base_manifest_sha256: str
-        example: int | None  # from 1; None: the template itself is invalid
+        example: int | None  # from 1; None: no single one
+        reason: Uncountable
 
     class DatasetDeleted(Event):
         """Its owner had the file deleted; what was trained on it stays."""
@@ -197,31 +222,34 @@ class Dataset(Aggregate):
             self.counted[base_model] = Counted(base_manifest_sha256, lengths)
 
     def refuse_tokens(
-        self, base_model: str, base_manifest_sha256: str, example: int | None
+        self,
+        base_model: str,
+        base_manifest_sha256: str,
+        example: int | None,
+        reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Keep that a revision of a base cannot read an example (from 1), or any; once."""
+        """Record that a revision of a base cannot read an example (from 1), or any; once."""
         if self.why_uncountable(base_model, base_manifest_sha256) is None:
             self.trigger_event(
                 self.TokensUncountable,
                 base_model=base_model,
                 base_manifest_sha256=base_manifest_sha256,
                 example=example,
+                reason=reason,
             )
 
     @event(TokensUncountable)
     def _tokens_uncountable(
-        self, base_model: str, base_manifest_sha256: str, example: int | None
+        self, base_model: str, base_manifest_sha256: str, example: int | None, reason: Uncountable
     ) -> None:
-        self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example)
+        self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
         """Why this revision of a base cannot read the dataset; None if nothing is known."""
         refused = self.uncountable.get(base_model)
         if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
             return None
-        if refused.example is None:
-            return "its chat template is invalid"
-        return f"its chat template refuses example {refused.example}"
+        return str(refused)
 
     def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
         """Whether the lengths under this revision of a base are known."""

@@ -127,6 +127,21 @@ class Artifacts:
         for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
             yield bytes(chunk)
 
+    def local_file(self, ref: str, directory: Path) -> Path:
+        """A file of this machine with the content under a ref: a copy in a directory if remote.
+
+        Raises FileNotFoundError.
+        """
+        if self.root is not None:
+            if not (self.root / ref).is_file():
+                raise FileNotFoundError(ref)
+            return self.root / ref
+        target = directory / Path(ref).name
+        with target.open("wb") as file:
+            for chunk in self.stream(ref):
+                file.write(chunk)
+        return target
+
     async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to, but not with, `stop`; raises FileNotFoundError.
 

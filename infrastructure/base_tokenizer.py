@@ -37,16 +37,24 @@ class BaseTokenizer(ChatRenderer):
 
         Reads no weights. Raises FileNotFoundError, ArtifactCorrupt and ChatRefused.
         """
-        files: dict[str, bytes] = {}
-        for file in artifacts.manifest(ref).files:
-            if file.path in FILES:
-                content = artifacts.get(f"{ref}/{file.path}")
-                if hashlib.sha256(content).hexdigest() != file.sha256:
-                    raise ArtifactCorrupt(f"{ref}/{file.path} differs from its manifest")
-                files[file.path] = content
-        return cls(files)
+        return cls(stored_files(artifacts, ref))
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a text; the template has written the special ones itself."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return Tokens(encoding.ids, encoding.offsets)
+
+
+def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:
+    """The FILES that a base in the model store has.
+
+    Raises FileNotFoundError without a manifest, and ArtifactCorrupt.
+    """
+    files: dict[str, bytes] = {}
+    for file in artifacts.manifest(ref).files:
+        if file.path in FILES:
+            content = artifacts.get(f"{ref}/{file.path}")
+            if hashlib.sha256(content).hexdigest() != file.sha256:
+                raise ArtifactCorrupt(f"{ref}/{file.path} differs from its manifest")
+            files[file.path] = content
+    return files

@@ -95,6 +95,8 @@ class ChatTemplate:
                 add_generation_prompt=prompt,
                 **self.special_tokens,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # the template is foreign code and may fail in any way
             raise ChatRefused(f"the base model's chat template refuses it: {error}") from error
 

@@ -12,6 +12,9 @@ from domain.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 
+Pair = tuple[UUID, str, str]
+"""A dataset, a base and the hash of the base's manifest."""
+
 DDL = """
 CREATE TABLE IF NOT EXISTS datasets (
     dataset_id uuid PRIMARY KEY,
@@ -27,6 +30,8 @@ CREATE TABLE IF NOT EXISTS datasets (
     validated_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
+CREATE INDEX IF NOT EXISTS datasets_validating ON datasets (account_id, uploaded_at)
+WHERE status = 'validating';
 CREATE TABLE IF NOT EXISTS dataset_tokens (
     dataset_id uuid NOT NULL,
     base_model text NOT NULL,
@@ -202,13 +207,39 @@ template does.
 """
 
 
-def uncounted(connection: Connection, limit: int = 100) -> list[Row]:
-    """Pairs that lack a token count, those of the oldest dataset first."""
+def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
+    """The oldest dataset of each account that waits for its validation, but for some datasets."""
     return connection.execute(
-        "SELECT dataset_id, name AS base_model, ref AS base_ref, manifest_sha256 "
+        "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
+        "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
+        "ORDER BY account_id, uploaded_at, dataset_id",
+        [list(without)],
+    ).fetchall()
+
+
+def uncounted(
+    connection: Connection, without: Sequence[Pair] = (), last: Sequence[str] = ()
+) -> list[Row]:
+    """One pair of each account that lacks a token count, but for some pairs.
+
+    It is of the account's oldest dataset, and of a base whose manifest is not among the `last` if
+    there is one.
+    """
+    return connection.execute(
+        "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
+        "ref AS base_ref, manifest_sha256, manifest_sha256 = ANY(%s) AS late "
         + UNCOUNTED
-        + "ORDER BY uploaded_at, dataset_id, name LIMIT %s",
-        [DatasetStatus.READY_FOR_TRAINING, limit],
+        + "AND NOT EXISTS (SELECT FROM unnest(%s::uuid[], %s::text[], %s::text[]) "
+        "AS left_out (id, base, manifest) WHERE id = datasets.dataset_id AND base = name "
+        "AND manifest = manifest_sha256) "
+        "ORDER BY account_id, late, uploaded_at, dataset_id, name",
+        [
+            list(last),
+            DatasetStatus.READY_FOR_TRAINING,
+            [dataset_id for dataset_id, _, _ in without],
+            [base for _, base, _ in without],
+            [manifest for _, _, manifest in without],
+        ],
     ).fetchall()
 
 

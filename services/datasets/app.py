@@ -1,8 +1,9 @@
-"""The datasets process: validates uploads and counts their tokens."""
+"""The datasets process: has uploads validated, and their tokens counted."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from infrastructure.artifacts import Artifacts
@@ -10,13 +11,16 @@ from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.leadership import Leadership, leading
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
-from infrastructure.service import broker_of, every, serve
+from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.datasets.counting import Counting
-from services.datasets.handlers import Validating
+from services.datasets.fair_work import FairWork
+from services.datasets.handlers import Cleaning
+from services.datasets.validating import Validating
 
-COUNT_SECONDS = 0.5
+LOOK_SECONDS = 0.5
+"""How often new work is looked for while none ends."""
 
 
 def run(settings: Settings) -> None:
@@ -27,15 +31,28 @@ def run(settings: Settings) -> None:
 
 def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
-    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
+    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
     broker = broker_of(settings, "datasets")
-    validating = Validating(log, artifacts, pool, settings)
-    effect = ReactionEffect("datasets", log, clock, validating.react, pool.connection)
+    effect = ReactionEffect(
+        "datasets", log, clock, Cleaning(log, artifacts, pool).react, pool.connection
+    )
     consumer = OrderedConsumer(effect, log)
-    counting = Counting(log, clock, artifacts, pool)
     consumer.subscribe(broker)
+    validating = Validating(log, clock, artifacts, pool, settings.dataset_max_bytes)
+    counting = Counting(log, clock, artifacts, pool)
     work = [
-        partial(every, COUNT_SECONDS, counting.count_missing, logging.getLogger("counting")),
+        _looking(validating.validate_waiting, validating.work, "validating"),
+        _looking(counting.count_missing, counting.work, "counting"),
         partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
     ]
     serve(broker, [consumer.durable], work)
+
+
+def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:
+    """Look for work as soon as some ends, and from time to time."""
+
+    def step() -> None:
+        look()
+        work.rest(LOOK_SECONDS)
+
+    return partial(every, 0, step, logging.getLogger(name))

@@ -8,7 +8,7 @@ from typing import Any
 from services.datasets.json_line import parse
 from services.datasets.messages import Message, Notes, normalised
 from services.datasets.plain_chat import plain_messages
-from services.datasets.report import Code, Refused, quoted
+from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 
@@ -52,8 +52,8 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
     """The messages before normalisation, from an object that holds more than `messages`."""
     present = {key for key in value if value[key] is not None}
-    if unused := [key for key in value if key in present - TOP_LEVEL_KEYS]:
-        notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused))))
+    if unused := [key for key in value if key in present and key not in TOP_LEVEL_KEYS]:
+        notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
     if "messages" in present:
         if present & {"prompt", "completion"}:
             raise Refused(
@@ -130,23 +130,23 @@ def _learns(messages: list[Message]) -> bool:
 
 def _check_answers(messages: list[Message]) -> None:
     """A tool's answer follows the assistant message that called it, or another answer to that."""
-    calls: list[Message] | None = None
+    call_ids: set[str] | None = None  # None: no call came before
     for position, message in enumerate(messages, 1):
         if message["role"] == "tool":
-            _check_answer(message, calls, position)
+            _check_answer(message, call_ids, position)
         else:
             calls = message.get("tool_calls")
+            call_ids = {call["id"] for call in calls if "id" in call} if calls else None
 
 
-def _check_answer(message: Message, calls: list[Message] | None, position: int) -> None:
-    if not calls:
+def _check_answer(message: Message, call_ids: set[str] | None, position: int) -> None:
+    if call_ids is None:
         raise Refused(
             Code.ORPHAN_TOOL_MESSAGE,
             f"Message {position} is a tool's answer, but no assistant message with tool_calls "
             "comes before it.",
             position=position,
         )
-    call_ids = {call["id"] for call in calls if "id" in call}
     if call_ids and message.get("tool_call_id") not in call_ids:
         raise Refused(
             Code.BAD_TOOL_CALL_ID,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.datasets.excerpts import excerpt_of
-from services.datasets.report import Code, Notice, Problem, Refused
+from services.datasets.report import NAMES_SHOWN, Code, Notice, Problem, Refused
 
 ERRORS_SHOWN = 100
 LINES_SHOWN = 10
-NAMES_SHOWN = 5
 
 SENTENCES: dict[Code, str] = {
     Code.BYTE_ORDER_MARK: "The file starts with a byte order mark; it was removed.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.datasets.report import Code, Refused, quoted
+from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 from services.datasets.tool_calls import normalised_calls
 
 Message = dict[str, Any]
@@ -48,7 +48,7 @@ def normalised(raw: Any, position: int, notes: Notes) -> Message:
     _add_text(message, raw, "tool_call_id", Code.BAD_TOOL_CALL_ID, position)
     unused = [key for key in raw if key not in HONOURED_KEYS[role] and raw[key] is not None]
     if unused:
-        notes.append((Code.UNUSED_MESSAGE_KEYS, tuple(map(quoted, unused))))
+        notes.append((Code.UNUSED_MESSAGE_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
     return message
 
 

@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from infrastructure.limited_process import Exceeded
+
+NAMES_SHOWN = 5  # of the keys that a warning is about
+
 
 class Status(StrEnum):
     """Whether a dataset may be trained on."""
@@ -23,6 +27,8 @@ class Code(StrEnum):
     EMPTY_FILE = "empty_file"
     FILE_TOO_LARGE = "file_too_large"
     UNSUPPORTED_FILE = "unsupported_file"
+    TOO_MANY_LINES = "too_many_lines"
+    NOT_READABLE = "not_readable"
     # Errors of a line as text and JSON.
     LINE_TOO_LONG = "line_too_long"
     BAD_UTF8 = "bad_utf8"
@@ -30,6 +36,7 @@ class Code(StrEnum):
     BAD_NUMBER = "bad_number"
     DUPLICATE_KEY = "duplicate_key"
     TOO_DEEP = "too_deep"
+    TOO_COMPLEX = "too_complex"
     NOT_OBJECT = "not_object"
     LONE_SURROGATE = "lone_surrogate"
     NULL_CHARACTER = "null_character"
@@ -150,6 +157,33 @@ class Report(BaseModel):
     warnings: tuple[Notice, ...]
     errors: tuple[Problem, ...]
     error_count: int
+
+
+STOPPED = {
+    Exceeded.TIME: "used up its computing time",
+    Exceeded.MEMORY: "needed too much memory",
+    None: "failed several times",
+}
+
+
+def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
+    """The report of a validation that a limit ended, or a failure, after so many lines."""
+    message = (
+        f"The validation {STOPPED[exceeded]} after line {lines}; shorten or remove the lines that "
+        "follow, or split the file."
+    )
+    return Report(
+        status=Status.REJECTED,
+        examples=0,
+        duplicates=0,
+        lines=lines,
+        bytes=bytes,
+        sha256=None,
+        normalised_bytes=None,
+        warnings=(),
+        errors=(Problem(line=None, code=Code.NOT_READABLE, message=message),),
+        error_count=1,
+    )
 
 
 def quoted(value: object, limit: int = 40) -> str:

@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from domain.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import Marked, Tokens, Unrenderable, labelled
+from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
 from infrastructure.template_rendering import ChatRefused
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
+
+
+RENDER_CPU_SECONDS = 10
+"""For one conversation. Templates of imported bases are foreign code, which may not end."""
+
+
+class Costly(Exception):
+    """An example, counted from 1, that uses up the time of one rendering, or the memory."""
+
+    def __init__(self, exceeded: Exceeded, example: int) -> None:
+        super().__init__(f"example {example} exceeds the {exceeded} limit")
+        self.exceeded = exceeded
+        self.example = example
 
 
 class _Conversation(NamedTuple):
@@ -27,7 +41,8 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
     """Count the tokens of every conversation, and the trainable ones among them.
 
     `examples` are the lines of a normalised dataset; they are held a batch at a time. Nothing is
-    truncated. Raises ChatRefused, naming the example from 1, when the chat template refuses one.
+    truncated. Raises ChatRefused, naming the example from 1, when the chat template refuses one,
+    and Costly when it does not end in time. Main thread only.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):
@@ -54,16 +69,24 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
 
 def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_Conversation]:
     for number, example in enumerate(examples, 1):
-        conversation = json.loads(example)
         try:
-            text = base.text(base.plain(conversation), None)
+            with cpu_limit(RENDER_CPU_SECONDS):
+                rendered = _rendered(json.loads(example), base)
         except Unrenderable as error:
             raise ChatRefused(f"Example {number}: {error}", number) from error
-        try:
-            marked = base.marked(conversation)
-        except Unrenderable:  # some turns cannot be rendered alone: the trainer drops it too
-            marked = []
-        yield _Conversation(text, marked)
+        except CpuTimeExceeded:
+            raise Costly(Exceeded.TIME, number) from None
+        except MemoryError:
+            raise Costly(Exceeded.MEMORY, number) from None
+        yield rendered
+
+
+def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversation:
+    text = base.text(base.plain(conversation), None)
+    try:
+        return _Conversation(text, base.marked(conversation))
+    except Unrenderable:  # some turns cannot be rendered alone: the trainer drops it too
+        return _Conversation(text, [])
 
 
 def _batches(conversations: Iterable[_Conversation]) -> Iterator[list[_Conversation]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example
 from services.datasets.findings import Findings
@@ -19,6 +20,10 @@ from services.datasets.report import Code, Progress, Refused, Report, Status
 MAX_LINE_BYTES = 8 * 1024**2
 PROGRESS_BYTES = 4 * 1024**2
 FLUSH_BYTES = 1024**2
+MOST_LINES = 20_000_000  # blank ones included
+LINE_CPU_SECONDS = 20
+LONG_LINE_BYTES = 64 * 1024
+"""Lines from this size on are read under a limit of their own; shorter ones cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 UNSUPPORTED = {
@@ -46,7 +51,7 @@ def validate(
     the first error nothing more is written, while validation goes on to find the others.
     `on_progress` is called about every 4 MiB of input and once at the end. The outcome does not
     depend on how the bytes are cut into chunks. Raises only what `chunks`, `sink` and
-    `on_progress` raise.
+    `on_progress` raise. Main thread only.
     """
     validation = _Validation(sink, max_line_bytes)
     reported = 0
@@ -111,6 +116,11 @@ class _Validation:
         """Take the next line; `size` is its length in bytes in the file, newline included."""
         self.lines += 1
         self.bytes += size
+        if self.lines > MOST_LINES:
+            raise Refused(
+                Code.TOO_MANY_LINES,
+                f"The file has more than {MOST_LINES:,} lines; remove blank lines, or split it.",
+            )
         if self.lines == 1:
             _refuse_unsupported(content)
         notes: Notes = []
@@ -121,7 +131,7 @@ class _Validation:
                     f"The line is {in_words(size)} long; the limit is "
                     f"{in_words(self._max_line_bytes)}.",
                 )
-            example = self._example(content, notes)
+            example = self._example_in_time(content, notes)
         except Refused as error:
             if self.lines == 1:
                 content = content.removeprefix(BYTE_ORDER_MARK)
@@ -131,6 +141,19 @@ class _Validation:
                 self._keep(example)
         for code, names in notes:
             self.findings.warn(self.lines, code, names)
+
+    def _example_in_time(self, content: bytes, notes: Notes) -> bytes | None:
+        """The normalised example of a line; raises Refused also for one that costs too much."""
+        if len(content) < LONG_LINE_BYTES:
+            return self._example(content, notes)
+        try:
+            with cpu_limit(LINE_CPU_SECONDS):
+                return self._example(content, notes)
+        except (CpuTimeExceeded, MemoryError) as error:
+            what = "memory" if isinstance(error, MemoryError) else "computing time"
+            raise Refused(
+                Code.TOO_COMPLEX, f"Reading the line takes too much {what}; simplify or remove it."
+            ) from None
 
     def _example(self, content: bytes, notes: Notes) -> bytes | None:
         text = decode(content)

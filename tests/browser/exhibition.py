@@ -33,10 +33,11 @@ from infrastructure.profiles import add_account_name, set_dataset_name
 from infrastructure.sessions import add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from services.datasets.handlers import Validating
+from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
 from services.trainer.tiny_model import make_tiny_tokenizer
 from tests.browser.told_job import ToldJob, add_steps
+from tests.causes import FixedClock
 from tests.gateway.conftest import running_gateway
 from tests.projecting import project
 
@@ -258,10 +259,14 @@ class Curator:
 
     def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
         backend = self.backend
-        validating = Validating(backend.log, backend.artifacts, backend.pool, backend.settings)
-        with self._told(minutes_ago):
-            (created,) = backend.log.events.get(dataset.id)
-            backend.log.commit(*validating.react(created))
+        clock = FixedClock(self.now - timedelta(minutes=minutes_ago))
+        Validating(
+            backend.log,
+            clock,
+            backend.artifacts,
+            backend.pool,
+            backend.settings.dataset_max_bytes,
+        ).validate(dataset.id)
 
     def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:
         dataset = self._upload(person, name, content, 60 * 49)

@@ -5,103 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from uuid import UUID, uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.base_model import BaseModel
-from domain.dataset import Dataset, DatasetStatus
+from domain.dataset import DatasetStatus
 from domain.event_log import EventLog
 from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import progress_of
 from infrastructure.postponed import FIRST_PAUSE
 from infrastructure.profiles import dataset_names, set_dataset_name
-from infrastructure.reaction import ReactionEffect, parked_reactions
-from infrastructure.settings import Settings
+from infrastructure.reaction import parked_reactions
 from infrastructure.store import Connection
-from projections import BASE_MODELS, DATASETS
-from projections.projection import ProjectionEffect
 from services.datasets import counting as counting_module
 from services.datasets.counting import Counting
-from services.datasets.handlers import Validating
 from services.datasets.report import Code, Report
-from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.causes import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID
-from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl
-
-VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}))
-
-
-@pytest.fixture
-def artifacts(settings: Settings) -> Artifacts:
-    return Artifacts(settings.artifacts)
-
-
-@pytest.fixture
-def service(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, settings: Settings
-) -> OrderedConsumer:
-    """The service's reactions, as its process runs them."""
-    validating = Validating(log, artifacts, pool, settings)
-    effect = ReactionEffect("datasets", log, FixedClock(), validating.react, pool.connection)
-    return OrderedConsumer(effect, log)
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock()
-
-
-@pytest.fixture
-def counting(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
-) -> Counting:
-    return Counting(log, clock, artifacts, pool)
-
-
-def upload(log: EventLog, artifacts: Artifacts, content: bytes) -> UUID:
-    """What the gateway does."""
-    dataset_id = uuid4()
-    ref = f"datasets/{ACCOUNT_ID}/{dataset_id}/upload"
-    artifacts.put(ref, content)
-    with command(f"upload {dataset_id}"):
-        sha256 = hashlib.sha256(content).hexdigest()
-        log.commit(Dataset.uploaded(dataset_id, ACCOUNT_ID, ref, sha256, len(content)))
-    return dataset_id
-
-
-def import_base(
-    log: EventLog, artifacts: Artifacts, directory: Path, name: str = "tiny"
-) -> BaseModel:
-    """A base that is a tokenizer only: counting needs no more."""
-    make_tiny_tokenizer(CHAT_TEMPLATE).save_pretrained(directory)
-    manifest = artifacts.put_directory(f"models/{name}", directory)
-    with command(f"import {name}"):
-        base = BaseModel.imported(
-            name, f"models/{name}", manifest.sha256, "llama", 1, 256, TINY_SHAPE
-        )
-        log.commit(base)
-    return base
-
-
-def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
-    for projection in (DATASETS, BASE_MODELS):
-        OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
-
-
-def dataset(log: EventLog, dataset_id: UUID) -> Dataset:
-    return log.load(Dataset, dataset_id)
-
-
-def home(dataset_id: UUID) -> str:
-    return f"datasets/{ACCOUNT_ID}/{dataset_id}"
+from tests.services.datasets.running_service import (
+    VALID,
+    Service,
+    count,
+    dataset,
+    home,
+    import_base,
+    project,
+    upload,
+)
 
 
 def test_an_upload_becomes_a_dataset_with_a_report(
-    log: EventLog, artifacts: Artifacts, service: OrderedConsumer
+    log: EventLog, artifacts: Artifacts, service: Service
 ) -> None:
     dataset_id = upload(log, artifacts, VALID)
     service.catch_up()
@@ -117,7 +50,7 @@ def test_an_upload_becomes_a_dataset_with_a_report(
 def test_how_far_it_is_can_be_seen(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     pool: ConnectionPool[Connection],
 ) -> None:
     dataset_id = upload(log, artifacts, VALID)
@@ -131,7 +64,7 @@ def test_how_far_it_is_can_be_seen(
 
 
 def test_a_rejected_upload_leaves_nothing_but_its_report(
-    log: EventLog, artifacts: Artifacts, service: OrderedConsumer
+    log: EventLog, artifacts: Artifacts, service: Service
 ) -> None:
     dataset_id = upload(log, artifacts, VALID + b'{"messages": []}\n')
     service.catch_up()
@@ -142,20 +75,17 @@ def test_a_rejected_upload_leaves_nothing_but_its_report(
 
 
 def test_a_file_beyond_the_limit_is_rejected(
-    log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], settings: Settings
+    log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection], clock: FixedClock
 ) -> None:
-    small = settings.model_copy(update={"dataset_max_bytes": 10})
-    validating = Validating(log, artifacts, pool, small)
-    effect = ReactionEffect("datasets", log, FixedClock(), validating.react, pool.connection)
     dataset_id = upload(log, artifacts, VALID)
-    OrderedConsumer(effect, log).catch_up()
+    Service(log, pool, artifacts, clock, max_bytes=10).catch_up()
     assert dataset(log, dataset_id).status is DatasetStatus.REJECTED
 
 
 def test_one_upload_after_the_other_each_once(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     pool: ConnectionPool[Connection],
 ) -> None:
     uploads = [upload(log, artifacts, content) for content in (VALID, b"", VALID)]
@@ -169,7 +99,7 @@ def test_one_upload_after_the_other_each_once(
 def test_new_datasets_and_new_bases_are_counted(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     counting: Counting,
     pool: ConnectionPool[Connection],
     tmp_path: Path,
@@ -177,7 +107,7 @@ def test_new_datasets_and_new_bases_are_counted(
     def counted() -> list[set[str]]:
         service.catch_up()
         project(log, pool)
-        counting.count_missing()
+        count(counting)
         return [set(dataset(log, each).counted) for each in datasets]
 
     import_base(log, artifacts, tmp_path / "tiny")
@@ -192,7 +122,7 @@ def test_new_datasets_and_new_bases_are_counted(
 def test_a_count_that_no_row_shows_yet_is_not_made_again(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     counting: Counting,
     pool: ConnectionPool[Connection],
     tmp_path: Path,
@@ -202,11 +132,11 @@ def test_a_count_that_no_row_shows_yet_is_not_made_again(
     dataset_id = upload(log, artifacts, VALID)
     service.catch_up()
     project(log, pool)
-    counting.count_missing()
+    count(counting)
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
     again: list[object] = []
-    monkeypatch.setattr(counting_module, "count_tokens", lambda *_: again.append(1))
-    counting.count_missing()
+    monkeypatch.setattr(counting_module, "run", lambda *_: again.append(1))
+    count(counting)
     assert again == []
 
 
@@ -228,7 +158,7 @@ def _with_a_template_that_refuses(directory: Path) -> None:
 def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     counting: Counting,
     pool: ConnectionPool[Connection],
     tmp_path: Path,
@@ -240,15 +170,15 @@ def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
     dataset_id = upload(log, artifacts, VALID)
     service.catch_up()
     project(log, pool)
-    counting.count_missing()
-    counting.count_missing()
+    count(counting)
+    count(counting)
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
 def test_what_could_not_be_counted_is_tried_again_later(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     counting: Counting,
     clock: FixedClock,
     pool: ConnectionPool[Connection],
@@ -260,25 +190,23 @@ def test_what_could_not_be_counted_is_tried_again_later(
     project(log, pool)
     store, away = artifacts.root / "models", tmp_path / "away"
     store.rename(away)
-    counting.count_missing()
+    count(counting)
     away.rename(store)
-    counting.count_missing()
+    count(counting)
     assert set(dataset(log, dataset_id).counted) == set(), "its time has not come"
     clock.time += FIRST_PAUSE
-    counting.count_missing()
+    count(counting)
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
 def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     counting: Counting,
     pool: ConnectionPool[Connection],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(counting_module, "LOOK_AT", 2)
     for name in ("a", "b", "c"):
         import_base(log, artifacts, tmp_path / name, name)
         _without_tokenizer(artifacts.root / "models" / name)  # type: ignore[operator]
@@ -286,15 +214,14 @@ def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
     dataset_id = upload(log, artifacts, VALID)
     service.catch_up()
     project(log, pool)
-    for _ in range(3):
-        counting.count_missing()
+    count(counting)
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
 def test_of_a_deleted_dataset_no_file_and_no_name_is_left(
     log: EventLog,
     artifacts: Artifacts,
-    service: OrderedConsumer,
+    service: Service,
     pool: ConnectionPool[Connection],
 ) -> None:
     dataset_id, other = upload(log, artifacts, VALID), upload(log, artifacts, VALID)

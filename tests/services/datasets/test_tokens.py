@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from domain.token_lengths import Bucket, TokenLengths
 from infrastructure.base_tokenizer import FILES, BaseTokenizer
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.limited_process import Exceeded
 from infrastructure.template_rendering import CONFIG, ChatRefused, ChatTemplate
+from services.datasets import tokens
 from services.datasets.tokens import count_tokens
 from services.trainer.examples import Renderer
 from tests.services.datasets.uploads import (
@@ -271,3 +273,18 @@ def test_counting_imports_no_training_library() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_template_that_does_not_end_is_stopped_at_its_example(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}" + endless + "{% endif %}" + CHATML
+    )
+    tokenizer.save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in FILES}
+    monkeypatch.setattr(tokens, "RENDER_CPU_SECONDS", 0.5)
+    with pytest.raises(tokens.Costly) as caught:
+        count_tokens(map(str.encode, map(json.dumps, EXAMPLES)), BaseTokenizer(files))
+    assert (caught.value.exceeded, caught.value.example) == (Exceeded.TIME, 2)

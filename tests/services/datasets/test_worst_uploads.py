@@ -1,0 +1,203 @@
+"""Uploads that cost the most: each gets a verdict, and keeps no other from its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.dataset import Dataset, DatasetStatus
+from domain.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.limited_process import Limits
+from infrastructure.postponed import LONGEST_PAUSE
+from infrastructure.store import Connection
+from services.datasets import validating as validating_module
+from services.datasets import validation
+from services.datasets.counting import Counting
+from services.datasets.report import Code, Problem, Report
+from services.datasets.validating import MOST_FAILURES, Validating
+from tests.causes import FixedClock, command
+from tests.polling import TIMEOUT_SECONDS
+from tests.services.datasets.running_service import (
+    VALID,
+    Service,
+    count,
+    dataset,
+    home,
+    import_base,
+    project,
+    upload,
+)
+from tests.services.datasets.uploads import ANSWER, ASSISTANT, CALL, USER, chat, jsonl, validated
+
+MANY_KEYS = jsonl(chat(USER, ASSISTANT) | {f"key{n}": n for n in range(30_000)})
+CALLS = [CALL | {"id": f"c{n}"} for n in range(20_000)]
+MANY_CALLS = jsonl(
+    chat(
+        USER,
+        {"role": "assistant", "tool_calls": CALLS},
+        *(ANSWER | {"tool_call_id": call["id"]} for call in CALLS),
+        ASSISTANT,
+    )
+)
+MANY_OBJECTS = b'{"messages": [' + b",".join([b'{"":0}'] * 300_000) + b"]}\n"
+LOOPING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+GROWING = "{% for a in range(99999) %}{{ '%1000000s' | format('x') }}{% endfor %}"
+
+
+def report_of(artifacts: Artifacts, dataset: Dataset) -> Report:
+    return Report.model_validate_json(artifacts.get(f"{home(dataset.id)}/report.json"))
+
+
+@pytest.mark.parametrize("content", [MANY_KEYS, MANY_CALLS], ids=["keys", "calls"])
+def test_many_keys_and_many_calls_are_read_in_time(
+    log: EventLog, artifacts: Artifacts, service: Service, content: bytes
+) -> None:
+    """Each took a minute and more, when every one was compared with all."""
+    dataset_id = upload(log, artifacts, content)
+    service.catch_up()
+    assert dataset(log, dataset_id).status is DatasetStatus.READY_FOR_TRAINING
+
+
+def test_a_line_that_takes_too_long_is_refused_and_the_next_one_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validation, "LINE_CPU_SECONDS", 0.01)
+    report, _, _ = validated(MANY_OBJECTS + VALID, max_bytes=10**8, max_line_bytes=10**8)
+    assert [(error.line, error.code) for error in report.errors] == [(1, Code.TOO_COMPLEX)]
+    assert report.examples == 2
+
+
+def test_too_many_lines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MOST_LINES", 100)
+    report, _, _ = validated(b"\n" * 1000)
+    assert [error.code for error in report.errors] == [Code.TOO_MANY_LINES]
+
+
+def rejected(
+    log: EventLog, artifacts: Artifacts, validating: Validating, dataset_id: UUID
+) -> Problem:
+    """The only error of a file that is validated now."""
+    validating.validate_waiting()
+    assert validating.work.finish(TIMEOUT_SECONDS)
+    found = dataset(log, dataset_id)
+    assert found.status is DatasetStatus.REJECTED
+    (error,) = report_of(artifacts, found).errors
+    return error
+
+
+def test_a_validation_that_reaches_its_time_limit_rejects_the_file(
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
+) -> None:
+    dataset_id = upload(log, artifacts, b"\n" * 19_000_000)
+    project(log, pool)
+    limits = Limits(cpu_seconds=1, wall_seconds=600, memory_mib=1024)
+    error = rejected(
+        log, artifacts, Validating(log, clock, artifacts, pool, 10**9, limits), dataset_id
+    )
+    assert (error.line, error.code) == (None, Code.NOT_READABLE)
+    assert "used up its computing time after line" in error.message
+
+
+def test_a_line_that_needs_too_much_memory_rejects_the_file(
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
+) -> None:
+    dataset_id = upload(log, artifacts, VALID + MANY_OBJECTS)
+    project(log, pool)
+    limits = Limits(cpu_seconds=60, wall_seconds=600, memory_mib=-400)
+    error = rejected(
+        log, artifacts, Validating(log, clock, artifacts, pool, 10**9, limits), dataset_id
+    )
+    assert error.code in {Code.TOO_COMPLEX, Code.NOT_READABLE}
+    assert "memory" in error.message
+
+
+def test_a_validation_that_keeps_failing_is_tried_again_and_rejected_at_last(
+    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
+) -> None:
+    failing = Limits(cpu_seconds=60, wall_seconds=0, memory_mib=1024)
+    dataset_id = upload(log, artifacts, VALID)
+    validating = Validating(log, clock, artifacts, pool, 10**9, failing)
+    project(log, pool)
+    for tried in range(1, MOST_FAILURES + 1):
+        for _ in range(3):  # nothing is tried before its time
+            validating.validate_waiting()
+            assert validating.work.finish(TIMEOUT_SECONDS)
+        is_over = tried == MOST_FAILURES
+        assert dataset(log, dataset_id).status is (
+            DatasetStatus.REJECTED if is_over else DatasetStatus.VALIDATING
+        )
+        clock.time += LONGEST_PAUSE
+
+
+def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
+    log: EventLog, artifacts: Artifacts, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = validating_module.run
+
+    def delete_meanwhile(*arguments: object) -> object:
+        result = run(*arguments)  # type: ignore[arg-type]
+        with command("delete"):
+            deleted = dataset(log, dataset_id)
+            deleted.delete(used_by=[])
+            log.commit(deleted)
+        service.consumer.catch_up()
+        return result
+
+    monkeypatch.setattr(validating_module, "run", delete_meanwhile)
+    dataset_id = upload(log, artifacts, VALID)
+    service.catch_up()
+    assert dataset(log, dataset_id).status is DatasetStatus.DELETED
+    assert artifacts.list(home(dataset_id)) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "words"), [(LOOPING, "too long"), (GROWING, "memory")], ids=["loops", "grows"]
+)
+def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: Service,
+    clock: FixedClock,
+    pool: ConnectionPool[Connection],
+    tmp_path: Path,
+    template: str,
+    words: str,
+) -> None:
+    endless = import_base(log, artifacts, tmp_path / "a", "a-endless", template)
+    import_base(log, artifacts, tmp_path / "tiny")
+    first = upload(log, artifacts, VALID)
+    second = upload(log, artifacts, VALID, uuid4())
+    service.catch_up()
+    project(log, pool)
+    limits = Limits(cpu_seconds=2, wall_seconds=600, memory_mib=512)
+    count(Counting(log, clock, artifacts, pool, limits))
+    for each in (first, second):
+        found = dataset(log, each)
+        assert set(found.counted) == {"tiny"}
+        assert words in str(found.why_uncountable(endless.name, endless.manifest_sha256))
+
+
+def test_a_small_upload_does_not_wait_for_the_large_ones_of_another_account(
+    log: EventLog,
+    artifacts: Artifacts,
+    service: Service,
+    pool: ConnectionPool[Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The order in which they were uploaded decides within an account only."""
+    run, order = validating_module.run, list[str]()
+
+    def note(module: str, request: dict[str, str], *others: object) -> object:
+        order.append(request["upload"])
+        return run(module, request, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(validating_module, "run", note)
+    many = [upload(log, artifacts, VALID) for _ in range(3)]
+    (small,) = [upload(log, artifacts, VALID, uuid4())]
+    service.catch_up()
+    assert [str(small) in each for each in order].index(True) <= 1
+    assert len(order) == len(many) + 1
