@@ -46,6 +46,7 @@ class JobSegments(JobCheckpoints):
         segment: int
         pod: str
         bound_at: datetime
+        host: str | None  # that alone sees the pod's processes; None: every scheduler does
 
     class TrainingStarted(Event):
         """Model and data are loaded; the first step of the segment is next."""
@@ -144,6 +145,7 @@ class JobSegments(JobCheckpoints):
         self.segment = 0
         self.segment_running = False
         self.pod: str | None = None
+        self.pod_host: str | None = None
         self.total_steps = 0  # 0: not known yet
         self.trained_in_segment = 0
         self.pause_requested: PauseReason | None = None
@@ -192,17 +194,21 @@ class JobSegments(JobCheckpoints):
     def _segment_allocated(self, segment: int) -> None:
         self.segment = segment
         self.segment_running = True
-        self.pod = None
+        self.pod = self.pod_host = None
 
-    def start_pod(self, segment: int, pod: str, bound_at: datetime) -> None:
-        """Record that the launcher bound the GPUs; once."""
+    def start_pod(
+        self, segment: int, pod: str, bound_at: datetime, host: str | None = None
+    ) -> None:
+        """Record that the launcher bound the GPUs, and on which host; once."""
         self._require_running(segment)
         if self.pod is None:
-            self.trigger_event(self.PodStarted, segment=segment, pod=pod, bound_at=bound_at)
+            self.trigger_event(
+                self.PodStarted, segment=segment, pod=pod, bound_at=bound_at, host=host
+            )
 
     @event(PodStarted)
-    def _pod_started(self, pod: str) -> None:
-        self.pod = pod
+    def _pod_started(self, pod: str, host: str | None) -> None:
+        self.pod, self.pod_host = pod, host
 
     def start_training(
         self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int

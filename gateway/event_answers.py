@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 
 from domain.aggregate import Created, Event
 from domain.api_key import ApiKey
+from domain.job import Job
 from gateway.answers import Answer, JobId
 from infrastructure.consumer import Recorded
 
@@ -16,10 +17,15 @@ ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})
 """Of API keys: what tells a key in the log is nothing to show."""
 
+INTERNAL = frozenset({"host"})
+"""Of pods: names of the operator's machines."""
+
 
 def hidden_fields(kind: type[Event]) -> frozenset[str]:
     """Names of what a kind of event has and does not show."""
-    return ENVELOPE | (SECRET if issubclass(kind, ApiKey.Event) else frozenset())
+    if issubclass(kind, ApiKey.Event):
+        return ENVELOPE | SECRET
+    return ENVELOPE | INTERNAL if issubclass(kind, Job.PodStarted) else ENVELOPE
 
 
 class EventAnswer(Answer):

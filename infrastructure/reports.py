@@ -22,6 +22,8 @@ from domain.phases import Phase
 LAST_WORD = "last_word.json"
 """File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
 
+BEAT = "beat"
+"""File beside the spec that a trainer touches in each round of its reporter."""
 
 SAMPLE = "sample.json"
 """File of a checkpoint with the fixed prompt (messages) and its answer there, if it was asked."""

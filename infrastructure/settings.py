@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         default=900.0, gt=0, description="Time without progress after which a trainer ends itself."
     )
+    silence_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Time without a sign of life after which a trainer is killed and relaunched.",
+    )
     warm_trainers: int = Field(
         default=1,
         ge=0,

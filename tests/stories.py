@@ -172,11 +172,11 @@ class Story:
             account.settle(captured_micros=0, reserved_micros=reserved)
             self.log.commit(meter, account)
 
-    def start_pod(self, segment: int) -> None:
-        """The launcher bound the GPUs."""
+    def start_pod(self, segment: int, host: str | None = None) -> None:
+        """The launcher bound the GPUs, on a host."""
         with command(f"pod {segment}"):
             job = self.job
-            job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT)
+            job.start_pod(segment, f"{self.job_id}-{segment}", BOUND_AT, host)
             self.log.commit(job)
 
     def start_training(self, segment: int, step: int = 0) -> None:

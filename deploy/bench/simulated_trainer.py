@@ -123,6 +123,8 @@ Trainers = dict[tuple[UUID, int], SimulatedTrainer]
 class SimulatedLauncher:
     """As much of a launcher as the scheduler's reactions use."""
 
+    host = None
+
     def __init__(self, now: Callable[[], datetime], trainers: Trainers) -> None:
         self._now = now
         self._trainers = trainers

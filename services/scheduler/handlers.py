@@ -167,7 +167,7 @@ class Scheduling:
                 failure=FailureClass.NODE_LOST,
                 error_class="LaunchFailed",
             )
-        job.start_pod(segment, str(pod.name), pod.bound_at)
+        job.start_pod(segment, str(pod.name), pod.bound_at, self._launcher.host)
         return [job]
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:

@@ -23,6 +23,7 @@ from projections.open_meters import bound_segments
 from services.scheduler.control import ControlChannel
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 from services.scheduler.segments import Segments
+from services.scheduler.silences import Silences
 
 
 class PodWatch:
@@ -48,6 +49,9 @@ class PodWatch:
         self._segments = segments
         self._settings = settings
         self._overdue_since: dict[PodName, float] = {}
+        self._speaking: set[PodName] = set()
+        self._silences = Silences()
+        self._most_silence = max(settings.silence_seconds, 10 * settings.heartbeat_seconds)
         self._logger = logging.getLogger("pods")
 
     async def run(self) -> None:
@@ -73,29 +77,64 @@ class PodWatch:
         if job is None:
             return
         running = job.segment_running and job.segment == name.segment
-        if pod is None:
-            if running and job.pod is not None:
-                await self._end(name, None, job)
-            return
-        if pod.alive and running:
-            await self._give_evidence(pod, job)
-            if job.stop_requested:  # again and again: a restart must not forget it
-                await asyncio.to_thread(self._control.stop, job.id, job.segment)
-        elif pod.alive:
-            await self._hurry(name)
+        if pod is not None and pod.alive:
+            await (self._attend(pod, job) if running else self._hurry(name))
         elif not running:
-            await asyncio.to_thread(self._segments.keep_log, job, name.segment)
-            await asyncio.to_thread(self._segments.delete_unnamed, job, name.segment)
-            await asyncio.to_thread(self._launcher.remove, name)
-            self._segments.forget(name)
-            self._control.forget(name.job_id, name.segment)
-            self._overdue_since.pop(name, None)
+            if pod is not None:
+                await self._sweep(name, job)
+        elif job.pod_host not in (None, self._launcher.host):
+            await self._attend_elsewhere(name, job)
         elif job.pod is not None:  # else the reaction that launched it has yet to say so
-            await self._end(name, pod.exit_code, job)
+            await self._end(name, None if pod is None else pod.exit_code, job)
+
+    async def _attend(self, pod: Pod, job: Job) -> None:
+        """See to a pod that lives and should: evidence, a stop, an end if it hangs."""
+        silent_seconds = self._silences.seconds(pod.name, pod.beat)
+        if silent_seconds > self._most_silence:
+            self._logger.error("killing %s: silent for %.0f s", pod.name, silent_seconds)
+            await asyncio.to_thread(self._launcher.kill, pod.name)
+            return  # the next look ends its segment
+        await self._give_evidence(pod, job)
+        if job.stop_requested:  # again and again: a restart must not forget it
+            await asyncio.to_thread(self._control.stop, job.id, job.segment)
+
+    async def _attend_elsewhere(self, name: PodName, job: Job) -> None:
+        """End a segment of another host if none of its reports arrive, although the bus works.
+
+        That its process is not here says nothing. If it lives after all, it is asked to stop.
+        """
+        try:
+            report = await self._last_report(job, name.segment)
+        except Exception:
+            self._silences.forget(name)  # a bus that is away silences everybody
+            raise
+        shown = None if report is None else (report.n, report.outcome)
+        silent_seconds = self._silences.seconds(name, shown)
+        if silent_seconds > self._most_silence:
+            self._logger.error(
+                "ending %s on host %s: silent for %.0f s", name, job.pod_host, silent_seconds
+            )
+            await asyncio.to_thread(self._control.stop, job.id, job.segment)
+            await self._end(name, None, job)
+
+    async def _sweep(self, name: PodName, job: Job) -> None:
+        """Forget a pod that ended, once its segment has: log and artifacts first."""
+        await asyncio.to_thread(self._segments.keep_log, job, name.segment)
+        await asyncio.to_thread(self._segments.delete_unnamed, job, name.segment)
+        await asyncio.to_thread(self._launcher.remove, name)
+        self._segments.forget(name)
+        self._control.forget(name.job_id, name.segment)
+        self._silences.forget(name)
+        self._speaking.discard(name)
+        self._overdue_since.pop(name, None)
 
     async def _give_evidence(self, pod: Pod, job: Job) -> None:
-        """Show that the pod lives, until its trainer speaks for itself."""
-        if self._segments.heard_of(pod.name):
+        """Show that the pod lives, until its trainer speaks for itself, now or before a restart."""
+        if pod.name in self._speaking or self._segments.heard_of(pod.name):
+            return
+        segment = pod.name.segment
+        if await self._last(report_subject(job.account_id, job.id, segment)) is not None:
+            self._speaking.add(pod.name)
             return
         seen = PodSeen(
             account_id=job.account_id,
@@ -123,9 +162,13 @@ class PodWatch:
         )
 
     async def _hurry(self, name: PodName) -> None:
-        """Stop a trainer whose segment is over, when it does not exit by itself."""
+        """Stop a trainer whose segment is over and that does not exit; kill one that hangs."""
         since = self._overdue_since.setdefault(name, time.monotonic())
-        if time.monotonic() - since > self._settings.grace_seconds:
+        overdue_seconds = time.monotonic() - since
+        if overdue_seconds > self._settings.grace_seconds + self._most_silence:
+            self._logger.error("killing %s: it does not stop", name)
+            await asyncio.to_thread(self._launcher.kill, name)
+        elif overdue_seconds > self._settings.grace_seconds:
             self._logger.warning("stopping %s: its segment is over", name)
             await asyncio.to_thread(self._launcher.stop, name)
 

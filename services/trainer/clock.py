@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
 
 from domain.phases import Phase
 
+MOST_PAUSE_SECONDS = 10.0
+"""Without a beat for longer, the process was frozen, not slow."""
+
 
 class SegmentClock:
     """Counts from the start of the process, so that interpreter start and imports are billed too.
 
     Only the age at construction comes from the kernel's books; from then on it is
-    `time.monotonic()`, which no change of the wall clock and no suspension moves. `speed` is 1 but
-    under the test clock, which lets a day of billing pass in seconds.
+    `time.monotonic()`, which no change of the wall clock and no suspension moves. Once `beat` is
+    called, time in which the process was frozen does not count. `speed` is 1 but under the test
+    clock, which lets a day of billing pass in seconds.
     """
 
     def __init__(self, age_seconds: float | None = None, speed: float = 1.0) -> None:
         age = process_age_seconds() if age_seconds is None else age_seconds
-        self._zero = time.monotonic() - age
         self._speed = speed
+        self._counts_from_until = time.monotonic() - age, math.inf  # replaced as one
 
     def elapsed(self) -> float:
         """Segment seconds since the process started, to the millisecond (as reported)."""
-        return round(self._speed * (time.monotonic() - self._zero), 3)
+        begin, end = self._counts_from_until
+        return round(self._speed * (min(time.monotonic(), end) - begin), 3)
+
+    def beat(self) -> None:
+        """Show that the process runs; called from one thread, several times a second."""
+        begin, end = self._counts_from_until
+        now = time.monotonic()
+        frozen = max(0.0, now - end)
+        self._counts_from_until = begin + frozen, now + MOST_PAUSE_SECONDS
 
     def real_seconds(self, segment_seconds: float) -> float:
         """How long one has to wait for so many segment seconds to pass."""

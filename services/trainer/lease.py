@@ -94,6 +94,7 @@ class Lease:
         It works from a thread of its own, so that neither a hung collective nor a dead network can
         hold a GPU that nobody pays for, or bill one that does nothing.
         """
+        self.clock.beat()
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def close(self) -> None:
@@ -104,6 +105,7 @@ class Lease:
         while not self._closed.wait(
             min(WATCH_SECONDS, self.clock.real_seconds(self.remaining_seconds))
         ):
+            self.clock.beat()
             if self.remaining_seconds == 0.0:
                 _exit(OVERRUN_EXIT_CODE, f"overrun elapsed={self.clock.elapsed():.3f}")
             idle_seconds = time.monotonic() - self._progressed_at

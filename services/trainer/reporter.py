@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,6 +24,7 @@ from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.reports import (
+    BEAT,
     LAST_WORD,
     Checkpoint,
     Control,
@@ -71,7 +73,7 @@ class Reporter:
         self, spec: SegmentSpec, clock: SegmentClock, lease: Lease, url: str, scratch: Path
     ) -> None:
         self._spec, self._clock, self._lease, self._url = spec, clock, lease, url
-        self._last_word = scratch / LAST_WORD
+        self._last_word, self._beat = scratch / LAST_WORD, scratch / BEAT
         self._key = {
             "account_id": spec.account_id,
             "job_id": spec.job_id,
@@ -227,6 +229,7 @@ class Reporter:
     async def _converse(self) -> None:
         """Connect for as long as it takes, again and again."""
         while True:
+            self._show_life()
             client = Client()
             try:
                 await client.connect(
@@ -249,6 +252,7 @@ class Reporter:
     async def _exchange(self, client: Client) -> None:
         """One round: hear, say what is due, rest until the next heartbeat or until woken."""
         self._wake.clear()
+        self._show_life()
         rest = self._spec.heartbeat_seconds
         if client.is_connected:
             js = client.jetstream(timeout=ACK_SECONDS)
@@ -268,6 +272,11 @@ class Reporter:
             await asyncio.wait_for(self._wake.wait(), rest)
         except TimeoutError:
             return
+
+    def _show_life(self) -> None:
+        """Touch the file by which the launcher knows a trainer that hangs."""
+        with suppress(OSError):
+            self._beat.touch()
 
     async def _hear(self, js: JetStreamContext) -> None:
         """Read the last Control message of this segment, if there is one."""

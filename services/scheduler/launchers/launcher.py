@@ -49,10 +49,20 @@ class Pod:
     bound_at: datetime
     alive: bool
     exit_code: int | None = None
+    beat: int | None = None
+    """Changes every few seconds while the trainer reports, whether or not the bus is there."""
 
 
 class Launcher(Protocol):
     """Runs trainer programs with resources; every call may be repeated without harm."""
+
+    @property
+    def host(self) -> str | None:
+        """Name of the machine, and of its store of pods, that alone knows what runs there.
+
+        None: wherever a scheduler runs, it sees the same pods.
+        """
+        ...
 
     def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
         """GPUs by (region, GPU type), of the regions that this launcher runs jobs in.
@@ -80,6 +90,10 @@ class Launcher(Protocol):
 
     def stop(self, name: PodName) -> None:
         """Ask the trainer to save and exit."""
+        ...
+
+    def kill(self, name: PodName) -> None:
+        """End the pod's processes at once, also if they are stopped."""
         ...
 
     def pods(self) -> list[PodName]:

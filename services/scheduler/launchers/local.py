@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,14 +18,15 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 
 from domain.catalog import Catalog
 from domain.offers import GpuType
 from infrastructure.clock import Clock
-from infrastructure.liveness import living
-from infrastructure.reports import LAST_WORD, SegmentSpec
+from infrastructure.liveness import kill_groups, living
+from infrastructure.reports import BEAT, LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, NoRoomYet, Pod, PodName
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
@@ -57,6 +59,8 @@ class LocalLauncher:
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
+        identity = _identity(self._root.with_name("pods.identity"))
+        self.host = f"{socket.gethostname()}/{identity}"
         warm = settings.home.resolve() / "warm"
         self._warm = WarmPool(warm, settings.warm_trainers, program, self._environment)
 
@@ -224,7 +228,7 @@ class LocalLauncher:
         if ended is not None:
             return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
         if _process(shim) is not None:
-            return Pod(name, bound_at, alive=True)
+            return Pod(name, bound_at, alive=True, beat=_beat(directory / BEAT))
         # The shim may have written its last word between our two looks.
         ended = _read(directory / "exit.json") or {"exit_code": None}
         return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
@@ -236,6 +240,13 @@ class LocalLauncher:
         if process is not None:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
+
+    def kill(self, name: PodName) -> None:
+        """SIGKILL to the shim's process group, which has the trainer; waits for the shim's end."""
+        shim = _read(self._directory(name) / "pod.json")
+        process = None if shim is None else _process(shim)
+        if process is not None:
+            kill_groups([process])
 
     def pods(self) -> list[PodName]:
         """Every directory in which a shim has started."""
@@ -267,6 +278,7 @@ class LocalLauncher:
     def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
         """Note what the pod is and what it holds; GPUs that were bound before stay bound since."""
         directory.mkdir(exist_ok=True)
+        (directory / BEAT).touch()  # here, as a full disk would refuse it to the trainer
         (directory / "spec.json").write_text(spec.model_dump_json())
         request = directory / "request.json"
         bound_at = (_read(request) or {}).get("bound_at", self._clock.now().isoformat())
@@ -318,6 +330,20 @@ class LocalLauncher:
             if time.monotonic() > deadline:
                 raise LaunchFailed(f"its shim did not start within {SHIM_START_SECONDS:g} s")
             time.sleep(0.01)
+
+
+def _identity(path: Path) -> str:
+    """What tells this store of pods from others, made at the first call."""
+    with suppress(FileExistsError), path.open("x") as file:
+        file.write(uuid4().hex)
+    return path.read_text()
+
+
+def _beat(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _visible(devices: list[int]) -> dict[str, str]:

@@ -15,11 +15,13 @@ class FakeLauncher:
     """Keeps the promises of the Launcher port."""
 
     def __init__(self, capacity: int = 1) -> None:
+        self.host: str | None = "here"
         self.refuses = False
         self.no_room_for: set[PodName] = set()
         self.specs: dict[PodName, SegmentSpec] = {}
         self.started: list[PodName] = []
         self.stopped: list[PodName] = []
+        self.killed: list[PodName] = []
         self.kept: bytes | None = None
         self.output = b"first line\nlast line\n"
         self.gpus = capacity
@@ -55,6 +57,16 @@ class FakeLauncher:
     def stop(self, name: PodName) -> None:
         """Note that it was asked to stop."""
         self.stopped.append(name)
+
+    def kill(self, name: PodName) -> None:
+        """Its processes are killed."""
+        self.killed.append(name)
+        self.end(name, -9)
+
+    def beat(self, name: PodName) -> None:
+        """Its trainer shows life."""
+        pod = self._pods[name]
+        self._pods[name] = replace(pod, beat=(pod.beat or 0) + 1)
 
     def pods(self) -> list[PodName]:
         """All of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from nats.js.errors import NotFoundError
 from psycopg_pool import ConnectionPool
 
 from domain.event_log import EventLog
+from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, provision
@@ -46,17 +48,29 @@ SEEN_SUBJECT = f"evidence.{ACCOUNT_ID}.{JOB_ID}.1"
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Settings under which a watch looks often, and no pod has any grace."""
-    often = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "trainer_secret": SECRET}
+    often: dict[str, Any] = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "silence_seconds": 1.0}
+    often |= {"trainer_secret": SECRET}
     return settings.model_copy(update=often)
+
+
+@pytest.fixture
+def host() -> str | None:
+    """The host of the pod."""
+    return "here"
 
 
 @pytest.fixture(autouse=True)
 async def launched(
-    js: JetStreamContext, story: Story, launcher: FakeLauncher, settings: Settings
+    js: JetStreamContext,
+    story: Story,
+    launcher: FakeLauncher,
+    settings: Settings,
+    host: str | None,
 ) -> None:
     """The first segment has its pod, and nothing was heard of it."""
     await provision(js, ())
-    story.run_until("launched")
+    story.run_until("leased")
+    story.start_pod(1, host)
     launcher.launch(segment_spec(story.job, 300, settings))
 
 
@@ -361,3 +375,81 @@ async def test_one_pod_that_cannot_be_looked_at_hides_no_other(
     launcher.end(NAME)
     async with watching():
         assert await until(lambda: ends(log))
+
+
+async def test_a_pod_that_shows_no_life_is_killed_and_its_segment_lost(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, checkpoint=CHECKPOINT, elapsed_seconds=55.5))
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert launcher.killed == [NAME]
+    assert (end.reason, end.failure) == (SegmentEnd.CRASHED, FailureClass.NODE_LOST)
+    assert (end.elapsed_seconds, end.kept_seconds) == (55, 40), "no second after its last report"
+
+
+async def test_a_pod_that_shows_life_is_left_alone(
+    log: EventLog, launcher: FakeLauncher, settings: Settings, watching: Any
+) -> None:
+    began = time.monotonic()
+    async with watching():
+        while time.monotonic() < began + 2 * settings.silence_seconds:
+            launcher.beat(NAME)
+            await asyncio.sleep(0.01)
+    assert (launcher.killed, ends(log)) == ([], [])
+
+
+async def test_a_trainer_that_spoke_before_the_scheduler_started_needs_no_evidence(
+    js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
+) -> None:
+    await say(js, report(5, Phase.TRAINING, elapsed_seconds=3.0))
+    async with watching():
+        await until(lambda: launcher.killed)
+    assert await seen(js) is None, "it would be billed for time in which it was frozen"
+
+
+@pytest.mark.parametrize("host", ["elsewhere"])
+async def test_a_pod_of_another_host_is_not_lost_for_not_being_here(
+    js: JetStreamContext,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launcher: FakeLauncher,
+    settings: Settings,
+    watching: Any,
+) -> None:
+    OrderedConsumer(ProjectionEffect(OPEN_METERS, pool.connection), log).catch_up()
+    launcher.remove(NAME)
+    began, n = time.monotonic(), 0
+    async with watching():
+        while time.monotonic() < began + 2 * settings.silence_seconds:
+            n += 1
+            await say(js, report(n, Phase.TRAINING, elapsed_seconds=float(n)))
+            await asyncio.sleep(0.01)
+    assert ends(log) == []
+
+
+@pytest.mark.parametrize("host", ["elsewhere"])
+async def test_a_pod_of_another_host_that_falls_silent_is_stopped_and_lost(
+    js: JetStreamContext,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    launcher: FakeLauncher,
+    control: NotedControl,
+    watching: Any,
+) -> None:
+    OrderedConsumer(ProjectionEffect(OPEN_METERS, pool.connection), log).catch_up()
+    launcher.remove(NAME)
+    await say(js, report(5, Phase.TRAINING, checkpoint=CHECKPOINT, elapsed_seconds=55.5))
+    async with watching():
+        (end,) = await until(lambda: ends(log))
+    assert (end.failure, end.elapsed_seconds, end.kept_seconds) == (FailureClass.NODE_LOST, 55, 40)
+    assert (JOB_ID, 1) in control.stopped
+
+
+async def test_a_trainer_that_does_not_stop_is_killed(
+    launcher: FakeLauncher, segments: Segments, watching: Any
+) -> None:
+    segments.lose(NAME, 10, None)
+    async with watching():
+        await until(lambda: launcher.killed)
+    assert NAME in launcher.stopped

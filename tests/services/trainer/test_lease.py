@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -139,3 +140,36 @@ def test_what_waits_for_the_answer_to_its_report_is_not_stalled() -> None:
     lease.watch()  # would end this very process
     time.sleep(0.6)
     lease.close()
+
+
+def test_time_in_which_the_process_was_frozen_does_not_count() -> None:
+    program = """
+import time
+from services.trainer.clock import SegmentClock
+from services.trainer.lease import Lease
+from services.trainer import clock
+clock.MOST_PAUSE_SECONDS = 1.0
+lease = Lease(SegmentClock(0.0), 1000, 0)
+lease.watch()
+while True:
+    print(lease.clock.elapsed(), flush=True)
+    time.sleep(0.01)
+"""
+    frozen_seconds = 4.0
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    try:
+        began = time.monotonic()
+        before = float(process.stdout.readline())
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(frozen_seconds)
+        process.send_signal(signal.SIGCONT)
+        shown = [float(process.stdout.readline()) for _ in range(300)]
+        passed = time.monotonic() - began
+    finally:
+        process.kill()
+        process.wait()
+    assert shown == sorted(shown), "it never goes back"
+    assert shown[-1] - before <= passed - frozen_seconds + 1.1
