@@ -22,11 +22,11 @@ from infrastructure.chat_labels import (
     Example,
     Marked,
     Message,
-    Tokens,
     Unrenderable,
     labelled,
 )
 from infrastructure.template_rendering import ChatRefused
+from infrastructure.text_encoder import Tokens, readable
 from projections.base_models import all_base_models
 
 KEPT_TOKENIZERS = 2
@@ -229,5 +229,5 @@ def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> li
     for (begin, kind), (finish, _) in pairwise(bounds):
         part = text[max(begin, start) : min(finish, end)]
         if part:
-            pieces.append(Piece(part, kind))
+            pieces.append(Piece(readable(part), kind))
     return pieces

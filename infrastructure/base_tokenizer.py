@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from tokenizers import Tokenizer
 
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.chat_labels import ChatRenderer, Tokens
+from infrastructure.chat_labels import ChatRenderer
 from infrastructure.template_rendering import TEMPLATE_FILES, ChatTemplate
+from infrastructure.text_encoder import TextEncoder
 
 TOKENIZER_FILE = "tokenizer.json"
 FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
@@ -25,11 +26,8 @@ class BaseTokenizer(ChatRenderer):
         """
         if TOKENIZER_FILE not in files:
             raise FileNotFoundError(f"the base model has no {TOKENIZER_FILE}")
-        super().__init__(ChatTemplate.of(files))
-        self.tokenizer: Tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
-        # A saved tokenizer may still carry the lengths of its last use.
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        encoder = TextEncoder(Tokenizer.from_buffer(files[TOKENIZER_FILE]))
+        super().__init__(ChatTemplate.of(files), encoder)
 
     @classmethod
     def stored(cls, artifacts: Artifacts, ref: str) -> BaseTokenizer:
@@ -38,11 +36,6 @@ class BaseTokenizer(ChatRenderer):
         Reads no weights. Raises FileNotFoundError, ArtifactCorrupt and ChatRefused.
         """
         return cls(stored_files(artifacts, ref))
-
-    def encode(self, text: str) -> Tokens:
-        """The tokens of a text; the template has written the special ones itself."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return Tokens(encoding.ids, encoding.offsets)
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:

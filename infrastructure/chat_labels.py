@@ -5,7 +5,6 @@ One rule for the trainer, which learns from them, and for the pages that show wh
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 
 from infrastructure.chat_template import plain_message
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
+from infrastructure.text_encoder import Span, TextEncoder, Tokens, readable
 
 IGNORED = -100  # label of a token that carries no loss, as in torch's cross entropy
 
 Message = dict[str, Any]
-Span = tuple[int, int]  # characters of a text: from, and up to but not with
 
 
 class Unrenderable(Exception):
@@ -53,14 +52,7 @@ class Marked(NamedTuple):
     spans: list[Span]
 
 
-class Tokens(NamedTuple):
-    """Token ids, and the span of text that each stands for."""
-
-    ids: list[int]
-    offsets: list[Span]
-
-
-class ChatRenderer(ABC):
+class ChatRenderer:
     """Renders conversations with a chat template and marks what the assistant says.
 
     Templates need no generation marks. An answer's span of text lies between the prompt that
@@ -69,21 +61,27 @@ class ChatRenderer(ABC):
     dropping old reasoning, say) gets one example per answer instead, each as it is at generation.
     """
 
-    def __init__(self, template: ChatTemplate) -> None:
+    def __init__(self, template: ChatTemplate, encoder: TextEncoder) -> None:
         self.template = template
+        self.encoder = encoder
         self._prompts = "add_generation_prompt" in template.source
         self._calls_tools = "tool_calls" in template.source
 
-    @abstractmethod
     def encode(self, text: str) -> Tokens:
-        """The tokens of a text, to which no special ones are added."""
+        """The tokens of a rendered text, to which no special ones are added."""
+        (tokens,) = self.encoder.encode([text])
+        return tokens
 
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """What the template makes of messages, as they are; raises Unrenderable."""
+        """What the template makes of messages, special tokens in them marked as text.
+
+        Raises Unrenderable.
+        """
+        protected = self.encoder.protected
         try:
-            return self.template.render(messages, tools, prompt=prompt)
+            return self.template.render(protected(messages), protected(tools), prompt=prompt)
         except ChatRefused as refusal:
-            raise Unrenderable(str(refusal)) from refusal
+            raise Unrenderable(readable(str(refusal))) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> list[Message]:
         """A conversation's messages as the template gets them."""

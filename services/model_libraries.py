@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
@@ -64,3 +66,11 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     return torch.bfloat16 if native else torch.float32
+
+
+def core_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer inside the library's wrapper, which changes its state at each call."""
+    from transformers import PreTrainedTokenizerFast
+
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer.backend_tokenizer

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from domain.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.chat_labels import Marked, Tokens, Unrenderable, labelled
+from infrastructure.chat_labels import Marked, Unrenderable, labelled
 from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
 from infrastructure.template_rendering import ChatRefused
 
@@ -49,16 +49,13 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
         texts = dict.fromkeys(
             text for each in batch for text in (each.text, *(part.text for part in each.marked))
         )
-        encodings = base.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        encoded = dict(zip(texts, encodings, strict=True))
+        encoded = dict(zip(texts, base.encoder.encode(list(texts)), strict=True))
         for each in batch:
-            lengths[len(encoded[each.text])] += 1
+            lengths[len(encoded[each.text].ids)] += 1
             trained = [
                 position
                 for part in each.marked
-                for position in labelled(
-                    Tokens(encoded[part.text].ids, encoded[part.text].offsets), part
-                ).label_positions
+                for position in labelled(encoded[part.text], part).label_positions
             ]
             positions.update(trained)
             if trained:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE, plain_message
+from infrastructure.chat_labels import ChatRenderer, Unrenderable
+from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from infrastructure.template_rendering import ChatTemplate
+from infrastructure.text_encoder import TextEncoder
+from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
 
 MARKS = ("\u2402", "\u2403")  # stand for what is said where only what is around it matters
@@ -21,21 +24,19 @@ class Chat:
         """The template is the base's own, else the one that its adapter was trained with."""
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         self._tokenizer = tokenizer
-        self._template = _template(tokenizer, adapter)
-        self._prompts = "add_generation_prompt" in self._template
-        self._calls_tools = "tool_calls" in self._template
+        source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
+        encoder = TextEncoder(core_of(tokenizer))
+        self._renderer = ChatRenderer(ChatTemplate(source, tokens), encoder)
+        self._prompts = "add_generation_prompt" in source
         self.end_tokens, self.stops = self._ends()
 
     def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
         """Token ids up to where the answer begins; raises TemplateRefused."""
-        # The tokenizer itself, because the wrapper around it changes state, and threads share it.
-        # The template has written the special tokens.
-        text = self.text(messages)
-        return self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self._renderer.encode(self.text(messages)).ids
 
     def text(self, messages: list[dict[str, Any]]) -> str:
         """The text up to where the answer begins; raises TemplateRefused."""
-        plain = [plain_message(message, self._calls_tools) for message in messages]
+        plain = self._renderer.plain({"messages": messages})
         if self._prompts:
             return self._render(plain, prompt=True)
         text = self._render([*plain, {"role": "assistant", "content": MARKS[0]}])
@@ -51,23 +52,16 @@ class Chat:
             after = self._render(probe).rpartition(MARKS[1])[2].strip()
         except TemplateRefused:
             return frozenset(tokens), ()
-        ids = self._tokenizer.backend_tokenizer.encode(after, add_special_tokens=False).ids
+        ids = self._renderer.encode(after).ids
         if ids and ids[0] in self._tokenizer.all_special_ids:
             return frozenset(tokens | {ids[0]}), ()
         return frozenset(tokens), (after,) if after else ()
 
     def _render(self, messages: list[dict[str, Any]], *, prompt: bool = False) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                add_generation_prompt=prompt,
-                tokenize=False,
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+            return self._renderer.text(messages, None, prompt=prompt)
+        except Unrenderable as error:
             raise TemplateRefused(str(error)) from error
-        assert isinstance(text, str)
-        return text
 
 
 def _template(tokenizer: PreTrainedTokenizerFast, adapter: Path | None) -> str:

@@ -8,9 +8,11 @@ from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.chat_labels import ChatRenderer, Example, Marked, Tokens, Unrenderable, labelled
+from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labelled
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.template_rendering import ChatTemplate
+from infrastructure.text_encoder import TextEncoder
+from services.model_libraries import core_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +66,10 @@ class Renderer(ChatRenderer):
             source = source.get("default")
         self.uses_fallback = not source
         tokens = tokenizer.special_tokens_map
-        super().__init__(ChatTemplate(source or FALLBACK_CHAT_TEMPLATE, tokens, today))
+        super().__init__(
+            ChatTemplate(source or FALLBACK_CHAT_TEMPLATE, tokens, today),
+            TextEncoder(core_of(tokenizer)),
+        )
 
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
@@ -74,7 +79,7 @@ class Renderer(ChatRenderer):
         while several := list(islice(rows, ROWS_AT_ONCE)):
             marked = [self._marked(conversation, check) for _, conversation in several]
             texts = [each.text for parts in marked for each in parts or ()]
-            tokens = iter(self._encode(texts))
+            tokens = iter(self.encoder.encode(texts))
             for (row, _), parts in zip(several, marked, strict=True):
                 if parts is None:
                     rendered.unrenderable += 1
@@ -92,18 +97,3 @@ class Renderer(ChatRenderer):
             return self.marked(conversation)
         except Unrenderable:
             return None
-
-    def encode(self, text: str) -> Tokens:
-        """The tokens of a text; the template has written the special ones itself."""
-        (tokens,) = self._encode([text])
-        return tokens
-
-    def _encode(self, texts: list[str]) -> list[Tokens]:
-        """The tokens of several texts, on all cores."""
-        if not texts:
-            return []
-        found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            Tokens(ids, offsets)
-            for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
-        ]

@@ -49,7 +49,7 @@ class Sampling:
     ) -> None:
         self._tokenizer, self._device, self._now = renderer.tokenizer, device, now
         self._messages, text = renderer.prompt(conversation)
-        self._prompt: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._prompt: list[int] = renderer.encode(text).ids
         # No longer than what is trained on: memory, and the wait of a stop, are reckoned by that.
         self._fits = 0 < len(self._prompt) <= renderer.max_tokens - NEW_TOKENS
         self._ends = self._end_tokens(held_out)

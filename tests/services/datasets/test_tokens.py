@@ -249,9 +249,10 @@ def test_an_invalid_template_is_refused() -> None:
 def test_every_length_is_counted_in_its_bucket(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    base = saved(tokenizer, "{{ messages[0].content }}", tmp_path)
+    template = "{% for _ in messages[0].content %}<s>{% endfor %}"
+    base = saved(tokenizer, template, tmp_path)
     sizes = [1, 2, 3, 4, 5, 8, 24, 26]
-    marks = [chat({"role": "user", "content": "<s>" * size}) for size in sizes]
+    marks = [chat({"role": "user", "content": "x" * size}) for size in sizes]
     counts = count_tokens(jsonl(*marks).splitlines(), base)
     assert unlabelled(counts) == TokenLengths.of(sizes)
     assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)

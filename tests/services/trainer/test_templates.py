@@ -61,7 +61,6 @@ QWEN = (
 MARKS = [
     *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     *("<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<end_of_turn>"),
-    *("<think>", "</think>"),
 ]
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -76,6 +75,7 @@ THOUGHT = {"role": "assistant", "content": "<think>\nFrance?\n</think>\n\nParis.
 def tokenizer() -> Any:
     made = make_tiny_tokenizer()
     made.add_tokens(MARKS, special_tokens=True)
+    made.add_tokens(["<think>", "</think>"])  # as reasoning models have them
     return made
 
 
