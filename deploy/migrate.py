@@ -5,8 +5,8 @@ from __future__ import annotations
 from uuid import uuid4
 
 import psycopg
-from psycopg import sql
 
+from deploy.database_roles import grant_access
 from domain.aggregate import Cause, because
 from domain.catalog import Catalog
 from domain.event_log import EventLog
@@ -16,7 +16,7 @@ from infrastructure import drafts, idempotency, leadership, measurements, profil
 from infrastructure.clock import Clock, clock_of
 from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
-from infrastructure.store import APP_ROLE, create_event_tables, open_log
+from infrastructure.store import create_event_tables, open_log
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL, prepare
 
@@ -43,17 +43,7 @@ def migrate(settings: Settings) -> None:
             connection.execute(ddl.encode())
         for projection in PROJECTIONS:
             prepare(connection, projection)
-        tables = connection.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
-            "AND tablename NOT IN ('ecolink_events', 'ecolink_snapshots', 'ecolink_tracking')"
-        ).fetchall()
-        if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchone():
-            connection.execute(
-                sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {} TO {}").format(
-                    sql.SQL(", ").join(sql.Identifier(table) for (table,) in tables),
-                    sql.Identifier(APP_ROLE),
-                )
-            )
+        grant_access(connection)
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
             seed_catalog(log, clock_of(settings), shipped_offers())
 

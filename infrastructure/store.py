@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 from eventsourcing.utils import get_topic, strtobool
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
@@ -25,8 +24,6 @@ Connection = psycopg.Connection[DictRow]
 EVENTS_TABLE = "ecolink_events"
 CHANNEL = EVENTS_TABLE
 """Channel that the event store notifies at every commit."""
-
-APP_ROLE = "ecolink_app"
 
 
 def open_log(
@@ -65,26 +62,12 @@ def open_log(
 
 
 def create_event_tables(owner_url: str) -> None:
-    """Create the tables of the event store as their owner, and let the services only append."""
+    """Create the tables of the event store as their owner."""
     environment = _environment(owner_url, create=True, pool_size=1)
     # For the table of snapshots; none is signed here.
     environment |= {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused"}
     with EventLog(environment):
         pass
-    with psycopg.connect(owner_url, autocommit=True) as connection:
-        role = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
-        if role.fetchone() is None:
-            return  # a server of someone else's, with one role for all
-        name = sql.Identifier(APP_ROLE)
-        for statement in (
-            "GRANT USAGE ON SCHEMA public TO {role}",
-            # MAINTAIN allows the lock that keeps the log in commit order; nothing allows
-            # UPDATE, DELETE or TRUNCATE of an event.
-            "GRANT SELECT, INSERT, MAINTAIN ON ecolink_events, ecolink_snapshots TO {role}",
-            "GRANT SELECT, INSERT, UPDATE ON ecolink_tracking TO {role}",
-            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
-        ):
-            connection.execute(sql.SQL(statement).format(role=name))  # type: ignore[arg-type]
 
 
 def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:

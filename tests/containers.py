@@ -12,11 +12,11 @@ from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
+from deploy.database_roles import OPERATOR_ROLE
 from deploy.local import nats, postgres
 from deploy.local.home import Passwords
 from deploy.migrate import migrate
 from infrastructure.settings import Settings
-from infrastructure.store import APP_ROLE
 
 POSTGRES_IMAGE = "postgres:18"
 NATS_IMAGE = "nats:2.14"
@@ -48,9 +48,9 @@ def containers(settings: Settings) -> Iterator[Settings]:
     )
     with database, bus:
         owner = database.get_connection_url().rpartition("/")[0]
-        postgres.provision(f"{owner}/postgres", passwords.postgres_services)
+        postgres.provision(f"{owner}/postgres", passwords.database_roles)
         address = owner.rpartition("@")[2]
-        services = f"{APP_ROLE}:{passwords.postgres_services}@{address}"
+        services = f"{OPERATOR_ROLE}:{passwords.database_roles[OPERATOR_ROLE]}@{address}"
         server = f"{bus.get_container_host_ip()}:{bus.get_exposed_port(NATS_PORT)}"
         filled = settings.model_copy(
             update={

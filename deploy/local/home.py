@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hmac
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from secrets import token_urlsafe
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.errors import StackError
 from infrastructure.settings import Settings
 
@@ -35,6 +37,14 @@ class Passwords(BaseModel):
     serving: str = Field(default_factory=lambda: token_urlsafe(24))
     trainers: str = Field(default_factory=lambda: token_urlsafe(24))
     snapshots: str = Field(default_factory=lambda: token_urlsafe(24))
+
+    @property
+    def database_roles(self) -> dict[str, str]:
+        """The password of each database role, made of one secret that no service is given."""
+        return {
+            role: hmac.digest(self.postgres_services.encode(), role.encode(), "sha256").hex()
+            for role in (*map(role_of, ACCESS), OPERATOR_ROLE)
+        }
 
 
 @dataclass(frozen=True)

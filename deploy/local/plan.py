@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
+from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.child import Program
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
@@ -20,7 +21,6 @@ from deploy.local.state import recorded_state
 from deploy.processes import environment
 from infrastructure.settings import Settings
 
-OWNER_VARIABLE = "ECOLINK_OWNER_DATABASE_URL"
 POD_MARGIN_SECONDS = 5.0  # beyond the grace in which a trainer saves its checkpoint
 
 
@@ -65,6 +65,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     before = previous.settings if previous else settings
     passwords = home.passwords()
     servers: list[Server] = []
+    postgres: PostgresServer | None = None
     known: dict[str, object] = {"home": home.root, "artifacts_url": settings.artifacts}
     known |= {"trainer_secret": settings.trainer_secret or passwords.trainers}
     known |= {"snapshot_secret": settings.snapshot_secret or passwords.snapshots}
@@ -72,7 +73,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         port = settings.postgres_port or free_port(before.postgres_port)
         postgres = PostgresServer(home, port, passwords)
         servers.append(postgres)
-        known |= {"postgres_port": port, "database_url": postgres.services_url}
+        known |= {"postgres_port": port, "database_url": postgres.url_of(OPERATOR_ROLE)}
         known |= {"owner_database_url": postgres.owner_url}
     if settings.nats_url is None:
         port = settings.nats_port or free_port(before.nats_port)
@@ -92,8 +93,21 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         settings=filled,
         servers=tuple(servers),
         preparations=(_migration(filled),),
-        services=tuple(_service(name, target, filled) for name, target in services.items()),
+        services=tuple(
+            _service(name, target, _own_settings(name, filled, postgres))
+            for name, target in services.items()
+        ),
     )
+
+
+def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None) -> Settings:
+    """The settings of one service: with its own database role, and no secret of others."""
+    known: dict[str, object] = {"owner_database_url": None}
+    if postgres is not None:
+        known["database_url"] = postgres.url_of(role_of(name))
+    if name in ACCESS and not ACCESS[name].snapshots:
+        known["snapshot_secret"] = None
+    return settings.model_copy(update=known)
 
 
 def _listening(
@@ -122,9 +136,9 @@ def _migration(settings: Settings) -> Program:
 
 
 def _service(name: str, target: str, settings: Settings) -> Program:
-    """A service's program; it is not told how to connect as the owner of the tables."""
-    variables = os.environ | environment(settings) | {"PYTHONUNBUFFERED": "1"}
-    variables.pop(OWNER_VARIABLE, None)
+    """A service's program, which inherits no setting that is not among its own."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("ECOLINK_")}
+    variables = inherited | environment(settings) | {"PYTHONUNBUFFERED": "1"}
     gateway = partial(_answers, _dialled(settings.gateway_host), settings.gateway_port)
     return Program(
         name=name,

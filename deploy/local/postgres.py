@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,12 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from deploy.database_roles import create_roles
 from deploy.local.child import Program, tethered
 from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
 from infrastructure.liveness import wait_ended
-from infrastructure.store import APP_ROLE
 
 DATABASE = "ecolink"
 OWNER = "ecolink"
@@ -58,10 +59,9 @@ class PostgresServer:
         """The database as its owner, for migrations."""
         return self._url(OWNER, self._passwords.postgres_owner, DATABASE)
 
-    @property
-    def services_url(self) -> str:
-        """The database as the services' role, which has only what a migration granted to it."""
-        return self._url(APP_ROLE, self._passwords.postgres_services, DATABASE)
+    def url_of(self, role: str) -> str:
+        """The database as a role, which has only what a migration granted to it."""
+        return self._url(role, self._passwords.database_roles[role], DATABASE)
 
     @property
     def program(self) -> Program:
@@ -133,8 +133,8 @@ class PostgresServer:
         return True
 
     def provision(self) -> None:
-        """Make the services' role and the database."""
-        provision(self._maintenance_url, self._passwords.postgres_services)
+        """Make the services' roles and the database."""
+        provision(self._maintenance_url, self._passwords.database_roles)
 
     @property
     def _maintenance_url(self) -> str:
@@ -152,19 +152,13 @@ class PostgresServer:
         ]
 
 
-def provision(maintenance_url: str, services_password: str) -> None:
-    """Make the services' role and the owner's database on a server; idempotent.
+def provision(maintenance_url: str, role_passwords: Mapping[str, str]) -> None:
+    """Make the services' roles and the owner's database on a server; idempotent.
 
     The URL is the owner's, of a database that exists from the first, such as `postgres`.
     """
     with psycopg.connect(maintenance_url, autocommit=True) as connection:
-        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
-        statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
-            sql.SQL("ALTER" if found.fetchone() else "CREATE"),
-            sql.Identifier(APP_ROLE),
-            sql.Literal(services_password),
-        )
-        connection.execute(statement)
+        create_roles(connection, role_passwords)
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
         if found.fetchone() is None:
             statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(

@@ -44,7 +44,7 @@ def test_the_services_are_no_owners_and_a_wrong_password_is_refused(settings: Se
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("CREATE TABLE intrusion (id int)")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(settings.database_url.replace("ecolink_app:", "ecolink_app:x"))
+        psycopg.connect(settings.database_url.replace("ecolink_operator:", "ecolink_operator:x"))
 
 
 @pytest.mark.parametrize("turn", [1, 2])

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from nats.js import JetStreamContext
 from psycopg_pool import ConnectionPool
 
+from deploy.database_roles import OPERATOR_ROLE
 from domain.aggregate import Event
 from domain.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope, provision
 from infrastructure.consumer import Effect, OrderedConsumer, Recorded
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
-from infrastructure.store import APP_ROLE, Connection
+from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, ProjectionEffect
 from services.relay.publisher import Publisher
 from tests.logs import envelopes, grow, ids, leave_hole
@@ -45,7 +46,7 @@ def consumer(
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         owner.execute(SEEN_DDL)
-        owner.execute(f"GRANT ALL ON seen, seen_n_seq TO {APP_ROLE}".encode())
+        owner.execute(f"GRANT ALL ON seen, seen_n_seq TO {OPERATOR_ROLE}".encode())
     return OrderedConsumer(ProjectionEffect(SEEN, pool.connection), log)
 
 

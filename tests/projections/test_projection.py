@@ -9,12 +9,13 @@ import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
+from deploy.database_roles import OPERATOR_ROLE
 from deploy.migrate import migrate
 from domain.aggregate import Event
 from domain.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.settings import Settings
-from infrastructure.store import APP_ROLE, Connection
+from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
 from projections.accounts import all_accounts
 from projections.projection import (
@@ -88,7 +89,7 @@ def test_tables_of_another_shape_are_folded_anew(
     wider = replace(ACCOUNTS, ddl=f"{ACCOUNTS.ddl}; ALTER TABLE accounts ADD COLUMN note text")
     with psycopg.connect(settings.owner_database_url) as owner:
         prepare(owner, wider)
-        owner.execute(f"GRANT ALL ON accounts TO {APP_ROLE}".encode())
+        owner.execute(f"GRANT ALL ON accounts TO {OPERATOR_ROLE}".encode())
     effect = ProjectionEffect(wider, pool.connection)
     assert effect.position() == 0
     with pool.connection() as connection:
@@ -110,7 +111,7 @@ def test_rows_of_another_fold_are_folded_anew(
     for rows in (0, 1):  # the second time it is the same fold
         with psycopg.connect(settings.owner_database_url) as owner:
             prepare(owner, mended)
-            owner.execute(f"GRANT ALL ON accounts TO {APP_ROLE}".encode())
+            owner.execute(f"GRANT ALL ON accounts TO {OPERATOR_ROLE}".encode())
         with pool.connection() as connection:
             assert len(all_accounts(connection)) == rows
         fold(mended)

@@ -1,0 +1,278 @@
+"""The database roles: one for each service, with what it needs and no more.
+
+ACCESS is the whole table of rights, which every migration grants. Nothing allows a role to change,
+delete or truncate an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from inspect import getmembers, isclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from domain.account import Account
+from domain.aggregate import Aggregate, Event
+from domain.api_key import ApiKey
+from domain.base_model import BaseModel
+from domain.catalog import Catalog
+from domain.dataset import Dataset
+from domain.deployment import Deployment
+from domain.gpu_pool import GpuPool
+from domain.job import Job
+from domain.meter import Meter
+from domain.payment import Payment
+from projections import PROJECTIONS
+
+Kind = type[Aggregate] | type[Event]
+
+OPERATOR_ROLE = "ecolink_operator"
+"""The role of the operator's commands on the host, and of a service that has none of its own."""
+
+STORE_TABLES = ("ecolink_events", "ecolink_snapshots", "ecolink_tracking")
+ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_reactions")
+"""Tables of which a role may write some rows only."""
+
+READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
+MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
+
+READ, ADD, KEEP = "SELECT", "SELECT, INSERT", "SELECT, INSERT, UPDATE"
+CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Rights of a role. Every role may read the event log."""
+
+    events: tuple[Kind, ...] = ()
+    """What it may append to the log: all events of an aggregate, or single ones."""
+    snapshots: str = ""
+    """Rights on snapshots of accounts."""
+    reacts: bool = False
+    """It keeps a position in the log, and parks events, under its own name alone."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+
+
+def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
+    return dict.fromkeys(tables, rights)
+
+
+ACCESS: dict[str, Access] = {
+    "relay": Access(),
+    "projector": Access(
+        tables=_each(READ_MODELS, CHANGE)
+        | {"projection_positions": KEEP}
+        | _each(MEASUREMENTS, ADD)
+    ),
+    "billing": Access(
+        events=(
+            Meter,
+            *(Account.UsageSettled, Account.ChargeReversed),
+            *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
+        ),
+        snapshots=ADD,
+        reacts=True,
+        tables={"accounts": READ, "open_meters": READ, "segment_evidence": KEEP},
+    ),
+    "scheduler": Access(
+        events=(Job, GpuPool),
+        snapshots=READ,
+        reacts=True,
+        tables={"job_detail": READ, "open_meters": READ, "deployments": READ, "log_lines": REMOVE},
+    ),
+    "datasets": Access(
+        events=(Dataset,),
+        reacts=True,
+        tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
+        | {"dataset_names": REMOVE, "dataset_progress": KEEP},
+    ),
+    "serving": Access(events=(Deployment,), reacts=True),
+    "gateway": Access(
+        events=(
+            *(ApiKey, Payment, Account.CreditGranted, Account.ToppedUp),
+            *(Dataset.DatasetUploaded, Dataset.DatasetDeleted),
+            *(Job.JobApproved, Job.PauseRequested, Job.CancelRequested, Job.JobPaused),
+            *(Job.JobResumed, Job.JobCancelled, Job.AdapterPromoted, Job.ModelDeleted),
+            *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
+        ),
+        snapshots=READ,
+        tables=_each(READ_MODELS, READ)
+        | _each(MEASUREMENTS, READ)
+        | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
+        | _each(("dataset_names", "job_metadata"), ADD)
+        | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
+        | {"parked_reactions": "SELECT, UPDATE (replay)"},
+    ),
+}
+
+OPERATOR = Access(
+    events=(Account, ApiKey, BaseModel, Catalog, Dataset, Deployment, GpuPool, Job, Meter, Payment),
+    snapshots=READ,
+    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
+)
+"""What the operator's commands need besides the rights of every service."""
+
+FORWARD_ONLY = """
+CREATE OR REPLACE FUNCTION ecolink_tracking_forward() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.notification_id < OLD.notification_id THEN
+        RAISE EXCEPTION 'the position of % cannot move back from % to %',
+            OLD.application_name, OLD.notification_id, NEW.notification_id
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER forward_only BEFORE UPDATE ON ecolink_tracking
+FOR EACH ROW EXECUTE FUNCTION ecolink_tracking_forward()
+"""
+
+
+LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
+"""Functions that a process calls of which one may work at a time."""
+
+
+def role_of(service: str) -> str:
+    """Name of a service's database role; the operator's for what is no service of EcoLink."""
+    return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
+
+
+def topics_of(kinds: Iterable[Kind]) -> list[str]:
+    """Topics of some events, and of all events of some aggregates."""
+    found: set[str] = set()
+    for kind in kinds:
+        if issubclass(kind, Event):
+            found.add(kind.TOPIC)
+        else:
+            nested = (each for _, each in getmembers(kind, isclass) if issubclass(each, Event))
+            found |= {each.TOPIC for each in nested if hasattr(each, "TOPIC")}
+    return sorted(found)
+
+
+def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
+    """Make each role with its password, or give it that; the operator is a member of the others."""
+    for role, password in passwords.items():
+        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
+        _execute(
+            connection,
+            "{} ROLE {} LOGIN PASSWORD {}",
+            sql.SQL("ALTER" if found.fetchone() else "CREATE"),
+            sql.Identifier(role),
+            sql.Literal(password),
+        )
+    for service in ACCESS:
+        _execute(
+            connection, "GRANT {} TO {}", *map(sql.Identifier, (role_of(service), OPERATOR_ROLE))
+        )
+
+
+def grant_access(connection: psycopg.Connection[Any]) -> None:
+    """Give each role that the server has its rights, and take all others, in one transaction.
+
+    On a server without these roles, the owner of the tables runs everything. Raises RuntimeError
+    if ACCESS lacks a table.
+    """
+    _require_named(connection)
+    with connection.transaction():
+        connection.execute(FORWARD_ONLY)
+        roles = _present_roles(connection)
+        if roles:
+            _let_everyone_read(connection)
+            _execute(connection, f"REVOKE EXECUTE ON FUNCTION {', '.join(LEADING)} FROM PUBLIC")
+        for role in roles:
+            name = sql.Identifier(role)
+            _execute(connection, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}", name)
+            _execute(connection, "REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {}", name)
+            _execute(connection, "GRANT USAGE ON SCHEMA public TO {}", name)
+            access = OPERATOR if role == OPERATOR_ROLE else ACCESS[_service_of(role)]
+            _grant_tables(connection, name, access)
+            for table, condition in _own_rows(role, access).items():
+                _set_policy(connection, role, table, condition)
+
+
+def _service_of(role: str) -> str:
+    return role.removeprefix("ecolink_")
+
+
+def _require_named(connection: psycopg.Connection[Any]) -> None:
+    rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    named = {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
+    if missing := {name for (name,) in rows.fetchall()} - named:
+        raise RuntimeError(
+            f"No service may use {', '.join(sorted(missing))}: name it in deploy/database_roles.py."
+        )
+
+
+def _present_roles(connection: psycopg.Connection[Any]) -> list[str]:
+    wanted = [*map(role_of, ACCESS), OPERATOR_ROLE]
+    rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [wanted])
+    found = {name for (name,) in rows.fetchall()}
+    return [role for role in wanted if role in found]
+
+
+def _grant_tables(
+    connection: psycopg.Connection[Any], role: sql.Identifier, access: Access
+) -> None:
+    _grant(connection, READ, "ecolink_events", role)
+    _grant(connection, READ, "ecolink_tracking", role)
+    if access.events:
+        # MAINTAIN allows the lock that keeps the log in commit order.
+        _grant(connection, "INSERT, MAINTAIN", "ecolink_events", role)
+        _execute(
+            connection, "GRANT USAGE ON SEQUENCE ecolink_events_notification_id_seq TO {}", role
+        )
+    if access.snapshots:
+        _grant(connection, access.snapshots, "ecolink_snapshots", role)
+    if access.reacts:
+        _grant(connection, "INSERT, UPDATE", "ecolink_tracking", role)
+        _grant(connection, CHANGE, "parked_reactions", role)
+        _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(LEADING)} TO {{}}", role)
+    for table, rights in access.tables.items():
+        _grant(connection, rights, table, role)
+
+
+def _grant(
+    connection: psycopg.Connection[Any], rights: str, table: str, role: sql.Identifier
+) -> None:
+    _execute(connection, "GRANT {} ON {} TO {}", sql.SQL(rights), sql.Identifier(table), role)  # type: ignore[arg-type]
+
+
+def _let_everyone_read(connection: psycopg.Connection[Any]) -> None:
+    """Rows that only some may write, all may read who have the right to read the table."""
+    for table in ROWS_OF_ROLES:
+        name = sql.Identifier(table)
+        _execute(connection, "ALTER TABLE {} ENABLE ROW LEVEL SECURITY", name)
+        _execute(connection, "DROP POLICY IF EXISTS readable ON {}", name)
+        _execute(connection, "CREATE POLICY readable ON {} FOR SELECT USING (true)", name)
+
+
+def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
+    """Which rows of a table a role may write, if any."""
+    if role == OPERATOR_ROLE:
+        return dict.fromkeys(ROWS_OF_ROLES, sql.SQL("true"))
+    service = sql.Literal(_service_of(role))
+    rows: dict[str, sql.Composable] = {}
+    if access.events:
+        topics = sql.Literal(topics_of(access.events))
+        rows["ecolink_events"] = sql.SQL("topic = ANY({})").format(topics)
+    if access.reacts:
+        rows["ecolink_tracking"] = sql.SQL("application_name = {}").format(service)
+        rows["parked_reactions"] = sql.SQL("consumer = {}").format(service)
+    elif "parked_reactions" in access.tables:
+        rows["parked_reactions"] = sql.SQL("true")
+    return rows
+
+
+def _set_policy(
+    connection: psycopg.Connection[Any], role: str, table: str, condition: sql.Composable
+) -> None:
+    names = (sql.Identifier(f"rows_of_{role}"), sql.Identifier(table))
+    _execute(connection, "DROP POLICY IF EXISTS {} ON {}", *names)
+    statement = "CREATE POLICY {} ON {} TO {} USING ({})"
+    _execute(connection, statement, *names, sql.Identifier(role), condition)
+
+
+def _execute(connection: psycopg.Connection[Any], statement: str, *parts: sql.Composable) -> None:
+    connection.execute(sql.SQL(statement).format(*parts))  # type: ignore[arg-type]

@@ -1,0 +1,237 @@
+"""Each service's database role may do what the service does, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from deploy.database_roles import (
+    ACCESS,
+    OPERATOR,
+    OPERATOR_ROLE,
+    READ_MODELS,
+    grant_access,
+    role_of,
+    topics_of,
+)
+from deploy.local.home import Home
+from deploy.local.plan import draw_plan
+from deploy.migrate import migrate
+from deploy.processes import PROCESSES
+from domain.account import Account
+from domain.job import Job
+from domain.meter import Meter
+from infrastructure.settings import Settings
+
+PASSWORD = uuid4().hex
+EVENT = (
+    "INSERT INTO ecolink_events (originator_id, originator_version, topic, state) "
+    "VALUES (gen_random_uuid(), 1, %s, '{}')"
+)
+SNAPSHOT = "INSERT INTO ecolink_snapshots VALUES (gen_random_uuid(), 1, 'AccountSnapshot', '{}')"
+TRACKING = "INSERT INTO ecolink_tracking VALUES (%s, %s)"
+PARKED = (
+    "INSERT INTO parked_reactions (consumer, notification_id, originator_id, topic, error) "
+    "VALUES (%s, 1, gen_random_uuid(), 'JobApproved', 'x')"
+)
+REACTING = [name for name, access in ACCESS.items() if access.reacts]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_passwords(servers: Settings) -> None:
+    """A password for each service's role that the tests know; none of them logs in otherwise."""
+    assert servers.owner_database_url is not None
+    with psycopg.connect(servers.owner_database_url, autocommit=True) as owner:
+        for service in ACCESS:
+            owner.execute(f"ALTER ROLE {role_of(service)} PASSWORD '{PASSWORD}'".encode())
+
+
+@contextmanager
+def logged_in(settings: Settings, service: str) -> Iterator[psycopg.Connection]:
+    """A connection as a service's role."""
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of(service), password=PASSWORD)
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def refused(connection: psycopg.Connection, statement: str, *values: object) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement.encode(), values)
+
+
+FORBIDDEN = (
+    *(f"{verb} ecolink_events" for verb in ("TRUNCATE", "DELETE FROM", "DROP TABLE")),
+    "UPDATE ecolink_events SET state = state",
+    "ALTER TABLE ecolink_events DISABLE ROW LEVEL SECURITY",
+    "SELECT setval('ecolink_events_notification_id_seq', 1)",
+    *("UPDATE ecolink_snapshots SET state = state", "DELETE FROM ecolink_snapshots"),
+    *("DELETE FROM ecolink_tracking", "TRUNCATE ecolink_tracking"),
+    *("TRUNCATE billing_ledger", "TRUNCATE segment_evidence", "DELETE FROM segment_evidence"),
+    *("CREATE TABLE intrusion (id int)", "CREATE ROLE intruder SUPERUSER"),
+    "SET ROLE ecolink",
+)
+
+
+@pytest.mark.parametrize("service", ACCESS)
+def test_no_service_changes_what_is_recorded(settings: Settings, service: str) -> None:
+    with logged_in(settings, service) as connection:
+        assert connection.execute("SELECT count(*) FROM ecolink_events").fetchone() is not None
+        for statement in FORBIDDEN:
+            refused(connection, statement)
+
+
+@pytest.mark.parametrize("service", [name for name in ACCESS if name != "projector"])
+def test_only_the_projector_writes_read_models(settings: Settings, service: str) -> None:
+    with logged_in(settings, service) as connection:
+        for table in (*READ_MODELS, "projection_positions"):
+            for verb in ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES"):
+                refused(connection, verb.format(table))
+    with logged_in(settings, "projector") as connection:
+        for table in READ_MODELS:
+            connection.execute(f"DELETE FROM {table}".encode())
+
+
+def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) -> None:
+    evidence = "INSERT INTO segment_evidence VALUES (gen_random_uuid(), 1, 9e9)"
+    for service in ACCESS:
+        with logged_in(settings, service) as connection:
+            if service == "billing":
+                connection.execute(evidence.encode())
+                connection.execute(SNAPSHOT.encode())
+            else:
+                refused(connection, evidence)
+                refused(connection, SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("topic", "writers"),
+    [
+        ("ToppedUp", {"gateway"}),
+        ("CreditGranted", {"gateway"}),
+        ("PaymentReceived", {"gateway"}),
+        ("ChargeReversed", {"billing"}),
+        ("UsageSettled", {"billing"}),
+        ("MinuteMetered", {"billing"}),
+        ("LeaseGranted", {"billing"}),
+        ("GpusAllocated", {"scheduler"}),
+        ("SegmentEnded", {"scheduler"}),
+        ("JobApproved", {"scheduler", "gateway"}),
+        ("DatasetValidated", {"datasets"}),
+        ("DeploymentActivated", {"serving"}),
+        ("AccountOpened", set[str]()),
+        ("GpuTypeOffered", set[str]()),
+        ("BaseModelImported", set[str]()),
+    ],
+)
+def test_who_may_append_an_event(settings: Settings, topic: str, writers: set[str]) -> None:
+    found: set[str] = set()
+    for service in ACCESS:
+        with logged_in(settings, service) as connection:
+            try:
+                connection.execute(EVENT.encode(), [topic])
+                found.add(service)
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+    assert found == writers
+
+
+@pytest.mark.parametrize("service", REACTING)
+def test_a_service_keeps_its_own_position_and_only_forward(
+    settings: Settings, service: str
+) -> None:
+    other = next(each for each in REACTING if each != service)
+    with logged_in(settings, other) as connection:
+        connection.execute(TRACKING.encode(), [other, 5])
+        connection.execute(PARKED.encode(), [other])
+    with logged_in(settings, service) as connection:
+        connection.execute(TRACKING.encode(), [service, 7])
+        refused(connection, TRACKING, "another", 1)
+        refused(connection, PARKED, other)
+        moved = connection.execute(
+            "UPDATE ecolink_tracking SET notification_id = 9 WHERE application_name = %s", [other]
+        )
+        assert moved.rowcount == 0
+        freed = connection.execute("DELETE FROM parked_reactions WHERE consumer = %s", [other])
+        assert freed.rowcount == 0
+        refused(connection, "UPDATE ecolink_tracking SET application_name = 'another'")
+        connection.execute("UPDATE ecolink_tracking SET notification_id = 8")
+        with pytest.raises(psycopg.errors.CheckViolation, match="cannot move back from 8 to 1"):
+            connection.execute("UPDATE ecolink_tracking SET notification_id = 1")
+        rows = connection.execute("SELECT * FROM ecolink_tracking ORDER BY 2").fetchall()
+        assert [row for row in rows if row[0] in ACCESS] == [(other, 5), (service, 8)]
+
+
+def test_the_gateway_may_only_ask_for_a_replay(settings: Settings) -> None:
+    with logged_in(settings, "billing") as connection:
+        connection.execute(PARKED.encode(), ["billing"])
+    with logged_in(settings, "gateway") as connection:
+        assert connection.execute("UPDATE parked_reactions SET replay = true").rowcount == 1
+        refused(connection, "UPDATE parked_reactions SET consumer = 'scheduler'")
+        refused(connection, "DELETE FROM parked_reactions")
+        refused(connection, PARKED, "billing")
+
+
+def test_services_that_append_may_lock_the_log_to_keep_it_in_order(settings: Settings) -> None:
+    for service, access in ACCESS.items():
+        with logged_in(settings, service) as connection, connection.transaction():
+            if access.events:
+                connection.execute("LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+            else:
+                refused(connection, "LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
+
+
+def test_a_migration_takes_rights_that_a_role_should_not_have(settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        owner.execute("GRANT ALL ON ecolink_events, billing_ledger TO ecolink_relay")
+    migrate(settings)
+    with logged_in(settings, "relay") as connection:
+        refused(connection, "TRUNCATE ecolink_events")
+        refused(connection, "SELECT * FROM billing_ledger")
+
+
+def test_a_table_that_is_granted_to_no_service_is_noticed(settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE forgotten (id int)")
+        with pytest.raises(RuntimeError, match="No service may use forgotten"):
+            grant_access(owner)
+
+
+def test_every_event_can_be_written_by_somebody() -> None:
+    known = set(topics_of(OPERATOR.events))
+    for access in ACCESS.values():
+        assert set(topics_of(access.events)) <= known
+    assert topics_of([Account.ToppedUp]) == ["ToppedUp"]
+    assert {"JobApproved", "SegmentEnded", "CheckpointSaved"} <= set(topics_of([Job]))
+    assert topics_of([Meter])[0] == "LeaseExtended"
+
+
+def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path) -> None:
+    plan = draw_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
+    seen: dict[str, str] = {}
+    for program in plan.services:
+        url = program.environment["ECOLINK_DATABASE_URL"]
+        assert f"//{role_of(program.name)}:" in url
+        seen[program.name] = url
+        assert "ECOLINK_OWNER_DATABASE_URL" not in program.environment
+        reads = bool(ACCESS[program.name].snapshots)
+        assert ("ECOLINK_SNAPSHOT_SECRET" in program.environment) is reads
+    assert set(seen) == set(ACCESS)
+    assert len(set(seen.values())) == len(seen)
+    assert f"//{OPERATOR_ROLE}:" in str(plan.settings.database_url)
+
+
+def test_a_server_of_ones_own_may_have_one_role_for_all(tmp_path: Path) -> None:
+    own = Settings(home=tmp_path, database_url="postgresql://me:secret@db.example/ecolink")
+    plan = draw_plan(Home(tmp_path), own, PROCESSES)
+    assert {each.environment["ECOLINK_DATABASE_URL"] for each in plan.services} == {
+        "postgresql://me:secret@db.example/ecolink"
+    }
