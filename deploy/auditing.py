@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from domain.money import dollars
+from domain.money import exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.settings import Settings
@@ -57,7 +57,7 @@ def _show(findings: Findings) -> None:
     console.print(table)
     console.print(
         f"{findings.accounts} accounts and {findings.meters} meters with {findings.minutes} "
-        f"minutes checked; trial balance {dollars(findings.trial_balance_micros)}"
+        f"minutes checked; trial balance {exact_dollars(findings.trial_balance_micros)}"
     )
     for difference in findings.differences:
         console.print(f"[red]{difference}[/]")

@@ -16,7 +16,7 @@ from domain.deploying import Deploying
 from domain.deployment import Deployment
 from domain.errors import Invalid
 from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
-from domain.money import dollars, micros_of
+from domain.money import exact_dollars, micros_of
 from domain.offers import CatalogBase, GpuType, Region
 from gateway.cli.terminal import screen
 from projections import DEPLOYMENTS
@@ -234,7 +234,7 @@ def _gpu_types(catalog: Catalog) -> Table:
             kind.name,
             kind.title,
             f"{kind.vram_gib:g}",
-            dollars(kind.micros_per_hour),
+            exact_dollars(kind.micros_per_hour),
             f"{kind.bf16_tflops:g}",
             str(kind.max_per_job),
             *(str(catalog.regions[place].capacity.get(kind.name, "")) for place in places),

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from deploy.operator import console, open_store
-from domain.money import dollars
+from domain.money import exact_dollars
 from domain.phases import Phase
 from gateway.cli.terminal import screen
 from infrastructure.store import Connection
@@ -167,8 +167,8 @@ def _table(jobs: Sequence[Scored]) -> Table:
             f"{each.gpu_count} x {each.gpu_type}",
             each.precision,
             f"{each.tokens:,}",
-            f"{dollars(each.low_micros)}-{dollars(each.high_micros)}",
-            "" if each.actual_micros is None else dollars(each.actual_micros),
+            f"{exact_dollars(each.low_micros)}-{exact_dollars(each.high_micros)}",
+            "" if each.actual_micros is None else exact_dollars(each.actual_micros),
             f"{each.low_seconds}-{each.high_seconds}",
             "" if each.actual_seconds is None else str(each.actual_seconds),
             {None: "", True: "yes", False: "no"}[each.inside],

@@ -26,7 +26,7 @@ from domain.catalog import Catalog
 from domain.errors import DomainError, Invalid, NotFound
 from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
-from domain.money import dollars, micros_of
+from domain.money import dollars, payment_micros_of
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
 from infrastructure.clock import clock_of
@@ -143,7 +143,7 @@ def credit_account(
 ) -> None:
     """Give an account credit, once for each reference."""
     with open_store() as store:
-        amount_micros = micros_of(amount, field="amount")
+        amount_micros = payment_micros_of(amount, field="amount")
         account = store.ecolink.grant_credit(store.account(name), amount_micros, reference)
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
 
@@ -157,7 +157,7 @@ def top_up_account(
 ) -> None:
     """Confirm a payment; the same reference again adds nothing more."""
     with open_store() as store:
-        amount_micros = micros_of(amount, field="amount")
+        amount_micros = payment_micros_of(amount, field="amount")
         named = provider_named(store.settings, provider)
         receipt = named.receipt(reference, amount_micros)
         account = store.ecolink.top_up(store.account(name), receipt)

@@ -13,7 +13,7 @@ from domain.estimate import Estimate
 from domain.event_log import EventLog
 from domain.identity import created_id
 from domain.job import Job
-from domain.money import dollars
+from domain.money import Toward, dollars
 from domain.quoting import Choices, Quote, Quoting
 from domain.training_plan import Order
 
@@ -129,7 +129,8 @@ class Launching:
         if balance < needed:
             raise InsufficientBalance(
                 f"the balance is {dollars(balance)}, the upper bound of the estimate is "
-                f"{dollars(needed)}; top up {dollars(needed - balance)} first",
+                f"{dollars(needed, Toward.UP)}; top up {dollars(needed - balance, Toward.UP)} "
+                "first",
                 figures={
                     "balance_micros": balance,
                     "needed_micros": needed,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from enum import StrEnum
 
 from domain.errors import Invalid
 
 MICROS_PER_DOLLAR = 1_000_000
+CENT_MICROS = 10_000
 SECONDS_PER_HOUR = 3600
 
 MAX_MICROS = 10**15
@@ -31,12 +34,52 @@ def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
     return amount_micros * SECONDS_PER_HOUR // rate_micros_per_hour
 
 
-def dollars(micros: int) -> str:
-    """An amount for people: `$1.234567` with no fewer than two decimals."""
+class Toward(StrEnum):
+    """The direction in which an amount is rounded to cents."""
+
+    NEAREST = "nearest"
+    UP = "up"
+    DOWN = "down"
+
+
+def in_cents(micros: int, toward: Toward = Toward.NEAREST) -> int:
+    """An amount rounded to whole cents, in micro-dollars; half a cent is rounded away from zero."""
+    match toward:
+        case Toward.UP:
+            return -(-micros // CENT_MICROS) * CENT_MICROS
+        case Toward.DOWN:
+            return micros // CENT_MICROS * CENT_MICROS
+        case Toward.NEAREST:
+            nearest = (abs(micros) + CENT_MICROS // 2) // CENT_MICROS * CENT_MICROS
+            return nearest if micros >= 0 else -nearest
+
+
+def dollars(micros: int, toward: Toward = Toward.NEAREST) -> str:
+    """An amount for people, in cents: `$1,234.57`.
+
+    The only place that rounds money for display. Less than a cent is `<$0.01`, unless it is
+    rounded to a cent in a direction.
+    """
+    rounded = in_cents(micros, toward)
+    if 0 < abs(micros) < CENT_MICROS and (toward is Toward.NEAREST or rounded == 0):
+        return "<$0.01" if micros > 0 else "-<$0.01"
+    return exact_dollars(rounded)
+
+
+def exact_dollars(micros: int, decimals: int = 2) -> str:
+    """An amount that is not rounded, such as a price or a posting, with at least `decimals`."""
     sign = "-" if micros < 0 else ""
     whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
-    decimals = f"{fraction:06d}".rstrip("0").ljust(2, "0")
-    return f"{sign}${whole:,}.{decimals}"
+    return f"{sign}${whole:,}.{f'{fraction:06d}'.rstrip('0').ljust(decimals, '0')}"
+
+
+def decimals_of(amounts: Iterable[int]) -> int:
+    """The fewest decimals, from 2, that show each of some amounts exactly, in micro-dollars.
+
+    A table whose rows people add up shows all of its amounts with as many.
+    """
+    shown = (exact_dollars(micros).partition(".")[2] for micros in amounts)
+    return max((len(fraction) for fraction in shown), default=2)
 
 
 def decimal_dollars(micros: int) -> str:
@@ -59,6 +102,18 @@ def micros_of(text: str, *, field: str) -> int:
     micros = int(whole) * MICROS_PER_DOLLAR + int(fraction.ljust(6, "0"))
     if not 0 < micros <= MAX_MICROS:
         raise Invalid(OUT_OF_RANGE, field=field)
+    return micros
+
+
+def payment_micros_of(text: str, *, field: str) -> int:
+    """Parse a payment: a positive amount of dollars in whole cents; raises Invalid."""
+    micros = micros_of(text, field=field)
+    if micros % CENT_MICROS:
+        nearest = decimal_dollars(in_cents(micros, Toward.UP))[:-4]
+        raise Invalid(
+            f"{text.strip()!r} has fractions of a cent. Enter whole cents, such as {nearest}.",
+            field=field,
+        )
     return micros
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from domain.money import dollars
+from domain.money import Toward, dollars, exact_dollars
 
 JOB_PREFIX = "ftjob-"
 
@@ -27,15 +27,23 @@ class Listed(Answer, Generic[T]):
 
 
 class Money(Answer):
-    """An amount of US dollars: exact in millionths, and as people write it."""
+    """An amount of US dollars: exact in millionths, and in cents for people.
+
+    The text of a price is exact.
+    """
 
     micros: int = Field(examples=[25_000_000])
     text: str = Field(examples=["$25.00"])
 
     @classmethod
-    def of(cls, micros: int) -> Money:
-        """The answer for an amount in micro-dollars."""
-        return cls(micros=micros, text=dollars(micros))
+    def of(cls, micros: int, toward: Toward = Toward.NEAREST) -> Money:
+        """The answer for an amount in micro-dollars; its text is rounded to cents."""
+        return cls(micros=micros, text=dollars(micros, toward))
+
+    @classmethod
+    def price(cls, micros: int) -> Money:
+        """The answer for a price in micro-dollars, which is not rounded."""
+        return cls(micros=micros, text=exact_dollars(micros))
 
 
 def job_name(job_id: UUID) -> str:

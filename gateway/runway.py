@@ -24,4 +24,4 @@ class Runway:
         """The runway of a balance; time that is used and not billed yet is spent already."""
         left = max(0, balance_micros - now.unbilled_micros)
         rate = now.rate_micros_per_hour
-        return cls(now.jobs, Money.of(rate), seconds_bought(left, rate))
+        return cls(now.jobs, Money.price(rate), seconds_bought(left, rate))

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from domain.money import decimals_of, exact_dollars
 from gateway.fitting_table import FittingTable
 
 Answer = dict[str, Any]
@@ -172,7 +173,7 @@ def ledger(answer: Answer) -> RenderableType:
         for each in answer["data"]
     ]
     return listing(
-        rows,
+        _exact(rows),
         *("posted_at", "amount", "debit", "credit", "reason", "segment", "minute", "job_id"),
         empty="Nothing was posted yet.",
     )
@@ -182,16 +183,37 @@ def statement_days(answer: Answer) -> RenderableType:
     """Days on which something moved, one a line."""
     moved = ("top_ups", "credits", "charges", "reversals")
     days = [day for day in answer["data"] if any(day[name]["micros"] for name in moved)]
-    return listing(days, "day", "opening", *moved, "closing", empty="Nothing moved on these days.")
+    return listing(
+        _exact(days), "day", "opening", *moved, "closing", empty="Nothing moved on these days."
+    )
 
 
 def statement_jobs(answer: Answer) -> RenderableType:
     """Jobs that were billed, one a line."""
     return listing(
-        answer["data"],
+        _exact(answer["data"]),
         *("job_id", "net", "charges", "reversals", "minutes", "seconds", "segments"),
         empty="No job was billed on these days.",
     )
+
+
+def _exact(rows: list[Answer]) -> list[Answer]:
+    """Rows whose amounts people add up: not rounded, and all with as many decimals."""
+    amounts = [each["micros"] for row in rows for each in row.values() if _is_amount(each)]
+    decimals = decimals_of(amounts)
+    return [
+        {
+            name: each | {"text": exact_dollars(each["micros"], decimals)}
+            if _is_amount(each)
+            else each
+            for name, each in row.items()
+        }
+        for row in rows
+    ]
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"micros", "text"}
 
 
 def listing(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from domain.money import charge_micros, dollars
+from domain.money import charge_micros, exact_dollars
 from gateway.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3
@@ -139,6 +139,6 @@ def require_exact(bills: Sequence[Bill]) -> None:
     for bill in bills:
         if bill.charged_micros != bill.expected_micros or bill.unpaid_seconds:
             raise ClientError(
-                f"{bill.job['id']}: charged {dollars(bill.charged_micros)}, expected "
-                f"{dollars(bill.expected_micros)}, unpaid {bill.unpaid_seconds} s"
+                f"{bill.job['id']}: charged {exact_dollars(bill.charged_micros)}, expected "
+                f"{exact_dollars(bill.expected_micros)}, unpaid {bill.unpaid_seconds} s"
             )

@@ -31,7 +31,7 @@ from deploy.demo.story import (
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import running, stack, up
-from domain.money import dollars
+from domain.money import exact_dollars
 from gateway.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -190,7 +190,7 @@ def _summarise(console: Console, settings: Settings, key: str, job: dict[str, An
     console.print(ledger_table(postings))
     with connect(settings) as connection:
         console.print(trial_balance_table(balances(connection)))
-    console.print(f"The balance of the demo account is {dollars(balance)}.")
+    console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
     console.print("`.venv/bin/ecolink audit verify` replays the log and checks all of this.")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo.autopause import Bill
-from domain.money import charge_micros, dollars
+from domain.money import charge_micros, exact_dollars
 
 PLAIN_LINE_SECONDS = 5.0
 
@@ -106,9 +106,10 @@ def _progress_line(job: dict[str, Any], elapsed_seconds: float) -> str:
     loss, speed = job["train_loss"], job["tokens_per_second"]
     return (
         f"step {job['step']}/{job['total_steps']}, {job['steps_remaining']} remaining"
-        f"  loss {'-' if loss is None else f'{loss:.3f}'}"
+        f"  train loss {'-' if loss is None else f'{loss:.3f}'}"
         f"  {'-' if speed is None else f'{speed:.0f}'} tokens/s"
-        f"  cost {dollars(cost)}  balance {dollars(job['balance']['micros'] - unbilled)}"
+        f"  cost {exact_dollars(cost)}"
+        f"  balance {exact_dollars(job['balance']['micros'] - unbilled)}"
     )
 
 
@@ -120,9 +121,9 @@ def result_table(job: dict[str, Any]) -> Table:
     table.add_row("held-out loss after", f"{job['loss_after']:.4f} nats per token (adapter)")
     table.add_row("examples", f"{job['train_examples']} trained, {job['eval_examples']} held out")
     table.add_row("billed", f"{job['billed_seconds']} s at {job['rate_per_hour']['text']} an hour")
-    table.add_row("charged", job["charged"]["text"])
+    table.add_row("charged", exact_dollars(job["charged"]["micros"]))
     if job["credited"]["micros"]:
-        table.add_row("credited back", job["credited"]["text"])
+        table.add_row("credited back", exact_dollars(job["credited"]["micros"]))
     return table
 
 
@@ -146,8 +147,8 @@ def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
         f"{sum(bill.metered_seconds for bill in bills)}",
         f"{sum(bill.grace_seconds for bill in bills)}",
         f"{sum(bill.unpaid_seconds for bill in bills)}",
-        dollars(sum(bill.charged_micros for bill in bills)),
-        dollars(sum(bill.expected_micros for bill in bills)),
+        exact_dollars(sum(bill.charged_micros for bill in bills)),
+        exact_dollars(sum(bill.expected_micros for bill in bills)),
     )
 
 
@@ -178,7 +179,7 @@ def ledger_table(postings: list[dict[str, Any]]) -> Table:
             _short(posting["credit"]),
             posting["reason"],
             billed,
-            posting["amount"]["text"],
+            exact_dollars(posting["amount"]["micros"]),
         )
     return table
 
@@ -189,9 +190,9 @@ def trial_balance_table(balances: dict[str, int]) -> Table:
     table.add_column("account")
     table.add_column("credits less debits", justify="right")
     for account, micros in balances.items():
-        table.add_row(_short(account), dollars(micros))
+        table.add_row(_short(account), exact_dollars(micros))
     table.add_section()
-    table.add_row("sum", f"[bold]{dollars(sum(balances.values()))}[/]")
+    table.add_row("sum", f"[bold]{exact_dollars(sum(balances.values()))}[/]")
     return table
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.account import Account, Role
 from domain.aggregate import because
 from domain.identity import created_id
-from domain.money import micros_of
+from domain.money import payment_micros_of
 from domain.payment import TEST_PROVIDER
 from gateway.access import Caller, CallerOf, OperatorOf
 from gateway.answers import Answer, Money
@@ -150,7 +150,7 @@ def pay(
             "and without a proxy or relay; ask your operator to top up this account"
         )
     payment_key = created_id(caller.account_id, "top-up", command_key).hex
-    receipt = provider.receipt(payment_key, micros_of(amount, field="amount"))
+    receipt = provider.receipt(payment_key, payment_micros_of(amount, field="amount"))
     with because(caller.cause(backend)):
         account = backend.ecolink.top_up(caller.account_id, receipt)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
@@ -162,7 +162,7 @@ def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
     """Give an account credit; the same reference again gives nothing more."""
-    amount_micros = micros_of(credit.amount, field="amount")
+    amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
@@ -174,7 +174,7 @@ def top_up(
     account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
     """Add a payment to a balance; the same reference again adds nothing more."""
-    amount_micros = micros_of(payment.amount, field="amount")
+    amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
     receipt = provider.receipt(payment.reference, amount_micros)
     with because(caller.cause(backend)):

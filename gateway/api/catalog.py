@@ -121,7 +121,7 @@ def _gpu_type(kind: GpuType) -> GpuTypeAnswer:
         backing=kind.backing,
         vram_gib=kind.vram_gib,
         bf16_tflops=kind.bf16_tflops,
-        rate_per_hour=Money.of(kind.micros_per_hour),
+        rate_per_hour=Money.price(kind.micros_per_hour),
         max_per_job=kind.max_per_job,
         source=kind.source,
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from domain.availability import PoolLoad
 from domain.estimate import Estimate, PhaseEstimate, Precision
 from domain.memory import GIB, Fit
-from domain.money import SECONDS_PER_HOUR
+from domain.money import SECONDS_PER_HOUR, Toward
 from domain.phases import Phase
 from domain.quoting import Choices
 from gateway.answers import Answer, Money
@@ -28,15 +28,15 @@ class PhaseAnswer(Answer):
     def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
         """The answer for a phase; its costs are rounded, so that their sum may differ by that."""
 
-        def cost(seconds: float) -> Money:
-            return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR))
+        def cost(seconds: float, toward: Toward) -> Money:
+            return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR), toward)
 
         return cls(
             phase=priced.phase,
             low_seconds=round(priced.low_seconds, 1),
             high_seconds=round(priced.high_seconds, 1),
-            low=cost(priced.low_seconds),
-            high=cost(priced.high_seconds),
+            low=cost(priced.low_seconds, Toward.DOWN),
+            high=cost(priced.high_seconds, Toward.UP),
         )
 
 
@@ -59,9 +59,9 @@ class EstimateAnswer(Answer):
         return cls(
             low_seconds=estimate.low_seconds,
             high_seconds=estimate.high_seconds,
-            low=Money.of(estimate.low_micros),
-            high=Money.of(estimate.high_micros),
-            rate_per_hour=Money.of(estimate.rate_micros_per_hour),
+            low=Money.of(estimate.low_micros, Toward.DOWN),
+            high=Money.of(estimate.high_micros, Toward.UP),
+            rate_per_hour=Money.price(estimate.rate_micros_per_hour),
             tokens=estimate.tokens,
             total_steps=estimate.total_steps,
             calibrated_from=estimate.calibrated_from,
@@ -108,7 +108,9 @@ class BalanceImpact(Answer):
         """The impact of an estimate on a balance."""
         left = balance_micros - estimate.high_micros
         return cls(
-            balance=Money.of(balance_micros), left=Money.of(left), missing=Money.of(max(0, -left))
+            balance=Money.of(balance_micros),
+            left=Money.of(left, Toward.DOWN),
+            missing=Money.of(max(0, -left), Toward.UP),
         )
 
 

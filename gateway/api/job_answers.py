@@ -361,7 +361,7 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in JobSummary.model_fields if name in row}
     return shown | {
         "id": row["job_id"],
-        "rate_per_hour": Money.of(row["rate_micros_per_hour"]),
+        "rate_per_hour": Money.price(row["rate_micros_per_hour"]),
         "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
         "warnings": _warnings(row),
     }

@@ -17,6 +17,7 @@ from domain.errors import DomainError
 from domain.identity import created_id
 from domain.job import Job
 from domain.lifecycle import JobStatus
+from domain.money import Toward
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Money, job_name
 from gateway.api.job_answers import (
@@ -207,8 +208,8 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
     missing = max(0, rest.high_micros - balance_micros)
     return ResumeGate(
         allowed=missing == 0,
-        needed=Money.of(rest.high_micros),
-        missing=Money.of(missing),
+        needed=Money.of(rest.high_micros, Toward.UP),
+        missing=Money.of(missing, Toward.UP),
         problem=None,
     )
 

@@ -1,71 +1,44 @@
-"""Amounts of money as the pages write them: cents, or finer where cents would say nothing."""
+"""Amounts of money as the pages write them; `domain.money` rounds them."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
 
 from markupsafe import Markup
 
-from domain.money import MICROS_PER_DOLLAR, decimal_dollars, dollars
-from gateway.answers import Money
-
-CENT_MICROS = 10_000
-FINE_MICROS = 100
-"""A hundredth of a cent, the unit of amounts below `FINE_BELOW_MICROS`."""
-FINE_BELOW_MICROS = 100_000
+from domain.money import CENT_MICROS, decimal_dollars, decimals_of, exact_dollars
+from gateway.answers import Answer, Money
 
 
-class Toward(StrEnum):
-    """Which way an amount is rounded that is finer than its unit."""
-
-    NEAREST = "nearest"
-    UP = "up"
-    DOWN = "down"
-    PAYABLE = "payable"
-    """Up to a whole cent: what one can pay."""
-
-
-def written_amount(amount: Money, toward: str = Toward.NEAREST) -> Markup:
+def written_amount(amount: Money) -> Markup:
     """An amount for people, such as `$1,234.57`; where it was rounded, with the exact one."""
-    text = amount_text(amount, toward)
-    exact = dollars(amount.micros)
-    if text == exact:
-        return Markup("{}").format(text)
+    exact = exact_dollars(amount.micros)
+    if amount.text == exact:
+        return Markup("{}").format(exact)
     return Markup('<data value="{}" title="{}">{}</data>').format(
-        decimal_dollars(amount.micros), exact, text
+        decimal_dollars(amount.micros), exact, amount.text
     )
 
 
-def amount_text(amount: Money, toward: str = Toward.NEAREST) -> str:
-    """The same where no element may be, as in an option."""
-    return rounded(amount.micros, Toward(toward))
+def exact_amount(amount: Money, decimals: int = 2) -> str:
+    """An amount that is not rounded, with as many decimals as the others of its table."""
+    return exact_dollars(amount.micros, decimals)
+
+
+def decimals_in(rows: Iterable[Answer]) -> int:
+    """The decimals that show every amount of a table exactly; a row may be an amount itself."""
+    return decimals_of(amount.micros for row in rows for amount in _amounts_of(row))
+
+
+def _amounts_of(row: Answer) -> Iterator[Money]:
+    if isinstance(row, Money):
+        yield row
+    else:
+        yield from (value for _, value in row if isinstance(value, Money))
 
 
 def written_range(low: Money, high: Money) -> str:
-    """From a lower to an upper bound, rounded outwards in one unit, so that they never cross."""
-    least = rounded(low.micros, Toward.DOWN, high.micros)
-    most = rounded(high.micros, Toward.UP)
-    return least if least == most else f"{least} – {most}"
-
-
-def rounded(micros: int, toward: Toward = Toward.NEAREST, scale: int | None = None) -> str:
-    """Micro-dollars in cents from ten cents up, below in hundredths of a cent; zero is `$0.00`.
-
-    The unit is that of `scale` if another amount sets it. What is not nothing is not written as
-    nothing, unless it is rounded down.
-    """
-    fine = abs(micros if scale is None else scale) < FINE_BELOW_MICROS
-    unit = FINE_MICROS if fine and toward is not Toward.PAYABLE else CENT_MICROS
-    match toward:
-        case Toward.NEAREST:
-            units = (2 * abs(micros) + unit) // (2 * unit) or (1 if micros else 0)
-            units = units if micros >= 0 else -units
-        case Toward.DOWN:
-            units = micros // unit
-        case _:
-            units = -(-micros // unit)
-    whole, rest = divmod(abs(units) * unit, MICROS_PER_DOLLAR)
-    sign = "-" if units < 0 else ""
-    if rest % CENT_MICROS == 0:
-        return f"{sign}${whole:,}.{rest // CENT_MICROS:02d}"
-    return f"{sign}${whole:,}.{rest // FINE_MICROS:04d}"
+    """From a lower to an upper bound, each rounded outwards by who made it."""
+    if low.micros < CENT_MICROS:
+        return f"up to {high.text}"
+    return low.text if low.text == high.text else f"{low.text} – {high.text}"

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 
 from domain.errors import Invalid
 from domain.lifecycle import PauseReason
-from domain.money import decimal_dollars, micros_of
+from domain.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from gateway.access import Caller, CallerOf
 from gateway.answers import JobId, Money, job_name
 from gateway.api.accounts import AccountAnswer, own_provider, pay, show_account
@@ -36,7 +36,6 @@ from projections.open_meters import burns
 
 PAGE_POSTINGS = 50
 MOST_WAITING = 3  # jobs whose gate is quoted anew for the banner
-CENT_MICROS = 10_000
 
 router = APIRouter(prefix="/billing")
 
@@ -225,7 +224,7 @@ def top_up(
         if not amount.strip():
             raise Invalid("say how much, in dollars", field="amount")
         pay(request, backend, caller, amount, command_key)
-        added = Money.of(micros_of(amount, field="amount"))
+        added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
         if problem.field != "amount":
             raise
@@ -257,15 +256,17 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
         balances = balances_after(connection, caller.account_id, positions)
     ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
     names = names_by_id(backend, [each for each in ids if each is not None])
+    total_charged = Money.of(total.charges.micros - total.reversals.micros)
+    shown = {position: Money.of(micros) for position, micros in balances.items()}
     return {
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},
         "days": [day for day in days if _moved(day)],
         "total": total,
-        "net": Money.of(total.charges.micros - total.reversals.micros),
+        "net": total_charged,
         "chart": spend_chart(days),
         "jobs": jobs,
         "ledger": ledger,
-        "balances": {position: Money.of(micros) for position, micros in balances.items()},
+        "balances": shown,
         "names": names,
     }
 
@@ -297,7 +298,7 @@ def _missing_micros(gate: ResumeGate | None) -> int:
 
 def _whole_cents(micros: int) -> str:
     """An amount for a form, rounded up to a cent."""
-    return decimal_dollars(-(-micros // CENT_MICROS) * CENT_MICROS)[:-4]
+    return decimal_dollars(in_cents(micros, Toward.UP))[:-4]
 
 
 def _waiting(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[Waiting]:

@@ -13,9 +13,9 @@ from domain.failures import FAILURES
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
 from domain.meter import Meter
+from domain.money import Toward, dollars, exact_dollars
 from domain.place_names import PlaceNames
 from gateway.event_feed import Told
-from gateway.web.amounts import Toward, rounded
 from gateway.web.job_states import PAUSED
 
 ENDED = {
@@ -172,7 +172,7 @@ def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
             gpus, region = places.gpus(plan.gpu_count, plan.gpu_type), places.region(plan.region)
             return (
                 f"Approved: {plan.base_model} on {gpus}, region {region}, "
-                f"{rounded(plan.rate_micros_per_hour)} an hour."
+                f"{exact_dollars(plan.rate_micros_per_hour)} an hour."
                 + (f" {warning}" if warning else ""),
                 "warn" if warning else "calm",
             )
@@ -183,7 +183,7 @@ def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
         case Job.JobPaused():
             return f"{PAUSED[event.reason].heading}. The meter is stopped.", "warn"
         case Job.JobResumed():
-            rate = rounded(event.rate_micros_per_hour)
+            rate = exact_dollars(event.rate_micros_per_hour)
             return f"Resumed at {rate} an hour; waiting for GPUs, free of charge.", "calm"
         case Job.JobCancelled():
             return "Cancelled. Metered GPU time is settled.", "warn"
@@ -214,9 +214,9 @@ def _ended(event: Job.Event) -> tuple[str, str] | None:
             return f"Failed: {event.error_class}.", "bad"
         case Job.EstimateScored():
             return (
-                f"It took {spoken(event.actual_seconds)} and cost {rounded(event.actual_micros)}; "
-                f"estimated were {rounded(event.low_micros, Toward.DOWN, event.high_micros)} to "
-                f"{rounded(event.high_micros, Toward.UP)}.",
+                f"It took {spoken(event.actual_seconds)} and cost {dollars(event.actual_micros)}; "
+                f"estimated were {dollars(event.low_micros, Toward.DOWN)} to "
+                f"{dollars(event.high_micros, Toward.UP)}.",
                 "",
             )
         case _:
@@ -241,9 +241,8 @@ def _money(event: Event) -> str:
     match event:
         case Meter.MinuteMetered():
             seconds = event.to_seconds - event.from_seconds
-            return (
-                f"Minute {event.minute} billed: {spoken(seconds)}, {rounded(event.amount_micros)}."
-            )
+            amount = exact_dollars(event.amount_micros)
+            return f"Minute {event.minute} billed: {spoken(seconds)}, {amount}."
         case Meter.LeaseGranted() | Meter.LeaseExtended():
             return f"The balance holds {spoken(event.paid_seconds)} of this launch."
         case Meter.LeaseRefused():
@@ -251,6 +250,6 @@ def _money(event: Event) -> str:
         case Meter.MeterClosed():
             return f"Settled to the second: {spoken(event.billed_seconds)} billed."
         case Meter.LostWorkCredited():
-            return f"{rounded(event.amount_micros)} credited for work that was lost."
+            return f"{dollars(event.amount_micros)} credited for work that was lost."
         case _:
             return "The meter of this launch is ready."

@@ -20,7 +20,7 @@ from gateway.answers import job_name
 from gateway.api.accounts import show_account
 from gateway.backend import Backend
 from gateway.sessions import renew_session
-from gateway.web.amounts import amount_text, written_amount, written_range
+from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
 
 SECURITY = {
@@ -53,7 +53,7 @@ def templates() -> Environment:
         "count": written_count,
         "day": written_day,
         "dollars": written_amount,
-        "dollars_text": amount_text,
+        "exact": exact_amount,
         "job_name": job_name,
         "limit": written_limit,
         "moment": written_moment,
@@ -64,6 +64,7 @@ def templates() -> Environment:
     }
     environment.globals["asset"] = url_of
     environment.globals["dataset_link"] = dataset_link
+    environment.globals["decimals_in"] = decimals_in
     environment.globals["dollars_range"] = written_range
     return environment
 

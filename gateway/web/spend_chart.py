@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from gateway.answers import Money
 from gateway.api.billing import StatementDay
-from gateway.web.amounts import amount_text
 
 HEIGHT, STEP, GAP, LEAST = 100.0, 10.0, 2.0, 1.0
 """Of the drawing, in its own units; a day that charged anything is seen."""
@@ -45,6 +44,6 @@ def spend_chart(days: Sequence[StatementDay]) -> SpendChart | None:
         if charged := day.charges.micros:
             height = max(LEAST, HEIGHT * charged / most)
             x = number * STEP + GAP / 2
-            title = f"{day.day:%b %-d}: {amount_text(day.charges)}"
+            title = f"{day.day:%b %-d}: {day.charges.text}"
             bars.append(Bar(x, round(HEIGHT - height, 2), round(height, 2), title))
     return SpendChart(len(days) * STEP, tuple(bars), Money.of(most))

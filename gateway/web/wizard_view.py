@@ -22,7 +22,7 @@ from gateway.api.estimates import price_job, warnings_of
 from gateway.api.job_form import JobRequest
 from gateway.api.models import BaseModelAnswer
 from gateway.backend import Backend
-from gateway.web.amounts import Toward, amount_text, written_amount, written_range
+from gateway.web.amounts import written_amount, written_range
 from gateway.web.launch_snippets import command_line, python
 from gateway.web.pages import sentence
 from gateway.web.wizard_fields import FIELDS, UNPRICED
@@ -247,7 +247,7 @@ class View:
     def left(self) -> Markup:
         """What is left of the balance at least."""
         assert self.priced is not None
-        return written_amount(self.priced.balance.left, Toward.DOWN)
+        return written_amount(self.priced.balance.left)
 
     @property
     def phases(self) -> list[Priced]:
@@ -257,7 +257,7 @@ class View:
             Priced(
                 PHASES[each.phase],
                 _duration(each.low_seconds, each.high_seconds),
-                written_amount(each.high, Toward.UP),
+                written_amount(each.high),
             )
             for each in self.priced.estimate.phases
         ]
@@ -267,13 +267,13 @@ class View:
         """Whether the balance covers the upper bound."""
         if self.priced is None:
             return None
-        upper = amount_text(self.priced.estimate.high, Toward.UP)
+        upper = self.priced.estimate.high.text
         if not (missing := self.priced.balance.missing).micros:
             return Gate(True, f"The balance covers the upper bound of {upper}.")
         return Gate(
             False,
-            f"Top up first: {amount_text(missing, Toward.PAYABLE)} is missing.",
-            f"The balance is {amount_text(self.priced.balance.balance)}, the upper bound of the "
+            f"Top up first: {missing.text} is missing.",
+            f"The balance is {self.priced.balance.balance.text}, the upper bound of the "
             f"estimate {upper}.",
         )
 

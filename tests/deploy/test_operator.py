@@ -41,6 +41,9 @@ def test_accounts_and_credit() -> None:
     assert "more than six" in ecolink(
         "accounts", "credit", "alice", "0.0000001", "--reference", "y", exit_code=1
     )
+    assert "'5.005' has fractions of a cent. Enter whole cents, such as 5.01." in " ".join(
+        ecolink("accounts", "top-up", "alice", "5.005", "--reference", "x", exit_code=1).split()
+    )
     assert "no account named bob" in ecolink(
         "accounts", "credit", "bob", "1", "--reference", "z", exit_code=1
     )

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import Invalid
-from domain.money import charge_micros, decimal_dollars, dollars, micros_of
+from domain.money import (
+    Toward,
+    charge_micros,
+    decimal_dollars,
+    decimals_of,
+    dollars,
+    exact_dollars,
+    micros_of,
+    payment_micros_of,
+)
 
 rates = st.integers(0, 10**9)
 
@@ -29,10 +40,59 @@ def test_a_charge_is_the_product_rounded_half_up(rate: int, seconds: int) -> Non
 
 @pytest.mark.parametrize(
     ("micros", "text"),
+    [
+        (0, "$0.00"),
+        (1, "<$0.01"),
+        (9_999, "<$0.01"),
+        (10_000, "$0.01"),
+        (123_456, "$0.12"),
+        (125_000, "$0.13"),
+        (1_234_567_891, "$1,234.57"),
+        (-1_234_567, "-$1.23"),
+        (-1, "-<$0.01"),
+    ],
+)
+def test_people_read_cents(micros: int, text: str) -> None:
+    assert dollars(micros) == text
+
+
+def test_bounds_are_rounded_to_their_side() -> None:
+    assert dollars(230_001, Toward.UP) == "$0.24"
+    assert dollars(239_999, Toward.DOWN) == "$0.23"
+    assert dollars(1, Toward.UP) == "$0.01"
+    assert dollars(-230_001, Toward.DOWN) == "-$0.24"
+    assert dollars(-1, Toward.DOWN) == "-$0.01"
+    assert dollars(1, Toward.DOWN) == "<$0.01"
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
     [(0, "$0.00"), (1, "$0.000001"), (1_500_000, "$1.50"), (-20_000, "-$0.02")],
 )
-def test_dollars(micros: int, text: str) -> None:
-    assert dollars(micros) == text
+def test_exact_amounts(micros: int, text: str) -> None:
+    assert exact_dollars(micros) == text
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), max_size=20))
+def test_amounts_with_the_decimals_of_all_add_up_as_they_are_written(amounts: list[int]) -> None:
+    decimals = decimals_of(amounts)
+    written = [exact_dollars(each, decimals).replace("$", "").replace(",", "") for each in amounts]
+    assert all(len(each.partition(".")[2]) == decimals for each in written)
+    assert sum(map(Decimal, written)) * 1_000_000 == sum(amounts)
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"), [("5.005", "5.01"), ("$0.001", "0.01"), ("2.999", "3.00")]
+)
+def test_a_payment_takes_whole_cents(text: str, fix: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        payment_micros_of(text, field="amount")
+    assert refusal.value.field == "amount"
+    assert refusal.value.message == (
+        f"{text!r} has fractions of a cent. Enter whole cents, such as {fix}."
+    )
+    assert payment_micros_of(fix, field="amount") % 10_000 == 0
+    assert payment_micros_of("5.010", field="amount") == 5_010_000
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from gateway import job_progress, job_tables
+from gateway import job_progress, job_tables, tables
 
 
 def text(drawn: RenderableType, columns: int = 160) -> str:
@@ -54,6 +54,17 @@ def test_a_narrow_terminal_loses_columns_and_no_id() -> None:
         narrow = text(drawn, columns)
         assert "a-base" not in narrow
         assert columns < 38 or job["id"] in narrow
+
+
+def test_amounts_that_are_added_up_are_not_rounded() -> None:
+    posting = {"posted_at": "2026-11-01T10:00:00", "debit": "customer:a", "credit": "revenue"}
+    posting |= {"reason": "minute metered", "segment": 1, "minute": 1, "job_id": None}
+    rows = [
+        posting | {"amount": {"micros": micros, "text": "$0.01"}} for micros in (10_000, 12_345)
+    ]
+    drawn = text(tables.ledger({"data": rows}))
+    assert "$0.010000" in drawn
+    assert "$0.012345" in drawn
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
@@ -221,7 +222,7 @@ def test_an_amount_that_is_none_is_refused_at_its_field(paying: Browser) -> None
         "0": "The amount must be above 0",
         "-5": "The amount must be above 0",
         "1,000": "has thousands separators",
-        "0.001": "A test payment is $0.01 to $1,000.00.",
+        "5.005": "&#39;5.005&#39; has fractions of a cent. Enter whole cents, such as 5.01.",
         "1000.01": "A test payment is $0.01 to $1,000.00.",
     }.items():
         answer = top_up(paying, amount)
@@ -279,6 +280,38 @@ def test_statements_add_up(browser: Browser, world: World) -> None:
     assert "Credit granted" in text
     assert "+$20.00 $20.00" in text
     assert "Charges by day" in text
+
+
+def amounts(page: str, label: str) -> list[Decimal]:
+    """What the cells of one column say, read as a person adds them up; a dash is nothing."""
+    cells = re.findall(rf'<td [^>]*data-label="{label}"[^>]*>(.*?)</td>', page)
+    texts = [re.sub(r"<[^>]+>|[$,+]", "", cell).replace("\N{MINUS SIGN}", "-") for cell in cells]
+    return [Decimal(0 if text == "—" else text) for text in texts]
+
+
+def test_rows_of_fractions_of_a_cent_add_up_as_they_are_shown(
+    browser: Browser, world: World
+) -> None:
+    world.credit(browser.person, 1_234_567)
+    run_a_minute(world, browser.person, approved_job(browser, world))
+    run_a_minute(world, browser.person, approved_job(browser, world))
+    page = browser.client.get("/billing").text
+    by_day, _, rest = page.partition('id="by-job-title"')
+    by_job, _, ledger = rest.partition('id="ledger-title"')
+    for label in ("Topped up", "Credits", "Charges", "Given back"):
+        *rows, total = amounts(by_day, label)
+        assert sum(rows) == total, label
+    *_, opening = amounts(by_day, "Opening")
+    *_, closing = amounts(by_day, "Closing")
+    moved = [amounts(by_day, label)[-1] for label in ("Credits", "Charges")]
+    assert opening + moved[0] - moved[1] == closing == Decimal("21.214567")
+    for label in ("Charges", "Cost"):
+        *rows, total = amounts(by_job, label)
+        assert sum(rows) == total, label
+    balances, posted = amounts(ledger, "Balance"), amounts(ledger, "Amount")
+    assert len(balances) == 4
+    for after, before, amount in zip(balances, [*balances[1:], Decimal(0)], posted, strict=True):
+        assert before + amount == after
 
 
 def test_the_ledger_is_filtered_by_job_kind_and_day(browser: Browser, world: World) -> None:

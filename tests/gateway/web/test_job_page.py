@@ -80,7 +80,7 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
         "Held-out loss 1.7500 at step 10",
         "Tokens/s 1,000",
         "Balance $10.00 lasts about",
-        "Estimated $",
+        "Estimated up to $0.0",
         "loading <the> model",
         "Training began: 30 steps over 9 examples, with 1 to evaluate on.",
         "Checkpoint saved at step 10: train loss 2.0000.",

@@ -12,8 +12,7 @@ from domain.aggregate import because
 from domain.gpu_pool import GpuPool
 from domain.identity import gpu_pool_id
 from domain.job import Job
-from gateway.answers import Money
-from gateway.web.amounts import amount_text
+from domain.money import exact_dollars
 from gateway.web.wizard import CHANGED
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
@@ -80,7 +79,7 @@ def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> 
         "/api/estimates", json=body, headers=wizard.browser.htmx
     ).json()
     assert quote["fit"]["banner"] in shown["precision"].text
-    assert amount_text(Money(**quote["balance"]["left"]), "down") in shown["impact"].text
+    assert exact_dollars(quote["balance"]["left"]["micros"]) in shown["impact"].text
     rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
     assert len(rows) == len(quote["estimate"]["phases"])
     assert shown["steps"].text == (
@@ -95,7 +94,7 @@ def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> 
 def test_one_sentence_tells_what_it_comes_to(wizard: Wizard) -> None:
     assert wizard.shown["status-now"].text == "Choose a dataset."
     status = wizard.complete()["status-now"].text
-    assert re.fullmatch(r"Estimate \$[\d.]+ to \$[\d.]+; ready to approve\.", status)
+    assert re.fullmatch(r"Estimate (\$[\d.]+|up) to \$[\d.]+; ready to approve\.", status)
     assert "Epochs must be" in wizard.change(epochs="x")["status-now"].text
     loud = ("status", "alert")
     page = read_html(wizard.browser.client.get(PATH).text)
@@ -225,7 +224,7 @@ def test_too_little_balance_closes_the_gate(client: TestClient, world: World) ->
     wizard.open()
     gate = wizard.complete()["balance-gate"]
     assert gate.attributes["class"] == "is-closed"
-    assert gate.text.startswith("Top up first: $0.01 is missing. The balance is $0.0001,")
+    assert gate.text.startswith("Top up first: $0.01 is missing. The balance is <$0.01,")
     assert next(e for e in gate.all() if e.tag == "a").attributes["href"] == "/billing"
     assert "Top up first: $0.01 is missing." in wizard.shown["wizard-bar"].text
     assert not wizard.is_clickable
