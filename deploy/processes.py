@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from infrastructure.settings import Settings
 
 # Name -> `module:callable`, which takes Settings and returns after SIGTERM. In order of starting.
@@ -19,7 +21,7 @@ PROCESSES: dict[str, str] = {
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables; those without a value are left out."""
     return {
-        f"ECOLINK_{name.upper()}": str(value)
+        f"ECOLINK_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in settings.model_dump().items()
         if value is not None
     }

@@ -6,12 +6,19 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 
 log = logging.getLogger("deploy.run")
+
+WINDOW_SECONDS, MOST_LINES, MOST_WARNINGS = 10.0, 2_000, 50
+"""What one line of code may log within a window: a flood must not rotate the rest away."""
+
+ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+"""Control characters, which could rewrite what a terminal shows of a log."""
 
 
 class OneLine(logging.Formatter):
@@ -25,14 +32,39 @@ class OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record without a line break in it."""
-        return super().format(record).replace("\n", " ⏎ ")
+        """The record without a line break or another control character in it."""
+        return super().format(record).replace("\n", " ⏎ ").translate(ESCAPED)
+
+
+class Throttle(logging.Filter):
+    """Lets one line of code log so often in a window; the rest is counted and reported later."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._windows: dict[tuple[str, int], list[float]] = {}  # began at, records
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True for a record that is to be written."""
+        most = MOST_LINES if record.levelno < logging.WARNING else MOST_WARNINGS
+        now, place = self._clock(), (record.pathname, record.lineno)
+        window = self._windows.get(place)
+        if window is None or now - window[0] >= WINDOW_SECONDS:
+            dropped = 0 if window is None else max(0, int(window[1]) - most)
+            self._windows[place] = [now, 1]
+            if dropped:
+                record.msg = f"{record.getMessage()} [{dropped} more like this were not logged]"
+                record.args = None
+            return True
+        window[1] += 1
+        return window[1] <= most
 
 
 def set_up_logging(level: str) -> None:
     """Send every logger's records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
+    handler.addFilter(Throttle())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
 

@@ -20,6 +20,8 @@ from gateway.errors import Errors, answer
 from gateway.event_feed import EventFeed
 from gateway.requests import Requests
 from gateway.serving import open_serving
+from infrastructure.connection_guard import ConnectionGuard, GuardedServer
+from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
@@ -75,7 +77,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         await asyncio.wait(tasks)
 
 
-class Server(uvicorn.Server):
+class Server(GuardedServer):
     """Ends at once although clients wait for events."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,19 +93,22 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises RuntimeError if it cannot start."""
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
-    server = Server(
-        uvicorn.Config(
-            app,
-            host=settings.gateway_host,
-            port=settings.gateway_port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            # Events are small; compressing each for each client costs more than it saves.
-            ws_per_message_deflate=False,
-            ws_max_size=MESSAGE_BYTES,
-        )
+    guard = ConnectionGuard(Limits(settings.limits), exempt=settings.proxies)
+    config = uvicorn.Config(
+        app,
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        # Events are small; compressing each for each client costs more than it saves.
+        ws_per_message_deflate=False,
+        ws_max_size=MESSAGE_BYTES,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=",".join(settings.proxies),
+        **guard.protocols(),
     )
+    server = Server(config, guard)
     # After a graceful end uvicorn raises the signal again, which would kill the process.
     signal.signal(signal.SIGTERM, server.handle_exit)
     server.run()

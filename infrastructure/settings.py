@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infrastructure.limits import known_limits
+
 
 def _origin(url: str) -> str:
     """An address as browsers say it of a page; raises ValueError for more than an origin."""
@@ -67,6 +69,21 @@ class Settings(BaseSettings):
         default=None,
         description="Where browsers and programs find the gateway, behind a reverse proxy, such as "
         "https://ecolink.example.org; unset: at the address that they ask.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Addresses of reverse proxies whose X-Forwarded-For is trusted, with commas; "
+        "unset: loopback if public_url is set, otherwise none.",
+    )
+    limits: Annotated[dict[str, int], AfterValidator(known_limits)] = Field(
+        default={},
+        description="Limits and quotas that differ from their defaults, as JSON, such as "
+        '{"datasets": 50}; `ecolink security limits` lists them.',
+    )
+    security_days: int = Field(
+        default=30,
+        ge=1,
+        description="How long security events, which name client addresses, are kept.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address that the serving process listens on."
@@ -183,6 +200,13 @@ class Settings(BaseSettings):
         if self.artifacts_url is not None:
             return self.artifacts_url
         return (self.home.resolve() / "artifacts").as_uri()
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """Addresses of the reverse proxies that are trusted to name their clients."""
+        if self.trusted_proxies is not None:
+            return frozenset(filter(None, map(str.strip, self.trusted_proxies.split(","))))
+        return frozenset({"127.0.0.1", "::1"} if self.public_url else ())
 
     @property
     def cache(self) -> Path:

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.generation import (
     GENERATE_PATH,
     GenerationAsked,
@@ -25,6 +26,7 @@ from infrastructure.generation import (
     PromptRead,
     TextGrown,
 )
+from infrastructure.limits import Limits
 from services.serving.engine import Asked, Engine
 from services.serving.refusals import Refused
 
@@ -150,7 +152,7 @@ def _line(said: BaseModel) -> str:
     return said.model_dump_json(exclude_none=True) + "\n"
 
 
-class Server(uvicorn.Server):
+class Server(GuardedServer):
     """Serves inside of a process that handles signals itself."""
 
     @contextmanager
@@ -161,6 +163,8 @@ class Server(uvicorn.Server):
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
     """Serve until the task is cancelled. A port that is taken ends the process; the log says so."""
+    # Each answer is a connection of the gateway's.
+    guard = ConnectionGuard(Limits({}), exempt=frozenset({"127.0.0.1", "::1"}))
     config = uvicorn.Config(
         app,
         host=host,
@@ -168,5 +172,6 @@ async def serve_app(app: FastAPI, host: str, port: int) -> None:
         lifespan="off",  # the app has none, and its cancelled end would be logged as an error
         log_config=None,
         access_log=False,
+        **guard.protocols(),
     )
-    await Server(config).serve()
+    await Server(config, guard).serve()

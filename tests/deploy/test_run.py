@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from deploy.processes import PROCESSES, environment
+from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, OneLine, Throttle
 from infrastructure.settings import Settings
 from tests.deploy.fakes import CRASHING, STEADY
 from tests.polling import eventually
@@ -63,3 +65,28 @@ def test_settings_survive_the_way_through_an_environment(home: Path) -> None:
 def test_every_process_is_declared_as_a_module_and_a_callable() -> None:
     for name, target in PROCESSES.items():
         assert re.fullmatch(rf"(services\.{name}|gateway)\.app:run", target)
+
+
+def record(level: int, line: int, message: str = "GET %s", *values: str) -> logging.LogRecord:
+    return logging.LogRecord("gateway", level, "a.py", line, message, values or ("/",), None)
+
+
+def test_control_characters_are_escaped() -> None:
+    said = OneLine().format(record(logging.INFO, 1, "GET %s", "/\x1b[2J\r\n\x9b\x7fé"))
+    assert said.endswith("GET /\\x1b[2J\\x0d ⏎ \\x9b\\x7fé")
+
+
+def test_a_flood_from_one_line_of_code_is_counted_instead() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    for level, most in ((logging.WARNING, MOST_WARNINGS), (logging.INFO, MOST_LINES)):
+        written = [throttle.filter(record(level, level)) for _ in range(most + 70)]
+        assert sum(written) == most
+    assert throttle.filter(record(logging.WARNING, 9)), "another line is not affected"
+    now[0] += WINDOW_SECONDS
+    later = record(logging.WARNING, logging.WARNING)
+    assert throttle.filter(later)
+    assert "70 more like this" in later.getMessage()
+    again = record(logging.WARNING, logging.WARNING)
+    assert throttle.filter(again)
+    assert again.getMessage() == "GET /"

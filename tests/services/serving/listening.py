@@ -11,6 +11,8 @@ import httpx
 import uvicorn
 
 from deploy.local.ports import free_port
+from infrastructure.connection_guard import ConnectionGuard
+from infrastructure.limits import Limits
 from services.serving.api import Server, create_app
 from services.serving.engine import Engine
 from tests.polling import eventually
@@ -22,9 +24,10 @@ SECRET = "between-neighbours"
 def listening(engine: Engine) -> Iterator[str]:
     """The URL at which an engine is asked."""
     port = free_port(0)
-    server = Server(
-        uvicorn.Config(create_app(engine, SECRET), host="127.0.0.1", port=port, log_config=None)
+    config = uvicorn.Config(
+        create_app(engine, SECRET), host="127.0.0.1", port=port, log_config=None
     )
+    server = Server(config, ConnectionGuard(Limits({})))
     thread = Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     url = f"http://127.0.0.1:{port}"

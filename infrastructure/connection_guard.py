@@ -1,0 +1,320 @@
+"""Bounds for the connections of an HTTP server: how many, and how slow their clients may be.
+
+uvicorn has a limit for idle connections alone. A client that sends half a request's head, or stalls
+within a body, keeps a connection and its memory for ever; enough of them use up the process's open
+files, and then it accepts no connection at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from infrastructure.limits import Limits
+
+log = logging.getLogger("connections")
+
+SPARE_FILES = 256
+"""Open files that are left for the database, the artifact store and the process itself."""
+
+MOST_FILES = 65_536
+REPORT_SECONDS = 10.0
+
+TICKS_PER_SWEEP = 10
+"""uvicorn's server ticks ten times a second."""
+
+
+def raise_file_limit() -> int:
+    """Raise the process's limit of open files as far as it may; returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def _answer(status: str) -> bytes:
+    return (
+        f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        f"content-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+    ).encode()
+
+
+TOO_MANY = _answer("503 Service Unavailable")
+TOO_SLOW = _answer("408 Request Timeout")
+
+
+class ConnectionGuard:
+    """Counts the connections of one server and ends those of clients that are too slow."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        exempt: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`exempt` are addresses of trusted proxies, which connect for many clients."""
+        self.limits, self.clock = limits, clock
+        self._exempt = exempt
+        self._peers: dict[asyncio.BaseTransport, str] = {}
+        self._of_address: Counter[str] = Counter()
+        self._watched: set[GuardedHttp | GuardedWebSocket] = set()
+        self._waiting: dict[str, dict[GuardedHttp, None]] = {}
+        """Connections without a complete request, by address, the oldest first."""
+        self._ended: Counter[str] = Counter()
+        self._reported = clock()
+        files = raise_file_limit()
+        self._most = min(limits["connections"], max(1, files - SPARE_FILES))
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def protocols(self) -> dict[str, Any]:
+        """The arguments of uvicorn's Config that put this guard in front of a server."""
+        return {
+            "http": cast(type[asyncio.Protocol], partial(GuardedHttp, self)),
+            "ws": cast(type[asyncio.Protocol], partial(GuardedWebSocket, self)),
+            "timeout_keep_alive": self.limits["idle_seconds"],
+        }
+
+    def admit(self, transport: asyncio.BaseTransport) -> bool:
+        """Count a new connection; False if there are too many.
+
+        At a limit, the oldest connection without a complete request makes room.
+        """
+        peer = str((transport.get_extra_info("peername") or ("",))[0])
+        most = self._most if peer in self._exempt else self.limits["address_connections"]
+        full = self._of_address[peer] >= most and not self._make_room(peer)
+        if full or (len(self._peers) >= self._most and not self._make_room(None)):
+            self._ended["refused, as there are too many"] += 1
+            return False
+        self._peers[transport] = peer
+        self._of_address[peer] += 1
+        return True
+
+    def release(self, transport: asyncio.BaseTransport) -> None:
+        """Forget a connection that is closed."""
+        peer = self._peers.pop(transport, None)
+        if peer is not None:
+            self._of_address[peer] -= 1
+            if not self._of_address[peer]:
+                del self._of_address[peer]
+
+    def waits(self, protocol: GuardedHttp) -> None:
+        """Note that a connection has no complete request now."""
+        peer = self._peers.get(protocol.transport)
+        if peer is not None:
+            self._waiting.setdefault(peer, {})[protocol] = None
+
+    def works(self, protocol: GuardedHttp) -> None:
+        """Note that a connection has a request, or is closed."""
+        peer = self._peers.get(protocol.transport, "")
+        waiting = self._waiting.get(peer, {})
+        waiting.pop(protocol, None)
+        if not waiting:
+            self._waiting.pop(peer, None)
+
+    def _make_room(self, peer: str | None) -> bool:
+        """End the longest waiting connection of an address; None: of the one with the most."""
+        if peer is None:
+            peer = max(self._waiting, key=self._of_address.__getitem__, default="")
+        oldest = next(iter(self._waiting.get(peer, {})), None)
+        if oldest is None:
+            return False
+        self.works(oldest)
+        self.release(oldest.transport)
+        oldest.transport.abort()
+        self._ended["without a complete request, to make room"] += 1
+        return True
+
+    def watch(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
+        """Look after a connection with each sweep."""
+        self._watched.add(protocol)
+
+    def leave(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
+        """Look after it no more."""
+        self._watched.discard(protocol)
+
+    def sweep(self) -> None:
+        """End the connections that are too slow, and log how many, at most once in ten seconds."""
+        now = self.clock()
+        for protocol in list(self._watched):
+            if reason := protocol.overdue(now):
+                self._ended[reason] += 1
+        if self._ended and now - self._reported >= REPORT_SECONDS:
+            said = ", ".join(f"{count} {reason}" for reason, count in self._ended.items())
+            log.warning("connections ended: %s; %d are open", said, len(self))
+            self._ended.clear()
+            self._reported = now
+
+
+class _Writes:
+    """Notices a client that takes nothing of what it is sent."""
+
+    def __init__(self) -> None:
+        self._size, self._since = 0, 0.0
+
+    def stalled(self, transport: asyncio.Transport, now: float, seconds: float) -> bool:
+        """Return True if bytes have waited so long without any being taken."""
+        size = transport.get_write_buffer_size()
+        if size == 0 or size != self._size:
+            self._size, self._since = size, now
+            return False
+        return now - self._since > seconds
+
+
+class GuardedHttp(H11Protocol):
+    """An HTTP connection with deadlines for the head, the body and the client's reading."""
+
+    def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._guard = guard
+        self._admitted = False
+        self._head_since: float | None = None
+        self._body_since: float | None = None
+        self._received = 0
+        self._writes = _Writes()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admit the connection, or answer 503 and close it."""
+        self._admitted = self._guard.admit(transport)
+        if not self._admitted:
+            transport.write(TOO_MANY)
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._head_since = self._guard.clock()
+        self._guard.watch(self)
+        self._guard.waits(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and note since when a head or a body is incomplete."""
+        if not self._admitted:
+            return
+        now = self._guard.clock()
+        if self._head_since is None and self.conn.their_state is h11.IDLE:
+            self._head_since = now
+        self._received += len(data)
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._head_since = None
+            self._guard.works(self)
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._body_since = None
+        elif self._body_since is None:
+            self._body_since, self._received = now, len(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if not self._admitted:
+            return
+        self._guard.works(self)
+        self._guard.release(self.transport)
+        self._guard.leave(self)
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self._guard.waits(self)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection to a WebSocket, which is counted on."""
+        self._guard.leave(self)
+        self._guard.works(self)
+        super().handle_websocket_upgrade(event)
+
+    def overdue(self, now: float) -> str | None:
+        """End the connection if its client is too slow; returns the reason."""
+        limits = self._guard.limits
+        if self._head_since is not None and now - self._head_since > limits["head_seconds"]:
+            self._refuse()
+            return "without a complete request"
+        if self._body_is_slow(now):
+            self._refuse()
+            return "too slow with a body"
+        if self._writes.stalled(self.transport, now, limits["write_stall_seconds"]):
+            self.transport.abort()
+            return "taking no answer"
+        return None
+
+    def _body_is_slow(self, now: float) -> bool:
+        """Return True if a window is over in which the client sent too little.
+
+        While the server itself does not read, no window runs.
+        """
+        if self._body_since is None:
+            return False
+        if self.flow.read_paused:
+            self._body_since, self._received = now, 0
+            return False
+        seconds, limits = now - self._body_since, self._guard.limits
+        if seconds < limits["body_window_seconds"]:
+            return False
+        slow = self._received < seconds * limits["body_bytes_per_second"]
+        self._body_since, self._received = now, 0
+        return slow
+
+    def _refuse(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            unanswered = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        else:
+            unanswered = not self.cycle.response_started
+        if unanswered:
+            self.transport.write(TOO_SLOW)
+        self.transport.close()
+
+
+class GuardedWebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that counts as a connection; uvicorn's pings end one whose client is gone."""
+
+    def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._guard = guard
+        self._writes = _Writes()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Go on with a connection that was admitted."""
+        super().connection_made(transport)
+        self._guard.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._guard.release(self.transport)
+        self._guard.leave(self)
+        super().connection_lost(exc)
+
+    def overdue(self, now: float) -> str | None:
+        """End the connection if its client takes nothing; returns the reason."""
+        if self._writes.stalled(self.transport, now, self._guard.limits["write_stall_seconds"]):
+            self.transport.abort()
+            return "taking no messages"
+        return None
+
+
+class GuardedServer(uvicorn.Server):
+    """A server that sweeps its connections once a second."""
+
+    def __init__(self, config: uvicorn.Config, guard: ConnectionGuard) -> None:
+        super().__init__(config)
+        self._guard = guard
+
+    async def on_tick(self, counter: int) -> bool:
+        """Sweep with every tenth tick."""
+        if counter % TICKS_PER_SWEEP == 0:
+            self._guard.sweep()
+        return await super().on_tick(counter)

@@ -1,0 +1,91 @@
+"""Every limit of the HTTP servers: its name, its default, its scope and its header.
+
+An operator changes them with `ECOLINK_LIMITS`, a JSON object of names and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """What a limit counts for."""
+
+    PROCESS = "process"
+    ADDRESS = "client address"
+    CONNECTION = "connection"
+    ACCOUNT = "account"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit; with `per_seconds` it is a rate, whose burst is the whole amount."""
+
+    name: str
+    default: int
+    scope: Scope
+    description: str
+    per_seconds: int | None = None
+    header: str | None = None
+    """The last part of its `x-ratelimit-*` headers, in OpenAI's words where those have one."""
+
+
+TABLE = (
+    Limit("connections", 2_000, Scope.PROCESS, "Open connections, WebSockets included."),
+    Limit("address_connections", 256, Scope.ADDRESS, "Open connections of one client address."),
+    Limit("head_seconds", 10, Scope.CONNECTION, "Time in which a request's head must be complete."),
+    Limit("idle_seconds", 5, Scope.CONNECTION, "Time between two requests of one connection."),
+    Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Least rate of a body, over a window."),
+    Limit("body_window_seconds", 15, Scope.CONNECTION, "The window of that rate."),
+    Limit("write_stall_seconds", 60, Scope.CONNECTION, "Time in which a client takes nothing."),
+    Limit("all_uploads", 32, Scope.PROCESS, "Uploads at a time."),
+    Limit("address_requests", 12_000, Scope.ADDRESS, "Requests, signed in or not.", 60),
+    Limit(
+        "refused_credentials",
+        20,
+        Scope.ADDRESS,
+        "Different wrong keys or sign-in links before a lockout, whose time doubles.",
+        900,
+    ),
+    Limit("requests", 6_000, Scope.ACCOUNT, "Requests.", 60, "requests"),
+    Limit("changes", 600, Scope.ACCOUNT, "Requests that change something.", 60, "changes"),
+    Limit("key_changes", 30, Scope.ACCOUNT, "Keys made or revoked.", 600, "key-changes"),
+    Limit("chats", 1_200, Scope.ACCOUNT, "Chat completions.", 60, "requests"),
+    Limit(
+        "prompt_tokens",
+        2_000_000,
+        Scope.ACCOUNT,
+        "Prompt tokens of chats, once for each of the `n` answers.",
+        60,
+        "tokens",
+    ),
+    Limit("keys", 100, Scope.ACCOUNT, "Keys that are not revoked.", header="keys"),
+    Limit("datasets", 2_000, Scope.ACCOUNT, "Datasets.", header="datasets"),
+    Limit("dataset_gib", 256, Scope.ACCOUNT, "Size of all datasets, GiB.", header="bytes"),
+    Limit("uploads", 6, Scope.ACCOUNT, "Uploads at a time.", header="uploads"),
+    Limit("sockets", 64, Scope.ACCOUNT, "WebSockets and waiting requests.", header="sockets"),
+)
+
+LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
+
+
+def known_limits(changed: dict[str, int]) -> dict[str, int]:
+    """The same limits; raises ValueError for an unknown name or a number below 1."""
+    for name, value in changed.items():
+        if name not in LIMITS:
+            raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")
+        if value < 1:
+            raise ValueError(f"the limit {name} is {value}; it must be at least 1")
+    return changed
+
+
+class Limits:
+    """The limits in force: the defaults, with what an operator changed."""
+
+    def __init__(self, changed: Mapping[str, int]) -> None:
+        self._values = {limit.name: limit.default for limit in TABLE} | dict(changed)
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
