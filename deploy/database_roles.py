@@ -53,6 +53,8 @@ class Access:
     """Rights on snapshots of accounts."""
     reacts: bool = False
     """It keeps a position in the log, and parks events, under its own name alone."""
+    leads: bool = True
+    """One process of it works at a time."""
     tables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ ACCESS: dict[str, Access] = {
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
         ),
         snapshots=READ,
+        leads=False,
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
@@ -228,6 +231,7 @@ def _grant_tables(
     if access.reacts:
         _grant(connection, "INSERT, UPDATE", "ecolink_tracking", role)
         _grant(connection, CHANGE, "parked_reactions", role)
+    if access.leads:
         _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(LEADING)} TO {{}}", role)
     for table, rights in access.tables.items():
         _grant(connection, rights, table, role)

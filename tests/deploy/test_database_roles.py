@@ -187,6 +187,19 @@ def test_services_that_append_may_lock_the_log_to_keep_it_in_order(settings: Set
                 refused(connection, "LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
 
 
+@pytest.mark.parametrize("service", [name for name in ACCESS if name != "gateway"])
+def test_a_service_of_which_one_process_works_may_lead(settings: Settings, service: str) -> None:
+    with logged_in(settings, service) as connection:
+        row = connection.execute("SELECT take_lead(%s, 'host', 1)", [service]).fetchone()
+        assert row is not None
+        connection.execute("SELECT require_lead(%s, %s)", [service, row[0]])
+
+
+def test_the_gateway_leads_nothing(settings: Settings) -> None:
+    with logged_in(settings, "gateway") as connection:
+        refused(connection, "SELECT take_lead('billing', 'host', 1)")
+
+
 def test_a_migration_takes_rights_that_a_role_should_not_have(settings: Settings) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
