@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from deploy.processes import PROCESSES
+from infrastructure.progress import watch
 from infrastructure.settings import Settings
 
 log = logging.getLogger("deploy.run")
@@ -80,6 +81,7 @@ def main() -> None:
         parser.error(f"there is no process {arguments.name!r}")
     settings = Settings()
     set_up_logging(settings.log_level)
+    watch(settings)
     module, _, function = target.partition(":")
     log.info("%s starts", arguments.name)
     try:

@@ -22,6 +22,7 @@ from gateway.requests import Requests
 from gateway.serving import open_serving
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
+from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
@@ -69,7 +70,8 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.backend = backend
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = web.LiveJobs(app.state.feed)
-        tasks = [asyncio.create_task(each.run()) for each in (app.state.feed, app.state.live_jobs)]
+        works = (app.state.feed.run, app.state.live_jobs.run, PROGRESS.beat)
+        tasks = [asyncio.create_task(work()) for work in works]
         async with open_serving(settings) as app.state.serving:
             yield
         for task in tasks:

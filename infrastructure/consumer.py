@@ -22,6 +22,7 @@ from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from domain.aggregate import Event
 from domain.event_log import EventLog
 from infrastructure.bus import EVENTS, Durable, Envelope
+from infrastructure.progress import PROGRESS
 
 BATCH_EVENTS = 500
 
@@ -98,7 +99,8 @@ class OrderedConsumer:
         backoff, since = 0.1, time.monotonic()
         while True:
             try:
-                await asyncio.to_thread(step)
+                with PROGRESS.step(self.effect.name):
+                    await asyncio.to_thread(step)
                 return
             except Exception:
                 seconds = time.monotonic() - since
@@ -161,7 +163,8 @@ def subscribe_batches(
     )
     async def consume(messages: list[Any], message: NatsMessage) -> None:
         try:
-            await asyncio.to_thread(keep, messages)
+            with PROGRESS.step(durable.name):
+                await asyncio.to_thread(keep, messages)
         except Exception:
             logger.exception("a batch of %s comes again", len(messages))
             await message.nack(delay=1)

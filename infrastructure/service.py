@@ -11,6 +11,7 @@ from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from infrastructure.bus import Durable, provision
+from infrastructure.progress import PROGRESS
 from infrastructure.pulling import LingeringBroker
 from infrastructure.settings import Settings
 
@@ -59,7 +60,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
     @app.after_startup
     async def begin() -> None:
-        for each in (lambda: _keep_provisioned(broker, durables), *work):
+        for each in (PROGRESS.beat, lambda: _keep_provisioned(broker, durables), *work):
             task = asyncio.ensure_future(each())
             task.add_done_callback(ended)
             tasks.append(task)
@@ -92,7 +93,8 @@ async def every(seconds: float, step: Callable[[], object], logger: logging.Logg
     """Run a blocking step again and again in a thread; a failure is logged and tried again."""
     while True:
         try:
-            await asyncio.to_thread(step)
+            with PROGRESS.step(logger.name):
+                await asyncio.to_thread(step)
         except Exception:
             logger.exception("step failed; trying again")
         await asyncio.sleep(seconds)

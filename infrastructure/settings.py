@@ -189,6 +189,21 @@ class Settings(BaseSettings):
     clock_origin: AwareDatetime | None = Field(
         default=None, description="Test clock: when it began to run; set by the local supervisor."
     )
+    beat_file: Path | None = Field(
+        default=None,
+        description="File that a process touches while it lives; set by its supervisor.",
+    )
+    hung_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Time without a heartbeat or an answer after which a process is restarted.",
+    )
+    step_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Most time for one step of a service, such as loading a model, before its "
+        "process is restarted.",
+    )
     supervisor_pid: int | None = Field(
         default=None, description="Process whose end ends local pods; set by the local supervisor."
     )

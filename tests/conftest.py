@@ -144,7 +144,11 @@ def ecolink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkUnderTe
     """One stack for all tests of the whole product, with short minutes and quick heartbeats."""
     home = tmp_path_factory.mktemp("home")
     settings = Settings(
-        home=home, heartbeat_seconds=0.2, meter_minute_seconds=5, test_payments=True
+        home=home,
+        heartbeat_seconds=0.2,
+        meter_minute_seconds=5,
+        silence_seconds=45,
+        test_payments=True,
     )
     with running_ecolink(tmp_path_factory.mktemp("model"), settings) as under_test:
         yield under_test

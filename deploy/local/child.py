@@ -16,6 +16,7 @@ from pathlib import Path
 
 from deploy.local import tether
 from deploy.local.state import ChildState, ChildStatus
+from deploy.local.vital_signs import Sign, Silence
 from infrastructure.liveness import birth
 
 BACKOFF_FIRST_SECONDS = 0.2
@@ -41,6 +42,7 @@ class Program:
     restarts: bool = True
     clear: Callable[[], None] | None = None  # ends what a killed run left; before each start
     ready: Callable[[], bool] | None = None  # None: ready when alive
+    signs: tuple[Sign, ...] = ()  # one that stops means that the program hangs
 
 
 def tethered(
@@ -68,6 +70,7 @@ class Child:
         self._started = self._ended = 0.0
         self.failures = 0  # ends by itself in a row, none of them after a steady life
         self._stop_by = 0.0
+        self._silences: tuple[Silence, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -114,6 +117,7 @@ class Child:
             )
         self._born = birth(self._process.pid)
         self._started = time.monotonic()
+        self._silences = tuple(Silence(sign) for sign in self.program.signs)
         self.exit_code = None
         self._enter(ChildState.STARTING)
 
@@ -128,6 +132,8 @@ class Child:
             self.program.ready is None or self.program.ready()
         ):
             self._enter(ChildState.RUNNING)
+        if self.state is ChildState.RUNNING:
+            self._end_if_hung()
         return (self.state, self.restarts) != before
 
     def terminate(self) -> None:
@@ -160,6 +166,18 @@ class Child:
             log.warning("%s does not stop and is ended", self.program.name)
             _kill_group(self._process.pid)
             self._stop_by = math.inf
+
+    def _end_if_hung(self) -> None:
+        for silence in self._silences:
+            seconds = silence.look()
+            if silence.too_long and self._process is not None:
+                log.error(
+                    "%s hangs (%s for %.0f s) and is restarted",
+                    *(self.program.name, silence.sign.name, seconds),
+                )
+                _kill_group(self._process.pid)
+                self._silences = ()
+                return
 
     def _reap(self) -> None:
         process = self._process

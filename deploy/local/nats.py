@@ -12,6 +12,7 @@ from typing import Any
 from deploy.local.child import Program
 from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
+from deploy.local.vital_signs import Probe
 from infrastructure.bus import CONTROL
 
 SERVICES = "ecolink"
@@ -81,10 +82,12 @@ def configuration(port: int, store: Path, passwords: Passwords, host: str = "127
 class NatsServer:
     """nats-server with a file store in a home, on a port of 127.0.0.1."""
 
-    def __init__(self, home: Home, port: int, passwords: Passwords) -> None:
+    def __init__(
+        self, home: Home, port: int, passwords: Passwords, hung_seconds: float = 60.0
+    ) -> None:
         self.port = port
         self._home = home
-        self._passwords = passwords
+        self._passwords, self._hung_seconds = passwords, hung_seconds
 
     @property
     def services_url(self) -> str:
@@ -103,6 +106,7 @@ class NatsServer:
             name="nats",
             argv=(str(binary()), "--config", str(self._home.nats_config)),
             ready=self.ready,
+            signs=(Probe("no answer to PING", self._hung_seconds, self.ready),),
         )
 
     def initialise(self) -> None:

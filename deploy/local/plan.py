@@ -18,9 +18,12 @@ from deploy.local.nats import NatsServer
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
+from deploy.local.vital_signs import Heartbeat, Probe, Sign
 from deploy.processes import environment
 from infrastructure.settings import Settings
 
+LISTENERS = ("gateway", "serving")
+PROBE_SECONDS = 10.0
 POD_MARGIN_SECONDS = 5.0  # beyond the grace in which a trainer saves its checkpoint
 
 
@@ -71,13 +74,13 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     known |= {"snapshot_secret": settings.snapshot_secret or passwords.snapshots}
     if settings.database_url is None:
         port = settings.postgres_port or free_port(before.postgres_port)
-        postgres = PostgresServer(home, port, passwords)
+        postgres = PostgresServer(home, port, passwords, settings.hung_seconds)
         servers.append(postgres)
         known |= {"postgres_port": port, "database_url": postgres.url_of(OPERATOR_ROLE)}
         known |= {"owner_database_url": postgres.owner_url}
     if settings.nats_url is None:
         port = settings.nats_port or free_port(before.nats_port)
-        nats = NatsServer(home, port, passwords)
+        nats = NatsServer(home, port, passwords, settings.hung_seconds)
         servers.append(nats)
         known |= {"nats_port": port, "nats_url": nats.services_url}
         known |= {"trainer_nats_url": nats.trainer_url}
@@ -138,14 +141,23 @@ def _migration(settings: Settings) -> Program:
 def _service(name: str, target: str, settings: Settings) -> Program:
     """A service's program, which inherits no setting that is not among its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ECOLINK_")}
-    variables = inherited | environment(settings) | {"PYTHONUNBUFFERED": "1"}
+    beat_file = settings.home / "run" / "beats" / name
+    own = settings.model_copy(update={"beat_file": beat_file})
+    variables = inherited | environment(own) | {"PYTHONUNBUFFERED": "1"}
     gateway = partial(_answers, _dialled(settings.gateway_host), settings.gateway_port)
+    settings.home.joinpath("run", "beats").mkdir(mode=0o700, parents=True, exist_ok=True)
+    signs: list[Sign] = [Heartbeat(beat_file, settings.hung_seconds)]
+    if name in LISTENERS:
+        host, port = (getattr(settings, f"{name}_{what}") for what in ("host", "port"))
+        ask = partial(_replies, _dialled(host), port)
+        signs.append(Probe("no answer to HTTP", settings.hung_seconds, ask))
     return Program(
         name=name,
         # -P: a folder of the same name where the user stands does not come first.
         argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
         environment=variables,
         ready=gateway if name == "gateway" else None,
+        signs=tuple(signs),
     )
 
 
@@ -153,6 +165,19 @@ def _dialled(host: str) -> str:
     """The address to reach a listener at; a wildcard is reached at the loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def _replies(host: str, port: int) -> bool:
+    """Whether a listener answers GET /healthz, be it with an error."""
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def _answers(host: str, port: int) -> bool:

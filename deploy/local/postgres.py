@@ -13,12 +13,14 @@ from pathlib import Path
 import psutil
 import psycopg
 from psycopg import sql
+from psycopg.pq import PGconn, Ping
 
 from deploy.database_roles import create_roles
 from deploy.local.child import Program, tethered
 from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
+from deploy.local.vital_signs import Probe
 from infrastructure.liveness import wait_ended
 
 DATABASE = "ecolink"
@@ -48,10 +50,12 @@ def binaries() -> Path:
 class PostgresServer:
     """PostgreSQL on a home's data directory and a port of 127.0.0.1."""
 
-    def __init__(self, home: Home, port: int, passwords: Passwords) -> None:
+    def __init__(
+        self, home: Home, port: int, passwords: Passwords, hung_seconds: float = 60.0
+    ) -> None:
         self.data = home.postgres
         self.port = port
-        self._passwords = passwords
+        self._passwords, self._hung_seconds = passwords, hung_seconds
         self._user = server_user(self.data, binaries() / "postgres")
 
     @property
@@ -77,6 +81,7 @@ class PostgresServer:
             stop_seconds=60.0,
             clear=self.clear,
             ready=self.ready,
+            signs=(Probe("no answer to connections", self._hung_seconds, self.replies),),
         )
 
     def initialise(self) -> None:
@@ -131,6 +136,11 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
         return True
+
+    def replies(self) -> bool:
+        """Whether the server answers at all, be it with a refusal such as while it recovers."""
+        found = PGconn.ping(f"host=127.0.0.1 port={self.port} connect_timeout=5".encode())
+        return found in (Ping.OK, Ping.REJECT)
 
     def provision(self) -> None:
         """Make the services' roles and the database."""

@@ -27,6 +27,7 @@ from deploy.local.home import Home
 from deploy.local.plan import Plan, draw_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
+from deploy.local.vital_signs import Probe, Prober
 from deploy.run import set_up_logging
 from infrastructure.liveness import birth, kill_groups
 from infrastructure.settings import Settings
@@ -82,6 +83,9 @@ class Supervisor:
             self._run_to_end(program)
         self._services = [self._child(program) for program in self._plan.services]
         self._start_together(self._services, failures=START_FAILURES)
+        programs = [child.program for child in (*self._servers, *self._services)]
+        signs = [sign for program in programs for sign in program.signs]
+        Prober(sign for sign in signs if isinstance(sign, Probe)).start()
 
     def _child(self, program: Program) -> Child:
         return Child(program, self._home.log(program.name))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
+from infrastructure.progress import PROGRESS
+from infrastructure.service import every
 from infrastructure.settings import Settings
 
 STEADY = "tests.deploy.fakes:steady"
 STUBBORN = "tests.deploy.fakes:stubborn"
+LOOPING = "tests.deploy.fakes:looping"
 CRASHING = "tests.deploy.fakes:crashing"
 
 
@@ -36,3 +42,15 @@ def stubborn(settings: Settings) -> None:
 def crashing(settings: Settings) -> None:
     """End at once, with an error."""
     raise RuntimeError("this service always crashes")
+
+
+def looping(settings: Settings) -> None:
+    """Run an event loop as services do, whose first step of work never ends."""
+
+    async def serve() -> None:
+        async def work() -> None:
+            await every(1.0, lambda: time.sleep(1e6), logging.getLogger("stuck"))
+
+        await asyncio.gather(PROGRESS.beat(), work())
+
+    asyncio.run(serve())

@@ -1,0 +1,108 @@
+"""What hangs is restarted: frozen processes, endless steps of work, mute servers."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.local import stack
+from deploy.local.child import Child, Program
+from deploy.local.state import ChildState
+from deploy.local.vital_signs import PROBE_SECONDS, Heartbeat, Probe, Silence
+from infrastructure.progress import EXIT_CODE, LONGEST_GAP_SECONDS, Progress
+from infrastructure.settings import Settings
+from tests.deploy.fakes import LOOPING, STEADY
+from tests.deploy.test_child import SLEEP, reached, stop
+from tests.deploy.test_supervisor import child, restarted, shown
+from tests.polling import eventually
+
+
+def supervisor_log(home: Path) -> str:
+    return (home / "logs" / "supervisor.log").read_text()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("one", "no heartbeat"),
+        ("postgres", "no answer to connections"),
+        ("nats", "no answer to PING"),
+    ],
+)
+def test_a_frozen_process_is_restarted_and_the_log_says_why(
+    home: Path, name: str, why: str
+) -> None:
+    with stack.up(Settings(home=home, hung_seconds=10), {"one": STEADY, "two": STEADY}):
+        before = {each.name: each.pid for each in shown(home).children}
+        frozen = child(home, name).process
+        assert frozen is not None
+        if name != "one":
+            time.sleep(2 * PROBE_SECONDS + 5)  # a probe blames nobody before its first answer
+        frozen.send_signal(signal.SIGSTOP)
+        eventually(restarted(home, name))
+        assert child(home, name).pid != before[name]
+        assert child(home, "two").pid == before["two"]
+    assert f"{name} hangs ({why} for" in supervisor_log(home)
+
+
+@pytest.mark.full
+def test_a_process_whose_step_of_work_never_ends_ends_itself(home: Path) -> None:
+    with stack.up(Settings(home=home, step_seconds=2.0), {"one": LOOPING}):
+        eventually(lambda: child(home, "one").restarts >= 1)
+    said = (home / "logs" / "one.log").read_text()
+    assert "stuck hangs for" in said
+    assert "in looping" in said or "lambda" in said, "where it hangs"
+    assert f"one ended with status {EXIT_CODE}" in supervisor_log(home)
+
+
+def test_a_child_without_a_heartbeat_is_killed(tmp_path: Path) -> None:
+    sign = Heartbeat(tmp_path / "beat", most_seconds=0.2)
+    sleeper = Child(Program("sleep", SLEEP, signs=(sign,)), tmp_path / "log")
+    sleeper.start()
+    eventually(reached(sleeper, ChildState.BACKOFF))
+    assert sleeper.exit_code == -signal.SIGKILL
+    stop(sleeper)
+
+
+def test_a_probe_blames_nobody_before_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("deploy.local.vital_signs.time.monotonic", lambda: now[0])
+    answers = [False, False, True, False, False]
+    probe = Probe("no answer", 1.5, lambda: answers.pop(0))
+    silence = Silence(probe)
+    heard = []
+    while answers:
+        probe.ask()
+        now[0] += 1.0
+        heard.append(silence.look())
+    assert heard == [0.0, 0.0, 0.0, 1.0, 2.0]
+    assert silence.too_long
+    assert Silence(probe).look() == 0.0, "of the next start"
+
+
+def test_a_supervisor_that_was_frozen_itself_blames_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("deploy.local.vital_signs.time.monotonic", lambda: now[0])
+    silence = Silence(Heartbeat(tmp_path / "beat", most_seconds=60.0))
+    silence.look()
+    now[0] += 3600.0
+    assert silence.look() == LONGEST_GAP_SECONDS
+    assert not silence.too_long
+
+
+def test_steps_of_work_may_take_their_time_and_no_more() -> None:
+    progress = Progress(step_seconds=15.0)
+    with progress.step("quick"):
+        assert progress.overdue(9.0) is None
+    with progress.step("slow"):
+        assert progress.overdue(9.0) is None
+        late = progress.overdue(9.0)
+        assert late is not None
+        assert late.name == "slow"
+    assert progress.overdue(9.0) is None
