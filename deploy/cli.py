@@ -17,6 +17,7 @@ from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
 from deploy.models import verify_model
 from deploy.projections import commands as projections_commands
+from deploy.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
 from infrastructure.settings import Settings
 
@@ -44,6 +45,7 @@ for commands in (
     estimates_commands,
     events_commands,
     projections_commands,
+    trainer_log_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(operator.accounts, name="accounts", rich_help_panel=HOST)

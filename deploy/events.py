@@ -27,7 +27,8 @@ FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
 
 
-def _job_id(name: str) -> UUID:
+def job_id_of(name: str) -> UUID:
+    """The job that an argument names. Raises BadParameter."""
     try:
         return UUID(name.removeprefix(JOB_PREFIX))
     except ValueError:
@@ -38,7 +39,7 @@ def _job_id(name: str) -> UUID:
 def tail(
     job: Annotated[
         UUID | None,
-        typer.Option(parser=_job_id, metavar="JOB", help="Only this job's events."),
+        typer.Option(parser=job_id_of, metavar="JOB", help="Only this job's events."),
     ] = None,
     follow: Annotated[bool, typer.Option(help="Go on with new events.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One envelope a line.")] = False,

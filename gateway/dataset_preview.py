@@ -25,6 +25,7 @@ from infrastructure.chat_labels import (
     Unrenderable,
     labelled,
 )
+from infrastructure.customer_log import without_paths
 from infrastructure.template_rendering import ChatRefused
 from infrastructure.text_encoder import Tokens, readable
 from projections.base_models import all_base_models
@@ -121,7 +122,7 @@ def shown_conversations(
     try:
         renderer = _tokenizer(backend.artifacts, base.ref, base.manifest_sha256)
     except (FileNotFoundError, ChatRefused) as error:
-        raise NotFound(f"{base.name} cannot show examples: {error}") from error
+        raise NotFound(f"{base.name} cannot show examples: {without_paths(str(error))}") from error
     lines = _lines(backend.artifacts, ref, first - 1, count)
     return [
         _conversation(renderer, number, json.loads(line), base.context_length)

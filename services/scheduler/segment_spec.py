@@ -13,6 +13,11 @@ def job_prefix(job: Job) -> str:
     return f"jobs/{job.account_id}/{job.id}"
 
 
+def kept_log_ref(job: Job, segment: int) -> str:
+    """Artifact of the whole output of a segment's trainer, which only operators read."""
+    return f"{job_prefix(job)}/logs/segment-{segment}.log"
+
+
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
     """The spec of a job's running segment, resuming from its last good checkpoint."""
     plan = job.plan

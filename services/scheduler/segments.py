@@ -18,6 +18,7 @@ from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
+from infrastructure.customer_log import customer_lines
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
@@ -25,10 +26,10 @@ from services.scheduler.documents import document
 from services.scheduler.exit_codes import OVERRUN, failure_of_exit
 from services.scheduler.launchers.launcher import Launcher, PodName
 from services.scheduler.retention import delete_unnamed
-from services.scheduler.segment_spec import job_prefix
+from services.scheduler.segment_spec import job_prefix, kept_log_ref
 
 LOG_TAIL_LINES = 50
-HEARTBEATS = (b"report ", b"checkpoint ")  # lines that a person who looks for a failure passes over
+HEARTBEATS = ("report ", "checkpoint ")  # lines that a person who looks for a failure passes over
 MAX_LOG_BYTES = 1024**2
 
 ENDS = {
@@ -310,14 +311,16 @@ class Segments:
         self._log.commit(job, pool)
 
     def _keep_log_tail(self, job: Job, segment: int, ref: str) -> None:
-        log = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES)
-        lines = [line for line in log.splitlines(True) if not line.startswith(HEARTBEATS)]
-        self._artifacts.put(ref, b"".join(lines[-LOG_TAIL_LINES:]))
+        """Keep the last lines that the job's owner may see; `keep_log` keeps all of them."""
+        log = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES).decode(errors="replace")
+        shown = [line for line in log.splitlines() if not line.startswith(HEARTBEATS)]
+        lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
+        self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
     def keep_log(self, job: Job, segment: int) -> None:
         """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""
-        ref = f"{job_prefix(job)}/logs/segment-{segment}.log"
-        self._artifacts.put(ref, self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES))
+        output = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES)
+        self._artifacts.put(kept_log_ref(job, segment), output)
 
     def delete_unnamed(self, job: Job, segment: int) -> None:
         """Delete what the trainer of a segment that is over stored in vain."""

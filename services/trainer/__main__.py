@@ -158,8 +158,9 @@ class Program:
         if error is not None:
             error_class, failure = type(error).__name__, classify(error, self._reporter.phase)
             if isinstance(error, FollowerLost):
-                self._reporter.log(error.traceback, "ERROR")
-            self._reporter.log("".join(traceback.format_exception(error)), "ERROR")
+                self._reporter.keep_for_operator(error.traceback)
+            self._reporter.keep_for_operator("".join(traceback.format_exception(error)))
+            self._reporter.log(f"{error_class}: {error}", "ERROR")
         if not self._reporter.finish(outcome, error_class, failure, shortage_of(error)):
             self._reporter.log("the final report went unanswered", "WARNING")
 

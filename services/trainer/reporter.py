@@ -23,6 +23,7 @@ from domain.checkpoint import KEPT_NEWEST, superfluous
 from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.bus import CONTROL
+from infrastructure.customer_log import without_paths
 from infrastructure.reports import (
     BEAT,
     LAST_WORD,
@@ -150,9 +151,16 @@ class Reporter:
         self.update(now=True, checkpoint=checkpoint, earlier=tuple(self._needed[:-1]), **times)
         self._keep_last_word()
 
+    def keep_for_operator(self, text: str) -> None:
+        """Write a stack trace to stdout alone: the job's owner does not see it."""
+        _print(text.rstrip())
+
     def log(self, text: str, level: Level = "INFO") -> None:
-        """Write a message to stdout and NATS, line by line."""
-        for line in text.splitlines():
+        """Write a message to stdout and NATS, line by line, without the server's paths.
+
+        The job's owner reads it.
+        """
+        for line in without_paths(text).splitlines():
             with self._lock:
                 self._log_lines += 1
                 n = self._log_lines

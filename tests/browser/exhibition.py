@@ -152,7 +152,7 @@ class Curator:
         show("cancelled", self._job(ada, small, 60 * 5).train(90, save_every=50).cancel())
         diverged = self._job(ada, small, 60 * 3, learning_rate=0.02).train(40, save_every=50)
         diverged.log("loss is nan at step 41", "ERROR")
-        show("failed", diverged.fail(FailureClass.LOSS_DIVERGED, "LossDiverged", TRACEBACK))
+        show("failed", diverged.fail(FailureClass.LOSS_DIVERGED, "LossDiverged", DIVERGED))
         show("paused-owner", self._job(ada, chats, 95).train(140).pause())
         kept = self._job(ada, small, 60 * 4).train(60, save_every=50).cancel()
         show("promoted", kept.promote())
@@ -360,14 +360,12 @@ def lines(random: Random, count: int) -> bytes:
     return "".join(chats).encode()
 
 
-TRACEBACK = """\
-step 40/150 loss 9.8127
-Traceback (most recent call last):
-  File "services/trainer/loop.py", line 212, in _step
-LossDiverged: the loss is nan at step 41
+DIVERGED = """\
+INFO step 40/150 loss 9.8127
+ERROR LossDiverged: the loss is nan at step 41
 """
 
 OUT_OF_MEMORY = """\
-step 130 loss 1.1904
-torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB.
+INFO step 130 loss 1.1904
+ERROR OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB.
 """

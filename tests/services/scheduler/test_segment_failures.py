@@ -34,6 +34,23 @@ def test_a_failure_keeps_its_class_and_its_last_lines(
     assert (len(lines), lines[-1]) == (LOG_TAIL_LINES, b"line 199")
 
 
+def test_a_failures_last_lines_have_no_trace_and_no_path_of_the_server(
+    log: EventLog, artifacts: Artifacts, launcher: FakeLauncher, running: Segments
+) -> None:
+    launcher.output = (
+        b"INFO loading\nTraceback (most recent call last):\n"
+        b'  File "/srv/ecolink/trainer.py", line 1, in step\n'
+        b"OSError: [Errno 5] Input/output error: '/srv/ecolink/home/scratch/x'\n"
+    )
+    running.record(failed(3))
+    ref = last_end(log).log_ref
+    assert ref is not None
+    assert artifacts.get(ref).decode().splitlines() == [
+        "INFO loading",
+        "OSError: [Errno 5] Input/output error: '…/x'",
+    ]
+
+
 @pytest.mark.parametrize("phase", [Phase.MODEL_LOAD, Phase.TRAINING])
 def test_a_failure_that_is_repeated_leaves_its_last_lines_alone(
     log: EventLog,

@@ -1,0 +1,44 @@
+"""`ecolink trainer-log`: all that a job's trainer wrote, for the operator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from deploy.events import job_id_of
+from deploy.operator import open_store
+from domain.errors import NotFound
+from domain.job import Job
+from infrastructure.artifacts import Artifacts
+from services.scheduler.segment_spec import kept_log_ref
+
+commands = typer.Typer()
+
+
+@commands.command("trainer-log")
+def trainer_log(
+    job: Annotated[UUID, typer.Argument(parser=job_id_of, metavar="JOB", show_default=False)],
+    segment: Annotated[
+        int | None, typer.Option(min=1, help="Number of the launch.  \\[default: the last]")
+    ] = None,
+) -> None:
+    """Print the whole output of a job's trainer, stack traces and paths included.
+
+    The job's owner sees neither. It is kept when a launch ends, up to its last mebibyte.
+    """
+    with open_store() as store:
+        found = store.log.find(Job, job)
+        if found is None:
+            raise NotFound(f"No job ftjob-{job.hex}. `ecolink events tail` shows those there are.")
+        ref = kept_log_ref(found, segment or found.segment)
+        try:
+            output = Artifacts(store.settings.artifacts).get(ref)
+        except FileNotFoundError:
+            raise NotFound(
+                f"No output of launch {segment or found.segment} is kept: it still runs, or the "
+                "job never had as many launches."
+            ) from None
+        sys.stdout.write(output.decode(errors="replace"))
