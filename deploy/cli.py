@@ -16,6 +16,7 @@ from deploy.estimates import commands as estimates_commands
 from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
 from deploy.models import verify_model
+from deploy.nats_config import commands as nats_config_commands
 from deploy.projections import commands as projections_commands
 from deploy.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
@@ -44,6 +45,7 @@ for commands in (
     catalog_commands,
     estimates_commands,
     events_commands,
+    nats_config_commands,
     projections_commands,
     trainer_log_commands,
 ):

@@ -7,7 +7,6 @@ import contextlib
 from typing import Annotated
 from uuid import UUID
 
-import nats
 import typer
 from nats.errors import TimeoutError as NatsTimeout
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.markup import escape
 from deploy.local.stack import running
 from domain.aggregate import Event
 from gateway.answers import JOB_PREFIX
+from infrastructure import bus
 from infrastructure.bus import EVENTS, Envelope
 from infrastructure.reaction import parked_reactions, request_replay
 from infrastructure.settings import Settings
@@ -73,8 +73,7 @@ class Ending:
 
 
 async def _tail(settings: Settings, job_id: UUID | None, follow: bool, as_json: bool) -> None:
-    assert settings.nats_url is not None
-    connection = await nats.connect(settings.nats_url)
+    connection = await bus.connect(settings)
     try:
         subscription = await connection.jetstream().subscribe(
             "events.>", stream=EVENTS, ordered_consumer=True

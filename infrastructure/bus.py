@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import nats
 from eventsourcing.persistence import Notification
 from eventsourcing.utils import resolve_topic
+from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict
+
+from infrastructure.settings import Settings
 
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
 
@@ -40,11 +44,12 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # The last word to each segment.
+    # The last message to each segment, which may request it directly by its subject.
     api.StreamConfig(
         name=CONTROL,
         subjects=["control.>"],
         max_msgs_per_subject=1,
+        allow_direct=True,
         max_bytes=64 * 1024**2,
         max_age=7 * DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
@@ -71,6 +76,20 @@ class Durable:
             ack_wait=30.0,
             max_ack_pending=20_000,
         )
+
+
+async def connect(settings: Settings, **options: Any) -> Client:
+    """A connection as the services' user, closed by the caller. `options` are nats-py's."""
+    assert settings.nats_url is not None
+    return await nats.connect(
+        settings.nats_url, user_credentials=settings.nats_credentials, **options
+    )
+
+
+def without_user(url: str) -> str:
+    """A server's URL without the user name and password in it."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def stream_config(name: str) -> api.StreamConfig:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from eventsourcing.persistence import Notification
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.aio.msg import Msg
 
 from domain.aggregate import Event
 from domain.event_log import EventLog
@@ -149,7 +150,8 @@ def subscribe_batches(
     """Consume a stream that is not the event log: reports and measurements.
 
     `keep` runs in a thread and must be idempotent; a batch that it cannot keep comes again, so it
-    has to drop by itself what it can never keep.
+    has to drop by itself what it can never keep. It gets only what names the segment of its
+    subject: NATS lets a trainer publish on its own segment's subjects, whatever a message says.
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
@@ -162,14 +164,29 @@ def subscribe_batches(
         ack_policy=AckPolicy.MANUAL,
     )
     async def consume(messages: list[Any], message: NatsMessage) -> None:
+        subjects = [raw.subject for raw in cast("list[Msg]", message.raw_message)]
+        own = []
+        for subject, content in zip(subjects, messages, strict=True):
+            if names_subject(subject, content):
+                own.append(content)
+            else:
+                logger.warning("dropping a message on %s that names another segment", subject)
         try:
             with PROGRESS.step(durable.name):
-                await asyncio.to_thread(keep, messages)
+                await asyncio.to_thread(keep, own)
         except Exception:
             logger.exception("a batch of %s comes again", len(messages))
             await message.nack(delay=1)
         else:
             await message.ack()
+
+
+def names_subject(subject: str, content: object) -> bool:
+    """Return True if a message names the segment of its subject, `<kind>.<account>.<job>.<n>`."""
+    if not isinstance(content, dict):
+        return False
+    named = [str(content.get(name)) for name in ("account_id", "job_id", "segment")]
+    return subject.split(".")[1:] == named
 
 
 def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:

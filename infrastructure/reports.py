@@ -61,13 +61,20 @@ def _without_nul(value: Any) -> Any:
             return value
 
 
+class Credentials(Message):
+    """A NATS user: its signed JWT, and the seed of the key that proves it."""
+
+    jwt: str
+    seed: str
+
+
 class SegmentSpec(Message):
     """All that a trainer is told at launch. References name artifacts, never paths of a host."""
 
     account_id: UUID
     job_id: UUID
     segment: int
-    token: str = ""  # that its reports show
+    credentials: Credentials | None = None  # for NATS; None: the server asks for none
     dataset_ref: str  # artifact: normalised chat JSONL, one example a line
     dataset_sha256: str
     validation_ref: str | None = None  # of the user's own examples to evaluate on, if there are
@@ -151,7 +158,6 @@ class Report(Text):
     account_id: UUID
     job_id: UUID
     segment: Count
-    token: str = ""  # shows that it comes from this segment; see segment_tokens
     n: int
     sent_at: datetime
     elapsed_seconds: Seconds
@@ -208,8 +214,8 @@ class StepMeasured(Message):
 
     @property
     def subject(self) -> str:
-        """Subject `telemetry.<account>.<job>`."""
-        return f"telemetry.{self.account_id}.{self.job_id}"
+        """Subject `telemetry.<account>.<job>.<segment>`."""
+        return f"telemetry.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class EvaluationMeasured(Message):
@@ -229,8 +235,8 @@ class EvaluationMeasured(Message):
 
     @property
     def subject(self) -> str:
-        """Subject `evaluations.<account>.<job>`."""
-        return f"evaluations.{self.account_id}.{self.job_id}"
+        """Subject `evaluations.<account>.<job>.<segment>`."""
+        return f"evaluations.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class LogLine(Text):
@@ -246,8 +252,8 @@ class LogLine(Text):
 
     @property
     def subject(self) -> str:
-        """Subject `logs.<account>.<job>`."""
-        return f"logs.{self.account_id}.{self.job_id}"
+        """Subject `logs.<account>.<job>.<segment>`."""
+        return f"logs.{self.account_id}.{self.job_id}.{self.segment}"
 
 
 class PodSeen(Message):
@@ -256,7 +262,6 @@ class PodSeen(Message):
     account_id: UUID
     job_id: UUID
     segment: int
-    token: str = ""  # shows that it comes from this segment; see segment_tokens
     elapsed_seconds: float  # since the GPUs were bound
 
     @property
@@ -268,7 +273,8 @@ class PodSeen(Message):
 class Control(Message):
     """What the scheduler wants of a segment; the last message on its subject is in force.
 
-    `paid_seconds` only grows. `answered` acknowledges the final report.
+    `paid_seconds` only grows. `answered` acknowledges the final report. `jwt` replaces that of the
+    segment's credentials, which expires after the lease; empty: the one before stays.
     """
 
     job_id: UUID
@@ -276,6 +282,7 @@ class Control(Message):
     paid_seconds: int
     stop: bool = False
     answered: bool = False
+    jwt: str = ""
 
     @property
     def subject(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from faststream import FastStream
 from faststream.nats import NatsBroker
+from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
 
 from infrastructure.bus import Durable, provision
@@ -28,11 +29,17 @@ def broker_of(settings: Settings, name: str) -> NatsBroker:
     return LingeringBroker(
         settings.nats_url,
         name=name,
+        security=_security(settings),
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         logger=logger,
         log_level=logging.DEBUG,
     )
+
+
+def _security(settings: Settings) -> NatsCredentials | None:
+    file = settings.nats_credentials
+    return None if file is None else NatsCredentials(str(file))
 
 
 def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] = ()) -> None:

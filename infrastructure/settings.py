@@ -38,13 +38,20 @@ class Settings(BaseSettings):
     nats_url: str | None = Field(
         default=None, description="NATS server; unset: the embedded server."
     )
-    trainer_nats_url: str | None = Field(
-        default=None, description="NATS as the trainer may use it; unset: the same as nats_url."
+    nats_credentials: Path | None = Field(
+        default=None, description="File with the services' NATS credentials (.creds)."
     )
-    trainer_secret: str | None = Field(
+    nats_trainer_seed: str | None = Field(
         default=None,
-        description="What the tokens are made of by which reports are known as their segment's, "
-        "the same for all services; unset: every report is believed.",
+        description="Seed of the NATS account of trainers, or of a signing key of it, with which "
+        "the scheduler issues each segment's credentials. No other process needs it.",
+    )
+    nats_trainer_account: str | None = Field(
+        default=None,
+        description="Public key of the NATS account of trainers; unset: that of the seed.",
+    )
+    trainer_nats_url: str | None = Field(
+        default=None, description="NATS server as trainers reach it; unset: the same as nats_url."
     )
     snapshot_secret: str | None = Field(
         default=None,

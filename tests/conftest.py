@@ -14,7 +14,6 @@ from typing import Any, LiteralString
 from uuid import uuid4
 
 import hypothesis
-import nats
 import psycopg
 import pytest
 from nats.js import JetStreamContext
@@ -24,6 +23,7 @@ from psycopg_pool import ConnectionPool
 from deploy.local import ports
 from deploy.local.stack import up
 from domain.event_log import EventLog
+from infrastructure import bus
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from tests.containers import containers, docker_answers
@@ -164,10 +164,9 @@ def settings(servers: Settings, tmp_path: Path) -> Iterator[Settings]:
 @contextmanager
 def own_database(servers: Settings, home: Path) -> Iterator[Settings]:
     """The servers with a migrated database of one's own, without streams, and a home."""
-    assert servers.nats_url is not None
     name = f"test_{uuid4().hex}"
     with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever loop the test uses
-        thread.submit(asyncio.run, _delete_streams(servers.nats_url)).result()
+        thread.submit(asyncio.run, _delete_streams(servers)).result()
     # Copied as files: page by page, through the log, takes twice as long.
     _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
     yield servers.model_copy(
@@ -207,8 +206,7 @@ def pool(settings: Settings) -> Iterator[ConnectionPool[Connection]]:
 @pytest.fixture
 async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
     """JetStream, in which nothing is provisioned yet."""
-    assert settings.nats_url is not None
-    connection = await nats.connect(settings.nats_url)
+    connection = await bus.connect(settings)
     yield connection.jetstream()
     await connection.close()
 
@@ -225,8 +223,8 @@ def _home() -> Iterator[Path]:
         yield Path(folder)
 
 
-async def _delete_streams(url: str) -> None:
-    connection = await nats.connect(url)
+async def _delete_streams(settings: Settings) -> None:
+    connection = await bus.connect(settings)
     try:
         jetstream = connection.jetstream()
         for stream in await jetstream.streams_info():

@@ -13,9 +13,10 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from deploy.database_roles import OPERATOR_ROLE
-from deploy.local import nats, postgres
+from deploy.local import postgres
 from deploy.local.home import Passwords
 from deploy.migrate import migrate
+from deploy.nats_accounts import configuration
 from infrastructure.settings import Settings
 
 POSTGRES_IMAGE = "postgres:18"
@@ -33,12 +34,15 @@ def docker_answers() -> bool:
 
 @contextmanager
 def containers(settings: Settings) -> Iterator[Settings]:
-    """PostgreSQL with a migrated database, and NATS with JetStream and both users."""
+    """PostgreSQL with a migrated database, and NATS with JetStream and both accounts."""
     passwords = Passwords()
     database = PostgresContainer(
         POSTGRES_IMAGE, username=postgres.OWNER, password=passwords.postgres_owner, driver=None
     )
-    config = nats.configuration(NATS_PORT, Path("/data"), passwords, host="0.0.0.0")
+    config = configuration(passwords.nats, Path("/data"), NATS_PORT, host="0.0.0.0")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    credentials = settings.home / "services.creds"
+    credentials.write_text(passwords.nats.services_credentials)
     bus = (
         DockerContainer(NATS_IMAGE)
         .with_copy_into_container(config.encode(), "/etc/nats/ecolink.conf")
@@ -57,8 +61,9 @@ def containers(settings: Settings) -> Iterator[Settings]:
                 "snapshot_secret": passwords.snapshots,
                 "owner_database_url": f"{owner}/{postgres.DATABASE}",
                 "database_url": f"postgresql://{services}/{postgres.DATABASE}",
-                "nats_url": f"nats://{nats.SERVICES}:{passwords.nats_services}@{server}",
-                "trainer_nats_url": f"nats://{nats.TRAINER}:{passwords.nats_trainer}@{server}",
+                "nats_url": f"nats://{server}",
+                "nats_credentials": credentials,
+                "nats_trainer_seed": passwords.nats.trainers,
             }
         )
         migrate(filled)

@@ -284,7 +284,7 @@ class Trainers:
 
     def _measured(self, spec: SegmentSpec) -> list[StepMeasured]:
         """What all segments of a job told of their steps."""
-        subject = f"telemetry.{spec.account_id}.{spec.job_id}"
+        subject = f"telemetry.{spec.account_id}.{spec.job_id}.{spec.segment}"
 
         async def read(js: JetStreamContext) -> list[StepMeasured]:
             found = (await js.stream_info(TELEMETRY, subjects_filter=subject)).state.subjects or {}

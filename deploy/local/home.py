@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.errors import StackError
+from deploy.nats_accounts import NatsKeys
 from infrastructure.settings import Settings
 
 LOG_BYTES = 10 * 1024**2
@@ -23,20 +24,18 @@ LOGS_KEPT = 3
 
 
 class Passwords(BaseModel):
-    """Random passwords of servers and serving, and the secrets of tokens and snapshots.
+    """Random passwords of PostgreSQL and serving, the secret of snapshots, and the keys of NATS.
 
-    They are made once for a home, and are safe inside a URL.
+    They are made once for a home; the passwords are safe inside a URL.
     """
 
     model_config = ConfigDict(frozen=True)
 
     postgres_owner: str = Field(default_factory=lambda: token_urlsafe(24))
     postgres_services: str = Field(default_factory=lambda: token_urlsafe(24))
-    nats_services: str = Field(default_factory=lambda: token_urlsafe(24))
-    nats_trainer: str = Field(default_factory=lambda: token_urlsafe(24))
     serving: str = Field(default_factory=lambda: token_urlsafe(24))
-    trainers: str = Field(default_factory=lambda: token_urlsafe(24))
     snapshots: str = Field(default_factory=lambda: token_urlsafe(24))
+    nats: NatsKeys = Field(default_factory=NatsKeys)
 
     @property
     def database_roles(self) -> dict[str, str]:
@@ -75,8 +74,13 @@ class Home:
 
     @property
     def nats_config(self) -> Path:
-        """Configuration file of nats-server, with its users."""
+        """Configuration file of nats-server, with its accounts."""
         return self.root / "run" / "nats.conf"
+
+    @property
+    def nats_credentials(self) -> Path:
+        """The services' NATS credentials."""
+        return self.root / "run" / "services.creds"
 
     @property
     def pods(self) -> Path:

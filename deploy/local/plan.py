@@ -70,7 +70,6 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     servers: list[Server] = []
     postgres: PostgresServer | None = None
     known: dict[str, object] = {"home": home.root, "artifacts_url": settings.artifacts}
-    known |= {"trainer_secret": settings.trainer_secret or passwords.trainers}
     known |= {"snapshot_secret": settings.snapshot_secret or passwords.snapshots}
     if settings.database_url is None:
         port = settings.postgres_port or free_port(before.postgres_port)
@@ -82,8 +81,9 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         port = settings.nats_port or free_port(before.nats_port)
         nats = NatsServer(home, port, passwords, settings.hung_seconds)
         servers.append(nats)
-        known |= {"nats_port": port, "nats_url": nats.services_url}
-        known |= {"trainer_nats_url": nats.trainer_url}
+        known |= {"nats_port": port, "nats_url": nats.url}
+        known |= {"nats_credentials": home.nats_credentials}
+        known |= {"nats_trainer_seed": passwords.nats.trainers, "nats_trainer_account": None}
     known |= _listening(settings, before, services)
     if "serving" in services:
         known |= {"serving_secret": settings.serving_secret or passwords.serving}
@@ -110,6 +110,8 @@ def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None
         known["database_url"] = postgres.url_of(role_of(name))
     if name in ACCESS and not ACCESS[name].snapshots:
         known["snapshot_secret"] = None
+    if name != "scheduler":
+        known["nats_trainer_seed"] = None
     return settings.model_copy(update=known)
 
 

@@ -60,7 +60,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
 
     def keep(messages: Sequence[object]) -> None:
         with pool.connection() as connection:
-            keep_evidence(connection, messages, settings.trainer_secret)
+            keep_evidence(connection, messages)
 
     consumer.subscribe(broker)
     subscribe_batches(broker, EVIDENCE, keep)

@@ -11,7 +11,6 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from infrastructure.measurements import add_evidence
 from infrastructure.reports import Count
-from infrastructure.segment_tokens import is_genuine
 from infrastructure.store import Connection
 
 
@@ -21,7 +20,6 @@ class Evidence(BaseModel):
     account_id: UUID
     job_id: UUID
     segment: Count
-    token: str = ""
     elapsed_seconds: FiniteFloat
 
 
@@ -36,13 +34,8 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
     return int(max(0.0, min(shown_seconds, (now - bound_at).total_seconds())))
 
 
-def keep_evidence(
-    connection: Connection, messages: Iterable[object], secret: str | None = None
-) -> None:
-    """Keep the longest time that each segment has shown, in one transaction.
-
-    What another segment's trainer says of it is no evidence.
-    """
+def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
+    """Keep the longest time that each segment has shown, in one transaction."""
     logger = logging.getLogger("evidence")
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:
@@ -50,9 +43,6 @@ def keep_evidence(
             shown = Evidence.model_validate(message)
         except ValidationError as error:
             logger.warning("dropping a report: %s", error)
-            continue
-        if not is_genuine(secret, shown):
-            logger.warning("dropping a report that is not of job %s", shown.job_id)
             continue
         key = (shown.job_id, shown.segment)
         longest[key] = max(longest.get(key, 0.0), shown.elapsed_seconds)

@@ -31,9 +31,9 @@ class ControlChannel:
         """Use the running event loop; called once it runs."""
         self._loop = asyncio.get_running_loop()
 
-    def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
-        """Let a segment run on until it has used this much time in all."""
-        self._say(job_id, segment, paid_seconds=paid_seconds)
+    def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
+        """Let a segment run on until it has used this much time in all, with a renewed JWT."""
+        self._say(job_id, segment, paid_seconds=paid_seconds, jwt=jwt)
 
     def stop(self, job_id: UUID, segment: int) -> None:
         """Have a segment save and exit."""
@@ -60,6 +60,7 @@ class ControlChannel:
         paid_seconds: int = 0,
         stop: bool = False,
         answered: bool = False,
+        jwt: str = "",
     ) -> None:
         key = (job_id, segment)
         if key in self._answered and not answered:
@@ -70,6 +71,7 @@ class ControlChannel:
                 "paid_seconds": max(last.paid_seconds, paid_seconds),
                 "stop": last.stop or stop,
                 "answered": last.answered or answered,
+                "jwt": jwt or last.jwt,
             }
         )
         if self._loop is None:

@@ -19,6 +19,7 @@ from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from infrastructure.artifacts import Artifacts
+from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.capacity import on_catalog_changed
 from services.scheduler.control import ControlChannel
@@ -171,11 +172,13 @@ class Scheduling:
         return [job]
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
-        """Tell the segment how long it may run, if it still does."""
+        """Send the segment how long it may run, and renewed credentials, if it still runs."""
         job = self._log.load(Job, event.job_id)
         if not job.segment_running or job.segment != event.segment:
             return []
-        self._control.pay(event.job_id, event.segment, event.paid_seconds)
+        issuer = CredentialIssuer.of(self._settings)
+        jwt = issuer.issue(job.account_id, job.id, job.segment).jwt if issuer else ""
+        self._control.pay(event.job_id, event.segment, event.paid_seconds, jwt)
         return []
 
     def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:

@@ -16,7 +16,6 @@ from domain.job import Job
 from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
 from infrastructure.reports import PodSeen, Report, report_subject
-from infrastructure.segment_tokens import is_genuine, segment_token
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import bound_segments
@@ -140,9 +139,6 @@ class PodWatch:
             account_id=job.account_id,
             job_id=job.id,
             segment=pod.name.segment,
-            token=segment_token(
-                self._settings.trainer_secret, job.account_id, job.id, pod.name.segment
-            ),
             elapsed_seconds=self._elapsed(pod),
         )
         await self._broker.publish(seen, seen.subject, stream=REPORTS)
@@ -175,9 +171,10 @@ class PodWatch:
     async def _last_report(self, job: Job, segment: int) -> Report | None:
         """The newest of what the stream has and what the trainer kept for us to find.
 
-        The stream's may be another trainer's.
+        A report that names another segment is not used.
         """
-        heard = await self._last(report_subject(job.account_id, job.id, segment))
+        subject = report_subject(job.account_id, job.id, segment)
+        heard = await self._last(subject)
         kept = await asyncio.to_thread(self._launcher.last_word, PodName(job.id, segment))
         reports: list[Report] = []
         for data in (heard, kept):
@@ -188,7 +185,7 @@ class PodWatch:
             except ValidationError as error:
                 self._logger.warning("a last report of %s is unreadable: %s", job.id, error)
                 continue
-            if data is kept or is_genuine(self._settings.trainer_secret, report):
+            if report.subject == subject:
                 reports.append(report)
         return max(
             reports, key=lambda each: (each.outcome is not None, each.elapsed_seconds), default=None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.job import Job
 from infrastructure.reports import SegmentSpec
-from infrastructure.segment_tokens import segment_token
+from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 
 
@@ -21,12 +21,13 @@ def kept_log_ref(job: Job, segment: int) -> str:
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
     """The spec of a job's running segment, resuming from its last good checkpoint."""
     plan = job.plan
+    issuer = CredentialIssuer.of(settings)
     home = job_prefix(job)
     return SegmentSpec(
         account_id=job.account_id,
         job_id=job.id,
         segment=job.segment,
-        token=segment_token(settings.trainer_secret, job.account_id, job.id, job.segment),
+        credentials=issuer and issuer.issue(job.account_id, job.id, job.segment),
         dataset_ref=plan.dataset_ref,
         dataset_sha256=plan.dataset_sha256,
         validation_ref=plan.validation.ref if plan.validation else None,

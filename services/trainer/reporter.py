@@ -24,6 +24,7 @@ from domain.failures import FailureClass, MemoryShortage
 from domain.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.customer_log import without_paths
+from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     BEAT,
     LAST_WORD,
@@ -37,6 +38,7 @@ from infrastructure.reports import (
     StepMeasured,
     control_subject,
 )
+from infrastructure.segment_credentials import inbox_prefix
 from services.trainer.clock import PhaseTimes, SegmentClock
 from services.trainer.lease import Lease
 
@@ -66,6 +68,9 @@ class Outgoing:
 class Reporter:
     """Owns the NATS connection in a thread of its own; the training loop never waits for it.
 
+    The server closes a connection whose JWT has expired; the next one has the renewed JWT that
+    came with the lease.
+
     The newest cumulative report is what counts: while NATS is away attempts fail and the next one
     carries everything. Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
     """
@@ -80,10 +85,10 @@ class Reporter:
             "job_id": spec.job_id,
             "segment": spec.segment,
         }
+        self._jwt = spec.credentials.jwt if spec.credentials else ""
         self._phases = PhaseTimes()
         self._draft = Report(
             **self._key,
-            token=spec.token,
             n=0,
             sent_at=_now(),
             elapsed_seconds=0.0,
@@ -243,6 +248,8 @@ class Reporter:
                 await client.connect(
                     self._url,
                     name=f"trainer {self._spec.job_id} {self._spec.segment}",
+                    **self._user(),
+                    inbox_prefix=inbox_prefix(self._spec.job_id, self._spec.segment),
                     error_cb=_ignore,
                     max_reconnect_attempts=-1,
                     # Declared as whole seconds, used as any.
@@ -256,6 +263,16 @@ class Reporter:
                 await asyncio.sleep(RECONNECT_SECONDS)
             finally:
                 await client.close()
+
+    def _user(self) -> dict[str, Any]:
+        """The options with which nats-py authenticates; each connection uses the newest JWT."""
+        credentials = self._spec.credentials
+        if credentials is None:
+            return {}
+        return {
+            "user_jwt_cb": lambda: bytearray(self._jwt.encode()),
+            "signature_cb": signer(credentials.seed),
+        }
 
     async def _exchange(self, client: Client) -> None:
         """One round: hear, say what is due, rest until the next heartbeat or until woken."""
@@ -290,11 +307,12 @@ class Reporter:
         """Read the last Control message of this segment, if there is one."""
         subject = control_subject(self._spec.job_id, self._spec.segment)
         try:
-            message = await js.get_last_msg(CONTROL, subject)
+            message = await js.get_last_msg(CONTROL, subject, direct=True)
         except NotFoundError:
             return
         control = Control.model_validate_json(message.data or b"")
         self._lease.hear(control)
+        self._jwt = control.jwt or self._jwt
         if control.answered and self._draft.outcome is not None:
             self._answered.set()
 

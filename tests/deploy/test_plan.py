@@ -26,14 +26,17 @@ def test_nobody_is_given_money_by_a_default(tmp_path: Path) -> None:
     assert draw_plan(Home(tmp_path), wanted, PROCESSES).settings.test_payments is True
 
 
-def test_a_stack_has_a_secret_for_its_trainers_tokens_and_keeps_it(tmp_path: Path) -> None:
-    planned = [
-        draw_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings for _ in range(2)
+def test_the_key_of_trainers_is_kept_and_only_the_scheduler_gets_it(tmp_path: Path) -> None:
+    plans = [draw_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES) for _ in range(2)]
+    seeds = {plan.settings.nats_trainer_seed for plan in plans}
+    assert len(seeds) == 1
+    assert None not in seeds
+    holders = [
+        service.name
+        for service in plans[0].services
+        if "ECOLINK_NATS_TRAINER_SEED" in service.environment
     ]
-    assert planned[0].trainer_secret
-    assert planned[0].trainer_secret == planned[1].trainer_secret
-    own = Settings(home=tmp_path, trainer_secret="own")
-    assert draw_plan(Home(tmp_path), own, PROCESSES).settings.trainer_secret == "own"
+    assert holders == ["scheduler"]
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import nats
 import psycopg
 import pytest
 from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
-from infrastructure.bus import CONTROL, EVENTS, REPORTS, provision
+from infrastructure.bus import REPORTS, connect, provision
 from infrastructure.settings import Settings
 
 
@@ -57,79 +54,15 @@ def test_each_test_has_a_migrated_database_of_its_own(settings: Settings, turn: 
     assert ("left_behind",) not in tables
 
 
-async def connected(url: str | None) -> tuple[Client, asyncio.Queue[Exception]]:
-    """A client, and the errors that the server tells it of."""
-    assert url is not None
-    errors: asyncio.Queue[Exception] = asyncio.Queue()
-    return await nats.connect(url, error_cb=errors.put), errors
-
-
 @pytest.fixture
 async def services(settings: Settings):
     """A services' connection to a NATS whose declared streams exist."""
-    client, _ = await connected(settings.nats_url)
+    client = await connect(settings)
     jetstream = client.jetstream()
     assert await jetstream.streams_info() == []
     await provision(jetstream, ())
     yield client
     await client.close()
-
-
-async def test_a_trainer_reports_and_reads_what_is_wanted_of_it(
-    settings: Settings, services: Client
-) -> None:
-    await services.jetstream().publish("control.job.1", b"first")
-    trainer, errors = await connected(settings.trainer_nats_url)
-    jetstream = trainer.jetstream()
-    for subject in (
-        *("reports.account.job.1", "telemetry.account.job"),
-        *("evaluations.account.job", "logs.account.job"),
-    ):
-        assert (await jetstream.publish(subject, b"said")).seq >= 1
-    last = await jetstream.get_last_msg(CONTROL, "control.job.1")
-    assert last.data == b"first"
-    ordered = await jetstream.subscribe("control.job.1", ordered_consumer=True)
-    assert (await ordered.next_msg(timeout=60)).data == b"first"
-    await services.jetstream().publish("control.job.1", b"second")
-    assert (await ordered.next_msg(timeout=60)).data == b"second"
-    await ordered.unsubscribe()
-    pull = await jetstream.pull_subscribe("control.job.1", stream=CONTROL)
-    [message] = await pull.fetch(1, timeout=60)
-    await message.ack_sync()
-    await trainer.close()
-    assert errors.empty()
-
-
-@pytest.mark.parametrize(
-    "subject",
-    [
-        "events.account.Job.1.JobApproved",
-        "control.job.1",
-        f"$JS.API.STREAM.DELETE.{REPORTS}",
-        f"$JS.API.STREAM.MSG.GET.{EVENTS}",
-        f"$JS.API.CONSUMER.CREATE.{EVENTS}",
-        f"$JS.API.STREAM.PURGE.{CONTROL}",
-    ],
-)
-async def test_a_trainer_may_say_nothing_else(
-    settings: Settings, services: Client, subject: str
-) -> None:
-    trainer, errors = await connected(settings.trainer_nats_url)
-    await trainer.publish(subject, b"{}")
-    await trainer.flush()
-    error = await asyncio.wait_for(errors.get(), 60)
-    assert "permissions violation for publish" in str(error).lower()
-    await trainer.close()
-    assert (await services.jetstream().stream_info(EVENTS)).state.messages == 0
-
-
-async def test_a_trainer_hears_no_events(settings: Settings, services: Client) -> None:
-    trainer, errors = await connected(settings.trainer_nats_url)
-    await trainer.subscribe("events.>")
-    await trainer.flush()
-    error = await asyncio.wait_for(errors.get(), 60)
-    assert "permissions violation for subscription" in str(error).lower()
-    await trainer.close()
 
 
 async def test_a_large_message_passes(services: Client) -> None:

@@ -74,7 +74,7 @@ def test_a_stack_runs_servers_and_services_and_leaves_nothing(home: Path) -> Non
         assert {c.state for c in shown(home).children} == {ChildState.RUNNING}
         assert stack.running(home) == settings
         assert execute(settings.database_url, "SELECT 1") == [(1,)]
-        for secret in ("secrets.json", "run/stack.json", "run/nats.conf"):
+        for secret in ("secrets.json", "run/stack.json", "run/nats.conf", "run/services.creds"):
             assert (home / secret).stat().st_mode & 0o777 == 0o600
         all_processes = processes(home)
         ports = [settings.postgres_port, settings.nats_port]
@@ -88,9 +88,9 @@ def test_a_service_is_told_where_everything_is_but_not_how_to_own_tables(home: P
     with stack.up(Settings(home=home), {"one": STEADY}):
         path = home / "steady.env"
         names = eventually(lambda: path.read_text().split() if path.exists() else [])
-    expected = {"HOME", "DATABASE_URL", "NATS_URL", "TRAINER_NATS_URL", "ARTIFACTS_URL"}
+    expected = {"HOME", "DATABASE_URL", "NATS_URL", "NATS_CREDENTIALS", "ARTIFACTS_URL"}
     assert {f"ECOLINK_{name}" for name in expected | {"SUPERVISOR_PID"}} <= set(names)
-    assert "ECOLINK_OWNER_DATABASE_URL" not in names
+    assert not {"ECOLINK_OWNER_DATABASE_URL", "ECOLINK_NATS_TRAINER_SEED"} & set(names)
 
 
 def test_a_killed_child_is_started_again_and_the_others_run_on(home: Path) -> None:

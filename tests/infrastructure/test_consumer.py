@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import psycopg
 import pytest
@@ -18,8 +20,8 @@ from psycopg_pool import ConnectionPool
 from deploy.database_roles import OPERATOR_ROLE
 from domain.aggregate import Event
 from domain.event_log import EventLog
-from infrastructure.bus import EVENTS, Envelope, provision
-from infrastructure.consumer import Effect, OrderedConsumer, Recorded
+from infrastructure.bus import EVENTS, REPORTS, Durable, Envelope, provision
+from infrastructure.consumer import Effect, OrderedConsumer, Recorded, subscribe_batches
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -76,8 +78,7 @@ async def consuming(
 
 
 async def all_acknowledged(js: JetStreamContext, consumer: OrderedConsumer) -> bool:
-    info = await js.consumer_info(EVENTS, consumer.durable.name)
-    return info.num_pending == 0 and info.num_ack_pending == 0
+    return await nothing_left(js, consumer.durable)
 
 
 async def caught_up(consumer: OrderedConsumer, log: EventLog) -> None:
@@ -270,3 +271,39 @@ def test_whatever_the_stream_delivers_the_log_is_applied(
         assert effect.position() >= max(stream[index].id for index in batch)
     consumer.catch_up()
     assert effect.ids == whole
+
+
+async def test_a_message_that_names_another_segment_than_its_subject_is_dropped(
+    settings: Settings, js: JetStreamContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trainer may publish on its own subjects only, so a message is of whom its subject names."""
+    durable = Durable("reader", REPORTS, "reports.>")
+    await provision(js, (durable,))
+    broker, kept = broker_of(settings, "test"), list[object]()
+    subscribe_batches(broker, durable, kept.extend)
+    own = {"account_id": "a", "job_id": "j", "segment": 1, "outcome": "failed"}
+    said = [
+        own | {"account_id": "b"},
+        own | {"job_id": "k"},
+        own | {"segment": 2},
+        own | {"segment": "1.0"},
+        {"job_id": "j"},
+        ["a", "j", 1],
+        "reports.a.j.1",
+        own,
+    ]
+    for each in said:
+        await js.publish("reports.a.j.1", json.dumps(each).encode())
+    await js.publish("reports.a.j.1", b"\xff not JSON")
+    await broker.start()
+    try:
+        await eventually_async(partial(nothing_left, js, durable))
+    finally:
+        await broker.stop()
+    assert kept == [own]
+    assert "names another segment" in caplog.text
+
+
+async def nothing_left(js: JetStreamContext, durable: Durable) -> bool:
+    info = await js.consumer_info(durable.stream, durable.name)
+    return info.num_pending == 0 and info.num_ack_pending == 0

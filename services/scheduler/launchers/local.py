@@ -24,6 +24,7 @@ import psutil
 
 from domain.catalog import Catalog
 from domain.offers import GpuType
+from infrastructure.bus import without_user
 from infrastructure.clock import Clock
 from infrastructure.liveness import kill_groups, living
 from infrastructure.reports import BEAT, LAST_WORD, SegmentSpec
@@ -300,11 +301,11 @@ class LocalLauncher:
             )
 
     def _environment(self) -> dict[str, str]:
-        """What a trainer may know: no database, and NATS as the trainer alone."""
+        """What a trainer may know: no database, and NATS without anybody's credentials."""
         settings = self._settings
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
-        nats_url = settings.trainer_nats_url or settings.nats_url
-        assert nats_url is not None
+        assert settings.nats_url is not None
+        nats_url = settings.trainer_nats_url or without_user(settings.nats_url)
         supervisor = settings.supervisor_pid
         return (
             inherited

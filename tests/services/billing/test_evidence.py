@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from infrastructure.segment_tokens import segment_token
 from infrastructure.store import Connection
 from services.billing.evidence import elapsed_seconds, keep_evidence
 from tests.causes import NOW
@@ -67,14 +66,4 @@ def test_what_cannot_be_read_is_dropped_and_the_rest_kept(
     with pool.connection() as connection:
         unreadable = [{"job_id": str(uuid4())}, "nonsense", shown("long"), shown("NaN")]
         keep_evidence(connection, [*unreadable, shown(9, segment=2**40), shown(5)])
-        assert kept(connection) == {1: 5}
-
-
-def test_what_another_segments_trainer_says_is_no_evidence(
-    pool: ConnectionPool[Connection],
-) -> None:
-    own, other = (segment_token("s", ACCOUNT_ID, job, 1) for job in (JOB_ID, uuid4()))
-    with pool.connection() as connection:
-        foreign = [shown(900), shown(900) | {"token": other}, shown(900, 2) | {"token": own}]
-        keep_evidence(connection, [*foreign, shown(5) | {"token": own}], "s")
         assert kept(connection) == {1: 5}

@@ -21,7 +21,6 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, provision
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Outcome, Phase, PodSeen, Report
-from infrastructure.segment_tokens import segment_token
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -40,16 +39,13 @@ from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import Story
 
 NAME = PodName(JOB_ID, 1)
-SECRET = "secret-of-a-test"
-TOKEN = segment_token(SECRET, ACCOUNT_ID, JOB_ID, 1)
 SEEN_SUBJECT = f"evidence.{ACCOUNT_ID}.{JOB_ID}.1"
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Settings under which a watch looks often, and no pod has any grace."""
-    often: dict[str, Any] = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "silence_seconds": 1.0}
-    often |= {"trainer_secret": SECRET}
+    often = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "silence_seconds": 1.0}
     return settings.model_copy(update=often)
 
 
@@ -111,9 +107,8 @@ def watching(
     return run
 
 
-async def say(js: JetStreamContext, message: Report | PodSeen, token: str = TOKEN) -> None:
-    said = message.model_copy(update={"token": token})
-    await js.publish(said.subject, said.model_dump_json().encode())
+async def say(js: JetStreamContext, message: Report | PodSeen, subject: str = "") -> None:
+    await js.publish(subject or message.subject, message.model_dump_json().encode())
 
 
 async def until(condition: Any) -> Any:
@@ -235,29 +230,21 @@ async def test_a_last_word_that_nobody_heard_yet_counts(
     assert control.answered == [(JOB_ID, 1)]
 
 
-async def test_what_another_segments_trainer_said_is_not_its_last_word(
+async def test_a_report_that_names_another_segment_is_not_the_last_one(
     js: JetStreamContext,
     log: EventLog,
     launcher: FakeLauncher,
     control: NotedControl,
     watching: Any,
 ) -> None:
-    foreign = segment_token(SECRET, ACCOUNT_ID, JOB_ID, 2)
-    await say(js, report(9, Phase.TRAINING, outcome=Outcome.STOPPED), foreign)
+    named = report(9, Phase.TRAINING, outcome=Outcome.STOPPED)
+    await say(js, named.model_copy(update={"segment": 2}), named.subject)
     await say(js, PodSeen(account_id=ACCOUNT_ID, job_id=JOB_ID, segment=1, elapsed_seconds=7.9))
     launcher.end(NAME)
     async with watching():
         (end,) = await until(lambda: ends(log))
     assert (end.reason, end.elapsed_seconds) == (SegmentEnd.CRASHED, 7)
     assert control.answered == []
-
-
-async def test_the_watch_shows_the_segments_token_for_its_evidence(
-    js: JetStreamContext, watching: Any
-) -> None:
-    async with watching():
-        shown = await eventually_async(lambda: seen(js))
-    assert shown.token == TOKEN
 
 
 async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(

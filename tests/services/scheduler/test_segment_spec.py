@@ -7,7 +7,8 @@ from uuid import uuid4
 from domain.estimate import Precision
 from domain.job import Job
 from domain.training_plan import ValidationFile
-from infrastructure.segment_tokens import segment_token
+from infrastructure.nats_keys import KeyKind, new_seed
+from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
 from tests.causes import command
@@ -47,10 +48,14 @@ def test_a_segment_has_the_times_of_this_platform() -> None:
     assert (spec.stall_seconds, spec.clock_speed) == (77.0, 1.0)
 
 
-def test_a_segment_has_a_token_that_is_its_own() -> None:
-    settings = SETTINGS.model_copy(update={"trainer_secret": "s"})
-    assert segment_spec(job(), 300, settings).token == segment_token("s", ACCOUNT_ID, JOB_ID, 1)
-    assert segment_spec(job(), 300, SETTINGS).token == ""
+def test_a_segment_has_credentials_that_are_its_own() -> None:
+    settings = SETTINGS.model_copy(update={"nats_trainer_seed": new_seed(KeyKind.ACCOUNT)})
+    issuer = CredentialIssuer.of(settings)
+    assert issuer is not None
+    given = segment_spec(job(), 300, settings).credentials
+    assert given is not None
+    assert given.seed == issuer.issue(ACCOUNT_ID, JOB_ID, 1).seed
+    assert given.seed != issuer.issue(ACCOUNT_ID, JOB_ID, 2).seed
 
 
 def test_a_segment_writes_below_its_job_only() -> None:

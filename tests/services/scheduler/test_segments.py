@@ -13,7 +13,6 @@ from domain.job import Job, JobStatus, SegmentEnd
 from domain.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
-from infrastructure.segment_tokens import segment_token
 from infrastructure.settings import Settings
 from services.scheduler.app import record_all
 from services.scheduler.launchers.launcher import PodName
@@ -124,24 +123,11 @@ def test_a_report_that_cannot_be_recorded_holds_up_none_behind_it(
     messages = ["nonsense", *(each.model_dump(mode="json") for each in sent)]
     failing = TimeoutError("the bus is away")
     with pytest.raises(TimeoutError):
-        record_all(running, None, messages)
+        record_all(running, messages)
     assert log.load(Job, JOB_ID).checkpoint is None
     failing = ValueError("poison")
-    record_all(running, None, messages)
+    record_all(running, messages)
     assert log.load(Job, JOB_ID).checkpoint is not None
-
-
-def test_what_another_segments_trainer_says_is_not_recorded(
-    log: EventLog, running: Segments
-) -> None:
-    """Not even its end, which nobody else could know."""
-    said = report(1, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=Outcome.STOPPED)
-    foreign = said.model_copy(update={"token": segment_token("s", ACCOUNT_ID, JOB_ID, 2)})
-    record_all(running, "s", [each.model_dump(mode="json") for each in (said, foreign)])
-    assert log.load(Job, JOB_ID).segment_running
-    own = said.model_copy(update={"token": segment_token("s", ACCOUNT_ID, JOB_ID, 1)})
-    record_all(running, "s", [own.model_dump(mode="json")])
-    assert not log.load(Job, JOB_ID).segment_running
 
 
 def test_text_and_numbers_that_no_read_model_takes_never_become_events() -> None:

@@ -17,7 +17,7 @@ from infrastructure.reports import SegmentSpec
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.tiny_model import make_tiny_model
-from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.nats_server import ISSUER, NatsServer
 from tests.services.trainer.notes import Notes, on_micro_batch
 from tests.services.trainer.program import Program
 
@@ -104,7 +104,9 @@ def make_spec(artifacts: Artifacts) -> SpecMaker:
             "checkpoint_prefix": f"jobs/{job_id}/checkpoints",
             "adapter_prefix": f"jobs/{job_id}/adapter",
         }
-        return SegmentSpec(**values | fields)
+        spec = SegmentSpec(**values | fields)
+        issued = ISSUER.issue(spec.account_id, spec.job_id, spec.segment)
+        return spec.model_copy(update={"credentials": issued})
 
     return make
 

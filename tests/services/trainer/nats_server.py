@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,12 +14,18 @@ import nats
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 
+from deploy.local.nats import binary
 from deploy.local.ports import free_port
+from deploy.nats_accounts import NatsKeys, configuration
 from infrastructure.bus import provision
 from infrastructure.reports import Control
+from infrastructure.segment_credentials import CredentialIssuer
 from tests.polling import eventually
 
 T = TypeVar("T")
+
+KEYS = NatsKeys()
+ISSUER = CredentialIssuer(KEYS.trainers, None, valid_seconds=3600)
 
 
 class NatsServer:
@@ -34,9 +39,11 @@ class NatsServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        binary = Path(sys.executable).with_name("nats-server")
+        config = self._directory / "nats.conf"
+        config.write_text(configuration(KEYS, self._directory / "jetstream", self._port))
+        (self._directory / "services.creds").write_text(KEYS.services_credentials)
         self._process = subprocess.Popen(
-            [binary, "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", self._directory],
+            [binary(), "--config", config],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -81,7 +88,8 @@ class NatsServer:
         """Ask with a connection of its own."""
 
         async def run() -> T:
-            client = await nats.connect(self.url)
+            credentials = self._directory / "services.creds"
+            client = await nats.connect(self.url, user_credentials=credentials)
             try:
                 return await question(client.jetstream())
             finally:

@@ -29,7 +29,7 @@ LONG = {"epochs": 60, "save_steps": 15, "dropout": 0.1}
 def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
     """Loss by step over all segments; a repeated step has to repeat its loss."""
     by_step: dict[int, float] = {}
-    for message in server.messages("TELEMETRY", f"telemetry.{spec.account_id}.{spec.job_id}"):
+    for message in server.messages("TELEMETRY", f"telemetry.{spec.account_id}.{spec.job_id}.>"):
         assert by_step.setdefault(message["step"], message["train_loss"]) == message["train_loss"]
     return by_step
 
@@ -161,7 +161,7 @@ def test_a_failure_reports_its_class_and_keeps_its_traceback_for_the_operator(
     final = reports(nats_server, spec)[-1]
     assert (final["outcome"], final["error_class"]) == ("failed", "TargetModulesNotFound")
     assert final["failure"] == "bad_data"
-    lines = nats_server.messages("TELEMETRY", f"logs.{spec.account_id}.{spec.job_id}")
+    lines = nats_server.messages("TELEMETRY", f"logs.{spec.account_id}.{spec.job_id}.>")
     assert [line["n"] for line in lines] == list(range(1, len(lines) + 1))
     errors = [line["text"] for line in lines if line["level"] == "ERROR"]
     (error,) = errors

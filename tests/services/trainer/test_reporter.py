@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -25,7 +27,7 @@ from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
-from tests.services.trainer.nats_server import NatsServer
+from tests.services.trainer.nats_server import ISSUER, NatsServer
 
 CHECKPOINT = Checkpoint(
     ref="checkpoints/1/10",
@@ -94,17 +96,6 @@ def test_heartbeats_are_cumulative_numbered_and_printed(
     assert len(printed) >= len(sent) - 1  # the last may have been cut off before its answer
 
 
-def test_every_report_shows_the_segments_token(
-    make_spec: SpecMaker, nats_server: NatsServer
-) -> None:
-    spec = make_spec(token="t" * 64)
-    reporter, _ = reporter_of(spec, nats_server)
-    with reporter:
-        reporter.enter(Phase.TRAINING)
-        eventually(lambda: len(reports(nats_server, spec)) >= 2)
-    assert {each["token"] for each in reports(nats_server, spec)} == {spec.token}
-
-
 def test_an_urgent_update_does_not_wait_for_the_heartbeat(
     make_spec: SpecMaker, nats_server: NatsServer
 ) -> None:
@@ -165,7 +156,7 @@ def test_nothing_is_lost_while_the_server_is_away(
 ) -> None:
     nats_server.stop()
     reporter, lease = reporter_of(spec, nats_server)
-    subject = f"{spec.account_id}.{spec.job_id}"
+    subject = f"{spec.account_id}.{spec.job_id}.{spec.segment}"
     try:
         with reporter:
             reporter.log("one")
@@ -226,7 +217,7 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(
     for number in range(5):
         reporter.log(str(number))
     with reporter:
-        subject = f"logs.{spec.account_id}.{spec.job_id}"
+        subject = f"logs.{spec.account_id}.{spec.job_id}.{spec.segment}"
         lines = eventually(lambda: (got := nats_server.messages("TELEMETRY", subject))[2:] and got)
     assert [line["text"] for line in lines] == ["2", "3", "4"]
 
@@ -286,3 +277,18 @@ def test_a_disk_that_takes_no_last_word_keeps_no_report_back(
     last = reports(nats_server, spec)[-1]
     assert (last["outcome"], last["checkpoint"]["step"]) == ("stopped", 10)
     assert "WARNING the last word is not kept: FileNotFoundError" in capsys.readouterr().out
+
+
+def test_reports_go_on_with_a_renewed_jwt_after_the_first_has_expired(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    name = (spec.account_id, spec.job_id, spec.segment)
+    nats_server.control(control(spec, paid_seconds=777, jwt=ISSUER.issue(*name).jwt))
+    expires_at = time.time() + 8
+    issued = replace(ISSUER, valid_seconds=8.0).issue(*name)
+    reporter, lease = reporter_of(spec.model_copy(update={"credentials": issued}), nats_server)
+    with reporter:
+        eventually(lambda: lease.paid_seconds == 777)
+        eventually(lambda: time.time() > expires_at + 1)
+        before = len(reports(nats_server, spec))
+        eventually(lambda: len(reports(nats_server, spec)) > before + 3)

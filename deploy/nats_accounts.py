@@ -1,0 +1,104 @@
+"""The NATS accounts of EcoLink, and the configuration of a server that has them.
+
+JetStream and its streams are in the account of the services. Trainers have an account of their
+own. All that they reach is imported: publishing reports, measurements and log lines, and requesting
+a Control message. So a reply subject that a trainer makes up is one of its own account, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infrastructure.bus import CONTROL
+from infrastructure.nats_keys import (
+    UNLIMITED,
+    KeyKind,
+    account_jwt,
+    credentials_file,
+    new_seed,
+    operator_jwt,
+    public_key,
+    user_jwt,
+)
+
+FROM_TRAINERS = (
+    *("reports.>", "telemetry.>", "evaluations.>", "logs.>"),
+    f"$JS.API.DIRECT.GET.{CONTROL}.control.>",
+)
+"""What trainers may request of the services' account; each segment only under its own name."""
+
+LIMITED = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
+LIMITS = dict.fromkeys(LIMITED, UNLIMITED) | {"wildcards": True}
+
+JETSTREAM = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), UNLIMITED)
+
+
+def _account_seed() -> str:
+    return new_seed(KeyKind.ACCOUNT)
+
+
+class NatsKeys(BaseModel):
+    """The seeds of a server's operator, its accounts, and the services' user."""
+
+    model_config = ConfigDict(frozen=True)
+
+    operator: str = Field(default_factory=lambda: new_seed(KeyKind.OPERATOR))
+    system: str = Field(default_factory=_account_seed)
+    services: str = Field(default_factory=_account_seed)
+    trainers: str = Field(default_factory=_account_seed)
+    services_user: str = Field(default_factory=lambda: new_seed(KeyKind.USER))
+
+    @property
+    def services_jwt(self) -> str:
+        """The services' user, who may do everything in their account."""
+        return user_jwt(self.services, self.services_user, "services")
+
+    @property
+    def services_credentials(self) -> str:
+        """The text of the services' credentials file."""
+        return credentials_file(self.services_jwt, self.services_user)
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The JWT of each account by its public key."""
+        services = public_key(self.services)
+        exports = [
+            {"name": subject, "subject": subject, "type": "service"} for subject in FROM_TRAINERS
+        ]
+        imports = [each | {"account": services} for each in exports]
+        return {
+            public_key(self.system): self._account(self.system, "SYS", LIMITS),
+            services: self._account(self.services, "SERVICES", LIMITS | JETSTREAM, exports=exports),
+            public_key(self.trainers): self._account(
+                self.trainers, "TRAINERS", LIMITS, imports=imports
+            ),
+        }
+
+    def _account(self, seed: str, name: str, limits: Mapping[str, object], **claims: object) -> str:
+        return account_jwt(self.operator, seed, name, {"limits": dict(limits), **claims})
+
+
+def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1") -> str:
+    """The server's configuration file. JSON is a subset of its format, and needs no quoting."""
+    settings: dict[str, Any] = {
+        "server_name": "ecolink",
+        "host": host,
+        "port": port,
+        "max_payload": 8 * 1024**2,
+        "jetstream": {
+            "store_dir": str(store),
+            # The default, flushing every two minutes, would lose acknowledged messages.
+            "sync_interval": "always",
+            # The streams' own limits bound the disk; the default refuses them on a small one.
+            "max_file_store": 64 * 1024**3,
+        },
+        "operator": operator_jwt(keys.operator, public_key(keys.system)),
+        "resolver": "MEMORY",
+        "resolver_preload": keys.accounts,
+    }
+    return json.dumps(settings, indent=1)

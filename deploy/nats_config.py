@@ -1,0 +1,41 @@
+"""`ecolink nats-config`: what an operator's own NATS server needs, as files in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.local.home import write_private
+from deploy.nats_accounts import NatsKeys, configuration
+
+commands = typer.Typer()
+
+
+@commands.command("nats-config")
+def write_nats_config(
+    directory: Annotated[Path, typer.Argument(help="Folder for the files; made if needed.")],
+    store: Annotated[Path, typer.Option(help="JetStream's folder on the server.")] = Path(
+        "/var/lib/nats"
+    ),
+    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 4222,
+) -> None:
+    """Write the configuration of a NATS server of your own, with EcoLink's accounts.
+
+    Keys are made once and kept in DIRECTORY/keys.json; a later call keeps them. Prints the
+    settings for EcoLink.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "keys.json"
+    keys = NatsKeys.model_validate_json(path.read_text()) if path.exists() else NatsKeys()
+    write_private(path, keys.model_dump_json(indent=1))
+    write_private(directory / "nats.conf", configuration(keys, store, port, host))
+    credentials = directory.resolve() / "services.creds"
+    write_private(credentials, keys.services_credentials)
+    print(f"# Start the server with: nats-server --config {directory.resolve() / 'nats.conf'}")
+    print(f"ECOLINK_NATS_URL=nats://{host}:{port}")
+    print(f"ECOLINK_NATS_CREDENTIALS={credentials}")
+    print("# Of the scheduler alone:")
+    print(f"ECOLINK_NATS_TRAINER_SEED={keys.trainers}")

@@ -1,0 +1,134 @@
+"""NATS keys and signed JWTs: who a client of the bus is, and what its user may do.
+
+A NATS server in operator mode trusts one operator key. The operator signs accounts, an account
+signs its users, and a user proves that it holds its own key. The server needs no list of users.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, cast
+from uuid import uuid4
+
+import nkeys
+
+UNLIMITED = -1
+
+
+class KeyKind(IntEnum):
+    """The kinds of NATS key that EcoLink makes; each has a prefix of its own."""
+
+    OPERATOR = nkeys.PREFIX_BYTE_OPERATOR
+    ACCOUNT = nkeys.PREFIX_BYTE_ACCOUNT
+    USER = nkeys.PREFIX_BYTE_USER
+
+
+def new_seed(kind: KeyKind, raw: bytes | None = None) -> str:
+    """The seed of a key made from 32 bytes, of random ones by default."""
+    return nkeys.encode_seed(raw or os.urandom(32), kind).decode()
+
+
+def public_key(seed: str) -> str:
+    """The public key of a seed, by which NATS names its holder. Raises ValueError."""
+    return _public(_pair(seed))
+
+
+def account_jwt(operator_seed: str, account_seed: str, name: str, claims: Mapping[str, Any]) -> str:
+    """An account's JWT. `claims` are those of NATS, such as its exports."""
+    claims = {**claims, "type": "account"}
+    return _signed(operator_seed, public_key(account_seed), name, claims)
+
+
+def operator_jwt(operator_seed: str, system_account: str) -> str:
+    """The operator's JWT, which it signs itself."""
+    claims = {"type": "operator", "system_account": system_account}
+    return _signed(operator_seed, public_key(operator_seed), "ecolink", claims)
+
+
+def user_jwt(
+    account_seed: str,
+    user_seed: str,
+    name: str,
+    *,
+    publish: Sequence[str] = (),
+    subscribe: Sequence[str] = (),
+    expires_at: int | None = None,
+    account: str | None = None,
+) -> str:
+    """A user's JWT, signed by its account or by a signing key of `account`.
+
+    `publish` and `subscribe` are the only subjects allowed; empty: all of the account's. It
+    expires at `expires_at`, in seconds since 1970.
+    """
+    claims: dict[str, Any] = {
+        "type": "user",
+        "pub": {"allow": list(publish)} if publish else {},
+        "sub": {"allow": list(subscribe)} if subscribe else {},
+        "subs": UNLIMITED,
+        "data": UNLIMITED,
+        "payload": UNLIMITED,
+    }
+    if account is not None:
+        claims["issuer_account"] = account
+    return _signed(account_seed, public_key(user_seed), name, claims, expires_at)
+
+
+def credentials_file(jwt: str, seed: str) -> str:
+    """The text of a `.creds` file, as all NATS clients read it."""
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+
+
+def signer(seed: str) -> Callable[[str], bytes]:
+    """The callback with which nats-py proves to a server that it holds a user's key."""
+    pair = _pair(seed)
+    return lambda nonce: base64.b64encode(pair.sign(nonce.encode()))
+
+
+def _pair(seed: str) -> nkeys.KeyPair:
+    try:
+        return nkeys.from_seed(bytearray(seed.encode()))
+    except (nkeys.NkeysError, ValueError) as error:
+        raise ValueError(f"not the seed of a NATS key: {type(error).__name__}") from error
+
+
+def _public(pair: nkeys.KeyPair) -> str:
+    return cast("bytes", pair.public_key).decode()
+
+
+def _signed(
+    issuer_seed: str,
+    subject: str,
+    name: str,
+    claims: Mapping[str, Any],
+    expires_at: int | None = None,
+) -> str:
+    issuer = _pair(issuer_seed)
+    body: dict[str, Any] = {
+        "jti": uuid4().hex,
+        "iat": int(time.time()),
+        "iss": _public(issuer),
+        "name": name,
+        "sub": subject,
+        "nats": {**claims, "version": 2},
+    }
+    if expires_at is not None:
+        body["exp"] = expires_at
+    header = {"typ": "JWT", "alg": "ed25519-nkey"}
+    text = f"{_part(header)}.{_part(body)}"
+    return f"{text}.{_base64(issuer.sign(text.encode()))}"
+
+
+def _part(content: Mapping[str, Any]) -> str:
+    return _base64(json.dumps(content).encode())
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

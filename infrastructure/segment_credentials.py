@@ -1,0 +1,91 @@
+"""Segment credentials: the NATS user of one segment's trainer, which may name no other segment.
+
+The scheduler issues them at launch and renews the JWT with each lease extension. The user's key is
+derived from the account's and the segment's name, so that the scheduler keeps nothing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from infrastructure.bus import CONTROL
+from infrastructure.nats_keys import KeyKind, new_seed, public_key, user_jwt
+from infrastructure.reports import Credentials, control_subject
+from infrastructure.settings import Settings
+
+SPARE_SECONDS = 600.0
+"""Beyond the lease and its grace: for clocks that differ, and for a bus or scheduler that is away.
+A segment that is over has nothing to gain from it, for its reports are refused."""
+
+
+def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> list[str]:
+    """Subjects on which a segment may publish: its own reports, measurements and log lines.
+
+    The last one requests its own Control message.
+    """
+    name = f"{account_id}.{job_id}.{segment}"
+    return [
+        *(f"{kind}.{name}" for kind in ("reports", "telemetry", "evaluations", "logs")),
+        f"$JS.API.DIRECT.GET.{CONTROL}.{control_subject(job_id, segment)}",
+    ]
+
+
+def inbox_prefix(job_id: UUID, segment: int) -> str:
+    """Prefix of the only subjects to which a segment may subscribe: answers to its requests."""
+    return f"_INBOX_{job_id.hex}_{segment}"
+
+
+@dataclass(frozen=True)
+class CredentialIssuer:
+    """Issues credentials as the NATS account of trainers.
+
+    `seed` is the account's, or that of a signing key of `account`. Credentials are valid for
+    `valid_seconds` of real time.
+    """
+
+    seed: str
+    account: str | None
+    valid_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> CredentialIssuer | None:
+        """The configured issuer, or None. A lease reaches at most `lease_seconds` ahead."""
+        if settings.nats_trainer_seed is None:
+            return None
+        paid = (settings.lease_seconds + settings.grace_seconds) / settings.clock_speed
+        account = settings.nats_trainer_account
+        return cls(settings.nats_trainer_seed, account, paid + SPARE_SECONDS)
+
+    def issue(self, account_id: UUID, job_id: UUID, segment: int) -> Credentials:
+        """Credentials of a segment, valid from now."""
+        name = f"{account_id}.{job_id}.{segment}"
+        derived = hmac.digest(self.seed.encode(), f"segment {name}".encode(), "sha256")
+        seed = new_seed(KeyKind.USER, derived)
+        jwt = user_jwt(
+            self.seed,
+            seed,
+            f"segment {job_id} {segment}",
+            publish=publish_subjects(account_id, job_id, segment),
+            subscribe=[f"{inbox_prefix(job_id, segment)}.>"],
+            expires_at=int(time.time() + self.valid_seconds),
+            account=self.account,
+        )
+        return Credentials(jwt=jwt, seed=seed)
+
+
+def required_issuer(settings: Settings) -> CredentialIssuer:
+    """The configured issuer. Raises RuntimeError if there is none, or its seed is no key."""
+    issuer = CredentialIssuer.of(settings)
+    if issuer is None:
+        raise RuntimeError(
+            "ECOLINK_NATS_TRAINER_SEED is unset: trainers need NATS credentials of their own. "
+            "`ecolink nats-config` makes the configuration of a server with them."
+        )
+    try:
+        public_key(issuer.seed)
+    except ValueError as error:
+        raise RuntimeError(f"ECOLINK_NATS_TRAINER_SEED is {error}.") from error
+    return issuer

@@ -1,0 +1,63 @@
+"""`ecolink nats-config`: a server of one's own that works with what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import main
+from deploy.local.nats import binary
+from deploy.local.ports import free_port
+from infrastructure.bus import REPORTS, connect, provision
+from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.settings import Settings
+from tests.deploy.test_trainer_credentials import connected
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.polling import eventually
+
+
+def printed(folder: Path, port: int) -> dict[str, str]:
+    """The settings that the command prints."""
+    arguments = ["nats-config", str(folder), "--port", str(port), "--store", str(folder / "js")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if line.startswith("ECOLINK_")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a server that was started with the printed configuration."""
+    given = printed(tmp_path, free_port())
+    log = tmp_path / "nats.log"
+    command = [str(binary()), "--config", str(tmp_path / "nats.conf"), "--log", str(log)]
+    process = subprocess.Popen(command)
+    eventually(lambda: log.exists() and "Server is ready" in log.read_text())
+    yield Settings(**{name.removeprefix("ECOLINK_").lower(): given[name] for name in given})  # type: ignore[arg-type]
+    process.terminate()
+    process.wait()
+
+
+async def test_services_and_a_segment_work_with_it(own_server: Settings) -> None:
+    services = await connect(own_server)
+    await provision(services.jetstream(), ())
+    issuer = CredentialIssuer.of(own_server)
+    assert issuer is not None
+    trainer = await connected(own_server, issuer.issue(ACCOUNT_ID, JOB_ID, 1))
+    subject = f"reports.{ACCOUNT_ID}.{JOB_ID}.1"
+    assert (await trainer.client.jetstream().publish(subject, b"{}")).stream == REPORTS
+    await trainer.client.close()
+    await services.close()
+
+
+def test_keys_are_private_and_stay(tmp_path: Path) -> None:
+    first, second = printed(tmp_path, 4222), printed(tmp_path, 4222)
+    assert first == second
+    for name in ("keys.json", "nats.conf", "services.creds"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    assert json.loads((tmp_path / "nats.conf").read_text())["port"] == 4222
