@@ -26,6 +26,7 @@ from infrastructure.chat_labels import (
     labelled,
 )
 from infrastructure.customer_log import without_paths
+from infrastructure.limited_rendering import LimitedTemplate
 from infrastructure.template_rendering import ChatRefused
 from infrastructure.text_encoder import Tokens, readable
 from projections.base_models import all_base_models
@@ -132,7 +133,7 @@ def shown_conversations(
 
 @lru_cache(maxsize=KEPT_TOKENIZERS)
 def _tokenizer(artifacts: Artifacts, ref: str, manifest_sha256: str) -> BaseTokenizer:
-    return BaseTokenizer.stored(artifacts, ref)
+    return BaseTokenizer.stored(artifacts, ref, LimitedTemplate)
 
 
 def _lines(artifacts: Artifacts, ref: str, skipped: int, count: int) -> Iterator[bytes]:

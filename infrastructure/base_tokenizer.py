@@ -19,23 +19,29 @@ FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
 class BaseTokenizer(ChatRenderer):
     """Turns conversations into the very texts and tokens that the base is trained on."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, files: Mapping[str, bytes], template: type[ChatTemplate] = ChatTemplate
+    ) -> None:
         """`files` are those of a saved model that have one of the names in FILES.
+
+        `template` renders; a process without limits of its own passes LimitedTemplate.
 
         Raises FileNotFoundError without a tokenizer, and ChatRefused for an invalid template.
         """
         if TOKENIZER_FILE not in files:
             raise FileNotFoundError(f"the base model has no {TOKENIZER_FILE}")
         encoder = TextEncoder(Tokenizer.from_buffer(files[TOKENIZER_FILE]))
-        super().__init__(ChatTemplate.of(files), encoder)
+        super().__init__(template.of(files), encoder)
 
     @classmethod
-    def stored(cls, artifacts: Artifacts, ref: str) -> BaseTokenizer:
+    def stored(
+        cls, artifacts: Artifacts, ref: str, template: type[ChatTemplate] = ChatTemplate
+    ) -> BaseTokenizer:
         """The tokenizer of a base in the model store.
 
         Reads no weights. Raises FileNotFoundError, ArtifactCorrupt and ChatRefused.
         """
-        return cls(stored_files(artifacts, ref))
+        return cls(stored_files(artifacts, ref), template)
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:

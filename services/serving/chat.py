@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from infrastructure.chat_labels import ChatRenderer, Unrenderable
 from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
-from infrastructure.template_rendering import ChatTemplate
+from infrastructure.limited_rendering import LimitedTemplate
 from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
@@ -26,7 +26,7 @@ class Chat:
         self._tokenizer = tokenizer
         source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
         encoder = TextEncoder(core_of(tokenizer))
-        self._renderer = ChatRenderer(ChatTemplate(source, tokens), encoder)
+        self._renderer = ChatRenderer(LimitedTemplate(source, tokens), encoder)
         self._prompts = "add_generation_prompt" in source
         self.end_tokens, self.stops = self._ends()
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from domain.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
+from infrastructure.limited_rendering import LimitedTemplate, RenderingLimitExceeded
 from infrastructure.settings import Settings
+from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused
 from services.model_libraries import UNTRUSTED, lean_imports
 from services.trainer.model_source import (
     FILES,
@@ -35,6 +37,22 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 PACKAGE = "package:"
+USER = {"role": "user", "content": "Hello"}
+ANSWER = {"role": "assistant", "content": "Good day."}
+CALL = {"id": "1", "type": "function", "function": {"name": "greet", "arguments": {"to": "you"}}}
+SIMPLEST_CHAT: list[dict[str, Any]] = [USER, ANSWER]
+OTHER_CHATS: list[list[dict[str, Any]]] = [
+    [USER],
+    [{"role": "system", "content": "Be kind."}, USER, ANSWER, USER],
+    [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "Hello, you.", "name": "greet", "tool_call_id": "1"},
+        ANSWER,
+    ],
+]
+"""What each template is tried with, when it asks for an answer and when it does not."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -58,6 +76,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         _tell(f"saving {shape.parameters:,} parameters as {model.dtype}")
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+        require_template(directory)
         ref = f"models/{name}/{_content_hash(directory)[:16]}"
         if artifacts.exists(f"{ref}/{MANIFEST}"):
             _tell(f"{ref} is there already")
@@ -246,6 +265,29 @@ def _require_complete(loading: dict[str, Any]) -> None:
         raise ImportRefused(
             f"{name} has the shape {tuple(stored)}; config.json describes {tuple(described)}."
         )
+
+
+def require_template(directory: Path) -> None:
+    """Try a saved model's chat template, in a process with limits.
+
+    Raises ImportRefused for one that is invalid, does not end or refuses the simplest chat.
+    """
+    _tell("trying the chat template")
+    files = {name: directory / name for name in TEMPLATE_FILES}
+    found = {name: path.read_bytes() for name, path in files.items() if path.exists()}
+    try:
+        template = LimitedTemplate.of(found)
+        template.render(SIMPLEST_CHAT)
+        for messages in OTHER_CHATS:
+            for prompt in (False, True):
+                try:
+                    template.render(messages, prompt=prompt)
+                except RenderingLimitExceeded:
+                    raise
+                except ChatRefused:
+                    pass  # a template may know no system messages, and no tools
+    except ChatRefused as refused:
+        raise ImportRefused(f"The model cannot be used in chats: {refused}.") from refused
 
 
 def _content_hash(directory: Path) -> str:

@@ -63,3 +63,16 @@ def test_what_a_template_refuses_is_refused() -> None:
     refusing = "{{ raise_exception('system messages are not for me') }}"
     with pytest.raises(TemplateRefused, match="not for me"):
         Chat(make_tiny_tokenizer(refusing)).tokens(MESSAGES)
+
+
+def test_a_template_that_loops_for_some_content_refuses_that_chat_alone() -> None:
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    looping = (
+        "{% for m in messages %}{% if 'loop' in m.content %}"
+        + loop
+        + "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    chat = Chat(make_tiny_tokenizer(looping))
+    with pytest.raises(TemplateRefused, match="takes more than"):
+        chat.tokens([{"role": "user", "content": "loop"}])
+    assert chat.text([{"role": "user", "content": "Hi"}]) == "Hi"

@@ -165,6 +165,16 @@ def another_shape(source: Path, outside: Path) -> None:
     save_file(weights, source / "model.safetensors", {"format": "pt"})
 
 
+def template(text: str) -> Callable[[Path, Path], None]:
+    def damage(source: Path, outside: Path) -> None:
+        (source / "chat_template.jinja").write_text(text)
+
+    return damage
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
 def an_adapter(source: Path, outside: Path) -> None:
     (source / "config.json").unlink()
     (source / "adapter_config.json").write_text(
@@ -187,6 +197,12 @@ def an_adapter(source: Path, outside: Path) -> None:
         (a_weight_less, "lack.*q_proj"),
         (another_shape, "model.norm.weight has the shape .7,.*describes .32,"),
         (an_adapter, "adapter"),
+        (template(LOOP), "cannot be used in chats: .* takes more than"),
+        (template("{% if add_generation_prompt %}" + LOOP + "{% endif %}"), "takes more than"),
+        (template("{% if messages[0].role == 'system' %}" + LOOP + "{% endif %}"), "takes more"),
+        (template("{{ 9 ** (9 ** 9) }}"), "takes more than"),
+        (template("{% for message in %}"), "invalid"),
+        (template("{{ raise_exception('I chat with nobody') }}"), "I chat with nobody"),
     ],
 )
 def test_a_source_that_reaches_out_or_is_damaged_is_refused(
