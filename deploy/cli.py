@@ -18,6 +18,7 @@ from deploy.local.commands import commands as local_commands
 from deploy.models import verify_model
 from deploy.nats_config import commands as nats_config_commands
 from deploy.projections import commands as projections_commands
+from deploy.security import commands as security_commands
 from deploy.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
 from infrastructure.settings import Settings
@@ -47,6 +48,7 @@ for commands in (
     events_commands,
     nats_config_commands,
     projections_commands,
+    security_commands,
     trainer_log_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)

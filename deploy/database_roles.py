@@ -83,7 +83,8 @@ ACCESS: dict[str, Access] = {
         events=(Job, GpuPool),
         snapshots=READ,
         reacts=True,
-        tables={"job_detail": READ, "open_meters": READ, "deployments": READ, "log_lines": REMOVE},
+        tables=_each(("job_detail", "open_meters", "deployments"), READ)
+        | _each(("log_lines", "security_events"), REMOVE),
     ),
     "datasets": Access(
         events=(Dataset,),
@@ -105,7 +106,7 @@ ACCESS: dict[str, Access] = {
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress", "profiles"), READ)
-        | _each(("dataset_names", "job_metadata"), ADD)
+        | _each(("dataset_names", "job_metadata", "security_events"), ADD)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"parked_reactions": "SELECT, UPDATE (replay)"},
     ),

@@ -12,7 +12,15 @@ from domain.catalog import Catalog
 from domain.event_log import EventLog
 from domain.identity import CATALOG_ID
 from domain.offers import Offers, shipped_offers
-from infrastructure import drafts, idempotency, leadership, measurements, profiles, sessions
+from infrastructure import (
+    drafts,
+    idempotency,
+    leadership,
+    measurements,
+    profiles,
+    security_log,
+    sessions,
+)
 from infrastructure.clock import Clock, clock_of
 from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
@@ -39,6 +47,7 @@ def migrate(settings: Settings) -> None:
             drafts.DDL,
             idempotency.DDL,
             sessions.DDL,
+            security_log.DDL,
         ):
             connection.execute(ddl.encode())
         for projection in PROJECTIONS:

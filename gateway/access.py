@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from domain.account import Role
 from domain.aggregate import Cause
 from domain.api_key import ApiKey
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, Unauthenticated
-from gateway.sessions import SessionOf, check_csrf, csrf_token_shown
+from gateway.lockout import Lockout
+from gateway.origin import client_address
+from gateway.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_token_shown
 from infrastructure.sessions import Session
+
+CHATS_PATH = "/v1/chat/completions"
+"""Chats change nothing, though they are posted; they have limits of their own."""
 
 bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
 
@@ -55,7 +63,7 @@ def caller(
     """
     request_id = request.state.request_id
     if credentials is not None:
-        known = holder_of(backend, credentials.credentials, request_id)
+        known = holder_shown(request, backend, credentials.credentials, request_id)
     else:
         if session is None:
             raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
@@ -63,7 +71,34 @@ def caller(
         known = holder_of_session(backend, session, request_id)
         request.state.session = session
     request.state.caller = known
+    changes = request.method not in SAFE_METHODS and request.url.path != CHATS_PATH
+    request.state.limit_headers = backend.quotas.admit(known.account_id, changes=changes)
     return known
+
+
+def holder_shown(
+    connection: HTTPConnection, backend: Backend, secret: str, request_id: str
+) -> Caller:
+    """The holder of the API key that a client shows; raises Unauthenticated and RateLimited.
+
+    Wrong keys are counted, and lock the client's address out for a while.
+    """
+    with shown(connection, secret):
+        return holder_of(backend, secret, request_id)
+
+
+@contextmanager
+def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
+    """Check a secret inside: one that raises Unauthenticated is counted as refused."""
+    lockout: Lockout = connection.app.state.lockout
+    address = client_address(connection)
+    lockout.require_open(address, secret)
+    try:
+        yield
+    except Unauthenticated:
+        lockout.refused(address, secret)
+        raise
+    lockout.accepted(address, secret)
 
 
 def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:

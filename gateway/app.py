@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -10,20 +11,25 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import psycopg
 import uvicorn
 from fastapi import FastAPI
 
 from gateway import api, openapi, reference, v1, web
 from gateway.api.datasets import UPLOAD_PATH
-from gateway.backend import open_backend
+from gateway.backend import Backend, open_backend
 from gateway.errors import Errors, answer
 from gateway.event_feed import EventFeed
+from gateway.lockout import Lockout
 from gateway.requests import Requests
 from gateway.serving import open_serving
+from infrastructure import security_log
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
 from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
+
+log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
 SWITCH_SECONDS = 0.0005
@@ -68,6 +74,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
     """While this lasts, the application's state has its connections and what follows the log."""
     with open_backend(settings) as backend:
         app.state.backend = backend
+        app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = web.LiveJobs(app.state.feed)
         works = (app.state.feed.run, app.state.live_jobs.run, PROGRESS.beat)
@@ -77,6 +84,16 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
+    """Store a security event; the log of the process, which has no retention, has no address."""
+    log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
+    try:
+        with backend.pool.connection() as connection:
+            security_log.record(connection, kind, address, detail)
+    except psycopg.Error as error:
+        log.warning("the security event is not stored: %s", error)
 
 
 class Server(GuardedServer):

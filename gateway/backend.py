@@ -17,8 +17,10 @@ from domain.estimate import Calibration, Precision
 from domain.event_log import EventLog
 from domain.launching import Launching
 from domain.quoting import Quoting
+from gateway.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock, clock_of
+from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
@@ -36,6 +38,7 @@ class Backend:
     pool: ConnectionPool[Connection]
     artifacts: Artifacts
     clock: Clock
+    quotas: Quotas
 
     @property
     def ecolink(self) -> EcoLink:
@@ -71,7 +74,9 @@ def open_backend(settings: Settings) -> Generator[Backend]:
         open_log(settings, pool_size=4, cached=CACHED_AGGREGATES) as log,
         open_pool(settings) as pool,
     ):
-        yield Backend(settings, log, pool, Artifacts(settings.artifacts), clock_of(settings))
+        quotas = Quotas(Limits(settings.limits))
+        artifacts = Artifacts(settings.artifacts)
+        yield Backend(settings, log, pool, artifacts, clock_of(settings), quotas)
 
 
 async def backend_of(request: Request) -> Backend:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
+
+from fastapi.concurrency import run_in_threadpool
 
 from domain.aggregate import because
 from domain.dataset import Dataset
@@ -17,6 +19,8 @@ from projections import DATASETS, JOB_DETAIL
 from projections import datasets as rows
 from projections.job_detail import unfinished_on
 from projections.projection import Row
+
+GIB = 1024**3
 
 
 def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
@@ -36,6 +40,25 @@ def upload_ref(caller: Caller) -> str:
     remove the file of the one that succeeds.
     """
     return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
+
+
+@asynccontextmanager
+async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
+    """Hold one of the account's uploads for the duration; the value is how many bytes it may have.
+
+    Raises RateLimited and QuotaExceeded.
+    """
+    quotas = backend.quotas
+    with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
+        count, size = await run_in_threadpool(_stored, backend, caller)
+        quotas.require_room("datasets", count)
+        room = quotas.require_room("dataset_gib", size, GIB)
+        yield min(room, backend.settings.dataset_max_bytes)
+
+
+def _stored(backend: Backend, caller: Caller) -> tuple[int, int]:
+    with backend.pool.connection() as connection:
+        return rows.stored(connection, caller.account_id)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -63,6 +64,30 @@ class Overloaded(DomainError):
     code = "overloaded"
 
 
+class RateLimited(DomainError):
+    """More requests came than a limit allows; one later is accepted."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        retry_seconds: int | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.retry_seconds, self.headers = retry_seconds, headers
+
+
+class QuotaExceeded(RateLimited):
+    """A quota of the account is used up; only deleting something, or an operator, helps."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message, None, headers)
+
+
 class NotYetVisible(DomainError):
     """The read models are behind the log, so that nobody can tell whether the thing exists."""
 
@@ -93,6 +118,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
     NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -106,7 +132,6 @@ LOADING_SECONDS = 5
 
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
-    HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": "1"},
     HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "1"},
 }
 
@@ -152,7 +177,8 @@ WHY: dict[int, str] = {
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The file has no such part.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Something in the request is not acceptable; `fields` has "
     "every problem.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests wait; try again after `Retry-After`.",
+    HTTPStatus.TOO_MANY_REQUESTS: "A limit or a quota is used up; `x-ratelimit-*` headers name "
+    "it. Try again after `Retry-After`; without that header, waiting does not help.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Something that the answer needs cannot be reached, or has not "
     "caught up yet; try again after `Retry-After`.",
 }
@@ -186,7 +212,7 @@ class Errors:
 
     def install(self, app: FastAPI) -> None:
         """Make the application answer its errors so."""
-        app.add_exception_handler(DomainError, self._refused)
+        app.add_exception_handler(DomainError, self.refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
         for error in (*STORE_UNREACHABLE, GenericError):
@@ -206,10 +232,13 @@ class Errors:
             request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
         )
 
-    async def _refused(self, request: Request, error: Exception) -> Response:
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """The response for a DomainError."""
         assert isinstance(error, DomainError)
         seconds = retry_after(error)
         later = {} if seconds is None else {"retry-after": str(seconds)}
+        if isinstance(error, RateLimited):
+            later |= error.headers
         return self.answer(request, status_of(error), _problem(error), later)
 
     async def _malformed(self, request: Request, error: Exception) -> Response:
@@ -246,8 +275,15 @@ def status_of(error: DomainError) -> HTTPStatus:
 
 def retry_after(error: DomainError) -> int | None:
     """Seconds after which to ask again what was refused for now; None: it stays refused."""
-    if isinstance(error, NotServing):
-        return LOADING_SECONDS
+    match error:
+        case NotServing():
+            return LOADING_SECONDS
+        case RateLimited():
+            return error.retry_seconds
+        case Overloaded():
+            return 1
+        case _:
+            pass
     named = HEADERS.get(status_of(error), {}).get("retry-after")
     return None if named is None else int(named)
 

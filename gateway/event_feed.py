@@ -32,6 +32,10 @@ from projections.account_events import Interest, indexed_events, job_of
 BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
+READERS = 2
+"""Clients that read the log itself at a time: many that begin at its start must not take all
+threads and connections."""
+
 SCANNED_EVENTS = 10_000
 """How much of the log one read looks through beyond its index, for a projector that is behind."""
 
@@ -134,6 +138,7 @@ class EventFeed:
         self._kept: list[Told] = []
         self._listeners: set[Listener] = set()
         self._logger = logging.getLogger("event_feed")
+        self._reading = asyncio.Semaphore(READERS)
 
     @contextmanager
     def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
@@ -155,7 +160,8 @@ class EventFeed:
         """What follows a sequence: of what is kept, if that reaches so far back."""
         if after >= self.floor:
             return self.recent(interest, after, limit)
-        return await asyncio.to_thread(read_log, self.backend, interest, after, limit)
+        async with self._reading:
+            return await asyncio.to_thread(read_log, self.backend, interest, after, limit)
 
     def recent(self, interest: Interest, after: int, limit: int) -> Page:
         """The same page as the log has, of what is kept; `after` is not below the floor."""

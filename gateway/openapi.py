@@ -32,7 +32,11 @@ error names a stable `code`, a sentence, and the fields that it is about. Lists 
 
 UNREADABLE, UNACCEPTABLE = HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY
 
-ALWAYS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE}
+ALWAYS = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+}
 """Of every operation that needs a key."""
 
 OF_BODIES = {UNREADABLE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
@@ -41,7 +45,7 @@ FURTHER: dict[tuple[str, str], set[HTTPStatus]] = {
     ("post", "/v1/fine_tuning/jobs"): {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND},
     ("post", "/v1/fine_tuning/jobs/{job_id}/resume"): {HTTPStatus.PAYMENT_REQUIRED},
     ("delete", "/v1/models/{model}"): {HTTPStatus.FORBIDDEN},
-    ("post", "/v1/chat/completions"): {HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS},
+    ("post", "/v1/chat/completions"): {HTTPStatus.NOT_FOUND},
 }
 """What single operations of /v1 answer besides; the native ones say so beside their code."""
 

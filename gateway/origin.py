@@ -29,6 +29,11 @@ def same_origin(connection: HTTPConnection) -> bool:
     return origin.partition("://")[2] == connection.headers.get("host")
 
 
+def client_address(connection: HTTPConnection) -> str:
+    """The client's IP address, as the socket or a trusted proxy names it."""
+    return connection.client.host if connection.client else "unknown"
+
+
 FORWARDING_HEADERS = frozenset({
     "cf-connecting-ip",
     "fastly-client-ip",

@@ -9,12 +9,18 @@ from uuid import uuid4
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import Errors, Problem
+from gateway.backend import Backend
+from gateway.errors import Errors, Problem, RateLimited
+from gateway.lockout import network_of
+from gateway.origin import client_address
 
 log = logging.getLogger("gateway")
+
+PRIVATE = ("/api/", "/v1/")
+"""Paths whose answers no cache may keep."""
 
 JSON_BYTES = 1024**2
 """Largest body of a request that is read whole; uploads are streamed and have their own limit."""
@@ -45,12 +51,21 @@ class Requests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                for name, value in scope["state"].get("limit_headers", {}).items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith(PRIVATE):
+                    headers["cache-control"] = "no-store"
             await send(message)
 
         bounded = receive if streamed else _bounded(receive, JSON_BYTES)
         try:
+            self._admit(scope)
             await self._app(scope, bounded, send_with_id)
+        except RateLimited as error:
+            answer = await self._errors.refused(Request(scope), error)
+            await answer(scope, receive, send_with_id)
         except ClientDisconnect:
             log.info("request %s: the client is gone", request_id)
         except Exception:
@@ -66,6 +81,13 @@ class Requests:
             status or "-",
             (time.monotonic() - started) * 1000,
         )
+
+    def _admit(self, scope: Scope) -> None:
+        """Count a request of a client's address; raises RateLimited."""
+        connection = HTTPConnection(scope)
+        backend: Backend = connection.app.state.backend
+        network = network_of(client_address(connection))
+        backend.quotas.rates.take("address_requests", network)
 
     def _logged(self, path: str) -> str:
         """What the log may know of a path."""

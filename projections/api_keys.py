@@ -45,3 +45,13 @@ def keys_of(connection: Connection, account_id: UUID) -> list[Row]:
     return connection.execute(
         "SELECT * FROM api_keys WHERE account_id = %s ORDER BY issued_at, key_id", [account_id]
     ).fetchall()
+
+
+def active_keys(connection: Connection, account_id: UUID) -> int:
+    """How many keys of an account are not revoked."""
+    row = connection.execute(
+        "SELECT count(*) AS keys FROM api_keys WHERE account_id = %s AND revoked_at IS NULL",
+        [account_id],
+    ).fetchone()
+    assert row is not None
+    return row["keys"]

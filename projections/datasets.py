@@ -251,3 +251,14 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
         + "AND dataset_id = ANY(%s) ORDER BY name",
         [DatasetStatus.READY_FOR_TRAINING, list(dataset_ids)],
     ).fetchall()
+
+
+def stored(connection: Connection, account_id: UUID) -> tuple[int, int]:
+    """How many datasets an account has, and their size in bytes as uploaded."""
+    row = connection.execute(
+        "SELECT count(*) AS datasets, coalesce(sum(total_bytes), 0)::bigint AS bytes "
+        "FROM datasets WHERE account_id = %s",
+        [account_id],
+    ).fetchone()
+    assert row is not None
+    return row["datasets"], row["bytes"]

@@ -20,7 +20,7 @@ from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref
+from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref, upload_slot
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
 from gateway.pages import LARGEST_PAGE, Limit, Page
@@ -146,9 +146,8 @@ async def upload_dataset(
     """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     ref = upload_ref(caller)
-    size, sha256 = await store_upload(
-        request, backend.artifacts, ref, backend.settings.dataset_max_bytes
-    )
+    async with upload_slot(backend, caller) as most_bytes:
+        size, sha256 = await store_upload(request, backend.artifacts, ref, most_bytes)
     return await run_in_threadpool(
         _record_upload, backend, caller, dataset_id, name, ref, sha256, size
     )

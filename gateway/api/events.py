@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domain.account import Role
 from domain.errors import DomainError, Invalid
-from gateway.access import Caller, CallerOf, holder_of
+from gateway.access import Caller, CallerOf, holder_of, holder_shown
 from gateway.answers import JobId
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
@@ -83,13 +83,16 @@ async def list_events(
     parameters `job` and `all_accounts`: each message is one event, those that were missed first. It
     takes the API key as a Bearer header, or, from a browser, as the subprotocol
     `ecolink.key.eco_...` beside `ecolink.events`. A socket that is refused closes with 4000 and the
-    status that a request would have got (4401, 4403, 4404, 4422), and with 4408 if its client
+    status that a request would have got (4401, 4403, 4404, 4422, 4429), and with 4408 if its client
     takes no messages; the reason then says after which sequence to go on.
     """
     interest = await run_in_threadpool(_interest, backend, caller, asked)
     page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
     if asked.wait and not page.events and not page.has_more:
-        with feed.follow(interest, page.position, caller.key_id) as follower:
+        with (
+            backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.follow(interest, page.position, caller.key_id) as follower,
+        ):
             page = await follower.next_page(asked.limit, asked.wait)
     return EventPage(
         data=[told.answer for told in page.events],
@@ -119,8 +122,11 @@ async def stream_events(websocket: WebSocket) -> None:
     try:
         asked = EventsAsked.model_validate(dict(websocket.query_params))
         secret = _secret(websocket, offered)
-        caller, interest = await run_in_threadpool(_admitted, feed.backend, secret, asked)
-        with feed.follow(interest, asked.after, caller.key_id) as follower:
+        caller, interest = await run_in_threadpool(_admitted, websocket, secret, asked)
+        with (
+            feed.backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.follow(interest, asked.after, caller.key_id) as follower,
+        ):
             # From here on the feed tells of a revocation; of one before it, nobody did.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await while_connected(websocket, _send(websocket, feed, follower))
@@ -133,8 +139,10 @@ async def stream_events(websocket: WebSocket) -> None:
         await close(websocket, 4503, "the database cannot be reached now; connect again soon")
 
 
-def _admitted(backend: Backend, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
-    caller = holder_of(backend, secret, str(uuid4()))
+def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
+    backend: Backend = websocket.app.state.backend
+    caller = holder_shown(websocket, backend, secret, str(uuid4()))
+    backend.quotas.admit(caller.account_id, changes=False)
     return caller, _interest(backend, caller, asked)
 
 

@@ -15,7 +15,7 @@ from gateway.backend import BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up
 from projections import API_KEYS
-from projections.api_keys import keys_of
+from projections.api_keys import active_keys, keys_of
 from projections.projection import Row
 
 router = APIRouter(prefix="/keys", tags=["keys"])
@@ -54,6 +54,10 @@ class NewKey(Answer):
 @router.post("", status_code=201)
 def create_key(caller: CallerOf, backend: BackendOf) -> NewKey:
     """Make a key for the caller's account; only its hash is stored."""
+    with backend.pool.connection() as connection:
+        held = active_keys(connection, caller.account_id)
+    backend.quotas.require_room("keys", held)
+    backend.quotas.rates.take("key_changes", caller.account_id)
     with because(caller.cause(backend)):
         key, secret = backend.ecolink.issue_key(caller.account_id)
     caught_up(backend, API_KEYS)
@@ -71,6 +75,7 @@ def list_keys(caller: CallerOf, backend: BackendOf) -> Listed[KeyAnswer]:
 @router.post("/{key_id}/revoke", responses=refusals(404, 409))
 def revoke_key(key_id: UUID, caller: CallerOf, backend: BackendOf) -> KeyAnswer:
     """End a key at once; again it changes nothing. It may be the one of this request."""
+    backend.quotas.rates.take("key_changes", caller.account_id)
     with because(caller.cause(backend)):
         key = backend.ecolink.revoke_key(caller.account_id, key_id)
     caught_up(backend, API_KEYS)

@@ -52,10 +52,15 @@ async def create_completion(
     request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
 ) -> Response:
     """Answer a chat."""
+    rates, headers = backend.quotas.rates, request.state.limit_headers
+    headers |= rates.take("chats", caller.account_id).headers("requests")
+    headers |= rates.require("prompt_tokens", caller.account_id).headers("tokens")
     deployment_id = await run_in_threadpool(_deployed, backend, caller, form.model)
     asked = form.asked(deployment_id, caller.account_id)
     frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
     speech = await _unless_gone(request, serving.ask(asked))
+    read = speech.prompt_tokens * asked.choices
+    headers |= rates.charge("prompt_tokens", caller.account_id, read).headers("tokens")
     if form.stream:
         return EventStream(_events(speech, frame, asked.choices, form.shows_usage), speech.close)
     try:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue
 
 from domain.errors import VersionConflict
-from gateway.errors import FileNotReady, Problem
+from gateway.errors import FileNotReady, Problem, QuotaExceeded
 from gateway.v1.vocabulary import FIELDS
 
 TYPES: dict[int, str] = {
@@ -49,7 +49,8 @@ def answer(
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     further = {}
-    if status == HTTPStatus.CONFLICT and problem.code not in PASSING:
+    stays = status == HTTPStatus.CONFLICT and problem.code not in PASSING
+    if stays or problem.code == QuotaExceeded.code:
         further["x-should-retry"] = "false"
     return JSONResponse(body(status, problem), status, headers={**headers, **further})
 

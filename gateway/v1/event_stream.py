@@ -25,7 +25,7 @@ class EventStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[str], end: Callable[[], Awaitable[None]]) -> None:
         self._end = end
         super().__init__(
-            patiently(events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
+            patiently(events), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,7 +17,14 @@ from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import delete_dataset, dropped_on, own_dataset, record_upload, upload_ref
+from gateway.datasets import (
+    delete_dataset,
+    dropped_on,
+    own_dataset,
+    record_upload,
+    upload_ref,
+    upload_slot,
+)
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
 from gateway.texts import storable
@@ -95,11 +102,11 @@ async def create_file(
     retries: RetryOf = 0,
 ) -> FileObject:
     """Take a file of chats; its validation begins."""
-    limit, ref = backend.settings.dataset_max_bytes, upload_ref(caller)
-    refuse_declared(request, limit, FORM_BYTES)
-    upload = Upload()
+    ref, upload = upload_ref(caller), Upload()
     try:
-        await _receive(request, backend, ref, upload)
+        async with upload_slot(backend, caller) as most_bytes:
+            refuse_declared(request, most_bytes, FORM_BYTES)
+            await _receive(request, backend, ref, upload, most_bytes)
         _require_purpose(upload.fields)
         if upload.filename is None:
             raise Invalid("send the file in the form's field `file`", field="file")
@@ -110,7 +117,9 @@ async def create_file(
     return await run_in_threadpool(_record, backend, caller, ref, upload, idempotency_key, retries)
 
 
-async def _receive(request: Request, backend: Backend, ref: str, upload: Upload) -> None:
+async def _receive(
+    request: Request, backend: Backend, ref: str, upload: Upload, most_bytes: int
+) -> None:
     """Store the form's file under a ref; raises Invalid, and TooLarge, as early as it can."""
     form = Form(request.headers.get("content-type", ""), request.stream())
     async for part in form.parts():
@@ -118,7 +127,7 @@ async def _receive(request: Request, backend: Backend, ref: str, upload: Upload)
             if "purpose" in upload.fields:
                 _require_purpose(upload.fields)
             upload.size, upload.sha256 = await store_stream(
-                part.chunks, backend.artifacts, ref, backend.settings.dataset_max_bytes
+                part.chunks, backend.artifacts, ref, most_bytes
             )
             upload.filename = _kept_name(part.filename)
         elif part.name == "purpose":

@@ -33,7 +33,7 @@ from infrastructure.sessions import Session
 RECONNECTING = {
     "reconnectDelay": 300,
     "reconnectMaxDelay": 3000,
-    "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4503],
+    "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4429, 4503],
 }
 """How a page connects again, and after which codes: those of what passes; 4503 is NotYetVisible."""
 
@@ -79,9 +79,12 @@ async def live(websocket: WebSocket, job_id: str) -> None:
         places = await run_in_threadpool(place_names, backend)
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
-        with live_jobs.view(
-            caller.account_id, asked.job_id, places, caller.key_id, session.session_id, seen
-        ) as viewer:
+        with (
+            backend.quotas.slots.hold("sockets", caller.account_id),
+            live_jobs.view(
+                caller.account_id, asked.job_id, places, caller.key_id, session.session_id, seen
+            ) as viewer,
+        ):
             await while_connected(websocket, _send(websocket, live_jobs, viewer))
     except ValidationError as error:
         await close(websocket, 4422, "; ".join(str(each["loc"][0]) for each in error.errors()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
@@ -10,15 +12,16 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from domain.api_key import ApiKey
-from gateway.access import CallerOf
+from gateway.access import CallerOf, shown
 from gateway.backend import Backend, BackendOf
-from gateway.errors import Forbidden
+from gateway.errors import Forbidden, Unauthenticated
 from gateway.origin import same_origin
 from gateway.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
 from gateway.web.pages import outside
 from infrastructure import sessions
 from infrastructure.profiles import name_of_account
+from infrastructure.store import Connection
 
 FIRST_PAGE = "/fine-tune"
 
@@ -52,7 +55,7 @@ def sign_in(
 ) -> Response:
     """Begin a session with an API key."""
     _refuse_others(request)
-    key = backend.ecolink.authenticate(api_key.strip())
+    key = _key_shown(request, backend, api_key.strip())
     if key is None:
         problem = "This API key is unknown or was revoked."
         return outside("sign_in.html", next_page=_own(next_page), problem=problem, ended=False)
@@ -60,10 +63,10 @@ def sign_in(
 
 
 @router.get(SIGN_IN + "/{token}")
-def show_link(token: str, backend: BackendOf) -> Response:
+def show_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Whom a one-time link signs in; chats and mail programs load it too, and use nothing up."""
     with backend.pool.connection() as connection:
-        key = _valid(backend, sessions.key_of_sign_in_link(connection, token))
+        key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
         if key is None:
             return _used_up()
         name = name_of_account(connection, key.account_id)
@@ -74,9 +77,7 @@ def show_link(token: str, backend: BackendOf) -> Response:
 def use_link(token: str, request: Request, backend: BackendOf) -> Response:
     """Begin a session with a one-time link; it works once."""
     _refuse_others(request)
-    with backend.pool.connection() as connection:
-        key_id = sessions.use_sign_in_link(connection, token)
-    key = _valid(backend, key_id)
+    key = _key_of_link(request, backend, token, sessions.use_sign_in_link)
     return _used_up() if key is None else _begun(request, backend, key.id, FIRST_PAGE)
 
 
@@ -94,6 +95,32 @@ def _refuse_others(request: Request) -> None:
     """Raises Forbidden for a form of another site, which would sign a browser in unnoticed."""
     if not same_origin(request):
         raise Forbidden("this form came from another site")
+
+
+def _key_shown(request: Request, backend: Backend, secret: str) -> ApiKey | None:
+    """The key with a secret; a wrong one counts towards a lockout. Raises RateLimited."""
+    with suppress(Unauthenticated), shown(request, secret):
+        key = backend.ecolink.authenticate(secret)
+        if key is None:
+            raise Unauthenticated("this API key is unknown or was revoked")
+        return key
+    return None
+
+
+def _key_of_link(
+    request: Request,
+    backend: Backend,
+    token: str,
+    key_of: Callable[[Connection, str], UUID | None],
+) -> ApiKey | None:
+    """The key that a one-time link is for; a wrong link counts like a wrong key."""
+    with suppress(Unauthenticated), shown(request, token):
+        with backend.pool.connection() as connection:
+            key = _valid(backend, key_of(connection, token))
+        if key is None:
+            raise Unauthenticated("this link is unknown or was used")
+        return key
+    return None
 
 
 def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:

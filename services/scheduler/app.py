@@ -33,7 +33,12 @@ from services.scheduler.launchers import LAUNCHERS
 from services.scheduler.launching import Launching
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.relaunching import Relaunching
-from services.scheduler.retention import Retention, delete_old_logs, trim_caches
+from services.scheduler.retention import (
+    Retention,
+    delete_old_logs,
+    delete_security_events,
+    trim_caches,
+)
 from services.scheduler.segments import Segments
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
@@ -95,7 +100,9 @@ def _clearing(
 ) -> list[Work]:
     """What deletes what is kept no longer: adapters, log lines, and files of caches."""
     delete_logs = partial(delete_old_logs, pool, clock, timedelta(days=settings.log_days))
+    security = partial(delete_security_events, pool, timedelta(days=settings.security_days))
     return [
+        _repeated(LOGS_SECONDS, security, "retention"),
         _repeated(RETENTION_SECONDS, retention.expire_due, "retention"),
         _repeated(LOGS_SECONDS, delete_logs, "retention"),
         _repeated(TRIM_SECONDS, partial(trim_caches, settings), "retention"),

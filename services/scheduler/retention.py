@@ -12,6 +12,7 @@ from domain.aggregate import Cause, because
 from domain.deploying import deployed_refs
 from domain.event_log import EventLog
 from domain.job import Job
+from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.disk_cache import GIB, MODELS, trim_copies, trim_kernels
@@ -98,6 +99,12 @@ def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timede
         while job_ids := logged_jobs_over_since(connection, over_since, LOGS_AT_ONCE):
             with connection.transaction():
                 delete_log_lines(connection, job_ids)
+
+
+def delete_security_events(pool: ConnectionPool[Connection], kept: timedelta) -> None:
+    """Delete the security events that are older than they are kept."""
+    with pool.connection() as connection:
+        security_log.delete_older(connection, kept)
 
 
 def trim_caches(settings: Settings) -> None:

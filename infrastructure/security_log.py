@@ -1,0 +1,49 @@
+"""Security events: what an operator should see of attacks, with the client's address.
+
+An address is personal data, so these are rows with a retention, not events of the log.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from infrastructure.store import Connection
+
+DDL = """
+CREATE TABLE IF NOT EXISTS security_events (
+    event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    happened_at timestamptz NOT NULL DEFAULT now(),
+    kind text NOT NULL,
+    address text NOT NULL,
+    detail text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS security_events_time ON security_events (happened_at)
+"""
+
+MOST_AN_HOUR = 1_000
+"""Rows that are kept of one hour: an attack from many addresses must not fill the disk."""
+
+
+def record(connection: Connection, kind: str, address: str, detail: str) -> None:
+    """Store an event; beyond so many an hour it is dropped."""
+    connection.execute(
+        "INSERT INTO security_events (kind, address, detail) SELECT %s, %s, %s WHERE "
+        "(SELECT count(*) FROM security_events WHERE happened_at > now() - interval '1 hour') < %s",
+        [kind, address, detail, MOST_AN_HOUR],
+    )
+
+
+def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
+    """The newest events first."""
+    return connection.execute(
+        "SELECT happened_at, kind, address, detail FROM security_events "
+        "ORDER BY event_id DESC LIMIT %s",
+        [limit],
+    ).fetchall()
+
+
+def delete_older(connection: Connection, age: timedelta) -> int:
+    """Delete what is older; returns how many rows that were."""
+    return connection.execute(
+        "DELETE FROM security_events WHERE happened_at < now() - %s", [age]
+    ).rowcount
