@@ -245,6 +245,8 @@ class Engine:
         return [running for running in list(self._running.values()) if running.busy]
 
     def _step(self, running: Running) -> None:
+        others = [each.accounts() for each in self._running.values() if each is not running]
+        running.elsewhere = frozenset[UUID]().union(*others)
         try:
             running.step()
             if self._retired:

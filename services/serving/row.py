@@ -40,6 +40,7 @@ class Row:
     drawing: Drawing
     listener: Listener
     read: int = 0  # tokens whose keys and values are held
+    stepped: int = 0  # number of the last step that it was part of
     cancelled: bool = False
     prompt_tokens: int = field(init=False)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from uuid import UUID
 
 import torch
 from torch import Tensor
@@ -23,6 +25,11 @@ pieces, so that it delays the next token of the others by no more than this take
 READ_ALONE = 1024
 """The same where nobody waits for a next token."""
 
+
+FAIR_ROWS, FAIR_READ = 2, 64
+"""What an account gets of a step while others are answered too: so many rows, or as many as the
+account with the fewest has, and so many tokens of prompts. A flood of one account then delays the
+others' next token by little."""
 
 log = logging.getLogger("engine")
 
@@ -48,6 +55,9 @@ class Running:
         self.waiting = Waiting()
         self._rows: list[Row] = []  # each at its slot
         self._by_age: list[Row] = []
+        self._steps = 0
+        self.elsewhere: frozenset[UUID] = frozenset()
+        """Accounts that are answered by other bases, on the same processor."""
         self._store = KeysValues()
         self._token_bytes = bytes_per_token(base.weights)
 
@@ -60,6 +70,10 @@ class Running:
     def free(self) -> int:
         """Rows that may join."""
         return max(0, self.limits.rows - len(self._rows))
+
+    def accounts(self) -> set[UUID]:
+        """Accounts that are answered now."""
+        return {row.account_id for row in self._rows}
 
     def uses(self, adapter: str | None) -> bool:
         """Whether a row is answered, or waits to be answered, by an adapter; None: the base."""
@@ -76,6 +90,9 @@ class Running:
             return
         step = Step(parts, self._store, self.base.weights.dtype, self.base.weights.device)
         rows = [self._rows[part.slot] for part in step.parts]
+        self._steps += 1
+        for row in rows:
+            row.stepped = self._steps
         self.mixing.begin(
             [(row.adapter, len(part.tokens)) for row, part in zip(rows, step.parts, strict=True)],
             self.base.weights.device,
@@ -96,19 +113,30 @@ class Running:
             row.break_off(error)
 
     def _admit(self) -> None:
-        """Have rows join, each when it is its turn, as long as there is a slot and memory."""
-        while len(self._rows) < self.limits.rows:
-            row = self.waiting.next(self._rows)
-            if row is None:
-                return
+        """Have rows join, each when it is its turn, as long as there is a slot and memory.
+
+        Where there is none, an account with more rows than another gives up its youngest.
+        """
+        while (row := self.waiting.next(self._rows)) is not None:
             longest = max(len(each.tokens) for each in (*self._rows, row))
-            if self._rows and not self._fits(
-                len(self._rows) + 1, grown(longest, self.base.context)
-            ):
+            roomy = len(self._rows) < self.limits.rows and (
+                not self._rows or self._fits(len(self._rows) + 1, grown(longest, self.base.context))
+            )
+            if roomy:
+                self.waiting.leave(row)
+                self._rows.append(row)
+                self._by_age.append(row)
+            elif not self._give_up_row(row.account_id):
                 return
-            self.waiting.leave(row)
-            self._rows.append(row)
-            self._by_age.append(row)
+
+    def _give_up_row(self, account_id: UUID) -> bool:
+        """Send back a row of the account with the most, if it has two more than this one."""
+        held = Counter(row.account_id for row in self._rows)
+        ((most, count),) = held.most_common(1)
+        if count < held[account_id] + 2:
+            return False
+        self._send_back(next(row for row in reversed(self._by_age) if row.account_id == most))
+        return True
 
     def _parts(self) -> list[Part]:
         """What each row reads in the next step, with room for it; rows may have to go back."""
@@ -140,14 +168,21 @@ class Running:
 
     def _wanted(self) -> list[Part]:
         budget = READ_AT_ONCE if any(row.unread == 1 for row in self._rows) else READ_ALONE
+        held = Counter(row.account_id for row in self._rows)
+        shared = len(held.keys() | self.elsewhere) > 1
+        most = max(FAIR_ROWS, *held.values()) if not shared else max(FAIR_ROWS, min(held.values()))
+        read = dict.fromkeys(held, min(budget, FAIR_READ) if shared else budget)
+        taken: Counter[UUID] = Counter()
         slots = {id(row): slot for slot, row in enumerate(self._rows)}
         parts = []
-        for row in self._by_age:
-            count = row.unread if row.unread == 1 else min(row.unread, budget)
-            if count == 0:
+        for row in sorted(self._by_age, key=lambda row: row.stepped) if shared else self._by_age:
+            account = row.account_id
+            count = row.unread if row.unread == 1 else min(row.unread, read[account])
+            if count == 0 or taken[account] == most:
                 continue
+            taken[account] += 1
             if row.unread > 1:
-                budget -= count
+                read[account] -= count
             tokens = row.tokens[row.read : row.read + count]
             parts.append(Part(slots[id(row)], row.read, tokens, answers=count == row.unread))
         return parts

@@ -13,13 +13,12 @@ from services.serving.row import Row
 class Waiting:
     """Each account has a line of its own. Rows come from any thread, and leave by the engine's.
 
-    Whoever has the fewest answers in the making is next; among those with equally many, accounts
-    take turns. A row that was sent back goes before everything.
+    The account with the fewest answers in the making is next; among those with equally many,
+    accounts take turns. A row that was sent back is the first of its account's line.
     """
 
     def __init__(self) -> None:
         self._lines: OrderedDict[UUID, deque[Row]] = OrderedDict()  # whose turn it is first
-        self._sent_back: deque[Row] = deque()
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -28,7 +27,7 @@ class Waiting:
     def rows(self) -> list[Row]:
         """All of them."""
         with self._lock:
-            return [*self._sent_back, *(row for line in self._lines.values() for row in line)]
+            return [row for line in self._lines.values() for row in line]
 
     def of(self, account_id: UUID) -> int:
         """How many rows of an account wait."""
@@ -41,16 +40,15 @@ class Waiting:
                 self._lines.setdefault(row.account_id, deque()).append(row)
 
     def send_back(self, row: Row) -> None:
-        """Put a row that had a slot before all others."""
+        """Put a row that had a slot before the others of its account, whose turn it is."""
         with self._lock:
-            self._sent_back.appendleft(row)
+            self._lines.setdefault(row.account_id, deque()).appendleft(row)
+            self._lines.move_to_end(row.account_id, last=False)
 
     def next(self, answered: Iterable[Row]) -> Row | None:
         """The row whose turn it is, beside those that are answered now; None: nobody waits."""
         busy = Counter(row.account_id for row in answered)
         with self._lock:
-            if self._sent_back:
-                return self._sent_back[0]
             if not self._lines:
                 return None
             account_id = min(self._lines, key=lambda each: busy[each])  # the first of the least
@@ -59,9 +57,6 @@ class Waiting:
     def leave(self, row: Row) -> None:
         """Take a row out; its account's next turn comes after everyone else's."""
         with self._lock:
-            if row in self._sent_back:
-                self._sent_back.remove(row)
-                return
             line = self._lines[row.account_id]
             line.remove(row)
             if line:
@@ -72,7 +67,6 @@ class Waiting:
     def forget_cancelled(self) -> None:
         """Drop the rows that nobody listens to any more; nobody loses a turn by it."""
         with self._lock:
-            self._sent_back = deque(row for row in self._sent_back if not row.cancelled)
             for account_id, line in list(self._lines.items()):
                 kept = deque(row for row in line if not row.cancelled)
                 if kept:
@@ -83,7 +77,6 @@ class Waiting:
     def clear(self) -> list[Row]:
         """Drop all; returns them."""
         with self._lock:
-            rows = [*self._sent_back, *(row for line in self._lines.values() for row in line)]
-            self._sent_back.clear()
+            rows = [row for line in self._lines.values() for row in line]
             self._lines.clear()
             return rows

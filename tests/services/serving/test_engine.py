@@ -24,9 +24,10 @@ from services.serving.drawing import Drawing
 from services.serving.engine import Engine, Hosting
 from services.serving.mixing import MixedLinear
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
-from services.serving.running import NotFinite, Running
+from services.serving.running import FAIR_READ, FAIR_ROWS, NotFinite, Running
+from services.serving.step import Part
 from tests.polling import eventually
-from tests.services.serving.answers import Answers
+from tests.services.serving.answers import SPACE, Answers
 from tests.services.serving.conftest import ServedMaker, deployment_of
 
 QUESTIONS = (
@@ -245,6 +246,45 @@ def test_one_account_does_not_fill_the_queue(
             each.wait()
     finally:
         allowed.release(100)
+        engine.close()
+
+
+def test_a_flood_of_one_account_does_not_keep_another_waiting(
+    served: ServedMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in steps: another account's answer begins at once, though all rows are taken."""
+    allowed, other = Semaphore(0), UUID(int=7)
+    step, wanted, work = Running.step, Running._wanted, []
+    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
+
+    def counted(self: Running) -> list[Part]:
+        parts = wanted(self)
+        read = {SPACE: 0, other: 0}
+        for part in parts:
+            read[self._rows[part.slot].account_id] += len(part.tokens)
+        work.append(read)
+        return parts
+
+    monkeypatch.setattr(Running, "_wanted", counted)
+    engine = Engine(Hosting(rows=4, queue_limit=64, precision="fp32", device="cpu"))
+    answers = Answers(engine)
+    try:
+        engine.attach(served("base"))
+        long = "the quick brown fox jumps over a lazy dog " * 4
+        flood = answers.ask_for(16, "base", long, max_tokens=90)
+        allowed.release(5)
+        eventually(lambda: len(work) == 5)
+        answer = answers.ask("base", "Hello!", max_tokens=5, account_id=other)
+        allowed.release(7)
+        assert len(answer.wait().tokens) == 5
+        beside = [each[SPACE] for each in work if each[other]]
+        assert max(beside) <= FAIR_READ + FAIR_ROWS
+        assert not any(each.ended.is_set() for each in flood)
+        allowed.release(10_000)
+        for each in flood:
+            assert each.wait().tokens == flood[0].tokens, "greedy, and so the same"
+    finally:
+        allowed.release(10_000)
         engine.close()
 
 
