@@ -13,7 +13,6 @@ from domain.precision import Precision
 MIB = 1024**2
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
-ELEMENTS = {BFLOAT16: "bf16", FLOAT32: "float32"}
 
 CUDA_CONTEXT_BYTES = 512 * MIB
 """What a process takes before its first tensor. Some 300 MiB with kernels loaded lazily (pytorch
@@ -25,6 +24,15 @@ CUBLAS_WORKSPACE_CONFIG), and what attention and reductions take beside it."""
 
 BITSANDBYTES_BYTES = 64 * MIB
 """Code books, and the kernels of bitsandbytes."""
+
+CPU_RUNTIME_BYTES = 128 * MIB
+"""What a CPU's allocator and threads hold beside the tensors. With it, peaks of SmolLM2-135M in
+bf16 and float32, 4 x 64 to 4 x 512 tokens, are predicted to 0.9 to 1.15 of what was measured, or
+128 MiB above."""
+
+SHORT_ROW = 256
+"""Tokens up to which the trainer's attention on a CPU keeps a row's scores: that is faster than
+fused attention, and beyond they outgrow what a row keeps elsewhere."""
 
 FRAGMENTATION = 0.1
 """Part of the activations that the allocator holds in pieces too small to use. Published totals of
@@ -43,6 +51,12 @@ class Layout:
     sequence_length: int  # tokens of the longest example, after truncation
     gpu_count: int
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of a full micro batch of the longest examples, padding included."""
+        rows = math.ceil(self.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
+        return self.hyperparameters.micro_batch_size * rows
+
 
 def memory_items(
     layout: Layout, precision: Precision, checkpointing: bool, gpu: GpuType
@@ -55,7 +69,7 @@ def memory_items(
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
     element = element_bytes(gpu)
-    activations = activation_bytes(layout, checkpointing, element)
+    activations = activation_bytes(layout, checkpointing, element, on_cpu=gpu.backing == "cpu")
     return {
         "weights": weight_bytes(layout.shape, precision, element),
         "adapter": adapter,
@@ -78,12 +92,8 @@ def linear_parameters(shape: ModelShape) -> int:
 
 
 def element_bytes(gpu: GpuType) -> int:
-    """Bytes of a number of the base, and of one that runs through it.
-
-    They are bf16, but for a CPU: one without units for it computes in float32, and which one a job
-    will have is not known when it is priced.
-    """
-    return FLOAT32 if gpu.backing == "cpu" else BFLOAT16
+    """Bytes of a number of the base, and of one that runs through it."""
+    return gpu.computes_in.bytes
 
 
 def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
@@ -91,7 +101,7 @@ def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT1
 
     Embeddings, norms and the head stay as they are, so bitsandbytes and transformers leave them.
     """
-    if precision is Precision.BF16:
+    if precision is not Precision.NF4:
         return element * shape.parameters
     quantised = linear_parameters(shape)
     return math.ceil(NF4_BYTES * quantised) + element * max(0, shape.parameters - quantised)
@@ -102,7 +112,9 @@ def bytes_per_parameter(shape: ModelShape, precision: Precision, element: int = 
     return round(weight_bytes(shape, precision, element) / shape.parameters, 3)
 
 
-def activation_bytes(layout: Layout, checkpointing: bool, element: int = BFLOAT16) -> int:
+def activation_bytes(
+    layout: Layout, checkpointing: bool, element: int = BFLOAT16, *, on_cpu: bool = False
+) -> int:
     """What a micro batch keeps for its backward pass, and the most that is added to it at a time.
 
     Without checkpointing every layer keeps its tensors; with it only its input (Chen et al.,
@@ -110,18 +122,16 @@ def activation_bytes(layout: Layout, checkpointing: bool, element: int = BFLOAT1
     head's tensors and a layer's working set are never there together.
     """
     shape = layout.shape
-    layer, boundary = _layer_bytes(layout, element), element * shape.hidden_size
+    layer, boundary = _layer_bytes(layout, element, on_cpu), element * shape.hidden_size
     kept = shape.layers * (boundary if checkpointing else layer)
     # One layer's gradients in flight: of the residual, and of the three tensors of its MLP.
     working = element * (2 * shape.hidden_size + 3 * shape.intermediate_size)
     if checkpointing:
         working += layer
-    padded = math.ceil(layout.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
-    tokens = layout.hyperparameters.micro_batch_size * padded
-    return tokens * (kept + max(working, _head_bytes(shape)))
+    return layout.tokens * (kept + max(working, _head_bytes(shape, element, on_cpu)))
 
 
-def _layer_bytes(layout: Layout, element: int) -> int:
+def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
     """Bytes a token that one layer keeps for its backward pass.
 
     Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, but for
@@ -134,6 +144,8 @@ def _layer_bytes(layout: Layout, element: int) -> int:
     queries = shape.attention_heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
     attention = element * (2 * queries + 2 * keys)
+    if on_cpu and layout.sequence_length <= SHORT_ROW:
+        attention += element * shape.attention_heads * layout.sequence_length
     mask = 1 if hyperparameters.dropout > 0 else 0
     adapted = sum(
         (4 + mask) * shape.linears[name][0] + 4 * hyperparameters.lora_r
@@ -142,12 +154,14 @@ def _layer_bytes(layout: Layout, element: int) -> int:
     return 8 * shape.hidden_size + attention + 3 * element * shape.intermediate_size + adapted
 
 
-def _head_bytes(shape: ModelShape) -> int:
-    """Bytes a token of the loss: log-probabilities and two gradients in float32, and its input.
+def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
+    """Bytes a token of the loss, and its input.
 
-    The backward pass of cross entropy holds the gradients by log-probability and by logit at once.
+    Log-probabilities and two gradients in float32, as published totals of GPUs and our peaks on a
+    CPU in float32 have them. In bf16 on a CPU, as measured: the logits and their gradient alone.
     """
-    return 12 * shape.vocab_size + 6 * shape.hidden_size
+    vocabulary = 2 * element if on_cpu and element == BFLOAT16 else 12
+    return vocabulary * shape.vocab_size + 6 * shape.hidden_size
 
 
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
@@ -159,7 +173,8 @@ def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, g
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
     workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0
     if gpu.backing == "cpu":
-        return workspace
+        return CPU_RUNTIME_BYTES + workspace
     if precision is Precision.NF4:
         workspace += BITSANDBYTES_BYTES
-    return CUDA_CONTEXT_BYTES + LIBRARY_BYTES + workspace + math.ceil(FRAGMENTATION * activations)
+    fragments = math.ceil(FRAGMENTATION * activations)
+    return CUDA_CONTEXT_BYTES + LIBRARY_BYTES + workspace + fragments

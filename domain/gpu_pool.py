@@ -10,6 +10,7 @@ from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, Created, Event
 from domain.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
+from domain.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class GpuPool(Aggregate):
 
         TOPIC: ClassVar[str] = "CapacityChanged"
         capacity: int
+
+    class MachineMeasured(Event):
+        """The machine behind a CPU-backed pool computes like this."""
+
+        TOPIC: ClassVar[str] = "MachineMeasured"
+        machine: Machine
 
     class GpusRequested(Event):
         """A segment stands in the queue."""
@@ -89,6 +96,7 @@ class GpuPool(Aggregate):
         self.region = region
         self.gpu_type = gpu_type
         self.capacity = 0
+        self.machine: Machine | None = None  # None: of GPUs, or not known yet
         self.held: dict[tuple[UUID, int], Claim] = {}
         self.queue: dict[tuple[UUID, int], Claim] = {}
 
@@ -117,6 +125,15 @@ class GpuPool(Aggregate):
     @event(CapacityChanged)
     def _capacity_changed(self, capacity: int) -> None:
         self.capacity = capacity
+
+    def measure(self, machine: Machine) -> None:
+        """Record what the machine is good at, unless that is known."""
+        if machine.differs(self.machine):
+            self.trigger_event(self.MachineMeasured, machine=machine)
+
+    @event(MachineMeasured)
+    def _machine_measured(self, machine: Machine) -> None:
+        self.machine = machine
 
     def request(self, claim: Claim) -> None:
         """Stand in the queue, once."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.batching import padded
 from domain.errors import Invalid
-from domain.footprint import ELEMENTS, FRAGMENTATION, Layout, element_bytes, memory_items
+from domain.footprint import FRAGMENTATION, Layout, memory_items
 from domain.hyperparameters import Hyperparameters
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
-from domain.precision import Precision
+from domain.precision import Dtype, Precision
 
 GIB = 1024**3
 FEW_GIB = 10
@@ -27,15 +26,11 @@ SHORTEST_SEQUENCE = 16
 MOST_TOKENS = 2048
 """That run at once where a micro batch has fewer: beyond, matrices gain nothing by their size."""
 
-Setting = tuple[Precision, bool]
 
-SETTINGS: tuple[Setting, ...] = (
-    (Precision.BF16, False),
-    (Precision.BF16, True),
-    (Precision.NF4, False),
-    (Precision.NF4, True),
-)
-"""(precision, gradient checkpointing) in the order tried: what is fast and exact comes first."""
+def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:
+    """(precision, gradient checkpointing) in the order tried: fast and exact first."""
+    full, four_bits = dtype.full, Precision.NF4
+    return (full, False), (full, True), (four_bits, False), (four_bits, True)
 
 
 class DoesNotFit(Invalid):
@@ -59,9 +54,11 @@ class Fit(BaseModel):
 
     precision: Precision
     gradient_checkpointing: bool
-    element_bytes: int  # of a number in full precision, as it was reckoned with
-    items: dict[str, int]  # bytes of each rank: weights, adapter, gradients, optimizer, ...
+    dtype: Dtype  # that is computed with, and in which the base is held unless in 4 bits
+    items: dict[str, int]  # bytes of each rank at its peak: weights, adapter, gradients, ...
+    batch_tokens: int  # that run at once at that peak, padding included
     vram_bytes: int
+    on_cpu: bool  # memory of the host, without the program itself; else all that a GPU holds
     rejected: tuple[Rejected, ...]
 
     @property
@@ -77,18 +74,18 @@ class Fit(BaseModel):
     @property
     def needed_gib(self) -> float:
         """All items together as people are told: rounded up, but never above what there is."""
-        return min(_gib(self.required_bytes), self.vram_bytes / GIB)
+        return min(gib(self.required_bytes), self.vram_bytes / GIB)
 
     @property
     def banner(self) -> str:
         """The decision in one or two sentences, for the wizard."""
         there = f"{self.vram_bytes / GIB:g} GiB"
         fits = f"{self.needed_gib:g} of {there} on each GPU"
-        full = f"full precision ({ELEMENTS[self.element_bytes]})"
+        full = f"full precision ({self.dtype})"
         if self.precision is Precision.NF4:
-            least = min(each.required_bytes for each in self._rejected(Precision.BF16))
+            least = min(each.required_bytes for each in self._rejected(self.dtype.full))
             why = (
-                f"4-bit QLoRA is used: in {full} the job would need at least {_gib(least):g} GiB "
+                f"4-bit QLoRA is used: in {full} the job would need at least {gib(least):g} GiB "
                 f"on a GPU of {there}; in 4 bits it takes {fits}."
             )
         else:
@@ -97,7 +94,7 @@ class Fit(BaseModel):
             return why
         without = min(each.required_bytes for each in self._rejected(self.precision))
         return (
-            f"{why} Gradient checkpointing is on, because the job would need {_gib(without):g} GiB "
+            f"{why} Gradient checkpointing is on, because the job would need {gib(without):g} GiB "
             "without it; it computes activations again instead of keeping them, which takes longer."
         )
 
@@ -105,8 +102,8 @@ class Fit(BaseModel):
         return [each for each in self.rejected if each.precision is precision]
 
 
-def _gib(size: int) -> float:
-    """GiB, rounded up: to a hundredth, and from ten on to a tenth."""
+def gib(size: int) -> float:
+    """Bytes in GiB, rounded up: to a hundredth, and from ten on to a tenth."""
     gib = size / GIB
     parts = 100 if gib < FEW_GIB else 10
     return math.ceil(gib * parts) / parts
@@ -130,7 +127,7 @@ def decide(
     fit = _fit(layout, gpu)
     if fit is None:
         raise _refusal(layout, gpu, others)
-    return fit
+    return _filled(fit, hyperparameters)
 
 
 def fits(
@@ -144,20 +141,24 @@ def fits(
     return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
 
 
-def tokens_at_once(
-    fit: Fit, hyperparameters: Hyperparameters, sequence_length: int
-) -> tuple[int, int]:
-    """(tokens that may run at once on a GPU, padding included; bytes that are needed then).
+def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
+    """The fit with as many tokens at once as there is memory for.
 
-    As many as a full micro batch of the longest examples has. Where memory is left, more of a
+    They are those of a full micro batch of the longest examples. Where memory is left, more of a
     step's micro batches may run together, up to `MOST_TOKENS`: its gradient is the same.
     """
-    tokens = hyperparameters.micro_batch_size * padded(sequence_length)
+    tokens = fit.batch_tokens
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
     # A caching allocator loses a part of them, on a GPU.
     each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens
     more = max(0, min(most - tokens, math.floor((fit.vram_bytes - fit.required_bytes) / each)))
-    return tokens + more, fit.required_bytes + math.ceil(more * each)
+    activations = fit.items["activations"] + math.ceil(more * each)
+    return fit.model_copy(
+        update={
+            "batch_tokens": tokens + more,
+            "items": fit.items | {"activations": activations},
+        }
+    )
 
 
 def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:
@@ -174,15 +175,17 @@ def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) 
 def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
     vram_bytes = math.floor(gpu.vram_gib * GIB)
     rejected: list[Rejected] = []
-    for precision, checkpointing in SETTINGS:
+    for precision, checkpointing in settings(gpu.computes_in):
         items = memory_items(layout, precision, checkpointing, gpu)
         if sum(items.values()) <= vram_bytes:
             return Fit(
                 precision=precision,
                 gradient_checkpointing=checkpointing,
-                element_bytes=element_bytes(gpu),
+                dtype=gpu.computes_in,
                 items=items,
+                batch_tokens=layout.tokens,
                 vram_bytes=vram_bytes,
+                on_cpu=gpu.backing == "cpu",
                 rejected=tuple(rejected),
             )
         rejected.append(
@@ -199,14 +202,14 @@ def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNot
     """Why the job does not fit, with the nearest setting that would."""
     least = min(
         sum(memory_items(layout, precision, checkpointing, gpu).values())
-        for precision, checkpointing in SETTINGS
+        for precision, checkpointing in settings(gpu.computes_in)
     )
     there = f"{math.floor(gpu.vram_gib * GIB) / GIB:g}"
     problem = (
-        f"the job needs at least {_gib(least):g} GiB on each GPU, in 4 bits and with gradient "
+        f"the job needs at least {gib(least):g} GiB on each GPU, in 4 bits and with gradient "
         f"checkpointing, and {gpu.title} has {there} GiB"
     )
-    figures: dict[str, object] = {"needed_gib": _gib(least), "vram_gib": gpu.vram_gib}
+    figures: dict[str, object] = {"needed_gib": gib(least), "vram_gib": gpu.vram_gib}
     proposal = (
         _smaller_micro_batch(layout, gpu)
         or _shorter_sequence(layout, gpu)

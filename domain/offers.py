@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from domain.model_shape import ModelShape, fused_linears, separate_linears
+from domain.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
 """Bytes of a parameter: 4 bits, and 0.127 bits of constants after double quantisation.
@@ -36,8 +37,14 @@ class GpuType(Offer):
     bf16_tflops: float  # dense peak
     backing: Literal["nvidia", "cpu"]
     device_names: tuple[str, ...] = ()  # what the driver calls it
+    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU what the machine was found good at
     max_per_job: int
     source: str
+
+    @property
+    def computes_in(self) -> Dtype:
+        """The numbers that jobs compute with; float32 on a CPU of which nothing is known."""
+        return self.dtype or (Dtype.FLOAT32 if self.backing == "cpu" else Dtype.BF16)
 
 
 class Region(Offer):

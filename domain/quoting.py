@@ -27,7 +27,8 @@ from domain.gpu_pool import GpuPool
 from domain.hyperparameters import Hyperparameters
 from domain.identity import CATALOG_ID, base_model_id, gpu_pool_id
 from domain.job import Job
-from domain.memory import Fit, decide, fits, tokens_at_once
+from domain.machine import Machine
+from domain.memory import Fit, decide, fits
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
 from domain.place_names import PlaceNames
@@ -90,7 +91,7 @@ class Quoting:
     def __init__(self, log: EventLog, calibrations: Calibrations) -> None:
         self._log = log
         self._calibrations = calibrations
-        self._capacities: dict[tuple[str, str], int] = {}
+        self._pools: dict[tuple[str, str], GpuPool | None] = {}
 
     @property
     def place_names(self) -> PlaceNames:
@@ -152,14 +153,16 @@ class Quoting:
     ) -> Quote:
         """The quote for choices that exist."""
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
-        gpu, others = catalog.gpu_type(choices.gpu_type), self._others(catalog, choices)
+        gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
+        if approved is not None and approved.dtype is not None:
+            gpu = gpu.model_copy(update={"dtype": approved.dtype})
+        others = self._others(catalog, choices)
         work = _work(dataset, validation, base, fields, approved)
         shape, length = work.shape, work.sequence_length
         if approved is None:
             _require_trainable(work)
         truncation = Truncation.of(work.lengths, length)
         fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
-        batch_tokens, required_bytes = tokens_at_once(fit, fields, length)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
         return Quote(
@@ -173,9 +176,10 @@ class Quoting:
                 hyperparameters=fields.model_dump(mode="json"),
                 precision=fit.precision,
                 gradient_checkpointing=fit.gradient_checkpointing,
+                dtype=fit.dtype,
                 sequence_length=length,
-                batch_tokens=batch_tokens,
-                required_bytes=required_bytes,
+                batch_tokens=fit.batch_tokens,
+                required_bytes=fit.required_bytes,
                 truncation=truncation,
             ),
             fit=fit,
@@ -189,11 +193,15 @@ class Quoting:
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
         """GPU types of which some region has enough for one such job."""
         return [
-            each
+            self._known(regions[0], each)
             for each in catalog.gpu_types.values()
             if choices.gpu_count <= each.max_per_job
-            and any(
-                self._capacity(region, each.name) >= choices.gpu_count for region in catalog.regions
+            and (
+                regions := [
+                    region
+                    for region in catalog.regions
+                    if self._capacity(region, each.name) >= choices.gpu_count
+                ]
             )
         ]
 
@@ -310,11 +318,26 @@ class Quoting:
 
     def _capacity(self, region: str, gpu_type: str) -> int:
         """How many there are at all, by what the launchers say."""
+        pool = self._pool(region, gpu_type)
+        return 0 if pool is None else pool.capacity
+
+    def _pool(self, region: str, gpu_type: str) -> GpuPool | None:
         place = region, gpu_type
-        if place not in self._capacities:
-            pool = self._log.find(GpuPool, gpu_pool_id(*place))
-            self._capacities[place] = 0 if pool is None else pool.capacity
-        return self._capacities[place]
+        if place not in self._pools:
+            self._pools[place] = self._log.find(GpuPool, gpu_pool_id(*place))
+        return self._pools[place]
+
+    def _machine(self, region: str, gpu_type: str) -> Machine | None:
+        """The machine behind a CPU-backed type in a region, as far as it is known."""
+        pool = self._pool(region, gpu_type)
+        return None if pool is None else pool.machine
+
+    def _known(self, region: str, gpu: GpuType) -> GpuType:
+        """A GPU type with the dtype that its machine in a region is good at."""
+        machine = self._machine(region, gpu.name)
+        if machine is None or gpu.dtype is not None:
+            return gpu
+        return gpu.model_copy(update={"dtype": machine.dtype})
 
     @cached_property
     def _catalog(self) -> Catalog:
@@ -345,8 +368,9 @@ def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
     """The fit of a job's rest is in the precision in which it began."""
     if approved is None:
         return fit
-    kept = {"precision", "gradient_checkpointing"}
-    return fit.model_copy(update={name: getattr(approved, name) for name in kept})
+    kept = {"precision", "gradient_checkpointing", "batch_tokens"}
+    recorded = {name: getattr(approved, name) for name in kept}
+    return fit.model_copy(update={n: each for n, each in recorded.items() if each is not None})
 
 
 def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:

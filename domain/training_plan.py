@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
+from domain.precision import Dtype, Precision
 from domain.truncation import Truncation
 
 
@@ -53,6 +53,7 @@ class TrainingPlan(BaseModel):
     # Decided by the memory fit, from the choices and the dataset.
     precision: Precision
     gradient_checkpointing: bool
+    dtype: Dtype | None = None  # computed with; None: what the trainer's machine is good at
     sequence_length: int | None  # tokens; None: not recorded by the first version
     batch_tokens: int | None  # that may run at once, padding included; None: a micro batch's
     required_bytes: int | None  # predicted peak of each GPU's memory; None: not recorded

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from domain.batching import fill
 from domain.footprint import adapter_parameters, linear_parameters
 from domain.hyperparameters import Hyperparameters
-from domain.memory import Fit, tokens_at_once
+from domain.memory import Fit
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
 from domain.phases import Phase
@@ -161,8 +161,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
     That is each step's end, checkpoints and evaluations.
     """
     fields = work.hyperparameters
-    budget, _ = tokens_at_once(fit, fields, work.sequence_length)
-    batches = work.step_batches(ranks, budget)
+    batches = work.step_batches(ranks, fit.batch_tokens)
     seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
     share, compiling = _compiled(work, ranks, fit, speed)
     steps = work.total_steps(ranks)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from domain.durations import spoken
 from domain.hyperparameters import Hyperparameters
+from domain.memory import gib
 from gateway.tables import STYLES, Answer, cell, listing, pairs, tame
 
 RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
@@ -97,7 +98,9 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
         "validation dataset": job["validation_dataset_id"],
         "settings": cell("hyperparameters", _settings(job["hyperparameters"])),
         "precision": job["precision"]
+        + (f", computed in {job['dtype']}" if job["precision"] == "nf4" and job["dtype"] else "")
         + (", gradient checkpointing" if job["gradient_checkpointing"] else ""),
+        "memory": _peak_memory(job),
         "progress": progress_of(job),
         "held-out loss": _change(job["loss_before"], job["loss_after"], ".4f"),
         "perplexity": _change(job["perplexity_before"], job["perplexity_after"], ".4g"),
@@ -112,6 +115,16 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
         "paused": paused(job),
         "kept": job["kept"],
     }
+
+
+def _peak_memory(job: Answer) -> str | None:
+    """The predicted peak, and the measured one once there is one."""
+    parts = [
+        f"{gib(job[name]):g} GiB {said}"
+        for name, said in (("peak_memory_bytes", "measured"), ("required_bytes", "predicted"))
+        if job[name]
+    ]
+    return ", ".join(parts) or None
 
 
 def _settings(chosen: Answer) -> Answer:

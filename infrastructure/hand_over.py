@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.precision import Dtype
+
 WARM_FLAG = "--warm"
 """A trainer that is started with this and a directory waits on its standard input for a HandOver.
 
@@ -26,6 +28,7 @@ class ExpectedBase(BaseModel):
     ref: str
     manifest_sha256: str
     on_gpu: bool
+    dtype: Dtype | None = None  # None: what the machine is good at
 
 
 class HandOver(BaseModel):

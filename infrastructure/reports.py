@@ -14,10 +14,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from domain.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
-from domain.estimate import Precision
 from domain.failures import FailureClass, MemoryShortage
 from domain.hyperparameters import Hyperparameters
 from domain.phases import Phase
+from domain.precision import Dtype, Precision
 
 LAST_WORD = "last_word.json"
 """File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""
@@ -84,12 +84,14 @@ class SegmentSpec(Message):
     base_manifest_sha256: str | None = None  # what the base's manifest must be; None: any
     hyperparameters: Hyperparameters
     precision: Precision = Precision.BF16
+    dtype: Dtype | None = None  # computed with; None: what this machine is good at
     gradient_checkpointing: bool = False
     gpu_type: str = "cpu"  # of the catalog
     gpu_count: int = 1  # ranks of data parallelism
     approved_gpu_count: int | None = None  # that a step's batch was approved for; None: gpu_count
     micro_batch_split: int = 1  # parts that each micro batch is cut into; 2 after a lack of memory
     batch_tokens: int | None = None  # that may run at once, padding included; None: a micro batch's
+    required_bytes: int | None = None  # predicted peak of each rank's memory; None: not predicted
     approved_on: date | None = None  # for chat templates that write a date; None: the launch's
     resume_from: tuple[SavedCheckpoint, ...] = ()  # the first that is good, the newest first
     paid_seconds: int  # segment time covered by the first lease

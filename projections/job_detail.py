@@ -196,6 +196,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
         "gradient_checkpointing": plan.gradient_checkpointing,
         "sequence_length": plan.sequence_length,
         "required_bytes": plan.required_bytes,
+        "dtype": plan.dtype,
         "truncation": None
         if plan.truncation is None
         else Jsonb(plan.truncation.model_dump(mode="json")),
@@ -232,7 +233,7 @@ def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
     )
 
 
-JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=3)
+JOB_DETAIL = Projection("job_detail", ("job_detail",), DDL, apply, fold=4)
 
 
 def job(connection: Connection, account_id: UUID, job_id: UUID) -> Row | None:

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     gradient_checkpointing boolean NOT NULL,
     sequence_length integer,
     required_bytes bigint,
+    dtype text,
     truncation jsonb,
     estimate jsonb,
     low_seconds integer,

@@ -8,6 +8,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from domain.precision import Dtype
+
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
@@ -51,6 +53,13 @@ def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:
     else:
         # None in sys.modules is Python's own way to say "not installed".
         sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype:
+    """torch's name of a dtype."""
+    import torch  # after `lean_imports`
+
+    return torch.bfloat16 if dtype is Dtype.BF16 else torch.float32
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from domain.availability import PoolLoad
-from domain.estimate import Estimate, PhaseEstimate, Precision
+from domain.estimate import Estimate, PhaseEstimate
 from domain.memory import GIB, Fit
 from domain.money import SECONDS_PER_HOUR, Toward
 from domain.phases import Phase
+from domain.precision import Dtype, Precision
 from domain.quoting import Choices
 from gateway.answers import Answer, Money
 
@@ -76,6 +78,11 @@ class FitAnswer(Answer):
 
     precision: Precision
     gradient_checkpointing: bool
+    dtype: Dtype = Field(description="Computed with; the base is held in it unless in 4 bits.")
+    memory: Literal["gpu", "host"] = Field(
+        description="What is predicted, and measured later: all that the job takes of each GPU, or "
+        "what its model takes of the host's memory, without the program itself."
+    )
     banner: str = Field(description="The decision, as a sentence for people.")
     vram_gib: float
     needed_gib: float = Field(description="All items together, rounded up as in the banner.")
@@ -88,6 +95,8 @@ class FitAnswer(Answer):
         return cls(
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
+            dtype=fit.dtype,
+            memory="host" if fit.on_cpu else "gpu",
             banner=fit.banner,
             vram_gib=round(fit.vram_bytes / GIB, 3),
             needed_gib=fit.needed_gib,

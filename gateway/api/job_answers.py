@@ -11,10 +11,11 @@ from pydantic import Field, JsonValue
 
 from domain.checkpoint import best
 from domain.deployment import DeploymentStatus
-from domain.estimate import Estimate, Precision
+from domain.estimate import Estimate
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.lifecycle import JobStatus, PauseReason
 from domain.perplexity import perplexity
+from domain.precision import Dtype, Precision
 from domain.truncation import Truncation
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.estimate_answers import EstimateAnswer
@@ -97,13 +98,15 @@ class JobDetail(JobSummary):
     )
     hyperparameters: dict[str, JsonValue]
     precision: Precision
+    dtype: Dtype | None = Field(description="Computed with; null: the machine's own choice.")
     gradient_checkpointing: bool
     sequence_length: int | None
     required_bytes: int | None = Field(
-        description="Predicted peak of each GPU's memory; of a CPU, without the program itself."
+        description="Predicted peak of each GPU's memory; on a CPU, of what the model takes of the "
+        "host's memory, without the program itself."
     )
     peak_memory_bytes: int | None = Field(
-        description="Measured: what a GPU held at most; on a CPU, the whole process."
+        description="Measured peak of the same memory as `required_bytes`."
     )
     estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
     actual_seconds: int | None = Field(description="What a registered job took.")

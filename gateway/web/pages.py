@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from domain.durations import rough, spoken
+from domain.memory import gib
 from gateway.access import Caller
 from gateway.answers import job_name
 from gateway.api.accounts import show_account
@@ -49,6 +50,7 @@ def templates() -> Environment:
     )
     environment.filters |= {
         "bytes": written_bytes,
+        "gib": written_gib,
         "clock": written_clock,
         "count": written_count,
         "day": written_day,
@@ -136,6 +138,11 @@ def written_count(number: int) -> str:
 def written_day(day: date) -> str:
     """A day, such as `Nov 5, 2026`."""
     return f"{day:%b} {day.day}, {day.year}"
+
+
+def written_gib(size: int) -> str:
+    """Bytes of memory in GiB, rounded up as the memory fit rounds them."""
+    return f"{gib(size):g} GiB"
 
 
 def written_bytes(size: float) -> str:

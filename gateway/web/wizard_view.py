@@ -16,6 +16,7 @@ from domain.errors import DomainError, SeveralProblems
 from domain.hyperparameters import Hyperparameters
 from domain.memory import FEW_GIB
 from domain.phases import Phase
+from domain.precision import Dtype
 from gateway.access import Caller
 from gateway.api.estimate_answers import FitAnswer, QuoteAnswer
 from gateway.api.estimates import price_job, warnings_of
@@ -154,12 +155,15 @@ class View:
         kind = next((each for each in kinds if each.gpu_type == self.entries.gpu_type), None)
         if (base := self.base) is None or kind is None or base.bytes_per_parameter_bf16 is None:
             return None
-        if kind.backing == "cpu":
+        dtype = self.fit.dtype if self.fit else None
+        if kind.backing == "cpu" and dtype is not Dtype.BF16:
             return ParameterBytes(
                 "memory", base.bytes_per_parameter_fp32, base.bytes_per_parameter_nf4_fp32
             )
         return ParameterBytes(
-            "GPU memory", base.bytes_per_parameter_bf16, base.bytes_per_parameter_nf4
+            "memory" if kind.backing == "cpu" else "GPU memory",
+            base.bytes_per_parameter_bf16,
+            base.bytes_per_parameter_nf4,
         )
 
     @property

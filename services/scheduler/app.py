@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -26,7 +27,7 @@ from infrastructure.segment_credentials import required_issuer
 from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
-from services.scheduler.capacity import offer_capacity
+from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import LAUNCHERS
@@ -81,6 +82,9 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         control.bind()
         await watch.run()
 
+    async def probe() -> None:
+        await to_thread(measure_machine, log, clock, launcher)
+
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
@@ -92,7 +96,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         *_clearing(Retention(log, clock, pool), pool, clock, settings),
     ]
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, *work])
+        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, probe, *work])
 
 
 def _clearing(

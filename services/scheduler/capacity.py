@@ -10,6 +10,7 @@ from domain.catalog import Catalog
 from domain.event_log import EventLog
 from domain.gpu_pool import GpuPool
 from domain.identity import CATALOG_ID, gpu_pool_id
+from domain.machine import Machine
 from infrastructure.clock import Clock
 from services.scheduler.launchers.launcher import Launcher
 
@@ -29,9 +30,15 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
     A type or region that is no longer offered has none; running segments keep their GPUs.
     """
     catalog = log.load(Catalog, CATALOG_ID)
-    wanted = launcher.capacity(catalog)
+    wanted, machine = launcher.capacity(catalog), launcher.machine()
+    on_cpu = {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"}
     pools = [
-        _pool(log, region, gpu_type, wanted.get((region, gpu_type), 0))
+        _pool(
+            log,
+            (region, gpu_type),
+            wanted.get((region, gpu_type), 0),
+            machine if gpu_type in on_cpu else None,
+        )
         for region, gpu_type in product(
             sorted(catalog.known_regions), sorted(catalog.known_gpu_types)
         )
@@ -55,12 +62,22 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
     log.retrying(attempt)
 
 
-def _pool(log: EventLog, region: str, gpu_type: str, capacity: int) -> GpuPool | None:
-    """The pool with its new capacity; one that never had any is not opened for none."""
-    pool = log.find(GpuPool, gpu_pool_id(region, gpu_type))
+def _pool(
+    log: EventLog, place: tuple[str, str], capacity: int, machine: Machine | None
+) -> GpuPool | None:
+    """The pool with its new capacity and machine; one that never had any is not opened for none."""
+    pool = log.find(GpuPool, gpu_pool_id(*place))
     if pool is None:
         if capacity == 0:
             return None
-        pool = GpuPool.open(region, gpu_type)
+        pool = GpuPool.open(*place)
     pool.change_capacity(capacity)
+    if capacity > 0 and machine is not None:
+        pool.measure(machine)
     return pool
+
+
+def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
+    """Measure how fast CPU-backed segments compute, and record it with the pools."""
+    launcher.measure_machine()
+    offer_capacity(log, clock, launcher)

@@ -19,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-SHORT_ROW = 256  # tokens; above, the scores that are kept outgrow what a row keeps elsewhere
+from domain.footprint import SHORT_ROW as SHORT_ROW
+
 NAME = "packed"
 
 

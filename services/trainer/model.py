@@ -17,8 +17,8 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from domain.estimate import Precision
 from domain.hyperparameters import Hyperparameters
+from domain.precision import Precision
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.model_libraries import UNTRUSTED
@@ -67,7 +67,7 @@ def load_base(
     small base would double.
     """
     logging.disable_progress_bar()  # a log is no terminal
-    if precision is Precision.BF16:
+    if precision is not Precision.NF4:
         base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **UNTRUSTED)
         return base.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides `to`
     four_bits = BitsAndBytesConfig(
@@ -88,7 +88,16 @@ def load_base(
             # For inference on such CPUs bitsandbytes would pack the weights anew, with scales
             # rounded to bfloat16: what is evaluated has to be what was trained.
             layer.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
+    if device.type == "cpu":
+        _leave_file(base)
     return base
+
+
+def _leave_file(base: PreTrainedModel) -> None:
+    """Copy what a 4-bit base still maps from its file, so that the file leaves memory."""
+    for parameter in base.parameters():  # a tied one is listed once, and stays tied
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:

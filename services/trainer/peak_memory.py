@@ -1,17 +1,34 @@
-"""The most memory that a trainer's process has held so far, to hold against the prediction."""
+"""The most memory that a trainer's model has taken so far, in the terms of the prediction."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-STATUS = Path("/proc/self/status")
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+_program_bytes: int | None = None
+
+
+def note_program() -> None:
+    """Record what this process holds before it has a base; only the first call counts.
+
+    The predicted memory of a CPU is what the model takes beside that: interpreter and libraries,
+    some 0.4 GiB, are the same for every job.
+    """
+    global _program_bytes  # a process has one
+    if _program_bytes is None:
+        _program_bytes = _resident("VmRSS")
 
 
 class PeakMemory:
-    """Of one rank: of its GPU all that it takes, of a CPU the whole resident process.
+    """Of one rank: of its GPU all that it takes, of a CPU what is resident beside the program.
+
+    Of a CPU the peak of loading is left out (`forget_loading`): that reads a file whose pages the
+    kernel takes back when memory is short.
 
     A GPU holds what torch's allocator has reserved and, beside it, the CUDA context and libraries,
     which the allocator does not see: the memory fit predicts both. What is beside it is measured
@@ -29,7 +46,17 @@ class PeakMemory:
         """The peak up to now."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) + self._beside
-        # "High water mark" of the resident set, in kB: proc_pid_status(5).
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
-        assert found is not None
-        return 1024 * int(found.group(1))
+        return max(0, _resident("VmHWM") - (_program_bytes or 0))
+
+
+def forget_loading() -> None:
+    """Have the resident set's peak begin anew, once a base is loaded; see proc(5), clear_refs."""
+    with suppress(OSError):  # not every kernel has it: then the peak is that of loading, too
+        CLEAR_REFS.write_text("5")
+
+
+def _resident(name: str) -> int:
+    """Bytes of the resident set: VmRSS now, VmHWM at its highest, both in kB; see proc(5)."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found.group(1))

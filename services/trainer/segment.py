@@ -10,14 +10,15 @@ import torch
 from peft import PeftModel
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.estimate import Precision
+from domain.memory import gib
 from domain.phases import Phase
+from domain.precision import Precision
 from domain.pricing import COMPILED_WORK
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
-from services.model_libraries import choose_dtype
+from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.compiling import why_eager
 from services.trainer.data_position import content_sha256
@@ -37,7 +38,7 @@ from services.trainer.model import (
     save_adapter,
 )
 from services.trainer.packing import pack_if_able
-from services.trainer.peak_memory import PeakMemory
+from services.trainer.peak_memory import PeakMemory, forget_loading, note_program
 from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
@@ -97,8 +98,9 @@ class Segment:
         # First: a store that is away must not look like one that lost a checkpoint.
         manifest = require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
         self.why_eager = why_eager(spec, self.ranks)
+        note_program()
         natural = ExecutionMode.natural(
-            choose_dtype(self.ranks.device),
+            self._dtype(),
             self.ranks,
             compiled=self.why_eager is None,
             split=spec.micro_batch_split,
@@ -123,10 +125,25 @@ class Segment:
         # The same adapter in every rank, and then another dropout in each.
         torch.manual_seed(self.hyperparameters.seed)
         self.model: PeftModel = attach_adapter(base, self.hyperparameters, spec.base_model)
+        forget_loading()
         self.peak_memory = PeakMemory(self.ranks.device)
         if not self.ranks.leads:
             torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
         self._describe_model()
+
+    def _dtype(self) -> torch.dtype:
+        """The dtype that was approved, also where this machine has to emulate it."""
+        best = choose_dtype(self.ranks.device)
+        if self.spec.dtype is None:
+            return best
+        approved = torch_dtype(self.spec.dtype)
+        if approved is torch.bfloat16 and best is not approved:
+            self.reporter.log(
+                "the job was approved in bf16, which this machine emulates: it trains slower than "
+                "estimated",
+                "WARNING",
+            )
+        return approved
 
     def _base(self, directory: Path, mode: ExecutionMode) -> PreTrainedModel:
         """The base model; also sets its tokenizer."""
@@ -354,6 +371,7 @@ class Segment:
         self.reporter.update(
             now=True, evaluation=evaluation, peak_memory_bytes=int(peaks.max().item())
         )
+        self._compare_memory(int(peaks.max().item()))
         best_step, best = self.progress.best_step, self.progress.best_eval_loss
         if best is not None and best < evaluation.loss_after:
             self.reporter.log(
@@ -361,6 +379,17 @@ class Segment:
                 f"the final state ({evaluation.loss_after:.4f}), which is what is registered",
                 "WARNING",
             )
+
+    def _compare_memory(self, peak_bytes: int) -> None:
+        """Log the measured peak beside the one that was predicted, which is of the same things."""
+        if (predicted := self.spec.required_bytes) is None:
+            return
+        device = self.ranks.device.type
+        kind = "GPU memory" if device == "cuda" else "host memory, without the program itself"
+        self.reporter.log(
+            f"peak of {kind}: {gib(peak_bytes):g} GiB measured, {gib(predicted):g} GiB predicted",
+            "WARNING" if peak_bytes > predicted else "INFO",
+        )
 
     def _register(self) -> None:
         """Registering: the adapter as plain PEFT, in the artifact store.

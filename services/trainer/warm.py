@@ -53,8 +53,10 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     lean_imports()
     import services.trainer.segment  # noqa: F401  # with all that it imports
+    from services.trainer.peak_memory import note_program
     from services.trainer.warm_base import expected
 
+    note_program()
     revision()  # of the code as it was imported, and not as it is when the segment comes
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())

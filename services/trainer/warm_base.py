@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from domain.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.hand_over import ExpectedBase
-from services.model_libraries import choose_dtype
+from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import states
 from services.trainer.model import load_base, load_tokenizer
 from services.trainer.packing import pack_if_able
@@ -26,7 +26,7 @@ class WarmBase:
     """Held until a segment takes it; one that it does not fit loads its own."""
 
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
-        self._key = (directory, manifest_sha256, dtype, Precision.BF16)
+        self._key = (directory, manifest_sha256, dtype)
         # On the CPU, also for a segment on a GPU: which GPU is not known yet.
         self._files = states(directory)
         base = load_base(directory, dtype)
@@ -44,7 +44,7 @@ class WarmBase:
 
         Either way it holds them no longer.
         """
-        fits = self._key == (directory, manifest_sha256, dtype, precision)
+        fits = self._key == (directory, manifest_sha256, dtype) and precision is not Precision.NF4
         fits = fits and self._files == states(directory)  # what it holds may be what was damaged
         loaded, self._loaded = self._loaded, None
         if fits:
@@ -65,5 +65,8 @@ def expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
     if manifest.total_bytes > MEMORY_SHARE * psutil.virtual_memory().available:
         return None
     # CUDA must not be asked what it can before it is told which GPUs to see.
-    dtype = torch.bfloat16 if base.on_gpu else choose_dtype(torch.device("cpu"))
+    if base.dtype is not None:
+        dtype = torch_dtype(base.dtype)
+    else:
+        dtype = torch.bfloat16 if base.on_gpu else choose_dtype(torch.device("cpu"))
     return WarmBase(artifacts.root / base.ref, manifest.sha256, dtype)

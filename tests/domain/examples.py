@@ -13,6 +13,7 @@ from domain.hyperparameters import Hyperparameters
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
 from domain.phases import Phase
+from domain.precision import Dtype
 from domain.training_plan import TrainingPlan
 from tests.causes import NOW
 
@@ -36,6 +37,7 @@ PLAN = TrainingPlan(
     hyperparameters=Hyperparameters().model_dump(mode="json"),
     precision=Precision.BF16,
     gradient_checkpointing=False,
+    dtype=Dtype.BF16,
     sequence_length=128,
     batch_tokens=2048,
     required_bytes=1_500_000_000,

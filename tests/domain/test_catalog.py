@@ -260,4 +260,4 @@ def test_the_small_cpu_type_makes_smollm2_use_four_bits() -> None:
         name: decide(shape, Hyperparameters(), 347, given.gpu_type(name), 1, []).precision
         for name in ("cpu", "cpu-small")
     }
-    assert precisions == {"cpu": Precision.BF16, "cpu-small": Precision.NF4}
+    assert precisions == {"cpu": Precision.FLOAT32, "cpu-small": Precision.NF4}

@@ -27,7 +27,7 @@ from domain.model_shape import ModelShape
 from domain.money import charge_micros
 from domain.offers import GpuType
 from domain.phases import Phase
-from domain.precision import Precision
+from domain.precision import Dtype, Precision
 from domain.token_lengths import TokenLengths
 from services.trainer import plan
 from tests.domain.bases import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
@@ -51,13 +51,15 @@ def priced(
     return estimate(job, on, ranks, chosen, calibration or Calibration(), ranks * RATE)
 
 
-def fit(precision: Precision, checkpointing: bool) -> Fit:
+def fit(precision: Precision, checkpointing: bool, tokens: int) -> Fit:
     return Fit(
         precision=precision,
         gradient_checkpointing=checkpointing,
-        element_bytes=2,
-        items={"activations": 1},  # and nothing is left for more
+        dtype=Dtype.BF16,
+        items={"activations": 1},
+        batch_tokens=tokens,
         vram_bytes=1,
+        on_cpu=False,
         rejected=(),
     )
 
@@ -228,7 +230,7 @@ def test_qwen_7b_takes_about_as_long_as_published(length: int, published: float)
         gradient_accumulation=8,
         target_modules=tuple(QWEN_7B.linears),
     )
-    found = step_seconds(QWEN_7B, fields, length, fit(Precision.BF16, True))
+    found = step_seconds(QWEN_7B, fields, length, fit(Precision.BF16, True, length))
     print(f"{length} tokens: {found:.2f} s, published {published} s ({found / published - 1:+.0%})")
     assert found == pytest.approx(published, rel=0.25)
 
@@ -244,7 +246,7 @@ def test_llama_2_7b_in_4_bits_is_about_as_fast_as_published(length: int, publish
         gradient_accumulation=4,
         target_modules=tuple(LLAMA2_7B.linears),
     )
-    found = 4 * length / step_seconds(LLAMA2_7B, fields, length, fit(Precision.NF4, True))
+    found = 4 * length / step_seconds(LLAMA2_7B, fields, length, fit(Precision.NF4, True, length))
     print(f"{length} tokens: {found:.0f} a second, published {published}")
     assert found == pytest.approx(published, rel=0.25)
 
@@ -297,7 +299,7 @@ def test_checkpointing_and_4_bits_take_longer() -> None:
     job = Work(LLAMA2_7B, TokenLengths.of([900] * 3000), Hyperparameters(), 900)
 
     def training(precision: Precision, checkpointing: bool) -> float:
-        chosen = fit(precision, checkpointing)
+        chosen = fit(precision, checkpointing, 4 * 904)
         return seconds(estimate(job, A100, 1, chosen, Calibration(), RATE), Phase.TRAINING)
 
     plain = training(Precision.BF16, False)

@@ -5,23 +5,30 @@ from __future__ import annotations
 from threading import Timer
 from uuid import UUID
 
+import pytest
 from fastapi.testclient import TestClient
 
 from domain.aggregate import because
 from domain.catalog import Catalog
 from domain.dataset import Dataset
-from domain.identity import CATALOG_ID
+from domain.gpu_pool import GpuPool
+from domain.identity import CATALOG_ID, gpu_pool_id
+from domain.job import Job
+from domain.machine import Machine
+from domain.memory import GIB, gib
 from domain.offers import CatalogBase
 from domain.phases import Phase
+from domain.precision import Dtype
+from gateway.backend import Backend
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World
-from tests.gateway.test_jobs import ready
+from tests.gateway.test_jobs import ready, uuid_of
 
 
 def test_a_quote_has_fit_range_balance_and_capacity(client: TestClient, world: World) -> None:
     person, body = ready(world)
     quote = client.post("/api/estimates", json=body, headers=person.headers).json()
-    assert quote["fit"]["precision"] == "bf16"
+    assert quote["fit"]["precision"] == "float32", "nothing is known of the machine"
     assert "full precision" in quote["fit"]["banner"]
     assert 0 < quote["fit"]["headroom_gib"] < quote["fit"]["vram_gib"]
     priced = quote["estimate"]
@@ -202,3 +209,45 @@ def test_examples_that_lose_their_end_are_warned_of_before_and_after_the_approva
     created = events["data"][-1]
     assert created["level"] == "warn"
     assert warning in created["message"]
+
+
+def machine_is(world: World, **changed: object) -> None:
+    """The scheduler found this of the machine behind the CPU-backed pool."""
+    machine = Machine(host="elsewhere", processor="test", cores=2, dtype=Dtype.BF16, tflops=None)
+    with because(world.cause):
+        pool = world.log.load(GpuPool, gpu_pool_id("local", "cpu"))
+        pool.measure(machine.model_copy(update=changed))
+        world.log.commit(pool)
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_precision_and_memory_of_the_quote_are_those_of_the_job(
+    client: TestClient, world: World, dtype: Dtype
+) -> None:
+    person, body = ready(world)
+    machine_is(world, dtype=dtype)
+    fit = client.post("/api/estimates", json=body, headers=person.headers).json()["fit"]
+    assert (fit["precision"], fit["dtype"], fit["memory"]) == (dtype, dtype, "host")
+    assert f"full precision ({dtype})" in fit["banner"]
+    job = client.post("/api/jobs", json=body, headers=person.headers).json()
+    world.project()
+    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
+    assert (shown["precision"], shown["dtype"]) == (dtype, dtype)
+    assert gib(shown["required_bytes"]) == fit["needed_gib"]
+    assert sum(fit["items_gib"].values()) == pytest.approx(shown["required_bytes"] / GIB, abs=1e-3)
+    plan = world.log.load(Job, uuid_of(job)).plan
+    assert (plan.dtype, plan.required_bytes) == (dtype, shown["required_bytes"])
+
+
+def test_a_job_keeps_its_precision_when_the_machine_changes(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    machine_is(world)
+    job = world.log.load(
+        Job, uuid_of(client.post("/api/jobs", json=body, headers=person.headers).json())
+    )
+    machine_is(world, dtype=Dtype.FLOAT32)
+    backend: Backend = client.app.state.backend  # type: ignore[attr-defined]
+    rest = backend.quoting.rest_of(job).plan
+    assert (rest.precision, rest.dtype) == (job.plan.precision, Dtype.BF16)

@@ -10,6 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from domain.catalog import Catalog
+from domain.machine import Machine
 from infrastructure.reports import SegmentSpec
 
 TRAINER = (sys.executable, "-m", "services.trainer")
@@ -70,6 +71,14 @@ class Launcher(Protocol):
         Only what the catalog offers counts; a pair that is missing has none. Asked before the first
         launch: it is also how a launcher learns what the GPU types are.
         """
+        ...
+
+    def machine(self) -> Machine | None:
+        """What CPU-backed segments compute on, as far as it is known; None: nothing is."""
+        ...
+
+    def measure_machine(self) -> None:
+        """Measure how fast that machine is; may take seconds."""
         ...
 
     def tend(self) -> None:

@@ -23,6 +23,7 @@ from uuid import uuid4
 import psutil
 
 from domain.catalog import Catalog
+from domain.machine import Machine
 from domain.offers import GpuType
 from infrastructure.bus import without_user
 from infrastructure.clock import Clock
@@ -32,6 +33,7 @@ from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, NoRoomYet, Pod, PodName
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
 from services.scheduler.launchers.warm_pool import WarmPool, kill_group
+from services.scheduler.machine import ProbeFailed, measured, this_machine
 
 REGION = "local"
 
@@ -58,12 +60,26 @@ class LocalLauncher:
         self._warned: set[str] = set()  # names of devices; once is enough
         self._gpu_types: dict[str, GpuType] = {}  # that the catalog ever offered us
         self._launching = threading.Lock()  # two launches must not choose the same GPU
+        self._machine = _this_machine()
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
         identity = _identity(self._root.with_name("pods.identity"))
         self.host = f"{socket.gethostname()}/{identity}"
         warm = settings.home.resolve() / "warm"
         self._warm = WarmPool(warm, settings.warm_trainers, program, self._environment)
+
+    def machine(self) -> Machine | None:
+        """This machine's processor; its speed once it was measured."""
+        return self._machine
+
+    def measure_machine(self) -> None:
+        """Measure this machine's speed; without it prices go by the catalog's figures."""
+        if self._machine is None:
+            return
+        try:
+            self._machine = measured(self._machine)
+        except ProbeFailed as failure:
+            logging.getLogger("launcher").warning("this machine's speed is not known: %s", failure)
 
     def tend(self) -> None:
         """Keep some trainers warm: started ahead, on the base that was trained last."""
@@ -365,3 +381,11 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _process(shim: Mapping[str, Any]) -> psutil.Process | None:
     """The very process that wrote pod.json, if it lives."""
     return living(shim.get("pid"), shim.get("born"))
+
+
+def _this_machine() -> Machine | None:
+    try:
+        return this_machine()
+    except OSError as error:
+        logging.getLogger("launcher").warning("this machine's processor is not known: %s", error)
+        return None

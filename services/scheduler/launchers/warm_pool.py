@@ -119,7 +119,7 @@ class WarmPool:
             base = self._expect(spec, on_gpu)
             self._rests_until = time.monotonic() + REST_SECONDS
             ready = [each for each in self._waiting if each.ready]
-            if not ready or spec.gpu_count > 1 or spec.precision is not Precision.BF16:
+            if not ready or spec.gpu_count > 1 or spec.precision is Precision.NF4:
                 return None
             chosen = max(ready, key=lambda each: each.base is not None and each.base == base)
             self._waiting.remove(chosen)
@@ -142,7 +142,10 @@ class WarmPool:
         if spec.base_manifest_sha256 is None:
             return None
         base = ExpectedBase(
-            ref=spec.base_ref, manifest_sha256=spec.base_manifest_sha256, on_gpu=on_gpu
+            ref=spec.base_ref,
+            manifest_sha256=spec.base_manifest_sha256,
+            on_gpu=on_gpu,
+            dtype=spec.dtype,
         )
         if base != self._expected():
             with suppress(OSError):  # it only makes a later launch slower

@@ -98,14 +98,15 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
 
 
 @pytest.mark.parametrize(("gpu_type", "told"), [("cpu", True), ("cpu-small", True), ("l4", False)])
-def test_memory_that_a_cpu_measured_is_that_of_the_process(
+def test_memory_of_a_cpu_is_said_to_be_the_host_s(
     reader: Reader, settings: Settings, gpu_type: str, told: bool
 ) -> None:
     reader.train()
     reader.world.project()
     with connect(settings) as connection:
         connection.execute("UPDATE job_detail SET gpu_type = %s", [gpu_type])
-    assert ("Measured is the whole process" in reader.text()) is told
+    assert ("Of the host's memory, without the program itself" in reader.text()) is told
+    assert "GiB predicted" in reader.text()
 
 
 def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:

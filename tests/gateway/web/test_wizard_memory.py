@@ -62,7 +62,7 @@ def test_a_base_that_needs_it_is_held_in_four_bits(wizard: Wizard) -> None:
 
 
 def test_a_job_that_does_not_fit_says_what_would(wizard: Wizard) -> None:
-    memory_of(wizard, 1.01 * least_gib(wizard, Precision.NF4))
+    memory_of(wizard, 1.0001 * least_gib(wizard, Precision.NF4))
     wizard.complete()
     shown = wizard.change(micro_batch_size="64", gradient_accumulation="1")
     assert "It does not fit." in shown["does-not-fit"].text

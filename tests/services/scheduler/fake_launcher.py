@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from domain.catalog import Catalog
+from domain.machine import Machine
 from infrastructure.reports import SegmentSpec
 from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, Pod, PodName
 from tests.causes import NOW
@@ -25,11 +26,21 @@ class FakeLauncher:
         self.kept: bytes | None = None
         self.output = b"first line\nlast line\n"
         self.gpus = capacity
+        self.machine_found: Machine | None = None
         self._pods: dict[PodName, Pod] = {}
 
     def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
         """As many as the test said."""
         return {("local", "cpu"): self.gpus}
+
+    def machine(self) -> Machine | None:
+        """Nothing is known, unless the test says so."""
+        return self.machine_found
+
+    def measure_machine(self) -> None:
+        """A tenth of a TFLOPS."""
+        if self.machine_found is not None:
+            self.machine_found = self.machine_found.model_copy(update={"tflops": 0.1})
 
     def tend(self) -> None:
         """It is always ready."""

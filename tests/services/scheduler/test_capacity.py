@@ -8,7 +8,14 @@ from domain.catalog import Catalog
 from domain.event_log import EventLog
 from domain.gpu_pool import GpuPool
 from domain.identity import CATALOG_ID, gpu_pool_id
-from services.scheduler.capacity import capacity_changes, offer_capacity, on_catalog_changed
+from domain.machine import Machine
+from domain.precision import Dtype
+from services.scheduler.capacity import (
+    capacity_changes,
+    measure_machine,
+    offer_capacity,
+    on_catalog_changed,
+)
 from tests.causes import FixedClock, command
 
 
@@ -18,6 +25,16 @@ class CountingLauncher:
     def __init__(self) -> None:
         self.asked = 0
         self.broken = False
+        self.found: Machine | None = None
+
+    def machine(self) -> Machine | None:
+        """What the test says."""
+        return self.found
+
+    def measure_machine(self) -> None:
+        """One TFLOPS."""
+        assert self.found is not None
+        self.found = self.found.model_copy(update={"tflops": 1.0})
 
     def capacity(self, catalog: Catalog) -> dict[tuple[str, str], int]:
         """Every region's capacity; nothing while it is broken."""
@@ -100,3 +117,28 @@ def test_base_models_are_no_matter_of_capacity(log: EventLog, launcher: Counting
     assert launcher.asked == asked
     with command("look"):
         assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
+
+
+MACHINE = Machine(host="here", processor="test", cores=2, dtype=Dtype.BF16, tflops=None)
+
+
+def test_what_the_machine_is_good_at_is_recorded_with_the_cpu_pools_once(
+    log: EventLog, launcher: CountingLauncher
+) -> None:
+    launcher.found = MACHINE
+    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
+    assert machine_of(log, "cpu") == machine_of(log, "cpu-small") == MACHINE
+    measure_machine(log, FixedClock(), launcher)  # type: ignore[arg-type]
+    fast = MACHINE.model_copy(update={"tflops": 1.0})
+    assert machine_of(log, "cpu") == fast
+    launcher.found = fast.model_copy(update={"tflops": 1.1})
+    assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
+    launcher.found = MACHINE
+    assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
+    launcher.found = MACHINE.model_copy(update={"dtype": Dtype.FLOAT32})
+    offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
+    assert machine_of(log, "cpu") == launcher.found
+
+
+def machine_of(log: EventLog, gpu_type: str) -> Machine | None:
+    return log.load(GpuPool, gpu_pool_id("local", gpu_type)).machine

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 
 from domain.phases import Phase
+from domain.precision import Dtype
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
@@ -67,6 +68,19 @@ def test_an_adapter_says_what_it_was_trained_with(
     assert environment.libraries["torch"] == version("torch")
     assert environment.device == "cpu"
     assert environment.dtype == str(choose_dtype(CPU)).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_a_segment_computes_in_the_dtype_that_was_approved(
+    run, make_spec: SpecMaker, artifacts: Artifacts, dtype: Dtype
+) -> None:
+    spec = make_spec({"epochs": 1}, dtype=dtype, precision=dtype.full, required_bytes=10**9)
+    notes = run(spec)
+    content = artifacts.get(f"{spec.adapter_prefix}/{ENVIRONMENT}")
+    environment = TrainingEnvironment.model_validate_json(content)
+    assert environment.dtype == {"bf16": "bfloat16", "float32": "float32"}[dtype]
+    (said,) = [line for line in notes.lines if "GiB measured, 0.94 GiB predicted" in line]
+    assert "host memory, without the program itself" in said
 
 
 @pytest.mark.parametrize("save_steps", [1, 2, 3])

@@ -1,0 +1,51 @@
+"""The machine that CPU-backed segments run on: what its processor is good at, and how fast."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from domain.machine import Machine
+from domain.precision import Dtype
+
+CPUINFO = Path("/proc/cpuinfo")
+NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+"""Flags of processors that multiply bf16 natively; on others it is emulated and slower."""
+
+PROBE = (sys.executable, "-m", "services.trainer.speed_probe")
+PROBE_SECONDS = 120.0  # most of it is importing torch on a busy machine
+
+
+class ProbeFailed(Exception):
+    """The machine's speed was not measured."""
+
+
+def this_machine() -> Machine:
+    """The processor and the dtype that suits it, without its speed. Raises OSError."""
+    text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    native = flags is not None and not NATIVE_BF16.isdisjoint(flags[1].split())
+    return Machine(
+        host=platform.node(),
+        processor=name[1].strip() if name else platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        dtype=Dtype.BF16 if native else Dtype.FLOAT32,
+        tflops=None,
+    )
+
+
+def measured(machine: Machine) -> Machine:
+    """The same machine with its speed, which takes seconds; raises ProbeFailed."""
+    command = [*PROBE, machine.dtype.value]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
+        )
+        return machine.model_copy(update={"tflops": float(done.stdout.split()[-1])})
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        raise ProbeFailed(f"{' '.join(command)}: {error}") from error

@@ -1,0 +1,46 @@
+"""`python -m services.trainer.speed_probe DTYPE`: how fast this machine multiplies matrices.
+
+Prints TFLOPS of products as training has them, on all cores. For about a second it repeats one
+product, and takes the fastest tenth: what else runs meanwhile is a load, which is looked at when a
+job is priced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from domain.precision import Dtype
+from services.model_libraries import lean_imports
+
+SECONDS = 1.0
+ROWS, INPUTS, OUTPUTS = 512, 1024, 1024
+FASTEST = 0.1
+WARM_UP = 3
+
+
+def measure(dtype: Dtype, seconds: float = SECONDS) -> float:
+    """TFLOPS of the fastest tenth of the products done in some seconds."""
+    import torch
+
+    from services.model_libraries import torch_dtype
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    left = torch.randn(ROWS, INPUTS).to(torch_dtype(dtype))
+    right = torch.randn(OUTPUTS, INPUTS).to(torch_dtype(dtype))
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    with torch.no_grad():
+        while len(taken) <= WARM_UP or time.perf_counter() < end:
+            began = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            taken.append(time.perf_counter() - began)
+    fastest = sorted(taken[WARM_UP:])
+    best = fastest[: max(1, round(FASTEST * len(fastest)))]
+    return 2 * ROWS * INPUTS * OUTPUTS * len(best) / sum(best) / 1e12
+
+
+if __name__ == "__main__":
+    lean_imports()
+    print(measure(Dtype(sys.argv[1])))
