@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from domain.availability import PoolLoad
 from domain.estimate import Estimate, remaining
 from domain.lifecycle import JobStatus
 from domain.phases import Phase
-from domain.progress import seconds_left
+from domain.progress import Steps, seconds_left
 from domain.waiting import Occupied, Queued, wait_seconds
 from gateway.backend import Backend
 from gateway.freshness import WAIT_SECONDS, caught_up
@@ -67,20 +68,29 @@ def _wait(
 
 
 def remaining_seconds(
-    job: Row, measured_step: int | None, wait: float | None, now: datetime
+    job: Row, last_step: Mapping[str, Any] | None, wait: float | None, now: datetime
 ) -> float | None:
     """Expected seconds until a job is registered, with its wait for GPUs in seconds.
 
     None of a job that is paused or over, or about to be, whose wait is unknown, or that has no
     estimate.
-    `measured_step` is the last optimizer step that was measured, if one was.
+    `last_step` is the measurement of the last optimizer step, if there is one.
     """
     resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
     if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:
         return None
     if job["waiting_since"] is not None:
         return None if wait is None else wait + _seconds(job)
-    return _seconds_left({**job, "measured_step": measured_step}, now)
+    measured = last_step or {}
+    return _seconds_left(
+        {
+            **job,
+            "measured_step": measured.get("step"),
+            "measured_segment": measured.get("segment"),
+            "measured_seconds": measured.get("elapsed_seconds"),
+        },
+        now,
+    )
 
 
 def _running(rows: Sequence[Row], now: datetime) -> tuple[Occupied, ...]:
@@ -104,8 +114,19 @@ def _seconds_left(row: Row, now: datetime) -> float:
         _rest(row, began_at),
         (now - row["bound_at"]).total_seconds(),
         _phase(row),
-        max(row["step"], row["measured_step"] or 0),
-        row["total_steps"] or 0,
+        _steps(row),
+    )
+
+
+def _steps(row: Row) -> Steps:
+    """The steps of a row, and when its segment began to train and took the last of them."""
+    began = row["training_since"]
+    here = row["measured_segment"] == row["segment"]
+    return Steps(
+        done=max(row["step"], row["measured_step"] or 0),
+        total=row["total_steps"] or 0,
+        began_seconds=None if began is None else (began - row["bound_at"]).total_seconds(),
+        last_seconds=row["measured_seconds"] if here else None,
     )
 
 

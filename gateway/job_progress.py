@@ -40,6 +40,8 @@ def panel(job: Answer, losses: Sequence[float]) -> RenderableType:
     if len(losses) > 1:
         lines.append(Text.assemble(("train loss ", "dim"), (sparkline(losses, BAR_CELLS), "cyan")))
     lines.append(Text(" · ".join(_money(job)), style="dim"))
+    if job["overrun"]:
+        lines.append(Text(job["overrun"]["sentence"], style="yellow"))
     return Group(*lines)
 
 

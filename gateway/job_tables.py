@@ -110,6 +110,7 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
         "time left": None if job["remaining_seconds"] is None else spoken(job["remaining_seconds"]),
         "wait": None if job["wait_seconds"] is None else spoken(job["wait_seconds"]),
         "cost": _cost(job),
+        "past estimate": job["overrun"] and Text(job["overrun"]["sentence"], style="yellow"),
         "balance": job["balance"]["text"],
         "failure": failure and f"{failure['sentence']} {failure['advice']}",
         "paused": paused(job),

@@ -111,17 +111,19 @@ def claims(connection: Connection) -> list[Row]:
 
     A row has region, gpu_type, job_id, segment, count and state (`held` or `queued`); the job's
     status, phase and rate_micros_per_hour; its estimate (JSON) as approved; step (of the last
-    checkpoint, or where the segment began), measured_step and total_steps; and of a segment that
-    holds GPUs bound_at, training_since (None before) and segment_step, the step at which it began
+    checkpoint, or where the segment began), measured_step, with its segment and that segment's
+    time then (measured_segment, measured_seconds), and total_steps; and of a segment that holds
+    GPUs bound_at, training_since (None before) and segment_step, the step at which it began
     to train. The job's columns are None while the projection of jobs is behind.
     """
     return connection.execute(
         "SELECT gpu_pools.region, gpu_pools.gpu_type, job_id, gpu_claims.segment, "
         "gpu_claims.count, state, status, phase, rate_micros_per_hour, estimate, "
-        "job_detail.step, measured.step AS measured_step, total_steps, bound_at, training_since, "
+        "job_detail.step, measured.step AS measured_step, measured.segment AS measured_segment, "
+        "measured.elapsed_seconds AS measured_seconds, total_steps, bound_at, training_since, "
         "segment_step FROM gpu_claims JOIN gpu_pools USING (pool_id) "
         "LEFT JOIN job_detail USING (job_id) "
-        "LEFT JOIN LATERAL (SELECT step FROM step_measurements AS each "
+        "LEFT JOIN LATERAL (SELECT step, segment, elapsed_seconds FROM step_measurements AS each "
         "WHERE each.job_id = gpu_claims.job_id ORDER BY segment DESC, step DESC LIMIT 1) "
         "AS measured ON true ORDER BY gpu_pools.region, gpu_pools.gpu_type, position"
     ).fetchall()

@@ -21,7 +21,7 @@ from domain.gpu_pool import Claim, GpuPool
 from domain.identity import PLATFORM_ACCOUNT_ID
 from domain.phases import Phase
 from domain.pricing import HEADROOM
-from domain.progress import seconds_left
+from domain.progress import Steps, seconds_left
 from domain.waiting import Occupied, Queued, wait_seconds
 
 CAPACITY, JOBS, SEED = 8, 200, 2026
@@ -87,8 +87,11 @@ class SimulatedJob:
         for phase in Phase:
             spent = self.true_seconds[phase]
             if rest < spent:
-                step = math.floor(STEPS * rest / spent) if phase is Phase.TRAINING else 0
-                return seconds_left(self.estimate, elapsed, phase, step, STEPS)
+                if phase is not Phase.TRAINING:
+                    return seconds_left(self.estimate, elapsed, phase)
+                step, began = math.floor(STEPS * rest / spent), elapsed - rest
+                steps = Steps(step, STEPS, began, began + step * spent / STEPS)
+                return seconds_left(self.estimate, elapsed, phase, steps)
             rest -= spent
         return 0.0
 

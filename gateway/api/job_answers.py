@@ -19,6 +19,7 @@ from domain.precision import Dtype, Precision
 from domain.truncation import Truncation
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.estimate_answers import EstimateAnswer
+from gateway.overruns import OverrunAnswer
 
 
 class JobSummary(Answer):
@@ -109,6 +110,9 @@ class JobDetail(JobSummary):
         description="Measured peak of the same memory as `required_bytes`."
     )
     estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
+    overrun: OverrunAnswer | None = Field(
+        description="While or if it is past the upper bound of its estimate: by how much, and why."
+    )
     actual_seconds: int | None = Field(description="What a registered job took.")
     waiting_since: datetime | None
     relaunch_at: datetime | None = Field(
@@ -260,6 +264,7 @@ def detail(
     resume: ResumeGate | None,
     wait_seconds: int | None,
     remaining_seconds: int | None,
+    overrun: OverrunAnswer | None,
     deployment: DeploymentStatus | None,
 ) -> JobDetail:
     """A job's row, its newest measurements and its account's balance as the detail."""
@@ -280,6 +285,7 @@ def detail(
             "resume": resume,
             "wait_seconds": wait_seconds,
             "remaining_seconds": remaining_seconds,
+            "overrun": overrun,
             "deployment": deployment,
             "kept": _kept(row),
         }

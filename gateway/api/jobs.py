@@ -38,6 +38,7 @@ from gateway.availability import loads_now, remaining_seconds, waits_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
+from gateway.overruns import overrun_of
 from gateway.pages import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.placing import placed
 from infrastructure.measurements import (
@@ -177,8 +178,8 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
         if account is None:  # the projection is late
             account = vars(backend.log.load(Account, row["account_id"]))
         wait = waits.get(job_id)
-        measured_step = None if step is None else step["step"]
-        left = remaining_seconds(row, measured_step, wait, backend.clock.now())
+        now = backend.clock.now()
+        left = remaining_seconds(row, step, wait, now)
         told = detail(
             row,
             step,
@@ -187,6 +188,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
             resume=resume_gate(backend, row),
             wait_seconds=None if wait is None else round(wait),
             remaining_seconds=None if left is None else ceil(left),
+            overrun=overrun_of(row, step, now),
             deployment=deployed[job_id].get(row["model"]),
         )
         found.append(told)

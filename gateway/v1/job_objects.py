@@ -100,8 +100,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
         noted = job_metadata(connection, job_ids)
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
-        last = last_steps_of(connection, unfinished)
-    steps = {job_id: step["step"] for job_id, step in last.items()}
+        steps = last_steps_of(connection, unfinished)
     tokens, waits = trained_tokens(backend, rows, ends), waits_of(backend, rows)
     now = backend.clock.now()
     objects: list[JobObject] = []
@@ -155,10 +154,10 @@ def _error(row: Row) -> ErrorObject | None:
 
 
 def _estimated_finish(
-    row: Row, measured_step: int | None, wait: float | None, now: datetime
+    row: Row, last_step: Row | None, wait: float | None, now: datetime
 ) -> int | None:
     """When a job will be registered, a wait for its GPUs included; None if nobody knows."""
-    left = remaining_seconds(row, measured_step, wait, now)
+    left = remaining_seconds(row, last_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from domain.account import Account
 from domain.aggregate import because
@@ -14,6 +16,7 @@ from domain.deployment_failures import ADVICE
 from domain.failures import FailureClass
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
+from gateway import job_progress, job_tables
 from gateway.errors import NotYetVisible, status_of
 from gateway.sockets import GOING_AWAY, TOO_SLOW
 from gateway.web import job_page
@@ -107,6 +110,36 @@ def test_memory_of_a_cpu_is_said_to_be_the_host_s(
         connection.execute("UPDATE job_detail SET gpu_type = %s", [gpu_type])
     assert ("Of the host's memory, without the program itself" in reader.text()) is told
     assert "GiB predicted" in reader.text()
+
+
+def test_a_job_past_its_estimate_says_by_how_much_and_why(
+    reader: Reader, settings: Settings
+) -> None:
+    reader.train()
+    reader.world.project()
+
+    def shown() -> dict[str, Any]:
+        path = f"/api/jobs/{reader.job_id}"
+        return reader.client.get(path, headers=reader.person.headers).json()
+
+    estimate = shown()["estimate"]
+    assert shown()["overrun"] is None
+    assert "Past the estimate" not in reader.text()
+    with connect(settings) as connection:
+        connection.execute(
+            "UPDATE job_detail SET billed_seconds = %s, charged_micros = %s, crashes = 1, "
+            "segment = 2",
+            [estimate["high_seconds"] + 60, estimate["high"]["micros"] + 10_000],
+        )
+    overrun = shown()["overrun"]
+    assert (overrun["seconds"], overrun["cost"]["micros"]) == (60, 10_000)
+    assert [each["cause"] for each in overrun["reasons"]] == ["crashes"]
+    assert overrun["sentence"].startswith("Past the estimate by $0.01 and 60 s of billed time. It")
+    assert overrun["sentence"] in reader.text()
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(job_tables.job(shown()), job_progress.panel(shown(), []))
+    assert captured.get().count("Past the estimate by $0.01") == 2
 
 
 def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:
