@@ -21,6 +21,7 @@ from gateway.backend import Backend, open_backend
 from gateway.errors import Errors, answer
 from gateway.event_feed import EventFeed
 from gateway.lockout import Lockout
+from gateway.previews import open_previews
 from gateway.requests import Requests
 from gateway.serving import open_serving
 from infrastructure import security_log
@@ -79,7 +80,10 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.live_jobs = web.LiveJobs(app.state.feed)
         works = (app.state.feed.run, app.state.live_jobs.run, PROGRESS.beat)
         tasks = [asyncio.create_task(work()) for work in works]
-        async with open_serving(settings) as app.state.serving:
+        async with (
+            open_serving(settings) as app.state.serving,
+            open_previews() as app.state.previews,
+        ):
             yield
         for task in tasks:
             task.cancel()

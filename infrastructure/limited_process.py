@@ -91,8 +91,8 @@ def run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=_environment(),
-            preexec_fn=_die_with_parent,
+            env=minimal_environment(),
+            preexec_fn=die_with_parent,
         )
         overrun = threading.Event()
         timer = threading.Timer(limits.wall_seconds, _kill, [process, overrun])
@@ -201,11 +201,16 @@ def _write(answer: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
+    """The environment of a limited process: no setting of EcoLink but names with some prefixes."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in INHERITED or name.startswith(prefixes)
+    }
     return kept | ENVIRONMENT
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends. Source: prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from domain.dataset import DatasetStatus
+from domain.dataset import Dataset, DatasetStatus
+from domain.errors import WrongState
 from gateway.access import Caller, CallerOf
 from gateway.api.datasets import (
     UPLOAD_PATH,
@@ -19,8 +21,10 @@ from gateway.api.datasets import (
     show_report,
 )
 from gateway.backend import Backend, BackendOf
-from gateway.dataset_preview import BaseView, base_views, shown_conversations
+from gateway.dataset_bases import BaseView, base_views
 from gateway.pages import MOST_POSITION
+from gateway.preview_worker import Preview, PreviewRequest
+from gateway.previews import PreviewsOf
 from gateway.web.histogram import histogram
 from gateway.web.pages import fragment, is_htmx, page
 
@@ -95,25 +99,30 @@ def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: Back
 
 
 @router.get("/{dataset_id}/examples")
-def show_examples(
+async def show_examples(
     dataset_id: UUID,
     caller: CallerOf,
     backend: BackendOf,
+    previews: PreviewsOf,
     base_model: BaseName = None,
     first: Number = 1,
 ) -> Response:
     """A ready dataset under one base: the lengths, and some examples from a number on."""
-    dataset = show_dataset(dataset_id, caller, backend)
-    bases = base_views(backend, dataset_id)
+    dataset, bases, ref = await run_in_threadpool(_under_bases, dataset_id, caller, backend)
     base = _chosen(bases, base_model)
     first = min(first, dataset.examples or 1)
-    return fragment(
+    preview = Preview()
+    if base is not None:
+        preview = await previews.shown(caller.account_id, _asked(backend, base, ref, first))
+    return await run_in_threadpool(
+        fragment,
         "datasets/examples.html",
         dataset=dataset,
         bases=bases,
         base=base,
         histogram=histogram(base.lengths, base.context_length) if base and base.lengths else None,
-        conversations=_conversations(caller, backend, dataset, base, first),
+        conversations=preview.conversations,
+        problem=preview.problem,
         first=first,
         shown=EXAMPLES_SHOWN,
     )
@@ -126,12 +135,29 @@ def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
     return Response(headers={"hx-redirect": "/datasets"})
 
 
-def _conversations(
-    caller: Caller, backend: Backend, dataset: DatasetAnswer, base: BaseView | None, first: int
-) -> list[Any]:
-    if base is None or dataset.status is not DatasetStatus.READY_FOR_TRAINING:
-        return []
-    return shown_conversations(backend, dataset.id, base, first, EXAMPLES_SHOWN)
+def _under_bases(
+    dataset_id: UUID, caller: Caller, backend: Backend
+) -> tuple[DatasetAnswer, list[BaseView], str]:
+    """A ready dataset, its lengths under each base, and where its examples are stored.
+
+    Raises WrongState for one that is not ready.
+    """
+    dataset = show_dataset(dataset_id, caller, backend)
+    if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
+        raise WrongState(f"the dataset is {dataset.status}; a ready one has examples")
+    return dataset, base_views(backend, dataset_id), backend.log.load(Dataset, dataset_id).ref
+
+
+def _asked(backend: Backend, base: BaseView, ref: str, first: int) -> PreviewRequest:
+    return PreviewRequest(
+        artifacts=backend.settings.artifacts,
+        dataset_ref=ref,
+        base_ref=base.ref,
+        manifest_sha256=base.manifest_sha256,
+        context_length=base.context_length,
+        first=first,
+        count=EXAMPLES_SHOWN,
+    )
 
 
 def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:

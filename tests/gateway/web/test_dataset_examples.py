@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.base_model import BaseModel
-from gateway.dataset_preview import CHARACTERS_SHOWN
+from gateway.example_rendering import CHARACTERS_SHOWN
 from infrastructure.chat_labels import IGNORED
 from services.trainer.examples import Renderer
 from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
@@ -151,3 +151,12 @@ def test_how_many_examples_are_cut_is_told(
     html = opened(browser, f"/datasets/{dataset_id}/examples")
     assert "context has 64: one example is longer, and cut off there." in words(html)
     assert html.count('class="beyond"') == 1
+
+
+def test_what_is_not_ready_has_no_examples(
+    browser: Browser, upload: Callable[..., UUID], base: BaseModel
+) -> None:
+    dataset_id = upload(CHAT, validated=False)
+    settle(browser)
+    answer = browser.client.get(f"/datasets/{dataset_id}/examples")
+    assert (base.name, answer.status_code) == ("tiny", 409)

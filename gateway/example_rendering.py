@@ -1,21 +1,16 @@
-"""A dataset as a base model will see it: its lengths, and examples with what is learnt of them."""
+"""Examples of a dataset as a base model will see them, with what is learnt of them.
+
+Runs in a process with limits (`gateway/preview_worker.py`): lines and templates may cost anything.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
-from uuid import UUID
 
-from domain.dataset import Dataset
-from domain.errors import NotFound
-from domain.token_lengths import TokenLengths
-from gateway.backend import Backend
-from infrastructure.artifacts import Artifacts
-from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import (
     IGNORED,
     ChatRenderer,
@@ -25,31 +20,19 @@ from infrastructure.chat_labels import (
     Unrenderable,
     labelled,
 )
-from infrastructure.customer_log import without_paths
-from infrastructure.limited_rendering import LimitedTemplate
-from infrastructure.template_rendering import ChatRefused
 from infrastructure.text_encoder import Tokens, readable
-from projections.base_models import all_base_models
-
-KEPT_TOKENIZERS = 2
-"""Of the bases that were looked at last; a large one takes a hundred megabytes."""
 
 CHARACTERS_SHOWN = 20_000  # of one example
 TURNS_TOLD_APART = 100  # each costs a rendering of all that is before it
 
+EXAMPLES_OF_CONVERSATION = 5
+"""Templates that rewrite history make one of each answer."""
+
+REFUSAL_CHARACTERS = 300  # of what a template says that refuses an example
+WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
+"""A line of more is cut before it is rendered, so that its tokens are not counted here."""
+
 READ, LEARNT, CUT = "read", "learnt", "cut"
-
-
-@dataclass(frozen=True)
-class BaseView:
-    """A base, and a dataset's lengths under it: unknown if its template refuses it, or not yet."""
-
-    name: str
-    ref: str
-    manifest_sha256: str
-    context_length: int
-    lengths: TokenLengths | None
-    refusal: str | None
 
 
 class Piece(NamedTuple):
@@ -79,11 +62,18 @@ class ShownExample:
 
 @dataclass(frozen=True)
 class ShownConversation:
-    """A line of a dataset, counted from 1: its examples, or why the template refuses it."""
+    """A line of a dataset, counted from 1: its examples, or why the template refuses it.
+
+    A very long line is cut before it is rendered: `characters_left_out` and `messages_left_out`
+    are then not in its examples, nor in their counts.
+    """
 
     number: int
     examples: list[ShownExample]
     refusal: str | None = None
+    characters_left_out: int = 0
+    messages_left_out: int = 0
+    examples_left_out: int = 0
 
     @property
     def is_cut(self) -> bool:
@@ -91,55 +81,19 @@ class ShownConversation:
         return any(example.cut for example in self.examples)
 
 
-def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
-    """A ready dataset under every base, by name."""
-    dataset = backend.log.load(Dataset, dataset_id)
-    with backend.pool.connection() as connection:
-        bases = all_base_models(connection)
-    return [_base_view(dataset, row) for row in bases]
-
-
-def _base_view(dataset: Dataset, row: dict[str, Any]) -> BaseView:
-    revision = (row["name"], row["manifest_sha256"])
-    known = dataset.is_counted(*revision)
-    return BaseView(
-        name=row["name"],
-        ref=row["ref"],
-        manifest_sha256=row["manifest_sha256"],
-        context_length=row["context_length"],
-        lengths=dataset.counted[row["name"]].lengths if known else None,
-        refusal=dataset.why_uncountable(*revision),
-    )
-
-
 def shown_conversations(
-    backend: Backend, dataset_id: UUID, base: BaseView, first: int, count: int
+    renderer: ChatRenderer, lines: Iterable[bytes], first: int, context: int
 ) -> list[ShownConversation]:
-    """So many conversations from the one with a number (from 1), as training makes them.
-
-    Raises NotFound for a base without a usable tokenizer or template.
-    """
-    ref = backend.log.load(Dataset, dataset_id).ref
-    try:
-        renderer = _tokenizer(backend.artifacts, base.ref, base.manifest_sha256)
-    except (FileNotFoundError, ChatRefused) as error:
-        raise NotFound(f"{base.name} cannot show examples: {without_paths(str(error))}") from error
-    lines = _lines(backend.artifacts, ref, first - 1, count)
+    """Lines of a dataset, the first of which has the number `first`, as training makes them."""
     return [
-        _conversation(renderer, number, json.loads(line), base.context_length)
-        for number, line in enumerate(lines, first)
+        _conversation(renderer, number, line, context) for number, line in enumerate(lines, first)
     ]
 
 
-@lru_cache(maxsize=KEPT_TOKENIZERS)
-def _tokenizer(artifacts: Artifacts, ref: str, manifest_sha256: str) -> BaseTokenizer:
-    return BaseTokenizer.stored(artifacts, ref, LimitedTemplate)
-
-
-def _lines(artifacts: Artifacts, ref: str, skipped: int, count: int) -> Iterator[bytes]:
-    """Lines of a file, of which no more than those is held."""
+def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[bytes]:
+    """So many lines of a file behind those that are skipped; no more than those is held."""
     rest = b""
-    for chunk in artifacts.stream(ref):
+    for chunk in chunks:
         if skipped:
             ends = chunk.count(b"\n")
             if ends < skipped:
@@ -147,7 +101,7 @@ def _lines(artifacts: Artifacts, ref: str, skipped: int, count: int) -> Iterator
                 continue
             chunk = chunk.split(b"\n", skipped)[skipped]
             skipped = 0
-        *lines, rest = (rest + chunk).split(b"\n")
+        *lines, rest = (rest + chunk).split(b"\n", count)
         yield from lines[:count]
         count -= len(lines)
         if count <= 0:
@@ -155,16 +109,53 @@ def _lines(artifacts: Artifacts, ref: str, skipped: int, count: int) -> Iterator
 
 
 def _conversation(
-    renderer: ChatRenderer, number: int, conversation: dict[str, Any], context: int
+    renderer: ChatRenderer, number: int, line: bytes, context: int
 ) -> ShownConversation:
+    whole = json.loads(line)
+    conversation = _shortened(whole["messages"]) if _is_long(line, whole) else whole
+    kept = conversation["messages"]
     try:
-        examples = renderer.marked(conversation)
+        examples = renderer.marked(conversation) if kept else []
+        messages = renderer.plain(conversation)
     except Unrenderable as refusal:
-        return ShownConversation(number, [], str(refusal))
-    messages = renderer.plain(conversation)
+        return ShownConversation(number, [], str(refusal)[:REFUSAL_CHARACTERS])
     return ShownConversation(
-        number, [shown_example(renderer, marked, messages, context) for marked in examples]
+        number,
+        [
+            shown_example(renderer, marked, messages, context)
+            for marked in examples[:EXAMPLES_OF_CONVERSATION]
+        ],
+        characters_left_out=_characters(whole["messages"]) - _characters(kept),
+        messages_left_out=len(whole["messages"]) - len(kept),
+        examples_left_out=max(0, len(examples) - EXAMPLES_OF_CONVERSATION),
     )
+
+
+def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
+    return len(line) > WHOLE_BYTES or len(conversation["messages"]) > WHOLE_MESSAGES
+
+
+def _shortened(messages: list[Message]) -> dict[str, Any]:
+    """The beginning of a conversation: so many messages, and so many characters of them at most.
+
+    The last message that is kept is cut where it is text, and left out where it is a tool call.
+    """
+    kept: list[Message] = []
+    left = CHARACTERS_SHOWN
+    for message in messages[:TURNS_TOLD_APART]:
+        beside = len(json.dumps(message)) - len(json.dumps(message["content"]))
+        if beside > left:
+            break
+        text = message["content"][: left - beside]
+        kept.append({**message, "content": text})
+        left -= beside + len(text)
+        if text != message["content"]:
+            break
+    return {"messages": kept}
+
+
+def _characters(messages: list[Message]) -> int:
+    return sum(len(message["content"]) for message in messages)
 
 
 def shown_example(
