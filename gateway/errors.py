@@ -30,6 +30,7 @@ from domain.errors import (
     WrongState,
 )
 from gateway.field_names import refused_fields
+from infrastructure.event_recorder import is_disk_full
 
 log = logging.getLogger("gateway")
 
@@ -103,6 +104,12 @@ class NotServing(DomainError):
     code = "not_serving"
 
 
+class NoDiskSpace(DomainError):
+    """The disk of EcoLink's home is nearly full."""
+
+    code = "no_disk_space"
+
+
 STATUSES: dict[type[DomainError], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
@@ -121,6 +128,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
     NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 FIGURES = TypeAdapter(dict[str, JsonValue])
@@ -262,9 +270,11 @@ class Errors:
     async def _unavailable(self, request: Request, error: Exception) -> Response:
         what = "artifact store" if isinstance(error, GenericError) else "database"
         log.warning("the %s cannot be reached: %s", what, error)
-        problem = Problem(
-            code="unavailable", message=f"the {what} cannot be reached now; try again soon"
-        )
+        if is_disk_full(error):
+            why = "has no disk space left; ask your operator, then try again"
+        else:
+            why = "cannot be reached now; try again soon"
+        problem = Problem(code="unavailable", message=f"the {what} {why}")
         return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 from fastapi import Request
 
-from gateway.errors import TooLarge
+from gateway.errors import NoDiskSpace, TooLarge
 from infrastructure.artifacts import Artifacts
+from infrastructure.disk_space import DiskLevel, disk_space
 
 FORM_BYTES = 64 * 1024
 """What the rest of a form may add to its file."""
@@ -33,7 +34,13 @@ async def store_stream(
 
 
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
-    """Raise TooLarge if the client says that more comes than the limit and what is beside it."""
+    """Refuse an upload before any of it is read.
+
+    Raises NoDiskSpace if the disk is nearly full, and TooLarge if the client says that more comes
+    than the limit and what is beside it.
+    """
+    if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
+        raise NoDiskSpace("EcoLink has too little disk space for uploads. Ask your operator.")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit + beside:
         raise _too_large(limit)

@@ -190,6 +190,16 @@ class Settings(BaseSettings):
         description="Disk for what the compiler made for trainers, GiB; above it, what was least "
         "recently used is deleted.",
     )
+    disk_low_gib: float = Field(
+        default=5.0,
+        ge=0,
+        description="Free disk, GiB, below which logs, `ecolink status` and /healthz warn.",
+    )
+    disk_critical_gib: float = Field(
+        default=1.0,
+        ge=0,
+        description="Free disk, GiB, below which uploads are refused.",
+    )
     clock_speed: float = Field(
         default=1.0, gt=0, description="Test clock: seconds of platform time in a real second."
     )

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from domain.durations import spoken
+from infrastructure.disk_space import DiskLevel, disk_space
 from infrastructure.reaction import parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -29,6 +30,14 @@ CONSUMERS = {
 
 def complaints(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
     """A sentence for each thing that an operator has to see to, of what these processes do."""
+    said: list[str] = []
+    space = disk_space(settings)
+    if space.level is not DiskLevel.OK:
+        said.append(f"Disk space is {space.level}: {space} in {settings.home}.")
+    return said + _of_consumers(settings, processes, now)
+
+
+def _of_consumers(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
     consumers = [each for name, own in CONSUMERS.items() if name in processes for each in own]
     try:
         with connect(settings) as connection:

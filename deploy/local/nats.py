@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import shutil
 import socket
 import sys
 from importlib.metadata import PackageNotFoundError, files
@@ -11,9 +13,14 @@ from pathlib import Path
 from deploy.local.child import Program
 from deploy.local.errors import StackError
 from deploy.local.home import Home, Passwords, write_private
+from deploy.local.ports import free_port
 from deploy.local.vital_signs import Probe
 from deploy.nats_accounts import configuration
 from infrastructure.nats_keys import signer
+
+STORING_SECONDS = 15.0
+ROOM_BYTES = 32 * 1024**2
+"""With less, a restart of the server would change nothing."""
 
 
 def binary() -> Path:
@@ -34,7 +41,7 @@ class NatsServer:
     def __init__(
         self, home: Home, port: int, passwords: Passwords, hung_seconds: float = 60.0
     ) -> None:
-        self.port = port
+        self.port, self._monitoring_port = port, free_port()
         self._home = home
         self._keys, self._hung_seconds = passwords.nats, hung_seconds
         self._jwt, self._sign = self._keys.services_jwt, signer(self._keys.services_user)
@@ -49,9 +56,15 @@ class NatsServer:
         """How the supervisor runs the server."""
         return Program(
             name="nats",
-            argv=(str(binary()), "--config", str(self._home.nats_config)),
+            argv=(
+                *(str(binary()), "--config", str(self._home.nats_config)),
+                *("--http_port", str(self._monitoring_port)),
+            ),
             ready=self.ready,
-            signs=(Probe("no answer to PING", self._hung_seconds, self.ready),),
+            signs=(
+                Probe("no answer to PING", self._hung_seconds, self.ready),
+                Probe("it cannot store", min(self._hung_seconds, STORING_SECONDS), self.stores),
+            ),
         )
 
     def initialise(self) -> None:
@@ -75,3 +88,19 @@ class NatsServer:
                 return bool(info.get("jetstream")) and lines.readline().startswith(b"PONG")
         except (OSError, ValueError):
             return False
+
+    def stores(self) -> bool:
+        """Whether it can store messages, or could not because there is no room.
+
+        A stream that met a full disk takes no message until the server is restarted.
+        """
+        if shutil.disk_usage(self._home.nats).free < ROOM_BYTES:
+            return True
+        connection = http.client.HTTPConnection("127.0.0.1", self._monitoring_port, timeout=5)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return True  # the other probe sees to that
+        finally:
+            connection.close()

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from deploy.local.child import Child, Program
+from deploy.local.disk_watch import DiskWatch
 from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.plan import Plan, draw_plan
@@ -54,8 +55,9 @@ class Supervisor:
         self._since = datetime.now(UTC)
         self._servers: list[Child] = []
         self._services: list[Child] = []
+        self._disk = DiskWatch(plan.settings)
         self._wakeup, self._wakeup_write = socket.socketpair()
-        self._stop_requested = False
+        self._stop_requested = self._unwritten = False
 
     def run(self) -> None:
         """Start everything, keep it running, and stop it in order; raises StackError."""
@@ -121,7 +123,8 @@ class Supervisor:
             raise StopRequested
         self._home.rotate_logs()
         changed = [child.tick() for child in children]  # each of them, so not inside any()
-        if any(changed):
+        self._disk.look()
+        if any(changed) or self._unwritten:
             self._write_state()
 
     def _wait(self, children: Sequence[Child], most_seconds: float = 5.0) -> None:
@@ -169,16 +172,24 @@ class Supervisor:
         self._write_state()
 
     def _write_state(self) -> None:
+        """Write the state file; what a full disk does not take is written by a later turn."""
         born = birth(os.getpid())
         assert born is not None
-        StackState(
+        state = StackState(
             pid=os.getpid(),
             born=born,
             phase=self._phase,
             since=self._since,
             settings=self._plan.settings,
             children=tuple(child.status for child in (*self._servers, *self._services)),
-        ).write(self._home)
+        )
+        try:
+            state.write(self._home)
+            self._unwritten = False
+        except OSError as error:
+            if not self._unwritten:
+                log.error("the state file cannot be written: %s", error)
+            self._unwritten = True
 
     def _listen_to_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:

@@ -121,7 +121,7 @@ class ValidationReport(Answer):
 @router.post(
     "/datasets",
     status_code=202,
-    responses=refusals(409, 413),
+    responses=refusals(409, 413, 503),
     openapi_extra={
         "requestBody": {
             "required": True,

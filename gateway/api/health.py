@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from gateway.answers import Answer
 from gateway.backend import BackendOf
 from gateway.errors import refusals
+from infrastructure.disk_space import DiskLevel, disk_space
 
 router = APIRouter(tags=["health"])
 
@@ -17,6 +19,9 @@ class Health(Answer):
     """The process answers, and so does its database."""
 
     status: Literal["ok"] = "ok"
+    disk: DiskLevel = Field(
+        description="Space on the disk of EcoLink's home: `critical` refuses uploads."
+    )
 
 
 @router.get("/healthz", responses=refusals(503))
@@ -24,4 +29,4 @@ def healthz(backend: BackendOf) -> Health:
     """Answer 200 if the database answers, else 503."""
     with backend.pool.connection(timeout=1) as connection:
         connection.execute("SELECT 1")
-    return Health()
+    return Health(disk=disk_space(backend.settings).level)

@@ -286,12 +286,19 @@ def show_log(
     with backend.pool.connection() as connection:
         told = log_lines_of(connection, job_id, MOST_LINES)
     if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
-        kept = backend.artifacts.get(row["log_ref"]).decode(errors="replace")
-        shown = joined(told, row["segment"], kept)
+        shown = joined(told, row["segment"], _kept_output(backend, row["log_ref"]))
     else:
         shown = [LogLine(**line) for line in told]
     days = backend.settings.log_days if _log_is_deleted(backend, row) else None
     return JobLog(data=shown[-lines:], deleted_after_days=days)
+
+
+def _kept_output(backend: Backend, log_ref: str) -> str:
+    """The end of a failed job's output; nothing while the store has yet to take it."""
+    try:
+        return backend.artifacts.get(log_ref).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _log_is_deleted(backend: Backend, row: Row) -> bool:

@@ -93,7 +93,7 @@ class Upload:
     sha256: str = ""
 
 
-@router.post("", openapi_extra={"requestBody": FORM}, responses=refusals(413))
+@router.post("", openapi_extra={"requestBody": FORM}, responses=refusals(413, 503))
 async def create_file(
     request: Request,
     caller: CallerOf,

@@ -16,7 +16,7 @@ from domain.gpu_pool import GpuPool
 from domain.identity import gpu_pool_id, meter_id
 from domain.job import Job, SegmentEnd
 from domain.meter import Meter
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.customer_log import customer_lines
 from infrastructure.reports import Outcome, Phase, Report
@@ -287,7 +287,7 @@ class Segments:
         can_pay: bool,
         overran: bool = False,
     ) -> None:
-        """End the segment and give its GPUs back, in one save."""
+        """End the segment and give its GPUs back, in one save; its log's tail comes after."""
         log_ref = None
         if reason is SegmentEnd.CRASHED:
             log_ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
@@ -304,23 +304,39 @@ class Segments:
             can_pay=can_pay,
             overran=overran,
         )
-        if log_ref is not None:  # only now: a stale report must not touch what was kept before
-            self._keep_log_tail(job, segment, log_ref)
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
         pool.release(job.id, segment)
         self._log.commit(job, pool)
+        if log_ref is not None:
+            try:
+                self._keep_log_tail(job.id, segment, log_ref)
+            except STORE_ERRORS as error:  # `keep_log` tries again
+                name = PodName(job.id, segment)
+                self._logger.warning("the log's tail of %s is not stored yet: %s", name, error)
 
-    def _keep_log_tail(self, job: Job, segment: int, ref: str) -> None:
+    def _keep_log_tail(self, job_id: UUID, segment: int, ref: str) -> None:
         """Keep the last lines that the job's owner may see; `keep_log` keeps all of them."""
-        log = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES).decode(errors="replace")
+        log = self._launcher.log(PodName(job_id, segment), MAX_LOG_BYTES).decode(errors="replace")
         shown = [line for line in log.splitlines() if not line.startswith(HEARTBEATS)]
         lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
     def keep_log(self, job: Job, segment: int) -> None:
-        """Keep the trainer's log (its last mebibyte) before the pod is forgotten."""
+        """Keep the trainer's log (its last mebibyte) before the pod is forgotten.
+
+        So is its tail, if the store did not take it when the segment ended.
+        """
+        tail_ref = self._tail_ref(job.id, segment)
+        if tail_ref is not None and not self._artifacts.exists(tail_ref):
+            self._keep_log_tail(job.id, segment, tail_ref)
         output = self._launcher.log(PodName(job.id, segment), MAX_LOG_BYTES)
         self._artifacts.put(kept_log_ref(job, segment), output)
+
+    def _tail_ref(self, job_id: UUID, segment: int) -> str | None:
+        for event in self._log.events.get(job_id, desc=True):
+            if isinstance(event, Job.SegmentEnded) and event.segment == segment:
+                return event.log_ref
+        return None
 
     def delete_unnamed(self, job: Job, segment: int) -> None:
         """Delete what the trainer of a segment that is over stored in vain."""

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -195,8 +196,9 @@ def end(code: int) -> NoReturn:
     Its libraries take half a second to end, in which nothing is done and a GPU is held; and a rank
     that is done must not look lost because they end badly.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

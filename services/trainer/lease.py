@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 
 from infrastructure.reports import Control, Outcome
 from services.trainer.clock import SegmentClock
@@ -117,6 +118,7 @@ class Lease:
 
 
 def _exit(code: int, line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with suppress(OSError):  # a full disk
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
     os._exit(code)

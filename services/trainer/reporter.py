@@ -284,8 +284,8 @@ class Reporter:
             try:
                 await self._hear(js)
                 if time.monotonic() >= self._due_at:
+                    await self._report(js)  # never behind lines that the stream may not take
                     await self._empty_outbox(js)
-                    await self._report(js)
             except (NatsError, TimeoutError) as error:
                 _print(f"WARNING nats: {error!r}")
                 rest = RECONNECT_SECONDS
@@ -374,7 +374,9 @@ def _now() -> datetime:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    """Print a line, if the disk that holds the output takes it: no report depends on that."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 async def _ignore(_: Exception) -> None:

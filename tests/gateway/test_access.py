@@ -12,7 +12,7 @@ from tests.gateway.conftest import World
 
 
 def test_health_needs_no_key(client: TestClient) -> None:
-    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/healthz").json() == {"status": "ok", "disk": "ok"}
 
 
 def test_without_a_valid_key_nothing_is_answered(client: TestClient) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from eventsourcing.persistence import Tracking
+from eventsourcing.persistence import OperationalError, Tracking
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
@@ -16,6 +16,7 @@ from domain.account import Account, Role
 from domain.aggregate import Cause
 from domain.errors import VersionConflict
 from domain.event_log import EventLog
+from infrastructure.event_recorder import is_disk_full
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
 from tests.causes import command
@@ -199,3 +200,24 @@ def test_a_log_that_keeps_aggregates_sees_what_others_write(
         assert cached.load(Account, ACCOUNT_ID).balance_micros == 100
     finally:
         cached.close()
+
+
+def test_a_full_disk_is_an_error_at_once(log: EventLog, settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as connection:
+        connection.execute("CREATE SEQUENCE attempts; GRANT USAGE ON attempts TO PUBLIC")
+        connection.execute(
+            "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ "
+            "BEGIN PERFORM nextval('attempts'); "
+            "RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER full_disk BEFORE INSERT ON ecolink_events "
+            "FOR EACH STATEMENT EXECUTE FUNCTION no_space()"
+        )
+        with pytest.raises(OperationalError, match="No space left") as raised:
+            log.commit(opened())
+        assert is_disk_full(raised.value)
+        assert connection.execute("SELECT last_value FROM attempts").fetchone() == (1,)
+        connection.execute("DROP TRIGGER full_disk ON ecolink_events")
+    log.commit(opened())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from obstore.exceptions import GenericError
 
 from domain.event_log import EventLog
 from domain.failures import FailureClass, MemoryShortage
@@ -49,6 +50,28 @@ def test_a_failures_last_lines_have_no_trace_and_no_path_of_the_server(
         "INFO loading",
         "OSError: [Errno 5] Input/output error: '…/x'",
     ]
+
+
+def test_an_end_does_not_wait_for_its_last_lines(
+    log: EventLog,
+    artifacts: Artifacts,
+    launcher: FakeLauncher,
+    running: Segments,
+    story: Story,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(artifacts, "put", _refuse)
+        running.record(failed(3))
+    end = last_end(log)
+    assert end.log_ref is not None
+    assert not artifacts.exists(end.log_ref)
+    running.keep_log(story.job, 1)
+    assert artifacts.get(end.log_ref) == launcher.output, "later, with the rest of the log"
+
+
+def _refuse(*_: object) -> None:
+    raise GenericError("no space left on device")
 
 
 @pytest.mark.parametrize("phase", [Phase.MODEL_LOAD, Phase.TRAINING])

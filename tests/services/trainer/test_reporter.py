@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from domain.phases import Phase
+from infrastructure.bus import TELEMETRY
 from infrastructure.reports import (
     LAST_WORD,
     Checkpoint,
@@ -292,3 +293,18 @@ def test_reports_go_on_with_a_renewed_jwt_after_the_first_has_expired(
         eventually(lambda: time.time() > expires_at + 1)
         before = len(reports(nats_server, spec))
         eventually(lambda: len(reports(nats_server, spec)) > before + 3)
+
+
+def test_a_report_does_not_wait_for_lines_that_the_stream_does_not_take(
+    spec: SegmentSpec, nats_server: NatsServer
+) -> None:
+    nats_server.ask(lambda js: js.delete_stream(TELEMETRY))
+    reporter, _ = reporter_of(spec, nats_server)
+    with reporter:
+        reporter.log("the last line")
+        ending = Thread(target=lambda: reporter.finish(Outcome.COMPLETED))
+        ending.start()
+        eventually(lambda: [r for r in reports(nats_server, spec) if r["outcome"]])
+        nats_server.control(control(spec, answered=True))
+        ending.join(60)
+    nats_server.provision()

@@ -1,0 +1,36 @@
+"""Disk alarms: the supervisor's log says when the home's disk runs low, before it is full."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.settings import Settings
+
+REPEAT_SECONDS = 600.0
+SEVERITY = {
+    DiskLevel.OK: logging.INFO,
+    DiskLevel.LOW: logging.WARNING,
+    DiskLevel.CRITICAL: logging.CRITICAL,
+}
+
+log = logging.getLogger("supervisor")
+
+
+class DiskWatch:
+    """Logs each change of the disk's level, and a level that is not ok every ten minutes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._level, self._said_at = DiskLevel.OK, 0.0
+
+    def look(self) -> None:
+        """Take a look; returns at once."""
+        space = disk_space(self._settings)
+        changed = space.level is not self._level
+        late = time.monotonic() - self._said_at > REPEAT_SECONDS
+        if changed or (late and space.level is not DiskLevel.OK):
+            self._level, self._said_at = space.level, time.monotonic()
+            home = self._settings.home
+            log.log(SEVERITY[space.level], "disk space is %s: %s in %s", space.level, space, home)

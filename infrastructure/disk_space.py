@@ -1,0 +1,44 @@
+"""Disk space of the home: how much is free, and whether that is little."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infrastructure.settings import Settings
+
+MIB, GIB = 1024**2, 1024**3
+
+
+class DiskLevel(StrEnum):
+    """How much room there is."""
+
+    OK = "ok"
+    LOW = "low"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """Free space of the file system that holds the home, bytes."""
+
+    free_bytes: int
+    total_bytes: int
+    level: DiskLevel
+
+    def __str__(self) -> str:
+        free, total = self.free_bytes / GIB, self.total_bytes / GIB
+        return f"{free:.2f} of {total:.2f} GiB are free"
+
+
+def disk_space(settings: Settings) -> DiskSpace:
+    """Space of the home's file system, judged by `disk_low_gib` and `disk_critical_gib`."""
+    usage = shutil.disk_usage(settings.home)
+    free_gib = usage.free / GIB
+    level = DiskLevel.OK
+    if free_gib < settings.disk_critical_gib:
+        level = DiskLevel.CRITICAL
+    elif free_gib < settings.disk_low_gib:
+        level = DiskLevel.LOW
+    return DiskSpace(usage.free, usage.total, level)

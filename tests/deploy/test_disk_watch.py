@@ -1,0 +1,54 @@
+"""Disk alarms come before the disk is full, and are told where an operator looks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from deploy.local import disk_watch
+from deploy.local.disk_watch import DiskWatch
+from deploy.local.keeping_up import complaints
+from infrastructure.clock import SystemClock
+from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.settings import Settings
+
+MORE_THAN_ANY_DISK_GIB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("low", "critical", "level"),
+    [
+        (0.0, 0.0, DiskLevel.OK),
+        (MORE_THAN_ANY_DISK_GIB, 0.0, DiskLevel.LOW),
+        (MORE_THAN_ANY_DISK_GIB, MORE_THAN_ANY_DISK_GIB, DiskLevel.CRITICAL),
+    ],
+)
+def test_levels(tmp_path: Path, low: float, critical: float, level: DiskLevel) -> None:
+    settings = Settings(home=tmp_path, disk_low_gib=low, disk_critical_gib=critical)
+    space = disk_space(settings)
+    assert space.level is level
+    assert 0 < space.free_bytes < space.total_bytes
+
+
+def test_a_level_is_logged_when_it_changes_and_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("deploy.local.disk_watch.time.monotonic", lambda: now[0])
+    watch = DiskWatch(Settings(home=tmp_path, disk_low_gib=MORE_THAN_ANY_DISK_GIB))
+    with caplog.at_level(logging.INFO, "supervisor"):
+        watch.look()
+        watch.look()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        now[0] += disk_watch.REPEAT_SECONDS + 1
+        watch.look()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "disk space is low" in caplog.messages[0]
+
+
+def test_status_tells_of_a_disk_that_runs_low(settings: Settings) -> None:
+    low = settings.model_copy(update={"disk_low_gib": MORE_THAN_ANY_DISK_GIB})
+    (said,) = complaints(low, ["relay"], SystemClock().now())
+    assert said.startswith("Disk space is low: ")
