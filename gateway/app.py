@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=partial(_connected, settings),
     )
     native = dict.fromkeys(("/api", "/healthz"), answer)
-    errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer)
+    errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer, web.errors.recognise)
     errors.install(app)
     app.add_middleware(
         Requests,

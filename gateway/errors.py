@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from obstore.exceptions import GenericError
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from domain.errors import (
@@ -214,9 +215,17 @@ def answer(
 class Errors:
     """Answers every error of an application, in the shape of the part that its path belongs to."""
 
-    def __init__(self, shapes: Mapping[str, Shape], otherwise: Shape) -> None:
-        """`shapes` are those of each path and what is below it; the rest has another."""
-        self._shapes, self._otherwise = shapes, otherwise
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        otherwise: Shape,
+        recognise: Callable[[Request], None],
+    ) -> None:
+        """`shapes` are those of each path and what is below it; the rest has another.
+
+        `recognise` notes who is signed in on a request that no route took.
+        """
+        self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
 
     def install(self, app: FastAPI) -> None:
         """Make the application answer its errors so."""
@@ -234,11 +243,13 @@ class Errors:
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """The response for a problem of a request."""
-        top = "/" + request.url.path.split("/")[1]
-        shape = self._shapes.get(top, self._otherwise)
-        return shape(
+        return self._shape_of(request)(
             request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
         )
+
+    def _shape_of(self, request: Request) -> Shape:
+        top = "/" + request.url.path.split("/")[1]
+        return self._shapes.get(top, self._otherwise)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """The response for a DomainError."""
@@ -265,6 +276,8 @@ class Errors:
         problem = Problem(
             code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
         )
+        if self._shape_of(request) is self._otherwise:
+            await run_in_threadpool(self._recognise, request)
         return self.answer(request, error.status_code, problem, error.headers)
 
     async def _unavailable(self, request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ def jobs(answer: Answer) -> RenderableType:
             each | {"state": state(each), "approved": _minute(each["approved_at"])}
             for each in answer["data"]
         ],
-        *("id", "state", "cost", "approved", "base_model", "model"),
+        *("id", "name", "state", "cost", "dataset", "base_model", "approved", "model"),
         empty="You have no jobs; `ecolink jobs launch` starts one.",
     )
 
@@ -155,7 +155,7 @@ def paused(job: Answer) -> str | None:
     if job["status"] != "paused":
         return None
     reason = {
-        "balance": "Balance reached zero.",
+        "balance": "It was paused when the balance reached zero.",
         "capacity": "The region no longer has that many GPUs.",
     }.get(job["pause_reason"], "You paused it.")
     gate = job["resume"] or {}

@@ -192,7 +192,18 @@ def statement_jobs(answer: Answer) -> RenderableType:
     """Jobs that were billed, one a line."""
     return listing(
         _exact(answer["data"]),
-        *("job_id", "net", "charges", "reversals", "minutes", "seconds", "segments"),
+        *(
+            "job_id",
+            "name",
+            "net",
+            "charges",
+            "reversals",
+            "minutes",
+            "seconds",
+            "segments",
+            "dataset",
+            "base_model",
+        ),
         empty="No job was billed on these days.",
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
 from typing import Any
+from uuid import UUID
 
 from domain.money import decimal_dollars
 from projections.projection import Row
@@ -21,6 +22,7 @@ LEDGER_COLUMNS = (
     *("reason", "reference", "job_id", "segment", "minute", "from_seconds", "to_seconds"),
 )
 DAY_MOVEMENTS = ("opening", "top_ups", "credits", "charges", "reversals", "closing")
+JOB_NAMES = ("name", "dataset", "base_model")
 JOB_MOVEMENTS = ("charges", "reversals", "net")
 
 
@@ -61,14 +63,18 @@ def daily_csv(days: Iterable[DayOfStatement]) -> Iterator[str]:
     )
 
 
-def job_csv(jobs: Iterable[JobOfStatement]) -> Iterator[str]:
-    """Lines of a statement by job, the header first."""
+def job_csv(
+    jobs: Iterable[JobOfStatement], names: Mapping[UUID, tuple[str | None, ...]]
+) -> Iterator[str]:
+    """Lines of a statement by job, the header first; `names` has those of `JOB_NAMES` of each."""
+    unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")
     return _lines(
-        ("job_id", *counts, *_amount_columns(JOB_MOVEMENTS), "postings"),
+        ("job_id", *JOB_NAMES, *counts, *_amount_columns(JOB_MOVEMENTS), "postings"),
         (
             [
                 job.job_id,
+                *names.get(job.job_id, unnamed),
                 *(getattr(job, name) for name in counts),
                 *_amounts(job, JOB_MOVEMENTS),
                 _postings(job.event_ids),

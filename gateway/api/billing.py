@@ -17,6 +17,7 @@ from gateway.access import Caller, CallerOf
 from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.ledger import CSV, csv_download
 from gateway.backend import Backend, BackendOf
+from gateway.job_names import SHORT, JobNames, names_by_id
 from projections.statement_csv import daily_csv, job_csv
 from projections.statements import (
     DayOfStatement,
@@ -82,6 +83,9 @@ class StatementJob(Answer):
     """What one job was charged, minute by minute, and what of it was given back."""
 
     job_id: JobId
+    name: str = Field(description="The job's suffix, else the beginning of its ID.")
+    dataset: str | None = Field(description="Name of its dataset; null: it was deleted.")
+    base_model: str | None = Field(description="null: the job is not known yet.")
     segments: int
     minutes: int
     seconds: int
@@ -92,10 +96,13 @@ class StatementJob(Answer):
     event_ids: dict[str, list[str]] = Field(description="The minutes, and the reversals.")
 
     @classmethod
-    def of(cls, job: JobOfStatement) -> StatementJob:
-        """The answer for a job."""
+    def of(cls, job: JobOfStatement, called: JobNames | None) -> StatementJob:
+        """The answer for a job, of which the read model may not have the names yet."""
         return cls(
             job_id=job.job_id,
+            name=called.title if called else job.job_id.hex[:SHORT],
+            dataset=called.dataset if called else None,
+            base_model=called.base_model if called else None,
             segments=job.segments,
             minutes=job.minutes,
             seconds=job.seconds,
@@ -149,7 +156,10 @@ def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[S
 @router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
 def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
     """The statement by job, for a spreadsheet."""
-    return csv_download(job_csv(_jobs(backend, caller, days)), "statement-by-job")
+    jobs = _jobs(backend, caller, days)
+    names = names_by_id(backend, [job.job_id for job in jobs])
+    called = {job_id: (each.title, each.dataset, each.base_model) for job_id, each in names.items()}
+    return csv_download(job_csv(jobs, called), "statement-by-job")
 
 
 def days_of(
@@ -163,7 +173,9 @@ def jobs_of(
     backend: Backend, caller: Caller, days: DaysAsked, *, ids: bool = True
 ) -> list[StatementJob]:
     """The statement by job, in the same way."""
-    return [StatementJob.of(job) for job in _jobs(backend, caller, days, ids=ids)]
+    jobs = _jobs(backend, caller, days, ids=ids)
+    names = names_by_id(backend, [job.job_id for job in jobs])
+    return [StatementJob.of(job, names.get(job.job_id)) for job in jobs]
 
 
 def _days(

@@ -49,6 +49,13 @@ class JobSummary(Answer):
     warnings: list[str] = Field(description="What the owner should know of it, as sentences.")
 
 
+class ListedJob(JobSummary):
+    """A job in the caller's list, with what people call it."""
+
+    name: str = Field(description="Its suffix, else the beginning of its ID.")
+    dataset: str | None = Field(description="Name of its dataset; null: it was deleted.")
+
+
 class FailureAnswer(Answer):
     """Why a job's trainer failed last, who pays for it, and what to do."""
 

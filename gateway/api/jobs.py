@@ -25,6 +25,7 @@ from gateway.api.job_answers import (
     JobDetail,
     JobLog,
     JobSummary,
+    ListedJob,
     LogLine,
     ResumeGate,
     Step,
@@ -38,6 +39,7 @@ from gateway.availability import loads_now, remaining_seconds, waits_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
 from gateway.freshness import caught_up, found
+from gateway.job_names import names_of
 from gateway.overruns import overrun_of
 from gateway.pages import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.placing import placed
@@ -129,7 +131,7 @@ def list_jobs(
     status: Annotated[
         list[JobStatus] | None, Query(description="Only those in one of these.")
     ] = None,
-) -> Page[JobSummary]:
+) -> Page[ListedJob]:
     """The caller's jobs, the newest first."""
     if after is not None:
         own_job(backend, caller, after)
@@ -141,8 +143,13 @@ def list_jobs(
         steps = last_steps_of(
             connection, [row["job_id"] for row in page.data if row["status"] != registered]
         )
-    shown = [summary(row, steps.get(row["job_id"])) for row in page.data]
-    return Page[JobSummary](data=shown, has_more=page.has_more)
+    jobs = [summary(row, steps.get(row["job_id"])) for row in page.data]
+    names = names_of(backend, jobs)
+    shown = [
+        ListedJob(**dict(job), name=names[job.id].title, dataset=names[job.id].dataset)
+        for job in jobs
+    ]
+    return Page[ListedJob](data=shown, has_more=page.has_more)
 
 
 def jobs_in(backend: Backend, caller: Caller) -> dict[JobStatus, int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
-from gateway.errors import Problem
+from gateway.errors import STORE_UNREACHABLE, Problem
+from gateway.sessions import session_in
 from gateway.web.pages import fragment, is_htmx, outside
 from infrastructure.sessions import Session
 
@@ -21,6 +23,13 @@ TITLES: dict[int, str] = {
 
 SIGN_IN = "/sign-in"
 AGAIN_SECONDS = 2
+
+
+def recognise(request: Request) -> None:
+    """Note the browser's session on a request that no route took, so that its page has a frame."""
+    if getattr(request.state, "session", None) is None:
+        with suppress(*STORE_UNREACHABLE):
+            request.state.session = session_in(request, request.app.state.backend)
 
 
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:

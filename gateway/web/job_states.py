@@ -17,7 +17,9 @@ class PauseWords(NamedTuple):
 
 PAUSED = {
     PauseReason.OWNER: PauseWords("paused by you", "Paused by you"),
-    PauseReason.BALANCE: PauseWords("paused: balance reached zero", "Balance reached zero"),
+    PauseReason.BALANCE: PauseWords(
+        "paused by an empty balance", "Paused when the balance reached zero"
+    ),
     PauseReason.CAPACITY: PauseWords(
         "paused: fewer GPUs there", "Paused: the region no longer has that many GPUs"
     ),

@@ -48,6 +48,7 @@ def test_a_narrow_terminal_loses_columns_and_no_id() -> None:
     job: dict[str, Any] = {"id": f"ftjob-{'0' * 32}", "status": "training", "phase": "registering"}
     job |= {"cost": {"micros": 1, "text": "$0.10"}, "approved_at": "2026-11-25T12:00:00Z"}
     job |= {"base_model": "a-base-with-a-long-name", "model": None}
+    job |= {"name": "support", "dataset": "chats.jsonl"}
     drawn = job_tables.jobs({"data": [job]})
     assert "a-base-with-a-long-name" in text(drawn)
     for columns in (80, 60, 20):

@@ -245,7 +245,10 @@ def test_statements_as_csv_have_signs_and_both_units(
         "830000",
     )
     assert len(day["postings"].split()) == 1 + 5 + 1
-    (row,) = cells(job_csv(jobs))
+    (row,) = cells(job_csv(jobs, {JOB_ID: ("support", "chats.jsonl", "tiny")}))
+    assert (row["name"], row["dataset"], row["base_model"]) == ("support", "chats.jsonl", "tiny")
+    (unnamed,) = cells(job_csv(jobs, {}))
+    assert (unnamed["name"], unnamed["net"]) == ("", row["net"])
     assert (row["job_id"], row["net"], row["minutes"]) == (str(JOB_ID), "0.170000", "5")
     days[0].charges_micros = 2_000_000
     (day,) = cells(daily_csv(days))

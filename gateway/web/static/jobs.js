@@ -1,4 +1,4 @@
-// Two jobs are chosen to be compared; a third takes the place of the one that was chosen first.
+// Two jobs are chosen to be compared; while they are, no third can be.
 
 const form = document.getElementById("compare");
 const chosen = [];
@@ -6,7 +6,8 @@ const chosen = [];
 function say() {
   for (let n = chosen.length - 1; n >= 0; n--) if (!chosen[n].isConnected) chosen.splice(n, 1);
   document.getElementById("compare-button").disabled = chosen.length !== 2;
-  const words = ["Choose two jobs to lay their curves over each other.", "Choose one more.", ""];
+  for (const box of form.querySelectorAll("input[name=jobs]")) box.disabled = chosen.length === 2 && !box.checked;
+  const words = ["Choose two jobs to compare their curves.", "Choose one more.", "Two jobs are chosen, which is the limit. Untick one to choose another."];
   document.getElementById("compare-help").textContent = words[chosen.length];
 }
 
@@ -16,7 +17,6 @@ form?.addEventListener("change", (event) => {
   const place = chosen.indexOf(box);
   if (place >= 0) chosen.splice(place, 1);
   if (box.checked) chosen.push(box);
-  if (chosen.length > 2) chosen.shift().checked = false;
   say();
 });
 

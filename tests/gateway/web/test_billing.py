@@ -387,9 +387,9 @@ def test_a_job_that_waits_for_its_resume_is_one_click_away(paying: Browser, worl
     world.project()
     page = paying.client.get("/billing").text
     text = words(page)
-    assert "mine is paused: balance reached zero. Top up $" in text
+    assert "mine was paused when the balance reached zero. Top up $" in text
     amount = re.search(r'name="amount"[^>]* value="([0-9.]+)"', page)
     assert amount is not None
     answer = top_up(paying, amount[1])
-    assert "mine waits for its Resume" in words(answer)
+    assert "mine can be resumed" in words(answer)
     assert f'href="/fine-tune/ftjob-{job_id.hex}"' in answer

@@ -44,7 +44,11 @@ def test_a_page_that_cannot_be_shown_yet_is_asked_for_again() -> None:
 
 
 def test_who_is_signed_in_stays_in_the_frame(browser: Browser) -> None:
-    for path, status in (("/fine-tune/ftjob-" + "0" * 32, 404), ("/billing?kind=x", 422)):
+    for path, status in (
+        ("/nowhere", 404),
+        ("/fine-tune/ftjob-" + "0" * 32, 404),
+        ("/billing?kind=x", 422),
+    ):
         page = browser.client.get(path)
         assert page.status_code == status
         assert 'aria-label="Sections"' in page.text

@@ -243,8 +243,13 @@ def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
     assert "Top up" in text
     assert resume_button(reader).endswith(" disabled")
     assert "balance" in reader.post("resume", gpu_count="1")
+    world.credit(reader.person, 1)
+    assert "Balance too low to resume" in reader.text()
     world.credit(reader.person, 10_000_000)
-    assert "There is enough again" in reader.text()
+    text = reader.text()
+    assert "Ready to resume The job was paused when the balance reached zero." in text
+    assert "Balance reached zero" not in text
+    assert "Balance too low" not in text
     assert not resume_button(reader).endswith(" disabled")
     assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="1")
 

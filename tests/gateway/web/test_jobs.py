@@ -92,7 +92,7 @@ def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: Wo
     world.project()
     page = browser.client.get("/fine-tune").text
     assert titles(page) == ["over", "empty", "mine", "waits"]
-    for words in ("paused by you", "paused: balance reached zero", "cancelled"):
+    for words in ("paused by you", "paused by an empty balance", "cancelled"):
         assert f">{words}</span>" in page
     for group, expected in {
         "running": ["waits"],
