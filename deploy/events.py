@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from deploy.local.stack import running
 from domain.aggregate import Event
-from gateway.answers import JOB_PREFIX
+from gateway.answers import parsed_job_id
 from infrastructure import bus
 from infrastructure.bus import EVENTS, Envelope
 from infrastructure.reaction import parked_reactions, request_replay
@@ -30,9 +30,9 @@ HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
 def job_id_of(name: str) -> UUID:
     """The job that an argument names. Raises BadParameter."""
     try:
-        return UUID(name.removeprefix(JOB_PREFIX))
-    except ValueError:
-        raise typer.BadParameter(f"{name} names no job; {JOB_PREFIX}... does.") from None
+        return parsed_job_id(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @commands.command()

@@ -6,10 +6,12 @@ from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from domain.money import Toward, dollars, exact_dollars
 
 JOB_PREFIX = "ftjob-"
+SHOWN_CHARACTERS = 60
 
 T = TypeVar("T")
 
@@ -51,13 +53,30 @@ def job_name(job_id: UUID) -> str:
     return f"{JOB_PREFIX}{job_id.hex}"
 
 
-def _without_prefix(value: object) -> object:
-    return value.removeprefix(JOB_PREFIX) if isinstance(value, str) else value
+def parsed_job_id(text: str) -> UUID:
+    """The job that a text names, with its prefix or without; raises ValueError with the fix."""
+    try:
+        return UUID(text.removeprefix(JOB_PREFIX))
+    except ValueError:
+        shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+        raise ValueError(
+            f"{shown!r} is not a job ID. A job ID is `{JOB_PREFIX}` and 32 hexadecimal digits. "
+            "`ecolink jobs list` and GET /api/jobs show yours."
+        ) from None
+
+
+def _parsed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parsed_job_id(value)
+    except ValueError as error:
+        raise PydanticCustomError("job_id", "{why}", {"why": str(error)}) from None
 
 
 JobId = Annotated[
     UUID,
-    BeforeValidator(_without_prefix),
+    BeforeValidator(_parsed),
     PlainSerializer(job_name, return_type=str),
     WithJsonSchema(
         {

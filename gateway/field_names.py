@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
 Location = Sequence[int | str]
 
+SHOWN_CHARACTERS = 60
+EXAMPLE_ID = "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"
 OUGHT = "Input should be "
 """How pydantic begins most of its sentences."""
 
@@ -18,8 +20,15 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
     told: dict[str, list[str]] = {}
     for problem in error.errors():
         name = field_name(_sent(problem["loc"], error.body))
-        told.setdefault(name, []).append(problem["msg"])
+        told.setdefault(name, []).append(_message(problem))
     return {name: _either(messages) for name, messages in told.items()}
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    """What pydantic says of a field; of an ID, what one looks like."""
+    if problem["type"] == "uuid_parsing" and isinstance(problem["input"], str):
+        return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
+    return problem["msg"]
 
 
 def field_name(location: Location) -> str:

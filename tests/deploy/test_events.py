@@ -61,4 +61,4 @@ def test_a_name_that_is_no_jobs_is_refused(
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(main, ["events", "tail", "--job", "nonsense"])
     assert result.exit_code == 2
-    assert "nonsense names no job" in result.output
+    assert "'nonsense' is not a job ID." in result.output

@@ -55,6 +55,8 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert shown["validation_dataset_id"] == str(own)
     listed = me.run("jobs", "list")
     assert job["id"] in listed
+    for named in (job["id"].removeprefix("ftjob-")[:8], "dataset", BASE_MODEL):
+        assert named in listed
     assert "waiting for a GPU" in listed
     assert "epochs 1" in me.run("jobs", "show", job["id"])
     assert me.read("jobs", "logs", job["id"]) == {"data": [], "deleted_after_days": None}
@@ -64,6 +66,15 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     assert "$3.00" in me.run("billing", "balance")
     assert "credit granted" in me.run("billing", "ledger")
     assert me.read("billing", "ledger", "--job", job["id"])["data"] == []
+
+
+def test_what_is_no_id_says_what_one_looks_like(served: Served, world: World) -> None:
+    me = served.as_person(world.person())
+    told = me.refused("jobs", "show", "nope", code=2)
+    assert "'nope' is not a job ID. A job ID is `ftjob-` and 32 hexadecimal digits." in told
+    assert "`ecolink jobs list`" in told
+    told = me.refused("datasets", "show", "nope", code=2)
+    assert "'nope' is not an ID, such as 9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90" in told
 
 
 def test_a_dry_run_shows_fit_estimate_and_gates(served: Served, world: World) -> None:
