@@ -25,7 +25,11 @@ commands = typer.Typer(name="audit", help="Replay the log and check the books.")
 def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Refold every event, compare each projection and each balance; exit 1 on a difference."""
+    """Refold every event and compare all that is stored with it; exit 1 on a difference.
+
+    That is every projection and balance, snapshots, positions of consumers, and the evidence that
+    billing keeps.
+    """
     try:
         with stack(Settings(), services={}) as settings:
             findings = audit(settings)
@@ -57,7 +61,8 @@ def _show(findings: Findings) -> None:
     console.print(table)
     console.print(
         f"{findings.accounts} accounts and {findings.meters} meters with {findings.minutes} "
-        f"minutes checked; trial balance {exact_dollars(findings.trial_balance_micros)}"
+        f"minutes, and {findings.snapshots} snapshots checked; "
+        f"trial balance {exact_dollars(findings.trial_balance_micros)}"
     )
     for difference in findings.differences:
         console.print(f"[red]{difference}[/]")

@@ -17,12 +17,14 @@ from domain.event_log import EventLog
 from domain.meter import Meter
 from domain.money import charge_micros
 from domain.payment import Payment
+from infrastructure.clock import Clock, clock_of
 from infrastructure.consumer import BATCH_EVENTS, Recorded, recorded
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log
+from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import balances
 from projections.projection import Projection
+from services.projector.store_checks import EvidenceCheck, PositionCheck, SnapshotCheck
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Findings:
     accounts: int = 0
     meters: int = 0
     minutes: int = 0
+    snapshots: int = 0
     trial_balance_micros: int = 0
     lags: Counter[str] = field(default_factory=Counter)
     tables: list[Comparison] = field(default_factory=list)
@@ -70,18 +73,22 @@ class Findings:
 def audit(settings: Settings) -> Findings:
     """Refold the log of a database and compare; nothing is changed.
 
-    Snapshots are never read. Each projection is compared at its own position, so that an audit may
-    run beside the running service.
+    No figure comes from a snapshot; snapshots are compared with the refold. Each projection is
+    compared at its own position, so that an audit may run beside the running service.
     """
     findings = Findings()
     log = open_log(settings)
     try:
         with connect(settings) as live, connect(settings) as scratch:
             live.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            _keep_tables(live)
             positions = _positions(live)
+            checks = _store_checks(live, log, clock_of(settings))
             _create_tables(scratch)
             folded = _Folded(positions[BILLING_LEDGER.name])
             for batch in _batches(log, findings):
+                for check in checks:
+                    check.take(batch)
                 _refold(scratch, batch, positions)
                 _count_lags(batch, positions, findings)
                 folded.take(batch)
@@ -89,9 +96,19 @@ def audit(settings: Settings) -> Findings:
             _compare_balances(balances(live), folded, findings)
             _check_minutes(folded, findings)
             _check_pairs(folded, findings)
+            findings.snapshots = checks[0].checked
+            for check in checks:
+                findings.differences.extend(check.differences())
     finally:
         log.close()
     return findings
+
+
+def _store_checks(
+    live: Connection, log: EventLog, clock: Clock
+) -> tuple[SnapshotCheck, PositionCheck, EvidenceCheck]:
+    now = clock.at(database_time(live))
+    return SnapshotCheck(live, log), PositionCheck(live), EvidenceCheck(live, now)
 
 
 class _Folded:
@@ -188,6 +205,12 @@ def _positions(live: Connection) -> dict[str, int]:
     rows = live.execute("SELECT name, position FROM projection_positions").fetchall()
     known = {row["name"]: row["position"] for row in rows}
     return {projection.name: known.get(projection.name, 0) for projection in PROJECTIONS}
+
+
+def _keep_tables(live: Connection) -> None:
+    """Let no rebuild replace a table, of whose new rows this transaction would see none."""
+    tables = sql.SQL(", ").join(sql.Identifier(table) for _, table in _tables())
+    live.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 
 
 def _create_tables(scratch: Connection) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from eventsourcing.persistence import Tracking
 from psycopg_pool import ConnectionPool
 
+from domain.account import Account
+from domain.aggregate import Cause, Event, because
 from domain.event_log import EventLog
-from domain.job import SegmentEnd
-from infrastructure.consumer import OrderedConsumer
+from domain.job import Job, SegmentEnd
+from domain.meter import Meter
+from infrastructure.consumer import OrderedConsumer, recorded
+from infrastructure.measurements import add_evidence
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
+from infrastructure.store import Connection, connect, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
-from tests.domain.examples import JOB_ID
-from tests.logs import ids
+from tests.causes import NOW
+from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.logs import grow, ids, notifications
 from tests.stories import Story
 
 pytestmark = pytest.mark.full
@@ -34,6 +40,14 @@ def fold(
 ) -> None:
     for projection in projections or PROJECTIONS:
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up(stop)
+    with pool.connection() as connection:
+        for event in events_of(log):
+            if isinstance(event, Meter.MinuteMetered):
+                add_evidence(connection, event.job_id, event.segment, event.to_seconds)
+
+
+def events_of(log: EventLog) -> list[Event]:
+    return [recorded(log, notification).event for notification in notifications(log)]
 
 
 def test_what_the_log_made_is_clean(
@@ -250,18 +264,164 @@ def test_two_events_of_a_save_that_no_longer_agree_are_found(
     assert len([each for each in findings if f"only one of two events says ('{pair}'" in each]) == 2
 
 
-def test_an_audit_reads_no_snapshot(
+def as_owner(settings: Settings, statement: str, *values: object) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url) as owner:
+        assert owner.execute(statement.encode(), values).rowcount != 0
+
+
+def differences(settings: Settings) -> str:
+    return "\n".join(audit(settings).differences)
+
+
+def test_a_genuine_snapshot_is_checked_and_clean(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
+) -> None:
+    with open_log(settings, takes_snapshots=True) as billing:
+        grow(billing, 1001)
+    fold(log, pool)
+    findings = audit(settings)
+    assert (findings.snapshots, findings.differences) == (1, [])
+
+
+def test_a_forged_snapshot_is_named_and_changes_no_balance(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
+) -> None:
+    """As its superuser inserts it: with all that a snapshot has, but the secret."""
+    with open_log(settings, takes_snapshots=True) as billing:
+        grow(billing, 1001)
+        account = billing.load(Account, ACCOUNT_ID)
+    fold(log, pool)
+    as_owner(
+        settings,
+        "INSERT INTO ecolink_snapshots SELECT originator_id, 1001, topic, convert_to(replace("
+        "convert_from(state, 'UTF8'), %s, %s), 'UTF8') FROM ecolink_snapshots",
+        *('\\"balance_micros\\":999,', '\\"balance_micros\\":1000000000000,'),
+    )
+    name = f"the snapshot of account {ACCOUNT_ID} at version 1001"
+    found = differences(settings)
+    assert f"{name} is forged: its signature is not this platform's" in found
+    assert f"{name} holds $1,000,000.00; its events make " in found
+    assert log.load(Account, ACCOUNT_ID) == account
+    without_secret = settings.model_copy(update={"snapshot_secret": None})
+    assert f"{name} holds $1,000,000.00; its events make " in differences(without_secret)
+
+
+def test_snapshots_of_nothing_are_named(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("training")
     fold(log, pool)
-    assert settings.owner_database_url is not None
-    with psycopg.connect(settings.owner_database_url) as owner:
-        owner.execute(
-            "INSERT INTO ecolink_snapshots SELECT originator_id, originator_version, 'nonsense', "
-            "'x' FROM ecolink_events"
+    insert = "INSERT INTO ecolink_snapshots VALUES (%s, %s, 'AccountSnapshot', 'x')"
+    as_owner(settings, insert, ACCOUNT_ID, 1)
+    as_owner(settings, insert, ACCOUNT_ID, 9999)
+    as_owner(settings, insert, JOB_ID, 1)
+    found = differences(settings)
+    assert f"the snapshot of account {ACCOUNT_ID} at version 1 cannot be read" in found
+    for id, version in ((ACCOUNT_ID, 9999), (JOB_ID, 1)):
+        assert (
+            f"the snapshot of {id} at version {version} folds events that the log has not" in found
         )
-    assert audit(settings).differences == []
+
+
+def react(settings: Settings, log: EventLog, pool: ConnectionPool[Connection]) -> None:
+    """Billing and the scheduler have answered all events, says the store."""
+    fold(log, pool)
+    for service in ("billing", "scheduler"):
+        log.process_recorder.insert_tracking(Tracking(service, ids(log)[-1]))
+
+
+def test_positions_beyond_the_log_are_named(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.run_until("training")
+    react(settings, log, pool)
+    assert differences(settings) == ""
+    head = ids(log)[-1]
+    log.process_recorder.insert_tracking(Tracking("serving", head + 1))
+    as_owner(settings, "UPDATE projection_positions SET position = %s WHERE name = 'models'", 9999)
+    found = differences(settings)
+    assert f"the position of serving, {head + 1}, is beyond the log's end, {head}" in found
+    assert f"the position of projection-models, 9999, is beyond the log's end, {head}" in found
+
+
+def test_a_position_that_was_moved_back_is_named(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.open_account(1_000_000)
+    with because(Cause("service:billing", "billing:5", NOW)):
+        account = story.account
+        account.grant_credit(1, "an answer to the fifth event")
+        log.commit(account, tracking=Tracking("billing", 5))
+    fold(log, pool)
+    assert "moved back" not in differences(settings)
+    as_owner(settings, "ALTER TABLE ecolink_tracking DISABLE TRIGGER forward_only")
+    as_owner(settings, "UPDATE ecolink_tracking SET notification_id = 4 WHERE notification_id = 5")
+    assert "the position of billing, 4, was moved back: it has answered 5" in differences(settings)
+
+
+def test_a_position_that_skipped_events_is_named_by_what_they_lack(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.run_until("approved")
+    react(settings, log, pool)
+    story.allocate_segment(1)
+    react(settings, log, pool)
+    assert f"and segment 1 of job {JOB_ID} has no meter" in differences(settings)
+    story.grant_lease(1)
+    react(settings, log, pool)
+    assert differences(settings) == ""
+
+
+def test_a_parked_event_was_not_skipped(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.run_until("approved")
+    story.allocate_segment(1)
+    react(settings, log, pool)
+    (allocated,) = [
+        each.id for each in notifications(log) if each.topic == Job.SegmentAllocated.TOPIC
+    ]
+    as_owner(
+        settings,
+        "INSERT INTO parked_reactions VALUES ('billing', %s, %s, 'SegmentAllocated', 'x')",
+        *(allocated, JOB_ID),
+    )
+    assert differences(settings) == ""
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        ("DELETE FROM segment_evidence", "is billed for 120 s; the evidence shows 0 s"),
+        (
+            "UPDATE segment_evidence SET elapsed_seconds = 60",
+            "is billed for 120 s; the evidence shows 60 s",
+        ),
+        (
+            "UPDATE segment_evidence SET elapsed_seconds = 1e9",
+            f"the evidence shows 1000000000 s of segment 1 of job {JOB_ID}; its GPUs were bound",
+        ),
+        (
+            "UPDATE segment_evidence SET segment = 7",
+            f"there is evidence of segment 7 of job {JOB_ID}, which never was",
+        ),
+    ],
+)
+def test_evidence_that_does_not_fit_the_bill_is_named(
+    settings: Settings,
+    log: EventLog,
+    pool: ConnectionPool[Connection],
+    story: Story,
+    statement: str,
+    finding: str,
+) -> None:
+    story.run_until("training")
+    story.bill(1, 130)
+    fold(log, pool)
+    assert differences(settings) == ""
+    as_owner(settings, statement)
+    assert finding in differences(settings)
 
 
 def test_an_audit_changes_nothing(

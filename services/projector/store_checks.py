@@ -1,0 +1,227 @@
+"""Checks of what is stored beside the log: snapshots, positions of consumers, and evidence.
+
+None of it is made by a fold alone, so that each is compared with the events that it must fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+from pydantic import ValidationError
+
+from domain.account import Account, AccountState
+from domain.aggregate import Event
+from domain.event_log import EventLog
+from domain.job import Job
+from domain.meter import Meter
+from domain.money import dollars
+from domain.signed_snapshots import ForgedSnapshot, SignedSnapshots, SignedState
+from infrastructure.consumer import Recorded
+from infrastructure.store import Connection
+
+MIGRATION_ROW = "__migration__"
+"""A row that the library keeps among the positions."""
+
+CLOCK_DRIFT = timedelta(seconds=5)
+"""How much longer a trainer's clock may say that a segment ran than the platform's does."""
+
+Segment = tuple[UUID, int]
+
+
+def head_of(live: Connection) -> int:
+    """Position of the log's last event in a transaction's view; 0 if there is none."""
+    row = live.execute(
+        "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
+    ).fetchone()
+    assert row is not None
+    return row["head"]
+
+
+class SnapshotCheck:
+    """Compares each snapshot with its account, refolded from the first event."""
+
+    def __init__(self, live: Connection, log: EventLog) -> None:
+        rows = live.execute("SELECT * FROM ecolink_snapshots ORDER BY 1, 2").fetchall()
+        self._log = log
+        self._waiting = {
+            (row["originator_id"], row["originator_version"]): StoredEvent(
+                row["originator_id"], row["originator_version"], row["topic"], bytes(row["state"])
+            )
+            for row in rows
+        }
+        self._accounts: dict[UUID, Account | None] = {id: None for id, _ in self._waiting}
+        self.checked = len(rows)
+        self._found: list[str] = []
+
+    def take(self, batch: Sequence[Recorded]) -> None:
+        """Fold some events into the accounts that have snapshots."""
+        for item in batch:
+            event = item.event
+            if isinstance(event, Account.Event) and event.originator_id in self._accounts:
+                account = event.mutate(self._accounts[event.originator_id])
+                assert isinstance(account, Account)
+                self._accounts[account.id] = account
+                snapshot = self._waiting.pop((account.id, account.version), None)
+                if snapshot is not None:
+                    self._compare(snapshot, account)
+
+    def differences(self) -> Iterable[str]:
+        """What does not fit, after the last batch."""
+        yield from self._found
+        for id, version in self._waiting:
+            yield f"the snapshot of {id} at version {version} folds events that the log has not"
+
+    def _compare(self, row: StoredEvent, account: Account) -> None:
+        name = f"the snapshot of account {account.id} at version {account.version}"
+        try:
+            if isinstance(self._log.snapshots, SignedSnapshots):
+                self._log.snapshots.verified(row)
+        except ForgedSnapshot as forged:
+            self._found.append(f"{name} is forged: {forged}")
+        try:
+            text = SignedState.model_validate_json(row.state).snapshot.encode()
+            stored = self._log.mapper.to_domain_event(
+                StoredEvent(row.originator_id, row.originator_version, row.topic, text)
+            )
+        except (ValidationError, ValueError, LookupError):
+            self._found.append(f"{name} cannot be read")
+            return
+        assert isinstance(stored, Account.Snapshot)
+        if stored.state != AccountState.model_validate(account):
+            self._found.append(
+                f"{name} holds {dollars(stored.state.balance_micros)}; "
+                f"its events make {dollars(account.balance_micros)}"
+            )
+
+
+class PositionCheck:
+    """Compares the positions of consumers with the log, and with the effects of reactions."""
+
+    def __init__(self, live: Connection) -> None:
+        tracking = live.execute("SELECT * FROM ecolink_tracking").fetchall()
+        folded = live.execute("SELECT name, position FROM projection_positions").fetchall()
+        parked = live.execute("SELECT consumer, notification_id FROM parked_reactions").fetchall()
+        self._head = head_of(live)
+        self._reactions = {
+            row["application_name"]: row["notification_id"]
+            for row in tracking
+            if row["application_name"] != MIGRATION_ROW
+        }
+        self._projections = {row["name"]: row["position"] for row in folded}
+        self._parked = {(row["consumer"], row["notification_id"]) for row in parked}
+        self._answered: dict[str, int] = {}
+        self._unmetered: dict[Segment, int] = {}
+        self._unsettled: dict[Segment, int] = {}
+        self._unclaimed: dict[UUID, int] = {}
+        self._open: set[Segment] = set()
+
+    def take(self, batch: Sequence[Recorded]) -> None:
+        """Note which events were answered."""
+        for item in batch:
+            if item.id <= self._head:
+                self._note_answer(item.event)
+            self._note_due(item)
+
+    def _note_answer(self, event: Event) -> None:
+        """A reaction names the event that it answers in its command's id."""
+        name, _, number = event.command_id.partition(":")
+        if event.actor == f"service:{name}" and number.isdecimal():
+            self._answered[name] = max(self._answered.get(name, 0), int(number))
+
+    def _note_due(self, item: Recorded) -> None:
+        match item.event:
+            case Job.SegmentAllocated(originator_id=job_id, segment=segment):
+                self._unmetered[job_id, segment] = item.id
+            case Meter.MeterOpened(job_id=job_id, segment=segment):
+                self._unmetered.pop((job_id, segment), None)
+                self._open.add((job_id, segment))
+            case Job.SegmentEnded(originator_id=job_id, segment=segment):
+                self._unsettled[job_id, segment] = item.id
+            case Meter.MeterClosed(job_id=job_id, segment=segment):
+                self._unsettled.pop((job_id, segment), None)
+            case Job.JobApproved(originator_id=job_id):
+                self._unclaimed[job_id] = item.id
+            case event:
+                self._unclaimed.pop(getattr(event, "job_id", event.originator_id), None)
+
+    def differences(self) -> Iterable[str]:
+        """What does not fit, after the last batch."""
+        positions = self._reactions | {
+            f"projection-{name}": position for name, position in self._projections.items()
+        }
+        for name, position in sorted(positions.items()):
+            if position > self._head:
+                yield f"the position of {name}, {position}, is beyond the log's end, {self._head}"
+        for name, answered in sorted(self._answered.items()):
+            if name in self._reactions and answered > self._reactions[name]:
+                yield (
+                    f"the position of {name}, {self._reactions[name]}, was moved back: "
+                    f"it has answered {answered}"
+                )
+        for (job_id, segment), id in self._unmetered.items():
+            if self._passed("billing", id):
+                yield f"billing passed {id}, and segment {segment} of job {job_id} has no meter"
+        for (job_id, segment), id in self._unsettled.items():
+            if (job_id, segment) in self._open and self._passed("billing", id):
+                yield f"billing passed {id}, and segment {segment} of job {job_id} is not settled"
+        for job_id, id in self._unclaimed.items():
+            if self._passed("scheduler", id):
+                yield f"the scheduler passed {id}, and job {job_id} never asked for a GPU"
+
+    def _passed(self, consumer: str, id: int) -> bool:
+        """A consumer's position says that it has answered an event that it did not park."""
+        done = min(self._reactions.get(consumer, 0), self._head)
+        return id <= done and (consumer, id) not in self._parked
+
+
+class EvidenceCheck:
+    """Compares the evidence that segments ran with what was billed, and with the clock."""
+
+    def __init__(self, live: Connection, now: datetime) -> None:
+        rows = live.execute("SELECT * FROM segment_evidence ORDER BY 1, 2").fetchall()
+        self._head = head_of(live)
+        self._now = now
+        self._shown = {(row["job_id"], row["segment"]): row["elapsed_seconds"] for row in rows}
+        self._billed: dict[Segment, int] = {}
+        self._ended: dict[Segment, int] = {}
+        self._bound: dict[Segment, datetime] = {}
+        self._known: set[Segment] = set()
+
+    def take(self, batch: Sequence[Recorded]) -> None:
+        """Note what was billed, and when segments began and ended."""
+        for item in batch:
+            match item.event:
+                case Job.SegmentAllocated(originator_id=job_id, segment=segment):
+                    self._known.add((job_id, segment))
+                case Job.PodStarted(originator_id=job_id, segment=segment, bound_at=bound_at):
+                    self._bound[job_id, segment] = bound_at
+                case Job.SegmentEnded(originator_id=job_id) as ended:
+                    ran = ended.elapsed_seconds - ended.grace_seconds
+                    self._ended[job_id, ended.segment] = ran
+                case Meter.MinuteMetered(job_id=job_id) as minute if item.id <= self._head:
+                    self._billed[job_id, minute.segment] = minute.to_seconds
+                case _:
+                    pass
+
+    def differences(self) -> Iterable[str]:
+        """What does not fit, after the last batch."""
+        for (job_id, segment), billed in self._billed.items():
+            shown = int(self._shown.get((job_id, segment), 0))
+            if billed > max(shown, self._ended.get((job_id, segment), 0)):
+                yield (
+                    f"segment {segment} of job {job_id} is billed for {billed} s; "
+                    f"the evidence shows {shown} s"
+                )
+        for (job_id, segment), shown in self._shown.items():
+            if (job_id, segment) not in self._known:
+                yield f"there is evidence of segment {segment} of job {job_id}, which never was"
+            elif (bound_at := self._bound.get((job_id, segment))) is not None:
+                most = (self._now - bound_at + CLOCK_DRIFT).total_seconds()
+                if shown > most:
+                    yield (
+                        f"the evidence shows {shown:.0f} s of segment {segment} of job {job_id}; "
+                        f"its GPUs were bound {most:.0f} s ago"
+                    )
