@@ -7,6 +7,7 @@ from uuid import uuid4
 import psycopg
 
 from deploy.database_roles import grant_access
+from deploy.progress import Spoken
 from domain.aggregate import Cause, because
 from domain.catalog import Catalog
 from domain.event_log import EventLog
@@ -26,7 +27,8 @@ from infrastructure.reaction import PARKED_DDL
 from infrastructure.settings import Settings
 from infrastructure.store import create_event_tables, open_log
 from projections import PROJECTIONS
-from projections.projection import POSITIONS_DDL, prepare
+from projections.projection import POSITIONS_DDL, is_prepared
+from projections.rebuilding import rebuild
 
 ADVISORY_LOCK = 0xEC0
 
@@ -50,10 +52,11 @@ def migrate(settings: Settings) -> None:
             security_log.DDL,
         ):
             connection.execute(ddl.encode())
-        for projection in PROJECTIONS:
-            prepare(connection, projection)
-        grant_access(connection)
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
+            for projection in PROJECTIONS:
+                if not is_prepared(connection, projection):
+                    rebuild(url, projection, log, Spoken())
+            grant_access(connection)
             seed_catalog(log, clock_of(settings), shipped_offers())
 
 

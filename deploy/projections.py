@@ -1,17 +1,21 @@
-"""`ecolink projections`: read models, folded anew."""
+"""`ecolink projections`: rebuild read models."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import psycopg
 import typer
 
 from deploy.operator import open_store
-from domain.errors import NotFound
+from deploy.progress import Spoken
+from domain.errors import Invalid
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import fail
 from projections import PROJECTIONS
 from projections.rebuilding import rebuild
 
-commands = typer.Typer(name="projections", no_args_is_help=True, help="Fold read models anew.")
+commands = typer.Typer(name="projections", no_args_is_help=True, help="Rebuild read models.")
 
 NAMED = {projection.name: projection for projection in PROJECTIONS}
 
@@ -20,12 +24,20 @@ NAMED = {projection.name: projection for projection in PROJECTIONS}
 def rebuild_projection(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED)}.", show_default=False)],
 ) -> None:
-    """Fold a read model anew from the first event, as one step; EcoLink may run meanwhile.
+    """Fold a read model again from the first event, while EcoLink runs.
 
-    For a table of which `ecolink audit verify` says that it differs.
+    For a table of which `ecolink audit verify` says that it differs. Readers see the old rows
+    until the new ones are complete.
     """
+    if name not in NAMED:
+        fail(f"There is no read model {name}; there are {', '.join(NAMED)}.", ExitCode.FAILED)
     with open_store() as store:
-        if name not in NAMED:
-            raise NotFound(f"There is no read model {name}; there are {', '.join(NAMED)}.")
-        events = rebuild(store.connection, NAMED[name], store.log)
-    typer.echo(f"Folded {events} events into {name}.")
+        url = store.settings.owner_database_url or store.settings.database_url
+        assert url is not None
+        try:
+            events = rebuild(url, NAMED[name], store.log, Spoken())
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise Invalid(
+                "Only the owner of the tables can rebuild them: set ECOLINK_OWNER_DATABASE_URL."
+            ) from error
+    typer.echo(f"Folded {events:,} events into {name}.")

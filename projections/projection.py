@@ -10,7 +10,6 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import DictRow
 
 from domain.aggregate import Event
@@ -53,28 +52,13 @@ class Projection:
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def prepare(connection: psycopg.Connection[Any], projection: Projection) -> None:
-    """Make a projection's tables, in one transaction.
-
-    Tables of another shape are dropped with their position: they hold nothing but a fold of the
-    log, and the projector folds it anew.
-    """
-    shape = projection.shape
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
-            [projection.name, shape],
-        )
-        if cursor.fetchone() is None:
-            for table in projection.tables:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
-            cursor.execute("DELETE FROM projection_positions WHERE name = %s", [projection.name])
-        cursor.execute(projection.ddl.encode())
-        cursor.execute(
-            "INSERT INTO projection_shapes VALUES (%s, %s) "
-            "ON CONFLICT (name) DO UPDATE SET ddl_sha256 = excluded.ddl_sha256",
-            [projection.name, shape],
-        )
+def is_prepared(connection: psycopg.Connection[Any], projection: Projection) -> bool:
+    """Whether the tables of a projection hold rows of its shape."""
+    found = connection.execute(
+        "SELECT 1 FROM projection_shapes WHERE name = %s AND ddl_sha256 = %s",
+        [projection.name, projection.shape],
+    )
+    return found.fetchone() is not None
 
 
 def consumer_name(projection: Projection) -> str:

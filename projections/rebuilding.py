@@ -1,31 +1,184 @@
-"""Folds a read model anew, while it is read: for rows that a fold which is mended now has left."""
+"""Folds a read model again into new tables, which then take the place of the old ones.
+
+Until then readers see the old rows, and the projector goes on with them. The new tables are built
+in a schema of their own, batch by batch; one short transaction moves them to their place, together
+with their position. A rebuild that was killed leaves the old tables as they are, and the next one
+begins by dropping what it built.
+"""
 
 from __future__ import annotations
 
-from psycopg import sql
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
+import psycopg
+from eventsourcing.persistence import Notification
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from domain.errors import WrongState
 from domain.event_log import EventLog
 from infrastructure.consumer import BATCH_EVENTS, recorded
 from infrastructure.store import Connection
-from projections.projection import Projection, lock_position, set_position
+from projections.projection import Cursor, Projection, lock_position
+
+LOCK_MILLISECONDS = 500
+"""How long the swap waits for a table; less than PostgreSQL takes to look for a deadlock, so that
+it is the swap that gives up, and no reader."""
+
+PAUSE_SECONDS = 0.2
+SWAP_SECONDS = 600.0
+"""How long the swap is tried while somebody reads an old table all the time."""
+
+LOCK_CLASS = 0xEC1
+"""First half of the advisory locks' numbers; the second is the hash of the projection's name."""
+
+Progress = Callable[[str, int, float], None]
+"""Takes a projection's name, how many events are folded, and which share of the log that is."""
 
 
-def rebuild(connection: Connection, projection: Projection, log: EventLog) -> int:
-    """Replace a projection's rows by a fold of the whole log, as one step; returns how many events.
+def rebuild(owner_url: str, projection: Projection, log: EventLog, progress: Progress) -> int:
+    """Replace a projection's tables by a fold of the whole log; returns how many events.
 
-    Until then readers see the rows as they were, and the projector waits.
+    The URL is that of the tables' owner. Raises WrongState if the projection is being rebuilt.
     """
-    events = position = 0
-    with connection.transaction(), connection.cursor() as cursor:
-        lock_position(cursor, projection)
-        for table in projection.tables:
-            cursor.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
-        while batch := log.recorder.select_notifications(
-            start=position, limit=BATCH_EVENTS, inclusive_of_start=False
-        ):
-            for notification in batch:
-                projection.apply(cursor, recorded(log, notification).event)
+    with (
+        Connection.connect(owner_url, autocommit=True, row_factory=dict_row) as connection,
+        _alone(connection, projection),
+    ):
+        return _Rebuild(connection, projection, log, progress).run()
+
+
+@contextmanager
+def _alone(connection: Connection, projection: Projection) -> Generator[None]:
+    lock = [LOCK_CLASS, projection.name]
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s)) AS held", lock)
+    if not (row.fetchone() or {}).get("held"):
+        raise WrongState(f"{projection.name} is being rebuilt already.")
+    yield
+    connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", lock)
+
+
+class _Rebuild:
+    def __init__(
+        self, connection: Connection, projection: Projection, log: EventLog, progress: Progress
+    ) -> None:
+        self._connection = connection
+        self._projection = projection
+        self._log = log
+        self._progress = progress
+        self._schema_name = f"rebuild_{projection.name}"
+        self._schema = sql.Identifier(self._schema_name)
+        self._events = self._position = 0
+        self._head = log.recorder.max_notification_id() or 0
+
+    def run(self) -> int:
+        self._create()
+        self._fold()
+        for table in self._projection.tables:
+            self._execute("ANALYZE {}.{}", self._schema, sql.Identifier(table))
+        deadline = time.monotonic() + SWAP_SECONDS
+        while not self._swapped():
+            if time.monotonic() > deadline:
+                raise WrongState(
+                    f"{self._projection.name} was read all the time for {SWAP_SECONDS:.0f} s; its "
+                    "old tables stay. Try again when no audit or backup runs."
+                )
+            time.sleep(PAUSE_SECONDS)
+            self._fold()
+        return self._events
+
+    def _create(self) -> None:
+        """Make the new tables; what an earlier attempt left is dropped."""
+        with self._connection.transaction():
+            self._execute("DROP SCHEMA IF EXISTS {} CASCADE", self._schema)
+            self._execute("CREATE SCHEMA {}", self._schema)
+            self._execute("SET LOCAL search_path TO {}", self._schema)
+            self._connection.execute(self._projection.ddl.encode())
+        self._execute("SET search_path TO {}, public", self._schema)
+        # What a crash loses is built again; the swap waits for the disk.
+        self._execute("SET synchronous_commit TO off")
+
+    def _fold(self) -> None:
+        """Fold what the log has, one transaction for each batch."""
+        while batch := self._after(self._position):
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                self._apply(cursor, batch)
+            self._events, self._position = self._events + len(batch), batch[-1].id
+            share = min(1.0, self._position / max(self._head, 1))
+            self._progress(self._projection.name, self._events, share)
+            if len(batch) < BATCH_EVENTS:
+                return
+
+    def _swapped(self) -> bool:
+        """Put the new tables in place with their position; False if a reader is in the way."""
+        try:
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                self._execute(f"SET LOCAL lock_timeout TO '{LOCK_MILLISECONDS}ms'")
+                self._execute("SET LOCAL synchronous_commit TO on")
+                lock_position(cursor, self._projection)
+                events, position = self._fold_rest(cursor)
+                for table in self._projection.tables:
+                    self._replace(table)
+                self._record(position)
+                self._execute("DROP SCHEMA {}", self._schema)
+        except psycopg.errors.LockNotAvailable:
+            return False
+        self._events = events
+        return True
+
+    def _fold_rest(self, cursor: Cursor) -> tuple[int, int]:
+        """Fold what came since, which the projector may have in the old rows already.
+
+        That is up to the present end of the log: the projector has what comes later.
+        """
+        events, position = self._events, self._position
+        head = self._log.recorder.max_notification_id() or 0
+        while batch := self._after(position, head):
+            self._apply(cursor, batch)
             events, position = events + len(batch), batch[-1].id
-        # Never behind where it was: a batch that waited for the lock goes on from there.
-        set_position(cursor, projection, position)
-    return events
+        return events, position
+
+    def _replace(self, table: str) -> None:
+        old, new = sql.Identifier("public", table), sql.Identifier(self._schema_name, table)
+        found = self._connection.execute("SELECT to_regclass(%s) AS oid", [f"public.{table}"])
+        if (found.fetchone() or {}).get("oid") is not None:
+            self._execute("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", old)
+            self._copy_grants(table, new)
+            self._execute("DROP TABLE {}", old)
+        self._execute("ALTER TABLE {} SET SCHEMA public", new)
+
+    def _copy_grants(self, table: str, new: sql.Identifier) -> None:
+        rows = self._connection.execute(
+            "SELECT rolname, privilege_type FROM pg_class, aclexplode(relacl) AS acl "
+            "JOIN pg_roles ON pg_roles.oid = acl.grantee "
+            "WHERE pg_class.oid = to_regclass(%s) AND grantee <> relowner",
+            [f"public.{table}"],
+        ).fetchall()
+        for row in rows:
+            right, role = sql.SQL(row["privilege_type"]), sql.Identifier(row["rolname"])
+            self._execute("GRANT {} ON {} TO {}", right, new, role)
+
+    def _record(self, position: int) -> None:
+        name = self._projection.name
+        self._connection.execute(
+            "UPDATE projection_positions SET position = %s WHERE name = %s", [position, name]
+        )
+        self._connection.execute(
+            "INSERT INTO projection_shapes VALUES (%s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET ddl_sha256 = excluded.ddl_sha256",
+            [name, self._projection.shape],
+        )
+
+    def _after(self, position: int, stop: int | None = None) -> Sequence[Notification]:
+        return self._log.recorder.select_notifications(
+            start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
+        )
+
+    def _apply(self, cursor: Cursor, batch: Sequence[Notification]) -> None:
+        for notification in batch:
+            self._projection.apply(cursor, recorded(self._log, notification).event)
+
+    def _execute(self, statement: str, *parts: sql.Composable) -> None:
+        self._connection.execute(sql.SQL(statement).format(*parts))  # type: ignore[arg-type]

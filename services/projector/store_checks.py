@@ -17,7 +17,7 @@ from domain.aggregate import Event
 from domain.event_log import EventLog
 from domain.job import Job
 from domain.meter import Meter
-from domain.money import dollars
+from domain.money import exact_dollars
 from domain.signed_snapshots import ForgedSnapshot, SignedSnapshots, SignedState
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection
@@ -92,8 +92,8 @@ class SnapshotCheck:
         assert isinstance(stored, Account.Snapshot)
         if stored.state != AccountState.model_validate(account):
             self._found.append(
-                f"{name} holds {dollars(stored.state.balance_micros)}; "
-                f"its events make {dollars(account.balance_micros)}"
+                f"{name} holds {exact_dollars(stored.state.balance_micros)}; "
+                f"its events make {exact_dollars(account.balance_micros)}"
             )
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
-from deploy.database_roles import OPERATOR_ROLE
-from deploy.migrate import migrate
 from domain.aggregate import Event
 from domain.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer, recorded
-from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
 from projections.accounts import all_accounts
@@ -23,7 +19,6 @@ from projections.projection import (
     Projection,
     ProjectionEffect,
     lowest_position,
-    prepare,
 )
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
@@ -75,46 +70,6 @@ def test_rows_and_position_are_committed_together_or_not_at_all(
     with pool.connection() as connection:
         assert all_accounts(connection) == []
     assert effect.position() == 0
-
-
-def test_tables_of_another_shape_are_folded_anew(
-    log: EventLog, settings: Settings, pool: ConnectionPool[Connection]
-) -> None:
-    grow(log, 3)
-    OrderedConsumer(ProjectionEffect(ACCOUNTS, pool.connection), log).catch_up()
-    migrate(settings)
-    with pool.connection() as connection:
-        assert len(all_accounts(connection)) == 1  # the same shape: nothing is lost
-    assert settings.owner_database_url is not None
-    wider = replace(ACCOUNTS, ddl=f"{ACCOUNTS.ddl}; ALTER TABLE accounts ADD COLUMN note text")
-    with psycopg.connect(settings.owner_database_url) as owner:
-        prepare(owner, wider)
-        owner.execute(f"GRANT ALL ON accounts TO {OPERATOR_ROLE}".encode())
-    effect = ProjectionEffect(wider, pool.connection)
-    assert effect.position() == 0
-    with pool.connection() as connection:
-        assert all_accounts(connection) == []
-    OrderedConsumer(effect, log).catch_up()
-    with pool.connection() as connection:
-        (account,) = all_accounts(connection)
-    assert account["note"] is None
-
-
-def test_rows_of_another_fold_are_folded_anew(
-    log: EventLog, settings: Settings, pool: ConnectionPool[Connection], fold: Fold
-) -> None:
-    """Their tables have the shape that they had, but the same events make other rows."""
-    mended = replace(ACCOUNTS, fold=2)
-    grow(log, 3)
-    fold(ACCOUNTS)
-    assert settings.owner_database_url is not None
-    for rows in (0, 1):  # the second time it is the same fold
-        with psycopg.connect(settings.owner_database_url) as owner:
-            prepare(owner, mended)
-            owner.execute(f"GRANT ALL ON accounts TO {OPERATOR_ROLE}".encode())
-        with pool.connection() as connection:
-            assert len(all_accounts(connection)) == rows
-        fold(mended)
 
 
 def test_a_projection_knows_how_far_all_of_some_projections_are(
