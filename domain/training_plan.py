@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from domain.cautions import cautions
 from domain.hyperparameters import Hyperparameters
 from domain.precision import Dtype, Precision
 from domain.truncation import Truncation
@@ -73,6 +74,12 @@ class TrainingPlan(BaseModel):
             # before has the same choices.
             self.lora.model_dump(mode="json"),
         )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about the plan for its owner."""
+        truncation = self.truncation and self.truncation.warning
+        return [*([truncation] if truncation else []), *cautions(self.lora)]
 
     @property
     def lora(self) -> Hyperparameters:

@@ -179,4 +179,7 @@ class QuoteAnswer(Answer):
         description="If more than 5% of the examples are truncated: what is lost. Also among the "
         "`warnings`."
     )
+    cautions: list[str] = Field(
+        description="Hyperparameters that rarely work; also among `warnings`."
+    )
     warnings: list[str]

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from domain.account import Account
+from domain.cautions import cautions
 from gateway.access import Caller, CallerOf
 from gateway.api.estimate_answers import (
     BalanceImpact,
@@ -67,7 +68,8 @@ def price_job(
         effective_batch=wanted.hyperparameters.examples_per_step(wanted.gpu_count),
         truncated_examples=quote.truncation.truncated,
         truncation_warning=quote.truncation.warning,
-        warnings=[*warnings_of(quote.truncation.examples), *_given(quote.truncation.warning)],
+        cautions=cautions(wanted.hyperparameters),
+        warnings=[*warnings_of(quote.truncation.examples), *quote.plan.warnings],
     )
 
 
@@ -78,7 +80,3 @@ def warnings_of(examples: int) -> list[str]:
     return [
         f"The dataset has {examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are recommended."
     ]
-
-
-def _given(warning: str | None) -> list[str]:
-    return [] if warning is None else [warning]

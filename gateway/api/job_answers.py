@@ -9,10 +9,12 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
+from domain.cautions import cautions
 from domain.checkpoint import best
 from domain.deployment import DeploymentStatus
 from domain.estimate import Estimate
 from domain.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
+from domain.hyperparameters import Hyperparameters
 from domain.lifecycle import JobStatus, PauseReason
 from domain.perplexity import perplexity
 from domain.precision import Dtype, Precision
@@ -379,12 +381,12 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         "id": row["job_id"],
         "rate_per_hour": Money.price(row["rate_micros_per_hour"]),
         "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
-        "warnings": _warnings(row),
+        "warnings": warnings_of_job(row),
     }
 
 
-def _warnings(row: Mapping[str, Any]) -> list[str]:
-    if row["truncation"] is None:
-        return []
-    warning = Truncation.model_validate(row["truncation"]).warning
-    return [] if warning is None else [warning]
+def warnings_of_job(row: Mapping[str, Any]) -> list[str]:
+    """Sentences about a job's plan for its owner, from its row."""
+    truncation = row["truncation"] and Truncation.model_validate(row["truncation"]).warning
+    chosen = Hyperparameters.model_construct(None, **row["hyperparameters"])
+    return [*([truncation] if truncation else []), *cautions(chosen)]

@@ -16,9 +16,9 @@ from domain.checkpoint import checkpoint_model
 from domain.errors import Invalid
 from domain.job import Job
 from domain.lifecycle import SegmentEnd
-from domain.truncation import Truncation
 from gateway.access import CallerOf
 from gateway.answers import Answer, job_name
+from gateway.api.job_answers import warnings_of_job
 from gateway.api.jobs import own_job
 from gateway.backend import BackendOf
 from gateway.v1.pages import AfterOf, LimitOf, Page, page_from
@@ -159,8 +159,8 @@ def _event(job: Row, entry: Row) -> EventObject:
         if entry["topic"] == Job.SegmentEnded.TOPIC and fields["reason"] != SegmentEnd.CRASHED:
             level, sentence = "info", lambda it: f"Launch {it['segment']} ended: {it['reason']}"
         message, data = sentence(fields), {}
-        if entry["topic"] == Job.JobApproved.TOPIC and (warning := _truncated(fields)):
-            level, message = "warn", f"{message}. {warning}"
+        if entry["topic"] == Job.JobApproved.TOPIC and (warnings := warnings_of_job(job)):
+            level, message = "warn", f"{message}. {' '.join(warnings)}"
     else:
         total = job["total_steps"]
         data = {name: value for name, value in fields.items() if value is not None}
@@ -178,12 +178,6 @@ def _event(job: Row, entry: Row) -> EventObject:
         type="message" if kind is EntryKind.EVENT else "metrics",
         data=data,
     )
-
-
-def _truncated(approved: Fields) -> str | None:
-    """The warning of an approval whose examples are cut."""
-    truncation = approved["plan"].get("truncation")
-    return None if truncation is None else Truncation.model_validate(truncation).warning
 
 
 def _key(event_id: str, job_id: UUID) -> EntryKey:

@@ -14,7 +14,7 @@ from domain.failures import FailureClass
 from domain.lifecycle import JobStatus
 from gateway.access import Caller
 from gateway.answers import Answer, job_name
-from gateway.api.job_answers import FailureAnswer
+from gateway.api.job_answers import FailureAnswer, warnings_of_job
 from gateway.availability import remaining_seconds, waits_of
 from gateway.backend import Backend
 from gateway.v1 import vocabulary
@@ -66,6 +66,7 @@ class EcoLinkObject(Answer):
     rate_micros_per_hour: int
     cost_micros: int
     hyperparameters: dict[str, JsonValue]
+    warnings: list[str]
 
 
 class JobObject(Answer):
@@ -163,4 +164,8 @@ def _estimated_finish(
 
 def _ours(row: Row) -> EcoLinkObject:
     shown = {name: row[name] for name in EcoLinkObject.model_fields if name in row}
-    return EcoLinkObject(**shown, cost_micros=row["charged_micros"] - row["credited_micros"])
+    return EcoLinkObject(
+        **shown,
+        warnings=warnings_of_job(row),
+        cost_micros=row["charged_micros"] - row["credited_micros"],
+    )

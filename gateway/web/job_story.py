@@ -168,7 +168,7 @@ def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
     match event:
         case Job.JobApproved():
             plan = event.plan
-            warning = plan.truncation and plan.truncation.warning
+            warning = " ".join(plan.warnings)
             gpus, region = places.gpus(plan.gpu_count, plan.gpu_type), places.region(plan.region)
             return (
                 f"Approved: {plan.base_model} on {gpus}, region {region}, "

@@ -251,3 +251,24 @@ def test_a_job_keeps_its_precision_when_the_machine_changes(
     backend: Backend = client.app.state.backend  # type: ignore[attr-defined]
     rest = backend.quoting.rest_of(job).plan
     assert (rest.precision, rest.dtype) == (job.plan.precision, Dtype.BF16)
+
+
+def test_hyperparameters_that_rarely_work_are_cautioned_against_everywhere(
+    client: TestClient, world: World
+) -> None:
+    person, body = ready(world)
+    wild = {"hyperparameters": {"learning_rate": 1.0, "dropout": 0.9}}
+    quote = client.post("/api/estimates", json=body | wild, headers=person.headers).json()
+    high, dropout = quote["cautions"]
+    assert "learning rate 1" in high
+    assert "dropout of 0.9" in dropout
+    assert {high, dropout} <= {*quote["warnings"]}
+    job = client.post("/api/jobs", json=body | wild, headers=person.headers).json()
+    world.project()
+    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
+    assert job["warnings"] == shown["warnings"] == [high, dropout]
+    path = f"/v1/fine_tuning/jobs/{job['id']}"
+    assert client.get(path, headers=person.headers).json()["ecolink"]["warnings"] == [high, dropout]
+    created = client.get(f"{path}/events", headers=person.headers).json()["data"][-1]
+    assert created["level"] == "warn"
+    assert high in created["message"]

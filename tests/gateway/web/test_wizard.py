@@ -115,6 +115,14 @@ def test_a_length_that_cuts_many_examples_is_warned_of(wizard: Wizard) -> None:
     assert wizard.is_clickable
 
 
+def test_hyperparameters_that_rarely_work_are_cautioned_against(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(learning_rate="1", dropout="0.9")
+    assert "usually diverges" in shown["cautions"].text
+    assert "dropout of 0.9" in shown["cautions"].text
+    assert wizard.is_clickable
+
+
 def test_a_length_that_leaves_nothing_to_learn_is_refused_with_one_click_out(
     wizard: Wizard,
 ) -> None:
