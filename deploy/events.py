@@ -113,6 +113,21 @@ def _print(envelope: Envelope, as_json: bool) -> None:
     )
 
 
+@commands.command("empty-stream")
+def empty_stream() -> None:
+    """Empty the event stream of the bus; the relay fills it again from the event log."""
+    asyncio.run(_empty(_running()))
+    typer.echo("The event stream is empty; the relay fills it from the event log.")
+
+
+async def _empty(settings: Settings) -> None:
+    connection = await bus.connect(settings)
+    try:
+        await connection.jetstream().purge_stream(EVENTS)
+    finally:
+        await connection.close()
+
+
 @commands.command()
 def parked() -> None:
     """List reactions that failed again and again and wait for an operator."""

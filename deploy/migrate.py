@@ -17,6 +17,7 @@ from infrastructure import (
     drafts,
     idempotency,
     leadership,
+    log_identity,
     measurements,
     profiles,
     security_log,
@@ -42,6 +43,7 @@ def migrate(settings: Settings) -> None:
         create_event_tables(url)
         for ddl in (
             leadership.DDL,
+            log_identity.DDL,
             PARKED_DDL,
             POSITIONS_DDL,
             measurements.DDL,

@@ -27,6 +27,7 @@ from gateway.serving import open_serving
 from infrastructure import security_log
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
+from infrastructure.log_identity import LogReplaced
 from infrastructure.progress import PROGRESS
 from infrastructure.settings import Settings
 
@@ -78,7 +79,7 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = web.LiveJobs(app.state.feed)
-        works = (app.state.feed.run, app.state.live_jobs.run, PROGRESS.beat)
+        works = (partial(_follow, app.state.feed), app.state.live_jobs.run, PROGRESS.beat)
         tasks = [asyncio.create_task(work()) for work in works]
         async with (
             open_serving(settings) as app.state.serving,
@@ -98,6 +99,15 @@ def record_security_event(backend: Backend, kind: str, address: str, detail: str
             security_log.record(connection, kind, address, detail)
     except psycopg.Error as error:
         log.warning("the security event is not stored: %s", error)
+
+
+async def _follow(feed: EventFeed) -> None:
+    """Follow the log; end the process if the log was replaced, with all that it keeps of it."""
+    try:
+        await feed.run()
+    except LogReplaced as error:
+        log.critical("%s The gateway ends, to start again.", error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 class Server(GuardedServer):

@@ -26,6 +26,7 @@ from domain.event_log import EventLog
 from gateway.backend import Backend
 from gateway.event_answers import EventAnswer
 from infrastructure.consumer import Recorded, recorded
+from infrastructure.log_identity import LogReplaced
 from infrastructure.store import CHANNEL
 from projections.account_events import Interest, indexed_events, job_of
 
@@ -136,6 +137,7 @@ class EventFeed:
         self.follows = asyncio.Event()
         """Whether it has found its place in the log."""
         self._kept: list[Told] = []
+        self._last: Notification | None = None
         self._listeners: set[Listener] = set()
         self._logger = logging.getLogger("event_feed")
         self._reading = asyncio.Semaphore(READERS)
@@ -182,10 +184,15 @@ class EventFeed:
             listener.wake()
 
     async def run(self) -> None:
-        """Follow the log for ever; what breaks is tried again, from where it broke."""
+        """Follow the log for ever; what breaks is tried again, from where it broke.
+
+        Raises LogReplaced if the log lacks the last event that clients were told of.
+        """
         while True:
             try:
                 await self._follow()
+            except LogReplaced:
+                raise
             except (psycopg.Error, PersistenceError, OSError) as error:
                 self._logger.warning("%s; following anew", error or type(error).__name__)
             except Exception:
@@ -208,9 +215,10 @@ class EventFeed:
                     pass
 
     async def _take_new(self) -> None:
-        while batch := await asyncio.to_thread(_told_after, self.backend.log, self.position):
+        while found := await asyncio.to_thread(_after, self.backend.log, self.position, self._last):
+            batch = [Told(self.backend.log, notification) for notification in found]
             self._kept += batch
-            self.position = batch[-1].sequence
+            self.position, self._last = found[-1].id, found[-1]
             if len(self._kept) > 2 * KEPT_EVENTS:
                 gone = self._kept[:-KEPT_EVENTS]
                 self.floor = gone[-1].sequence
@@ -248,6 +256,21 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
         if len(batch) < BATCH_EVENTS:
             return Page(found, False, position)
     return Page(found, True, position)
+
+
+def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[Notification]:
+    """What follows the last event, which one query reads again: a restore may have removed it.
+
+    Raises LogReplaced.
+    """
+    if last is None:
+        return log.recorder.select_notifications(
+            start=position, limit=BATCH_EVENTS, inclusive_of_start=False
+        )
+    found = log.recorder.select_notifications(start=last.id, limit=BATCH_EVENTS + 1)
+    if not found or found[0] != last:
+        raise LogReplaced(f"The event log lacks event {last.id}, which clients were told of.")
+    return found[1:]
 
 
 def _told_after(log: EventLog, position: int) -> list[Told]:

@@ -174,6 +174,13 @@ class Envelope(BaseModel):
             state=json.dumps(self.state).encode(),
         )
 
+    def wraps(self, notification: Notification | None) -> bool:
+        """Return True if the relay publishes this notification so: id, event and content."""
+        if notification is None:
+            return False
+        published = Envelope.of(notification, self.prev_id)
+        return self.model_dump_json() == published.model_dump_json()
+
     @property
     def event_id(self) -> str:
         """Public id of the event."""

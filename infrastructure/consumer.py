@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from domain.aggregate import Event
 from domain.event_log import EventLog
 from infrastructure.bus import EVENTS, Durable, Envelope
+from infrastructure.log_identity import notification_at
 from infrastructure.progress import PROGRESS
 
 BATCH_EVENTS = 500
@@ -59,6 +60,10 @@ class Effect(Protocol):
     def apply(self, batch: Sequence[Recorded]) -> None:
         """Commit the effect of some events in order, each with its position."""
         ...
+
+
+class UnknownPosition(Exception):
+    """A consumer's position is no event of the log."""
 
 
 class OrderedConsumer:
@@ -116,29 +121,48 @@ class OrderedConsumer:
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
-        """Apply a batch of the stream, or of the log where the stream's has a gap.
+        """Apply a batch of the stream, or of the log where the stream differs from it.
 
-        A batch may mix messages that are redelivered with new ones, in any order.
+        A batch may mix messages that are redelivered with new ones, in any order. After a restore
+        of the database the stream may have events that the log lacks. The relay appends only to a
+        stream whose end is in the log, so that a batch is of the log if its last event is.
         """
-        position = self.effect.position()
+        position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
         if not fresh:
             return
         ordered = [fresh[id] for id in sorted(fresh)]
-        if _is_gapless(position, ordered):
+        last = ordered[-1]
+        if not last.wraps(notification_at(self._log, last.id)):
+            self._logger.error(
+                "the stream has event %d (%s), which the log lacks; reading the log instead",
+                *(last.id, last.topic),
+            )
+            self.catch_up(stop=last.id)
+        elif _is_gapless(position, ordered):
             self._apply([envelope.notification for envelope in ordered])
         else:
-            self.catch_up(stop=ordered[-1].id)
+            self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
         """Apply the log from the position on, up to `stop` or its end; returns how many."""
-        applied, position = 0, self.effect.position()
+        applied, position = 0, self._position()
         while batch := self._log.recorder.select_notifications(
             start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
         ):
             self._apply(batch)
             applied, position = applied + len(batch), batch[-1].id
         return applied
+
+    def _position(self) -> int:
+        """The effect's position. Raises UnknownPosition if the log has no such event."""
+        position = self.effect.position()
+        if position > 0 and notification_at(self._log, position) is None:
+            raise UnknownPosition(
+                f"{self.effect.name} has seen event {position}, which the log lacks: its rows are "
+                "of another state of the log. Restore the whole database from one backup."
+            )
+        return position
 
     def _apply(self, notifications: Sequence[Notification]) -> None:
         self.effect.apply([recorded(self._log, notification) for notification in notifications])

@@ -15,6 +15,7 @@ from infrastructure.consumer import (
     subscribe_batches,
 )
 from infrastructure.leadership import Leadership, leading
+from infrastructure.log_identity import watch_log
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -68,4 +69,4 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         partial(every, tick_seconds(settings), ticker.tick, logging.getLogger("ticker")),
         partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
     ]
-    serve(broker, [consumer.durable, EVIDENCE], work)
+    serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

@@ -10,6 +10,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.leadership import Leadership, leading
+from infrastructure.log_identity import watch_log
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
@@ -45,7 +46,7 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
         _looking(counting.count_missing, counting.work, "counting"),
         partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
     ]
-    serve(broker, [consumer.durable], work)
+    serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 
 
 def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:

@@ -7,6 +7,7 @@ from functools import partial
 from infrastructure.bus import TELEMETRY, Durable
 from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.leadership import leading
+from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
@@ -43,4 +44,4 @@ def _project(settings: Settings) -> None:
         for consumer in consumers:
             await consumer.begin()
 
-    serve(broker, durables, [begin])
+    serve(broker, durables, [begin, partial(watch_log, log)])

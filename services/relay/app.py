@@ -8,16 +8,20 @@ import logging
 import psycopg
 
 from infrastructure.leadership import leading
+from infrastructure.log_identity import log_identity
 from infrastructure.service import broker_of, serve
 from infrastructure.settings import Settings
-from infrastructure.store import CHANNEL, open_log
+from infrastructure.store import CHANNEL, connect, open_log
 from services.relay.publisher import Publisher
 
 POLL_SECONDS = 0.25
 
 
 def run(settings: Settings) -> None:
-    """Follow the log and publish until SIGTERM, once no other relay does."""
+    """Follow the log and publish until SIGTERM, once no other relay does.
+
+    Raises ForeignStream if the stream is a copy of another log.
+    """
     with leading(settings, "relay"):
         _relay(settings)
 
@@ -28,7 +32,8 @@ def _relay(settings: Settings) -> None:
 
     async def follow() -> None:
         client = await broker.connect()
-        publisher = Publisher(log, client.jetstream())
+        with connect(settings) as store:
+            publisher = Publisher(log, client.jetstream(), log_identity(store))
         assert settings.database_url is not None
         # LISTEN comes first, so that nothing committed after the first look is missed; the poll
         # covers notifications that get lost with a connection.

@@ -4,83 +4,128 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
+from uuid import UUID
 
 from eventsourcing.persistence import Notification, PersistenceError
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import NotFoundError
+from pydantic import ValidationError
 
 from domain.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope
 
 BATCH = 500
 PUBLISH_SECONDS = 10.0
-ID_HEADER = "Ecolink-Notification-Id"
+ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
 
 
 class StreamChanged(Exception):
     """The stream was purged under us; its deduplication window has to pass first."""
 
 
+class StreamDiverged(Exception):
+    """The last event of the stream is not in the log."""
+
+
+class ForeignStream(Exception):
+    """The stream is a copy of another log."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of the stream: its last sequence, and the event there, if it has any."""
+
+    sequence: int
+    last: Envelope | None
+
+
 class Publisher:
     """Keeps the stream a gapless, ordered copy of the log.
 
     Each message expects the stream sequence before it, so that a second relay is fenced off by the
-    server. A stream that lost its tail, or was deleted, is filled from where it ends.
+    server. A stream that lost its tail, or was deleted, is filled from where it ends. A stream
+    whose end is not in the log, as after a restore of the database, is emptied and filled again:
+    nothing is ever published behind an event that the log lacks.
     """
 
-    def __init__(self, log: EventLog, js: JetStreamContext) -> None:
+    def __init__(self, log: EventLog, js: JetStreamContext, log_id: UUID) -> None:
         self._log = log
         self._js = js
+        self._log_id = str(log_id)
         self._logger = logging.getLogger("relay")
 
     async def publish_new(self) -> int:
         """Publish everything that the log has and the stream has not; returns how many.
 
         The stream is asked where it ends each time: it may have lost its tail since the last look.
+        Raises ForeignStream.
         """
         published = 0
         try:
-            cursor = await self._tail()
-            while batch := await self._select(cursor[0]):
-                cursor = await self._publish(batch, cursor)
-                published += len(batch)
+            try:
+                tail = await self._tail()
+                while batch := await self._select(tail.last):
+                    tail = await self._publish(batch, tail)
+                    published += len(batch)
+            except StreamDiverged as error:
+                self._logger.critical("%s: the stream is emptied, and filled from the log", error)
+                await self._js.purge_stream(EVENTS)
         except (NatsError, TimeoutError, PersistenceError, OSError, StreamChanged) as error:
             self._logger.warning("reading the tail again: %s", error or type(error).__name__)
             await asyncio.sleep(0.2)
         return published
 
-    async def _select(self, after: int) -> list[Notification]:
-        return list(
+    async def _select(self, last: Envelope | None) -> list[Notification]:
+        """The events after one; raises StreamDiverged if the log lacks that one.
+
+        One query reads both, so that no restore comes between them.
+        """
+        found = list(
             await asyncio.to_thread(
                 self._log.recorder.select_notifications,
-                start=after,
-                limit=BATCH,
-                inclusive_of_start=False,
+                start=None if last is None else last.id,
+                limit=BATCH + 1,
             )
         )
+        if last is None:
+            return found
+        if not found or not last.wraps(found[0]):
+            raise StreamDiverged(f"the log lacks event {last.id} ({last.topic}) of the stream")
+        return found[1:]
 
-    async def _tail(self) -> tuple[int, int]:
-        """Where the stream ends: (last notification id in it or 0, its last sequence)."""
+    async def _tail(self) -> Tail:
+        """Where the stream ends; raises ForeignStream or StreamDiverged for what is not the log."""
         sequence = (await self._js.stream_info(EVENTS)).state.last_seq
         try:
             message = await self._js.get_last_msg(EVENTS, "events.>")
         except NotFoundError:
-            return 0, sequence
-        assert message.headers is not None
-        return int(message.headers[ID_HEADER]), sequence
+            return Tail(sequence, None)
+        log_id = (message.headers or {}).get(LOG_HEADER, self._log_id)
+        if log_id != self._log_id:
+            raise ForeignStream(
+                f"The stream {EVENTS} is a copy of log {log_id}, and the database has log "
+                f"{self._log_id}. Correct ECOLINK_DATABASE_URL or ECOLINK_NATS_URL. If the stream "
+                "is of no more use, empty it: `ecolink events empty-stream`."
+            )
+        try:
+            return Tail(sequence, Envelope.model_validate_json(message.data or b""))
+        except ValidationError as error:
+            raise StreamDiverged("the last message of the stream is no event") from error
 
-    async def _publish(self, batch: list[Notification], cursor: tuple[int, int]) -> tuple[int, int]:
-        """Publish a batch, pipelined; returns the new cursor or raises what went wrong first."""
-        prev_id, sequence = cursor
+    async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
+        """Publish a batch, pipelined; returns the new tail or raises what went wrong first."""
+        sequence, last = tail.sequence, tail.last
         publishing = []
         for notification in batch:
-            envelope = Envelope.of(notification, prev_id)
+            envelope = Envelope.of(notification, 0 if last is None else last.id)
             headers = {
                 Header.MSG_ID: str(notification.id),
                 Header.EXPECTED_LAST_SEQUENCE: str(sequence),
                 ID_HEADER: str(notification.id),
+                LOG_HEADER: self._log_id,
                 "content-type": "application/json",
             }
             content = envelope.model_dump_json().encode()
@@ -94,7 +139,7 @@ class Publisher:
                     headers=headers,
                 )
             )
-            prev_id, sequence = notification.id, sequence + 1
+            last, sequence = envelope, sequence + 1
         # All of them are waited for: what is still on its way could arrive behind a new attempt.
         acks = await asyncio.gather(*publishing, return_exceptions=True)
         for ack in acks:
@@ -102,4 +147,4 @@ class Publisher:
                 raise ack
             if ack.duplicate:
                 raise StreamChanged("the stream has lost events that the server remembers")
-        return prev_id, sequence
+        return Tail(sequence, last)

@@ -21,6 +21,7 @@ from infrastructure.consumer import (
     subscribe_batches,
 )
 from infrastructure.leadership import Leadership, leading
+from infrastructure.log_identity import watch_log
 from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.segment_credentials import required_issuer
@@ -89,6 +90,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
     work = [
+        partial(watch_log, log),
         _repeated(LAUNCH_SECONDS, launching.launch_waiting, "launching"),
         _repeated(RELAUNCH_SECONDS, relaunching.claim_due, "relaunching"),
         _repeated(REPLAY_SECONDS, effect.replay_requested, "replay"),

@@ -12,6 +12,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer
 from infrastructure.leadership import Leadership, leading
+from infrastructure.log_identity import watch_log
 from infrastructure.reaction import REPLAY_SECONDS, ReactionEffect
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
@@ -57,7 +58,7 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
         again = partial(every, ROOM_SECONDS, serving.try_again, logging.getLogger("room"))
         chats = create_app(engine, settings.serving_secret)
         listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
-        serve(broker, [consumer.durable], [replay, again, listen])
+        serve(broker, [consumer.durable], [replay, again, listen, partial(watch_log, log)])
 
 
 def _hosting(settings: Settings) -> Hosting:

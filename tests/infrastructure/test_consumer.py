@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -95,7 +96,7 @@ async def test_thousands_of_events_arrive_once_and_in_order(
     consumer: OrderedConsumer,
 ) -> None:
     async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js)
+        publisher = Publisher(log, js, UUID(int=15))
         for _ in range(3):
             grow(log, 1000)
             leave_hole(log)
@@ -115,7 +116,7 @@ async def test_a_consumer_waits_for_events_and_asks_hardly_ever(
         await asyncio.sleep(1)
         assert client.stats["out_msgs"] - asked < 5, "FastStream alone asks twenty times"
         grow(log, 100)
-        await Publisher(log, js).publish_new()
+        await Publisher(log, js, UUID(int=15)).publish_new()
         await caught_up(consumer, log)
         await eventually_async(lambda: all_acknowledged(js, consumer))
         info = await js.consumer_info(EVENTS, consumer.durable.name)
@@ -132,7 +133,7 @@ async def test_a_redelivery_of_everything_changes_nothing(
 ) -> None:
     grow(log, 20)
     async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js)
+        publisher = Publisher(log, js, UUID(int=15))
         await publisher.publish_new()
         await caught_up(consumer, log)
         await js.delete_consumer(EVENTS, consumer.durable.name)
@@ -166,7 +167,7 @@ async def test_a_stream_that_is_deleted_and_filled_again_changes_nothing(
     consumer: OrderedConsumer,
 ) -> None:
     async with consuming(settings, js, consumer):
-        publisher = Publisher(log, js)
+        publisher = Publisher(log, js, UUID(int=15))
         grow(log, 30)
         await publisher.publish_new()
         await caught_up(consumer, log)
@@ -188,7 +189,7 @@ async def test_a_crash_between_commit_and_acknowledgement_changes_nothing(
 ) -> None:
     await provision(js, (consumer.durable,))
     grow(log, 8)
-    await Publisher(log, js).publish_new()
+    await Publisher(log, js, UUID(int=15)).publish_new()
     crashing = await js.pull_subscribe_bind(consumer.durable.name, EVENTS)
     messages = await crashing.fetch(5)
     consumer.consume([Envelope.model_validate_json(message.data) for message in messages])
@@ -229,7 +230,7 @@ async def test_a_batch_is_tried_until_it_is_committed(
     grow(log, 5)
     faltering = OrderedConsumer(Faltering(consumer.effect, failures=2), log)
     async with consuming(settings, js, faltering):
-        await Publisher(log, js).publish_new()
+        await Publisher(log, js, UUID(int=15)).publish_new()
         await caught_up(faltering, log)
     assert seen(pool) == logged(log)
 

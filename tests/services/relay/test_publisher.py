@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 from eventsourcing.persistence import Notification
@@ -26,6 +27,13 @@ async def streams(js: JetStreamContext) -> None:
     """The streams, with so short a memory of duplicates that a test can outlast it."""
     await provision(js, ())
     await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
+
+
+LOG_ID = UUID(int=15)
+
+
+def publisher_of(log: EventLog, js: JetStreamContext) -> Publisher:
+    return Publisher(log, js, LOG_ID)
 
 
 async def contents(js: JetStreamContext) -> list[Envelope]:
@@ -54,19 +62,19 @@ async def test_the_stream_is_the_log_with_what_comes_before_each(
     leave_hole(log)
     grow(log, 1)
     assert has_holes(ids(log))
-    assert await Publisher(log, js).publish_new() == len(ids(log))
+    assert await publisher_of(log, js).publish_new() == len(ids(log))
     assert await contents(js) == envelopes(log)
 
 
 async def test_more_events_than_a_batch_come_in_order(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 1200)
-    assert await Publisher(log, js).publish_new() == 1200
+    assert await publisher_of(log, js).publish_new() == 1200
     assert await contents(js) == envelopes(log)
 
 
 async def test_nothing_new_is_nothing_to_publish(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 3)
-    publisher = Publisher(log, js)
+    publisher = publisher_of(log, js)
     await publisher.publish_new()
     assert await publisher.publish_new() == 0
 
@@ -75,9 +83,9 @@ async def test_another_relay_goes_on_where_the_stream_ends(
     log: EventLog, js: JetStreamContext
 ) -> None:
     grow(log, 3)
-    await Publisher(log, js).publish_new()
+    await publisher_of(log, js).publish_new()
     grow(log, 2)
-    assert await Publisher(log, js).publish_new() == 2
+    assert await publisher_of(log, js).publish_new() == 2
     assert await contents(js) == envelopes(log)
 
 
@@ -85,7 +93,7 @@ async def test_two_relays_at_once_publish_nothing_twice(
     log: EventLog, js: JetStreamContext
 ) -> None:
     grow(log, 1500)
-    pair = Publisher(log, js), Publisher(log, js)
+    pair = publisher_of(log, js), publisher_of(log, js)
 
     async def both() -> bool:
         await asyncio.gather(*(filled(publisher, js, log) for publisher in pair))
@@ -113,7 +121,7 @@ class HeldLog:
 async def test_a_relay_that_fell_behind_is_fenced_off(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 5)
     held = HeldLog(log)
-    late = asyncio.create_task(Publisher(held, js).publish_new())  # type: ignore[arg-type]
+    late = asyncio.create_task(publisher_of(held, js).publish_new())  # type: ignore[arg-type]
     assert await asyncio.to_thread(held.read.wait, 60)
     for envelope in envelopes(log):  # another relay did this, longer ago than duplicates are known
         await js.publish(envelope.subject, envelope.model_dump_json().encode())
@@ -124,7 +132,7 @@ async def test_a_relay_that_fell_behind_is_fenced_off(log: EventLog, js: JetStre
 
 async def test_a_lost_tail_is_published_again(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 6)
-    publisher = Publisher(log, js)
+    publisher = publisher_of(log, js)
     await publisher.publish_new()
     for sequence in (5, 6):
         await js.delete_msg(EVENTS, sequence)
@@ -134,7 +142,7 @@ async def test_a_lost_tail_is_published_again(log: EventLog, js: JetStreamContex
 
 async def test_a_purged_stream_is_filled_again(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 6)
-    publisher = Publisher(log, js)
+    publisher = publisher_of(log, js)
     await publisher.publish_new()
     await js.purge_stream(EVENTS)
     grow(log, 2)
@@ -144,7 +152,7 @@ async def test_a_purged_stream_is_filled_again(log: EventLog, js: JetStreamConte
 
 async def test_a_deleted_stream_is_filled_again(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 6)
-    publisher = Publisher(log, js)
+    publisher = publisher_of(log, js)
     await publisher.publish_new()
     await js.delete_stream(EVENTS)
     assert await publisher.publish_new() == 0, "there is nowhere to publish to"

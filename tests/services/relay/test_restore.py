@@ -1,0 +1,306 @@
+"""The database is restored to an older state and the bus is kept: no consumer sees a phantom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from nats.js import JetStreamContext
+from psycopg import sql
+
+from domain.account import Account, Role
+from domain.event_log import EventLog
+from gateway.event_feed import _after
+from infrastructure.bus import EVENTS, Envelope, provision, stream_config
+from infrastructure.consumer import OrderedConsumer, Recorded, UnknownPosition
+from infrastructure.log_identity import LogReplaced, LogWatch, log_identity, notification_at
+from infrastructure.service import broker_of
+from infrastructure.settings import Settings
+from infrastructure.store import connect, open_log, open_pool
+from projections import ACCOUNTS
+from projections.projection import ProjectionEffect
+from services.relay.publisher import ForeignStream, Publisher
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID
+from tests.logs import envelopes
+from tests.polling import eventually_async
+from tests.services.relay.test_publisher import contents
+
+
+class Database:
+    """One test's database, which can be backed up and restored while the servers run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        assert settings.owner_database_url is not None
+        server, _, self._name = settings.owner_database_url.rpartition("/")
+        self._server, self._backup = f"{server}/postgres", f"backup_{uuid4().hex}"
+
+    def back_up(self) -> None:
+        self._copy(self._name, self._backup)
+
+    def restore(self) -> None:
+        """Replace the database by its backup; whoever is connected loses the connection."""
+        self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
+        self._copy(self._backup, self._name)
+
+    def close(self) -> None:
+        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._backup)
+
+    def _copy(self, source: str, target: str) -> None:
+        self._execute("ALTER DATABASE {} ALLOW_CONNECTIONS false", source)
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [source],
+            )
+        self._execute("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", target, source)
+        self._execute("ALTER DATABASE {} ALLOW_CONNECTIONS true", source)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            identifiers = map(sql.Identifier, names)
+            connection.execute(sql.SQL(statement).format(*identifiers))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    found = Database(settings)
+    yield found
+    found.close()
+
+
+@pytest.fixture(autouse=True)
+async def streams(js: JetStreamContext) -> None:
+    """The streams, with so short a memory of duplicates that a test can outlast it."""
+    await provision(js, ())
+    await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
+
+
+def credit(log: EventLog, amount_micros: int, times: int = 1) -> None:
+    """Append events of one account, which differ by their amount."""
+    with command(f"credit {amount_micros}"):
+        account = log.find(Account, ACCOUNT_ID) or Account.open(ACCOUNT_ID, Role.USER, "UTC")
+        for n in range(times):
+            account.grant_credit(amount_micros, f"{amount_micros}-{account.version}-{n}")
+        log.commit(account)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[tuple[EventLog, UUID]]:
+    with open_log(settings) as log, connect(settings) as connection:
+        yield log, log_identity(connection)
+
+
+async def publish(settings: Settings, js: JetStreamContext) -> None:
+    """As a relay that starts now does, until the stream is as long as the log."""
+    with opened(settings) as (log, log_id):
+        publisher = Publisher(log, js, log_id)
+
+        async def filled() -> bool:
+            await publisher.publish_new()
+            return (await js.stream_info(EVENTS)).state.messages == len(envelopes(log))
+
+        await eventually_async(filled)
+
+
+async def published(database: Database, js: JetStreamContext, phantoms: int) -> None:
+    """Two events, a backup, `phantoms` more events, all on the bus; then the restore."""
+    with opened(database.settings) as (log, _):
+        credit(log, 10, 2)
+    database.back_up()
+    with opened(database.settings) as (log, _):
+        credit(log, 99, phantoms)
+    await publish(database.settings, js)
+    database.restore()
+
+
+@asynccontextmanager
+async def consuming(settings: Settings) -> AsyncIterator[OrderedConsumer]:
+    """The consumer of a projection, as its service runs it."""
+    with opened(settings) as (log, _), open_pool(settings, max_size=2) as pool:
+        consumer = OrderedConsumer(ProjectionEffect(ACCOUNTS, pool.connection), log)
+        broker = broker_of(settings, "test")
+        consumer.subscribe(broker)
+        await broker.start()
+        try:
+            yield consumer
+        finally:
+            await broker.stop()
+
+
+def balance(settings: Settings) -> int | None:
+    """The account's balance in the read model."""
+    with connect(settings) as connection:
+        row = connection.execute(
+            "SELECT balance_micros FROM accounts WHERE account_id = %s", [ACCOUNT_ID]
+        ).fetchone()
+    return None if row is None else row["balance_micros"]
+
+
+NEW_EVENTS: dict[str, Callable[[EventLog], None]] = {
+    "nothing": lambda log: None,
+    "fewer": lambda log: credit(log, 7),
+    "as many of the same versions": lambda log: credit(log, 7, 3),
+    "more": lambda log: credit(log, 7, 5),
+}
+
+
+@pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
+async def test_the_relay_fills_the_stream_anew_from_a_restored_log(
+    database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
+) -> None:
+    await published(database, js, phantoms=3)
+    with opened(database.settings) as (log, _):
+        appended(log)
+    await publish(database.settings, js)
+    with opened(database.settings) as (log, _):
+        assert await contents(js) == envelopes(log)
+
+
+@pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
+async def test_a_consumer_applies_no_phantom_before_the_relay_has_noticed(
+    database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
+) -> None:
+    await published(database, js, phantoms=3)
+    with opened(database.settings) as (log, _):
+        appended(log)
+        expected = log.load(Account, ACCOUNT_ID).balance_micros
+    with open_pool(database.settings, max_size=2) as pool:
+        durable = OrderedConsumer(ProjectionEffect(ACCOUNTS, pool.connection), log).durable
+    await provision(js, (durable,))
+    async with consuming(database.settings):
+        await eventually_async(lambda: acknowledged(js, durable.name))
+        real = {None, 10, *range(20, expected + 1, 7)}
+        assert balance(database.settings) in real, "a phantom was applied"
+        await publish(database.settings, js)
+        await eventually_async(lambda: is_balance(database.settings, expected))
+
+
+async def acknowledged(js: JetStreamContext, name: str) -> bool:
+    info = await js.consumer_info(EVENTS, name)
+    return info.num_pending == 0 and info.num_ack_pending == 0
+
+
+async def is_balance(settings: Settings, expected: int) -> bool:
+    return await asyncio.to_thread(balance, settings) == expected
+
+
+async def test_a_stream_of_another_log_stops_the_relay_and_is_left_alone(
+    settings: Settings, js: JetStreamContext
+) -> None:
+    with opened(settings) as (log, _):
+        credit(log, 10, 2)
+        await Publisher(log, js, uuid4()).publish_new()
+    before = await contents(js)
+    with opened(settings) as (log, log_id):
+        with pytest.raises(ForeignStream, match="ecolink events empty-stream"):
+            await Publisher(log, js, log_id).publish_new()
+    assert await contents(js) == before
+
+
+async def test_a_message_that_is_no_event_is_replaced_by_the_log(
+    settings: Settings, js: JetStreamContext
+) -> None:
+    with opened(settings) as (log, _):
+        credit(log, 10, 2)
+    await publish(settings, js)
+    await js.publish("events.a.Job.1.x", b"{}")
+    await publish(settings, js)
+    with opened(settings) as (log, _):
+        assert await contents(js) == envelopes(log)
+
+
+def test_a_log_that_lost_what_a_process_has_seen_is_noticed(database: Database) -> None:
+    """Also when it has grown beyond, with another event of the same version there."""
+    settings = database.settings
+    with opened(settings) as (log, _):
+        credit(log, 10, 2)
+    database.back_up()
+    with open_log(settings) as log:
+        watch = LogWatch(log)
+        credit(log, 99, 3)
+        watch.look()
+        watch.look()
+        last = envelopes(log)[-1].notification
+        seen = notification_at(log, last.id)
+        database.restore()
+        with open_log(settings) as restored:
+            credit(restored, 7, 5)
+        with pytest.raises(LogReplaced):
+            watch.look()
+        with pytest.raises(LogReplaced):
+            _after(log, last.id, seen)
+
+
+def test_a_log_that_only_grows_is_the_same(log: EventLog) -> None:
+    watch = LogWatch(log)
+    for n in range(3):
+        watch.look()
+        credit(log, n + 1)
+    watch.look()
+
+
+class AheadOfTheLog:
+    """An effect whose position is no event of the log: only the events were restored."""
+
+    name = "ahead"
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def position(self) -> int:
+        return self._position
+
+    def apply(self, batch: object) -> None:
+        raise AssertionError("nothing may be applied on top of unknown events")
+
+
+@pytest.mark.parametrize("ahead", [1, 1000])
+def test_a_position_beyond_the_log_stops_its_consumer(log: EventLog, ahead: int) -> None:
+    credit(log, 10, 2)
+    last = envelopes(log)[-1]
+    consumer = OrderedConsumer(AheadOfTheLog(last.id + ahead), log)
+    message = "ahead has seen event .* which the log lacks"
+    with pytest.raises(UnknownPosition, match=message):
+        consumer.catch_up()
+    later = Envelope(**last.model_dump() | {"id": last.id + ahead + 1, "prev_id": last.id + ahead})
+    with pytest.raises(UnknownPosition, match=message):
+        consumer.consume([later])
+
+
+class Kept:
+    """An effect that remembers what it was given."""
+
+    name = "kept"
+
+    def __init__(self) -> None:
+        self.batches: list[Recorded] = []
+
+    def position(self) -> int:
+        return self.batches[-1].id if self.batches else 0
+
+    def apply(self, batch: object) -> None:
+        self.batches += batch  # type: ignore[operator]
+
+
+def test_what_only_the_stream_has_is_not_applied_in_any_batch(log: EventLog) -> None:
+    credit(log, 10, 2)
+    real = envelopes(log)
+    changed = real[-1].state | {"amount_micros": 99}
+    phantoms = [
+        real[-1].model_copy(update={"state": changed}),
+        real[-1].model_copy(update={"originator_id": uuid4()}),
+        real[-1].model_copy(update={"originator_version": 99}),
+        real[-1].model_copy(update={"id": real[-1].id + 1, "prev_id": real[-1].id}),
+    ]
+    for phantom in phantoms:
+        effect = Kept()
+        start = real[:-1] if phantom.id == real[-1].id else real
+        OrderedConsumer(effect, log).consume([*start, phantom])
+        assert [each.id for each in effect.batches] == [each.id for each in real]
+        assert effect.batches[-1].event.event_id == real[-1].event_id
