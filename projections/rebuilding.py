@@ -103,7 +103,11 @@ class _Rebuild:
     def _fold(self) -> None:
         """Fold what the log has, one transaction for each batch."""
         while batch := self._after(self._position):
-            with self._connection.transaction(), self._connection.cursor() as cursor:
+            with (
+                self._connection.pipeline(),  # a statement does not wait for the one before it
+                self._connection.transaction(),
+                self._connection.cursor() as cursor,
+            ):
                 self._apply(cursor, batch)
             self._events, self._position = self._events + len(batch), batch[-1].id
             share = min(1.0, self._position / max(self._head, 1))
