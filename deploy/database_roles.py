@@ -179,8 +179,8 @@ def grant_access(connection: psycopg.Connection[Any]) -> None:
     if ACCESS lacks a table.
     """
     _require_named(connection)
-    with connection.transaction():
-        connection.execute(FORWARD_ONLY)
+    connection.execute(FORWARD_ONLY)
+    with connection.pipeline(), connection.transaction():
         roles = _present_roles(connection)
         if roles:
             _let_everyone_read(connection)
