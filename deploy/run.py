@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from infrastructure.progress import watch
 from infrastructure.settings import Settings
 
 log = logging.getLogger("deploy.run")
+
+PRIVATE_UMASK = 0o077
+"""What processes store of customers is for their own user alone, whatever the folder allows."""
 
 WINDOW_SECONDS, MOST_LINES, MOST_WARNINGS = 10.0, 2_000, 50
 """What one line of code may log within a window: a flood must not rotate the rest away."""
@@ -80,6 +84,7 @@ def main() -> None:
     if target is None:
         parser.error(f"there is no process {arguments.name!r}")
     settings = Settings()
+    os.umask(PRIVATE_UMASK)
     set_up_logging(settings.log_level)
     watch(settings)
     module, _, function = target.partition(":")

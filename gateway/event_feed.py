@@ -163,7 +163,7 @@ class EventFeed:
         if after >= self.floor:
             return self.recent(interest, after, limit)
         async with self._reading:
-            return await asyncio.to_thread(read_log, self.backend, interest, after, limit)
+            return await asyncio.to_thread(_rendered, self.backend, interest, after, limit)
 
     def recent(self, interest: Interest, after: int, limit: int) -> Page:
         """The same page as the log has, of what is kept; `after` is not below the floor."""
@@ -271,6 +271,14 @@ def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[
     if not found or found[0] != last:
         raise LogReplaced(f"The event log lacks event {last.id}, which clients were told of.")
     return found[1:]
+
+
+def _rendered(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
+    """A page of the log whose texts are made, so that the event loop only sends them."""
+    page = read_log(backend, interest, after, limit)
+    for told in page.events:
+        _ = told.text
+    return page
 
 
 def _told_after(log: EventLog, position: int) -> list[Told]:

@@ -85,7 +85,7 @@ class Artifacts:
         self.root: Path | None = None
         if parsed.scheme == "file":
             self.root = Path(unquote(parsed.path))
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store = from_url(url)
         self._held: dict[Path, int] = {}  # copies that are in use, by the handle that says so
 

@@ -17,6 +17,8 @@ from domain.api_key import secret_sha256
 from infrastructure.store import Connection
 
 SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30
+LONGEST_SESSION_DAYS = 30
+"""After which a session ends, however much it is used."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS web_sessions (
@@ -27,8 +29,10 @@ CREATE TABLE IF NOT EXISTS web_sessions (
     csrf_token text NOT NULL,
     rotated_at timestamptz NOT NULL,
     shown_at timestamptz,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT now()
 );
+ALTER TABLE web_sessions ADD COLUMN IF NOT EXISTS begun_at timestamptz NOT NULL DEFAULT now();
 CREATE TABLE IF NOT EXISTS sign_in_links (
     token_sha256 text PRIMARY KEY,
     key_id uuid NOT NULL,
@@ -86,9 +90,15 @@ def rotate(connection: Connection, token: str) -> str | None:
     new = secrets.token_urlsafe(32)
     row = connection.execute(
         "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "
-        "rotated_at = now(), shown_at = NULL, expires_at = now() + make_interval(days => %(days)s) "
+        "rotated_at = now(), shown_at = NULL, expires_at = least("
+        "now() + make_interval(days => %(days)s), begun_at + make_interval(days => %(most)s)) "
         "WHERE token_sha256 = %(old)s RETURNING 1",
-        {"new": secret_sha256(new), "old": secret_sha256(token), "days": SESSION_DAYS},
+        {
+            "new": secret_sha256(new),
+            "old": secret_sha256(token),
+            "days": SESSION_DAYS,
+            "most": LONGEST_SESSION_DAYS,
+        },
     ).fetchone()
     return None if row is None else new
 

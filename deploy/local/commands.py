@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -34,7 +34,9 @@ COLOURS = {
 
 
 @commands.command()
-def up() -> None:
+def up(
+    show_key: Annotated[bool, typer.Option(help="Print the demo account's API key.")] = False,
+) -> None:
     """Start EcoLink on this machine and stay until Ctrl-C."""
     settings = Settings()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -45,7 +47,7 @@ def up() -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: started.stop())
             with suppress(*UNREACHABLE):  # then the supervisor has ended, which is told below
-                announce(started.settings)
+                announce(started.settings, show_key=show_key)
             if started.wait() != 0:
                 fail(f"The supervisor failed; its log is in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:
@@ -99,12 +101,15 @@ def sign_in() -> None:
     print(sign_in_link(found.settings, demo_account(found.settings)))
 
 
-def announce(settings: Settings) -> None:
-    """Say where the running stack is reached, with which key, and where its data lies."""
+def announce(settings: Settings, *, show_key: bool = False) -> None:
+    """Say where the running stack is reached and where its data lies; the key only if asked."""
     console.print(f"[bold green]EcoLink runs[/] at [bold]{settings.gateway_url}[/]")
     account = demo_account(settings)
     console.print(f"Sign in, once, in your browser: [bold]{sign_in_link(settings, account)}[/]")
-    console.print(f"API key of the demo account: [bold]{account.key}[/]")
+    if show_key:
+        console.print(f"API key of the demo account: [bold]{account.key}[/]")
+    else:
+        console.print("Start with `ecolink up --show-key` to print the demo account's API key.")
     if settings.test_payments:
         said = "Test payments are on: account holders top up without paying."
         console.print(said, style="yellow", soft_wrap=True)

@@ -19,6 +19,9 @@ from deploy.local.errors import StackError
 from deploy.nats_accounts import NatsKeys
 from infrastructure.settings import Settings
 
+PRIVATE_FOLDERS = ("run", "logs", "pods", "nats", "artifacts", "cache", "compiled")
+"""Folders of a home that hold secrets or what customers stored."""
+
 LOG_BYTES = 10 * 1024**2
 LOGS_KEPT = 3
 
@@ -92,11 +95,13 @@ class Home:
         return self.root / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
-        """Make the folders; only their owner may read them."""
+        """Make the folders; only their owner may read them, whatever the home's own mode."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("run", "logs", "pods", "nats"):
+            for name in PRIVATE_FOLDERS:
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
+                (self.root / name).chmod(0o700)
+            self.log("supervisor").touch(mode=0o600)  # written before the supervisor runs
         except OSError as error:
             raise StackError(f"Cannot keep data in {self.root}: {error.strerror}.") from error
 

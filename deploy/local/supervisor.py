@@ -29,7 +29,7 @@ from deploy.local.plan import Plan, draw_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
 from deploy.local.vital_signs import Probe, Prober
-from deploy.run import set_up_logging
+from deploy.run import PRIVATE_UMASK, set_up_logging
 from infrastructure.liveness import birth, kill_groups
 from infrastructure.settings import Settings
 
@@ -230,6 +230,7 @@ def main() -> None:
     services = dict(service.split("=", 1) for service in arguments.services)
     lifeline = None if arguments.lifeline is None else socket.socket(fileno=arguments.lifeline)
     settings = Settings()
+    os.umask(PRIVATE_UMASK)
     set_up_logging(settings.log_level)
     home = Home.of(settings)
     try:

@@ -6,6 +6,7 @@ message, as in the pages. OpenAPI has no words for it, so `GET /api/events` desc
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 from uuid import uuid4
 
@@ -32,7 +33,9 @@ from gateway.pages import MOST_POSITION
 from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
 from projections.account_events import Interest
 
-STREAM_EVENTS = 500
+STREAM_EVENTS = 100
+SENT_AT_ONCE = 10
+"""Messages to one client, after which the others have their turn."""
 
 SUBPROTOCOL, KEY_SUBPROTOCOL = "ecolink.events", "ecolink.key."
 """What a browser offers, which cannot send an Authorization header: the name of what we speak, and
@@ -153,7 +156,9 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
         page = await follower.next_page(STREAM_EVENTS, None)
         if follower.revoked:
             raise Unauthenticated("this API key was revoked")
-        for told in page.events:
+        for number, told in enumerate(page.events):
+            if number % SENT_AT_ONCE == 0:
+                await asyncio.sleep(0)  # sending does not wait while the socket takes it all
             if not await sent_in_time(websocket, told.text, f"go on with after={sent}"):
                 return
             sent = told.sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,6 +12,9 @@ from domain.errors import Invalid
 from infrastructure.generation import MAX_CHOICES, GenerationAsked
 
 SEEDS = 2**62
+
+DEEPEST = 32
+"""Levels of lists and objects in a tool call; templates and encoders work recursively."""
 
 STOPS = 16
 
@@ -117,6 +121,12 @@ class ChatRequest(BaseModel):
 
 def _plain(place: int, message: Message) -> dict[str, Any]:
     """A message with its content as one text; raises Invalid."""
+    for call in message.tool_calls or ():
+        if _is_too_deep(call):
+            raise Invalid(
+                f"a tool call is nested more than {DEEPEST} levels deep; make it flatter",
+                field=f"messages.{place}.tool_calls",
+            )
     plain = message.model_dump(exclude_none=True)
     if message.role == "developer":
         plain["role"] = "system"  # the older word for it, which templates know
@@ -134,3 +144,26 @@ def _plain(place: int, message: Message) -> dict[str, Any]:
         if not isinstance(call.get("function"), dict):
             raise Invalid("a tool call has a function", field=f"messages.{place}.tool_calls")
     return plain
+
+
+def _is_too_deep(call: dict[str, Any]) -> bool:
+    """Return True if a call, or the JSON of its arguments, has too many levels."""
+    levels: list[Any] = [call]
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str):
+        try:
+            levels.append(json.loads(arguments))
+        except RecursionError:
+            return True
+        except ValueError:
+            pass  # no JSON; the model's template gets it as text
+    for _ in range(DEEPEST):
+        levels = [inner for each in levels for inner in _inside(each)]
+    return any(isinstance(each, dict | list) for each in levels)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

@@ -47,4 +47,8 @@ def test_a_stack_that_takes_test_payments_says_so(
     monkeypatch.setattr(commands, "demo_account", lambda settings: account)
     monkeypatch.setattr(commands, "sign_in_link", lambda settings, account: "a link")
     commands.announce(Settings(test_payments=on))
-    assert (SAID in capsys.readouterr().out.replace("\n", " ")) is on
+    shown = capsys.readouterr().out
+    assert "eco_demo" not in shown
+    commands.announce(Settings(test_payments=on), show_key=True)
+    assert "eco_demo" in capsys.readouterr().out
+    assert (SAID in shown.replace("\n", " ")) is on

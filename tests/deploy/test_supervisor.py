@@ -67,6 +67,19 @@ def execute(url: str | None, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def test_what_a_stack_keeps_is_private_whatever_the_homes_mode(home: Path) -> None:
+    for name in ("artifacts", "logs"):
+        (home / name).mkdir(mode=0o755)
+    home.chmod(0o755)
+    with stack.up(Settings(home=home), {"steady": STEADY}):
+        kept = [path for path in home.iterdir() if path.name != "postgres"]
+        assert {path.name for path in kept} >= {"artifacts", "cache", "compiled", "logs", "pods"}
+        for path in kept:
+            assert path.stat().st_mode & 0o077 == 0, path
+        for path in (*(home / "logs").iterdir(), *(home / "run").iterdir()):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_a_stack_runs_servers_and_services_and_leaves_nothing(home: Path) -> None:
     with stack.up(Settings(home=home), {"one": STEADY, "two": STEADY}) as started:
         settings = started.settings

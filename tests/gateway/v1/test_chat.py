@@ -325,3 +325,28 @@ class TestWithoutServing:
         with pytest.raises(openai.InternalServerError, match="cannot be reached") as away:
             chat.chat.completions.create(**GREEDY)
         assert away.value.status_code == 503
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [40, 300, 900])
+@pytest.mark.parametrize("how", ["object", "text"])
+def test_a_tool_call_that_is_nested_too_deep_is_refused(
+    client: TestClient, person: Person, levels: int, how: str
+) -> None:
+    depth = f"{'[' * levels}{']' * levels}" if how == "text" else nested(levels)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": depth}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    answer = client.post(
+        "/v1/chat/completions",
+        json={"model": BASE_MODEL, "messages": [*HELLO, message]},
+        headers=person.headers,
+    )
+    assert answer.status_code == 400
+    if answer.json()["error"]["param"] is not None:  # else the parser itself refused it
+        assert answer.json()["error"]["param"] == "messages.1.tool_calls"

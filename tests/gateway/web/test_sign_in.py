@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from gateway.sessions import COOKIE
 from infrastructure.profiles import add_account_name
-from infrastructure.sessions import add_sign_in_link
+from infrastructure.sessions import LONGEST_SESSION_DAYS, add_sign_in_link
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import Person, World
@@ -265,6 +265,14 @@ def test_a_session_that_nobody_uses_ends(browser: Browser, settings: Settings) -
     assert browser.client.get("/api/account").status_code == 401
 
 
+def test_a_session_ends_however_much_it_is_used(browser: Browser, settings: Settings) -> None:
+    for day in range(1, LONGEST_SESSION_DAYS):
+        _later(settings, minutes=24 * 60)
+        assert browser.client.get("/datasets", follow_redirects=False).status_code == 200, day
+    _later(settings, minutes=24 * 60)
+    assert browser.client.get("/datasets", follow_redirects=False).status_code == 303
+
+
 def _only(token: str) -> dict[str, str]:
     return {"cookie": f"{COOKIE}={token}"}
 
@@ -274,6 +282,7 @@ def _later(settings: Settings, minutes: int) -> None:
     with connect(settings) as connection:
         connection.execute(
             "UPDATE web_sessions SET rotated_at = rotated_at - %(by)s, "
-            "shown_at = shown_at - %(by)s, expires_at = expires_at - %(by)s",
+            "shown_at = shown_at - %(by)s, expires_at = expires_at - %(by)s, "
+            "begun_at = begun_at - %(by)s",
             {"by": timedelta(minutes=minutes)},
         )
