@@ -155,8 +155,9 @@ class SimulatedControl:
     def __init__(self, trainers: Trainers) -> None:
         self._trainers = trainers
 
-    def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
-        """Pass an extension on."""
+    def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
+        """Pass an extension on; simulated trainers need no credentials."""
+        del jwt
         if trainer := self._trainers.get((job_id, segment)):
             trainer.hear(paid_seconds)
 

@@ -31,7 +31,7 @@ class NotedControl:
         self.answered: list[tuple[UUID, int]] = []
         self.forgotten: list[tuple[UUID, int]] = []
 
-    def pay(self, job_id: UUID, segment: int, paid_seconds: int) -> None:
+    def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
         self.paid.append((job_id, segment, paid_seconds))
 
     def stop(self, job_id: UUID, segment: int) -> None:
