@@ -130,7 +130,7 @@ def set_base(
 ) -> None:
     """Say whether a base model may be fine-tuned; one that is not listed must be imported first."""
     with open_store() as store:
-        imported = store.log.find(BaseModel, base_model_id(name))
+        imported = _imported(store, name)
 
         def change(catalog: Catalog) -> None:
             existing = catalog.bases.get(name) or _listing(name, imported)
@@ -261,10 +261,15 @@ def _bases(store: Store, catalog: Catalog) -> Table:
             str(shape.hidden_size),
             str(shape.context_length),
             "yes" if base.eligible else "no",
-            "yes" if store.log.find(BaseModel, base_model_id(base.name)) else "no",
+            "yes" if _imported(store, base.name) else "no",
             _deployment(store, base.name),
         )
     return table
+
+
+def _imported(store: Store, base: str) -> BaseModel | None:
+    found = store.log.find(BaseModel, base_model_id(base))
+    return None if found is None or found.deleted else found
 
 
 def _deployment(store: Store, base: str) -> str:

@@ -15,7 +15,7 @@ from deploy.endpoint import Finder
 from deploy.estimates import commands as estimates_commands
 from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
-from deploy.models import verify_model
+from deploy.models import delete_base, verify_model
 from deploy.nats_config import commands as nats_config_commands
 from deploy.projections import commands as projections_commands
 from deploy.security import commands as security_commands
@@ -35,6 +35,7 @@ main = typer.Typer(
 )
 client.models.command("import")(operator.import_model)
 client.models.command("verify")(verify_model)
+client.models.command("delete-base")(delete_base)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())

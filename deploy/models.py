@@ -1,4 +1,4 @@
-"""`ecolink models verify`: a model held against the event log, on this host."""
+"""`ecolink models verify` and `delete-base`: the operator's commands on models, on this host."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from deploy.operator import Store, open_store
+from domain.deploying import Deploying
 from domain.job import Job
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.artifacts import Artifacts
-from projections import MODELS
+from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
+from projections.deployments import adapter_names_on
+from projections.job_detail import unfinished_on_base
 from projections.models import job_of_model
 from services.scheduler.verification import Check, DirectoryCopy, StoredCopy, verify
 
@@ -49,6 +52,27 @@ def verify_model(
     else:
         _show(checks)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+def delete_base(
+    name: Annotated[str, typer.Argument(help="Of the base model.", show_default=False)],
+) -> None:
+    """Delete an imported base model and its files, for everyone.
+
+    Refused while unfinished jobs train on it or deployments use it; the refusal lists them. Models
+    that were trained on it can no longer be deployed.
+    """
+    with open_store() as store:
+
+        def uses() -> list[str]:
+            store.fold(JOB_DETAIL)
+            store.fold(DEPLOYMENTS)
+            jobs = unfinished_on_base(store.connection, name)
+            models = adapter_names_on(store.connection, name)
+            return [*(f"job {each}" for each in jobs), *(f"model {each}" for each in models)]
+
+        Deploying(store.log).delete_base(name, uses)
+    typer.echo(f"Deleted {name}. To bring it back, import it and deploy it again.")
 
 
 def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:

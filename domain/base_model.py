@@ -49,6 +49,11 @@ class BaseModel(Aggregate):
         shape: ModelShape | None
         upcast_v1_v2 = staticmethod(_shape_unknown)
 
+    class BaseModelDeleted(Event):
+        """The name stands for nothing from now on, and its files are deleted."""
+
+        TOPIC: ClassVar[str] = "BaseModelDeleted"
+
     @classmethod
     def imported(
         cls,
@@ -88,6 +93,8 @@ class BaseModel(Aggregate):
     ) -> None:
         self.account_id = account_id
         self.name = name
+        self.deleted = False
+        self.refs: tuple[str, ...] = ()  # of all content that it ever had and that was not deleted
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def revise(
@@ -101,9 +108,10 @@ class BaseModel(Aggregate):
     ) -> None:
         """Put other content under the name; the same content changes nothing.
 
-        The same content again fills in a shape that an earlier import did not record.
+        The same content again fills in a shape that an earlier import did not record, and brings a
+        deleted base back.
         """
-        if manifest_sha256 != self.manifest_sha256 or self.shape is None:
+        if self.deleted or manifest_sha256 != self.manifest_sha256 or self.shape is None:
             self.trigger_event(
                 self.BaseModelRevised,
                 ref=ref,
@@ -124,7 +132,17 @@ class BaseModel(Aggregate):
         context_length: int,
         shape: ModelShape | None,
     ) -> None:
+        self.deleted = False
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
+
+    def delete(self) -> None:
+        """Offer it no longer; once. An import of the same name brings the name back."""
+        if not self.deleted:
+            self.trigger_event(self.BaseModelDeleted)
+
+    @event(BaseModelDeleted)
+    def _base_model_deleted(self) -> None:
+        self.deleted = True
 
     def _base_model_is(
         self,
@@ -136,6 +154,7 @@ class BaseModel(Aggregate):
         shape: ModelShape | None,
     ) -> None:
         self.ref = ref
+        self.refs = tuple(dict.fromkeys((*self.refs, ref)))
         self.manifest_sha256 = manifest_sha256
         self.architecture = architecture
         self.parameters = parameters

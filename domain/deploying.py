@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from domain.aggregate import current_cause
@@ -18,6 +18,9 @@ from domain.job_adapter import MODEL_DELETED
 Adapters = Callable[[], int]
 """How many adapters are served from a base."""
 
+Uses = Callable[[], Sequence[str]]
+"""What uses a base, each as a phrase for its operator: unfinished jobs, and adapters served."""
+
 
 class Deploying:
     """The use cases of a model's owner, and of the operator. Each runs inside `because(cause)`."""
@@ -30,7 +33,7 @@ class Deploying:
 
         def attempt() -> Deployment:
             base = self._log.find(BaseModel, base_model_id(name))
-            if base is None:
+            if base is None or base.deleted:
                 raise NotFound(f"no base model {name!r}; it has to be imported first")
             deployment = base_deployment(self._log, base)
             self._log.commit(deployment)
@@ -50,6 +53,30 @@ class Deploying:
                 )
 
         return self._undeploy(PLATFORM_ACCOUNT_ID, name, refuse_in_use)
+
+    def delete_base(self, name: str, uses: Uses) -> None:
+        """Delete a base, and have it answer no more; refused while anything uses it. Once.
+
+        Raises NotFound, and WrongState with the list of what uses it.
+        """
+
+        def attempt() -> None:
+            base = self._log.find(BaseModel, base_model_id(name))
+            if base is None or base.deleted:
+                raise NotFound(f"no base model {name!r}")
+            if found := uses():
+                raise WrongState(
+                    f"{name} is in use: {'; '.join(found)}. Cancel these jobs and undeploy these "
+                    "models first",
+                    figures={"uses": list(found)},
+                )
+            base.delete()
+            served = self._log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
+            if served is not None:
+                served.undeploy()
+            self._log.commit(base, *([served] if served else []))
+
+        self._log.retrying(attempt)
 
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
         """Have the model that a job registered, or was promoted to, answer requests."""

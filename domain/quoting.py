@@ -275,7 +275,7 @@ class Quoting:
 
     def _base(self, name: str) -> BaseModel:
         base = self._log.find(BaseModel, base_model_id(name))
-        if base is None:
+        if base is None or base.deleted:
             raise Invalid(
                 f"no base model {name!r}; the list of models has those that there are",
                 field="base_model",

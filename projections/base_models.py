@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS base_models (
     context_length bigint NOT NULL,
     imported_at timestamptz NOT NULL,
     model_id uuid NOT NULL UNIQUE,
-    shape jsonb
+    shape jsonb,
+    deleted boolean NOT NULL DEFAULT false
 )
 """
 
@@ -46,8 +47,8 @@ def apply(cursor: Cursor, event: Event) -> None:
         case BaseModel.BaseModelRevised():
             cursor.execute(
                 "UPDATE base_models SET ref = %s, manifest_sha256 = %s, architecture = %s, "
-                "parameters = %s, context_length = %s, imported_at = %s, shape = %s "
-                "WHERE model_id = %s",
+                "parameters = %s, context_length = %s, imported_at = %s, shape = %s, "
+                "deleted = false WHERE model_id = %s",
                 [
                     event.ref,
                     event.manifest_sha256,
@@ -58,6 +59,10 @@ def apply(cursor: Cursor, event: Event) -> None:
                     _json(event.shape),
                     event.originator_id,
                 ],
+            )
+        case BaseModel.BaseModelDeleted():
+            cursor.execute(
+                "UPDATE base_models SET deleted = true WHERE model_id = %s", [event.originator_id]
             )
         case _:
             pass
@@ -72,5 +77,7 @@ BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)
 
 
 def all_base_models(connection: Connection) -> list[Row]:
-    """Every base model by name."""
-    return connection.execute("SELECT * FROM base_models ORDER BY name").fetchall()
+    """Every base model by name, without those that were deleted."""
+    return connection.execute(
+        "SELECT * FROM base_models WHERE NOT deleted ORDER BY name"
+    ).fetchall()

@@ -193,7 +193,8 @@ def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
 
 
 UNCOUNTED = (
-    "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT EXISTS ("
+    "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT base_models.deleted "
+    "AND NOT EXISTS ("
     "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
     "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
     "AND lengths IS NOT NULL) AND NOT EXISTS ("

@@ -161,6 +161,16 @@ def statuses(connection: Connection, account_id: UUID) -> dict[str, DeploymentSt
     return {row["model"]: DeploymentStatus(row["status"]) for row in rows}
 
 
+def adapter_names_on(connection: Connection, base_model: str) -> list[str]:
+    """Names of the adapters, of all accounts, that shall answer on a base."""
+    rows = connection.execute(
+        "SELECT model FROM deployments WHERE base_model = %s AND job_id IS NOT NULL "
+        "AND status = ANY(%s) ORDER BY model",
+        [base_model, WANTED],
+    ).fetchall()
+    return [row["model"] for row in rows]
+
+
 def adapters_on(connection: Connection, base_model: str) -> int:
     """How many adapters, of all accounts, shall answer on a base."""
     row = connection.execute(

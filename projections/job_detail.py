@@ -338,6 +338,16 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
     return [row["job_id"] for row in rows]
 
 
+def unfinished_on_base(connection: Connection, base_model: str) -> list[UUID]:
+    """Jobs of all accounts that train on a base and are not over, the oldest first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_detail WHERE status <> ALL(%s) AND base_model = %s "
+        "ORDER BY approved_at, job_id",
+        [[each for each in JobStatus if each.is_final], base_model],
+    ).fetchall()
+    return [row["job_id"] for row in rows]
+
+
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:
     """Jobs whose relaunch was put off until a time that has come, in the order of those times."""
     rows = connection.execute(

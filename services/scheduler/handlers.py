@@ -8,6 +8,7 @@ from uuid import UUID
 
 from domain.account import Account
 from domain.aggregate import Aggregate, Event, current_cause
+from domain.base_model import BaseModel
 from domain.catalog import Catalog
 from domain.dataset import Dataset, DatasetStatus
 from domain.deploying import deployed_refs
@@ -74,6 +75,8 @@ class Scheduling:
                 return self.on_lease_extended(event)
             case Meter.LeaseRefused():
                 return self.on_lease_refused(event)
+            case BaseModel.BaseModelDeleted():
+                return self.on_base_deleted(event)
             case Catalog.Event():
                 return on_catalog_changed(self._log, self._launcher, event)
             case _:
@@ -235,6 +238,14 @@ class Scheduling:
     def on_checkpoint_pruned(self, event: Job.CheckpointPruned) -> Sequence[Aggregate]:
         """Delete its files; again, it finds none."""
         self._artifacts.delete_directory(event.ref)
+        return []
+
+    def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
+        """Delete the files of all its revisions; nothing that is not over refers to them."""
+        base = self._log.load(BaseModel, event.originator_id)
+        if base.deleted:  # else it was imported again, with files that may be the same
+            for ref in base.refs:
+                self._artifacts.delete_directory(ref)
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:

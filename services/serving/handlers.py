@@ -85,6 +85,8 @@ class Serving:
         stays: what was undeployed is not deployed again by an import.
         """
         base = self._log.load(BaseModel, event.originator_id)
+        if base.deleted:
+            return []
         known = self._log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, base.name))
         if known is not None and known.status is DeploymentStatus.UNDEPLOYED:
             return []

@@ -10,9 +10,20 @@ from typer.testing import CliRunner
 
 from deploy.cli import main
 from deploy.processes import environment
+from domain.base_model import BaseModel
+from domain.deploying import Deploying, model_deployment
+from domain.deployment import Deployment, DeploymentStatus
 from domain.event_log import EventLog
+from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.job import Job
 from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
+from infrastructure.store import connect
+from projections import BASE_MODELS
+from projections.base_models import all_base_models
+from projections.projection import ProjectionEffect
+from tests.causes import command
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
 
 
@@ -43,3 +54,37 @@ def test_models_verify(
     answer = json.loads(verify(model, "--directory", str(copy), "--json", exit_code=1))
     assert (answer["model"], answer["ok"]) == (model, False)
     assert [each["check"] for each in answer["checks"] if not each["ok"]] == [f"file {WEIGHTS}"]
+
+
+def delete_base(name: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(main, ["models", "delete-base", name], env={"COLUMNS": "200"})
+    assert result.exit_code == exit_code, result.output
+    return " ".join(result.output.split())
+
+
+def test_a_base_is_deleted_once_nothing_uses_it(
+    log: EventLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    job = log.load(Job, register_model(log, settings).originator_id)
+    base = job.plan.base_model
+    deploying = Deploying(log)
+    assert "no base model" in delete_base("nope", exit_code=1)
+    with command():
+        deployment = deploying.deploy_base(base)
+        deployment.activate()
+        log.commit(deployment)
+        adapter = model_deployment(log, job)
+        log.commit(adapter)
+    assert f"{base} is in use: model {job.model}" in delete_base(base, exit_code=1)
+    with command():
+        deploying.undeploy(job.account_id, job.model_name)
+    assert f"Deleted {base}" in delete_base(base)
+    assert log.load(BaseModel, base_model_id(base)).deleted
+    served = log.load(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, base))
+    assert served.status is DeploymentStatus.UNDEPLOYED
+    assert "no base model" in delete_base(base, exit_code=1)
+    with connect(settings) as connection:
+        OrderedConsumer(ProjectionEffect(BASE_MODELS, lambda: connect(settings)), log).catch_up()
+        assert all_base_models(connection) == []

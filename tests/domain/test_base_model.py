@@ -23,6 +23,21 @@ def test_a_base_model_is_revised_by_other_content_alone() -> None:
     assert (given.context_length, given.shape) == (512, wider)
 
 
+def test_a_deleted_base_comes_back_by_an_import() -> None:
+    content = ("models/tiny", "m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
+    given = BaseModel.imported("tiny", *content)
+    given.delete()
+    given.delete()
+    assert given.deleted
+    assert happened(given) == ["BaseModelImported", "BaseModelDeleted"]
+    given.revise(*content)
+    assert not given.deleted
+    assert happened(given) == ["BaseModelRevised"]
+    given.revise("models/other", *content[1:])
+    given.delete()
+    assert given.refs == ("models/tiny",)
+
+
 def test_an_import_of_the_first_version_has_no_shape_until_it_is_imported_again() -> None:
     given = _from_golden(GOLDEN / "BaseModelImported.v1.json")
     assert given.shape is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.base_model import BaseModel
 from domain.checkpoint import ModeDifference, RejectionReason
 from domain.deploying import Deploying
 from domain.deployment import Deployment
@@ -12,9 +13,12 @@ from domain.lifecycle import SegmentEnd
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
+from infrastructure.settings import Settings
+from services.scheduler.handlers import Scheduling
 from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
+from services.trainer.tiny_model import TINY_SHAPE
 from tests.causes import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE
 from tests.services.scheduler.reports import CHECKPOINT, report
@@ -177,3 +181,25 @@ def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
         deploying.undeploy(ACCOUNT_ID, model)
     scheduler.catch_up()
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}
+
+
+def test_a_deleted_base_s_files_go_unless_it_was_imported_again(
+    log: EventLog, settings: Settings
+) -> None:
+    artifacts = Artifacts(settings.artifacts)
+    reactions = Scheduling(log, None, None, artifacts, settings)  # type: ignore[arg-type]
+    ref, content = "models/tiny/1", ("m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
+    artifacts.put(f"{ref}/config.json", b"{}")
+    with command():
+        base = BaseModel.imported("tiny", ref, *content)
+        base.delete()
+        base.revise(ref, *content)
+        *_, deleted, _ = base.pending_events
+        log.commit(base)
+        assert isinstance(deleted, BaseModel.BaseModelDeleted)
+        reactions.react(deleted)
+        assert artifacts.exists(f"{ref}/config.json")
+        base.delete()
+        log.commit(base)
+        reactions.react(deleted)
+    assert not artifacts.exists(f"{ref}/config.json")
