@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.account import Account, Role
 from domain.api_key import ApiKey, new_secret, secret_sha256
 from domain.base_model import BaseModel
-from domain.dataset import Dataset, DatasetStatus
+from domain.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.errors import CommandReused, NotFound, WrongState
 from domain.event_log import EventLog
 from domain.identity import api_key_id, base_model_id, payment_id
@@ -91,7 +91,13 @@ class EcoLink:
         return key if key is not None and not key.revoked else None
 
     def upload_dataset(
-        self, account_id: UUID, dataset_id: UUID, ref: str, sha256: str, total_bytes: int
+        self,
+        account_id: UUID,
+        dataset_id: UUID,
+        ref: str,
+        sha256: str,
+        total_bytes: int,
+        options: UploadOptions = UploadOptions(),
     ) -> Dataset:
         """Record a file that is whole in the artifact store; its validation begins.
 
@@ -103,10 +109,28 @@ class EcoLink:
             if existing is not None:
                 if existing.upload_sha256 != sha256:
                     raise CommandReused("this idempotency key was used for a different file")
+                if existing.options != options:
+                    raise CommandReused("this idempotency key was used with different options")
                 if existing.status is DatasetStatus.DELETED:
                     raise WrongState("the file of this idempotency key was deleted; use another")
                 return existing
-            dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes)
+            dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
+            self.log.commit(dataset)
+            return dataset
+
+        return self.log.retrying(attempt)
+
+    def ignore_tools(self, account_id: UUID, dataset_id: UUID) -> Dataset:
+        """Confirm that jobs train on a dataset without the tools that its lines define.
+
+        Raises NotFound, also for another's, and WrongState unless it is ready.
+        """
+
+        def attempt() -> Dataset:
+            dataset = self.log.find(Dataset, dataset_id)
+            if dataset is None or dataset.account_id != account_id:
+                raise NotFound(f"no dataset {dataset_id}")
+            dataset.ignore_tools()
             self.log.commit(dataset)
             return dataset
 

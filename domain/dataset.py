@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
@@ -14,6 +14,9 @@ from domain.aggregate import Aggregate, Created, Event
 from domain.errors import WrongState
 from domain.token_lengths import TokenLengths
 
+LEAST_EXAMPLES = 2
+"""One to train on and one to hold out."""
+
 
 class DatasetStatus(StrEnum):
     """What can be done with a dataset."""
@@ -22,6 +25,50 @@ class DatasetStatus(StrEnum):
     READY_FOR_TRAINING = "ready_for_training"
     REJECTED = "rejected"
     DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class UploadOptions:
+    """What the owner asks for at the upload.
+
+    By default repeated lines are left out, and a file whose lines define tools cannot be trained
+    on.
+    """
+
+    keep_duplicates: bool = False
+    ignore_tools: bool = False
+
+
+@dataclass(frozen=True)
+class Trainability:
+    """What decides if jobs may train on a ready dataset: one rule for every page and command."""
+
+    examples: int
+    duplicates: int
+    tool_lines: int
+    tools_ignored: bool
+
+    def obstacle(self, *, has_validation: bool = False) -> str | None:
+        """The reason for which no job may train on it; None if one may.
+
+        `has_validation`: a validation dataset is beside it, so that nothing is held out.
+        """
+        if self.tool_lines and not self.tools_ignored:
+            lines = (
+                "1 line defines" if self.tool_lines == 1 else f"{self.tool_lines:,} lines define"
+            )
+            return (
+                f"{lines} tools, which training leaves out: the model would not learn to call "
+                "them. Confirm that the definitions are ignored, or remove them and upload again"
+            )
+        if self.examples + has_validation < LEAST_EXAMPLES:
+            count = "1 example" if self.examples == 1 else f"{self.examples} examples"
+            repeated = f" ({self.duplicates:,} repeated lines left out)" if self.duplicates else ""
+            return (
+                f"the dataset has {count}{repeated}; at least 2 are needed, one to train on and "
+                "one to hold out for evaluation, or a validation dataset beside it"
+            )
+        return None
 
 
 class Uncountable(StrEnum):
@@ -76,6 +123,8 @@ class Dataset(Aggregate):
         ref: str
         sha256: str
         total_bytes: int
+        keep_duplicates: bool
+        ignore_tools: bool
 
     class DatasetValidated(Event):
         """The file is a chat dataset; jobs may train on its normalised form."""
@@ -85,7 +134,13 @@ class Dataset(Aggregate):
         sha256: str
         examples: int
         duplicates: int
+        tool_lines: int  # lines that define tools, which training leaves out
         report_ref: str
+
+    class ToolDefinitionsIgnored(Event):
+        """Its owner confirms that jobs may train on it without the tools that its lines define."""
+
+        TOPIC: ClassVar[str] = "ToolDefinitionsIgnored"
 
     class DatasetRejected(Event):
         """The file cannot be trained on; its report says why, and the file is gone."""
@@ -126,7 +181,13 @@ class Dataset(Aggregate):
 
     @classmethod
     def uploaded(
-        cls, dataset_id: UUID, account_id: UUID, ref: str, sha256: str, total_bytes: int
+        cls,
+        dataset_id: UUID,
+        account_id: UUID,
+        ref: str,
+        sha256: str,
+        total_bytes: int,
+        options: UploadOptions = UploadOptions(),
     ) -> Dataset:
         """A file that is whole in the artifact store."""
         return cls._create(
@@ -136,10 +197,19 @@ class Dataset(Aggregate):
             ref=ref,
             sha256=sha256,
             total_bytes=total_bytes,
+            **asdict(options),
         )
 
     @event(DatasetUploaded)
-    def __init__(self, account_id: UUID, ref: str, sha256: str, total_bytes: int) -> None:
+    def __init__(
+        self,
+        account_id: UUID,
+        ref: str,
+        sha256: str,
+        total_bytes: int,
+        keep_duplicates: bool,
+        ignore_tools: bool,
+    ) -> None:
         self.account_id = account_id
         self.upload_ref = ref
         self.upload_sha256 = sha256
@@ -147,12 +217,24 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.VALIDATING
         self.ref = ref
         self.sha256 = sha256
-        self.examples = 0
+        self.options = UploadOptions(keep_duplicates, ignore_tools)
+        self.trainability = Trainability(0, 0, 0, ignore_tools)
         self.counted: dict[str, Counted] = {}
         self.uncountable: dict[str, TokensRefused] = {}
 
+    @property
+    def examples(self) -> int:
+        """Examples that jobs train on; 0 until it is validated."""
+        return self.trainability.examples
+
     def validate(
-        self, ref: str, sha256: str, examples: int, duplicates: int, report_ref: str
+        self,
+        ref: str,
+        sha256: str,
+        examples: int,
+        duplicates: int,
+        report_ref: str,
+        tool_lines: int = 0,
     ) -> None:
         """Accept the file, in its normalised form."""
         self._require_validating()
@@ -163,15 +245,33 @@ class Dataset(Aggregate):
             sha256=sha256,
             examples=examples,
             duplicates=duplicates,
+            tool_lines=tool_lines,
             report_ref=report_ref,
         )
 
     @event(DatasetValidated)
-    def _dataset_validated(self, ref: str, sha256: str, examples: int) -> None:
+    def _dataset_validated(
+        self, ref: str, sha256: str, examples: int, duplicates: int, tool_lines: int
+    ) -> None:
         self.status = DatasetStatus.READY_FOR_TRAINING
         self.ref = ref
         self.sha256 = sha256
-        self.examples = examples
+        ignored = self.options.ignore_tools
+        self.trainability = Trainability(examples, duplicates, tool_lines, ignored)
+
+    def ignore_tools(self) -> None:
+        """Confirm that jobs train without the tools that its lines define; once.
+
+        Raises WrongState unless it is ready.
+        """
+        if self.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        if self.trainability.tool_lines and not self.trainability.tools_ignored:
+            self.trigger_event(self.ToolDefinitionsIgnored)
+
+    @event(ToolDefinitionsIgnored)
+    def _tool_definitions_ignored(self) -> None:
+        self.trainability = replace(self.trainability, tools_ignored=True)
 
     def reject(self, errors: int, report_ref: str) -> None:
         """Refuse the file."""

@@ -131,7 +131,10 @@ class Quoting:
         Raises the one DomainError that stands against them, or SeveralProblems.
         """
         problems: list[DomainError] = []
-        dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
+        if approved is None:
+            dataset = _attempt(problems, lambda: self._trainable(account_id, choices))
+        else:
+            dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
         validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
         # What was approved on a base goes on also where that serves no more.
         find_base = self._base if approved else self._served_base
@@ -245,6 +248,15 @@ class Quoting:
             )
         return dataset
 
+    def _trainable(self, account_id: UUID, choices: Choices) -> Dataset:
+        """The dataset of choices; raises Invalid for one that no job may train on."""
+        dataset = self._dataset(account_id, choices.dataset_id)
+        has_validation = choices.validation_dataset_id is not None
+        obstacle = dataset.trainability.obstacle(has_validation=has_validation)
+        if obstacle is not None:
+            raise Invalid(obstacle, field="dataset")
+        return dataset
+
     def _validation(
         self, account_id: UUID, choices: Choices, dataset: Dataset | None
     ) -> Dataset | None:
@@ -255,6 +267,8 @@ class Quoting:
         if (validation_id := choices.validation_dataset_id) is None:
             return None
         found = self._dataset(account_id, validation_id, "validation_dataset")
+        if (obstacle := found.trainability.obstacle(has_validation=True)) is not None:
+            raise Invalid(obstacle, field="validation_dataset")
         if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
             raise Invalid(
                 "the validation dataset has the very examples that are trained on; choose another, "

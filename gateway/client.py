@@ -126,16 +126,20 @@ class Client:
             yield offset if partial else 0, answer.iter_raw(CHUNK_BYTES)
 
     def upload(
-        self, path: Path, name: str, sent: Callable[[int], object] = lambda size: None
+        self,
+        path: Path,
+        name: str,
+        sent: Callable[[int], object] = lambda size: None,
+        **options: bool,
     ) -> dict[str, Any]:
         """Upload a dataset file, streamed; raises ClientError, and OSError for the file.
 
-        `sent` is told the size of each part that is on its way, bytes.
+        `sent` is called with the size of each part, bytes; `options` are those of the upload.
         """
         return self._call(
             "POST",
             "/datasets",
-            params={"name": name},
+            params={"name": name, **options},
             content=_chunks(path, sent),
             headers={
                 "content-type": "application/jsonl",

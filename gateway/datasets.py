@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple
 from uuid import UUID
 
 from fastapi.concurrency import run_in_threadpool
 
 from domain.aggregate import because
-from domain.dataset import Dataset
+from domain.dataset import Dataset, UploadOptions
 from domain.errors import DomainError
 from gateway.access import Caller
 from gateway.backend import Backend
@@ -71,31 +72,49 @@ def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterat
         raise
 
 
+class StoredFile(NamedTuple):
+    """A file that is whole in the artifact store; its size in bytes."""
+
+    ref: str
+    sha256: str
+    size: int
+
+
 def record_upload(
     backend: Backend,
     caller: Caller,
     dataset_id: UUID,
     name: str,
-    ref: str,
-    sha256: str,
-    size: int,
+    file: StoredFile,
+    options: UploadOptions,
 ) -> Dataset:
-    """Make a dataset of a stored file of `size` bytes; its validation begins.
+    """Make a dataset of a stored file; its validation begins.
 
     The same id makes the same dataset, with the first file. Raises DomainError; nothing is kept
     then, nor of an upload that the database did not come to know.
     """
-    with dropped_on(Exception, backend, ref):
+    with dropped_on(Exception, backend, file.ref):
         backend.log.find(Dataset, dataset_id)
     # From here on another error than a refusal may hide a commit, whose file must stay.
-    with dropped_on(DomainError, backend, ref), because(caller.cause(backend)):
-        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, ref, sha256, size)
-    if dataset.upload_ref != ref:
-        backend.artifacts.delete(ref)
+    with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
+        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
+    if dataset.upload_ref != file.ref:
+        backend.artifacts.delete(file.ref)
     with backend.pool.connection() as connection:
         set_dataset_name(connection, dataset_id, name)
     caught_up(backend, DATASETS)
     return dataset
+
+
+def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
+    """Confirm that jobs train on a caller's dataset without its tools' definitions.
+
+    Raises NotFound, and WrongState unless it is ready.
+    """
+    own_dataset(backend, caller, dataset_id)
+    with because(caller.cause(backend)):
+        backend.ecolink.ignore_tools(caller.account_id, dataset_id)
+    caught_up(backend, DATASETS)
 
 
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:

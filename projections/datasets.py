@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS datasets (
     total_bytes bigint NOT NULL,
     examples bigint,
     duplicates bigint,
+    tool_lines bigint,
+    tools_ignored boolean NOT NULL,
     errors bigint,
     report_ref text,
     sha256 text NOT NULL,
@@ -62,6 +64,11 @@ def apply(cursor: Cursor, event: Event) -> None:
             _validate(cursor, event)
         case Dataset.DatasetRejected():
             _reject(cursor, event)
+        case Dataset.ToolDefinitionsIgnored():
+            cursor.execute(
+                "UPDATE datasets SET tools_ignored = true WHERE dataset_id = %s",
+                [event.originator_id],
+            )
         case Dataset.DatasetDeleted():
             for table in TABLES:
                 cursor.execute(
@@ -86,8 +93,8 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 def _insert(cursor: Cursor, event: Dataset.DatasetUploaded) -> None:
     cursor.execute(
-        "INSERT INTO datasets (dataset_id, account_id, status, total_bytes, sha256, uploaded_at) "
-        "VALUES (%s, %s, %s, %s, %s, %s)",
+        "INSERT INTO datasets (dataset_id, account_id, status, total_bytes, sha256, uploaded_at, "
+        "tools_ignored) VALUES (%s, %s, %s, %s, %s, %s, %s)",
         [
             event.originator_id,
             event.account_id,
@@ -95,18 +102,20 @@ def _insert(cursor: Cursor, event: Dataset.DatasetUploaded) -> None:
             event.total_bytes,
             event.sha256,
             event.timestamp,
+            event.ignore_tools,
         ],
     )
 
 
 def _validate(cursor: Cursor, event: Dataset.DatasetValidated) -> None:
     cursor.execute(
-        "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, errors = 0, "
-        "report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
+        "UPDATE datasets SET status = %s, examples = %s, duplicates = %s, tool_lines = %s, "
+        "errors = 0, report_ref = %s, sha256 = %s, validated_at = %s WHERE dataset_id = %s",
         [
             DatasetStatus.READY_FOR_TRAINING,
             event.examples,
             event.duplicates,
+            event.tool_lines,
             event.report_ref,
             event.sha256,
             event.timestamp,

@@ -9,18 +9,26 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
-from domain.dataset import Dataset, DatasetStatus
+from domain.dataset import Dataset, DatasetStatus, Trainability, UploadOptions
 from domain.errors import NotFound, WrongState
 from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.answers import Answer
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import delete_dataset, own_dataset, record_upload, upload_ref, upload_slot
+from gateway.datasets import (
+    StoredFile,
+    delete_dataset,
+    ignore_tools,
+    own_dataset,
+    record_upload,
+    upload_ref,
+    upload_slot,
+)
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
 from gateway.pages import LARGEST_PAGE, Limit, Page
@@ -63,6 +71,15 @@ class DatasetAnswer(Answer):
     total_bytes: int
     examples: int | None = None
     duplicates: int | None = None
+    tool_lines: int | None = Field(
+        default=None, description="Lines that define tools, which training leaves out."
+    )
+    tools_ignored: bool = Field(
+        default=False, description="Its owner confirmed that tools' definitions are ignored."
+    )
+    obstacle: str | None = Field(
+        default=None, description="Why no job may train on it alone, once it is ready."
+    )
     errors: int | None = None
     uploaded_at: datetime
     validated_at: datetime | None = None
@@ -118,6 +135,20 @@ class ValidationReport(Answer):
     error_count: int
 
 
+def _options(
+    keep_duplicates: Annotated[
+        bool, Query(description="Train on repeated lines as often as they are in the file.")
+    ] = False,
+    ignore_tools: Annotated[
+        bool, Query(description="Confirm that definitions of tools in its lines are ignored.")
+    ] = False,
+) -> UploadOptions:
+    return UploadOptions(keep_duplicates, ignore_tools)
+
+
+OptionsOf = Annotated[UploadOptions, Depends(_options)]
+
+
 @router.post(
     "/datasets",
     status_code=202,
@@ -141,6 +172,7 @@ async def upload_dataset(
     name: Annotated[DatasetName, Query(description="What people call it.")],
     caller: CallerOf,
     backend: BackendOf,
+    options: OptionsOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> DatasetAnswer:
     """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
@@ -149,7 +181,7 @@ async def upload_dataset(
     async with upload_slot(backend, caller) as most_bytes:
         size, sha256 = await store_upload(request, backend.artifacts, ref, most_bytes)
     return await run_in_threadpool(
-        _record_upload, backend, caller, dataset_id, name, ref, sha256, size
+        _record_upload, backend, caller, dataset_id, name, StoredFile(ref, sha256, size), options
     )
 
 
@@ -158,11 +190,10 @@ def _record_upload(
     caller: Caller,
     dataset_id: UUID,
     name: str,
-    ref: str,
-    sha256: str,
-    size: int,
+    file: StoredFile,
+    options: UploadOptions,
 ) -> DatasetAnswer:
-    dataset = record_upload(backend, caller, dataset_id, name, ref, sha256, size)
+    dataset = record_upload(backend, caller, dataset_id, name, file, options)
     with backend.pool.connection() as connection:
         row = rows.dataset(connection, caller.account_id, dataset_id) or _new_row(dataset)
         return _answers(connection, [row])[0]
@@ -201,6 +232,15 @@ def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Data
     row = own_dataset(backend, caller, dataset_id)
     with backend.pool.connection() as connection:
         return _answers(connection, [row])[0]
+
+
+@router.post("/datasets/{dataset_id}/ignore-tools", responses=refusals(404, 409))
+def ignore_tool_definitions(
+    dataset_id: UUID, caller: CallerOf, backend: BackendOf
+) -> DatasetAnswer:
+    """Confirm that jobs train on a dataset without the tools that its lines define."""
+    ignore_tools(backend, caller, dataset_id)
+    return show_dataset(dataset_id, caller, backend)
 
 
 @router.delete("/datasets/{dataset_id}", status_code=204, responses=refusals(404, 409))
@@ -257,12 +297,21 @@ def _answers(connection: Connection, datasets: Sequence[Mapping[str, Any]]) -> l
             **{name: row[name] for name in DatasetAnswer.model_fields if name in row},
             id=row["dataset_id"],
             name=names.get(row["dataset_id"]),
+            obstacle=obstacle_of(row),
             progress=_progress(connection, row),
             tokens=[TokenCount(**each) for each in tokens[row["dataset_id"]]],
             counting=[each["base_model"] for each in counting[row["dataset_id"]]],
         )
         for row in datasets
     ]
+
+
+def obstacle_of(row: Mapping[str, Any]) -> str | None:
+    """Why no job may train on the ready dataset of a row alone; None if one may."""
+    if row["status"] != DatasetStatus.READY_FOR_TRAINING:
+        return None
+    facts = ("examples", "duplicates", "tool_lines", "tools_ignored")
+    return Trainability(*(row[name] for name in facts)).obstacle()
 
 
 def _progress(connection: Connection, row: Mapping[str, Any]) -> Progress | None:

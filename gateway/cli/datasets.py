@@ -32,12 +32,25 @@ def upload(
     follow: Annotated[
         bool, typer.Option(help="Wait for the validation; exit code 1 if it is rejected.")
     ] = True,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Train on repeated lines as well.")
+    ] = False,
+    ignore_tools: Annotated[
+        bool,
+        typer.Option("--ignore-tools", help="Confirm that tools' definitions are ignored."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, and follow its validation to the end."""
     with client_of(ctx) as client:
         with bar(f"uploading {file.name}", file.stat().st_size) as sent:
-            dataset = client.upload(file, name or file.stem, sent)
+            dataset = client.upload(
+                file,
+                name or file.stem,
+                sent,
+                keep_duplicates=keep_duplicates,
+                ignore_tools=ignore_tools,
+            )
         if not follow:
             show(dataset, as_json, tables.fields)
             return
@@ -90,6 +103,13 @@ def report(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> N
     """What the validation found, line by line."""
     with client_of(ctx) as client:
         show(client.get(f"/datasets/{dataset}/report"), as_json, tables.report)
+
+
+@datasets.command("ignore-tools")
+def ignore_tools(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
+    """Confirm that jobs train on a dataset without the tools that its lines define."""
+    with client_of(ctx) as client:
+        show(client.post(f"/datasets/{dataset}/ignore-tools", {}), as_json, tables.fields)
 
 
 @datasets.command()

@@ -10,7 +10,7 @@ from uuid import UUID
 from domain.dataset import DatasetStatus
 from domain.lifecycle import JobStatus
 from gateway.answers import Answer
-from gateway.api.datasets import ValidationReport
+from gateway.api.datasets import ValidationReport, obstacle_of
 from gateway.v1.vocabulary import FILE_STATUSES, FINE_TUNE, RESULTS, file_name, result_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection
@@ -54,7 +54,7 @@ def file_object(row: Mapping[str, Any], name: str | None, artifacts: Artifacts) 
         filename=name or UNNAMED,
         purpose=FINE_TUNE,
         status=FILE_STATUSES[row["status"]],
-        status_details=why_rejected(artifacts, row["report_ref"]) if rejected else None,
+        status_details=why_rejected(artifacts, row["report_ref"]) if rejected else obstacle_of(row),
     )
 
 

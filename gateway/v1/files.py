@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from domain.dataset import Dataset, DatasetStatus
+from domain.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.errors import Invalid, NotFound, WrongState
 from domain.identity import created_id
 from gateway.access import Caller, CallerOf
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import (
+    StoredFile,
     delete_dataset,
     dropped_on,
     own_dataset,
@@ -60,6 +61,7 @@ from projections.job_timeline import ended_at
 from projections.projection import Row
 
 FILES_PATH = "/files"
+OPTIONS = ("keep_duplicates", "ignore_tools")
 NAME_CHARACTERS = 200
 SHOWN_AT_ONCE = 100
 
@@ -73,6 +75,15 @@ FORM: dict[str, Any] = {
                 "properties": {
                     "purpose": {"const": FINE_TUNE},
                     "file": {"type": "string", "format": "binary", "description": "Chat JSONL."},
+                    "keep_duplicates": {
+                        "type": "boolean",
+                        "description": "Beyond OpenAI's: train on repeated lines as well.",
+                    },
+                    "ignore_tools": {
+                        "type": "boolean",
+                        "description": "Beyond OpenAI's: confirm that tools' definitions in its "
+                        "lines are ignored.",
+                    },
                 },
             }
         }
@@ -88,6 +99,7 @@ class Upload:
     """A form as far as it has come."""
 
     fields: dict[str, str] = field(default_factory=dict)
+    options: dict[str, bool] = field(default_factory=dict)
     filename: str | None = None  # None: no file yet
     size: int = 0  # bytes
     sha256: str = ""
@@ -132,11 +144,25 @@ async def _receive(
             upload.filename = _kept_name(part.filename)
         elif part.name == "purpose":
             upload.fields["purpose"] = await part.text()
+        elif part.name in OPTIONS:
+            upload.options[part.name] = _flag(part.name, await part.text())
         else:
             name, _, _ = part.name.partition("[")  # objects are sent as name[key]
             if name == "expires_after":
                 raise Invalid("files are kept until they are deleted; leave it out", field=name)
-            raise Invalid("only `file` and `purpose` are known, each once", field=name)
+            raise Invalid(
+                "only `file` and `purpose` are known, each once, and `keep_duplicates` and "
+                "`ignore_tools`",
+                field=name,
+            )
+
+
+def _flag(name: str, value: str) -> bool:
+    """A yes or no of a form; raises Invalid."""
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if value.lower() not in known:
+        raise Invalid(f"{value!r} is neither true nor false", field=name)
+    return known[value.lower()]
 
 
 def _kept_name(sent: str | None) -> str:
@@ -158,11 +184,13 @@ def _record(
     retries: int,
 ) -> FileObject:
     name = upload.filename or UNNAMED
-    request_sha256 = fingerprint(FILES_PATH, [name, upload.sha256])
+    options = UploadOptions(**upload.options)
+    request_sha256 = fingerprint(FILES_PATH, [name, upload.sha256, *astuple(options)])
     with dropped_on(Exception, backend, ref):
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
     dataset_id = created_id(caller.account_id, "dataset", key)
-    dataset = record_upload(backend, caller, dataset_id, name, ref, upload.sha256, upload.size)
+    file = StoredFile(ref, upload.sha256, upload.size)
+    dataset = record_upload(backend, caller, dataset_id, name, file, options)
     return _shown(backend, caller, dataset)
 
 

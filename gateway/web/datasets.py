@@ -16,6 +16,7 @@ from gateway.api.datasets import (
     UPLOAD_PATH,
     DatasetAnswer,
     drop_dataset,
+    ignore_tool_definitions,
     list_datasets,
     show_dataset,
     show_report,
@@ -126,6 +127,13 @@ async def show_examples(
         first=first,
         shown=EXAMPLES_SHOWN,
     )
+
+
+@router.post("/{dataset_id}/ignore-tools")
+def ignore_tools(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
+    """Confirm that definitions of tools are ignored, and show the dataset again."""
+    ignore_tool_definitions(dataset_id, caller, backend)
+    return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 
 @router.post("/{dataset_id}/delete")

@@ -11,6 +11,7 @@ from services.datasets.plain_chat import plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
+TOOL_KEYS = {"tools", "functions"}
 
 
 def read_example(text: str, notes: Notes) -> list[Message]:
@@ -52,7 +53,10 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
     """The messages before normalisation, from an object that holds more than `messages`."""
     present = {key for key in value if value[key] is not None}
-    if unused := [key for key in value if key in present and key not in TOP_LEVEL_KEYS]:
+    if any(value[key] for key in TOOL_KEYS & present):
+        notes.append((Code.TOOL_DEFINITIONS, ()))
+    known = TOP_LEVEL_KEYS | TOOL_KEYS
+    if unused := [key for key in value if key in present and key not in known]:
         notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
     if "messages" in present:
         if present & {"prompt", "completion"}:

@@ -17,6 +17,10 @@ SENTENCES: dict[Code, str] = {
         "{count} {lines} an earlier example; each example was kept once (first repeats: {first})."
     ),
     Code.UNUSED_KEYS: "{count} {lines} keys that training does not use; ignored: {names}.",
+    Code.TOOL_DEFINITIONS: (
+        "{count} {lines} tools; training leaves the definitions out, so that the model does "
+        "not learn to call them."
+    ),
     Code.UNUSED_MESSAGE_KEYS: (
         "{count} {lines} messages with keys that training does not use; ignored: {names}."
     ),
@@ -32,6 +36,7 @@ VERBS: dict[Code, tuple[str, str]] = {
     Code.BLANK_LINES: ("was", "were"),
     Code.DUPLICATE_LINES: ("repeats", "repeat"),
     Code.UNUSED_KEYS: ("has", "have"),
+    Code.TOOL_DEFINITIONS: ("defines", "define"),
     Code.UNUSED_MESSAGE_KEYS: ("has", "have"),
     Code.SYSTEM_NOT_FIRST: ("has", "have"),
     Code.ENDS_WITHOUT_ASSISTANT: ("ends", "end"),
@@ -64,8 +69,11 @@ class Findings:
                 Problem(line=line, code=error.code, message=error.message, excerpt=excerpt)
             )
 
-    def refuse_file(self, code: Code, message: str) -> None:
-        """Record an error of the whole file."""
+    def refuse_file(self, code: Code, message: str, *, only: bool = False) -> None:
+        """Record an error of the whole file; with `only`, in place of those of its lines."""
+        if only:
+            self.errors.clear()
+            self.error_count = 0
         self.error_count += 1
         if len(self.errors) < ERRORS_SHOWN:
             self.errors.append(Problem(line=None, code=code, message=message))
@@ -80,6 +88,10 @@ class Findings:
         for name in names:
             if len(kind.names) < NAMES_SHOWN:
                 kind.names[name] = None
+
+    def count(self, code: Code) -> int:
+        """Lines with a kind of warning."""
+        return self._kinds[code].count if code in self._kinds else 0
 
     @property
     def warnings(self) -> tuple[Notice, ...]:

@@ -68,6 +68,7 @@ class Code(StrEnum):
     BLANK_LINES = "blank_lines"
     DUPLICATE_LINES = "duplicate_lines"
     UNUSED_KEYS = "unused_keys"
+    TOOL_DEFINITIONS = "tool_definitions"
     UNUSED_MESSAGE_KEYS = "unused_message_keys"
     SYSTEM_NOT_FIRST = "system_not_first"
     ENDS_WITHOUT_ASSISTANT = "ends_without_assistant"
@@ -140,8 +141,9 @@ class Report(BaseModel):
     """The outcome of a validation.
 
     `lines` and `bytes` are those of the uploaded file that were read, blank ones included.
-    `examples` and `duplicates` count valid lines. `sha256` and `normalised_bytes` describe the
-    normalised output and are None for a rejected file, whose output is of no use. `errors` are
+    `examples` and `duplicates` count valid lines, `tool_lines` those that define tools. `sha256`
+    and `normalised_bytes` describe the normalised output and are None for a rejected file, whose
+    output is of no use. `errors` are
     the first ones in the order of the file, of `error_count` in all: at most one for each line.
     """
 
@@ -150,6 +152,7 @@ class Report(BaseModel):
     status: Status
     examples: int
     duplicates: int
+    tool_lines: int = 0
     lines: int
     bytes: int
     sha256: str | None

@@ -111,6 +111,7 @@ class Validating:
             "upload": str(upload),
             "examples": str(examples),
             "max_bytes": self._max_bytes,
+            "keep_duplicates": dataset.options.keep_duplicates,
         }
         limits = self._limits or limits_for(dataset.total_bytes)
         try:
@@ -153,7 +154,12 @@ def _decide(dataset: Dataset, report: Report, report_ref: str) -> None:
         return
     assert report.sha256 is not None
     dataset.validate(
-        _refs(dataset)[1], report.sha256, report.examples, report.duplicates, report_ref
+        _refs(dataset)[1],
+        report.sha256,
+        report.examples,
+        report.duplicates,
+        report_ref,
+        report.tool_lines,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example
+from services.datasets.file_format import FormatCheck
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
 from services.datasets.lines import in_words, limited, split_lines
@@ -26,15 +27,6 @@ LONG_LINE_BYTES = 64 * 1024
 """Lines from this size on are read under a limit of their own; shorter ones cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
-UNSUPPORTED = {
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
-    b"\x1f\x8b": "compressed with gzip; upload the unpacked JSONL file",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; upload the unpacked JSONL file",
-    b"PK\x03\x04": "a zip archive; upload the unpacked JSONL file",
-    b"PAR1": "a Parquet file; convert it to JSONL",
-}
-
 
 def validate(
     chunks: Iterable[bytes],
@@ -43,17 +35,19 @@ def validate(
     on_progress: Callable[[Progress], None],
     max_bytes: int,
     max_line_bytes: int = MAX_LINE_BYTES,
+    keep_duplicates: bool = False,
 ) -> Report:
     """Check a chat dataset and write its normalised examples to `sink`, e.g. a file's `write`.
 
-    The output is JSONL, one `{"messages": [...]}` a line with each distinct example once, in the
-    order of the file. It is complete only if the report's status is `ready_for_training`; after
-    the first error nothing more is written, while validation goes on to find the others.
+    The output is JSONL, one `{"messages": [...]}` a line in the order of the file, with each
+    distinct example once unless `keep_duplicates`. It is complete only if the report's status is
+    `ready_for_training`; after the first error nothing more is written, while validation goes on
+    to find the others.
     `on_progress` is called about every 4 MiB of input and once at the end. The outcome does not
     depend on how the bytes are cut into chunks. Raises only what `chunks`, `sink` and
     `on_progress` raise. Main thread only.
     """
-    validation = _Validation(sink, max_line_bytes)
+    validation = _Validation(sink, max_line_bytes, keep_duplicates)
     reported = 0
     try:
         for content, size in split_lines(limited(chunks, max_bytes), max_line_bytes):
@@ -62,7 +56,8 @@ def validate(
                 reported = validation.bytes
                 on_progress(Progress(validation.lines, validation.bytes))
     except Refused as error:
-        validation.findings.refuse_file(error.code, error.message)
+        is_verdict = error.code is Code.UNSUPPORTED_FILE
+        validation.findings.refuse_file(error.code, error.message, only=is_verdict)
     report = validation.report()
     on_progress(Progress(report.lines, report.bytes))
     return report
@@ -102,14 +97,17 @@ class _Output:
 class _Validation:
     """What is known of a file so far. Refused escapes only for the file as a whole."""
 
-    def __init__(self, sink: Callable[[bytes], object], max_line_bytes: int) -> None:
+    def __init__(
+        self, sink: Callable[[bytes], object], max_line_bytes: int, keep_duplicates: bool
+    ) -> None:
         self.findings = Findings()
         self.lines = 0
         self.bytes = 0
         self._max_line_bytes = max_line_bytes
         self._examples = 0
         self._duplicates = 0
-        self._seen = DigestSet()
+        self._seen = None if keep_duplicates else DigestSet()
+        self._format = FormatCheck()
         self._output = _Output(sink)
 
     def take(self, content: bytes, size: int) -> None:
@@ -121,8 +119,7 @@ class _Validation:
                 Code.TOO_MANY_LINES,
                 f"The file has more than {MOST_LINES:,} lines; remove blank lines, or split it.",
             )
-        if self.lines == 1:
-            _refuse_unsupported(content)
+        self._format.take(content)
         notes: Notes = []
         try:
             if size > self._max_line_bytes:
@@ -179,7 +176,9 @@ class _Validation:
         return example
 
     def _keep(self, example: bytes) -> None:
-        if not self._seen.add(hashlib.blake2b(example, digest_size=DIGEST_BYTES).digest()):
+        if self._seen is not None and not self._seen.add(
+            hashlib.blake2b(example, digest_size=DIGEST_BYTES).digest()
+        ):
             self._duplicates += 1
             self.findings.warn(self.lines, Code.DUPLICATE_LINES)
             return
@@ -190,6 +189,10 @@ class _Validation:
     def report(self) -> Report:
         """The outcome, once everything is taken."""
         findings = self.findings
+        try:
+            self._format.finish()
+        except Refused as verdict:
+            findings.refuse_file(verdict.code, verdict.message, only=True)
         if not self._examples and not findings.error_count:
             findings.refuse_file(Code.EMPTY_FILE, "The file has no examples: it is empty.")
         rejected = findings.error_count > 0
@@ -198,6 +201,7 @@ class _Validation:
             status=Status.REJECTED if rejected else Status.READY_FOR_TRAINING,
             examples=self._examples,
             duplicates=self._duplicates,
+            tool_lines=findings.count(Code.TOOL_DEFINITIONS),
             lines=self.lines,
             bytes=self.bytes,
             sha256=sha256,
@@ -215,11 +219,3 @@ def has_null(value: Any) -> bool:
     if isinstance(value, dict):
         return any(has_null(key) or has_null(item) for key, item in value.items())
     return isinstance(value, list) and any(map(has_null, value))
-
-
-def _refuse_unsupported(content: bytes) -> None:
-    for magic, what in UNSUPPORTED.items():
-        if content.startswith(magic):
-            raise Refused(
-                Code.UNSUPPORTED_FILE, f"The file is not JSONL in UTF-8: it seems to be {what}."
-            )

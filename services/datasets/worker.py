@@ -32,6 +32,7 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
             examples.write,
             on_progress=lambda progress: on_progress(progress._asdict()),
             max_bytes=request["max_bytes"],
+            keep_duplicates=request["keep_duplicates"],
         )
     return report.model_dump(mode="json")
 

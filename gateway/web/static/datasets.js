@@ -91,7 +91,8 @@ class Upload {
     this.become("sending", "Starting…");
     return new Promise((resolve) => {
       const request = this.request = new XMLHttpRequest();
-      request.open("POST", `${place.dataset.path}?name=${encodeURIComponent(name)}`);
+      const keep = document.getElementById("keep-duplicates").checked;
+      request.open("POST", `${place.dataset.path}?name=${encodeURIComponent(name)}&keep_duplicates=${keep}`);
       request.setRequestHeader("content-type", "application/jsonl");
       request.setRequestHeader("idempotency-key", this.key);
       request.setRequestHeader("x-csrf-token", csrfToken());
@@ -120,7 +121,8 @@ class Upload {
       this.become("failed", sentence(answer.error?.message ?? `The upload was answered with ${request.status}`));
       return undefined;
     }
-    this.become("sent", "Uploaded: ");
+    this.dataset = answer.id;
+    this.become("sent", "Uploaded, now being checked: ");
     const link = document.createElement("a");
     link.href = `/datasets/${answer.id}`;
     link.textContent = `open ${answer.name}`;
@@ -129,6 +131,23 @@ class Upload {
     return undefined;
   }
 }
+
+// The table knows the verdict: an upload's own words follow it.
+function showVerdicts() {
+  for (const upload of uploads) {
+    const status = upload.dataset && document.getElementById(`dataset-${upload.dataset}`)?.dataset.status;
+    if (!status || status === upload.verdict || status === "validating") continue;
+    upload.verdict = status;
+    const rejected = status === "rejected";
+    upload.element.className = `queued ${rejected ? "is-refused" : "is-ready"}`;
+    upload.said.replaceChildren(rejected ? "Rejected: " : "Checked and ready: ", upload.link, ".");
+    announce(`${upload.file.name}: ${upload.said.textContent}`);
+  }
+}
+
+new MutationObserver(showVerdicts).observe(document.querySelector("main") ?? document.body, {
+  attributes: true, attributeFilter: ["data-status"], childList: true, subtree: true,
+});
 
 function toSend() {
   return [...uploads].filter((each) => each.state === "waiting" || each.state === "failed");

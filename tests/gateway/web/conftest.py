@@ -79,6 +79,7 @@ def upload(browser: Browser, world: World) -> Callable[..., UUID]:
                         report.examples,
                         report.duplicates,
                         f"{home}/report.json",
+                        report.tool_lines,
                     )
             world.log.commit(dataset)
         with connect(world.settings) as connection:

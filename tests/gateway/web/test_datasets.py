@@ -44,7 +44,7 @@ def test_the_example_line_is_a_valid_dataset(browser: Browser) -> None:
 def test_each_state_is_told_in_the_document_s_words(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
 ) -> None:
-    ready = upload(CHAT, name="ready one")
+    ready = upload(CHAT, {"messages": [USER, ASSISTANT]}, name="ready one")
     upload("no json", CHAT, name="bad one")
     waiting = upload(CHAT, name="new one", validated=False)
     with connect(world.settings) as connection:
@@ -54,12 +54,12 @@ def test_each_state_is_told_in_the_document_s_words(
     shown = words(html)
     assert "new one validating 1,234 lines, 50 B of" in shown
     assert "bad one rejected 1 error" in shown
-    assert "ready one ready to train 1 counting…" in shown
+    assert "ready one ready to train 2 counting…" in shown
     assert html.count("Train<span") == 1
     assert f'href="/fine-tune/new?dataset={ready}"' in html
     count(world, ready, base, 40)
     settle(browser)
-    assert "ready one ready to train 1 40" in words(opened(browser, "/datasets"))
+    assert "ready one ready to train 2 40" in words(opened(browser, "/datasets"))
 
 
 def test_the_list_is_asked_for_again_only_while_something_moves(

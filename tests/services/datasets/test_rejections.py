@@ -208,6 +208,7 @@ def test_every_code_has_a_test() -> None:
         Code.BLANK_LINES,
         Code.DUPLICATE_LINES,
         Code.UNUSED_KEYS,
+        Code.TOOL_DEFINITIONS,
         Code.UNUSED_MESSAGE_KEYS,
         Code.SYSTEM_NOT_FIRST,
         Code.ENDS_WITHOUT_ASSISTANT,

@@ -90,7 +90,7 @@ def test_unused_keys_are_ignored_with_a_warning_that_names_them() -> None:
     assert output == jsonl_compact(GOOD, chat(USER, ASSISTANT, USER, ASSISTANT))
     unused, message_keys = report.warnings[0], report.warnings[1]
     assert unused.code is Code.UNUSED_KEYS
-    assert unused.message == ('1 line has keys that training does not use; ignored: "tools", "id".')
+    assert unused.message == ('1 line has keys that training does not use; ignored: "id".')
     assert (message_keys.code, message_keys.lines) == (Code.UNUSED_MESSAGE_KEYS, (2,))
     assert '"refusal"' in message_keys.message
 

@@ -53,14 +53,17 @@ def jsonl(*examples: Any) -> bytes:
 
 
 def validated(
-    *chunks: bytes, max_bytes: int = 10**6, max_line_bytes: int = 10**5
+    *chunks: bytes,
+    max_bytes: int = 10**6,
+    max_line_bytes: int = 10**5,
+    keep_duplicates: bool = False,
 ) -> tuple[Report, bytes, list[Progress]]:
     """The report, the normalised output and the progress of an upload."""
-    return validated_chunks(chunks, max_bytes, max_line_bytes)
+    return validated_chunks(chunks, max_bytes, max_line_bytes, keep_duplicates)
 
 
 def validated_chunks(
-    chunks: Iterable[bytes], max_bytes: int, max_line_bytes: int
+    chunks: Iterable[bytes], max_bytes: int, max_line_bytes: int, keep_duplicates: bool = False
 ) -> tuple[Report, bytes, list[Progress]]:
     """As `validated`, of any iterable."""
     output: list[bytes] = []
@@ -71,6 +74,7 @@ def validated_chunks(
         on_progress=progress.append,
         max_bytes=max_bytes,
         max_line_bytes=max_line_bytes,
+        keep_duplicates=keep_duplicates,
     )
     return report, b"".join(output), progress
 

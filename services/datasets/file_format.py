@@ -1,0 +1,100 @@
+"""Files that are not JSON Lines: one verdict for the file, not one error for each line."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from services.datasets.report import Code, Refused
+
+UNSUPPORTED = {
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+    b"\x1f\x8b": "compressed with gzip; upload the unpacked JSONL file",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; upload the unpacked JSONL file",
+    b"PK\x03\x04": "a zip archive; upload the unpacked JSONL file",
+    b"PAR1": "a Parquet file; convert it to JSONL",
+}
+TAKEN = "EcoLink takes JSON Lines: one object on each line."
+ARRAY = f"The file is a JSON array. {TAKEN} Convert it: jq -c '.[]' data.json > data.jsonl"
+SPREAD = (
+    "The file is JSON spread over several lines. "
+    f"{TAKEN} Convert it: jq -c . data.json > data.jsonl"
+)
+TABLE = (
+    "The file seems to be a table (CSV). "
+    f"{TAKEN} Convert it: write each row as "
+    '{"prompt": "...", "completion": "..."} on a line of its own, with Python\'s csv and json '
+    "modules."
+)
+DELIMITERS = (b",", b";", b"\t")
+BYTE_ORDER_MARK = "\ufeff".encode()
+LOOKED_AT_BYTES = 64 * 1024
+
+
+class FormatCheck:
+    """Looks at the first two lines that are not blank. Raises Refused with the verdict."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._first = True
+
+    def take(self, content: bytes) -> None:
+        """Take the next line of the file."""
+        if len(self._lines) == 2:
+            return
+        if self._first:
+            _refuse_magic(content)
+            content, self._first = content.removeprefix(BYTE_ORDER_MARK), False
+        text = content[:LOOKED_AT_BYTES].strip()
+        if not text:
+            return
+        self._lines.append(text)
+        if len(self._lines) == 1 and text.startswith(b"["):
+            self._refuse_array(text, whole=len(content) <= LOOKED_AT_BYTES)
+        if len(self._lines) == 2:
+            self._judge()
+
+    def finish(self) -> None:
+        """The file is over."""
+        if len(self._lines) == 1 and _delimiter(self._lines[0]) is not None:
+            _refuse(TABLE)
+
+    def _refuse_array(self, text: bytes, *, whole: bool) -> None:
+        """Refuse an array of objects, or one that goes on in the next line."""
+        inside = text[1:].lstrip()
+        if inside.startswith(b"{") or (whole and not inside):
+            _refuse(ARRAY)
+
+    def _judge(self) -> None:
+        first, second = self._lines
+        if first == b"{" and second.startswith(b'"'):
+            _refuse(SPREAD)
+        delimiter = _delimiter(first)
+        if delimiter is not None and delimiter in second and not second.startswith(b"{"):
+            _refuse(TABLE)
+
+
+def _delimiter(header: bytes) -> bytes | None:
+    """What separates the names in the first line of a table; None if it is none."""
+    if header[:1] in b"{[" or len(header) > 1000:
+        return None
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip(b'"').strip() for name in header.split(delimiter)]
+        if len(names) > 1 and all(_is_name(name) for name in names):
+            return delimiter
+    return None
+
+
+def _is_name(name: bytes) -> bool:
+    text = name.decode(errors="replace")
+    return 0 < len(text) <= 40 and all(char.isalnum() or char in " _-." for char in text)
+
+
+def _refuse_magic(content: bytes) -> None:
+    for magic, what in UNSUPPORTED.items():
+        if content.startswith(magic):
+            _refuse(f"The file is not JSONL in UTF-8: it seems to be {what}.")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise Refused(Code.UNSUPPORTED_FILE, message)

@@ -1,0 +1,62 @@
+"""Files that are not JSON Lines get one verdict, with a way to convert them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from services.datasets.report import Code
+from tests.services.datasets.uploads import ASSISTANT, GOOD, USER, chat, jsonl, validated
+
+ROWS = b"Where is it?,On its way.\nWhen?,Tomorrow.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"prompt,completion\n" + ROWS, "table (CSV)"),
+        (b"\xef\xbb\xbfprompt;completion\na;b\nc;d\n", "table (CSV)"),
+        (b'"question"\t"answer"\n"a"\t"b"\n', "table (CSV)"),
+        (json.dumps([GOOD] * 50).encode(), "JSON array"),
+        (json.dumps([GOOD] * 50, indent=1).encode(), "JSON array"),
+        (b"\n\n[\n" + jsonl(GOOD, GOOD), "JSON array"),
+        (json.dumps(GOOD, indent=2).encode(), "spread over several lines"),
+    ],
+)
+def test_another_format_gets_one_verdict_with_a_way_to_convert_it(
+    content: bytes, words: str
+) -> None:
+    report, output, _ = validated(content)
+    (error,) = report.errors
+    assert (error.line, error.code, report.error_count) == (None, Code.UNSUPPORTED_FILE, 1)
+    assert words in error.message
+    assert "JSON Lines" in error.message
+    assert "Convert it" in error.message
+    assert output == b""
+
+
+def test_json_lines_with_errors_are_still_judged_line_by_line() -> None:
+    report, _, _ = validated(b"{\n" + jsonl(GOOD) + b"no json, at all\n[1]\n")
+    assert [error.line for error in report.errors] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_repeated_lines_are_kept_on_request(keep: bool) -> None:
+    report, output, _ = validated(jsonl(*[GOOD] * 40), keep_duplicates=keep)
+    kept = 40 if keep else 1
+    assert (report.examples, report.duplicates) == (kept, 40 - kept)
+    assert output.count(b"\n") == kept
+
+
+def test_lines_that_define_tools_are_counted() -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    report, _, _ = validated(
+        jsonl(
+            chat(USER, ASSISTANT) | {"tools": [tool]},
+            chat(USER, ASSISTANT, USER, ASSISTANT) | {"functions": [tool["function"]]},
+            chat(USER, {**ASSISTANT, "content": "No."}) | {"tools": []},
+        )
+    )
+    assert report.tool_lines == 2
+    assert [notice.code for notice in report.warnings] == [Code.TOOL_DEFINITIONS]
