@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.errors import Invalid
 from domain.hyperparameters import Hyperparameters
+from domain.machine import Conditions
 from domain.memory import Fit
 from domain.model_shape import ModelShape
 from domain.money import charge_micros
 from domain.offers import GpuType
 from domain.phases import Phase
 from domain.precision import Precision as Precision
-from domain.pricing import HEADROOM, LONGEST_SECONDS
+from domain.pricing import HEADROOM, LONGEST_SECONDS, PROBED_TFLOPS
 from domain.token_lengths import TokenLengths
 from domain.workload import Work as Work
 from domain.workload import phase_seconds
@@ -55,6 +56,33 @@ class Estimate(BaseModel):
     total_steps: int  # optimizer steps that it covers
     calibrated_from: int  # finished jobs behind the factors; 0: the catalog alone
     phases: tuple[PhaseEstimate, ...]
+    conditions: Conditions | None = None  # of a CPU's machine; None: of a GPU, or not known
+
+    @property
+    def basis(self) -> str:
+        """Sentences that say what the range goes by, and what it allows for."""
+        conditions = self.conditions
+        if self.calibrated_from:
+            jobs = "job" if self.calibrated_from == 1 else "jobs"
+            said = f"Calibrated from {self.calibrated_from} finished {jobs}."
+        elif conditions is not None and conditions.tflops is not None:
+            said = (
+                "No finished job has calibrated it yet: it goes by a one-second speed test of the "
+                f"machine ({conditions.tflops:.2g} TFLOPS)."
+            )
+        else:
+            said = "No finished job has calibrated it yet: it goes by the catalog's figures."
+        if conditions is None:
+            return said
+        if conditions.load is None:
+            return f"{said} The machine's present load is not known; other work there slows a job."
+        if conditions.slowdown > 1:
+            said += (
+                f" The machine is busy ({conditions.load:.1f} processes want its "
+                f"{conditions.cores} cores), so the upper bound allows for up to "
+                f"{conditions.slowdown:g} times the time."
+            )
+        return said
 
     @property
     def low_seconds(self) -> int:
@@ -82,12 +110,14 @@ class Estimate(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What finished jobs teach: actual over modelled seconds by phase; 1 where nothing is known."""
+    """What finished jobs and the machine teach: actual over modelled seconds by phase, else 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: dict[Phase, float] = {}
     jobs: int = 0
+    slowdown: float = 1.0  # that was allowed for when those jobs were priced; the median
+    conditions: Conditions | None = None  # of a CPU's machine now
 
 
 def sequence_length(
@@ -111,7 +141,9 @@ def estimate(
     A phase's typical seconds are what the constants say, times its factor. The lower bound, where
     all goes smoothly, is the typical seconds / sqrt(1.3), and the upper bound is 1.3 times the
     lower: so the range has the promised width, and as much room in proportion below what is
-    expected as above it. Register is quick and has no headroom. Raises Invalid for a dataset too
+    expected as above it. Register is quick and has no headroom. Of a CPU, the probe's speed stands
+    in for the factors that no job has taught, and a load that is higher than those jobs met raises
+    the upper bound. Raises Invalid for a dataset too
     small to train on and for a job of more than a year.
     """
     if work.trained_on < 1:
@@ -121,13 +153,20 @@ def estimate(
             field="dataset",
         )
     seconds = phase_seconds(work, gpu, gpu_count, fit)
-    phases = tuple(_ranged(phase, seconds[phase], calibration) for phase in Phase)
+    conditions = calibration.conditions
+    factors = _probed(work, gpu, gpu_count, fit, conditions) | calibration.factors
+    slowdown = 1.0 if conditions is None else conditions.slowdown / calibration.slowdown
+    phases = tuple(
+        _ranged(phase, seconds[phase], factors.get(phase, 1.0), max(1.0, slowdown))
+        for phase in Phase
+    )
     priced = Estimate(
         rate_micros_per_hour=rate_micros_per_hour,
         tokens=work.trained_tokens,
         total_steps=work.total_steps(gpu_count),
         calibrated_from=calibration.jobs,
         phases=phases,
+        conditions=conditions,
     )
     if sum(each.high_seconds for each in phases) > LONGEST_SECONDS:
         days = priced.low_seconds // 86_400
@@ -139,14 +178,30 @@ def estimate(
     return priced
 
 
-def _ranged(phase: Phase, model_seconds: float, calibration: Calibration) -> PhaseEstimate:
-    typical = model_seconds * calibration.factors.get(phase, 1.0)
+def _probed(
+    work: Work, gpu: GpuType, gpu_count: int, fit: Fit, conditions: Conditions | None
+) -> dict[Phase, float]:
+    """Factors of the phases that compute, by the machine's measured speed; empty if unknown."""
+    if conditions is None or conditions.tflops is None:
+        return {}
+    scaled = gpu.bf16_tflops * conditions.tflops / PROBED_TFLOPS
+    here = gpu.model_copy(update={"bf16_tflops": scaled})
+    catalog, measured = (phase_seconds(work, each, gpu_count, fit) for each in (gpu, here))
+    return {
+        phase: measured[phase] / catalog[phase]
+        for phase in (Phase.TRAINING, Phase.EVALUATION)
+        if catalog[phase] > 0
+    }
+
+
+def _ranged(phase: Phase, model_seconds: float, factor: float, slowdown: float) -> PhaseEstimate:
+    typical = model_seconds * factor
     low = typical if phase is Phase.REGISTER else typical / math.sqrt(HEADROOM)
     return PhaseEstimate(
         phase=phase,
         model_seconds=model_seconds,
         low_seconds=low,
-        high_seconds=low if phase is Phase.REGISTER else HEADROOM * low,
+        high_seconds=low if phase is Phase.REGISTER else HEADROOM * slowdown * low,
     )
 
 
@@ -165,6 +220,7 @@ def remaining(
         tokens=round(whole.tokens * share),
         total_steps=left,
         calibrated_from=whole.calibrated_from,
+        conditions=whole.conditions,
         phases=tuple(
             each.scaled(share) if each.phase is Phase.TRAINING else each for each in whole.phases
         ),

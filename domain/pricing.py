@@ -112,6 +112,10 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
     }
 )
 
+PROBED_TFLOPS = 1.0
+"""What the one-second probe finds in bf16 on the machine that the CPU's constants were fitted on;
+of another machine, the catalog's figure is scaled by what it finds there."""
+
 PREP_SECONDS = 0.05
 PREP_EXAMPLE_SECONDS = 0.0003
 PREP_TOKEN_SECONDS = 0.000004

@@ -27,7 +27,7 @@ from domain.gpu_pool import GpuPool
 from domain.hyperparameters import Hyperparameters
 from domain.identity import CATALOG_ID, base_model_id, gpu_pool_id
 from domain.job import Job
-from domain.machine import Machine
+from domain.machine import Conditions, Machine
 from domain.memory import Fit, decide, fits
 from domain.model_shape import ModelShape
 from domain.offers import GpuType
@@ -40,6 +40,10 @@ T = TypeVar("T")
 
 Calibrations = Callable[[str, str, Precision, int], Calibration]
 """What finished jobs teach about a base, a GPU type, a precision and a GPU count."""
+
+
+LoadOf = Callable[[str], float | None]
+"""The present load of a host by its name; None if it cannot be known here."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,11 @@ class Quoting:
     one for each request.
     """
 
-    def __init__(self, log: EventLog, calibrations: Calibrations) -> None:
+    def __init__(
+        self, log: EventLog, calibrations: Calibrations, load_of: LoadOf = lambda _: None
+    ) -> None:
         self._log = log
+        self._load_of = load_of
         self._calibrations = calibrations
         self._pools: dict[tuple[str, str], GpuPool | None] = {}
 
@@ -167,7 +174,9 @@ class Quoting:
         truncation = Truncation.of(work.lengths, length)
         fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
-        calibration = self._calibrations(base.name, gpu.name, fit.precision, count)
+        calibration = self._calibrations(base.name, gpu.name, fit.precision, count).model_copy(
+            update={"conditions": self._conditions(choices, fit)}
+        )
         return Quote(
             plan=TrainingPlan(
                 **_sources(dataset, validation, base),
@@ -345,6 +354,17 @@ class Quoting:
         """The machine behind a CPU-backed type in a region, as far as it is known."""
         pool = self._pool(region, gpu_type)
         return None if pool is None else pool.machine
+
+    def _conditions(self, choices: Choices, fit: Fit) -> Conditions | None:
+        """The machine of a CPU-backed type now; None of a GPU, or where it is not known."""
+        machine = self._machine(choices.region, choices.gpu_type)
+        if machine is None:
+            return None
+        return Conditions(
+            cores=machine.cores,
+            tflops=machine.tflops.get(fit.dtype),
+            load=self._load_of(machine.host),
+        )
 
     def _known(self, region: str, gpu: GpuType) -> GpuType:
         """A GPU type with the dtype that its machine in a region is good at."""

@@ -21,6 +21,7 @@ from gateway.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock, clock_of
 from infrastructure.limits import Limits
+from infrastructure.machine_load import load_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
@@ -48,7 +49,7 @@ class Backend:
     @property
     def quoting(self) -> Quoting:
         """Prices of jobs, by what finished ones taught."""
-        return Quoting(self.log, self._calibration)
+        return Quoting(self.log, self._calibration, load_of)
 
     @property
     def launching(self) -> Launching:

@@ -195,12 +195,7 @@ def quote(answer: Answer) -> RenderableType:
         Text(
             f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens, on "
             f"{answer['gpu_type']} in {answer['region']} at "
-            f"{priced['rate_per_hour']['text']} an hour; "
-            + (
-                f"calibrated from {priced['calibrated_from']} finished jobs"
-                if priced["calibrated_from"]
-                else "not calibrated by a finished job yet"
-            ),
+            f"{priced['rate_per_hour']['text']} an hour. {priced['basis']}",
             style="dim",
         ),
         Text("\nGates", style="bold"),

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS estimates (
     high_seconds bigint NOT NULL,
     low_micros bigint NOT NULL,
     high_micros bigint NOT NULL,
+    slowdown double precision NOT NULL,
     scored_at timestamptz,
     segments integer,
     last_gpu_count integer,
@@ -80,7 +81,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved, estimate: Estimate) -> None:
     plan = event.plan
     model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
     cursor.execute(
-        "INSERT INTO estimates VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        f"INSERT INTO estimates VALUES ({', '.join(['%s'] * 16)})",  # type: ignore[arg-type]
         [
             event.originator_id,
             event.account_id,
@@ -97,11 +98,12 @@ def _insert(cursor: Cursor, event: Job.JobApproved, estimate: Estimate) -> None:
             estimate.high_seconds,
             estimate.low_micros,
             estimate.high_micros,
+            1.0 if estimate.conditions is None else estimate.conditions.slowdown,
         ],
     )
 
 
-ESTIMATES = Projection("estimates", ("estimates",), DDL, apply)
+ESTIMATES = Projection("estimates", ("estimates",), DDL, apply, fold=2)
 
 
 def calibration(
@@ -113,7 +115,7 @@ def calibration(
     do only those that ran on the GPUs that they were estimated for.
     """
     rows = connection.execute(
-        "SELECT model_seconds, phase_seconds FROM estimates WHERE base_model = %s "
+        "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
         "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
         "AND last_gpu_count = gpu_count ORDER BY scored_at DESC, job_id LIMIT %s",
         [base_model, gpu_type, precision, gpu_count, LEARNED_FROM],
@@ -125,6 +127,7 @@ def calibration(
             if (ratios := _ratios(rows, phase))
         },
         jobs=len(rows),
+        slowdown=median(row["slowdown"] for row in rows) if rows else 1.0,
     )
 
 

@@ -43,7 +43,7 @@ class PhaseAnswer(Answer):
 
 
 class EstimateAnswer(Answer):
-    """A range of duration and cost: low if all goes well, high with 30% headroom."""
+    """A range of duration and cost: low if all goes well, high with 30% headroom or more."""
 
     low_seconds: int
     high_seconds: int
@@ -53,6 +53,10 @@ class EstimateAnswer(Answer):
     tokens: int = Field(description="That training sees, over all epochs, after truncation.")
     total_steps: int
     calibrated_from: int = Field(description="Finished jobs behind the estimate; 0: none yet.")
+    basis: str = Field(
+        description="What the range goes by (finished jobs, a speed test of the machine, or the "
+        "catalog's figures), and whether a busy machine widens it; for people."
+    )
     phases: list[PhaseAnswer]
 
     @classmethod
@@ -67,6 +71,7 @@ class EstimateAnswer(Answer):
             tokens=estimate.tokens,
             total_steps=estimate.total_steps,
             calibrated_from=estimate.calibrated_from,
+            basis=estimate.basis,
             phases=[
                 PhaseAnswer.of(each, estimate.rate_micros_per_hour) for each in estimate.phases
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -35,17 +36,18 @@ def this_machine() -> Machine:
         processor=name[1].strip() if name else platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         dtype=Dtype.BF16 if native else Dtype.FLOAT32,
-        tflops=None,
+        tflops={},
     )
 
 
 def measured(machine: Machine) -> Machine:
     """The same machine with its speed, which takes seconds; raises ProbeFailed."""
-    command = [*PROBE, machine.dtype.value]
+    command = list(PROBE)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
         )
-        return machine.model_copy(update={"tflops": float(done.stdout.split()[-1])})
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        speeds = json.loads(done.stdout)
+        return Machine.model_validate(machine.model_dump() | {"tflops": speeds})
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise ProbeFailed(f"{' '.join(command)}: {error}") from error

@@ -22,6 +22,7 @@ from domain.estimate import (
     sequence_length,
 )
 from domain.hyperparameters import Hyperparameters
+from domain.machine import Conditions
 from domain.memory import Fit, decide
 from domain.model_shape import ModelShape
 from domain.money import charge_micros
@@ -391,3 +392,58 @@ def test_nothing_trained_leaves_the_whole_job() -> None:
         remaining(whole, step=0, total_steps=total, trained=False, rate_micros_per_hour=RATE)
         == whole
     )
+
+
+# --- The machine of a CPU-backed type ---
+
+IDLE = Conditions(cores=2, tflops=1.0, load=0.3)
+
+
+def on(conditions: Conditions, calibration: Calibration | None = None) -> Estimate:
+    job = work()
+    chosen = decide(job.shape, job.hyperparameters, job.sequence_length, CPU, 1, [])
+    known = (calibration or Calibration()).model_copy(update={"conditions": conditions})
+    return estimate(job, CPU, 1, chosen, known, RATE)
+
+
+def test_a_slower_machine_takes_longer_where_no_job_has_taught_better() -> None:
+    usual, slow = on(IDLE), on(IDLE.model_copy(update={"tflops": 0.25}))
+    assert usual.phases == priced(work()).phases
+    ratio = slow.typical_seconds(Phase.TRAINING) / usual.typical_seconds(Phase.TRAINING)
+    assert 1.5 < ratio < 4
+    assert seconds(slow, Phase.TRAINING) == seconds(usual, Phase.TRAINING), "factors stay as taught"
+    taught = Calibration(factors={Phase.TRAINING: 1.0, Phase.EVALUATION: 1.0}, jobs=3)
+    assert on(IDLE.model_copy(update={"tflops": 0.25}), taught).phases == usual.phases
+
+
+def test_a_busy_machine_raises_the_upper_bound_alone_and_says_so() -> None:
+    idle, busy = on(IDLE), on(IDLE.model_copy(update={"load": 4.5}))
+    assert busy.low_seconds == idle.low_seconds
+    for quiet, loud in zip(idle.phases, busy.phases, strict=True):
+        times = 1.0 if quiet.phase is Phase.REGISTER else 3.0
+        assert loud.high_seconds == pytest.approx(times * quiet.high_seconds)
+    assert "4.5 processes want its 2 cores" in busy.basis
+    assert "up to 3 times the time" in busy.basis
+    assert "one-second speed test of the machine (1 TFLOPS)" in idle.basis
+    assert "busy" not in idle.basis
+
+
+def test_jobs_that_ran_under_the_same_load_have_taught_it() -> None:
+    busy = IDLE.model_copy(update={"load": 4.5})
+    known = on(busy, Calibration(jobs=3, slowdown=3.0))
+    assert known.high_seconds == on(IDLE).high_seconds
+    assert known.basis.startswith("Calibrated from 3 finished jobs.")
+
+
+def test_what_is_not_known_of_a_machine_is_said() -> None:
+    unknown = Conditions(cores=2, tflops=None, load=None)
+    assert on(unknown).phases == priced(work()).phases
+    assert "the catalog's figures" in on(unknown).basis
+    assert "present load is not known" in on(unknown).basis
+
+
+@pytest.mark.parametrize(
+    ("load", "slowdown"), [(0.0, 1.0), (0.9, 1.0), (1.2, 1.5), (3.0, 3.0), (9.0, 6.0), (99.0, 8.0)]
+)
+def test_a_slowdown_is_a_coarse_level(load: float, slowdown: float) -> None:
+    assert IDLE.model_copy(update={"load": load}).slowdown == slowdown

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from threading import Timer
 from uuid import UUID
 
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 
@@ -213,7 +215,7 @@ def test_examples_that_lose_their_end_are_warned_of_before_and_after_the_approva
 
 def machine_is(world: World, **changed: object) -> None:
     """The scheduler found this of the machine behind the CPU-backed pool."""
-    machine = Machine(host="elsewhere", processor="test", cores=2, dtype=Dtype.BF16, tflops=None)
+    machine = Machine(host="elsewhere", processor="test", cores=2, dtype=Dtype.BF16, tflops={})
     with because(world.cause):
         pool = world.log.load(GpuPool, gpu_pool_id("local", "cpu"))
         pool.measure(machine.model_copy(update=changed))
@@ -272,3 +274,24 @@ def test_hyperparameters_that_rarely_work_are_cautioned_against_everywhere(
     created = client.get(f"{path}/events", headers=person.headers).json()["data"][-1]
     assert created["level"] == "warn"
     assert high in created["message"]
+
+
+def test_a_busy_machine_is_said_and_raises_the_upper_bound(
+    client: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, body = ready(world)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.2, 0.0, 0.0))
+    machine_is(world, host=platform.node(), tflops={Dtype.BF16: 1.0})
+    idle, busy = (
+        client.post("/api/estimates", json=body, headers=person.headers).json()["estimate"]
+        for load in (0.2, 4.5)
+        if monkeypatch.setattr(psutil, "getloadavg", lambda load=load: (load, 0.0, 0.0)) is None
+    )
+    assert "one-second speed test" in idle["basis"]
+    assert "The machine is busy" in busy["basis"]
+    assert busy["low_seconds"] == idle["low_seconds"]
+    assert busy["high_seconds"] > 2.5 * idle["high_seconds"]
+    job = client.post("/api/jobs", json=body, headers=person.headers).json()
+    world.project()
+    shown = client.get(f"/api/jobs/{job['id']}", headers=person.headers).json()
+    assert shown["estimate"]["basis"] == busy["basis"]

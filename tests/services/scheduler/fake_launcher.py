@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from domain.catalog import Catalog
 from domain.machine import Machine
+from domain.precision import Dtype
 from infrastructure.reports import SegmentSpec
 from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, Pod, PodName
 from tests.causes import NOW
@@ -40,7 +41,7 @@ class FakeLauncher:
     def measure_machine(self) -> None:
         """A tenth of a TFLOPS."""
         if self.machine_found is not None:
-            self.machine_found = self.machine_found.model_copy(update={"tflops": 0.1})
+            self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 0.1}})
 
     def tend(self) -> None:
         """It is always ready."""

@@ -34,7 +34,7 @@ class CountingLauncher:
     def measure_machine(self) -> None:
         """One TFLOPS."""
         assert self.found is not None
-        self.found = self.found.model_copy(update={"tflops": 1.0})
+        self.found = self.found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
 
     def capacity(self, catalog: Catalog) -> dict[tuple[str, str], int]:
         """Every region's capacity; nothing while it is broken."""
@@ -119,7 +119,7 @@ def test_base_models_are_no_matter_of_capacity(log: EventLog, launcher: Counting
         assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
 
 
-MACHINE = Machine(host="here", processor="test", cores=2, dtype=Dtype.BF16, tflops=None)
+MACHINE = Machine(host="here", processor="test", cores=2, dtype=Dtype.BF16, tflops={})
 
 
 def test_what_the_machine_is_good_at_is_recorded_with_the_cpu_pools_once(
@@ -129,9 +129,9 @@ def test_what_the_machine_is_good_at_is_recorded_with_the_cpu_pools_once(
     offer_capacity(log, FixedClock(), launcher)  # type: ignore[arg-type]
     assert machine_of(log, "cpu") == machine_of(log, "cpu-small") == MACHINE
     measure_machine(log, FixedClock(), launcher)  # type: ignore[arg-type]
-    fast = MACHINE.model_copy(update={"tflops": 1.0})
+    fast = MACHINE.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
     assert machine_of(log, "cpu") == fast
-    launcher.found = fast.model_copy(update={"tflops": 1.1})
+    launcher.found = fast.model_copy(update={"tflops": {Dtype.BF16: 1.1}})
     assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
     launcher.found = MACHINE
     assert capacity_changes(log, launcher) == []  # type: ignore[arg-type]
