@@ -27,12 +27,14 @@ class NotedControl:
 
     def __init__(self) -> None:
         self.paid: list[tuple[UUID, int, int]] = []
+        self.jwts: list[str] = []
         self.stopped: list[tuple[UUID, int]] = []
         self.answered: list[tuple[UUID, int]] = []
         self.forgotten: list[tuple[UUID, int]] = []
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
         self.paid.append((job_id, segment, paid_seconds))
+        self.jwts.append(jwt)
 
     def stop(self, job_id: UUID, segment: int) -> None:
         self.stopped.append((job_id, segment))

@@ -85,3 +85,13 @@ async def test_nothing_is_kept_of_what_is_over(
     assert channel.kept == 3
     channel.forget(JOB_ID, 5)
     assert channel.kept == 2
+
+
+async def test_a_renewed_jwt_stays_until_the_next(
+    channel: ControlChannel, js: JetStreamContext
+) -> None:
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 360, "first")
+    await asyncio.to_thread(channel.stop, JOB_ID, 1)
+    assert (await in_force(js)).jwt == "first"
+    await asyncio.to_thread(channel.pay, JOB_ID, 1, 420, "second")
+    assert (await in_force(js)).jwt == "second"

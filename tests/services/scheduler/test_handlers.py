@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from uuid import uuid4
 
 import pytest
@@ -256,6 +259,11 @@ def test_an_extended_lease_is_told_to_the_segment(
     lease(log, seconds=60)
     scheduler.catch_up()
     assert control.paid == [(JOB_ID, 1, 360)]
+    (jwt,) = control.jwts
+    padded = jwt.split(".")[1] + "=="
+    claims = json.loads(base64.urlsafe_b64decode(padded))
+    assert claims["exp"] > time.time() + 300
+    assert f"reports.{ACCOUNT_ID}.{JOB_ID}.1" in claims["nats"]["pub"]["allow"]
 
 
 def test_a_segment_that_is_over_is_told_of_no_lease(
