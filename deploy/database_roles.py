@@ -96,7 +96,7 @@ ACCESS: dict[str, Access] = {
     "gateway": Access(
         events=(
             *(ApiKey, Payment, Account.CreditGranted, Account.ToppedUp),
-            *(Dataset.DatasetUploaded, Dataset.DatasetDeleted),
+            *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(Job.JobApproved, Job.PauseRequested, Job.CancelRequested, Job.JobPaused),
             *(Job.JobResumed, Job.JobCancelled, Job.AdapterPromoted, Job.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
