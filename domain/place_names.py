@@ -19,7 +19,8 @@ class PlaceNames:
 
     def gpus(self, count: int, gpu_type: str) -> str:
         """Some GPUs of a type, such as `2 × NVIDIA L4 24 GB`."""
-        return f"{count}{APART}×{APART}{self.gpu_type(gpu_type)}"
+        title = self.gpu_type(gpu_type).replace(" GB", f"{APART}GB")
+        return f"{count}{APART}×{APART}{title}"
 
     def gpu_type(self, name: str) -> str:
         """A GPU type, such as `NVIDIA L4 24 GB`."""

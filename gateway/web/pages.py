@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import cache
 from http import HTTPStatus
@@ -33,6 +34,8 @@ SECURITY = {
 }
 """Of every page and fragment. Pico's icons are `data:` images."""
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 PRIVATE = {"cache-control": "private, no-store"}
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -59,9 +62,9 @@ def templates() -> Environment:
         "job_name": job_name,
         "limit": written_limit,
         "moment": written_moment,
-        "rough": rough,
+        "rough": unbroken(rough),
         "sentence": sentence,
-        "spoken": spoken,
+        "spoken": unbroken(spoken),
         "time": written_time,
     }
     environment.globals["asset"] = url_of
@@ -69,6 +72,11 @@ def templates() -> Environment:
     environment.globals["decimals_in"] = decimals_in
     environment.globals["dollars_range"] = written_range
     return environment
+
+
+def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:
+    """A way to write durations whose numbers and units stay on one line."""
+    return lambda seconds: written(seconds).replace(" ", NO_BREAK)
 
 
 def is_htmx(request: Request) -> bool:

@@ -25,7 +25,7 @@ from gateway.api.models import BaseModelAnswer
 from gateway.backend import Backend
 from gateway.web.amounts import written_amount, written_range
 from gateway.web.launch_snippets import command_line, python
-from gateway.web.pages import sentence
+from gateway.web.pages import NO_BREAK, sentence
 from gateway.web.wizard_fields import FIELDS, UNPRICED
 from gateway.web.wizard_form import Entries, identified, read
 from gateway.web.wizard_lists import Listed, Lists, Offered
@@ -371,7 +371,8 @@ def _duration(low_seconds: float, high_seconds: float) -> str:
 
 
 def _spoken(seconds: float) -> str:
-    return spoken(seconds) if seconds >= 10 else f"{seconds:.1f} s"
+    written = spoken(seconds) if seconds >= 10 else f"{seconds:.1f} s"
+    return written.replace(" ", NO_BREAK)
 
 
 def context(view: View, base_url: str, **more: Any) -> dict[str, Any]:

@@ -12,6 +12,38 @@ from tests.browser.exhibition import Exhibition
 from tests.browser.states import PAGES, STATES, State
 from tests.browser.tabs import HEIGHT, PHONE_WIDTH, WIDTH, Tabs
 
+BROKEN = r"""() => {
+  const units = "[KMG]i?B|B|ms|s|min|h|%";
+  const number = `(?<![\\w.-])[\u2212+(-]?\\$?\\d[\\d.,:%]*\\)?(?:\\s(?:${units})(?![a-z]))?`;
+  const whole = new RegExp(`${number}|[0-9a-f]{8,}`, "g");
+  const broken = [];
+  for (const cell of document.querySelectorAll("td, th, .figure dd, .facts dd")) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode())
+      for (const found of texts.currentNode.data.matchAll(whole)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, found.index);
+        range.setEnd(texts.currentNode, found.index + found[0].length);
+        const rects = [...range.getClientRects()].filter((each) => each.width > 0);
+        const tops = rects.map((each) => Math.round(each.top));
+        if (new Set(tops).size > 1) broken.push(found[0]);
+      }
+  }
+  return broken;
+}"""
+"""Numbers with their signs and units, and ids, that go on in the next line of a cell."""
+
+
+PHONE_TABLES = (
+    "billing",
+    "dataset-ready",
+    "job-table",
+    "jobs",
+    "jobs-compared",
+    "models",
+    "wizard",
+)
+
 
 @pytest.mark.parametrize(
     "state",
@@ -39,6 +71,17 @@ def test_a_state(
         _take(page, pictures, f"{state.name}-phone")
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", PHONE_TABLES)
+def test_nothing_breaks_in_the_middle_on_a_phone(
+    name: str, exhibited: Tabs, exhibition: Exhibition
+) -> None:
+    page = next(each for each in STATES if each.name == name).open(exhibited, exhibition)
+    page.set_viewport_size({"width": PHONE_WIDTH, "height": HEIGHT})
+    assert _width(page) <= PHONE_WIDTH
+    assert page.evaluate(BROKEN) == []
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 def _width(page: Page) -> int:

@@ -47,10 +47,10 @@ export function csrfToken() {
   return headers ? JSON.parse(headers)["x-csrf-token"] : "";
 }
 
-// A table that is wider than the screen scrolls, by keyboard too.
+// A table that is larger than its place scrolls, by keyboard too.
 function reachTables() {
   for (const wrap of document.querySelectorAll(".table-wrap")) {
-    if (wrap.scrollWidth > wrap.clientWidth) wrap.tabIndex = 0;
+    if (wrap.scrollWidth > wrap.clientWidth || wrap.scrollHeight > wrap.clientHeight) wrap.tabIndex = 0;
     else wrap.removeAttribute("tabindex");
   }
 }

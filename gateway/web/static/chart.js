@@ -223,5 +223,6 @@ export class Chart {
       return row;
     });
     table.querySelector("tbody").replaceChildren(...rows);
+    table.querySelector(".table-wrap").tabIndex = 0;
   }
 }

@@ -28,7 +28,7 @@ function draw() {
   ]);
   plot?.destroy();
   element.replaceChildren();
-  plot = new uPlot({ ...sizeOf(element), scales: { x: { time: false } }, axes: axes(), series: [{ label: "Step" }, ...series] }, data(), element);
+  plot = new uPlot({ ...sizeOf(element), scales: { x: { time: false } }, axes: axes(), series: [{ label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) }, ...series] }, data(), element);
 }
 
 function tell() {
