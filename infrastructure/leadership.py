@@ -28,16 +28,32 @@ CREATE TABLE IF NOT EXISTS leaderships (
     pid integer NOT NULL,
     since timestamptz NOT NULL
 );
+CREATE OR REPLACE FUNCTION require_own_lead(leader text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    IF session_user LIKE 'ecolink\\_%'
+        AND session_user NOT IN ('ecolink_operator', 'ecolink_' || leader)
+        AND NOT pg_has_role(session_user, current_user, 'MEMBER')
+    THEN
+        RAISE EXCEPTION 'role % may not lead as %', session_user, leader
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END $$;
 CREATE OR REPLACE FUNCTION take_lead(leader text, of_host text, of_pid integer) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE taken bigint;
+BEGIN
+    PERFORM require_own_lead(leader);
     INSERT INTO leaderships AS led VALUES (leader, 1, of_host, of_pid, clock_timestamp())
     ON CONFLICT (name) DO UPDATE SET epoch = led.epoch + 1, host = excluded.host,
         pid = excluded.pid, since = excluded.since
-    RETURNING epoch
-$$;
+    RETURNING epoch INTO taken;
+    RETURN taken;
+END $$;
 CREATE OR REPLACE FUNCTION require_lead(leader text, in_epoch bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
+    PERFORM require_own_lead(leader);
     PERFORM FROM leaderships WHERE name = leader AND epoch = in_epoch FOR SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another % leads', leader USING ERRCODE = 'EL001';
@@ -45,7 +61,11 @@ BEGIN
 END $$
 """
 """`require_lead` locks the row until its transaction ends, and `take_lead` waits for that: what a
-leader began to save before is saved before the next leader begins."""
+leader began to save before is saved before the next leader begins.
+
+`require_own_lead` refuses a service's role that names another service. The owner of the functions,
+which is the only role on some servers, a superuser and the operator may name any. pg_temp comes
+last in the path, or a caller's temporary table would be used in place of `leaderships`."""
 
 LOST = "EL001"
 """SQLSTATE of a check that failed."""

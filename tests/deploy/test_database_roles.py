@@ -187,12 +187,53 @@ def test_services_that_append_may_lock_the_log_to_keep_it_in_order(settings: Set
                 refused(connection, "LOCK TABLE ecolink_events IN EXCLUSIVE MODE")
 
 
-@pytest.mark.parametrize("service", [name for name in ACCESS if name != "gateway"])
-def test_a_service_of_which_one_process_works_may_lead(settings: Settings, service: str) -> None:
+LEADERS = [name for name, access in ACCESS.items() if access.leads]
+TAKE_LEAD, REQUIRE_LEAD = "SELECT take_lead(%s, 'host', 1)", "SELECT require_lead(%s, %s)"
+
+
+def take_lead(connection: psycopg.Connection, name: str) -> int:
+    row = connection.execute(TAKE_LEAD.encode(), [name]).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize("service", LEADERS)
+def test_a_service_leads_under_its_own_name_and_no_other(settings: Settings, service: str) -> None:
     with logged_in(settings, service) as connection:
-        row = connection.execute("SELECT take_lead(%s, 'host', 1)", [service]).fetchone()
-        assert row is not None
-        connection.execute("SELECT require_lead(%s, %s)", [service, row[0]])
+        epoch = take_lead(connection, service)
+        connection.execute(REQUIRE_LEAD.encode(), [service, epoch])
+        for other in {*ACCESS, "another"} - {service}:
+            with pytest.raises(
+                psycopg.errors.InsufficientPrivilege,
+                match=f"role {role_of(service)} may not lead as {other}",
+            ):
+                connection.execute(TAKE_LEAD.encode(), [other])
+            refused(connection, REQUIRE_LEAD, other, 1)  # it would lock that leader's row
+        connection.execute(REQUIRE_LEAD.encode(), [service, epoch])
+
+
+def test_the_owner_and_the_operator_may_lead_under_any_name(settings: Settings) -> None:
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        for name in (*LEADERS, "another"):
+            assert take_lead(owner, name) == 1
+    assert settings.database_url is not None
+    with psycopg.connect(settings.database_url, autocommit=True) as operator:
+        assert operator.info.user == OPERATOR_ROLE
+        for name in (*LEADERS, "another"):
+            operator.execute(REQUIRE_LEAD.encode(), [name, take_lead(operator, name)])
+
+
+def test_a_temporary_table_does_not_take_the_place_of_the_leaderships(settings: Settings) -> None:
+    """Its trigger would run with the rights of the functions' owner."""
+    with logged_in(settings, "serving") as connection:
+        connection.execute(
+            "CREATE TEMP TABLE leaderships (name text PRIMARY KEY, epoch bigint, host text, "
+            "pid integer, since timestamptz)"
+        )
+        epoch = take_lead(connection, "serving")
+        connection.execute(REQUIRE_LEAD.encode(), ["serving", epoch])
+        assert connection.execute("SELECT count(*) FROM pg_temp.leaderships").fetchone() == (0,)
 
 
 def test_the_gateway_leads_nothing(settings: Settings) -> None:
