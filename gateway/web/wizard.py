@@ -28,7 +28,7 @@ CHANGED = (
     "The estimate changed with your last change, or with the catalog. This is the new one; "
     "approve it if it suits you."
 )
-USED = "This form has approved a job already. What it holds now would be another one."
+USED = "You already started a job from this form. Approving again starts a second job."
 
 router = APIRouter(prefix=PATH)
 

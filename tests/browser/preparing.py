@@ -86,10 +86,16 @@ def asks(button: str) -> Callable[[Page], None]:
     return prepare
 
 
-def compared(page: Page) -> None:
-    """Two jobs of the list were chosen, and are compared."""
+def two_chosen(page: Page) -> None:
+    """Two jobs of the list are ticked, which is the limit."""
     for number in range(2):
         page.locator("input[name=jobs]").nth(number).check()
+    expect(page.locator("#compare-help")).to_contain_text("which is the limit")
+
+
+def compared(page: Page) -> None:
+    """Two jobs of the list were chosen, and are compared."""
+    two_chosen(page)
     page.get_by_role("button", name="Compare curves").click()
     expect(page.get_by_role("heading", name="Two jobs compared")).to_be_visible()
 
@@ -165,7 +171,7 @@ def refused_count(page: Page) -> None:
 def asked_to_undeploy_a_base(page: Page) -> None:
     """The question before a base answers no more."""
     page.get_by_role("row", name="qwen2.5").get_by_role("button", name="Undeploy").click()
-    expect(page.get_by_role("dialog")).to_contain_text("nobody can start a job on it")
+    expect(page.get_by_role("dialog")).to_contain_text("no user can start a job on it")
 
 
 LISTS = ("dataset", "base_model", "gpu_type", "region")
@@ -224,7 +230,7 @@ def asked_to_undeploy(page: Page) -> None:
     """The question before a checkpoint is given up."""
     row = page.locator(".row", has_text="ckpt-step").first
     row.get_by_role("button", name="Undeploy").click()
-    expect(page.get_by_role("dialog")).to_contain_text("may be deleted then")
+    expect(page.get_by_role("dialog")).to_contain_text("may then be deleted")
 
 
 def conversation(page: Page) -> None:

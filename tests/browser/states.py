@@ -36,6 +36,7 @@ from tests.browser.preparing import (
     refused_count,
     session_ended,
     table,
+    two_chosen,
     wizard,
     wrong_key,
 )
@@ -140,6 +141,7 @@ STATES = (
     ),
     State("wizard-changed", NEW, person="mary", prepare=changed, phone=True),
     State("jobs", "/fine-tune", dark=True, phone=True),
+    State("jobs-two-chosen", "/fine-tune", prepare=two_chosen, phone=True),
     State("jobs-compared", "/fine-tune", prepare=compared, dark=True, phone=True),
     State("jobs-none", "/fine-tune", person="newcomer"),
     State("job-waiting", "waiting", prepare=drawn),

@@ -204,7 +204,7 @@ at("model").addEventListener("change", () => {
   history.replaceState(null, "", `/models/playground?model=${encodeURIComponent(at("model").value)}`);
   if (turns.childElementCount === 0 && running === null) return;
   clear();
-  notify("A conversation is with one model: it begins anew.");
+  notify("You chose another model, so the conversation starts again.");
 });
 document.addEventListener("htmx:after:swap", showState);
 window.addEventListener("pagehide", () => running?.abort());

@@ -136,7 +136,7 @@ def test_a_deployed_checkpoint_is_asked_about_before_it_is_undeployed(
     shown = lists(browser)
     assert "Deployed checkpoints" in shown
     assert "Undeploy this checkpoint?" in shown
-    assert "may be deleted then" in shown
+    assert "may then be deleted" in shown
     assert name not in give(browser, f"/models/{name}/undeploy")
 
 

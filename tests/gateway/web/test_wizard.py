@@ -187,7 +187,7 @@ def test_all_problems_are_said_at_once_while_the_rest_goes_on(wizard: Wizard) ->
     shown = wizard.change(epochs="no", save_steps="no", lora_r="32")
     assert problem(shown, "epochs")
     assert problem(shown, "save_steps")
-    assert "1 to mend" in shown["advanced"].text
+    assert "1 to fix" in shown["advanced"].text
     assert shown.fields["lora_alpha"] == "64"
     assert "full precision" in shown["precision"].text  # memory does not depend on them
     assert shown.find("phases") is None  # but the cost does
@@ -359,7 +359,7 @@ def test_a_form_that_made_a_job_makes_another_only_when_asked_again(wizard: Wiza
     wizard.complete()
     wizard.approve()
     assert wizard.approve(epochs="2") is None
-    assert "This form has approved a job already." in wizard.shown["approve-alert"].text
+    assert "You already started a job from this form." in wizard.shown["approve-alert"].text
     assert len(wizard.jobs()) == 1
     assert wizard.shown.fields["epochs"] == "2"
     assert wizard.approve() is not None
@@ -373,7 +373,8 @@ def test_a_change_after_an_approval_whose_answer_was_lost_says_that_there_is_a_j
     job_id = wizard.approve()
     assert job_id is not None
     assert (
-        "This form has approved a job already." in wizard.change(epochs="2")["approve-alert"].text
+        "You already started a job from this form."
+        in wizard.change(epochs="2")["approve-alert"].text
     )
     for shown in (wizard.change(epochs="20"), wizard.look(), wizard.open()):
         assert shown.find("approve-alert") is None
