@@ -14,6 +14,11 @@ from services.trainer.tiny_model import make_tiny_model
 from tests.gateway.conftest import BASE_MODEL
 from tests.services.serving.listening import SECRET, listening
 
+WIDE = dict.fromkeys(
+    ("address_requests", "refused_credentials", "requests", "changes", "key_changes", "keys"), 10**6
+)
+"""Limits that thousands of requests from one address would meet, so that they met nothing else."""
+
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
@@ -23,5 +28,6 @@ def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
     engine = Engine(Hosting(rows=4, queue_limit=8, precision="fp32", device="cpu", threads=1))
     engine.attach(Served(base_id, BASE_MODEL, BASE_MODEL, "22", directory, None))
     with listening(engine) as url:
-        yield settings.model_copy(update={"serving_url": url, "serving_secret": SECRET})
+        served = {"serving_url": url, "serving_secret": SECRET}
+        yield settings.model_copy(update=served | {"limits": WIDE})
     engine.close()
