@@ -117,7 +117,11 @@ def bench(
             with up(Settings(home=home / "home"), SERVICES) as started:
                 port = free_port(0)
                 settings = started.settings.model_copy(
-                    update={"gateway_port": port, "gateway_url": f"http://127.0.0.1:{port}"}
+                    update={
+                        "gateway_port": port,
+                        "gateway_url": f"http://127.0.0.1:{port}",
+                        "limits": _limits(clients),
+                    }
                 )
                 run = measure(console, settings, clients, jobs, seconds)
     except StackError as error:
@@ -159,6 +163,15 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
         process.send_signal(signal.SIGTERM)
         process.wait(20)
     return run
+
+
+def _limits(clients: int) -> dict[str, int]:
+    """Limits that let in all clients, which have one address and few accounts."""
+    most, requests = 2 * clients + 100, 1000 * clients
+    return {
+        **{"connections": most, "address_connections": most, "sockets": most},
+        **{"address_requests": requests, "requests": requests},
+    }
 
 
 def _gateway(settings: Settings, platform: Platform | None = None) -> psutil.Process:
