@@ -26,7 +26,7 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
 
 def _message(problem: Mapping[str, Any]) -> str:
     """What pydantic says of a field; of an ID, what one looks like."""
-    if problem["type"] == "uuid_parsing" and isinstance(problem["input"], str):
+    if problem.get("type") == "uuid_parsing" and isinstance(problem["input"], str):
         return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
     return problem["msg"]
 
