@@ -67,18 +67,18 @@ class Estimate(BaseModel):
             said = f"Calibrated from {self.calibrated_from} finished {jobs}."
         elif conditions is not None and conditions.tflops is not None:
             said = (
-                "No finished job has calibrated it yet: it goes by a one-second speed test of the "
+                "Not calibrated by a finished job yet. Based on a one-second speed test of the "
                 f"machine ({conditions.tflops:.2g} TFLOPS)."
             )
         else:
-            said = "No finished job has calibrated it yet: it goes by the catalog's figures."
+            said = "Not calibrated by a finished job yet. Based on the catalog's figures."
         if conditions is None:
             return said
         if conditions.load is None:
-            return f"{said} The machine's present load is not known; other work there slows a job."
+            return f"{said} The machine's load is unknown; other work on it slows the job."
         if conditions.slowdown > 1:
             said += (
-                f" The machine is busy ({conditions.load:.1f} processes want its "
+                f" The machine is busy ({conditions.load:.1f} processes compete for its "
                 f"{conditions.cores} cores), so the upper bound allows for up to "
                 f"{conditions.slowdown:g} times the time."
             )

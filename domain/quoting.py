@@ -300,7 +300,7 @@ class Quoting:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None or base.deleted:
             raise Invalid(
-                f"no base model {name!r}; the list of models has those that there are",
+                f"unknown base model {name!r}; see `ecolink models list`",
                 field="base_model",
             )
         if not self._catalog.is_eligible(name):

@@ -89,7 +89,7 @@ CREATE INDEX IF NOT EXISTS job_detail_relaunch ON job_detail (relaunch_at)
 # segment_step and training_since: where and when the running segment began to train.
 
 WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
-    "waiting to be tried again",
+    "waiting to retry",
     "waiting for a GPU",
     "waiting for a lease",
     "launching",

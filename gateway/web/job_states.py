@@ -21,7 +21,7 @@ PAUSED = {
         "paused by an empty balance", "Paused when the balance reached zero"
     ),
     PauseReason.CAPACITY: PauseWords(
-        "paused: fewer GPUs there", "Paused: the region no longer has that many GPUs"
+        "paused: too few GPUs", "Paused: the region no longer has that many GPUs"
     ),
 }
 

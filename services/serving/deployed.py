@@ -37,10 +37,9 @@ REASONS = {
     "unsupported_architecture": "The base attends in a way that serving does not know: "
     "its answers would be wrong.",
     "load_failed": "The weights could not be loaded; serving's process log says why.",
-    "no_room": "The machine that serves found no memory, open file or disk for it, however often "
-    "it was tried.",
-    "serving_died": "The serving process died again and again while it loaded this, as it does "
-    "when memory runs out.",
+    "no_room": "Serving had too little memory, file handles or disk to load it, at every attempt.",
+    "serving_died": "The serving process died repeatedly while it loaded this. The usual cause is "
+    "too little memory.",
 }
 """Why something cannot be served, for its owner. Events keep these sentences for good, so that they
 hold no text of a library and no path of a machine: such details are for the process log."""

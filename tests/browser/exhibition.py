@@ -126,7 +126,9 @@ class Curator:
         linus = self._person("linus", 40)
         his = self._dataset(linus, "release-notes", lines(self.random, 300))
         self.exhibition.paths["wizard mistaken"] = f"/fine-tune/new?dataset={his}"
-        self._dataset(self._person("mary", 40), "tickets", lines(self.random, 1_500))
+        mary = self._person("mary", 40)
+        self._dataset(mary, "tickets", lines(self.random, 1_500))
+        self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.exhibition.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).run_dry())
@@ -358,6 +360,14 @@ def lines(random: Random, count: int) -> bytes:
         ]
         chats.append(json.dumps({"messages": messages}) + "\n")
     return "".join(chats).encode()
+
+
+def with_tools(content: bytes) -> bytes:
+    """The same chats, each of which defines a tool; the first one occurs twice."""
+    function = {"name": "find_order", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": function}]
+    chats = [json.dumps(json.loads(chat) | {"tools": tools}) for chat in content.splitlines()]
+    return "".join(f"{chat}\n" for chat in [*chats, chats[0]]).encode()
 
 
 DIVERGED = """\

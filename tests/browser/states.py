@@ -111,6 +111,8 @@ STATES = (
     State("session-ended", "/datasets", prepare=session_ended, dark=True, phone=True),
     State("dataset-ready", "dataset support-chats", prepare=examples, dark=True, phone=True),
     State("dataset-rejected", "dataset broken-export", dark=True, phone=True),
+    State("dataset-tools", "dataset agent-calls", person="mary", phone=True),
+    State("datasets-untrainable", "/datasets", person="mary", phone=True),
     State("dataset-validating", "dataset all-tickets-2026"),
     State("dataset-delete", "dataset support-chats", prepare=asks("Delete…")),
     State("wizard", "wizard", prepare=priced, dark=True, phone=True),
@@ -124,6 +126,13 @@ STATES = (
         NEW,
         person="mary",
         prepare=wizard("#precision.is-warn", micro_batch_size="8"),
+    ),
+    State(
+        "wizard-truncated",
+        NEW,
+        person="mary",
+        prepare=wizard("#truncation", max_sequence_length="128"),
+        phone=True,
     ),
     State(
         "wizard-does-not-fit",

@@ -422,7 +422,7 @@ def test_a_busy_machine_raises_the_upper_bound_alone_and_says_so() -> None:
     for quiet, loud in zip(idle.phases, busy.phases, strict=True):
         times = 1.0 if quiet.phase is Phase.REGISTER else 3.0
         assert loud.high_seconds == pytest.approx(times * quiet.high_seconds)
-    assert "4.5 processes want its 2 cores" in busy.basis
+    assert "4.5 processes compete for its 2 cores" in busy.basis
     assert "up to 3 times the time" in busy.basis
     assert "one-second speed test of the machine (1 TFLOPS)" in idle.basis
     assert "busy" not in idle.basis
@@ -439,7 +439,7 @@ def test_what_is_not_known_of_a_machine_is_said() -> None:
     unknown = Conditions(cores=2, tflops=None, load=None)
     assert on(unknown).phases == priced(work()).phases
     assert "the catalog's figures" in on(unknown).basis
-    assert "present load is not known" in on(unknown).basis
+    assert "load is unknown" in on(unknown).basis
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_job_that_is_put_off_says_until_when_it_stands_in_no_queue(
     story.end_segment(2, SegmentEnd.CRASHED, 0)
     until = NOW + RELAUNCH_PAUSES[1]
     shown = row()
-    assert (shown["phase"], shown["relaunch_at"]) == ("waiting to be tried again", until)
+    assert (shown["phase"], shown["relaunch_at"]) == ("waiting to retry", until)
     with pool.connection() as connection:
         assert due_relaunches(connection, until - timedelta(seconds=1)) == []
         assert due_relaunches(connection, until) == [JOB_ID]

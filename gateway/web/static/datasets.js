@@ -52,7 +52,7 @@ class Upload {
 
   problem() {
     if (this.file.size > Number(place.dataset.limit)) {
-      return `This file has ${written(this.file.size)}; the limit is ${place.dataset.limitText}. Split it into several.`;
+      return `This file has ${(this.file.size / 2 ** 20).toFixed(1)} MiB; the limit is ${place.dataset.limitText}. Split it into several files.`;
     }
     return this.file.size === 0 ? "This file is empty." : "";
   }

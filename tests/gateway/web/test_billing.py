@@ -98,7 +98,7 @@ def test_the_page_says_what_there_is(browser: Browser) -> None:
     page = words(browser.client.get("/billing").text)
     assert "Balance $20.00" in page
     assert "Available $20.00" in page
-    assert "Runway — nothing runs" in page
+    assert "Runway — no job is running" in page
     assert "Credit granted" in page
     assert "Nothing was charged" in page
 
@@ -175,7 +175,7 @@ def test_test_payments_are_capped_a_day(paying: Browser) -> None:
 
 
 def test_a_test_payment_counts_at_once_and_is_shown_as_such(paying: Browser) -> None:
-    assert "no money is behind it" in paying.client.get("/billing").text
+    assert "no real money is charged" in paying.client.get("/billing").text
     answer = top_up(paying, "12.50")
     assert "$12.50 was added as a test payment. Your balance is $12.50." in words(answer)
     assert balance(paying) == "$12.50"

@@ -317,8 +317,8 @@ def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
         reader.train(segment, checkpoint=None)
         reader.crash(FailureClass.NODE_LOST, segment)
     text = reader.text()
-    assert "waiting to be tried again ·" in text
-    assert "Waiting to be tried again. That is at" in text
+    assert "waiting to retry ·" in text
+    assert "Waiting to retry. The next attempt is at" in text
     assert "It is tried again in 30 s; waiting is free of charge." in text, "its timeline"
     assert "leaves the queue at once" in text
     shown = reader.client.get(reader.path, headers=reader.person.headers).json()

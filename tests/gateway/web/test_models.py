@@ -76,7 +76,7 @@ def test_a_model_is_shown_with_where_it_comes_from(browser: Browser, owner: Depl
     page = text(browser.client.get("/models").text)
     assert f"<code>{owner.model}</code>" in page
     assert f'href="/fine-tune/{owner.path.rpartition("/")[2]}"' in page
-    assert "3.000 → <strong>2.000</strong>" in page
+    assert "3.0000 → <strong>2.0000</strong>" in page
     assert "not deployed" in page
     assert "/models/list" not in page  # nothing moves, so nothing is asked for
 
