@@ -23,6 +23,7 @@ from domain.dataset import Dataset
 from domain.deployment import Deployment
 from domain.gpu_pool import GpuPool
 from domain.job import Job
+from domain.job_request import JobRequest
 from domain.meter import Meter
 from domain.payment import Payment
 from projections import PROJECTIONS
@@ -95,7 +96,7 @@ ACCESS: dict[str, Access] = {
     "serving": Access(events=(Deployment,), reacts=True),
     "gateway": Access(
         events=(
-            *(ApiKey, Payment, Account.CreditGranted, Account.ToppedUp),
+            *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(Job.JobApproved, Job.PauseRequested, Job.CancelRequested, Job.JobPaused),
             *(Job.JobResumed, Job.JobCancelled, Job.AdapterPromoted, Job.ModelDeleted),
@@ -113,7 +114,10 @@ ACCESS: dict[str, Access] = {
 }
 
 OPERATOR = Access(
-    events=(Account, ApiKey, BaseModel, Catalog, Dataset, Deployment, GpuPool, Job, Meter, Payment),
+    events=(
+        *(Account, ApiKey, BaseModel, Catalog, Dataset, Deployment, GpuPool),
+        *(Job, JobRequest, Meter, Payment),
+    ),
     snapshots=READ,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
 )

@@ -8,6 +8,7 @@ from domain.dataset import Dataset
 from domain.deployment import Deployment
 from domain.gpu_pool import GpuPool
 from domain.job import Job
+from domain.job_request import JobRequest
 from domain.meter import Meter
 from domain.payment import Payment
 
@@ -20,6 +21,7 @@ AGGREGATES = (
     Deployment,
     GpuPool,
     Job,
+    JobRequest,
     Meter,
     Payment,
 )

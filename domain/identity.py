@@ -38,6 +38,11 @@ def payment_id(provider: str, reference: str) -> UUID:
     return uuid5(NAMESPACE, f"payment:{len(provider)}:{provider}:{reference}")
 
 
+def job_request_id(job_id: UUID) -> UUID:
+    """Id of the request for a job."""
+    return uuid5(job_id, "request")
+
+
 def meter_id(job_id: UUID, segment: int) -> UUID:
     """Id of the meter of one segment of one job."""
     return uuid5(job_id, f"meter:{segment}")

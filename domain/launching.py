@@ -8,11 +8,12 @@ from uuid import UUID
 
 from domain.account import Account
 from domain.availability import PoolLoad, require_capacity
-from domain.errors import CommandReused, InsufficientBalance, NotFound
+from domain.errors import CommandReused, DomainError, InsufficientBalance, NotFound, WrongState
 from domain.estimate import Estimate
 from domain.event_log import EventLog
-from domain.identity import created_id
+from domain.identity import created_id, job_request_id
 from domain.job import Job
+from domain.job_request import JobRequest, RequestStatus
 from domain.money import Toward, dollars
 from domain.quoting import Choices, Quote, Quoting
 from domain.training_plan import Order
@@ -49,28 +50,83 @@ class Launching:
         job_id = created_id(account_id, "job", command_key)
 
         def attempt() -> Job:
-            existing = self._log.find(Job, job_id)
+            existing, request = self._log.find(Job, job_id), self._request_for(job_id)
+            if request is not None and request.order != order:
+                raise CommandReused(REUSED)
             if existing is not None:
                 _require_same(existing, choices, order)
                 return existing
-            quote = self._quoting.quote(account_id, choices)
-            self._require_balance(account_id, quote.estimate)
-            if not wait:
-                self._require_capacity(quote, loads)
-            job = Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
-            self._log.commit(job)
+            if request is not None:
+                request.approve()
+            job = self._gated(job_id, account_id, choices, order, None if wait else loads)
+            self._log.commit(*filter(None, (request, job)))
             return job
 
         return self._log.retrying(attempt)
 
-    def approved_before(
-        self, account_id: UUID, command_key: str, request_sha256: str
-    ) -> Job | None:
-        """The job that the same request made before, if it did; raises CommandReused."""
-        existing = self._log.find(Job, created_id(account_id, "job", command_key))
-        if existing is not None and existing.order.request_sha256 != request_sha256:
+    def approve_requested(self, job_id: UUID, choices: Choices) -> None:
+        """Start the job of an open request, which ends with it; one that has ended stays as it is.
+
+        `choices` are the request's, with GPUs where it left them open. The balance gate stands
+        before it: raises InsufficientBalance. The job waits for its GPUs.
+        """
+
+        def attempt() -> None:
+            request = self._request_for(job_id)
+            if request is None or not request.is_open:
+                return
+            job = self._log.find(Job, job_id)
+            if job is None:
+                job = self._gated(job_id, request.account_id, choices, request.order, None)
+            # With an event of its own on the request, a cancellation at this moment is a conflict.
+            request.approve()
+            self._log.commit(request, job)
+
+        self._log.retrying(attempt)
+
+    def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
+        """Order a job whose files are not ready; the same command key makes one request."""
+        job_id = created_id(account_id, "job", command_key)
+
+        def attempt() -> None:
+            if self.made_before(account_id, command_key, order.request_sha256) is None:
+                self._log.commit(JobRequest.ordered(job_id, account_id, choices, order))
+
+        self._log.retrying(attempt)
+
+    def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
+        """End an open request with a refusal; one that has ended stays as it is."""
+
+        def attempt() -> None:
+            request = self._request_for(job_id)
+            if request is not None and request.is_open:
+                request.refuse(refusal)
+                self._log.commit(request)
+
+        self._log.retrying(attempt)
+
+    def requested(self, account_id: UUID, job_id: UUID) -> JobRequest | None:
+        """An account's request that has no job: it is open, or ended without one."""
+        request = self._request_for(job_id)
+        if (
+            request is None
+            or request.account_id != account_id
+            or request.status is RequestStatus.APPROVED
+        ):
+            return None
+        return None if self._log.find(Job, job_id) is not None else request
+
+    def made_before(
+        self, account_id: UUID, command_key: str, request_sha256: str | None
+    ) -> UUID | None:
+        """The id of the job that the same request ordered before; raises CommandReused."""
+        job_id = created_id(account_id, "job", command_key)
+        existing = self._log.find(Job, job_id) or self._request_for(job_id)
+        if existing is None:
+            return None
+        if existing.order.request_sha256 != request_sha256:
             raise CommandReused(REUSED)
-        return existing
+        return job_id
 
     def pause(self, account_id: UUID, job_id: UUID) -> Job:
         """Save and free the GPUs; raises WrongState with what would work instead."""
@@ -108,6 +164,18 @@ class Launching:
         """Stop for good; what was checkpointed is kept for the retention time."""
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
+    def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
+        """Cancel a job that may still be a request; raises NotFound and WrongState."""
+
+        def attempt() -> None:
+            if (request := self.requested(account_id, job_id)) is None:
+                self.cancel(account_id, job_id)
+                return
+            request.cancel()
+            self._log.commit(request)
+
+        self._log.retrying(attempt)
+
     def promote(self, account_id: UUID, job_id: UUID) -> Job:
         """Make a registered model of what a cancelled or failed job had checkpointed."""
         return self._command(account_id, job_id, lambda job: job.promote())
@@ -115,6 +183,9 @@ class Launching:
     def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
         def attempt() -> Job:
             job = self._log.find(Job, job_id)
+            if job is None and (request := self.requested(account_id, job_id)) is not None:
+                then = "wait until it is queued" if request.is_open else "create another job"
+                raise WrongState(f"the job is {request.status} and was never approved; {then}")
             if job is None or job.account_id != account_id:
                 raise NotFound(f"no job {job_id}")
             command(job)
@@ -122,6 +193,19 @@ class Launching:
             return job
 
         return self._log.retrying(attempt)
+
+    def _request_for(self, job_id: UUID) -> JobRequest | None:
+        return self._log.find(JobRequest, job_request_id(job_id))
+
+    def _gated(
+        self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
+    ) -> Job:
+        """A job that passes the balance gate, and the capacity gate if there are `loads`."""
+        quote = self._quoting.quote(account_id, choices)
+        self._require_balance(account_id, quote.estimate)
+        if loads is not None:
+            self._require_capacity(quote, loads)
+        return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
         """The balance gate: raises InsufficientBalance with both figures."""

@@ -79,7 +79,12 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = web.LiveJobs(app.state.feed)
-        works = (partial(_follow, app.state.feed), app.state.live_jobs.run, PROGRESS.beat)
+        works = (
+            partial(_follow, app.state.feed),
+            app.state.live_jobs.run,
+            partial(v1.settle_for_ever, backend),
+            PROGRESS.beat,
+        )
         tasks = [asyncio.create_task(work()) for work in works]
         async with (
             open_serving(settings) as app.state.serving,

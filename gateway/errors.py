@@ -54,12 +54,6 @@ class TooLarge(DomainError):
     code = "too_large"
 
 
-class FileNotReady(DomainError):
-    """A file is still being validated or counted; it will be ready soon."""
-
-    code = "file_not_ready"
-
-
 class Overloaded(DomainError):
     """More requests came than can be queued; it would take one later."""
 
@@ -121,7 +115,6 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     CommandReused: HTTPStatus.CONFLICT,
     VersionConflict: HTTPStatus.CONFLICT,
     StaleSegment: HTTPStatus.CONFLICT,
-    FileNotReady: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -10,6 +10,7 @@ from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
 from projections.gpu_pools import GPU_POOLS
 from projections.job_detail import JOB_DETAIL
+from projections.job_requests import JOB_REQUESTS
 from projections.job_timeline import JOB_TIMELINE
 from projections.models import MODELS
 from projections.open_meters import OPEN_METERS
@@ -25,6 +26,7 @@ PROJECTIONS = (
     ESTIMATES,
     GPU_POOLS,
     JOB_DETAIL,
+    JOB_REQUESTS,
     JOB_TIMELINE,
     MODELS,
     OPEN_METERS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
@@ -260,22 +260,11 @@ def jobs_of(
     after: UUID | None = None,
     limit: int | None = None,
     statuses: Sequence[JobStatus] | None = None,
-    noted: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """An account's jobs, the newest first; those after one of them, of some statuses, so many.
-
-    With `noted`, those with these notes of their owner among others; with none, those without any.
-    """
+    """An account's jobs, the newest first; those after one of them, of some statuses, so many."""
     among: LiteralString = "true"
     if statuses is not None:
-        among += " AND row.status = ANY(%(statuses)s)"
-    if noted:
-        among += " AND row.job_id IN (SELECT job_id FROM job_metadata WHERE metadata @> %(noted)s)"
-    elif noted is not None:
-        among += (
-            " AND NOT EXISTS (SELECT FROM job_metadata AS noted "
-            "WHERE noted.job_id = row.job_id AND noted.metadata <> '{}')"
-        )
+        among = "row.status = ANY(%(statuses)s)"
     return newest_first(
         connection,
         "job_detail",
@@ -286,7 +275,6 @@ def jobs_of(
         limit,
         among,
         statuses=list(statuses or ()),
-        noted=Jsonb(dict(noted or {})),
     )
 
 

@@ -1,4 +1,4 @@
-"""The story of each job: its own events, its meters' and its deployments', in the log's order.
+"""The story of each job: its own events, its request's, its meters' and its deployments', in order.
 
 A deployment's first event names the job and the model that it serves; rows of the later ones have
 the same job, and the model among their fields.
@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from domain.aggregate import Event
 from domain.deployment import Deployment
 from domain.job import Job
+from domain.job_request import JobRequest
 from domain.lifecycle import JobStatus
 from domain.meter import Meter
 from infrastructure.store import Connection
@@ -41,7 +42,7 @@ def apply(cursor: Cursor, event: Event) -> None:
     match event:
         case Job.Event():
             job_id = event.originator_id
-        case Meter.Event():
+        case Meter.Event() | JobRequest.Event():
             job_id = event.job_id  # type: ignore[attr-defined]
         case Deployment.DeploymentRequested():
             job_id = event.job_id
@@ -75,7 +76,7 @@ def _served(cursor: Cursor, deployment_id: UUID) -> tuple[UUID | None, dict[str,
     return (row["job_id"], {"model": row["model"]}) if row else (None, {})
 
 
-JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply, fold=2)
+JOB_TIMELINE = Projection("job_timeline", ("job_timeline",), DDL, apply, fold=3)
 
 
 def timeline_of(

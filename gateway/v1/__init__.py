@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from gateway.texts import only_texts
 from gateway.v1 import chat, files, job_events, jobs, models
 from gateway.v1 import errors as errors
+from gateway.v1.requested_jobs import settle_for_ever as settle_for_ever
 
 PREFIX = "/v1"
 UPLOAD_PATH = f"{PREFIX}{files.FILES_PATH}"

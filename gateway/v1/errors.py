@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue
 
 from domain.errors import VersionConflict
-from gateway.errors import FileNotReady, Problem, QuotaExceeded
-from gateway.v1.vocabulary import FIELDS
+from gateway.errors import Problem, QuotaExceeded
+from gateway.v1.vocabulary import parameter
 
 TYPES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -22,7 +22,7 @@ TYPES: dict[int, str] = {
 }
 """Of the statuses that are neither `invalid_request_error` nor a failure of the server."""
 
-PASSING = frozenset({VersionConflict.code, FileNotReady.code})
+PASSING = frozenset({VersionConflict.code})
 """Conflicts that are over soon; of the others it is of no use that the client tries again."""
 
 
@@ -71,18 +71,12 @@ def body(status: int, problem: Problem) -> dict[str, JsonValue]:
 def _parameter(problem: Problem) -> str | None:
     """The first field that is wrong, by OpenAI's name for it."""
     field = problem.field or (problem.fields[0].field if problem.fields else None)
-    return None if field is None else _named(field)
-
-
-def _named(field: str) -> str:
-    """A field by OpenAI's name for it; hyperparameters are fields of their own here."""
-    bare = field.removeprefix("hyperparameters.")
-    return FIELDS.get(bare, bare)
+    return None if field is None else parameter(field)
 
 
 def _message(problem: Problem) -> str:
     """One sentence; of a form with several problems, all of them, each with its field."""
     if not problem.fields:
         return problem.message
-    named = [(_named(each.field), each.message) for each in problem.fields]
+    named = [(parameter(each.field), each.message) for each in problem.fields]
     return "; ".join(f"{field}: {message}" for field, message in named)

@@ -77,6 +77,10 @@ class CheckpointObject(Answer):
 
 SENTENCES: Mapping[str, tuple[Level, Callable[[Fields], str]]] = MappingProxyType(
     {
+        "JobRequested": ("info", lambda _: "Created the job; validating its files"),
+        "JobRequestApproved": ("info", lambda _: "The files are valid; the job is approved"),
+        "JobRequestRefused": ("error", lambda it: f"The job failed: {it['message']}"),
+        "JobRequestCancelled": ("info", lambda _: "Cancelled before it was approved"),
         "JobApproved": ("info", lambda _: "Created the job; it waits for its GPUs"),
         "PodStarted": ("info", lambda it: f"Launched on its GPUs (launch {it['segment']})"),
         "TrainingStarted": (
@@ -131,17 +135,19 @@ def list_events(
     job_id: str, caller: CallerOf, backend: BackendOf, after: AfterOf = None, limit: LimitOf = 20
 ) -> Page[EventObject]:
     """What happened, and the metrics of each step and evaluation; the newest first."""
-    row = own_job(backend, caller, job_of(job_id))
-    key = None if after is None else _key(after, row["job_id"])
+    wanted = job_of(job_id)
+    requested = backend.launching.requested(caller.account_id, wanted) is not None
+    row = None if requested else own_job(backend, caller, wanted)
+    key = None if after is None else _key(after, wanted)
     with backend.pool.connection() as connection:
-        rows = story_of(connection, row["job_id"], list(SENTENCES), key, limit + 1)
+        rows = story_of(connection, wanted, list(SENTENCES), key, limit + 1)
     if rows is None:
         raise Invalid(f"no event {after} of this job", field="after")
     return page_from(
         rows,
-        lambda entry: _event_id(row["job_id"], entry),
+        lambda entry: _event_id(wanted, entry),
         limit,
-        lambda entries: [_event(row, each) for each in entries],
+        lambda entries: [_event(wanted, row, each) for each in entries],
     )
 
 
@@ -151,7 +157,8 @@ def _event_id(job_id: UUID, entry: Row) -> str:
     )
 
 
-def _event(job: Row, entry: Row) -> EventObject:
+def _event(job_id: UUID, job: Row | None, entry: Row) -> EventObject:
+    """An entry of a job's story; of a request there is no row."""
     kind, fields = EntryKind(entry["kind"]), entry["fields"]
     level: Level = "info"
     if kind is EntryKind.EVENT:
@@ -159,10 +166,11 @@ def _event(job: Row, entry: Row) -> EventObject:
         if entry["topic"] == Job.SegmentEnded.TOPIC and fields["reason"] != SegmentEnd.CRASHED:
             level, sentence = "info", lambda it: f"Launch {it['segment']} ended: {it['reason']}"
         message, data = sentence(fields), {}
-        if entry["topic"] == Job.JobApproved.TOPIC and (warnings := warnings_of_job(job)):
+        approved = job if entry["topic"] == Job.JobApproved.TOPIC else None
+        if approved is not None and (warnings := warnings_of_job(approved)):
             level, message = "warn", f"{message}. {' '.join(warnings)}"
     else:
-        total = job["total_steps"]
+        total = None if job is None else job["total_steps"]
         data = {name: value for name, value in fields.items() if value is not None}
         data |= {"step": entry["n"], "total_steps": total}
         message = f"Step {entry['n']}/{total}: " + ", ".join(
@@ -171,7 +179,7 @@ def _event(job: Row, entry: Row) -> EventObject:
             if fields.get(of) is not None
         )
     return EventObject(
-        id=_event_id(job["job_id"], entry),
+        id=_event_id(job_id, entry),
         created_at=int(entry["happened_at"].timestamp()),
         level=level,
         message=message,
@@ -201,6 +209,8 @@ def list_checkpoints(
 
     A page after one that was pruned meanwhile begins where that one was.
     """
+    if backend.launching.requested(caller.account_id, job_of(job_id)) is not None:
+        return Page(data=[], first_id=None, last_id=None, has_more=False)
     row = own_job(backend, caller, job_of(job_id))
     model = backend.log.load(Job, row["job_id"]).model_name
     changed_at: datetime = row["changed_at"]  # while the timeline does not have it yet

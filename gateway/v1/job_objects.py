@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from domain.failures import FailureClass
+from domain.job_request import RequestStatus
 from domain.lifecycle import JobStatus
 from gateway.access import Caller
 from gateway.answers import Answer, job_name
@@ -22,6 +23,7 @@ from gateway.v1.file_objects import has_results
 from gateway.v1.measured import trained_tokens
 from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
+from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
 from projections.projection import Row
 
@@ -58,12 +60,12 @@ class ErrorObject(Answer):
 class EcoLinkObject(Answer):
     """What OpenAI has no word for."""
 
-    status: JobStatus
+    status: JobStatus | RequestStatus
     phase: str
-    region: str
-    gpu_type: str
+    region: str | None  # None, as the two below: not chosen before the approval
+    gpu_type: str | None
     gpu_count: int
-    rate_micros_per_hour: int
+    rate_micros_per_hour: int | None
     cost_micros: int
     hyperparameters: dict[str, JsonValue]
     warnings: list[str]
@@ -98,7 +100,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     """Jobs' rows with what was noted and measured of them."""
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
-        noted = job_metadata(connection, job_ids)
+        noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
         steps = last_steps_of(connection, unfinished)
@@ -107,11 +109,12 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     objects: list[JobObject] = []
     for row in rows:
         job_id, validation = row["job_id"], row["validation_dataset_id"]
-        end, numbers = ends.get(job_id), _hyperparameters(row)
+        end = ends.get(job_id)
+        numbers = hyperparameters_object(row["hyperparameters"], row["approved_gpu_count"])
         objects.append(
             JobObject(
                 id=job_name(job_id),
-                created_at=int(row["approved_at"].timestamp()),
+                created_at=int((requested.get(job_id) or row["approved_at"]).timestamp()),
                 error=_error(row),
                 fine_tuned_model=row["model"],
                 finished_at=None if end is None else int(end.timestamp()),
@@ -134,11 +137,11 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     return objects
 
 
-def _hyperparameters(row: Row) -> HyperparametersObject:
-    recorded: dict[str, Any] = row["hyperparameters"]
+def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
+    """Recorded hyperparameters of a job that was ordered on so many GPUs."""
     return HyperparametersObject(
         n_epochs=recorded["epochs"],
-        batch_size=vocabulary.batch_size(recorded, row["approved_gpu_count"]),
+        batch_size=vocabulary.batch_size(recorded, gpu_count),
         learning_rate_multiplier=vocabulary.learning_rate_multiplier(recorded),
     )
 

@@ -9,10 +9,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from domain.aggregate import because
-from domain.job import Job
+from domain.errors import SeveralProblems
+from domain.identity import created_id, job_request_id
+from domain.job_request import JobRequest
 from domain.quoting import Choices
 from domain.training_plan import Order
 from gateway.access import Caller, CallerOf
@@ -26,15 +27,22 @@ from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.v1.job_form import CreateJob, ResumeJob
 from gateway.v1.job_objects import JobObject, job_objects
 from gateway.v1.pages import AfterOf, LimitOf, Page, page_from
-from gateway.v1.readiness import ready
+from gateway.v1.readiness import (
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    FileRejected,
+    explained,
+    files_of,
+    files_ready,
+)
+from gateway.v1.requested_objects import requested_object
 from gateway.v1.vocabulary import dataset_of, job_of
 from infrastructure.profiles import set_job_metadata
-from projections import JOB_DETAIL, MODELS
-from projections.job_detail import jobs_of
-from projections.projection import Row
+from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
+from projections.job_detail import jobs_with_ids
+from projections.job_requests import ordered_jobs
 
 JOBS_PATH = "/fine_tuning/jobs"
-TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 
 router = APIRouter(prefix=JOBS_PATH)
 
@@ -48,28 +56,20 @@ async def create_job(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> JobObject:
-    """Approve a job, once its files are validated; it waits for its GPUs, free of charge.
+    """Approve a job; while its files are being validated, it is `validating_files`.
 
-    A region or a GPU type that is left open is chosen so that the job costs least. Its model is
-    deployed as soon as it is registered.
+    Its price is known as soon as they are: it is then approved, or it fails with the refusal that a
+    request would get. It waits for its GPUs, free of charge. A region or a GPU type that is left
+    open is chosen so that the job costs least. Its model is deployed as soon as it is registered.
     """
     choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
     key = await run_in_threadpool(
         command_key, backend, caller, idempotency_key, retries, request_sha256
     )
-    known = await run_in_threadpool(
-        backend.launching.approved_before, caller.account_id, key, request_sha256
-    )
-    if known is None:
-        await ready(backend, caller, choices.dataset_id, wanted.model, TRAINING_FILE)
-        if (validation := choices.validation_dataset_id) is not None:
-            await ready(backend, caller, validation, wanted.model, VALIDATION_FILE)
-        if await request.is_disconnected():
-            raise ClientDisconnect  # nobody would know of the job, and its owner would pay for it
-        order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
-        known = await run_in_threadpool(_approve, backend, caller, key, wanted, choices, order)
-    return await run_in_threadpool(_answer_new, backend, caller, known, wanted.metadata)
+    order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
+    job_id = await run_in_threadpool(_ordered, backend, caller, key, choices, order)
+    return await run_in_threadpool(_answer_new, backend, caller, job_id, wanted.metadata)
 
 
 def _choices(wanted: CreateJob) -> Choices:
@@ -86,24 +86,60 @@ def _choices(wanted: CreateJob) -> Choices:
     )
 
 
-def _approve(
-    backend: Backend, caller: Caller, key: str, wanted: CreateJob, choices: Choices, order: Order
-) -> Job:
-    loads = loads_now(backend)
-    there = placed(backend, caller.account_id, choices, wanted.region, wanted.gpu_type, loads)
+def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
+    """The id of the job that is approved, requested, or was ordered by this key before."""
+    account_id = caller.account_id
+    known = backend.launching.made_before(account_id, key, order.request_sha256)
+    if known is not None:
+        return known
     with because(caller.cause(backend)):
-        return backend.launching.approve(
-            caller.account_id, key, there, wait=True, loads=lambda: loads, order=order
-        )
+        if _files_ready(backend, account_id, choices):
+            _approve(backend, account_id, key, choices, order)
+        else:
+            _require_possible(backend, account_id, choices)
+            backend.launching.request(account_id, key, choices, order)
+    return created_id(account_id, "job", key)
+
+
+def _files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
+    """Like `files_ready`; the refusal of a rejected file has its first errors."""
+    try:
+        return files_ready(backend, account_id, choices)
+    except FileRejected as refusal:
+        dataset_id = files_of(choices)[refusal.field or TRAINING_FILE]
+        message = explained(backend, account_id, refusal.message, dataset_id)
+        raise FileRejected(message, field=refusal.field) from None
+
+
+def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
+    """Raise what stands against a job whatever its files are."""
+    problems = backend.quoting.problems(
+        account_id,
+        None,
+        None,
+        choices.base_model,
+        choices.region or None,
+        choices.gpu_type or None,
+        choices.gpu_count,
+    )
+    if problems:
+        raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
+
+
+def _approve(backend: Backend, account_id: UUID, key: str, choices: Choices, order: Order) -> None:
+    loads = loads_now(backend)
+    region, gpu_type = choices.region or None, choices.gpu_type or None
+    there = placed(backend, account_id, choices, region, gpu_type, loads)
+    backend.launching.approve(account_id, key, there, wait=True, loads=lambda: loads, order=order)
 
 
 def _answer_new(
-    backend: Backend, caller: Caller, job: Job, metadata: dict[str, str] | None
+    backend: Backend, caller: Caller, job_id: UUID, metadata: dict[str, str] | None
 ) -> JobObject:
     with backend.pool.connection() as connection:
-        set_job_metadata(connection, job.id, metadata or {})
-    caught_up(backend, JOB_DETAIL)
-    return job_object(backend, caller, job.id)
+        set_job_metadata(connection, job_id, metadata or {})
+    caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
+    return job_object(backend, caller, job_id)
 
 
 @router.get("")
@@ -115,19 +151,25 @@ def list_jobs(
     limit: LimitOf = 20,
 ) -> Page[JobObject]:
     """The caller's jobs, the newest first; `metadata[key]=value` are those with such notes."""
-
-    def show(some: Sequence[Row]) -> list[JobObject]:
-        return job_objects(backend, caller, some)
-
-    last = None if after is None else own_job(backend, caller, job_of(after))["job_id"]
+    last = None if after is None else job_of(after)
+    if last is not None and backend.launching.requested(caller.account_id, last) is None:
+        own_job(backend, caller, last)
     noted = _wanted_metadata(request)
     with backend.pool.connection() as connection:
-        rows = jobs_of(connection, caller.account_id, last, limit + 1, noted=noted)
-    return page_from(rows, _name, limit, show)
+        found = ordered_jobs(connection, caller.account_id, last, limit + 1, noted)
+    return page_from(found, job_name, limit, partial(_objects, backend, caller))
 
 
-def _name(row: Row) -> str:
-    return job_name(row["job_id"])
+def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[JobObject]:
+    """Jobs and requests, in the order given."""
+    with backend.pool.connection() as connection:
+        rows = jobs_with_ids(connection, caller.account_id, job_ids)
+    known = {job_of(each.id): each for each in job_objects(backend, caller, rows)}
+    for job_id in job_ids:
+        if job_id not in known:
+            request = backend.log.load(JobRequest, job_request_id(job_id))
+            known[job_id] = requested_object(backend, request)
+    return [known[job_id] for job_id in job_ids]
 
 
 def _wanted_metadata(request: Request) -> dict[str, str] | None:
@@ -152,7 +194,7 @@ def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
     """Stop for good; what was saved is kept for a while."""
-    return _give(backend, caller, job_id, backend.launching.cancel)
+    return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 
 @router.post("/{job_id}/pause")
@@ -185,11 +227,13 @@ def _give(
     job_id = job_of(name)
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
-    caught_up(backend, JOB_DETAIL, MODELS)
+    caught_up(backend, JOB_DETAIL, JOB_REQUESTS, MODELS)
     return job_object(backend, caller, job_id)
 
 
 def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
-    """A caller's job; raises NotFound."""
+    """A caller's job, or its request; raises NotFound."""
+    if (request := backend.launching.requested(caller.account_id, job_id)) is not None:
+        return requested_object(backend, request)
     (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])
     return shown

@@ -1,77 +1,72 @@
-"""Waiting until a file can be trained on: a client makes its job as soon as the upload is over."""
+"""Files of a job: ready, still being validated or counted, or rejected."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from functools import partial
 from uuid import UUID
-
-from fastapi.concurrency import run_in_threadpool
 
 from domain.base_model import BaseModel
 from domain.dataset import Dataset, DatasetStatus
 from domain.errors import Invalid, NotFound
 from domain.identity import base_model_id
-from gateway.access import Caller
+from domain.quoting import Choices
 from gateway.backend import Backend
-from gateway.errors import FileNotReady
 from gateway.v1.file_objects import why_rejected
 from gateway.v1.vocabulary import file_name
 from projections import datasets as rows
 
-WAIT_SECONDS = 60.0
-POLL_SECONDS = 0.1
-SLOWEST_POLL_SECONDS = 1.0
+TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 
 
-async def ready(
-    backend: Backend, caller: Caller, dataset_id: UUID, base_model: str, field: str
-) -> None:
-    """Wait until a file is validated, and counted in tokens of a base; no thread waits.
+class FileRejected(Invalid):
+    """A file was validated, and has errors; the message does not quote them."""
 
-    `field` is what names the file in the request. Raises NotFound; Invalid with the first errors of
-    a rejected file; and FileNotReady if it takes longer than people should wait for an answer.
+    code = "file_rejected"
+
+
+def files_of(choices: Choices) -> dict[str, UUID]:
+    """The datasets of a job, by the field of a request that names each."""
+    files = {TRAINING_FILE: choices.dataset_id, VALIDATION_FILE: choices.validation_dataset_id}
+    return {field: dataset_id for field, dataset_id in files.items() if dataset_id is not None}
+
+
+def files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
+    """Return True if each file is validated, and counted in tokens of the base, by the log.
+
+    Raises NotFound and FileRejected, with the field.
     """
-    deadline, pause = time.monotonic() + WAIT_SECONDS, POLL_SECONDS
-    look = partial(_not_ready, backend, caller, dataset_id, base_model, field)
-    while (why := await run_in_threadpool(look)) is not None:
-        if time.monotonic() >= deadline:
-            name = file_name(dataset_id)
-            raise FileNotReady(f"{name} {why}; try again in a few minutes", field=field)
-        await asyncio.sleep(pause)
-        pause = min(SLOWEST_POLL_SECONDS, 1.5 * pause)
+    ready = [
+        _is_ready(backend, account_id, dataset_id, choices.base_model, field)
+        for field, dataset_id in files_of(choices).items()
+    ]
+    return all(ready)
 
 
-def _not_ready(
-    backend: Backend, caller: Caller, dataset_id: UUID, base_model: str, field: str
-) -> str | None:
-    """What is still going on with a file, as the log has it; None if nothing is."""
+def _is_ready(
+    backend: Backend, account_id: UUID, dataset_id: UUID, base_model: str, field: str
+) -> bool:
     dataset, name = backend.log.find(Dataset, dataset_id), file_name(dataset_id)
     if (
         dataset is None
-        or dataset.account_id != caller.account_id
+        or dataset.account_id != account_id
         or dataset.status is DatasetStatus.DELETED
     ):
         raise NotFound(f"no file {name}", field=field)
-    if dataset.status is DatasetStatus.VALIDATING:
-        return "is still being validated"
     if dataset.status is DatasetStatus.REJECTED:
-        why = _errors(backend, caller, dataset_id)
-        raise Invalid(f"{name} was rejected{f': {why}' if why else ''}", field=field)
-    base = backend.log.find(BaseModel, base_model_id(base_model))
-    if base is None:
-        return None  # what is approved is refused for that
+        raise FileRejected(f"{name} was rejected", field=field)
+    if dataset.status is DatasetStatus.VALIDATING:
+        return False
+    if backend.quoting.problems(account_id, None, None, base_model, None, None, None):
+        return True  # the approval refuses the base; nothing may count in its tokens any more
+    base = backend.log.load(BaseModel, base_model_id(base_model))
     content = (base.name, base.manifest_sha256)
-    if dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None:
-        return None
-    return f"is still being counted in tokens of {base_model}"
+    return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
 
 
-def _errors(backend: Backend, caller: Caller, dataset_id: UUID) -> str | None:
-    """The first errors of a rejected file, once the read models know its report."""
+def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
+    """The sentence that a file was rejected, with its first errors while its report is kept."""
     with backend.pool.connection() as connection:
-        row = rows.dataset(connection, caller.account_id, dataset_id)
+        row = rows.dataset(connection, account_id, dataset_id)
     if row is None or row["report_ref"] is None:
-        return None
-    return why_rejected(backend.artifacts, row["report_ref"])
+        return sentence
+    why = why_rejected(backend.artifacts, row["report_ref"])
+    return f"{sentence}: {why}" if why else sentence

@@ -35,7 +35,7 @@ JOB_STATUSES: Mapping[str, str] = MappingProxyType(
         JobStatus.CANCELLED: "cancelled",
     }
 )
-"""But for a job that has no GPU yet, which is `queued`; files are validated before it is made."""
+"""But for a job that has no GPU yet, which is `queued`. A request has statuses of its own."""
 
 QUEUED_PHASES = frozenset({WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE})
 
@@ -107,6 +107,12 @@ def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
     """The multiplier of a peak learning rate, without the dust of its division."""
     multiplier = hyperparameters["learning_rate"] / DEFAULT_LEARNING_RATE
     return float(f"{multiplier:.{SIGNIFICANT_DIGITS}g}")
+
+
+def parameter(field: str) -> str:
+    """A field by OpenAI's name for it; hyperparameters are fields of their own here."""
+    bare = field.removeprefix("hyperparameters.")
+    return FIELDS.get(bare, bare)
 
 
 def file_name(dataset_id: UUID) -> str:

@@ -123,6 +123,7 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
         ("GpusAllocated", {"scheduler"}),
         ("SegmentEnded", {"scheduler"}),
         ("JobApproved", {"scheduler", "gateway"}),
+        ("JobRequested", {"gateway"}),
         ("DatasetValidated", {"datasets"}),
         ("DeploymentActivated", {"serving"}),
         ("AccountOpened", set[str]()),

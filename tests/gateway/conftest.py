@@ -101,12 +101,27 @@ class World:
         dataset_id = uuid4()
         with because(self.cause):
             dataset = Dataset.uploaded(dataset_id, person.account_id, "uploads/x", "00", 100)
-            if ready:
-                content, report = dataset_id.hex * 2, "datasets/x/report.json"
-                dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
+            self.log.commit(dataset)
+        if ready:
+            self.validate(dataset_id)
+        return dataset_id
+
+    def validate(self, dataset_id: UUID, *, counted: bool = True) -> None:
+        """A dataset's ten examples are validated, and counted in tokens of the base."""
+        with because(self.cause):
+            dataset = self.log.load(Dataset, dataset_id)
+            content, report = dataset_id.hex * 2, "datasets/x/report.json"
+            dataset.validate("datasets/x/examples.jsonl", content, 10, 1, report)
+            if counted:
                 dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
             self.log.commit(dataset)
-        return dataset_id
+
+    def count(self, dataset_id: UUID) -> None:
+        """A validated dataset is counted in tokens of the base."""
+        with because(self.cause):
+            dataset = self.log.load(Dataset, dataset_id)
+            dataset.record_tokens(BASE_MODEL, "22", LENGTHS)
+            self.log.commit(dataset)
 
     def base_model(self, name: str = BASE_MODEL) -> None:
         with because(self.cause):

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import openai
+import psycopg
 import pytest
 from openai import OpenAI
 
@@ -19,7 +20,7 @@ from domain.job import Job, SegmentEnd
 from gateway.v1 import measured
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.reports import EvaluationMeasured, StepMeasured
-from infrastructure.store import connect, open_pool
+from infrastructure.store import open_pool
 from services.projector.measuring import keep_evaluations, keep_steps
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.v1.conftest import ClientOf
@@ -222,8 +223,8 @@ def test_tokens_are_told_when_the_last_step_is_measured(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measured, "WAIT_SECONDS", 0.05)
-    with connect(trained.world.settings) as connection:
-        connection.execute("DELETE FROM step_measurements WHERE step = %s", [STEPS])
+    with psycopg.connect(trained.world.settings.owner_database_url or "") as owner:
+        owner.execute("DELETE FROM step_measurements WHERE step = %s", [STEPS])
     trained.register()
     jobs = trained.client.fine_tuning.jobs
     assert jobs.retrieve(trained.name).trained_tokens is None

@@ -13,7 +13,6 @@ from openai import OpenAI
 from domain.aggregate import because
 from domain.dataset import Dataset
 from domain.job import Job
-from gateway.v1 import readiness
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.artifacts import Artifacts
 from tests.gateway.conftest import BASE_MODEL, Person, World
@@ -173,23 +172,6 @@ def test_only_a_retry_repeats_an_identical_body(client_of: ClientOf, world: Worl
     assert jobs.create(**form, seed=3, extra_headers=again).id not in (first, second)
 
 
-def test_a_job_waits_for_its_files(
-    client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readiness, "WAIT_SECONDS", 0.05)
-    person, form = ready(world)
-    client = client_of(person)
-    early = file_name(world.dataset(person, ready=False))
-    with pytest.raises(openai.ConflictError) as refused:
-        client.fine_tuning.jobs.create(model=BASE_MODEL, training_file=early)
-    assert refused.value.param == "training_file"
-    assert refused.value.code == "file_not_ready"
-    assert "x-should-retry" not in refused.value.response.headers
-    with pytest.raises(openai.ConflictError) as refused:
-        client.fine_tuning.jobs.create(**form, validation_file=early)
-    assert refused.value.param == "validation_file"
-
-
 def test_a_rejected_file_is_400_with_its_errors(client_of: ClientOf, world: World) -> None:
     person, _ = ready(world)
     rejected = world.dataset(person, ready=False)
@@ -199,6 +181,7 @@ def test_a_rejected_file_is_400_with_its_errors(client_of: ClientOf, world: Worl
             model=BASE_MODEL, training_file=file_name(rejected)
         )
     assert refused.value.param == "training_file"
+    assert refused.value.code == "file_rejected"
     assert "line 3: it is no JSON" in refused.value.message
 
 

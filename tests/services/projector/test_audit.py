@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import psycopg
 import pytest
 from eventsourcing.persistence import Tracking
@@ -11,6 +13,7 @@ from domain.account import Account
 from domain.aggregate import Cause, Event, because
 from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
+from domain.job_request import JobRequest
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.measurements import add_evidence
@@ -19,8 +22,9 @@ from infrastructure.store import Connection, connect, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
-from tests.causes import NOW
+from tests.causes import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.stories import Story
 
@@ -55,6 +59,8 @@ def test_what_the_log_made_is_clean(
 ) -> None:
     story.run_with_a_crash()
     story.undeploy(story.deploy_checkpoint(10))
+    with command("request another job"):
+        log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
     fold(log, pool)
     findings = audit(settings)
     assert findings.differences == []

@@ -1,0 +1,111 @@
+"""Job requests: jobs that were ordered before their files were ready, and when.
+
+The rows of approved ones stay: a job counts as created when it was requested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from domain.aggregate import Event
+from domain.job_request import JobRequest, RequestStatus
+from infrastructure.store import Connection
+from projections.projection import Cursor, Projection, newest_first
+
+DDL = """
+CREATE TABLE IF NOT EXISTS job_requests (
+    job_id uuid PRIMARY KEY,
+    account_id uuid NOT NULL,
+    requested_at timestamptz NOT NULL,
+    status text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS job_requests_account ON job_requests (account_id, requested_at);
+CREATE INDEX IF NOT EXISTS job_requests_open ON job_requests (requested_at)
+    WHERE status = 'validating_files'
+"""
+
+
+def apply(cursor: Cursor, event: Event) -> None:
+    """Fold one event into the table."""
+    match event:
+        case JobRequest.JobRequested():
+            cursor.execute(
+                "INSERT INTO job_requests VALUES (%s, %s, %s, %s)",
+                [
+                    event.job_id,
+                    event.account_id,
+                    event.timestamp,
+                    RequestStatus.VALIDATING_FILES,
+                ],
+            )
+        case JobRequest.JobRequestApproved():
+            _end(cursor, event.job_id, RequestStatus.APPROVED)
+        case JobRequest.JobRequestRefused():
+            _end(cursor, event.job_id, RequestStatus.FAILED)
+        case JobRequest.JobRequestCancelled():
+            _end(cursor, event.job_id, RequestStatus.CANCELLED)
+        case _:
+            pass
+
+
+def _end(cursor: Cursor, job_id: UUID, status: RequestStatus) -> None:
+    cursor.execute("UPDATE job_requests SET status = %s WHERE job_id = %s", [status, job_id])
+
+
+JOB_REQUESTS = Projection("job_requests", ("job_requests",), DDL, apply)
+
+
+def open_requests(connection: Connection) -> list[UUID]:
+    """The jobs of all open requests, the oldest first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job_requests WHERE status = 'validating_files' "
+        "ORDER BY requested_at, job_id"
+    ).fetchall()
+    return [row["job_id"] for row in rows]
+
+
+def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When jobs were requested, of those that were before they were approved."""
+    rows = connection.execute(
+        "SELECT job_id, requested_at FROM job_requests WHERE job_id = ANY(%s)", [list(job_ids)]
+    ).fetchall()
+    return {row["job_id"]: row["requested_at"] for row in rows}
+
+
+ORDERED: LiteralString = """(
+    SELECT job_id, account_id, requested_at AS ordered_at FROM job_requests
+    UNION ALL
+    SELECT job_id, account_id, approved_at FROM job_detail
+    WHERE NOT EXISTS (SELECT FROM job_requests AS each WHERE each.job_id = job_detail.job_id)
+)"""
+
+
+def ordered_jobs(
+    connection: Connection,
+    account_id: UUID,
+    after: UUID | None,
+    limit: int,
+    noted: Mapping[str, str] | None = None,
+) -> list[UUID]:
+    """An account's jobs and requests, the newest order first; those after one, at most so many.
+
+    With `noted`, those with these notes of their owner among others; with none, those without any.
+    """
+    among: LiteralString = "true"
+    if noted:
+        among = "row.job_id IN (SELECT job_id FROM job_metadata WHERE metadata @> %(noted)s)"
+    elif noted is not None:
+        among = (
+            "NOT EXISTS (SELECT FROM job_metadata AS noted "
+            "WHERE noted.job_id = row.job_id AND noted.metadata <> '{}')"
+        )
+    notes = Jsonb(dict(noted or {}))
+    rows = newest_first(
+        connection, ORDERED, "ordered_at", "job_id", account_id, after, limit, among, noted=notes
+    )
+    return [row["job_id"] for row in rows]
