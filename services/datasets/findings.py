@@ -12,23 +12,24 @@ LINES_SHOWN = 10
 
 SENTENCES: dict[Code, str] = {
     Code.BYTE_ORDER_MARK: "The file starts with a byte order mark; it was removed.",
-    Code.BLANK_LINES: "{count} blank {lines} skipped.",
+    Code.BLANK_LINES: "{count:,} blank {lines} skipped.",
     Code.DUPLICATE_LINES: (
-        "{count} {lines} an earlier example; each example was kept once (first repeats: {first})."
+        "{count:,} {lines} an earlier example; each example was kept once (first repeats: {first})."
     ),
-    Code.UNUSED_KEYS: "{count} {lines} keys that training does not use; ignored: {names}.",
+    Code.UNUSED_KEYS: "{count:,} {lines} keys that training does not use; ignored: {names}.",
     Code.TOOL_DEFINITIONS: (
-        "{count} {lines} tools; training leaves the definitions out, so that the model does "
+        "{count:,} {lines} tools; training leaves the definitions out, so that the model does "
         "not learn to call them."
     ),
     Code.UNUSED_MESSAGE_KEYS: (
-        "{count} {lines} messages with keys that training does not use; ignored: {names}."
+        "{count:,} {lines} messages with keys that training does not use; ignored: {names}."
     ),
     Code.SYSTEM_NOT_FIRST: (
-        "{count} {lines} a system message after the conversation began; some base models refuse it."
+        "{count:,} {lines} a system message after the conversation began; some base models "
+        "refuse it."
     ),
     Code.ENDS_WITHOUT_ASSISTANT: (
-        "{count} {lines} not with an assistant message; what follows the last one trains nothing."
+        "{count:,} {lines} not with an assistant message; what follows the last one trains nothing."
     ),
 }
 # How a sentence goes on after "1 line" and after "2 lines".

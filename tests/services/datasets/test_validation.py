@@ -61,6 +61,11 @@ def test_blank_lines_are_skipped_and_counted_in_line_numbers() -> None:
     assert report.warnings[0].message == "2 blank lines were skipped."
 
 
+def test_counts_in_warnings_are_grouped() -> None:
+    report, _, _ = validated(jsonl(GOOD) + b"\n" * 1_101)
+    assert report.warnings[0].message == "1,101 blank lines were skipped."
+
+
 def test_duplicates_are_kept_once_with_a_warning() -> None:
     other = chat(user("Hi"), ASSISTANT)
     spaced = json.dumps(GOOD, indent=None, separators=(" , ", " : ")).encode() + b"\n"
