@@ -14,7 +14,11 @@ from pydantic import ValidationError
 
 from domain.account import Account, AccountState
 from domain.aggregate import Event
+from domain.base_model import BaseModel
+from domain.dataset import Dataset
+from domain.deployment import Deployment
 from domain.event_log import EventLog
+from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.job import Job
 from domain.meter import Meter
 from domain.money import exact_dollars
@@ -104,7 +108,9 @@ class PositionCheck:
         tracking = live.execute("SELECT * FROM ecolink_tracking").fetchall()
         folded = live.execute("SELECT name, position FROM projection_positions").fetchall()
         parked = live.execute("SELECT consumer, notification_id FROM parked_reactions").fetchall()
+        named = live.execute("SELECT dataset_id FROM dataset_names").fetchall()
         self._head = head_of(live)
+        self._named = {row["dataset_id"] for row in named}
         self._reactions = {
             row["application_name"]: row["notification_id"]
             for row in tracking
@@ -117,6 +123,9 @@ class PositionCheck:
         self._unsettled: dict[Segment, int] = {}
         self._unclaimed: dict[UUID, int] = {}
         self._open: set[Segment] = set()
+        self._bases: dict[UUID, str] = {}
+        self._undeployed: dict[UUID, tuple[str, int]] = {}
+        self._deleted: dict[UUID, int] = {}
 
     def take(self, batch: Sequence[Recorded]) -> None:
         """Note which events were answered."""
@@ -124,6 +133,7 @@ class PositionCheck:
             if item.id <= self._head:
                 self._note_answer(item.event)
             self._note_due(item)
+            self._note_models_and_files(item)
 
     def _note_answer(self, event: Event) -> None:
         """A reaction names the event that it answers in its command's id."""
@@ -147,8 +157,27 @@ class PositionCheck:
             case event:
                 self._unclaimed.pop(getattr(event, "job_id", event.originator_id), None)
 
+    def _note_models_and_files(self, item: Recorded) -> None:
+        match item.event:
+            case BaseModel.BaseModelImported(name=name, originator_id=base_id):
+                self._bases[base_id] = name
+                self._undeployed[deployment_id(PLATFORM_ACCOUNT_ID, name)] = name, item.id
+            case BaseModel.BaseModelDeleted(originator_id=base_id):
+                id = deployment_id(PLATFORM_ACCOUNT_ID, self._bases[base_id])
+                self._undeployed.pop(id, None)
+            case Deployment.DeploymentRequested(originator_id=id):
+                self._undeployed.pop(id, None)
+            case Dataset.DatasetDeleted(originator_id=dataset_id):
+                self._deleted[dataset_id] = item.id
+            case _:
+                pass
+
     def differences(self) -> Iterable[str]:
         """What does not fit, after the last batch."""
+        yield from self._misplaced()
+        yield from self._skipped()
+
+    def _misplaced(self) -> Iterable[str]:
         positions = self._reactions | {
             f"projection-{name}": position for name, position in self._projections.items()
         }
@@ -161,6 +190,8 @@ class PositionCheck:
                     f"the position of {name}, {self._reactions[name]}, was moved back: "
                     f"it has answered {answered}"
                 )
+
+    def _skipped(self) -> Iterable[str]:
         for (job_id, segment), id in self._unmetered.items():
             if self._passed("billing", id):
                 yield f"billing passed {id}, and segment {segment} of job {job_id} has no meter"
@@ -170,6 +201,12 @@ class PositionCheck:
         for job_id, id in self._unclaimed.items():
             if self._passed("scheduler", id):
                 yield f"the scheduler passed {id}, and job {job_id} never asked for a GPU"
+        for model, id in self._undeployed.values():
+            if self._passed("serving", id):
+                yield f"serving passed {id}, and the base {model} was never deployed"
+        for dataset_id, id in self._deleted.items():
+            if dataset_id in self._named and self._passed("datasets", id):
+                yield f"datasets passed {id}, and the name of deleted dataset {dataset_id} is kept"
 
     def _passed(self, consumer: str, id: int) -> bool:
         """A consumer's position says that it has answered an event that it did not park."""

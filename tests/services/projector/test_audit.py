@@ -11,19 +11,21 @@ from psycopg_pool import ConnectionPool
 
 from domain.account import Account
 from domain.aggregate import Cause, Event, because
+from domain.dataset import Dataset
 from domain.event_log import EventLog
 from domain.job import Job, SegmentEnd
 from domain.job_request import JobRequest
 from domain.meter import Meter
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.measurements import add_evidence
+from infrastructure.profiles import delete_dataset_name, set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
 from tests.causes import NOW, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
 from tests.domain.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.stories import Story
@@ -376,6 +378,58 @@ def test_a_position_that_skipped_events_is_named_by_what_they_lack(
     assert f"and segment 1 of job {JOB_ID} has no meter" in differences(settings)
     story.grant_lease(1)
     react(settings, log, pool)
+    assert differences(settings) == ""
+
+
+def pass_all(log: EventLog, service: str) -> None:
+    log.process_recorder.insert_tracking(Tracking(service, ids(log)[-1]))
+
+
+def test_a_base_that_serving_skipped_is_named(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.import_base()
+    fold(log, pool)
+    assert differences(settings) == ""
+    head = ids(log)[-1]
+    pass_all(log, "serving")
+    assert f"serving passed {head}, and the base tiny was never deployed" in differences(settings)
+    story.deploy_base()
+    fold(log, pool)
+    assert differences(settings) == ""
+
+
+def test_a_deleted_base_need_not_be_deployed(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    base = story.import_base()
+    with because(Cause("operator", "delete", NOW)):
+        base.delete()
+        log.commit(base)
+    fold(log, pool)
+    pass_all(log, "serving")
+    assert differences(settings) == ""
+
+
+def test_a_deletion_that_datasets_skipped_is_named(
+    settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
+) -> None:
+    story.open_account(1)
+    story.prepare_dataset()
+    with pool.connection() as connection:
+        set_dataset_name(connection, DATASET_ID, "letters")
+    with because(Cause("user", "delete", NOW)):
+        dataset = log.load(Dataset, DATASET_ID)
+        dataset.delete(())
+        log.commit(dataset)
+    fold(log, pool)
+    assert differences(settings) == ""
+    head = ids(log)[-1]
+    pass_all(log, "datasets")
+    kept = f"datasets passed {head}, and the name of deleted dataset {DATASET_ID} is kept"
+    assert kept in differences(settings)
+    with pool.connection() as connection:
+        delete_dataset_name(connection, DATASET_ID)
     assert differences(settings) == ""
 
 
