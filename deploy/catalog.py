@@ -208,7 +208,8 @@ def _set_gpu_type(
         said["micros_per_hour"] = micros_of(price, field="price")
     existing = catalog.gpu_types.get(name)
     before = {"name": name} if existing is None else existing.model_dump()
-    missing = GpuType.model_fields.keys() - before.keys() - said.keys() - {"device_names"}
+    required = {name for name, field in GpuType.model_fields.items() if field.is_required()}
+    missing = required - before.keys() - said.keys()
     if missing:
         raise Invalid(f"{name} is new; give also {_options(missing)}")
     catalog.offer_gpu_type(GpuType.model_validate(before | said))
