@@ -56,6 +56,7 @@ def verify_model(
 
 def delete_base(
     name: Annotated[str, typer.Argument(help="Of the base model.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Delete an imported base model and its files, for everyone.
 
@@ -72,7 +73,10 @@ def delete_base(
             return [*(f"job {each}" for each in jobs), *(f"model {each}" for each in models)]
 
         Deploying(store.log).delete_base(name, uses)
-    typer.echo(f"Deleted {name}. To bring it back, import it and deploy it again.")
+    if as_json:
+        typer.echo(json.dumps({"base_model": name, "deleted": True}))
+    else:
+        typer.echo(f"Deleted {name}. To bring it back, import it and deploy it again.")
 
 
 def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
