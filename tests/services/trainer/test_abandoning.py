@@ -40,6 +40,9 @@ class Reporting(Notes):
     def saved(self, checkpoint: Any) -> None:
         self.events.append(f"saved step {checkpoint.step}")
 
+    def keep_for_operator(self, text: str) -> None:
+        """No operator reads it here."""
+
     def finish(self, outcome: Outcome, *_: Any) -> bool:
         self.events.append(outcome.value)
         return True
