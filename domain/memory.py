@@ -26,6 +26,9 @@ SHORTEST_SEQUENCE = 16
 MOST_TOKENS = 2048
 """That run at once where a micro batch has fewer: beyond, matrices gain nothing by their size."""
 
+FILLED_SHARE = 0.9
+"""Share of the memory that more than a micro batch may fill: predictions err by about a tenth."""
+
 
 def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:
     """(precision, gradient checkpointing) in the order tried: fast and exact first."""
@@ -145,13 +148,15 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
     """The fit with as many tokens at once as there is memory for.
 
     They are those of a full micro batch of the longest examples. Where memory is left, more of a
-    step's micro batches may run together, up to `MOST_TOKENS`: its gradient is the same.
+    step's micro batches may run together, up to `MOST_TOKENS` and `FILLED_SHARE`: its gradient is
+    the same.
     """
     tokens = fit.batch_tokens
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
     # A caching allocator loses a part of them, on a GPU.
     each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens
-    more = max(0, min(most - tokens, math.floor((fit.vram_bytes - fit.required_bytes) / each)))
+    room = FILLED_SHARE * fit.vram_bytes - fit.required_bytes
+    more = max(0, min(most - tokens, math.floor(room / each)))
     activations = fit.items["activations"] + math.ceil(more * each)
     return fit.model_copy(
         update={

@@ -363,6 +363,15 @@ def test_memory_that_is_used_up_leaves_a_micro_batch_as_it_is() -> None:
     assert (tight.batch_tokens, tight.required_bytes) == (416, needed)
 
 
+def test_what_runs_at_once_beyond_a_micro_batch_leaves_a_tenth_of_the_memory_free() -> None:
+    fields = Hyperparameters(micro_batch_size=1, gradient_accumulation=64)
+    items = memory_items(Layout(SMOLLM2, fields, 100, 1), BF16, False, gpu(24.0))
+    gibs = 1.5 * sum(items.values()) / GIB
+    fit = decide(SMOLLM2, fields, 100, gpu(gibs), 1, [])
+    assert 104 < fit.batch_tokens < MOST_TOKENS
+    assert 0.85 * fit.vram_bytes < fit.required_bytes <= 0.9 * fit.vram_bytes + 1
+
+
 # --- CPU memory ---
 
 MIB = 1024**2
