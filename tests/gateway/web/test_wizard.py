@@ -67,7 +67,7 @@ def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
         "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
         "so the real bill almost always lands inside the range",
         "0.60 an hour each",
-        "2 of 2 free; wait none",
+        "2 of 2 free; no wait",
     ):
         assert sentence in text
 
