@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.aggregate import Event
 from domain.event_log import EventLog
+from domain.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
@@ -20,6 +21,9 @@ from projections.projection import (
     ProjectionEffect,
     lowest_position,
 )
+from tests.causes import command
+from tests.domain.examples import ACCOUNT_ID
+from tests.domain.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
 from tests.stories import Story
@@ -43,6 +47,8 @@ def test_a_repetition_of_the_whole_log_changes_nothing(
     running.approve_job()
     running.allocate_segment(1)
     running.grant_lease(1)
+    with command("order"):
+        log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
     effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
     effect.apply(batch)

@@ -285,7 +285,7 @@ def test_what_becomes_of_a_deployment_is_told_as_it_happens(reader: Reader) -> N
         reader.post("deploy")
         frames(socket, lambda got: f"Deploying {model}." in content(got))
         reader.serve(model)
-        got = frames(socket, lambda got: "it answers under this name" in content(got))
+        got = frames(socket, lambda got: "<h2>Deployed as</h2>" in content(got))
     assert f"Deployed as {model}." in content(got)
 
 

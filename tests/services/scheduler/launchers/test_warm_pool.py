@@ -90,9 +90,14 @@ def shim_of(program: psutil.Process) -> psutil.Process:
 
 
 def gone(*processes: psutil.Process) -> Callable[[], bool]:
-    return lambda: (
-        not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
-    )
+    return lambda: not any(map(runs, processes))
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
 
 
 def test_the_warm_trainer_runs_the_segment(launcher: LocalLauncher, settings: Settings) -> None:
