@@ -41,7 +41,7 @@ def test_a_frozen_process_is_restarted_and_the_log_says_why(
         frozen = child(home, name).process
         assert frozen is not None
         if name != "one":
-            time.sleep(2 * PROBE_SECONDS + 5)  # a probe blames nobody before its first answer
+            time.sleep(2 * PROBE_SECONDS + 5)  # a probe judges no process before its first answer
         frozen.send_signal(signal.SIGSTOP)
         eventually(restarted(home, name))
         assert child(home, name).pid != before[name]
