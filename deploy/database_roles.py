@@ -49,7 +49,7 @@ class Access:
     """Rights of a role. Every role may read the event log."""
 
     events: tuple[Kind, ...] = ()
-    """What it may append to the log: all events of an aggregate, or single ones."""
+    """Events that it may append to the log: all of an aggregate, or single ones."""
     snapshots: str = ""
     """Rights on snapshots of accounts."""
     reacts: bool = False
@@ -121,7 +121,7 @@ OPERATOR = Access(
     snapshots=READ,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
 )
-"""What the operator's commands need besides the rights of every service."""
+"""Rights of the operator's commands besides those of every service."""
 
 FORWARD_ONLY = """
 CREATE OR REPLACE FUNCTION ecolink_tracking_forward() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -30,7 +30,7 @@ FROM_TRAINERS = (
     *("reports.>", "telemetry.>", "evaluations.>", "logs.>"),
     f"$JS.API.DIRECT.GET.{CONTROL}.control.>",
 )
-"""What trainers may request of the services' account; each segment only under its own name."""
+"""Subjects of the services' account that trainers may request, each under its own name."""
 
 LIMITED = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
 LIMITS = dict.fromkeys(LIMITED, UNLIMITED) | {"wildcards": True}

@@ -98,7 +98,7 @@ class TextEncoder:
 
     @cached_property
     def _secret_names(self) -> Mapping[str, str]:
-        """Names that nobody can write, by special token; no normaliser changes such characters."""
+        """Secret names, by special token; no normaliser changes their characters."""
         secret = secrets.token_hex(16)
         added = self.tokenizer.get_added_tokens_decoder()
         return {

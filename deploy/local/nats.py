@@ -90,7 +90,7 @@ class NatsServer:
             return False
 
     def stores(self) -> bool:
-        """Whether it can store messages, or could not because there is no room.
+        """Return True if it can store messages, or has no room to.
 
         A stream that met a full disk takes no message until the server is restarted.
         """

@@ -170,7 +170,7 @@ def _dialled(host: str) -> str:
 
 
 def _replies(host: str, port: int) -> bool:
-    """Whether a listener answers GET /healthz, be it with an error."""
+    """Return True if a listener answers GET /healthz, even with an error."""
     connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
     try:
         connection.request("GET", "/healthz")

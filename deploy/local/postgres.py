@@ -138,7 +138,7 @@ class PostgresServer:
         return True
 
     def replies(self) -> bool:
-        """Whether the server answers at all, be it with a refusal such as while it recovers."""
+        """Return True if the server answers, even with a refusal such as while it recovers."""
         found = PGconn.ping(f"host=127.0.0.1 port={self.port} connect_timeout=5".encode())
         return found in (Ping.OK, Ping.REJECT)
 

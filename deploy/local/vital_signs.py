@@ -23,7 +23,7 @@ class Sign(Protocol):
     most_seconds: float
 
     def present(self) -> Hashable:
-        """Its present value; None counts as no sign yet, which blames nobody."""
+        """Its present value; None means that there is no sign yet, and no process is judged."""
         ...
 
 
@@ -49,7 +49,7 @@ class Probe:
         self._answers = 0
 
     def present(self) -> Hashable:
-        """How often it was answered."""
+        """Number of times that it was answered."""
         return self._answers or None
 
     def ask(self) -> None:
@@ -60,7 +60,7 @@ class Probe:
             log.exception("a probe failed: %s", self.name)
 
     def disarm(self) -> None:
-        """Blame nobody until it is answered again."""
+        """Judge no process until it is answered again."""
         self._answers = 0
 
 
@@ -101,5 +101,5 @@ class Silence:
 
     @property
     def too_long(self) -> bool:
-        """Whether the child hangs, by the last look."""
+        """Return True if the child hung at the last look."""
         return self._seconds > self.sign.most_seconds

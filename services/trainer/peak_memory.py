@@ -50,7 +50,7 @@ class PeakMemory:
 
 
 def forget_loading() -> None:
-    """Have the resident set's peak begin anew, once a base is loaded; see proc(5), clear_refs."""
+    """Reset the peak of the resident set once a base is loaded; see proc(5), clear_refs."""
     with suppress(OSError):  # not every kernel has it: then the peak is that of loading, too
         CLEAR_REFS.write_text("5")
 

@@ -36,7 +36,7 @@ from tests.stories import Story
 
 
 def silent(name: str, events: int, share: float) -> None:
-    """Nobody watches."""
+    """Do nothing: no process watches."""
 
 
 def rebuilt(settings: Settings, log: EventLog, projection: Projection) -> int:

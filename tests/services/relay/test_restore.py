@@ -44,7 +44,7 @@ class Database:
         self._copy(self._name, self._backup)
 
     def restore(self) -> None:
-        """Replace the database by its backup; whoever is connected loses the connection."""
+        """Replace the database with its backup; every client loses its connection."""
         self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
         self._copy(self._backup, self._name)
 
