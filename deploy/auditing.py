@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from domain.money import exact_dollars
+from domain.core.money import exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.settings import Settings

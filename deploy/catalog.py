@@ -10,14 +10,14 @@ import typer
 from rich.table import Table
 
 from deploy.operator import Store, console, open_store
-from domain.base_model import BaseModel
-from domain.catalog import Catalog
-from domain.deploying import Deploying
-from domain.deployment import Deployment
-from domain.errors import Invalid
-from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
-from domain.money import exact_dollars, micros_of
-from domain.offers import CatalogBase, GpuType, Region
+from domain.catalog.base_model import BaseModel
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import CatalogBase, GpuType, Region
+from domain.core.errors import Invalid
+from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.core.money import exact_dollars, micros_of
+from domain.deployments.deployment import Deployment
+from domain.use_cases.deployments import Deploying
 from gateway.cli.terminal import screen
 from projections import DEPLOYMENTS
 from projections.deployments import adapters_on

@@ -14,18 +14,18 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from domain.account import Account
-from domain.aggregate import Aggregate, Event
-from domain.api_key import ApiKey
-from domain.base_model import BaseModel
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.deployment import Deployment
-from domain.gpu_pool import GpuPool
-from domain.job import Job
-from domain.job_request import JobRequest
-from domain.meter import Meter
-from domain.payment import Payment
+from domain.access.api_key import ApiKey
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import Payment
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.base_model import BaseModel
+from domain.catalog.catalog import Catalog
+from domain.core.aggregate import Aggregate, Event
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
 from projections import PROJECTIONS
 
 Kind = type[Aggregate] | type[Event]

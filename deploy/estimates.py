@@ -15,8 +15,8 @@ import typer
 from rich.table import Table
 
 from deploy.operator import console, open_store
-from domain.money import exact_dollars
-from domain.phases import Phase
+from domain.core.money import exact_dollars
+from domain.training.phases import Phase
 from gateway.cli.terminal import screen
 from infrastructure.store import Connection
 from projections import ESTIMATES

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.local.stack import running
-from domain.aggregate import Event
-from gateway.answers import parsed_job_id
+from domain.core.aggregate import Event
+from gateway.schemas import parsed_job_id
 from infrastructure import bus
 from infrastructure.bus import EVENTS, Envelope
 from infrastructure.reaction import parked_reactions, request_replay

@@ -8,11 +8,11 @@ import psycopg
 
 from deploy.database_roles import grant_access
 from deploy.progress import Spoken
-from domain.aggregate import Cause, because
-from domain.catalog import Catalog
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID
-from domain.offers import Offers, shipped_offers
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import Offers, shipped_offers
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
 from infrastructure import (
     drafts,
     idempotency,

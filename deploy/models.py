@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from deploy.operator import Store, open_store
-from domain.deploying import Deploying
-from domain.job import Job
+from domain.jobs.job import Job
+from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.artifacts import Artifacts

@@ -19,14 +19,15 @@ from rich.table import Table
 
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from domain.account import Account, Role
-from domain.aggregate import Cause, because
-from domain.application import EcoLink
-from domain.catalog import Catalog
-from domain.errors import DomainError, Invalid, NotFound
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID
-from domain.money import dollars, payment_micros_of
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.catalog.catalog import Catalog
+from domain.core.aggregate import Cause, because
+from domain.core.errors import DomainError, Invalid, NotFound
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
+from domain.core.money import dollars, payment_micros_of
+from domain.use_cases.accounts import EcoLink
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
 from infrastructure.clock import clock_of

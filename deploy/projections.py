@@ -9,7 +9,7 @@ import typer
 
 from deploy.operator import open_store
 from deploy.progress import Spoken
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from projections import PROJECTIONS

@@ -10,8 +10,8 @@ import typer
 
 from deploy.events import job_id_of
 from deploy.operator import open_store
-from domain.errors import NotFound
-from domain.job import Job
+from domain.core.errors import NotFound
+from domain.jobs.job import Job
 from infrastructure.artifacts import Artifacts
 from services.scheduler.segment_spec import kept_log_ref
 

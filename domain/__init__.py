@@ -1,16 +1,16 @@
 """The rules of EcoLink. Importing it registers every event's topic."""
 
-from domain.account import Account
-from domain.api_key import ApiKey
-from domain.base_model import BaseModel
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.deployment import Deployment
-from domain.gpu_pool import GpuPool
-from domain.job import Job
-from domain.job_request import JobRequest
-from domain.meter import Meter
-from domain.payment import Payment
+from domain.access.api_key import ApiKey
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import Payment
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.base_model import BaseModel
+from domain.catalog.catalog import Catalog
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
 
 AGGREGATES = (
     Account,

@@ -12,9 +12,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
-from domain.account import Role
-from domain.aggregate import Cause
-from domain.api_key import ApiKey
+from domain.access.api_key import ApiKey
+from domain.access.role import Role
+from domain.core.aggregate import Cause
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.lockout import Lockout

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from domain.availability import PoolLoad
-from domain.estimate import Estimate, remaining
-from domain.lifecycle import JobStatus
-from domain.phases import Phase
-from domain.progress import Steps, seconds_left
-from domain.waiting import Occupied, Queued, wait_seconds
+from domain.capacity.availability import PoolLoad
+from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.estimating.estimate import Estimate, remaining
+from domain.estimating.progress import Steps, seconds_left
+from domain.jobs.lifecycle import JobStatus
+from domain.training.phases import Phase
 from gateway.backend import Backend
-from gateway.freshness import WAIT_SECONDS, caught_up
+from gateway.read_your_writes import WAIT_SECONDS, caught_up
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, capacities, claims
 from projections.job_row import CANCELLING, PAUSING

@@ -11,12 +11,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 from psycopg_pool import ConnectionPool
 
-from domain.application import EcoLink
-from domain.deploying import Deploying
-from domain.estimate import Calibration, Precision
-from domain.event_log import EventLog
-from domain.launching import Launching
-from domain.quoting import Quoting
+from domain.core.event_log import EventLog
+from domain.estimating.estimate import Calibration, Precision
+from domain.use_cases.accounts import EcoLink
+from domain.use_cases.deployments import Deploying
+from domain.use_cases.jobs import Launching
+from domain.use_cases.quoting import Quoting
 from gateway.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock, clock_of

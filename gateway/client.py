@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from infrastructure.lines import lines_of
+from infrastructure.ndjson import lines_of
 
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from uuid import UUID
 
-from gateway.answers import Answer
+from gateway.schemas import Answer
 from infrastructure.measurements import MeasuredStep, evaluations_of, losses_of
 from infrastructure.store import Connection
 

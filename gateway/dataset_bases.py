@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from domain.dataset import Dataset
-from domain.token_lengths import TokenLengths
+from domain.datasets.dataset import Dataset
+from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend
 from projections.base_models import all_base_models
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from fastapi.concurrency import run_in_threadpool
 
-from domain.aggregate import because
-from domain.dataset import Dataset, UploadOptions
-from domain.errors import DomainError
+from domain.core.aggregate import because
+from domain.core.errors import DomainError
+from domain.datasets.dataset import Dataset, UploadOptions
 from gateway.access import Caller
 from gateway.backend import Backend
-from gateway.freshness import caught_up, found
+from gateway.read_your_writes import caught_up, found
 from infrastructure.profiles import set_dataset_name
 from projections import DATASETS, JOB_DETAIL
 from projections import datasets as rows

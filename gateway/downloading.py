@@ -20,7 +20,7 @@ PART = ".part"
 PATIENCE_SECONDS = 60.0  # with a gateway that sends nothing
 RETRY_SECONDS = 1.0
 
-Told = Callable[[int], object]
+FeedEvent = Callable[[int], object]
 
 
 class Damaged(ClientError):
@@ -50,7 +50,7 @@ def files_at(client: Client, path: str) -> list[RemoteFile]:
 
 
 def download(
-    client: Client, path: str, files: list[RemoteFile], directory: Path, told: Told
+    client: Client, path: str, files: list[RemoteFile], directory: Path, told: FeedEvent
 ) -> None:
     """Bring some files into a directory, and hold them against their manifest.
 
@@ -67,7 +67,7 @@ def download(
     _check(directory, files)
 
 
-def _fetch(client: Client, path: str, file: RemoteFile, target: Path, told: Told) -> None:
+def _fetch(client: Client, path: str, file: RemoteFile, target: Path, told: FeedEvent) -> None:
     """Bring one file; what is there of it already is tried first, and once more without it."""
     part = target.with_name(target.name + PART)
     continued = part.exists()
@@ -82,7 +82,7 @@ def _fetch(client: Client, path: str, file: RemoteFile, target: Path, told: Told
     part.replace(target)
 
 
-def _append(client: Client, path: str, file: RemoteFile, part: Path, told: Told) -> None:
+def _append(client: Client, path: str, file: RemoteFile, part: Path, told: FeedEvent) -> None:
     """Fill up a part to the file's size, going on after each cut while there is any progress."""
     if part.exists() and part.stat().st_size > file.bytes:
         part.unlink()

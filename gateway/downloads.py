@@ -13,7 +13,7 @@ from fastapi import Depends, Header
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from gateway.errors import refusals
 from infrastructure.artifacts import Artifacts
 

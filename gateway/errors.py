@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from domain.errors import (
+from domain.core.errors import (
     CommandReused,
     DomainError,
     InsufficientBalance,

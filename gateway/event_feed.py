@@ -19,12 +19,12 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import Notification, PersistenceError
 
-from domain.aggregate import Event
-from domain.api_key import ApiKey
-from domain.deployment import Deployment
-from domain.event_log import EventLog
+from domain.access.api_key import ApiKey
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
+from domain.deployments.deployment import Deployment
 from gateway.backend import Backend
-from gateway.event_answers import EventAnswer
+from gateway.public_events import EventAnswer
 from infrastructure.consumer import Recorded, recorded
 from infrastructure.log_identity import LogReplaced
 from infrastructure.store import CHANNEL
@@ -41,7 +41,7 @@ SCANNED_EVENTS = 10_000
 """How much of the log one read looks through beyond its index, for a projector that is behind."""
 
 
-class Told:
+class FeedEvent:
     """An event as clients are told of it; it is rendered once, if anybody wants it."""
 
     def __init__(self, log: EventLog, notification: Notification) -> None:
@@ -65,7 +65,7 @@ class Told:
 class Page(NamedTuple):
     """Events after a position, whether there are more now, and up to where this page goes."""
 
-    events: Sequence[Told]
+    events: Sequence[FeedEvent]
     has_more: bool
     position: int
 
@@ -73,7 +73,7 @@ class Page(NamedTuple):
 class Listener(Protocol):
     """Who is told what the feed takes from the log, as it takes it."""
 
-    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         """These events come next in the log, and end these keys."""
         ...
 
@@ -91,7 +91,7 @@ class Follower:
         self.position = after
         self.revoked = False
 
-    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         """Wake up if the log has got something for this client, or its key was revoked."""
         self.revoked = self.revoked or self._key_id in revoked_keys
         includes = self._interest.includes
@@ -136,7 +136,7 @@ class EventFeed:
         self.closed = False
         self.follows = asyncio.Event()
         """Whether it has found its place in the log."""
-        self._kept: list[Told] = []
+        self._kept: list[FeedEvent] = []
         self._last: Notification | None = None
         self._listeners: set[Listener] = set()
         self._logger = logging.getLogger("event_feed")
@@ -167,7 +167,7 @@ class EventFeed:
 
     def recent(self, interest: Interest, after: int, limit: int) -> Page:
         """The same page as the log has, of what is kept; `after` is not below the floor."""
-        found: list[Told] = []
+        found: list[FeedEvent] = []
         begin = bisect_right(self._kept, after, key=lambda told: told.sequence)
         for index in range(begin, len(self._kept)):
             told = self._kept[index]
@@ -216,7 +216,7 @@ class EventFeed:
 
     async def _take_new(self) -> None:
         while found := await asyncio.to_thread(_after, self.backend.log, self.position, self._last):
-            batch = [Told(self.backend.log, notification) for notification in found]
+            batch = [FeedEvent(self.backend.log, notification) for notification in found]
             self._kept += batch
             self.position, self._last = found[-1].id, found[-1]
             if len(self._kept) > 2 * KEPT_EVENTS:
@@ -240,7 +240,7 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
-    found = [Told(log, notification) for notification in indexed]
+    found = [FeedEvent(log, notification) for notification in indexed]
     if len(found) == limit:
         return Page(found, True, found[-1].sequence)
     scanned = 0
@@ -281,11 +281,11 @@ def _rendered(backend: Backend, interest: Interest, after: int, limit: int) -> P
     return page
 
 
-def _told_after(log: EventLog, position: int) -> list[Told]:
+def _told_after(log: EventLog, position: int) -> list[FeedEvent]:
     notifications = log.recorder.select_notifications(
         start=position, limit=BATCH_EVENTS, inclusive_of_start=False
     )
-    return [Told(log, notification) for notification in notifications]
+    return [FeedEvent(log, notification) for notification in notifications]
 
 
 def _deployment(log: EventLog, event: Event) -> Deployment.DeploymentRequested | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from domain import AGGREGATES
-from domain.aggregate import Event
-from gateway.event_answers import EventAnswer, hidden_fields
+from domain.core.aggregate import Event
+from gateway.public_events import EventAnswer, hidden_fields
 
 Schema = dict[str, Any]
 

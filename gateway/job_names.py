@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from domain.event_log import EventLog
-from domain.job import Job
-from gateway.api.job_answers import JobSummary
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
+from gateway.api.job_schemas import JobSummary
 from gateway.backend import Backend
 from infrastructure.profiles import dataset_names
 from projections.job_detail import rows_of

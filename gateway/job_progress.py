@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from domain.durations import spoken
+from domain.core.durations import spoken
 from gateway.job_tables import RUNNING, paused, state
 from gateway.tables import STYLES, Answer
 

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from domain.durations import spoken
-from domain.hyperparameters import Hyperparameters
-from domain.memory import gib
+from domain.core.durations import spoken
+from domain.estimating.memory import gib
+from domain.training.hyperparameters import Hyperparameters
 from gateway.tables import STYLES, Answer, cell, listing, pairs, tame
 
 RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})

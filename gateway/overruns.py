@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from domain.durations import spoken
-from domain.estimate import Estimate
-from domain.lifecycle import JobStatus
-from domain.overrun import Facts, Overrun, Reason, overrun
-from gateway.answers import Answer, Money
+from domain.core.durations import spoken
+from domain.estimating.estimate import Estimate
+from domain.estimating.overrun import Facts, Overrun, Reason, overrun
+from domain.jobs.lifecycle import JobStatus
+from gateway.schemas import Answer, Money
 
 
 class OverrunAnswer(Answer):

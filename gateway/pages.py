@@ -8,7 +8,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Query
 from pydantic import Field
 
-from gateway.answers import Answer
+from gateway.schemas import Answer
 
 MOST_POSITION = 2**63 - 1
 """Positions are bigint in the database."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from domain.account import Account
-from domain.availability import PoolLoad
-from domain.placement import cheapest
-from domain.quoting import Choices
+from domain.billing.account import Account
+from domain.capacity.availability import PoolLoad
+from domain.jobs.choices import Choices
+from domain.use_cases.placement import cheapest
 from gateway.backend import Backend
 from gateway.errors import NotYetVisible
-from gateway.freshness import caught_up
+from gateway.read_your_writes import caught_up
 from projections import GPU_POOLS
 
 

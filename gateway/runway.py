@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from domain.money import seconds_bought
-from gateway.answers import Money
+from domain.core.money import seconds_bought
+from gateway.schemas import Money
 from projections.open_meters import Burn
 
 

@@ -12,7 +12,7 @@ import httpx
 from fastapi import Depends, Request
 from pydantic import TypeAdapter, ValidationError
 
-from domain.errors import DomainError, Invalid
+from domain.core.errors import DomainError, Invalid
 from gateway.errors import NotServing, Overloaded
 from infrastructure.generation import (
     GENERATE_PATH,
@@ -22,7 +22,7 @@ from infrastructure.generation import (
     PromptRead,
     TextGrown,
 )
-from infrastructure.lines import lines_as_they_come
+from infrastructure.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
 from gateway.origin import is_secure
-from gateway.texts import FORM
+from gateway.text_validation import FORM
 from infrastructure import sessions
 from infrastructure.sessions import SESSION_DAYS, Session
 

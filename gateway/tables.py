@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from domain.money import decimals_of, exact_dollars
+from domain.core.money import decimals_of, exact_dollars
 from gateway.fitting_table import FittingTable
 
 Answer = dict[str, Any]

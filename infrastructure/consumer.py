@@ -20,8 +20,8 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.msg import Msg
 
-from domain.aggregate import Event
-from domain.event_log import EventLog
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Durable, Envelope
 from infrastructure.log_identity import notification_at
 from infrastructure.progress import PROGRESS

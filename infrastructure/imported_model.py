@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.model_shape import ModelShape
+from domain.catalog.model_shape import ModelShape
 
 
 class ImportedModel(BaseModel):

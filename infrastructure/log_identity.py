@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import Notification, PersistenceError
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 
 DDL = """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from domain.errors import Invalid
-from domain.money import MICROS_PER_DOLLAR, dollars
-from domain.payment import TEST_DAY_MICROS, TEST_PROVIDER, Receipt
-from domain.reference import reference_of
+from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Receipt
+from domain.billing.reference import reference_of
+from domain.core.errors import Invalid
+from domain.core.money import MICROS_PER_DOLLAR, dollars
 from infrastructure.settings import Settings
 
 TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS

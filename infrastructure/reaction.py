@@ -14,9 +14,9 @@ import psycopg
 from eventsourcing.persistence import InterfaceError, OperationalError, Tracking
 from nats.errors import Error as NatsError
 
-from domain.aggregate import Aggregate, Cause, Event, because
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
+from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import Recorded, recorded

@@ -13,11 +13,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from domain.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
-from domain.failures import FailureClass, MemoryShortage
-from domain.hyperparameters import Hyperparameters
-from domain.phases import Phase
-from domain.precision import Dtype, Precision
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.phases import Phase
+from domain.training.precision import Dtype, Precision
 
 LAST_WORD = "last_word.json"
 """File beside the spec in which a trainer keeps the report of its last checkpoint or its end."""

@@ -12,8 +12,8 @@ from faststream.nats.security import NatsCredentials
 from nats.errors import Error as NatsError
 
 from infrastructure.bus import Durable, provision
+from infrastructure.jetstream_pull import LingeringBroker
 from infrastructure.progress import PROGRESS
-from infrastructure.pulling import LingeringBroker
 from infrastructure.settings import Settings
 
 PROVISION_SECONDS = 5.0

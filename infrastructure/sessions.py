@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from domain.api_key import secret_sha256
+from domain.access.api_key import secret_sha256
 from infrastructure.store import Connection
 
 SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30

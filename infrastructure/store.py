@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
+from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
 from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.settings import Settings

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification
 
-from domain.aggregate import Event
-from domain.deployment import Deployment
-from domain.job import Job
+from domain.core.aggregate import Event
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
 from infrastructure.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, lowest_position
 

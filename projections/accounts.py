@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Event
+from domain.billing.account import Account
+from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from domain.aggregate import Event
-from domain.api_key import ApiKey
+from domain.access.api_key import ApiKey
+from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.base_model import BaseModel
-from domain.model_shape import ModelShape
+from domain.catalog.base_model import BaseModel
+from domain.catalog.model_shape import ModelShape
+from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

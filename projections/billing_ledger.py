@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import LiteralString
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Event
-from domain.meter import Meter
-from domain.payment import TEST_PROVIDER
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import TEST_PROVIDER
+from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

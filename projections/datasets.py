@@ -7,8 +7,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.dataset import Dataset, DatasetStatus
+from domain.core.aggregate import Event
+from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from domain.aggregate import Event
-from domain.deployment import Deployment, DeploymentStatus, Weights
-from domain.identity import PLATFORM_ACCOUNT_ID
+from domain.core.aggregate import Event
+from domain.core.identity import PLATFORM_ACCOUNT_ID
+from domain.deployments.deployment import Deployment, DeploymentStatus, Weights
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

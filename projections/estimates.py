@@ -6,10 +6,10 @@ from statistics import median
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.estimate import Calibration, Estimate, Precision
-from domain.job import Job
-from domain.phases import Phase
+from domain.core.aggregate import Event
+from domain.estimating.estimate import Calibration, Estimate, Precision
+from domain.jobs.job import Job
+from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from domain.lifecycle import JobStatus
+from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
 from projections.job_timeline import ENDINGS
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from domain.aggregate import Event
-from domain.gpu_pool import GpuPool
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.deployment import DeploymentStatus
-from domain.gpu_pool import GpuPool
-from domain.job import Job, JobStatus
-from domain.lifecycle import PauseReason
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Event
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.job import Job, JobStatus
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.store import Connection
 from projections.job_launched import apply_segment
 from projections.job_row import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from psycopg.types.json import Jsonb
 
-from domain.job import Job, JobStatus
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.jobs.job import Job, JobStatus
 from projections.job_row import (
     LAUNCHING,
     LOADING,

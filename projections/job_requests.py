@@ -12,8 +12,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.job_request import JobRequest, RequestStatus
+from domain.core.aggregate import Event
+from domain.jobs.job_request import JobRequest, RequestStatus
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, newest_first
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from domain.aggregate import Event
+from domain.core.aggregate import Event
 from projections.projection import Cursor
 
 DDL = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg.types.json import Jsonb
 
-from domain.job import Job
+from domain.jobs.job import Job
 from projections.projection import Cursor
 
 LATEST = """

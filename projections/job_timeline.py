@@ -12,12 +12,12 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from domain.aggregate import Event
-from domain.deployment import Deployment
-from domain.job import Job
-from domain.job_request import JobRequest
-from domain.lifecycle import JobStatus
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.aggregate import Event
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
+from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

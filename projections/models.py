@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from domain.aggregate import Event
-from domain.job import Job
+from domain.core.aggregate import Event
+from domain.jobs.job import Job
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 

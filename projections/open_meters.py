@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from domain.aggregate import Event
-from domain.job import Job
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.aggregate import Event
+from domain.jobs.job import Job
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import DictRow
 
-from domain.aggregate import Event
+from domain.core.aggregate import Event
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection
 

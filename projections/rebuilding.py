@@ -17,8 +17,8 @@ from eventsourcing.persistence import Notification
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from domain.errors import WrongState
-from domain.event_log import EventLog
+from domain.core.errors import WrongState
+from domain.core.event_log import EventLog
 from infrastructure.consumer import BATCH_EVENTS, recorded
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, lock_position

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from domain.money import decimal_dollars
+from domain.core.money import decimal_dollars
 from projections.projection import Row
 from projections.statements import DayOfStatement, JobOfStatement
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from domain.precision import Dtype
+from domain.training.precision import Dtype
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from psycopg_pool import ConnectionPool
 
 from deploy.local import ports
 from deploy.local.stack import up
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure import bus
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool

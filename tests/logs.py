@@ -7,11 +7,12 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification
 
-from domain.account import Account, Role
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
 from infrastructure.bus import Envelope
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 
 COMMIT_EVENTS = 500

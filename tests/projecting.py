@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 from psycopg import sql
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.consumer import recorded
 from infrastructure.settings import Settings
 from infrastructure.store import CHANNEL, Connection, connect, open_log

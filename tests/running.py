@@ -24,7 +24,7 @@ from deploy.demo.account import (
 from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
-from domain.account import Account
+from domain.billing.account import Account
 from gateway.client import Client, Endpoint, Refused
 from gateway.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts

@@ -5,23 +5,24 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from domain.account import Account, Role
-from domain.aggregate import Cause, because
-from domain.api_key import ApiKey
-from domain.base_model import BaseModel
-from domain.checkpoint import RejectionReason
-from domain.dataset import Dataset
-from domain.deploying import Deploying, base_deployment, deployed_refs
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.gpu_pool import Claim, GpuPool
-from domain.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
-from domain.payment import Payment, Receipt
+from domain.access.api_key import ApiKey
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import Payment, Receipt
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import RejectionReason
+from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
 
 SECRET = "eco_secret-of-a-test"

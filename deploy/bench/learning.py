@@ -18,7 +18,7 @@ from deploy.demo.chats import write_jsonl
 from deploy.demo.preparing import BASE_MODEL, SOURCE
 from deploy.local.errors import StackError
 from deploy.operator import run_import
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
 from services.trainer.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 

@@ -29,8 +29,8 @@ from deploy.local.errors import StackError
 from deploy.local.ports import free_port
 from deploy.local.stack import up
 from deploy.processes import PROCESSES, environment
-from gateway.answers import job_name
 from gateway.backend import open_backend
+from gateway.schemas import job_name
 from gateway.sessions import COOKIE
 from gateway.web.job_view import views_of
 from infrastructure.settings import Settings

@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from deploy.bench.meter_truth import PLAN
-from domain.account import Account, Role
-from domain.aggregate import Aggregate, Cause, because
-from domain.application import EcoLink
-from domain.event_log import EventLog
-from domain.identity import meter_id
-from domain.job import Job
-from domain.meter import Meter
-from domain.money import MICROS_PER_DOLLAR
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from domain.core.money import MICROS_PER_DOLLAR
+from domain.jobs.job import Job
+from domain.use_cases.accounts import EcoLink
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.sessions import begin_session

@@ -14,12 +14,12 @@ from rich.table import Table
 from deploy.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
-from domain.footprint import Layout, memory_items
-from domain.hyperparameters import Hyperparameters
-from domain.memory import GIB
-from domain.model_shape import ModelShape
-from domain.offers import shipped_offers
-from domain.precision import Precision
+from domain.catalog.catalog_entries import shipped_offers
+from domain.catalog.model_shape import ModelShape
+from domain.estimating.footprint import Layout, memory_items
+from domain.estimating.memory import GIB
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
 from services.trainer.measured_run import Rows, RunConfig
 

@@ -11,8 +11,8 @@ from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import IntegrityError, Notification, ProcessRecorder, StoredEvent
 from eventsourcing.popo import POPOProcessRecorder
 
-from domain.aggregate import Aggregate
-from domain.event_log import EventLog
+from domain.core.aggregate import Aggregate
+from domain.core.event_log import EventLog
 
 A = TypeVar("A", bound=Aggregate)
 

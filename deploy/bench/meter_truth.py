@@ -19,13 +19,13 @@ import typer
 from deploy.bench.memory_log import MemoryLog
 from deploy.bench.simulated_platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
 from deploy.bench.simulated_trainer import SimulatedTrainer
-from domain.account import Account
-from domain.errors import WrongState
-from domain.estimate import Precision
-from domain.hyperparameters import Hyperparameters
-from domain.identity import meter_id
-from domain.job import Job, JobStatus
-from domain.training_plan import TrainingPlan
+from domain.billing.account import Account
+from domain.core.errors import WrongState
+from domain.core.identity import meter_id
+from domain.estimating.estimate import Precision
+from domain.jobs.job import Job, JobStatus
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import TrainingPlan
 from infrastructure.reports import Outcome
 from services.billing.settlement import LeasePolicy
 

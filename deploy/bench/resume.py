@@ -26,7 +26,7 @@ from deploy.bench.trainer_runs import (
     nats_server,
 )
 from deploy.demo.preparing import BASE_MODEL, SOURCE
-from domain.estimate import Precision
+from domain.estimating.estimate import Precision
 
 PLACES = ("forward", "backward", "between", "save", "kill")
 KILL_PLACES = ("forward", "backward", "between", "save")

@@ -19,8 +19,8 @@ from deploy.bench.aims import Verdict, conclude
 from deploy.bench.learning import LINEAR_LAYERS
 from deploy.bench.trainer_runs import TINY, Saving, Setting, Trainers, nats_server
 from deploy.demo.preparing import BASE_MODEL, SOURCE
-from domain.estimate import Precision
-from domain.hyperparameters import Hyperparameters
+from domain.estimating.estimate import Precision
+from domain.training.hyperparameters import Hyperparameters
 
 AIM = 0.01
 """Of the time between the first step and the last, for all that checkpoints cost."""

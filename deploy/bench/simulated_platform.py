@@ -21,18 +21,19 @@ from deploy.bench.simulated_trainer import (
     SimulatedLauncher,
     SimulatedTrainer,
 )
-from domain.account import Account, Role
-from domain.aggregate import Aggregate, Cause, Event, because
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.gpu_pool import GpuPool
-from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job
-from domain.meter import Meter
-from domain.payment import Payment, Receipt
-from domain.phases import Phase
-from domain.training_plan import TrainingPlan
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import Payment, Receipt
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job
+from domain.training.phases import Phase
+from domain.training.training_plan import TrainingPlan
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.reports import Checkpoint, Evaluation, Outcome, Report
 from infrastructure.settings import Settings

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from domain.aggregate import Aggregate, Cause, Event, because
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from services.scheduler.handlers import Scheduling
 
 

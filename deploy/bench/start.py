@@ -33,13 +33,13 @@ from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import up
 from deploy.operator import offer_model
-from domain.money import MICROS_PER_DOLLAR
-from domain.phases import Phase
+from domain.core.money import MICROS_PER_DOLLAR
+from domain.training.phases import Phase
 from gateway.client import Client, ClientError, Endpoint
-from infrastructure.hand_over import READY
 from infrastructure.measurements import steps_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from infrastructure.warm_start import READY
 
 T = TypeVar("T")
 

@@ -37,9 +37,9 @@ from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
-from domain.hyperparameters import Hyperparameters
-from domain.memory import MOST_TOKENS
-from domain.model_shape import ModelShape
+from domain.catalog.model_shape import ModelShape
+from domain.estimating.memory import MOST_TOKENS
+from domain.training.hyperparameters import Hyperparameters
 from services.scheduler.launchers.local import MALLOC
 from services.trainer.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
 

@@ -29,9 +29,9 @@ from nats.js.api import DeliverPolicy
 from deploy.demo.preparing import SOURCE
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
-from domain.checkpoint import SavedCheckpoint
-from domain.estimate import Precision
-from domain.hyperparameters import Hyperparameters
+from domain.estimating.estimate import Precision
+from domain.training.checkpoint import SavedCheckpoint
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import TELEMETRY, provision
 from infrastructure.reports import (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
-from domain.footprint import adapter_parameters, linear_parameters
-from domain.hyperparameters import Hyperparameters
-from domain.model_shape import ModelShape
+from domain.catalog.model_shape import ModelShape
+from domain.estimating.footprint import adapter_parameters, linear_parameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import IGNORED
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from services.trainer.measured_run import Rows, RunConfig, plan_of
 
 AIM_NATS = 0.02

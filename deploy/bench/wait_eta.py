@@ -15,14 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domain.aggregate import Cause, because
-from domain.estimate import Estimate, PhaseEstimate
-from domain.gpu_pool import Claim, GpuPool
-from domain.identity import PLATFORM_ACCOUNT_ID
-from domain.phases import Phase
-from domain.pricing import HEADROOM
-from domain.progress import Steps, seconds_left
-from domain.waiting import Occupied, Queued, wait_seconds
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.core.aggregate import Cause, because
+from domain.core.identity import PLATFORM_ACCOUNT_ID
+from domain.estimating.estimate import Estimate, PhaseEstimate
+from domain.estimating.pricing import HEADROOM
+from domain.estimating.progress import Steps, seconds_left
+from domain.training.phases import Phase
 
 CAPACITY, JOBS, SEED = 8, 200, 2026
 LOAD = 0.95

@@ -10,11 +10,11 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from deploy.endpoint import DEMO_KEY
-from domain.account import Role
-from domain.aggregate import Cause, because
-from domain.api_key import secret_sha256
-from domain.application import EcoLink
-from domain.identity import NAMESPACE, api_key_id, created_id
+from domain.access.api_key import secret_sha256
+from domain.access.role import Role
+from domain.core.aggregate import Cause, because
+from domain.core.identity import NAMESPACE, api_key_id, created_id
+from domain.use_cases.accounts import EcoLink
 from infrastructure.clock import clock_of
 from infrastructure.payments import PROVIDERS
 from infrastructure.profiles import add_account_name

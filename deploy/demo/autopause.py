@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from domain.money import charge_micros, exact_dollars
+from domain.core.money import charge_micros, exact_dollars
 from gateway.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3

@@ -31,7 +31,7 @@ from deploy.demo.story import (
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import running, stack, up
-from domain.money import exact_dollars
+from domain.core.money import exact_dollars
 from gateway.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from infrastructure.store import connect

@@ -10,8 +10,8 @@ from typing import Any
 from deploy.demo.account import acting_for_the_demo
 from deploy.local.errors import StackError
 from deploy.operator import offer_model
-from domain.deployment import DeploymentStatus
-from domain.identity import PLATFORM_ACCOUNT_ID
+from domain.core.identity import PLATFORM_ACCOUNT_ID
+from domain.deployments.deployment import DeploymentStatus
 from gateway.client import Client, ClientError
 from infrastructure.settings import Settings
 from infrastructure.store import connect

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo.autopause import Bill
-from domain.money import charge_micros, exact_dollars
+from domain.core.money import charge_micros, exact_dollars
 
 PLAIN_LINE_SECONDS = 5.0
 

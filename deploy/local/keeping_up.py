@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import psycopg
 
-from domain.durations import spoken
+from domain.core.durations import spoken
 from infrastructure.disk_space import DiskLevel, disk_space
 from infrastructure.reaction import parked_reactions
 from infrastructure.settings import Settings

@@ -20,7 +20,7 @@ from gateway.api import (
     models,
     operator,
 )
-from gateway.texts import only_texts
+from gateway.text_validation import only_texts
 
 router = APIRouter(dependencies=[Depends(only_texts)])
 router.include_router(health.router)

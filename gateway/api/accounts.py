@@ -8,17 +8,18 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.account import Account, Role
-from domain.aggregate import because
-from domain.identity import created_id
-from domain.money import payment_micros_of
-from domain.payment import TEST_PROVIDER
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.payment import TEST_PROVIDER
+from domain.core.aggregate import because
+from domain.core.identity import created_id
+from domain.core.money import payment_micros_of
 from gateway.access import Caller, CallerOf, OperatorOf
-from gateway.answers import Answer, Money
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, refusals
-from gateway.freshness import caught_up, found
 from gateway.origin import on_this_host
+from gateway.read_your_writes import caught_up, found
+from gateway.schemas import Answer, Money
 from infrastructure.payments import PaymentProvider, holders_provider, provider_named
 from infrastructure.profiles import name_of_account
 from projections import ACCOUNTS, BILLING_LEDGER

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from domain.account import Account
-from domain.errors import Invalid
+from domain.billing.account import Account
+from domain.core.errors import Invalid
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, JobId, Listed, Money
 from gateway.api.ledger import CSV, csv_download
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import SHORT, JobNames, names_by_id
+from gateway.schemas import Answer, JobId, Listed, Money
 from projections.statement_csv import daily_csv, job_csv
 from projections.statements import (
     DayOfStatement,

@@ -7,17 +7,17 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from domain.availability import PoolLoad
-from domain.catalog import Catalog
-from domain.deployment import DeploymentStatus
-from domain.footprint import FLOAT32, bytes_per_parameter
-from domain.identity import CATALOG_ID
-from domain.offers import CatalogBase, GpuType, Region
-from domain.precision import Precision
+from domain.capacity.availability import PoolLoad
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import CatalogBase, GpuType, Region
+from domain.core.identity import CATALOG_ID
+from domain.deployments.deployment import DeploymentStatus
+from domain.estimating.footprint import FLOAT32, bytes_per_parameter
+from domain.training.precision import Precision
 from gateway.access import CallerOf
-from gateway.answers import Answer, Money
 from gateway.availability import pool_loads
 from gateway.backend import BackendOf
+from gateway.schemas import Answer, Money
 from projections.base_models import all_base_models
 from projections.deployments import statuses
 from projections.gpu_pools import all_gpu_pools

@@ -9,15 +9,15 @@ from functools import lru_cache
 from fastapi import APIRouter
 from pydantic import Field, JsonValue
 
-from domain.checkpoint import checkpoint_model
-from domain.deployment import DeploymentStatus
-from domain.job import Job
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.job import Job
+from domain.training.checkpoint import checkpoint_model
 from gateway.access import CallerOf
-from gateway.answers import Answer, JobId, Listed
-from gateway.api.job_answers import best_step
+from gateway.api.job_schemas import best_step
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
+from gateway.schemas import Answer, JobId, Listed
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SAMPLE
 from projections.deployments import statuses_of_jobs

@@ -14,11 +14,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
-from domain.dataset import Dataset, DatasetStatus, Trainability, UploadOptions
-from domain.errors import NotFound, WrongState
-from domain.identity import created_id
+from domain.core.errors import NotFound, WrongState
+from domain.core.identity import created_id
+from domain.datasets.dataset import Dataset, DatasetStatus, Trainability, UploadOptions
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import (
     StoredFile,
@@ -32,6 +31,7 @@ from gateway.datasets import (
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
 from gateway.pages import LARGEST_PAGE, Limit, Page
+from gateway.schemas import Answer
 from gateway.uploads import store_upload
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names

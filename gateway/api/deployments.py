@@ -11,16 +11,16 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from domain.aggregate import because
-from domain.deployment import Deployment, DeploymentStatus
-from domain.deployment_failures import advice_on
-from domain.identity import deployment_id
+from domain.core.aggregate import because
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment, DeploymentStatus
+from domain.deployments.failures import advice_on
 from gateway.access import Caller, CallerOf, OperatorOf
-from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
-from gateway.freshness import caught_up, found
 from gateway.pages import LARGEST_PAGE, Limit, Page
+from gateway.read_your_writes import caught_up, found
+from gateway.schemas import Answer, JobId
 from projections import DEPLOYMENTS, MODELS
 from projections.deployments import adapters_on, deployment_named, deployments_of
 from projections.models import model_of

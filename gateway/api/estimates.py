@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
-from domain.account import Account
-from domain.cautions import cautions
+from domain.billing.account import Account
+from domain.training.cautions import cautions
 from gateway.access import Caller, CallerOf
-from gateway.api.estimate_answers import (
+from gateway.api.estimate_schemas import (
     BalanceImpact,
     CapacityGate,
     EstimateAnswer,
@@ -20,8 +20,8 @@ from gateway.api.job_form import JobFormRoute, JobRequest
 from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
-from gateway.freshness import WAIT_SECONDS
 from gateway.placing import placed
+from gateway.read_your_writes import WAIT_SECONDS
 
 RECOMMENDED_EXAMPLES = 1000
 

@@ -14,10 +14,9 @@ from fastapi import APIRouter, Depends, Query, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from domain.account import Role
-from domain.errors import DomainError, Invalid
+from domain.access.role import Role
+from domain.core.errors import DomainError, Invalid
 from gateway.access import Caller, CallerOf, holder_of, holder_shown
-from gateway.answers import JobId
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
 from gateway.errors import (
@@ -27,9 +26,10 @@ from gateway.errors import (
     refusals,
     status_of,
 )
-from gateway.event_answers import EventPage
 from gateway.event_feed import EventFeed, Follower, read_log
 from gateway.pages import MOST_POSITION
+from gateway.public_events import EventPage
+from gateway.schemas import JobId
 from gateway.sockets import GOING_AWAY, close, sent_in_time, while_connected
 from projections.account_events import Interest
 

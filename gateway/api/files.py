@@ -10,15 +10,15 @@ from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, JobId, Listed, job_name
 from gateway.api.jobs import own_job
 from gateway.api.models import own_model
 from gateway.archives import MEDIA_TYPE, archive
 from gateway.backend import Backend, BackendOf
 from gateway.downloads import OCTETS, Conditions, ConditionsOf, download, file_answers
 from gateway.errors import refusals
+from gateway.schemas import Answer, JobId, Listed, job_name
 from infrastructure.artifacts import MANIFEST, Manifest, ManifestFile
 
 router = APIRouter()

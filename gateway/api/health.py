@@ -7,9 +7,9 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.answers import Answer
 from gateway.backend import BackendOf
 from gateway.errors import refusals
+from gateway.schemas import Answer
 from infrastructure.disk_space import DiskLevel, disk_space
 
 router = APIRouter(tags=["health"])

@@ -12,16 +12,16 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.aggregate import because
-from domain.job import Job
+from domain.core.aggregate import because
+from domain.jobs.job import Job
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId
-from gateway.api.job_answers import JobDetail
+from gateway.api.job_schemas import JobDetail
 from gateway.api.jobs import job_detail
 from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
-from gateway.freshness import caught_up
+from gateway.read_your_writes import caught_up
+from gateway.schemas import JobId
 from projections import JOB_DETAIL, MODELS
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

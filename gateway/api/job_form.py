@@ -13,9 +13,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
-from domain.hyperparameters import Hyperparameters
-from domain.quoting import Choices
-from domain.training_plan import Order
+from domain.jobs.choices import Choices
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order
 from gateway.backend import Backend
 
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

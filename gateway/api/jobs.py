@@ -11,16 +11,16 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, Query, Response
 
-from domain.account import Account
-from domain.aggregate import because
-from domain.errors import DomainError
-from domain.identity import created_id
-from domain.job import Job
-from domain.lifecycle import JobStatus
-from domain.money import Toward
+from domain.billing.account import Account
+from domain.core.aggregate import because
+from domain.core.errors import DomainError
+from domain.core.identity import created_id
+from domain.core.money import Toward
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, Money, job_name
-from gateway.api.job_answers import (
+from gateway.api.job_form import JobFormRoute, JobRequest
+from gateway.api.job_schemas import (
     Evaluation,
     JobDetail,
     JobLog,
@@ -33,16 +33,16 @@ from gateway.api.job_answers import (
     detail,
     summary,
 )
-from gateway.api.job_form import JobFormRoute, JobRequest
 from gateway.api.kept_log import joined
 from gateway.availability import loads_now, remaining_seconds, waits_of
 from gateway.backend import Backend, BackendOf
 from gateway.errors import refusals
-from gateway.freshness import caught_up, found
 from gateway.job_names import names_of
 from gateway.overruns import overrun_of
 from gateway.pages import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.placing import placed
+from gateway.read_your_writes import caught_up, found
+from gateway.schemas import JobId, Money, job_name
 from infrastructure.measurements import (
     evaluations_of,
     last_evaluations_of,

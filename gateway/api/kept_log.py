@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from itertools import count
 from typing import Any
 
-from gateway.api.job_answers import LogLine
+from gateway.api.job_schemas import LogLine
 
 PRINTED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 """How a trainer prints a line that it also tells live, the level first."""

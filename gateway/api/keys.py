@@ -8,12 +8,12 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from domain.aggregate import because
+from domain.core.aggregate import because
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, Listed
 from gateway.backend import BackendOf
 from gateway.errors import refusals
-from gateway.freshness import caught_up
+from gateway.read_your_writes import caught_up
+from gateway.schemas import Answer, Listed
 from projections import API_KEYS
 from projections.api_keys import active_keys, keys_of
 from projections.projection import Row

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from domain.account import Account
-from domain.errors import Invalid
+from domain.billing.account import Account
+from domain.core.errors import Invalid
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, JobId, Money
 from gateway.backend import Backend, BackendOf
 from gateway.pages import LARGEST_PAGE, After, Limit, Page
+from gateway.schemas import Answer, JobId, Money
 from projections.billing_ledger import Only, Reason, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import ledger_csv

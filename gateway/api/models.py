@@ -10,20 +10,20 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from domain.aggregate import because
-from domain.catalog import Catalog
-from domain.deployment import DeploymentStatus
-from domain.footprint import FLOAT32, bytes_per_parameter
-from domain.identity import CATALOG_ID
-from domain.lifecycle import JobStatus
-from domain.model_shape import ModelShape
-from domain.precision import Precision
+from domain.catalog.catalog import Catalog
+from domain.catalog.model_shape import ModelShape
+from domain.core.aggregate import because
+from domain.core.identity import CATALOG_ID
+from domain.deployments.deployment import DeploymentStatus
+from domain.estimating.footprint import FLOAT32, bytes_per_parameter
+from domain.jobs.lifecycle import JobStatus
+from domain.training.precision import Precision
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer, JobId
 from gateway.backend import Backend, BackendOf
 from gateway.errors import NotYetVisible, refusals
-from gateway.freshness import caught_up, found
 from gateway.pages import LARGEST_PAGE, Limit, Page
+from gateway.read_your_writes import caught_up, found
+from gateway.schemas import Answer, JobId
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import statuses

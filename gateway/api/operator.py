@@ -8,11 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from gateway.access import OperatorOf
-from gateway.answers import Answer, Listed
 from gateway.backend import BackendOf
 from gateway.errors import refusals
+from gateway.schemas import Answer, Listed
 from infrastructure.reaction import parked_reactions, request_replay
 
 router = APIRouter(prefix="/operator", tags=["operator"], responses=refusals(403))

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import typer
 
-from domain.hyperparameters import Hyperparameters, Schedule
+from domain.training.hyperparameters import Hyperparameters, Schedule
 from gateway import job_tables
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, client_of, interrupted, note, show, show_line

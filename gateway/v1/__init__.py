@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from gateway.texts import only_texts
+from gateway.text_validation import only_texts
 from gateway.v1 import chat, files, job_events, jobs, models
 from gateway.v1 import errors as errors
 from gateway.v1.requested_jobs import settle_for_ever as settle_for_ever

@@ -14,14 +14,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from domain.deployment import DeploymentStatus
-from domain.errors import NotFound, WrongState
-from domain.job import Job
-from domain.lifecycle import JobStatus
+from domain.core.errors import NotFound, WrongState
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
 from gateway.backend import Backend, BackendOf
 from gateway.errors import NotServing, NotYetVisible, Problem
-from gateway.freshness import caught_up
+from gateway.read_your_writes import caught_up
 from gateway.serving import BrokenOff, ServingOf, Speech
 from gateway.v1.chat_objects import ANSWERS
 from gateway.v1.chat_request import ChatRequest

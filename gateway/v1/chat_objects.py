@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gateway.answers import Answer
+from gateway.schemas import Answer
 
 
 class AnswerMessage(Answer):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from infrastructure.generation import MAX_CHOICES, GenerationAsked
 
 SEEDS = 2**62

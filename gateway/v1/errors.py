@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue
 
-from domain.errors import VersionConflict
+from domain.core.errors import VersionConflict
 from gateway.errors import Problem, QuotaExceeded
 from gateway.v1.vocabulary import parameter
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from domain.dataset import DatasetStatus
-from domain.lifecycle import JobStatus
-from gateway.answers import Answer
+from domain.datasets.dataset import DatasetStatus
+from domain.jobs.lifecycle import JobStatus
 from gateway.api.datasets import ValidationReport, obstacle_of
+from gateway.schemas import Answer
 from gateway.v1.vocabulary import FILE_STATUSES, FINE_TUNE, RESULTS, file_name, result_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection

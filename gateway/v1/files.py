@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from domain.dataset import Dataset, DatasetStatus, UploadOptions
-from domain.errors import Invalid, NotFound, WrongState
-from domain.identity import created_id
+from domain.core.errors import Invalid, NotFound, WrongState
+from domain.core.identity import created_id
+from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from gateway.access import Caller, CallerOf
 from gateway.api.jobs import own_job
 from gateway.backend import Backend, BackendOf
@@ -28,7 +28,7 @@ from gateway.datasets import (
 )
 from gateway.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.errors import refusals
-from gateway.texts import storable
+from gateway.text_validation import storable
 from gateway.uploads import FORM_BYTES, refuse_declared, store_stream
 from gateway.v1.file_objects import (
     METRICS_NAME,
@@ -43,7 +43,7 @@ from gateway.v1.file_objects import (
 )
 from gateway.v1.form import Form
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
-from gateway.v1.measured import trained_tokens
+from gateway.v1.metrics import trained_tokens
 from gateway.v1.pages import AfterOf, Page, page_from
 from gateway.v1.vocabulary import (
     FINE_TUNE,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -12,15 +12,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import JsonValue
 
-from domain.checkpoint import checkpoint_model
-from domain.errors import Invalid
-from domain.job import Job
-from domain.lifecycle import SegmentEnd
+from domain.core.errors import Invalid
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.checkpoint import checkpoint_model
 from gateway.access import CallerOf
-from gateway.answers import Answer, job_name
-from gateway.api.job_answers import warnings_of_job
+from gateway.api.job_schemas import warnings_of_job
 from gateway.api.jobs import own_job
 from gateway.backend import BackendOf
+from gateway.schemas import Answer, job_name
 from gateway.v1.pages import AfterOf, LimitOf, Page, page_from
 from gateway.v1.vocabulary import job_of
 from infrastructure.measurements import evaluations_of

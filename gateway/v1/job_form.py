@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from domain.errors import Invalid
-from domain.hyperparameters import Hyperparameters
+from domain.core.errors import Invalid
+from domain.training.hyperparameters import Hyperparameters
 from gateway.api.job_form import ModelSuffix
 from gateway.v1 import vocabulary
 

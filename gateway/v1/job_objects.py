@@ -10,17 +10,17 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from domain.failures import FailureClass
-from domain.job_request import RequestStatus
-from domain.lifecycle import JobStatus
+from domain.jobs.failures import FailureClass
+from domain.jobs.job_request import RequestStatus
+from domain.jobs.lifecycle import JobStatus
 from gateway.access import Caller
-from gateway.answers import Answer, job_name
-from gateway.api.job_answers import FailureAnswer, warnings_of_job
+from gateway.api.job_schemas import FailureAnswer, warnings_of_job
 from gateway.availability import remaining_seconds, waits_of
 from gateway.backend import Backend
+from gateway.schemas import Answer, job_name
 from gateway.v1 import vocabulary
 from gateway.v1.file_objects import has_results
-from gateway.v1.measured import trained_tokens
+from gateway.v1.metrics import trained_tokens
 from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
 from projections.job_requests import requested_at

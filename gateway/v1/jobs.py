@@ -10,19 +10,19 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 
-from domain.aggregate import because
-from domain.errors import SeveralProblems
-from domain.identity import created_id, job_request_id
-from domain.job_request import JobRequest
-from domain.quoting import Choices
-from domain.training_plan import Order
+from domain.core.aggregate import because
+from domain.core.errors import SeveralProblems
+from domain.core.identity import created_id, job_request_id
+from domain.jobs.choices import Choices
+from domain.jobs.job_request import JobRequest
+from domain.training.training_plan import Order
 from gateway.access import Caller, CallerOf
-from gateway.answers import job_name
 from gateway.api.jobs import own_job
 from gateway.availability import loads_now
 from gateway.backend import Backend, BackendOf
-from gateway.freshness import caught_up
 from gateway.placing import placed
+from gateway.read_your_writes import caught_up
+from gateway.schemas import job_name
 from gateway.v1.idempotency import KeyOf, RetryOf, command_key, fingerprint
 from gateway.v1.job_form import CreateJob, ResumeJob
 from gateway.v1.job_objects import JobObject, job_objects

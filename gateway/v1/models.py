@@ -7,13 +7,13 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from domain.errors import NotFound, WrongState
+from domain.core.errors import NotFound, WrongState
 from gateway.access import Caller, CallerOf
-from gateway.answers import Answer
 from gateway.api.models import delete_model
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden
-from gateway.freshness import caught_up
+from gateway.read_your_writes import caught_up
+from gateway.schemas import Answer
 from gateway.v1.vocabulary import organization
 from projections import BASE_MODELS, DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models

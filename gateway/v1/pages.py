@@ -7,7 +7,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 
-from gateway.answers import Answer
+from gateway.schemas import Answer
 
 T = TypeVar("T")
 R = TypeVar("R")

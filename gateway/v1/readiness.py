@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from domain.base_model import BaseModel
-from domain.dataset import Dataset, DatasetStatus
-from domain.errors import Invalid, NotFound
-from domain.identity import base_model_id
-from domain.quoting import Choices
+from domain.catalog.base_model import BaseModel
+from domain.core.errors import Invalid, NotFound
+from domain.core.identity import base_model_id
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.jobs.choices import Choices
 from gateway.backend import Backend
 from gateway.v1.file_objects import why_rejected
 from gateway.v1.vocabulary import file_name

@@ -10,10 +10,10 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 from fastapi.concurrency import run_in_threadpool
 
-from domain.aggregate import Cause, because
-from domain.errors import DomainError, VersionConflict
-from domain.identity import job_request_id
-from domain.job_request import JobRequest
+from domain.core.aggregate import Cause, because
+from domain.core.errors import DomainError, VersionConflict
+from domain.core.identity import job_request_id
+from domain.jobs.job_request import JobRequest
 from gateway.availability import loads_now
 from gateway.backend import Backend
 from gateway.errors import NotYetVisible

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from domain.job_request import JobRequest, RequestStatus
-from gateway.answers import job_name
+from domain.jobs.job_request import JobRequest, RequestStatus
 from gateway.backend import Backend
+from gateway.schemas import job_name
 from gateway.v1 import vocabulary
 from gateway.v1.job_objects import (
     EcoLinkObject,

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from annotated_types import Le
 
-from domain.dataset import DatasetStatus
-from domain.errors import Invalid, NotFound
-from domain.hyperparameters import Hyperparameters
-from domain.lifecycle import JobStatus
-from gateway.answers import JOB_PREFIX
+from domain.core.errors import Invalid, NotFound
+from domain.datasets.dataset import DatasetStatus
+from domain.jobs.lifecycle import JobStatus
+from domain.training.hyperparameters import Hyperparameters
+from gateway.schemas import JOB_PREFIX
 from projections.job_row import WAITING_FOR_GPU, WAITING_FOR_LEASE, WAITING_TO_RETRY
 
 FILE_STATUSES: Mapping[str, str] = MappingProxyType(

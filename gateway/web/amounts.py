@@ -1,4 +1,4 @@
-"""Amounts of money as the pages write them; `domain.money` rounds them."""
+"""Amounts of money as the pages write them; `domain.core.money` rounds them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from markupsafe import Markup
 
-from domain.money import CENT_MICROS, decimal_dollars, decimals_of, exact_dollars
-from gateway.answers import Answer, Money
+from domain.core.money import CENT_MICROS, decimal_dollars, decimals_of, exact_dollars
+from gateway.schemas import Answer, Money
 
 
 def written_amount(amount: Money) -> Markup:

@@ -14,19 +14,19 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 
-from domain.errors import Invalid
-from domain.lifecycle import PauseReason
-from domain.money import Toward, decimal_dollars, in_cents, payment_micros_of
+from domain.core.errors import Invalid
+from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
+from domain.jobs.lifecycle import PauseReason
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, Money, job_name
 from gateway.api.accounts import AccountAnswer, own_provider, pay, show_account
 from gateway.api.billing import StatementDay, StatementTotal, days_asked, days_of, jobs_of
-from gateway.api.job_answers import ResumeGate
+from gateway.api.job_schemas import ResumeGate
 from gateway.api.jobs import job_detail, own_job
 from gateway.api.ledger import newest
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import names_by_id
 from gateway.runway import Runway
+from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.pages import fragment, page
 from gateway.web.spend_chart import spend_chart

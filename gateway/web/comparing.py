@@ -10,15 +10,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from domain.durations import spoken
-from domain.place_names import PlaceNames
+from domain.catalog.display_names import DisplayNames
+from domain.core.durations import spoken
 from gateway.access import CallerOf
-from gateway.answers import JobId
-from gateway.api.job_answers import JobDetail
+from gateway.api.job_schemas import JobDetail
 from gateway.api.jobs import job_detail, list_jobs
 from gateway.backend import BackendOf
+from gateway.display_names import display_names
 from gateway.job_names import SHORT, JobNames, names_of
-from gateway.place_names import place_names
+from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
 from gateway.web.job_states import state_of
 from gateway.web.pages import dataset_link, page
@@ -66,7 +66,7 @@ def compare_jobs(
         choices=choices,
         names=names,
         titles=_titles(both, names),
-        results=[*_results(both), *_choices(both, names, place_names(backend))] if both else [],
+        results=[*_results(both), *_choices(both, names, display_names(backend))] if both else [],
         settings=[line for line in _settings(both) if line.differs] if both else [],
     )
 
@@ -97,7 +97,7 @@ def _results(jobs: Sequence[JobDetail]) -> list[Line]:
 
 
 def _choices(
-    jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: PlaceNames
+    jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
 ) -> Iterator[Line]:
     """What they were made of; what they were evaluated on if that is a dataset of its own."""
 

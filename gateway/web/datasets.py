@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from domain.dataset import Dataset, DatasetStatus
-from domain.errors import WrongState
+from domain.core.errors import WrongState
+from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.access import Caller, CallerOf
 from gateway.api.datasets import (
     UPLOAD_PATH,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from domain.token_lengths import BOUNDS, TokenLengths
+from domain.training.token_lengths import BOUNDS, TokenLengths
 
 HEIGHT, BAR, GAP = 100, 10, 2  # units of the drawing
 LEAST = 1.5  # what a bar with one example among thousands is high

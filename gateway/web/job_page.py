@@ -9,9 +9,8 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
 from gateway.api.deployments import deploy_checkpoint, deploy_model
 from gateway.api.job_commands import (
@@ -25,8 +24,9 @@ from gateway.api.jobs import own_job, resume_gate, show_log
 from gateway.api.models import own_model
 from gateway.backend import Backend, BackendOf
 from gateway.curve import Curve, curve_of
-from gateway.event_feed import Told
-from gateway.place_names import place_names
+from gateway.display_names import display_names
+from gateway.event_feed import FeedEvent
+from gateway.schemas import JobId, job_name
 from gateway.web.job_story import MINOR, Entry, entries_of
 from gateway.web.job_view import views_of
 from gateway.web.live import RECONNECTING, place_text
@@ -80,8 +80,8 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
     minor = [each.TOPIC for each in MINOR]
     with backend.pool.connection() as connection:
         found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
-    told = (Told(backend.log, each) for each in found)
-    entries = entries_of(told, place_names(backend))
+    told = (FeedEvent(backend.log, each) for each in found)
+    entries = entries_of(told, display_names(backend))
     if len(found) <= SHOWN_ENTRIES:
         return entries, None, known
     whole = [each.sequence for each in entries if each.sequence >= found[-SHOWN_ENTRIES].id]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from domain.lifecycle import JobStatus, PauseReason
-from gateway.api.job_answers import JobSummary
+from domain.jobs.lifecycle import JobStatus, PauseReason
+from gateway.api.job_schemas import JobSummary
 
 
 class PauseWords(NamedTuple):

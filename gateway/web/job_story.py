@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.aggregate import Event
-from domain.deployment import Deployment
-from domain.durations import spoken
-from domain.failures import FAILURES
-from domain.job import Job
-from domain.lifecycle import SegmentEnd
-from domain.meter import Meter
-from domain.money import Toward, dollars, exact_dollars
-from domain.place_names import PlaceNames
-from gateway.event_feed import Told
+from domain.billing.meter import Meter
+from domain.catalog.display_names import DisplayNames
+from domain.core.aggregate import Event
+from domain.core.durations import spoken
+from domain.core.money import Toward, dollars, exact_dollars
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FAILURES
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import SegmentEnd
+from gateway.event_feed import FeedEvent
 from gateway.web.job_states import PAUSED
 
 ENDED = {
@@ -30,7 +30,7 @@ PARTS = {
     "random": "random states",
     "position": "position in the data",
 }
-"""Of a trainer's state, as `domain.checkpoint.StateHashes` has them."""
+"""Of a trainer's state, as `domain.training.checkpoint.StateHashes` has them."""
 
 SETTINGS = {"code": "EcoLink's version"}
 """Of how a trainer computes, whose names there are no words for a reader."""
@@ -62,7 +62,7 @@ class Entry:
     minor: bool
 
     @classmethod
-    def of(cls, told: Told, places: PlaceNames) -> Entry:
+    def of(cls, told: FeedEvent, places: DisplayNames) -> Entry:
         """The line for an event."""
         event = told.event
         text, tone = _story(told, places)
@@ -70,12 +70,12 @@ class Entry:
         return cls(told.sequence, event.timestamp, event.TOPIC, text, tone, minor)
 
 
-def entries_of(events: Iterable[Told], places: PlaceNames) -> list[Entry]:
+def entries_of(events: Iterable[FeedEvent], places: DisplayNames) -> list[Entry]:
     """The lines of those events that are a job's, its meters' or its deployments'."""
     return [Entry.of(told, places) for told in events if isinstance(told.event, TOLD)]
 
 
-def _story(told: Told, places: PlaceNames) -> tuple[str, str]:
+def _story(told: FeedEvent, places: DisplayNames) -> tuple[str, str]:
     """A sentence and its tone."""
     event = told.event
     if told.deployment is not None:
@@ -163,7 +163,7 @@ def _saved(event: Job.Event) -> tuple[str, str]:
             return f"{event.TOPIC}.", ""
 
 
-def _command(event: Job.Event, places: PlaceNames) -> tuple[str, str] | None:
+def _command(event: Job.Event, places: DisplayNames) -> tuple[str, str] | None:
     """What its owner, or an empty balance, did to it."""
     match event:
         case Job.JobApproved():

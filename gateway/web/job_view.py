@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from uuid import UUID
 
-from domain.lifecycle import Command, Effect, JobStatus, rule
-from domain.place_names import PlaceNames
-from gateway.answers import Money
+from domain.catalog.display_names import DisplayNames
+from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
 from gateway.api.checkpoints import CheckpointAnswer, checkpoints_of
 from gateway.api.deployments import DeploymentAnswer
-from gateway.api.job_answers import JobDetail
+from gateway.api.job_schemas import JobDetail
 from gateway.api.jobs import job_details
 from gateway.backend import Backend
+from gateway.display_names import display_names
 from gateway.job_names import JobNames, names_of
-from gateway.place_names import place_names
 from gateway.runway import Runway
+from gateway.schemas import Money
 from gateway.web.job_states import PAUSED, TONES, state_of
 from gateway.web.pages import templates
 from gateway.web.wizard_fields import TIER_1, TIER_2, label_of, said
@@ -77,7 +77,7 @@ class JobView:
     account: Balance
     retention_days: int
     load_names: Callable[[], JobNames]
-    load_places: Callable[[], PlaceNames]
+    load_places: Callable[[], DisplayNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
     deployments: Mapping[str, DeploymentAnswer]
     """Of what it made, by name; of what was ever deployed."""
@@ -95,7 +95,7 @@ class JobView:
         return self.load_checkpoints()
 
     @cached_property
-    def places(self) -> PlaceNames:
+    def places(self) -> DisplayNames:
         """What its GPUs and its region are called; read as the names are."""
         return self.load_places()
 
@@ -187,8 +187,8 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
         return names_of(backend, jobs)
 
     @cache
-    def places() -> PlaceNames:
-        return place_names(backend)
+    def places() -> DisplayNames:
+        return display_names(backend)
 
     return [
         _view(backend, row, job, balances[row["account_id"]], names, places, deployed[job.id])
@@ -202,7 +202,7 @@ def _view(
     job: JobDetail,
     account: Balance,
     names: Callable[[], Mapping[UUID, JobNames]],
-    places: Callable[[], PlaceNames],
+    places: Callable[[], DisplayNames],
     deployed: Mapping[str, Row],
 ) -> JobView:
     deployments = {model: DeploymentAnswer.of(each) for model, each in deployed.items()}

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from domain.lifecycle import JobStatus
+from domain.jobs.lifecycle import JobStatus
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, job_name
 from gateway.api.accounts import show_account
-from gateway.api.job_answers import JobSummary
+from gateway.api.job_schemas import JobSummary
 from gateway.api.jobs import jobs_in, list_jobs
 from gateway.backend import Backend, BackendOf
+from gateway.display_names import display_names
 from gateway.job_names import names_of
-from gateway.place_names import place_names
+from gateway.schemas import JobId, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.job_states import TONES, state_of
 from gateway.web.pages import fragment, page
@@ -136,7 +136,7 @@ def _shown(backend: Backend, now: JobsNow, asked: Asked) -> dict[str, Any]:
         "asked": asked,
         "groups": list(Group),
         "names": names_of(backend, now.jobs),
-        "places": place_names(backend),
+        "places": display_names(backend),
         "states": {job.id: state_of(job) for job in now.jobs},
         "tones": TONES,
     }

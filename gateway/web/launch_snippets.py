@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from gateway.api.job_form import JobRequest
 from gateway.v1.vocabulary import FIELDS, file_name
 from gateway.web.wizard_fields import TIER_1

@@ -14,15 +14,15 @@ from fastapi import APIRouter, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from domain.errors import DomainError, Invalid
+from domain.core.errors import DomainError, Invalid
 from gateway.access import Caller, holder_of_session
-from gateway.answers import JobId
 from gateway.api.jobs import own_job
 from gateway.backend import Backend
+from gateway.display_names import display_names
 from gateway.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
 from gateway.origin import same_origin
 from gateway.pages import MOST_POSITION
-from gateway.place_names import place_names
+from gateway.schemas import JobId
 from gateway.sessions import session_in
 from gateway.sockets import GOING_AWAY, TOO_SLOW, close, sent_in_time, while_connected
 from gateway.web.live_jobs import TOO_OLD, LiveJobs, Viewer
@@ -76,7 +76,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
             raise Forbidden("this page is of another site")
         asked = Asked.model_validate({**websocket.query_params, "job_id": job_id})
         session, caller = await run_in_threadpool(_admitted, backend, websocket, asked.job_id)
-        places = await run_in_threadpool(place_names, backend)
+        places = await run_in_threadpool(display_names, backend)
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
         with (

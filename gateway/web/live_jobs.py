@@ -18,9 +18,9 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import PersistenceError
 
-from domain.errors import Invalid
-from domain.place_names import PlaceNames
-from gateway.event_feed import EventFeed, Told
+from domain.catalog.display_names import DisplayNames
+from domain.core.errors import Invalid
+from gateway.event_feed import EventFeed, FeedEvent
 from gateway.web.job_story import Entry, entries_of
 from gateway.web.job_view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
 from gateway.web.watched_job import KEPT, Seen, WatchedJob
@@ -116,7 +116,7 @@ class LiveJobs:
         self,
         account_id: UUID,
         job_id: UUID,
-        places: PlaceNames,
+        places: DisplayNames,
         key_id: UUID,
         session_id: UUID,
         seen: Seen,
@@ -146,7 +146,7 @@ class LiveJobs:
             return False
         return job.recall(entries_of(page.events, job.places), after)
 
-    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         """Events came: lines for their jobs, and news for the views of their accounts."""
         if revoked_keys:
             self._revoked |= set(revoked_keys)
@@ -162,7 +162,7 @@ class LiveJobs:
                 self._wake(job)
                 self._news.set()
 
-    def _entries(self, events: Sequence[Told], places: PlaceNames) -> list[Entry]:
+    def _entries(self, events: Sequence[FeedEvent], places: DisplayNames) -> list[Entry]:
         """The lines of the timeline; an event that cannot be said is left out."""
         try:
             return entries_of(events, places)

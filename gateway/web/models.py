@@ -10,11 +10,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from domain.account import Role
-from domain.deployment import DeploymentStatus
-from domain.durations import spoken
+from domain.access.role import Role
+from domain.core.durations import spoken
+from domain.deployments.deployment import DeploymentStatus
 from gateway.access import Caller, CallerOf, OperatorOf
-from gateway.answers import JobId, job_name
 from gateway.api.deployments import (
     DeploymentAnswer,
     deploy_base,
@@ -28,6 +27,7 @@ from gateway.api.keys import list_keys
 from gateway.api.models import BaseModelAnswer, KeptAdapter, ModelAnswer, list_models
 from gateway.backend import Backend, BackendOf
 from gateway.job_names import JobNames, names_by_id
+from gateway.schemas import JobId, job_name
 from gateway.web.pages import fragment, page
 from gateway.web.snippets import snippets_for
 

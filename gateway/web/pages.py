@@ -15,12 +15,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from domain.durations import rough, spoken
-from domain.memory import gib
+from domain.core.durations import rough, spoken
+from domain.estimating.memory import gib
 from gateway.access import Caller
-from gateway.answers import job_name
 from gateway.api.accounts import show_account
 from gateway.backend import Backend
+from gateway.schemas import job_name
 from gateway.sessions import renew_session
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
 from gateway.web.assets import url_of

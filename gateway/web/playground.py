@@ -7,7 +7,7 @@ import json
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from domain.errors import DomainError
+from domain.core.errors import DomainError
 from gateway.access import Caller, CallerOf
 from gateway.api.deployments import deploy_model
 from gateway.backend import Backend, BackendOf

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from domain.api_key import ApiKey
+from domain.access.api_key import ApiKey
 from gateway.access import CallerOf, shown
 from gateway.backend import Backend, BackendOf
 from gateway.errors import Forbidden, Unauthenticated

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from gateway.texts import only_texts
+from gateway.text_validation import only_texts
 from gateway.web import (
     assets,
     billing,

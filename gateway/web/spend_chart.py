@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.answers import Money
 from gateway.api.billing import StatementDay
+from gateway.schemas import Money
 
 HEIGHT, STEP, GAP, LEAST = 100.0, 10.0, 2.0, 1.0
 """Of the drawing, in its own units; a day that charged anything is seen."""

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from markupsafe import Markup
 
-from domain.job import Job
-from domain.place_names import PlaceNames
+from domain.catalog.display_names import DisplayNames
+from domain.jobs.job import Job
 from gateway.web.job_story import Entry
 from gateway.web.pages import templates
 from infrastructure.measurements import Place
@@ -92,7 +92,7 @@ class Series:
 class WatchedJob:
     """What is sent to the viewers of one job."""
 
-    def __init__(self, account_id: UUID, job_id: UUID, places: PlaceNames, sequence: int) -> None:
+    def __init__(self, account_id: UUID, job_id: UUID, places: DisplayNames, sequence: int) -> None:
         self.account_id, self.job_id = account_id, job_id
         self.places = places  # as they were when somebody began to look
         self.floor = sequence  # all events behind it are kept

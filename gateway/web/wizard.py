@@ -8,15 +8,15 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from domain.errors import DomainError
-from domain.identity import created_id
-from domain.job import Job
-from domain.training_plan import Order
+from domain.core.errors import DomainError
+from domain.core.identity import created_id
+from domain.jobs.job import Job
+from domain.training.training_plan import Order
 from gateway.access import Caller, CallerOf
-from gateway.answers import JobId, job_name
 from gateway.api.jobs import approve_job, own_job
 from gateway.backend import Backend, BackendOf
 from gateway.origin import base_url
+from gateway.schemas import JobId, job_name
 from gateway.web.pages import fragment, page, sentence
 from gateway.web.wizard_form import Entries, read
 from gateway.web.wizard_lists import Lists

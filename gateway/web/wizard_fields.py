@@ -8,7 +8,7 @@ from typing import NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import JsonValue
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 
 
 class Field(NamedTuple):

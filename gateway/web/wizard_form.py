@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from domain.hyperparameters import Hyperparameters
-from domain.training_plan import Order, TrainingPlan
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order, TrainingPlan
 from gateway.api.job_form import JobRequest
 from gateway.web.wizard_fields import (
     FIELDS,

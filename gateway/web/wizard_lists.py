@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from domain.dataset import DatasetStatus
-from domain.deployment import DeploymentStatus
+from domain.datasets.dataset import DatasetStatus
+from domain.deployments.deployment import DeploymentStatus
 from gateway.access import Caller
-from gateway.answers import Money
 from gateway.api.catalog import GpuTypeAnswer, PoolAnswer, RegionAnswer, show_catalog
 from gateway.api.models import BaseModelAnswer, base_models
 from gateway.backend import Backend
+from gateway.schemas import Money
 from gateway.web.wizard_form import Entries
 from infrastructure.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets

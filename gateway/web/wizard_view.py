@@ -11,14 +11,14 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from domain.durations import spoken
-from domain.errors import DomainError, SeveralProblems
-from domain.hyperparameters import Hyperparameters
-from domain.memory import FEW_GIB
-from domain.phases import Phase
-from domain.precision import Dtype
+from domain.core.durations import spoken
+from domain.core.errors import DomainError, SeveralProblems
+from domain.estimating.memory import FEW_GIB
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.phases import Phase
+from domain.training.precision import Dtype
 from gateway.access import Caller
-from gateway.api.estimate_answers import FitAnswer, QuoteAnswer
+from gateway.api.estimate_schemas import FitAnswer, QuoteAnswer
 from gateway.api.estimates import price_job, warnings_of
 from gateway.api.job_form import JobRequest
 from gateway.api.models import BaseModelAnswer

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Aggregate, Event
-from domain.event_log import EventLog
-from domain.identity import meter_id
-from domain.job import Job
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Event
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from domain.jobs.job import Job
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from domain.account import Account
-from domain.meter import Meter
-from domain.money import SECONDS_PER_HOUR, seconds_bought
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.money import SECONDS_PER_HOUR, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400

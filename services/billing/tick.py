@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Aggregate
-from domain.event_log import EventLog
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate
+from domain.core.event_log import EventLog
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, Running, settle
 

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
+from domain.core.aggregate import Cause, because
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from services.billing.settlement import LeasePolicy

@@ -12,15 +12,15 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.dataset import Dataset, DatasetStatus, Uncountable
-from domain.event_log import EventLog
-from domain.token_lengths import TokenLengths
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
+from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
+from infrastructure.backoff import Postponed
 from infrastructure.base_tokenizer import stored_files
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, run
-from infrastructure.postponed import Postponed
 from infrastructure.store import Connection
 from projections.datasets import Pair, uncounted
 from services.datasets.fair_work import FairWork

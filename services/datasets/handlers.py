@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Aggregate, Event
-from domain.dataset import Dataset
-from domain.event_log import EventLog
+from domain.core.aggregate import Aggregate, Event
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection

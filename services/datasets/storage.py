@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domain.dataset import Dataset
+from domain.datasets.dataset import Dataset
 
 
 def home(dataset: Dataset) -> str:

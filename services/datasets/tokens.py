@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from domain.token_lengths import LabelTokens, TokenLengths
+from domain.training.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import Marked, Unrenderable, labelled
 from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit

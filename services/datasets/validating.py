@@ -11,14 +11,14 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.dataset import Dataset, DatasetStatus
-from domain.event_log import EventLog
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure.artifacts import Artifacts
+from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from infrastructure.measurements import set_progress
-from infrastructure.postponed import Postponed
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
 from services.datasets.fair_work import FairWork

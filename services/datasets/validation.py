@@ -14,8 +14,8 @@ from services.datasets.examples import read_example
 from services.datasets.file_format import FormatCheck
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
-from services.datasets.lines import in_words, limited, split_lines
 from services.datasets.messages import Notes
+from services.datasets.ndjson import in_words, limited, split_lines
 from services.datasets.report import Code, Progress, Refused, Report, Status
 
 MAX_LINE_BYTES = 8 * 1024**2

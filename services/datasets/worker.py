@@ -39,7 +39,7 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
 def _count(request: dict[str, Any]) -> dict[str, Any]:
     from infrastructure.base_tokenizer import BaseTokenizer
-    from infrastructure.lines import lines_of
+    from infrastructure.ndjson import lines_of
     from infrastructure.template_rendering import ChatRefused
     from services.datasets.tokens import Costly, count_tokens
 

@@ -11,12 +11,12 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from domain.account import Account
-from domain.aggregate import Event
-from domain.event_log import EventLog
-from domain.meter import Meter
-from domain.money import charge_micros
-from domain.payment import Payment
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import Payment
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
+from domain.core.money import charge_micros
 from infrastructure.clock import Clock, clock_of
 from infrastructure.consumer import BATCH_EVENTS, Recorded, recorded
 from infrastructure.settings import Settings

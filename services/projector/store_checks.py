@@ -12,17 +12,17 @@ from uuid import UUID
 from eventsourcing.persistence import StoredEvent
 from pydantic import ValidationError
 
-from domain.account import Account, AccountState
-from domain.aggregate import Event
-from domain.base_model import BaseModel
-from domain.dataset import Dataset
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
-from domain.job import Job
-from domain.meter import Meter
-from domain.money import exact_dollars
-from domain.signed_snapshots import ForgedSnapshot, SignedSnapshots, SignedState
+from domain.billing.account import Account, AccountState
+from domain.billing.meter import Meter
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.core.money import exact_dollars
+from domain.core.signed_snapshots import ForgedSnapshot, SignedSnapshots, SignedState
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection
 

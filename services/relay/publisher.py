@@ -14,7 +14,7 @@ from nats.js.api import Header
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope
 
 BATCH = 500

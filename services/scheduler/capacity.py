@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from domain.aggregate import Cause, Event, because
-from domain.catalog import Catalog
-from domain.event_log import EventLog
-from domain.gpu_pool import GpuPool
-from domain.identity import CATALOG_ID, gpu_pool_id
-from domain.machine import Machine
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.catalog import Catalog
+from domain.catalog.machine import Machine
+from domain.core.aggregate import Cause, Event, because
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID, gpu_pool_id
 from infrastructure.clock import Clock
 from services.scheduler.launchers.launcher import Launcher
 

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID
-from domain.job import Job
-from domain.money import charge_micros
+from domain.catalog.catalog import Catalog
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
+from domain.core.money import charge_micros
+from domain.datasets.dataset import Dataset
+from domain.jobs.job import Job
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.job_history import JobHistory, provenance_of

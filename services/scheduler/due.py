@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from uuid import UUID
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 
 
 def attempt_each(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from domain.failures import FailureClass
+from domain.jobs.failures import FailureClass
 
 # Of the trainer's own watchdog, see services/trainer/lease.py. An overrun is no failure: paid time
 # and grace were over.

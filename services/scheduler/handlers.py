@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from threading import Lock
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Aggregate, Event, current_cause
-from domain.base_model import BaseModel
-from domain.catalog import Catalog
-from domain.dataset import Dataset, DatasetStatus
-from domain.deploying import deployed_refs
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.gpu_pool import Claim, GpuPool
-from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.catalog.base_model import BaseModel
+from domain.catalog.catalog import Catalog
+from domain.core.aggregate import Aggregate, Event, current_cause
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from domain.checkpoint import StateHashes
-from domain.job import Job
-from domain.training_plan import TrainingPlan
+from domain.jobs.job import Job
+from domain.training.checkpoint import StateHashes
+from domain.training.training_plan import TrainingPlan
 from infrastructure.artifacts import ManifestFile
 from infrastructure.training_environment import TrainingEnvironment
 from services.scheduler.provenance import (

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.event_log import EventLog
-from domain.identity import meter_id
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock, SystemClock
-from infrastructure.postponed import Postponed
 from infrastructure.store import Connection
 from projections.open_meters import unbound_segments
 from services.scheduler.handlers import Scheduling

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from domain.machine import Machine
-from domain.precision import Dtype
+from domain.catalog.machine import Machine
+from domain.training.precision import Dtype
 
 CPUINFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from domain.money import dollars
+from domain.core.money import dollars
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SAMPLE
 from services.scheduler.provenance import PROVENANCE, Provenance

@@ -11,8 +11,8 @@ from nats.js.errors import NotFoundError
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from infrastructure.bus import REPORTS
 from infrastructure.clock import Clock
 from infrastructure.reports import PodSeen, Report, report_subject

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from domain.checkpoint import ModeDifference, RejectionReason
-from domain.estimate import Precision
+from domain.estimating.estimate import Precision
+from domain.training.checkpoint import ModeDifference, RejectionReason
 from infrastructure.artifacts import ManifestFile
 from infrastructure.training_environment import TrainingEnvironment
 

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Aggregate, Cause, because
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.aggregate import Aggregate, Cause, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from projections.job_detail import due_relaunches

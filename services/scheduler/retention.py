@@ -8,10 +8,10 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.deploying import deployed_refs
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
+from domain.use_cases.deployments import deployed_refs
 from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock

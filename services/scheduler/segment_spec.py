@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domain.job import Job
+from domain.jobs.job import Job
 from infrastructure.reports import SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
-from domain.account import Account
-from domain.aggregate import Cause, because
-from domain.errors import DomainError, Invalid, NotFound, StaleSegment
-from domain.event_log import EventLog
-from domain.failures import FailureClass, MemoryShortage
-from domain.gpu_pool import GpuPool
-from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Cause, because
+from domain.core.errors import DomainError, Invalid, NotFound, StaleSegment
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.customer_log import customer_lines

@@ -11,12 +11,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
-from domain.base_model import BaseModel as Base
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID, base_model_id
-from domain.job import Job
+from domain.catalog.base_model import BaseModel as Base
+from domain.catalog.catalog import Catalog
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID, base_model_id
+from domain.datasets.dataset import Dataset
+from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from services.serving.deployed import CannotServe
-from services.serving.mixing import MixedLinear, Mixing, weight_of
-from services.serving.shortage import is_shortage
+from services.serving.multi_lora import MixedLinear, Mixing, weight_of
+from services.serving.resource_exhaustion import is_shortage
 
 CONFIG = "adapter_config.json"
 PLAIN = {

@@ -27,7 +27,7 @@ from infrastructure.generation import (
     TextGrown,
 )
 from infrastructure.limits import Limits
-from services.serving.engine import Asked, Engine
+from services.serving.engine import Engine, GenerationHandle
 from services.serving.refusals import Refused
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Heard:
 class Lines(StreamingResponse):
     """An answer as JSON lines; when its reader is gone, nothing more is said."""
 
-    def __init__(self, begun: Asked, heard: Heard) -> None:
+    def __init__(self, begun: GenerationHandle, heard: Heard) -> None:
         self._begun = begun
         super().__init__(self._written(heard), media_type="application/jsonl")
 

@@ -15,8 +15,8 @@ from services.model_libraries import UNTRUSTED, choose_dtype
 from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
-from services.serving.keys_values import KeysValues
-from services.serving.shortage import is_shortage
+from services.serving.kv_cache import KeysValues
+from services.serving.resource_exhaustion import is_shortage
 from services.serving.step import Part, Step
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -23,9 +23,9 @@ from services.serving.deployed import Served
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
 
 if TYPE_CHECKING:
+    from services.serving.batch import Running
     from services.serving.chat import Chat
     from services.serving.row import Listener, Row
-    from services.serving.running import Running
 
 log = logging.getLogger("engine")
 
@@ -65,7 +65,7 @@ class Attached:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationHandle:
     """A chat that is being answered."""
 
     prompt_tokens: int
@@ -120,7 +120,9 @@ class Engine:
         """Have a deployment answer no more requests; those that it answers now may end."""
         self._retire(self._attached.pop(deployment_id, None))
 
-    def ask(self, asked: GenerationAsked, listener_of: Callable[[int], Listener]) -> Asked:
+    def ask(
+        self, asked: GenerationAsked, listener_of: Callable[[int], Listener]
+    ) -> GenerationHandle:
         """Begin to answer; each choice has a listener. Raises Refused."""
         attached = self._attached.get(asked.deployment_id)
         if attached is None:
@@ -140,7 +142,7 @@ class Engine:
             self._require_room(asked.account_id, len(rows), running.free)
             running.waiting.join(rows)
             self._work.notify()
-        return Asked(len(tokens), rows)
+        return GenerationHandle(len(tokens), rows)
 
     def close(self) -> None:
         """End the thread; what it answers now breaks off."""
@@ -167,8 +169,8 @@ class Engine:
         listener: Listener,
     ) -> Row:
         from services.serving.answer_text import AnswerText
-        from services.serving.drawing import Drawing
         from services.serving.row import Row
+        from services.serving.sampler import Drawing
 
         base, chat = attached.running.base, attached.chat
         room = base.context - len(tokens)
@@ -189,7 +191,7 @@ class Engine:
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on
-        from services.serving.running import Limits, Running
+        from services.serving.batch import Limits, Running
 
         hosting = self._hosting
         if (threads := hosting.threads) is not None:

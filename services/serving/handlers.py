@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from threading import Lock
 from uuid import UUID, uuid4
 
-from domain.aggregate import Aggregate, Cause, Event, because
-from domain.base_model import BaseModel
-from domain.deploying import base_deployment, model_deployment, why_not_served
-from domain.deployment import Deployment, DeploymentStatus
-from domain.event_log import EventLog
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
-from domain.job import Job
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.event_log import EventLog
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.deployments.deployment import Deployment, DeploymentStatus
+from domain.jobs.job import Job
+from domain.use_cases.deployments import base_deployment, model_deployment, why_not_served
+from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
-from infrastructure.postponed import Postponed
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
-from services.serving.shortage import MOST_TRIES, is_shortage
+from services.serving.resource_exhaustion import MOST_TRIES, is_shortage
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")

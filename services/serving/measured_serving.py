@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.identity import PLATFORM_ACCOUNT_ID
+from domain.core.identity import PLATFORM_ACCOUNT_ID
 from infrastructure.generation import GenerationAsked
 from services.model_libraries import UNTRUSTED, lean_imports
 from services.serving.deployed import Served

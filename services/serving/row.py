@@ -9,7 +9,7 @@ from uuid import UUID
 
 from infrastructure.generation import FinishReason
 from services.serving.answer_text import AnswerText
-from services.serving.drawing import Drawing
+from services.serving.sampler import Drawing
 
 log = logging.getLogger("engine")
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from services.serving.keys_values import KeysValues
+from services.serving.kv_cache import KeysValues
 
 RAGGED = 2.0
 """Padded work over real work above which rows of one token attend alone, each at its length."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
-from domain.deployment import AdapterWeights, Deployment, Weights
+from domain.deployments.deployment import AdapterWeights, Deployment, Weights
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from domain.estimate import Precision
-from infrastructure.hand_over import WARM_FLAG
+from domain.estimating.estimate import Precision
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
+from infrastructure.warm_start import WARM_FLAG
 from services.model_libraries import lean_imports
 from services.trainer.agent import STOPS, launch
 from services.trainer.clock import SegmentClock, process_age_seconds
@@ -34,7 +34,7 @@ from services.trainer.followers import (
 )
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
-from services.trainer.warm import await_hand_over
+from services.trainer.warm import await_warm_start
 
 if TYPE_CHECKING:
     from services.trainer.segment import Segment
@@ -177,7 +177,7 @@ def run(arguments: Sequence[str]) -> int:
     """What the command line says; returns the exit code."""
     match arguments:
         case [flag, directory] if flag == WARM_FLAG:
-            handed, base = await_hand_over(Path(directory), Settings())
+            handed, base = await_warm_start(Path(directory), Settings())
             age = time.monotonic() - handed.handed_at
             return main(handed.spec_path, Settings(), age_seconds=age, warm_base=base)
         case [spec_path]:

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from domain.footprint import SHORT_ROW as SHORT_ROW
+from domain.estimating.footprint import SHORT_ROW as SHORT_ROW
 
 NAME = "packed"
 

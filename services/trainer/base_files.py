@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from domain.failures import FailureClass
+from domain.jobs.failures import FailureClass
 from infrastructure.artifacts import Manifest
 from services.trainer.failures import SegmentFailure
 

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from domain.batching import padded
+from domain.estimating.batching import padded
 from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.attention import attends_packed
 from services.trainer.cross_entropy import CrossEntropy

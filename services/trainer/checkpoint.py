@@ -12,11 +12,11 @@ import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from domain.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
-from domain.estimate import Precision
-from domain.failures import FailureClass
-from domain.hyperparameters import Hyperparameters
-from domain.smoothed_loss import SmoothedLoss
+from domain.estimating.estimate import Precision
+from domain.jobs.failures import FailureClass
+from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.smoothed_loss import SmoothedLoss
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer import first_schema

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from domain.phases import Phase
+from domain.training.phases import Phase
 
 MOST_PAUSE_SECONDS = 10.0
 """Without a beat for longer, the process was frozen, not slow."""

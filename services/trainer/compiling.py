@@ -22,7 +22,7 @@ from torch import nn
 from torch._functorch import config as functorch_config
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.precision import Precision
+from domain.training.precision import Precision
 from infrastructure.disk_cache import hold
 from infrastructure.reports import SegmentSpec
 from services.trainer.attention import SHORT_ROW

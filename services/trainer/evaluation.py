@@ -12,17 +12,17 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from domain.perplexity import perplexity
+from domain.training.perplexity import perplexity
 from infrastructure.chat_labels import Example
 from infrastructure.reports import Evaluation, EvaluationMeasured, SegmentSpec
 from services.trainer.batches import collate, scored
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
+from services.trainer.oom import telling_shortage
 from services.trainer.plan import Plan, cut
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
-from services.trainer.shortage import telling_shortage
-from services.trainer.voice import Voice
+from services.trainer.reporter_port import ReporterPort
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Evaluations:
         self,
         spec: SegmentSpec,
         held_out: HeldOut,
-        reporter: Voice,
+        reporter: ReporterPort,
         lease: Lease,
         progress: Progress,
         ends: Callable[[], bool],

@@ -9,8 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.checkpoint import ModeDifference
-from domain.footprint import PAD_MULTIPLE
+from domain.estimating.footprint import PAD_MULTIPLE
+from domain.training.checkpoint import ModeDifference
 from infrastructure import code_version
 from services.trainer.attention import NAME as PACKED
 from services.trainer.environment import libraries

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from jinja2 import TemplateError
 
-from domain.failures import FailureClass, MemoryShortage
-from domain.phases import Phase
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.phases import Phase
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 # Rust's libraries (obstore, safetensors) keep the number of the system's error in the text alone.

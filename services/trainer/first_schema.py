@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 
-from domain.checkpoint import StateHashes
+from domain.training.checkpoint import StateHashes
 from services.trainer.ranks import Ranks
 from services.trainer.state import random_states, restore_random
 

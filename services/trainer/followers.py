@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.estimate import Precision
-from domain.failures import FailureClass, MemoryShortage
-from domain.phases import Phase
+from domain.estimating.estimate import Precision
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.phases import Phase
 from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
 from services.model_libraries import lean_imports

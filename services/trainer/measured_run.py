@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from domain.hyperparameters import Hyperparameters
-from domain.model_shape import ModelShape
-from domain.precision import Precision
+from domain.catalog.model_shape import ModelShape
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from infrastructure.chat_labels import Example
 from services.model_libraries import choose_dtype, lean_imports
 from services.trainer.clock import SegmentClock

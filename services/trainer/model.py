@@ -17,8 +17,8 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from domain.hyperparameters import Hyperparameters
-from domain.precision import Precision
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.model_libraries import UNTRUSTED

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domain.model_shape import ModelShape
+from domain.catalog.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from infrastructure.limited_rendering import LimitedTemplate, RenderingLimitExceeded

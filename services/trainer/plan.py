@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from random import Random
 
-from domain.batching import fill, padded
-from domain.hyperparameters import Hyperparameters
-from domain.pricing import VALIDATION_MAXIMUM, held_out_examples
+from domain.estimating.batching import fill, padded
+from domain.estimating.pricing import VALIDATION_MAXIMUM, held_out_examples
+from domain.training.hyperparameters import Hyperparameters
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 

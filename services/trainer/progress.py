@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from domain.smoothed_loss import SmoothedLoss
+from domain.training.smoothed_loss import SmoothedLoss
 from services.trainer.training import Step
 
 

@@ -19,9 +19,9 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from domain.checkpoint import KEPT_NEWEST, superfluous
-from domain.failures import FailureClass, MemoryShortage
-from domain.phases import Phase
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.checkpoint import KEPT_NEWEST, superfluous
+from domain.training.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.customer_log import without_paths
 from infrastructure.nats_keys import signer

@@ -10,16 +10,17 @@ import torch
 from peft import PeftModel
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.memory import gib
-from domain.phases import Phase
-from domain.precision import Precision
-from domain.pricing import COMPILED_WORK
+from domain.estimating.memory import gib
+from domain.estimating.pricing import COMPILED_WORK
+from domain.training.phases import Phase
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
+from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.compiling import why_eager
 from services.trainer.data_position import content_sha256
 from services.trainer.dataset import Dataset, read
@@ -42,10 +43,9 @@ from services.trainer.peak_memory import PeakMemory, forget_loading, note_progra
 from services.trainer.plan import Plan
 from services.trainer.progress import Progress
 from services.trainer.ranks import Ranks
+from services.trainer.reporter_port import ReporterPort
 from services.trainer.sampling import Sample, Sampling
-from services.trainer.saving import Checkpoints
 from services.trainer.training import Step, Training
-from services.trainer.voice import Voice
 from services.trainer.warm_base import WarmBase
 
 
@@ -62,7 +62,7 @@ class Segment:
         artifacts: Artifacts,
         scratch: Path,
         cache: Path,
-        reporter: Voice,
+        reporter: ReporterPort,
         lease: Lease,
         ranks: Ranks,
         warm_base: WarmBase | None = None,

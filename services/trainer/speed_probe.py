@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from domain.precision import Dtype
+from domain.training.precision import Dtype
 from services.model_libraries import lean_imports
 
 SECONDS = 0.5  # of each dtype

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from domain.checkpoint import StateHashes
+from domain.training.checkpoint import StateHashes
 from services.trainer.packed import Packed
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks

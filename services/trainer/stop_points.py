@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from domain.estimate import Precision
+from domain.estimating.estimate import Precision
 from infrastructure.reports import SegmentSpec
 from services.model_libraries import lean_imports
 from services.trainer.__main__ import end, run

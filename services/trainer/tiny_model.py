@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from domain.model_shape import ModelShape, separate_linears
+from domain.catalog.model_shape import ModelShape, separate_linears
 from services.model_libraries import lean_imports
 
 CHAT_TEMPLATE = (

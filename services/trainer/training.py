@@ -13,9 +13,9 @@ from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from domain.batching import padded
-from domain.footprint import PAD_MULTIPLE
-from domain.hyperparameters import Hyperparameters
+from domain.estimating.batching import padded
+from domain.estimating.footprint import PAD_MULTIPLE
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
 from services.trainer.compiling import Compiled, common
@@ -23,10 +23,10 @@ from services.trainer.execution import make_deterministic
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.lease import SegmentStopped
 from services.trainer.lora import Dropout
+from services.trainer.oom import telling_shortage
 from services.trainer.plan import Plan
 from services.trainer.random_state import RandomState
 from services.trainer.ranks import Ranks
-from services.trainer.shortage import telling_shortage
 
 SHAPED_STEPS = 32  # four of the windows in which a plan sorts examples by length
 

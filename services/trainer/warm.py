@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.code_version import revision
-from infrastructure.hand_over import EXPECTED_BASE, READY, ExpectedBase, HandOver
 from infrastructure.settings import Settings
+from infrastructure.warm_start import EXPECTED_BASE, READY, ExpectedBase, WarmStart
 from services.model_libraries import lean_imports
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NICENESS = 19
 """Of what is prepared: nobody's segment pays for it with its time."""
 
 
-def await_hand_over(directory: Path, settings: Settings) -> tuple[HandOver, WarmBase | None]:
+def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, WarmBase | None]:
     """Prepare, say so in the directory, and wait; exits if there is no segment to come."""
     prepared: list[WarmBase | None] = []
     # In a thread, for a niceness is a thread's and could not be taken back without privilege.
@@ -43,7 +43,7 @@ def await_hand_over(directory: Path, settings: Settings) -> tuple[HandOver, Warm
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         sys.exit(0)
-    handed = HandOver.model_validate_json(line)
+    handed = WarmStart.model_validate_json(line)
     os.environ.update(handed.environment)
     _redirect(handed.directory / "trainer.log")
     return handed, prepared[0]

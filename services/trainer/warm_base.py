@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.precision import Precision
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
-from infrastructure.hand_over import ExpectedBase
+from infrastructure.warm_start import ExpectedBase
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import states
 from services.trainer.model import load_base, load_tokenizer

@@ -14,17 +14,17 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
-from domain.account import Role
-from domain.aggregate import Cause, because
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.deployment import Deployment
-from domain.failures import FailureClass, MemoryShortage
-from domain.gpu_pool import GpuPool
-from domain.identity import CATALOG_ID
-from domain.offers import Region, shipped_offers
-from domain.payment import Receipt
-from domain.token_lengths import TokenLengths
+from domain.access.role import Role
+from domain.billing.payment import Receipt
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import Region, shipped_offers
+from domain.core.aggregate import Cause, because
+from domain.core.identity import CATALOG_ID
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.token_lengths import TokenLengths
 from gateway.api.job_form import JobRequest
 from gateway.backend import Backend, open_backend
 from infrastructure.artifacts import Artifacts
@@ -37,7 +37,7 @@ from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
 from services.trainer.tiny_model import make_tiny_tokenizer
 from tests.browser.told_job import ToldJob, add_steps
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.gateway.conftest import running_gateway
 from tests.projecting import project
 

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, expect
 
-from domain.account import Account
+from domain.billing.account import Account
 from infrastructure.store import open_log
 from tests.browser.tabs import Tabs
-from tests.causes import command
+from tests.command_context import command
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest
 

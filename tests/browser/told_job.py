@@ -9,15 +9,15 @@ from datetime import datetime, timedelta
 from random import Random
 from uuid import UUID, uuid4
 
-from domain.account import Account
-from domain.aggregate import Cause, because
-from domain.failures import FailureClass, MemoryShortage
-from domain.gpu_pool import Claim, GpuPool
-from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
-from domain.phases import Phase
-from domain.smoothed_loss import SmoothedLoss
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.core.aggregate import Cause, because
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.phases import Phase
+from domain.training.smoothed_loss import SmoothedLoss
 from gateway.api.job_form import JobRequest
 from gateway.backend import Backend
 from infrastructure.measurements import add_evaluation, add_log_line
@@ -30,7 +30,7 @@ SAVED_BYTES, ADAPTER_SHA256 = 26_300_000, "a" * 64
 
 
 class ToldJob:
-    """Told in order, from the approval on; `now` is the moment that the story has come to.
+    """FeedEvent in order, from the approval on; `now` is the moment that the story has come to.
 
     One segment at a time; a step takes `STEP_SECONDS`, and what it costs is metered on the way.
     """

@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 from deploy.cli import main
 from deploy.migrate import migrate
 from deploy.processes import environment
-from domain.application import EcoLink
-from domain.catalog import Catalog
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID
-from domain.offers import shipped_offers
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import shipped_offers
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
+from domain.use_cases.accounts import EcoLink
 from infrastructure.settings import Settings
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import command
+from tests.command_context import command
 
 
 @pytest.fixture(autouse=True)

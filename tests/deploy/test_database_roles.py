@@ -24,9 +24,9 @@ from deploy.local.home import Home
 from deploy.local.plan import draw_plan
 from deploy.migrate import migrate
 from deploy.processes import PROCESSES
-from domain.account import Account
-from domain.job import Job
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.jobs.job import Job
 from infrastructure.settings import Settings
 
 PASSWORD = uuid4().hex

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from deploy.cli import main
 from deploy.estimates import Scored, Summary
 from deploy.processes import environment
-from domain.aggregate import Cause, because
-from domain.estimate import Estimate, PhaseEstimate
-from domain.event_log import EventLog
-from domain.job import Job
-from domain.phases import Phase
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.estimating.estimate import Estimate, PhaseEstimate
+from domain.jobs.job import Job
+from domain.training.phases import Phase
 from infrastructure.settings import Settings
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, PLAN
 
 ESTIMATE = Estimate(

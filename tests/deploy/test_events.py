@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from deploy.cli import main
 from deploy.events import Ending
 from deploy.processes import environment
-from domain.event_log import EventLog
-from domain.job import SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.job import SegmentEnd
 from infrastructure.settings import Settings
 from tests.logs import envelopes
 from tests.stories import Story

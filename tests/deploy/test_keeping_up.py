@@ -8,9 +8,9 @@ from uuid import uuid4
 from eventsourcing.persistence import Tracking
 
 from deploy.local.keeping_up import complaints
-from domain.catalog import Catalog
-from domain.event_log import EventLog
-from domain.identity import CATALOG_ID
+from domain.catalog.catalog import Catalog
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections import PROJECTIONS

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from deploy.cli import main
 from deploy.processes import environment
-from domain.base_model import BaseModel
-from domain.deploying import Deploying, model_deployment
-from domain.deployment import Deployment, DeploymentStatus
-from domain.event_log import EventLog
-from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
-from domain.job import Job
+from domain.catalog.base_model import BaseModel
+from domain.core.event_log import EventLog
+from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.deployments.deployment import Deployment, DeploymentStatus
+from domain.jobs.job import Job
+from domain.use_cases.deployments import Deploying, model_deployment
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
@@ -23,7 +23,7 @@ from infrastructure.store import connect
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from projections.projection import ProjectionEffect
-from tests.causes import command
+from tests.command_context import command
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
 
 

@@ -9,9 +9,9 @@ from deploy import auditing, operator
 from deploy.cli import main
 from deploy.local.errors import StackError
 from deploy.processes import environment
-from domain.application import EcoLink
-from domain.base_model import BaseModel
-from domain.identity import base_model_id
+from domain.catalog.base_model import BaseModel
+from domain.core.identity import base_model_id
+from domain.use_cases.accounts import EcoLink
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log

@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from deploy.cli import main
 from deploy.processes import environment
-from domain.aggregate import Cause, because
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import kept_log_ref
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, PLAN
 
 TRACE = 'Traceback (most recent call last):\n  File "/srv/ecolink/trainer.py", line 1, in step\n'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from domain.model_shape import ModelShape
-from domain.offers import GpuType
+from domain.catalog.catalog_entries import GpuType
+from domain.catalog.model_shape import ModelShape
 
 
 def shape(

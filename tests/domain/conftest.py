@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from domain.aggregate import Cause, because
+from domain.core.aggregate import Cause, because
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from domain.account import Account, Role
-from domain.aggregate import Aggregate, Cause
-from domain.checkpoint import StateHashes
-from domain.estimate import Estimate, PhaseEstimate, Precision
-from domain.hyperparameters import Hyperparameters
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
-from domain.phases import Phase
-from domain.precision import Dtype
-from domain.training_plan import TrainingPlan
-from tests.causes import NOW
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Cause
+from domain.estimating.estimate import Estimate, PhaseEstimate, Precision
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import StateHashes
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.phases import Phase
+from domain.training.precision import Dtype
+from domain.training.training_plan import TrainingPlan
+from tests.command_context import NOW
 
 ACCOUNT_ID = UUID("11111111-1111-5111-8111-111111111111")
 JOB_ID = UUID("22222222-2222-5222-8222-222222222222")

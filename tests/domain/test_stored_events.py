@@ -11,8 +11,8 @@ from eventsourcing.persistence import JSONTranscoder, StoredEvent
 from eventsourcing.utils import resolve_topic
 
 from domain import AGGREGATES
-from domain.aggregate import Event
-from domain.event_log import PydanticMapper
+from domain.core.aggregate import Event
+from domain.core.event_log import PydanticMapper
 
 GOLDEN = Path(__file__).parent / "golden"
 MAPPER = PydanticMapper(JSONTranscoder())

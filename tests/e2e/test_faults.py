@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.money import SECONDS_PER_HOUR
+from domain.core.money import SECONDS_PER_HOUR
 from services.projector.audit import audit
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest

@@ -21,16 +21,17 @@ from fastapi.testclient import TestClient
 
 from deploy.local.ports import free_port
 from deploy.processes import environment
-from domain.account import Account, Role
-from domain.aggregate import Cause, because
-from domain.application import EcoLink
-from domain.dataset import Dataset
-from domain.deploying import Deploying
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.gpu_pool import Claim, GpuPool
-from domain.identity import gpu_pool_id
-from domain.token_lengths import LabelTokens, TokenLengths
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.training.token_lengths import LabelTokens, TokenLengths
+from domain.use_cases.accounts import EcoLink
+from domain.use_cases.deployments import Deploying
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 from fastapi.testclient import TestClient
 
-from domain.account import Role
-from domain.aggregate import Event
+from domain.access.role import Role
+from domain.core.aggregate import Event
 from tests.gateway.conftest import World
 
 

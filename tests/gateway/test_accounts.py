@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from fastapi.testclient import TestClient
 
-from domain.account import Role
+from domain.access.role import Role
 from tests.gateway.conftest import World
 
 

@@ -7,7 +7,7 @@ import io
 
 from fastapi.testclient import TestClient
 
-from domain.account import Role
+from domain.access.role import Role
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from tests.gateway.conftest import World

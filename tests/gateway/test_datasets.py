@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from fastapi.testclient import TestClient
 
-from domain.dataset import Dataset
+from domain.datasets.dataset import Dataset
 from gateway.app import create_app
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import set_progress

@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from domain.account import Role
-from domain.aggregate import because
-from domain.deployment import Deployment
-from domain.deployment_failures import ADVICE, advice_on
-from domain.identity import deployment_id
-from domain.job import Job
+from domain.access.role import Role
+from domain.core.aggregate import because
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
+from domain.deployments.failures import ADVICE, advice_on
+from domain.jobs.job import Job
 from services.serving.deployed import REASONS
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner

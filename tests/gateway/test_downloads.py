@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
-from domain.dataset import Dataset
+from domain.datasets.dataset import Dataset
 from gateway.downloads import span
 from infrastructure import artifacts as stored
 from infrastructure.artifacts import Artifacts

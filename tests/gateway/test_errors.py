@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from obstore.exceptions import GenericError
 from pydantic import ValidationError
 
-from domain import errors as domain_errors
-from domain.application import EcoLink
-from domain.errors import DomainError
+from domain.core import errors as domain_errors
+from domain.core.errors import DomainError
+from domain.use_cases.accounts import EcoLink
 from gateway.errors import STATUSES
 from gateway.field_names import refused_fields
 from gateway.requests import JSON_BYTES

@@ -10,17 +10,17 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.catalog import Catalog
-from domain.dataset import Dataset
-from domain.gpu_pool import GpuPool
-from domain.identity import CATALOG_ID, gpu_pool_id
-from domain.job import Job
-from domain.machine import Machine
-from domain.memory import GIB, gib
-from domain.offers import CatalogBase
-from domain.phases import Phase
-from domain.precision import Dtype
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import CatalogBase
+from domain.catalog.machine import Machine
+from domain.core.aggregate import because
+from domain.core.identity import CATALOG_ID, gpu_pool_id
+from domain.datasets.dataset import Dataset
+from domain.estimating.memory import GIB, gib
+from domain.jobs.job import Job
+from domain.training.phases import Phase
+from domain.training.precision import Dtype
 from gateway.backend import Backend
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World

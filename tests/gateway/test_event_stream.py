@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 from gateway import event_feed, sockets
 from gateway.api import events
 from gateway.backend import open_backend
-from gateway.event_feed import EventFeed, Told
+from gateway.event_feed import EventFeed, FeedEvent
 from infrastructure.settings import Settings
 from projections.account_events import Interest
 from tests.domain.examples import ACCOUNT_ID
@@ -245,7 +245,7 @@ def everything_of(world: World, account_id: UUID) -> list[int]:
 class Broken:
     """A listener that cannot be told anything."""
 
-    def tell(self, batch: Sequence[Told], revoked_keys: Collection[UUID]) -> None:
+    def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
         raise KeyError(len(batch))
 
     def wake(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.account import Role
+from domain.access.role import Role
 from gateway import event_feed
 from tests.gateway.conftest import Person, World
 from tests.gateway.test_job_commands import Owner

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.failures import FailureClass, MemoryShortage
-from domain.job import Job, SegmentEnd
+from domain.core.aggregate import because
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import Job, SegmentEnd
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_jobs import ready, uuid_of
 

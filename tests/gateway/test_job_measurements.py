@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
-from domain.perplexity import perplexity
+from domain.core.aggregate import because
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured

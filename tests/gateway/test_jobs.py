@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.job import Job
-from gateway import freshness
+from domain.jobs.job import Job
+from gateway import read_your_writes as freshness
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
 TARGET_MODULES = "hyperparameters.target_modules"

@@ -140,8 +140,8 @@ def test_a_quota_of_datasets_is_refused_before_the_upload(
 
 
 def test_a_quota_of_bytes_is_refused(settings: Settings, world: World, person: Person) -> None:
-    from domain.aggregate import because
-    from domain.dataset import Dataset
+    from domain.core.aggregate import because
+    from domain.datasets.dataset import Dataset
 
     with because(world.cause):
         world.log.commit(Dataset.uploaded(uuid4(), person.account_id, "x", "00", 1024**3))

@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 from jsonschema_rs import Draft202012Validator
 
-from domain.aggregate import Event
+from domain.core.aggregate import Event
 from gateway import v1
 from gateway.app import create_app
-from gateway.event_answers import EventAnswer
 from gateway.openapi import operations
+from gateway.public_events import EventAnswer
 from infrastructure.consumer import Recorded
 from infrastructure.settings import Settings
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored

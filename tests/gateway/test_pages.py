@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.job import Job
+from domain.core.aggregate import because
+from domain.jobs.job import Job
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from infrastructure.store import connect

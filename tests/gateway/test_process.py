@@ -11,7 +11,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from domain.dataset import Dataset
+from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from tests.gateway.conftest import MEBIBYTE, UPLOAD_BYTES, Gateway, Person, World, healthy

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.account import Role
+from domain.access.role import Role
 from tests.gateway.conftest import World
 
 NUL = "a\x00b"

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 from fastapi.testclient import TestClient
 from openai import OpenAI
 
-from domain.aggregate import because
-from domain.dataset import Dataset
-from domain.token_lengths import TokenLengths
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
+from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.services.datasets.uploads import validated

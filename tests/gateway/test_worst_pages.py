@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from domain.aggregate import because
-from domain.dataset import Dataset
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from services.datasets.validation import validate
 from tests.gateway.conftest import MEBIBYTE, Gateway, Person, World

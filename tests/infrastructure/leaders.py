@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
-from domain.account import Account, Role
-from domain.aggregate import Cause, because
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.aggregate import Cause, because
 from infrastructure.clock import SystemClock
 from infrastructure.leadership import leading
 from infrastructure.settings import Settings

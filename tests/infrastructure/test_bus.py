@@ -9,14 +9,15 @@ import pytest
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 
-from domain.account import Account, Role
-from domain.aggregate import Aggregate
-from domain.event_log import EventLog
-from domain.gpu_pool import GpuPool
-from domain.identity import PLATFORM_ACCOUNT_ID
-from domain.job import Job
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Aggregate
+from domain.core.event_log import EventLog
+from domain.core.identity import PLATFORM_ACCOUNT_ID
+from domain.jobs.job import Job
 from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, Envelope, provision, stream_config
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 
 pytestmark = pytest.mark.usefixtures("unseeded")

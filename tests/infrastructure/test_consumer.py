@@ -19,8 +19,8 @@ from nats.js import JetStreamContext
 from psycopg_pool import ConnectionPool
 
 from deploy.database_roles import OPERATOR_ROLE
-from domain.aggregate import Event
-from domain.event_log import EventLog
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, REPORTS, Durable, Envelope, provision
 from infrastructure.consumer import Effect, OrderedConsumer, Recorded, subscribe_batches
 from infrastructure.service import broker_of

@@ -13,13 +13,14 @@ import psycopg
 import pytest
 
 from deploy.processes import environment
-from domain.account import Account, Role
-from domain.event_log import EventLog
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.event_log import EventLog
 from infrastructure import leadership
 from infrastructure.leadership import EXIT_CODE, Leadership, leading
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 from tests.polling import eventually
 

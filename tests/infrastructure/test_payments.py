@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from infrastructure.payments import PROVIDERS, ManualProvider, holders_provider
 from infrastructure.settings import Settings
 

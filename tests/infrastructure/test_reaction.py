@@ -12,9 +12,10 @@ from nats.errors import ConnectionClosedError
 from obstore.exceptions import GenericError
 from psycopg_pool import ConnectionPool
 
-from domain.account import Account, Role
-from domain.aggregate import Aggregate, Event
-from domain.event_log import EventLog
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.aggregate import Aggregate, Event
+from domain.core.event_log import EventLog
 from infrastructure import reaction
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import (
@@ -25,7 +26,7 @@ from infrastructure.reaction import (
     request_replay,
 )
 from infrastructure.store import Connection
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.logs import grow, ids
 

@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from domain.account import Account
-from domain.aggregate import Cause
-from domain.event_log import EventLog
+from domain.billing.account import Account
+from domain.core.aggregate import Cause
+from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 from tests.logs import grow
 

@@ -12,14 +12,15 @@ from eventsourcing.persistence import OperationalError, Tracking
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from domain.account import Account, Role
-from domain.aggregate import Cause
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.aggregate import Cause
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
 from infrastructure.event_recorder import is_disk_full
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 
 pytestmark = pytest.mark.usefixtures("unseeded")

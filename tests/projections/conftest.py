@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
 from projections.projection import Projection, ProjectionEffect

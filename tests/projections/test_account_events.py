@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import ACCOUNT_EVENTS, DEPLOYMENTS, account_events
 from projections.account_events import Interest, indexed_events, newest_events

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import API_KEYS
 from projections.api_keys import keys_of
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.projections.conftest import Fold
 from tests.stories import SECRET, Story

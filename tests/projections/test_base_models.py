@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
-from domain.base_model import BaseModel
-from domain.event_log import EventLog
-from domain.model_shape import ModelShape
+from domain.catalog.base_model import BaseModel
+from domain.catalog.model_shape import ModelShape
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 from tests.projections.conftest import Fold
 from tests.stories import Story

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.account import Account
-from domain.event_log import EventLog
-from domain.meter import Meter
-from domain.payment import TEST_PROVIDER
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.billing.payment import TEST_PROVIDER
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
 from projections.billing_ledger import Only, balances, balances_after, postings_of

@@ -6,14 +6,14 @@ from uuid import uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.token_lengths import TokenLengths
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
+from domain.training.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import dataset, datasets_of, token_counts, uncounted, uncounted_of
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.deploying import Deploying
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
+from domain.use_cases.deployments import Deploying
 from infrastructure.store import Connection
 from projections import DEPLOYMENTS
 from projections.deployments import adapters_on, deployment_named, deployments_of, statuses
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story

@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Cause, because
-from domain.estimate import Calibration, Estimate, PhaseEstimate, Precision
-from domain.event_log import EventLog
-from domain.job import Job
-from domain.phases import Phase
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.estimating.estimate import Calibration, Estimate, PhaseEstimate, Precision
+from domain.jobs.job import Job
+from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections import ESTIMATES
 from projections.estimates import LEARNED_FROM, calibration, report_rows
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, PLAN
 from tests.projections.conftest import Fold
 

@@ -6,15 +6,15 @@ from uuid import uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.estimate import Estimate
-from domain.event_log import EventLog
-from domain.job import SegmentEnd
+from domain.core.event_log import EventLog
+from domain.estimating.estimate import Estimate
+from domain.jobs.job import SegmentEnd
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from infrastructure.store import Connection
 from projections import GPU_POOLS, JOB_DETAIL
 from projections.gpu_pools import all_gpu_pools, capacities, claims
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import BOUND_AT, Story

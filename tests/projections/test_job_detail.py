@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.estimate import Estimate
-from domain.failures import FailureClass
-from domain.hyperparameters import Hyperparameters
-from domain.job import RELAUNCH_LIMIT, RELAUNCH_PAUSES, SegmentEnd
+from domain.estimating.estimate import Estimate
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import RELAUNCH_LIMIT, RELAUNCH_PAUSES, SegmentEnd
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
 from projections.job_detail import due_relaunches, expired_adapters, job, jobs_of
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.projections.conftest import Fold
 from tests.stories import BOUND_AT, RETENTION, Story

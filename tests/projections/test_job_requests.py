@@ -6,17 +6,17 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from domain.errors import Invalid
-from domain.event_log import EventLog
-from domain.job_request import JobRequest
+from domain.core.errors import Invalid
+from domain.core.event_log import EventLog
+from domain.jobs.job_request import JobRequest
 from infrastructure.profiles import set_job_metadata
 from infrastructure.store import Connection
 from projections import JOB_DETAIL, JOB_REQUESTS, JOB_TIMELINE
 from projections.job_requests import open_requests, ordered_jobs, requested_at
 from projections.job_timeline import timeline_of
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
-from tests.domain.test_job_request import CHOICES, ORDER
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.projections.conftest import Fold
 from tests.stories import Story
 

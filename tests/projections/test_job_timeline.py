@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
-from domain.job import SegmentEnd
+from domain.jobs.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import JOB_TIMELINE
 from projections.job_timeline import timeline_of

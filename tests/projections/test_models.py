@@ -6,14 +6,14 @@ from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.deploying import Deploying
-from domain.event_log import EventLog
-from domain.job import SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.job import SegmentEnd
+from domain.use_cases.deployments import Deploying
 from infrastructure.store import Connection
 from projections import JOB_DETAIL, MODELS
 from projections.job_detail import job
 from projections.models import job_of_model, model_of, models_of
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story

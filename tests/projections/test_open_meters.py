@@ -6,8 +6,8 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from domain.identity import meter_id
-from domain.job import SegmentEnd
+from domain.core.identity import meter_id
+from domain.jobs.job import SegmentEnd
 from infrastructure.store import Connection
 from projections import OPEN_METERS
 from projections.open_meters import bound_segments, unbound_segments

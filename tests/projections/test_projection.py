@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.aggregate import Event
-from domain.event_log import EventLog
-from domain.job_request import JobRequest
+from domain.core.aggregate import Event
+from domain.core.event_log import EventLog
+from domain.jobs.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
@@ -21,9 +21,9 @@ from projections.projection import (
     ProjectionEffect,
     lowest_position,
 )
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
-from tests.domain.test_job_request import CHOICES, ORDER
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
 from tests.stories import Story

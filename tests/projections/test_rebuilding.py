@@ -11,9 +11,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from deploy.migrate import migrate
-from domain.aggregate import Event
-from domain.errors import WrongState
-from domain.event_log import EventLog
+from domain.core.aggregate import Event
+from domain.core.errors import WrongState
+from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect

@@ -16,16 +16,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg_pool import ConnectionPool
 
-from domain.account import Account, Role
-from domain.aggregate import Cause, because
-from domain.event_log import EventLog
-from domain.meter import Meter
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BILLING_LEDGER
 from projections.billing_ledger import postings_of
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
 from projections.statements import daily_statement, job_statement
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projections.conftest import Fold
 from tests.stories import Story

@@ -22,14 +22,14 @@ from deploy.bench.simulated_platform import (
     SimulatedPlatform,
 )
 from deploy.bench.simulated_trainer import SimulatedTrainer
-from domain.account import Account
-from domain.errors import WrongState
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.gpu_pool import GpuPool
-from domain.identity import gpu_pool_id, meter_id
-from domain.job import Job
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.errors import WrongState
+from domain.core.event_log import EventLog
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST
 from infrastructure.reports import Outcome
 from tests.domain.examples import PLAN

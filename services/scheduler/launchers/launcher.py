@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from domain.catalog import Catalog
-from domain.machine import Machine
+from domain.catalog.catalog import Catalog
+from domain.catalog.machine import Machine
 from infrastructure.reports import SegmentSpec
 
 TRAINER = (sys.executable, "-m", "services.trainer")

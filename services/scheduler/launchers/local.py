@@ -22,9 +22,9 @@ from uuid import uuid4
 
 import psutil
 
-from domain.catalog import Catalog
-from domain.machine import Machine
-from domain.offers import GpuType
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import GpuType
+from domain.catalog.machine import Machine
 from infrastructure.bus import without_user
 from infrastructure.clock import Clock
 from infrastructure.liveness import kill_groups, living
@@ -163,7 +163,7 @@ class LocalLauncher:
         try:
             devices = self._free_devices(spec)
             self._write_request(directory, spec, devices)
-            if not self._hand_over(directory, spec, devices):
+            if not self._warm_start(directory, spec, devices):
                 shim = self._spawn(directory, devices)
                 self._await_shim(directory)
         except (LaunchFailed, OSError) as error:
@@ -175,12 +175,12 @@ class LocalLauncher:
                 raise
             raise LaunchFailed(f"cannot start a process here: {error}") from error
 
-    def _hand_over(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> bool:
+    def _warm_start(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> bool:
         """Have a warm trainer run the segment; False if none did, nor will."""
         warm = self._warm.take(spec, on_gpu=bool(devices))
         if warm is None:
             return False
-        taken = warm.hand_over(directory, _visible(devices)) and self._is_noted(
+        taken = warm.warm_start(directory, _visible(devices)) and self._is_noted(
             directory, warm.shim
         )
         if not taken:

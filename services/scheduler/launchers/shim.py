@@ -1,7 +1,7 @@
 """Holds one trainer: passes SIGTERM on, notes how it ended, and ends it with the local stack.
 
 The scheduler may come and go meanwhile; what it needs to know is in the pod's directory. Started
-with `--warm`, it has no pod at first: its trainer waits until a HandOver is read from standard
+with `--warm`, it has no pod at first: its trainer waits until a WarmStart is read from standard
 input, and ends with whoever holds the other end of that, which is the scheduler.
 """
 

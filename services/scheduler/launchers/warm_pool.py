@@ -19,9 +19,9 @@ from uuid import uuid4
 import psutil
 from pydantic import ValidationError
 
-from domain.precision import Precision
-from infrastructure.hand_over import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, HandOver
+from domain.training.precision import Precision
 from infrastructure.reports import SegmentSpec
+from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
 REST_SECONDS = 20.0
 """After a launch, before the next trainer is warmed: its imports leave the new segment's start, and
@@ -46,9 +46,9 @@ class WarmTrainer:
         """Whether it lives and has nothing left to prepare."""
         return self.shim.poll() is None and (self.directory / READY).exists()
 
-    def hand_over(self, pod: Path, environment: Mapping[str, str]) -> bool:
+    def warm_start(self, pod: Path, environment: Mapping[str, str]) -> bool:
         """Give it the segment whose spec lies in a pod's directory; False if it is gone."""
-        handed = HandOver(directory=pod, environment=dict(environment), handed_at=time.monotonic())
+        handed = WarmStart(directory=pod, environment=dict(environment), handed_at=time.monotonic())
         assert self.shim.stdin is not None
         try:
             with self.shim.stdin as stdin:

@@ -16,7 +16,7 @@ from deploy.bench import precision, trl_equal
 from deploy.bench.learning import Material, last_line
 from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from services.trainer.measured_run import RunConfig, RunResult, plan_of
 from services.trainer.tiny_model import TINY_SHAPE
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.bench import memory
 from deploy.bench.memory import SETTINGS, Found, drawn, measured
-from domain.precision import Precision
+from domain.training.precision import Precision
 from services.trainer.measured_run import RunConfig, RunResult
 from services.trainer.tiny_model import TINY_SHAPE
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from typer.testing import CliRunner, Result
 
-import domain.meter
+import domain.billing.meter
 from deploy.bench.commands import commands
 from services.billing import settlement
 
@@ -38,7 +38,7 @@ def test_another_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(rate_micros_per_hour: int, seconds: int) -> int:
         return rate_micros_per_hour * seconds // 3600
 
-    monkeypatch.setattr(domain.meter, "charge_micros", cut_off)
+    monkeypatch.setattr(domain.billing.meter, "charge_micros", cut_off)
     result = run(3000)
     assert result.exit_code == 1
     assert figure(result, "difference from the oracle, micro-dollars") > 0

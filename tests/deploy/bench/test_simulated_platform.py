@@ -8,10 +8,10 @@ import pytest
 
 from deploy.bench.simulated_platform import SimulatedPlatform
 from deploy.bench.simulated_trainer import SimulatedTrainer
-from domain.account import Account
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.job import Job, JobStatus
+from domain.billing.account import Account
+from domain.core.event_log import EventLog
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, JobStatus
 from infrastructure.reports import Outcome
 from tests.domain.examples import PLAN
 from tests.services.billing.meters import POLICY

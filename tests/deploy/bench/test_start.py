@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.bench.start import _start, verdict
-from tests.causes import NOW
+from tests.command_context import NOW
 
 
 def at(seconds: float) -> str:

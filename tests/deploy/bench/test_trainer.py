@@ -26,7 +26,7 @@ from deploy.bench.trainer import (
 from deploy.bench.training_speed import Measured, Speed, operations_per_token, rotated
 from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from services.scheduler.launchers.local import MALLOC
 from services.trainer.measured_run import RunConfig, RunResult
 from services.trainer.tiny_model import TINY_SHAPE

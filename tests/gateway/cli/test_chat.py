@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.client import Client, Endpoint
 from gateway.tables import tame
 from gateway.v1.event_stream import WAITING

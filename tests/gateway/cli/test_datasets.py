@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from domain.account import Role
-from domain.aggregate import because
-from domain.dataset import Dataset
-from domain.token_lengths import TokenLengths
+from domain.access.role import Role
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
+from domain.training.token_lengths import TokenLengths
 from gateway.cli.exits import ExitCode
 from gateway.client import Client, Endpoint
 from infrastructure.artifacts import Artifacts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from domain.aggregate import because
-from domain.deployment import Deployment
-from domain.identity import deployment_id
+from domain.core.aggregate import because
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
 from gateway.cli import following
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, meanwhile, register, train

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.account import Role
+from domain.access.role import Role
 from gateway.login import login_file
 from infrastructure.profiles import add_account_name
 from infrastructure.store import connect

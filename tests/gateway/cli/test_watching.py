@@ -14,9 +14,9 @@ import httpx
 import pytest
 from rich.cells import cell_len
 
-from domain.aggregate import because
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
+from domain.core.aggregate import because
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
 from gateway import job_progress
 from gateway.cli import following, launching, terminal, watching
 from gateway.client import Client, Endpoint, Refused, Unreachable

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from infrastructure.settings import Settings
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting

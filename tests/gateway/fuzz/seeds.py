@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 import httpx
 from fastapi.testclient import TestClient
 
-from domain.account import Role
-from domain.aggregate import because
-from domain.dataset import Dataset
-from domain.job import Job
+from domain.access.role import Role
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
+from domain.jobs.job import Job
 from gateway.v1.vocabulary import file_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step

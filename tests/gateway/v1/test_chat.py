@@ -16,9 +16,9 @@ from openai.types.chat import ChatCompletion
 from psycopg_pool import ConnectionPool
 
 import gateway.serving
-from domain.aggregate import because
-from domain.deployment import Deployment
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.core.aggregate import because
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.deployments.deployment import Deployment
 from gateway.app import create_app
 from gateway.v1 import event_stream
 from infrastructure.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
 
-from domain.errors import InsufficientBalance, Invalid, VersionConflict, WrongState
+from domain.core.errors import InsufficientBalance, Invalid, VersionConflict, WrongState
 from gateway.errors import FieldProblem, Problem
 from gateway.v1.errors import answer
 

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.dataset import Dataset
-from domain.event_log import EventLog
+from domain.core.aggregate import because
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
 from gateway.app import create_app
 from gateway.v1 import files, idempotency
 from gateway.v1.file_objects import UNNAMED

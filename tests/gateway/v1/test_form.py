@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from gateway.v1.form import FIELD_BYTES, Form
 
 TYPE = 'multipart/form-data; boundary="b"'

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from openai import OpenAI
 
-from domain.aggregate import Cause, because
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
-from gateway.v1 import measured
+from domain.core.aggregate import Cause, because
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from gateway.v1 import metrics as measured
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.store import open_pool

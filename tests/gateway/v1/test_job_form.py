@@ -8,8 +8,8 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from domain.errors import Invalid
-from domain.hyperparameters import Hyperparameters
+from domain.core.errors import Invalid
+from domain.training.hyperparameters import Hyperparameters
 from gateway.v1 import vocabulary
 from gateway.v1.job_form import CreateJob
 

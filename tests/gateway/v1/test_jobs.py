@@ -10,9 +10,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from domain.aggregate import because
-from domain.dataset import Dataset
-from domain.job import Job
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
+from domain.jobs.job import Job
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.artifacts import Artifacts
 from tests.gateway.conftest import BASE_MODEL, Person, World

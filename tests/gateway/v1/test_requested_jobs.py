@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from domain.account import Account
-from domain.aggregate import because
-from domain.job import Job
+from domain.billing.account import Account
+from domain.core.aggregate import because
+from domain.jobs.job import Job
 from gateway.v1 import requested_jobs
 from gateway.v1.vocabulary import file_name, job_of
 from infrastructure.settings import Settings

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.base_model import BaseModel
-from domain.dataset import Dataset
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import set_dataset_name
 from infrastructure.store import connect

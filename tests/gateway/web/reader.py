@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.deployment import Deployment
-from domain.failures import FailureClass
-from domain.identity import deployment_id
-from domain.job import Job, SegmentEnd
+from domain.core.aggregate import because
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from tests.gateway.conftest import World
 from tests.gateway.test_job_commands import Owner

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from domain.money import Toward
-from gateway.answers import Money
+from domain.core.money import Toward
+from gateway.schemas import Money
 from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
 
 

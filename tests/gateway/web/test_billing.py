@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.account import Account
-from domain.aggregate import because
-from domain.job import Job
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import because
+from domain.jobs.job import Job
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from tests.gateway.conftest import Person, World

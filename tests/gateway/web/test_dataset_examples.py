@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from domain.base_model import BaseModel
+from domain.catalog.base_model import BaseModel
 from gateway.example_rendering import CHARACTERS_SHOWN
 from infrastructure.chat_labels import IGNORED
 from services.trainer.examples import Renderer

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from domain.aggregate import because
-from domain.base_model import BaseModel
-from domain.dataset import Dataset
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import because
+from domain.datasets.dataset import Dataset
 from infrastructure.measurements import set_progress
 from infrastructure.store import connect
 from services.datasets.validation import validate

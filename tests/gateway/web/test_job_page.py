@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from domain.account import Account
-from domain.aggregate import because
-from domain.checkpoint import checkpoint_model
-from domain.deployment_failures import ADVICE
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import because
+from domain.deployments.failures import ADVICE
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import checkpoint_model
 from gateway import job_progress, job_tables
 from gateway.errors import NotYetVisible, status_of
 from gateway.sockets import GOING_AWAY, TOO_SLOW

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from domain.aggregate import Cause
-from domain.checkpoint import ModeDifference, RejectionReason
-from domain.job import Job, SegmentEnd
+from domain.core.aggregate import Cause
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import ModeDifference, RejectionReason
 from gateway.web.job_story import Entry
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import STATE, running, save_checkpoint
 
 CODE = ModeDifference(setting="code", saved="0.1.0 (ab12)", now="0.2.0 (no revision)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
-from domain.aggregate import because
-from domain.job import Job
+from domain.core.aggregate import because
+from domain.jobs.job import Job
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from domain.failures import FailureClass
-from domain.job import Job
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job
 from gateway.app import create_app
 from gateway.sessions import COOKIE
 from gateway.web import live_jobs

@@ -11,10 +11,10 @@ from zipfile import ZipFile
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.account import Role
-from domain.aggregate import because
-from domain.deployment import Deployment
-from domain.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.access.role import Role
+from domain.core.aggregate import because
+from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
+from domain.deployments.deployment import Deployment
 from gateway.api.models import KeptAdapter
 from gateway.errors import LOADING_SECONDS
 from gateway.web import models

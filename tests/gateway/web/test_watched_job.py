@@ -8,19 +8,19 @@ from uuid import uuid4
 
 import pytest
 
-from domain.errors import Invalid
-from domain.job import Job
-from domain.place_names import PlaceNames
+from domain.catalog.display_names import DisplayNames
+from domain.core.errors import Invalid
+from domain.jobs.job import Job
 from gateway.web import live_jobs
 from gateway.web.job_story import Entry
 from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
-from tests.causes import NOW
+from tests.command_context import NOW
 
 Frame = dict[str, Any]
 
 
 def watched(sequence: int) -> WatchedJob:
-    return WatchedJob(uuid4(), uuid4(), PlaceNames({}, {}), sequence)
+    return WatchedJob(uuid4(), uuid4(), DisplayNames({}, {}), sequence)
 
 
 def entry(sequence: int) -> Entry:

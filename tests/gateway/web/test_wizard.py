@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.aggregate import because
-from domain.gpu_pool import GpuPool
-from domain.identity import gpu_pool_id
-from domain.job import Job
-from domain.money import exact_dollars
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import because
+from domain.core.identity import gpu_pool_id
+from domain.core.money import exact_dollars
+from domain.jobs.job import Job
 from gateway.web.wizard import CHANGED
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html

@@ -10,7 +10,7 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from domain.job import Job
+from domain.jobs.job import Job
 from tests.gateway.cli.conftest import ecolink
 from tests.gateway.web.wizard_form import Wizard
 

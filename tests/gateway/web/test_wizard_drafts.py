@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from fastapi.testclient import TestClient
 
-from domain.job import Job
+from domain.jobs.job import Job
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import Node, read_html

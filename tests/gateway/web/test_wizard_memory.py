@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from domain.aggregate import because
-from domain.catalog import Catalog
-from domain.footprint import FLOAT32, Layout, bytes_per_parameter, memory_items
-from domain.hyperparameters import Hyperparameters
-from domain.identity import CATALOG_ID
-from domain.memory import GIB
-from domain.precision import Precision
+from domain.catalog.catalog import Catalog
+from domain.core.aggregate import because
+from domain.core.identity import CATALOG_ID
+from domain.estimating.footprint import FLOAT32, Layout, bytes_per_parameter, memory_items
+from domain.estimating.memory import GIB
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from services.trainer.tiny_model import TINY_SHAPE
 from tests.gateway.web.wizard_form import Wizard, problem
 

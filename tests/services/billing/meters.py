@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid5
 
-from domain.meter import Meter
+from domain.billing.meter import Meter
 from services.billing.settlement import LeasePolicy
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 

@@ -10,7 +10,7 @@ from psycopg_pool import ConnectionPool
 
 from infrastructure.store import Connection
 from services.billing.evidence import elapsed_seconds, keep_evidence
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
 

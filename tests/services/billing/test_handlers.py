@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from domain.account import Account
-from domain.aggregate import Aggregate, Cause, Event, because
-from domain.event_log import EventLog
-from domain.job import Job, SegmentEnd
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Cause, Event, because
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, SegmentEnd
 from services.billing.handlers import Metering
 from services.billing.settlement import Running, settle
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.services.billing.meters import POLICY
 from tests.stories import BOUND_AT, Story
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.account import Account
-from domain.aggregate import Cause
+from domain.billing.account import Account
+from domain.core.aggregate import Cause
 from services.billing.settlement import (
     LeasePolicy,
     Running,
@@ -16,7 +16,7 @@ from services.billing.settlement import (
     second_micros,
     settle,
 )
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import account, happened, meter
 from tests.services.billing.meters import POLICY, meter_of
 

@@ -6,11 +6,11 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from domain.account import Account
-from domain.meter import Meter
-from domain.money import charge_micros
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.money import charge_micros
 from services.billing.settlement import Running, close, second_micros, settle
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import account
 from tests.services.billing.meters import POLICY, meter_of
 

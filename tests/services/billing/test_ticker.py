@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
-from domain.job import SegmentEnd
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.jobs.job import SegmentEnd
 from infrastructure.clock import FastClock
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_evidence
@@ -18,7 +18,7 @@ from infrastructure.store import Connection, database_time
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing.ticker import Ticker
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import JOB_ID
 from tests.services.billing.meters import POLICY
 from tests.stories import Story

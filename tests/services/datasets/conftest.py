@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.datasets.counting import Counting
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.services.datasets.running_service import Service
 
 

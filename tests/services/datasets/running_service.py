@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.base_model import BaseModel
-from domain.dataset import Dataset
-from domain.event_log import EventLog
+from domain.catalog.base_model import BaseModel
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import ReactionEffect
@@ -22,7 +22,7 @@ from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
 from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.datasets.uploads import ASSISTANT, USER, chat, jsonl

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.dataset import DatasetStatus
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import DatasetStatus
 from infrastructure.artifacts import Artifacts
+from infrastructure.backoff import FIRST_PAUSE
 from infrastructure.measurements import progress_of
-from infrastructure.postponed import FIRST_PAUSE
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.reaction import parked_reactions
 from infrastructure.store import Connection
 from services.datasets import counting as counting_module
 from services.datasets.counting import Counting
 from services.datasets.report import Code, Report
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.services.datasets.running_service import (
     VALID,
     Service,

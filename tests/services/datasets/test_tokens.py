@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from domain.token_lengths import Bucket, TokenLengths
+from domain.training.token_lengths import Bucket, TokenLengths
 from infrastructure.base_tokenizer import FILES, BaseTokenizer
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.limited_process import Exceeded

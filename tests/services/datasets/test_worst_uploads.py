@@ -8,19 +8,19 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.dataset import Dataset, DatasetStatus
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure import limited_process
 from infrastructure.artifacts import Artifacts
+from infrastructure.backoff import LONGEST_PAUSE
 from infrastructure.limited_process import Limits
-from infrastructure.postponed import LONGEST_PAUSE
 from infrastructure.store import Connection
 from services.datasets import validating as validating_module
 from services.datasets import validation
 from services.datasets.counting import Counting
 from services.datasets.report import Code, Problem, Report
 from services.datasets.validating import MOST_FAILURES, Validating
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.datasets.running_service import (
     VALID,

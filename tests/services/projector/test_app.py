@@ -9,7 +9,7 @@ import sys
 from psycopg_pool import ConnectionPool
 
 from deploy.processes import environment
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections import PROJECTIONS

@@ -9,13 +9,13 @@ import pytest
 from eventsourcing.persistence import Tracking
 from psycopg_pool import ConnectionPool
 
-from domain.account import Account
-from domain.aggregate import Cause, Event, because
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.job import Job, SegmentEnd
-from domain.job_request import JobRequest
-from domain.meter import Meter
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Cause, Event, because
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.measurements import add_evidence
 from infrastructure.profiles import delete_dataset_name, set_dataset_name
@@ -24,9 +24,9 @@ from infrastructure.store import Connection, connect, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
-from tests.domain.test_job_request import CHOICES, ORDER
+from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import grow, ids, notifications
 from tests.stories import Story
 

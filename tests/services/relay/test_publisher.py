@@ -13,7 +13,7 @@ from eventsourcing.persistence import Notification
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.bus import EVENTS, Envelope, provision, stream_config
 from services.relay.publisher import Publisher
 from tests.logs import envelopes, grow, has_holes, ids, leave_hole

@@ -12,8 +12,9 @@ import pytest
 from nats.js import JetStreamContext
 from psycopg import sql
 
-from domain.account import Account, Role
-from domain.event_log import EventLog
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.core.event_log import EventLog
 from gateway.event_feed import _after
 from infrastructure.bus import EVENTS, Envelope, provision, stream_config
 from infrastructure.consumer import OrderedConsumer, Recorded, UnknownPosition
@@ -24,7 +25,7 @@ from infrastructure.store import connect, open_log, open_pool
 from projections import ACCOUNTS
 from projections.projection import ProjectionEffect
 from services.relay.publisher import ForeignStream, Publisher
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 from tests.logs import envelopes
 from tests.polling import eventually_async

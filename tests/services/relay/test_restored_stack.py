@@ -9,7 +9,7 @@ import pytest
 
 from deploy.local.stack import up
 from deploy.processes import PROCESSES
-from domain.account import Account
+from domain.billing.account import Account
 from infrastructure import bus
 from infrastructure.bus import Envelope
 from infrastructure.settings import Settings

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import ReactionEffect, parked_reactions
@@ -17,7 +17,7 @@ from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.stories import Story
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from domain.catalog import Catalog
-from domain.machine import Machine
-from domain.precision import Dtype
+from domain.catalog.catalog import Catalog
+from domain.catalog.machine import Machine
+from domain.training.precision import Dtype
 from infrastructure.reports import SegmentSpec
 from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, Pod, PodName
-from tests.causes import NOW
+from tests.command_context import NOW
 
 
 class FakeLauncher:

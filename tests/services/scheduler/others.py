@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from domain.event_log import EventLog
-from domain.identity import meter_id
-from domain.job import Job, SegmentEnd
-from domain.lifecycle import PauseReason
-from domain.meter import Meter
-from tests.causes import command
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.stories import Story
 

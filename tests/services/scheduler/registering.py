@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from domain.checkpoint import StateHashes
-from domain.event_log import EventLog
-from domain.job import Job, SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import StateHashes
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.segments import Segments
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from domain.event_log import EventLog
-from domain.job import Job
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
 from infrastructure.reports import Checkpoint, Evaluation, Outcome, Phase, Report
-from tests.causes import NOW
+from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
 CHECKPOINT = Checkpoint(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from domain.catalog import Catalog
-from domain.event_log import EventLog
-from domain.gpu_pool import GpuPool
-from domain.identity import CATALOG_ID, gpu_pool_id
-from domain.machine import Machine
-from domain.precision import Dtype
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.catalog import Catalog
+from domain.catalog.machine import Machine
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID, gpu_pool_id
+from domain.training.precision import Dtype
 from services.scheduler.capacity import (
     capacity_changes,
     measure_machine,
     offer_capacity,
     on_catalog_changed,
 )
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 
 
 class CountingLauncher:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from domain.base_model import BaseModel
-from domain.checkpoint import ModeDifference, RejectionReason
-from domain.deploying import Deploying
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.identity import deployment_id
-from domain.job import Job
-from domain.lifecycle import SegmentEnd
+from domain.catalog.base_model import BaseModel
+from domain.core.event_log import EventLog
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.checkpoint import ModeDifference, RejectionReason
+from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
@@ -19,7 +19,7 @@ from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE
 from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import Story

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from domain.errors import VersionConflict
-from domain.event_log import EventLog
-from domain.job import JobStatus
+from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
+from domain.jobs.job import JobStatus
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.documents import document

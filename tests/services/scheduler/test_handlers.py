@@ -9,18 +9,18 @@ from uuid import uuid4
 
 import pytest
 
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.identity import meter_id
-from domain.job import Job, SegmentEnd
-from domain.lifecycle import PauseReason
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.core.identity import meter_id
+from domain.datasets.dataset import Dataset
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.checkpoint import ModeDifference, RejectionReason
-from domain.failures import FailureClass, MemoryShortage
-from domain.job import Job, SegmentEnd
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import Job, SegmentEnd
+from domain.training.checkpoint import ModeDifference, RejectionReason
 from services.scheduler.job_history import JobHistory, provenance_of
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts
-from tests.causes import NOW, command
+from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN, STATE, save_checkpoint
 
 RANKS = ModeDifference(setting="ranks", saved="1", now="2")

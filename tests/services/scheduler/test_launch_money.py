@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import pytest
 
-from domain.event_log import EventLog
-from domain.job import Job, SegmentEnd
-from domain.lifecycle import PauseReason
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.others import approve, end, job, pause_reason, spend

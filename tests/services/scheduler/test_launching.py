@@ -9,18 +9,18 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
-from domain.lifecycle import JobStatus
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.lifecycle import JobStatus
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import SegmentSpec
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.launching import MOST_TRIES, Launching
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projecting import project
 from tests.services.scheduler.conftest import NotedControl

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
-from domain.job import Job, SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.measurements import add_log_line, add_step, log_lines_of, steps_of
 from infrastructure.reports import LogLine, StepMeasured
@@ -16,7 +16,7 @@ from infrastructure.store import Connection
 from projections import JOB_DETAIL
 from projections.projection import ProjectionEffect
 from services.scheduler.retention import delete_old_logs
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.stories import Story
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from domain.event_log import EventLog
-from domain.job import Job, JobStatus, SegmentEnd
-from domain.lifecycle import PauseReason
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, JobStatus, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.reports import Outcome, Phase, Report
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
 from services.trainer.lease import OVERRUN_EXIT_CODE
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import JOB_ID
 from tests.services.scheduler.others import spend
 from tests.services.scheduler.reports import CHECKPOINT, report

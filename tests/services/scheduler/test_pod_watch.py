@@ -14,9 +14,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.job import Job, SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, provision
 from infrastructure.consumer import OrderedConsumer
@@ -30,7 +30,7 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.polling import eventually, eventually_async
 from tests.services.scheduler.conftest import NotedControl

@@ -8,14 +8,14 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
-from domain.job import JobStatus, SegmentEnd
-from domain.lifecycle import PauseReason
+from domain.core.event_log import EventLog
+from domain.jobs.job import JobStatus, SegmentEnd
+from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
 from services.scheduler.relaunching import Relaunching
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import JOB_ID
 from tests.projecting import project
 from tests.services.scheduler.fake_launcher import FakeLauncher

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from obstore.exceptions import GenericError
 
-from domain.event_log import EventLog
-from domain.failures import FailureClass, MemoryShortage
-from domain.job import JobStatus, SegmentEnd
+from domain.core.event_log import EventLog
+from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.job import JobStatus, SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Phase
 from infrastructure.settings import Settings

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from domain.estimate import Precision
-from domain.job import Job
-from domain.training_plan import ValidationFile
+from domain.estimating.estimate import Precision
+from domain.jobs.job import Job
+from domain.training.training_plan import ValidationFile
 from infrastructure.nats_keys import KeyKind, new_seed
 from infrastructure.segment_credentials import CredentialIssuer
 from infrastructure.settings import Settings
 from services.scheduler.segment_spec import segment_spec
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 
 SETTINGS = Settings(stall_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)

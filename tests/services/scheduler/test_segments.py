@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from domain.event_log import EventLog
-from domain.job import Job, JobStatus, SegmentEnd
-from domain.perplexity import perplexity
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job, JobStatus, SegmentEnd
+from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome, Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.app import record_all
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher

@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.deploying import Deploying
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.identity import deployment_id
-from domain.job import Job, JobStatus, SegmentEnd
-from domain.meter import Meter
+from domain.billing.meter import Meter
+from domain.core.event_log import EventLog
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job, JobStatus, SegmentEnd
+from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import Outcome, Phase
@@ -27,7 +27,7 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.retention import Retention
 from services.scheduler.segments import Segments
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher

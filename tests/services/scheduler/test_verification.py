@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from domain.dataset import Dataset
-from domain.event_log import EventLog
-from domain.failures import FailureClass
-from domain.identity import base_model_id
-from domain.job import Job, SegmentEnd
+from domain.core.event_log import EventLog
+from domain.core.identity import base_model_id
+from domain.datasets.dataset import Dataset
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
 from infrastructure.reports import SAMPLE
 from infrastructure.settings import Settings
@@ -22,7 +22,7 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
-from tests.causes import command
+from tests.command_context import command
 from tests.domain.examples import JOB_ID
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
 from tests.stories import Story

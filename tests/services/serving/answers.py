@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from infrastructure.generation import GenerationAsked
-from services.serving.engine import Asked, Engine
+from services.serving.engine import Engine, GenerationHandle
 from services.serving.row import Grown
 
 SPACE = UUID(int=5)
@@ -21,7 +21,7 @@ class Answer:
 
     pieces: list[Grown] = field(default_factory=list)
     error: Exception | None = None
-    asked: Asked | None = None
+    asked: GenerationHandle | None = None
     ended: Event = field(default_factory=Event)
     begun: Event = field(default_factory=Event)
 

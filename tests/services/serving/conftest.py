@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.event_log import EventLog
+from domain.core.event_log import EventLog
 from infrastructure.reaction import parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.serving import running
+from services.serving import batch as running
 from services.serving.base_model import BaseModel
+from services.serving.batch import FAIR_READ, FAIR_ROWS, NotFinite, Running
 from services.serving.deployed import CannotServe
-from services.serving.drawing import Drawing
 from services.serving.engine import Engine, Hosting
-from services.serving.mixing import MixedLinear
+from services.serving.multi_lora import MixedLinear
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
-from services.serving.running import FAIR_READ, FAIR_ROWS, NotFinite, Running
+from services.serving.sampler import Drawing
 from services.serving.step import Part
 from tests.polling import eventually
 from tests.services.serving.answers import SPACE, Answers

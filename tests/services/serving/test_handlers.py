@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from domain.deployment import Deployment
-from domain.identity import deployment_id
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
+from infrastructure.backoff import LONGEST_PAUSE
 from infrastructure.disk_cache import MODELS, trim_copies
-from infrastructure.postponed import LONGEST_PAUSE
 from services.serving.attempts import MOST_DEATHS
 from services.serving.deployed import REASONS
-from services.serving.shortage import MOST_TRIES
-from tests.causes import command
+from services.serving.resource_exhaustion import MOST_TRIES
+from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 from tests.services.serving.memory_host import UNREADABLE
 from tests.services.serving.world import (

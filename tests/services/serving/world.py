@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
-from domain.base_model import BaseModel
-from domain.deploying import Deploying
-from domain.deployment import Deployment
-from domain.event_log import EventLog
-from domain.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
-from domain.job import Job
-from domain.training_plan import Order
+from domain.catalog.base_model import BaseModel
+from domain.core.event_log import EventLog
+from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job
+from domain.training.training_plan import Order
+from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import ReactionEffect
@@ -20,7 +20,7 @@ from services.serving.attempts import Attempts
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 from services.trainer.tiny_model import TINY_SHAPE
-from tests.causes import FixedClock, command
+from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.services.serving.memory_host import MemoryHost
 from tests.stories import Story

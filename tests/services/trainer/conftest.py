@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from services.trainer.clock import SegmentClock

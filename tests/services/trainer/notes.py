@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from domain.checkpoint import SavedCheckpoint
-from domain.phases import Phase
+from domain.training.checkpoint import SavedCheckpoint
+from domain.training.phases import Phase
 from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease

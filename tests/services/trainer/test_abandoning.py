@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from torch.distributed.elastic.multiprocessing.api import PContext
 
-from domain.phases import Phase
+from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import IGNORED, Example
 from services.trainer.attention import NAME, SHORT_ROW
 from services.trainer.batches import Batch, collate, loss_sum

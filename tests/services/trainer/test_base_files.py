@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.failures import FailureClass
-from domain.phases import Phase
+from domain.jobs.failures import FailureClass
+from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.reports import Outcome
 from services.trainer.base_files import BaseDamaged, BaseFiles

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from domain.precision import Precision
+from domain.training.precision import Precision
 from infrastructure.disk_cache import trim_kernels
 from infrastructure.reports import Outcome, SegmentSpec
 from services.trainer import compiling, segment, training

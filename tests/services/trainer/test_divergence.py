@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from domain.checkpoint import SavedCheckpoint
-from domain.failures import FailureClass
-from domain.phases import Phase
+from domain.jobs.failures import FailureClass
+from domain.training.checkpoint import SavedCheckpoint
+from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
 from services.trainer import training
 from services.trainer.checkpoint import POSITION

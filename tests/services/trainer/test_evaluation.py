@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from domain.perplexity import perplexity
-from domain.pricing import VALIDATION_MAXIMUM
+from domain.estimating.pricing import VALIDATION_MAXIMUM
+from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
@@ -22,9 +22,9 @@ from services.trainer.dataset import DatasetTooSmall
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
+from services.trainer.oom import MicroBatchTooLarge
 from services.trainer.plan import Plan
 from services.trainer.ranks import Ranks
-from services.trainer.shortage import MicroBatchTooLarge
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import run_ranks
 from tests.services.trainer.notes import Notes, resuming

@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from obstore.exceptions import GenericError
 from safetensors import SafetensorError
 
-from domain.failures import FailureClass
-from domain.phases import Phase
+from domain.jobs.failures import FailureClass
+from domain.training.phases import Phase
 from infrastructure.artifacts import ArtifactCorrupt
 from services.trainer import checkpoint
 from services.trainer.dataset import DatasetTooSmall

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from tests.services.trainer.conftest import SpecMaker

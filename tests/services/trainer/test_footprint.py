@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from domain.footprint import FLOAT32, Layout, activation_bytes
-from domain.hyperparameters import Hyperparameters
+from domain.estimating.footprint import FLOAT32, Layout, activation_bytes
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from services.trainer import attention
 from services.trainer.batches import collate, loss_sum

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from domain.phases import Phase
+from domain.training.phases import Phase
 from infrastructure.reports import Control, Outcome
 from services.trainer.clock import PhaseTimes, SegmentClock, process_age_seconds
 from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE, Lease, SegmentStopped

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from domain.hyperparameters import Hyperparameters
-from domain.precision import Precision
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from services.trainer.lora import Dropout, LoraLinear, dropped_steps
 from services.trainer.model import CPU, attach_adapter, load_base, save_adapter
 

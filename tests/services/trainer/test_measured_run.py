@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from services.trainer import measured_run
 from services.trainer.measured_run import PeakConfig, RunConfig, TokenizeConfig, peak, run, tokenize
 from services.trainer.tiny_model import TINY_SHAPE

@@ -15,7 +15,7 @@ import torch
 from gguf import GGUFWriter
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from domain.offers import CatalogBase, shipped_offers
+from domain.catalog.catalog_entries import CatalogBase, shipped_offers
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from services.trainer.comparison import compare

@@ -13,8 +13,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from domain.hyperparameters import Hyperparameters
-from domain.precision import Precision
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
 from services.scheduler.model_card import TEMPLATE
 from services.trainer import segment

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.batching import padded
-from domain.hyperparameters import Hyperparameters
+from domain.estimating.batching import padded
+from domain.training.hyperparameters import Hyperparameters
 from services.trainer.plan import Plan, held_out, validated
 
 

@@ -9,7 +9,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
-from domain.estimate import Precision
+from domain.estimating.estimate import Precision
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_labels import Example
 from infrastructure.reports import Evaluation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.phases import Phase
+from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Checkpoint, Control, SegmentSpec
 from infrastructure.settings import Settings
@@ -15,7 +15,7 @@ from services.scheduler.launchers import warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.lease import OVERRUN_EXIT_CODE
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import await_ready, living, shipped_catalog
 from tests.services.trainer.conftest import SpecMaker, chats

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from domain.phases import Phase
+from domain.training.phases import Phase
 from infrastructure.bus import TELEMETRY
 from infrastructure.reports import (
     LAST_WORD,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from domain.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SAMPLE
 from services.trainer import sampling as sampling_module

@@ -10,8 +10,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from domain.phases import Phase
-from domain.precision import Dtype
+from domain.training.phases import Phase
+from domain.training.precision import Dtype
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from domain.precision import Dtype
+from domain.training.precision import Dtype
 from services.scheduler.machine import measured, this_machine
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from domain.precision import Precision
+from domain.training.precision import Precision
 from infrastructure.artifacts import Artifacts
-from infrastructure.hand_over import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, HandOver
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
+from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 from services.trainer import warm_base
-from services.trainer.warm import await_hand_over
+from services.trainer.warm import await_warm_start
 from services.trainer.warm_base import WarmBase, expected
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
@@ -111,7 +111,7 @@ def test_who_hears_no_segment_ends(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said)))
     with pytest.raises(SystemExit) as ended:
-        await_hand_over(tmp_path, Settings(home=tmp_path))
+        await_warm_start(tmp_path, Settings(home=tmp_path))
     gc.unfreeze()
     assert ended.value.code == 0
     assert (tmp_path / READY).exists()
@@ -148,7 +148,7 @@ def test_a_warm_trainer_runs_what_it_is_handed_from_then_on(
         eventually((directory / READY).exists, timeout=100)
         assert trainer.stdin is not None
         at = time.monotonic()
-        trainer.stdin.write(HandOver(directory=pod, environment={"TOLD": "so"}, handed_at=at).line)
+        trainer.stdin.write(WarmStart(directory=pod, environment={"TOLD": "so"}, handed_at=at).line)
         trainer.stdin.close()
         log = pod / "trainer.log"
         eventually(lambda: log.exists() and "outcome=completed" in log.read_text(), timeout=100)

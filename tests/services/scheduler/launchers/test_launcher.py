@@ -11,14 +11,14 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from domain.catalog import Catalog
-from domain.hyperparameters import Hyperparameters
-from domain.offers import shipped_offers
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import shipped_offers
+from domain.training.hyperparameters import Hyperparameters
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers import LAUNCHERS, OpenLauncher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
-from tests.causes import NOW, FixedClock, command
+from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.polling import eventually
 

@@ -12,7 +12,7 @@ import pytest
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, PodName
 from services.scheduler.launchers.local import LocalLauncher
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.domain.examples import JOB_ID
 from tests.polling import eventually
 from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi

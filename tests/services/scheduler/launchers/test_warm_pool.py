@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from domain.precision import Precision
-from infrastructure.hand_over import ExpectedBase
+from domain.training.precision import Precision
 from infrastructure.settings import Settings
+from infrastructure.warm_start import ExpectedBase
 from services.scheduler.launchers import local, warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
-from tests.causes import FixedClock
+from tests.command_context import FixedClock
 from tests.domain.examples import JOB_ID
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import (

@@ -1,0 +1,1 @@
+"""Accounts, meters and payments."""

@@ -1,0 +1,296 @@
+"""Account: prepaid credits, what is reserved for leases, what was charged."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from eventsourcing.domain import CanSnapshotAggregate, event
+from eventsourcing.utils import register_topic
+from pydantic import BaseModel, ConfigDict
+
+from domain.access.role import Role
+from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
+from domain.billing.reference import reference_of
+from domain.core.aggregate import Aggregate, Created, Event, current_cause
+from domain.core.errors import CommandReused, InsufficientBalance, Invalid
+from domain.core.money import dollars
+
+
+class AccountState(BaseModel):
+    """What a snapshot of an Account holds, typed, so that a change of it is seen."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    account_id: UUID
+    created_on: datetime
+    modified_on: datetime
+    role: Role
+    currency: str
+    time_zone: str
+    balance_micros: int
+    reserved_micros: int
+    depleted: bool
+    low: bool = False  # snapshots from before BalanceLow was an event lack it
+    references: dict[str, int]
+    test_day: date | None = None
+    test_day_micros: int = 0
+
+
+class Account(Aggregate):
+    """Money of one customer, micro-dollars; `reserved_micros` is the part that leases hold."""
+
+    TOPIC: ClassVar[str] = "Account"
+    snapshot_events = 1000
+
+    class AccountOpened(Created):
+        """A customer may hold money here."""
+
+        TOPIC: ClassVar[str] = "AccountOpened"
+        role: Role
+        currency: str
+        time_zone: str
+
+    class CreditGranted(Event):
+        """An operator gave the account credit, once for each reference."""
+
+        TOPIC: ClassVar[str] = "CreditGranted"
+        amount_micros: int
+        reference: str
+
+    class ToppedUp(Event):
+        """A payment that a provider confirmed is in the balance."""
+
+        TOPIC: ClassVar[str] = "ToppedUp"
+        amount_micros: int
+        provider: str
+        reference: str
+
+    class UsageSettled(Event):
+        """Charges left the reserve, and leases took more of the balance into it (or gave back)."""
+
+        TOPIC: ClassVar[str] = "UsageSettled"
+        captured_micros: int
+        reserved_micros: int
+
+    class BalanceDepleted(Event):
+        """What is left buys less than a second of what is running."""
+
+        TOPIC: ClassVar[str] = "BalanceDepleted"
+        balance_micros: int
+
+    class BalanceLow(Event):
+        """What is left lasts for less than the warning time of what is running."""
+
+        TOPIC: ClassVar[str] = "BalanceLow"
+        runway_seconds: int
+
+    class BalanceRecovered(Event):
+        """What is left lasts for the warning time again, or longer, or nothing uses it up."""
+
+        TOPIC: ClassVar[str] = "BalanceRecovered"
+        runway_seconds: int | None  # None: nothing runs that costs anything
+
+    class ChargeReversed(Event):
+        """A charge was given back, naming what it had been for."""
+
+        TOPIC: ClassVar[str] = "ChargeReversed"
+        amount_micros: int
+        job_id: UUID
+        segment: int
+        from_seconds: int
+        to_seconds: int
+
+    class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
+        """State after some thousand events; an audit never reads it."""
+
+        TOPIC: ClassVar[str] = "AccountSnapshot"
+        model_config = ConfigDict(frozen=True)
+
+        originator_id: UUID
+        originator_version: int
+        timestamp: datetime
+        topic: str
+        state: AccountState
+
+        @classmethod
+        def take(cls, aggregate: Any) -> Self:
+            """The snapshot of an account as it stands."""
+            assert isinstance(aggregate, Account)
+            return cls(
+                originator_id=aggregate.id,
+                originator_version=aggregate.version,
+                timestamp=current_cause().now,
+                topic=Account.TOPIC,
+                state=AccountState.model_validate(aggregate),
+            )
+
+        def mutate(self, _: None) -> Account:
+            """The account as it was."""
+            account = object.__new__(Account)
+            account.__base_init__(
+                self.originator_id, self.originator_version, self.state.created_on
+            )
+            account.modified_on = self.state.modified_on
+            for name, value in self.state.model_dump(exclude={"created_on", "modified_on"}).items():
+                setattr(account, name, value)
+            return account
+
+    @classmethod
+    def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
+        """A new account with nothing in it, in US dollars."""
+        return cls._create(
+            cls.AccountOpened,
+            id=account_id,
+            account_id=account_id,
+            role=role,
+            currency="USD",
+            time_zone=time_zone,
+        )
+
+    @event(AccountOpened)
+    def __init__(self, account_id: UUID, role: Role, currency: str, time_zone: str) -> None:
+        self.account_id = account_id
+        self.role = role
+        self.currency = currency
+        self.time_zone = time_zone
+        self.balance_micros = 0
+        self.reserved_micros = 0
+        self.depleted = False
+        self.low = False
+        self.references: dict[str, int] = {}
+        self.test_day: date | None = None
+        self.test_day_micros = 0
+
+    @property
+    def available_micros(self) -> int:
+        """What no lease holds, micro-dollars."""
+        return self.balance_micros - self.reserved_micros
+
+    def grant_credit(self, amount_micros: int, reference: str) -> None:
+        """Add credit, once for each reference; raises CommandReused for another amount."""
+        if amount_micros <= 0:
+            raise Invalid("a credit must be above 0", field="amount")
+        # One that was given before there was a rule for references still counts once.
+        if reference not in self.references:
+            reference = reference_of(reference)
+        known = self.references.get(reference)
+        if known is not None and known != amount_micros:
+            raise CommandReused(f"{reference!r} was used for {dollars(known)}", field="reference")
+        if known is None:
+            self.trigger_event(self.CreditGranted, amount_micros=amount_micros, reference=reference)
+
+    @event(CreditGranted)
+    def _credit_granted(self, amount_micros: int, reference: str) -> None:
+        self.balance_micros += amount_micros
+        self.references[reference] = amount_micros
+        self.depleted = False
+
+    def top_up(self, payment: Payment) -> None:
+        """Add a payment to the balance, in the save that records the payment, and so once.
+
+        Raises Invalid if test payments would exceed their cap of the day.
+        """
+        assert payment.account_id == self.id
+        assert payment.pending_events, "a payment that is stored already is in a balance already"
+        if payment.provider == TEST_PROVIDER:
+            self._require_test_allowance(payment.amount_micros)
+        self.trigger_event(
+            self.ToppedUp,
+            amount_micros=payment.amount_micros,
+            provider=payment.provider,
+            reference=payment.reference,
+        )
+
+    @event(ToppedUp)
+    def _topped_up(self, amount_micros: int, provider: str) -> None:
+        self.balance_micros += amount_micros
+        self.depleted = False
+        if provider == TEST_PROVIDER:
+            self.test_day_micros = self._test_micros_on(self.modified_on.date()) + amount_micros
+            self.test_day = self.modified_on.date()
+
+    def _require_test_allowance(self, amount_micros: int) -> None:
+        left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
+        if amount_micros > left:
+            raise Invalid(
+                f"test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC); "
+                f"{dollars(left)} is left today",
+                field="amount",
+            )
+
+    def _test_micros_on(self, day: date) -> int:
+        return self.test_day_micros if self.test_day == day else 0
+
+    def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
+        """Take charges out of the reserve and move the change of all leases into it.
+
+        `second_micros` is the most that a second of everything that runs can cost: with less
+        than that left the balance is depleted. Raises InsufficientBalance when leases would exceed
+        the balance.
+        """
+        assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
+        if reserved_micros > self.available_micros:
+            raise InsufficientBalance(
+                f"the leases need {dollars(reserved_micros)} more, "
+                f"{dollars(self.available_micros)} is available"
+            )
+        if captured_micros or reserved_micros:
+            self.trigger_event(
+                self.UsageSettled, captured_micros=captured_micros, reserved_micros=reserved_micros
+            )
+        if not self.depleted and self.balance_micros < second_micros:
+            self.trigger_event(self.BalanceDepleted, balance_micros=self.balance_micros)
+
+    @event(UsageSettled)
+    def _usage_settled(self, captured_micros: int, reserved_micros: int) -> None:
+        self.balance_micros -= captured_micros
+        self.reserved_micros += reserved_micros - captured_micros
+
+    @event(BalanceDepleted)
+    def _balance_depleted(self) -> None:
+        self.depleted = True
+
+    def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
+        """Warn when the runway falls under `low_seconds`, and say when it no longer is; each once.
+
+        The runway is how long the balance lasts at the rate of all that runs, whole seconds; with
+        None nothing uses the balance up, and what starts later crosses anew.
+        """
+        is_low = runway_seconds is not None and runway_seconds < low_seconds
+        if is_low and not self.low:
+            self.trigger_event(self.BalanceLow, runway_seconds=runway_seconds)
+        elif self.low and not is_low:
+            self.trigger_event(self.BalanceRecovered, runway_seconds=runway_seconds)
+
+    @event(BalanceLow)
+    def _balance_low(self) -> None:
+        self.low = True
+
+    @event(BalanceRecovered)
+    def _balance_recovered(self) -> None:
+        self.low = False
+
+    def reverse_charge(
+        self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
+    ) -> None:
+        """Give back what some seconds of a segment had cost."""
+        assert amount_micros > 0
+        self.trigger_event(
+            self.ChargeReversed,
+            amount_micros=amount_micros,
+            job_id=job_id,
+            segment=segment,
+            from_seconds=from_seconds,
+            to_seconds=to_seconds,
+        )
+
+    @event(ChargeReversed)
+    def _charge_reversed(self, amount_micros: int) -> None:
+        self.balance_micros += amount_micros
+        self.depleted = False
+
+
+# The library registers the topics of events alone.
+register_topic(Account.Snapshot.TOPIC, Account.Snapshot)

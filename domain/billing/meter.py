@@ -1,0 +1,236 @@
+"""Meter: the paid and billed time of one segment of one job."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.errors import WrongState
+from domain.core.identity import meter_id
+from domain.core.money import charge_micros
+
+
+class Meter(Aggregate):
+    """Minutes of one segment; each is a fact with a number, so nothing is billed twice."""
+
+    TOPIC: ClassVar[str] = "Meter"
+
+    class MeterOpened(Created):
+        """A segment has its GPUs; its time can be leased."""
+
+        TOPIC: ClassVar[str] = "MeterOpened"
+        job_id: UUID
+        segment: int
+        rate_micros_per_hour: int
+
+    class LeaseGranted(Event):
+        """The account's balance holds this much segment time; the segment may launch."""
+
+        TOPIC: ClassVar[str] = "LeaseGranted"
+        job_id: UUID
+        segment: int
+        paid_seconds: int
+
+    class LeaseExtended(Event):
+        """The segment may run on until it has used this much time in all."""
+
+        TOPIC: ClassVar[str] = "LeaseExtended"
+        job_id: UUID
+        segment: int
+        paid_seconds: int
+
+    class LeaseRefused(Event):
+        """The account's balance pays for no second of this segment; it never launches."""
+
+        TOPIC: ClassVar[str] = "LeaseRefused"
+        job_id: UUID
+        segment: int
+
+    class MinuteMetered(Event):
+        """One minute (the last may be shorter) of a segment was billed."""
+
+        TOPIC: ClassVar[str] = "MinuteMetered"
+        job_id: UUID
+        segment: int
+        minute: int
+        from_seconds: int
+        to_seconds: int
+        amount_micros: int
+
+    class MeterClosed(Event):
+        """The segment is settled to the second; its lease is given back."""
+
+        TOPIC: ClassVar[str] = "MeterClosed"
+        job_id: UUID
+        segment: int
+        billed_seconds: int
+        released_micros: int
+
+    class LostWorkCredited(Event):
+        """Time whose work was lost by the platform's fault is given back."""
+
+        TOPIC: ClassVar[str] = "LostWorkCredited"
+        job_id: UUID
+        segment: int
+        from_seconds: int
+        to_seconds: int
+        amount_micros: int
+
+    @classmethod
+    def open(cls, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int) -> Meter:
+        """The meter of a segment that has its GPUs; the rate is for all of them, per hour."""
+        return cls._create(
+            cls.MeterOpened,
+            id=meter_id(job_id, segment),
+            account_id=account_id,
+            job_id=job_id,
+            segment=segment,
+            rate_micros_per_hour=rate_micros_per_hour,
+        )
+
+    @event(MeterOpened)
+    def __init__(
+        self, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int
+    ) -> None:
+        self.account_id = account_id
+        self.job_id = job_id
+        self.segment = segment
+        self.rate_micros_per_hour = rate_micros_per_hour
+        self.paid_seconds = 0
+        self.minutes = 0
+        self.billed_seconds = 0
+        self.credited_seconds = 0
+        self.refused = False
+        self.closed = False
+
+    def charge_between(self, from_seconds: int, to_seconds: int) -> int:
+        """What a stretch of segment time costs, as a difference of cumulative charges."""
+        rate = self.rate_micros_per_hour
+        return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
+
+    def extend_lease(self, seconds: int) -> int:
+        """Pay for more segment time; returns what the account must reserve, micro-dollars."""
+        assert seconds > 0
+        assert not self.refused
+        self._require_open()
+        before, after = self.paid_seconds, self.paid_seconds + seconds
+        if before == 0:
+            self.trigger_event(
+                self.LeaseGranted, job_id=self.job_id, segment=self.segment, paid_seconds=after
+            )
+        else:
+            self.trigger_event(
+                self.LeaseExtended, job_id=self.job_id, segment=self.segment, paid_seconds=after
+            )
+        return self.charge_between(before, after)
+
+    @event(LeaseGranted)
+    def _lease_granted(self, paid_seconds: int) -> None:
+        self.paid_seconds = paid_seconds
+
+    @event(LeaseExtended)
+    def _lease_extended(self, paid_seconds: int) -> None:
+        self.paid_seconds = paid_seconds
+
+    def refuse_lease(self) -> None:
+        """Record that there is no money for a first lease, once and for all."""
+        assert self.paid_seconds == 0
+        self._require_open()
+        if not self.refused:
+            self.trigger_event(self.LeaseRefused, job_id=self.job_id, segment=self.segment)
+
+    @event(LeaseRefused)
+    def _lease_refused(self) -> None:
+        self.refused = True
+
+    def post_minutes(
+        self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
+    ) -> int:
+        """Bill every whole minute up to the evidence; returns the charge, micro-dollars.
+
+        When all that was paid for is used up, its last part-minute is due as well. Time beyond
+        what is paid for is never billed. No more than `at_most` minutes are posted.
+        """
+        self._require_open()
+        charge, last = 0, None if at_most is None else self.minutes + at_most
+        due = self._billable(elapsed_seconds)
+        if due < self.paid_seconds:
+            due -= (due - self.billed_seconds) % minute_seconds
+        while self.billed_seconds < due and self.minutes != last:
+            charge += self._post(min(self.billed_seconds + minute_seconds, due))
+        return charge
+
+    def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:
+        """Settle to the second; returns (charge, lease given back), micro-dollars.
+
+        What was billed on earlier evidence stays billed, should the last word be a smaller one.
+        """
+        charge = self.post_minutes(elapsed_seconds, minute_seconds)
+        end = self._billable(elapsed_seconds)
+        if end > self.billed_seconds:
+            charge += self._post(end)
+        released = self.charge_between(self.billed_seconds, self.paid_seconds)
+        self.trigger_event(
+            self.MeterClosed,
+            job_id=self.job_id,
+            segment=self.segment,
+            billed_seconds=self.billed_seconds,
+            released_micros=released,
+        )
+        return charge, released
+
+    def _post(self, to_seconds: int) -> int:
+        amount = self.charge_between(self.billed_seconds, to_seconds)
+        self.trigger_event(
+            self.MinuteMetered,
+            job_id=self.job_id,
+            segment=self.segment,
+            minute=self.minutes + 1,
+            from_seconds=self.billed_seconds,
+            to_seconds=to_seconds,
+            amount_micros=amount,
+        )
+        return amount
+
+    @event(MinuteMetered)
+    def _minute_metered(self, minute: int, to_seconds: int) -> None:
+        self.minutes = minute
+        self.billed_seconds = to_seconds
+
+    @event(MeterClosed)
+    def _meter_closed(self) -> None:
+        self.closed = True
+
+    def credit_lost_work(self, kept_seconds: int) -> int:
+        """Give back all that was billed after the last checkpoint; returns it, micro-dollars.
+
+        Once more, if that checkpoint turns out to be lost too: what is left of an earlier one.
+        """
+        assert self.closed
+        end = self.billed_seconds - self.credited_seconds
+        if kept_seconds >= end:
+            return 0
+        amount = self.charge_between(kept_seconds, end)
+        self.trigger_event(
+            self.LostWorkCredited,
+            job_id=self.job_id,
+            segment=self.segment,
+            from_seconds=kept_seconds,
+            to_seconds=end,
+            amount_micros=amount,
+        )
+        return amount
+
+    @event(LostWorkCredited)
+    def _lost_work_credited(self, from_seconds: int, to_seconds: int) -> None:
+        self.credited_seconds += to_seconds - from_seconds
+
+    def _billable(self, elapsed_seconds: int) -> int:
+        return min(elapsed_seconds, self.paid_seconds)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise WrongState(f"the meter of segment {self.segment} is closed")

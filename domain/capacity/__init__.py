@@ -1,0 +1,1 @@
+"""GPU pools, availability and queue estimates."""

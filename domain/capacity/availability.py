@@ -1,0 +1,68 @@
+"""Availability: what of each GPU pool is free, how long a wait is, and the capacity gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.catalog.display_names import DisplayNames
+from domain.core.durations import spoken
+from domain.core.errors import NoCapacity
+
+
+@dataclass(frozen=True)
+class PoolLoad:
+    """One GPU type in one region: what runs on it, for how long still, and who waits."""
+
+    region: str
+    gpu_type: str
+    capacity: int
+    running: tuple[Occupied, ...]
+    queue: tuple[Queued, ...]
+
+    @property
+    def free(self) -> int:
+        """GPUs that a job approved now would get at once: none while others wait."""
+        if self.queue:
+            return 0
+        return max(0, self.capacity - sum(each.count for each in self.running))
+
+    def wait_seconds(self, count: int) -> float | None:
+        """Expected wait of a job that joins the queue now; None if it would never be served."""
+        if count <= self.free:
+            return 0.0
+        return wait_seconds(self.capacity, self.running, self.queue, count)
+
+
+def require_capacity(
+    loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: DisplayNames
+) -> None:
+    """The capacity gate: raises NoCapacity with the wait and what is free elsewhere."""
+    here = next(
+        (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
+    )
+    if here is None or here.free >= count:
+        return
+    wait = here.wait_seconds(count)
+    elsewhere = [each for each in loads if each is not here and each.free >= count]
+    places = ", ".join(
+        f"{each.free} of {names.gpu_type(each.gpu_type)} in {names.region(each.region)}"
+        for each in elsewhere
+    )
+    raise NoCapacity(
+        f"{names.region(region)} has {here.free} of {names.gpu_type(gpu_type)} free, "
+        f"the job needs {count}; "
+        f"the wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
+        + (f"Free now: {places}. " if places else "Nothing else is free now. ")
+        + "With `wait` it stands in the queue, free of charge.",
+        field="gpu_type",
+        figures={
+            "free": here.free,
+            "wait_seconds": None if wait is None else round(wait),
+            "elsewhere": [
+                {"region": each.region, "gpu_type": each.gpu_type, "free": each.free}
+                for each in elsewhere
+            ],
+        },
+    )

@@ -1,0 +1,199 @@
+"""GpuPool: the GPUs of one type in one region, and who waits for them, first come first served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.catalog.machine import Machine
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One segment's need of GPUs."""
+
+    account_id: UUID
+    job_id: UUID
+    segment: int
+    count: int
+
+
+class GpuPool(Aggregate):
+    """Allocated GPUs never exceed the capacity; a claim at the head of the queue blocks others."""
+
+    TOPIC: ClassVar[str] = "GpuPool"
+
+    class GpuPoolOpened(Created):
+        """The platform offers this GPU type in this region."""
+
+        TOPIC: ClassVar[str] = "GpuPoolOpened"
+        region: str
+        gpu_type: str
+
+    class CapacityChanged(Event):
+        """The pool has this many GPUs from now on."""
+
+        TOPIC: ClassVar[str] = "CapacityChanged"
+        capacity: int
+
+    class MachineMeasured(Event):
+        """The machine behind a CPU-backed pool computes like this."""
+
+        TOPIC: ClassVar[str] = "MachineMeasured"
+        machine: Machine
+
+    class GpusRequested(Event):
+        """A segment stands in the queue."""
+
+        TOPIC: ClassVar[str] = "GpusRequested"
+        job_id: UUID
+        segment: int
+        count: int
+
+    class GpusRequestWithdrawn(Event):
+        """A segment left the queue without GPUs: its job was paused or cancelled."""
+
+        TOPIC: ClassVar[str] = "GpusRequestWithdrawn"
+        job_id: UUID
+        segment: int
+        count: int
+
+    class GpusAllocated(Event):
+        """A segment left the queue and holds its GPUs."""
+
+        TOPIC: ClassVar[str] = "GpusAllocated"
+        job_id: UUID
+        segment: int
+        count: int
+
+    class GpusReleased(Event):
+        """A segment gave its GPUs back."""
+
+        TOPIC: ClassVar[str] = "GpusReleased"
+        job_id: UUID
+        segment: int
+        count: int
+
+    @classmethod
+    def open(cls, region: str, gpu_type: str) -> GpuPool:
+        """An empty pool."""
+        return cls._create(
+            cls.GpuPoolOpened,
+            id=gpu_pool_id(region, gpu_type),
+            account_id=PLATFORM_ACCOUNT_ID,
+            region=region,
+            gpu_type=gpu_type,
+        )
+
+    @event(GpuPoolOpened)
+    def __init__(self, account_id: UUID, region: str, gpu_type: str) -> None:
+        self.account_id = account_id
+        self.region = region
+        self.gpu_type = gpu_type
+        self.capacity = 0
+        self.machine: Machine | None = None  # None: of GPUs, or not known yet
+        self.held: dict[tuple[UUID, int], Claim] = {}
+        self.queue: dict[tuple[UUID, int], Claim] = {}
+
+    @property
+    def free(self) -> int:
+        """GPUs that nobody holds; negative while a shrunken pool drains."""
+        return self.capacity - sum(claim.count for claim in self.held.values())
+
+    @property
+    def next_fitting(self) -> Claim | None:
+        """The claim at the head of the queue, if it fits now."""
+        head = next(iter(self.queue.values()), None)
+        return head if head is not None and head.count <= self.free else None
+
+    @property
+    def next_hopeless(self) -> Claim | None:
+        """The first claim in the queue for more GPUs than there are; it would block the others."""
+        return next((each for each in self.queue.values() if each.count > self.capacity), None)
+
+    def change_capacity(self, capacity: int) -> None:
+        """Set the number of GPUs; running segments keep theirs."""
+        assert capacity >= 0
+        if capacity != self.capacity:
+            self.trigger_event(self.CapacityChanged, capacity=capacity)
+
+    @event(CapacityChanged)
+    def _capacity_changed(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def measure(self, machine: Machine) -> None:
+        """Record what the machine is good at, unless that is known."""
+        if machine.differs(self.machine):
+            self.trigger_event(self.MachineMeasured, machine=machine)
+
+    @event(MachineMeasured)
+    def _machine_measured(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def request(self, claim: Claim) -> None:
+        """Stand in the queue, once."""
+        key = (claim.job_id, claim.segment)
+        if key not in self.queue and key not in self.held:
+            self.trigger_event(
+                self.GpusRequested,
+                account_id=claim.account_id,
+                job_id=claim.job_id,
+                segment=claim.segment,
+                count=claim.count,
+            )
+
+    @event(GpusRequested)
+    def _gpus_requested(self, account_id: UUID, job_id: UUID, segment: int, count: int) -> None:
+        self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
+
+    def withdraw(self, job_id: UUID) -> None:
+        """Take a job out of the queue; one that does not stand in it changes nothing."""
+        claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
+        if claim is not None:
+            self.trigger_event(
+                self.GpusRequestWithdrawn,
+                account_id=claim.account_id,
+                job_id=job_id,
+                segment=claim.segment,
+                count=claim.count,
+            )
+
+    @event(GpusRequestWithdrawn)
+    def _gpus_request_withdrawn(self, job_id: UUID, segment: int) -> None:
+        del self.queue[job_id, segment]
+
+    def allocate(self, claim: Claim) -> None:
+        """Give the head of the queue its GPUs."""
+        assert claim == self.next_fitting
+        self.trigger_event(
+            self.GpusAllocated,
+            account_id=claim.account_id,
+            job_id=claim.job_id,
+            segment=claim.segment,
+            count=claim.count,
+        )
+
+    @event(GpusAllocated)
+    def _gpus_allocated(self, job_id: UUID, segment: int) -> None:
+        self.held[job_id, segment] = self.queue.pop((job_id, segment))
+
+    def release(self, job_id: UUID, segment: int) -> None:
+        """Take a segment's GPUs back; one that holds none changes nothing."""
+        claim = self.held.get((job_id, segment))
+        if claim is not None:
+            self.trigger_event(
+                self.GpusReleased,
+                account_id=claim.account_id,
+                job_id=job_id,
+                segment=segment,
+                count=claim.count,
+            )
+
+    @event(GpusReleased)
+    def _gpus_released(self, job_id: UUID, segment: int) -> None:
+        del self.held[job_id, segment]

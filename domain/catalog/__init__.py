@@ -1,0 +1,1 @@
+"""Base models, GPU types and regions that jobs can choose."""

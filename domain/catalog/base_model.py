@@ -1,0 +1,162 @@
+"""BaseModel: a base that jobs can fine-tune, as the model store holds it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.catalog.model_shape import ModelShape
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id
+
+
+def _shape_unknown(state: dict[str, Any]) -> None:
+    """Version 1 of an event said nothing of the shape."""
+    state["shape"] = None
+
+
+class BaseModel(Aggregate):
+    """One name in the model store; an import of other content under it is a new revision."""
+
+    TOPIC: ClassVar[str] = "BaseModel"
+
+    class BaseModelImported(Created):
+        """A base model is complete in the model store."""
+
+        TOPIC: ClassVar[str] = "BaseModelImported"
+        class_version: ClassVar[int] = 2
+        name: str
+        ref: str
+        manifest_sha256: str
+        architecture: str
+        parameters: int
+        context_length: int
+        shape: ModelShape | None  # None: imported before shapes were recorded
+        upcast_v1_v2 = staticmethod(_shape_unknown)
+
+    class BaseModelRevised(Event):
+        """The name stands for other content from now on; what was trained keeps its own."""
+
+        TOPIC: ClassVar[str] = "BaseModelRevised"
+        class_version: ClassVar[int] = 2
+        ref: str
+        manifest_sha256: str
+        architecture: str
+        parameters: int
+        context_length: int
+        shape: ModelShape | None
+        upcast_v1_v2 = staticmethod(_shape_unknown)
+
+    class BaseModelDeleted(Event):
+        """The name stands for nothing from now on, and its files are deleted."""
+
+        TOPIC: ClassVar[str] = "BaseModelDeleted"
+
+    @classmethod
+    def imported(
+        cls,
+        name: str,
+        ref: str,
+        manifest_sha256: str,
+        architecture: str,
+        parameters: int,
+        context_length: int,
+        shape: ModelShape,
+    ) -> BaseModel:
+        """A name that was not there before."""
+        return cls._create(
+            cls.BaseModelImported,
+            id=base_model_id(name),
+            account_id=PLATFORM_ACCOUNT_ID,
+            name=name,
+            ref=ref,
+            manifest_sha256=manifest_sha256,
+            architecture=architecture,
+            parameters=parameters,
+            context_length=context_length,
+            shape=shape,
+        )
+
+    @event(BaseModelImported)
+    def __init__(
+        self,
+        account_id: UUID,
+        name: str,
+        ref: str,
+        manifest_sha256: str,
+        architecture: str,
+        parameters: int,
+        context_length: int,
+        shape: ModelShape | None,
+    ) -> None:
+        self.account_id = account_id
+        self.name = name
+        self.deleted = False
+        self.refs: tuple[str, ...] = ()  # of all content that it ever had and that was not deleted
+        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
+
+    def revise(
+        self,
+        ref: str,
+        manifest_sha256: str,
+        architecture: str,
+        parameters: int,
+        context_length: int,
+        shape: ModelShape,
+    ) -> None:
+        """Put other content under the name; the same content changes nothing.
+
+        The same content again fills in a shape that an earlier import did not record, and brings a
+        deleted base back.
+        """
+        if self.deleted or manifest_sha256 != self.manifest_sha256 or self.shape is None:
+            self.trigger_event(
+                self.BaseModelRevised,
+                ref=ref,
+                manifest_sha256=manifest_sha256,
+                architecture=architecture,
+                parameters=parameters,
+                context_length=context_length,
+                shape=shape,
+            )
+
+    @event(BaseModelRevised)
+    def _base_model_revised(
+        self,
+        ref: str,
+        manifest_sha256: str,
+        architecture: str,
+        parameters: int,
+        context_length: int,
+        shape: ModelShape | None,
+    ) -> None:
+        self.deleted = False
+        self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
+
+    def delete(self) -> None:
+        """Offer it no longer; once. An import of the same name brings the name back."""
+        if not self.deleted:
+            self.trigger_event(self.BaseModelDeleted)
+
+    @event(BaseModelDeleted)
+    def _base_model_deleted(self) -> None:
+        self.deleted = True
+
+    def _base_model_is(
+        self,
+        ref: str,
+        manifest_sha256: str,
+        architecture: str,
+        parameters: int,
+        context_length: int,
+        shape: ModelShape | None,
+    ) -> None:
+        self.ref = ref
+        self.refs = tuple(dict.fromkeys((*self.refs, ref)))
+        self.manifest_sha256 = manifest_sha256
+        self.architecture = architecture
+        self.parameters = parameters
+        self.context_length = context_length
+        self.shape = shape

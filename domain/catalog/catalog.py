@@ -1,0 +1,308 @@
+"""The catalog: what the platform offers and at which price; an operator changes it, live."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, TypeVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.catalog.catalog_entries import CatalogBase, GpuType, Offer, Offers, Region
+from domain.catalog.display_names import DisplayNames
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.errors import Invalid, NotFound
+from domain.core.identity import CATALOG_ID, PLATFORM_ACCOUNT_ID
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+MOST_VRAM_GIB, MOST_TFLOPS, MOST_PER_JOB, MOST_CAPACITY = 10_000, 1_000_000, 64, 100_000
+MOST_MICROS_PER_HOUR = 10_000 * 1_000_000
+"""Above these a figure is a slip of the pen."""
+
+T = TypeVar("T", bound=Offer)
+
+
+class Catalog(Aggregate):
+    """GPU types, regions with their capacity, and base models, each under its name.
+
+    A command that says what is so already changes nothing.
+    """
+
+    TOPIC: ClassVar[str] = "Catalog"
+
+    class CatalogOpened(Created):
+        """The platform has a catalog, with nothing in it."""
+
+        TOPIC: ClassVar[str] = "CatalogOpened"
+
+    class GpuTypeOffered(Event):
+        """Jobs may use this GPU type, at this price, from now on."""
+
+        TOPIC: ClassVar[str] = "GpuTypeOffered"
+        gpu_type: GpuType
+
+    class GpuTypeWithdrawn(Event):
+        """No new job may use this GPU type."""
+
+        TOPIC: ClassVar[str] = "GpuTypeWithdrawn"
+        name: str
+
+    class RegionOffered(Event):
+        """GPUs stand in this region, with this capacity."""
+
+        TOPIC: ClassVar[str] = "RegionOffered"
+        region: Region
+
+    class RegionWithdrawn(Event):
+        """No new job may run in this region."""
+
+        TOPIC: ClassVar[str] = "RegionWithdrawn"
+        name: str
+
+    class CapacityDeclared(Event):
+        """A region has this many GPUs of a type from now on."""
+
+        TOPIC: ClassVar[str] = "CapacityDeclared"
+        region: str
+        gpu_type: str
+        count: int
+
+    class BaseModelListed(Event):
+        """The platform knows this base model, and says whether it may be fine-tuned."""
+
+        TOPIC: ClassVar[str] = "BaseModelListed"
+        base: CatalogBase
+
+    class BaseModelDelisted(Event):
+        """The platform no longer knows this base model."""
+
+        TOPIC: ClassVar[str] = "BaseModelDelisted"
+        name: str
+
+    @classmethod
+    def open(cls) -> Catalog:
+        """The catalog of a new platform."""
+        return cls._create(cls.CatalogOpened, id=CATALOG_ID, account_id=PLATFORM_ACCOUNT_ID)
+
+    @event(CatalogOpened)
+    def __init__(self, account_id: UUID) -> None:
+        self.account_id = account_id
+        self.gpu_types: dict[str, GpuType] = {}
+        self.regions: dict[str, Region] = {}
+        self.bases: dict[str, CatalogBase] = {}
+        # Names that were ever here: what was withdrawn is not seeded again, its pool is emptied.
+        self.known_gpu_types: set[str] = set()
+        self.known_regions: set[str] = set()
+        self.known_capacity: set[tuple[str, str]] = set()  # (region, GPU type)
+        self.known_bases: set[str] = set()
+
+    @property
+    def version_text(self) -> str:
+        """The state of the catalog that an approval records."""
+        return str(self.version)
+
+    @property
+    def display_names(self) -> DisplayNames:
+        """What people call what is offered now."""
+        return DisplayNames(
+            {each.name: each.title for each in self.gpu_types.values()},
+            {each.name: each.title for each in self.regions.values()},
+            {each.name for each in self.gpu_types.values() if each.backing == "cpu"},
+        )
+
+    def gpu_type(self, name: str) -> GpuType:
+        """The GPU type of a name; raises Invalid with those that there are."""
+        return _offered(self.gpu_types, name, "GPU type", "gpu_type")
+
+    def region(self, name: str) -> Region:
+        """The region of a name; raises Invalid with those that there are."""
+        return _offered(self.regions, name, "region", "region")
+
+    def is_eligible(self, name: str) -> bool:
+        """Whether a base may be fine-tuned, once it is imported.
+
+        One that the catalog never knew is; one that was withdrawn from it is not.
+        """
+        if name in self.bases:
+            return self.bases[name].eligible
+        return name not in self.known_bases
+
+    def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
+        """Price of some GPUs for an hour, micro-dollars; raises Invalid with the field."""
+        kind = self.gpu_type(gpu_type)
+        if not 1 <= gpu_count <= kind.max_per_job:
+            raise Invalid(
+                f"a job may use 1 to {kind.max_per_job} of {kind.title}", field="gpu_count"
+            )
+        return kind.micros_per_hour * gpu_count
+
+    def offer_gpu_type(self, gpu_type: GpuType) -> None:
+        """Offer a GPU type, or change what is said of it; raises Invalid."""
+        _require_name(gpu_type)
+        _require_figures(gpu_type)
+        for other in self.gpu_types.values():
+            shared = set(other.device_names) & set(gpu_type.device_names)
+            if other.name != gpu_type.name and shared:
+                raise Invalid(
+                    f"{other.name} has the device name {min(shared)!r} already",
+                    field="device_names",
+                )
+        if self.gpu_types.get(gpu_type.name) != gpu_type:
+            self.trigger_event(self.GpuTypeOffered, gpu_type=gpu_type)
+
+    @event(GpuTypeOffered)
+    def _gpu_type_offered(self, gpu_type: GpuType) -> None:
+        self.gpu_types[gpu_type.name] = gpu_type
+        self.known_gpu_types.add(gpu_type.name)
+
+    def withdraw_gpu_type(self, name: str) -> None:
+        """Offer a GPU type no longer; running jobs keep theirs.
+
+        Raises NotFound, and Invalid while a region has some.
+        """
+        _require_there(self.gpu_types, name, "GPU type", "gpu_type")
+        having = [each.name for each in self.regions.values() if each.capacity.get(name)]
+        if having:
+            raise Invalid(
+                f"{', '.join(having)} has {name}; declare a capacity of 0 there first",
+                field="gpu_type",
+            )
+        self.trigger_event(self.GpuTypeWithdrawn, name=name)
+
+    @event(GpuTypeWithdrawn)
+    def _gpu_type_withdrawn(self, name: str) -> None:
+        del self.gpu_types[name]
+        for region in self.regions.values():
+            region.capacity.pop(name, None)
+
+    def offer_region(self, region: Region) -> None:
+        """Offer a region with its capacity, or change what is said of it; raises Invalid."""
+        _require_name(region)
+        _require_title(region.title)
+        for gpu_type, count in region.capacity.items():
+            self._require_capacity(gpu_type, count)
+        if self.regions.get(region.name) != region:
+            self.trigger_event(self.RegionOffered, region=region)
+
+    @event(RegionOffered)
+    def _region_offered(self, region: Region) -> None:
+        # A copy: later declarations change its capacity, and an event never changes.
+        self.regions[region.name] = region.model_copy(update={"capacity": dict(region.capacity)})
+        self.known_regions.add(region.name)
+        self.known_capacity |= {(region.name, gpu_type) for gpu_type in region.capacity}
+
+    def withdraw_region(self, name: str) -> None:
+        """Offer a region no longer; running jobs keep their GPUs. Raises NotFound."""
+        _require_there(self.regions, name, "region", "region")
+        self.trigger_event(self.RegionWithdrawn, name=name)
+
+    @event(RegionWithdrawn)
+    def _region_withdrawn(self, name: str) -> None:
+        del self.regions[name]
+
+    def declare_capacity(self, region: str, gpu_type: str, count: int) -> None:
+        """Say how many GPUs of a type a region has; raises Invalid."""
+        place = self.region(region)
+        self._require_capacity(gpu_type, count)
+        if place.capacity.get(gpu_type) != count:
+            self.trigger_event(self.CapacityDeclared, region=region, gpu_type=gpu_type, count=count)
+
+    @event(CapacityDeclared)
+    def _capacity_declared(self, region: str, gpu_type: str, count: int) -> None:
+        self.regions[region].capacity[gpu_type] = count
+        self.known_capacity.add((region, gpu_type))
+
+    def list_base(self, base: CatalogBase) -> None:
+        """Make a base model known, or change what is said of it; raises Invalid."""
+        _require_name(base)
+        for field, value in base.shape.model_dump(exclude={"tied_embeddings", "linears"}).items():
+            if value < 1:
+                raise Invalid(f"{field} must be at least 1", field=field)
+        if self.bases.get(base.name) != base:
+            self.trigger_event(self.BaseModelListed, base=base)
+
+    @event(BaseModelListed)
+    def _base_model_listed(self, base: CatalogBase) -> None:
+        self.bases[base.name] = base
+        self.known_bases.add(base.name)
+
+    def delist_base(self, name: str) -> None:
+        """Know a base model no longer; an import of it stays. Raises NotFound."""
+        _require_there(self.bases, name, "base model", "base_model")
+        self.trigger_event(self.BaseModelDelisted, name=name)
+
+    @event(BaseModelDelisted)
+    def _base_model_delisted(self, name: str) -> None:
+        del self.bases[name]
+
+    def seed(self, offers: Offers) -> None:
+        """Add what was never here; what an operator changed or withdrew stays as it is."""
+        for gpu_type in _new(offers.gpu_types, self.known_gpu_types):
+            self.offer_gpu_type(gpu_type)
+        for region in offers.regions:
+            self._seed_region(region)
+        for base in _new(offers.bases, self.known_bases):
+            self.list_base(base)
+
+    def _seed_region(self, region: Region) -> None:
+        offered = {name: count for name, count in region.capacity.items() if name in self.gpu_types}
+        if region.name not in self.known_regions:
+            self.offer_region(region.model_copy(update={"capacity": offered}))
+        elif region.name in self.regions:
+            for gpu_type, count in offered.items():
+                if (region.name, gpu_type) not in self.known_capacity:
+                    self.declare_capacity(region.name, gpu_type, count)
+
+    def _require_capacity(self, gpu_type: str, count: int) -> None:
+        self.gpu_type(gpu_type)
+        if not 0 <= count <= MOST_CAPACITY:
+            raise Invalid(
+                f"the capacity of {gpu_type} must be 0 to {MOST_CAPACITY}", field="capacity"
+            )
+
+
+def _offered(offered: Mapping[str, T], name: str, noun: str, field: str) -> T:
+    found = offered.get(name)
+    if found is None:
+        there = ", ".join(sorted(offered)) or "none is offered"
+        raise Invalid(f"no {noun} {name!r}; choose from: {there}", field=field)
+    return found
+
+
+def _require_there(offered: Mapping[str, Offer], name: str, noun: str, field: str) -> None:
+    if name not in offered:
+        raise NotFound(f"the catalog has no {noun} {name!r}", field=field)
+
+
+def _require_name(offer: Offer) -> None:
+    if not NAME.fullmatch(offer.name):
+        raise Invalid(
+            f"{offer.name!r} is no name: up to 100 letters, digits, dots, dashes and underscores",
+            field="name",
+        )
+
+
+def _require_title(title: str) -> None:
+    if not title.strip():
+        raise Invalid("a title is missing", field="title")
+
+
+def _require_figures(gpu_type: GpuType) -> None:
+    _require_title(gpu_type.title)
+    _require_figure("vram_gib", gpu_type.vram_gib, MOST_VRAM_GIB)
+    _require_figure("bf16_tflops", gpu_type.bf16_tflops, MOST_TFLOPS)
+    _require_figure("micros_per_hour", gpu_type.micros_per_hour, MOST_MICROS_PER_HOUR)
+    _require_figure("max_per_job", gpu_type.max_per_job, MOST_PER_JOB)
+
+
+def _require_figure(field: str, value: float, most: float) -> None:
+    """A lease is paid time, so that not even a price may be 0."""
+    if not (math.isfinite(value) and 0 < value <= most):
+        raise Invalid(f"{field} must be above 0 and at most {most:,}", field=field)
+
+
+def _new(offers: Iterable[T], known: set[str]) -> list[T]:
+    return [offer for offer in offers if offer.name not in known]

@@ -1,0 +1,149 @@
+"""What the catalog offers, as data: GPU types, regions with their capacity, and base models."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.catalog.model_shape import ModelShape, fused_linears, separate_linears
+from domain.training.precision import Dtype
+
+NF4_BYTES = 4.127 / 8
+"""Bytes of a parameter: 4 bits, and 0.127 bits of constants after double quantisation.
+
+QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
+"""
+
+
+class Offer(BaseModel):
+    """Base of everything that the catalog holds under a name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+
+
+class GpuType(Offer):
+    """A GPU type at its hourly price."""
+
+    title: str
+    vram_gib: float
+    micros_per_hour: int  # of one GPU
+    bf16_tflops: float  # dense peak
+    backing: Literal["nvidia", "cpu"]
+    device_names: tuple[str, ...] = ()  # what the driver calls it
+    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU what the machine was found good at
+    max_per_job: int
+    source: str
+
+    @property
+    def computes_in(self) -> Dtype:
+        """The numbers that jobs compute with; float32 on a CPU of which nothing is known."""
+        return self.dtype or (Dtype.FLOAT32 if self.backing == "cpu" else Dtype.BF16)
+
+
+class Region(Offer):
+    """Where GPUs stand, and how many of each type."""
+
+    title: str
+    capacity: dict[str, int]
+
+
+class CatalogBase(Offer):
+    """A base model that the platform knows."""
+
+    repository: str
+    shape: ModelShape
+    eligible: bool  # for fine-tuning
+    source: str
+
+
+class Offers(BaseModel):
+    """A whole catalog, to seed the platform's with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gpu_types: tuple[GpuType, ...]
+    regions: tuple[Region, ...]
+    bases: tuple[CatalogBase, ...]
+
+
+class _Configuration(BaseModel):
+    """A base model as its configuration says it; its linear modules follow from that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repository: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int | None = None  # where it is not hidden_size / attention_heads
+    vocab_size: int
+    context_length: int
+    tied_embeddings: bool
+    fused_projections: bool = False
+    eligible: bool = True
+    source: str
+
+    def base(self, name: str) -> CatalogBase:
+        """The catalog's entry."""
+        head_dim = self.head_dim or self.hidden_size // self.attention_heads
+        linears = fused_linears if self.fused_projections else separate_linears
+        beside_shape = {"repository", "head_dim", "fused_projections", "eligible", "source"}
+        return CatalogBase(
+            name=name,
+            repository=self.repository,
+            shape=ModelShape(
+                **self.model_dump(exclude=beside_shape),
+                head_dim=head_dim,
+                linears=linears(
+                    self.hidden_size,
+                    self.intermediate_size,
+                    self.attention_heads,
+                    self.kv_heads,
+                    head_dim,
+                ),
+            ),
+            eligible=self.eligible,
+            source=self.source,
+        )
+
+
+class _Document(BaseModel):
+    """The catalog's TOML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpu_types: Mapping[str, Mapping[str, object]]
+    regions: Mapping[str, Mapping[str, object]]
+    bases: Mapping[str, _Configuration]
+
+
+def read_offers(text: str) -> Offers:
+    """The offers of a catalog in TOML; raises pydantic's ValidationError."""
+    document = _Document.model_validate(tomllib.loads(text))
+    return Offers(
+        gpu_types=tuple(
+            GpuType.model_validate({"name": name, **entry})
+            for name, entry in document.gpu_types.items()
+        ),
+        regions=tuple(
+            Region.model_validate({"name": name, **entry})
+            for name, entry in document.regions.items()
+        ),
+        bases=tuple(entry.base(name) for name, entry in document.bases.items()),
+    )
+
+
+@cache
+def shipped_offers() -> Offers:
+    """The offers that ship with the code."""
+    return read_offers(files("domain.catalog").joinpath("catalog.toml").read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Aggregates, the event log, identity, errors, durations and money."""

@@ -1,0 +1,361 @@
+"""Dataset: an uploaded chat file, from upload to ready_for_training or rejected, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.errors import WrongState
+from domain.training.token_lengths import TokenLengths
+
+LEAST_EXAMPLES = 2
+"""One to train on and one to hold out."""
+
+
+class DatasetStatus(StrEnum):
+    """What can be done with a dataset."""
+
+    VALIDATING = "validating"
+    READY_FOR_TRAINING = "ready_for_training"
+    REJECTED = "rejected"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class UploadOptions:
+    """What the owner asks for at the upload.
+
+    By default repeated lines are left out, and a file whose lines define tools cannot be trained
+    on.
+    """
+
+    keep_duplicates: bool = False
+    ignore_tools: bool = False
+
+
+@dataclass(frozen=True)
+class Trainability:
+    """What decides if jobs may train on a ready dataset: one rule for every page and command."""
+
+    examples: int
+    duplicates: int
+    tool_lines: int
+    tools_ignored: bool
+
+    def obstacle(self, *, has_validation: bool = False) -> str | None:
+        """The reason for which no job may train on it; None if one may.
+
+        `has_validation`: a validation dataset is beside it, so that nothing is held out.
+        """
+        if self.tool_lines and not self.tools_ignored:
+            lines = (
+                "1 line defines" if self.tool_lines == 1 else f"{self.tool_lines:,} lines define"
+            )
+            return (
+                f"{lines} tools, which training leaves out: the model would not learn to call "
+                "them. Confirm that the definitions are ignored, or remove them and upload again"
+            )
+        if self.examples + has_validation < LEAST_EXAMPLES:
+            count = "1 example" if self.examples == 1 else f"{self.examples} examples"
+            repeated = f" ({self.duplicates:,} repeated lines left out)" if self.duplicates else ""
+            return (
+                f"the dataset has {count}{repeated}; at least 2 are needed, one to train on and "
+                "one to hold out for evaluation, or a validation dataset beside it"
+            )
+        return None
+
+
+class Uncountable(StrEnum):
+    """Reasons for which tokens cannot be counted: a refusal, or a limit of the work."""
+
+    REFUSED = "refused"
+    TIME = "time"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A count under one revision of one base model."""
+
+    base_manifest_sha256: str
+    lengths: TokenLengths
+
+
+@dataclass(frozen=True)
+class TokensRefused:
+    """A refusal by one revision of one base model's chat template."""
+
+    base_manifest_sha256: str
+    example: int | None
+    reason: Uncountable
+
+    def __str__(self) -> str:
+        match self.reason, self.example:
+            case Uncountable.REFUSED, None:
+                return "its chat template is invalid"
+            case Uncountable.REFUSED, example:
+                return f"its chat template refuses example {example}"
+            case Uncountable.TIME, None:
+                return "counting its tokens takes too long"
+            case Uncountable.TIME, example:
+                return f"its chat template takes too long for example {example}"
+            case _, None:
+                return "counting its tokens needs too much memory"
+            case _, example:
+                return f"example {example} needs too much memory"
+
+
+class Dataset(Aggregate):
+    """The text itself is an artifact; events carry its hash, counts and reference."""
+
+    TOPIC: ClassVar[str] = "Dataset"
+
+    class DatasetUploaded(Created):
+        """A file arrived whole and waits for its validation."""
+
+        TOPIC: ClassVar[str] = "DatasetUploaded"
+        ref: str
+        sha256: str
+        total_bytes: int
+        keep_duplicates: bool
+        ignore_tools: bool
+
+    class DatasetValidated(Event):
+        """The file is a chat dataset; jobs may train on its normalised form."""
+
+        TOPIC: ClassVar[str] = "DatasetValidated"
+        ref: str
+        sha256: str
+        examples: int
+        duplicates: int
+        tool_lines: int  # lines that define tools, which training leaves out
+        report_ref: str
+
+    class ToolDefinitionsIgnored(Event):
+        """Its owner confirms that jobs may train on it without the tools that its lines define."""
+
+        TOPIC: ClassVar[str] = "ToolDefinitionsIgnored"
+
+    class DatasetRejected(Event):
+        """The file cannot be trained on; its report says why, and the file is gone."""
+
+        TOPIC: ClassVar[str] = "DatasetRejected"
+        errors: int
+        report_ref: str
+
+    class TokensCounted(Event):
+        """How long the examples are in tokens of one base model."""
+
+        TOPIC: ClassVar[str] = "TokensCounted"
+        class_version: ClassVar[int] = 2
+        base_model: str
+        base_manifest_sha256: str
+        tokens: int
+        longest_example: int
+        lengths: TokenLengths | None  # None from version 1: such a dataset is counted again
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Version 1 had no histogram, nor the number of examples to make one from."""
+            state["lengths"] = None
+
+    class TokensUncountable(Event):
+        """A base model's chat template refuses the dataset; no job can train that base on it."""
+
+        TOPIC: ClassVar[str] = "TokensUncountable"
+        base_model: str
+        base_manifest_sha256: str
+        example: int | None  # from 1; None: no single one
+        reason: Uncountable
+
+    class DatasetDeleted(Event):
+        """Its owner had the file deleted; what was trained on it stays."""
+
+        TOPIC: ClassVar[str] = "DatasetDeleted"
+
+    @classmethod
+    def uploaded(
+        cls,
+        dataset_id: UUID,
+        account_id: UUID,
+        ref: str,
+        sha256: str,
+        total_bytes: int,
+        options: UploadOptions = UploadOptions(),
+    ) -> Dataset:
+        """A file that is whole in the artifact store."""
+        return cls._create(
+            cls.DatasetUploaded,
+            id=dataset_id,
+            account_id=account_id,
+            ref=ref,
+            sha256=sha256,
+            total_bytes=total_bytes,
+            **asdict(options),
+        )
+
+    @event(DatasetUploaded)
+    def __init__(
+        self,
+        account_id: UUID,
+        ref: str,
+        sha256: str,
+        total_bytes: int,
+        keep_duplicates: bool,
+        ignore_tools: bool,
+    ) -> None:
+        self.account_id = account_id
+        self.upload_ref = ref
+        self.upload_sha256 = sha256
+        self.total_bytes = total_bytes
+        self.status = DatasetStatus.VALIDATING
+        self.ref = ref
+        self.sha256 = sha256
+        self.options = UploadOptions(keep_duplicates, ignore_tools)
+        self.trainability = Trainability(0, 0, 0, ignore_tools)
+        self.counted: dict[str, Counted] = {}
+        self.uncountable: dict[str, TokensRefused] = {}
+
+    @property
+    def examples(self) -> int:
+        """Examples that jobs train on; 0 until it is validated."""
+        return self.trainability.examples
+
+    def validate(
+        self,
+        ref: str,
+        sha256: str,
+        examples: int,
+        duplicates: int,
+        report_ref: str,
+        tool_lines: int = 0,
+    ) -> None:
+        """Accept the file, in its normalised form."""
+        self._require_validating()
+        assert examples > 0
+        self.trigger_event(
+            self.DatasetValidated,
+            ref=ref,
+            sha256=sha256,
+            examples=examples,
+            duplicates=duplicates,
+            tool_lines=tool_lines,
+            report_ref=report_ref,
+        )
+
+    @event(DatasetValidated)
+    def _dataset_validated(
+        self, ref: str, sha256: str, examples: int, duplicates: int, tool_lines: int
+    ) -> None:
+        self.status = DatasetStatus.READY_FOR_TRAINING
+        self.ref = ref
+        self.sha256 = sha256
+        ignored = self.options.ignore_tools
+        self.trainability = Trainability(examples, duplicates, tool_lines, ignored)
+
+    def ignore_tools(self) -> None:
+        """Confirm that jobs train without the tools that its lines define; once.
+
+        Raises WrongState unless it is ready.
+        """
+        if self.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        if self.trainability.tool_lines and not self.trainability.tools_ignored:
+            self.trigger_event(self.ToolDefinitionsIgnored)
+
+    @event(ToolDefinitionsIgnored)
+    def _tool_definitions_ignored(self) -> None:
+        self.trainability = replace(self.trainability, tools_ignored=True)
+
+    def reject(self, errors: int, report_ref: str) -> None:
+        """Refuse the file."""
+        self._require_validating()
+        assert errors > 0
+        self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
+
+    @event(DatasetRejected)
+    def _dataset_rejected(self) -> None:
+        self.status = DatasetStatus.REJECTED
+
+    def delete(self, used_by: Collection[UUID]) -> None:
+        """Give the file up, once; raises WrongState while jobs that may still run train on it."""
+        if used_by:
+            raise WrongState(
+                f"{len(used_by)} of your jobs train on it and are not over; wait for them, or "
+                "cancel them first",
+                figures={"jobs": [str(job_id) for job_id in used_by]},
+            )
+        if self.status is not DatasetStatus.DELETED:
+            self.trigger_event(self.DatasetDeleted)
+
+    @event(DatasetDeleted)
+    def _dataset_deleted(self) -> None:
+        self.status = DatasetStatus.DELETED
+
+    def record_tokens(
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
+    ) -> None:
+        """Keep a count for one revision of one base; the same one again changes nothing."""
+        if self.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        if not self.is_counted(base_model, base_manifest_sha256):
+            self.trigger_event(
+                self.TokensCounted,
+                base_model=base_model,
+                base_manifest_sha256=base_manifest_sha256,
+                tokens=lengths.tokens,
+                longest_example=lengths.longest,
+                lengths=lengths,
+            )
+
+    @event(TokensCounted)
+    def _tokens_counted(
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths | None
+    ) -> None:
+        if lengths is not None:
+            self.counted[base_model] = Counted(base_manifest_sha256, lengths)
+
+    def refuse_tokens(
+        self,
+        base_model: str,
+        base_manifest_sha256: str,
+        example: int | None,
+        reason: Uncountable = Uncountable.REFUSED,
+    ) -> None:
+        """Record that a revision of a base cannot read an example (from 1), or any; once."""
+        if self.why_uncountable(base_model, base_manifest_sha256) is None:
+            self.trigger_event(
+                self.TokensUncountable,
+                base_model=base_model,
+                base_manifest_sha256=base_manifest_sha256,
+                example=example,
+                reason=reason,
+            )
+
+    @event(TokensUncountable)
+    def _tokens_uncountable(
+        self, base_model: str, base_manifest_sha256: str, example: int | None, reason: Uncountable
+    ) -> None:
+        self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
+
+    def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
+        """Why this revision of a base cannot read the dataset; None if nothing is known."""
+        refused = self.uncountable.get(base_model)
+        if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
+            return None
+        return str(refused)
+
+    def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
+        """Whether the lengths under this revision of a base are known."""
+        known = self.counted.get(base_model)
+        return known is not None and known.base_manifest_sha256 == base_manifest_sha256
+
+    def _require_validating(self) -> None:
+        if self.status is not DatasetStatus.VALIDATING:
+            raise WrongState(f"the dataset is {self.status} already")

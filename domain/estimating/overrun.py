@@ -1,0 +1,121 @@
+"""Overrun: by how much a job is past its estimate, and why, from facts in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.core.durations import spoken
+from domain.estimating.estimate import Estimate
+from domain.training.phases import Phase
+
+SLOWER = 1.15
+"""Measured over estimated time from which a pace, or a start, is called slower."""
+
+LEAST_START_SECONDS = 10.0
+"""A start that is slower by less explains nothing."""
+
+
+class Cause(StrEnum):
+    """Why a job is past its estimate."""
+
+    SLOW_STEPS = "slower_than_estimated"
+    SLOW_START = "slow_start"
+    CRASHES = "crashes"
+    PAUSES = "pauses"
+    WAITING = "waiting"
+
+
+class Reason(BaseModel):
+    """One cause, with its figures in a sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cause: Cause
+    sentence: str
+
+
+class Overrun(BaseModel):
+    """What was billed beyond the upper bound, and how late the job is by the clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: int  # billed beyond the estimate's upper bound; 0: only late
+    micros: int  # charged beyond it, less what was credited
+    late_seconds: int  # since the approval, waits and pauses included, beyond that bound
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the log and the measurements say of a job. Durations are seconds."""
+
+    billed_seconds: float
+    cost_micros: int
+    since_approval: float  # until now, or until its end
+    launches: int
+    crashes: int
+    start_seconds: float | None  # of the last segment, until it trained
+    step_seconds: float | None  # mean of the steps that the last segment took
+
+
+def overrun(estimate: Estimate, facts: Facts) -> Overrun | None:
+    """By how much and why a job is past its estimate; None if it is within."""
+    seconds = max(0, round(facts.billed_seconds) - estimate.high_seconds)
+    micros = max(0, facts.cost_micros - estimate.high_micros)
+    late = max(0, round(facts.since_approval) - estimate.high_seconds)
+    if not (seconds or micros or late):
+        return None
+    return Overrun(
+        seconds=seconds, micros=micros, late_seconds=late, reasons=tuple(_reasons(estimate, facts))
+    )
+
+
+def _reasons(estimate: Estimate, facts: Facts) -> Iterator[Reason]:
+    if facts.step_seconds is not None and estimate.total_steps:
+        expected = estimate.typical_seconds(Phase.TRAINING) / estimate.total_steps
+        if expected > 0 and (ratio := facts.step_seconds / expected) > SLOWER:
+            yield Reason(
+                cause=Cause.SLOW_STEPS,
+                sentence=f"Steps take {_seconds(facts.step_seconds)} each, {ratio:.1f} times the "
+                f"estimated {_seconds(expected)}.",
+            )
+    start = sum(
+        estimate.typical_seconds(each)
+        for each in (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP)
+    )
+    least = max(SLOWER * start, start + LEAST_START_SECONDS)
+    if facts.start_seconds is not None and facts.start_seconds > least:
+        yield Reason(
+            cause=Cause.SLOW_START,
+            sentence=f"Its start took {spoken(facts.start_seconds)}, estimated were "
+            f"{spoken(start)}.",
+        )
+    if facts.crashes:
+        yield Reason(
+            cause=Cause.CRASHES,
+            sentence=f"It crashed {_times(facts.crashes)}; each relaunch starts again and repeats "
+            "the steps since the last checkpoint.",
+        )
+    if (pauses := facts.launches - 1 - facts.crashes) > 0:
+        yield Reason(
+            cause=Cause.PAUSES,
+            sentence=f"It was resumed {_times(pauses)}; each resume loads the model again.",
+        )
+    free = facts.since_approval - facts.billed_seconds
+    if free > max(LEAST_START_SECONDS, 0.1 * estimate.high_seconds):
+        yield Reason(
+            cause=Cause.WAITING,
+            sentence=f"It waited or was paused for {spoken(free)}, free of charge.",
+        )
+
+
+def _seconds(value: float) -> str:
+    return spoken(value) if value >= 10 else f"{value:.1f} s"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,281 @@
+"""The work of a job in the trainer's own terms, and the seconds of each phase that it comes to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from domain.catalog.catalog_entries import GpuType
+from domain.catalog.model_shape import ModelShape
+from domain.estimating.batching import fill
+from domain.estimating.footprint import adapter_parameters, linear_parameters
+from domain.estimating.memory import Fit
+from domain.estimating.pricing import (
+    ADAPTER_BYTES,
+    CHECKPOINT_BYTES,
+    COMPILED_WORK,
+    COPY_BYTES_PER_SECOND,
+    EVALUATION_SECONDS,
+    FLASH_BACKWARD,
+    LABEL_SHARE,
+    PREP_EXAMPLE_SECONDS,
+    PREP_SECONDS,
+    PREP_TOKEN_SECONDS,
+    REGISTER_SECONDS,
+    SPEEDS,
+    STORE_BYTES_PER_SECOND,
+    VALIDATION_MAXIMUM,
+    Speed,
+    held_out_examples,
+)
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.phases import Phase
+from domain.training.precision import Precision
+from domain.training.token_lengths import TokenLengths
+
+KINDS_OF_EXAMPLES = 512
+"""Of a step of more examples than these, sorted by length, one stands for its neighbours."""
+
+
+class Batch(NamedTuple):
+    """Batches of one kind."""
+
+    number: float
+    rows: int  # examples that lie one after the other
+    length: float  # tokens of each, on average
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done: which examples, on which base, with which settings."""
+
+    shape: ModelShape
+    lengths: TokenLengths
+    hyperparameters: Hyperparameters
+    sequence_length: int  # tokens that every example is cut to
+    validation: TokenLengths | None = None  # of the user's own file to evaluate on
+    approved_ranks: int | None = None  # that make a full step; None: those that are asked about
+
+    @property
+    def held_out(self) -> int:
+        """Examples that are evaluated on, and never trained on."""
+        if self.validation is not None:
+            return min(VALIDATION_MAXIMUM, self.validation.examples)
+        return held_out_examples(self.lengths.examples)
+
+    @property
+    def trained_on(self) -> int:
+        """Examples of one epoch; with a validation file all of the dataset."""
+        return self.lengths.examples - (self.held_out if self.validation is None else 0)
+
+    @property
+    def rendered(self) -> tuple[float, float]:
+        """(examples, tokens) that are rendered and tokenised."""
+        examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
+        if (own := self.validation) is not None:
+            examples += self.held_out
+            tokens += self.held_out * own.tokens / own.examples
+        return examples, tokens
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of an example, after truncation."""
+        return self.lengths.after_truncation(self.sequence_length) / self.lengths.examples
+
+    @property
+    def trained_tokens(self) -> int:
+        """That training sees, over all epochs, without padding."""
+        return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
+
+    def examples_per_step(self, ranks: int) -> int:
+        """Examples of one full optimizer step, which a resume on other GPUs does not change."""
+        return self.hyperparameters.examples_per_step(self.approved_ranks or ranks)
+
+    def total_steps(self, ranks: int) -> int:
+        """Optimizer steps of all epochs."""
+        steps_per_epoch = math.ceil(self.trained_on / self.examples_per_step(ranks))
+        return self.hyperparameters.epochs * steps_per_epoch
+
+    def evaluations(self, ranks: int) -> int:
+        """Evaluations between the steps; that of the end is a phase of its own."""
+        return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
+
+    def checkpoints(self, ranks: int) -> int:
+        """Checkpoints of training, where each evaluation between the steps is the best so far."""
+        fields, steps = self.hyperparameters, self.total_steps(ranks)
+        both = max(0, steps - 1) // math.lcm(fields.save_steps, fields.evaluation_steps)
+        return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
+
+    def step_batches(self, ranks: int, budget: int) -> list[Batch]:
+        """What each rank runs in a typical step, whose examples are spread as the dataset's are.
+
+        Their numbers are those of the whole job, over all ranks.
+        """
+        examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
+        kinds = min(examples, KINDS_OF_EXAMPLES)
+        shares = [(kind + 0.5) / kinds for kind in range(kinds)]
+        lengths = self.lengths.quantiles(shares, self.sequence_length)
+        steps = self.hyperparameters.epochs * self.trained_on / kinds
+        return [
+            Batch(steps, len(batch), fmean(lengths[each] for each in batch))
+            for batch in fill(lengths, budget)
+        ]
+
+    def evaluation_batches(self) -> list[Batch]:
+        """Batches of the examples that are evaluated on, each as many as a micro batch has."""
+        lengths, size = self.validation or self.lengths, self.hyperparameters.micro_batch_size
+        starts = range(0, self.held_out, size)
+        rows = [min(size, self.held_out - start) for start in starts]
+        shares = [(start + r / 2) / self.held_out for start, r in zip(starts, rows, strict=True)]
+        means = lengths.quantiles(shares, self.sequence_length)
+        return [Batch(1, r, tokens) for r, tokens in zip(rows, means, strict=True)]
+
+
+def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
+    """Seconds of each phase by the constants of `domain.estimating.pricing`, uncalibrated."""
+    speed = SPEEDS[gpu.backing]
+    weights = 2 * work.shape.parameters  # as they lie in the store
+    adapter = adapter_parameters(work.shape, work.hyperparameters)
+    examples, tokens = work.rendered
+    load = speed.load_seconds + weights / speed.load_bytes_per_second
+    if fit.precision is Precision.NF4:
+        load += weights / speed.quantise_bytes_per_second
+    return {
+        Phase.IMAGE_PULL: speed.image_pull_seconds,
+        Phase.MODEL_LOAD: load,
+        Phase.DATASET_PREP: PREP_SECONDS
+        + PREP_EXAMPLE_SECONDS * examples
+        + PREP_TOKEN_SECONDS * tokens,
+        Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
+        # The base alone, and with its adapter.
+        Phase.EVALUATION: EVALUATION_SECONDS + 2 * _scoring_seconds(work, gpu, ranks, fit, speed),
+        Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
+    }
+
+
+def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    """Micro batches of every epoch, spread over the ranks, and what else comes with the steps.
+
+    That is each step's end, checkpoints and evaluations.
+    """
+    fields = work.hyperparameters
+    batches = work.step_batches(ranks, fit.batch_tokens)
+    seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
+    share, compiling = _compiled(work, ranks, fit, speed)
+    steps = work.total_steps(ranks)
+    checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / COPY_BYTES_PER_SECOND
+    return (
+        compiling
+        + share * seconds / _speed_up(ranks, speed)
+        + steps * speed.step_seconds
+        + work.checkpoints(ranks) * (speed.checkpoint_seconds + checkpoint)
+        + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
+    )
+
+
+def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
+    """(time as a share of that of eager layers, seconds of compiling), as the trainer decides."""
+    eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
+    long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
+    if speed.compiled is None or eager or not long:
+        return 1.0, 0.0
+    return speed.compiled, speed.compiling_seconds
+
+
+def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
+    """One forward pass over the examples that are evaluated on."""
+    launching = _launching_seconds(work, speed) / 3
+    dequantising = _dequantising_seconds(work, fit, speed)
+    seconds = sum(
+        each.number
+        * _elapsed(_computing(_forward(work, each), gpu, speed) + dequantising, launching, speed)
+        for each in work.evaluation_batches()
+    )
+    return seconds / _speed_up(ranks, speed)
+
+
+def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
+    """Seconds of a micro batch: forward, backward, and forward again under checkpointing."""
+    operations = _forward(work, batch) + _backward(work, batch)
+    launching = _launching_seconds(work, speed)
+    passes = 2
+    if fit.gradient_checkpointing:
+        operations += _forward(work, batch, head=False)
+        launching *= 4 / 3
+        passes = 3
+    computing = _computing(operations, gpu, speed) + passes * _dequantising_seconds(
+        work, fit, speed
+    )
+    computing += batch.rows * batch.length * _adapted_elements(work) * speed.adapted_seconds
+    return _elapsed(computing, launching, speed)
+
+
+def _launching_seconds(work: Work, speed: Speed) -> float:
+    """Of all kernels of a micro batch, there and back, however little they have to do."""
+    modules = len(work.hyperparameters.target_modules)
+    return work.shape.layers * (speed.layer_seconds + modules * speed.module_seconds)
+
+
+def _adapted_elements(work: Work) -> int:
+    """Inputs and outputs of all adapted modules: what one token leaves and finds in memory."""
+    linears = work.shape.linears
+    return work.shape.layers * sum(
+        sum(linears[name]) for name in work.hyperparameters.target_modules
+    )
+
+
+def _elapsed(computing: float, launching: float, speed: Speed) -> float:
+    """Kernels of a GPU are launched while earlier ones compute: the slower of both decides."""
+    return max(computing, launching) if speed.overlaps else computing + launching
+
+
+def _computing(operations: float, gpu: GpuType, speed: Speed) -> float:
+    return operations / (gpu.bf16_tflops * 1e12 * speed.utilisation)
+
+
+def _dequantising_seconds(work: Work, fit: Fit, speed: Speed) -> float:
+    """Of one pass over the layers: each 4-bit module becomes bf16 again, whatever the batch."""
+    if fit.precision is not Precision.NF4:
+        return 0.0
+    return linear_parameters(work.shape) / speed.dequantised_per_second
+
+
+def _speed_up(ranks: int, speed: Speed) -> float:
+    return 1 + (ranks - 1) * speed.scaling
+
+
+def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
+    """Operations of a micro batch's forward pass.
+
+    Two for each parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), and those of
+    attention.
+    """
+    shape = work.shape
+    parameters = linear_parameters(shape) + adapter_parameters(shape, work.hyperparameters)
+    if head:
+        parameters += _head_parameters(shape)
+    return batch.rows * batch.length * (2 * parameters + _attention(shape, batch.length))
+
+
+def _backward(work: Work, batch: Batch) -> float:
+    """Operations of its backward pass: to every activation, but only to the adapter's weights."""
+    shape = work.shape
+    parameters = linear_parameters(shape) + _head_parameters(shape)
+    parameters += 2 * adapter_parameters(shape, work.hyperparameters)
+    attention = FLASH_BACKWARD * _attention(shape, batch.length)
+    return batch.rows * batch.length * (2 * parameters + attention)
+
+
+def _head_parameters(shape: ModelShape) -> float:
+    """Of the head, at the share of the columns that it runs at."""
+    return LABEL_SHARE * shape.vocab_size * shape.hidden_size
+
+
+def _attention(shape: ModelShape, length: float) -> float:
+    """Operations a token of both matrix products of attention, forward.
+
+    It is causal, so that a token sees half of the row on average.
+    """
+    return 2 * shape.layers * shape.attention_heads * shape.head_dim * length

@@ -1,0 +1,34 @@
+"""Choices: the dataset, base model, GPUs and hyperparameters that a user picked for a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from domain.training.hyperparameters import Hyperparameters
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user chose in the wizard."""
+
+    dataset_id: UUID
+    base_model: str
+    region: str
+    gpu_type: str
+    gpu_count: int
+    hyperparameters: Hyperparameters
+    validation_dataset_id: UUID | None = None  # None: a part of the dataset is held out
+
+    @property
+    def recorded(self) -> tuple[object, ...]:
+        """The choices as a plan has them."""
+        return (
+            self.dataset_id,
+            self.validation_dataset_id,
+            self.base_model,
+            self.region,
+            self.gpu_type,
+            self.gpu_count,
+            self.hyperparameters.model_dump(mode="json"),
+        )

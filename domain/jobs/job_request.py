@@ -1,0 +1,186 @@
+"""JobRequest: a job that was ordered before its files were validated and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+from uuid import UUID
+
+from eventsourcing.domain import event
+from pydantic import JsonValue
+
+from domain.core.aggregate import Aggregate, Created, Event
+from domain.core.errors import DomainError, WrongState
+from domain.core.identity import job_request_id
+from domain.jobs.choices import Choices
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order
+
+
+class RequestStatus(StrEnum):
+    """States of a request; the job of an approved one has states of its own."""
+
+    VALIDATING_FILES = "validating_files"
+    APPROVED = "approved"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request failed; `field` is what the refusal is about, if it is about one."""
+
+    code: str
+    message: str
+    field: str | None
+
+
+class JobRequest(Aggregate):
+    """An order that waits for its files, free of charge, and ends as a job or without one."""
+
+    TOPIC: ClassVar[str] = "JobRequest"
+
+    class JobRequested(Created):
+        """An account ordered a job; its price is unknown until its files are counted."""
+
+        TOPIC: ClassVar[str] = "JobRequested"
+        job_id: UUID
+        dataset_id: UUID
+        validation_dataset_id: UUID | None  # None: a part of the dataset is held out
+        base_model: str
+        region: str | None  # None: chosen at the approval, as is the GPU type
+        gpu_type: str | None
+        gpu_count: int
+        hyperparameters: dict[str, JsonValue]
+        suffix: str | None
+        deploy: bool
+        request_sha256: str | None
+
+    class JobRequestApproved(Event):
+        """The files were ready and the gates passed; the job is approved in the same save."""
+
+        TOPIC: ClassVar[str] = "JobRequestApproved"
+        job_id: UUID
+
+    class JobRequestRefused(Event):
+        """A file cannot be trained on, or a gate refused the job."""
+
+        TOPIC: ClassVar[str] = "JobRequestRefused"
+        job_id: UUID
+        code: str
+        message: str  # without any text of a file
+        field: str | None
+
+    class JobRequestCancelled(Event):
+        """The owner cancelled the request before it was approved."""
+
+        TOPIC: ClassVar[str] = "JobRequestCancelled"
+        job_id: UUID
+
+    @classmethod
+    def ordered(cls, job_id: UUID, account_id: UUID, choices: Choices, order: Order) -> JobRequest:
+        """An open request for the job with this id; a blank region or GPU type is left open."""
+        return cls._create(
+            cls.JobRequested,
+            id=job_request_id(job_id),
+            account_id=account_id,
+            job_id=job_id,
+            dataset_id=choices.dataset_id,
+            validation_dataset_id=choices.validation_dataset_id,
+            base_model=choices.base_model,
+            region=choices.region or None,
+            gpu_type=choices.gpu_type or None,
+            gpu_count=choices.gpu_count,
+            hyperparameters=choices.hyperparameters.model_dump(mode="json"),
+            suffix=order.suffix,
+            deploy=order.deploy,
+            request_sha256=order.request_sha256,
+        )
+
+    @event(JobRequested)
+    def __init__(
+        self,
+        account_id: UUID,
+        job_id: UUID,
+        dataset_id: UUID,
+        validation_dataset_id: UUID | None,
+        base_model: str,
+        region: str | None,
+        gpu_type: str | None,
+        gpu_count: int,
+        hyperparameters: dict[str, JsonValue],
+        suffix: str | None,
+        deploy: bool,
+        request_sha256: str | None,
+    ) -> None:
+        self.account_id = account_id
+        self.job_id = job_id
+        self.region, self.gpu_type = region, gpu_type
+        self.hyperparameters = hyperparameters
+        self._chosen = (dataset_id, base_model, gpu_count, validation_dataset_id)
+        self.order = Order(suffix, deploy, request_sha256)
+        self.status = RequestStatus.VALIDATING_FILES
+        self.refusal: Refusal | None = None
+
+    @property
+    def choices(self) -> Choices:
+        """The choices as the use cases take them; GPUs that are left open are blank."""
+        dataset_id, base_model, gpu_count, validation_dataset_id = self._chosen
+        recorded = dict(self.hyperparameters)
+        modules = recorded.pop("target_modules")
+        assert isinstance(modules, list)
+        return Choices(
+            dataset_id,
+            base_model,
+            self.region or "",
+            self.gpu_type or "",
+            gpu_count,
+            Hyperparameters.model_construct(None, **recorded, target_modules=tuple(modules)),
+            validation_dataset_id,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """True until the request is approved, refused or cancelled."""
+        return self.status is RequestStatus.VALIDATING_FILES
+
+    def approve(self) -> None:
+        """End the request with its job; raises WrongState if it ended without one."""
+        if self.status is not RequestStatus.APPROVED:
+            self._require_open("approved")
+            self.trigger_event(self.JobRequestApproved, job_id=self.job_id)
+
+    @event(JobRequestApproved)
+    def _job_request_approved(self) -> None:
+        self.status = RequestStatus.APPROVED
+
+    def refuse(self, refusal: DomainError) -> None:
+        """End the request with a refusal, whose message must not quote a file."""
+        self._require_open("refused")
+        self.trigger_event(
+            self.JobRequestRefused,
+            job_id=self.job_id,
+            code=refusal.code,
+            message=refusal.message,
+            field=refusal.field,
+        )
+
+    @event(JobRequestRefused)
+    def _job_request_refused(self, code: str, message: str, field: str | None) -> None:
+        self.status = RequestStatus.FAILED
+        self.refusal = Refusal(code, message, field)
+
+    def cancel(self) -> None:
+        """End the request as its owner asked; once. Raises WrongState if it ended otherwise."""
+        if self.status is not RequestStatus.CANCELLED:
+            self._require_open("cancelled")
+            self.trigger_event(self.JobRequestCancelled, job_id=self.job_id)
+
+    @event(JobRequestCancelled)
+    def _job_request_cancelled(self) -> None:
+        self.status = RequestStatus.CANCELLED
+
+    def _require_open(self, command: str) -> None:
+        if not self.is_open:
+            raise WrongState(f"the job is {self.status}; it cannot be {command}")

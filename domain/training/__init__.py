@@ -1,0 +1,1 @@
+"""Hyperparameters, precision, checkpoints and token counts."""

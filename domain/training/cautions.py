@@ -1,0 +1,66 @@
+"""Cautions: hyperparameters that are possible and rarely train anything useful."""
+
+from __future__ import annotations
+
+from domain.training.hyperparameters import Hyperparameters
+
+DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
+LEAST_MULTIPLE = 0.01
+"""Of the default learning rate. A rate given as `learning_rate_multiplier` is far below it."""
+
+HIGHEST_LEARNING_RATE = 5e-3
+HIGHEST_DROPOUT = 0.5
+HIGHEST_SCALE = 16  # alpha over r
+
+
+def cautions(chosen: Hyperparameters) -> list[str]:
+    """Sentences for the owner before an approval, and after it; empty for usual choices."""
+    return [
+        caution
+        for caution in (
+            _low_learning_rate(chosen.learning_rate),
+            _high_learning_rate(chosen.learning_rate),
+            _high_dropout(chosen.dropout),
+            _high_scale(chosen.lora_alpha, chosen.lora_r),
+        )
+        if caution is not None
+    ]
+
+
+def _low_learning_rate(rate: float) -> str | None:
+    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # without the dust of the division
+    if multiple >= LEAST_MULTIPLE:
+        return None
+    return (
+        f"The learning rate {rate:g} is {multiple:.3g} times the default of "
+        f"{DEFAULT_LEARNING_RATE:g}. Below {LEAST_MULTIPLE:g} times, training changes almost "
+        "nothing and is billed all the same. `learning_rate_multiplier` is a multiple of the "
+        "default, not a rate."
+    )
+
+
+def _high_learning_rate(rate: float) -> str | None:
+    if rate <= HIGHEST_LEARNING_RATE:
+        return None
+    return (
+        f"The learning rate {rate:g} is above {HIGHEST_LEARNING_RATE:g}, where training usually "
+        f"diverges. The default is {DEFAULT_LEARNING_RATE:g}."
+    )
+
+
+def _high_dropout(dropout: float) -> str | None:
+    if dropout <= HIGHEST_DROPOUT:
+        return None
+    return (
+        f"A dropout of {dropout:g} hides most of the adapter's input, so that it learns little. "
+        "Usual values are 0 to 0.1."
+    )
+
+
+def _high_scale(alpha: int, r: int) -> str | None:
+    if alpha <= HIGHEST_SCALE * r:
+        return None
+    return (
+        f"lora_alpha {alpha} is {alpha / r:g} times lora_r {r}. It multiplies the learning rate's "
+        "effect; training usually diverges. Usual is 1 to 2 times."
+    )

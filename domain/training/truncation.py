@@ -1,0 +1,117 @@
+"""Truncation: what a maximum sequence length cuts off a dataset, and what is left to learn."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from domain.core.errors import Invalid
+from domain.training.token_lengths import LabelTokens, TokenLengths
+
+WARN_SHARE = 0.05
+"""Share of truncated examples above which an owner is warned."""
+
+
+class Truncation(BaseModel):
+    """The effect of cutting every example of a dataset to its first `limit` tokens.
+
+    Figures come from histograms: they are exact but for the bucket that the limit falls into.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: int
+    examples: int
+    truncated: int
+    trainable_tokens: int | None  # before the cut; None: not counted
+    kept_tokens: int | None  # trainable tokens after the cut
+    teaching: int | None  # examples that keep a trainable token; the others are dropped
+
+    @classmethod
+    def of(cls, lengths: TokenLengths, limit: int) -> Truncation:
+        """The effect of a limit on a dataset."""
+        labels = lengths.labels
+        return cls(
+            limit=limit,
+            examples=lengths.examples,
+            truncated=lengths.longer_than(limit),
+            trainable_tokens=labels and labels.tokens,
+            kept_tokens=labels and labels.kept(limit),
+            teaching=labels and labels.teaching(limit),
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence for the owner if more than 5% of the examples are cut."""
+        if self.truncated <= WARN_SHARE * self.examples:
+            return None
+        cut = (
+            f"{self.truncated:,} of {self.examples:,} examples ({self._percent(self.truncated)}) "
+            f"are longer than {self.limit:,} tokens and lose their end."
+        )
+        if not self.trainable_tokens or self.kept_tokens is None or self.teaching is None:
+            return cut
+        share = 100 * self.kept_tokens / self.trainable_tokens
+        cut += f" {self.kept_tokens:,} of {self.trainable_tokens:,} trainable tokens ({share:.0f}%)"
+        dropped = self.examples - self.teaching
+        if not dropped:
+            return f"{cut} remain."
+        return f"{cut} remain; {dropped:,} examples keep none and are dropped."
+
+    def _percent(self, examples: int) -> str:
+        return f"{100 * examples / self.examples:.0f}%"
+
+
+def require_trainable(
+    lengths: TokenLengths,
+    limit: int,
+    context_length: int,
+    least_examples: int,
+    name: str = "dataset",
+) -> None:
+    """Raise Invalid if fewer than `least_examples` keep a trainable token within `limit`.
+
+    Nothing is refused for a dataset whose trainable tokens were not counted. The error's figures
+    have the trainable tokens that are left and, if a longer limit helps, one that truncates nothing
+    of what the base can read.
+    """
+    if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:
+        return
+    if labels.teaching(lengths.longest) < least_examples:
+        raise Invalid(
+            f"the {name} has trainable tokens in {labels.teaching(lengths.longest)} examples; "
+            f"at least {least_examples} are needed",
+            field=name.replace(" ", "_"),
+            figures={"trainable_tokens": labels.tokens},
+        )
+    raise _nothing_left(labels, lengths, limit, context_length, least_examples, name)
+
+
+def _nothing_left(
+    labels: LabelTokens,
+    lengths: TokenLengths,
+    limit: int,
+    context_length: int,
+    least_examples: int,
+    name: str,
+) -> Invalid:
+    left = (
+        f"cut to {limit:,} tokens, the {name}'s {lengths.examples:,} examples keep "
+        f"{labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
+    )
+    if found := labels.teaching(limit):
+        left += f", in {found} example; at least {least_examples} are needed"
+    figures: dict[str, object] = {"trainable_tokens": labels.kept(limit)}
+    longer = min(lengths.longest, context_length)
+    if labels.teaching(longer) < least_examples:
+        return Invalid(
+            f"{left}. The base reads no more than {context_length:,} tokens at once; choose a base "
+            "with a longer context, or shorten the examples",
+            field=name.replace(" ", "_"),
+            figures=figures,
+        )
+    return Invalid(
+        f"{left}. Choose a max sequence length of {longer:,}, the length of the longest example "
+        "that the base can read",
+        field="hyperparameters.max_sequence_length",
+        figures=figures | {"max_sequence_length": longer},
+    )

@@ -1,0 +1,437 @@
+"""Quoting: what a user chose, checked, fitted into the GPUs' memory, and priced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+
+from domain.capacity.gpu_pool import GpuPool
+from domain.catalog.base_model import BaseModel
+from domain.catalog.catalog import Catalog
+from domain.catalog.catalog_entries import GpuType
+from domain.catalog.display_names import DisplayNames
+from domain.catalog.machine import Conditions, Machine
+from domain.catalog.model_shape import ModelShape
+from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID, base_model_id, gpu_pool_id
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.estimating.estimate import (
+    Calibration,
+    Estimate,
+    Precision,
+    Work,
+    estimate,
+    remaining,
+    sequence_length,
+)
+from domain.estimating.memory import Fit, decide, fits
+from domain.jobs.choices import Choices
+from domain.jobs.job import Job
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.token_lengths import TokenLengths
+from domain.training.training_plan import TrainingPlan, ValidationFile
+from domain.training.truncation import Truncation, require_trainable
+from domain.use_cases.deployments import why_not_served
+
+T = TypeVar("T")
+
+Calibrations = Callable[[str, str, Precision, int], Calibration]
+"""What finished jobs teach about a base, a GPU type, a precision and a GPU count."""
+
+
+LoadOf = Callable[[str], float | None]
+"""The present load of a host by its name; None if it cannot be known here."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What the choices come to: the plan, whether and how it fits, and the cost range."""
+
+    plan: TrainingPlan
+    fit: Fit
+    estimate: Estimate
+    truncation: Truncation
+    """What the sequence length cuts off the dataset."""
+    alternatives: frozenset[str]
+    """GPU types that could take the job as it is, its own included."""
+
+
+class Quoting:
+    """Prices choices against the log; changes nothing.
+
+    What is asked for again and again, the catalog and the sizes of GPU pools, is read once: make
+    one for each request.
+    """
+
+    def __init__(
+        self, log: EventLog, calibrations: Calibrations, load_of: LoadOf = lambda _: None
+    ) -> None:
+        self._log = log
+        self._load_of = load_of
+        self._calibrations = calibrations
+        self._pools: dict[tuple[str, str], GpuPool | None] = {}
+
+    @property
+    def display_names(self) -> DisplayNames:
+        """What people call GPUs and regions, in a refusal's words."""
+        return self._catalog.display_names
+
+    def problems(
+        self,
+        account_id: UUID,
+        dataset_id: UUID | None,
+        validation_dataset_id: UUID | None,
+        base_model: str | None,
+        region: str | None,
+        gpu_type: str | None,
+        gpu_count: int | None,
+    ) -> list[DomainError]:
+        """What is wrong with the part of a form that could be read; None stands for the rest."""
+        problems: list[DomainError] = []
+        if dataset_id is not None:
+            _attempt(problems, lambda: self._dataset(account_id, dataset_id))
+        if validation_dataset_id is not None:
+            _attempt(
+                problems,
+                lambda: self._dataset(account_id, validation_dataset_id, "validation_dataset"),
+            )
+        if base_model is not None:
+            _attempt(problems, lambda: self._served_base(base_model))
+        self._check_gpus(problems, region, gpu_type, gpu_count)
+        return problems
+
+    def quote(
+        self, account_id: UUID, choices: Choices, *, approved: TrainingPlan | None = None
+    ) -> Quote:
+        """Check the choices, decide the precision and price them.
+
+        What was `approved` keeps its precision: a checkpoint of one does not continue in the other.
+        Raises the one DomainError that stands against them, or SeveralProblems.
+        """
+        problems: list[DomainError] = []
+        if approved is None:
+            dataset = _attempt(problems, lambda: self._trainable(account_id, choices))
+        else:
+            dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
+        validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
+        # What was approved on a base goes on also where that serves no more.
+        find_base = self._base if approved else self._served_base
+        base = _attempt(problems, lambda: find_base(choices.base_model))
+        self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
+        if problems:
+            raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
+        assert dataset is not None
+        assert base is not None
+        return self._price(dataset, validation, base, choices, approved)
+
+    def _price(
+        self,
+        dataset: Dataset,
+        validation: Dataset | None,
+        base: BaseModel,
+        choices: Choices,
+        approved: TrainingPlan | None,
+    ) -> Quote:
+        """The quote for choices that exist."""
+        catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
+        gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
+        if approved is not None and approved.dtype is not None:
+            gpu = gpu.model_copy(update={"dtype": approved.dtype})
+        others = self._others(catalog, choices)
+        work = _work(dataset, validation, base, fields, approved)
+        shape, length = work.shape, work.sequence_length
+        if approved is None:
+            _require_trainable(work)
+        truncation = Truncation.of(work.lengths, length)
+        fit = _as_approved(decide(shape, fields, length, gpu, count, others), approved)
+        rate = catalog.rate_micros_per_hour(gpu.name, count)
+        calibration = self._calibrations(base.name, gpu.name, fit.precision, count).model_copy(
+            update={"conditions": self._conditions(choices, fit)}
+        )
+        return Quote(
+            plan=TrainingPlan(
+                **_sources(dataset, validation, base),
+                region=choices.region,
+                gpu_type=gpu.name,
+                gpu_count=count,
+                rate_micros_per_hour=rate,
+                catalog_version=catalog.version_text,
+                hyperparameters=fields.model_dump(mode="json"),
+                precision=fit.precision,
+                gradient_checkpointing=fit.gradient_checkpointing,
+                dtype=fit.dtype,
+                sequence_length=length,
+                batch_tokens=fit.batch_tokens,
+                required_bytes=fit.required_bytes,
+                truncation=truncation,
+            ),
+            fit=fit,
+            estimate=estimate(work, gpu, count, fit, calibration, rate),
+            truncation=truncation,
+            alternatives=frozenset(
+                each.name for each in (gpu, *others) if fits(shape, fields, length, each, count)
+            ),
+        )
+
+    def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
+        """GPU types of which some region has enough for one such job."""
+        return [
+            self._known(regions[0], each)
+            for each in catalog.gpu_types.values()
+            if choices.gpu_count <= each.max_per_job
+            and (
+                regions := [
+                    region
+                    for region in catalog.regions
+                    if self._capacity(region, each.name) >= choices.gpu_count
+                ]
+            )
+        ]
+
+    def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
+        """What the rest of a job comes to today; raises the problem that stands against it.
+
+        `gpu_count` is how many GPUs it goes on with; None: with as many as it had.
+        """
+        plan = job.plan
+        choices = Choices(
+            plan.dataset_id,
+            plan.base_model,
+            plan.region,
+            plan.gpu_type,
+            job.gpu_count if gpu_count is None else gpu_count,
+            plan.lora,
+            plan.validation.dataset_id if plan.validation else None,
+        )
+        quote = self.quote(job.account_id, choices, approved=plan)
+        rest = remaining(
+            quote.estimate,
+            step=job.step,
+            total_steps=job.total_steps or quote.estimate.total_steps,
+            trained=job.trained,
+            rate_micros_per_hour=quote.plan.rate_micros_per_hour,
+        )
+        return replace(quote, estimate=rest)
+
+    def _dataset(self, account_id: UUID, dataset_id: UUID, field: str = "dataset") -> Dataset:
+        dataset = self._log.find(Dataset, dataset_id)
+        if (
+            dataset is None
+            or dataset.account_id != account_id
+            or dataset.status is DatasetStatus.DELETED
+        ):
+            raise NotFound(f"no dataset {dataset_id}", field=field)
+        if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
+            raise WrongState(
+                f"the {field.replace('_', ' ')} is {dataset.status}; it must be ready_for_training",
+                field=field,
+            )
+        return dataset
+
+    def _trainable(self, account_id: UUID, choices: Choices) -> Dataset:
+        """The dataset of choices; raises Invalid for one that no job may train on."""
+        dataset = self._dataset(account_id, choices.dataset_id)
+        has_validation = choices.validation_dataset_id is not None
+        obstacle = dataset.trainability.obstacle(has_validation=has_validation)
+        if obstacle is not None:
+            raise Invalid(obstacle, field="dataset")
+        return dataset
+
+    def _validation(
+        self, account_id: UUID, choices: Choices, dataset: Dataset | None
+    ) -> Dataset | None:
+        """The user's own examples to evaluate on, if there are; they must not be those trained on.
+
+        What an adapter has learned by heart says nothing of what it will do elsewhere.
+        """
+        if (validation_id := choices.validation_dataset_id) is None:
+            return None
+        found = self._dataset(account_id, validation_id, "validation_dataset")
+        if (obstacle := found.trainability.obstacle(has_validation=True)) is not None:
+            raise Invalid(obstacle, field="validation_dataset")
+        if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
+            raise Invalid(
+                "the validation dataset has the very examples that are trained on; choose another, "
+                "or none to have a part of the dataset held out",
+                field="validation_dataset",
+            )
+        return found
+
+    def _served_base(self, name: str) -> BaseModel:
+        """A base that new jobs may train on: its deployment is active."""
+        base = self._base(name)
+        if reason := why_not_served(self._log, name, base.manifest_sha256):
+            raise WrongState(
+                f"{name} {reason}; choose a base whose deployment is active",
+                field="base_model",
+            )
+        return base
+
+    def _base(self, name: str) -> BaseModel:
+        base = self._log.find(BaseModel, base_model_id(name))
+        if base is None or base.deleted:
+            raise Invalid(
+                f"unknown base model {name!r}; see `ecolink models list`",
+                field="base_model",
+            )
+        if not self._catalog.is_eligible(name):
+            raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
+        return base
+
+    def _check_gpus(
+        self,
+        problems: list[DomainError],
+        region: str | None,
+        gpu_type: str | None,
+        gpu_count: int | None,
+    ) -> None:
+        """The GPUs exist, and the region has enough of them at all; None was not chosen."""
+        catalog = self._catalog
+        kind = place = None
+        if gpu_type is not None:
+            kind = _attempt(problems, lambda: catalog.gpu_type(gpu_type))
+        if region is not None:
+            place = _attempt(problems, lambda: catalog.region(region))
+        if kind is None or place is None or gpu_count is None:
+            return
+        capacity = self._capacity(place.name, kind.name)
+        if capacity == 0:
+            problems.append(
+                Invalid(
+                    f"{place.title} has no {kind.title}; the catalog has what there is",
+                    field="gpu_type",
+                )
+            )
+        elif not 1 <= gpu_count <= (most := min(capacity, kind.max_per_job)):
+            problems.append(
+                Invalid(
+                    f"a job may use 1 to {most} of {kind.title} in {place.title}",
+                    field="gpu_count",
+                )
+            )
+
+    def _capacity(self, region: str, gpu_type: str) -> int:
+        """How many there are at all, by what the launchers say."""
+        pool = self._pool(region, gpu_type)
+        return 0 if pool is None else pool.capacity
+
+    def _pool(self, region: str, gpu_type: str) -> GpuPool | None:
+        place = region, gpu_type
+        if place not in self._pools:
+            self._pools[place] = self._log.find(GpuPool, gpu_pool_id(*place))
+        return self._pools[place]
+
+    def _machine(self, region: str, gpu_type: str) -> Machine | None:
+        """The machine behind a CPU-backed type in a region, as far as it is known."""
+        pool = self._pool(region, gpu_type)
+        return None if pool is None else pool.machine
+
+    def _conditions(self, choices: Choices, fit: Fit) -> Conditions | None:
+        """The machine of a CPU-backed type now; None of a GPU, or where it is not known."""
+        machine = self._machine(choices.region, choices.gpu_type)
+        if machine is None:
+            return None
+        return Conditions(
+            cores=machine.cores,
+            tflops=machine.tflops.get(fit.dtype),
+            load=self._load_of(machine.host),
+        )
+
+    def _known(self, region: str, gpu: GpuType) -> GpuType:
+        """A GPU type with the dtype that its machine in a region is good at."""
+        machine = self._machine(region, gpu.name)
+        if machine is None or gpu.dtype is not None:
+            return gpu
+        return gpu.model_copy(update={"dtype": machine.dtype})
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return self._log.load(Catalog, CATALOG_ID)
+
+
+def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
+    """What is found, or None with its problem noted."""
+    try:
+        return find()
+    except DomainError as problem:
+        problems.append(problem)
+        return None
+
+
+def _shape(base: BaseModel) -> ModelShape:
+    """The base's shape; raises WrongState for one that an earlier version imported without it."""
+    if base.shape is None:
+        raise WrongState(
+            f"{base.name} was imported by an earlier version that did not record its shape; "
+            "an operator has to import it again",
+            field="base_model",
+        )
+    return base.shape
+
+
+def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
+    """The fit of a job's rest is in the precision in which it began."""
+    if approved is None:
+        return fit
+    kept = {"precision", "gradient_checkpointing", "batch_tokens"}
+    recorded = {name: getattr(approved, name) for name in kept}
+    return fit.model_copy(update={n: each for n, each in recorded.items() if each is not None})
+
+
+def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:
+    """What is trained on, as a plan pins it: places and hashes."""
+    own = validation
+    return {
+        "dataset_id": dataset.id,
+        "dataset_ref": dataset.ref,
+        "dataset_sha256": dataset.sha256,
+        "validation": own and ValidationFile(dataset_id=own.id, ref=own.ref, sha256=own.sha256),
+        "base_model": base.name,
+        "base_ref": base.ref,
+        "base_manifest_sha256": base.manifest_sha256,
+    }
+
+
+def _work(
+    dataset: Dataset,
+    validation: Dataset | None,
+    base: BaseModel,
+    fields: Hyperparameters,
+    approved: TrainingPlan | None,
+) -> Work:
+    """What is to be done; raises what keeps its lengths in tokens from being known."""
+    shape, lengths = _shape(base), _lengths(dataset, base)
+    own = _lengths(validation, base, "validation_dataset") if validation else None
+    length = sequence_length(fields, shape, *filter(None, (lengths, own)))
+    return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
+
+
+def _require_trainable(work: Work) -> None:
+    """Raise Invalid where truncation leaves too little to learn, or to evaluate on.
+
+    Without a validation dataset one example is trained on and one is held out.
+    """
+    limit, context = work.sequence_length, work.shape.context_length
+    if work.validation is None:
+        require_trainable(work.lengths, limit, context, 2)
+    else:
+        require_trainable(work.lengths, limit, context, 1)
+        require_trainable(work.validation, limit, context, 1, "validation dataset")
+
+
+def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
+    """The dataset's lengths in the base's tokens; raises what keeps them from being known."""
+    name = field.replace("_", " ")
+    if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
+        raise Invalid(f"{base.name} cannot read this {name}: {reason}", field=field)
+    counted = dataset.counted.get(base.name)
+    if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
+        raise WrongState(
+            f"the {name}'s tokens are still being counted for {base.name}; try again in a moment",
+            field=field,
+        )
+    return counted.lengths

@@ -1,0 +1,89 @@
+"""What the answers of every resource share: their base, lists, money, and the ids of jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from domain.core.money import Toward, dollars, exact_dollars
+
+JOB_PREFIX = "ftjob-"
+SHOWN_CHARACTERS = 60
+
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    """Base of every answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Listed(Answer, Generic[T]):
+    """Several things of one kind."""
+
+    data: list[T]
+
+
+class Money(Answer):
+    """An amount of US dollars: exact in millionths, and in cents for people.
+
+    The text of a price is exact.
+    """
+
+    micros: int = Field(examples=[25_000_000])
+    text: str = Field(examples=["$25.00"])
+
+    @classmethod
+    def of(cls, micros: int, toward: Toward = Toward.NEAREST) -> Money:
+        """The answer for an amount in micro-dollars; its text is rounded to cents."""
+        return cls(micros=micros, text=dollars(micros, toward))
+
+    @classmethod
+    def price(cls, micros: int) -> Money:
+        """The answer for a price in micro-dollars, which is not rounded."""
+        return cls(micros=micros, text=exact_dollars(micros))
+
+
+def job_name(job_id: UUID) -> str:
+    """The name under which people know a job; events know its UUID."""
+    return f"{JOB_PREFIX}{job_id.hex}"
+
+
+def parsed_job_id(text: str) -> UUID:
+    """The job that a text names, with its prefix or without; raises ValueError with the fix."""
+    try:
+        return UUID(text.removeprefix(JOB_PREFIX))
+    except ValueError:
+        shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+        raise ValueError(
+            f"{shown!r} is not a job ID. A job ID is `{JOB_PREFIX}` and 32 hexadecimal digits. "
+            "`ecolink jobs list` and GET /api/jobs show yours."
+        ) from None
+
+
+def _parsed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parsed_job_id(value)
+    except ValueError as error:
+        raise PydanticCustomError("job_id", "{why}", {"why": str(error)}) from None
+
+
+JobId = Annotated[
+    UUID,
+    BeforeValidator(_parsed),
+    PlainSerializer(job_name, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^{JOB_PREFIX}[0-9a-f]{{32}}$",
+            "description": "`ftjob-` and the job's UUID in hexadecimal; a bare UUID also names it.",
+            "examples": ["ftjob-0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"],
+        }
+    ),
+]

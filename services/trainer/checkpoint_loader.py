@@ -1,0 +1,168 @@
+"""Resuming: the newest checkpoint that is good is found, restored and certified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
+from infrastructure.artifacts import Artifacts
+from infrastructure.reports import RejectedCheckpoint, ResumeCertificate, SegmentSpec
+from services.trainer import checkpoint
+from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, Position
+from services.trainer.data_position import data_position_sha256
+from services.trainer.execution import ExecutionMode
+from services.trainer.plan import Plan
+from services.trainer.random_state import seed_anew
+from services.trainer.ranks import Ranks
+from services.trainer.reporter_port import ReporterPort
+from services.trainer.state import TrainingState
+
+
+class Resuming:
+    """The checkpoints that a segment may resume from; a damaged one is told, and passed over.
+
+    All ranks look at the same one: what one of them cannot read, none resumes from.
+    """
+
+    def __init__(
+        self,
+        spec: SegmentSpec,
+        artifacts: Artifacts,
+        scratch: Path,
+        reporter: ReporterPort,
+        ranks: Ranks,
+    ) -> None:
+        self._spec, self._artifacts, self._scratch = spec, artifacts, scratch
+        self._reporter, self._ranks = reporter, ranks
+        self._candidates = list(spec.resume_from)
+        self._rejected: list[RejectedCheckpoint] = []
+        self._directory = scratch
+        self._position: Position | None = None
+
+    def fetch(self) -> Position | None:
+        """The position of the first candidate whose files are what was stored, if there is one.
+
+        Raises CheckpointMismatch.
+        """
+        self._position = None
+        while self._candidates and self._position is None:
+            saved, position, damage = self._candidates[0], None, None
+            try:
+                self._directory, position = checkpoint.fetch(self._artifacts, saved, self._scratch)
+            except CheckpointDamaged as error:
+                damage = error
+            if self._agreed(damage):
+                self._position = position
+            else:
+                self._reject(saved, damage)
+        if self._position is not None:
+            self._position.require_job(self._spec)
+        return self._position
+
+    def restore(
+        self, model: PeftModel, optimizer: torch.optim.Optimizer, plan: Plan, mode: ExecutionMode
+    ) -> Position | None:
+        """Restore what was fetched, or the next that is good, and certify it.
+
+        Returns its position; None leaves all as it was. Raises CheckpointMismatch.
+        """
+        fresh = TrainingState.of(model, optimizer, self._ranks)
+        while (position := self._position) is not None:
+            saved = self._candidates[0]
+            checkpoint.restore(self._directory, position, model, optimizer, self._ranks)
+            self._seed_other_ranks(position)
+            data_position = data_position_sha256(
+                plan, position.step, with_content=position.schema_version > 2
+            )
+            live = checkpoint.live_hashes(position, model, optimizer, self._ranks, data_position)
+            damage = self._damage(saved, position, live)
+            if self._agreed(damage):
+                self._certify(saved, position, live, mode)
+                return position
+            self._reject(saved, damage)
+            fresh.put_back(model, optimizer, self._ranks)
+            self.fetch()
+        return None
+
+    def _seed_other_ranks(self, position: Position) -> None:
+        """Of another number of ranks no random state is taken up: each begins its dropout anew."""
+        if position.mode.ranks != self._ranks.count:
+            seed_anew(position.hyperparameters.seed, position.step, self._ranks.rank)
+            self._reporter.log(
+                f"the checkpoint is of {position.mode.ranks} ranks: {self._ranks.count} go on with "
+                "the same examples in the same steps, but the dropout begins anew, from seed, step "
+                "and rank",
+                "WARNING",
+            )
+
+    def _agreed(self, damage: CheckpointDamaged | None) -> bool:
+        """Whether no rank found damage."""
+        (damaged,) = self._ranks.sum(float(damage is not None))
+        return damaged == 0.0
+
+    def _unchecked(self, saved: SavedCheckpoint, position: Position) -> tuple[str, ...]:
+        """Parts of the state that cannot be compared: other ranks draw from other generators."""
+        if (saved.state or position.state) is None:
+            return tuple(StateHashes.model_fields)
+        before, device = position.mode, self._ranks.device.type
+        same = before.ranks == self._ranks.count and before.device in (None, device)
+        return () if same else ("random",)
+
+    def _damage(
+        self, saved: SavedCheckpoint, position: Position, live: StateHashes
+    ) -> CheckpointDamaged | None:
+        """What is wrong with the restored state; CheckpointMismatch if it is not the checkpoint."""
+        expected = saved.state or position.state or live
+        differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
+        if position.step != saved.step:
+            return CheckpointDamaged(RejectionReason.CORRUPT, f"it is of step {position.step}")
+        if differing - {"position"}:
+            names = ", ".join(sorted(differing))
+            return CheckpointDamaged(RejectionReason.STATE_DIFFERS, names)
+        if differing:
+            raise CheckpointMismatch("the data, or its order, is no longer that of the checkpoint")
+        return None
+
+    def _certify(
+        self, saved: SavedCheckpoint, position: Position, live: StateHashes, mode: ExecutionMode
+    ) -> None:
+        differences = mode.differences(position.mode)
+        unchecked = self._unchecked(saved, position)
+        self._reporter.update(
+            now=True,
+            resumed=ResumeCertificate(
+                ref=saved.ref,
+                step=position.step,
+                state=live,
+                unchecked=unchecked,
+                ranks=self._ranks.count,
+                differences=differences,
+            ),
+        )
+        checked = [name for name in StateHashes.model_fields if name not in unchecked]
+        self._reporter.log(
+            f"resumed at step {position.step} from {saved.ref}; hashes agree with the event log: "
+            + (", ".join(checked) or "none, for it has none")
+        )
+        for each in differences:
+            self._reporter.log(
+                f"the checkpoint was made with {each.setting} {each.saved}, this segment has "
+                f"{each.now}: losses may differ in the last digits",
+                "WARNING",
+            )
+
+    def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
+        """Pass over the present candidate, and say so."""
+        reason = damage.reason if damage else RejectionReason.UNREADABLE
+        self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
+        del self._candidates[0]
+        then = "the one before it" if self._candidates else "a start anew, for it was the last"
+        self._reporter.log(
+            f"the checkpoint of step {saved.step}, {saved.ref}, cannot be resumed from "
+            f"({damage or 'in another rank'}); next is {then}",
+            "WARNING",
+        )
+        self._reporter.update(now=True, rejected=tuple(self._rejected))

@@ -1,0 +1,79 @@
+"""Hyperparameters: the document's defaults, and refusals that name the field."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from domain.training.hyperparameters import Hyperparameters
+from tests.domain.examples import PLAN
+
+
+def test_the_defaults_of_the_wizard() -> None:
+    assert Hyperparameters().model_dump() == {
+        "epochs": 3,
+        "learning_rate": 2e-4,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "micro_batch_size": 4,
+        "dropout": 0.05,
+        "target_modules": ("q_proj", "v_proj"),
+        "gradient_accumulation": 4,
+        "max_sequence_length": None,
+        "schedule": "cosine",
+        "warmup_share": 0.03,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "save_steps": 50,
+        "eval_steps": None,
+        "seed": 42,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", "3"),
+        ("epochs", 10**9),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("lora_r", -1),
+        ("lora_alpha", 1.5),
+        ("micro_batch_size", True),
+        ("dropout", 1.0),
+        ("target_modules", []),
+        ("target_modules", ["q_proj; rm"]),
+        ("gradient_accumulation", 0),
+        ("max_sequence_length", 1),
+        ("schedule", "polynomial"),
+        ("warmup_share", 0.51),
+        ("warmup_share", -0.01),
+        ("weight_decay", 1.1),
+        ("max_grad_norm", 0.0),
+        ("save_steps", 0),
+        ("eval_steps", 0),
+        ("seed", -1),
+        ("warmup", 3),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate({field: value})
+    assert refusal.value.errors()[0]["loc"][0] == field
+
+
+def test_without_an_interval_of_its_own_evaluation_comes_with_every_checkpoint() -> None:
+    assert Hyperparameters(save_steps=7).evaluation_steps == 7
+    assert Hyperparameters(save_steps=7, eval_steps=3).evaluation_steps == 3
+
+
+def test_a_plan_of_before_a_field_existed_means_its_default_and_is_the_same_choice() -> None:
+    later = {"schedule", "warmup_share", "weight_decay", "max_grad_norm", "eval_steps"}
+    recorded = {name: each for name, each in PLAN.hyperparameters.items() if name not in later}
+    before = PLAN.model_copy(update={"hyperparameters": recorded})
+    assert before.lora == Hyperparameters()
+    assert before.choices == PLAN.choices

@@ -1,0 +1,387 @@
+"""Resuming: certified against the event log, from the newest checkpoint that is good."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from domain.jobs.failures import FailureClass
+from domain.training.checkpoint import ModeDifference, RejectionReason, StateHashes
+from domain.training.phases import Phase
+from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.reports import ResumeCertificate, SegmentSpec
+from services.scheduler.model_card import RESUME_FILES
+from services.trainer import checkpoint, first_schema, segment
+from services.trainer import checkpoint_writer as saving
+from services.trainer.checkpoint import CheckpointMismatch, Position
+from services.trainer.checkpoint_loader import Resuming
+from services.trainer.data_position import content_sha256, data_position_sha256
+from services.trainer.failures import classify
+from services.trainer.packed import Packed
+from services.trainer.plan import Plan
+from services.trainer.state import FILES, TrainingState
+from tests.services.trainer.conftest import SpecMaker
+from tests.services.trainer.notes import Notes, resuming
+
+pytestmark = pytest.mark.full
+
+CHOSEN = {"save_steps": 2, "dropout": 0.1}
+
+
+def losses(notes: Notes) -> list[float]:
+    return [measured.train_loss for measured in notes.steps]
+
+
+def rejected(notes: Notes) -> list[tuple[str, str]]:
+    return [(each.ref, each.reason.value) for each in notes.fields.get("rejected", ())]
+
+
+@pytest.fixture
+def stopped(run, make_spec: SpecMaker) -> tuple[SegmentSpec, Notes, Notes]:
+    """A spec, what became of it until it was stopped after step 5, and the uninterrupted run."""
+    spec = make_spec(CHOSEN)
+    return spec, run(spec, stop_after=5), run(make_spec(CHOSEN))
+
+
+def damage(artifacts: Artifacts, ref: str, name: str) -> None:
+    content = bytearray(artifacts.get(f"{ref}/{name}"))
+    content[len(content) // 2] ^= 1
+    artifacts.put(f"{ref}/{name}", bytes(content))
+
+
+def truncate(artifacts: Artifacts, ref: str, name: str) -> None:
+    content = artifacts.get(f"{ref}/{name}")
+    artifacts.put(f"{ref}/{name}", content[: len(content) // 2])
+
+
+def delete(artifacts: Artifacts, ref: str, name: str) -> None:
+    artifacts.delete(f"{ref}/{name}")
+
+
+def test_a_resume_is_certified_by_the_hashes_that_were_saved(run, stopped) -> None:
+    spec, before, _ = stopped
+    saved = before.checkpoints[-1]
+    again = run(resuming(spec, saved))
+    certificate: ResumeCertificate = again.fields["resumed"]
+    assert (certificate.step, certificate.ref) == (5, saved.ref)
+    assert certificate.state == saved.state
+    assert (certificate.unchecked, certificate.differences, certificate.ranks) == ((), (), 1)
+    assert any(
+        "agree with the event log: weights, optimizer, random, position" in line
+        for line in again.lines
+    )
+
+
+def test_what_a_checkpoint_has_beside_its_adapter_is_what_the_card_says(
+    run, make_spec: SpecMaker, artifacts: Artifacts
+) -> None:
+    spec = make_spec()
+    saved = run(spec).checkpoints[-1]
+    adapter, files = (
+        {file.path for file in artifacts.manifest(ref).files}
+        for ref in (spec.adapter_prefix, saved.ref)
+    )
+    assert files - adapter == set(RESUME_FILES) - {first_schema.STATE}
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "reason"),
+    [
+        (damage, "optimizer.safetensors", RejectionReason.CORRUPT),
+        (damage, "adapter_model.safetensors", RejectionReason.CORRUPT),
+        (damage, "position.json", RejectionReason.CORRUPT),
+        (truncate, "random.safetensors", RejectionReason.CORRUPT),
+        (truncate, MANIFEST, RejectionReason.CORRUPT),
+        (delete, "optimizer.safetensors", RejectionReason.CORRUPT),
+        (delete, MANIFEST, RejectionReason.MISSING),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    run, stopped, artifacts: Artifacts, harm: Callable, name: str, reason: RejectionReason
+) -> None:
+    spec, before, whole = stopped
+    newest, older = before.checkpoints[-1], before.checkpoints[-2]
+    harm(artifacts, newest.ref, name)
+    again = run(resuming(spec, newest, older))
+    assert rejected(again) == [(newest.ref, reason)]
+    assert again.fields["resumed"].ref == older.ref
+    assert losses(again) == losses(whole)[4:]
+    assert any("cannot be resumed from" in line for line in again.lines)
+
+
+def test_another_manifest_than_that_of_the_event_log_is_no_checkpoint(run, stopped) -> None:
+    spec, before, whole = stopped
+    newest = before.checkpoints[-1]
+    other = newest.model_copy(update={"manifest_sha256": "0" * 64})
+    again = run(resuming(spec, other))
+    assert rejected(again) == [(newest.ref, RejectionReason.CORRUPT)]
+    assert "resumed" not in again.fields
+    assert losses(again) == losses(whole), "none was left, so it began anew"
+
+
+@pytest.mark.parametrize("part", ["weights", "optimizer", "random"])
+def test_a_state_that_is_not_the_saved_one_is_found_after_it_was_restored(
+    run, stopped, part: str
+) -> None:
+    """The files are what was stored, but the log knows another hash: the start is clean again."""
+    spec, before, whole = stopped
+    newest, older = before.checkpoints[-1], before.checkpoints[-2]
+    state = newest.state.model_copy(update={part: "0" * 64})
+    other = newest.model_copy(update={"state": state})
+    again = run(resuming(spec, other, older))
+    assert rejected(again) == [(newest.ref, RejectionReason.STATE_DIFFERS)]
+    assert losses(again) == losses(whole)[4:]
+    anew = run(resuming(spec, other).model_copy(update={"segment": 3}))
+    assert losses(anew) == losses(whole)
+    assert anew.fields["evaluation"] == whole.fields["evaluation"]
+
+
+@pytest.fixture
+def rejections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Refs that were rejected, also by a segment that raised."""
+    told: list[str] = []
+    reject = Resuming._reject
+    monkeypatch.setattr(
+        Resuming,
+        "_reject",
+        lambda own, saved, why: (told.append(saved.ref), reject(own, saved, why)),
+    )
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), FailureClass.OUT_OF_MEMORY),
+        (OSError(errno.EIO, "Input/output error"), FailureClass.TRAINER_CRASHED),
+    ],
+)
+def test_an_error_in_reading_verified_files_is_the_machines(
+    run, stopped, rejections, monkeypatch: pytest.MonkeyPatch, error, failure: FailureClass
+) -> None:
+    spec, before, whole = stopped
+    again = resuming(spec, *before.checkpoints[:-3:-1])
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "read", fails)
+        with pytest.raises(type(error)) as caught:
+            run(again)
+    assert classify(caught.value, Phase.DATASET_PREP) is failure
+    assert not rejections
+    assert losses(run(again.model_copy(update={"segment": 3}))) == losses(whole)[5:]
+
+
+def test_a_store_that_is_away_rejects_nothing(
+    run, stopped, rejections, artifacts: Artifacts
+) -> None:
+    spec, before, _ = stopped
+    pinned = {"base_manifest_sha256": artifacts.manifest(spec.base_ref).sha256}
+    again = resuming(spec, before.checkpoints[-1]).model_copy(update=pinned)
+    assert artifacts.root is not None
+    artifacts.root.rename(artifacts.root.with_name("unmounted"))
+    with pytest.raises(FileNotFoundError, match="models/tiny"):
+        run(again)
+    assert not rejections
+
+
+def test_a_state_without_a_place_in_this_trainer_is_refused_and_not_rejected(
+    run, stopped, rejections, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, _ = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "other")
+    path = tmp_path / "other" / "optimizer.safetensors"
+    Packed.of({"sgd": torch.zeros(1)}, {}).write(path)
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "other")
+    other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
+    with pytest.raises(CheckpointMismatch, match="does not fit") as caught:
+        run(resuming(spec, other))
+    assert classify(caught.value, Phase.DATASET_PREP) is FailureClass.CHECKPOINT_MISMATCH
+    assert not rejections
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"schema_version": checkpoint.SCHEMA_VERSION + 1}, "a newer trainer wrote the checkpoint"),
+        ({"sampler": "new"}, "cannot read the position.json"),
+    ],
+)
+def test_a_checkpoint_of_another_trainer_is_refused_and_not_rejected(
+    run, stopped, rejections, artifacts: Artifacts, tmp_path, changed: dict, says: str
+) -> None:
+    spec, before, _ = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "newer")
+    path = tmp_path / "newer" / checkpoint.POSITION
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "newer")
+    other = newest.model_copy(update={"manifest_sha256": manifest.sha256})
+    with pytest.raises(CheckpointMismatch, match=says) as caught:
+        run(resuming(spec, other, before.checkpoints[-2]))
+    assert classify(caught.value, Phase.MODEL_LOAD) is FailureClass.CHECKPOINT_MISMATCH
+    assert not rejections
+
+
+def test_another_order_of_the_data_is_no_damage_but_refused(run, stopped) -> None:
+    spec, before, _ = stopped
+    newest = before.checkpoints[-1]
+    state = newest.state.model_copy(update={"position": "0" * 64})
+    with pytest.raises(CheckpointMismatch, match="order"):
+        run(resuming(spec, newest.model_copy(update={"state": state})))
+
+
+def test_examples_that_render_otherwise_are_refused(
+    run, stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another release of a tokenizer, or of how an answer is marked."""
+    spec, before, _ = stopped
+    monkeypatch.setattr(segment, "content_sha256", lambda examples: "0" * 64)
+    with pytest.raises(CheckpointMismatch, match="the data, or its order"):
+        run(resuming(spec, before.checkpoints[-1]))
+
+
+def as_the_first_schema_has_it(directory: Path) -> dict[str, str]:
+    """Rewrite a checkpoint's state as older trainers wrote it; returns the hashes they gave it."""
+    state = TrainingState.read(directory)
+    moments: dict[int, dict] = {}
+    for key, tensor in state.optimizer.tensors.items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = tensor.clone()
+    groups = json.loads(state.optimizer.metadata["param_groups"])
+    for group in groups:
+        group["betas"] = tuple(group["betas"])
+    optimizer = {"state": moments, "param_groups": groups}
+    rng = state.random.tensors["rng"].clone()
+    torch.save({"optimizer": optimizer, "rng": rng}, directory / first_schema.STATE)
+    for name in FILES[1:]:
+        (directory / name).unlink()
+    weights = {
+        key.replace(".weight", ".default.weight"): tensor
+        for key, tensor in state.weights.tensors.items()
+    }
+    parts = {"weights": weights, "optimizer": optimizer, "random": {"rng": rng}}
+    return {name: first_schema._sha256(part) for name, part in parts.items()}
+
+
+def test_a_checkpoint_from_before_there_were_hashes_is_resumed_unchecked(
+    run, stopped, artifacts: Artifacts, tmp_path
+) -> None:
+    spec, before, whole = stopped
+    newest = before.checkpoints[-1]
+    artifacts.get_directory(newest.ref, tmp_path / "old")
+    as_the_first_schema_has_it(tmp_path / "old")
+    path = tmp_path / "old" / checkpoint.POSITION
+    fields = json.loads(path.read_text())
+    mode = fields.pop("mode")
+    del fields["state"], fields["schema_version"]
+    flat = {name: mode[name] for name in ("dtype", "threads", "ranks")}
+    path.write_text(json.dumps(fields | flat))
+    old = Position.model_validate_json(path.read_text())
+    assert (old.mode.threads, old.mode.compiled, old.mode.attention) == (1, False, None)
+    manifest = artifacts.put_directory(newest.ref, tmp_path / "old")
+    changed = {"manifest_sha256": manifest.sha256, "state": None}
+    again = run(resuming(spec, newest.model_copy(update=changed)))
+    assert again.fields["resumed"].unchecked == tuple(StateHashes.model_fields)
+    assert losses(again) == losses(whole)[5:]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_older_schema_is_certified_by_its_own_hashes(
+    run,
+    make_spec: SpecMaker,
+    artifacts: Artifacts,
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+) -> None:
+    spec, whole = make_spec(CHOSEN), run(make_spec(CHOSEN))
+    with monkeypatch.context() as older:
+        of_lengths = partial(data_position_sha256, with_content=False)
+        older.setattr(saving, "data_position_sha256", of_lengths)
+        newest = run(spec, stop_after=5).checkpoints[-1]
+    directory = tmp_path / "older"
+    artifacts.get_directory(newest.ref, directory)
+    hashes = as_the_first_schema_has_it(directory) if version == 1 else {}
+    path = directory / checkpoint.POSITION
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+    manifest = artifacts.put_directory(newest.ref, directory)
+    changed = {
+        "manifest_sha256": manifest.sha256,
+        "state": newest.state.model_copy(update=hashes),
+    }
+    again = run(resuming(spec, newest.model_copy(update=changed)))
+    assert rejected(again) == []
+    assert again.fields["resumed"].state == changed["state"]
+    assert losses(again) == losses(whole)[5:]
+
+
+def test_the_mode_of_the_checkpoint_is_kept_and_what_cannot_be_is_said(
+    run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.float32)
+    spec = make_spec(CHOSEN)
+    before = run(spec, stop_after=5)
+    monkeypatch.setattr(segment, "choose_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("services.trainer.execution.PAD_MULTIPLE", 16)
+    again = run(resuming(spec, before.checkpoints[-1]))
+    assert any("held in float32" in line for line in again.lines)
+    assert again.fields["resumed"].differences == (
+        ModeDifference(setting="pad_multiple", saved="8", now="16"),
+    )
+    assert any("pad_multiple 8, this segment has 16" in line for line in again.lines)
+
+
+def test_a_data_position_is_of_the_data_and_not_of_how_it_is_spread() -> None:
+    plan = Plan(
+        lengths=tuple(range(5, 45)),
+        epochs=2,
+        micro_batch_size=2,
+        gradient_accumulation=4,
+        seed=1,
+        ranks=1,
+    )
+    spread = Plan(
+        lengths=plan.lengths, epochs=2, micro_batch_size=2, gradient_accumulation=2, seed=1, ranks=2
+    )
+    here = data_position_sha256(plan, 3)
+    assert data_position_sha256(spread, 3) == here
+    others = [
+        data_position_sha256(plan, 4),
+        data_position_sha256(plan, 3 + plan.steps_per_epoch),
+        data_position_sha256(Plan(plan.lengths, 2, 2, 4, 2), 3),
+        data_position_sha256(Plan((*plan.lengths[:-1], 99), 2, 2, 4, 1), 3),
+        data_position_sha256(replace(plan, content_sha256="0" * 64), 3),
+    ]
+    assert len({here, *others}) == 6
+    assert data_position_sha256(plan, plan.total_steps) != here
+
+
+def test_content_is_tokens_and_labels() -> None:
+    example = Example((1, 2, 3), (IGNORED, 2, 3))
+    others = [Example((1, 2, 4), (IGNORED, 2, 3)), Example((1, 2, 3), (IGNORED, IGNORED, 3))]
+    hashes = {content_sha256([each]) for each in (example, *others)}
+    assert len(hashes | {content_sha256([example, others[0]])}) == 4
+    assert content_sha256([example]) in hashes
+
+
+def test_a_data_position_takes_no_look_at_all_examples_for_each_step() -> None:
+    """It is made while a stop waits; hashed at each step, the lengths would take its grace."""
+
+    class Lengths(tuple[int, ...]):
+        def __hash__(self) -> int:
+            raise AssertionError("all lengths are hashed")
+
+    plan = Plan(Lengths(range(5, 45)), 2, 2, 4, 1)
+    assert data_position_sha256(plan, 3) == data_position_sha256(Plan(plan.lengths, 2, 2, 4, 1), 3)
