@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from deploy.local.home import Home
 from deploy.local.stack import running
-from gateway.client import Endpoint, NotSignedIn, Unreachable
-from gateway.login import read_login
+from gateway.cli.client import Endpoint, NotSignedIn, Unreachable
+from gateway.cli.login import read_login
 from infrastructure.settings import Settings
 
 DEMO_KEY = "demo_key"

@@ -15,15 +15,21 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI
 
-from gateway import api, openapi, reference, v1, web
-from gateway.api.datasets import UPLOAD_PATH
+from gateway import reference, routes
 from gateway.backend import Backend, open_backend
-from gateway.errors import Errors, answer
-from gateway.event_feed import EventFeed
-from gateway.lockout import Lockout
-from gateway.previews import open_previews
-from gateway.requests import Requests
-from gateway.serving import open_serving
+from gateway.chat.serving import open_serving
+from gateway.datasets.api import UPLOAD_PATH
+from gateway.datasets.openai.files import FILES_PATH
+from gateway.datasets.previews import open_previews
+from gateway.events.feed import EventFeed
+from gateway.http import openai_errors, openapi
+from gateway.http.errors import Errors, answer
+from gateway.http.lockout import Lockout
+from gateway.http.requests import Requests
+from gateway.jobs.openai.requested_jobs import settle_for_ever
+from gateway.jobs.pages.live_jobs import LiveJobs
+from gateway.web import assets
+from gateway.web import errors as page_errors
 from infrastructure import security_log
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
@@ -55,18 +61,23 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=partial(_connected, settings),
     )
     native = dict.fromkeys(("/api", "/healthz"), answer)
-    errors = Errors(native | {v1.PREFIX: v1.errors.answer}, web.errors.answer, web.errors.recognise)
+    errors = Errors(
+        native | {openapi.V1_PREFIX: openai_errors.answer},
+        page_errors.answer,
+        page_errors.recognise,
+    )
     errors.install(app)
     app.add_middleware(
         Requests,
         errors=errors,
-        streamed=frozenset({UPLOAD_PATH, v1.UPLOAD_PATH}),
-        secret_below=f"{web.errors.SIGN_IN}/",
+        streamed=frozenset({UPLOAD_PATH, f"{openapi.V1_PREFIX}{FILES_PATH}"}),
+        secret_below=f"{page_errors.SIGN_IN}/",
     )
-    app.include_router(api.router)
-    app.include_router(v1.router)
+    assets.assets()  # a gateway without its assets must fail at start
+    app.include_router(routes.native)
+    app.include_router(routes.openai)
     app.include_router(reference.router)
-    web.install(app)
+    app.include_router(routes.pages)
     openapi.install(app)
     return app
 
@@ -78,11 +89,11 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.backend = backend
         app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
         app.state.feed = EventFeed(backend)
-        app.state.live_jobs = web.LiveJobs(app.state.feed)
+        app.state.live_jobs = LiveJobs(app.state.feed)
         works = (
             partial(_follow, app.state.feed),
             app.state.live_jobs.run,
-            partial(v1.settle_for_ever, backend),
+            partial(settle_for_ever, backend),
             PROGRESS.beat,
         )
         tasks = [asyncio.create_task(work()) for work in works]

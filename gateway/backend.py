@@ -17,7 +17,7 @@ from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
 from domain.use_cases.quoting import Quoting
-from gateway.quotas import Quotas
+from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock, clock_of
 from infrastructure.limits import Limits

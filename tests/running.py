@@ -25,8 +25,8 @@ from deploy.demo.preparing import await_deployment
 from deploy.local import stack
 from deploy.local.state import ChildState
 from domain.billing.account import Account
-from gateway.client import Client, Endpoint, Refused
-from gateway.errors import NotYetVisible
+from gateway.cli.client import Client, Endpoint, Refused
+from gateway.http.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import SystemClock
 from infrastructure.settings import Settings

@@ -23,7 +23,7 @@ from deploy.local.errors import StackError
 from deploy.local.stack import stack
 from deploy.operator import open_store
 from domain.core.money import MICROS_PER_DOLLAR
-from gateway.client import Client, ClientError, Endpoint
+from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from projections import ESTIMATES
 

@@ -30,9 +30,9 @@ from deploy.local.ports import free_port
 from deploy.local.stack import up
 from deploy.processes import PROCESSES, environment
 from gateway.backend import open_backend
+from gateway.http.sessions import COOKIE
+from gateway.jobs.pages.view import views_of
 from gateway.schemas import job_name
-from gateway.sessions import COOKIE
-from gateway.web.job_view import views_of
 from infrastructure.settings import Settings
 
 AIM_SECONDS = 0.25

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from gateway.web.live import place_text
+from gateway.jobs.pages.live import place_text
 from infrastructure.measurements import Place
 
 MODULE = "deploy.bench.live_clients"

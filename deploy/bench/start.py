@@ -35,7 +35,7 @@ from deploy.local.stack import up
 from deploy.operator import offer_model
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.training.phases import Phase
-from gateway.client import Client, ClientError, Endpoint
+from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.measurements import steps_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect

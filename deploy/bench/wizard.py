@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from deploy.bench.aims import Verdict, conclude
+from gateway.cli.client import Client, ClientError
 from gateway.cli.terminal import client_of
-from gateway.client import Client, ClientError
 
 AIM_SECONDS = 0.2
 PATH = "/fine-tune/new"

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from domain.core.money import charge_micros, exact_dollars
-from gateway.client import Client, ClientError, Refused
+from gateway.cli.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3
 STORY_SECONDS = 1200.0

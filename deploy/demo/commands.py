@@ -32,7 +32,7 @@ from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import running, stack, up
 from domain.core.money import exact_dollars
-from gateway.client import Client, ClientError, Endpoint
+from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.base_models import all_base_models

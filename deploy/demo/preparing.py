@@ -12,7 +12,7 @@ from deploy.local.errors import StackError
 from deploy.operator import offer_model
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import DeploymentStatus
-from gateway.client import Client, ClientError
+from gateway.cli.client import Client, ClientError
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from projections.base_models import all_base_models

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
 from gateway.cli.terminal import AsJson, client_of, show
 
 billing = typer.Typer(no_args_is_help=True, help="The balance, statements, and every posting.")

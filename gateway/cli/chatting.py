@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.tables import tame
 from gateway.cli.terminal import AsJson, client_of, note
-from gateway.tables import tame
 
 TEMPERATURE = 0.7
 """As the playground's. The API's is 1, as OpenAI's, at which small models talk nonsense."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
+from gateway.cli.client import Client
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.terminal import AsJson, bar, client_of, interrupted, show
-from gateway.client import Client
 
 POLL_SECONDS = 0.5
 COUNTING_SECONDS = 60.0  # how long the counting in tokens is waited for

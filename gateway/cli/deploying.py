@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
+from gateway.cli.client import Client
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
 from gateway.cli.terminal import interrupted, show
-from gateway.client import Client
 
 ENDINGS = {"active": ExitCode.DONE, "failed": ExitCode.FAILED, "undeployed": ExitCode.FAILED}
 """What waiting for a deployment ends with, by its status."""

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
+from gateway.cli.client import Client
+from gateway.cli.file_download import download, files_at
 from gateway.cli.terminal import bar, interrupted, show
-from gateway.client import Client
-from gateway.downloading import download, files_at
 
 Directory = Annotated[
     Path | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from http import HTTPStatus
 
-from gateway.client import ClientError, NotSignedIn, Refused, Unreachable
+from gateway.cli.client import ClientError, NotSignedIn, Refused, Unreachable
 
 
 class ExitCode(IntEnum):

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from gateway.cli.client import Client, Refused, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import interrupted
-from gateway.client import Client, Refused, Unreachable
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # with a gateway that does not answer

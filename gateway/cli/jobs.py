@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import typer
 
-from gateway import job_tables
+from gateway.cli import job_tables
+from gateway.cli.client import Client
 from gateway.cli.deploying import give_deployment
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
@@ -19,10 +20,9 @@ from gateway.cli.following import (
     patiently,
 )
 from gateway.cli.launching import launch
+from gateway.cli.tables import tame
 from gateway.cli.terminal import AsJson, client_of, fail, note, screen, show, show_line
 from gateway.cli.watching import follow as follow_job
-from gateway.client import Client
-from gateway.tables import tame
 
 jobs = typer.Typer(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
 from gateway.cli.terminal import AsJson, client_of, note, show
 
 keys = typer.Typer(no_args_is_help=True, help="The API keys of your account.")

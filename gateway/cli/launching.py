@@ -9,11 +9,11 @@ from uuid import uuid4
 import typer
 
 from domain.training.hyperparameters import Hyperparameters, Schedule
-from gateway import job_tables
+from gateway.cli import job_tables
+from gateway.cli.client import Client, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, client_of, interrupted, note, show, show_line
 from gateway.cli.watching import follow
-from gateway.client import Client, Unreachable
 
 TIER_1 = frozenset({"epochs", "learning_rate", "lora_r", "lora_alpha", "micro_batch_size"})
 """What most users look at; the wizard has the rest under Advanced."""

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
 from gateway.cli.chatting import chat
 from gateway.cli.deploying import give_deployment
 from gateway.cli.downloads import Directory, fetch

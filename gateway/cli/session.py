@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from gateway import tables
+from gateway.cli import tables
+from gateway.cli.client import Client, Endpoint
+from gateway.cli.login import login_file, remove_login, write_login
 from gateway.cli.terminal import AsJson, Finder, client_of, note, show, show_line, told_errors
-from gateway.client import Client, Endpoint
-from gateway.login import login_file, remove_login, write_login
 
 session = typer.Typer()
 

@@ -23,8 +23,8 @@ from typer._click import Context  # what a group is invoked with
 from typer._click.exceptions import UsageError  # typer shows but one kind of it
 from typer.core import TyperGroup
 
+from gateway.cli.client import Client, ClientError, Endpoint, Refused, sentence_of
 from gateway.cli.exits import ExitCode, exit_code_of
-from gateway.client import Client, ClientError, Endpoint, Refused, sentence_of
 
 PIPE_COLUMNS = 4096
 """Width where there is no terminal: nothing is cut or wrapped, what reads it wants whole lines."""

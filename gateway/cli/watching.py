@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.live import Live
 
-from gateway import job_progress
+from gateway.cli import job_progress
+from gateway.cli.client import Client
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import ENDINGS, job_states, leaving_it_running, patiently
 from gateway.cli.terminal import screen, show_line
-from gateway.client import Client
 
 LINE_SECONDS = 5.0  # between two lines that tell no more than further steps
 SETTLING_SECONDS = 10.0  # for the last part of a minute to be billed

@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gateway.event_schemas import component, event_schemas
-from gateway.openapi import operations
+from gateway.events.openapi_schemas import component, event_schemas
+from gateway.http.openapi import operations
 
 Schema = dict[str, Any]
 

@@ -10,9 +10,9 @@ from urllib.parse import quote, urlsplit
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
-from gateway.errors import STORE_UNREACHABLE, Problem
-from gateway.sessions import session_in
-from gateway.web.pages import fragment, is_htmx, outside
+from gateway.http.errors import STORE_UNREACHABLE, Problem
+from gateway.http.sessions import session_in
+from gateway.web.rendering import fragment, is_htmx, outside
 from infrastructure.sessions import Session
 
 TITLES: dict[int, str] = {

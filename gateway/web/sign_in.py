@@ -12,13 +12,13 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from domain.access.api_key import ApiKey
-from gateway.access import CallerOf, shown
 from gateway.backend import Backend, BackendOf
-from gateway.errors import Forbidden, Unauthenticated
-from gateway.origin import same_origin
-from gateway.sessions import COOKIE, SessionOf, keep_session
+from gateway.http.access import CallerOf, shown
+from gateway.http.errors import Forbidden, Unauthenticated
+from gateway.http.origin import same_origin
+from gateway.http.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
-from gateway.web.pages import outside
+from gateway.web.rendering import outside
 from infrastructure import sessions
 from infrastructure.profiles import name_of_account
 from infrastructure.store import Connection

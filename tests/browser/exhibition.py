@@ -25,8 +25,8 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.token_lengths import TokenLengths
-from gateway.api.job_form import JobRequest
 from gateway.backend import Backend, open_backend
+from gateway.launch.job_form import JobRequest
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import set_progress
 from infrastructure.profiles import add_account_name, set_dataset_name

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, Route, expect
 
-from gateway.sessions import COOKIE
+from gateway.http.sessions import COOKIE
 
 
 def menu(page: Page) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 from starlette.requests import Request as HttpRequest
 
-from gateway.errors import Problem
+from gateway.http.errors import Problem
 from gateway.web.errors import answer
 from tests.browser.tabs import PHONE_WIDTH, Tabs
 from tests.running import EcoLinkUnderTest

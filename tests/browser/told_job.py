@@ -18,8 +18,8 @@ from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.phases import Phase
 from domain.training.smoothed_loss import SmoothedLoss
-from gateway.api.job_form import JobRequest
 from gateway.backend import Backend
+from gateway.launch.job_form import JobRequest
 from infrastructure.measurements import add_evaluation, add_log_line
 from infrastructure.reports import EvaluationMeasured, LogLine
 from tests.domain.examples import STATE

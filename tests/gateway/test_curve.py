@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from gateway.curve import MOST_POINTS, thinned, undone
+from gateway.jobs.curve import MOST_POINTS, thinned, undone
 from infrastructure.measurements import MeasuredStep
 
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
 from domain.datasets.dataset import Dataset
-from gateway.downloads import span
+from gateway.http.downloads import span
 from infrastructure import artifacts as stored
 from infrastructure.artifacts import Artifacts
 from tests.gateway.conftest import World

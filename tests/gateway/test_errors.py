@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from domain.core import errors as domain_errors
 from domain.core.errors import DomainError
 from domain.use_cases.accounts import EcoLink
-from gateway.errors import STATUSES
-from gateway.field_names import refused_fields
-from gateway.requests import JSON_BYTES
-from gateway.v1.job_form import CreateJob
+from gateway.http.errors import STATUSES
+from gateway.http.field_names import refused_fields
+from gateway.http.requests import JSON_BYTES
+from gateway.jobs.openai.form import CreateJob
 from tests.gateway.conftest import World
 
 

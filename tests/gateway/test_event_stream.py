@@ -19,10 +19,11 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from gateway import event_feed, sockets
-from gateway.api import events
 from gateway.backend import open_backend
-from gateway.event_feed import EventFeed, FeedEvent
+from gateway.events import api as events
+from gateway.events import feed as event_feed
+from gateway.events.feed import EventFeed, FeedEvent
+from gateway.http import sockets
 from infrastructure.settings import Settings
 from projections.account_events import Interest
 from tests.domain.examples import ACCOUNT_ID

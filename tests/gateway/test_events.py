@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
-from gateway import event_feed
+from gateway.events import feed as event_feed
 from tests.gateway.conftest import Person, World
 from tests.gateway.test_job_commands import Owner
 from tests.logs import grow

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.jobs.job import Job
-from gateway import read_your_writes as freshness
+from gateway.http import read_your_writes as freshness
 from tests.gateway.conftest import BASE_MODEL, Person, World
 
 TARGET_MODULES = "hyperparameters.target_modules"

@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from gateway.app import create_app
-from gateway.errors import RateLimited
-from gateway.lockout import Lockout, network_of
-from gateway.quotas import Buckets, duration
+from gateway.http.errors import RateLimited
+from gateway.http.lockout import Lockout, network_of
+from gateway.http.quotas import Buckets, duration
 from infrastructure import security_log
 from infrastructure.limits import Limits
 from infrastructure.settings import Settings

@@ -13,10 +13,9 @@ from fastapi.testclient import TestClient
 from jsonschema_rs import Draft202012Validator
 
 from domain.core.aggregate import Event
-from gateway import v1
 from gateway.app import create_app
-from gateway.openapi import operations
-from gateway.public_events import EventAnswer
+from gateway.events.schemas import EventAnswer
+from gateway.http.openapi import V1_PREFIX, operations
 from infrastructure.consumer import Recorded
 from infrastructure.settings import Settings
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
@@ -68,7 +67,7 @@ def test_operations_have_names_of_their_own_and_say_what_they_do(document: dict[
 
 def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
-        native = not path.startswith(v1.PREFIX)
+        native = not path.startswith(V1_PREFIX)
         answers = operation["responses"]
         assert ("401" in answers) == (path != "/healthz"), path
         assert native or "422" not in answers, path

@@ -9,8 +9,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from gateway.errors import NotServing
-from gateway.serving import BrokenOff, Serving
+from gateway.chat.serving import BrokenOff, Serving
+from gateway.http.errors import NotServing
 from infrastructure.generation import GenerationAsked, TextGrown
 
 ASKED = GenerationAsked(deployment_id=UUID(int=1), account_id=UUID(int=2), messages=[], choices=2)

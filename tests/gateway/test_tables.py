@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from gateway import job_progress, job_tables, tables
+from gateway.cli import job_progress, job_tables, tables
 
 
 def text(drawn: RenderableType, columns: int = 160) -> str:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
-from gateway.client import Client, Endpoint
-from gateway.tables import tame
-from gateway.v1.event_stream import WAITING
+from gateway.cli.client import Client, Endpoint
+from gateway.cli.tables import tame
+from gateway.http.event_stream import WAITING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, Hosting

@@ -13,8 +13,8 @@ from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
+from gateway.cli.client import Client, Endpoint
 from gateway.cli.exits import ExitCode
-from gateway.client import Client, Endpoint
 from infrastructure.artifacts import Artifacts
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_commands import LINE, REPORT

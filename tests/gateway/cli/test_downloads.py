@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway import client as http
-from gateway import downloading
-from gateway.client import Client, Unreachable
+from gateway.cli import client as http
+from gateway.cli import file_download as downloading
+from gateway.cli.client import Client, Unreachable
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, train

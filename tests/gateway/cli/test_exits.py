@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from deploy.cli import main
+from gateway.cli.client import Client, ClientError, Endpoint, NotSignedIn, Refused, Unreachable
 from gateway.cli.exits import ExitCode, exit_code_of
-from gateway.client import Client, ClientError, Endpoint, NotSignedIn, Refused, Unreachable
 from tests.gateway.cli.conftest import ecolink
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from domain.access.role import Role
-from gateway.login import login_file
+from gateway.cli.login import login_file
 from infrastructure.profiles import add_account_name
 from infrastructure.store import connect
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink

@@ -17,9 +17,8 @@ from rich.cells import cell_len
 from domain.core.aggregate import because
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
-from gateway import job_progress
-from gateway.cli import following, launching, terminal, watching
-from gateway.client import Client, Endpoint, Refused, Unreachable
+from gateway.cli import following, job_progress, launching, terminal, watching
+from gateway.cli.client import Client, Endpoint, Refused, Unreachable
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured

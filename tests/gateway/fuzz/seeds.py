@@ -17,7 +17,7 @@ from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from domain.jobs.job import Job
-from gateway.v1.vocabulary import file_name
+from gateway.http.openai_vocabulary import file_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured

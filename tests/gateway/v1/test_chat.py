@@ -15,12 +15,12 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from psycopg_pool import ConnectionPool
 
-import gateway.serving
+import gateway.chat.serving
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.app import create_app
-from gateway.v1 import event_stream
+from gateway.http import event_stream
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.deployments import statuses
@@ -301,7 +301,7 @@ def test_an_answer_that_never_begins_is_given_up(
 ) -> None:
     (running,) = engine._running.values()
     monkeypatch.setattr(running, "step", lambda: time.sleep(0.01))
-    monkeypatch.setattr(gateway.serving, "SILENT_SECONDS", 2.0)  # also until it begins
+    monkeypatch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)  # also until it begins
     with TestClient(create_app(settings)) as http:
         chat = OpenAI(
             api_key=person.key, base_url="http://testserver/v1", http_client=http, max_retries=0

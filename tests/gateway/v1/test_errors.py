@@ -7,8 +7,8 @@ from fastapi import Request
 from fastapi.testclient import TestClient
 
 from domain.core.errors import InsufficientBalance, Invalid, VersionConflict, WrongState
-from gateway.errors import FieldProblem, Problem
-from gateway.v1.errors import answer
+from gateway.http.errors import FieldProblem, Problem
+from gateway.http.openai_errors import answer
 
 REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/models", "headers": []})
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from gateway.v1 import event_stream
-from gateway.v1.event_stream import WAITING, EventStream, patiently
+from gateway.http import event_stream
+from gateway.http.event_stream import WAITING, EventStream, patiently
 
 
 async def never(*_: Any) -> Any:

@@ -14,9 +14,10 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from gateway.app import create_app
-from gateway.v1 import files, idempotency
-from gateway.v1.file_objects import UNNAMED
-from gateway.v1.vocabulary import dataset_of
+from gateway.datasets.openai import files
+from gateway.datasets.openai.objects import UNNAMED
+from gateway.http import openai_idempotency as idempotency
+from gateway.http.openai_vocabulary import dataset_of
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import dataset_names, delete_dataset_name
 from infrastructure.settings import Settings

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.core.errors import Invalid
-from gateway.v1.form import FIELD_BYTES, Form
+from gateway.http.multipart import FIELD_BYTES, Form
 
 TYPE = 'multipart/form-data; boundary="b"'
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from domain.core.errors import Invalid
 from domain.training.hyperparameters import Hyperparameters
-from gateway.v1 import vocabulary
-from gateway.v1.job_form import CreateJob
+from gateway.http import openai_vocabulary as vocabulary
+from gateway.jobs.openai.form import CreateJob
 
 
 def form(**fields: Any) -> CreateJob:

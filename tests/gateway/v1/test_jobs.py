@@ -13,7 +13,7 @@ from openai import OpenAI
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from domain.jobs.job import Job
-from gateway.v1.vocabulary import file_name, job_of
+from gateway.http.openai_vocabulary import file_name, job_of
 from infrastructure.artifacts import Artifacts
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.v1.conftest import ClientOf

@@ -15,8 +15,8 @@ from openai.types.fine_tuning import FineTuningJob
 from domain.billing.account import Account
 from domain.core.aggregate import because
 from domain.jobs.job import Job
-from gateway.v1 import requested_jobs
-from gateway.v1.vocabulary import file_name, job_of
+from gateway.http.openai_vocabulary import file_name, job_of
+from gateway.jobs.openai import requested_jobs
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, Person, World, application
 from tests.gateway.v1.conftest import ClientOf

@@ -12,7 +12,7 @@ from domain.core.aggregate import because
 from domain.core.identity import base_model_id
 from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
-from gateway.read_your_writes import caught_up
+from gateway.http.read_your_writes import caught_up
 from infrastructure.artifacts import Artifacts
 from projections import PROJECTIONS
 from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.catalog.base_model import BaseModel
-from gateway.example_rendering import CHARACTERS_SHOWN
+from gateway.datasets.example_rendering import CHARACTERS_SHOWN
 from infrastructure.chat_labels import IGNORED
 from services.trainer.examples import Renderer
 from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer

@@ -83,7 +83,7 @@ def test_a_part_of_the_list_is_no_whole_page(browser: Browser) -> None:
 def test_a_long_list_has_pages(
     browser: Browser, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.datasets.LISTED", 2)
+    monkeypatch.setattr("gateway.datasets.pages.datasets.LISTED", 2)
     for _ in range(3):
         world.dataset(browser.person)
     settle(browser)

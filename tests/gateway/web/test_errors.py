@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from fastapi import Request
 
-from gateway.errors import Problem
+from gateway.http.errors import Problem
 from gateway.web.errors import answer
-from gateway.web.pages import sentence
+from gateway.web.rendering import sentence
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser
 

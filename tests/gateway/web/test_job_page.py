@@ -16,10 +16,10 @@ from domain.deployments.failures import ADVICE
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import checkpoint_model
-from gateway import job_progress, job_tables
-from gateway.errors import NotYetVisible, status_of
-from gateway.sockets import GOING_AWAY, TOO_SLOW
-from gateway.web import job_page
+from gateway.cli import job_progress, job_tables
+from gateway.http.errors import NotYetVisible, status_of
+from gateway.http.sockets import GOING_AWAY, TOO_SLOW
+from gateway.jobs.pages import job_page
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from domain.core.aggregate import Cause
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import ModeDifference, RejectionReason
-from gateway.web.job_story import Entry
+from gateway.jobs.pages.story import Entry
 from tests.command_context import command
 from tests.domain.examples import STATE, running, save_checkpoint
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from gateway.sessions import COOKIE
+from gateway.http.sessions import COOKIE
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.signed_in import Browser
 

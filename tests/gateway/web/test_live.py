@@ -16,9 +16,9 @@ from starlette.websockets import WebSocketDisconnect
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from gateway.app import create_app
-from gateway.sessions import COOKIE
-from gateway.web import live_jobs
-from gateway.web.job_view import PARTS, JobView
+from gateway.http.sessions import COOKIE
+from gateway.jobs.pages import live_jobs
+from gateway.jobs.pages.view import PARTS, JobView
 from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.sessions import end_session

@@ -15,10 +15,10 @@ from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
-from gateway.api.models import KeptAdapter
-from gateway.errors import LOADING_SECONDS
-from gateway.web import models
-from gateway.web.models import Shown
+from gateway.http.errors import LOADING_SECONDS
+from gateway.models.api.models import KeptAdapter
+from gateway.models.pages import models
+from gateway.models.pages.models import Shown
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, World

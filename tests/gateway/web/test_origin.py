@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from gateway.sessions import COOKIE
+from gateway.http.sessions import COOKIE
 from infrastructure.settings import Settings
 from tests.gateway.conftest import World, application
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from gateway.sessions import COOKIE
+from gateway.http.sessions import COOKIE
 from infrastructure.profiles import add_account_name
 from infrastructure.sessions import LONGEST_SESSION_DAYS, add_sign_in_link
 from infrastructure.settings import Settings

@@ -11,9 +11,9 @@ import pytest
 from domain.catalog.display_names import DisplayNames
 from domain.core.errors import Invalid
 from domain.jobs.job import Job
-from gateway.web import live_jobs
-from gateway.web.job_story import Entry
-from gateway.web.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
+from gateway.jobs.pages import live_jobs
+from gateway.jobs.pages.story import Entry
+from gateway.jobs.pages.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
 from tests.command_context import NOW
 
 Frame = dict[str, Any]

@@ -13,7 +13,7 @@ from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
 from domain.core.money import exact_dollars
 from domain.jobs.job import Job
-from gateway.web.wizard import CHANGED
+from gateway.launch.pages.wizard import CHANGED
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -306,7 +306,7 @@ def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
 def test_a_chosen_dataset_is_found_beyond_the_newest(
     wizard: Wizard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.wizard_lists.MOST_DATASETS", 1)
+    monkeypatch.setattr("gateway.launch.pages.wizard_lists.MOST_DATASETS", 1)
     assert wizard.look().find("more-datasets") is None
     newer = wizard.world.dataset(wizard.browser.person)
     wizard.world.project()

@@ -29,7 +29,7 @@ def test_the_command_line_gives_the_same_choices(
             f"/api{path}", json=body, headers=wizard.browser.htmx
         ).json()
 
-    monkeypatch.setattr("gateway.client.Client.post", post)
+    monkeypatch.setattr("gateway.cli.client.Client.post", post)
     result = ecolink("--url", "http://testserver", "--key", "eco_x", *words[1:], "--json")
     assert result.exit_code == 0, result.output
     made, own = _last_job(wizard), wizard.approve()

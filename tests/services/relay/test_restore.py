@@ -15,7 +15,7 @@ from psycopg import sql
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.event_log import EventLog
-from gateway.event_feed import _after
+from gateway.events.feed import _after
 from infrastructure.bus import EVENTS, Envelope, provision, stream_config
 from infrastructure.consumer import OrderedConsumer, Recorded, UnknownPosition
 from infrastructure.log_identity import LogReplaced, LogWatch, log_identity, notification_at

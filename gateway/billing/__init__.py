@@ -1,0 +1,1 @@
+"""Accounts, statements, the ledger, and top-ups."""

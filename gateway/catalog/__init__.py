@@ -1,0 +1,1 @@
+"""GPU types, regions and base models that can be chosen."""

@@ -1,0 +1,160 @@
+"""How long GPU pools are taken, from the running jobs' own estimates and their progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from domain.capacity.availability import PoolLoad
+from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
+from domain.estimating.estimate import Estimate, remaining
+from domain.estimating.progress import Steps, seconds_left
+from domain.jobs.lifecycle import JobStatus
+from domain.training.phases import Phase
+from gateway.backend import Backend
+from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
+from projections import GPU_POOLS
+from projections.gpu_pools import HELD, capacities, claims
+from projections.job_row import CANCELLING, PAUSING
+from projections.projection import Row
+
+UNKNOWN_SECONDS = 600.0
+"""What is assumed of a job without an estimate: approved by a version that made none."""
+
+
+def pool_loads(backend: Backend) -> list[PoolLoad]:
+    """Every pool with what runs in it and who waits for it."""
+    now = backend.clock.now()
+    with backend.pool.connection() as connection:
+        sizes, rows = capacities(connection), claims(connection)
+    return [
+        PoolLoad(*place, capacity, _running(there, now), _queue(there))
+        for place, capacity in sizes.items()
+        for there in [[row for row in rows if (row["region"], row["gpu_type"]) == place]]
+    ]
+
+
+def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
+    """The same, as the log has it now; estimates show it, and the capacity gate decides on it."""
+    caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
+    return pool_loads(backend)
+
+
+def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
+    """Expected seconds until jobs get their GPUs, of those that wait for them; None: unknown."""
+    waiting = [job for job in jobs if job["waiting_since"] is not None]
+    if not waiting:
+        return {}
+    now = backend.clock.now()
+    with backend.pool.connection() as connection:
+        sizes, rows = capacities(connection), claims(connection)
+    return {job["job_id"]: _wait(job, sizes, rows, now) for job in waiting}
+
+
+def _wait(
+    job: Row, sizes: Mapping[tuple[str, str], int], rows: Sequence[Row], now: datetime
+) -> float | None:
+    place = (job["region"], job["gpu_type"])
+    there = [row for row in rows if (row["region"], row["gpu_type"]) == place]
+    order = [row["job_id"] for row in there]
+    ahead = there[: order.index(job["job_id"])] if job["job_id"] in order else there
+    running, queue = _running(there, now), _queue(ahead)
+    wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
+    if wait is None or job["relaunch_at"] is None:
+        return wait
+    return max(wait, (job["relaunch_at"] - now).total_seconds())  # it joins the queue then
+
+
+def remaining_seconds(
+    job: Row, last_step: Mapping[str, Any] | None, wait: float | None, now: datetime
+) -> float | None:
+    """Expected seconds until a job is registered, with its wait for GPUs in seconds.
+
+    None of a job that is paused or over, or about to be, whose wait is unknown, or that has no
+    estimate.
+    `last_step` is the measurement of the last optimizer step, if there is one.
+    """
+    resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
+    if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:
+        return None
+    if job["waiting_since"] is not None:
+        return None if wait is None else wait + _seconds(job)
+    measured = last_step or {}
+    return _seconds_left(
+        {
+            **job,
+            "measured_step": measured.get("step"),
+            "measured_segment": measured.get("segment"),
+            "measured_seconds": measured.get("elapsed_seconds"),
+        },
+        now,
+    )
+
+
+def _running(rows: Sequence[Row], now: datetime) -> tuple[Occupied, ...]:
+    held = [row for row in rows if row["state"] == HELD]
+    return tuple(Occupied(row["count"], _seconds_left(row, now)) for row in held)
+
+
+def _queue(rows: Sequence[Row]) -> tuple[Queued, ...]:
+    queued = [row for row in rows if row["state"] != HELD]
+    return tuple(Queued(row["count"], _seconds(row)) for row in queued)
+
+
+def _seconds_left(row: Row, now: datetime) -> float:
+    """How long the segment of a row will still hold its GPUs."""
+    if row["estimate"] is None:
+        return UNKNOWN_SECONDS
+    if row["bound_at"] is None:
+        return _seconds(row)
+    began_at = row["step"] if row["segment_step"] is None else row["segment_step"]
+    return seconds_left(
+        _rest(row, began_at),
+        (now - row["bound_at"]).total_seconds(),
+        _phase(row),
+        _steps(row),
+    )
+
+
+def _steps(row: Row) -> Steps:
+    """The steps of a row, and when its segment began to train and took the last of them."""
+    began = row["training_since"]
+    here = row["measured_segment"] == row["segment"]
+    return Steps(
+        done=max(row["step"], row["measured_step"] or 0),
+        total=row["total_steps"] or 0,
+        began_seconds=None if began is None else (began - row["bound_at"]).total_seconds(),
+        last_seconds=row["measured_seconds"] if here else None,
+    )
+
+
+def _seconds(row: Row) -> float:
+    """How long the whole next segment of a row will hold its GPUs."""
+    if row["estimate"] is None:
+        return UNKNOWN_SECONDS
+    rest = _rest(row, row["step"])
+    return sum(each.typical_seconds for each in rest.phases)
+
+
+def _rest(row: Row, step: int) -> Estimate:
+    """The estimate of the segment that begins at a step."""
+    whole = Estimate.model_validate(row["estimate"])
+    total_steps = row["total_steps"] or whole.total_steps
+    return remaining(
+        whole,
+        step=step,
+        total_steps=total_steps,
+        trained=step >= total_steps,
+        rate_micros_per_hour=row["rate_micros_per_hour"],
+    )
+
+
+def _phase(row: Row) -> Phase | None:
+    """The phase of a segment, as far as its job's events tell."""
+    if row["status"] == "evaluating":
+        return Phase.EVALUATION
+    if row["status"] == "trained_pending_register":
+        return Phase.REGISTER
+    return Phase.TRAINING if row["training_since"] is not None else None

@@ -1,0 +1,1 @@
+"""Uploads, validation reports and previews of datasets."""

@@ -1,0 +1,227 @@
+"""Examples of a dataset as a base model will see them, with what is learnt of them.
+
+Runs in a process with limits (`gateway/datasets/preview_worker.py`), because a line or a template
+may take any amount of time or memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from infrastructure.chat_labels import (
+    IGNORED,
+    ChatRenderer,
+    Example,
+    Marked,
+    Message,
+    Unrenderable,
+    labelled,
+)
+from infrastructure.text_encoder import Tokens, readable
+
+CHARACTERS_SHOWN = 20_000  # of one example
+TURNS_TOLD_APART = 100  # each costs a rendering of all that is before it
+
+EXAMPLES_OF_CONVERSATION = 5
+"""Templates that rewrite history make one of each answer."""
+
+REFUSAL_CHARACTERS = 300  # of what a template says that refuses an example
+WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
+"""A line of more is cut before it is rendered, so that its tokens are not counted here."""
+
+READ, LEARNT, CUT = "read", "learnt", "cut"
+
+
+class Piece(NamedTuple):
+    """A text whose tokens are read, learnt (they carry loss), or cut off behind the context."""
+
+    text: str
+    kind: str
+
+
+class Turn(NamedTuple):
+    """What one message became; without a role where the template lets none be told apart."""
+
+    role: str | None
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """One example that training makes of a conversation; the counts are in tokens."""
+
+    turns: list[Turn]
+    tokens: int
+    learnt: int  # that carry loss; without any, training leaves the example out
+    cut: int  # beyond the base's context
+    characters_left_out: int  # of what is shown here
+
+
+@dataclass(frozen=True)
+class ShownConversation:
+    """A line of a dataset, counted from 1: its examples, or why the template refuses it.
+
+    A very long line is cut before it is rendered: `characters_left_out` and `messages_left_out`
+    are then not in its examples, nor in their counts.
+    """
+
+    number: int
+    examples: list[ShownExample]
+    refusal: str | None = None
+    characters_left_out: int = 0
+    messages_left_out: int = 0
+    examples_left_out: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether any of it is beyond the base's context."""
+        return any(example.cut for example in self.examples)
+
+
+def shown_conversations(
+    renderer: ChatRenderer, lines: Iterable[bytes], first: int, context: int
+) -> list[ShownConversation]:
+    """Lines of a dataset, the first of which has the number `first`, as training makes them."""
+    return [
+        _conversation(renderer, number, line, context) for number, line in enumerate(lines, first)
+    ]
+
+
+def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[bytes]:
+    """So many lines of a file behind those that are skipped; no more than those is held."""
+    rest = b""
+    for chunk in chunks:
+        if skipped:
+            ends = chunk.count(b"\n")
+            if ends < skipped:
+                skipped -= ends
+                continue
+            chunk = chunk.split(b"\n", skipped)[skipped]
+            skipped = 0
+        *lines, rest = (rest + chunk).split(b"\n", count)
+        yield from lines[:count]
+        count -= len(lines)
+        if count <= 0:
+            return
+
+
+def _conversation(
+    renderer: ChatRenderer, number: int, line: bytes, context: int
+) -> ShownConversation:
+    whole = json.loads(line)
+    conversation = _shortened(whole["messages"]) if _is_long(line, whole) else whole
+    kept = conversation["messages"]
+    try:
+        examples = renderer.marked(conversation) if kept else []
+        messages = renderer.plain(conversation)
+    except Unrenderable as refusal:
+        return ShownConversation(number, [], str(refusal)[:REFUSAL_CHARACTERS])
+    return ShownConversation(
+        number,
+        [
+            shown_example(renderer, marked, messages, context)
+            for marked in examples[:EXAMPLES_OF_CONVERSATION]
+        ],
+        characters_left_out=_characters(whole["messages"]) - _characters(kept),
+        messages_left_out=len(whole["messages"]) - len(kept),
+        examples_left_out=max(0, len(examples) - EXAMPLES_OF_CONVERSATION),
+    )
+
+
+def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
+    return len(line) > WHOLE_BYTES or len(conversation["messages"]) > WHOLE_MESSAGES
+
+
+def _shortened(messages: list[Message]) -> dict[str, Any]:
+    """The beginning of a conversation: so many messages, and so many characters of them at most.
+
+    The last message that is kept is cut where it is text, and left out where it is a tool call.
+    """
+    kept: list[Message] = []
+    left = CHARACTERS_SHOWN
+    for message in messages[:TURNS_TOLD_APART]:
+        beside = len(json.dumps(message)) - len(json.dumps(message["content"]))
+        if beside > left:
+            break
+        text = message["content"][: left - beside]
+        kept.append({**message, "content": text})
+        left -= beside + len(text)
+        if text != message["content"]:
+            break
+    return {"messages": kept}
+
+
+def _characters(messages: list[Message]) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+def shown_example(
+    renderer: ChatRenderer, marked: Marked, messages: list[Message], context: int
+) -> ShownExample:
+    """What training reads, learns and cuts off of a text, in the turns that it is made of."""
+    tokens = renderer.encode(marked.text)
+    example = labelled(tokens, marked)
+    shown = marked.text[:CHARACTERS_SHOWN]
+    kinds = _kinds(tokens, example, context)
+    return ShownExample(
+        turns=[
+            Turn(role, _pieces(shown, kinds, start, end))
+            for role, start, end in _turns(renderer, shown, messages)
+        ],
+        tokens=len(tokens.ids),
+        learnt=example.truncated(context).label_tokens,
+        cut=max(0, len(tokens.ids) - context),
+        characters_left_out=len(marked.text) - len(shown),
+    )
+
+
+def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, str]]:
+    """Where in the text each kind begins; the first token is never predicted."""
+    kinds = [(0, READ)]
+    for position, (begin, end) in enumerate(tokens.offsets):
+        if begin == end:
+            continue
+        kind = LEARNT if position and example.labels[position] != IGNORED else READ
+        kind = CUT if position >= context else kind
+        if kind != kinds[-1][1]:
+            kinds.append((begin, kind))
+    return kinds
+
+
+def _turns(
+    renderer: ChatRenderer, text: str, messages: list[Message]
+) -> list[tuple[str | None, int, int]]:
+    """Roles, and where in the text their messages begin and end.
+
+    Messages between which the template lets no end be told are one turn without a role.
+    """
+    turns: list[tuple[str | None, int, int]] = []
+    start, roles = 0, []
+    for number, message in enumerate(messages[:TURNS_TOLD_APART], 1):
+        roles.append(message["role"])
+        try:
+            until = renderer.text(messages[:number], None)
+        except Unrenderable:
+            continue
+        end = min(len(until), len(text))
+        if start < end and text[:end] == until[:end]:
+            turns.append((roles[0] if len(roles) == 1 else None, start, end))
+            start, roles = end, []
+    if start < len(text):
+        turns.append((None, start, len(text)))
+    return turns
+
+
+def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> list[Piece]:
+    """The pieces of a turn."""
+    bounds = [*kinds, (len(text), READ)]
+    pieces: list[Piece] = []
+    for (begin, kind), (finish, _) in pairwise(bounds):
+        part = text[max(begin, start) : min(finish, end)]
+        if part:
+            pieces.append(Piece(readable(part), kind))
+    return pieces

@@ -1,0 +1,176 @@
+"""Events since a sequence number: as pages of JSON, with a wait for the next one, or as they come.
+
+`/api/events/stream` is a WebSocket: first what the client missed, then what happens, one event a
+message, as in the pages. OpenAPI has no words for it, so `GET /api/events` describes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Query, Request, WebSocket
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from domain.access.role import Role
+from domain.core.errors import DomainError, Invalid
+from gateway.backend import Backend, BackendOf
+from gateway.events.feed import EventFeed, Follower, read_log
+from gateway.events.schemas import EventPage
+from gateway.http.access import Caller, CallerOf, holder_of, holder_shown
+from gateway.http.errors import (
+    STORE_UNREACHABLE,
+    Forbidden,
+    Unauthenticated,
+    refusals,
+    status_of,
+)
+from gateway.http.paging import MOST_POSITION
+from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
+from gateway.jobs.api.jobs import own_job
+from gateway.schemas import JobId
+from projections.account_events import Interest
+
+STREAM_EVENTS = 100
+SENT_AT_ONCE = 10
+"""Messages to one client, after which the others have their turn."""
+
+SUBPROTOCOL, KEY_SUBPROTOCOL = "ecolink.events", "ecolink.key."
+"""What a browser offers, which cannot send an Authorization header: the name of what we speak, and
+its API key behind the other."""
+
+router = APIRouter(tags=["events"])
+
+
+class EventsAsked(BaseModel):
+    """Which events a client asks for."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: int = Field(
+        default=0, ge=0, le=MOST_POSITION, description="Only events with a higher sequence."
+    )
+    job: JobId | None = Field(default=None, description="Only events about this job.")
+    all_accounts: bool = Field(
+        default=False, description="Events of every account and of the platform; operators only."
+    )
+
+
+class PageAsked(EventsAsked):
+    """Which of them come in one answer."""
+
+    limit: int = Field(default=100, ge=1, le=1000, description="At most so many.")
+    wait: float = Field(
+        default=0, ge=0, le=30, description="Seconds to wait for an event, if there is none yet."
+    )
+
+
+def feed_of(request: Request) -> EventFeed:
+    """The feed of the application that serves this request."""
+    return request.app.state.feed
+
+
+@router.get("/events", responses=refusals(403, 404))
+async def list_events(
+    caller: CallerOf,
+    backend: BackendOf,
+    feed: Annotated[EventFeed, Depends(feed_of)],
+    asked: Annotated[PageAsked, Query()],
+) -> EventPage:
+    """The events of the caller's account after a sequence, in the order of the log.
+
+    The next page begins after `next_after`; so no event is missed, and none comes twice. Events
+    can also be had as they happen, by WebSocket from `/api/events/stream?after=N`, with the same
+    parameters `job` and `all_accounts`: each message is one event, those that were missed first. It
+    takes the API key as a Bearer header, or, from a browser, as the subprotocol
+    `ecolink.key.eco_...` beside `ecolink.events`. A socket that is refused closes with 4000 and the
+    status that a request would have got (4401, 4403, 4404, 4422, 4429), and with 4408 if its client
+    takes no messages; the reason then says after which sequence to go on.
+    """
+    interest = await run_in_threadpool(_interest, backend, caller, asked)
+    page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
+    if asked.wait and not page.events and not page.has_more:
+        with (
+            backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.follow(interest, page.position, caller.key_id) as follower,
+        ):
+            page = await follower.next_page(asked.limit, asked.wait)
+    return EventPage(
+        data=[told.answer for told in page.events],
+        has_more=page.has_more,
+        next_after=page.position,
+    )
+
+
+def _interest(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
+    """What a caller may see of what was asked; raises Forbidden, NotFound and Invalid."""
+    if asked.all_accounts and caller.role is not Role.OPERATOR:
+        raise Forbidden("only an operator may see the events of all accounts")
+    if asked.job is not None and not asked.all_accounts:
+        own_job(backend, caller, asked.job)
+    head = backend.log.recorder.max_notification_id() or 0
+    if asked.after > head:
+        raise Invalid(f"the log ends at {head}; nothing can follow {asked.after}", field="after")
+    return Interest(None if asked.all_accounts else caller.account_id, asked.job)
+
+
+@router.websocket("/events/stream")
+async def stream_events(websocket: WebSocket) -> None:
+    """Events as they happen, after those that were missed."""
+    offered: list[str] = websocket.scope["subprotocols"]
+    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    feed: EventFeed = websocket.app.state.feed
+    try:
+        asked = EventsAsked.model_validate(dict(websocket.query_params))
+        secret = _secret(websocket, offered)
+        caller, interest = await run_in_threadpool(_admitted, websocket, secret, asked)
+        with (
+            feed.backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.follow(interest, asked.after, caller.key_id) as follower,
+        ):
+            # From here on the feed tells of a revocation; of one before it, nobody did.
+            await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
+            await while_connected(websocket, _send(websocket, feed, follower))
+    except ValidationError as error:
+        fields = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())
+        await close(websocket, 4422, fields)
+    except DomainError as error:
+        await close(websocket, 4000 + status_of(error), error.message)
+    except STORE_UNREACHABLE:
+        await close(websocket, 4503, "the database cannot be reached now; connect again soon")
+
+
+def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
+    backend: Backend = websocket.app.state.backend
+    caller = holder_shown(websocket, backend, secret, str(uuid4()))
+    backend.quotas.admit(caller.account_id, changes=False)
+    return caller, _interest(backend, caller, asked)
+
+
+async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> None:
+    """Send each event; raises Unauthenticated once the key is revoked."""
+    sent = follower.position
+    while not feed.closed:
+        page = await follower.next_page(STREAM_EVENTS, None)
+        if follower.revoked:
+            raise Unauthenticated("this API key was revoked")
+        for number, told in enumerate(page.events):
+            if number % SENT_AT_ONCE == 0:
+                await asyncio.sleep(0)  # sending does not wait while the socket takes it all
+            if not await sent_in_time(websocket, told.text, f"go on with after={sent}"):
+                return
+            sent = told.sequence
+    await close(websocket, GOING_AWAY, f"the gateway ends; go on with after={sent}")
+
+
+def _secret(websocket: WebSocket, offered: list[str]) -> str:
+    """The API key that came with a WebSocket's handshake; raises Unauthenticated."""
+    scheme, _, secret = websocket.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret:
+        return secret.strip()
+    for protocol in offered:
+        if protocol.startswith(KEY_SUBPROTOCOL):
+            return protocol.removeprefix(KEY_SUBPROTOCOL)
+    raise Unauthenticated("send an API key as a Bearer header or as a subprotocol")

@@ -1,0 +1,55 @@
+"""Schemas of what each event says, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from domain import AGGREGATES
+from domain.core.aggregate import Event
+from gateway.events.schemas import EventAnswer, hidden_fields
+
+Schema = dict[str, Any]
+
+
+def event_schemas() -> dict[str, Schema]:
+    """By the event's name, the schema of its `fields`; what it refers to is in its own `$defs`."""
+    found = {kind.TOPIC: kind for kind in _kinds()}
+    return {topic: _schema(topic, found[topic]) for topic in sorted(found)}
+
+
+def add_event_schemas(components: dict[str, Schema]) -> None:
+    """Put them beside a document's other schemas, and let the answer of an event refer to them."""
+    schemas = event_schemas()
+    components.update({component(topic): schema for topic, schema in schemas.items()})
+    fields = components[EventAnswer.__name__]["properties"]["fields"]
+    for key in ("type", "additionalProperties"):
+        fields.pop(key)
+    fields["anyOf"] = [{"$ref": f"#/components/schemas/{component(topic)}"} for topic in schemas]
+
+
+def component(topic: str) -> str:
+    """The name of the schema of an event's fields."""
+    return f"{topic}Fields"
+
+
+def _schema(topic: str, kind: type[Event]) -> Schema:
+    schema = kind.model_json_schema(
+        mode="serialization",
+        ref_template=f"#/components/schemas/{component(topic)}/$defs/{{model}}",
+    )
+    hidden = hidden_fields(kind)
+    schema["title"] = component(topic)
+    schema["properties"] = {
+        name: part for name, part in schema["properties"].items() if name not in hidden
+    }
+    schema["required"] = [name for name in schema["required"] if name not in hidden]
+    return schema
+
+
+def _kinds() -> Iterator[type[Event]]:
+    """Every event of every aggregate."""
+    for aggregate in AGGREGATES:
+        for name, kind in vars(aggregate).items():
+            if name != "Event" and isinstance(kind, type) and issubclass(kind, Event):
+                yield kind

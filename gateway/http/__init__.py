@@ -1,0 +1,1 @@
+"""What every route shares: access, errors, limits and paging."""

@@ -1,0 +1,318 @@
+"""The only table from errors to HTTP statuses, and the one shape of an error's body."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+import psycopg
+from eventsourcing.persistence import InterfaceError, OperationalError
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from obstore.exceptions import GenericError
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from domain.core.errors import (
+    CommandReused,
+    DomainError,
+    InsufficientBalance,
+    Invalid,
+    NoCapacity,
+    NotFound,
+    SeveralProblems,
+    StaleSegment,
+    VersionConflict,
+    WrongState,
+)
+from gateway.http.field_names import refused_fields
+from infrastructure.event_recorder import is_disk_full
+
+log = logging.getLogger("gateway")
+
+
+class Unauthenticated(DomainError):
+    """No valid API key came with the request."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(DomainError):
+    """The key is valid, and its role does not allow this."""
+
+    code = "forbidden"
+
+
+class TooLarge(DomainError):
+    """The body is larger than what is accepted."""
+
+    code = "too_large"
+
+
+class Overloaded(DomainError):
+    """More requests came than can be queued; it would take one later."""
+
+    code = "overloaded"
+
+
+class RateLimited(DomainError):
+    """More requests came than a limit allows; one later is accepted."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        retry_seconds: int | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.retry_seconds, self.headers = retry_seconds, headers
+
+
+class QuotaExceeded(RateLimited):
+    """A quota of the account is used up; only deleting something, or an operator, helps."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message, None, headers)
+
+
+class NotYetVisible(DomainError):
+    """The read models are behind the log, so that nobody can tell whether the thing exists."""
+
+    code = "not_yet_visible"
+
+    def __init__(self) -> None:
+        super().__init__("EcoLink is still writing this down; try again in a moment")
+
+
+class NotServing(DomainError):
+    """What answers chats cannot be reached, or does not hold the model yet."""
+
+    code = "not_serving"
+
+
+class NoDiskSpace(DomainError):
+    """The disk of EcoLink's home is nearly full."""
+
+    code = "no_disk_space"
+
+
+STATUSES: dict[type[DomainError], HTTPStatus] = {
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    WrongState: HTTPStatus.CONFLICT,
+    NoCapacity: HTTPStatus.CONFLICT,
+    CommandReused: HTTPStatus.CONFLICT,
+    VersionConflict: HTTPStatus.CONFLICT,
+    StaleSegment: HTTPStatus.CONFLICT,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SeveralProblems: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
+    NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+FIGURES = TypeAdapter(dict[str, JsonValue])
+
+STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
+
+LOADING_SECONDS = 5
+"""After which a client is to ask again what cannot be answered yet: a model takes some to load."""
+
+HEADERS: dict[HTTPStatus, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "1"},
+}
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a form."""
+
+    field: str = Field(examples=["hyperparameters.lora_r"])
+    message: str = Field(examples=["Input should be greater than or equal to 1"])
+
+
+class Problem(BaseModel):
+    """Why a request was refused: a stable code and a sentence for a person."""
+
+    code: str = Field(examples=["invalid"])
+    message: str
+    field: str | None = Field(default=None, description="The one field that it is about.")
+    fields: list[FieldProblem] | None = Field(
+        default=None, description="Every problem of a form at once."
+    )
+    figures: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="The numbers in the message, for programs.",
+        examples=[{"needed_micros": 1_250_000, "balance_micros": 300_000}],
+    )
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Problem
+
+
+WHY: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "The request cannot be read.",
+    HTTPStatus.UNAUTHORIZED: "No API key came with the request, or none that is valid.",
+    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low; `figures` has the amount missing.",
+    HTTPStatus.FORBIDDEN: "The role of this API key does not allow it.",
+    HTTPStatus.NOT_FOUND: "There is no such thing, or it belongs to another account.",
+    HTTPStatus.CONFLICT: "The present state does not allow it, or a key was used for another "
+    "command; the message says what would work.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The file has no such part.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Something in the request is not acceptable; `fields` has "
+    "every problem.",
+    HTTPStatus.TOO_MANY_REQUESTS: "A limit or a quota is used up; `x-ratelimit-*` headers name "
+    "it. Try again after `Retry-After`; without that header, waiting does not help.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Something that the answer needs cannot be reached, or has not "
+    "caught up yet; try again after `Retry-After`.",
+}
+"""What a status means, on every route that may answer with it."""
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route that may answer with these statuses."""
+    return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
+
+
+Shape = Callable[[Request, int, Problem, Mapping[str, str]], Response]
+"""Makes the answer to a request of a status, a problem and further headers."""
+
+
+def answer(
+    request: Request, status: int, problem: Problem, headers: Mapping[str, str]
+) -> JSONResponse:
+    """The native API's response for a problem."""
+    return JSONResponse(
+        ErrorAnswer(error=problem).model_dump(exclude_none=True), status, headers=dict(headers)
+    )
+
+
+class Errors:
+    """Answers every error of an application, in the shape of the part that its path belongs to."""
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        otherwise: Shape,
+        recognise: Callable[[Request], None],
+    ) -> None:
+        """`shapes` are those of each path and what is below it; the rest has another.
+
+        `recognise` notes who is signed in on a request that no route took.
+        """
+        self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
+
+    def install(self, app: FastAPI) -> None:
+        """Make the application answer its errors so."""
+        app.add_exception_handler(DomainError, self.refused)
+        app.add_exception_handler(RequestValidationError, self._malformed)
+        app.add_exception_handler(HTTPException, self._http)
+        for error in (*STORE_UNREACHABLE, GenericError):
+            app.add_exception_handler(error, self._unavailable)
+
+    def answer(
+        self,
+        request: Request,
+        status: int,
+        problem: Problem,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The response for a problem of a request."""
+        return self._shape_of(request)(
+            request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
+        )
+
+    def _shape_of(self, request: Request) -> Shape:
+        top = "/" + request.url.path.split("/")[1]
+        return self._shapes.get(top, self._otherwise)
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """The response for a DomainError."""
+        assert isinstance(error, DomainError)
+        seconds = retry_after(error)
+        later = {} if seconds is None else {"retry-after": str(seconds)}
+        if isinstance(error, RateLimited):
+            later |= error.headers
+        return self.answer(request, status_of(error), _problem(error), later)
+
+    async def _malformed(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problems = [
+            FieldProblem(field=name, message=message)
+            for name, message in refused_fields(error).items()
+        ]
+        names = ", ".join(problem.field for problem in problems)
+        problem = Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems)
+        return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
+
+    async def _http(self, request: Request, error: Exception) -> Response:
+        """What the framework itself refuses: no such path or method, an unreadable body."""
+        assert isinstance(error, HTTPException)
+        problem = Problem(
+            code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
+        )
+        if self._shape_of(request) is self._otherwise:
+            await run_in_threadpool(self._recognise, request)
+        return self.answer(request, error.status_code, problem, error.headers)
+
+    async def _unavailable(self, request: Request, error: Exception) -> Response:
+        what = "artifact store" if isinstance(error, GenericError) else "database"
+        log.warning("the %s cannot be reached: %s", what, error)
+        if is_disk_full(error):
+            why = "has no disk space left; ask your operator, then try again"
+        else:
+            why = "cannot be reached now; try again soon"
+        problem = Problem(code="unavailable", message=f"the {what} {why}")
+        return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
+
+
+def status_of(error: DomainError) -> HTTPStatus:
+    """The status of a refusal."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def retry_after(error: DomainError) -> int | None:
+    """Seconds after which to ask again what was refused for now; None: it stays refused."""
+    match error:
+        case NotServing():
+            return LOADING_SECONDS
+        case RateLimited():
+            return error.retry_seconds
+        case Overloaded():
+            return 1
+        case _:
+            pass
+    named = HEADERS.get(status_of(error), {}).get("retry-after")
+    return None if named is None else int(named)
+
+
+def _problem(error: DomainError) -> Problem:
+    problem = Problem(
+        code=error.code,
+        message=error.message,
+        field=error.field,
+        figures=None if error.figures is None else FIGURES.validate_python(error.figures),
+    )
+    if isinstance(error, SeveralProblems):
+        problem.fields = [
+            FieldProblem(field=each.field or "", message=each.message) for each in error.problems
+        ]
+    return problem

@@ -1,0 +1,32 @@
+"""Whether this process can serve."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from gateway.backend import BackendOf
+from gateway.http.errors import refusals
+from gateway.schemas import Answer
+from infrastructure.disk_space import DiskLevel, disk_space
+
+router = APIRouter(tags=["health"])
+
+
+class Health(Answer):
+    """The process answers, and so does its database."""
+
+    status: Literal["ok"] = "ok"
+    disk: DiskLevel = Field(
+        description="Space on the disk of EcoLink's home: `critical` refuses uploads."
+    )
+
+
+@router.get("/healthz", responses=refusals(503))
+def healthz(backend: BackendOf) -> Health:
+    """Answer 200 if the database answers, else 503."""
+    with backend.pool.connection(timeout=1) as connection:
+        connection.execute("SELECT 1")
+    return Health(disk=disk_space(backend.settings).level)

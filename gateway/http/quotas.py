@@ -1,0 +1,169 @@
+"""Rates and quotas of each account: token buckets in memory, slots, and counts of read models."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
+from typing import NamedTuple
+from uuid import UUID
+
+from gateway.http.errors import QuotaExceeded, RateLimited
+from infrastructure.limits import LIMITS, Limits
+
+MOST_BUCKETS = 50_000
+"""Buckets that are kept; the least recently used is dropped, which makes it full again."""
+
+BUSY_SECONDS = 5
+"""After which to try again what is limited at a time."""
+
+
+class Level(NamedTuple):
+    """How full a bucket is."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float  # until it is full again
+
+    def headers(self, name: str) -> dict[str, str]:
+        """The headers of a limit, as OpenAI names them."""
+        return {
+            f"x-ratelimit-limit-{name}": str(self.limit),
+            f"x-ratelimit-remaining-{name}": str(max(0, self.remaining)),
+            f"x-ratelimit-reset-{name}": duration(self.reset_seconds),
+        }
+
+
+def duration(seconds: float) -> str:
+    """A time as OpenAI's headers write it, such as `1m4s` or `250ms`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+class Buckets:
+    """Token buckets by limit and owner. They may be used from any thread."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self._levels: OrderedDict[tuple[str, Hashable], tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, name: str, owner: Hashable, cost: int = 1) -> Level:
+        """Take tokens; raises RateLimited, and takes none, unless there is one at least.
+
+        A cost that is above what is left becomes a debt, which is refilled first.
+        """
+        size, rate = self._size(name)
+        with self._lock:
+            held = self._held(name, owner)
+            if held < 1:
+                level = Level(size, 0, (size - held) / rate)
+                raise self._refusal(name, math.ceil((1 - held) / rate), level)
+            held -= cost
+            self._keep(name, owner, held)
+        return Level(size, math.floor(held), (size - held) / rate)
+
+    def charge(self, name: str, owner: Hashable, cost: int) -> Level:
+        """Take tokens that were used already, as a debt if there are too few."""
+        size, rate = self._size(name)
+        with self._lock:
+            held = self._held(name, owner) - cost
+            self._keep(name, owner, held)
+        return Level(size, math.floor(held), (size - held) / rate)
+
+    def require(self, name: str, owner: Hashable) -> Level:
+        """Take nothing; raises RateLimited if nothing is left."""
+        return self.take(name, owner, 0)
+
+    def _size(self, name: str) -> tuple[int, float]:
+        per_seconds = LIMITS[name].per_seconds
+        assert per_seconds is not None
+        return self._limits[name], self._limits[name] / per_seconds
+
+    def _held(self, name: str, owner: Hashable) -> float:
+        size, rate = self._size(name)
+        held, at = self._levels.get((name, owner), (float(size), 0.0))
+        return min(size, held + (self._clock() - at) * rate) if at else held
+
+    def _keep(self, name: str, owner: Hashable, held: float) -> None:
+        self._levels[name, owner] = (held, self._clock())
+        self._levels.move_to_end((name, owner))
+        if len(self._levels) > MOST_BUCKETS:
+            self._levels.popitem(last=False)
+
+    def _refusal(self, name: str, seconds: int, level: Level) -> RateLimited:
+        limit = LIMITS[name]
+        message = (
+            f"limit of {level.limit} per {limit.per_seconds} s reached: {limit.description} "
+            f"Try again in {seconds} s"
+        )
+        return RateLimited(message, seconds, level.headers(limit.header or "requests"))
+
+
+class Slots:
+    """What an account, or the whole process, may have at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._taken: Counter[tuple[str, Hashable]] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def hold(self, name: str, owner: Hashable) -> Generator[None]:
+        """Hold one for the duration; raises RateLimited if all are taken."""
+        limit, place = self._limits[name], (name, owner)
+        with self._lock:
+            if self._taken[place] >= limit:
+                level = Level(limit, 0, BUSY_SECONDS)
+                raise RateLimited(
+                    f"{limit} at a time is the limit: {LIMITS[name].description}",
+                    BUSY_SECONDS,
+                    level.headers(LIMITS[name].header or name),
+                )
+            self._taken[place] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken[place] -= 1
+                if not self._taken[place]:
+                    del self._taken[place]
+
+
+class Quotas:
+    """All limits of the accounts at one gateway process."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.rates = Buckets(limits, clock)
+        self.slots = Slots(limits)
+
+    def admit(self, account_id: UUID, *, changes: bool) -> dict[str, str]:
+        """Count a request of an account; returns headers for its answer. Raises RateLimited."""
+        level = self.rates.take("requests", account_id)
+        if changes:
+            self.rates.take("changes", account_id)
+        return level.headers("requests")
+
+    def require_room(self, name: str, used: int, unit: int = 1) -> int:
+        """Return how much of a quota is left; raises QuotaExceeded if nothing is.
+
+        `unit` is what one of the limit counts for, such as bytes of a GiB.
+        """
+        limit = LIMITS[name]
+        most = self.limits[name] * unit
+        if used >= most:
+            raise QuotaExceeded(
+                f"quota of {self.limits[name]} reached: {limit.description} "
+                "Delete what you no longer need, or ask your operator for more",
+                {
+                    f"x-ratelimit-limit-{limit.header}": str(most),
+                    f"x-ratelimit-remaining-{limit.header}": "0",
+                },
+            )
+        return most - used

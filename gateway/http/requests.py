@@ -1,0 +1,116 @@
+"""Around every request: an id, one line in the log, a bounded body, and no leak on a failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from uuid import uuid4
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.backend import Backend
+from gateway.http.errors import Errors, Problem, RateLimited
+from gateway.http.lockout import network_of
+from gateway.http.origin import client_address
+
+log = logging.getLogger("gateway")
+
+PRIVATE = ("/api/", "/v1/")
+"""Paths whose answers no cache may keep."""
+
+JSON_BYTES = 1024**2
+"""Largest body of a request that is read whole; uploads are streamed and have their own limit."""
+
+
+class Requests:
+    """ASGI middleware. The id is made here, never taken from a client, so that it is unique."""
+
+    def __init__(
+        self, app: ASGIApp, errors: Errors, streamed: frozenset[str], secret_below: str
+    ) -> None:
+        self._app = app
+        self._errors = errors
+        self._streamed = streamed
+        self._secret_below = secret_below
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, started = str(uuid4()), time.monotonic()
+        streamed = scope["path"] in self._streamed
+        scope.setdefault("state", {}).update(request_id=request_id, streamed=streamed)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                for name, value in scope["state"].get("limit_headers", {}).items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith(PRIVATE):
+                    headers["cache-control"] = "no-store"
+            await send(message)
+
+        bounded = receive if streamed else _bounded(receive, JSON_BYTES)
+        try:
+            self._admit(scope)
+            await self._app(scope, bounded, send_with_id)
+        except RateLimited as error:
+            answer = await self._errors.refused(Request(scope), error)
+            await answer(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.info("request %s: the client is gone", request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the client
+            await self._failure(Request(scope), request_id)(scope, receive, send_with_id)
+        log.info(
+            "%s %s %s %s %.0f ms",
+            request_id,
+            scope["method"],
+            self._logged(scope["path"]),
+            status or "-",
+            (time.monotonic() - started) * 1000,
+        )
+
+    def _admit(self, scope: Scope) -> None:
+        """Count a request of a client's address; raises RateLimited."""
+        connection = HTTPConnection(scope)
+        backend: Backend = connection.app.state.backend
+        network = network_of(client_address(connection))
+        backend.quotas.rates.take("address_requests", network)
+
+    def _logged(self, path: str) -> str:
+        """What the log may know of a path."""
+        return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
+
+    def _failure(self, request: Request, request_id: str) -> ASGIApp:
+        message = f"something failed here; the request's id is {request_id}"
+        problem = Problem(code="internal_error", message=message)
+        return self._errors.answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """The same body, refused once it is longer than the limit in bytes."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limit} bytes"
+            )
+        return message
+
+    return bounded

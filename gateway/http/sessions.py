@@ -1,0 +1,86 @@
+"""The session of a browser: the cookie that names it, and what guards its commands.
+
+A cookie comes along with whatever makes the browser ask, so a command has to show the session's
+token too, which only our own pages know (OWASP, Cross-Site Request Forgery Prevention Cheat Sheet,
+"Synchronizer Token Pattern").
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from gateway.backend import Backend, BackendOf
+from gateway.http.errors import Forbidden
+from gateway.http.origin import is_secure
+from gateway.http.text_validation import FORM
+from infrastructure import sessions
+from infrastructure.sessions import SESSION_DAYS, Session
+
+COOKIE = "ecolink_session"
+CSRF_HEADER, CSRF_FIELD = "x-csrf-token", "csrf_token"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def session_in(connection: HTTPConnection, backend: BackendOf) -> Session | None:
+    """The session that a browser's cookie names, if it is one."""
+    token = connection.cookies.get(COOKIE)
+    if token is None:
+        return None
+    with backend.pool.connection() as database:
+        return sessions.session_of(database, token)
+
+
+SessionOf = Annotated[Session | None, Depends(session_in)]
+
+
+async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
+    """What a command shows: its header, or the field of a plain form.
+
+    A body is read for somebody who is signed in alone, and that of an upload, which has no bound
+    yet, for nobody.
+    """
+    if request.method in SAFE_METHODS or session is None:
+        return None
+    header = request.headers.get(CSRF_HEADER)
+    form = request.headers.get("content-type", "").startswith(FORM)
+    if header is None and form and not request.state.streamed:
+        field = (await request.form()).get(CSRF_FIELD)
+        return field if isinstance(field, str) else None
+    return header
+
+
+def check_csrf(request: Request, session: Session, shown: str | None) -> None:
+    """Raises Forbidden for a command that does not come from our own pages."""
+    if request.method in SAFE_METHODS:
+        return
+    expected = session.csrf_token.encode()
+    if shown is None or not hmac.compare_digest(shown.encode(errors="replace"), expected):
+        raise Forbidden("this form is no longer valid; load its page again")
+
+
+def keep_session(request: Request, response: Response, token: str) -> None:
+    """Have the browser send a session's token from now on."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=SESSION_DAYS * 86400,
+        secure=is_secure(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def renew_session(request: Request, response: Response, backend: Backend) -> None:
+    """Replace the token of a session that is due, with the page that is answered."""
+    session: Session | None = getattr(request.state, "session", None)
+    if session is None or not session.due:
+        return
+    with backend.pool.connection() as database:
+        token = sessions.rotate(database, request.cookies[COOKIE])
+    if token is not None:
+        keep_session(request, response, token)

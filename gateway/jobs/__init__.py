@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: lists, details, commands and live pages."""

@@ -1,0 +1,81 @@
+"""What people call jobs: the suffix that each was approved with, and its dataset's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from domain.core.event_log import EventLog
+from domain.jobs.job import Job
+from gateway.backend import Backend
+from gateway.jobs.schemas import JobSummary
+from infrastructure.profiles import dataset_names
+from projections.job_detail import rows_of
+
+SHORT = 8  # characters that tell one account's jobs apart
+REMEMBERED = 10_000  # jobs whose suffixes are kept in memory
+DATASETS = ("dataset_id", "validation_dataset_id")
+
+
+@dataclass(frozen=True)
+class JobNames:
+    """Of one job."""
+
+    title: str
+    """Its suffix, else the beginning of its id."""
+    dataset: str | None
+    """None if the dataset's name was deleted."""
+    validation_dataset: str | None
+    """None also if a part of the dataset is held out."""
+    has_suffix: bool
+    base_model: str
+
+    @property
+    def heading(self) -> str:
+        """What a page of it alone calls it: without a suffix, by its dataset, too."""
+        if self.has_suffix or self.dataset is None:
+            return self.title
+        return f"{self.dataset} · {self.title}"
+
+
+def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
+    """The names of some jobs."""
+    return _named(backend, {job.id: dict(job) for job in jobs})
+
+
+def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
+    """The names of the jobs with these ids, of those that the read model knows."""
+    with backend.pool.connection() as connection:
+        rows = rows_of(connection, list(job_ids))
+    return _named(backend, {row["job_id"]: row for row in rows})
+
+
+def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, JobNames]:
+    with backend.pool.connection() as connection:
+        used = [job[each] for job in jobs.values() for each in DATASETS if job[each] is not None]
+        datasets = dataset_names(connection, used)
+    suffixes = {job_id: _suffix(backend.log, job_id) for job_id in jobs}
+    return {
+        job_id: JobNames(
+            title=(suffix := suffixes[job_id]) or job_id.hex[:SHORT],
+            dataset=datasets.get(job["dataset_id"]),
+            validation_dataset=datasets.get(job["validation_dataset_id"]),
+            has_suffix=bool(suffix),
+            base_model=job["base_model"],
+        )
+        for job_id, job in jobs.items()
+    }
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _suffix(log: EventLog, job_id: UUID) -> str | None:
+    """The part of its model's name that a job was approved with.
+
+    It is in the job's first event alone, which never changes, so that it is read once.
+    """
+    first = next(iter(log.events.get(job_id, limit=1)), None)
+    assert isinstance(first, Job.JobApproved)
+    return first.suffix

@@ -1,0 +1,239 @@
+"""Fine-tuning jobs under /v1: create, list, retrieve, cancel, pause, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Request
+from fastapi.concurrency import run_in_threadpool
+
+from domain.core.aggregate import because
+from domain.core.errors import SeveralProblems
+from domain.core.identity import created_id, job_request_id
+from domain.jobs.choices import Choices
+from domain.jobs.job_request import JobRequest
+from domain.training.training_plan import Order
+from gateway.backend import Backend, BackendOf
+from gateway.catalog.availability import loads_now
+from gateway.http.access import Caller, CallerOf
+from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
+from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
+from gateway.http.openai_vocabulary import dataset_of, job_of
+from gateway.http.read_your_writes import caught_up
+from gateway.jobs.api.jobs import own_job
+from gateway.jobs.openai.form import CreateJob, ResumeJob
+from gateway.jobs.openai.objects import JobObject, job_objects
+from gateway.jobs.openai.readiness import (
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    FileRejected,
+    explained,
+    files_of,
+    files_ready,
+)
+from gateway.jobs.openai.requested_objects import requested_object
+from gateway.launch.placing import placed
+from gateway.schemas import job_name
+from infrastructure.profiles import set_job_metadata
+from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
+from projections.job_detail import jobs_with_ids
+from projections.job_requests import ordered_jobs
+
+JOBS_PATH = "/fine_tuning/jobs"
+
+router = APIRouter(prefix=JOBS_PATH)
+
+
+@router.post("")
+async def create_job(
+    request: Request,
+    wanted: CreateJob,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: KeyOf = None,
+    retries: RetryOf = 0,
+) -> JobObject:
+    """Approve a job; while its files are being validated, it is `validating_files`.
+
+    Its price is known as soon as they are: it is then approved, or it fails with the refusal that a
+    request would get. It waits for its GPUs, free of charge. A region or a GPU type that is left
+    open is chosen so that the job costs least. Its model is deployed as soon as it is registered.
+    """
+    choices = _choices(wanted)
+    request_sha256 = fingerprint(JOBS_PATH, await request.json())
+    key = await run_in_threadpool(
+        command_key, backend, caller, idempotency_key, retries, request_sha256
+    )
+    order = Order(wanted.suffix, deploy=True, request_sha256=request_sha256)
+    job_id = await run_in_threadpool(_ordered, backend, caller, key, choices, order)
+    return await run_in_threadpool(_answer_new, backend, caller, job_id, wanted.metadata)
+
+
+def _choices(wanted: CreateJob) -> Choices:
+    """What is wanted in the words of the use cases; GPUs that are left open are blank."""
+    hyperparameters, file = wanted.translated(), wanted.validation_file
+    return Choices(
+        dataset_of(wanted.training_file, TRAINING_FILE),
+        wanted.model,
+        wanted.region or "",
+        wanted.gpu_type or "",
+        wanted.gpu_count,
+        hyperparameters,
+        None if file is None else dataset_of(file, VALIDATION_FILE),
+    )
+
+
+def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
+    """The id of the job that is approved, requested, or was ordered by this key before."""
+    account_id = caller.account_id
+    known = backend.launching.made_before(account_id, key, order.request_sha256)
+    if known is not None:
+        return known
+    with because(caller.cause(backend)):
+        if _files_ready(backend, account_id, choices):
+            _approve(backend, account_id, key, choices, order)
+        else:
+            _require_possible(backend, account_id, choices)
+            backend.launching.request(account_id, key, choices, order)
+    return created_id(account_id, "job", key)
+
+
+def _files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
+    """Like `files_ready`; the refusal of a rejected file has its first errors."""
+    try:
+        return files_ready(backend, account_id, choices)
+    except FileRejected as refusal:
+        dataset_id = files_of(choices)[refusal.field or TRAINING_FILE]
+        message = explained(backend, account_id, refusal.message, dataset_id)
+        raise FileRejected(message, field=refusal.field) from None
+
+
+def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
+    """Raise what stands against a job whatever its files are."""
+    problems = backend.quoting.problems(
+        account_id,
+        None,
+        None,
+        choices.base_model,
+        choices.region or None,
+        choices.gpu_type or None,
+        choices.gpu_count,
+    )
+    if problems:
+        raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
+
+
+def _approve(backend: Backend, account_id: UUID, key: str, choices: Choices, order: Order) -> None:
+    loads = loads_now(backend)
+    region, gpu_type = choices.region or None, choices.gpu_type or None
+    there = placed(backend, account_id, choices, region, gpu_type, loads)
+    backend.launching.approve(account_id, key, there, wait=True, loads=lambda: loads, order=order)
+
+
+def _answer_new(
+    backend: Backend, caller: Caller, job_id: UUID, metadata: dict[str, str] | None
+) -> JobObject:
+    with backend.pool.connection() as connection:
+        set_job_metadata(connection, job_id, metadata or {})
+    caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
+    return job_object(backend, caller, job_id)
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: AfterOf = None,
+    limit: LimitOf = 20,
+) -> Page[JobObject]:
+    """The caller's jobs, the newest first; `metadata[key]=value` are those with such notes."""
+    last = None if after is None else job_of(after)
+    if last is not None and backend.launching.requested(caller.account_id, last) is None:
+        own_job(backend, caller, last)
+    noted = _wanted_metadata(request)
+    with backend.pool.connection() as connection:
+        found = ordered_jobs(connection, caller.account_id, last, limit + 1, noted)
+    return page_from(found, job_name, limit, partial(_objects, backend, caller))
+
+
+def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[JobObject]:
+    """Jobs and requests, in the order given."""
+    with backend.pool.connection() as connection:
+        rows = jobs_with_ids(connection, caller.account_id, job_ids)
+    known = {job_of(each.id): each for each in job_objects(backend, caller, rows)}
+    for job_id in job_ids:
+        if job_id not in known:
+            request = backend.log.load(JobRequest, job_request_id(job_id))
+            known[job_id] = requested_object(backend, request)
+    return [known[job_id] for job_id in job_ids]
+
+
+def _wanted_metadata(request: Request) -> dict[str, str] | None:
+    """The notes that a query asks for: none at all, by `metadata=null`; None if it does not ask."""
+    query = request.query_params
+    if query.get("metadata") == "null":
+        return {}
+    wanted = {
+        name.removeprefix("metadata[").removesuffix("]"): value
+        for name, value in query.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    return wanted or None
+
+
+@router.get("/{job_id}")
+def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """One job."""
+    return job_object(backend, caller, job_of(job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """Stop for good; what was saved is kept for a while."""
+    return _give(backend, caller, job_id, backend.launching.cancel_requested)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
+    """Save a checkpoint, free the GPUs and stop the meter."""
+    return _give(backend, caller, job_id, backend.launching.pause)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(
+    job_id: str,
+    caller: CallerOf,
+    backend: BackendOf,
+    how: Annotated[ResumeJob | None, Body()] = None,
+) -> JobObject:
+    """Go on from the last checkpoint, at today's rate, when GPUs are free."""
+    resume = partial(
+        backend.launching.resume,
+        wait=True,
+        loads=partial(loads_now, backend),
+        gpu_count=None if how is None else how.accepted(),
+    )
+    return _give(backend, caller, job_id, resume)
+
+
+def _give(
+    backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
+) -> JobObject:
+    """Give a command, and answer the job as it is then."""
+    job_id = job_of(name)
+    with because(caller.cause(backend)):
+        command(caller.account_id, job_id)
+    caught_up(backend, JOB_DETAIL, JOB_REQUESTS, MODELS)
+    return job_object(backend, caller, job_id)
+
+
+def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
+    """A caller's job, or its request; raises NotFound."""
+    if (request := backend.launching.requested(caller.account_id, job_id)) is not None:
+        return requested_object(backend, request)
+    (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])
+    return shown

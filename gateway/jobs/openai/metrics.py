@@ -1,0 +1,44 @@
+"""What was measured of jobs that are over: it comes by another stream than their events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from domain.jobs.lifecycle import JobStatus
+from gateway.backend import Backend
+from gateway.http.read_your_writes import POLL_SECONDS, WAIT_SECONDS
+from infrastructure.measurements import steps_taken
+from projections.projection import Row
+
+ON_THE_WAY = timedelta(minutes=1)
+"""So long after the end of a job its last measurements may still come; later they are lost."""
+
+
+def trained_tokens(
+    backend: Backend, rows: Sequence[Row], ends: Mapping[UUID, datetime]
+) -> dict[UUID, int]:
+    """Tokens that jobs which are over trained on, of those whose every step was measured.
+
+    Waits, for a bounded time, for measurements that are still on their way.
+    """
+    steps = {row["job_id"]: _steps(row) for row in rows if row["job_id"] in ends}
+    newest = backend.clock.now() - ON_THE_WAY
+    awaited = {job_id for job_id, taken in steps.items() if taken and ends[job_id] > newest}
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        with backend.pool.connection() as connection:
+            taken = steps_taken(connection, list(steps))
+        whole = {each: it.tokens for each, it in taken.items() if it.steps >= steps[each]}
+        if awaited <= whole.keys() or time.monotonic() >= deadline:
+            return whole
+        time.sleep(POLL_SECONDS)
+
+
+def _steps(row: Row) -> int:
+    """Steps that the job is known to have taken."""
+    if row["status"] == JobStatus.REGISTERED:
+        return row["total_steps"] or 0
+    return row["step"] or 0

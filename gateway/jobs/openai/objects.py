@@ -1,0 +1,174 @@
+"""What /v1 says of fine-tuning jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from math import ceil
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from domain.jobs.failures import FailureClass
+from domain.jobs.job_request import RequestStatus
+from domain.jobs.lifecycle import JobStatus
+from gateway.backend import Backend
+from gateway.catalog.availability import remaining_seconds, waits_of
+from gateway.datasets.openai.objects import has_results
+from gateway.http import openai_vocabulary as vocabulary
+from gateway.http.access import Caller
+from gateway.jobs.openai.metrics import trained_tokens
+from gateway.jobs.schemas import FailureAnswer, warnings_of_job
+from gateway.schemas import Answer, job_name
+from infrastructure.measurements import last_steps_of
+from infrastructure.profiles import job_metadata
+from projections.job_requests import requested_at
+from projections.job_timeline import ended_at
+from projections.projection import Row
+
+
+class HyperparametersObject(Answer):
+    """What `auto` came to, too."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+class SupervisedObject(Answer):
+    """The method's own part."""
+
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(Answer):
+    """How the job trains."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedObject
+
+
+class ErrorObject(Answer):
+    """Why a job failed, and what to do."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class EcoLinkObject(Answer):
+    """What OpenAI has no word for."""
+
+    status: JobStatus | RequestStatus
+    phase: str
+    region: str | None  # None, as the two below: not chosen before the approval
+    gpu_type: str | None
+    gpu_count: int
+    rate_micros_per_hour: int | None
+    cost_micros: int
+    hyperparameters: dict[str, JsonValue]
+    warnings: list[str]
+
+
+class JobObject(Answer):
+    """OpenAI's `fine_tuning.job`."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: ErrorObject | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: HyperparametersObject
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: str
+    trained_tokens: int | None
+    training_file: str
+    validation_file: str | None
+    estimated_finish: int | None
+    integrations: list[JsonValue]
+    metadata: dict[str, str]
+    method: MethodObject
+    ecolink: EcoLinkObject
+
+
+def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[JobObject]:
+    """Jobs' rows with what was noted and measured of them."""
+    job_ids: list[UUID] = [row["job_id"] for row in rows]
+    with backend.pool.connection() as connection:
+        noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
+        ends = ended_at(connection, rows)
+        unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
+        steps = last_steps_of(connection, unfinished)
+    tokens, waits = trained_tokens(backend, rows, ends), waits_of(backend, rows)
+    now = backend.clock.now()
+    objects: list[JobObject] = []
+    for row in rows:
+        job_id, validation = row["job_id"], row["validation_dataset_id"]
+        end = ends.get(job_id)
+        numbers = hyperparameters_object(row["hyperparameters"], row["approved_gpu_count"])
+        objects.append(
+            JobObject(
+                id=job_name(job_id),
+                created_at=int((requested.get(job_id) or row["approved_at"]).timestamp()),
+                error=_error(row),
+                fine_tuned_model=row["model"],
+                finished_at=None if end is None else int(end.timestamp()),
+                hyperparameters=numbers,
+                model=row["base_model"],
+                organization_id=vocabulary.organization(caller.account_id),
+                result_files=[vocabulary.result_name(job_id)] if has_results(row) else [],
+                seed=row["hyperparameters"]["seed"],
+                status=vocabulary.job_status(row),
+                trained_tokens=tokens.get(job_id),
+                training_file=vocabulary.file_name(row["dataset_id"]),
+                validation_file=vocabulary.file_name(validation) if validation else None,
+                estimated_finish=_estimated_finish(row, steps.get(job_id), waits.get(job_id), now),
+                integrations=[],
+                metadata=noted.get(job_id, {}),
+                method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
+                ecolink=_ours(row),
+            )
+        )
+    return objects
+
+
+def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
+    """Recorded hyperparameters of a job that was ordered on so many GPUs."""
+    return HyperparametersObject(
+        n_epochs=recorded["epochs"],
+        batch_size=vocabulary.batch_size(recorded, gpu_count),
+        learning_rate_multiplier=vocabulary.learning_rate_multiplier(recorded),
+    )
+
+
+def _error(row: Row) -> ErrorObject | None:
+    """Of a failed job; a failure that was overcome is none."""
+    if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
+        return None
+    return ErrorObject(
+        code=failed.failure,
+        message=f"{failed.sentence} {failed.advice}",
+        param="training_file" if failed.failure is FailureClass.BAD_DATA else None,
+    )
+
+
+def _estimated_finish(
+    row: Row, last_step: Row | None, wait: float | None, now: datetime
+) -> int | None:
+    """When a job will be registered, a wait for its GPUs included; None if nobody knows."""
+    left = remaining_seconds(row, last_step, wait, now)
+    return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
+
+
+def _ours(row: Row) -> EcoLinkObject:
+    shown = {name: row[name] for name in EcoLinkObject.model_fields if name in row}
+    return EcoLinkObject(
+        **shown,
+        warnings=warnings_of_job(row),
+        cost_micros=row["charged_micros"] - row["credited_micros"],
+    )

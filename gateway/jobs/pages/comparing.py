@@ -1,0 +1,148 @@
+"""Two jobs side by side: their curves over each other, their results, and what was chosen apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from domain.catalog.display_names import DisplayNames
+from domain.core.durations import spoken
+from gateway.backend import BackendOf
+from gateway.catalog.display_names import display_names
+from gateway.http.access import CallerOf
+from gateway.jobs.api.jobs import job_detail, list_jobs
+from gateway.jobs.names import SHORT, JobNames, names_of
+from gateway.jobs.pages.states import state_of
+from gateway.jobs.schemas import JobDetail
+from gateway.launch.pages.wizard_fields import label_of, said
+from gateway.schemas import JobId
+from gateway.web.amounts import written_amount
+from gateway.web.rendering import dataset_link, page
+
+MOST_CHOICES = 100  # the newest jobs, to choose others from
+
+router = APIRouter(prefix="/fine-tune/compare")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: what it is of, and each job's value."""
+
+    label: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the jobs are not alike in this."""
+        return len(set(self.values)) > 1
+
+
+@router.get("")
+def compare_jobs(
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
+) -> Response:
+    """The page; with another number of jobs than two it asks for two. Raises NotFound."""
+    chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
+    both = chosen if len(chosen) == 2 else []
+    choices = list_jobs(caller, backend, limit=MOST_CHOICES).data
+    listed = {job.id for job in choices}
+    choices = [*choices, *(job for job in chosen if job.id not in listed)]
+    names = names_of(backend, choices)
+    return page(
+        request,
+        backend,
+        caller,
+        "jobs/compare.html",
+        chosen=chosen,
+        both=both,
+        choices=choices,
+        names=names,
+        titles=_titles(both, names),
+        results=[*_results(both), *_choices(both, names, display_names(backend))] if both else [],
+        settings=[line for line in _settings(both) if line.differs] if both else [],
+    )
+
+
+def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[str]:
+    """What the jobs are called beside each other; those of one name are told apart by their ids."""
+    titles = [names[job.id].title for job in jobs]
+    if len(set(titles)) == len(titles):
+        return titles
+    return [f"{names[job.id].title} {job.id.hex[:SHORT]}" for job in jobs]
+
+
+def _results(jobs: Sequence[JobDetail]) -> list[Line]:
+    def line(label: str, values: list[str | None]) -> Line:
+        return Line(label, tuple(value or "—" for value in values))
+
+    return [
+        line("Status", [state_of(job) for job in jobs]),
+        line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
+        line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
+        line("Smoothed train loss, last step", [_loss(job.smoothed_loss) for job in jobs]),
+        line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
+        line("Held-out loss, last", [_loss(_last_loss(job)) for job in jobs]),
+        line("Held-out loss, best", [_best(job) for job in jobs]),
+        line("Cost", [written_amount(job.cost) for job in jobs]),
+        line("Billed time", [spoken(job.billed_seconds) for job in jobs]),
+    ]
+
+
+def _choices(
+    jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
+) -> Iterator[Line]:
+    """What they were made of; what they were evaluated on if that is a dataset of its own."""
+
+    def line(label: str, value_of: Callable[[JobDetail], str]) -> Line:
+        return Line(label, tuple(value_of(job) for job in jobs))
+
+    yield line("Base model", lambda job: job.base_model)
+    yield line("Dataset", lambda job: dataset_link(job.dataset_id, names[job.id].dataset))
+    if any(job.validation_dataset_id is not None for job in jobs):
+        yield line(
+            "Validation dataset",
+            lambda job: (
+                "a part of the dataset"
+                if job.validation_dataset_id is None
+                else dataset_link(job.validation_dataset_id, names[job.id].validation_dataset)
+            ),
+        )
+    yield line("GPUs", lambda job: places.gpus(job.gpu_count, job.gpu_type))
+    yield line("Region", lambda job: places.region(job.region))
+    yield line("Precision", lambda job: str(job.precision))
+
+
+def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
+    """Every hyperparameter that any of them has, in the wizard's order."""
+    names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
+    return [
+        Line(label_of(name), tuple(said(job.hyperparameters.get(name)) for job in jobs))
+        for name in names
+    ]
+
+
+def _of(step: int, total: int | None) -> str:
+    return f"{step:,} of {total:,}" if total is not None else f"{step:,}"
+
+
+def _loss(loss: float | None) -> str | None:
+    return None if loss is None else f"{loss:.4f}"
+
+
+def _last_loss(job: JobDetail) -> float | None:
+    """Held-out, of the adapter as it is registered, else at the last evaluation."""
+    return job.eval_loss if job.loss_after is None else job.loss_after
+
+
+def _best(job: JobDetail) -> str | None:
+    if job.best_eval_loss is None:
+        return None
+    return f"{job.best_eval_loss:.4f} at step {job.best_step:,}"

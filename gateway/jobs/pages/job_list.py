@@ -1,0 +1,142 @@
+"""The page of jobs: all of an account's, live while one runs, and two of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from domain.jobs.lifecycle import JobStatus
+from gateway.backend import Backend, BackendOf
+from gateway.billing.api.accounts import show_account
+from gateway.catalog.display_names import display_names
+from gateway.http.access import Caller, CallerOf
+from gateway.jobs.api.jobs import jobs_in, list_jobs
+from gateway.jobs.names import names_of
+from gateway.jobs.pages.states import TONES, state_of
+from gateway.jobs.schemas import JobSummary
+from gateway.schemas import JobId, job_name
+from gateway.web.addresses import Given, query_of
+from gateway.web.rendering import fragment, page
+from projections.job_detail import RUNNING
+
+PAGE_JOBS = 25
+
+router = APIRouter(prefix="/fine-tune")
+
+
+class Group(StrEnum):
+    """What the list can be filtered by."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    REGISTERED = "registered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def statuses(self) -> list[JobStatus]:
+        """Those of its jobs."""
+        return RUNNING if self is Group.RUNNING else [JobStatus(self)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which jobs are asked for."""
+
+    group: Group | None
+    after: JobId | None
+
+    def query(self, **change: object) -> str:
+        """As the query of an address, with a change."""
+        after = job_name(self.after) if self.after else None
+        fields: dict[str, object] = {"status": self.group, "after": after}
+        return query_of(fields | change)
+
+
+def asked(
+    status: Annotated[Group | None, Given, Query()] = None,
+    after: Annotated[JobId | None, Query()] = None,
+) -> Asked:
+    """What an address asks for."""
+    return Asked(status, after)
+
+
+AskedOf = Annotated[Asked, Depends(asked)]
+
+
+@dataclass(frozen=True)
+class JobsNow:
+    """The jobs of a page, and how many there are."""
+
+    jobs: Sequence[JobSummary]
+    has_more: bool
+    counts: dict[JobStatus, int]
+
+    @property
+    def running(self) -> bool:
+        """Whether anything changes by itself; also what is not on this page."""
+        return any(status in RUNNING for status in self.counts)
+
+    @property
+    def total(self) -> int:
+        """Of all jobs."""
+        return sum(self.counts.values())
+
+    def count_of(self, group: Group) -> int:
+        """How many jobs a group has."""
+        return sum(self.counts.get(status, 0) for status in group.statuses)
+
+    @property
+    def seen(self) -> str:
+        """What tells this state from another."""
+        return sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
+    """The jobs that are asked for, as they are."""
+    statuses = asked.group.statuses if asked.group else None
+    found = list_jobs(caller, backend, asked.after, PAGE_JOBS, statuses)
+    return JobsNow(found.data, found.has_more, jobs_in(backend, caller))
+
+
+@router.get("")
+def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf) -> Response:
+    """The caller's jobs, the newest first."""
+    shown = _shown(backend, jobs_now(backend, caller, asked), asked)
+    return page(request, backend, caller, "jobs/list.html", **shown)
+
+
+@router.get("/now")
+def show_now(
+    caller: CallerOf,
+    backend: BackendOf,
+    asked: AskedOf,
+    seen: Annotated[str, Query()] = "",
+    empty: Annotated[bool, Query(description="Whether there was no job at all.")] = False,
+) -> Response:
+    """What has changed since the list, or this, was shown last; nothing if nothing has."""
+    now = jobs_now(backend, caller, asked)
+    if now.seen == seen:
+        return Response(status_code=204)
+    if empty:  # the page has no list yet into which anything could be put
+        return Response(headers={"hx-refresh": "true"})
+    account = show_account(caller, backend)
+    return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))
+
+
+def _shown(backend: Backend, now: JobsNow, asked: Asked) -> dict[str, Any]:
+    return {
+        "now": now,
+        "asked": asked,
+        "groups": list(Group),
+        "names": names_of(backend, now.jobs),
+        "places": display_names(backend),
+        "states": {job.id: state_of(job) for job in now.jobs},
+        "tones": TONES,
+    }

@@ -1,0 +1,225 @@
+"""What the page of a job shows, and the parts that it is made of, each of which can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from uuid import UUID
+
+from domain.catalog.display_names import DisplayNames
+from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
+from gateway.backend import Backend
+from gateway.billing.runway import Runway
+from gateway.catalog.display_names import display_names
+from gateway.jobs.api.checkpoints import CheckpointAnswer, checkpoints_of
+from gateway.jobs.api.jobs import job_details
+from gateway.jobs.names import JobNames, names_of
+from gateway.jobs.pages.states import PAUSED, TONES, state_of
+from gateway.jobs.schemas import JobDetail
+from gateway.launch.pages.wizard_fields import TIER_1, TIER_2, label_of, said
+from gateway.models.api.deployments import DeploymentAnswer
+from gateway.schemas import Money
+from gateway.web.rendering import templates
+from infrastructure.store import Connection
+from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
+from projections.accounts import accounts_of
+from projections.deployments import deployments_of_jobs
+from projections.job_detail import rows_of
+from projections.job_row import CANCELLING, PAUSING
+from projections.open_meters import Burn, burns
+from projections.projection import Row
+
+MOVING = ("progress",)
+"""What changes with each step, without an event."""
+
+CHECKPOINTS = "checkpoints"
+"""The part that is read from the artifacts as well."""
+
+PARTS = (
+    "head",
+    "progress",
+    "cost",
+    CHECKPOINTS,
+    "settings",
+    "log-title",
+    "dialogs",
+    "balance",
+)
+"""Templates, each for the element `job-<name>` but the last; they say nothing of a session."""
+
+VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
+"""The projections that a view is read from."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """An account's money, as the head of every page shows it."""
+
+    balance: Money
+    depleted: bool
+    low: bool
+    runway: Runway
+
+    @classmethod
+    def of(cls, row: Row, now: Burn) -> Balance:
+        """The balance of an account's row, with what uses it up."""
+        balance_micros: int = row["balance_micros"]
+        runway = Runway.of(balance_micros, now)
+        return cls(Money.of(balance_micros), row["depleted"], row["low"], runway)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """All that the page of a job says of its state."""
+
+    job: JobDetail
+    account: Balance
+    retention_days: int
+    load_names: Callable[[], JobNames]
+    load_places: Callable[[], DisplayNames]
+    load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
+    deployments: Mapping[str, DeploymentAnswer]
+    """Of what it made, by name; of what was ever deployed."""
+    checkpoints_state: object
+    """All that the part of the checkpoints depends on: while it is the same, so is the part."""
+
+    @cached_property
+    def names(self) -> JobNames:
+        """What it is called; read only for a part that says it, for all jobs of a batch at once."""
+        return self.load_names()
+
+    @cached_property
+    def checkpoints(self) -> Sequence[CheckpointAnswer]:
+        """Those that exist, with their samples; read only for a part that shows them."""
+        return self.load_checkpoints()
+
+    @cached_property
+    def places(self) -> DisplayNames:
+        """What its GPUs and its region are called; read as the names are."""
+        return self.load_places()
+
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        """The hyperparameters that it was approved with, as the wizard calls them."""
+        chosen = self.job.hyperparameters
+        names = (*TIER_1, *TIER_2, "eval_steps")
+        return [(label_of(n), said(chosen[n])) for n in names if chosen.get(n) is not None]
+
+    @property
+    def state(self) -> str:
+        """What it does, in plain words."""
+        return state_of(self.job)
+
+    @property
+    def tone(self) -> str:
+        """Of its state."""
+        return TONES[self.job.status]
+
+    @property
+    def paused(self) -> str | None:
+        """Why it is paused, as a heading."""
+        reason = self.job.pause_reason
+        return None if reason is None else PAUSED[reason].heading
+
+    @property
+    def running(self) -> bool:
+        """Whether it has GPUs, or waits for them."""
+        return self.job.status is not JobStatus.PAUSED and not self.job.status.is_final
+
+    @property
+    def queued(self) -> bool:
+        """Whether no trainer works on it, as it waits for GPUs."""
+        return self.running and self.job.waiting_since is not None
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it is about to pause."""
+        return self.job.phase == PAUSING
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it is about to be cancelled."""
+        return self.job.phase == CANCELLING
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether Pause would do anything."""
+        effect = rule(self.job.status, Command.PAUSE).effect
+        return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether Cancel would do anything."""
+        effect = rule(self.job.status, Command.CANCEL).effect
+        return effect is Effect.CANCELS and not self.cancelling
+
+    @property
+    def may_promote(self) -> bool:
+        """Whether there is something to make a model of."""
+        ended = self.job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
+        return ended and bool(self.checkpoints) and not self.job.promoted
+
+    def parts(self, names: Sequence[str] = PARTS) -> dict[str, str]:
+        """The HTML of some parts; the balance is that in the head of every page."""
+        context = {"view": self, "job": self.job, "account": self.account}
+        return {
+            name: templates().get_template(f"job/{name}.html").render(context) for name in names
+        }
+
+
+def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
+    """The views of some jobs, of whichever accounts; of those that the read models know."""
+    with backend.pool.connection() as connection:
+        rows = rows_of(connection, list(job_ids))
+    return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}
+
+
+def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
+    account_ids = {row["account_id"] for row in rows}
+    with backend.pool.connection() as connection:
+        deployed = deployments_of_jobs(connection, [row["job_id"] for row in rows])
+        balances = _balances(connection, account_ids)
+    jobs = job_details(backend, rows)
+
+    @cache
+    def names() -> dict[UUID, JobNames]:
+        return names_of(backend, jobs)
+
+    @cache
+    def places() -> DisplayNames:
+        return display_names(backend)
+
+    return [
+        _view(backend, row, job, balances[row["account_id"]], names, places, deployed[job.id])
+        for row, job in zip(rows, jobs, strict=True)
+    ]
+
+
+def _view(
+    backend: Backend,
+    row: Row,
+    job: JobDetail,
+    account: Balance,
+    names: Callable[[], Mapping[UUID, JobNames]],
+    places: Callable[[], DisplayNames],
+    deployed: Mapping[str, Row],
+) -> JobView:
+    deployments = {model: DeploymentAnswer.of(each) for model, each in deployed.items()}
+    statuses = {model: each.status for model, each in deployments.items()}
+    return JobView(
+        job,
+        account,
+        backend.settings.retention_days,
+        load_names=lambda: names()[job.id],
+        load_places=places,
+        load_checkpoints=partial(checkpoints_of, backend, row, statuses),
+        deployments=deployments,
+        checkpoints_state=(row["checkpoints"], deployments, job.best_step, job.status.is_final),
+    )
+
+
+def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
+    now = burns(connection, account_ids)
+    accounts = accounts_of(connection, account_ids)
+    return {each: Balance.of(row, now[each]) for each, row in accounts.items()}

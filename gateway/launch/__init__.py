@@ -1,0 +1,1 @@
+"""Estimates, the launch form and the wizard."""

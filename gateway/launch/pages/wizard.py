@@ -1,0 +1,174 @@
+"""The wizard: a job is chosen, priced with each change, and approved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from domain.core.errors import DomainError
+from domain.core.identity import created_id
+from domain.jobs.job import Job
+from domain.training.training_plan import Order
+from gateway.backend import Backend, BackendOf
+from gateway.http.access import Caller, CallerOf
+from gateway.http.origin import base_url
+from gateway.jobs.api.jobs import approve_job, own_job
+from gateway.launch.pages.wizard_form import Entries, read
+from gateway.launch.pages.wizard_lists import Lists
+from gateway.launch.pages.wizard_view import View, context
+from gateway.schemas import JobId, job_name
+from gateway.web.rendering import fragment, page, sentence
+from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
+
+PATH = "/fine-tune/new"
+CHANGED = (
+    "The estimate changed with your last change, or with the catalog. This is the new one; "
+    "approve it if it suits you."
+)
+USED = "You already started a job from this form. Approving again starts a second job."
+
+router = APIRouter(prefix=PATH)
+
+
+@router.get("")
+def show_wizard(
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    dataset: Annotated[str, Query(max_length=100)] = "",
+    like: JobId | None = None,
+) -> Response:
+    """The draft of the account, or what an address asks for: that is kept once it is changed."""
+    draft = _draft(backend, caller)
+    entries = draft or Lists.now(backend, caller).fresh()
+    if like is not None:
+        own_job(backend, caller, like)
+        job = backend.log.load(Job, like)
+        entries = Entries.like(job.plan, job.plan.gpu_count, job.order)
+    if dataset:
+        entries = entries.model_copy(update={"dataset": dataset.strip()})
+    if other := draft is not None and not entries.same_as(draft):
+        entries = entries.renewed()
+    view = View.of(backend, caller, entries.opened())
+    shown = _context(request, view, other_draft=other, kept=False)
+    return page(request, backend, caller, "wizard/new.html", **shown)
+
+
+@router.post("/estimate")
+def estimate(
+    request: Request,
+    entries: Annotated[Entries, Form()],
+    caller: CallerOf,
+    backend: BackendOf,
+    choose: Annotated[str, Query(max_length=500)] = "",
+    keep: bool = True,
+) -> Response:
+    """All that follows from a change, which is kept; without `keep`, from the catalog as it is."""
+    entries = entries.followed().chosen(choose) if choose else entries.followed()
+    if not keep:
+        return _form(request, View.of(backend, caller, entries))
+    kept = _keep(backend, caller, entries)
+    alert = "" if kept.command_key == entries.command_key else USED
+    answer = _form(request, View.of(backend, caller, kept), alert, kept=True)
+    if "?" in request.headers.get("hx-current-url", ""):
+        answer.headers["hx-replace-url"] = PATH  # what it asked for is a part of the draft now
+    return answer
+
+
+@router.post("")
+def approve(
+    request: Request,
+    entries: Annotated[Entries, Form()],
+    caller: CallerOf,
+    backend: BackendOf,
+) -> Response:
+    """Approve the job whose estimate was seen; the same form makes one job."""
+    entries = entries.followed()
+    made = _made(backend, caller, entries)
+    if made is not None and not _is_of(made, entries):
+        entries = _keep(backend, caller, entries)
+        return _form(request, View.of(backend, caller, entries), USED, kept=True)
+    view = View.of(backend, caller, entries)
+    if made is None and not view.approvable:
+        return _form(request, view)
+    if made is None and view.seen != entries.seen:
+        return _form(request, view, CHANGED)
+    if view.request is None:
+        return _form(request, view)
+    try:
+        job = approve_job(view.request, Response(), caller, backend, entries.command_key)
+    except DomainError as refused:
+        return _form(request, View.of(backend, caller, entries), sentence(refused.message))
+    with backend.pool.connection() as connection:
+        close_draft(connection, caller.account_id, entries.state)
+    return Response(headers={"hx-redirect": f"/fine-tune/{job_name(job.id)}"})
+
+
+@router.post("/start-over")
+def start_over(caller: CallerOf, backend: BackendOf) -> Response:
+    """Forget the draft."""
+    with backend.pool.connection() as connection:
+        delete_draft(connection, caller.account_id)
+    return Response(headers={"hx-redirect": PATH})
+
+
+def _draft(backend: Backend, caller: Caller) -> Entries | None:
+    """The account's draft, unless it became a job, or was kept by a version that had others."""
+    with backend.pool.connection() as connection:
+        fields = draft_of(connection, caller.account_id)
+    if fields is None:
+        return None
+    try:
+        entries = Entries.model_validate(fields)
+    except ValidationError:
+        return None
+    if not entries.command_key:
+        return None
+    made = _made(backend, caller, entries)
+    if made is None:
+        return entries
+    return None if _is_of(made, entries) else entries.renewed(job_name(made.id))
+
+
+def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
+    """The job that this form made, here or in another tab."""
+    return backend.log.find(Job, created_id(caller.account_id, "job", entries.command_key))
+
+
+def _is_of(made: Job, entries: Entries) -> bool:
+    """Whether a job is what these entries come to."""
+    reading = read(entries)
+    request = reading.request
+    return (
+        request is not None
+        and not reading.problems
+        and request.choices.recorded == made.plan.choices
+        and Order(request.suffix, request.deploy) == made.order
+    )
+
+
+def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
+    """Save a draft; what a job was made of meanwhile goes on as a form of its own, and says so."""
+    made = _made(backend, caller, entries)
+    if made is not None and not _is_of(made, entries):
+        entries = entries.renewed(job_name(made.id))
+    fields = entries.model_dump(exclude={"seen", "tab", "revision"})
+    with backend.pool.connection() as connection:
+        save_draft(connection, caller.account_id, fields, entries.state)
+    return entries
+
+
+def _form(
+    request: Request, view: View, alert: str | None = None, *, kept: bool = False
+) -> Response:
+    """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
+    return fragment("wizard/form.html", **_context(request, view, alert, kept=kept))
+
+
+def _context(
+    request: Request, view: View, alert: str | None = None, **more: bool
+) -> dict[str, Any]:
+    return context(view, base_url(request), alert=alert, used=alert == USED, **more)

@@ -1,0 +1,1 @@
+"""Base models, kept adapters and deployments."""

@@ -1,0 +1,53 @@
+"""What an operator looks after: reactions that kept failing and were parked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from domain.core.errors import NotFound
+from gateway.backend import BackendOf
+from gateway.http.access import OperatorOf
+from gateway.http.errors import refusals
+from gateway.schemas import Answer, Listed
+from infrastructure.reaction import parked_reactions, request_replay
+
+router = APIRouter(prefix="/operator", tags=["operator"], responses=refusals(403))
+
+
+class ParkedReaction(Answer):
+    """An event that a service could not answer; later events of its aggregate wait behind it."""
+
+    consumer: str = Field(examples=["scheduler"])
+    notification_id: int
+    originator_id: UUID
+    topic: str
+    error: str
+    parked_at: datetime
+    replay: bool = Field(description="Whether it is to be answered again.")
+
+
+@router.get("/parked")
+def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction]:
+    """Every parked event, the one that is parked longest first."""
+    with backend.pool.connection() as connection:
+        rows = parked_reactions(connection)
+    return Listed(data=[ParkedReaction(**row) for row in rows])
+
+
+@router.post("/parked/{consumer}/{notification_id}/replay", responses=refusals(404))
+def replay_parked(
+    consumer: str, notification_id: int, caller: OperatorOf, backend: BackendOf
+) -> ParkedReaction:
+    """Have a service answer a parked event again, and all that is parked of its aggregate.
+
+    It does so within seconds, in order.
+    """
+    with backend.pool.connection() as connection:
+        row = request_replay(connection, consumer, notification_id)
+    if row is None:
+        raise NotFound(f"{consumer} has no parked event {notification_id}")
+    return ParkedReaction(**row)

@@ -1,0 +1,78 @@
+"""Routes of the gateway: the native API, the OpenAI-compatible API, and the pages."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from gateway.billing.api import accounts, ledger, statements
+from gateway.billing.pages import billing as billing_page
+from gateway.catalog import api as catalog
+from gateway.chat.openai import chat
+from gateway.datasets import api as datasets
+from gateway.datasets.openai import files as openai_files
+from gateway.datasets.pages import datasets as dataset_pages
+from gateway.events import api as events
+from gateway.http import health
+from gateway.http.openapi import V1_PREFIX
+from gateway.http.text_validation import only_texts
+from gateway.jobs.api import checkpoints, commands, jobs
+from gateway.jobs.openai import events as openai_events
+from gateway.jobs.openai import jobs as openai_jobs
+from gateway.jobs.pages import comparing, job_list, job_page, live
+from gateway.keys import api as keys
+from gateway.keys import pages as key_pages
+from gateway.launch import api as estimates
+from gateway.launch.pages import wizard
+from gateway.models import openai as openai_models
+from gateway.models.api import deployments, files, models
+from gateway.models.pages import models as model_pages
+from gateway.models.pages import playground
+from gateway.operator import api as operator
+from gateway.web import assets, sign_in
+
+NATIVE = (
+    accounts,
+    keys,
+    ledger,
+    statements,
+    catalog,
+    datasets,
+    models,
+    estimates,
+    jobs,
+    commands,
+    checkpoints,
+    deployments,
+    files,
+    events,
+    operator,
+)
+OPENAI = (openai_files, openai_jobs, openai_events, openai_models, chat)
+PAGES = (
+    sign_in,
+    dataset_pages,
+    wizard,
+    job_list,
+    comparing,
+    job_page,
+    playground,
+    key_pages,
+    model_pages,
+    billing_page,
+)
+
+native = APIRouter(dependencies=[Depends(only_texts)])
+native.include_router(health.router)
+for each in NATIVE:
+    native.include_router(each.router, prefix="/api")
+
+openai = APIRouter(prefix=V1_PREFIX, dependencies=[Depends(only_texts)], tags=["openai"])
+for each in OPENAI:
+    openai.include_router(each.router)
+
+pages = APIRouter(include_in_schema=False)
+pages.include_router(assets.router)
+_texts_only = [Depends(only_texts)]
+for each in PAGES:
+    pages.include_router(each.router, dependencies=_texts_only)
+pages.include_router(live.router)

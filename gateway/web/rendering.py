@@ -1,0 +1,194 @@
+"""How pages are made of templates: what each of them knows, and how figures are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from domain.core.durations import rough, spoken
+from domain.estimating.memory import gib
+from gateway.backend import Backend
+from gateway.billing.api.accounts import show_account
+from gateway.http.access import Caller
+from gateway.http.sessions import renew_session
+from gateway.schemas import job_name
+from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
+from gateway.web.assets import url_of
+
+SECURITY = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+}
+"""Of every page and fragment. Pico's icons are `data:` images."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+PRIVATE = {"cache-control": "private, no-store"}
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@cache
+def templates() -> Environment:
+    """The templates, and the filters that they use."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": written_bytes,
+        "gib": written_gib,
+        "clock": written_clock,
+        "count": written_count,
+        "day": written_day,
+        "dollars": written_amount,
+        "exact": exact_amount,
+        "job_name": job_name,
+        "limit": written_limit,
+        "moment": written_moment,
+        "rough": unbroken(rough),
+        "sentence": sentence,
+        "spoken": unbroken(spoken),
+        "time": written_time,
+    }
+    environment.globals["asset"] = url_of
+    environment.globals["dataset_link"] = dataset_link
+    environment.globals["decimals_in"] = decimals_in
+    environment.globals["dollars_range"] = written_range
+    return environment
+
+
+def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:
+    """A way to write durations whose numbers and units stay on one line."""
+    return lambda seconds: written(seconds).replace(" ", NO_BREAK)
+
+
+def is_htmx(request: Request) -> bool:
+    """Whether a page that is already shown asks for a part of itself."""
+    return request.headers.get("hx-request") == "true"
+
+
+def page(
+    request: Request,
+    backend: Backend,
+    caller: Caller,
+    template: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **context: Any,
+) -> HTMLResponse:
+    """A whole page for who is signed in."""
+    session = getattr(request.state, "session", None)
+    text = (
+        templates()
+        .get_template(template)
+        .render(
+            account=show_account(caller, backend),
+            csrf_token=session.csrf_token if session else "",
+            path=request.url.path,
+            **context,
+        )
+    )
+    response = HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
+    renew_session(request, response, backend)
+    return response
+
+
+def fragment(
+    template: str, *, headers: dict[str, str] | None = None, **context: Any
+) -> HTMLResponse:
+    """A part of a page, which htmx puts into its place."""
+    text = templates().get_template(template).render(**context)
+    return HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
+
+
+def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
+    """A page that knows no account: for who is not signed in, or of what cannot be shown."""
+    text = templates().get_template(template).render(**context)
+    return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
+
+
+def sentence(message: str) -> str:
+    """A message of the API as a sentence: with a stop, and a capital if it begins with a word."""
+    first, _, _ = message.partition(" ")
+    begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
+
+
+def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
+    """A dataset by its name, which leads to it; without one it was deleted."""
+    if name is None:
+        return Markup("a deleted dataset")
+    return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
+
+
+def written_count(number: int) -> str:
+    """A number with its thousands apart, such as `12,345`."""
+    return f"{number:,}"
+
+
+def written_day(day: date) -> str:
+    """A day, such as `Nov 5, 2026`."""
+    return f"{day:%b} {day.day}, {day.year}"
+
+
+def written_gib(size: int) -> str:
+    """Bytes of memory in GiB, rounded up as the memory fit rounds them."""
+    return f"{gib(size):g} GiB"
+
+
+def written_bytes(size: float) -> str:
+    """A size in decimal units, such as `1.2 MB`."""
+    exponent = 0
+    while size >= 999.5 and exponent < len(UNITS) - 1:
+        size, exponent = size / 1000, exponent + 1
+    digits = 0 if exponent == 0 or size >= 99.5 else 1
+    return f"{size:.{digits}f} {UNITS[exponent]}"
+
+
+def written_limit(size: int) -> str:
+    """A limit in the unit that it was set in, such as `40 MiB`; else as other sizes."""
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size and size % (1 << bits) == 0:
+            return f"{size >> bits:,} {unit}"
+    return written_bytes(size)
+
+
+def written_time(moment: datetime) -> Markup:
+    """A moment in UTC; the page's script says how long ago that is."""
+    return _time(moment, Markup(""))
+
+
+def written_clock(moment: datetime) -> Markup:
+    """A moment in UTC; the page's script says it in the reader's own time."""
+    return _time(moment, Markup(" data-clock"))
+
+
+def written_moment(moment: datetime) -> Markup:
+    """The same to the second, as accounts need it."""
+    return _time(moment, Markup(' data-clock="seconds"'), "%Y-%m-%d %H:%M:%S")
+
+
+def _time(moment: datetime, attribute: Markup, written: str = "%Y-%m-%d %H:%M") -> Markup:
+    moment = moment.astimezone(UTC)
+    return Markup('<time datetime="{}"{}>{} UTC</time>').format(
+        moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        attribute,
+        moment.strftime(written),
+    )
