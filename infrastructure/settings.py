@@ -154,6 +154,10 @@ class Settings(BaseSettings):
         gt=0,
         description="Time without a sign of life after which a trainer is killed and relaunched.",
     )
+    launcher: str = Field(
+        default="local",
+        description="Where trainers run: `local` starts them on the scheduler's machine.",
+    )
     warm_trainers: int = Field(
         default=1,
         ge=0,

@@ -23,14 +23,14 @@ from deploy.demo.account import (
 )
 from deploy.demo.preparing import await_deployment
 from deploy.local import stack
+from deploy.local.home import Home
+from deploy.local.pods import living_pods
 from deploy.local.state import ChildState
 from domain.billing.account import Account
 from gateway.cli.client import Client, Endpoint, Refused
 from gateway.http.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts
-from infrastructure.clock import SystemClock
 from infrastructure.settings import Settings
-from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.tiny_model import TINY_SHAPE, make_tiny_model
 from tests.polling import eventually
 
@@ -171,10 +171,8 @@ class EcoLinkUnderTest:
 
     def trainer(self) -> psutil.Process:
         """The trainer's process of the one pod that runs: the child of its shim."""
-        launcher = LocalLauncher(self.settings, SystemClock())
-        (pod,) = [name for name in launcher.pods() if (p := launcher.poll(name)) and p.alive]
-        record = json.loads((self.settings.home / "pods" / str(pod) / "pod.json").read_text())
-        (child,) = psutil.Process(record["pid"]).children()
+        (shim,) = living_pods(Home(self.settings.home))
+        (child,) = shim.children()
         return child
 
     def kill(self, name: str) -> None:

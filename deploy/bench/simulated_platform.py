@@ -43,6 +43,7 @@ from services.billing.tick import Shown, settled
 from services.scheduler.exit_codes import OVERRUN
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
+from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 
@@ -85,7 +86,8 @@ class SimulatedPlatform:
         launcher: Any = SimulatedLauncher(self.now, self.trainers)
         control: Any = SimulatedControl(self.trainers)
         settings = Settings().model_copy(update={"meter_minute_seconds": policy.minute_seconds})
-        scheduling = Scheduling(log, launcher, control, self.artifacts, settings)
+        pods = PodStarter(log, launcher, settings)
+        scheduling = Scheduling(log, pods, launcher, control, self.artifacts, settings)
         self._segments = Segments(log, cast(Any, self), self.artifacts, launcher, control, settings)
         self.scheduler = SimulatedScheduler(log, scheduling, self._cause_of("scheduler"))
         self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))

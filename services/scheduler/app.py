@@ -12,6 +12,8 @@ from functools import partial
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
+from domain.catalog.catalog import Catalog
+from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
 from infrastructure.clock import Clock, clock_of
@@ -31,8 +33,8 @@ from infrastructure.store import Connection, open_log, open_pool
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
-from services.scheduler.launchers import LAUNCHERS
-from services.scheduler.launching import Launching
+from services.scheduler.launchers import open_launcher
+from services.scheduler.launching import LaunchRetries, PodStarter
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.relaunching import Relaunching
 from services.scheduler.retention import (
@@ -50,7 +52,7 @@ RELAUNCH_SECONDS = 1.0
 RETENTION_SECONDS = 10.0
 LOGS_SECONDS = 3600.0
 TRIM_SECONDS = 600.0
-TEND_SECONDS = 0.5
+PREPARE_SECONDS = 0.5
 CACHED_AGGREGATES = 1000
 
 
@@ -68,14 +70,15 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     clock, pool = clock_of(settings), open_pool(settings, max_size=4)
     log = open_log(settings, cached=CACHED_AGGREGATES, leadership=leadership)
     broker = broker_of(settings, "scheduler")
-    launcher = LAUNCHERS["local"](settings, clock)
+    launcher = open_launcher(settings, clock, partial(log.load, Catalog, CATALOG_ID))
     control = ControlChannel(broker)
     artifacts = Artifacts(settings.artifacts)
     segments = Segments(log, clock, artifacts, launcher, control, settings)
-    scheduling = Scheduling(log, launcher, control, artifacts, settings)
+    pods = PodStarter(log, launcher, settings)
+    scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
-    launching = Launching(log, clock, pool, scheduling)
+    launches = LaunchRetries(pods, clock, pool, log)
     relaunching = Relaunching(log, clock, pool, scheduling.claim)
     watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
 
@@ -91,10 +94,10 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
     work = [
         partial(watch_log, log),
-        _repeated(LAUNCH_SECONDS, launching.launch_waiting, "launching"),
+        _repeated(LAUNCH_SECONDS, launches.launch_due, "launching"),
         _repeated(RELAUNCH_SECONDS, relaunching.claim_due, "relaunching"),
         _repeated(REPLAY_SECONDS, effect.replay_requested, "replay"),
-        _repeated(TEND_SECONDS, launcher.tend, "launcher"),
+        _repeated(PREPARE_SECONDS, launcher.prepare, "launcher"),
         *_clearing(Retention(log, clock, pool), pool, clock, settings),
     ]
     with closing(launcher):

@@ -30,7 +30,7 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
     A type or region that is no longer offered has none; running segments keep their GPUs.
     """
     catalog = log.load(Catalog, CATALOG_ID)
-    wanted, machine = launcher.capacity(catalog), launcher.machine()
+    wanted, machine = launcher.capacity(), launcher.machine()
     on_cpu = {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"}
     pools = [
         _pool(

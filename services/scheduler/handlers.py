@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
-from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
@@ -14,9 +12,7 @@ from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Aggregate, Event, current_cause
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
-from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.deployments.deployment import Deployment
-from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
@@ -25,9 +21,9 @@ from infrastructure.settings import Settings
 from services.scheduler.capacity import on_catalog_changed
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
-from services.scheduler.launchers.launcher import Launcher, LaunchFailed, NoRoomYet, PodName
+from services.scheduler.launchers.launcher import GpusBusy, Launcher
+from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
-from services.scheduler.segment_spec import segment_spec
 
 
 class Scheduling:
@@ -36,17 +32,18 @@ class Scheduling:
     def __init__(
         self,
         log: EventLog,
+        pods: PodStarter,
         launcher: Launcher,
         control: ControlChannel,
         artifacts: Artifacts,
         settings: Settings,
     ) -> None:
         self._log = log
+        self._pods = pods
         self._launcher = launcher
         self._control = control
         self._artifacts = artifacts
         self._settings = settings
-        self.one_at_a_time = Lock()  # a launch that waited is tried beside the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
         """Answer one event of the log."""
@@ -132,47 +129,11 @@ class Scheduling:
         return [pool, job]
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment, if there is room; what has to wait for it is launched by `launching`.
-
-        So one job that waits holds up no other's reactions.
-        """
+        """Launch the segment. If its GPUs are busy, LaunchRetries does, beside the reactions."""
         try:
-            return self.launch(event.job_id, event.segment, event.paid_seconds)
-        except NoRoomYet:
+            return self._pods.start(event.job_id, event.segment, event.paid_seconds)
+        except GpusBusy:
             return []
-
-    def launch(
-        self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
-    ) -> Sequence[Aggregate]:
-        """Launch a segment; launching again finds the pod that was launched before.
-
-        Raises NoRoomYet; without `may_wait`, that is as good as a place that refuses.
-        """
-        job = self._log.load(Job, job_id)
-        if not job.segment_running or job.segment != segment or job.pod is not None:
-            return []
-        if job.stop_requested and self._launcher.poll(PodName(job.id, job.segment)) is None:
-            return self._end_unlaunched(job, SegmentEnd.STOPPED)
-        if self._dataset_is_gone(job):
-            return self._end_unlaunched(
-                job,
-                SegmentEnd.CRASHED,
-                failure=FailureClass.BAD_DATA,
-                error_class="DatasetDeleted",
-            )
-        try:
-            pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
-        except (LaunchFailed, NoRoomYet) as refusal:
-            if may_wait and isinstance(refusal, NoRoomYet):
-                raise
-            return self._end_unlaunched(
-                job,
-                SegmentEnd.CRASHED,
-                failure=FailureClass.NODE_LOST,
-                error_class="LaunchFailed",
-            )
-        job.start_pod(segment, str(pod.name), pod.bound_at, self._launcher.host)
-        return [job]
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
         """Send the segment how long it may run, and renewed credentials, if it still runs."""
@@ -190,16 +151,15 @@ class Scheduling:
         if not job.segment_running or job.segment != event.segment:
             return []
         assert job.pod is None, "a pod was launched without a lease"
-        return self._end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
+        return self._pods.end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
 
     def on_stop_requested(self, event: Event) -> Sequence[Aggregate]:
-        """Tell the trainer to save and exit; a segment that has none yet ends at no cost."""
-        with self.one_at_a_time:  # whoever launches it now saves that first
-            job = self._log.load(Job, event.originator_id)
-            if not job.stop_requested:
-                return []
-            if job.pod is None and self._launcher.poll(PodName(job.id, job.segment)) is None:
-                return self._end_unlaunched(job, SegmentEnd.STOPPED)
+        """Ask the trainer to save and exit, or end a segment without a pod at no cost."""
+        job = self._pods.settled_job(event.originator_id)
+        if not job.stop_requested:
+            return []
+        if not self._pods.launched(job):
+            return self._pods.end_unlaunched(job, SegmentEnd.STOPPED)
         self._control.stop(job.id, job.segment)
         return []
 
@@ -259,33 +219,6 @@ class Scheduling:
         job = self._log.load(Job, adapter.job_id)
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
-
-    def _end_unlaunched(
-        self,
-        job: Job,
-        reason: SegmentEnd,
-        *,
-        failure: FailureClass | None = None,
-        error_class: str | None = None,
-        can_pay: bool = True,
-    ) -> Sequence[Aggregate]:
-        """End a segment that has no pod, at no cost, and give its GPUs back."""
-        segment, pool = job.segment, self._pool(job)
-        job.end_segment(
-            segment, reason, 0, failure=failure, error_class=error_class, can_pay=can_pay
-        )
-        pool.release(job.id, segment)
-        return [job, pool]
-
-    def _dataset_is_gone(self, job: Job) -> bool:
-        """Whether a file of the job was deleted in the moment in which the job was approved.
-
-        Whoever deletes asks first which jobs are on the file, but reads no job's stream.
-        """
-        plan = job.plan
-        used = [plan.dataset_id, *([plan.validation.dataset_id] if plan.validation else [])]
-        found = (self._log.find(Dataset, dataset_id) for dataset_id in used)
-        return any(each is not None and each.status is DatasetStatus.DELETED for each in found)
 
     def _can_pay(self, job: Job) -> bool:
         """Whether the account has the money that launching the job takes.

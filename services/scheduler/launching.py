@@ -1,57 +1,163 @@
-"""Launching: segments that found no room yet are launched as soon as there is some."""
+"""Starts the pods of leased segments, and retries launches whose GPUs are still busy."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
+from threading import Lock
+from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
 from domain.billing.meter import Meter
-from domain.core.aggregate import Cause, because
+from domain.capacity.gpu_pool import GpuPool
+from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.event_log import EventLog
-from domain.core.identity import meter_id
+from domain.core.identity import gpu_pool_id, meter_id
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.jobs.failures import FailureClass
+from domain.jobs.job import Job, SegmentEnd
 from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock, SystemClock
+from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import unbound_segments
-from services.scheduler.handlers import Scheduling
-from services.scheduler.launchers.launcher import NoRoomYet, PodName
+from services.scheduler.launchers.launcher import GpusBusy, Launcher, LaunchFailed, PodName
+from services.scheduler.segment_spec import segment_spec
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
 MOST_TRIES = 7
-"""After twenty seconds a process whose end was heard is gone, or never will be."""
+"""Tries within about 20 seconds. A trainer that reported its end and still runs then is stuck."""
 
 
-class Launching:
-    """Looks for leased segments without a pod: so a scheduler that starts anew finds them too.
+class PodStarter:
+    """Starts the pod of a segment, or ends a segment that has no pod.
 
-    The GPUs of a segment are given back when its end is heard, which is before its process is gone.
-    Nothing is billed before the launcher binds them. Pauses are of the machine's time, as its
-    processes know no other.
+    Reactions call `start` and have the result saved; LaunchRetries calls `start_and_save` on
+    another thread.
+    """
+
+    def __init__(self, log: EventLog, launcher: Launcher, settings: Settings) -> None:
+        self._log = log
+        self._launcher = launcher
+        self._settings = settings
+        self._launching = Lock()
+
+    def start(
+        self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
+    ) -> Sequence[Aggregate]:
+        """Launch a leased segment, or end it if it cannot run. Returns the aggregates to save.
+
+        Raises GpusBusy if `may_wait`; otherwise busy GPUs count as a failed launch.
+        """
+        job = self._log.load(Job, job_id)
+        if not job.segment_running or job.segment != segment or job.pod is not None:
+            return []
+        if job.stop_requested and not self.launched(job):
+            return self.end_unlaunched(job, SegmentEnd.STOPPED)
+        if self._dataset_deleted(job):
+            return self.end_unlaunched(
+                job,
+                SegmentEnd.CRASHED,
+                failure=FailureClass.BAD_DATA,
+                error_class="DatasetDeleted",
+            )
+        try:
+            pod = self._launcher.launch(segment_spec(job, paid_seconds, self._settings))
+        except (LaunchFailed, GpusBusy) as error:
+            if may_wait and isinstance(error, GpusBusy):
+                raise
+            return self.end_unlaunched(
+                job,
+                SegmentEnd.CRASHED,
+                failure=FailureClass.NODE_LOST,
+                error_class="LaunchFailed",
+            )
+        job.start_pod(segment, str(pod.name), pod.bound_at, self._launcher.host)
+        return [job]
+
+    def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
+        """Start the pod of a segment with an open, paid meter, and save. Raises GpusBusy."""
+        meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
+        if meter is None or meter.closed or meter.paid_seconds == 0:
+            return
+        with because(cause), self._launching:
+            started = self.start(name.job_id, name.segment, meter.paid_seconds, may_wait=may_wait)
+            self._log.commit(*started)
+
+    def settled_job(self, job_id: UUID) -> Job:
+        """Load a job once no `start_and_save` is between its launch and its save.
+
+        If the job's stop request is in the log, no later call launches it.
+        """
+        with self._launching:
+            return self._log.load(Job, job_id)
+
+    def launched(self, job: Job) -> bool:
+        """True if the running segment has a pod, even one that no event records yet."""
+        return job.pod is not None or self._launcher.poll(PodName(job.id, job.segment)) is not None
+
+    def end_unlaunched(
+        self,
+        job: Job,
+        reason: SegmentEnd,
+        *,
+        failure: FailureClass | None = None,
+        error_class: str | None = None,
+        can_pay: bool = True,
+    ) -> Sequence[Aggregate]:
+        """End a segment that has no pod, at no cost, and release its GPUs."""
+        segment = job.segment
+        pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
+        job.end_segment(
+            segment, reason, 0, failure=failure, error_class=error_class, can_pay=can_pay
+        )
+        pool.release(job.id, segment)
+        return [job, pool]
+
+    def _dataset_deleted(self, job: Job) -> bool:
+        """True if a file of the job was deleted at the moment of its approval.
+
+        A deletion checks which jobs use the file, but does not lock the jobs.
+        """
+        plan = job.plan
+        used = [plan.dataset_id, *([plan.validation.dataset_id] if plan.validation else [])]
+        found = (self._log.find(Dataset, dataset_id) for dataset_id in used)
+        return any(each is not None and each.status is DatasetStatus.DELETED for each in found)
+
+
+class LaunchRetries:
+    """Launches leased segments that have no pod, with growing pauses.
+
+    A trainer's GPUs are released when it reports its end, a moment before its process exits. A new
+    segment on them finds them busy. Nothing is billed until the launcher binds them. The read model
+    lists these segments, so that a restarted scheduler continues. Pauses follow the machine's
+    clock, like the processes that they wait for.
     """
 
     def __init__(
         self,
-        log: EventLog,
+        pods: PodStarter,
         clock: Clock,
         pool: ConnectionPool[Connection],
-        scheduling: Scheduling,
+        log: EventLog,
         machine: Clock = SystemClock(),
     ) -> None:
-        self._log = log
+        self._pods = pods
         self._clock = clock
         self._pool = pool
-        self._scheduling = scheduling
+        self._log = log
         self._machine = machine
         self._postponed = Postponed[PodName](FIRST_PAUSE, LONGEST_PAUSE)
         self._logger = logging.getLogger("launching")
 
-    def launch_waiting(self) -> None:
-        """Try each that is due; what is seen first may be on its way by the reaction to its lease.
+    def launch_due(self) -> None:
+        """Launch each segment whose pause is over. One that fails does not stop the others.
 
-        One that cannot be launched is logged, and keeps no other from being.
+        A segment seen for the first time waits one pause: the reaction to its lease may be about to
+        launch it.
         """
         with self._pool.connection() as connection:
             rows = unbound_segments(connection)
@@ -67,23 +173,13 @@ class Launching:
                 self._postponed.put_off(name, now)
 
     def _try(self, name: PodName) -> None:
-        try:
-            self._log.retrying(lambda: self._attempt(name))
-        except NoRoomYet as reason:
-            pause = self._postponed.put_off(name, self._machine.now())
-            self._logger.info("%s finds no room yet: %s; again in %s", name, reason, pause)
-        except Exception:
-            self._postponed.put_off(name, self._machine.now())
-            self._logger.exception("%s cannot be launched; trying again", name)
-
-    def _attempt(self, name: PodName) -> None:
-        meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
-        if meter is None or meter.closed or meter.paid_seconds == 0:
-            return
         may_wait = self._postponed.tries(name) < MOST_TRIES
         cause = Cause("service:scheduler", f"launch:{name}", self._clock.now())
-        with because(cause), self._scheduling.one_at_a_time:
-            launched = self._scheduling.launch(
-                name.job_id, name.segment, meter.paid_seconds, may_wait=may_wait
-            )
-            self._log.commit(*launched)
+        try:
+            self._log.retrying(lambda: self._pods.start_and_save(name, cause, may_wait=may_wait))
+        except GpusBusy as error:
+            pause = self._postponed.put_off(name, self._machine.now())
+            self._logger.info("%s cannot start yet: %s; retrying in %s", name, error, pause)
+        except Exception:
+            self._postponed.put_off(name, self._machine.now())
+            self._logger.exception("%s cannot be launched; retrying", name)

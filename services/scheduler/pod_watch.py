@@ -175,7 +175,7 @@ class PodWatch:
         """
         subject = report_subject(job.account_id, job.id, segment)
         heard = await self._last(subject)
-        kept = await asyncio.to_thread(self._launcher.last_word, PodName(job.id, segment))
+        kept = await asyncio.to_thread(self._launcher.kept_report, PodName(job.id, segment))
         reports: list[Report] = []
         for data in (heard, kept):
             try:

@@ -1,22 +1,28 @@
-"""Launchers by name; a new one is one file and one line."""
+"""The registry of launchers.
 
-from collections.abc import Sequence
-from typing import Protocol
+To add one, write a module in this package, add its line to LAUNCHERS, and add its row to
+`tests/services/scheduler/launchers/test_launcher.py`.
+"""
+
+from collections.abc import Mapping
 
 from infrastructure.clock import Clock
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import TRAINER, Launcher
+from services.scheduler.launchers.launcher import Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher
 
-
-class OpenLauncher(Protocol):
-    """Opens a launcher, which finds again what it launched before; tests replace the program."""
-
-    def __call__(
-        self, settings: Settings, clock: Clock, program: Sequence[str] = TRAINER
-    ) -> Launcher:
-        """The launcher."""
-        ...
+LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher}
 
 
-LAUNCHERS: dict[str, OpenLauncher] = {"local": LocalLauncher}
+class UnknownLauncher(ValueError):
+    """ECOLINK_LAUNCHER names no launcher."""
+
+
+def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Launcher:
+    """Build the launcher that the settings name. Raises UnknownLauncher."""
+    if settings.launcher not in LAUNCHERS:
+        raise UnknownLauncher(
+            f"Unknown launcher {settings.launcher!r}. "
+            f"Set ECOLINK_LAUNCHER to one of: {', '.join(LAUNCHERS)}."
+        )
+    return LAUNCHERS[settings.launcher](settings, clock, catalog)

@@ -30,7 +30,14 @@ from infrastructure.clock import Clock
 from infrastructure.liveness import kill_groups, living
 from infrastructure.reports import BEAT, LAST_WORD, SegmentSpec
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import TRAINER, LaunchFailed, NoRoomYet, Pod, PodName
+from services.scheduler.launchers.launcher import (
+    TRAINER,
+    GpusBusy,
+    LaunchFailed,
+    Pod,
+    PodName,
+    ReadCatalog,
+)
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
 from services.scheduler.launchers.warm_pool import WarmPool, kill_group
 from services.scheduler.machine import ProbeFailed, measured, this_machine
@@ -53,12 +60,19 @@ MALLOC = {
 class LocalLauncher:
     """Keeps each pod in a directory: its spec, who runs it, its log, and how it ended."""
 
-    def __init__(self, settings: Settings, clock: Clock, program: Sequence[str] = TRAINER) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        catalog: ReadCatalog,
+        program: Sequence[str] = TRAINER,
+    ) -> None:
         self._settings = settings
         self._program = program
         self._clock = clock
+        self._catalog = catalog
         self._warned: set[str] = set()  # names of devices; once is enough
-        self._gpu_types: dict[str, GpuType] = {}  # that the catalog ever offered us
+        self._gpu_types: dict[str, GpuType] = {}  # withdrawn ones too
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = _this_machine()
         self._root = settings.home.resolve() / "pods"
@@ -81,21 +95,21 @@ class LocalLauncher:
         except ProbeFailed as failure:
             logging.getLogger("launcher").warning("this machine's speed is not known: %s", failure)
 
-    def tend(self) -> None:
+    def prepare(self) -> None:
         """Keep some trainers warm: started ahead, on the base that was trained last."""
         pods = (self.poll(name) for name in self.pods())
-        self._warm.tend(idle=not any(pod is not None and pod.alive for pod in pods))
+        self._warm.prepare(idle=not any(pod is not None and pod.alive for pod in pods))
 
     def close(self) -> None:
         """End the trainers that wait; those that run segments outlive us."""
         self._warm.close()
 
-    def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
+    def capacity(self) -> Mapping[tuple[str, str], int]:
         """This machine's NVIDIA GPUs; on one without any, the CPU-backed types as declared.
 
         A capacity that the catalog declares for a GPU type leaves the rest of them to others.
         """
-        self._gpu_types |= catalog.gpu_types
+        catalog = self._read_catalog()
         region = catalog.regions.get(REGION)
         if region is None:
             return {}
@@ -116,6 +130,12 @@ class LocalLauncher:
             for name, count in region.capacity.items()
             if catalog.gpu_types[name].backing == "cpu"
         }
+
+    def _read_catalog(self) -> Catalog:
+        """Read the catalog and keep its GPU types: a segment may need one that is withdrawn."""
+        catalog = self._catalog()
+        self._gpu_types |= catalog.gpu_types
+        return catalog
 
     def _warn_of_unknown_devices(self, catalog: Catalog) -> None:
         known = {name for kind in catalog.gpu_types.values() for name in kind.device_names}
@@ -210,6 +230,7 @@ class LocalLauncher:
         The GPUs of a segment are given back when its end is heard, which is before its process is
         gone: for that, and only for that, there is no room yet.
         """
+        self._read_catalog()
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
             raise LaunchFailed(f"the catalog has no GPU type {spec.gpu_type}")
@@ -221,7 +242,7 @@ class LocalLauncher:
         occupied = self._occupied()
         free = [index for index in mine if index not in occupied]
         if len(free) < spec.gpu_count:
-            raise NoRoomYet(f"{wanted}, {len(free)} of {len(mine)} free on this machine")
+            raise GpusBusy(f"{wanted}, {len(free)} of {len(mine)} free on this machine")
         return free[: spec.gpu_count]
 
     def _occupied(self) -> set[int]:
@@ -278,7 +299,7 @@ class LocalLauncher:
             file.seek(max(0, path.stat().st_size - max_bytes))
             return file.read()
 
-    def last_word(self, name: PodName) -> bytes | None:
+    def kept_report(self, name: PodName) -> bytes | None:
         """What the trainer wrote beside its spec."""
         try:
             return (self._directory(name) / LAST_WORD).read_bytes()

@@ -88,7 +88,7 @@ class WarmPool:
         self._failures = 0
         self._logger = logging.getLogger("launcher")
 
-    def tend(self, idle: bool) -> None:
+    def prepare(self, idle: bool) -> None:
         """Bury what died, and start what is missing; `idle`: no segment runs here."""
         if self._size == 0:
             return

@@ -15,6 +15,7 @@ from infrastructure.reaction import ReactionEffect, parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.handlers import Scheduling
+from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
 from tests.command_context import FixedClock
@@ -94,14 +95,20 @@ def running(
 
 
 @pytest.fixture
+def pods(log: EventLog, launcher: FakeLauncher, settings: Settings) -> PodStarter:
+    return PodStarter(log, launcher, settings)
+
+
+@pytest.fixture
 def scheduling(
     log: EventLog,
+    pods: PodStarter,
     launcher: FakeLauncher,
     control: NotedControl,
     artifacts: Artifacts,
     settings: Settings,
 ) -> Scheduling:
-    return Scheduling(log, launcher, control, artifacts, settings)  # type: ignore[arg-type]
+    return Scheduling(log, pods, launcher, control, artifacts, settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture

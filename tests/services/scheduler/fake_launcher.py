@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from domain.catalog.catalog import Catalog
 from domain.catalog.machine import Machine
 from domain.training.precision import Dtype
 from infrastructure.reports import SegmentSpec
-from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, Pod, PodName
+from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, Pod, PodName
 from tests.command_context import NOW
 
 
@@ -19,7 +18,7 @@ class FakeLauncher:
     def __init__(self, capacity: int = 1) -> None:
         self.host: str | None = "here"
         self.refuses = False
-        self.no_room_for: set[PodName] = set()
+        self.busy_for: set[PodName] = set()
         self.specs: dict[PodName, SegmentSpec] = {}
         self.started: list[PodName] = []
         self.stopped: list[PodName] = []
@@ -30,7 +29,7 @@ class FakeLauncher:
         self.machine_found: Machine | None = None
         self._pods: dict[PodName, Pod] = {}
 
-    def capacity(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
+    def capacity(self) -> Mapping[tuple[str, str], int]:
         """As many as the test said."""
         return {("local", "cpu"): self.gpus}
 
@@ -43,7 +42,7 @@ class FakeLauncher:
         if self.machine_found is not None:
             self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 0.1}})
 
-    def tend(self) -> None:
+    def prepare(self) -> None:
         """It is always ready."""
 
     def close(self) -> None:
@@ -54,8 +53,8 @@ class FakeLauncher:
         if self.refuses:
             raise LaunchFailed("no machine answers")
         name = PodName(spec.job_id, spec.segment)
-        if name in self.no_room_for:
-            raise NoRoomYet("1 wanted, 0 of 1 free")
+        if name in self.busy_for:
+            raise GpusBusy("1 wanted, 0 of 1 free")
         if name not in self._pods:
             self.specs[name] = spec
             self.started.append(name)
@@ -88,7 +87,7 @@ class FakeLauncher:
         """What the test says; nothing once the pod was removed."""
         return self.output[-max_bytes:] if name in self._pods else b""
 
-    def last_word(self, name: PodName) -> bytes | None:
+    def kept_report(self, name: PodName) -> bytes | None:
         """What the test says."""
         return self.kept
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from domain.capacity.gpu_pool import GpuPool
@@ -22,7 +24,8 @@ from tests.command_context import FixedClock, command
 class CountingLauncher:
     """Has what the catalog declares, and is asked how often."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
         self.asked = 0
         self.broken = False
         self.found: Machine | None = None
@@ -36,9 +39,10 @@ class CountingLauncher:
         assert self.found is not None
         self.found = self.found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
 
-    def capacity(self, catalog: Catalog) -> dict[tuple[str, str], int]:
+    def capacity(self) -> dict[tuple[str, str], int]:
         """Every region's capacity; nothing while it is broken."""
         self.asked += 1
+        catalog = self._log.load(Catalog, CATALOG_ID)
         return {
             (region.name, gpu_type): count
             for region in catalog.regions.values()
@@ -48,8 +52,8 @@ class CountingLauncher:
 
 
 @pytest.fixture
-def launcher() -> CountingLauncher:
-    return CountingLauncher()
+def launcher(log: EventLog) -> CountingLauncher:
+    return CountingLauncher(log)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +72,7 @@ def pools(log: EventLog) -> dict[str, int]:
     return {name: pool.capacity for name, pool in found.items() if pool is not None}
 
 
-def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[str, ...]) -> None:
+def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[Any, ...]) -> None:
     """Commands to the catalog, and the scheduler's answer to each of its events."""
     catalog = log.load(Catalog, CATALOG_ID)
     with command("change"):

@@ -187,7 +187,7 @@ def test_a_deleted_base_s_files_go_unless_it_was_imported_again(
     log: EventLog, settings: Settings
 ) -> None:
     artifacts = Artifacts(settings.artifacts)
-    reactions = Scheduling(log, None, None, artifacts, settings)  # type: ignore[arg-type]
+    reactions = Scheduling(log, None, None, None, artifacts, settings)  # type: ignore[arg-type]
     ref, content = "models/tiny/1", ("m1", "LlamaForCausalLM", 1000, 256, TINY_SHAPE)
     artifacts.put(f"{ref}/config.json", b"{}")
     with command():

@@ -17,9 +17,8 @@ from domain.jobs.lifecycle import JobStatus
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import SegmentSpec
 from infrastructure.store import Connection
-from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import Pod, PodName
-from services.scheduler.launching import MOST_TRIES, Launching
+from services.scheduler.launching import MOST_TRIES, LaunchRetries, PodStarter
 from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 from tests.projecting import project
@@ -36,29 +35,27 @@ NAME = PodName(JOB_ID, 1)
 class Looking:
     """The look that the scheduler has again and again, as the machine's time passes."""
 
-    def __init__(
-        self, log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling
-    ) -> None:
-        self._log, self._pool, self._scheduling = log, pool, scheduling
+    def __init__(self, log: EventLog, pool: ConnectionPool[Connection], pods: PodStarter) -> None:
+        self._log, self._pool, self._pods = log, pool, pods
         self._machine = FixedClock()
         self.restart()
 
     def restart(self) -> None:
         """A scheduler that starts remembers nothing."""
-        self._launching = Launching(
-            self._log, FixedClock(), self._pool, self._scheduling, self._machine
+        self._launches = LaunchRetries(
+            self._pods, FixedClock(), self._pool, self._log, self._machine
         )
 
     def __call__(self, *, seconds: float = 0.0) -> None:
         self._machine.time += timedelta(seconds=seconds)
         with self._pool.connection() as connection:
             project(self._log, connection)
-        self._launching.launch_waiting()
+        self._launches.launch_due()
 
 
 @pytest.fixture
-def look(log: EventLog, pool: ConnectionPool[Connection], scheduling: Scheduling) -> Looking:
-    return Looking(log, pool, scheduling)
+def look(log: EventLog, pool: ConnectionPool[Connection], pods: PodStarter) -> Looking:
+    return Looking(log, pool, pods)
 
 
 @pytest.fixture
@@ -68,7 +65,7 @@ def waiting(
     """A place in which something is not gone yet that a job's launch waits for."""
     story.open_pool(2)
     launcher.gpus = 2
-    launcher.no_room_for = {NAME}
+    launcher.busy_for = {NAME}
     launched_or_not(log, scheduler, JOB_ID)
     return launcher
 
@@ -95,7 +92,7 @@ def test_it_is_launched_once_there_is_room_and_its_time_counts_from_then(
     look()
     look(seconds=1)
     assert job(log).pod is None
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     look(seconds=1)
     look(seconds=1)
     assert waiting.started == [NAME]
@@ -108,7 +105,7 @@ def test_it_is_launched_once_there_is_room_and_its_time_counts_from_then(
 def test_each_try_waits_longer(waiting: FakeLauncher, look: Looking, log: EventLog) -> None:
     look()
     look(seconds=0.5)  # the first try
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     look(seconds=0.5)
     assert job(log).pod is None
     look(seconds=0.5)
@@ -120,7 +117,7 @@ def test_a_scheduler_that_starts_anew_finds_what_waits(
 ) -> None:
     look()
     look.restart()
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     look()
     look(seconds=1)
     assert job(log).pod == str(NAME)
@@ -147,7 +144,7 @@ def test_a_job_that_is_cancelled_meanwhile_is_never_launched(
         stopped = job(log)
         stopped.cancel(timedelta(days=30))
         log.commit(stopped)
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     look(seconds=1)
     scheduler.catch_up()
     assert waiting.started == []
@@ -164,7 +161,7 @@ def test_a_cancel_in_the_midst_of_a_launch_stops_what_was_launched(
 ) -> None:
     """Else its segment would have ended without a pod, beside a trainer that nobody pays for."""
     look()
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     reacting, launch = Thread(target=scheduler.catch_up), waiting.launch
 
     def cancelled_meanwhile(spec: SegmentSpec) -> Pod:
@@ -206,10 +203,10 @@ def test_one_that_cannot_be_launched_keeps_no_other_from_being(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     second = uuid4()
-    waiting.no_room_for.add(PodName(second, 1))
+    waiting.busy_for.add(PodName(second, 1))
     launched_or_not(log, scheduler, second)
     look()
-    waiting.no_room_for.clear()
+    waiting.busy_for.clear()
     launch, broken = waiting.launch, min(JOB_ID, second)
 
     def breaks(spec: SegmentSpec) -> Pod:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -16,7 +18,7 @@ from domain.catalog.catalog_entries import shipped_offers
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
-from services.scheduler.launchers import LAUNCHERS, OpenLauncher
+from services.scheduler.launchers import LAUNCHERS, UnknownLauncher, open_launcher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
@@ -51,20 +53,52 @@ while True:
 """
 
 
-@pytest.fixture(params=LAUNCHERS.values(), ids=LAUNCHERS.keys())
-def open_launcher(request: pytest.FixtureRequest) -> OpenLauncher:
+@dataclass(frozen=True)
+class Row:
+    """A launcher as the tests of the port open it."""
+
+    launcher: str
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    await_ready: Callable[[Launcher, Settings], None] = lambda launcher, settings: None
+    """Waits until the launcher has prepared the next launch."""
+
+
+def await_ready(launcher: Launcher, settings: Settings) -> None:
+    """Wait for a local launcher's warm trainers."""
+
+    def ready() -> bool:
+        launcher.prepare()
+        return len(list((settings.home / "warm").glob("*/ready"))) == settings.warm_trainers
+
+    eventually(ready)
+
+
+ROWS = {
+    "local-cold": Row("local", {"warm_trainers": 0}),
+    "local-warm": Row("local", {"warm_trainers": 1}, await_ready),
+}
+
+
+@pytest.fixture(params=ROWS.values(), ids=list(ROWS))
+def row(request: pytest.FixtureRequest) -> Row:
     return request.param
 
 
-@pytest.fixture(params=[0, 1], ids=["cold", "warm"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+@pytest.fixture
+def settings(row: Row, tmp_path: Path) -> Settings:
     return Settings(
         home=tmp_path,
-        warm_trainers=request.param,
+        launcher=row.launcher,
         nats_url="nats://127.0.0.1:1",
         database_url="postgresql://nobody:secret@127.0.0.1/x",
         grace_seconds=0,
+        **row.settings,
     )
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return shipped_catalog()
 
 
 @pytest.fixture
@@ -76,16 +110,15 @@ def program(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def reopen(
-    open_launcher: OpenLauncher, settings: Settings, program: list[str]
+    row: Row, settings: Settings, catalog: Catalog, program: list[str]
 ) -> Iterator[Callable[[], Launcher]]:
     """The launcher, as another process of ours would open it; ready to launch."""
     launchers: list[Launcher] = []
 
     def reopen() -> Launcher:
-        opened = open_launcher(settings, FixedClock(), program)
+        opened = LAUNCHERS[row.launcher](settings, FixedClock(), lambda: catalog, program)
         launchers.append(opened)
-        opened.capacity(shipped_catalog())
-        await_ready(opened, settings)
+        row.await_ready(opened, settings)
         return opened
 
     yield reopen
@@ -131,16 +164,6 @@ def shipped_catalog() -> Catalog:
     return catalog
 
 
-def await_ready(launcher: Launcher, settings: Settings) -> None:
-    """Tend a launcher until it has prepared all that it prepares."""
-
-    def ready() -> bool:
-        launcher.tend()
-        return len(list((settings.home / "warm").glob("*/ready"))) == settings.warm_trainers
-
-    eventually(ready)
-
-
 def living(launcher: Launcher, name: PodName = NAME) -> bool:
     pod = launcher.poll(name)
     return pod is not None and pod.alive
@@ -166,8 +189,9 @@ def ended(launcher: Launcher) -> Pod:
 
 
 def test_a_launched_pod_lives_and_knows_since_when(launcher: Launcher) -> None:
-    assert launcher.launch(spec()) == Pod(NAME, NOW, alive=True)
-    assert launcher.poll(NAME) == Pod(NAME, NOW, alive=True)
+    launched = launcher.launch(spec())
+    assert launched == Pod(NAME, NOW, alive=True, beat=launched.beat)
+    assert launcher.poll(NAME) == launched
     assert launcher.pods() == [NAME]
 
 
@@ -246,9 +270,10 @@ def test_the_end_of_the_log_is_kept_until_the_pod_is_removed(launcher: Launcher)
     assert launcher.poll(NAME) is None
 
 
-def test_capacity_is_of_types_and_regions_that_are_offered(launcher: Launcher) -> None:
-    catalog = shipped_catalog()
-    capacity = launcher.capacity(catalog)
+def test_capacity_covers_only_offered_types_and_regions(
+    launcher: Launcher, catalog: Catalog
+) -> None:
+    capacity = launcher.capacity()
     assert capacity
     for (region, gpu_type), count in capacity.items():
         assert region in catalog.regions
@@ -256,6 +281,18 @@ def test_capacity_is_of_types_and_regions_that_are_offered(launcher: Launcher) -
         assert count >= 0
 
 
-def test_a_catalog_that_offers_nothing_has_no_capacity(launcher: Launcher) -> None:
+def test_withdrawing_every_region_leaves_no_capacity(launcher: Launcher, catalog: Catalog) -> None:
     with command():
-        assert launcher.capacity(Catalog.open()) == {}
+        for region in list(catalog.regions):
+            catalog.withdraw_region(region)
+    assert launcher.capacity() == {}
+
+
+def test_every_registered_launcher_has_a_row() -> None:
+    assert {row.launcher for row in ROWS.values()} == LAUNCHERS.keys()
+
+
+def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, launcher="abacus")
+    with pytest.raises(UnknownLauncher, match="abacus"):
+        open_launcher(settings, FixedClock(), shipped_catalog)

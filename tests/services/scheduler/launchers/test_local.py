@@ -42,8 +42,7 @@ def settings(tmp_path: Path) -> Settings:
 def opened(settings: Settings, program: str = PROGRAM) -> Iterator[LocalLauncher]:
     script = settings.home / "program.py"
     script.write_text(program)
-    launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
-    launcher.capacity(shipped_catalog())
+    launcher = LocalLauncher(settings, FixedClock(), shipped_catalog, [sys.executable, str(script)])
     yield launcher
     for name in launcher.pods():
         launcher.stop(name)

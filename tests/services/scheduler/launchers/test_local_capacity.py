@@ -24,23 +24,23 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> LocalLauncher:
-    return LocalLauncher(Settings(home=tmp_path), FixedClock())
+def launcher(tmp_path: Path, catalog: Catalog) -> LocalLauncher:
+    return LocalLauncher(Settings(home=tmp_path), FixedClock(), lambda: catalog)
 
 
 def test_a_machine_without_a_driver_offers_the_cpu(
     launcher: LocalLauncher, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert launcher.capacity(catalog) == CPU_BACKED
+    assert launcher.capacity() == CPU_BACKED
 
 
 def test_a_machine_with_gpus_offers_them_and_no_cpu(
     nvidia_smi: FakeNvidiaSmi, launcher: LocalLauncher, catalog: Catalog
 ) -> None:
     nvidia_smi.answers(LISTING)
-    assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
-    assert launcher.capacity(catalog) == {("local", "l4"): 2, ("local", "h100"): 1}
+    assert launcher.capacity() == {("local", "l4"): 2, ("local", "h100"): 1}
+    assert launcher.capacity() == {("local", "l4"): 2, ("local", "h100"): 1}
     assert nvidia_smi.calls.read_text() == "--query-gpu=index,name --format=csv,noheader\n"
 
 
@@ -61,7 +61,7 @@ def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
     exit_code: int,
 ) -> None:
     nvidia_smi.answers(listing, exit_code)
-    assert launcher.capacity(catalog) == CPU_BACKED
+    assert launcher.capacity() == CPU_BACKED
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_gpu_that_serves_does_not_train(
 ) -> None:
     nvidia_smi.answers(LISTING)
     settings = Settings(home=tmp_path, serving_device=serving_device)
-    capacity = LocalLauncher(settings, FixedClock()).capacity(catalog)
+    capacity = LocalLauncher(settings, FixedClock(), lambda: catalog).capacity()
     assert (capacity.get(("local", "l4"), 0), capacity.get(("local", "h100"), 0)) == (l4, h100)
 
 
@@ -89,8 +89,8 @@ def test_a_device_that_no_type_names_is_told_of_once(
 ) -> None:
     nvidia_smi.answers("0, NVIDIA GeForce RTX 3060\n1, NVIDIA GeForce RTX 3060\n")
     with caplog.at_level(logging.WARNING):
-        assert launcher.capacity(catalog) == CPU_BACKED
-        assert launcher.capacity(catalog) == CPU_BACKED
+        assert launcher.capacity() == CPU_BACKED
+        assert launcher.capacity() == CPU_BACKED
     (message,) = caplog.messages
     assert "2 NVIDIA GeForce RTX 3060 is not offered" in message
     assert "ecolink catalog gpu-types set NAME --device-name 'NVIDIA GeForce RTX 3060'" in message
@@ -98,7 +98,7 @@ def test_a_device_that_no_type_names_is_told_of_once(
         names = ("NVIDIA L4", "NVIDIA GeForce RTX 3060")
         l4 = catalog.gpu_type("l4").model_copy(update={"device_names": names})
         catalog.offer_gpu_type(l4)
-    assert launcher.capacity(catalog) == {("local", "l4"): 2}
+    assert launcher.capacity() == {("local", "l4"): 2}
 
 
 def test_a_declared_capacity_leaves_the_other_gpus_alone(
@@ -109,7 +109,7 @@ def test_a_declared_capacity_leaves_the_other_gpus_alone(
         catalog.declare_capacity("local", "l4", 1)
         catalog.declare_capacity("local", "h100", 4)
         catalog.declare_capacity("local", "a100-80", 8)
-    assert launcher.capacity(catalog) == {("local", "l4"): 1, ("local", "h100"): 1}
+    assert launcher.capacity() == {("local", "l4"): 1, ("local", "h100"): 1}
 
 
 def test_the_capacity_of_the_cpu_follows_the_catalog(
@@ -120,7 +120,7 @@ def test_the_capacity_of_the_cpu_follows_the_catalog(
         catalog.declare_capacity("local", "cpu", 7)
         catalog.declare_capacity("local", "l4", 8)
         catalog.declare_capacity("local", "cpu-small", 0)
-    assert launcher.capacity(catalog) == {("local", "cpu"): 7, ("local", "cpu-small"): 0}
+    assert launcher.capacity() == {("local", "cpu"): 7, ("local", "cpu-small"): 0}
     with command():
         catalog.withdraw_region("local")
-    assert launcher.capacity(catalog) == {}
+    assert launcher.capacity() == {}

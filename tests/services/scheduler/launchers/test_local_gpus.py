@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import LaunchFailed, NoRoomYet, PodName
+from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, PodName
 from services.scheduler.launchers.local import LocalLauncher
 from tests.command_context import FixedClock
 from tests.domain.examples import JOB_ID
@@ -60,8 +60,9 @@ def open_launcher(
     settings = Settings(
         home=home, nats_url="nats://127.0.0.1:1", grace_seconds=60, warm_trainers=warm_trainers
     )
-    launcher = LocalLauncher(settings, clock or FixedClock(), [sys.executable, str(script)])
-    launcher.capacity(shipped_catalog())
+    launcher = LocalLauncher(
+        settings, clock or FixedClock(), shipped_catalog, [sys.executable, str(script)]
+    )
     await_ready(launcher, settings)
     return launcher
 
@@ -123,7 +124,7 @@ def test_a_launcher_that_is_opened_anew_knows_what_is_taken(tmp_path: Path) -> N
 def test_too_few_free_gpus_are_told_and_leave_nothing(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4", gpu_count=2) == "0,2"
-    with pytest.raises(NoRoomYet, match="2 l4 wanted, 1 of 3 free on this machine"):
+    with pytest.raises(GpusBusy, match="2 l4 wanted, 1 of 3 free on this machine"):
         seen(launcher, 2, "l4", gpu_count=2)
     assert launcher.pods() == [PodName(JOB_ID, 1)]
     assert len(list((tmp_path / "pods").iterdir())) == 1
@@ -143,7 +144,7 @@ def test_a_process_that_is_about_to_leave_is_waited_for_and_not_billed_to_the_ne
     launcher = open_launcher(tmp_path, clock=clock)
     assert seen(launcher, 1, "h100") == "1"
     launcher.stop(PodName(JOB_ID, 1))
-    with pytest.raises(NoRoomYet):
+    with pytest.raises(GpusBusy):
         seen(launcher, 2, "h100")
     stays.unlink()
     eventually(lambda: not living(launcher, PodName(JOB_ID, 1)))

@@ -55,9 +55,7 @@ def settings_of(home: Path, warm_trainers: int = 1) -> Settings:
 def launcher_on(settings: Settings) -> LocalLauncher:
     script = settings.home / "program.py"
     script.write_text(PROGRAM)
-    launcher = LocalLauncher(settings, FixedClock(), [sys.executable, str(script)])
-    launcher.capacity(shipped_catalog())
-    return launcher
+    return LocalLauncher(settings, FixedClock(), shipped_catalog, [sys.executable, str(script)])
 
 
 @pytest.fixture
@@ -156,8 +154,8 @@ def test_one_that_died_is_handed_nothing_and_is_replaced_after_a_while(
     shim = shim_of(warm)
     warm.kill()
     eventually(gone(shim))
-    launcher.tend()
-    launcher.tend()
+    launcher.prepare()
+    launcher.prepare()
     assert waiting(settings.home) == []
     launcher.launch(spec())
     assert program_of(launcher) != warm
@@ -171,7 +169,7 @@ def test_one_that_died_is_handed_nothing_and_is_replaced_after_a_while(
     shim = shim_of(second)
     second.kill()
     eventually(gone(shim))
-    another.tend()
+    another.prepare()
     await_ready(another, settings)
     (third,) = waiting(settings.home)
     assert third not in (warm, second)
@@ -208,11 +206,11 @@ def test_the_next_one_rests_while_a_segment_runs_and_expects_its_base(
 ) -> None:
     warm = settings.home / "warm"
     launcher.launch(spec().model_copy(update={"base_manifest_sha256": "b" * 64}))
-    launcher.tend()
+    launcher.prepare()
     assert not list(warm.glob("*/"))
     launcher.stop(NAME)
     eventually(lambda: not living(launcher))
-    launcher.tend()
+    launcher.prepare()
     (directory,) = warm.glob("*/")
     expected = ExpectedBase.model_validate_json((directory / "expected_base.json").read_text())
     assert expected == ExpectedBase(ref=spec().base_ref, manifest_sha256="b" * 64, on_gpu=False)
@@ -223,7 +221,7 @@ def test_a_machine_without_memory_to_spare_keeps_none(
 ) -> None:
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 2**62)
     launcher = launcher_on(settings_of(tmp_path))
-    launcher.tend()
+    launcher.prepare()
     assert not list((tmp_path / "warm").glob("*/"))
 
 
@@ -232,8 +230,8 @@ def test_a_machine_that_starts_no_process_is_asked_again_only_after_a_while(
 ) -> None:
     (tmp_path / "warm").write_text("a file where the folder was")
     launcher = launcher_on(settings_of(tmp_path))
-    launcher.tend()
-    launcher.tend()
+    launcher.prepare()
+    launcher.prepare()
     assert len(caplog.messages) == 1
     assert "a warm trainer cannot be started" in caplog.messages[0]
     launcher.launch(spec().model_copy(update={"base_manifest_sha256": "b" * 64}))
