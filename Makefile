@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo demo-autopause up test test-full screenshots fuzz check clean
+.PHONY: help demo demo-autopause up test test-full screenshots fuzz docs check clean
 
 help:
 	@echo "make demo   a real fine-tuning job, end to end"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-full   all of them, also those that take minutes"
 	@echo "make screenshots   a picture of every page in every state, in screenshots/"
 	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
+	@echo "make docs   write the generated pages of docs/ again"
 	@echo "make check  lint, types, layers and layout"
 	@echo "make clean  remove what make made, except your data"
 
@@ -54,12 +55,15 @@ screenshots: $(INSTALLED) $(AXE)
 fuzz: $(INSTALLED)
 	$(BIN)/pytest -s -p no:logging tests/gateway/fuzz --fuzz-requests 3000
 
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.docs.generate
+
 check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_layout.py
+	$(BIN)/pytest -q tests/test_layout.py tests/docs
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -19,7 +19,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
     "TOKENIZERS_PARALLELISM": "true",  # of several texts, which no process has while torch computes
     # On shared cores a thread that spins for its neighbour keeps it from running; one that sleeps
-    # at once waits for the kernel after each of a thousand small operations (see DECISIONS.md).
+    # at once waits for the kernel after each of a thousand small operations; see
+    # docs/measurements.md.
     "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs have the numbers that nvidia-smi tells

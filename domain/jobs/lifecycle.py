@@ -203,7 +203,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
         },
     }
 )
-"""Every state and every command; the documentation holds the same table, rendered."""
+"""Every state and every command."""
 
 PAUSE_PENDING = "The job is about to pause. Resume it once it is paused, in a few seconds."
 CANCEL_PENDING = "The job is being cancelled, for good. Start a new job."
@@ -223,17 +223,3 @@ def require(status: JobStatus, command: Command, *, repeated: bool = False) -> E
     if found.effect is Effect.REFUSED or (found.effect is Effect.ONCE and not repeated):
         raise WrongState(found.sentence)
     return found.effect
-
-
-def table_markdown() -> str:
-    """The table as documentation shows it: one row for each state and command."""
-    rows = [
-        "| State | Command | Effect | What follows, or why not and what would work |",
-        "| --- | --- | --- | --- |",
-    ]
-    rows += [
-        f"| `{status}` | {command} | {cell.effect} | {cell.sentence} |"
-        for status, commands in TABLE.items()
-        for command, cell in commands.items()
-    ]
-    return "\n".join(rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import product
-from pathlib import Path
 
 import pytest
 
 from domain.core.errors import WrongState
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
-from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, rule, table_markdown
+from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, rule
 from tests.domain.examples import (
     ESTIMATE,
     complete,
@@ -23,7 +22,6 @@ from tests.domain.examples import (
     save_checkpoint,
 )
 
-ARCHITECTURE = Path(__file__).parents[3] / "ARCHITECTURE.md"
 RETENTION = timedelta(days=30)
 
 
@@ -185,10 +183,3 @@ def test_every_refusal_says_what_would_work() -> None:
             assert cell.sentence.endswith("."), (status, command)
             if refuses(status, command):
                 assert cell.sentence.count(".") + cell.sentence.count(";") >= 2, (status, command)
-
-
-def test_the_documentation_holds_the_same_table() -> None:
-    text = ARCHITECTURE.read_text()
-    assert "<!-- lifecycle -->" in text, "ARCHITECTURE.md has no place for the table"
-    documented = text.split("<!-- lifecycle -->")[1].split("<!-- /lifecycle -->")[0]
-    assert documented.strip() == table_markdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,12 +51,10 @@ def test_what_answers_instead_of_ecolink_is_told_from_what_is_only_away(
 
 
 def test_the_codes_are_told_where_people_look() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
     for arguments in ((), ("jobs",), ("datasets",)):
         shown = ecolink(*arguments, "--help").output
         for code in ExitCode:
             assert f"\n {code:>3d}  " in shown
-            assert f"\n| {code:d} | " in readme
 
 
 def commands(group: Any, *names: str) -> Generator[tuple[tuple[str, ...], Any]]:

@@ -1,0 +1,89 @@
+"""The event catalog: what each aggregate records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import get_annotations, getdoc
+from typing import Any
+
+from domain import AGGREGATES
+from domain.core.aggregate import Event
+from tests.docs import markdown
+from tests.docs.markdown import code, text
+
+ENVELOPE = {
+    "originator_id": "Id of the aggregate.",
+    "originator_version": "Number of the event in the aggregate's stream, from 1.",
+    "timestamp": "UTC time from the platform clock.",
+    "account_id": "Account that the event belongs to.",
+    "actor": "Who acted, such as `account:<uuid>` or `service:billing`.",
+    "command_id": "Id of the command; repeating a command saves nothing twice.",
+    "causation_id": "Id of the event that caused this one, if one did.",
+    "originator_topic": "Only in the first event of a stream: the topic of the aggregate.",
+}
+
+
+def page() -> str:
+    """Every event by aggregate."""
+    return markdown.page(
+        "Events",
+        "This page lists every event that EcoLink stores, by aggregate. Topics are names, not "
+        "module paths: they never change, although the code may move.",
+        markdown.section(
+            "Fields of every event",
+            markdown.table(
+                ("field", "meaning"),
+                [(code(name), meaning) for name, meaning in ENVELOPE.items()],
+            ),
+        ),
+        *map(_aggregate, AGGREGATES),
+    )
+
+
+def _aggregate(aggregate: type[Any]) -> str:
+    return markdown.section(
+        aggregate.__name__,
+        text(getdoc(aggregate)),
+        *[_event(kind) for kind in _kinds(aggregate)],
+    )
+
+
+def _kinds(aggregate: type[Any]) -> Iterator[type[Event]]:
+    """The events of an aggregate, in the order of their declaration, oldest base first."""
+    declared = {
+        kind.TOPIC: kind
+        for owner in reversed(aggregate.__mro__)
+        for kind in vars(owner).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and hasattr(kind, "TOPIC")
+    }
+    yield from declared.values()
+
+
+def _event(kind: type[Event]) -> str:
+    fields = [
+        (code(name), code(_type(kind, name)), text(field.description))
+        for name, field in kind.model_fields.items()
+        if name not in ENVELOPE
+    ]
+    described = any(meaning for _, _, meaning in fields)
+    columns = ("field", "type", "meaning") if described else ("field", "type")
+    return markdown.section(
+        kind.TOPIC,
+        text(_documented(kind).__doc__),
+        markdown.table(columns, [row[: len(columns)] for row in fields]),
+        level=3,
+    )
+
+
+def _documented(kind: type[Event]) -> type[Event]:
+    """The declaration of an event: the library makes a bare subclass of it for each owner."""
+    return next(base for base in kind.__mro__ if base.__dict__.get("__doc__"))
+
+
+def _type(kind: type[Event], name: str) -> str:
+    """The type of a field, as the source has it."""
+    return next(
+        str(declared[name])
+        for owner in kind.__mro__
+        if name in (declared := get_annotations(owner))
+    )

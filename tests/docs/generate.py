@@ -1,0 +1,38 @@
+"""Write the generated pages of `docs/`: `make docs`.
+
+Their texts come from the code: docstrings, field descriptions, help texts. A test fails while a
+page differs from what this module makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.docs import cli, decisions, events, exit_codes, routes, settings, states
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+PAGES: dict[str, Callable[[], str]] = {
+    "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
+    "reference/cli.md": cli.page,
+    "reference/events.md": events.page,
+    "reference/exit-codes.md": exit_codes.page,
+    "reference/routes.md": routes.page,
+    "reference/settings.md": settings.page,
+    "reference/states.md": states.page,
+}
+
+
+def main() -> None:
+    """Write every page that differs."""
+    for name, make in PAGES.items():
+        path, made = DOCS / name, make()
+        if not path.exists() or path.read_text() != made:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(made)
+            print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

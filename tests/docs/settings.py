@@ -1,0 +1,60 @@
+"""The settings: every environment variable of EcoLink, and the limits that one of them changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from infrastructure.limits import TABLE, Limit
+from infrastructure.settings import Settings
+from tests.docs import markdown
+from tests.docs.markdown import code, text
+
+PREFIX = Settings.model_config.get("env_prefix", "")
+
+TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+
+
+def page() -> str:
+    """Every setting with type, default and meaning, and every limit."""
+    rows = [
+        (
+            code(f"{PREFIX}{name}".upper()),
+            _type(field.annotation),
+            _default(field.default),
+            text(field.description),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    return markdown.page(
+        "Settings",
+        "EcoLink reads its configuration from environment variables. Every process of an "
+        "installation needs the same values, unless a description says otherwise.",
+        markdown.table(("variable", "type", "default", "meaning"), rows),
+        markdown.section(
+            "Limits",
+            "`ECOLINK_LIMITS` is a JSON object with the limits that differ from these defaults, "
+            'such as `{"datasets": 50}`. `ecolink security limits` shows the values in force.',
+            markdown.table(("limit", "default", "counts for", "meaning"), map(_limit, TABLE)),
+        ),
+    )
+
+
+def _limit(limit: Limit) -> tuple[str, ...]:
+    rate = f" in {limit.per_seconds:,} s" if limit.per_seconds else ""
+    return code(limit.name), f"{limit.default:,}{rate}", limit.scope, text(limit.description)
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(code, get_args(annotation)))
+    if get_origin(annotation) is dict:
+        return "JSON object"
+    if parts := [part for part in get_args(annotation) if part is not type(None)]:
+        return _type(parts[0])
+    return TYPES.get(annotation, "time with time zone")
+
+
+def _default(default: Any) -> str:
+    return "unset" if default is None else code(json.dumps(default, default=str).strip('"'))
