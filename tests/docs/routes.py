@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.app import create_app
-from gateway.errors import STATUSES
+from gateway.http.errors import STATUSES
 from infrastructure.settings import Settings
 from tests.docs import markdown
 from tests.docs.markdown import code, text
