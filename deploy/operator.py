@@ -254,7 +254,7 @@ def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
     """
     importer = subprocess.run(
         [
-            *(sys.executable, "-P", "-m", "services.trainer.model_import"),
+            *(sys.executable, "-P", "-m", "services.model_import"),
             *("--source", source, "--name", name),
         ],
         env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},

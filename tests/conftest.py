@@ -26,6 +26,7 @@ from domain.core.event_log import EventLog
 from infrastructure import bus
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
+from tests.builders.tiny_model import make_tiny_model
 from tests.containers import containers, docker_answers
 from tests.running import EcoLinkUnderTest, running_ecolink
 
@@ -115,6 +116,12 @@ def pytest_configure() -> None:
         number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         own = ports.lent()[number::count]
         ports.lent = lambda: own
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the tiny base model."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from gateway.cli.client import Client, Endpoint, Refused
 from gateway.http.errors import NotYetVisible
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
-from services.trainer.tiny_model import TINY_SHAPE, make_tiny_model
+from tests.builders.tiny_model import TINY_SHAPE, make_tiny_model
 from tests.polling import eventually
 
 TIMEOUT_SECONDS = 300.0  # of a job on a machine that does other things too

@@ -21,7 +21,7 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
 

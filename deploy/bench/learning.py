@@ -20,7 +20,7 @@ from deploy.local.errors import StackError
 from deploy.operator import run_import
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
-from services.trainer.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
+from tests.bench.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 
 EXAMPLES_PER_STEP = 4
 CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # of the corpus, all of it

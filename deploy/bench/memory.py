@@ -21,7 +21,7 @@ from domain.estimating.memory import GIB
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
-from services.trainer.measured_run import Rows, RunConfig
+from tests.bench.measured_run import Rows, RunConfig
 
 STEPS = 2
 """The optimizer's moments are there from the end of the first one."""

@@ -18,7 +18,7 @@ from deploy.bench.learning import Material, ModelOption, learn, material
 from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
-from services.trainer.measured_run import RunConfig
+from tests.bench.measured_run import RunConfig
 
 Precision = Literal["fp32", "bf16", "nf4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

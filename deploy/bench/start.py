@@ -105,7 +105,7 @@ def _bases(folder: Path) -> Iterator[tuple[str, str]]:
     directory = folder / TINY
     if not directory.exists():
         subprocess.run(
-            [sys.executable, "-P", "-m", "services.trainer.tiny_model", str(directory)],
+            [sys.executable, "-P", "-m", "tests.builders.tiny_model", str(directory)],
             check=True,
             stderr=subprocess.DEVNULL,
         )

@@ -41,7 +41,7 @@ from domain.catalog.model_shape import ModelShape
 from domain.estimating.memory import MOST_TOKENS
 from domain.training.hyperparameters import Hyperparameters
 from services.scheduler.launchers.local import MALLOC
-from services.trainer.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
+from tests.bench.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
 
 AIM_TUNED, AIM_DEFAULT = 2.0, 6.0  # times TRL's tokens a second
 AIM_MEMORY, AIM_PEAK_SHARE = 0.5, 0.35

@@ -42,7 +42,7 @@ from infrastructure.reports import (
     SegmentSpec,
     StepMeasured,
 )
-from services.trainer.stop_points import COMPILED_FLAG, MODULE
+from tests.bench.stop_points import COMPILED_FLAG, MODULE
 
 T = TypeVar("T")
 
@@ -169,10 +169,10 @@ class Trainers:
             return
         directory = self._folder / TINY
         if base == TINY:
-            self._call("services.trainer.tiny_model", str(directory))
+            self._call("tests.builders.tiny_model", str(directory))
             self._artifacts.put_directory(f"models/{base}", directory)
         else:
-            self._call("services.trainer.model_import", "--source", SOURCE, "--name", base)
+            self._call("services.model_import", "--source", SOURCE, "--name", base)
 
     def uninterrupted(self, setting: Setting) -> tuple[Outcome, float]:
         """The outcome of a run that nothing ends, and seconds of its median step."""

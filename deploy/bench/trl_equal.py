@@ -28,7 +28,7 @@ from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from domain.training.hyperparameters import Hyperparameters
-from services.trainer.measured_run import Rows, RunConfig, plan_of
+from tests.bench.measured_run import Rows, RunConfig, plan_of
 
 AIM_NATS = 0.02
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}

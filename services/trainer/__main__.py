@@ -21,24 +21,24 @@ from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.warm_start import WARM_FLAG
 from services.model_libraries import lean_imports
-from services.trainer.agent import STOPS, launch
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import classify, shortage_of
-from services.trainer.followers import (
+from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.processes.agent import STOPS, launch
+from services.trainer.processes.followers import (
     FollowerLost,
     Followers,
     die_with,
     follow,
     rendezvous_path,
 )
-from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.processes.warm import await_warm_start
 from services.trainer.reporter import Reporter
-from services.trainer.warm import await_warm_start
 
 if TYPE_CHECKING:
+    from services.trainer.processes.warm_base import WarmBase
     from services.trainer.segment import Segment
-    from services.trainer.warm_base import WarmBase
 
 REPORT_SECONDS = 3.0
 """Of a grace, kept for the report of the end and the exit."""
@@ -127,7 +127,7 @@ class Program:
         spec = self._spec
         # Reports began before these imports, which take seconds.
         lean_imports(quantised=spec.precision is Precision.NF4)
-        from services.trainer.ranks import Ranks
+        from services.trainer.processes.ranks import Ranks
         from services.trainer.segment import Segment
 
         if spec.gpu_count == 1:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from domain.estimating.batching import padded
 from infrastructure.chat_labels import IGNORED, Example
-from services.trainer.attention import attends_packed
-from services.trainer.cross_entropy import CrossEntropy
+from services.trainer.kernels.attention import attends_packed
+from services.trainer.kernels.cross_entropy import CrossEntropy
 
 
 @dataclass(frozen=True)

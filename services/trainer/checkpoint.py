@@ -23,7 +23,7 @@ from services.trainer import first_schema
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
 from services.trainer.model import describe_adapter
-from services.trainer.ranks import Ranks
+from services.trainer.processes.ranks import Ranks
 from services.trainer.sampling import Sample
 from services.trainer.state import TrainingState
 

@@ -15,8 +15,8 @@ from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, P
 from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
 from services.trainer.plan import Plan
+from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import seed_anew
-from services.trainer.ranks import Ranks
 from services.trainer.reporter_port import ReporterPort
 from services.trainer.state import TrainingState
 

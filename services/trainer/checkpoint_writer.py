@@ -22,8 +22,8 @@ from services.trainer.data_position import data_position_sha256
 from services.trainer.execution import ExecutionMode
 from services.trainer.lease import Lease
 from services.trainer.plan import Plan
+from services.trainer.processes.ranks import Ranks
 from services.trainer.progress import BeforeSaving, Progress
-from services.trainer.ranks import Ranks
 from services.trainer.reporter_port import ReporterPort
 from services.trainer.sampling import Sample
 from services.trainer.state import Live, TrainingState, random_states

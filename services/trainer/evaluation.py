@@ -20,8 +20,8 @@ from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.oom import telling_shortage
 from services.trainer.plan import Plan, cut
+from services.trainer.processes.ranks import Ranks
 from services.trainer.progress import Progress
-from services.trainer.ranks import Ranks
 from services.trainer.reporter_port import ReporterPort
 
 

@@ -12,10 +12,10 @@ from transformers.modeling_utils import PreTrainedModel
 from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.checkpoint import ModeDifference
 from infrastructure import code_version
-from services.trainer.attention import NAME as PACKED
 from services.trainer.environment import libraries
 from services.trainer.failures import is_out_of_memory
-from services.trainer.ranks import Ranks
+from services.trainer.kernels.attention import NAME as PACKED
+from services.trainer.processes.ranks import Ranks
 
 COMPUTING = ("torch", "transformers", "bitsandbytes")
 

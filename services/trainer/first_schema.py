@@ -13,7 +13,7 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 
 from domain.training.checkpoint import StateHashes
-from services.trainer.ranks import Ranks
+from services.trainer.processes.ranks import Ranks
 from services.trainer.state import random_states, restore_random
 
 STATE = "state.pt"

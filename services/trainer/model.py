@@ -24,7 +24,7 @@ from infrastructure.training_environment import ENVIRONMENT
 from services.model_libraries import UNTRUSTED
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
-from services.trainer.lora import LoraLinear
+from services.trainer.kernels.lora import LoraLinear
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 from infrastructure.chat_labels import Example
-from services.trainer.attention import NAME
 from services.trainer.batches import collate, logits_of
 from services.trainer.failures import is_out_of_memory
+from services.trainer.kernels.attention import NAME
 
 OWN = "sdpa"
 """Name of the attention that ours stands for: torch's fused one."""

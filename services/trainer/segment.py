@@ -21,13 +21,13 @@ from infrastructure.reports import SegmentSpec, StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.checkpoint_writer import Checkpoints
-from services.trainer.compiling import why_eager
 from services.trainer.data_position import content_sha256
 from services.trainer.dataset import Dataset, read
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
 from services.trainer.execution import ExecutionMode
+from services.trainer.kernels.compiling import why_eager
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
     attach_adapter,
@@ -41,12 +41,12 @@ from services.trainer.model import (
 from services.trainer.packing import pack_if_able
 from services.trainer.peak_memory import PeakMemory, forget_loading, note_program
 from services.trainer.plan import Plan
+from services.trainer.processes.ranks import Ranks
+from services.trainer.processes.warm_base import WarmBase
 from services.trainer.progress import Progress
-from services.trainer.ranks import Ranks
 from services.trainer.reporter_port import ReporterPort
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
-from services.trainer.warm_base import WarmBase
 
 
 class Segment:

@@ -11,9 +11,9 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from domain.training.checkpoint import StateHashes
-from services.trainer.packed import Packed
+from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import RandomState
-from services.trainer.ranks import Ranks
+from services.trainer.tensor_file import Packed
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 FILES = (WEIGHTS, "optimizer.safetensors", "random.safetensors")

@@ -18,15 +18,15 @@ from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from services.trainer.batches import Batch, collate, loss_sum, tokens_seen
-from services.trainer.compiling import Compiled, common
 from services.trainer.execution import make_deterministic
 from services.trainer.failures import LossDiverged, is_out_of_memory
+from services.trainer.kernels.compiling import Compiled, common
+from services.trainer.kernels.lora import Dropout
 from services.trainer.lease import SegmentStopped
-from services.trainer.lora import Dropout
 from services.trainer.oom import telling_shortage
 from services.trainer.plan import Plan
+from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import RandomState
-from services.trainer.ranks import Ranks
 
 SHAPED_STEPS = 32  # four of the windows in which a plan sorts examples by length
 

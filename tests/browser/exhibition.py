@@ -35,8 +35,8 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from services.datasets.validating import Validating
 from services.serving.deployed import REASONS
-from services.trainer.tiny_model import make_tiny_tokenizer
 from tests.browser.told_job import ToldJob, add_steps
+from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.command_context import FixedClock
 from tests.gateway.conftest import running_gateway
 from tests.projecting import project

@@ -15,7 +15,7 @@ from domain.use_cases.accounts import EcoLink
 from infrastructure.imported_model import ImportedModel
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 
 
 @pytest.fixture(autouse=True)

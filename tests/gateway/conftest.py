@@ -35,7 +35,7 @@ from domain.use_cases.deployments import Deploying
 from gateway.app import create_app
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.polling import eventually
 from tests.projecting import project
 from tests.projecting import projecting as following_projections

@@ -22,7 +22,7 @@ from domain.jobs.job import Job
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from gateway.backend import Backend
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.test_jobs import ready, uuid_of
 

@@ -10,7 +10,7 @@ from domain.core.event_log import EventLog
 from infrastructure.store import Connection
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import command
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 from tests.projections.conftest import Fold

@@ -12,7 +12,7 @@ from domain.training.token_lengths import TokenLengths
 from infrastructure.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import dataset, datasets_of, token_counts, uncounted, uncounted_of
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID
 from tests.projections.conftest import Fold

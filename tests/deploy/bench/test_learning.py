@@ -17,8 +17,8 @@ from deploy.bench.learning import Material, last_line
 from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
 from domain.training.hyperparameters import Hyperparameters
-from services.trainer.measured_run import RunConfig, RunResult, plan_of
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.bench.measured_run import RunConfig, RunResult, plan_of
+from tests.builders.tiny_model import TINY_SHAPE
 
 ROWS = {
     "train": [{"input_ids": [n] * (n + 2), "labels": [n] * (n + 2)} for n in range(8)],

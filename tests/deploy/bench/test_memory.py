@@ -10,8 +10,8 @@ import pytest
 from deploy.bench import memory
 from deploy.bench.memory import SETTINGS, Found, drawn, measured
 from domain.training.precision import Precision
-from services.trainer.measured_run import RunConfig, RunResult
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.bench.measured_run import RunConfig, RunResult
+from tests.builders.tiny_model import TINY_SHAPE
 
 
 def test_a_setting_is_run_as_it_is_predicted(

@@ -11,7 +11,7 @@ from deploy.bench import serve
 from deploy.bench.commands import commands
 from deploy.bench.serve import Agreement, requests, speed
 from services.serving.measured_serving import Turn
-from services.trainer.tiny_model import make_tiny_model
+from tests.builders.tiny_model import make_tiny_model
 
 
 def test_base_and_adapters_are_asked_in_turns_in_several_lengths() -> None:

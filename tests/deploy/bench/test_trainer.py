@@ -28,8 +28,8 @@ from deploy.bench.trl_run import TrlConfig, TrlResult
 from deploy.local.errors import StackError
 from domain.training.hyperparameters import Hyperparameters
 from services.scheduler.launchers.local import MALLOC
-from services.trainer.measured_run import RunConfig, RunResult
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.bench.measured_run import RunConfig, RunResult
+from tests.builders.tiny_model import TINY_SHAPE
 
 
 def measured(tokens: list[int], seconds: list[float], compiling: float = 0.0) -> Measured:

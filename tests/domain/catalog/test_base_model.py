@@ -6,7 +6,7 @@ from pathlib import Path
 
 from domain.catalog.base_model import BaseModel
 from domain.core.identity import base_model_id
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.domain.examples import happened
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 

@@ -15,7 +15,7 @@ from gateway.http.event_stream import WAITING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, Hosting
-from services.trainer.tiny_model import make_tiny_model
+from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.services.serving.listening import SECRET, listening

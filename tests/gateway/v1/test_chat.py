@@ -26,7 +26,7 @@ from infrastructure.store import Connection
 from projections.deployments import statuses
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
-from services.trainer.tiny_model import make_tiny_model
+from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_deployments import Deployer
 from tests.gateway.v1.conftest import ClientOf

@@ -15,7 +15,7 @@ from domain.training.token_lengths import TokenLengths
 from gateway.http.read_your_writes import caught_up
 from infrastructure.artifacts import Artifacts
 from projections import PROJECTIONS
-from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.signed_in import Browser
 

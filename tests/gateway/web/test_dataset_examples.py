@@ -13,7 +13,7 @@ from domain.catalog.base_model import BaseModel
 from gateway.datasets.example_rendering import CHARACTERS_SHOWN
 from infrastructure.chat_labels import IGNORED
 from services.trainer.examples import Renderer
-from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 from tests.gateway.conftest import World
 from tests.gateway.web.dataset_page import (
     ASSISTANT,

@@ -12,7 +12,7 @@ from domain.estimating.footprint import FLOAT32, Layout, bytes_per_parameter, me
 from domain.estimating.memory import GIB
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.web.wizard_form import Wizard, problem
 
 

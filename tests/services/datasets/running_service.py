@@ -21,7 +21,7 @@ from projections.projection import ProjectionEffect
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
-from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE, make_tiny_tokenizer
 from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID
 from tests.polling import TIMEOUT_SECONDS

@@ -18,7 +18,7 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.job_history import JobHistory
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE
 from tests.services.scheduler.reports import CHECKPOINT, report

@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.deployed import Served
 from services.serving.engine import Engine, Hosting
-from services.trainer.tiny_model import make_tiny_model
+from tests.builders.tiny_model import make_tiny_model
 from tests.services.serving.answers import SPACE, Answers
 from tests.services.serving.world import World
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.serving.answer_text import AnswerText
-from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.builders.tiny_model import make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()
 

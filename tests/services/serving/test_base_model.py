@@ -26,7 +26,7 @@ from services.serving import attention, base_model
 from services.serving.base_model import BaseModel, dtype_on
 from services.serving.deployed import CannotServe, Served
 from services.serving.engine import Engine
-from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.services.serving.answers import Answers
 from tests.services.serving.conftest import deployment_of
 from tests.services.serving.test_engine import QUESTIONS, generated

@@ -10,7 +10,7 @@ from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from services.serving.chat import Chat
 from services.serving.refusals import TemplateRefused
 from services.trainer.examples import Renderer
-from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.builders.tiny_model import make_tiny_tokenizer
 
 CALL = {
     "id": "call_1",

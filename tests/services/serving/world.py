@@ -19,7 +19,7 @@ from infrastructure.store import Connection
 from services.serving.attempts import Attempts
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.services.serving.memory_host import MemoryHost

@@ -16,13 +16,12 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
-from services.trainer.tiny_model import make_tiny_model
 from tests.services.trainer.nats_server import ISSUER, NatsServer
 from tests.services.trainer.notes import Notes, on_micro_batch
 from tests.services.trainer.program import Program
 
 if TYPE_CHECKING:
-    from services.trainer.warm_base import WarmBase
+    from services.trainer.processes.warm_base import WarmBase
 
 SpecMaker = Callable[..., SegmentSpec]
 
@@ -33,12 +32,6 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the tiny base model."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +125,7 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         scratch = tmp_path / f"{spec.job_id}-{spec.segment}"
         scratch.mkdir()
         from services.trainer import training
-        from services.trainer.ranks import Ranks
+        from services.trainer.processes.ranks import Ranks
         from services.trainer.segment import Segment
 
         segment = Segment(

@@ -14,8 +14,8 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer.clock import SegmentClock
-from services.trainer.followers import ERROR_FILE, follow
 from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.processes.followers import ERROR_FILE, follow
 from tests.services.trainer.notes import Notes, on_micro_batch
 
 RESULT_SECONDS = 180
@@ -95,7 +95,7 @@ def _rank(
     import torch
 
     from services.trainer import segment, training
-    from services.trainer.ranks import Ranks
+    from services.trainer.processes.ranks import Ranks
 
     _be_rank(rank, spec.gpu_count)
     if prepare is not None:

@@ -25,9 +25,9 @@ from services.trainer.checkpoint import CheckpointMismatch, Position
 from services.trainer.checkpoint_loader import Resuming
 from services.trainer.data_position import content_sha256, data_position_sha256
 from services.trainer.failures import classify
-from services.trainer.packed import Packed
 from services.trainer.plan import Plan
 from services.trainer.state import FILES, TrainingState
+from services.trainer.tensor_file import Packed
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
 

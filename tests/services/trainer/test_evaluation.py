@@ -24,7 +24,7 @@ from services.trainer.failures import LossDiverged
 from services.trainer.model import load_base
 from services.trainer.oom import MicroBatchTooLarge
 from services.trainer.plan import Plan
-from services.trainer.ranks import Ranks
+from services.trainer.processes.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import run_ranks
 from tests.services.trainer.notes import Notes, resuming

@@ -10,7 +10,7 @@ import pytest
 from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.trainer.examples import Renderer
-from services.trainer.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 
 USER = {"role": "user", "content": "Hello"}
 PARIS = {"role": "assistant", "content": "Paris."}

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from infrastructure.code_version import package_version, revision
-from services.trainer.attention import NAME
 from services.trainer.execution import ExecutionMode, make_deterministic
+from services.trainer.kernels.attention import NAME
 from services.trainer.model import load_base
-from services.trainer.ranks import Ranks
+from services.trainer.processes.ranks import Ranks
 
 
 def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 from domain.estimating.footprint import FLOAT32, Layout, activation_bytes
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
-from services.trainer import attention
+from services.model_import.importer import shape_of
 from services.trainer.batches import collate, loss_sum
-from services.trainer.lora import Dropout
+from services.trainer.kernels import attention
+from services.trainer.kernels.lora import Dropout
 from services.trainer.model import CPU, attach_adapter, checkpoint_activations, load_base
-from services.trainer.model_import import shape_of
 from services.trainer.packing import pack_if_able
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.builders.tiny_model import TINY_SHAPE
 
 LENGTH = 64
 

@@ -16,10 +16,10 @@ from transformers import (
 
 from infrastructure.artifacts import Artifacts
 from services.trainer import packing
-from services.trainer.attention import NAME
+from services.trainer.kernels.attention import NAME
 from services.trainer.model import load_base
 from services.trainer.packing import pack_if_able
-from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.services.trainer.conftest import SpecMaker
 
 DEAF = [StableLmConfig, NemotronConfig]

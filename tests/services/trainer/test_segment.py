@@ -22,8 +22,8 @@ from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.model import CPU, TargetModulesNotFound, load_base
-from services.trainer.packed import Packed
-from services.trainer.tiny_model import make_tiny_model
+from services.trainer.tensor_file import Packed
+from tests.builders.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes, candidate, resuming
 

@@ -6,7 +6,7 @@ import pytest
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
-from services.trainer.stop_points import Place, act_at
+from tests.bench.stop_points import Place, act_at
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
 

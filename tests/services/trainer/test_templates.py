@@ -13,7 +13,7 @@ import pytest
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import IGNORED, Unrenderable
 from services.trainer.examples import Renderer
-from services.trainer.tiny_model import make_tiny_tokenizer
+from tests.builders.tiny_model import make_tiny_tokenizer
 
 LLAMA = (
     "{{ '<|begin_of_text|>' }}{% for message in messages %}"

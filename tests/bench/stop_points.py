@@ -1,6 +1,6 @@
 """A trainer that is stopped at a place of its work that is known before: for measurements only.
 
-`python -m services.trainer.stop_points [--compiled] [PLACE NUMBER SIGNAL] SPEC.json` runs the
+`python -m tests.bench.stop_points [--compiled] [PLACE NUMBER SIGNAL] SPEC.json` runs the
 trainer's program and sends its pod the signal at the place, the NUMBER-th time (from 1) that rank 0
 comes there. With `--compiled` a job of one rank is compiled however short it is.
 """
@@ -21,9 +21,9 @@ from domain.estimating.estimate import Precision
 from infrastructure.reports import SegmentSpec
 from services.model_libraries import lean_imports
 from services.trainer.__main__ import end, run
-from services.trainer.agent import STOPS
+from services.trainer.processes.agent import STOPS
 
-MODULE = "services.trainer.stop_points"
+MODULE = "tests.bench.stop_points"
 COMPILED_FLAG = "--compiled"
 
 

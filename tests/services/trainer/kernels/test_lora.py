@@ -11,7 +11,7 @@ from torch import nn
 
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from services.trainer.lora import Dropout, LoraLinear, dropped_steps
+from services.trainer.kernels.lora import Dropout, LoraLinear, dropped_steps
 from services.trainer.model import CPU, attach_adapter, load_base, save_adapter
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,16 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from domain.catalog.catalog_entries import CatalogBase, shipped_offers
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
-from services.trainer.comparison import compare
-from services.trainer.model import load_base, load_tokenizer
-from services.trainer.model_import import (
+from services.model_import.importer import (
     ImportRefused,
     import_model,
     packaged_gguf,
     shape_of,
 )
-from services.trainer.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
-from tests.services.trainer.conftest import SpecMaker
+from services.trainer.model import load_base, load_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
 
 FAMILIES = {
     "smollm2": "llama",
@@ -187,24 +184,12 @@ def test_the_command_ends_with_one_line_of_json(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ECOLINK_ARTIFACTS_URL", (tmp_path / "artifacts").as_uri())
-    command = [sys.executable, "-m", "services.trainer.model_import", "--name", "tiny"]
+    command = [sys.executable, "-m", "services.model_import", "--name", "tiny"]
     done = subprocess.run(
         [*command, "--source", str(tiny_model)], capture_output=True, check=True, text=True
     )
     assert ImportedModel.model_validate_json(done.stdout).name == "tiny"
     assert "storing models/tiny/" in done.stderr
-
-
-@pytest.mark.full
-def test_base_and_adapter_answer_the_same_prompt(
-    run: Callable, make_spec: SpecMaker, artifacts: Artifacts
-) -> None:
-    spec = make_spec({"epochs": 40, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]})
-    run(spec)
-    answers = compare(
-        artifacts, spec.base_ref, spec.adapter_prefix, "What is 2 and 2?", new_tokens=12
-    )
-    assert answers["base"] != answers["adapter"]
 
 
 def write_gguf(model_directory: Path, path: Path) -> Path:

@@ -151,7 +151,7 @@ def follow(spec_path: Path, settings: Settings) -> int:
     reporter = Quiet()
     try:
         lean_imports(quantised=spec.precision is Precision.NF4)
-        from services.trainer.ranks import Ranks
+        from services.trainer.processes.ranks import Ranks
         from services.trainer.segment import Segment
 
         ranks = Ranks.join(rendezvous_path(spec_path), spec.stall_seconds)

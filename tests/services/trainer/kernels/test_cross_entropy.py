@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.trainer.cross_entropy import CACHED, CrossEntropy
+from services.trainer.kernels.cross_entropy import CACHED, CrossEntropy
 
 ROWS = CACHED // 300
 """Positions that are looked at together, of a vocabulary of 300."""

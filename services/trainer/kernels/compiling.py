@@ -25,8 +25,8 @@ from transformers.modeling_utils import PreTrainedModel
 from domain.training.precision import Precision
 from infrastructure.disk_cache import hold
 from infrastructure.reports import SegmentSpec
-from services.trainer.attention import SHORT_ROW
-from services.trainer.ranks import Ranks
+from services.trainer.kernels.attention import SHORT_ROW
+from services.trainer.processes.ranks import Ranks
 
 
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:

@@ -13,10 +13,11 @@ from torch._dynamo.utils import counters
 from domain.training.precision import Precision
 from infrastructure.disk_cache import trim_kernels
 from infrastructure.reports import Outcome, SegmentSpec
-from services.trainer import compiling, segment, training
-from services.trainer.compiling import Kind, common, why_eager
+from services.trainer import segment, training
+from services.trainer.kernels import compiling
+from services.trainer.kernels.compiling import Kind, common, why_eager
 from services.trainer.model import load_base
-from services.trainer.ranks import Ranks
+from services.trainer.processes.ranks import Ranks
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes, resuming
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import IGNORED, Example
-from services.trainer.attention import NAME, SHORT_ROW
 from services.trainer.batches import Batch, collate, loss_sum
-from services.trainer.lora import Dropout
+from services.trainer.kernels.attention import NAME, SHORT_ROW
+from services.trainer.kernels.lora import Dropout
 from services.trainer.model import CPU, attach_adapter, load_base
 from services.trainer.packing import pack_if_able
 
@@ -100,7 +100,7 @@ def test_long_examples_attend_by_torch_s_own_attention(
     batch = collate([example(40, 1), example(25, 2)], CPU)
     base = packed(tiny_model)
     expected = loss_sum(base, batch), gradients(base, batch)
-    monkeypatch.setattr("services.trainer.attention.SHORT_ROW", 8)
+    monkeypatch.setattr("services.trainer.kernels.attention.SHORT_ROW", 8)
     torch.testing.assert_close((loss_sum(base, batch), gradients(base, batch)), expected)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.model_libraries import lean_imports
-from services.trainer.followers import exit_path, how_ended, note_exit, rendezvous_path
+from services.trainer.processes.followers import exit_path, how_ended, note_exit, rendezvous_path
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import WorkerGroup

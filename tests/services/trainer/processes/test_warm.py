@@ -18,9 +18,9 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
-from services.trainer import warm_base
-from services.trainer.warm import await_warm_start
-from services.trainer.warm_base import WarmBase, expected
+from services.trainer.processes import warm_base
+from services.trainer.processes.warm import await_warm_start
+from services.trainer.processes.warm_base import WarmBase, expected
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.nats_server import NatsServer

@@ -1,6 +1,6 @@
 """The trainer's loop without a platform around it, for benches: what it learns, and how fast.
 
-`python -m services.trainer.measured_run CONFIG.json`, where CONFIG.json is a RunConfig, prints a
+`python -m tests.bench.measured_run CONFIG.json`, where CONFIG.json is a RunConfig, prints a
 RunResult as JSON in its last line; with `--tokenize` it is a TokenizeConfig, and the numbers of
 examples are printed; with `--peak` a PeakConfig, and operations a second are. Whoever starts it
 imports the configurations without torch.
@@ -29,10 +29,10 @@ from services.trainer.plan import Plan
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from services.trainer.ranks import Ranks
+    from services.trainer.processes.ranks import Ranks
     from services.trainer.training import Step
 
-MODULE = "services.trainer.measured_run"
+MODULE = "tests.bench.measured_run"
 
 LARGER_ON_GPU = 4
 """Times the edge of a CPU's matrices: smaller ones do not fill a GPU."""
@@ -143,7 +143,7 @@ def run(config: RunConfig) -> RunResult:
     from services.trainer.evaluation import HeldOut
     from services.trainer.model import save_adapter
     from services.trainer.peak_memory import PeakMemory
-    from services.trainer.ranks import Ranks
+    from services.trainer.processes.ranks import Ranks
 
     ranks = Ranks.alone()
     memory = PeakMemory(ranks.device)
@@ -249,8 +249,8 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     import torch
     from peft import load_peft_weights, set_peft_model_state_dict
 
+    from services.model_import.importer import shape_of
     from services.trainer.model import attach_adapter, checkpoint_activations, load_base
-    from services.trainer.model_import import shape_of
     from services.trainer.packing import pack_if_able
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -19,10 +19,10 @@ from infrastructure.reports import Outcome, SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer import __main__ as program
 from services.trainer import training
-from services.trainer.agent import ANSWER_SECONDS, be_patient
 from services.trainer.clock import SegmentClock
-from services.trainer.followers import FollowerLost, Followers
 from services.trainer.lease import Lease
+from services.trainer.processes.agent import ANSWER_SECONDS, be_patient
+from services.trainer.processes.followers import FollowerLost, Followers
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from infrastructure.artifacts import Artifacts
-from services.trainer.packed import Packed
+from services.trainer.tensor_file import Packed
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).view(2, 3).t(),

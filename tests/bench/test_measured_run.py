@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from domain.training.hyperparameters import Hyperparameters
-from services.trainer import measured_run
-from services.trainer.measured_run import PeakConfig, RunConfig, TokenizeConfig, peak, run, tokenize
-from services.trainer.tiny_model import TINY_SHAPE
+from tests.bench import measured_run
+from tests.bench.measured_run import PeakConfig, RunConfig, TokenizeConfig, peak, run, tokenize
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.services.trainer.conftest import chats
 
 

