@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
 from domain.core.durations import rough, spoken
@@ -34,6 +34,8 @@ SECURITY = {
 }
 """Of every page and fragment. Pico's icons are `data:` images."""
 
+SHARED = Path(__file__).parent / "templates"
+
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 PRIVATE = {"cache-control": "private, no-store"}
@@ -45,7 +47,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def templates() -> Environment:
     """The templates, and the filters that they use."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=ChoiceLoader([FileSystemLoader(SHARED), PrefixLoader(_features())]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -72,6 +74,12 @@ def templates() -> Environment:
     environment.globals["decimals_in"] = decimals_in
     environment.globals["dollars_range"] = written_range
     return environment
+
+
+def _features() -> dict[str, FileSystemLoader]:
+    """Loaders by feature: `jobs/list.html` is gateway/jobs/templates/list.html."""
+    folders = SHARED.parents[1].glob("*/templates")
+    return {folder.parent.name: FileSystemLoader(folder) for folder in folders}
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:

@@ -56,7 +56,7 @@ def show_job_page(
         request,
         backend,
         caller,
-        "job/page.html",
+        "jobs/job/page.html",
         view=(view := views_of(backend, [job_id])[job_id]),
         job=view.job,
         parts=view.parts(),
@@ -102,7 +102,7 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """The last lines of a job's log, with what was kept of a failed one's output."""
     lines = show_log(job_id, caller, backend, SHOWN_LINES).data
-    return fragment("job/lines.html", lines=[line.model_dump() for line in lines])
+    return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
 
 @router.post("/pause")
@@ -121,7 +121,7 @@ def quote_resume(
     """What the rest would cost on so many GPUs; nothing of a job that is not paused any more."""
     row, count = own_job(backend, caller, job_id), gpu_count_of(gpu_count)
     return fragment(
-        "job/resume_quote.html",
+        "jobs/job/resume_quote.html",
         gate=resume_gate(backend, row, count) if count else None,
         gpu_count=count,
         wanted=COUNT_WANTED,
@@ -173,4 +173,6 @@ def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) 
 def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
     """Give a command, and answer the page's parts as they are then; refusals become notices."""
     command()
-    return fragment("job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts()))
+    return fragment(
+        "jobs/job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts())
+    )

@@ -164,7 +164,8 @@ class JobView:
         """The HTML of some parts; the balance is that in the head of every page."""
         context = {"view": self, "job": self.job, "account": self.account}
         return {
-            name: templates().get_template(f"job/{name}.html").render(context) for name in names
+            name: templates().get_template(f"jobs/job/{name}.html").render(context)
+            for name in names
         }
 
 

@@ -243,12 +243,12 @@ class WatchedJob:
 
 def entry_html(entry: Entry) -> Markup:
     """One line of the timeline."""
-    return Markup(templates().get_template("job/entry.html").render(entry=entry))
+    return Markup(templates().get_template("jobs/job/entry.html").render(entry=entry))
 
 
 def lines_html(lines: Sequence[Mapping[str, Any]]) -> Markup:
     """Lines of the log."""
-    return Markup(templates().get_template("job/lines.html").render(lines=lines))
+    return Markup(templates().get_template("jobs/job/lines.html").render(lines=lines))
 
 
 def partials(parts: Mapping[str, str]) -> list[Markup]:

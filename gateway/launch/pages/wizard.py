@@ -54,7 +54,7 @@ def show_wizard(
         entries = entries.renewed()
     view = View.of(backend, caller, entries.opened())
     shown = _context(request, view, other_draft=other, kept=False)
-    return page(request, backend, caller, "wizard/new.html", **shown)
+    return page(request, backend, caller, "launch/new.html", **shown)
 
 
 @router.post("/estimate")
@@ -165,7 +165,7 @@ def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
     """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
-    return fragment("wizard/form.html", **_context(request, view, alert, kept=kept))
+    return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
 
 
 def _context(
