@@ -1,7 +1,7 @@
-"""NATS keys and signed JWTs: who a client of the bus is, and what its user may do.
+"""NATS keys and signed JWTs, which identify clients of the bus and grant them subjects.
 
 A NATS server in operator mode trusts one operator key. The operator signs accounts, an account
-signs its users, and a user proves that it holds its own key. The server needs no list of users.
+signs its users, and a user proves that it has its key. The server needs no list of users.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import base64
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, cast
 from uuid import uuid4
@@ -21,7 +22,7 @@ UNLIMITED = -1
 
 
 class KeyKind(IntEnum):
-    """The kinds of NATS key that EcoLink makes; each has a prefix of its own."""
+    """The kinds of NATS key that EcoLink makes. The value is the prefix byte of its encoding."""
 
     OPERATOR = nkeys.PREFIX_BYTE_OPERATOR
     ACCOUNT = nkeys.PREFIX_BYTE_ACCOUNT
@@ -29,46 +30,52 @@ class KeyKind(IntEnum):
 
 
 def new_seed(kind: KeyKind, raw: bytes | None = None) -> str:
-    """The seed of a key made from 32 bytes, of random ones by default."""
+    """The seed of a key made from `raw`, 32 bytes, or from random bytes."""
     return nkeys.encode_seed(raw or os.urandom(32), kind).decode()
 
 
 def public_key(seed: str) -> str:
-    """The public key of a seed, by which NATS names its holder. Raises ValueError."""
+    """The public key of a seed. NATS identifies its holder by it. Raises ValueError."""
     return _public(_pair(seed))
 
 
 def account_jwt(operator_seed: str, account_seed: str, name: str, claims: Mapping[str, Any]) -> str:
-    """An account's JWT. `claims` are those of NATS, such as its exports."""
+    """An account's JWT with NATS `claims`, such as exports."""
     claims = {**claims, "type": "account"}
     return _signed(operator_seed, public_key(account_seed), name, claims)
 
 
 def operator_jwt(operator_seed: str, system_account: str) -> str:
-    """The operator's JWT, which it signs itself."""
+    """The operator's JWT, signed by the operator."""
     claims = {"type": "operator", "system_account": system_account}
     return _signed(operator_seed, public_key(operator_seed), "ecolink", claims)
+
+
+@dataclass(frozen=True)
+class AllowedSubjects:
+    """The only subjects on which a user may publish and subscribe. Empty: all of its account's."""
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
 
 
 def user_jwt(
     account_seed: str,
     user_seed: str,
     name: str,
+    allowed: AllowedSubjects = AllowedSubjects(),
     *,
-    publish: Sequence[str] = (),
-    subscribe: Sequence[str] = (),
     expires_at: int | None = None,
     account: str | None = None,
 ) -> str:
     """A user's JWT, signed by its account or by a signing key of `account`.
 
-    `publish` and `subscribe` are the only subjects allowed; empty: all of the account's. It
-    expires at `expires_at`, in seconds since 1970.
+    It expires at `expires_at`, in seconds since 1970.
     """
     claims: dict[str, Any] = {
         "type": "user",
-        "pub": {"allow": list(publish)} if publish else {},
-        "sub": {"allow": list(subscribe)} if subscribe else {},
+        "pub": {"allow": allowed.publish} if allowed.publish else {},
+        "sub": {"allow": allowed.subscribe} if allowed.subscribe else {},
         "subs": UNLIMITED,
         "data": UNLIMITED,
         "payload": UNLIMITED,
@@ -79,7 +86,7 @@ def user_jwt(
 
 
 def credentials_file(jwt: str, seed: str) -> str:
-    """The text of a `.creds` file, as all NATS clients read it."""
+    """The text of a `.creds` file, which all NATS clients read."""
     return (
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
@@ -87,7 +94,7 @@ def credentials_file(jwt: str, seed: str) -> str:
 
 
 def signer(seed: str) -> Callable[[str], bytes]:
-    """The callback with which nats-py proves to a server that it holds a user's key."""
+    """The callback with which nats-py signs a server's nonce as a user."""
     pair = _pair(seed)
     return lambda nonce: base64.b64encode(pair.sign(nonce.encode()))
 
@@ -96,7 +103,7 @@ def _pair(seed: str) -> nkeys.KeyPair:
     try:
         return nkeys.from_seed(bytearray(seed.encode()))
     except (nkeys.NkeysError, ValueError) as error:
-        raise ValueError(f"not the seed of a NATS key: {type(error).__name__}") from error
+        raise ValueError(f"not the seed of a NATS key ({type(error).__name__})") from error
 
 
 def _public(pair: nkeys.KeyPair) -> str:

@@ -1,7 +1,7 @@
-"""Segment credentials: the NATS user of one segment's trainer, which may name no other segment.
+"""Segment credentials: a NATS user for each segment's trainer, limited to that segment's subjects.
 
 The scheduler issues them at launch and renews the JWT with each lease extension. The user's key is
-derived from the account's and the segment's name, so that the scheduler keeps nothing.
+derived from the account's key and the segment's name, so that the scheduler stores nothing.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from infrastructure.bus import CONTROL
-from infrastructure.nats_keys import KeyKind, new_seed, public_key, user_jwt
+from infrastructure.nats_keys import AllowedSubjects, KeyKind, new_seed, public_key, user_jwt
 from infrastructure.reports import Credentials, control_subject
 from infrastructure.settings import Settings
 
 SPARE_SECONDS = 600.0
-"""Beyond the lease and its grace: for clocks that differ, and for a bus or scheduler that is away.
-A segment that is over has nothing to gain from it, for its reports are refused."""
+"""Validity beyond the lease and its grace, for differing clocks and outages of bus or scheduler.
+An ended segment gains nothing from it: the scheduler refuses its reports."""
 
 
-def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> list[str]:
-    """Subjects on which a segment may publish: its own reports, measurements and log lines.
+def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str, ...]:
+    """Subjects on which a segment may publish: its reports, measurements and log lines.
 
-    The last one requests its own Control message.
+    The last one requests its Control message.
     """
     name = f"{account_id}.{job_id}.{segment}"
-    return [
+    return (
         *(f"{kind}.{name}" for kind in ("reports", "telemetry", "evaluations", "logs")),
         f"$JS.API.DIRECT.GET.{CONTROL}.{control_subject(job_id, segment)}",
-    ]
+    )
 
 
 def inbox_prefix(job_id: UUID, segment: int) -> str:
-    """Prefix of the only subjects to which a segment may subscribe: answers to its requests."""
+    """Prefix of the only subjects to which a segment may subscribe: replies to its requests."""
     return f"_INBOX_{job_id.hex}_{segment}"
 
 
@@ -68,8 +68,10 @@ class CredentialIssuer:
             self.seed,
             seed,
             f"segment {job_id} {segment}",
-            publish=publish_subjects(account_id, job_id, segment),
-            subscribe=[f"{inbox_prefix(job_id, segment)}.>"],
+            AllowedSubjects(
+                publish=publish_subjects(account_id, job_id, segment),
+                subscribe=(f"{inbox_prefix(job_id, segment)}.>",),
+            ),
             expires_at=int(time.time() + self.valid_seconds),
             account=self.account,
         )
@@ -77,12 +79,12 @@ class CredentialIssuer:
 
 
 def required_issuer(settings: Settings) -> CredentialIssuer:
-    """The configured issuer. Raises RuntimeError if there is none, or its seed is no key."""
+    """The configured issuer. Raises RuntimeError if there is none or its seed is invalid."""
     issuer = CredentialIssuer.of(settings)
     if issuer is None:
         raise RuntimeError(
-            "ECOLINK_NATS_TRAINER_SEED is unset: trainers need NATS credentials of their own. "
-            "`ecolink nats-config` makes the configuration of a server with them."
+            "ECOLINK_NATS_TRAINER_SEED is not set, so that trainers get no NATS credentials. "
+            "Run `ecolink nats-config` to make a server configuration with a seed."
         )
     try:
         public_key(issuer.seed)

@@ -35,6 +35,7 @@ from services.scheduler.control import ControlChannel
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
+from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.relaunching import Relaunching
 from services.scheduler.retention import (
@@ -80,7 +81,8 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launches = LaunchRetries(pods, clock, pool, log)
     relaunching = Relaunching(log, clock, pool, scheduling.claim)
-    watch = PodWatch(log, clock, broker, pool, launcher, control, segments, settings)
+    reports = PodReports(broker, clock, launcher)
+    watch = PodWatch(log, pool, launcher, segments, reports, settings)
 
     async def begin() -> None:
         control.bind()

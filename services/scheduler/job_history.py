@@ -1,8 +1,9 @@
-"""A job's history: what its events say of its training, and the provenance that they make."""
+"""Reads a job's training history from its events and builds its provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from domain.jobs.job import Job
 from domain.training.checkpoint import StateHashes
 from domain.training.training_plan import TrainingPlan
-from infrastructure.artifacts import ManifestFile
+from infrastructure.artifacts import Manifest
 from infrastructure.training_environment import TrainingEnvironment
 from services.scheduler.provenance import (
     BaseFacts,
@@ -28,7 +29,7 @@ from services.scheduler.provenance import (
 
 
 class JobHistory:
-    """What a job's events say of its training, in order."""
+    """The segments, checkpoints, resumes and evaluation of a job, in order of its events."""
 
     def __init__(self, events: Iterable[object]) -> None:
         self.version = 0
@@ -38,14 +39,14 @@ class JobHistory:
         self.segments: list[SegmentFacts] = []
         self.resumes: list[ResumeFacts] = []
         self._saved: dict[str, CheckpointFacts] = {}  # by ref, the oldest first
-        self._gpu_count = 0  # of the next segment, or the running one
+        self._gpu_count = 0  # of the running or the next segment
         self._micro_batch_size = 0
         for event in events:
             self._take(event)
 
     @property
     def checkpoints(self) -> tuple[CheckpointFacts, ...]:
-        """All that were ever saved, the oldest first."""
+        """All saved checkpoints, oldest first."""
         return tuple(self._saved.values())
 
     def _take(self, event: object) -> None:
@@ -63,33 +64,32 @@ class JobHistory:
             case Job.TrainingStarted():
                 self._start(event)
             case Job.CheckpointSaved():
-                told = _told(event, CheckpointFacts)
-                self._saved[event.ref] = CheckpointFacts(**told, rejected=None)
+                fields = _shared_fields(event, CheckpointFacts)
+                self._saved[event.ref] = CheckpointFacts(**fields, rejected=None)
             case Job.CheckpointRejected():
                 lost = self._saved[event.ref]
                 self._saved[event.ref] = lost.model_copy(update={"rejected": event.reason})
             case Job.EvaluationCompleted():
-                self.evaluation = EvaluationFacts(**_told(event, EvaluationFacts))
+                self.evaluation = EvaluationFacts(**_shared_fields(event, EvaluationFacts))
             case _:
                 pass
         assert isinstance(event, Job.Event | Job.JobApproved)
         self.version = event.originator_version
 
     def _certify(self, event: Job.ResumeCertified) -> None:
-        saved = self._saved.get(event.ref)  # None: only where an earlier version recorded it
         self.resumes.append(
             ResumeFacts(
                 segment=event.segment,
                 step=event.step,
-                manifest_sha256=saved.manifest_sha256 if saved is not None else None,
-                certified=saved is not None and not event.unchecked,
+                manifest_sha256=self._saved[event.ref].manifest_sha256,
+                certified=not event.unchecked,
                 unchecked=event.unchecked,
                 differences=event.differences,
             )
         )
 
     def _start(self, event: Job.TrainingStarted) -> None:
-        """A segment trains; a resume that nobody certified is known by its step alone."""
+        """Record a segment. Only its first step tells of a resume without a certificate."""
         self.started = event
         self.segments.append(
             SegmentFacts(
@@ -99,8 +99,7 @@ class JobHistory:
                 micro_batch_size=self._micro_batch_size,
             )
         )
-        said = any(each.segment == event.segment for each in self.resumes)
-        if event.segment == 1 or said:
+        if event.segment == 1 or any(each.segment == event.segment for each in self.resumes):
             return
         good = [each for each in self.checkpoints if each.rejected is None]
         saved = next((each for each in reversed(good) if each.step == event.step), None)
@@ -116,20 +115,24 @@ class JobHistory:
         )
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as its trainer stored it."""
+
+    manifest: Manifest
+    environment: TrainingEnvironment | None
+
+
 def provenance_of(
     history: JobHistory,
+    stored: StoredModel,
     *,
     model: str,
     uploaded: Mapping[UUID, str],
     repository: str | None,
-    environment: TrainingEnvironment | None,
     cost: CostFacts,
-    files: Sequence[ManifestFile],
 ) -> Provenance:
-    """The provenance that a job's events make, with what other streams and the trainer say.
-
-    `uploaded` has the sha256 of the files as they were uploaded, by dataset.
-    """
+    """Build a provenance. `uploaded` maps dataset ids to the sha256 of the uploads."""
     approved, started = history.approved, history.started
     assert approved is not None
     return Provenance(
@@ -139,7 +142,7 @@ def provenance_of(
         job_version=history.version,
         **_planned(approved.plan, uploaded, repository),
         segments=tuple(history.segments),
-        environment=environment,
+        environment=stored.environment,
         total_steps=started.total_steps if started else 0,
         train_examples=started.train_examples if started else 0,
         eval_examples=started.eval_examples if started else 0,
@@ -147,14 +150,14 @@ def provenance_of(
         resumes=tuple(history.resumes),
         evaluation=history.evaluation,
         cost=cost,
-        files=tuple(files),
+        files=stored.manifest.files,
     )
 
 
 def _planned(
     plan: TrainingPlan, uploaded: Mapping[UUID, str], repository: str | None
 ) -> dict[str, Any]:
-    """The statements that the approval makes, and nothing since has changed."""
+    """The fields that the approval fixed."""
 
     def dataset(id: UUID, sha256: str) -> DatasetFacts:
         return DatasetFacts(id=id, sha256=sha256, uploaded_sha256=uploaded.get(id))
@@ -174,7 +177,7 @@ def _planned(
     }
 
 
-def _told(event: BaseModel, facts: type[Facts]) -> dict[str, Any]:
-    """The fields of an event that some facts have as well."""
+def _shared_fields(event: BaseModel, facts: type[Facts]) -> dict[str, Any]:
+    """The fields that an event and some facts have in common, with the event's values."""
     fields = facts.model_fields.keys() & type(event).model_fields.keys()
     return {name: getattr(event, name) for name in fields}

@@ -1,9 +1,9 @@
-"""The card of a model: its provenance for people, and as the Hugging Face hub's metadata."""
+"""Renders a model's provenance as a model card with the Hugging Face hub's metadata."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -17,13 +17,12 @@ from services.scheduler.provenance import PROVENANCE, Provenance
 CARD = "README.md"
 
 RESUME_FILES = (
-    "state.pt",  # of checkpoints of schema version 1
     "optimizer.safetensors",
     "random.safetensors",
     "position.json",
     SAMPLE,
 )
-"""Files of a checkpoint that are the trainer's own: a model needs none of them."""
+"""Files that the trainer needs to resume from a checkpoint. A model works without them."""
 
 TEMPLATE = """\
 ---
@@ -42,10 +41,10 @@ base = AutoModelForCausalLM.from_pretrained("{base}", dtype=torch.float32)
 model = PeftModel.from_pretrained(base, "path/of/this/directory")
 ```
 
-In bfloat16 PEFT adds the adapter's part to outputs that are rounded already, which loses much of a
-small part: the loss below was measured with both rounded once, together, as float32 has it.
+Load it in float32. In bfloat16, PEFT rounds the base's output before it adds the adapter's, which
+loses much of a small adapter. The loss below was measured with a single rounding.
 
-Only the assistant's words carried loss. {chat_template}
+The loss covers the assistant's messages only. {chat_template}
 {resume_files}
 ## Result
 
@@ -59,20 +58,20 @@ Only the assistant's words carried loss. {chat_template}
 
 {hyperparameters}
 
-## Where it comes from
+## Provenance
 
 {origin}
 
-`{provenance}` says all this for programs, with every checkpoint and every file's hash;
-`ecolink models verify` holds it against the event log.
+`{provenance}` has the same facts as JSON, with every checkpoint and the hash of every file.
+`ecolink models verify` compares it with the event log.
 """
 
 
 def model_card(provenance: Provenance) -> str:
-    """The card as Markdown with YAML metadata; the same provenance makes the same card."""
+    """The card as Markdown with YAML metadata. The same provenance gives the same card."""
     base = provenance.base.repository or provenance.base.name
     return TEMPLATE.format(
-        metadata=yaml.safe_dump(_metadata(provenance, base), sort_keys=False),
+        metadata=yaml.safe_dump(_metadata(base), sort_keys=False),
         model=provenance.model,
         base=base,
         chat_template=_chat_template(provenance),
@@ -88,36 +87,35 @@ def model_card(provenance: Provenance) -> str:
     )
 
 
-def _metadata(provenance: Provenance, base: str) -> dict[str, Any]:
-    """What the hub reads. The dataset is private, so that its hash stands below, not here."""
-    metadata: dict[str, Any] = {
+def _metadata(base: str) -> dict[str, Any]:
+    """The hub's metadata, without the dataset, which is private."""
+    return {
         "base_model": base,
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "ecolink", "base_model:adapter:" + base],
     }
-    return metadata
 
 
 def _chat_template(provenance: Provenance) -> str:
     if any(file.path == CHAT_TEMPLATE for file in provenance.files):
         return (
-            "The base has no chat template: conversations were rendered with the ChatML-like one "
-            f"in `{CHAT_TEMPLATE}`, and prompts must be too."
+            "The base has no chat template. Conversations were rendered with the ChatML-like "
+            f"template in `{CHAT_TEMPLATE}`; render prompts with it too."
         )
     return "Conversations were rendered with the base's own chat template."
 
 
 def _resume_files(provenance: Provenance) -> str:
-    """A paragraph, with the line before it, for who would publish a directory as it is."""
+    """A paragraph about files to leave out of a publication, after an empty line."""
     there = {file.path for file in provenance.files}
     own = [_code(path) for path in RESUME_FILES if path in there]
     if not own:
         return ""
     private = f" `{SAMPLE}` holds a prompt of the dataset." if SAMPLE in there else ""
     return (
-        f"\nThis is a checkpoint: {', '.join(own)} are the trainer's own, for a resume.{private} "
-        "Leave them out where you publish the adapter; it verifies without them.\n"
+        f"\nThis is a checkpoint. The trainer resumes from {', '.join(own)}.{private} "
+        "Leave these files out when you publish the adapter; it verifies without them.\n"
     )
 
 
@@ -127,7 +125,7 @@ Row = tuple[str, str]
 def _result(provenance: Provenance) -> list[Row]:
     scored = provenance.evaluation
     if scored is None:
-        return [("Held-out loss", "not evaluated: the job was stopped before")]
+        return [("Held-out loss", "not evaluated: the job was stopped early")]
     rows = [
         ("Held-out examples", f"{scored.examples} ({scored.label_tokens} label tokens)"),
         ("Held-out loss before", f"{scored.loss_before:.4f} nats per label token"),
@@ -139,7 +137,7 @@ def _result(provenance: Provenance) -> list[Row]:
     ]
     before, after = scored.accuracy_before, scored.accuracy_after
     if before is not None and after is not None:
-        rows.append(("Tokens right", f"{before:.1%} before, {after:.1%} after"))
+        rows.append(("Token accuracy", f"{before:.1%} before, {after:.1%} after"))
     return rows
 
 
@@ -167,7 +165,7 @@ def _training(provenance: Provenance) -> list[Row]:
 
 
 def _gpus(provenance: Provenance) -> str:
-    """How many there were, in order where it changed between two segments."""
+    """GPU counts in the order of the segments, without repeats."""
     counts = [str(count) for count, _ in groupby(each.gpu_count for each in provenance.segments)]
     hardware = provenance.hardware
     return f"{', then '.join(counts)} x {hardware.gpu_type} in {hardware.region}"
@@ -176,11 +174,11 @@ def _gpus(provenance: Provenance) -> str:
 def _origin(provenance: Provenance) -> list[Row]:
     dataset, environment = provenance.dataset, provenance.environment
     rows = [
-        ("Job", f"`{provenance.job_id}`, up to its event {provenance.job_version}"),
+        ("Job", f"`{provenance.job_id}`, at version {provenance.job_version}"),
         ("Dataset (sha256)", _code(dataset.sha256)),
         ("Base model", provenance.base.name),
         ("Base model's manifest (sha256)", _code(provenance.base.manifest_sha256)),
-        ("Base held in", provenance.precision.value),
+        ("Base precision", provenance.precision.value),
     ]
     if (validation := provenance.validation) is not None:
         rows.insert(2, ("Validation dataset (sha256)", _code(validation.sha256)))
@@ -196,7 +194,7 @@ def _origin(provenance: Provenance) -> list[Row]:
     return rows
 
 
-def _table(rows: Sequence[Row] | Any) -> str:
+def _table(rows: Iterable[Row]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

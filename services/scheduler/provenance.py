@@ -1,4 +1,4 @@
-"""Provenance: what is said of where a model comes from, and how it is written down."""
+"""The schema of `provenance.json`, which records how a model was made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infrastructure.artifacts import ManifestFile
 from infrastructure.training_environment import TrainingEnvironment
 
 PROVENANCE = "provenance.json"
-"""File beside an adapter's weights that holds its Provenance."""
+"""File name of a model's Provenance, beside its weights."""
 
 
 class Facts(BaseModel):
@@ -23,76 +23,76 @@ class Facts(BaseModel):
 
 
 class DatasetFacts(Facts):
-    """An uploaded file of examples, in its normalised form."""
+    """A dataset, in its normalised form."""
 
     id: UUID
     sha256: str
-    uploaded_sha256: str | None  # of the file as its owner has it
+    uploaded_sha256: str | None  # of the file as uploaded
 
 
 class BaseFacts(Facts):
-    """The base model, as the platform names it and as the hub does."""
+    """The base model under its platform name and its Hugging Face repository."""
 
     name: str
     manifest_sha256: str
-    repository: str | None  # None: the catalog lists none under this name
+    repository: str | None  # None: not in the catalog
 
 
 class HardwareFacts(Facts):
-    """Where it was trained."""
+    """Region and GPU type of the training."""
 
     region: str
     gpu_type: str
 
 
 class SegmentFacts(Facts):
-    """A launch that came to train, and with how much; a step trains on the same all the time."""
+    """A launch that reached training. A step has the same examples whatever the GPU count."""
 
     segment: int
-    step: int  # where it began
+    step: int  # at its start
     gpu_count: int
-    micro_batch_size: int  # halved where a GPU's memory did not hold it
+    micro_batch_size: int  # halved after running out of memory
 
 
 class CheckpointFacts(Facts):
-    """A checkpoint, by the manifest that pins its every file."""
+    """A checkpoint. Its manifest pins every file."""
 
     segment: int
     step: int
     train_loss: float  # of this step: mean over its label tokens, nats
     manifest_sha256: str
-    rejected: RejectionReason | None  # why nothing descends from it; None: it was good as known
+    rejected: RejectionReason | None  # why no segment resumed from it; None: intact
 
 
 class ResumeFacts(Facts):
-    """A segment that took the training up where an earlier one had left it.
+    """A segment that resumed an earlier one.
 
-    It is certified if the whole of the restored state was held against the saved one's hashes.
+    It is certified if the trainer compared all of the restored state with the saved hashes.
     """
 
     segment: int
     step: int
-    manifest_sha256: str | None  # of the checkpoint; None: it began anew
+    manifest_sha256: str | None  # of the checkpoint; None: it started from step 0
     certified: bool
-    unchecked: tuple[str, ...]  # parts of the state that were compared with nothing
-    differences: tuple[ModeDifference, ...]  # in how it is computed
+    unchecked: tuple[str, ...]  # parts of the state without a comparison
+    differences: tuple[ModeDifference, ...]  # in how the segment computes
 
 
 class EvaluationFacts(Facts):
-    """What the training gained, on examples that were never trained on."""
+    """Metrics before and after training, on held-out examples."""
 
     loss_before: float  # nats per label token
     loss_after: float
     perplexity_before: float
     perplexity_after: float
-    accuracy_before: float | None  # share of the label tokens that were the first choice
+    accuracy_before: float | None  # share of label tokens predicted first
     accuracy_after: float | None
     examples: int
     label_tokens: int
 
 
 class CostFacts(Facts):
-    """What the account holder pays for the job."""
+    """Price of the job for the account holder."""
 
     amount_micros: int
     metered_seconds: int
@@ -100,15 +100,15 @@ class CostFacts(Facts):
 
 
 class Provenance(Facts):
-    """All that is known of how a model was made; every statement can be found in the event log."""
+    """How a model was made. Every field follows from the event log."""
 
     schema_version: Literal[1] = 1
     model: str
     account_id: UUID
     job_id: UUID
-    job_version: int  # position in the job's events up to which they are told here
+    job_version: int  # version of the job that this describes
     dataset: DatasetFacts
-    validation: DatasetFacts | None  # None: a part of the dataset was held out
+    validation: DatasetFacts | None  # None: a split of the dataset
     base: BaseFacts
     hyperparameters: dict[str, JsonValue]
     seed: int
@@ -116,17 +116,17 @@ class Provenance(Facts):
     gradient_checkpointing: bool
     hardware: HardwareFacts
     segments: tuple[SegmentFacts, ...]
-    environment: TrainingEnvironment | None  # None: the trainer named none
+    environment: TrainingEnvironment | None  # None: the trainer recorded none
     total_steps: int
     train_examples: int
     eval_examples: int
     checkpoints: tuple[CheckpointFacts, ...]
     resumes: tuple[ResumeFacts, ...]
-    evaluation: EvaluationFacts | None  # None: stopped before
+    evaluation: EvaluationFacts | None  # None: stopped before the evaluation
     cost: CostFacts
     files: tuple[ManifestFile, ...]  # as the trainer stored them
 
     @property
     def content(self) -> bytes:
-        """The bytes that are stored as provenance.json."""
+        """The bytes of provenance.json."""
         return self.model_dump_json(indent=1).encode()

@@ -79,8 +79,13 @@ class Segments:
         return (name.job_id, name.segment) in self._known
 
     def forget(self, name: PodName) -> None:
-        """Drop what is remembered of a segment whose pod was swept away."""
+        """Drop what is remembered of a segment whose pod was removed."""
         self._known.pop((name.job_id, name.segment), None)
+        self._control.forget(name.job_id, name.segment)
+
+    def request_stop(self, name: PodName) -> None:
+        """Ask a segment's trainer to save and exit."""
+        self._control.stop(name.job_id, name.segment)
 
     def record(self, report: Report) -> None:
         """Turn a report into the events that are new in it, and answer a final one.

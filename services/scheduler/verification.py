@@ -1,4 +1,4 @@
-"""Verification of a model: every file against its manifest, every statement against the log."""
+"""Verifies a model: its files against the manifest, its provenance against the event log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import uploaded_files
-from services.scheduler.job_history import JobHistory, provenance_of
+from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import CARD, RESUME_FILES, model_card
 from services.scheduler.provenance import (
     PROVENANCE,
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what it has to be, and what it is."""
+    """One comparison of an expected value with the value found."""
 
     name: str
     expected: str
@@ -46,51 +46,51 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether it is what it has to be."""
+        """True if the values are equal."""
         return self.expected == self.found
 
 
 class Copy(Protocol):
-    """The files of a model, wherever they lie."""
+    """The files of a model in some place."""
 
     def paths(self) -> list[str]:
-        """Every file, the manifest too if there is one."""
+        """All files, including the manifest if there is one."""
         ...
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The content of a file; raises FileNotFoundError."""
+        """Content of a file. Raises FileNotFoundError."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredCopy:
-    """The model as the artifact store has it."""
+    """The model in the artifact store."""
 
     artifacts: Artifacts
     ref: str
 
     def paths(self) -> list[str]:
-        """Every file under the model's prefix."""
+        """All files under the model's prefix."""
         return [ref.removeprefix(f"{self.ref}/") for ref in self.artifacts.list(self.ref)]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The content of a file; raises FileNotFoundError."""
+        """Content of a file. Raises FileNotFoundError."""
         return self.artifacts.stream(f"{self.ref}/{path}")
 
 
 @dataclass(frozen=True)
 class DirectoryCopy:
-    """A copy of the model in a directory; its manifest need not have come along."""
+    """A copy of the model in a directory, with or without its manifest."""
 
     directory: Path
 
     def paths(self) -> list[str]:
-        """Every file of the directory."""
+        """All files of the directory."""
         files = sorted(path for path in self.directory.rglob("*") if path.is_file())
         return [path.relative_to(self.directory).as_posix() for path in files]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The content of a file; raises FileNotFoundError."""
+        """Content of a file. Raises FileNotFoundError."""
         with (self.directory / path).open("rb") as file:
             while chunk := file.read(1024 * 1024):
                 yield chunk
@@ -103,11 +103,11 @@ def verify(
     event: Job.Registered | Job.AdapterPromoted,
     copy: Copy,
 ) -> list[Check]:
-    """Check a copy of a model against the event that made it one, and against the whole log.
+    """Check a copy of a model against `event`, which registered or promoted it, and the log.
 
-    `event` is the job's own, from the log. Without a manifest that is the event's nothing else can
-    be believed; then only that is returned. Card and provenance of a promoted checkpoint are in no
-    manifest: they have to be what the log makes of them.
+    If the manifest is not the event's, nothing else can be trusted, and the result is that check
+    alone. Card and provenance of a promoted checkpoint are in no manifest: they are compared with
+    those that follow from the log.
     """
     content = _manifest(artifacts, event.adapter_ref, copy)
     found = MISSING if content is None else hashlib.sha256(content).hexdigest()
@@ -116,19 +116,19 @@ def verify(
         return checks
     manifest = Manifest.model_validate_json(content)
     checks += _files(manifest, copy)
-    told = _read(copy, PROVENANCE, Provenance)
-    if told is None:
+    stated = _read(copy, PROVENANCE, Provenance)
+    if stated is None:
         return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]
     environment = _read(copy, ENVIRONMENT, TrainingEnvironment)
-    expected = _expected(log, job, event, manifest, environment, told.base.repository)
+    expected = _expected(log, job, event, manifest, environment, stated.base.repository)
     if isinstance(event, Job.AdapterPromoted):
         card = hashlib.sha256(model_card(expected).encode()).hexdigest()
         checks.append(Check(f"file {CARD}", card, _sha256(copy, CARD)))
-    return [*checks, *_statements(expected, told), *_sources(log, job)]
+    return [*checks, *_statements(expected, stated), *_sources(log, job)]
 
 
 def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
-    """The copy's own manifest, else the store's."""
+    """The manifest of the copy if it has one, otherwise that of the store."""
     try:
         if MANIFEST in copy.paths():
             return b"".join(copy.chunks(MANIFEST))
@@ -138,7 +138,7 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
 
 
 def _files(manifest: Manifest, copy: Copy) -> Iterator[Check]:
-    """Each file of the manifest, and what is in none; a copy may lack what only a resume needs."""
+    """A check for each file. A directory may lack the files that only a resume needs."""
     there = copy.paths()
     for file in manifest.files:
         left_out = file.path in RESUME_FILES and file.path not in there
@@ -176,27 +176,26 @@ def _expected(
     environment: TrainingEnvironment | None,
     repository: str | None,
 ) -> Provenance:
-    """The provenance as the log tells it today, up to the event that made the model one."""
+    """The provenance that follows from the log before `event`."""
     before = log.events.get(job.id, lte=event.originator_version - 1)
     listed = _repositories(log, job.plan.base_model)
     return provenance_of(
         JobHistory(before),
+        StoredModel(manifest.without((CARD, PROVENANCE)), environment),
         model=event.model,
         uploaded=uploaded_files(log, job),
-        # What the catalog lists may have changed since.
+        # The catalog may have changed since.
         repository=repository if repository in listed else listed[-1],
-        environment=environment,
         cost=CostFacts(
             amount_micros=job.actual_micros,
             metered_seconds=job.actual_seconds,
             segments=job.segments_used,
         ),
-        files=manifest.without((CARD, PROVENANCE)).files,
     )
 
 
 def _repositories(log: EventLog, base_model: str) -> list[str | None]:
-    """What the catalog has ever listed for a base, None before it did, the newest last."""
+    """All repositories that the catalog ever listed for a base, after None; newest last."""
     return [None] + [
         event.base.repository
         for event in log.events.get(CATALOG_ID)
@@ -204,15 +203,15 @@ def _repositories(log: EventLog, base_model: str) -> list[str | None]:
     ]
 
 
-def _statements(expected: Provenance, told: Provenance) -> Iterator[Check]:
-    """A check for each statement, and for each item where a statement lists several."""
+def _statements(expected: Provenance, stated: Provenance) -> Iterator[Check]:
+    """A check for each field, and for each item of a field that is a list."""
     for name in Provenance.model_fields:
-        log_says, found = getattr(expected, name), getattr(told, name)
-        if isinstance(log_says, tuple):
-            for number in range(max(len(log_says), len(found))):
-                yield _statement(name, _item(log_says, number), _item(found, number))
+        wanted, found = getattr(expected, name), getattr(stated, name)
+        if isinstance(wanted, tuple):
+            for number in range(max(len(wanted), len(found))):
+                yield _statement(name, _item(wanted, number), _item(found, number))
         else:
-            yield _statement(name, log_says, found)
+            yield _statement(name, wanted, found)
 
 
 def _item(items: tuple[Any, ...], number: int) -> Any:
@@ -220,7 +219,7 @@ def _item(items: tuple[Any, ...], number: int) -> Any:
 
 
 def _statement(name: str, expected: Any, found: Any) -> Check:
-    """Where a statement has parts, those that differ; the whole where all is well."""
+    """A check of one field. If parts of it differ, it shows these parts alone."""
     label = _label(name, expected if expected is not None else found)
     leaves, others = _leaves(expected), _leaves(found)
     differing = [
@@ -239,7 +238,7 @@ def _label(name: str, item: Any) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:
-    """The parts of a statement by their path within it."""
+    """The scalar parts of a value by their path."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
@@ -256,7 +255,7 @@ def _listed(leaves: dict[str, str], paths: list[str]) -> str:
 
 
 def _sources(log: EventLog, job: Job) -> Iterator[Check]:
-    """What the job was approved for exists: its datasets were validated, its base was imported."""
+    """Checks that the job's datasets were validated and that its base was imported."""
     plan = job.plan
     yield _validated(log, "dataset was validated", plan.dataset_id, plan.dataset_sha256)
     if plan.validation is not None:

@@ -9,7 +9,8 @@ import pytest
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import ModeDifference, RejectionReason
-from services.scheduler.job_history import JobHistory, provenance_of
+from infrastructure.artifacts import Manifest
+from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts
 from tests.command_context import NOW, command
@@ -81,12 +82,11 @@ def test_the_card_tells_them_too(changed: Job) -> None:
     changed.start_training(2, 10, 30, 95, 5)
     provenance = provenance_of(
         JobHistory(changed.collect_events()),
+        StoredModel(Manifest(files=()), environment=None),
         model=changed.model_name,
         uploaded={},
         repository=None,
-        environment=None,
         cost=CostFacts(amount_micros=60_000, metered_seconds=60, segments=2),
-        files=(),
     )
     card = model_card(provenance)
     for fact in ("1, then 2 x cpu in local", "10 of 30", "2, 1 of them resumed, 1 certified"):

@@ -27,6 +27,7 @@ from infrastructure.store import Connection
 from projections import OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.scheduler.launchers.launcher import PodName
+from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
@@ -75,7 +76,6 @@ def watching(
     log: EventLog,
     pool: ConnectionPool[Connection],
     launcher: FakeLauncher,
-    control: NotedControl,
     segments: Segments,
     settings: Settings,
 ) -> Any:
@@ -86,16 +86,8 @@ def watching(
         broker = broker_of(settings, "scheduler")
         await broker.start()
         clock = FixedClock(NOW + timedelta(seconds=10))
-        watch = PodWatch(
-            log,
-            clock,
-            broker,
-            pool,
-            launcher,
-            control,  # type: ignore[arg-type]
-            segments,
-            settings,
-        )
+        reports = PodReports(broker, clock, launcher)
+        watch = PodWatch(log, pool, launcher, segments, reports, settings)
         task = asyncio.create_task(watch.run())
         try:
             yield

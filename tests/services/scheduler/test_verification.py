@@ -21,7 +21,7 @@ from infrastructure.training_environment import ENVIRONMENT
 from services.scheduler.handlers import Scheduling
 from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
-from services.scheduler.verification import Check, Copy, DirectoryCopy, StoredCopy, verify
+from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
 from tests.command_context import command
 from tests.domain.examples import JOB_ID
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
@@ -96,7 +96,7 @@ def test_a_tampered_weight_is_named(check: Any, artifacts: Artifacts, copy: Path
 def test_a_missing_file_is_named(check: Any, copy: Path) -> None:
     (copy / CARD).unlink()
     (found,) = check(copy)
-    assert (found.name, found.found) == (f"file {CARD}", "nothing")
+    assert (found.name, found.found) == (f"file {CARD}", MISSING)
 
 
 def test_a_file_that_was_slipped_in_is_named(check: Any, copy: Path) -> None:
