@@ -13,6 +13,8 @@ AXE := $(VENV)/.axe
 # Each worker has servers of its own. They wait more than they compute: three are right for two cores.
 WORKERS := --numprocesses 3
 
+BENCHES := estimates live memory meter-truth resume start trainer wait-eta
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -28,6 +30,7 @@ help:
 	@echo "make screenshots   a picture of every page in every state, in screenshots/"
 	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
 	@echo "make docs   write the generated pages of docs/ again"
+	@echo "make bench-NAME [ARGS=...]   a benchmark: $(BENCHES)"
 	@echo "make check  lint, types, layers and layout"
 	@echo "make clean  remove what make made, except your data"
 
@@ -57,6 +60,9 @@ fuzz: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.docs.generate
+
+bench-%: $(INSTALLED) $(CORPUS) $(MODEL)
+	$(BIN)/python -m tests.bench.$(subst -,_,$*) $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

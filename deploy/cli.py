@@ -8,7 +8,6 @@ import typer
 
 from deploy import operator
 from deploy.auditing import commands as audit_commands
-from deploy.bench.commands import commands as bench_commands
 from deploy.catalog import commands as catalog_commands
 from deploy.demo.commands import commands as demo_commands
 from deploy.endpoint import Finder
@@ -43,7 +42,6 @@ for commands in (
     local_commands,
     demo_commands,
     audit_commands,
-    bench_commands,
     catalog_commands,
     estimates_commands,
     events_commands,

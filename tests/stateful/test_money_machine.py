@@ -16,12 +16,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from deploy.bench.simulated_platform import (
-    PAID_BY_PLATFORM,
-    PAID_BY_USER,
-    SimulatedPlatform,
-)
-from deploy.bench.simulated_trainer import SimulatedTrainer
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
@@ -34,6 +28,12 @@ from infrastructure.artifacts import MANIFEST
 from infrastructure.reports import Outcome
 from tests.domain.examples import PLAN
 from tests.services.billing.meters import POLICY
+from tests.simulation.platform import (
+    PAID_BY_PLATFORM,
+    PAID_BY_USER,
+    SimulatedPlatform,
+)
+from tests.simulation.trainer import SimulatedTrainer
 
 REGION, CAPACITY = "local", 3
 RETENTION = timedelta(minutes=20)  # so short that it ends while the machine runs

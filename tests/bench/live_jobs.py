@@ -1,4 +1,4 @@
-"""Jobs that train as far as the log can tell, for the clients of `ecolink bench live`."""
+"""Jobs that train as far as the log can tell, for the clients of `make bench-live`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from deploy.bench.meter_truth import PLAN
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.meter import Meter
@@ -24,6 +23,7 @@ from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.sessions import begin_session
 from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log
+from tests.bench.meter_truth import PLAN
 
 JOBS_OF_ACCOUNT = 5
 RATE_MICROS = 600_000

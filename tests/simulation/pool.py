@@ -1,4 +1,4 @@
-"""`ecolink bench wait-eta`: announced waits against the real ones, on a simulated pool."""
+"""A simulated GPU pool: jobs arrive, wait, run and end, with the real pool and wait estimate."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
 from statistics import mean, median, quantiles
-from typing import Annotated
 from uuid import UUID
-
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.capacity.queue_eta import Occupied, Queued, wait_seconds
@@ -234,31 +229,3 @@ def _phase(phase: Phase, typical: float) -> PhaseEstimate:
     low = typical if phase is Phase.REGISTER else typical / math.sqrt(HEADROOM)
     high = typical if phase is Phase.REGISTER else low * HEADROOM
     return PhaseEstimate(phase=phase, model_seconds=typical, low_seconds=low, high_seconds=high)
-
-
-def bench(
-    seed: Annotated[int, typer.Option(help="Of arrivals and durations.")] = SEED,
-    noise: Annotated[float, typer.Option(help="Log-deviation of true durations.")] = NOISE,
-) -> None:
-    """Tell 200 jobs on a pool of 8 GPUs how long they will wait, and see how long they do."""
-    jobs = simulate(seed, noise=noise)
-    inside = sum(
-        each.estimate.low_seconds <= each.duration <= each.estimate.high_seconds for each in jobs
-    )
-    table = Table("", "jobs that waited", "median error", "p90 error", box=None)
-    for name, told in (
-        ("from the running jobs' own remaining estimates", lambda job: job.eta),
-        ("naive: expected GPU seconds before it / GPUs", lambda job: job.naive),
-    ):
-        accuracy = Accuracy.of(jobs, told)
-        table.add_row(
-            name,
-            str(accuracy.waited),
-            f"{accuracy.median_error:.1%}",
-            f"{accuracy.p90_error:.1%}",
-        )
-    console = Console(highlight=False)
-    console.print(
-        f"{JOBS} jobs on {CAPACITY} GPUs, seed {seed}; {inside} took as long as their range said."
-    )
-    console.print(table)

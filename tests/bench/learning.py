@@ -28,9 +28,7 @@ MAX_TOKENS = 512
 ERROR_CHARACTERS = 2000
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-PythonOption = Annotated[
-    Path, typer.Option(help="A Python that has TRL, the extra `bench`; else this one.")
-]
+PythonOption = Annotated[Path, typer.Option(help="A Python that has TRL; default: this one.")]
 ModelOption = Annotated[
     Path | None, typer.Option(help="Directory of a base; else SmolLM2-135M is imported.")
 ]

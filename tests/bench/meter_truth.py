@@ -1,4 +1,4 @@
-"""`ecolink bench meter-truth`: a million job-minutes with faults, held against an oracle."""
+"""`make bench-meter-truth`: a million job-minutes with faults, held against an oracle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from uuid import UUID
 
 import typer
 
-from deploy.bench.memory_log import MemoryLog
-from deploy.bench.simulated_platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
-from deploy.bench.simulated_trainer import SimulatedTrainer
 from domain.billing.account import Account
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
@@ -28,6 +25,9 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import TrainingPlan
 from infrastructure.reports import Outcome
 from services.billing.settlement import LeasePolicy
+from tests.simulation.memory_log import MemoryLog
+from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
+from tests.simulation.trainer import SimulatedTrainer
 
 POLICY = LeasePolicy(minute_seconds=60, lease_seconds=300, extension_seconds=60)
 RETENTION = timedelta(days=30)
@@ -36,6 +36,7 @@ ACCOUNTS, JOBS_OF_ACCOUNT = 200, 4
 ACCOUNTS_OF_REGION, GPUS_OF_REGION = 4, 16
 CACHED_AGGREGATES = 20_000
 
+DIFFERENCE = "difference from the oracle, micro-dollars"
 STEP_SECONDS = (20, 240)
 WORK_SECONDS = (600, 24 * 3600)
 RATES = (400_000, 12_000_000)  # micro-dollars per hour
@@ -224,6 +225,18 @@ class MeterTruth:
             folded.reserved_micros - cached.reserved_micros
         )
 
+    @property
+    def errors(self) -> dict[str, int]:
+        """Figures that are 0 if every bill is right."""
+        faults, books = self.platform.faults, self.platform.books
+        return {
+            DIFFERENCE: self.difference_micros + faults.difference_micros,
+            "unpaid seconds": faults.unpaid_seconds,
+            "times a balance was below zero": faults.below_zero,
+            "seconds billed twice": books.billed_twice,
+            "seconds billed that never passed": faults.overbilled_seconds,
+        }
+
     def happens(self, what: str, probability: float) -> bool:
         """Whether it does, by chance; what does is counted."""
         happens = self.chance.random() < probability
@@ -241,15 +254,7 @@ def bench(
     truth.run(minutes)
     seconds = time.monotonic() - began
     platform, faults = truth.platform, truth.platform.faults
-    difference = truth.difference_micros + faults.difference_micros
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    must_be_zero = {
-        "difference from the oracle, micro-dollars": difference,
-        "unpaid seconds": faults.unpaid_seconds,
-        "times a balance was below zero": faults.below_zero,
-        "seconds billed twice": platform.books.billed_twice,
-        "seconds billed that never passed": faults.overbilled_seconds,
-    }
     figures = {
         "job-minutes": platform.books.billed_seconds // 60,
         "minutes posted": platform.books.minutes,
@@ -264,6 +269,10 @@ def bench(
         "seconds that wrong clocks kept from the bill": faults.unbilled_seconds,
         **truth.happened,
     }
-    for name, figure in (figures | must_be_zero).items():
+    for name, figure in (figures | truth.errors).items():
         typer.echo(f"{figure:>14,}  {name}")
-    raise typer.Exit(1 if any(must_be_zero.values()) else 0)
+    raise typer.Exit(1 if any(truth.errors.values()) else 0)
+
+
+if __name__ == "__main__":
+    typer.run(bench)

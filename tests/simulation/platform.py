@@ -11,16 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid5
 
-from deploy.bench.books import Books
-from deploy.bench.faults import Faults
-from deploy.bench.oracle import Oracle
-from deploy.bench.simulated_service import SimulatedScheduler, SimulatedService
-from deploy.bench.simulated_trainer import (
-    Ended,
-    SimulatedControl,
-    SimulatedLauncher,
-    SimulatedTrainer,
-)
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.billing.meter import Meter
@@ -46,6 +36,16 @@ from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launching import PodStarter
 from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
+from tests.simulation.books import Books
+from tests.simulation.faults import Faults
+from tests.simulation.oracle import Oracle
+from tests.simulation.service import SimulatedScheduler, SimulatedService
+from tests.simulation.trainer import (
+    Ended,
+    SimulatedControl,
+    SimulatedLauncher,
+    SimulatedTrainer,
+)
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = UUID("b3d1c1de-52a5-4c3c-9d5b-3a8b8ad0f1ce")

@@ -1,4 +1,4 @@
-"""`ecolink bench start`: from the approval to the first optimizer step, cold and warm."""
+"""`make bench-start`: from the approval to the first optimizer step, cold and warm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench.aims import Verdict, conclude
 from deploy.demo.account import acting_for_the_demo, fresh_account, top_up
 from deploy.demo.preparing import (
     BASE_MODEL,
@@ -40,6 +39,7 @@ from infrastructure.measurements import steps_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from infrastructure.warm_start import READY
+from tests.bench.aims import Verdict, conclude
 
 T = TypeVar("T")
 
@@ -233,3 +233,7 @@ def verdict(seconds: Sequence[float]) -> Verdict:
 
 def _p95(seconds: Sequence[float]) -> float:
     return quantiles(seconds, n=20, method="inclusive")[-1]
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -1,4 +1,4 @@
-"""The clients of `ecolink bench live`, in a process of their own: what each receives, and when.
+"""The clients of `make bench-live`, in a process of their own: what each receives, and when.
 
 Reads the configuration as one JSON line from its standard input, and then `stop`; prints `ready`
 when all are connected, `back` when all are so again, and at the end what they saw, as JSON.
@@ -23,7 +23,7 @@ from websockets.exceptions import WebSocketException
 from gateway.jobs.pages.live import place_text
 from infrastructure.measurements import Place
 
-MODULE = "deploy.bench.live_clients"
+MODULE = "tests.bench.live_clients"
 RECONNECT_SECONDS = (0.2, 0.4)
 """As soon as a page does so at first."""
 

@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer on tokenised examples, as a program of its own, for ours to be held against.
+"""Train with TRL's SFTTrainer on tokenised examples, to compare our trainer with it.
 
-`python -P deploy/bench/trl_run.py CONFIG.json`, where CONFIG.json is a TrlConfig, prints a
-TrlResult as JSON in its last line. It needs TRL (the extra `bench`) and nothing of EcoLink, so that
-it runs in any Python that has it. Threads, allocator and the like are the environment's.
+`python -P tests/bench/trl_run.py CONFIG.json`, where CONFIG.json is a TrlConfig, prints a
+TrlResult as JSON in its last line. The program imports nothing of EcoLink, so that any Python
+that has TRL can run it. The environment sets threads, allocator and the like.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class TrlConfig:
     """One run. What has a default has TRL's own."""
 
     model: str  # directory
-    data: str  # file: {"train": [{"input_ids": [..], "labels": [..]}, ..], "eval": [..]}
-    output: str  # directory; the adapter is written to its folder `adapter`
+    data: str  # file: {"train": [{"input_ids": [..], "labels": [..]}, ..]}
+    output: str  # directory
     learning_rates: list[float]  # of each optimizer step; their number is that of the steps
     target_modules: list[str]
     lora_r: int
@@ -45,7 +45,6 @@ class TrlConfig:
     gradient_checkpointing: bool = True
     max_length: int | None = 1024
     torch_compile: bool = False
-    evaluate: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,6 @@ class TrlResult:
     losses: list[float]  # as TRL logs them, every ten steps
     peak_rss_bytes: int
     peak_gpu_bytes: int  # 0 without a GPU
-    eval_loss: float | None  # nats per label token, by TRL's own forward pass
-    adapter: str  # directory
     step_tokens: list[int]  # of each optimizer step, without padding
     threads: int  # of torch
     torch: str  # its version
@@ -88,7 +85,7 @@ class Stopwatch:
 
 
 def run(config: TrlConfig) -> TrlResult:
-    """Train, write the adapter, evaluate."""
+    """Train and measure."""
     started, before_main = time.monotonic(), seconds_since_start()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
@@ -97,21 +94,16 @@ def run(config: TrlConfig) -> TrlResult:
     stopwatch = Stopwatch()
     trainer = _trainer(config, stopwatch)
     trainer.train()
-    trained = time.monotonic()
-    adapter = Path(config.output) / "adapter"
-    trainer.model.save_pretrained(str(adapter), save_embedding_layers=False)
     history: list[dict[str, Any]] = trainer.state.log_history
     return TrlResult(
         version=trl.__version__,
         tokens=stopwatch.tokens[-1],
         first_step_seconds=before_main + stopwatch.ended[0] - started,
-        train_seconds=trained - stopwatch.began,
+        train_seconds=time.monotonic() - stopwatch.began,
         step_seconds=stopwatch.step_seconds,
         losses=[row["loss"] for row in history if "loss" in row],
         peak_rss_bytes=peak_rss_bytes(),
         peak_gpu_bytes=peak_gpu_bytes(),
-        eval_loss=_eval_loss(trainer) if config.evaluate else None,
-        adapter=str(adapter),
         step_tokens=stopwatch.step_tokens,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -155,7 +147,6 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
         model=config.model,
         args=_arguments(config),
         train_dataset=Dataset.from_list(data["train"]),
-        eval_dataset=Dataset.from_list(data["eval"]) if config.evaluate else None,
         peft_config=_lora(config),
         callbacks=[Timed()],
     )
@@ -182,7 +173,6 @@ def _arguments(config: TrlConfig) -> Any:
         output_dir=config.output,
         max_steps=len(config.learning_rates),
         per_device_train_batch_size=config.micro_batch_size,
-        per_device_eval_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=max(config.learning_rates),
         weight_decay=config.weight_decay,
@@ -199,21 +189,6 @@ def _arguments(config: TrlConfig) -> Any:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _eval_loss(trainer: Any) -> float:
-    """Mean over all label tokens; TRL's own `evaluate` is a mean of the batches' means."""
-    import torch
-
-    trainer.model.eval()
-    total, label_tokens = 0.0, 0
-    for batch in trainer.get_eval_dataloader():
-        count = int((batch["labels"][:, 1:] != -100).sum())
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
-        total += loss.item() * count
-        label_tokens += count
-    return total / label_tokens
 
 
 def peak_rss_bytes() -> int:

@@ -1,4 +1,4 @@
-"""`ecolink bench resume`: trainers are stopped and killed anywhere, and nothing must show it."""
+"""`make bench-resume`: trainers are stopped and killed anywhere, and nothing must show it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.bench.trainer_runs import (
+from deploy.demo.preparing import BASE_MODEL, SOURCE
+from domain.estimating.estimate import Precision
+from tests.bench.trainer_runs import (
     ACCUMULATION,
     SAVE_STEPS,
     STEPS,
@@ -25,8 +27,6 @@ from deploy.bench.trainer_runs import (
     Trainers,
     nats_server,
 )
-from deploy.demo.preparing import BASE_MODEL, SOURCE
-from domain.estimating.estimate import Precision
 
 PLACES = ("forward", "backward", "between", "save", "kill")
 KILL_PLACES = ("forward", "backward", "between", "save")
@@ -114,3 +114,7 @@ def draw(random: Random, turn: int) -> StopPoint:
     times = STEPS // SAVE_STEPS - 1 if place == "save" else (STEPS - 1) * ACCUMULATION
     number = signal.SIGKILL if kind == "kill" else signal.SIGTERM
     return StopPoint(place, random.randint(1, times), number)
+
+
+if __name__ == "__main__":
+    typer.run(bench)

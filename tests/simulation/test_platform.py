@@ -6,8 +6,6 @@ from uuid import UUID
 
 import pytest
 
-from deploy.bench.simulated_platform import SimulatedPlatform
-from deploy.bench.simulated_trainer import SimulatedTrainer
 from domain.billing.account import Account
 from domain.core.event_log import EventLog
 from domain.jobs.failures import FailureClass
@@ -15,6 +13,8 @@ from domain.jobs.job import Job, JobStatus
 from infrastructure.reports import Outcome
 from tests.domain.examples import PLAN
 from tests.services.billing.meters import POLICY
+from tests.simulation.platform import SimulatedPlatform
+from tests.simulation.trainer import SimulatedTrainer
 
 SECOND = 1000
 """What a second costs, micro-dollars."""

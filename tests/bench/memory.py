@@ -1,4 +1,4 @@
-"""`ecolink bench memory`: what jobs are predicted to take of a GPU's memory, and what they take."""
+"""`make bench-memory`: what jobs are predicted to take of a GPU's memory, and what they take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from domain.catalog.catalog_entries import shipped_offers
@@ -21,6 +21,7 @@ from domain.estimating.memory import GIB
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from services.scheduler.launchers.nvidia_smi import nvidia_devices
+from tests.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
 from tests.bench.measured_run import Rows, RunConfig
 
 STEPS = 2
@@ -127,3 +128,7 @@ def drawn(found: list[Found]) -> Table:
         gib = (f"{size / GIB:.2f}" for size in (each.predicted, each.measured))
         table.add_row(str(each.setting), *gib, f"{ratio:.2f}")
     return table
+
+
+if __name__ == "__main__":
+    typer.run(bench)

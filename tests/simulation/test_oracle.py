@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import deploy.bench.oracle
-from deploy.bench.oracle import Oracle, cost
+import tests.simulation.oracle
+from tests.simulation.oracle import Oracle, cost
 
 
 def test_it_imports_nothing_of_ours() -> None:
-    source = Path(deploy.bench.oracle.__file__).read_text()
+    source = Path(tests.simulation.oracle.__file__).read_text()
     imported = {
         name.split(".")[0]
         for node in ast.walk(ast.parse(source))

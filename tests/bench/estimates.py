@@ -1,4 +1,4 @@
-"""`ecolink bench estimates`: real jobs of varied size, one after another, each estimated before."""
+"""`make bench-estimates`: real jobs of varied size, one after another, each estimated before."""
 
 from __future__ import annotations
 
@@ -146,3 +146,7 @@ def _await_end(client: Client, path: str) -> dict[str, Any]:
             return job
         time.sleep(POLL_SECONDS)
     raise ClientError(f"{path} took longer than {JOB_SECONDS:.0f} s")
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploy.bench.oracle import SegmentFacts
-from deploy.bench.simulated_trainer import SimulatedTrainer
+from tests.simulation.oracle import SegmentFacts
+from tests.simulation.trainer import SimulatedTrainer
 
 
 @dataclass

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import nats
@@ -48,8 +48,6 @@ T = TypeVar("T")
 
 TINY = "tiny"
 RUN_SECONDS = 1200.0  # of a run that hangs
-SAVED = re.compile(r"saved step (\d+): training waited ([0-9.]+) s, durable after ([0-9.]+) s")
-SAMPLED = re.compile(r"the fixed prompt is answered in ([0-9.]+) s")
 ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # so many steps at the least
 
 
@@ -95,63 +93,6 @@ class Outcome:
         return "adapter" if self.adapter_sha256 != other.adapter_sha256 else None
 
 
-class Saved(NamedTuple):
-    """A checkpoint, as the trainer's log tells of it."""
-
-    step: int
-    waited: float  # seconds that training did
-    durable: float  # seconds from its beginning until it was
-
-    @classmethod
-    def found(cls, log: str) -> list[Saved]:
-        """All of a log."""
-        return [cls(int(step), float(a), float(b)) for step, a, b in SAVED.findall(log)]
-
-
-@dataclass(frozen=True)
-class Saving:
-    """When the steps of a run were done, and what its checkpoints did to them.
-
-    The checkpoint of the last step is none of them: it is what the run is for, and so is its sample
-    of the fixed prompt.
-    """
-
-    times: tuple[float, ...]  # seconds of the segment, at the end of each step
-    saves: tuple[Saved, ...]
-    sampled: float  # seconds of the samples
-
-    @property
-    def wall(self) -> float:
-        """Seconds from the end of the first step to that of the last."""
-        return self.times[-1] - self.times[0]
-
-    @property
-    def waited(self) -> float:
-        """Seconds in which training waited for checkpoints and their samples."""
-        return sum(each.waited for each in self.saves) + self.sampled
-
-    @property
-    def steps(self) -> tuple[list[float], list[float]]:
-        """Seconds of the steps beside which a checkpoint was stored, and of all others, no waits.
-
-        The first step of all is left out.
-        """
-        waits = {each.step: each.waited for each in self.saves}
-        spans = [(self.times[each.step - 1], each.durable) for each in self.saves]
-        beside, others = [], []
-        for number, (before, after) in enumerate(pairwise(self.times), 1):  # of the step before
-            stored = any(begin < after and before < begin + durable for begin, durable in spans)
-            (beside if stored else others).append(after - before - waits.get(number, 0.0))
-        return beside, others
-
-    @property
-    def share(self) -> float:
-        """Part of the wall time that the checkpoints cost: waits, and what slows steps beside."""
-        beside, others = self.steps
-        slower = len(beside) * (median(beside) - median(others))
-        return (self.waited + slower) / self.wall
-
-
 class Trainers:
     """Runs real trainers, one after another, on a store of their own."""
 
@@ -182,18 +123,6 @@ class Trainers:
         times = sorted({each.step: each.elapsed_seconds for each in measured}.values())
         steps = [after - before for before, after in pairwise(times)]
         return self._outcome(spec), median(steps)
-
-    def saving(self, setting: Setting, hyperparameters: Hyperparameters) -> Saving:
-        """What the checkpoints of a run that nothing ends did to its steps."""
-        spec = self._spec(setting).model_copy(update={"hyperparameters": hyperparameters})
-        folder, _ = self._run(setting, spec, None)
-        measured = sorted(self._measured(spec), key=lambda each: each.step)
-        log = (folder / "log").read_text()
-        return Saving(
-            times=tuple(each.elapsed_seconds for each in measured),
-            saves=tuple(each for each in Saved.found(log) if each.step < measured[-1].step),
-            sampled=sum(map(float, SAMPLED.findall(log)[:-1])),
-        )
 
     def interrupted(self, setting: Setting, point: StopPoint) -> tuple[Outcome, float]:
         """The outcome of a run that was ended at a point and resumed; seconds to the exit."""

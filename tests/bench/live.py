@@ -1,4 +1,4 @@
-"""`ecolink bench live`: from an event's commit to the frame that shows it on open pages."""
+"""`make bench-live`: from an event's commit to the frame that shows it on open pages."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench.live_clients import MODULE, ClientsConfig, Received, View
-from deploy.bench.live_jobs import Platform
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.ports import free_port
@@ -34,6 +32,8 @@ from gateway.http.sessions import COOKIE
 from gateway.jobs.pages.view import views_of
 from gateway.schemas import job_name
 from infrastructure.settings import Settings
+from tests.bench.live_clients import MODULE, ClientsConfig, Received, View
+from tests.bench.live_jobs import Platform
 
 AIM_SECONDS = 0.25
 START_SECONDS, DRAIN_SECONDS = 180.0, 5.0
@@ -287,3 +287,7 @@ def _report(console: Console, run: Run, clients: int, jobs: int) -> None:
     if len(events) > 1:
         p99 = quantiles(events, n=100, method="inclusive")[98]
         console.print(f"p99 {1000 * p99:.0f} ms; the aim is {1000 * AIM_SECONDS:.0f} ms")
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -1,4 +1,4 @@
-"""`ecolink bench trainer`: tokens a second, memory and start of our trainer and of TRL's."""
+"""`make bench-trainer`: tokens a second, memory and start of our trainer and of TRL's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bench import trl_run
-from deploy.bench.aims import Verdict, conclude
-from deploy.bench.learning import (
+from deploy.demo.chats import CorpusMissing
+from deploy.local.commands import fail
+from deploy.local.errors import StackError
+from domain.catalog.model_shape import ModelShape
+from domain.estimating.memory import MOST_TOKENS
+from domain.training.hyperparameters import Hyperparameters
+from services.scheduler.launchers.local import MALLOC
+from tests.bench import trl_run
+from tests.bench.aims import Verdict, conclude
+from tests.bench.learning import (
     AVAILABLE,
     LINEAR_LAYERS,
     Material,
@@ -31,18 +38,11 @@ from deploy.bench.learning import (
     material,
     run_module,
 )
-from deploy.bench.training_speed import Measured, Speed, operations_per_token, rotated
-from deploy.bench.trl_equal import trl_config
-from deploy.bench.trl_run import TrlConfig, TrlResult
-from deploy.demo.chats import CorpusMissing
-from deploy.local.commands import fail
-from deploy.local.errors import StackError
-from domain.catalog.model_shape import ModelShape
-from domain.estimating.memory import MOST_TOKENS
-from domain.training.hyperparameters import Hyperparameters
-from services.scheduler.launchers.local import MALLOC
 from tests.bench.measured_run import PeakConfig, Rows, RunConfig, RunResult, plan_of
+from tests.bench.training_speed import Measured, Speed, operations_per_token, rotated
+from tests.bench.trl_run import TrlConfig, TrlResult
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 AIM_TUNED, AIM_DEFAULT = 2.0, 6.0  # times TRL's tokens a second
 AIM_MEMORY, AIM_PEAK_SHARE = 0.5, 0.35
 MICRO_BATCH, ACCUMULATION = 4, 4
@@ -159,8 +159,8 @@ def require_trl(python: Path) -> None:
         raise StackError(f"--python {python}: {error.strerror}") from error
     if not has_trl:
         raise StackError(
-            f"{python} has no TRL: install the extra `bench` (pip install 'ecolink[bench]'), or "
-            "name a Python that has it with --python"
+            f"{python} has no TRL: install it (pip install --group bench), or name a Python that "
+            "has it with --python"
         )
 
 
@@ -256,9 +256,41 @@ class Contest:
     def _trl(
         self, config: TrlConfig, changes: dict[str, Any], environment: dict[str, str]
     ) -> TrlResult:
-        config = replace(config, **changes, evaluate=False)
+        config = replace(config, **changes)
         command = [str(self._python), "-P", trl_run.__file__]
         return TrlResult(**json.loads(last_line(command, json.dumps(asdict(config)), environment)))
+
+
+def trl_config(
+    hyperparameters: Hyperparameters,
+    *,
+    model: Path,
+    data: Path,
+    output: Path,
+    learning_rates: list[float],
+    precision: str,
+) -> TrlConfig:
+    """Our hyperparameters as TRL has them, the examples in the order in which they are given."""
+    return TrlConfig(
+        model=str(model),
+        data=str(data),
+        output=str(output),
+        learning_rates=learning_rates,
+        target_modules=list(hyperparameters.target_modules),
+        lora_r=hyperparameters.lora_r,
+        lora_alpha=hyperparameters.lora_alpha,
+        dropout=hyperparameters.dropout,
+        micro_batch_size=hyperparameters.micro_batch_size,
+        gradient_accumulation=hyperparameters.gradient_accumulation,
+        weight_decay=hyperparameters.weight_decay,
+        max_grad_norm=hyperparameters.max_grad_norm,
+        seed=hyperparameters.seed,
+        dtype=DTYPES[precision],
+        bf16=precision == "bf16",
+        sampling="sequential",
+        gradient_checkpointing=False,
+        max_length=None,
+    )
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -339,3 +371,7 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "CPU")
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+if __name__ == "__main__":
+    typer.run(bench)

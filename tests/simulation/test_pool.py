@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from typer.testing import CliRunner
 
-from deploy.bench.wait_eta import CAPACITY, JOBS, Accuracy, SimulatedJob, simulate
-from deploy.cli import main
+from tests.simulation.pool import CAPACITY, JOBS, Accuracy, SimulatedJob, simulate
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,3 @@ def test_the_median_error_is_below_25_percent_and_below_the_naive_one(seed: int)
     assert announced.waited > 100
     assert announced.median_error < min(0.25, naive.median_error)
     assert math.isfinite(announced.p90_error)
-
-
-def test_the_command_prints_both() -> None:
-    result = CliRunner().invoke(main, ["bench", "wait-eta"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    assert "200 jobs on 8 GPUs" in result.output
-    assert "naive" in result.output
