@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from deploy import operator
-from deploy.auditing import commands as audit_commands
-from deploy.catalog import commands as catalog_commands
 from deploy.demo.commands import commands as demo_commands
 from deploy.endpoint import Finder
-from deploy.estimates import commands as estimates_commands
-from deploy.events import commands as events_commands
 from deploy.local.commands import commands as local_commands
-from deploy.models import delete_base, verify_model
-from deploy.nats_config import commands as nats_config_commands
-from deploy.projections import commands as projections_commands
-from deploy.security import commands as security_commands
-from deploy.trainer_log import commands as trainer_log_commands
+from deploy.operator.accounts import accounts
+from deploy.operator.audit import commands as audit_commands
+from deploy.operator.catalog import commands as catalog_commands
+from deploy.operator.estimates import commands as estimates_commands
+from deploy.operator.events import commands as events_commands
+from deploy.operator.models import delete_base, import_model, verify_model
+from deploy.operator.nats_config import commands as nats_config_commands
+from deploy.operator.projections import commands as projections_commands
+from deploy.operator.security import commands as security_commands
+from deploy.operator.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
 from infrastructure.settings import Settings
 
@@ -32,7 +32,7 @@ main = typer.Typer(
     epilog=client.epilog(),
     pretty_exceptions_show_locals=False,  # they would print passwords
 )
-client.models.command("import")(operator.import_model)
+client.models.command("import")(import_model)
 client.models.command("verify")(verify_model)
 client.models.command("delete-base")(delete_base)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
@@ -51,7 +51,7 @@ for commands in (
     trainer_log_commands,
 ):
     main.add_typer(commands, rich_help_panel=HOST)
-main.add_typer(operator.accounts, name="accounts", rich_help_panel=HOST)
+main.add_typer(accounts, name="accounts", rich_help_panel=HOST)
 
 
 @main.callback()

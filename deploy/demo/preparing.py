@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.demo.account import acting_for_the_demo
 from deploy.local.errors import StackError
-from deploy.operator import offer_model
+from deploy.operator.model_import import offer_model
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import DeploymentStatus
 from gateway.cli.client import Client, ClientError

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import tether
+from deploy.local.hang_detection import Sign, Silence
 from deploy.local.state import ChildState, ChildStatus
-from deploy.local.vital_signs import Sign, Silence
 from infrastructure.liveness import birth
 
 BACKOFF_FIRST_SECONDS = 0.2

@@ -15,7 +15,7 @@ from rich.table import Table
 from deploy.demo.account import demo_account, sign_in_link
 from deploy.local import stack
 from deploy.local.errors import StackError
-from deploy.local.keeping_up import complaints
+from deploy.local.health import complaints
 from deploy.local.state import ChildState, StackPhase, StackState
 from infrastructure.clock import clock_of
 from infrastructure.reaction import UNREACHABLE

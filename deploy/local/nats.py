@@ -12,9 +12,9 @@ from pathlib import Path
 
 from deploy.local.child import Program
 from deploy.local.errors import StackError
+from deploy.local.hang_detection import Probe
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
-from deploy.local.vital_signs import Probe
 from deploy.nats_accounts import configuration
 from infrastructure.nats_keys import signer
 

@@ -13,12 +13,12 @@ from typing import Protocol
 
 from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.child import Program
+from deploy.local.hang_detection import Heartbeat, Probe, Sign
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
-from deploy.local.vital_signs import Heartbeat, Probe, Sign
 from deploy.processes import environment
 from infrastructure.settings import Settings
 

@@ -18,9 +18,9 @@ from psycopg.pq import PGconn, Ping
 from deploy.database_roles import create_roles
 from deploy.local.child import Program, tethered
 from deploy.local.errors import StackError
+from deploy.local.hang_detection import Probe
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
-from deploy.local.vital_signs import Probe
 from infrastructure.liveness import wait_ended
 
 DATABASE = "ecolink"

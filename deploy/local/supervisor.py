@@ -24,11 +24,11 @@ from types import FrameType
 from deploy.local.child import Child, Program
 from deploy.local.disk_watch import DiskWatch
 from deploy.local.errors import StackError
+from deploy.local.hang_detection import Probe, Prober
 from deploy.local.home import Home
 from deploy.local.plan import Plan, draw_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
-from deploy.local.vital_signs import Probe, Prober
 from deploy.run import PRIVATE_UMASK, set_up_logging
 from infrastructure.liveness import birth, kill_groups
 from infrastructure.settings import Settings

@@ -17,11 +17,11 @@ from rich.console import Console
 from deploy.demo.account import DemoAccount, fresh_account, top_up
 from deploy.demo.chats import CorpusMissing, demo_chats
 from deploy.demo.preparing import BASE_MODEL, offer_base, roomiest_gpus, upload_ready
-from deploy.estimates import scored_jobs, show
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from deploy.operator import open_store
+from deploy.operator.estimates import scored_jobs, show
+from deploy.operator.store import open_store
 from domain.core.money import MICROS_PER_DOLLAR
 from gateway.cli.client import Client, ClientError, Endpoint
 from infrastructure.settings import Settings

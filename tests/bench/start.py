@@ -31,7 +31,7 @@ from deploy.demo.preparing import (
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import up
-from deploy.operator import offer_model
+from deploy.operator.model_import import offer_model
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.training.phases import Phase
 from gateway.cli.client import Client, ClientError, Endpoint

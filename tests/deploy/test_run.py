@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.processes import PROCESSES, environment
 from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, OneLine, Throttle
 from infrastructure.settings import Settings
-from tests.deploy.fakes import CRASHING, STEADY
+from tests.deploy.local.fakes import CRASHING, STEADY
 from tests.polling import eventually
 
 

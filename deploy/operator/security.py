@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.operator import open_store
+from deploy.operator.store import open_store
 from infrastructure import security_log
 from infrastructure.limits import TABLE, Limits
 from infrastructure.settings import Settings

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from deploy import auditing, operator
 from deploy.cli import main
 from deploy.local.errors import StackError
+from deploy.operator import audit as auditing
+from deploy.operator import model_import
 from deploy.processes import environment
 from domain.catalog.base_model import BaseModel
 from domain.core.identity import base_model_id
@@ -103,7 +104,7 @@ def test_a_base_model_is_offered_once_it_is_imported(
             has_chat_template=False,
         )
 
-    monkeypatch.setattr(operator, "run_import", imported)
+    monkeypatch.setattr(model_import, "run_import", imported)
     assert "30,496 parameters" in ecolink("models", "import", "someone/tiny-1.5.gguf")
     with open_log(settings) as log:
         base = log.load(BaseModel, base_model_id("tiny-1.5"))
@@ -120,7 +121,7 @@ def test_a_repository_that_the_catalog_lists_has_its_name(
         names.append(name)
         raise StackError("enough")
 
-    monkeypatch.setattr(operator, "run_import", imported)
+    monkeypatch.setattr(model_import, "run_import", imported)
     repository = "HuggingFaceTB/SmolLM2-135M-Instruct"
     ecolink("models", "import", repository, exit_code=1)
     ecolink("models", "import", repository, "--name", "mine", exit_code=1)

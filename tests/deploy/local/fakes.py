@@ -14,10 +14,10 @@ from infrastructure.progress import PROGRESS
 from infrastructure.service import every
 from infrastructure.settings import Settings
 
-STEADY = "tests.deploy.fakes:steady"
-STUBBORN = "tests.deploy.fakes:stubborn"
-LOOPING = "tests.deploy.fakes:looping"
-CRASHING = "tests.deploy.fakes:crashing"
+STEADY = "tests.deploy.local.fakes:steady"
+STUBBORN = "tests.deploy.local.fakes:stubborn"
+LOOPING = "tests.deploy.local.fakes:looping"
+CRASHING = "tests.deploy.local.fakes:crashing"
 
 
 def steady(settings: Settings) -> None:

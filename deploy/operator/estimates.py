@@ -14,7 +14,8 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from deploy.operator import console, open_store
+from deploy.operator.accounts import console
+from deploy.operator.store import open_store
 from domain.core.money import exact_dollars
 from domain.training.phases import Phase
 from gateway.cli.terminal import screen

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deploy.operator import Store, console, open_store
+from deploy.operator.accounts import console
+from deploy.operator.store import Store, open_store
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import CatalogBase, GpuType, Region

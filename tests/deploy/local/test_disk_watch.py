@@ -9,7 +9,7 @@ import pytest
 
 from deploy.local import disk_watch
 from deploy.local.disk_watch import DiskWatch
-from deploy.local.keeping_up import complaints
+from deploy.local.health import complaints
 from infrastructure.clock import SystemClock
 from infrastructure.disk_space import DiskLevel, disk_space
 from infrastructure.settings import Settings

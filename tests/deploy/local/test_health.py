@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from eventsourcing.persistence import Tracking
 
-from deploy.local.keeping_up import complaints
+from deploy.local.health import complaints
 from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID

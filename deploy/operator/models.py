@@ -1,4 +1,4 @@
-"""`ecolink models verify` and `delete-base`: the operator's commands on models, on this host."""
+"""`ecolink models import`, `verify` and `delete-base`: the operator's commands on models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,42 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deploy.operator import Store, open_store
+from deploy.operator.model_import import default_name, offer_model
+from deploy.operator.store import Store, open_store
 from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import fail
+from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts import Artifacts
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.deployments import adapter_names_on
 from projections.job_detail import unfinished_on_base
 from projections.models import job_of_model
 from services.scheduler.verification import Check, DirectoryCopy, StoredCopy, verify
+
+
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(help="Hugging Face repository, directory or GGUF file.", show_default=False),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Default: the catalog's, or the source's last part.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import a base model into the model store, on this host, and offer it."""
+    with open_store() as store:
+        chosen = name or default_name(store.catalog, source)
+        imported = offer_model(store.settings, store.ecolink, source, chosen)
+    if as_json:
+        print(imported.model_dump_json(indent=1))
+    else:
+        typer.echo(
+            f"Imported {imported.name}: {imported.architecture} with "
+            f"{imported.shape.parameters:,} parameters and a context of "
+            f"{imported.shape.context_length} tokens."
+        )
 
 
 def verify_model(

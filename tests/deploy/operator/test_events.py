@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import main
-from deploy.events import Ending
+from deploy.operator.events import Ending
 from deploy.processes import environment
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd

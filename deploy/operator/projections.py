@@ -7,7 +7,7 @@ from typing import Annotated
 import psycopg
 import typer
 
-from deploy.operator import open_store
+from deploy.operator.store import open_store
 from deploy.progress import Spoken
 from domain.core.errors import Invalid
 from gateway.cli.exits import ExitCode

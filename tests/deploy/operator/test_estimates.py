@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import main
-from deploy.estimates import Scored, Summary
+from deploy.operator.estimates import Scored, Summary
 from deploy.processes import environment
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog

@@ -21,7 +21,7 @@ from deploy.local.errors import StackError
 from deploy.local.state import ChildState, ChildStatus, StackState
 from infrastructure.liveness import lives
 from infrastructure.settings import Settings
-from tests.deploy.fakes import CRASHING, STEADY, STUBBORN
+from tests.deploy.local.fakes import CRASHING, STEADY, STUBBORN
 from tests.polling import eventually
 
 pytestmark = pytest.mark.timeout(300)

@@ -10,13 +10,13 @@ import pytest
 
 from deploy.local import stack
 from deploy.local.child import Child, Program
+from deploy.local.hang_detection import PROBE_SECONDS, Heartbeat, Probe, Silence
 from deploy.local.state import ChildState
-from deploy.local.vital_signs import PROBE_SECONDS, Heartbeat, Probe, Silence
 from infrastructure.progress import EXIT_CODE, LONGEST_GAP_SECONDS, Progress
 from infrastructure.settings import Settings
-from tests.deploy.fakes import LOOPING, STEADY
-from tests.deploy.test_child import SLEEP, reached, stop
-from tests.deploy.test_supervisor import child, restarted, shown
+from tests.deploy.local.fakes import LOOPING, STEADY
+from tests.deploy.local.test_child import SLEEP, reached, stop
+from tests.deploy.local.test_supervisor import child, restarted, shown
 from tests.polling import eventually
 
 
@@ -70,7 +70,7 @@ def test_a_child_without_a_heartbeat_is_killed(tmp_path: Path) -> None:
 
 def test_a_probe_blames_nobody_before_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("deploy.local.vital_signs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deploy.local.hang_detection.time.monotonic", lambda: now[0])
     answers = [False, False, True, False, False]
     probe = Probe("no answer", 1.5, lambda: answers.pop(0))
     silence = Silence(probe)
@@ -88,7 +88,7 @@ def test_a_supervisor_that_was_frozen_itself_blames_no_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("deploy.local.vital_signs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deploy.local.hang_detection.time.monotonic", lambda: now[0])
     silence = Silence(Heartbeat(tmp_path / "beat", most_seconds=60.0))
     silence.look()
     now[0] += 3600.0

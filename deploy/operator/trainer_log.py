@@ -8,8 +8,8 @@ from uuid import UUID
 
 import typer
 
-from deploy.events import job_id_of
-from deploy.operator import open_store
+from deploy.operator.events import job_id_of
+from deploy.operator.store import open_store
 from domain.core.errors import NotFound
 from domain.jobs.job import Job
 from infrastructure.artifacts import Artifacts

@@ -1,0 +1,55 @@
+"""Import a base model in a separate process and offer it to every account."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.local.errors import StackError
+from domain.catalog.catalog import Catalog
+from domain.use_cases.accounts import EcoLink
+from infrastructure.imported_model import ImportedModel
+from infrastructure.settings import Settings
+
+
+def default_name(catalog: Catalog, source: str) -> str:
+    """The catalog's name for a repository that it lists, else the last part of the source."""
+    listed = (base.name for base in catalog.bases.values() if base.repository == source)
+    return next(listed, Path(source).name.removesuffix(".gguf"))
+
+
+def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
+    """Import a base model and offer it to everyone; runs inside `because`."""
+    imported = run_import(settings, source, name)
+    ecolink.import_base_model(
+        imported.name,
+        imported.ref,
+        imported.manifest_sha256,
+        imported.architecture,
+        imported.shape.parameters,
+        imported.shape.context_length,
+        imported.shape,
+    )
+    return imported
+
+
+def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
+    """Run the import in a process of its own, which alone needs the training stack.
+
+    Its progress goes to standard error. Raises StackError if it fails.
+    """
+    importer = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "services.model_import"),
+            *("--source", source, "--name", name),
+        ],
+        env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if importer.returncode != 0:
+        raise StackError(f"{source} could not be imported.")
+    return ImportedModel.model_validate_json(importer.stdout.splitlines()[-1])

@@ -1,0 +1,71 @@
+"""The event store on this host, opened for an operator's command."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from deploy.local.errors import StackError
+from deploy.local.stack import stack
+from domain.catalog.catalog import Catalog
+from domain.core.aggregate import Cause, because
+from domain.core.errors import DomainError, NotFound
+from domain.core.event_log import EventLog
+from domain.core.identity import CATALOG_ID
+from domain.use_cases.accounts import EcoLink
+from gateway.cli.exits import ExitCode
+from gateway.cli.terminal import fail
+from infrastructure.clock import clock_of
+from infrastructure.consumer import OrderedConsumer
+from infrastructure.profiles import account_named
+from infrastructure.settings import Settings
+from infrastructure.store import Connection, connect, open_log
+from projections.projection import Projection, ProjectionEffect
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store; the use cases act for the operator on the host."""
+
+    settings: Settings
+    log: EventLog
+    connection: Connection
+
+    @property
+    def ecolink(self) -> EcoLink:
+        """The use cases."""
+        return EcoLink(self.log)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as it is now."""
+        return self.log.load(Catalog, CATALOG_ID)
+
+    def account(self, name: str) -> UUID:
+        """The account with a name; raises NotFound."""
+        account_id = account_named(self.connection, name)
+        if account_id is None:
+            raise NotFound(f"There is no account named {name}.")
+        return account_id
+
+    def fold(self, projection: Projection) -> None:
+        """Bring a projection up to date; a projector that runs as well finds less to do."""
+        effect = ProjectionEffect(projection, lambda: connect(self.settings))
+        OrderedConsumer(effect, self.log).catch_up()
+
+
+@contextmanager
+def open_store() -> Generator[Store]:
+    """The store of the running stack, or of its servers started for a while.
+
+    What is done inside has one cause; a refusal is one sentence, and exit status 1.
+    """
+    try:
+        with stack(Settings(), {}) as settings, open_log(settings) as log:
+            cause = Cause("operator:host", str(uuid4()), clock_of(settings).now())
+            with connect(settings) as connection, because(cause):
+                yield Store(settings, log, connection)
+    except (StackError, DomainError) as error:
+        fail(str(error), ExitCode.FAILED)
