@@ -1,4 +1,4 @@
-"""Every limit of the HTTP servers: its name, its default, its scope and its header.
+"""Limits of the HTTP servers: name, default, scope and header.
 
 An operator changes them with `ECOLINK_LIMITS`, a JSON object of names and numbers.
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a limit counts for."""
+    """Scope that a limit counts for."""
 
     PROCESS = "process"
     ADDRESS = "client address"
@@ -35,44 +35,46 @@ class Limit:
 TABLE = (
     Limit("connections", 2_000, Scope.PROCESS, "Open connections, WebSockets included."),
     Limit("address_connections", 256, Scope.ADDRESS, "Open connections of one client address."),
-    Limit("head_seconds", 10, Scope.CONNECTION, "Time in which a request's head must be complete."),
-    Limit("idle_seconds", 5, Scope.CONNECTION, "Time between two requests of one connection."),
-    Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Least rate of a body, over a window."),
-    Limit("body_window_seconds", 15, Scope.CONNECTION, "The window of that rate."),
-    Limit("write_stall_seconds", 60, Scope.CONNECTION, "Time in which a client takes nothing."),
-    Limit("all_uploads", 32, Scope.PROCESS, "Uploads at a time."),
+    Limit("head_seconds", 10, Scope.CONNECTION, "Time for the head of a request, s."),
+    Limit("idle_seconds", 5, Scope.CONNECTION, "Time between two requests, s."),
+    Limit("body_bytes_per_second", 512, Scope.CONNECTION, "Lowest rate of a body."),
+    Limit("body_window_seconds", 15, Scope.CONNECTION, "Time over which that rate is measured, s."),
+    Limit(
+        "write_stall_seconds", 60, Scope.CONNECTION, "Time without progress of a slow reader, s."
+    ),
+    Limit("all_uploads", 32, Scope.PROCESS, "Concurrent uploads."),
     Limit("address_requests", 12_000, Scope.ADDRESS, "Requests, signed in or not.", 60),
     Limit(
         "refused_credentials",
         20,
         Scope.ADDRESS,
-        "Different wrong keys or sign-in links before a lockout, whose time doubles.",
+        "Different wrong keys or sign-in links before a lockout.",
         900,
     ),
     Limit("requests", 6_000, Scope.ACCOUNT, "Requests.", 60, "requests"),
-    Limit("changes", 600, Scope.ACCOUNT, "Requests that change something.", 60, "changes"),
-    Limit("key_changes", 30, Scope.ACCOUNT, "Keys made or revoked.", 600, "key-changes"),
+    Limit("changes", 600, Scope.ACCOUNT, "Requests other than GET.", 60, "changes"),
+    Limit("key_changes", 30, Scope.ACCOUNT, "Keys created or revoked.", 600, "key-changes"),
     Limit("chats", 1_200, Scope.ACCOUNT, "Chat completions.", 60, "requests"),
     Limit(
         "prompt_tokens",
         2_000_000,
         Scope.ACCOUNT,
-        "Prompt tokens of chats, once for each of the `n` answers.",
+        "Prompt tokens of chats, counted for each of the `n` choices.",
         60,
         "tokens",
     ),
-    Limit("keys", 100, Scope.ACCOUNT, "Keys that are not revoked.", header="keys"),
+    Limit("keys", 100, Scope.ACCOUNT, "Valid API keys.", header="keys"),
     Limit("datasets", 2_000, Scope.ACCOUNT, "Datasets.", header="datasets"),
-    Limit("dataset_gib", 256, Scope.ACCOUNT, "Size of all datasets, GiB.", header="bytes"),
-    Limit("uploads", 6, Scope.ACCOUNT, "Uploads at a time.", header="uploads"),
-    Limit("sockets", 64, Scope.ACCOUNT, "WebSockets and waiting requests.", header="sockets"),
+    Limit("dataset_gib", 256, Scope.ACCOUNT, "Total size of datasets, GiB.", header="bytes"),
+    Limit("uploads", 6, Scope.ACCOUNT, "Concurrent uploads.", header="uploads"),
+    Limit("sockets", 64, Scope.ACCOUNT, "Open WebSockets and waiting requests.", header="sockets"),
 )
 
 LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
 
 
 def known_limits(changed: dict[str, int]) -> dict[str, int]:
-    """The same limits; raises ValueError for an unknown name or a number below 1."""
+    """Return the limits; raise ValueError for an unknown name or a number below 1."""
     for name, value in changed.items():
         if name not in LIMITS:
             raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")
@@ -82,7 +84,7 @@ def known_limits(changed: dict[str, int]) -> dict[str, int]:
 
 
 class Limits:
-    """The limits in force: the defaults, with what an operator changed."""
+    """The limits in force: the defaults and an operator's changes."""
 
     def __init__(self, changed: Mapping[str, int]) -> None:
         self._values = {limit.name: limit.default for limit in TABLE} | dict(changed)

@@ -12,11 +12,11 @@ from infrastructure.limits import known_limits
 
 
 def _origin(url: str) -> str:
-    """An address as browsers say it of a page; raises ValueError for more than an origin."""
+    """Return the origin of a URL; raise ValueError for anything beyond an origin."""
     parsed = HttpUrl(url)
     more = parsed.path not in (None, "/") or parsed.query or parsed.fragment or parsed.username
     if more:
-        raise ValueError("it is scheme, host and port, such as https://ecolink.example.org")
+        raise ValueError(f"{url!r} is not an origin; write it as https://ecolink.example.org")
     return str(parsed).rstrip("/")
 
 
@@ -26,133 +26,145 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
     home: Path = Field(
-        default=Path(".ecolink"), description="Where the embedded stack keeps its data."
+        default=Path(".ecolink"),
+        description="Folder with the data, logs and passwords of the embedded stack.",
     )
     database_url: str | None = Field(
-        default=None, description="PostgreSQL of the services; unset: the embedded server."
+        default=None, description="PostgreSQL of the services. Unset: the embedded server."
     )
     owner_database_url: str | None = Field(
         default=None,
-        description="PostgreSQL as the owner of the tables, for migrations; unset: the same.",
+        description="PostgreSQL as the owner of the tables, for migrations. "
+        "Unset: `ECOLINK_DATABASE_URL`.",
     )
     nats_url: str | None = Field(
-        default=None, description="NATS server; unset: the embedded server."
+        default=None, description="NATS server. Unset: the embedded server."
     )
     nats_credentials: Path | None = Field(
-        default=None, description="File with the services' NATS credentials (.creds)."
+        default=None, description="File with the NATS credentials of the services (.creds)."
     )
     nats_trainer_seed: str | None = Field(
         default=None,
-        description="Seed of the NATS account of trainers, or of a signing key of it, with which "
-        "the scheduler issues each segment's credentials. No other process needs it.",
+        description="Seed of the NATS account of trainers, or of one of its signing keys. The "
+        "scheduler signs the credentials of each segment with it; no other process "
+        "needs it.",
     )
     nats_trainer_account: str | None = Field(
         default=None,
-        description="Public key of the NATS account of trainers; unset: that of the seed.",
+        description="Public key of the NATS account of trainers. Unset: the key of the seed.",
     )
     trainer_nats_url: str | None = Field(
-        default=None, description="NATS server as trainers reach it; unset: the same as nats_url."
+        default=None, description="NATS server as trainers reach it. Unset: `ECOLINK_NATS_URL`."
     )
     snapshot_secret: str | None = Field(
         default=None,
-        description="Signs snapshots of accounts, the same for all services; unset: no snapshot "
-        "is taken or read, and an account is always loaded from its events.",
+        description="Secret that signs snapshots of accounts, the same for all services. Unset: no "
+        "snapshots; accounts always load from their events.",
     )
     artifacts_url: str | None = Field(
-        default=None, description="Object store (file://, s3://, ...); unset: <home>/artifacts."
+        default=None,
+        description="Object store, such as `file://` or `s3://`. Unset: `<home>/artifacts`.",
     )
     postgres_port: int = Field(
-        default=0, description="Port of the embedded PostgreSQL; 0: a free one."
+        default=0, description="Port of the embedded PostgreSQL. 0: a free port."
     )
-    nats_port: int = Field(default=0, description="Port of the embedded NATS; 0: a free one.")
+    nats_port: int = Field(
+        default=0, description="Port of the embedded NATS server. 0: a free port."
+    )
     gateway_host: str = Field(
-        default="127.0.0.1", description="Address that the gateway listens on."
+        default="127.0.0.1", description="Address on which the gateway listens."
     )
-    gateway_port: int = Field(default=0, description="Port of the gateway; 0: a free one.")
+    gateway_port: int = Field(default=0, description="Port of the gateway. 0: a free port.")
     gateway_url: str | None = Field(
-        default=None, description="Where the command line finds the gateway."
+        default=None, description="Address of the gateway for the command line."
     )
     public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
         default=None,
-        description="Where browsers and programs find the gateway, behind a reverse proxy, such as "
-        "https://ecolink.example.org; unset: at the address that they ask.",
+        description="Public address of the gateway behind a reverse proxy, such as "
+        "`https://ecolink.example.org`. Unset: the address of each request.",
     )
     trusted_proxies: str | None = Field(
         default=None,
-        description="Addresses of reverse proxies whose X-Forwarded-For is trusted, with commas; "
-        "unset: loopback if public_url is set, otherwise none.",
+        description="Addresses of reverse proxies whose X-Forwarded-For is trusted, separated by "
+        "commas. Unset: loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
     )
     limits: Annotated[dict[str, int], AfterValidator(known_limits)] = Field(
         default={},
-        description="Limits and quotas that differ from their defaults, as JSON, such as "
-        '{"datasets": 50}; `ecolink security limits` lists them.',
+        description='Limits and quotas that differ from their defaults, such as `{"datasets": 50}`.'
+        " `ecolink security limits` lists them.",
     )
     security_days: int = Field(
         default=30,
         ge=1,
-        description="How long security events, which name client addresses, are kept.",
+        description="Days to keep security events, which contain client addresses.",
     )
     serving_host: str = Field(
-        default="127.0.0.1", description="Address that the serving process listens on."
+        default="127.0.0.1", description="Address on which the serving process listens."
     )
-    serving_port: int = Field(default=0, description="Port of the serving process; 0: a free one.")
+    serving_port: int = Field(default=0, description="Port of the serving process. 0: a free port.")
     serving_url: str | None = Field(
-        default=None, description="Where the gateway finds the serving process."
+        default=None, description="Address of the serving process for the gateway."
     )
     serving_secret: str | None = Field(
-        default=None, description="What the gateway shows to the serving process, and no one else."
+        default=None, description="Secret that the gateway sends to the serving process."
     )
     serving_queue_limit: int = Field(
         default=64,
         ge=1,
-        description="Answers that may wait to be begun, one account's half; others get 429.",
+        description="Chats that may wait, at most half of them from one account. Further chats get "
+        "429.",
     )
     serving_rows: int = Field(
-        default=32, ge=1, description="Answers that are given at once, of each base."
+        default=32, ge=1, description="Chats that each base model answers at the same time."
     )
     serving_cache_mib: int = Field(
         default=2048,
         ge=1,
-        description="Memory for what these have read, MiB of each base; a single one may use more.",
+        description="Memory for keys and values of each base model, MiB. A single chat may use "
+        "more.",
     )
     serving_precision: Literal["bf16", "fp32"] | None = Field(
-        default=None, description="How served bases are held; unset: what the machine is good at."
+        default=None,
+        description="Precision of served base models. Unset: the best for the machine.",
     )
     serving_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description="Where; `cuda:1` is the GPU that nvidia-smi counts as 1, and trains no more.",
+        description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi; EcoLink does not "
+        "train on it.",
     )
     serving_threads: int | None = Field(
-        default=None, ge=1, description="CPU threads that serving computes with; unset: all cores."
+        default=None, ge=1, description="CPU threads of serving. Unset: all cores."
     )
-    api_key: str | None = Field(default=None, description="API key that the command line sends.")
+    api_key: str | None = Field(default=None, description="API key of the command line.")
 
     dataset_max_bytes: int = Field(
         default=512 * 1024**2, description="Largest dataset upload, bytes."
     )
     heartbeat_seconds: float = Field(
-        default=1.0, gt=0, description="Interval of a trainer's reports."
+        default=1.0, gt=0, description="Interval between the reports of a trainer, s."
     )
     meter_minute_seconds: int = Field(
-        default=60, ge=1, description="Length of one metered minute, s."
+        default=60, ge=1, description="Length of a metered minute, s."
     )
     lease_seconds: int = Field(
-        default=300, ge=1, description="Segment time that a full lease pays for."
+        default=300, ge=1, description="Segment time that a full lease pays for, s."
     )
     lease_extension_seconds: int = Field(
-        default=60, ge=1, description="How often a lease is extended."
+        default=60, ge=1, description="Interval between two extensions of a lease, s."
     )
     grace_seconds: int = Field(
-        default=30, ge=0, description="Time to save and exit after the lease ends."
+        default=30, ge=0, description="Time to save and exit after the end of a lease, s."
     )
     stall_seconds: float = Field(
-        default=900.0, gt=0, description="Time without progress after which a trainer ends itself."
+        default=900.0,
+        gt=0,
+        description="Time without progress after which a trainer ends itself, s.",
     )
     silence_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="Time without a sign of life after which a trainer is killed and relaunched.",
+        description="Time without a sign of life after which a trainer is relaunched, s.",
     )
     launcher: str = Field(
         default="local",
@@ -162,100 +174,101 @@ class Settings(BaseSettings):
         default=1,
         ge=0,
         le=16,
-        description="Trainers that the local launcher starts ahead, some 0.5 GB each; 0: none.",
+        description="Trainers that the local launcher starts ahead, about 0.5 GB each.",
     )
     test_payments: bool = Field(
         default=False,
-        description="Account holders on this host top up with test money, at most $1,000 a day: "
-        "only for trying EcoLink out. Requests through a proxy or a relay are refused.",
+        description="Accept test payments from clients on this host, up to $1,000 an account and "
+        "day. Only for trying EcoLink out.",
     )
     payment_instructions: str | None = Field(
         default=None,
-        description="How account holders pay, as their billing page says it; unset: by asking.",
+        description="How to pay, shown on the billing page. Unset: ask the operator.",
     )
     retention_days: int = Field(
-        default=30, ge=1, description="How long what a cancelled job saved is kept."
+        default=30, ge=1, description="Days to keep the checkpoint of a cancelled job."
     )
     log_days: int = Field(
         default=90,
         ge=1,
-        description="How long the log lines of a job that is over are kept; what was measured, and "
-        "the end of a failed job's output, stay.",
+        description="Days to keep the log lines of a finished job. Metrics and the last output of a"
+        " failed job stay.",
     )
     cache_gib: float = Field(
         default=100.0,
         gt=0,
-        description="Disk for copies of a remote store's bases, GiB; above it, those that nobody "
-        "uses are deleted, the least recently used first.",
+        description="Disk for local copies of base models from a remote store, GiB. The least "
+        "recently used copies are deleted first.",
     )
     compiled_gib: float = Field(
         default=2.0,
         gt=0,
-        description="Disk for what the compiler made for trainers, GiB; above it, what was least "
-        "recently used is deleted.",
+        description="Disk for compiled kernels of trainers, GiB. The least recently used files are "
+        "deleted first.",
     )
     disk_low_gib: float = Field(
         default=5.0,
         ge=0,
-        description="Free disk, GiB, below which logs, `ecolink status` and /healthz warn.",
+        description="Free disk below which logs, `ecolink status` and `/healthz` warn, GiB.",
     )
     disk_critical_gib: float = Field(
         default=1.0,
         ge=0,
-        description="Free disk, GiB, below which uploads are refused.",
+        description="Free disk below which uploads are refused, GiB.",
     )
     clock_speed: float = Field(
-        default=1.0, gt=0, description="Test clock: seconds of platform time in a real second."
+        default=1.0, gt=0, description="Test clock: platform seconds in a real second."
     )
     clock_origin: AwareDatetime | None = Field(
-        default=None, description="Test clock: when it began to run; set by the local supervisor."
+        default=None, description="Test clock: its start. Set by the local supervisor."
     )
     beat_file: Path | None = Field(
         default=None,
-        description="File that a process touches while it lives; set by its supervisor.",
+        description="File that a process touches while it lives. Set by its supervisor.",
     )
     hung_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Time without a heartbeat or an answer after which a process is restarted.",
+        description="Time without a sign of life after which a process is restarted, s.",
     )
     step_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="Most time for one step of a service, such as loading a model, before its "
-        "process is restarted.",
+        description="Longest time for one step of a service, such as loading a model, before its "
+        "process is restarted, s.",
     )
     supervisor_pid: int | None = Field(
-        default=None, description="Process whose end ends local pods; set by the local supervisor."
+        default=None,
+        description="Process whose end also ends local trainers. Set by the local supervisor.",
     )
-    log_level: str = Field(default="INFO", description="Level of the services' logs.")
+    log_level: str = Field(default="INFO", description="Log level of the services.")
 
     @property
     def artifacts(self) -> str:
-        """URL of the artifact store, with the default filled in."""
+        """URL of the artifact store, or its default below `home`."""
         if self.artifacts_url is not None:
             return self.artifacts_url
         return (self.home.resolve() / "artifacts").as_uri()
 
     @property
     def proxies(self) -> frozenset[str]:
-        """Addresses of the reverse proxies that are trusted to name their clients."""
+        """Addresses of the reverse proxies whose X-Forwarded-For is trusted."""
         if self.trusted_proxies is not None:
             return frozenset(filter(None, map(str.strip, self.trusted_proxies.split(","))))
         return frozenset({"127.0.0.1", "::1"} if self.public_url else ())
 
     @property
     def cache(self) -> Path:
-        """Copies of what a remote artifact store holds, for all processes of this machine."""
+        """Folder for local copies of base models, shared by all processes of the machine."""
         return self.home.resolve() / "cache"
 
     @property
     def compiled(self) -> Path:
-        """What torch's compiler made for one job, and finds again for the next."""
+        """Folder for compiled kernels of trainers, shared by all jobs of the machine."""
         return self.home.resolve() / "compiled"
 
     @property
     def serving_gpu(self) -> int | None:
-        """The index of the GPU that served models are held on, if it is one."""
+        """Index of the GPU that serves models; None on the CPU."""
         kind, _, index = self.serving_device.partition(":")
         return int(index or 0) if kind == "cuda" else None
