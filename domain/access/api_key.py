@@ -27,12 +27,12 @@ def secret_sha256(secret: str) -> str:
 
 
 class ApiKey(Aggregate):
-    """Stands under the id of its own hash, so that a call is checked with one read of the log."""
+    """A key of an account. Its id is derived from its hash, so one read of the log checks it."""
 
     TOPIC: ClassVar[str] = "ApiKey"
 
     class ApiKeyIssued(Created):
-        """Whoever shows the key with this hash acts for the account."""
+        """An account got an API key, of which only the hash is stored."""
 
         TOPIC: ClassVar[str] = "ApiKeyIssued"
         role: Role
@@ -40,7 +40,7 @@ class ApiKey(Aggregate):
         hint: str
 
     class ApiKeyRevoked(Event):
-        """The key is worth nothing from now on."""
+        """The key was revoked and is refused from now on."""
 
         TOPIC: ClassVar[str] = "ApiKeyRevoked"
 

@@ -39,13 +39,13 @@ class AccountState(BaseModel):
 
 
 class Account(Aggregate):
-    """Money of one customer, micro-dollars; `reserved_micros` is the part that leases hold."""
+    """Money of one customer in micro-dollars. `reserved_micros` is the part that leases reserve."""
 
     TOPIC: ClassVar[str] = "Account"
     snapshot_events = 1000
 
     class AccountOpened(Created):
-        """A customer may hold money here."""
+        """A customer got an account."""
 
         TOPIC: ClassVar[str] = "AccountOpened"
         role: Role
@@ -53,14 +53,14 @@ class Account(Aggregate):
         time_zone: str
 
     class CreditGranted(Event):
-        """An operator gave the account credit, once for each reference."""
+        """An operator gave the account credit. Each reference counts once."""
 
         TOPIC: ClassVar[str] = "CreditGranted"
         amount_micros: int
         reference: str
 
     class ToppedUp(Event):
-        """A payment that a provider confirmed is in the balance."""
+        """A confirmed payment was added to the balance."""
 
         TOPIC: ClassVar[str] = "ToppedUp"
         amount_micros: int
@@ -68,32 +68,32 @@ class Account(Aggregate):
         reference: str
 
     class UsageSettled(Event):
-        """Charges left the reserve, and leases took more of the balance into it (or gave back)."""
+        """Charges were taken from the reserve, and leases changed what is reserved."""
 
         TOPIC: ClassVar[str] = "UsageSettled"
         captured_micros: int
         reserved_micros: int
 
     class BalanceDepleted(Event):
-        """What is left buys less than a second of what is running."""
+        """The balance buys less than a second of the running segments."""
 
         TOPIC: ClassVar[str] = "BalanceDepleted"
         balance_micros: int
 
     class BalanceLow(Event):
-        """What is left lasts for less than the warning time of what is running."""
+        """The balance lasts for less than the warning time at the present rate."""
 
         TOPIC: ClassVar[str] = "BalanceLow"
         runway_seconds: int
 
     class BalanceRecovered(Event):
-        """What is left lasts for the warning time again, or longer, or nothing uses it up."""
+        """The balance lasts for the warning time again, or nothing uses it."""
 
         TOPIC: ClassVar[str] = "BalanceRecovered"
         runway_seconds: int | None  # None: nothing runs that costs anything
 
     class ChargeReversed(Event):
-        """A charge was given back, naming what it had been for."""
+        """A charge was credited back. The event names the segment that it was for."""
 
         TOPIC: ClassVar[str] = "ChargeReversed"
         amount_micros: int

@@ -14,12 +14,12 @@ from domain.core.money import charge_micros
 
 
 class Meter(Aggregate):
-    """Minutes of one segment; each is a fact with a number, so nothing is billed twice."""
+    """Metered time of one segment. Minutes are numbered, so none is billed twice."""
 
     TOPIC: ClassVar[str] = "Meter"
 
     class MeterOpened(Created):
-        """A segment has its GPUs; its time can be leased."""
+        """A segment got its GPUs, and its time can be leased."""
 
         TOPIC: ClassVar[str] = "MeterOpened"
         job_id: UUID
@@ -27,7 +27,7 @@ class Meter(Aggregate):
         rate_micros_per_hour: int
 
     class LeaseGranted(Event):
-        """The account's balance holds this much segment time; the segment may launch."""
+        """The balance pays for this much segment time, and the segment may launch."""
 
         TOPIC: ClassVar[str] = "LeaseGranted"
         job_id: UUID
@@ -35,7 +35,7 @@ class Meter(Aggregate):
         paid_seconds: int
 
     class LeaseExtended(Event):
-        """The segment may run on until it has used this much time in all."""
+        """The segment may run until it has used this much time in total."""
 
         TOPIC: ClassVar[str] = "LeaseExtended"
         job_id: UUID
@@ -43,14 +43,14 @@ class Meter(Aggregate):
         paid_seconds: int
 
     class LeaseRefused(Event):
-        """The account's balance pays for no second of this segment; it never launches."""
+        """The balance does not pay for the segment, which never launches."""
 
         TOPIC: ClassVar[str] = "LeaseRefused"
         job_id: UUID
         segment: int
 
     class MinuteMetered(Event):
-        """One minute (the last may be shorter) of a segment was billed."""
+        """One minute of a segment was billed. The last one may be shorter."""
 
         TOPIC: ClassVar[str] = "MinuteMetered"
         job_id: UUID
@@ -61,7 +61,7 @@ class Meter(Aggregate):
         amount_micros: int
 
     class MeterClosed(Event):
-        """The segment is settled to the second; its lease is given back."""
+        """The segment was settled to the second and its lease returned."""
 
         TOPIC: ClassVar[str] = "MeterClosed"
         job_id: UUID
@@ -70,7 +70,7 @@ class Meter(Aggregate):
         released_micros: int
 
     class LostWorkCredited(Event):
-        """Time whose work was lost by the platform's fault is given back."""
+        """Time that the platform lost was credited."""
 
         TOPIC: ClassVar[str] = "LostWorkCredited"
         job_id: UUID

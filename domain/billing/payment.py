@@ -31,12 +31,12 @@ class Receipt(BaseModel):
 
 
 class Payment(Aggregate):
-    """One payment; its id follows from provider and reference, so that it cannot be used again."""
+    """One payment. Its id is derived from provider and reference, so it counts once."""
 
     TOPIC: ClassVar[str] = "Payment"
 
     class PaymentReceived(Created):
-        """A provider confirmed money for an account."""
+        """A provider confirmed a payment for an account."""
 
         TOPIC: ClassVar[str] = "PaymentReceived"
         provider: str

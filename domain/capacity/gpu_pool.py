@@ -24,31 +24,31 @@ class Claim:
 
 
 class GpuPool(Aggregate):
-    """Allocated GPUs never exceed the capacity; a claim at the head of the queue blocks others."""
+    """GPUs of one type in one region, with a queue. The first claim blocks later ones."""
 
     TOPIC: ClassVar[str] = "GpuPool"
 
     class GpuPoolOpened(Created):
-        """The platform offers this GPU type in this region."""
+        """A region got a pool for a GPU type."""
 
         TOPIC: ClassVar[str] = "GpuPoolOpened"
         region: str
         gpu_type: str
 
     class CapacityChanged(Event):
-        """The pool has this many GPUs from now on."""
+        """The number of GPUs in the pool changed."""
 
         TOPIC: ClassVar[str] = "CapacityChanged"
         capacity: int
 
     class MachineMeasured(Event):
-        """The machine behind a CPU-backed pool computes like this."""
+        """The speed of the machine behind a CPU-backed pool was measured."""
 
         TOPIC: ClassVar[str] = "MachineMeasured"
         machine: Machine
 
     class GpusRequested(Event):
-        """A segment stands in the queue."""
+        """A segment's claim entered the queue."""
 
         TOPIC: ClassVar[str] = "GpusRequested"
         job_id: UUID
@@ -56,7 +56,7 @@ class GpuPool(Aggregate):
         count: int
 
     class GpusRequestWithdrawn(Event):
-        """A segment left the queue without GPUs: its job was paused or cancelled."""
+        """A claim left the queue without GPUs because its job was paused or cancelled."""
 
         TOPIC: ClassVar[str] = "GpusRequestWithdrawn"
         job_id: UUID
@@ -64,7 +64,7 @@ class GpuPool(Aggregate):
         count: int
 
     class GpusAllocated(Event):
-        """A segment left the queue and holds its GPUs."""
+        """The first claim of the queue got its GPUs."""
 
         TOPIC: ClassVar[str] = "GpusAllocated"
         job_id: UUID
@@ -72,7 +72,7 @@ class GpuPool(Aggregate):
         count: int
 
     class GpusReleased(Event):
-        """A segment gave its GPUs back."""
+        """A segment returned its GPUs."""
 
         TOPIC: ClassVar[str] = "GpusReleased"
         job_id: UUID

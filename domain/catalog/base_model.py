@@ -18,12 +18,12 @@ def _shape_unknown(state: dict[str, Any]) -> None:
 
 
 class BaseModel(Aggregate):
-    """One name in the model store; an import of other content under it is a new revision."""
+    """A base model in the model store. Importing other content revises it."""
 
     TOPIC: ClassVar[str] = "BaseModel"
 
     class BaseModelImported(Created):
-        """A base model is complete in the model store."""
+        """A base model was stored completely."""
 
         TOPIC: ClassVar[str] = "BaseModelImported"
         class_version: ClassVar[int] = 2
@@ -37,7 +37,7 @@ class BaseModel(Aggregate):
         upcast_v1_v2 = staticmethod(_shape_unknown)
 
     class BaseModelRevised(Event):
-        """The name stands for other content from now on; what was trained keeps its own."""
+        """The name has other content from now on. Models trained before keep the old content."""
 
         TOPIC: ClassVar[str] = "BaseModelRevised"
         class_version: ClassVar[int] = 2
@@ -50,7 +50,7 @@ class BaseModel(Aggregate):
         upcast_v1_v2 = staticmethod(_shape_unknown)
 
     class BaseModelDeleted(Event):
-        """The name stands for nothing from now on, and its files are deleted."""
+        """An operator deleted the base model and its files."""
 
         TOPIC: ClassVar[str] = "BaseModelDeleted"
 

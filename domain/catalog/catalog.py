@@ -26,44 +26,44 @@ T = TypeVar("T", bound=Offer)
 
 
 class Catalog(Aggregate):
-    """GPU types, regions with their capacity, and base models, each under its name.
+    """GPU types, regions with their capacity, and base models, by name.
 
-    A command that says what is so already changes nothing.
+    A repeated command changes nothing.
     """
 
     TOPIC: ClassVar[str] = "Catalog"
 
     class CatalogOpened(Created):
-        """The platform has a catalog, with nothing in it."""
+        """The platform got an empty catalog."""
 
         TOPIC: ClassVar[str] = "CatalogOpened"
 
     class GpuTypeOffered(Event):
-        """Jobs may use this GPU type, at this price, from now on."""
+        """New jobs may use this GPU type at this price."""
 
         TOPIC: ClassVar[str] = "GpuTypeOffered"
         gpu_type: GpuType
 
     class GpuTypeWithdrawn(Event):
-        """No new job may use this GPU type."""
+        """New jobs can no longer use this GPU type."""
 
         TOPIC: ClassVar[str] = "GpuTypeWithdrawn"
         name: str
 
     class RegionOffered(Event):
-        """GPUs stand in this region, with this capacity."""
+        """New jobs may run in this region."""
 
         TOPIC: ClassVar[str] = "RegionOffered"
         region: Region
 
     class RegionWithdrawn(Event):
-        """No new job may run in this region."""
+        """New jobs can no longer run in this region."""
 
         TOPIC: ClassVar[str] = "RegionWithdrawn"
         name: str
 
     class CapacityDeclared(Event):
-        """A region has this many GPUs of a type from now on."""
+        """An operator set the number of GPUs of a type in a region."""
 
         TOPIC: ClassVar[str] = "CapacityDeclared"
         region: str
@@ -71,13 +71,13 @@ class Catalog(Aggregate):
         count: int
 
     class BaseModelListed(Event):
-        """The platform knows this base model, and says whether it may be fine-tuned."""
+        """The catalog lists a base model and says if it may be fine-tuned."""
 
         TOPIC: ClassVar[str] = "BaseModelListed"
         base: CatalogBase
 
     class BaseModelDelisted(Event):
-        """The platform no longer knows this base model."""
+        """The catalog no longer lists a base model."""
 
         TOPIC: ClassVar[str] = "BaseModelDelisted"
         name: str

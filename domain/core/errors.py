@@ -1,4 +1,4 @@
-"""Refusals: what a command answers when the rules do not allow it."""
+"""Errors of commands that the rules refuse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class DomainError(Exception):
-    """A refusal with a stable code, a sentence for a person, and the field it is about, if one.
+    """A refusal with a stable code, a message for people and, if it is about one, a field.
 
     `figures` are the numbers in the sentence, by name, for programs that act on the refusal.
     """
@@ -23,37 +23,37 @@ class DomainError(Exception):
 
 
 class NotFound(DomainError):
-    """There is no such thing, or it belongs to another account."""
+    """The object does not exist or belongs to another account."""
 
     code = "not_found"
 
 
 class Invalid(DomainError):
-    """A value is outside of what is accepted."""
+    """A value is invalid."""
 
     code = "invalid"
 
 
 class WrongState(DomainError):
-    """The command is not allowed in the present state."""
+    """The present state does not allow the command."""
 
     code = "wrong_state"
 
 
 class InsufficientBalance(DomainError):
-    """The account's balance does not cover what was asked for."""
+    """The balance is too low for the request."""
 
     code = "insufficient_balance"
 
 
 class NoCapacity(DomainError):
-    """The GPUs that were asked for are all in use."""
+    """All requested GPUs are in use."""
 
     code = "no_capacity"
 
 
 class SeveralProblems(DomainError):
-    """More than one thing is wrong with a form; each is one of `problems`."""
+    """Several values of a form are invalid; `problems` has one error for each."""
 
     code = "invalid"
 
@@ -63,18 +63,18 @@ class SeveralProblems(DomainError):
 
 
 class StaleSegment(DomainError):
-    """A report of a segment that is no longer the running one."""
+    """The report belongs to a segment that no longer runs."""
 
     code = "stale_segment"
 
 
 class VersionConflict(DomainError):
-    """Another writer was first; reload and try again."""
+    """Another request changed the object first. Try again."""
 
     code = "version_conflict"
 
 
 class CommandReused(DomainError):
-    """The same idempotency key came with another request."""
+    """The idempotency key was used for another request."""
 
     code = "idempotency_key_reused"

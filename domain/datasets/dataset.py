@@ -112,12 +112,12 @@ class TokensRefused:
 
 
 class Dataset(Aggregate):
-    """The text itself is an artifact; events carry its hash, counts and reference."""
+    """A file of chat examples. Its text is an artifact; events carry hash, counts and reference."""
 
     TOPIC: ClassVar[str] = "Dataset"
 
     class DatasetUploaded(Created):
-        """A file arrived whole and waits for its validation."""
+        """A file was uploaded and waits for validation."""
 
         TOPIC: ClassVar[str] = "DatasetUploaded"
         ref: str
@@ -127,7 +127,7 @@ class Dataset(Aggregate):
         ignore_tools: bool
 
     class DatasetValidated(Event):
-        """The file is a chat dataset; jobs may train on its normalised form."""
+        """The file is valid. Jobs train on its normalised form."""
 
         TOPIC: ClassVar[str] = "DatasetValidated"
         ref: str
@@ -138,19 +138,19 @@ class Dataset(Aggregate):
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):
-        """Its owner confirms that jobs may train on it without the tools that its lines define."""
+        """The owner confirmed that jobs ignore the tool definitions of the file."""
 
         TOPIC: ClassVar[str] = "ToolDefinitionsIgnored"
 
     class DatasetRejected(Event):
-        """The file cannot be trained on; its report says why, and the file is gone."""
+        """The file is invalid and was deleted. Its report lists the errors."""
 
         TOPIC: ClassVar[str] = "DatasetRejected"
         errors: int
         report_ref: str
 
     class TokensCounted(Event):
-        """How long the examples are in tokens of one base model."""
+        """The lengths of the examples in tokens of one base model are known."""
 
         TOPIC: ClassVar[str] = "TokensCounted"
         class_version: ClassVar[int] = 2
@@ -166,7 +166,7 @@ class Dataset(Aggregate):
             state["lengths"] = None
 
     class TokensUncountable(Event):
-        """A base model's chat template refuses the dataset; no job can train that base on it."""
+        """Tokens of one base model cannot be counted, so no job can train that base on it."""
 
         TOPIC: ClassVar[str] = "TokensUncountable"
         base_model: str
@@ -175,7 +175,7 @@ class Dataset(Aggregate):
         reason: Uncountable
 
     class DatasetDeleted(Event):
-        """Its owner had the file deleted; what was trained on it stays."""
+        """The owner deleted the file. Models trained on it stay."""
 
         TOPIC: ClassVar[str] = "DatasetDeleted"
 

@@ -50,16 +50,15 @@ class Weights(BaseModel):
 
 
 class Deployment(Aggregate):
-    """One name of one account, from the first time that it was deployed.
+    """A name that should answer requests. Deployments of bases belong to the platform.
 
-    A base's deployments belong to the platform. A command that asks for what is so already changes
-    nothing. What serves may die and come back: that changes nothing of what is wanted.
+    A repeated command changes nothing, and neither does a restart of the serving process.
     """
 
     TOPIC: ClassVar[str] = "Deployment"
 
     class DeploymentRequested(Created):
-        """A model shall answer requests under its name from now on."""
+        """A base, model or checkpoint should answer requests under its name."""
 
         TOPIC: ClassVar[str] = "DeploymentRequested"
         model: str
@@ -71,25 +70,25 @@ class Deployment(Aggregate):
             return self.weights.adapter and self.weights.adapter.job_id
 
     class DeploymentRenewed(Event):
-        """The model shall answer again, or with other weights than before."""
+        """The model should answer again, or with other weights."""
 
         TOPIC: ClassVar[str] = "DeploymentRenewed"
         weights: Weights
 
     class DeploymentActivated(Event):
-        """The model is in memory and answers requests."""
+        """The model is loaded and answers requests."""
 
         TOPIC: ClassVar[str] = "DeploymentActivated"
 
     class DeploymentFailed(Event):
-        """The model cannot be served; it is not tried again until it is asked for."""
+        """The model cannot be served. It is not retried until the next request to deploy it."""
 
         TOPIC: ClassVar[str] = "DeploymentFailed"
         code: str
         message: str
 
     class Undeployed(Event):
-        """The model answers no more requests."""
+        """The model no longer answers requests."""
 
         TOPIC: ClassVar[str] = "Undeployed"
 
