@@ -26,8 +26,8 @@ from gateway.http import openai_errors, openapi
 from gateway.http.errors import Errors, answer
 from gateway.http.lockout import Lockout
 from gateway.http.requests import Requests
-from gateway.jobs.openai.requested_jobs import settle_for_ever
 from gateway.jobs.pages.live_jobs import LiveJobs
+from gateway.jobs.requests import settle_for_ever
 from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure import security_log

@@ -15,7 +15,7 @@ from gateway.events import api as events
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
-from gateway.jobs.api import checkpoints, commands, jobs
+from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
 from gateway.jobs.pages import comparing, job_list, job_page, live
@@ -40,8 +40,6 @@ NATIVE = (
     models,
     estimates,
     jobs,
-    commands,
-    checkpoints,
     deployments,
     files,
     events,

@@ -29,7 +29,7 @@ from gateway.http.errors import (
 )
 from gateway.http.paging import MOST_POSITION
 from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
-from gateway.jobs.api.jobs import own_job
+from gateway.jobs.service import own_job
 from gateway.schemas import JobId
 from projections.account_events import Interest
 

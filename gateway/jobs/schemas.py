@@ -1,13 +1,14 @@
-"""What the API says of a job: in a list, in detail, step by step, as a story, and its log."""
+"""Schemas of jobs, their measurements, timelines, logs and checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
@@ -32,46 +33,45 @@ class JobSummary(Answer):
     phase: str = Field(examples=["waiting for a GPU"])
     dataset_id: UUID
     validation_dataset_id: UUID | None = Field(
-        description="What it is evaluated on; null: a part of the dataset is held out."
+        description="The dataset to evaluate on. null: a part of the training dataset is held out."
     )
     base_model: str
     region: str
     gpu_type: str
     gpu_count: int
     rate_per_hour: Money = Field(
-        description="Of all its GPUs, frozen at the approval or at the last resume."
+        description="Rate of all GPUs, fixed at the approval or at the last resume."
     )
-    cost: Money = Field(description="What was charged less what was credited back, so far.")
+    cost: Money = Field(description="Charges less credits so far.")
     step: int
     total_steps: int | None
     pause_reason: PauseReason | None
     approved_at: datetime
     changed_at: datetime
     model: str | None = Field(description="Name of the registered model.")
-    warnings: list[str] = Field(description="What the owner should know of it, as sentences.")
+    warnings: list[str] = Field(description="Sentences about choices that may be mistakes.")
 
 
 class ListedJob(JobSummary):
-    """A job in the caller's list, with what people call it."""
+    """A job in the caller's list, with its display names."""
 
-    name: str = Field(description="Its suffix, else the beginning of its ID.")
-    dataset: str | None = Field(description="Name of its dataset; null: it was deleted.")
+    name: str = Field(description="The job's suffix, or the start of its ID.")
+    dataset: str | None = Field(description="Name of the dataset; null if the dataset was deleted.")
 
 
 class FailureAnswer(Answer):
-    """Why a job's trainer failed last, who pays for it, and what to do."""
+    """The last failure of a job's trainer, who pays for it, and what to do."""
 
     failure: FailureClass
     sentence: str
     advice: str
     paid_by: Payer
     retried: bool
-
-    shortage: MemoryShortage | None = Field(description="What no memory was found for.")
+    shortage: MemoryShortage | None = Field(description="The batch that did not fit the memory.")
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
-        """The answer for a job's row, from the one table; None of a job that had no failure."""
+        """Return the failure of a job's row; None if the job had none."""
         if row["failure"] is None:
             return None
         failure, shortage = FailureClass(row["failure"]), row["shortage"]
@@ -89,69 +89,73 @@ class FailureAnswer(Answer):
 
 
 class ResumeGate(Answer):
-    """What stands between a paused job and its resume."""
+    """The checks that a paused job must pass to resume."""
 
     allowed: bool
-    needed: Money | None = Field(description="Upper bound of what is left, at today's rate.")
-    missing: Money | None = Field(description="What has to be topped up first; zero if nothing.")
-    problem: str | None = Field(description="What else stands against it, as a sentence.")
+    needed: Money | None = Field(description="Upper bound of the remaining cost at today's rate.")
+    missing: Money | None = Field(description="The top-up needed first; zero if none.")
+    problem: str | None = Field(
+        description="Another problem that prevents a resume, as a sentence."
+    )
 
 
 class JobDetail(JobSummary):
-    """All that is known of a job. Losses are nats per label token."""
+    """A job in full. Losses are in nats per label token."""
 
     deployment: DeploymentStatus | None = Field(
-        description="Of its model; null: there is none, or it was never deployed."
+        description="Status of the model's deployment; null if the model was never deployed."
     )
     sequence: int = Field(
-        description="Of the last event that this answer has seen: follow `/api/events` after it."
+        description="Sequence of the last event in this answer. Follow `/api/events` after it."
     )
     hyperparameters: dict[str, JsonValue]
     precision: Precision
-    dtype: Dtype | None = Field(description="Computed with; null: the machine's own choice.")
+    dtype: Dtype | None = Field(
+        description="Data type of the computation; null if the machine chooses it."
+    )
     gradient_checkpointing: bool
     sequence_length: int | None
     required_bytes: int | None = Field(
-        description="Predicted peak of each GPU's memory; on a CPU, of what the model takes of the "
-        "host's memory, without the program itself."
+        description="Predicted peak memory of each GPU. On a CPU: the host memory that the model "
+        "uses, without the program itself."
     )
     peak_memory_bytes: int | None = Field(
-        description="Measured peak of the same memory as `required_bytes`."
+        description="Measured peak of the memory in `required_bytes`."
     )
-    estimate: EstimateAnswer | None = Field(description="As frozen at the approval.")
+    estimate: EstimateAnswer | None = Field(description="The estimate at the approval.")
     overrun: OverrunAnswer | None = Field(
-        description="While or if it is past the upper bound of its estimate: by how much, and why."
+        description="Time and cost beyond the estimate's upper bound, with reasons; null within it."
     )
-    actual_seconds: int | None = Field(description="What a registered job took.")
+    actual_seconds: int | None = Field(description="Duration of a registered job.")
     waiting_since: datetime | None
     relaunch_at: datetime | None = Field(
-        description="When it is queued again, while that is put off after repeated failures."
+        description="Time of the next attempt, while the job waits after repeated failures."
     )
-    wait_seconds: int | None = Field(description="Expected, while it waits for a GPU.")
+    wait_seconds: int | None = Field(description="Expected wait for a GPU.")
     remaining_seconds: int | None = Field(
-        description="Expected until it is registered, a wait for a GPU included; null if it is "
-        "paused or over, or about to be, or if the wait is unknown."
+        description="Expected time until the job is registered, including the wait for a GPU. null "
+        "if the job is paused or finished, is about to be, or if the wait is unknown."
     )
     paused_at: datetime | None
-    resume: ResumeGate | None = Field(description="While it is paused.")
+    resume: ResumeGate | None = Field(description="Of a paused job.")
     cancelled_at: datetime | None
-    expires_at: datetime | None = Field(description="When what it saved is deleted.")
+    expires_at: datetime | None = Field(description="When the saved checkpoints are deleted.")
     expired: bool
     promoted: bool
-    kept: str | None = Field(description="Of a cancelled job: what of it is kept, in a sentence.")
+    kept: str | None = Field(
+        description="A sentence on the checkpoints that a cancelled job keeps."
+    )
     failure: FailureAnswer | None
     halved_micro_batch_size: int | None = Field(
-        description="Examples of a micro batch since the chosen ones did not fit the memory."
+        description="Examples in a micro-batch after a batch did not fit the memory."
     )
-    segment: int = Field(description="Number of its launch, from 1; 0 before the first.")
-    bound_at: datetime | None = Field(description="Since when its GPUs are bound.")
+    segment: int = Field(description="Number of the launch, from 1; 0 before the first.")
+    bound_at: datetime | None = Field(description="When the GPUs were bound.")
     steps_remaining: int | None
-    train_loss: float | None = Field(
-        description="Mean over the label tokens of the newest step, nats."
-    )
+    train_loss: float | None = Field(description="Mean over the label tokens of the newest step.")
     smoothed_loss: float | None = Field(
-        description="Exponential average of the train loss up to that step, debiased: a step's "
-        "weight falls to 1/e after 2% of the run's steps, and after 5 at least."
+        description="Debiased exponential average of the train loss. A step's weight falls to 1/e "
+        "after 2% of the run's steps, or after 5 steps if that is longer."
     )
     tokens_per_second: float | None
     train_examples: int | None
@@ -160,25 +164,27 @@ class JobDetail(JobSummary):
     checkpoint_loss: float | None = Field(description="Train loss of that step.")
     eval_loss: float | None = Field(description="Held-out loss at the last evaluation.")
     eval_step: int | None = Field(description="The step of that evaluation.")
-    best_step: int | None = Field(
-        description="Where the held-out loss was lowest, of what is saved."
-    )
+    best_step: int | None = Field(description="Saved step with the lowest held-out loss.")
     best_eval_loss: float | None
-    best_note: str | None = Field(description="If the best is not what was registered: a sentence.")
+    best_note: str | None = Field(
+        description="A sentence, if a checkpoint is better than the registered model."
+    )
     loss_before: float | None = Field(description="Held-out loss of the base model.")
     loss_after: float | None = Field(description="Held-out loss of the adapter.")
     perplexity_before: float | None = Field(description="exp(loss) of the base model.")
     perplexity_after: float | None = Field(description="exp(loss) of the adapter.")
     accuracy_before: float | None = Field(
-        description="Share of the held-out label tokens that were the base's first choice."
+        description="Share of held-out label tokens that the base model ranks first."
     )
-    accuracy_after: float | None = Field(description="The same, of the adapter's.")
+    accuracy_after: float | None = Field(
+        description="Share of held-out label tokens that the adapter ranks first."
+    )
     adapter_ref: str | None
     billed_seconds: int
-    grace_seconds: int = Field(description="Time beyond the paid time, at the platform's cost.")
+    grace_seconds: int = Field(description="Time beyond the paid time, paid by EcoLink.")
     charged: Money
     credited: Money
-    balance: Money = Field(description="Of the account.")
+    balance: Money = Field(description="Balance of the account.")
     crashes: int
     error_class: str | None
 
@@ -199,41 +205,40 @@ class Step(Answer):
 
 
 class Evaluation(Answer):
-    """One evaluation on the held-out examples; at step 0 of the base alone."""
+    """One evaluation on the held-out examples. Step 0 is the base model."""
 
     step: int
     segment: int
     eval_loss: float
     perplexity: float
-    accuracy: float = Field(description="Share of the label tokens that were the first choice.")
+    accuracy: float = Field(description="Share of label tokens that the model ranks first.")
     examples: int
     label_tokens: int
-    seconds: float = Field(description="That it took.")
+    seconds: float = Field(description="Duration of the evaluation.")
     elapsed_seconds: float
     measured_at: datetime
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Evaluation:
-        """The answer for a measurement."""
+        """Return the schema of a measurement's row."""
         shown = {name: row[name] for name in cls.model_fields if name in row}
         return cls(**shown, perplexity=perplexity(row["eval_loss"]))
 
 
 class TimelineEntry(Answer):
-    """One event of a job, of its meter, or of a deployment of what it made."""
+    """One event of a job, its meters, or the deployments of its models."""
 
     position: int
     event_id: str
     happened_at: datetime
     topic: str = Field(examples=["CheckpointSaved"])
     fields: dict[str, JsonValue] = Field(
-        description="What the event says; of each of a deployment's, also the `model` that is "
-        "served."
+        description="Fields of the event. A deployment's event also has the served `model`."
     )
 
 
 class LogLine(Answer):
-    """One line of a trainer's log; what a failed job's process printed beside it has no number."""
+    """One line of a trainer's log. Other output of a failed job's process has no number."""
 
     segment: int | None = None
     n: int | None = None
@@ -243,59 +248,104 @@ class LogLine(Answer):
 
 
 class JobLog(Listed[LogLine]):
-    """Lines of a trainer's log, or why there are none any more."""
+    """Lines of a trainer's log."""
 
     deleted_after_days: int | None = Field(
         examples=[None],
-        description="How long log lines are kept after the end of a job, where those of this one "
-        "were deleted; null: they were not.",
+        description="Retention of log lines in days, if this job's lines were deleted; else null.",
+    )
+
+
+class SampleAnswer(Answer):
+    """The adapter's greedy answer to a fixed prompt, which is never trained on."""
+
+    prompt: list[dict[str, JsonValue]] = Field(description="Messages.")
+    answer: str
+
+
+class CheckpointAnswer(Answer):
+    """A checkpoint that exists. Losses are in nats per label token."""
+
+    step: int
+    model: str = Field(
+        description="Name to deploy it under and to use in requests.",
+        examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e:ckpt-step-200"],
+    )
+    deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
+    segment: int
+    train_loss: float = Field(description="Mean over the label tokens of this step.")
+    eval_loss: float | None = Field(description="Held-out loss; null if it was not evaluated.")
+    best: bool = Field(description="Whether it has the lowest held-out loss.")
+    total_bytes: int
+    ref: str
+    sample: SampleAnswer | None = Field(
+        description="null if the step had no time to spare for a sample."
+    )
+
+
+class ResumeRequest(BaseModel):
+    """How to resume. The body may be empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: bool = Field(
+        default=False, strict=True, description="Queue, free of charge, if no GPU is free."
+    )
+    gpu_count: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        strict=True,
+        description="GPUs to resume with; by default as many as before. The batch of a step "
+        "stays the same.",
     )
 
 
 class EvaluatedStep(NamedTuple):
-    """A state of the adapter by its step; its held-out loss is None if it was not evaluated."""
+    """A state of the adapter. The held-out loss is None if the step was not evaluated."""
 
     step: int | None
     eval_loss: float | None
 
 
 def summary(row: Mapping[str, Any], last_step: Mapping[str, Any] | None = None) -> JobSummary:
-    """A job's row as a summary, with the last optimizer step that was measured."""
+    """Return the summary of a job's row with its last measured step."""
     return JobSummary(**{**_summary_fields(row), "step": _step(row, last_step or {})})
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The part of a job's detail that its row and its measurements do not have."""
+
+    balance: Money
+    resume: ResumeGate | None
+    wait_seconds: int | None
+    remaining_seconds: int | None
+    overrun: OverrunAnswer | None
+    deployment: DeploymentStatus | None
 
 
 def detail(
     row: Mapping[str, Any],
     last_step: Mapping[str, Any] | None,
     last_evaluation: Mapping[str, Any] | None,
-    balance_micros: int,
-    *,
-    resume: ResumeGate | None,
-    wait_seconds: int | None,
-    remaining_seconds: int | None,
-    overrun: OverrunAnswer | None,
-    deployment: DeploymentStatus | None,
+    computed: Computed,
 ) -> JobDetail:
-    """A job's row, its newest measurements and its account's balance as the detail."""
+    """Return the detail of a job's row with its newest measurements."""
     shown = {name: row[name] for name in JobDetail.model_fields if name in row}
     return JobDetail(
         **shown
         | _summary_fields(row)
+        | _measured(row, last_step or {}, last_evaluation or {})
+        | _described_best(row)
+        | vars(computed)
         | {
-            **_measured(row, last_step or {}, last_evaluation or {}),
-            **_described_best(row),
             "perplexity_before": _perplexity(row["loss_before"]),
             "perplexity_after": _perplexity(row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
-            "balance": Money.of(balance_micros),
             "estimate": _estimate(row["estimate"]),
             "failure": FailureAnswer.of(row),
-            "resume": resume,
-            "wait_seconds": wait_seconds,
-            "remaining_seconds": remaining_seconds,
-            "overrun": overrun,
-            "deployment": deployment,
             "kept": _kept(row),
         }
     )
@@ -304,7 +354,7 @@ def detail(
 def _measured(
     row: Mapping[str, Any], measured: Mapping[str, Any], scored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """How far the job is, and what its newest step and evaluation measured."""
+    """The progress, and the newest step's and evaluation's metrics."""
     total: int | None = row["total_steps"]
     step = _step(row, measured)
     saved_later = (row["checkpoint_step"] or 0) > measured.get("step", 0)
@@ -321,14 +371,14 @@ def _measured(
 
 
 def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
-    """Steps done; a checkpoint may be known before the measurement of its step."""
+    """Steps done. A checkpoint may be known before the measurement of its step."""
     if row["status"] == JobStatus.REGISTERED and row["total_steps"] is not None:
         return row["total_steps"]
     return max(measured.get("step", 0), row["step"])
 
 
 def best_step(row: Mapping[str, Any]) -> EvaluatedStep | None:
-    """The checkpoint or the final state of the lowest held-out loss; None: none was evaluated."""
+    """Return the saved state with the lowest held-out loss; None if none was evaluated."""
     scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
     scored.append(EvaluatedStep(row["total_steps"], row["loss_after"]))
     return best(scored)
@@ -343,8 +393,8 @@ def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
     note = None
     if final is not None and loss is not None and loss < final:
         note = (
-            f"The checkpoint of step {step} has a lower held-out loss ({loss:.4f}) than the final "
-            f"state ({final:.4f}), which is what is registered."
+            f"The checkpoint of step {step:,} has a lower held-out loss ({loss:.4f}) than the "
+            f"registered model ({final:.4f})."
         )
     return {"best_step": step, "best_eval_loss": loss, "best_note": note}
 
@@ -354,20 +404,20 @@ def _perplexity(loss: float | None) -> float | None:
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:
-    """What is kept of a cancelled job."""
+    """The sentence on the checkpoints that a cancelled job keeps."""
     if row["status"] != JobStatus.CANCELLED:
         return None
     if row["promoted"] and row["model"] is None:
-        return "What it saved was a model, which was deleted."
+        return "The last checkpoint was promoted to a model, which was deleted."
     if row["promoted"]:
-        return f"What it saved is the model {row['model']}."
+        return f"The last checkpoint is the model {row['model']}."
     if row["expires_at"] is None:
-        return "It was cancelled before any checkpoint; nothing is kept."
+        return "No checkpoint was saved before the job was cancelled."
     if row["expired"]:
-        return "What it saved was deleted when its time was over."
+        return "The saved checkpoints were deleted at the end of their retention."
     return (
-        f"The checkpoint of step {row['checkpoint_step']} is kept until "
-        f"{row['expires_at']:%Y-%m-%d %H:%M} UTC, unless it is promoted to a model."
+        f"The checkpoint of step {row['checkpoint_step']:,} is kept until "
+        f"{row['expires_at']:%Y-%m-%d %H:%M} UTC. Promote it to keep it longer."
     )
 
 
@@ -386,7 +436,7 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warnings_of_job(row: Mapping[str, Any]) -> list[str]:
-    """Sentences about a job's plan for its owner, from its row."""
+    """Return sentences about choices of a job's row that may be mistakes."""
     truncation = row["truncation"] and Truncation.model_validate(row["truncation"]).warning
     chosen = Hyperparameters.model_construct(None, **row["hyperparameters"])
     return [*([truncation] if truncation else []), *cautions(chosen)]

@@ -30,9 +30,9 @@ from gateway.billing.api.statements import (
 from gateway.billing.pages.spend_chart import spend_chart
 from gateway.billing.runway import Runway
 from gateway.http.access import Caller, CallerOf
-from gateway.jobs.api.jobs import job_detail, own_job
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
+from gateway.jobs.service import job_detail, own_job
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page

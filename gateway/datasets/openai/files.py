@@ -21,7 +21,6 @@ from gateway.datasets.openai.objects import (
     FileDeleted,
     FileObject,
     file_object,
-    has_results,
     metrics_csv,
     metrics_sizes,
     result_object,
@@ -52,8 +51,8 @@ from gateway.http.openai_vocabulary import (
 )
 from gateway.http.text_validation import storable
 from gateway.http.uploads import FORM_BYTES, refuse_declared, store_stream
-from gateway.jobs.api.jobs import own_job
-from gateway.jobs.openai.metrics import trained_tokens
+from gateway.jobs.results import has_results, trained_tokens
+from gateway.jobs.service import own_job
 from infrastructure.profiles import dataset_names
 from projections import datasets as rows
 from projections.file_list import FileKey, files_of

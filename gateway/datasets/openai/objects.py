@@ -8,7 +8,6 @@ from typing import Any, Literal
 from uuid import UUID
 
 from domain.datasets.dataset import DatasetStatus
-from domain.jobs.lifecycle import JobStatus
 from gateway.datasets.api import ValidationReport, obstacle_of
 from gateway.http.openai_vocabulary import FILE_STATUSES, FINE_TUNE, RESULTS, file_name, result_name
 from gateway.schemas import Answer
@@ -70,11 +69,6 @@ def why_rejected(artifacts: Artifacts, report_ref: str) -> str | None:
     ]
     further = report.error_count - len(told)
     return "; ".join(told + ([f"and {further} more"] if further else []))
-
-
-def has_results(job: Mapping[str, Any]) -> bool:
-    """Whether a job is over and has trained."""
-    return JobStatus(job["status"]).is_final and job["total_steps"] is not None
 
 
 def result_object(job_id: UUID, ended_at: datetime, size: int) -> FileObject:

@@ -20,8 +20,8 @@ from gateway.backend import BackendOf
 from gateway.http.access import CallerOf
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import job_of
-from gateway.jobs.api.jobs import own_job
 from gateway.jobs.schemas import warnings_of_job
+from gateway.jobs.service import own_job
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import evaluations_of
 from projections.job_story import EntryKey, EntryKind, story_of

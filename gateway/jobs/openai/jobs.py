@@ -11,8 +11,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 
 from domain.core.aggregate import because
-from domain.core.errors import SeveralProblems
-from domain.core.identity import created_id, job_request_id
+from domain.core.identity import job_request_id
 from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest
 from domain.training.training_plan import Order
@@ -23,19 +22,16 @@ from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerp
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import dataset_of, job_of
 from gateway.http.read_your_writes import caught_up
-from gateway.jobs.api.jobs import own_job
 from gateway.jobs.openai.form import CreateJob, ResumeJob
-from gateway.jobs.openai.objects import JobObject, job_objects
-from gateway.jobs.openai.readiness import (
+from gateway.jobs.openai.objects import JobObject, explained, job_objects, requested_object
+from gateway.jobs.requests import (
     TRAINING_FILE,
     VALIDATION_FILE,
     FileRejected,
-    explained,
     files_of,
-    files_ready,
+    order_job,
 )
-from gateway.jobs.openai.requested_objects import requested_object
-from gateway.launch.placing import placed
+from gateway.jobs.service import own_job
 from gateway.schemas import job_name
 from infrastructure.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
@@ -87,50 +83,13 @@ def _choices(wanted: CreateJob) -> Choices:
 
 
 def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
-    """The id of the job that is approved, requested, or was ordered by this key before."""
-    account_id = caller.account_id
-    known = backend.launching.made_before(account_id, key, order.request_sha256)
-    if known is not None:
-        return known
-    with because(caller.cause(backend)):
-        if _files_ready(backend, account_id, choices):
-            _approve(backend, account_id, key, choices, order)
-        else:
-            _require_possible(backend, account_id, choices)
-            backend.launching.request(account_id, key, choices, order)
-    return created_id(account_id, "job", key)
-
-
-def _files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
-    """Like `files_ready`; the refusal of a rejected file has its first errors."""
+    """Order a job; the refusal of a rejected file quotes its first errors."""
     try:
-        return files_ready(backend, account_id, choices)
+        return order_job(backend, caller, key, choices, order)
     except FileRejected as refusal:
         dataset_id = files_of(choices)[refusal.field or TRAINING_FILE]
-        message = explained(backend, account_id, refusal.message, dataset_id)
+        message = explained(backend, caller.account_id, refusal.message, dataset_id)
         raise FileRejected(message, field=refusal.field) from None
-
-
-def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
-    """Raise what stands against a job whatever its files are."""
-    problems = backend.quoting.problems(
-        account_id,
-        None,
-        None,
-        choices.base_model,
-        choices.region or None,
-        choices.gpu_type or None,
-        choices.gpu_count,
-    )
-    if problems:
-        raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
-
-
-def _approve(backend: Backend, account_id: UUID, key: str, choices: Choices, order: Order) -> None:
-    loads = loads_now(backend)
-    region, gpu_type = choices.region or None, choices.gpu_type or None
-    there = placed(backend, account_id, choices, region, gpu_type, loads)
-    backend.launching.approve(account_id, key, there, wait=True, loads=lambda: loads, order=order)
 
 
 def _answer_new(

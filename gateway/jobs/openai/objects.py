@@ -1,4 +1,4 @@
-"""What /v1 says of fine-tuning jobs."""
+"""Schemas of fine-tuning jobs under /v1, from a job or from its request."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from domain.jobs.failures import FailureClass
-from domain.jobs.job_request import RequestStatus
+from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
-from gateway.datasets.openai.objects import has_results
+from gateway.datasets.openai.objects import why_rejected
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
-from gateway.jobs.openai.metrics import trained_tokens
+from gateway.jobs.requests import FileRejected, files_of
+from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
+from projections import datasets as dataset_rows
 from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
 from projections.projection import Row
+
+PHASES = {
+    RequestStatus.VALIDATING_FILES: RequestStatus.VALIDATING_FILES,
+    RequestStatus.APPROVED: RequestStatus.VALIDATING_FILES,  # until its job can be read
+    RequestStatus.FAILED: RequestStatus.FAILED,
+    RequestStatus.CANCELLED: RequestStatus.CANCELLED,
+}
 
 
 class HyperparametersObject(Answer):
@@ -172,3 +181,69 @@ def _ours(row: Row) -> EcoLinkObject:
         warnings=warnings_of_job(row),
         cost_micros=row["charged_micros"] - row["credited_micros"],
     )
+
+
+def requested_object(backend: Backend, request: JobRequest) -> JobObject:
+    """A request that has no job; nothing was charged for it."""
+    choices, status = request.choices, PHASES[request.status]
+    with backend.pool.connection() as connection:
+        noted = job_metadata(connection, [request.job_id])
+    numbers = hyperparameters_object(request.hyperparameters, choices.gpu_count)
+    validation = choices.validation_dataset_id
+    ended = status is not RequestStatus.VALIDATING_FILES
+    return JobObject(
+        id=job_name(request.job_id),
+        created_at=int(request.created_on.timestamp()),
+        error=_refusal(backend, request),
+        fine_tuned_model=None,
+        finished_at=int(request.modified_on.timestamp()) if ended else None,
+        hyperparameters=numbers,
+        model=choices.base_model,
+        organization_id=vocabulary.organization(request.account_id),
+        result_files=[],
+        seed=choices.hyperparameters.seed,
+        status=status,
+        trained_tokens=None,
+        training_file=vocabulary.file_name(choices.dataset_id),
+        validation_file=vocabulary.file_name(validation) if validation else None,
+        estimated_finish=None,
+        integrations=[],
+        metadata=noted.get(request.job_id, {}),
+        method=MethodObject(supervised=SupervisedObject(hyperparameters=numbers)),
+        ecolink=EcoLinkObject(
+            status=status,
+            phase=status,
+            region=request.region,
+            gpu_type=request.gpu_type,
+            gpu_count=choices.gpu_count,
+            rate_micros_per_hour=None,
+            cost_micros=0,
+            hyperparameters=request.hyperparameters,
+            warnings=[],
+        ),
+    )
+
+
+def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
+    """The refusal of a failed request; a rejected file's first errors come from its report."""
+    if (refusal := request.refusal) is None:
+        return None
+    message, field = refusal.message, refusal.field
+    if refusal.code == FileRejected.code and field is not None:
+        dataset_id = files_of(request.choices)[field]
+        message = explained(backend, request.account_id, message, dataset_id)
+    return ErrorObject(
+        code=refusal.code,
+        message=message,
+        param=None if field is None else vocabulary.parameter(field),
+    )
+
+
+def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
+    """The sentence that a file was rejected, with its first errors while its report is kept."""
+    with backend.pool.connection() as connection:
+        row = dataset_rows.dataset(connection, account_id, dataset_id)
+    if row is None or row["report_ref"] is None:
+        return sentence
+    why = why_rejected(backend.artifacts, row["report_ref"])
+    return f"{sentence}: {why}" if why else sentence

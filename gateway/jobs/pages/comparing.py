@@ -15,10 +15,10 @@ from domain.core.durations import spoken
 from gateway.backend import BackendOf
 from gateway.catalog.display_names import display_names
 from gateway.http.access import CallerOf
-from gateway.jobs.api.jobs import job_detail, list_jobs
 from gateway.jobs.names import SHORT, JobNames, names_of
 from gateway.jobs.pages.states import state_of
 from gateway.jobs.schemas import JobDetail
+from gateway.jobs.service import job_detail, list_jobs
 from gateway.launch.pages.wizard_fields import label_of, said
 from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
@@ -52,7 +52,7 @@ def compare_jobs(
     """The page; with another number of jobs than two it asks for two. Raises NotFound."""
     chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
     both = chosen if len(chosen) == 2 else []
-    choices = list_jobs(caller, backend, limit=MOST_CHOICES).data
+    choices = list_jobs(backend, caller, MOST_CHOICES).data
     listed = {job.id for job in choices}
     choices = [*choices, *(job for job in chosen if job.id not in listed)]
     names = names_of(backend, choices)

@@ -16,10 +16,10 @@ from gateway.backend import Backend, BackendOf
 from gateway.billing.api.accounts import show_account
 from gateway.catalog.display_names import display_names
 from gateway.http.access import Caller, CallerOf
-from gateway.jobs.api.jobs import jobs_in, list_jobs
 from gateway.jobs.names import names_of
 from gateway.jobs.pages.states import TONES, state_of
 from gateway.jobs.schemas import JobSummary
+from gateway.jobs.service import count_jobs, list_jobs
 from gateway.schemas import JobId, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
@@ -101,8 +101,8 @@ class JobsNow:
 def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
     """The jobs that are asked for, as they are."""
     statuses = asked.group.statuses if asked.group else None
-    found = list_jobs(caller, backend, asked.after, PAGE_JOBS, statuses)
-    return JobsNow(found.data, found.has_more, jobs_in(backend, caller))
+    found = list_jobs(backend, caller, PAGE_JOBS, after=asked.after, statuses=statuses)
+    return JobsNow(found.data, found.has_more, count_jobs(backend, caller))
 
 
 @router.get("")

@@ -15,19 +15,12 @@ from gateway.billing.api.accounts import show_account
 from gateway.catalog.display_names import display_names
 from gateway.events.feed import FeedEvent
 from gateway.http.access import Caller, CallerOf
-from gateway.jobs.api.commands import (
-    ResumeRequest,
-    cancel_job,
-    pause_job,
-    promote_job,
-    resume_job,
-)
-from gateway.jobs.api.jobs import own_job, resume_gate, show_log
-from gateway.jobs.curve import Curve, curve_of
+from gateway.jobs import service
 from gateway.jobs.pages.live import RECONNECTING, place_text
 from gateway.jobs.pages.story import MINOR, Entry, entries_of
 from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
+from gateway.jobs.schemas import ResumeRequest
 from gateway.launch.pages.wizard_form import COUNT_WANTED, gpu_count_of
 from gateway.models.api.deployments import deploy_checkpoint, deploy_model
 from gateway.models.api.models import own_model
@@ -46,9 +39,9 @@ def show_job_page(
     job_id: JobId, request: Request, caller: CallerOf, backend: BackendOf
 ) -> Response:
     """All of a job; what comes after it was read comes live."""
-    own_job(backend, caller, job_id)
+    service.own_job(backend, caller, job_id)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
-    log = show_log(job_id, caller, backend, SHOWN_LINES)
+    log = service.log_of(backend, caller, job_id, SHOWN_LINES)
     with backend.pool.connection() as connection:
         last_step = last_steps_of(connection, [job_id]).get(job_id)
     numbered = [(line.segment, line.n) for line in log.data if line.segment and line.n]
@@ -91,9 +84,7 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
 @router.get("/curve")
 def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """The losses of a job in as many points as a chart can show."""
-    own_job(backend, caller, job_id)
-    with backend.pool.connection() as connection:
-        curve: Curve = curve_of(connection, job_id)
+    curve = service.curve(backend, caller, job_id)
     headers = SECURITY | PRIVATE
     return Response(curve.model_dump_json(), headers=headers, media_type="application/json")
 
@@ -101,14 +92,14 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 @router.get("/log")
 def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """The last lines of a job's log, with what was kept of a failed one's output."""
-    lines = show_log(job_id, caller, backend, SHOWN_LINES).data
+    lines = service.log_of(backend, caller, job_id, SHOWN_LINES).data
     return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
 
 @router.post("/pause")
 def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Save a checkpoint and stop the meter, until the job is resumed."""
-    return _give(backend, job_id, lambda: pause_job(job_id, caller, backend))
+    return _give(backend, job_id, lambda: service.pause(backend, caller, job_id))
 
 
 @router.get("/resume")
@@ -119,10 +110,11 @@ def quote_resume(
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     """What the rest would cost on so many GPUs; nothing of a job that is not paused any more."""
-    row, count = own_job(backend, caller, job_id), gpu_count_of(gpu_count)
+    service.own_job(backend, caller, job_id)
+    count = gpu_count_of(gpu_count)
     return fragment(
         "jobs/job/resume_quote.html",
-        gate=resume_gate(backend, row, count) if count else None,
+        gate=service.quote_resume(backend, caller, job_id, count) if count else None,
         gpu_count=count,
         wanted=COUNT_WANTED,
         account=show_account(caller, backend),
@@ -141,25 +133,25 @@ def resume(
     if (count := gpu_count_of(gpu_count)) is None:
         raise Invalid(COUNT_WANTED, field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
-    return _give(backend, job_id, lambda: resume_job(job_id, caller, backend, how))
+    return _give(backend, job_id, lambda: service.resume(backend, caller, job_id, how))
 
 
 @router.post("/cancel")
 def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Settle what was used and stop for good."""
-    return _give(backend, job_id, lambda: cancel_job(job_id, caller, backend))
+    return _give(backend, job_id, lambda: service.cancel(backend, caller, job_id))
 
 
 @router.post("/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Make a model of what was saved."""
-    return _give(backend, job_id, lambda: promote_job(job_id, caller, backend))
+    return _give(backend, job_id, lambda: service.promote(backend, caller, job_id))
 
 
 @router.post("/deploy")
 def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Have the job's model answer requests."""
-    model = own_job(backend, caller, job_id)["model"] or job_name(job_id)
+    model = service.own_job(backend, caller, job_id)["model"] or job_name(job_id)
     own_model(backend, caller, model)
     return _give(backend, job_id, lambda: deploy_model(model, caller, backend))
 

@@ -23,9 +23,9 @@ from gateway.http.origin import same_origin
 from gateway.http.paging import MOST_POSITION
 from gateway.http.sessions import session_in
 from gateway.http.sockets import GOING_AWAY, TOO_SLOW, close, sent_in_time, while_connected
-from gateway.jobs.api.jobs import own_job
 from gateway.jobs.pages.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.jobs.pages.watched_job import Seen
+from gateway.jobs.service import own_job
 from gateway.schemas import JobId
 from infrastructure.measurements import Place
 from infrastructure.sessions import Session

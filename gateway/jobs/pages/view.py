@@ -12,11 +12,10 @@ from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
 from gateway.backend import Backend
 from gateway.billing.runway import Runway
 from gateway.catalog.display_names import display_names
-from gateway.jobs.api.checkpoints import CheckpointAnswer, checkpoints_of
-from gateway.jobs.api.jobs import job_details
 from gateway.jobs.names import JobNames, names_of
 from gateway.jobs.pages.states import PAUSED, TONES, state_of
-from gateway.jobs.schemas import JobDetail
+from gateway.jobs.schemas import CheckpointAnswer, JobDetail
+from gateway.jobs.service import checkpoints_of, job_details
 from gateway.launch.pages.wizard_fields import TIER_1, TIER_2, label_of, said
 from gateway.models.api.deployments import DeploymentAnswer
 from gateway.schemas import Money

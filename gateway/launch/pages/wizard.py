@@ -15,7 +15,7 @@ from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url
-from gateway.jobs.api.jobs import approve_job, own_job
+from gateway.jobs import service as jobs
 from gateway.launch.pages.wizard_form import Entries, read
 from gateway.launch.pages.wizard_lists import Lists
 from gateway.launch.pages.wizard_view import View, context
@@ -45,7 +45,7 @@ def show_wizard(
     draft = _draft(backend, caller)
     entries = draft or Lists.now(backend, caller).fresh()
     if like is not None:
-        own_job(backend, caller, like)
+        jobs.own_job(backend, caller, like)
         job = backend.log.load(Job, like)
         entries = Entries.like(job.plan, job.plan.gpu_count, job.order)
     if dataset:
@@ -99,7 +99,7 @@ def approve(
     if view.request is None:
         return _form(request, view)
     try:
-        job = approve_job(view.request, Response(), caller, backend, entries.command_key)
+        job = jobs.approve(backend, caller, view.request, entries.command_key).job
     except DomainError as refused:
         return _form(request, View.of(backend, caller, entries), sentence(refused.message))
     with backend.pool.connection() as connection:

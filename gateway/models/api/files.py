@@ -16,7 +16,7 @@ from gateway.http.access import Caller, CallerOf
 from gateway.http.archives import MEDIA_TYPE, archive
 from gateway.http.downloads import OCTETS, Conditions, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
-from gateway.jobs.api.jobs import own_job
+from gateway.jobs.service import own_job
 from gateway.models.api.models import own_model
 from gateway.schemas import Answer, JobId, Listed, job_name
 from infrastructure.artifacts import MANIFEST, Manifest, ManifestFile

@@ -15,7 +15,7 @@ from domain.core.durations import spoken
 from domain.deployments.deployment import DeploymentStatus
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller, CallerOf, OperatorOf
-from gateway.jobs.api.commands import promote_job
+from gateway.jobs import service as jobs
 from gateway.jobs.names import JobNames, names_by_id
 from gateway.keys.api import list_keys
 from gateway.models.api.deployments import (
@@ -189,7 +189,7 @@ def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
 @router.post("/jobs/{job_id}/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Make a model of what a stopped job had saved."""
-    promote_job(job_id, caller, backend)
+    jobs.promote(backend, caller, job_id)
     return _lists(backend, caller)
 
 

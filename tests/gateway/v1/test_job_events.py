@@ -18,7 +18,7 @@ from domain.core.aggregate import Cause, because
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from gateway.http.openai_vocabulary import file_name, job_of
-from gateway.jobs.openai import metrics as measured
+from gateway.jobs import results as measured
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.store import open_pool
 from services.projector.measuring import keep_evaluations, keep_steps

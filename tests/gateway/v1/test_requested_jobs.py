@@ -16,7 +16,7 @@ from domain.billing.account import Account
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
-from gateway.jobs.openai import requested_jobs
+from gateway.jobs import requests as requested_jobs
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, Person, World, application
 from tests.gateway.v1.conftest import ClientOf

@@ -1,4 +1,4 @@
-"""What was measured of jobs that are over: it comes by another stream than their events."""
+"""Results of finished jobs. Measurements arrive apart from events, so they may be late."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from gateway.http.read_your_writes import POLL_SECONDS, WAIT_SECONDS
 from infrastructure.measurements import steps_taken
 from projections.projection import Row
 
-ON_THE_WAY = timedelta(minutes=1)
-"""So long after the end of a job its last measurements may still come; later they are lost."""
+LATEST_MEASUREMENT = timedelta(minutes=1)
+"""Measurements that have not arrived this long after the end of a job are lost."""
+
+
+def has_results(row: Row) -> bool:
+    """Return True if a job is over and has trained."""
+    return JobStatus(row["status"]).is_final and row["total_steps"] is not None
 
 
 def trained_tokens(
     backend: Backend, rows: Sequence[Row], ends: Mapping[UUID, datetime]
 ) -> dict[UUID, int]:
-    """Tokens that jobs which are over trained on, of those whose every step was measured.
+    """Return the trained tokens of finished jobs. A job with an unmeasured step is left out.
 
-    Waits, for a bounded time, for measurements that are still on their way.
+    Waits, for a bounded time, for measurements that may still arrive.
     """
     steps = {row["job_id"]: _steps(row) for row in rows if row["job_id"] in ends}
-    newest = backend.clock.now() - ON_THE_WAY
+    newest = backend.clock.now() - LATEST_MEASUREMENT
     awaited = {job_id for job_id, taken in steps.items() if taken and ends[job_id] > newest}
     deadline = time.monotonic() + WAIT_SECONDS
     while True:

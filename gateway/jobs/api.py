@@ -1,0 +1,171 @@
+"""Routes of fine-tuning jobs in the native API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query, Response
+
+from domain.jobs.lifecycle import JobStatus
+from gateway.backend import BackendOf
+from gateway.http.access import CallerOf
+from gateway.http.errors import refusals
+from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
+from gateway.jobs import service
+from gateway.jobs.schemas import (
+    CheckpointAnswer,
+    Evaluation,
+    JobDetail,
+    JobLog,
+    JobSummary,
+    ListedJob,
+    ResumeRequest,
+    Step,
+    TimelineEntry,
+)
+from gateway.launch.job_form import JobFormRoute, JobRequest
+from gateway.schemas import JobId, Listed
+
+approvals = APIRouter(route_class=JobFormRoute)
+
+
+@approvals.post(
+    "/jobs",
+    status_code=201,
+    responses={
+        200: {"model": JobSummary, "description": "The key had approved this job before."},
+        **refusals(402, 404, 409),
+    },
+)
+def approve_job(
+    form: JobRequest,
+    response: Response,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobSummary:
+    """Approve a job. Requests with the same Idempotency-Key approve one job.
+
+    If the balance is below the estimate's upper bound, approval fails with 402. If no GPU is free,
+    it fails with 409, the expected wait and the free GPUs elsewhere, unless `wait` is set.
+    """
+    approval = service.approve(backend, caller, form, idempotency_key)
+    if approval.repeated:
+        response.status_code = 200
+    return approval.job
+
+
+router = APIRouter(tags=["jobs"])
+router.include_router(approvals)
+
+
+@router.get("/jobs", responses=refusals(404))
+def list_jobs(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[JobId | None, Query(description="Only jobs after this one.")] = None,
+    limit: Limit = LARGEST_PAGE,
+    status: Annotated[
+        list[JobStatus] | None, Query(description="Only jobs in one of these statuses.")
+    ] = None,
+) -> Page[ListedJob]:
+    """List your jobs, newest first."""
+    return service.list_jobs(backend, caller, limit, after=after, statuses=status)
+
+
+@router.get("/jobs/{job_id}", responses=refusals(404))
+def show_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+    """Show a job's state, progress and cost, and the balance."""
+    return service.job_detail(backend, caller, job_id)
+
+
+@router.get("/jobs/{job_id}/steps", responses=refusals(404))
+def show_steps(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[After, Query(description="Only steps with a higher number.")] = 0,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[Step]:
+    """List the measured optimizer steps in order. A repeated step appears once, as the last."""
+    return service.steps(backend, caller, job_id, after, limit)
+
+
+@router.get("/jobs/{job_id}/evaluations", responses=refusals(404))
+def show_evaluations(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[
+        int, Query(ge=-1, le=MOST_POSITION, description="Only steps with a higher number.")
+    ] = -1,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[Evaluation]:
+    """List the evaluations by step. Step 0 is the base model. A repeated one appears once."""
+    return service.evaluations(backend, caller, job_id, after, limit)
+
+
+@router.get("/jobs/{job_id}/timeline", responses=refusals(404))
+def show_timeline(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[After, Query(description="Only events at a higher position.")] = 0,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[TimelineEntry]:
+    """List the events of the job, its meters and its deployments in order."""
+    return service.timeline(backend, caller, job_id, after, limit)
+
+
+@router.get("/jobs/{job_id}/log", responses=refusals(404))
+def show_log(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    lines: Annotated[
+        int, Query(ge=1, le=service.MOST_LINES, description="Number of lines from the end.")
+    ] = 50,
+) -> JobLog:
+    """Show the end of the trainer's log; of a failed job, also its other output.
+
+    Log lines are deleted some time after the end of a job: after 90 days, unless the operator sets
+    another time. The end of a failed job's output is kept.
+    """
+    return service.log_of(backend, caller, job_id, lines)
+
+
+@router.get("/jobs/{job_id}/checkpoints", responses=refusals(404))
+def show_checkpoints(
+    job_id: JobId, caller: CallerOf, backend: BackendOf
+) -> Listed[CheckpointAnswer]:
+    """List the checkpoints that exist, oldest first, each with a sample answer."""
+    return Listed(data=service.checkpoints(backend, caller, job_id))
+
+
+@router.post("/jobs/{job_id}/pause", responses=refusals(404, 409))
+def pause_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+    """Save a checkpoint, free the GPUs and stop the meter until you resume the job."""
+    return service.pause(backend, caller, job_id)
+
+
+@router.post("/jobs/{job_id}/resume", responses=refusals(402, 404, 409, 422))
+def resume_job(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    how: Annotated[ResumeRequest | None, Body()] = None,
+) -> JobDetail:
+    """Continue from the latest checkpoint at today's rate. The approval checks apply again."""
+    return service.resume(backend, caller, job_id, how or ResumeRequest())
+
+
+@router.post("/jobs/{job_id}/cancel", responses=refusals(404, 409))
+def cancel_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+    """Settle the used time and stop the job permanently. `kept` says what is kept, until when."""
+    return service.cancel(backend, caller, job_id)
+
+
+@router.post("/jobs/{job_id}/promote", responses=refusals(404, 409))
+def promote_job(job_id: JobId, caller: CallerOf, backend: BackendOf) -> JobDetail:
+    """Register the last checkpoint of a cancelled or failed job as a model."""
+    return service.promote(backend, caller, job_id)

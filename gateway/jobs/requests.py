@@ -1,0 +1,170 @@
+"""Requested jobs: a background task approves or refuses each once its files are validated."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID, uuid4
+
+import psycopg
+from eventsourcing.persistence import PersistenceError
+from fastapi.concurrency import run_in_threadpool
+
+from domain.catalog.base_model import BaseModel
+from domain.core.aggregate import Cause, because
+from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, VersionConflict
+from domain.core.identity import base_model_id, created_id, job_request_id
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.jobs.choices import Choices
+from domain.jobs.job_request import JobRequest
+from domain.training.training_plan import Order
+from gateway.backend import Backend
+from gateway.catalog.availability import loads_now
+from gateway.http.access import Caller
+from gateway.http.errors import NotYetVisible
+from gateway.http.openai_vocabulary import file_name
+from gateway.launch.placing import placed
+from projections.job_requests import open_requests
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at the open requests. Several gateways may look at once: the second
+approval finds that the request has ended."""
+
+TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
+
+log = logging.getLogger("requested_jobs")
+
+
+class FileRejected(Invalid):
+    """A file failed its validation. The message does not quote the errors."""
+
+    code = "file_rejected"
+
+
+def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, order: Order) -> UUID:
+    """Approve a job, or request it if its files are not ready; the same key orders one job.
+
+    Raises FileRejected, NotFound, and what prevents a job whatever its files are.
+    """
+    account_id = caller.account_id
+    known = backend.launching.made_before(account_id, key, order.request_sha256)
+    if known is not None:
+        return known
+    with because(caller.cause(backend)):
+        if files_ready(backend, account_id, choices):
+            loads = loads_now(backend)
+            region, gpu_type = choices.region or None, choices.gpu_type or None
+            there = placed(backend, account_id, choices, region, gpu_type, loads)
+            backend.launching.approve(
+                account_id, key, there, wait=True, loads=lambda: loads, order=order
+            )
+        else:
+            _require_possible(backend, account_id, choices)
+            backend.launching.request(account_id, key, choices, order)
+    return created_id(account_id, "job", key)
+
+
+def _require_possible(backend: Backend, account_id: UUID, choices: Choices) -> None:
+    """Raise what prevents a job whatever its files are."""
+    problems = backend.quoting.problems(
+        account_id,
+        None,
+        None,
+        choices.base_model,
+        choices.region or None,
+        choices.gpu_type or None,
+        choices.gpu_count,
+    )
+    if problems:
+        raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
+
+
+def files_of(choices: Choices) -> dict[str, UUID]:
+    """Return the datasets of a job by the request's field that names each."""
+    files = {TRAINING_FILE: choices.dataset_id, VALIDATION_FILE: choices.validation_dataset_id}
+    return {field: dataset_id for field, dataset_id in files.items() if dataset_id is not None}
+
+
+def files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
+    """Return True if the log says that each file is validated and its tokens are counted.
+
+    Raises NotFound and FileRejected, with the field.
+    """
+    ready = [
+        _is_ready(backend, account_id, dataset_id, choices.base_model, field)
+        for field, dataset_id in files_of(choices).items()
+    ]
+    return all(ready)
+
+
+def _is_ready(
+    backend: Backend, account_id: UUID, dataset_id: UUID, base_model: str, field: str
+) -> bool:
+    dataset, name = backend.log.find(Dataset, dataset_id), file_name(dataset_id)
+    if (
+        dataset is None
+        or dataset.account_id != account_id
+        or dataset.status is DatasetStatus.DELETED
+    ):
+        raise NotFound(f"no file {name}", field=field)
+    if dataset.status is DatasetStatus.REJECTED:
+        raise FileRejected(f"{name} was rejected", field=field)
+    if dataset.status is DatasetStatus.VALIDATING:
+        return False
+    if backend.quoting.problems(account_id, None, None, base_model, None, None, None):
+        return True  # The approval refuses the base model, whose tokens may never be counted.
+    base = backend.log.load(BaseModel, base_model_id(base_model))
+    content = (base.name, base.manifest_sha256)
+    return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
+
+
+async def settle_for_ever(backend: Backend) -> None:
+    """Settle open requests until cancelled; log failures and continue."""
+    while True:
+        try:
+            await run_in_threadpool(settle_all, backend)
+        except (psycopg.Error, PersistenceError, OSError) as error:
+            log.warning("%s; reading the requests again soon", error or type(error).__name__)
+        except Exception:
+            log.exception("cannot read the requests; trying again")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def settle_all(backend: Backend) -> None:
+    """Settle each open request; a failure of one does not stop the others."""
+    with backend.pool.connection() as connection:
+        waiting = open_requests(connection)
+    for job_id in waiting:
+        try:
+            settle(backend, job_id)
+        except Exception:
+            log.exception("cannot settle the request of job %s; trying again", job_id)
+
+
+def settle(backend: Backend, job_id: UUID) -> None:
+    """Approve a request whose files are ready, or end it with the refusal."""
+    request = backend.log.find(JobRequest, job_request_id(job_id))
+    if request is None or not request.is_open:  # the read model is behind
+        return
+    account_id, choices = request.account_id, request.choices
+    with because(_cause(backend, request)):
+        try:
+            if not files_ready(backend, account_id, choices):
+                return
+            loads = loads_now(backend)
+            there = placed(backend, account_id, choices, request.region, request.gpu_type, loads)
+            backend.launching.approve_requested(job_id, there)
+        except (NotYetVisible, VersionConflict):
+            return  # passes soon
+        except DomainError as refusal:
+            backend.launching.refuse_requested(job_id, refusal)
+
+
+def _cause(backend: Backend, request: JobRequest) -> Cause:
+    """The owner's order, carried out by a command of its own."""
+    return Cause(
+        actor=f"account:{request.account_id}",
+        command_id=str(uuid4()),
+        now=backend.clock.now(),
+        causation_id=f"{request.id}:1",
+    )

@@ -1,0 +1,371 @@
+"""Queries and commands on fine-tuning jobs, for the API, /v1 and the pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache, partial
+from math import ceil
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from domain.billing.account import Account
+from domain.core.aggregate import because
+from domain.core.errors import DomainError
+from domain.core.identity import created_id
+from domain.core.money import Toward
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
+from domain.training.checkpoint import checkpoint_model
+from gateway.backend import Backend
+from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
+from gateway.http.access import Caller
+from gateway.http.paging import Page
+from gateway.http.read_your_writes import caught_up, found
+from gateway.jobs.curve import Curve, curve_of
+from gateway.jobs.kept_log import joined
+from gateway.jobs.names import names_of
+from gateway.jobs.overruns import overrun_of
+from gateway.jobs.schemas import (
+    CheckpointAnswer,
+    Computed,
+    Evaluation,
+    JobDetail,
+    JobLog,
+    JobSummary,
+    ListedJob,
+    LogLine,
+    ResumeGate,
+    ResumeRequest,
+    SampleAnswer,
+    Step,
+    TimelineEntry,
+    best_step,
+    detail,
+    summary,
+)
+from gateway.launch.job_form import JobRequest
+from gateway.launch.placing import placed
+from gateway.schemas import Money, job_name
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import (
+    evaluations_of,
+    last_evaluations_of,
+    last_steps_of,
+    log_lines_of,
+    steps_of,
+)
+from infrastructure.reports import SAMPLE
+from projections import JOB_DETAIL, MODELS
+from projections.accounts import accounts_of
+from projections.deployments import statuses_of_jobs
+from projections.job_detail import job as job_row
+from projections.job_detail import jobs_by_status, jobs_of
+from projections.job_row import WAITING_FOR_GPU
+from projections.job_timeline import timeline_of
+from projections.projection import Row
+
+MOST_LINES = 1000  # of a log at once
+KEPT_SAMPLES = 1000
+
+
+class Approval(NamedTuple):
+    """An approved job. `repeated`: an earlier request with this key had approved it."""
+
+    job: JobSummary
+    repeated: bool
+
+
+def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
+    """Approve a job. The same key makes one job; without a key each call makes one.
+
+    Raises InsufficientBalance if the balance is below the estimate's upper bound, and NoCapacity if
+    no GPU is free and the form does not ask to wait.
+    """
+    command_key = key or str(uuid4())
+    choices = form.choices
+    repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
+    if form.leaves_gpus_open and not repeated:
+        loads = loads_now(backend)
+        choices = placed(backend, caller.account_id, choices, form.region, form.gpu_type, loads)
+    with because(caller.cause(backend)):
+        job = backend.launching.approve(
+            caller.account_id,
+            command_key,
+            choices,
+            wait=form.wait,
+            loads=partial(loads_now, backend),
+            order=form.order,
+        )
+    caught_up(backend, JOB_DETAIL)
+    with backend.pool.connection() as connection:
+        row = job_row(connection, caller.account_id, job.id)
+    return Approval(summary(row or _new_row(job)), repeated)
+
+
+def _new_row(job: Job) -> dict[str, Any]:
+    """The row that the projection will have, if it is late."""
+    validation = job.plan.validation
+    return job.plan.model_dump() | {
+        "job_id": job.id,
+        "validation_dataset_id": validation and validation.dataset_id,
+        "status": job.status,
+        "phase": WAITING_FOR_GPU,
+        "approved_at": job.created_on,
+        "changed_at": job.modified_on,
+        "charged_micros": 0,
+        "credited_micros": 0,
+        "model": job.model,
+        "step": 0,
+        "total_steps": None,
+        "pause_reason": None,
+    }
+
+
+def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
+    """Return the row of a caller's job; raises NotFound, also for another account's."""
+    return found(
+        backend,
+        JOB_DETAIL,
+        lambda connection: job_row(connection, caller.account_id, job_id),
+        f"no job {job_name(job_id)}",
+    )
+
+
+def list_jobs(
+    backend: Backend,
+    caller: Caller,
+    limit: int,
+    *,
+    after: UUID | None = None,
+    statuses: Sequence[JobStatus] | None = None,
+) -> Page[ListedJob]:
+    """Return the caller's jobs, newest first; raises NotFound for an unknown `after`."""
+    if after is not None:
+        own_job(backend, caller, after)
+    with backend.pool.connection() as connection:
+        page = Page[Row].of(
+            lambda most: jobs_of(connection, caller.account_id, after, most, statuses), limit, dict
+        )
+        registered = JobStatus.REGISTERED  # took all of its steps
+        steps = last_steps_of(
+            connection, [row["job_id"] for row in page.data if row["status"] != registered]
+        )
+    jobs = [summary(row, steps.get(row["job_id"])) for row in page.data]
+    names = names_of(backend, jobs)
+    shown = [
+        ListedJob(**dict(job), name=names[job.id].title, dataset=names[job.id].dataset)
+        for job in jobs
+    ]
+    return Page[ListedJob](data=shown, has_more=page.has_more)
+
+
+def count_jobs(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
+    """Return the number of the caller's jobs in each status that any job is in."""
+    with backend.pool.connection() as connection:
+        return jobs_by_status(connection, caller.account_id)
+
+
+def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
+    """Return all that is known of a caller's job; raises NotFound."""
+    return job_details(backend, [own_job(backend, caller, job_id)])[0]
+
+
+def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
+    """Return the details of some jobs. The number of queries does not grow with the jobs."""
+    job_ids = [row["job_id"] for row in rows]
+    with backend.pool.connection() as connection:
+        steps = last_steps_of(connection, job_ids)
+        evaluations = last_evaluations_of(connection, job_ids)
+        accounts = accounts_of(connection, {row["account_id"] for row in rows})
+        deployed = statuses_of_jobs(connection, job_ids)
+    waits = waits_of(backend, rows)
+    details: list[JobDetail] = []
+    for row in rows:
+        job_id, step = row["job_id"], steps.get(row["job_id"])
+        account = accounts.get(row["account_id"])
+        if account is None:  # the projection is late
+            account = vars(backend.log.load(Account, row["account_id"]))
+        wait = waits.get(job_id)
+        now = backend.clock.now()
+        left = remaining_seconds(row, step, wait, now)
+        computed = Computed(
+            balance=Money.of(account["balance_micros"]),
+            resume=resume_gate(backend, row),
+            wait_seconds=None if wait is None else round(wait),
+            remaining_seconds=None if left is None else ceil(left),
+            overrun=overrun_of(row, step, now),
+            deployment=deployed[job_id].get(row["model"]),
+        )
+        details.append(detail(row, step, evaluations.get(job_id), computed))
+    return details
+
+
+def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
+    """Quote the rest of a paused job; None if the job is not paused.
+
+    `gpu_count` is the number of GPUs to resume with; None keeps the present number.
+    """
+    if row["status"] != JobStatus.PAUSED:
+        return None
+    try:
+        rest = backend.quoting.rest_of(backend.log.load(Job, row["job_id"]), gpu_count).estimate
+    except DomainError as problem:
+        return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
+    balance_micros = backend.log.load(Account, row["account_id"]).balance_micros
+    missing = max(0, rest.high_micros - balance_micros)
+    return ResumeGate(
+        allowed=missing == 0,
+        needed=Money.of(rest.high_micros, Toward.UP),
+        missing=Money.of(missing, Toward.UP),
+        problem=None,
+    )
+
+
+def quote_resume(
+    backend: Backend, caller: Caller, job_id: UUID, gpu_count: int
+) -> ResumeGate | None:
+    """Quote a resume on some GPUs; None if the job is not paused. Raises NotFound."""
+    return resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
+
+
+def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
+    """Return the measured steps with a higher number, in order; of a repeated step, the last."""
+    own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        read = partial(steps_of, connection, job_id, after)
+        return Page[Step].of(read, limit, lambda row: Step(**row))
+
+
+def evaluations(
+    backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int
+) -> Page[Evaluation]:
+    """Return the evaluations of steps with a higher number, in order."""
+    own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        read = partial(evaluations_of, connection, job_id, after)
+        return Page[Evaluation].of(read, limit, Evaluation.of)
+
+
+def curve(backend: Backend, caller: Caller, job_id: UUID) -> Curve:
+    """Return the losses of a job in as many points as a chart can show; raises NotFound."""
+    own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        return curve_of(connection, job_id)
+
+
+def timeline(
+    backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int
+) -> Page[TimelineEntry]:
+    """Return the events of a job, its meters and its deployments after a position, in order."""
+    own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        read = partial(timeline_of, connection, job_id, after)
+        return Page[TimelineEntry].of(read, limit, lambda row: TimelineEntry(**row))
+
+
+def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog:
+    """Return the last lines of a job's log; of a failed job, with the output that was kept."""
+    row = own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        live = log_lines_of(connection, job_id, MOST_LINES)
+    if row["status"] == JobStatus.FAILED and row["log_ref"] is not None:
+        shown = joined(live, row["segment"], _kept_output(backend, row["log_ref"]))
+    else:
+        shown = [LogLine(**line) for line in live]
+    days = backend.settings.log_days if _log_is_deleted(backend, row) else None
+    return JobLog(data=shown[-lines:], deleted_after_days=days)
+
+
+def _kept_output(backend: Backend, log_ref: str) -> str:
+    """The end of a failed job's output; empty until it is stored."""
+    try:
+        return backend.artifacts.get(log_ref).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _log_is_deleted(backend: Backend, row: Row) -> bool:
+    """Return True if the log lines of a job that ran are past their retention."""
+    over_for = backend.clock.now() - row["changed_at"]
+    ran_and_is_over = row["segment"] > 0 and JobStatus(row["status"]).is_final
+    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
+
+
+def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
+    """Return the checkpoints of a caller's job that exist, oldest first; raises NotFound."""
+    row = own_job(backend, caller, job_id)
+    with backend.pool.connection() as connection:
+        deployed = statuses_of_jobs(connection, [job_id])[job_id]
+    return checkpoints_of(backend, row, deployed)
+
+
+def checkpoints_of(
+    backend: Backend, row: Row, deployed: Mapping[str, DeploymentStatus]
+) -> list[CheckpointAnswer]:
+    """Return the checkpoints of a job's row. `deployed` has statuses by model name."""
+    if not row["checkpoints"]:
+        return []
+    model = backend.log.load(Job, row["job_id"]).model_name
+    best = best_step(row)
+    return [
+        CheckpointAnswer(
+            **saved,
+            model=(name := checkpoint_model(model, saved["step"])),
+            deployment=deployed.get(name),
+            best=best is not None and saved["step"] == best.step,
+            sample=_sample(backend, saved["ref"]),
+        )
+        for saved in row["checkpoints"]
+    ]
+
+
+def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
+    try:
+        return _stored_sample(backend.artifacts, ref)
+    except FileNotFoundError:  # never had one, or was pruned just now
+        return None
+
+
+@lru_cache(maxsize=KEPT_SAMPLES)
+def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
+    """The sample of a checkpoint, which never changes."""
+    return SampleAnswer(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
+
+
+def pause(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
+    """Save a checkpoint, free the GPUs and stop the meter until the job is resumed."""
+    return _command(backend, caller, job_id, backend.launching.pause)
+
+
+def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:
+    """Continue from the latest checkpoint at today's rate, through the approval checks again."""
+    command = partial(
+        backend.launching.resume,
+        wait=how.wait,
+        loads=partial(loads_now, backend),
+        gpu_count=how.gpu_count,
+    )
+    return _command(backend, caller, job_id, command)
+
+
+def cancel(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
+    """Settle the used time and stop the job permanently."""
+    return _command(backend, caller, job_id, backend.launching.cancel)
+
+
+def promote(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
+    """Register the last checkpoint of a cancelled or failed job as a model."""
+    return _command(backend, caller, job_id, backend.launching.promote)
+
+
+def _command(
+    backend: Backend, caller: Caller, job_id: UUID, command: Callable[[UUID, UUID], Job]
+) -> JobDetail:
+    """Give an idempotent command, and return the job as it is then."""
+    with because(caller.cause(backend)):
+        command(caller.account_id, job_id)
+    caught_up(backend, JOB_DETAIL, MODELS)
+    return job_detail(backend, caller, job_id)
