@@ -1,4 +1,4 @@
-"""How a service process lives: a broker, its durables, its background work, until SIGTERM."""
+"""Runs a service process: its broker, its durables and its background work, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 def broker_of(settings: Settings, name: str) -> NatsBroker:
-    """A broker that reconnects for ever."""
+    """A broker that reconnects without limit."""
     assert settings.nats_url is not None
     logger = logging.getLogger("broker")
     logger.setLevel(logging.WARNING)
@@ -43,9 +43,9 @@ def _security(settings: Settings) -> NatsCredentials | None:
 
 
 def serve(broker: NatsBroker, durables: Sequence[Durable], work: Sequence[Work] = ()) -> None:
-    """Run until SIGTERM: provision, consume, and keep each piece of background work going.
+    """Provision the durables, consume them, and run the background work, until SIGTERM.
 
-    Work that raises ends the process with that error; its supervisor starts it again.
+    If work raises, the process ends with that error, and its supervisor restarts it.
     """
     asyncio.run(_serve(broker, tuple(durables), work))
 
@@ -84,7 +84,7 @@ async def _serve(broker: NatsBroker, durables: tuple[Durable, ...], work: Sequen
 
 
 async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -> None:
-    """A stream or consumer that somebody deleted comes back; effects keep their positions."""
+    """Recreate deleted streams and consumers. Effects keep their own positions."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
@@ -96,12 +96,19 @@ async def _keep_provisioned(broker: NatsBroker, durables: tuple[Durable, ...]) -
             logger.info("cannot provision now: %s", error or type(error).__name__)
 
 
-async def every(seconds: float, step: Callable[[], object], logger: logging.Logger) -> None:
-    """Run a blocking step again and again in a thread; a failure is logged and tried again."""
-    while True:
-        try:
-            with PROGRESS.step(logger.name):
-                await asyncio.to_thread(step)
-        except Exception:
-            logger.exception("step failed; trying again")
-        await asyncio.sleep(seconds)
+def every(seconds: float, step: Callable[[], object], name: str) -> Work:
+    """Work that runs a blocking step in a thread, with pauses of `seconds`.
+
+    A failure is logged as `name`, and the step runs again.
+    """
+
+    async def run() -> None:
+        while True:
+            try:
+                with PROGRESS.step(name):
+                    await asyncio.to_thread(step)
+            except Exception:
+                logging.getLogger(name).exception("step failed; retrying")
+            await asyncio.sleep(seconds)
+
+    return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -66,7 +65,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
     consumer.subscribe(broker)
     subscribe_batches(broker, EVIDENCE, keep)
     work = [
-        partial(every, tick_seconds(settings), ticker.tick, logging.getLogger("ticker")),
-        partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
+        every(tick_seconds(settings), ticker.tick, "ticker"),
+        every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -44,7 +43,7 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     work = [
         _looking(validating.validate_waiting, validating.work, "validating"),
         _looking(counting.count_missing, counting.work, "counting"),
-        partial(every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")),
+        every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 
@@ -56,4 +55,4 @@ def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:
         look()
         work.rest(LOOK_SECONDS)
 
-    return partial(every, 0, step, logging.getLogger(name))
+    return every(0, step, name)

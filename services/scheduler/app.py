@@ -1,49 +1,39 @@
-"""The scheduler process: capacity, launching, supervision."""
+"""The scheduler process: GPU queues, launches, pods and retention."""
 
 from __future__ import annotations
 
 import logging
 from asyncio import to_thread
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
 
-from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
 from domain.catalog.catalog import Catalog
 from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, Durable
-from infrastructure.clock import Clock, clock_of
-from infrastructure.consumer import (
-    PROMPT_BATCH_SECONDS,
-    OrderedConsumer,
-    subscribe_batches,
-)
+from infrastructure.clock import clock_of
+from infrastructure.consumer import PROMPT_BATCH_SECONDS, OrderedConsumer, subscribe_batches
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.reaction import REPLAY_SECONDS, UNREACHABLE, ReactionEffect
 from infrastructure.reports import Report
 from infrastructure.segment_credentials import required_issuer
-from infrastructure.service import Work, broker_of, every, serve
+from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
+from infrastructure.store import open_log, open_pool
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
+from services.scheduler.due import claim_due, expire_due
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
 from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
-from services.scheduler.relaunching import Relaunching
-from services.scheduler.retention import (
-    Retention,
-    delete_old_logs,
-    delete_security_events,
-    trim_caches,
-)
+from services.scheduler.retention import delete_old_logs, delete_security_events, trim_caches
 from services.scheduler.segments import Segments
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
@@ -58,9 +48,9 @@ CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
-    """Schedule until SIGTERM, once no other scheduler does.
+    """Schedule until SIGTERM, as soon as no other scheduler does.
 
-    Raises RuntimeError without the NATS key of trainers.
+    Raises RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED.
     """
     required_issuer(settings)
     with leading(settings, "scheduler") as leadership:
@@ -80,7 +70,6 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     effect = ReactionEffect("scheduler", log, clock, scheduling.react, pool.connection)
     consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
     launches = LaunchRetries(pods, clock, pool, log)
-    relaunching = Relaunching(log, clock, pool, scheduling.claim)
     reports = PodReports(broker, clock, launcher)
     watch = PodWatch(log, pool, launcher, segments, reports, settings)
 
@@ -94,49 +83,40 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
+    kept_logs = timedelta(days=settings.log_days)
+    kept_security = timedelta(days=settings.security_days)
     work = [
+        begin,
+        probe,
         partial(watch_log, log),
-        _repeated(LAUNCH_SECONDS, launches.launch_due, "launching"),
-        _repeated(RELAUNCH_SECONDS, relaunching.claim_due, "relaunching"),
-        _repeated(REPLAY_SECONDS, effect.replay_requested, "replay"),
-        _repeated(PREPARE_SECONDS, launcher.prepare, "launcher"),
-        *_clearing(Retention(log, clock, pool), pool, clock, settings),
+        every(LAUNCH_SECONDS, launches.launch_due, "launching"),
+        every(RELAUNCH_SECONDS, partial(claim_due, log, clock, pool, scheduling.claim), "due"),
+        every(REPLAY_SECONDS, effect.replay_requested, "replay"),
+        every(PREPARE_SECONDS, launcher.prepare, "launcher"),
+        every(RETENTION_SECONDS, partial(expire_due, log, clock, pool), "due"),
+        every(LOGS_SECONDS, partial(delete_old_logs, pool, clock, kept_logs), "retention"),
+        every(LOGS_SECONDS, partial(delete_security_events, pool, kept_security), "retention"),
+        every(TRIM_SECONDS, partial(trim_caches, settings), "retention"),
     ]
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], [begin, probe, *work])
-
-
-def _clearing(
-    retention: Retention, pool: ConnectionPool[Connection], clock: Clock, settings: Settings
-) -> list[Work]:
-    """What deletes what is kept no longer: adapters, log lines, and files of caches."""
-    delete_logs = partial(delete_old_logs, pool, clock, timedelta(days=settings.log_days))
-    security = partial(delete_security_events, pool, timedelta(days=settings.security_days))
-    return [
-        _repeated(LOGS_SECONDS, security, "retention"),
-        _repeated(RETENTION_SECONDS, retention.expire_due, "retention"),
-        _repeated(LOGS_SECONDS, delete_logs, "retention"),
-        _repeated(TRIM_SECONDS, partial(trim_caches, settings), "retention"),
-    ]
-
-
-def _repeated(seconds: float, work: Callable[[], object], logger: str) -> Work:
-    """Work that is done every so many seconds."""
-    return partial(every, seconds, work, logging.getLogger(logger))
+        serve(broker, [consumer.durable, REPORTS_DURABLE], work)
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:
-    """Record reports in order; one that cannot be recorded holds up none behind it."""
+    """Record reports in order. One that cannot be recorded is logged and skipped.
+
+    Reports are cumulative, and a trainer repeats its final report until it is answered.
+    """
     logger = logging.getLogger("reports")
     for message in messages:
         try:
             report = Report.model_validate(message)
         except ValidationError as error:
-            logger.warning("dropping a report: %s", error)
+            logger.warning("dropping an invalid report: %s", error)
             continue
         try:
             segments.record(report)
         except UNREACHABLE:
             raise
-        except Exception:  # the next one says it all, and a last one is repeated
-            logger.exception("passing over a report of %s", report.subject)
+        except Exception:
+            logger.exception("skipping a report of %s", report.subject)

@@ -1,4 +1,4 @@
-"""Capacity: the GPU pools follow what the catalog offers and what the launcher has."""
+"""Keeps the capacity of the GPU pools equal to what the launcher reports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CAPACITY_EVENTS = (
     Catalog.RegionWithdrawn,
     Catalog.CapacityDeclared,
 )
-"""What of the catalog may change the capacity of a pool."""
+"""Events of the catalog that may change the capacity of a pool."""
 
 
 def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
-    """The pools whose capacity is not what the launcher has, changed to that; not saved.
+    """Set every pool's capacity to the launcher's. Returns the changed pools, unsaved.
 
-    A type or region that is no longer offered has none; running segments keep their GPUs.
+    A withdrawn GPU type or region has capacity 0. Running segments keep their GPUs.
     """
     catalog = log.load(Catalog, CATALOG_ID)
     wanted, machine = launcher.capacity(), launcher.machine()
@@ -47,12 +47,12 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
 
 
 def on_catalog_changed(log: EventLog, launcher: Launcher, event: Event) -> Sequence[GpuPool]:
-    """Answer an event of the catalog, if it is one that matters here."""
+    """Update the pools after an event of the catalog that may change their capacity."""
     return capacity_changes(log, launcher) if isinstance(event, CAPACITY_EVENTS) else []
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Bring the pools up to date when the scheduler starts: the machine may be another."""
+    """Update the pools when the scheduler starts, possibly on another machine, and save."""
 
     def attempt() -> None:
         command_id = f"capacity:{clock.now().isoformat()}"
@@ -65,7 +65,7 @@ def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
 def _pool(
     log: EventLog, place: tuple[str, str], capacity: int, machine: Machine | None
 ) -> GpuPool | None:
-    """The pool with its new capacity and machine; one that never had any is not opened for none."""
+    """The pool with its new capacity and machine; None if it never existed and has none."""
     pool = log.find(GpuPool, gpu_pool_id(*place))
     if pool is None:
         if capacity == 0:
@@ -78,6 +78,6 @@ def _pool(
 
 
 def measure_machine(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Measure how fast CPU-backed segments compute, and record it with the pools."""
+    """Measure the speed of CPU-backed segments and record it with their pools."""
     launcher.measure_machine()
     offer_capacity(log, clock, launcher)

@@ -1,4 +1,4 @@
-"""Speaks to running segments over the CONTROL stream."""
+"""Sends messages to running segments over the CONTROL stream."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ ANSWERED_KEPT = 1000
 class ControlChannel:
     """Publishes Control messages from the scheduler's worker threads.
 
-    What a segment was told last is kept until it is answered or forgotten, so that one flag never
-    takes another back. One that was answered is told nothing more: that would take the answer back.
+    A Control message replaces the one before. The channel keeps the last one of each segment, so
+    that a new message repeats its flags. After the answer to a final report it sends no more.
     """
 
     def __init__(self, broker: NatsBroker) -> None:
         self._broker = broker
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._said: dict[tuple[UUID, int], Control] = {}
-        self._answered: dict[tuple[UUID, int], None] = {}  # the latest ones, in order
+        self._sent: dict[tuple[UUID, int], Control] = {}
+        self._answered: dict[tuple[UUID, int], None] = {}  # newest last
 
     def bind(self) -> None:
-        """Use the running event loop; called once it runs."""
+        """Publish on the running event loop. Called once, when the loop runs."""
         self._loop = asyncio.get_running_loop()
 
     def pay(self, job_id: UUID, segment: int, paid_seconds: int, jwt: str = "") -> None:
-        """Let a segment run on until it has used this much time in all, with a renewed JWT."""
-        self._say(job_id, segment, paid_seconds=paid_seconds, jwt=jwt)
+        """Send the total seconds that are paid for, and a renewed JWT."""
+        self._send(job_id, segment, paid_seconds=paid_seconds, jwt=jwt)
 
     def stop(self, job_id: UUID, segment: int) -> None:
-        """Have a segment save and exit."""
-        self._say(job_id, segment, stop=True)
+        """Ask a segment to save and exit."""
+        self._send(job_id, segment, stop=True)
 
     def answer(self, job_id: UUID, segment: int) -> None:
-        """Acknowledge a final report; the trainer may exit."""
-        self._say(job_id, segment, answered=True)
+        """Acknowledge a final report, so that the trainer exits."""
+        self._send(job_id, segment, answered=True)
 
     @property
     def kept(self) -> int:
-        """How many segments something is kept of."""
-        return len(self._said) + len(self._answered)
+        """Number of segments that the channel remembers."""
+        return len(self._sent) + len(self._answered)
 
     def forget(self, job_id: UUID, segment: int) -> None:
-        """Drop what is kept of a segment whose pod was swept away: it may never be answered."""
-        self._said.pop((job_id, segment), None)
+        """Drop the last message of a segment whose pod was removed."""
+        self._sent.pop((job_id, segment), None)
 
-    def _say(
+    def _send(
         self,
         job_id: UUID,
         segment: int,
@@ -65,7 +65,7 @@ class ControlChannel:
         key = (job_id, segment)
         if key in self._answered and not answered:
             return
-        last = self._said.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
+        last = self._sent.get(key) or Control(job_id=job_id, segment=segment, paid_seconds=0)
         control = last.model_copy(
             update={
                 "paid_seconds": max(last.paid_seconds, paid_seconds),
@@ -75,15 +75,15 @@ class ControlChannel:
             }
         )
         if self._loop is None:
-            raise TimeoutError("the bus is not connected yet")
+            raise TimeoutError("The bus is not connected yet.")
         asyncio.run_coroutine_threadsafe(self._publish(control), self._loop).result(TIMEOUT_SECONDS)
         if answered:
-            self._said.pop(key, None)
+            self._sent.pop(key, None)
             self._answered[key] = None
             if len(self._answered) > ANSWERED_KEPT:
                 self._answered.pop(next(iter(self._answered)), None)
         else:
-            self._said[key] = control
+            self._sent[key] = control
 
     async def _publish(self, control: Control) -> None:
         await self._broker.publish(control, control.subject, stream=CONTROL)

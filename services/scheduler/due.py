@@ -1,24 +1,67 @@
-"""What is due for jobs, done for each by itself: one that fails keeps no other from it."""
+"""Work that becomes due for jobs: postponed relaunches and expired adapters.
+
+The read models list it, so that a restart loses none. The jobs themselves decide.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from uuid import UUID
 
+from psycopg_pool import ConnectionPool
+
+from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.event_log import EventLog
+from domain.jobs.job import Job
+from domain.use_cases.deployments import deployed_refs
+from infrastructure.clock import Clock
+from infrastructure.store import Connection
+from projections.job_detail import due_relaunches, expired_adapters
 
 
-def attempt_each(
-    log: EventLog, job_ids: Iterable[UUID], attempt: Callable[[UUID], None], logger: logging.Logger
+def claim_due(
+    log: EventLog,
+    clock: Clock,
+    pool: ConnectionPool[Connection],
+    claim: Callable[[Job], Sequence[Aggregate]],
 ) -> None:
-    """Run a use case for each job, again after a version conflict.
+    """Queue every job whose postponed relaunch is due. `claim` returns the aggregates to save."""
 
-    What fails otherwise is logged, and is due the next time, too.
+    def attempt(job_id: UUID) -> None:
+        job = log.load(Job, job_id)
+        with because(Cause("service:scheduler", f"relaunch:{job_id}:{job.segment}", clock.now())):
+            log.commit(*claim(job))
+
+    with pool.connection() as connection:
+        due = due_relaunches(connection, clock.now())
+    _attempt_each(log, due, attempt)
+
+
+def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
+    """Expire the adapters whose retention is over. The reaction to that deletes the files.
+
+    A deployed adapter is kept until it is undeployed.
     """
+
+    def attempt(job_id: UUID) -> None:
+        with because(Cause("service:scheduler", f"expire:{job_id}", clock.now())):
+            job = log.load(Job, job_id)
+            if deployed_refs(log, job):
+                return
+            job.expire_adapter()
+            log.commit(job)
+
+    with pool.connection() as connection:
+        due = expired_adapters(connection, clock.now())
+    _attempt_each(log, due, attempt)
+
+
+def _attempt_each(log: EventLog, job_ids: Iterable[UUID], attempt: Callable[[UUID], None]) -> None:
+    """Run a use case for each job. One that fails is logged and due again next time."""
     for job_id in job_ids:
         try:
             log.retrying(partial(attempt, job_id))
         except Exception:
-            logger.exception("what is due for job %s failed; next time", job_id)
+            logging.getLogger("due").exception("job %s failed; retrying later", job_id)

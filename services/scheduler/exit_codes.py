@@ -1,4 +1,4 @@
-"""What the exit code of a trainer that said nothing tells about its failure."""
+"""Failure classes of trainers that exited without a final report."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import signal
 
 from domain.jobs.failures import FailureClass
 
-# Of the trainer's own watchdog, see services/trainer/lease.py. An overrun is no failure: paid time
-# and grace were over.
+# Exit codes of the trainer's watchdog. An overrun is not a failure: paid time and grace were over.
 OVERRUN, STALL = 4, 5
 
-# A kill from outside says nothing about the job: the kernel's memory killer, an operator and a
-# machine that goes down all look like it. It is the machine's, so that it is tried again.
+# The kernel's memory killer, an operator and a shutdown all kill with SIGKILL. It counts as the
+# machine's fault, so that the job is retried.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def failure_of_exit(exit_code: int | None) -> FailureClass:
-    """The failure class of a process that ended, or is nowhere (None), without a last word."""
+    """Failure class of a process that exited without a final report; None: it disappeared."""
     if exit_code is None or exit_code in KILLED:
         return FailureClass.NODE_LOST
     if exit_code == STALL:

@@ -1,4 +1,4 @@
-"""The scheduler's reactions: GPUs for jobs, launches for leases, an end for what shall stop."""
+"""The scheduler's reactions to events of the log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from services.scheduler.retention import delete_saved
 
 
 class Scheduling:
-    """Turns approvals and endings into claims, claims into segments, leases into pods."""
+    """Queues jobs for GPUs, allocates and launches their segments, and deletes unused files."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Scheduling:
         self._settings = settings
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """Answer one event of the log."""
+        """React to one event. Returns the aggregates to save."""
         match event:
             case Job.JobApproved() | Job.JobResumed() | Job.SegmentEnded():
                 return self.on_segment_needed(event)
@@ -84,9 +84,9 @@ class Scheduling:
         return self.claim(self._log.load(Job, event.originator_id))
 
     def claim(self, job: Job) -> Sequence[Aggregate]:
-        """Queue a claim for a job's next segment, if its time has come; one that cannot pay pauses.
+        """Queue a claim for a job's next segment, or pause a job that cannot pay.
 
-        A job whose relaunch is put off is looked at again by `relaunching`.
+        A postponed relaunch is claimed later by `due.claim_due`.
         """
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
@@ -96,16 +96,16 @@ class Scheduling:
             return [job]
         pool, claim = self._pool(job), Claim(job.account_id, job.id, segment, job.gpu_count)
         if (queued := pool.queue.get((job.id, segment))) is not None and queued != claim:
-            pool.withdraw(job.id)  # of before a pause, after which it asked for another number
+            pool.withdraw(job.id)  # the job was resumed with another GPU count
         pool.request(claim)
         return [pool]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Serve the head of the queue, if it fits; what that changes serves the next.
+        """Allocate GPUs to the head of the queue if it fits. The resulting event serves the next.
 
-        A job that needs more GPUs than there are is paused first: it would never be served, nor
-        would anyone behind it. So is one whose account cannot pay when its turn comes, so that it
-        holds no GPU that others can pay for. Each is a save of its own: no save spans two accounts.
+        A job that needs more GPUs than the pool has is paused first, since it would block the
+        queue for good. A job that cannot pay when its turn comes is paused too. Each save covers
+        one job, because no save spans two accounts.
         """
         pool = self._log.load(GpuPool, event.originator_id)
         hopeless = pool.next_hopeless
@@ -136,7 +136,7 @@ class Scheduling:
             return []
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
-        """Send the segment how long it may run, and renewed credentials, if it still runs."""
+        """Send a running segment its new total of paid seconds and renewed credentials."""
         job = self._log.load(Job, event.job_id)
         if not job.segment_running or job.segment != event.segment:
             return []
@@ -146,7 +146,7 @@ class Scheduling:
         return []
 
     def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:
-        """Pause a job whose segment has its GPUs and no money for a second of them."""
+        """Pause a job that has GPUs but no money for one second of them."""
         job = self._log.load(Job, event.job_id)
         if not job.segment_running or job.segment != event.segment:
             return []
@@ -164,9 +164,9 @@ class Scheduling:
         return []
 
     def on_job_stopped(self, event: Job.JobPaused | Job.JobCancelled) -> Sequence[Aggregate]:
-        """Take the job out of the queue; what a cancelled one saved only in part goes at once.
+        """Remove the job from the queue, and delete what a cancelled job saved without a checkpoint.
 
-        This may be answered late: the place of a job that was resumed meanwhile is its new one.
+        The reaction may be late. A job that was resumed meanwhile keeps its new place.
         """
         job = self._log.load(Job, event.originator_id)
         if isinstance(event, Job.JobCancelled) and event.checkpoint_ref is None:
@@ -178,40 +178,40 @@ class Scheduling:
         return [pool]
 
     def on_saved_given_up(self, event: Event) -> Sequence[Aggregate]:
-        """Delete the files."""
+        """Delete the job's checkpoints and adapters."""
         delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
         return []
 
     def on_adapter_promoted(self, event: Job.AdapterPromoted) -> Sequence[Aggregate]:
-        """Lay card and provenance beside the checkpoint that is a model; most others may go."""
+        """Write card and provenance of the promoted checkpoint, and prune the other checkpoints."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
-        """Let the job give up the checkpoints that it needs no more."""
+        """Prune the checkpoints that the job no longer needs."""
         job = self._log.load(Job, event.originator_id)
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 
     def on_checkpoint_pruned(self, event: Job.CheckpointPruned) -> Sequence[Aggregate]:
-        """Delete its files; again, it finds none."""
+        """Delete the checkpoint's files."""
         self._artifacts.delete_directory(event.ref)
         return []
 
     def on_base_deleted(self, event: BaseModel.BaseModelDeleted) -> Sequence[Aggregate]:
-        """Delete the files of all its revisions; nothing that is not over refers to them."""
+        """Delete the files of all revisions. No unfinished job refers to them."""
         base = self._log.load(BaseModel, event.originator_id)
-        if base.deleted:  # else it was imported again, with files that may be the same
+        if base.deleted:  # otherwise it was imported again, possibly with the same files
             for ref in base.refs:
                 self._artifacts.delete_directory(ref)
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
-        """Let the job give up a checkpoint that was kept because it was deployed.
+        """Prune a checkpoint that was kept because it was deployed.
 
-        A deployment that failed releases nothing: what failed may be the machine that serves.
+        A failed deployment keeps its checkpoint, because the cause may be the serving machine.
         """
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:
@@ -221,10 +221,10 @@ class Scheduling:
         return [job]
 
     def _can_pay(self, job: Job) -> bool:
-        """Whether the account has the money that launching the job takes.
+        """True if the account can pay a launch, or if that is not known yet.
 
-        Until the last segment is settled, its lease still holds money that may come back: then the
-        next segment's own first lease decides.
+        Until the last segment is settled, its lease may release money. The next segment's first
+        lease then decides.
         """
         account = self._log.load(Account, job.account_id)
         if account.available_micros >= job.launch_micros(self._settings.meter_minute_seconds):

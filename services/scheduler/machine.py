@@ -1,4 +1,4 @@
-"""The machine that CPU-backed segments run on: what its processor is good at, and how fast."""
+"""Describes the machine of CPU-backed segments: its processor, dtype and measured speed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from domain.training.precision import Dtype
 
 CPUINFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
-"""Flags of processors that multiply bf16 natively; on others it is emulated and slower."""
+"""Flags of processors that multiply bf16 natively. Others emulate it, which is slower."""
 
 PROBE = (sys.executable, "-m", "services.trainer.speed_probe")
-PROBE_SECONDS = 120.0  # most of it is importing torch on a busy machine
+PROBE_SECONDS = 120.0  # mostly the import of torch on a busy machine
 
 
 class ProbeFailed(Exception):
-    """The machine's speed was not measured."""
+    """Measuring the machine's speed failed."""
 
 
 def this_machine() -> Machine:
-    """The processor and the dtype that suits it, without its speed. Raises OSError."""
+    """This machine with the fastest dtype of its processor, without its speed. Raises OSError."""
     text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -41,7 +41,7 @@ def this_machine() -> Machine:
 
 
 def measured(machine: Machine) -> Machine:
-    """The same machine with its speed, which takes seconds; raises ProbeFailed."""
+    """The machine with its speed in TFLOPS. Measures for seconds. Raises ProbeFailed."""
     command = list(PROBE)
     try:
         done = subprocess.run(

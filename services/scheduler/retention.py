@@ -1,17 +1,14 @@
-"""Retention: what is deleted after its time, because no event names it, or for want of space."""
+"""Deletes files and rows that are expired, named by no event, or beyond a cache's size."""
 
 from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from domain.use_cases.deployments import deployed_refs
 from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
@@ -19,53 +16,33 @@ from infrastructure.disk_cache import GIB, MODELS, trim_copies, trim_kernels
 from infrastructure.measurements import delete_log_lines
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from projections.job_detail import expired_adapters, logged_jobs_over_since
-from services.scheduler.due import attempt_each
+from projections.job_detail import logged_jobs_over_since
 from services.scheduler.segment_spec import job_prefix
 
 SAVED = ("checkpoints", "adapter")
-"""Folders of what a job's trainers save, each with one for every segment."""
+"""Folders in which a job's trainers save, with a folder for each segment."""
 
 LOGS_AT_ONCE = 100
 """Jobs whose log lines are deleted in one transaction."""
 
 
-class Retention:
-    """Says which adapters expired; the reaction to that event deletes the files."""
-
-    def __init__(self, log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
-        self._log = log
-        self._clock = clock
-        self._pool = pool
-        self._logger = logging.getLogger("retention")
-
-    def expire_due(self) -> None:
-        """Expire adapters whose time is over; the job decides, the query only looks."""
-        with self._pool.connection() as connection:
-            due = expired_adapters(connection, self._clock.now())
-        attempt_each(self._log, due, self._expire, self._logger)
-
-    def _expire(self, job_id: UUID) -> None:
-        with because(Cause("service:scheduler", f"expire:{job_id}", self._clock.now())):
-            job = self._log.load(Job, job_id)
-            if deployed_refs(self._log, job):
-                return  # what is served is kept; its time comes when it is undeployed
-            job.expire_adapter()
-            self._log.commit(job)
-
-
 def delete_saved(artifacts: Artifacts, job: Job) -> None:
-    """Delete what a job's trainers saved, except their logs; again, it finds nothing."""
+    """Delete all checkpoints and adapters of a job, and keep its logs. May be repeated."""
     for folder in SAVED:
         artifacts.delete_directory(f"{job_prefix(job)}/{folder}")
 
 
 def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) -> None:
-    """Delete what the trainer of a segment that is over stored and no event names.
+    """Delete what the trainer of an ended segment stored without an event that names it.
 
-    It was killed while it stored it, or nobody heard of it in time: nobody would ever ask for it.
+    The trainer was killed while it stored it, or its report arrived too late.
     """
-    named = _named_refs(log, job)
+    named: set[str] = set()
+    for event in log.events.get(job.id):
+        if isinstance(event, Job.CheckpointSaved):
+            named.add(event.ref)
+        elif isinstance(event, Job.Registered):
+            named.add(event.adapter_ref)
     stored = {
         ref.rpartition("/")[0]
         for folder in SAVED
@@ -75,24 +52,10 @@ def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) 
         artifacts.delete_directory(directory)
 
 
-def _named_refs(log: EventLog, job: Job) -> set[str]:
-    """The directories that the job's events name, also those that later events have deleted."""
-    refs: set[str] = set()
-    for event in log.events.get(job.id):
-        match event:
-            case Job.CheckpointSaved():
-                refs.add(event.ref)
-            case Job.Registered():
-                refs.add(event.adapter_ref)
-            case _:
-                pass
-    return refs
-
-
 def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timedelta) -> None:
-    """Delete the log lines of jobs that are over for longer than they are kept.
+    """Delete the log lines of jobs that ended longer than `kept` ago.
 
-    They are no events, and nothing is told by them alone: measurements and artifacts stay.
+    Measurements and artifacts stay.
     """
     over_since = clock.now() - kept
     with pool.connection() as connection:
@@ -102,21 +65,21 @@ def delete_old_logs(pool: ConnectionPool[Connection], clock: Clock, kept: timede
 
 
 def delete_security_events(pool: ConnectionPool[Connection], kept: timedelta) -> None:
-    """Delete the security events that are older than they are kept."""
+    """Delete the security events that are older than `kept`."""
     with pool.connection() as connection:
         security_log.delete_older(connection, kept)
 
 
 def trim_caches(settings: Settings) -> None:
-    """Delete what this machine's caches have above their limits; it is made again when needed."""
+    """Delete the least recently used files of this machine's caches above their size limits."""
     copies = trim_copies(settings.cache / MODELS, round(settings.cache_gib * GIB))
     kernels = trim_kernels(settings.compiled, round(settings.compiled_gib * GIB))
-    for what, deleted in (("copies of base models", copies), ("files of the compiler", kernels)):
+    for what, deleted in (("copies of base models", copies), ("compiled kernels", kernels)):
         if deleted.count:
             logging.getLogger("retention").info(
-                "%s: deleted %d, %.1f GiB, used least recently; %.1f GiB are left",
-                what,
+                "deleted %d %s (%.1f GiB), least recently used first; %.1f GiB left",
                 deleted.count,
+                what,
                 deleted.bytes / GIB,
                 deleted.left_bytes / GIB,
             )

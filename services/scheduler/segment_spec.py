@@ -1,4 +1,4 @@
-"""What a trainer is told at launch, made from a job."""
+"""Builds the SegmentSpec that a trainer gets at launch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from infrastructure.settings import Settings
 
 
 def job_prefix(job: Job) -> str:
-    """Artifact prefix of all that a job's trainers may write."""
+    """Prefix of all artifacts that a job's trainers may write."""
     return f"jobs/{job.account_id}/{job.id}"
 
 
 def kept_log_ref(job: Job, segment: int) -> str:
-    """Artifact of the whole output of a segment's trainer, which only operators read."""
+    """Artifact with the output of a segment's trainer, which only operators read."""
     return f"{job_prefix(job)}/logs/segment-{segment}.log"
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
-    """The spec of a job's running segment, resuming from its last good checkpoint."""
+    """The spec of a job's running segment, with its checkpoints to resume from, newest first."""
     plan = job.plan
     issuer = CredentialIssuer.of(settings)
     home = job_prefix(job)

@@ -1,4 +1,4 @@
-"""Silences: for how long pods have shown no sign of life."""
+"""Measures for how long pods have shown no sign of life."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from services.scheduler.launchers.launcher import PodName
 
 
 class Silences:
-    """Times since the last change of what each pod shows, on this process's monotonic clock.
+    """Time since each pod's last sign of life, by this process's monotonic clock.
 
-    A process that starts, or was frozen itself, counts from its next look.
+    A pod's first observation starts the count, so that a restarted scheduler starts from zero.
     """
 
     def __init__(self) -> None:
         self._shown: dict[PodName, tuple[Hashable, float]] = {}
 
     def seconds(self, name: PodName, shown: Hashable) -> float:
-        """Seconds since a look at a pod first found what it shows now."""
+        """Seconds since the pod first showed this value."""
         now = time.monotonic()
         before = self._shown.get(name)
         if before is None or before[0] != shown:
@@ -27,5 +27,5 @@ class Silences:
         return now - before[1]
 
     def forget(self, name: PodName) -> None:
-        """Count from the next look."""
+        """Restart the count at the next observation."""
         self._shown.pop(name, None)

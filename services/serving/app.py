@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from contextlib import closing
@@ -52,10 +51,8 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
         consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
         serving.restore()
         consumer.subscribe(broker)
-        replay = partial(
-            every, REPLAY_SECONDS, effect.replay_requested, logging.getLogger("replay")
-        )
-        again = partial(every, ROOM_SECONDS, serving.try_again, logging.getLogger("room"))
+        replay = every(REPLAY_SECONDS, effect.replay_requested, "replay")
+        again = every(ROOM_SECONDS, serving.try_again, "room")
         chats = create_app(engine, settings.serving_secret)
         listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
         serve(broker, [consumer.durable], [replay, again, listen, partial(watch_log, log)])

@@ -1,4 +1,7 @@
-"""The local launcher: a trainer as a process of this machine, held by a shim that outlives us."""
+"""The local launcher: runs trainers as processes of this machine.
+
+Each trainer has a parent process, the shim, which outlives the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,10 @@ from services.scheduler.machine import ProbeFailed, measured, this_machine
 REGION = "local"
 
 SHIM_START_SECONDS = 10.0
-HAND_OVER_SECONDS = 2.0  # for a shim that only waits for it
+WARM_START_SECONDS = 2.0  # its shim is idle
 
-# Large tensors come and go with every step: without these, glibc gives their pages back to the
-# kernel and faults them in again, 4 KiB at a time. Huge pages alone made a step 6 to 11% faster.
+# Every step allocates and frees large tensors. By default, glibc returns their pages to the kernel
+# and faults them in again, 4 KiB at a time. Huge pages alone made a step 6 to 11% faster.
 MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_MMAP_THRESHOLD_": str(4 * 1024**3),
@@ -58,7 +61,7 @@ MALLOC = {
 
 
 class LocalLauncher:
-    """Keeps each pod in a directory: its spec, who runs it, its log, and how it ended."""
+    """Keeps a directory per pod with its spec, its process, its log and its exit code."""
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class LocalLauncher:
         self._program = program
         self._clock = clock
         self._catalog = catalog
-        self._warned: set[str] = set()  # names of devices; once is enough
+        self._warned: set[str] = set()  # device names, to warn once
         self._gpu_types: dict[str, GpuType] = {}  # withdrawn ones too
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = _this_machine()
@@ -83,31 +86,33 @@ class LocalLauncher:
         self._warm = WarmPool(warm, settings.warm_trainers, program, self._environment)
 
     def machine(self) -> Machine | None:
-        """This machine's processor; its speed once it was measured."""
+        """This machine. Its speed is empty until it is measured."""
         return self._machine
 
     def measure_machine(self) -> None:
-        """Measure this machine's speed; without it prices go by the catalog's figures."""
+        """Measure this machine's speed. Estimates use the catalog's figures without it."""
         if self._machine is None:
             return
         try:
             self._machine = measured(self._machine)
         except ProbeFailed as failure:
-            logging.getLogger("launcher").warning("this machine's speed is not known: %s", failure)
+            logging.getLogger("launcher").warning(
+                "cannot measure the speed of this machine: %s", failure
+            )
 
     def prepare(self) -> None:
-        """Keep some trainers warm: started ahead, on the base that was trained last."""
+        """Keep trainers started ahead, with the base that was trained last."""
         pods = (self.poll(name) for name in self.pods())
         self._warm.prepare(idle=not any(pod is not None and pod.alive for pod in pods))
 
     def close(self) -> None:
-        """End the trainers that wait; those that run segments outlive us."""
+        """End the waiting warm trainers. Trainers that run segments go on."""
         self._warm.close()
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        """This machine's NVIDIA GPUs; on one without any, the CPU-backed types as declared.
+        """This machine's NVIDIA GPUs, or the declared CPU-backed types if it has none.
 
-        A capacity that the catalog declares for a GPU type leaves the rest of them to others.
+        A capacity that the catalog declares limits how many of the GPUs are used.
         """
         catalog = self._read_catalog()
         region = catalog.regions.get(REGION)
@@ -132,7 +137,7 @@ class LocalLauncher:
         }
 
     def _read_catalog(self) -> Catalog:
-        """Read the catalog and keep its GPU types: a segment may need one that is withdrawn."""
+        """Read the catalog and remember its GPU types: a segment may use a withdrawn one."""
         catalog = self._catalog()
         self._gpu_types |= catalog.gpu_types
         return catalog
@@ -143,8 +148,8 @@ class LocalLauncher:
             if name in known | self._warned:
                 continue
             logging.getLogger("launcher").warning(
-                "this machine's %d %s is not offered, no GPU type has that device name; add it: "
-                "ecolink catalog gpu-types set NAME --device-name '%s'",
+                "%d %s of this machine is not used: no GPU type has this device name. Add it with "
+                "`ecolink catalog gpu-types set NAME --device-name '%s'`.",
                 count,
                 name,
                 name,
@@ -153,9 +158,9 @@ class LocalLauncher:
 
     @cached_property
     def _devices(self) -> dict[int, str]:
-        """Those to train on, looked up once: a machine's GPUs do not come and go while it runs.
+        """Names of the GPUs to train on by index, listed once.
 
-        The one that served models are held on is none: a fit reckons with all of a GPU's memory.
+        The GPU of served models is excluded, because a memory fit assumes an empty GPU.
         """
         served = self._settings.serving_gpu
         return {index: name for index, name in nvidia_devices().items() if index != served}
@@ -164,7 +169,7 @@ class LocalLauncher:
         return [index for index, name in self._devices.items() if name in kind.device_names]
 
     def launch(self, spec: SegmentSpec) -> Pod:
-        """Start the trainer under its shim; a living or ended pod of that name is adopted."""
+        """Start the trainer under its shim, or return the pod of that name."""
         name = PodName(spec.job_id, spec.segment)
         with self._launching:
             if not (self._directory(name) / "pod.json").exists():
@@ -187,16 +192,16 @@ class LocalLauncher:
                 shim = self._spawn(directory, devices)
                 self._await_shim(directory)
         except (LaunchFailed, OSError) as error:
-            # What comes up late would run unpaid, and unknown to us.
+            # A late start would run unpaid, and unknown to the scheduler.
             if shim is not None:
                 kill_group(shim)
             shutil.rmtree(directory, ignore_errors=True)
             if isinstance(error, LaunchFailed):
                 raise
-            raise LaunchFailed(f"cannot start a process here: {error}") from error
+            raise LaunchFailed(f"Cannot start a process: {error}") from error
 
     def _warm_start(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> bool:
-        """Have a warm trainer run the segment; False if none did, nor will."""
+        """Run the segment in a warm trainer. False if none took it, or ever will."""
         warm = self._warm.take(spec, on_gpu=bool(devices))
         if warm is None:
             return False
@@ -204,11 +209,11 @@ class LocalLauncher:
             directory, warm.shim
         )
         if not taken:
-            # Dead before another is started: no segment runs twice.
+            # It must be dead before another starts: no segment runs twice.
             kill_group(warm.shim)
             (directory / "pod.json").unlink(missing_ok=True)
             logging.getLogger("launcher").warning(
-                "a warm trainer did not take over %s; starting one anew: %s",
+                "a warm trainer did not take %s; starting a cold one: %s",
                 directory.name,
                 warm.tail(),
             )
@@ -216,8 +221,8 @@ class LocalLauncher:
         return taken
 
     def _is_noted(self, directory: Path, shim: subprocess.Popen[bytes]) -> bool:
-        """Wait until a shim has noted that it holds a pod; False if it ended, or is too slow."""
-        deadline = time.monotonic() + HAND_OVER_SECONDS
+        """Wait until a shim has written its pod.json. False if it ended or is too slow."""
+        deadline = time.monotonic() + WARM_START_SECONDS
         while not (directory / "pod.json").exists():
             if shim.poll() is not None or time.monotonic() > deadline:
                 return False
@@ -225,37 +230,37 @@ class LocalLauncher:
         return True
 
     def _free_devices(self, spec: SegmentSpec) -> list[int]:
-        """Indices of the GPUs that a segment gets; none for a CPU-backed type.
+        """Indices of the GPUs for a segment; none for a CPU-backed type.
 
-        The GPUs of a segment are given back when its end is heard, which is before its process is
-        gone: for that, and only for that, there is no room yet.
+        Raises GpusBusy if processes that are about to exit still use them, and LaunchFailed if
+        the machine has too few.
         """
         self._read_catalog()
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
-            raise LaunchFailed(f"the catalog has no GPU type {spec.gpu_type}")
+            raise LaunchFailed(f"The catalog has no GPU type {spec.gpu_type!r}.")
         if kind.backing == "cpu":
             return []
-        mine, wanted = self._devices_of(kind), f"{spec.gpu_count} {kind.name} wanted"
+        mine, wanted = self._devices_of(kind), f"The segment needs {spec.gpu_count} {kind.name}"
         if len(mine) < spec.gpu_count:
-            raise LaunchFailed(f"{wanted}, there are {len(mine)} on this machine")
+            raise LaunchFailed(f"{wanted}, but this machine has {len(mine)}.")
         occupied = self._occupied()
         free = [index for index in mine if index not in occupied]
         if len(free) < spec.gpu_count:
-            raise GpusBusy(f"{wanted}, {len(free)} of {len(mine)} free on this machine")
+            raise GpusBusy(f"{wanted}, but {len(free)} of {len(mine)} are free.")
         return free[: spec.gpu_count]
 
     def _occupied(self) -> set[int]:
-        """Indices of the GPUs of every pod that lives."""
+        """Indices of the GPUs of all living pods."""
         occupied: set[int] = set()
         for name in self.pods():
             pod, request = self.poll(name), _read(self._directory(name) / "request.json")
             if pod is not None and pod.alive and request is not None:
-                occupied.update(request.get("devices", ()))  # older pods did not say
+                occupied.update(request["devices"])
         return occupied
 
     def poll(self, name: PodName) -> Pod | None:
-        """Read the pod's directory, and whether its shim lives."""
+        """Read the pod's directory and check whether its shim lives."""
         directory = self._directory(name)
         shim = _read(directory / "pod.json")
         request = _read(directory / "request.json")
@@ -267,12 +272,12 @@ class LocalLauncher:
             return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
         if _process(shim) is not None:
             return Pod(name, bound_at, alive=True, beat=_beat(directory / BEAT))
-        # The shim may have written its last word between our two looks.
+        # The shim may have written exit.json between the two checks.
         ended = _read(directory / "exit.json") or {"exit_code": None}
         return Pod(name, bound_at, alive=False, exit_code=ended["exit_code"])
 
     def stop(self, name: PodName) -> None:
-        """SIGTERM to the shim, which passes it on."""
+        """Send SIGTERM to the shim, which passes it on."""
         shim = _read(self._directory(name) / "pod.json")
         process = None if shim is None else _process(shim)
         if process is not None:
@@ -280,14 +285,14 @@ class LocalLauncher:
                 process.terminate()
 
     def kill(self, name: PodName) -> None:
-        """SIGKILL to the shim's process group, which has the trainer; waits for the shim's end."""
+        """Send SIGKILL to the process group of shim and trainer, and wait for the shim's end."""
         shim = _read(self._directory(name) / "pod.json")
         process = None if shim is None else _process(shim)
         if process is not None:
             kill_groups([process])
 
     def pods(self) -> list[PodName]:
-        """Every directory in which a shim has started."""
+        """All directories in which a shim has started."""
         return sorted(PodName.parse(path.parent.name) for path in self._root.glob("*/pod.json"))
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
@@ -300,7 +305,7 @@ class LocalLauncher:
             return file.read()
 
     def kept_report(self, name: PodName) -> bytes | None:
-        """What the trainer wrote beside its spec."""
+        """The report that the trainer stored beside its spec."""
         try:
             return (self._directory(name) / LAST_WORD).read_bytes()
         except FileNotFoundError:
@@ -314,9 +319,9 @@ class LocalLauncher:
         return self._root / str(name)
 
     def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
-        """Note what the pod is and what it holds; GPUs that were bound before stay bound since."""
+        """Write the pod's spec and GPUs. A second attempt keeps the first `bound_at`."""
         directory.mkdir(exist_ok=True)
-        (directory / BEAT).touch()  # here, as a full disk would refuse it to the trainer
+        (directory / BEAT).touch()  # created here, because a full disk would stop the trainer
         (directory / "spec.json").write_text(spec.model_dump_json())
         request = directory / "request.json"
         bound_at = (_read(request) or {}).get("bound_at", self._clock.now().isoformat())
@@ -338,7 +343,7 @@ class LocalLauncher:
             )
 
     def _environment(self) -> dict[str, str]:
-        """What a trainer may know: no database, and NATS without anybody's credentials."""
+        """Environment of a trainer, without the database and without NATS credentials."""
         settings = self._settings
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ECOLINK_")}
         assert settings.nats_url is not None
@@ -354,7 +359,7 @@ class LocalLauncher:
                 "ECOLINK_ARTIFACTS_URL": settings.artifacts,
                 "ECOLINK_LOG_LEVEL": settings.log_level,
                 "ECOLINK_GRACE_SECONDS": str(settings.grace_seconds),
-                # What the compiler made for one job serves the next; two cores need no pool for it.
+                # Jobs share compiled kernels. Two cores need no compile pool.
                 "TORCHINDUCTOR_CACHE_DIR": str(settings.compiled),
                 "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
@@ -366,12 +371,12 @@ class LocalLauncher:
         deadline = time.monotonic() + SHIM_START_SECONDS
         while not (directory / "pod.json").exists():
             if time.monotonic() > deadline:
-                raise LaunchFailed(f"its shim did not start within {SHIM_START_SECONDS:g} s")
+                raise LaunchFailed(f"The shim did not start within {SHIM_START_SECONDS:g} s.")
             time.sleep(0.01)
 
 
 def _identity(path: Path) -> str:
-    """What tells this store of pods from others, made at the first call."""
+    """Identity of this pod store, created at the first call."""
     with suppress(FileExistsError), path.open("x") as file:
         file.write(uuid4().hex)
     return path.read_text()
@@ -385,7 +390,7 @@ def _beat(path: Path) -> int | None:
 
 
 def _visible(devices: list[int]) -> dict[str, str]:
-    """The environment in which CUDA sees these GPUs alone; of none, a trainer takes the CPU."""
+    """Environment in which CUDA sees only these GPUs. Without any, a trainer uses the CPU."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
@@ -395,12 +400,15 @@ def _visible(devices: list[int]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # torn by a loss of power: as good as gone
+    except (
+        FileNotFoundError,
+        json.JSONDecodeError,
+    ):  # incomplete after a power loss: counts as missing
         return None
 
 
 def _process(shim: Mapping[str, Any]) -> psutil.Process | None:
-    """The very process that wrote pod.json, if it lives."""
+    """The process that wrote pod.json, if it still lives."""
     return living(shim.get("pid"), shim.get("born"))
 
 
@@ -408,5 +416,7 @@ def _this_machine() -> Machine | None:
     try:
         return this_machine()
     except OSError as error:
-        logging.getLogger("launcher").warning("this machine's processor is not known: %s", error)
+        logging.getLogger("launcher").warning(
+            "cannot identify the processor of this machine: %s", error
+        )
         return None

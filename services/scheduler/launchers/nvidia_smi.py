@@ -1,17 +1,17 @@
-"""The NVIDIA GPUs of this machine, as its driver names them."""
+"""Lists the NVIDIA GPUs of this machine."""
 
 from __future__ import annotations
 
 import subprocess
 
 COMMAND = ("nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader")
-TIMEOUT_SECONDS = 30.0  # a driver that is not kept loaded takes seconds to wake up
+TIMEOUT_SECONDS = 30.0  # a driver without persistence mode loads for seconds
 
 
 def nvidia_devices() -> dict[int, str]:
-    """The name of each GPU by its index, in PCI order; none where there is no driver, or it fails.
+    """The name of each GPU by its index in PCI order. Empty if nvidia-smi is missing or fails.
 
-    CUDA counts in that order only if CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    CUDA uses these indices only if CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """
     try:
         answer = subprocess.run(

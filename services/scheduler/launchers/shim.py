@@ -1,8 +1,8 @@
-"""Holds one trainer: passes SIGTERM on, notes how it ended, and ends it with the local stack.
+"""The shim: parent process of one trainer. It outlives the scheduler.
 
-The scheduler may come and go meanwhile; what it needs to know is in the pod's directory. Started
-with `--warm`, it has no pod at first: its trainer waits until a WarmStart is read from standard
-input, and ends with whoever holds the other end of that, which is the scheduler.
+It passes SIGTERM on, writes the trainer's exit code to the pod's directory, and ends the trainer if
+the local stack's supervisor ends. With `--warm` it has no pod at first: its trainer waits until the
+scheduler writes a WarmStart to standard input, and ends if the scheduler closes it instead.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ LINE_BYTES = 65536
 
 
 def main(directory: Path, command: list[str]) -> int:
-    """Run the command until it ends; returns 0, or 1 if another shim holds the directory."""
-    lock = _hold(directory)
+    """Run the command until it ends. Returns 0, or 1 if another shim has locked the directory."""
+    lock = _lock(directory)
     if lock is None:
         return 1
     with lock:
         asked = _listen()
-        trainer = subprocess.Popen(command, preexec_fn=_before_it_begins)
-        _note_pod(directory)
+        trainer = subprocess.Popen(command, preexec_fn=_before_exec)
+        _record_pod(directory)
         return _watch(trainer, asked, directory)
 
 
 def main_warm(command: list[str]) -> int:
-    """Start a trainer that waits, and be its shim when it is handed a pod.
+    """Start a trainer that waits for a WarmStart, then run its pod.
 
-    Returns 0, also if nothing was handed over; 1 if the trainer ended before, or the directory is
-    another's.
+    Returns 0, even without a WarmStart, and 1 if the trainer ended early or another shim has
+    locked the directory.
     """
     asked = _listen()
-    trainer = subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=_before_it_begins)
+    trainer = subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=_before_exec)
     assert trainer.stdin is not None
     line = _await_line(trainer, asked)
     if not line.endswith(b"\n"):
@@ -54,21 +54,21 @@ def main_warm(command: list[str]) -> int:
         trainer.wait()
         return int(died)
     directory = Path(json.loads(line)["directory"])
-    lock = _hold(directory)
+    lock = _lock(directory)
     if lock is None:
         trainer.kill()
         trainer.wait()
         return 1
     with lock:
         _redirect(directory / "trainer.log")
-        # First the pod, then its segment: a pod that nobody knows of never runs one.
-        _note_pod(directory)
-        _hand(trainer.stdin, line)
+        # The pod comes before its segment: no unknown pod runs one.
+        _record_pod(directory)
+        _pass_on(trainer.stdin, line)
         return _watch(trainer, asked, directory)
 
 
-def _hold(directory: Path) -> IO[str] | None:
-    """The lock of a pod's directory, or None if another shim has it."""
+def _lock(directory: Path) -> IO[str] | None:
+    """Lock a pod's directory. Returns None if another shim has the lock."""
     lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,8 +79,8 @@ def _hold(directory: Path) -> IO[str] | None:
 
 
 def _listen() -> int:
-    """Take signals from now on; returns a handle that becomes readable with SIGTERM."""
-    os.nice(NICENESS)  # the services' few milliseconds come before hours of training
+    """Handle signals. Returns a file descriptor that becomes readable on SIGTERM."""
+    os.nice(NICENESS)  # services take precedence over training
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -89,12 +89,12 @@ def _listen() -> int:
     return asked
 
 
-def _note_pod(directory: Path) -> None:
+def _record_pod(directory: Path) -> None:
     _write(directory / "pod.json", {"pid": os.getpid(), "born": birth(os.getpid())})
 
 
 def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:
-    """What is handed over: a line, or less if nothing will be."""
+    """Read the line of a WarmStart. It is incomplete if none will come."""
     poll = select.poll()
     child, supervisor = os.pidfd_open(trainer.pid), _supervisor()
     ends = [handle for handle in (child, asked, supervisor) if handle is not None]
@@ -112,23 +112,23 @@ def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:
     return line
 
 
-def _hand(stdin: IO[bytes], line: bytes) -> None:
+def _pass_on(stdin: IO[bytes], line: bytes) -> None:
     try:
         with stdin:
             stdin.write(line)
     except BrokenPipeError:
-        return  # it died just now: `_watch` sees how
+        return  # the trainer ended just now; `_watch` records it
 
 
 def _redirect(log: Path) -> None:
-    """From now on what goes wrong here is told in the pod's log."""
+    """Send this process's output to the pod's log."""
     with log.open("ab") as file:
         for output in (1, 2):
             os.dup2(file.fileno(), output)
 
 
 def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int:
-    """Note how the trainer ends; on SIGTERM, or when the supervisor is gone, ask it to."""
+    """Record the trainer's exit code. Stop it on SIGTERM or if the supervisor ends."""
     poll = select.poll()
     child = os.pidfd_open(trainer.pid)
     supervisor = _supervisor()
@@ -141,7 +141,7 @@ def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int
         if child in ready:
             _write(directory / "exit.json", {"exit_code": trainer.wait()})
             return 0
-        if not ready:  # it was asked to save and exit, and its grace is over
+        if not ready:  # the grace after SIGTERM is over
             trainer.kill()
             continue
         if asked in ready:
@@ -154,18 +154,18 @@ def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int
 
 
 def _supervisor() -> int | None:
-    """A handle that becomes readable when the local stack's supervisor ends."""
+    """A file descriptor that becomes readable when the local stack's supervisor ends."""
     pid = os.environ.get("ECOLINK_SUPERVISOR_PID")
     if not pid:
         return None
     try:
         return os.pidfd_open(int(pid))
     except ProcessLookupError:
-        sys.exit(1)  # the stack ended before we began
+        sys.exit(1)  # the stack ended before this process started
 
 
-def _before_it_begins() -> None:
-    """In the trainer's process: it ends with us, and a stop waits until it is ready to hear it."""
+def _before_exec() -> None:
+    """Runs in the trainer's process: it dies with the shim, and blocks SIGTERM until it is ready."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

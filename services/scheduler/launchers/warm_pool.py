@@ -1,4 +1,4 @@
-"""Trainers that are started ahead of their segments, each waiting under a shim of its own."""
+"""Warm trainers: started ahead of their segments, each under its own shim."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from domain.training.precision import Precision
 from infrastructure.reports import SegmentSpec
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
-REST_SECONDS = 20.0
-"""After a launch, before the next trainer is warmed: its imports leave the new segment's start, and
-the quick jobs, alone. When nothing runs there is no need to wait."""
+PAUSE_SECONDS = 20.0
+"""Pause after a launch before the next warm trainer starts, so that its imports do not slow down the
+new segment. There is no pause if nothing runs."""
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 300.0
-LEAST_MEMORY_BYTES = 2 * 1024**3  # free, for a trainer of some 0.5 GB that only waits
-KILL_SECONDS = 5.0  # a process that is killed runs none of its code, but may be long in going
+LEAST_MEMORY_BYTES = 2 * 1024**3  # free memory; a waiting trainer takes about 0.5 GB
+KILL_SECONDS = 5.0  # the kernel may take long to end a killed process
 LOG_TAIL_BYTES = 500
 
 
 @dataclass(frozen=True)
 class WarmTrainer:
-    """A trainer that prepares, or waits; its shim listens at its standard input."""
+    """A trainer that prepares or waits. Its shim reads a WarmStart from standard input."""
 
     directory: Path
     shim: subprocess.Popen[bytes]
@@ -43,11 +43,11 @@ class WarmTrainer:
 
     @property
     def ready(self) -> bool:
-        """Whether it lives and has nothing left to prepare."""
+        """True if it lives and has finished preparing."""
         return self.shim.poll() is None and (self.directory / READY).exists()
 
     def warm_start(self, pod: Path, environment: Mapping[str, str]) -> bool:
-        """Give it the segment whose spec lies in a pod's directory; False if it is gone."""
+        """Give it the segment in a pod's directory. Returns False if it has ended."""
         handed = WarmStart(directory=pod, environment=dict(environment), handed_at=time.monotonic())
         assert self.shim.stdin is not None
         try:
@@ -58,7 +58,7 @@ class WarmTrainer:
         return True
 
     def tail(self) -> str:
-        """The end of what it printed while it waited."""
+        """The end of its output while it waited."""
         with suppress(FileNotFoundError):
             log = (self.directory / "trainer.log").read_bytes()
             return log[-LOG_TAIL_BYTES:].decode(errors="replace")
@@ -66,10 +66,9 @@ class WarmTrainer:
 
 
 class WarmPool:
-    """Up to `size` warm trainers; they end with this process, but for those that took a segment.
+    """Up to `size` warm trainers. They end with this process unless they took a segment.
 
-    `program` is the trainer's command, `environment` what it is started with. Safe to use from
-    several threads.
+    `program` is the trainer's command, `environment` returns its environment. Thread-safe.
     """
 
     def __init__(
@@ -83,41 +82,41 @@ class WarmPool:
         self._program, self._environment = program, environment
         self._waiting: list[WarmTrainer] = []
         self._lock = threading.Lock()
-        self._swept = False
-        self._rests_until = self._backs_off_until = 0.0
+        self._cleaned = False
+        self._pause_until = self._backs_off_until = 0.0
         self._failures = 0
         self._logger = logging.getLogger("launcher")
 
     def prepare(self, idle: bool) -> None:
-        """Bury what died, and start what is missing; `idle`: no segment runs here."""
+        """Replace ended trainers. `idle` means that no segment runs on this machine."""
         if self._size == 0:
             return
         with self._lock:
-            self._sweep()
+            self._delete_leftovers()
             for trainer in [each for each in self._waiting if each.shim.poll() is not None]:
-                self._bury(trainer)
+                self._drop(trainer)
             if any(each.ready for each in self._waiting):
                 self._failures = 0
             now = time.monotonic()
-            resting = now < self._rests_until and not idle
+            pausing = now < self._pause_until and not idle
             missing = len(self._waiting) < self._size
-            if missing and not resting and now >= self._backs_off_until and _has_room():
+            if missing and not pausing and now >= self._backs_off_until and _memory_available():
                 try:
                     self._waiting.append(self._start())
                 except OSError as error:
                     self._back_off(f"a warm trainer cannot be started: {error}")
 
     def take(self, spec: SegmentSpec, on_gpu: bool) -> WarmTrainer | None:
-        """A trainer that is ready for a segment, the one with its base first; None if none is.
+        """Remove and return a ready trainer, preferably with the segment's base; None if none is.
 
-        Several ranks are started by their leader, and a trainer that imported the stack for 16-bit
-        bases cannot use 4 bits: those segments start cold. It is the caller's from now on.
+        Segments with several ranks or a 4-bit base start cold: their leader starts the ranks, and
+        a warm trainer has imported the stack for 16-bit bases.
         """
         if self._size == 0:
             return None
         with self._lock:
             base = self._expect(spec, on_gpu)
-            self._rests_until = time.monotonic() + REST_SECONDS
+            self._pause_until = time.monotonic() + PAUSE_SECONDS
             ready = [each for each in self._waiting if each.ready]
             if not ready or spec.gpu_count > 1 or spec.precision is Precision.NF4:
                 return None
@@ -126,11 +125,11 @@ class WarmPool:
             return chosen
 
     def forget(self, trainer: WarmTrainer) -> None:
-        """Remove what a trainer left that was taken."""
+        """Delete the directory of a taken trainer."""
         shutil.rmtree(trainer.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """End every trainer that waits."""
+        """End all waiting trainers."""
         with self._lock:
             for trainer in self._waiting:
                 kill_group(trainer.shim)
@@ -138,7 +137,7 @@ class WarmPool:
             self._waiting.clear()
 
     def _expect(self, spec: SegmentSpec, on_gpu: bool) -> ExpectedBase | None:
-        """The base of the newest segment is that of the next, as far as one can tell."""
+        """Record the segment's base as that of the next segment. Returns it, or None."""
         if spec.base_manifest_sha256 is None:
             return None
         base = ExpectedBase(
@@ -148,7 +147,7 @@ class WarmPool:
             dtype=spec.dtype,
         )
         if base != self._expected():
-            with suppress(OSError):  # it only makes a later launch slower
+            with suppress(OSError):  # a later launch is slower, nothing more
                 self._root.mkdir(parents=True, exist_ok=True)
                 (self._root / EXPECTED_BASE).write_text(base.model_dump_json())
         return base
@@ -159,10 +158,10 @@ class WarmPool:
         except (OSError, ValidationError):
             return None
 
-    def _sweep(self) -> None:
-        """Once: the folders of a process before this one, whose trainers ended with it."""
-        if not self._swept:
-            self._swept = True
+    def _delete_leftovers(self) -> None:
+        """Delete, once, the folders of an earlier process, whose trainers ended with it."""
+        if not self._cleaned:
+            self._cleaned = True
             for path in self._root.glob("*/"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -184,14 +183,14 @@ class WarmPool:
             )
         return WarmTrainer(directory, process, base)
 
-    def _bury(self, trainer: WarmTrainer) -> None:
-        """Forget a trainer that died while it waited."""
+    def _drop(self, trainer: WarmTrainer) -> None:
+        """Forget a trainer that ended while it waited."""
         self._waiting.remove(trainer)
         self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
         self.forget(trainer)
 
     def _back_off(self, failure: str) -> None:
-        """Say what failed, and try again after a while, each time a longer one."""
+        """Log a failure, and double the pause before the next attempt."""
         self._failures += 1
         seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
         self._backs_off_until = time.monotonic() + seconds
@@ -199,12 +198,12 @@ class WarmPool:
 
 
 def kill_group(shim: subprocess.Popen[bytes]) -> None:
-    """End a shim and all that it started, which are one process group."""
+    """End a shim and its trainer, which are one process group."""
     with suppress(ProcessLookupError):
         os.killpg(shim.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
         shim.wait(KILL_SECONDS)
 
 
-def _has_room() -> bool:
+def _memory_available() -> bool:
     return psutil.virtual_memory().available >= LEAST_MEMORY_BYTES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -49,7 +48,7 @@ def looping(settings: Settings) -> None:
 
     async def serve() -> None:
         async def work() -> None:
-            await every(1.0, lambda: time.sleep(1e6), logging.getLogger("stuck"))
+            await every(1.0, lambda: time.sleep(1e6), "stuck")()
 
         await asyncio.gather(PROGRESS.beat(), work())
 

@@ -13,8 +13,8 @@ from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.store import Connection
+from services.scheduler.due import claim_due
 from services.scheduler.handlers import Scheduling
-from services.scheduler.relaunching import Relaunching
 from tests.command_context import FixedClock, command
 from tests.domain.examples import JOB_ID
 from tests.projecting import project
@@ -37,7 +37,7 @@ class Passing:
         scheduling: Scheduling,
     ) -> None:
         self._log, self._pool, self._clock, self._scheduler = log, pool, clock, scheduler
-        self._relaunching = Relaunching(log, clock, pool, scheduling.claim)
+        self._claim = scheduling.claim
 
     def __call__(self, *, seconds: int) -> None:
         self._scheduler.catch_up()
@@ -45,7 +45,7 @@ class Passing:
         for _ in range(2):  # what is looked for again has been found
             with self._pool.connection() as connection:
                 project(self._log, connection)
-            self._relaunching.claim_due()
+            claim_due(self._log, self._clock, self._pool, self._claim)
         self._scheduler.catch_up()
 
 
@@ -186,7 +186,7 @@ def test_one_that_cannot_be_queued_keeps_no_other_from_being(
             "INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy"
         )
     clock.time += timedelta(seconds=30)
-    Relaunching(log, clock, pool, scheduling.claim).claim_due()
+    claim_due(log, clock, pool, scheduling.claim)
     assert list(Story(log).pool.queue) == [(JOB_ID, 3)]
 
 

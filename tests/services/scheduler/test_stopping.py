@@ -23,9 +23,9 @@ from projections import DEPLOYMENTS, JOB_DETAIL
 from projections.job_detail import expired_adapters
 from projections.projection import Projection, ProjectionEffect
 from services.scheduler.capacity import offer_capacity
+from services.scheduler.due import expire_due
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
-from services.scheduler.retention import Retention
 from services.scheduler.segments import Segments
 from tests.command_context import NOW, FixedClock, command
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
@@ -239,7 +239,7 @@ def look(
     """What the scheduler does every few seconds."""
     for projection in projections or (JOB_DETAIL,):
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
-    Retention(log, clock, pool).expire_due()
+    expire_due(log, clock, pool)
 
 
 def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
@@ -314,7 +314,7 @@ def test_a_job_that_cannot_be_expired_keeps_no_other(
             "UPDATE copy SET job_id = gen_random_uuid(), expires_at = approved_at;"
             "INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy"
         )
-    Retention(log, FixedClock(NOW + RETENTION), pool).expire_due()
+    expire_due(log, FixedClock(NOW + RETENTION), pool)
     assert isinstance(last(launched), Job.AdapterExpired)
 
 

@@ -31,7 +31,7 @@ class FakeNvidiaSmi:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine has time to start a process, and may be short of memory."""
     monkeypatch.setattr(local, "SHIM_START_SECONDS", 60.0)
-    monkeypatch.setattr(local, "HAND_OVER_SECONDS", 30.0)
+    monkeypatch.setattr(local, "WARM_START_SECONDS", 30.0)
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
 
 

@@ -91,11 +91,11 @@ def test_a_device_that_no_type_names_is_told_of_once(
     with caplog.at_level(logging.WARNING):
         assert launcher.capacity() == CPU_BACKED
         assert launcher.capacity() == CPU_BACKED
-    (message,) = caplog.messages
-    assert "2 NVIDIA GeForce RTX 3060 is not offered" in message
-    assert "ecolink catalog gpu-types set NAME --device-name 'NVIDIA GeForce RTX 3060'" in message
+    (warning,) = caplog.records
+    name = "NVIDIA GeForce RTX 3060"
+    assert warning.args == (2, name, name)
     with command():
-        names = ("NVIDIA L4", "NVIDIA GeForce RTX 3060")
+        names = ("NVIDIA L4", name)
         l4 = catalog.gpu_type("l4").model_copy(update={"device_names": names})
         catalog.offer_gpu_type(l4)
     assert launcher.capacity() == {("local", "l4"): 2}
