@@ -164,7 +164,7 @@ class Scheduling:
         return []
 
     def on_job_stopped(self, event: Job.JobPaused | Job.JobCancelled) -> Sequence[Aggregate]:
-        """Remove the job from the queue, and delete what a cancelled job saved without a checkpoint.
+        """Remove the job from the queue. Delete what a cancelled job saved without a checkpoint.
 
         The reaction may be late. A job that was resumed meanwhile keeps its new place.
         """

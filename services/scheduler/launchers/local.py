@@ -403,7 +403,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (
         FileNotFoundError,
         json.JSONDecodeError,
-    ):  # incomplete after a power loss: counts as missing
+    ):  # incomplete after a power loss
         return None
 
 
@@ -416,7 +416,5 @@ def _this_machine() -> Machine | None:
     try:
         return this_machine()
     except OSError as error:
-        logging.getLogger("launcher").warning(
-            "cannot identify the processor of this machine: %s", error
-        )
+        logging.getLogger("launcher").warning("cannot identify this processor: %s", error)
         return None

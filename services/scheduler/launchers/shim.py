@@ -165,7 +165,7 @@ def _supervisor() -> int | None:
 
 
 def _before_exec() -> None:
-    """Runs in the trainer's process: it dies with the shim, and blocks SIGTERM until it is ready."""
+    """Let the trainer die with the shim, and block SIGTERM until it is ready."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -24,8 +24,8 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
 PAUSE_SECONDS = 20.0
-"""Pause after a launch before the next warm trainer starts, so that its imports do not slow down the
-new segment. There is no pause if nothing runs."""
+"""Pause between a launch and the next warm trainer, whose imports would slow down the new segment.
+There is no pause if nothing runs."""
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 300.0
 LEAST_MEMORY_BYTES = 2 * 1024**3  # free memory; a waiting trainer takes about 0.5 GB
