@@ -22,6 +22,7 @@ from infrastructure.settings import Settings
 from infrastructure.warm_start import WARM_FLAG
 from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock, process_age_seconds
+from services.trainer.context import Context
 from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import classify, shortage_of
 from services.trainer.lease import Lease, SegmentStopped
@@ -37,8 +38,8 @@ from services.trainer.processes.warm import await_warm_start
 from services.trainer.reporter import Reporter
 
 if TYPE_CHECKING:
+    from services.trainer.checkpoint_writer import Checkpoints
     from services.trainer.processes.warm_base import WarmBase
-    from services.trainer.segment import Segment
 
 REPORT_SECONDS = 3.0
 """Of a grace, kept for the report of the end and the exit."""
@@ -93,7 +94,7 @@ class Program:
         self._spec, self._spec_path = spec, spec_path
         self._reporter, self._lease, self._followers = reporter, lease, followers
         self._warm_base = warm_base
-        self._running: Segment | None = None
+        self._checkpoints: Checkpoints | None = None
 
     def run(self, settings: Settings) -> Outcome:
         """Run the segment and report its outcome."""
@@ -117,8 +118,8 @@ class Program:
         What it is storing was copied before, and has the grace to become durable.
         """
         try:
-            if self._running is not None:
-                self._running.checkpoints.await_stored(self._storing_seconds())
+            if self._checkpoints is not None:
+                self._checkpoints.await_stored(self._storing_seconds())
             self._finish(Outcome.FAILED, loss)
         finally:
             os._exit(1)
@@ -127,25 +128,25 @@ class Program:
         spec = self._spec
         # Reports began before these imports, which take seconds.
         lean_imports(quantised=spec.precision is Precision.NF4)
+        from services.trainer import segment
+        from services.trainer.checkpoint_writer import Checkpoints
         from services.trainer.processes.ranks import Ranks
-        from services.trainer.segment import Segment
 
         if spec.gpu_count == 1:
             ranks = Ranks.alone()
         else:
             ranks = Ranks.join(rendezvous_path(self._spec_path), spec.stall_seconds)
-        artifacts = LeasedArtifacts(settings.artifacts, self._lease)
-        self._running = Segment(
-            spec,
-            artifacts,
-            self._spec_path.parent,
-            settings.cache,
-            self._reporter,
-            self._lease,
-            ranks,
-            self._warm_base,
+        context = Context(
+            spec=spec,
+            artifacts=LeasedArtifacts(settings.artifacts, self._lease),
+            directory=self._spec_path.parent,
+            cache=settings.cache,
+            reporter=self._reporter,
+            lease=self._lease,
+            ranks=ranks,
         )
-        self._running.run()
+        self._checkpoints = Checkpoints(context)
+        segment.run(context, self._checkpoints, self._warm_base)
 
     def _storing_seconds(self) -> float:
         """How long a lost segment may store: a grace, but for what its report takes."""

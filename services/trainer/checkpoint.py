@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from domain.jobs.failures import FailureClass
 from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.smoothed_loss import SmoothedLoss
-from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.reports import SAMPLE, SegmentSpec
 from services.trainer import first_schema
 from services.trainer.execution import ExecutionMode
@@ -112,35 +111,6 @@ class Position(BaseModel):
         ):
             if getattr(self, name) != getattr(spec, name):
                 raise CheckpointMismatch(f"the checkpoint has another {name}")
-
-
-def save(
-    artifacts: Artifacts,
-    ref: str,
-    scratch: Path,
-    model: PeftModel,
-    state: TrainingState,
-    position: Position,
-    sample: Sample | None,
-) -> Manifest:
-    """Write a checkpoint and make it durable in the artifact store; returns its manifest."""
-    directory = _scratch_of(scratch, position.step)
-    written = write(directory, model, state, position, sample)
-    return artifacts.take_directory(ref, directory, written)
-
-
-def discard(artifacts: Artifacts, ref: str, scratch: Path, step: int) -> None:
-    """Leave nothing of a checkpoint that could not be stored, here or in the store.
-
-    What a store keeps that is away for this too, is deleted with the pod.
-    """
-    shutil.rmtree(_scratch_of(scratch, step), ignore_errors=True)
-    with suppress(*STORE_ERRORS):
-        artifacts.delete_directory(ref)
-
-
-def _scratch_of(scratch: Path, step: int) -> Path:
-    return scratch / "checkpoints" / f"step-{step:06d}"
 
 
 def write(

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from peft import PeftModel
-
 from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import RejectedCheckpoint, ResumeCertificate, SegmentSpec
+from infrastructure.reports import RejectedCheckpoint, ResumeCertificate
 from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, Position
-from services.trainer.data_position import data_position_sha256
+from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
-from services.trainer.plan import Plan
-from services.trainer.processes.ranks import Ranks
+from services.trainer.plan import data_position_sha256
 from services.trainer.random_state import seed_anew
-from services.trainer.reporter_port import ReporterPort
 from services.trainer.state import TrainingState
+from services.trainer.training import Training
 
 
-class Resuming:
-    """The checkpoints that a segment may resume from; a damaged one is told, and passed over.
+class CheckpointLoader:
+    """The checkpoints that a segment may resume from; damaged ones are reported and skipped.
 
-    All ranks look at the same one: what one of them cannot read, none resumes from.
+    All ranks resume from the same one. If one rank cannot read it, none resumes from it.
     """
 
-    def __init__(
-        self,
-        spec: SegmentSpec,
-        artifacts: Artifacts,
-        scratch: Path,
-        reporter: ReporterPort,
-        ranks: Ranks,
-    ) -> None:
-        self._spec, self._artifacts, self._scratch = spec, artifacts, scratch
-        self._reporter, self._ranks = reporter, ranks
-        self._candidates = list(spec.resume_from)
+    def __init__(self, context: Context) -> None:
+        self._spec, self._artifacts = context.spec, context.artifacts
+        self._scratch, self._reporter, self._ranks = (
+            context.scratch,
+            context.reporter,
+            context.ranks,
+        )
+        self._candidates = list(context.spec.resume_from)
         self._rejected: list[RejectedCheckpoint] = []
-        self._directory = scratch
+        self._directory = self._scratch
         self._position: Position | None = None
 
     def fetch(self) -> Position | None:
@@ -62,13 +52,12 @@ class Resuming:
             self._position.require_job(self._spec)
         return self._position
 
-    def restore(
-        self, model: PeftModel, optimizer: torch.optim.Optimizer, plan: Plan, mode: ExecutionMode
-    ) -> Position | None:
+    def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
         """Restore what was fetched, or the next that is good, and certify it.
 
         Returns its position; None leaves all as it was. Raises CheckpointMismatch.
         """
+        model, optimizer, plan = training.adapted, training.optimizer, training.plan
         fresh = TrainingState.of(model, optimizer, self._ranks)
         while (position := self._position) is not None:
             saved = self._candidates[0]

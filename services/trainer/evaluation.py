@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,15 +14,15 @@ from torch import nn
 
 from domain.training.perplexity import perplexity
 from infrastructure.chat_labels import Example
-from infrastructure.reports import Evaluation, EvaluationMeasured, SegmentSpec
+from infrastructure.reports import Evaluation, EvaluationMeasured
 from services.trainer.batches import collate, scored
+from services.trainer.context import Context
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
-from services.trainer.oom import telling_shortage
+from services.trainer.oom import reporting_out_of_memory
 from services.trainer.plan import Plan, cut
 from services.trainer.processes.ranks import Ranks
 from services.trainer.progress import Progress
-from services.trainer.reporter_port import ReporterPort
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,11 @@ class HeldOut:
         ]
         self._plan, self._ranks = plan, ranks
 
-    def score(self, model: nn.Module, ends: Callable[[], bool]) -> Score | None:
+    def score(self, model: nn.Module, lease: Lease) -> Score | None:
         """Score a model without dropout; it is left in evaluation mode.
 
-        `ends` is asked before each batch, in all ranks at once, and answers all alike; if it says
-        yes, there is no score. Raises LossDiverged, in all ranks alike, when the loss is no finite
-        number, and MicroBatchTooLarge.
+        Returns None if the segment has to end before the last batch. Raises LossDiverged in all
+        ranks if the loss is not finite, and MicroBatchTooLarge.
         """
         model.eval()
         loss, correct, label_tokens = 0.0, 0, 0
@@ -69,10 +68,10 @@ class HeldOut:
         # Not inference mode: a tensor that a module keeps from it is of no use in a backward pass.
         with torch.no_grad():
             for turn in range(-(-len(self._batches) // self._ranks.count)):
-                if ends():
+                if self._ranks.agree(lease.must_end()):
                     return None
                 if turn < len(mine):  # in the last turn there may be nothing left for this rank
-                    with telling_shortage(mine[turn], self._plan, self._ranks.device):
+                    with reporting_out_of_memory(mine[turn], self._plan, self._ranks.device):
                         batch = collate(mine[turn], self._ranks.device)
                         batch_loss, batch_correct = scored(model, batch)
                     loss += batch_loss
@@ -87,18 +86,9 @@ class HeldOut:
 class Evaluations:
     """The evaluations of a segment: every so many steps, and at its end; each one is told."""
 
-    def __init__(
-        self,
-        spec: SegmentSpec,
-        held_out: HeldOut,
-        reporter: ReporterPort,
-        lease: Lease,
-        progress: Progress,
-        ends: Callable[[], bool],
-    ) -> None:
-        self._spec, self._held_out = spec, held_out
-        self._reporter, self._lease, self._progress = reporter, lease, progress
-        self._ends = ends
+    def __init__(self, context: Context, held_out: HeldOut, progress: Progress) -> None:
+        self._spec, self._reporter, self._lease = context.spec, context.reporter, context.lease
+        self._held_out, self._progress = held_out, progress
 
     @property
     def due(self) -> bool:
@@ -111,7 +101,7 @@ class Evaluations:
         Raises LossDiverged.
         """
         began = time.monotonic()
-        score = self._held_out.score(model, self._ends)
+        score = self._held_out.score(model, self._lease)
         if score is not None:
             self._progress.eval_loss = score.loss
             self._tell(self._progress.step, score, began)
@@ -140,7 +130,7 @@ class Evaluations:
     def _insist(self, model: nn.Module, step: int) -> Score:
         """A score, again if more time was paid for while one was given up."""
         began = time.monotonic()
-        while (score := self._held_out.score(model, self._ends)) is None:
+        while (score := self._held_out.score(model, self._lease)) is None:
             self._lease.check()
         self._tell(step, score, began)
         return score

@@ -68,9 +68,13 @@ class Lease:
     def check(self) -> None:
         """Between two pieces of work: note progress; raise SegmentStopped if this is the end."""
         self.progress()
-        outcome = self.outcome
-        if outcome is not None:
+        if (outcome := self.outcome) is not None:
             raise SegmentStopped(outcome)
+
+    def must_end(self) -> bool:
+        """Note progress; return True if the segment has to end now."""
+        self.progress()
+        return self.outcome is not None
 
     def progress(self) -> None:
         """Something was done: the segment is not stalled."""

@@ -29,7 +29,7 @@ class MicroBatchTooLarge(SegmentFailure):
 
 
 @contextmanager
-def telling_shortage(
+def reporting_out_of_memory(
     examples: Sequence[Example], plan: Plan, device: torch.device
 ) -> Iterator[None]:
     """Around the passes of a micro batch: raises MicroBatchTooLarge for a lack of memory in them.

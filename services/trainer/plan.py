@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from random import Random
@@ -11,6 +14,8 @@ from random import Random
 from domain.estimating.batching import fill, padded
 from domain.estimating.pricing import VALIDATION_MAXIMUM, held_out_examples
 from domain.training.hyperparameters import Hyperparameters
+from infrastructure.chat_labels import Example
+from infrastructure.reports import SegmentSpec
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
@@ -50,6 +55,22 @@ class Plan:
     split: int = 1
     batch_tokens: int = 0  # that there is memory for at once, if more than a micro batch's
     content_sha256: str = ""  # of the examples' tokens and labels
+
+    @classmethod
+    def of(cls, spec: SegmentSpec, examples: Sequence[Example]) -> Plan:
+        """The plan of a job over its training examples."""
+        hyperparameters = spec.hyperparameters
+        return cls(
+            lengths=tuple(len(example.input_ids) for example in examples),
+            epochs=hyperparameters.epochs,
+            micro_batch_size=hyperparameters.micro_batch_size,
+            gradient_accumulation=hyperparameters.gradient_accumulation,
+            seed=hyperparameters.seed,
+            ranks=spec.approved_gpu_count or spec.gpu_count,
+            split=spec.micro_batch_split,
+            batch_tokens=spec.batch_tokens or 0,
+            content_sha256=content_sha256(examples),
+        )
 
     @property
     def examples_per_step(self) -> int:
@@ -163,3 +184,40 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
         random.shuffle(shuffled)
         batches += shuffled
     return batches
+
+
+def content_sha256(examples: Iterable[Example]) -> str:
+    """Hash of what examples teach: their tokens and labels, in order.
+
+    Rendered anew, they are others where a template writes another date, or another release marks
+    other tokens as the answer.
+    """
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(array("i", example.input_ids).tobytes())
+        digest.update(array("i", example.labels).tobytes())
+    return digest.hexdigest()
+
+
+def data_position_sha256(plan: Plan, step: int, *, with_content: bool = True) -> str:
+    """Hash of seed, epoch, step, of which examples every step of the epoch sees, and what they are.
+
+    How a step's examples are cut into micro batches, and these spread over ranks, is not in it: it
+    may change on resume. Without the content it is the hash of checkpoints of the first two
+    schemas, which know examples by their lengths alone.
+    """
+    epoch = min(step // plan.steps_per_epoch, plan.epochs - 1)
+    position = {"seed": plan.seed, "epoch": epoch, "step": step, "plan": _epoch_sha256(plan, epoch)}
+    if with_content:
+        position["content"] = plan.content_sha256
+    return hashlib.sha256(json.dumps(position).encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _epoch_sha256(plan: Plan, epoch: int) -> str:
+    digest = hashlib.sha256(array("q", plan.lengths).tobytes())
+    first = epoch * plan.steps_per_epoch
+    for step in range(first, first + plan.steps_per_epoch):
+        seen = sorted(index for batch in plan.micro_batches(step) for index in batch)
+        digest.update(array("q", (len(seen), *seen)).tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infrastructure.chat_labels import Example
 from services.trainer.examples import Renderer
+from services.trainer.lease import Lease
 
 NEW_TOKENS = 24
 SHARE = 0.005
@@ -60,17 +61,17 @@ class Sampling:
         """Whether another sample is cheap enough by now."""
         return self._now() - self._sampled_at >= self._pause_seconds
 
-    def sample(self, model: PeftModel, ends: Callable[[], bool]) -> Sample | None:
+    def sample(self, model: PeftModel, lease: Lease) -> Sample | None:
         """The answer now; the model is left in evaluation mode.
 
-        `ends` is asked before each token; if it says yes, there is no sample, nor if the prompt
-        leaves no room for an answer within the maximum sequence length.
+        Returns None if the segment has to end, or if the prompt leaves no room for an answer
+        within the maximum sequence length.
         """
         if not self._fits:
             return None
         began = self._now()
         try:
-            answer = self._answer(model, ends)
+            answer = self._answer(model, lease)
         finally:
             self._sampled_at = self._now()
             self._pause_seconds = max(FIRST_SECONDS, (self._sampled_at - began) / SHARE)
@@ -79,14 +80,14 @@ class Sampling:
         text = self._tokenizer.decode(answer, skip_special_tokens=True)
         return Sample(prompt=self._messages, answer=str(text).strip())
 
-    def _answer(self, model: PeftModel, ends: Callable[[], bool]) -> list[int] | None:
+    def _answer(self, model: PeftModel, lease: Lease) -> list[int] | None:
         """Greedy token ids, with the keys and values of what was read before kept."""
         model.eval()
         answer: list[int] = []
         cache, unread = None, self._prompt
         with torch.no_grad():
             while len(answer) < NEW_TOKENS:
-                if ends():
+                if lease.outcome is not None:
                     return None
                 output = model(
                     input_ids=torch.tensor([unread], device=self._device),

@@ -1,4 +1,4 @@
-"""One segment of a job, from its spec to its outcome: load, prepare, train, evaluate, register."""
+"""One segment of a job, from top to bottom: load, prepare, train, evaluate, register."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimating.memory import gib
 from domain.estimating.pricing import COMPILED_WORK
 from domain.training.phases import Phase
 from domain.training.precision import Precision
-from infrastructure.artifacts import Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
-from infrastructure.reports import SegmentSpec, StepMeasured
+from infrastructure.reports import StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.checkpoint_writer import Checkpoints
-from services.trainer.data_position import content_sha256
-from services.trainer.dataset import Dataset, read
+from services.trainer.context import Context
+from services.trainer.dataset import read
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import Evaluations, HeldOut
 from services.trainer.examples import Renderer
 from services.trainer.execution import ExecutionMode
 from services.trainer.kernels.compiling import why_eager
-from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.model import (
     attach_adapter,
     checkpoint_activations,
@@ -40,377 +38,336 @@ from services.trainer.model import (
 )
 from services.trainer.packing import pack_if_able
 from services.trainer.peak_memory import PeakMemory, forget_loading, note_program
+from services.trainer.phase_results import Loaded, Prepared, Trained
 from services.trainer.plan import Plan
-from services.trainer.processes.ranks import Ranks
 from services.trainer.processes.warm_base import WarmBase
-from services.trainer.progress import Progress
-from services.trainer.reporter_port import ReporterPort
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
 
 
-class Segment:
-    """A segment at work, in one of its ranks. `run` returns when the adapter is registered.
+def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None = None) -> None:
+    """Run every phase; returns when the adapter is registered.
 
-    SegmentStopped leaves it when the lease or a stop ends it before; by then what was done is in a
-    checkpoint, unless no step was done. Only rank 0's lease ends, and only rank 0 stores anything.
+    Raises SegmentStopped if the lease or a stop ends the segment earlier. A checkpoint then has
+    all completed steps. Only rank 0 stores anything.
     """
+    try:
+        loaded = load(context, checkpoints, warm_base)
+        prepared = prepare(context, checkpoints, loaded)
+        trained = train(context, checkpoints, loaded, prepared)
+        evaluate(context, loaded, prepared, trained)
+        context.ranks.leave()
+        if context.ranks.leads:
+            register(context, loaded, prepared)
+    finally:
+        checkpoints.close()
 
-    def __init__(
-        self,
-        spec: SegmentSpec,
-        artifacts: Artifacts,
-        scratch: Path,
-        cache: Path,
-        reporter: ReporterPort,
-        lease: Lease,
-        ranks: Ranks,
-        warm_base: WarmBase | None = None,
-    ) -> None:
-        self.spec, self.hyperparameters = spec, spec.hyperparameters
-        self.artifacts, self.cache = artifacts, cache
-        self.scratch = scratch if ranks.leads else scratch / f"rank-{ranks.rank}"
-        self.scratch.mkdir(exist_ok=True)
-        self.reporter, self.lease, self.ranks = reporter, lease, ranks
-        self.warm_base = warm_base
-        self.progress = Progress()
-        self.checkpoints = Checkpoints(
-            spec, artifacts, self.scratch, reporter, lease, ranks, self.progress
+
+def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None) -> Loaded:
+    """Load the tokenizer and the base model, attach a new adapter, and fetch the checkpoint."""
+    context.enter(Phase.MODEL_LOAD)
+    spec, ranks, lease = context.spec, context.ranks, context.lease
+    hyperparameters = spec.hyperparameters
+    # First, so that an unreachable store does not look like a lost checkpoint.
+    manifest = require_base(context.artifacts, spec.base_ref, spec.base_manifest_sha256)
+    eager_reason = why_eager(spec, ranks)
+    note_program()
+    natural = ExecutionMode.natural(
+        _dtype(context), ranks, compiled=eager_reason is None, split=spec.micro_batch_split
+    )
+    mode = checkpoints.fetch(natural)
+    mode.take_effect()
+    lease.check()
+    with ranks.leader_first():
+        directory = context.artifacts.local_directory(spec.base_ref, context.cache / MODELS)
+    base_files = None
+    if ranks.leads:
+        base_files = BaseFiles(directory, manifest, context.cache / VERIFIED, lease.check)
+    tokenizer, base = _tokenizer_and_base(context, directory, mode, warm_base)
+    pack_if_able(base)
+    mode = mode.on(base)
+    lease.check()
+    base_parameters, length = base.num_parameters(), context_length(base, tokenizer)
+    if spec.gradient_checkpointing:
+        checkpoint_activations(base)
+    # The same adapter in every rank, and after that another dropout in each.
+    torch.manual_seed(hyperparameters.seed)
+    model = attach_adapter(base, hyperparameters, spec.base_model)
+    forget_loading()
+    peak_memory = PeakMemory(ranks.device)
+    if not ranks.leads:
+        torch.manual_seed(hyperparameters.seed + (ranks.rank << 32))
+    held = "4-bit NF4, computed" if spec.precision is Precision.NF4 else "held"
+    context.reporter.log(
+        f"base {spec.base_model} on {mode.device}, {held} in {mode.dtype}, "
+        f"adapter in float32; ranks: {mode.ranks}, threads: {mode.threads}; "
+        f"{model.get_nb_trainable_parameters()[0]:,} trainable parameters"
+    )
+    return Loaded(
+        tokenizer=tokenizer,
+        model=model,
+        mode=mode,
+        eager_reason=eager_reason,
+        base_parameters=base_parameters,
+        context_length=length,
+        vocabulary_size=base.config.get_text_config().vocab_size,
+        base_files=base_files,
+        peak_memory=peak_memory,
+    )
+
+
+def _dtype(context: Context) -> torch.dtype:
+    """The approved dtype, even if this machine has to emulate it."""
+    best = choose_dtype(context.ranks.device)
+    if context.spec.dtype is None:
+        return best
+    approved = torch_dtype(context.spec.dtype)
+    if approved is torch.bfloat16 and best is not approved:
+        context.reporter.log(
+            "the job was approved in bf16, which this machine emulates: training is slower than "
+            "estimated",
+            "WARNING",
         )
+    return approved
 
-    def run(self) -> None:
-        """Run every phase; raises SegmentStopped, or whatever went wrong."""
-        try:
-            self._load()
-            self._prepare()
-            self._train()
-            self._evaluate()
-            self.ranks.leave()
-            if self.ranks.leads:
-                self._register()
-        finally:
-            self.checkpoints.close()
 
-    def _load(self) -> None:
-        """Model load: tokenizer, base model and a fresh adapter; with a checkpoint, its files."""
-        spec = self.spec
-        self._enter(Phase.MODEL_LOAD)
-        # First: a store that is away must not look like one that lost a checkpoint.
-        manifest = require_base(self.artifacts, spec.base_ref, spec.base_manifest_sha256)
-        self.why_eager = why_eager(spec, self.ranks)
-        note_program()
-        natural = ExecutionMode.natural(
-            self._dtype(),
-            self.ranks,
-            compiled=self.why_eager is None,
-            split=spec.micro_batch_split,
+def _tokenizer_and_base(
+    context: Context, directory: Path, mode: ExecutionMode, warm_base: WarmBase | None
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """The warm base if it fits, else the base model from its directory."""
+    spec, device = context.spec, context.ranks.device
+    if warm_base is not None:
+        loaded = warm_base.take(
+            directory, spec.base_manifest_sha256, mode.torch_dtype, spec.precision
         )
-        mode = self.checkpoints.fetch(natural)
-        mode.take_effect()
-        self.lease.check()
-        with self.ranks.leader_first():
-            directory = self.artifacts.local_directory(spec.base_ref, self.cache / MODELS)
-        if self.ranks.leads:
-            verified = self.cache / VERIFIED
-            self.base_files = BaseFiles(directory, manifest, verified, self.lease.check)
-        base = self._base(directory, mode)
-        pack_if_able(base)
-        self.mode = mode.on(base)
-        self.lease.check()
-        self.context = context_length(base, self.tokenizer)
-        self.base_parameters = base.num_parameters()
-        self.vocabulary = base.config.get_text_config().vocab_size
-        if spec.gradient_checkpointing:
-            checkpoint_activations(base)
-        # The same adapter in every rank, and then another dropout in each.
-        torch.manual_seed(self.hyperparameters.seed)
-        self.model: PeftModel = attach_adapter(base, self.hyperparameters, spec.base_model)
-        forget_loading()
-        self.peak_memory = PeakMemory(self.ranks.device)
-        if not self.ranks.leads:
-            torch.manual_seed(self.hyperparameters.seed + (self.ranks.rank << 32))
-        self._describe_model()
+        if loaded is not None:
+            tokenizer, base = loaded
+            return tokenizer, base.to(device)  # pyright: ignore[reportArgumentType]  # see load_base
+    tokenizer = load_tokenizer(directory)
+    context.lease.check()
+    return tokenizer, load_base(directory, mode.torch_dtype, device, spec.precision)
 
-    def _dtype(self) -> torch.dtype:
-        """The dtype that was approved, also where this machine has to emulate it."""
-        best = choose_dtype(self.ranks.device)
-        if self.spec.dtype is None:
-            return best
-        approved = torch_dtype(self.spec.dtype)
-        if approved is torch.bfloat16 and best is not approved:
-            self.reporter.log(
-                "the job was approved in bf16, which this machine emulates: it trains slower than "
-                "estimated",
-                "WARNING",
-            )
-        return approved
 
-    def _base(self, directory: Path, mode: ExecutionMode) -> PreTrainedModel:
-        """The base model; also sets its tokenizer."""
-        spec, device = self.spec, self.ranks.device
-        if self.warm_base is not None:
-            loaded = self.warm_base.take(
-                directory, spec.base_manifest_sha256, mode.torch_dtype, spec.precision
-            )
-            if loaded is not None:
-                self.tokenizer, base = loaded
-                return base.to(device)  # pyright: ignore[reportArgumentType]  # see load_base
-        self.tokenizer = load_tokenizer(directory)
-        self.lease.check()
-        return load_base(directory, mode.torch_dtype, device, spec.precision)
-
-    def _describe_model(self) -> None:
-        held = "4-bit NF4, computing" if self.spec.precision is Precision.NF4 else "held"
-        mode = self.mode
-        self.reporter.log(
-            f"base {self.spec.base_model} on {mode.device}, {held} in {mode.dtype}, "
-            f"adapter in float32; ranks: {mode.ranks}, threads: {mode.threads}; "
-            f"{self.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
+def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepared:
+    """Render and split the dataset, plan the steps, and restore the fetched checkpoint."""
+    context.enter(Phase.DATASET_PREP)
+    spec, reporter, ranks = context.spec, context.reporter, context.ranks
+    hyperparameters, length = spec.hyperparameters, loaded.context_length
+    limit = min(hyperparameters.max_sequence_length or length, length)
+    renderer = Renderer(loaded.tokenizer, limit, spec.approved_on)
+    if renderer.uses_fallback:
+        reporter.log(
+            "the base has no chat template: using a ChatML-like one, which is stored with the "
+            f"adapter as {CHAT_TEMPLATE}",
+            "WARNING",
         )
+    dataset, rendered = read(
+        spec, context.artifacts, context.scratch, renderer, context.lease.check
+    )
+    reporter.log(f"{rendered}; limit {limit} tokens")
+    plan = Plan.of(spec, dataset.train)
+    training = Training(loaded.model, plan, dataset.train, hyperparameters, ranks, context.lease)
+    progress = checkpoints.progress
+    mode = _compile_if_long(context, loaded, training, begins=progress.step == 0)
+    mode = _make_deterministic(context, training, mode)
+    checkpoints.restore(training, mode)
+    held_out = HeldOut(dataset.held_out, plan, ranks)
+    prepared = Prepared(
+        renderer=renderer,
+        training=training,
+        mode=mode,
+        divergence=Divergence(loaded.vocabulary_size, progress),
+        evaluations=Evaluations(context, held_out, progress),
+        sampling=Sampling(renderer, dataset.question, dataset.held_out, ranks.device),
+    )
+    reporter.update(
+        total_steps=plan.total_steps,
+        step=progress.step,
+        trained_tokens=progress.trained_tokens,
+        train_examples=len(dataset.train),
+        eval_examples=len(dataset.held_out),
+    )
+    reporter.log(
+        f"{len(dataset.train)} examples to train on, {len(dataset.held_out)} held out; "
+        f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch"
+    )
+    if loaded.base_files is not None:
+        loaded.base_files.require()
+    return prepared
 
-    def _prepare(self) -> None:
-        """Dataset preparation: fetch, render, split, plan; with a checkpoint, its state."""
-        self._enter(Phase.DATASET_PREP)
-        self._render()
-        self.plan = self._planned()
-        self.training = Training(
-            self.model,
-            self.plan,
-            self.dataset.train,
-            self.hyperparameters,
-            self.ranks,
-            self._ends,
+
+def _compile_if_long(
+    context: Context, loaded: Loaded, training: Training, *, begins: bool
+) -> ExecutionMode:
+    """Choose compiled or eager layers. A resumed job keeps its choice if it can."""
+    compiled, reason = loaded.mode.compiled, loaded.eager_reason
+    tokens = training.plan.tokens
+    if compiled and begins and loaded.base_parameters * tokens < COMPILED_WORK:
+        compiled = False
+        reason = f"{tokens:,} tokens of a base of this size do not make up for compiling"
+    elif not compiled and reason is None:
+        reason = "like the checkpoint's"
+    if compiled and (failure := training.compile()) is not None:
+        compiled, reason = False, f"the compiler failed: {failure}"
+    context.reporter.log("layers are compiled" if compiled else f"layers are eager: {reason}")
+    return loaded.mode.model_copy(update={"compiled": compiled})
+
+
+def _make_deterministic(context: Context, training: Training, mode: ExecutionMode) -> ExecutionMode:
+    """Make a GPU add in a fixed order, as a CPU does anyway."""
+    if context.ranks.device.type != "cuda":
+        return mode
+    failure = training.make_deterministic()
+    if failure is not None:
+        context.reporter.log(
+            f"two runs of a step may differ in the last digits on this GPU: {failure}", "WARNING"
         )
-        self._compile_if_long()
-        self._make_deterministic()
-        self.checkpoints.begin(self.model, self.training.optimizer, self.plan, self.mode)
-        self.divergence = Divergence(self.vocabulary, self.progress)
-        held_out = HeldOut(self.dataset.held_out, self.plan, self.ranks)
-        self.evaluations = Evaluations(
-            self.spec, held_out, self.reporter, self.lease, self.progress, self._ends
+    return mode.model_copy(update={"deterministic": failure is None})
+
+
+def train(
+    context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
+) -> Trained:
+    """Do the optimizer steps, and save a checkpoint when one is due and after the last step."""
+    context.enter(Phase.TRAINING)
+    progress = checkpoints.progress
+    while progress.step < prepared.total_steps:
+        step = prepared.training.step(progress.step)
+        if step is None:
+            _stop(context, checkpoints, prepared)
+            continue  # more time was paid for meanwhile
+        progress.take(step, prepared.total_steps)
+        _report_step(context, checkpoints, step, prepared.total_steps, loaded.peak_memory.bytes)
+        prepared.divergence.take(step.loss)
+        last = progress.step == prepared.total_steps
+        if prepared.evaluations.due and not last:  # the evaluation phase follows the last step
+            prepared.evaluations.between(loaded.model)
+        if checkpoints.due or last:
+            _save(context, checkpoints, prepared, last=last)
+    checkpoints.flush()
+    return Trained(
+        step=progress.step,
+        train_loss=progress.train_loss,
+        best_step=progress.best_step,
+        best_eval_loss=progress.best_eval_loss,
+    )
+
+
+def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> None:
+    """Save the last completed step; raise SegmentStopped unless more time was paid for meanwhile.
+
+    All ranks save, because each contributes its random state. Then rank 0 leaves and ends the
+    others.
+    """
+    divergence, step = prepared.divergence, checkpoints.progress.step
+    if divergence.suspect:
+        context.reporter.log(
+            f"step {step} is saved although its loss is above {divergence.line}: the next segment "
+            "continues to judge it",
+            "WARNING",
         )
-        self.sampling = Sampling(
-            self.renderer,
-            self.dataset.question,
-            self.dataset.held_out,
-            self.ranks.device,
-        )
-        self._describe(self.dataset)
-        if self.ranks.leads:
-            self.base_files.require()
+    checkpoints.save(prepared.training, prepared.mode, beside=False)
+    context.lease.check()
 
-    def _render(self) -> None:
-        """The examples, as the base's chat template writes them on the day of the approval."""
-        limit = min(self.hyperparameters.max_sequence_length or self.context, self.context)
-        self.renderer = Renderer(self.tokenizer, limit, self.spec.approved_on)
-        if self.renderer.uses_fallback:
-            self.reporter.log(
-                "the base has no chat template: using a ChatML-like one, which is stored with the "
-                f"adapter as {CHAT_TEMPLATE}",
-                "WARNING",
-            )
-        self.dataset, rendered = read(
-            self.spec, self.artifacts, self.scratch, self.renderer, self.lease.check
-        )
-        self.reporter.log(f"{rendered}; limit {limit} tokens")
 
-    def _planned(self) -> Plan:
-        hyperparameters = self.hyperparameters
-        return Plan(
-            lengths=tuple(len(example.input_ids) for example in self.dataset.train),
-            epochs=hyperparameters.epochs,
-            micro_batch_size=hyperparameters.micro_batch_size,
-            gradient_accumulation=hyperparameters.gradient_accumulation,
-            seed=hyperparameters.seed,
-            ranks=self.spec.approved_gpu_count or self.spec.gpu_count,
-            split=self.spec.micro_batch_split,
-            batch_tokens=self.spec.batch_tokens or 0,
-            content_sha256=content_sha256(self.dataset.train),
-        )
-
-    def _compile_if_long(self) -> None:
-        """Choose compiled or eager layers; a job that is resumed keeps what it had, if it can."""
-        compiled, why, begins = self.mode.compiled, self.why_eager, self.progress.step == 0
-        work = self.base_parameters * self.plan.tokens
-        if compiled and begins and work < COMPILED_WORK:
-            compiled = False
-            why = f"{self.plan.tokens:,} tokens of a base of this size do not make up for compiling"
-        elif not compiled and why is None:
-            why = "as the checkpoint was made"
-        if compiled and (failure := self.training.compile(self.lease.check)) is not None:
-            compiled, why = False, f"the compiler failed: {failure}"
-        self.mode = self.mode.model_copy(update={"compiled": compiled})
-        self.reporter.log("layers are compiled" if compiled else f"layers are eager: {why}")
-
-    def _make_deterministic(self) -> None:
-        """A GPU adds in one order if it is told to; a CPU does anyway."""
-        if self.ranks.device.type != "cuda":
-            return
-        failure = self.training.make_deterministic()
-        self.mode = self.mode.model_copy(update={"deterministic": failure is None})
-        if failure is not None:
-            self.reporter.log(
-                f"no two runs of a step have the same last digits on this GPU: {failure}", "WARNING"
-            )
-
-    def _describe(self, dataset: Dataset) -> None:
-        self.reporter.update(
-            total_steps=self.plan.total_steps,
-            step=self.progress.step,
-            trained_tokens=self.progress.trained_tokens,
-            train_examples=len(dataset.train),
-            eval_examples=len(dataset.held_out),
-        )
-        self.reporter.log(
-            f"{len(dataset.train)} examples to train on, {len(dataset.held_out)} held out; "
-            f"{self.plan.total_steps} steps, {self.plan.steps_per_epoch} an epoch"
-        )
-
-    def _train(self) -> None:
-        """Training: optimizer steps, and a checkpoint where one is due and at the end."""
-        self._enter(Phase.TRAINING)
-        while self.progress.step < self.plan.total_steps:
-            step = self.training.step(self.progress.step)
-            if step is None:
-                self._stop()
-                continue
-            self._take(step)
-            last = self.progress.step == self.plan.total_steps
-            # After the last step comes the evaluation of the end.
-            if self.evaluations.due and not last:
-                self.evaluations.between(self.model)
-            if self.checkpoints.due or last:
-                self._save(last=last)
-        self.checkpoints.flush()
-
-    def _ends(self) -> bool:
-        """Between two micro batches: note progress; whether the segment has to end, says rank 0."""
-        self.lease.progress()
-        return self.ranks.agree(self.lease.outcome is not None)
-
-    def _stop(self) -> None:
-        """Save the last step that was done, and leave; the one that was not is as if never begun.
-
-        All ranks save, for each has its random state to give; then rank 0 leaves, and the end of
-        the others is its business. If more time was paid for meanwhile, all go on.
-        """
-        if self.divergence.suspect:
-            self.reporter.log(
-                f"step {self.progress.step} is saved as it is, to go on judging its loss, which is "
-                f"above {self.divergence.line}",
-                "WARNING",
-            )
-        self.checkpoints.save(beside=False)
-        self.lease.check()
-
-    def _save(self, *, last: bool) -> None:
-        """Save a checkpoint, but not of a run that may be diverging: the last good one stays."""
-        if self.divergence.suspect:
-            self.reporter.log(
-                f"step {self.progress.step} is not saved: its loss is above {self.divergence.line}",
-                "WARNING",
-            )
-            return
-        sampled = self.ranks.leads and (last or self.sampling.due)
-        self.checkpoints.save(self._sample() if sampled else None, beside=not last)
-
-    def _sample(self) -> Sample | None:
-        """The answer to the fixed prompt at this step, unless the segment has to end.
-
-        What goes wrong here, a lack of memory above all, is no reason to lose the checkpoint.
-        """
-        began = time.monotonic()
-        try:
-            sample = self.sampling.sample(self.model, lambda: self.lease.outcome is not None)
-        except Exception as error:  # noqa: BLE001  # whatever it is, training does not need it
-            self.reporter.log(f"the fixed prompt has no answer here: {error!r}", "WARNING")
-            return None
-        self.lease.progress()
-        if sample is not None:
-            seconds = time.monotonic() - began
-            self.reporter.log(f"the fixed prompt is answered in {seconds:.2f} s", "DEBUG")
-        return sample
-
-    def _take(self, step: Step) -> None:
-        """Count a step that was done, and tell."""
-        progress = self.progress
-        progress.take(step, self.plan.total_steps)
-        peak_memory_bytes = self.peak_memory.bytes
-        self.reporter.update(
+def _report_step(
+    context: Context, checkpoints: Checkpoints, step: Step, total_steps: int, peak_bytes: int
+) -> None:
+    spec, progress = context.spec, checkpoints.progress
+    context.reporter.update(
+        step=progress.step,
+        trained_tokens=progress.trained_tokens,
+        train_loss=step.loss,
+        tokens_per_second=progress.tokens_per_second,
+        peak_memory_bytes=peak_bytes,
+    )
+    context.reporter.measure(
+        StepMeasured(
+            account_id=spec.account_id,
+            job_id=spec.job_id,
+            segment=spec.segment,
             step=progress.step,
-            trained_tokens=progress.trained_tokens,
+            total_steps=total_steps,
             train_loss=step.loss,
-            tokens_per_second=progress.tokens_per_second,
-            peak_memory_bytes=peak_memory_bytes,
+            smoothed_loss=progress.smoothed_loss.value,
+            learning_rate=step.learning_rate,
+            tokens=step.tokens,
+            tokens_per_second=step.tokens / step.seconds,
+            elapsed_seconds=context.lease.clock.elapsed(),
+            peak_memory_bytes=peak_bytes,
+            measured_at=datetime.now(UTC),
         )
-        self.reporter.measure(
-            StepMeasured(
-                account_id=self.spec.account_id,
-                job_id=self.spec.job_id,
-                segment=self.spec.segment,
-                step=progress.step,
-                total_steps=self.plan.total_steps,
-                train_loss=step.loss,
-                smoothed_loss=progress.smoothed_loss.value,
-                learning_rate=step.learning_rate,
-                tokens=step.tokens,
-                tokens_per_second=step.tokens / step.seconds,
-                elapsed_seconds=self.lease.clock.elapsed(),
-                peak_memory_bytes=peak_memory_bytes,
-                measured_at=datetime.now(UTC),
-            )
+    )
+
+
+def _save(context: Context, checkpoints: Checkpoints, prepared: Prepared, *, last: bool) -> None:
+    """Save a checkpoint. A run that may be diverging keeps its last good one instead."""
+    if prepared.divergence.suspect:
+        context.reporter.log(
+            f"step {checkpoints.progress.step} is not saved: its loss is above "
+            f"{prepared.divergence.line}",
+            "WARNING",
         )
-        self.divergence.take(step.loss)
+        return
+    sampled = context.ranks.leads and (last or prepared.sampling.due)
+    sample = _sample(context, prepared) if sampled else None
+    checkpoints.save(prepared.training, prepared.mode, sample, beside=not last)
 
-    def _evaluate(self) -> None:
-        """Evaluation on the held-out examples, without and with the adapter."""
-        self._enter(Phase.EVALUATION)
-        evaluation = self.evaluations.conclude(self.model)
-        self.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
-        peaks = self.ranks.gather(torch.tensor([self.peak_memory.bytes]))
-        self.reporter.update(
-            now=True, evaluation=evaluation, peak_memory_bytes=int(peaks.max().item())
-        )
-        self._compare_memory(int(peaks.max().item()))
-        best_step, best = self.progress.best_step, self.progress.best_eval_loss
-        if best is not None and best < evaluation.loss_after:
-            self.reporter.log(
-                f"the checkpoint of step {best_step} has a lower held-out loss ({best:.4f}) than "
-                f"the final state ({evaluation.loss_after:.4f}), which is what is registered",
-                "WARNING",
-            )
 
-    def _compare_memory(self, peak_bytes: int) -> None:
-        """Log the measured peak beside the one that was predicted, which is of the same things."""
-        if (predicted := self.spec.required_bytes) is None:
-            return
-        device = self.ranks.device.type
-        kind = "GPU memory" if device == "cuda" else "host memory, without the program itself"
-        self.reporter.log(
-            f"peak of {kind}: {gib(peak_bytes):g} GiB measured, {gib(predicted):g} GiB predicted",
-            "WARNING" if peak_bytes > predicted else "INFO",
-        )
+def _sample(context: Context, prepared: Prepared) -> Sample | None:
+    """The answer to the fixed prompt at this step, or None if the segment has to end.
 
-    def _register(self) -> None:
-        """Registering: the adapter as plain PEFT, in the artifact store.
+    A failure, such as a lack of memory, is no reason to lose the checkpoint.
+    """
+    began = time.monotonic()
+    try:
+        sample = prepared.sampling.sample(prepared.training.adapted, context.lease)
+    except Exception as error:  # noqa: BLE001  # training does not need the sample
+        context.reporter.log(f"the fixed prompt was not answered: {error!r}", "WARNING")
+        return None
+    context.lease.progress()
+    if sample is not None:
+        seconds = time.monotonic() - began
+        context.reporter.log(f"the fixed prompt was answered in {seconds:.2f} s", "DEBUG")
+    return sample
 
-        Its card and its provenance are the scheduler's to write, who knows the job's whole story.
-        """
-        self._enter(Phase.REGISTER)
-        directory = self.scratch / "adapter"
-        save_adapter(self.model, directory)
-        if self.renderer.uses_fallback:
-            (directory / CHAT_TEMPLATE).write_text(self.renderer.template.source)
-        manifest = self.artifacts.put_directory(self.spec.adapter_prefix, directory)
-        self.reporter.update(
-            adapter_ref=self.spec.adapter_prefix, adapter_manifest_sha256=manifest.sha256
+
+def evaluate(context: Context, loaded: Loaded, prepared: Prepared, trained: Trained) -> None:
+    """Evaluate on the held-out examples, without and with the adapter; raises LossDiverged."""
+    context.enter(Phase.EVALUATION)
+    evaluation = prepared.evaluations.conclude(loaded.model)
+    prepared.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
+    peaks = context.ranks.gather(torch.tensor([loaded.peak_memory.bytes]))
+    peak_bytes = int(peaks.max().item())
+    context.reporter.update(now=True, evaluation=evaluation, peak_memory_bytes=peak_bytes)
+    _compare_memory(context, peak_bytes)
+    if trained.best_eval_loss is not None and trained.best_eval_loss < evaluation.loss_after:
+        context.reporter.log(
+            f"the checkpoint of step {trained.best_step} has a lower held-out loss "
+            f"({trained.best_eval_loss:.4f}) than the final adapter ({evaluation.loss_after:.4f}), "
+            "which is registered",
+            "WARNING",
         )
 
-    def _enter(self, phase: Phase) -> None:
-        """Begin a phase, unless the segment has to end before."""
-        try:
-            self.lease.check()
-        except SegmentStopped:
-            self.reporter.log(f"ending before {phase.value}")
-            raise
-        self.reporter.enter(phase)
+
+def _compare_memory(context: Context, peak_bytes: int) -> None:
+    """Log the measured memory peak beside the predicted one, which counts the same things."""
+    if (predicted := context.spec.required_bytes) is None:
+        return
+    on_gpu = context.ranks.device.type == "cuda"
+    kind = "GPU memory" if on_gpu else "host memory, without the program itself"
+    context.reporter.log(
+        f"peak of {kind}: {gib(peak_bytes):g} GiB measured, {gib(predicted):g} GiB predicted",
+        "WARNING" if peak_bytes > predicted else "INFO",
+    )
+
+
+def register(context: Context, loaded: Loaded, prepared: Prepared) -> None:
+    """Store the adapter as plain PEFT; the scheduler writes its model card and provenance."""
+    context.enter(Phase.REGISTER)
+    directory, prefix = context.scratch / "adapter", context.spec.adapter_prefix
+    save_adapter(loaded.model, directory)
+    if prepared.renderer.uses_fallback:
+        (directory / CHAT_TEMPLATE).write_text(prepared.renderer.template.source)
+    manifest = context.artifacts.put_directory(prefix, directory)
+    context.reporter.update(adapter_ref=prefix, adapter_manifest_sha256=manifest.sha256)

@@ -1,10 +1,10 @@
-"""The loop: one optimizer step at a time, the same to the last bit for the same seed."""
+"""The optimizer step: the same seed gives the same bits."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -22,18 +22,18 @@ from services.trainer.execution import make_deterministic
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.kernels.compiling import Compiled, common
 from services.trainer.kernels.lora import Dropout
-from services.trainer.lease import SegmentStopped
-from services.trainer.oom import telling_shortage
+from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.oom import reporting_out_of_memory
 from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import RandomState
 
-SHAPED_STEPS = 32  # four of the windows in which a plan sorts examples by length
+SAMPLED_STEPS = 32  # four of the windows in which a plan sorts examples by length
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step measured, over all ranks."""
+    """The measurements of one optimizer step, over all ranks."""
 
     loss: float  # mean over label tokens, nats, before the step
     tokens: int  # without padding
@@ -42,7 +42,7 @@ class Step:
 
 
 class Training:
-    """An adapted model, its optimizer and its plan; `step` is all that happens to them."""
+    """An adapted model, its optimizer and its plan. Only `step` changes the adapter."""
 
     def __init__(
         self,
@@ -51,8 +51,9 @@ class Training:
         examples: list[Example],
         hyperparameters: Hyperparameters,
         ranks: Ranks,
-        ends: Callable[[], bool],
+        lease: Lease,
     ) -> None:
+        self.adapted, self.base = model, model.get_base_model()
         self.adapter = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.adapter,
@@ -61,22 +62,86 @@ class Training:
         )
         self.model, self.plan, self.examples = ranks.prepare(model), plan, examples
         self.hyperparameters = hyperparameters
-        self.ranks, self.ends = ranks, ends
+        self.ranks, self.lease = ranks, lease
         self.dropout, self.dtype = Dropout(model), model.get_input_embeddings().weight.dtype
-        self.base, self.compiled, self.compile_seconds = model.get_base_model(), None, 0.0
+        self.compiled, self.compile_seconds = None, 0.0
         if ranks.count > 1:
             self._settle()
 
-    def compile(self, check: Callable[[], object]) -> str | None:
-        """Compile the layers, in ten to thirty seconds; None, or why they stay eager after all.
+    def step(self, number: int) -> Step | None:
+        """Do one optimizer step (from 0) and measure it; None if the segment has to end first.
 
-        What a compiler may lack, space or a library of the system, is known when it is tried.
-        `check` is called before each kind of micro batch, for all of them may take longer than the
-        grace; it may raise SegmentStopped.
+        The gradient is that of the mean loss over all label tokens of the step, independent of how
+        they are divided into micro-batches and ranks. AdamW: Loshchilov and Hutter (2019). After
+        None, model, optimizer and random state are as they were before the step. Raises
+        LossDiverged in all ranks, and MicroBatchTooLarge.
+        """
+        started, before = time.monotonic(), RandomState.of(self.ranks.device)
+        self.model.train()
+        work = self.plan.work(number, self.ranks.count)
+        # Every rank knows all of the step's examples, so their count needs no exchange.
+        examples = [self.examples[index] for share in work for batch in share for index in batch]
+        label_tokens = sum(example.label_tokens for example in examples)
+        # A tensor, because reading a number from a GPU waits for the GPU.
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        mine, turns = work[self.ranks.rank], max(map(len, work))
+        for turn in range(turns):
+            # Before each micro-batch, because a step may take longer than the grace period.
+            if self.ranks.agree(self.lease.must_end()):
+                self.optimizer.zero_grad()
+                before.restore(self.ranks.device)
+                return None
+            with self.ranks.accumulating(self.model, last=turn == turns - 1):
+                if turn < len(mine):
+                    total += self._accumulate(mine[turn], label_tokens)
+                else:  # the last turns may leave nothing for this rank
+                    self._take_part(work[0][0][0])
+        (loss,) = self.ranks.sum(total.item())
+        norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise LossDiverged(f"Step {number + 1} has loss {loss} and gradient norm {norm}.")
+        learning_rate = self.plan.learning_rate(number, self.hyperparameters)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        tokens = sum(len(example.input_ids) for example in examples)
+        return Step(loss, tokens, learning_rate, time.monotonic() - started)
+
+    def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
+        """Add the gradient of one micro-batch; returns its part of the loss."""
+        examples = [self.examples[index] for index in indices]
+        with reporting_out_of_memory(examples, self.plan, self.ranks.device):
+            batch = collate(examples, self.ranks.device)
+            kernels = self.compiled.running(*batch.shape) if self.compiled else nullcontext()
+            with kernels, self._dropping(batch):
+                loss = loss_sum(self.model, batch) / label_tokens
+                # The ranks' gradients are averaged, and their sum is wanted.
+                (loss * self.ranks.count).backward()
+        return loss.detach()
+
+    def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
+        tokens = tokens_seen(self.base, batch)
+        return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
+
+    def _take_part(self, index: int) -> None:
+        """Add a gradient of zero, from a backward pass like that of the other ranks."""
+        ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
+        output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
+        (0.0 * output.logits.float().sum()).backward()
+
+    # Before the first step.
+
+    def compile(self) -> str | None:
+        """Compile the layers, in 10 to 30 s; returns None, or why they stay eager.
+
+        A compiler may lack disk space or a system library, which shows only when it runs. Raises
+        SegmentStopped between two kinds of micro-batch, because all may take longer than the grace
+        period.
         """
         began = time.monotonic()
         try:
-            compiled = Compiled(self.base, common(self._shapes()), self._practise, check)
+            compiled = Compiled(self.base, common(self._shapes()), self._practise, self.lease.check)
         except SegmentStopped:
             raise
         except Exception as error:
@@ -87,89 +152,20 @@ class Training:
         return None
 
     def make_deterministic(self) -> str | None:
-        """Have a GPU give the same bits for the same step each time; None, or why it cannot."""
+        """Make a GPU give the same bits for the same step; returns None, or why it cannot."""
         return make_deterministic(lambda: self._practise(1, 2 * PAD_MULTIPLE))
 
     def _shapes(self) -> Iterator[tuple[int, int]]:
-        """(rows, tokens) of the micro batches of the first steps, which stand for all."""
-        for number in range(min(self.plan.total_steps, SHAPED_STEPS)):
+        """(rows, tokens) of the micro-batches of the first steps, which represent all."""
+        for number in range(min(self.plan.total_steps, SAMPLED_STEPS)):
             for batch in self.plan.work(number, self.ranks.count)[self.ranks.rank]:
                 yield len(batch), padded(max(self.plan.lengths[index] for index in batch))
 
-    def step(self, number: int) -> Step | None:
-        """Do the optimizer step of this number (from 0) and measure it; None if it has to wait.
-
-        The gradient is that of the mean loss over all label tokens of the step, however they are
-        spread over micro batches and ranks. AdamW: Loshchilov and Hutter (2019). `ends` is asked
-        before each micro batch, in all ranks at once, and answers all alike; if it says yes, all is
-        as it was before the step. Raises LossDiverged, in all ranks alike.
-        """
-        started, before = time.monotonic(), RandomState.of(self.ranks.device)
-        self.model.train()
-        work = self.plan.work(number, self.ranks.count)
-        # Every rank knows all of the step's examples: their count needs no exchange.
-        examples = [self.examples[index] for mine in work for batch in mine for index in batch]
-        label_tokens = sum(example.label_tokens for example in examples)
-        loss = self._backward(work, label_tokens)
-        if loss is None:
-            self.optimizer.zero_grad()
-            before.restore(self.ranks.device)
-            return None
-        learning_rate = self.plan.learning_rate(number, self.hyperparameters)
-        self._apply(loss, learning_rate, number)
-        return Step(
-            loss=loss,
-            tokens=sum(len(example.input_ids) for example in examples),
-            learning_rate=learning_rate,
-            seconds=time.monotonic() - started,
-        )
-
-    def _backward(self, work: list[list[list[int]]], label_tokens: int) -> float | None:
-        """Gradients of this rank's batches, summed over the ranks; returns the loss.
-
-        None if the segment has to end before: a step may take longer than the grace, a micro batch
-        hardly does. After the last one the step is all but done, so that nobody asks any more.
-        """
-        # Read once a step: to read a GPU's number is to wait for it.
-        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        mine = work[self.ranks.rank]
-        turns = max(map(len, work))
-        for turn in range(turns):
-            if self.ends():
-                return None
-            with self.ranks.accumulating(self.model, last=turn == turns - 1):
-                if turn < len(mine):
-                    total += self._accumulate(mine[turn], label_tokens)
-                else:  # in the last turns there may be nothing left for this rank
-                    self._take_part(work[0][0][0])
-        return self.ranks.sum(total.item())[0]
-
-    def _accumulate(self, indices: list[int], label_tokens: int) -> Tensor:
-        """Add the gradient of one micro batch; returns its part of the loss.
-
-        Raises MicroBatchTooLarge.
-        """
-        examples = [self.examples[index] for index in indices]
-        with telling_shortage(examples, self.plan, self.ranks.device):
-            batch = collate(examples, self.ranks.device)
-            with self._kernels(batch), self._dropping(batch):
-                loss = loss_sum(self.model, batch) / label_tokens
-                # The ranks' gradients are averaged, to be summed.
-                (loss * self.ranks.count).backward()
-        return loss.detach()
-
-    def _kernels(self, batch: Batch) -> AbstractContextManager[None]:
-        return self.compiled.running(*batch.shape) if self.compiled else nullcontext()
-
-    def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
-        tokens = tokens_seen(self.base, batch)
-        return self.dropout.drawn(tokens, self.dtype, self.ranks.device)
-
     def _practise(self, rows: int, tokens: int) -> None:
-        """A micro batch to see how the machine computes; nothing that is trained changes."""
+        """Run a micro-batch forward and backward without changing anything that is trained."""
         before = RandomState.of(self.ranks.device)
-        self.model.train()  # as in a step: the compiler tells the modes apart
-        # Sizes that nothing else has, for the compiler takes equal ones to be always equal.
+        self.model.train()  # the compiler distinguishes the modes
+        # Sizes that nothing else has, because the compiler takes equal ones to be always equal.
         taught = [(0,) * (tokens - 2 - 10 * row) for row in range(rows)]
         batch = collate([Example(each, each) for each in taught], self.ranks.device)
         with self._dropping(batch), self.ranks.accumulating(self.model, last=False):
@@ -177,28 +173,14 @@ class Training:
         before.restore(self.ranks.device)
 
     def _settle(self) -> None:
-        """Have the ranks exchange once before the first step of a segment.
+        """Let the ranks exchange gradients once before the first step of a segment.
 
-        After its first exchange DistributedDataParallel lays the gradients into other buckets, in
-        which three ranks or more add in another order: a step must not depend on being the first.
+        After its first exchange DistributedDataParallel divides the gradients into other buckets,
+        in which three or more ranks add in another order. A step must not depend on being the
+        first.
         """
         before = RandomState.of(self.ranks.device)
         self.model.train()
         self._take_part(0)
         self.optimizer.zero_grad()
         before.restore(self.ranks.device)
-
-    def _take_part(self, index: int) -> None:
-        """Add a gradient of zero, from a backward pass as the other ranks have one."""
-        ids = torch.tensor([self.examples[index].input_ids[:PAD_MULTIPLE]])
-        output = self.model(input_ids=ids.to(self.ranks.device), use_cache=False, logits_to_keep=1)
-        (0.0 * output.logits.float().sum()).backward()
-
-    def _apply(self, loss: float, learning_rate: float, number: int) -> None:
-        norm = clip_grad_norm_(self.adapter, self.hyperparameters.max_grad_norm).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise LossDiverged(f"loss {loss} with gradient norm {norm} at step {number + 1}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()

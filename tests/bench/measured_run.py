@@ -9,6 +9,7 @@ imports the configurations without torch.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from infrastructure.chat_labels import Example
 from services.model_libraries import choose_dtype, lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer
+from services.trainer.lease import Lease
 from services.trainer.plan import Plan
 
 if TYPE_CHECKING:
@@ -149,12 +151,13 @@ def run(config: RunConfig) -> RunResult:
     memory = PeakMemory(ranks.device)
     model, shape = _model(config, ranks)
     rows: Rows = json.loads(config.data.read_text())
-    trained = _train(config, model, rows, ranks, clock)
+    lease = Lease(clock, math.inf, math.inf)
+    trained = _train(config, model, rows, ranks, lease)
     peak_memory_bytes = memory.bytes
     scorer = HeldOut(_examples(rows["eval"]), plan_of(rows, config.hyperparameters), ranks)
     with model.disable_adapter():
-        before = scorer.score(model, _never)
-    after = scorer.score(model, _never)
+        before = scorer.score(model, lease)
+    after = scorer.score(model, lease)
     assert before is not None
     assert after is not None
     if config.output is not None:
@@ -187,7 +190,7 @@ def _train(
     model: PeftModel,
     rows: Rows,
     ranks: Ranks,
-    clock: SegmentClock,
+    lease: Lease,
 ) -> _Trained:
     """The first steps of the plan, or all, or none."""
     from services.trainer.training import Training
@@ -199,16 +202,16 @@ def _train(
         _examples(rows["train"]),
         config.hyperparameters,
         ranks,
-        _never,
+        lease,
     )
-    if config.compiled and (failure := training.compile(_never)) is not None:
+    if config.compiled and (failure := training.compile()) is not None:
         raise RuntimeError(f"the compiler failed: {failure}")
     total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
-    steps, first_step_seconds = [], clock.elapsed()
+    steps, first_step_seconds = [], lease.clock.elapsed()
     for number in range(total if config.train else 0):
         step = training.step(number)
         assert step is not None
-        first_step_seconds = first_step_seconds if steps else clock.elapsed()
+        first_step_seconds = first_step_seconds if steps else lease.clock.elapsed()
         steps.append(step)
     return _Trained(steps, training.compile_seconds, first_step_seconds)
 
@@ -271,11 +274,6 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
 
 def _examples(rows: list[dict[str, list[int]]]) -> list[Example]:
     return [Example(tuple(row["input_ids"]), tuple(row["labels"])) for row in rows]
-
-
-def _never() -> bool:
-    """Whether the run has to end before: nobody would say so."""
-    return False
 
 
 def main(arguments: list[str]) -> None:

@@ -22,6 +22,7 @@ from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, 
 from infrastructure.settings import Settings
 from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock
+from services.trainer.context import Context
 from services.trainer.downloads import LeasedArtifacts
 from services.trainer.failures import SegmentFailure, classify, shortage_of
 from services.trainer.lease import Lease
@@ -151,12 +152,15 @@ def follow(spec_path: Path, settings: Settings) -> int:
     reporter = Quiet()
     try:
         lean_imports(quantised=spec.precision is Precision.NF4)
+        from services.trainer import segment
+        from services.trainer.checkpoint_writer import Checkpoints
         from services.trainer.processes.ranks import Ranks
-        from services.trainer.segment import Segment
 
         ranks = Ranks.join(rendezvous_path(spec_path), spec.stall_seconds)
         artifacts = LeasedArtifacts(settings.artifacts, lease)
-        Segment(spec, artifacts, spec_path.parent, settings.cache, reporter, lease, ranks).run()
+        directory = spec_path.parent
+        context = Context(spec, artifacts, directory, settings.cache, reporter, lease, ranks)
+        segment.run(context, Checkpoints(context))
     except Exception as error:  # noqa: BLE001  # whatever it is, rank 0 has to know
         words = LastWords(
             message=traceback.format_exc(),

@@ -124,19 +124,18 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         notes = Notes(lease, stop_after, lapse_after)
         scratch = tmp_path / f"{spec.job_id}-{spec.segment}"
         scratch.mkdir()
-        from services.trainer import training
+        from services.trainer import segment, training
+        from services.trainer.checkpoint_writer import Checkpoints
+        from services.trainer.context import Context
         from services.trainer.processes.ranks import Ranks
-        from services.trainer.segment import Segment
 
-        segment = Segment(
-            spec, artifacts, scratch, tmp_path / "cache", notes, lease, Ranks.alone(), warm_base
-        )
+        context = Context(spec, artifacts, scratch, tmp_path / "cache", notes, lease, Ranks.alone())
         with monkeypatch.context() as patch:
             if stop_in is not None:
                 counting = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)
                 patch.setattr(training, "loss_sum", counting)
             try:
-                segment.run()
+                segment.run(context, Checkpoints(context), warm_base)
             except SegmentStopped as stopped:
                 notes.fields["outcome"] = stopped.outcome
         return notes

@@ -95,6 +95,8 @@ def _rank(
     import torch
 
     from services.trainer import segment, training
+    from services.trainer.checkpoint_writer import Checkpoints
+    from services.trainer.context import Context
     from services.trainer.processes.ranks import Ranks
 
     _be_rank(rank, spec.gpu_count)
@@ -109,7 +111,8 @@ def _rank(
         training.loss_sum = on_micro_batch(training.loss_sum, stop_in, lease.request_stop)
     artifacts = Artifacts(store.as_uri())
     try:
-        segment.Segment(spec, artifacts, scratch, scratch / "cache", notes, lease, ranks).run()
+        context = Context(spec, artifacts, scratch, scratch / "cache", notes, lease, ranks)
+        segment.run(context, Checkpoints(context))
     except SegmentStopped as stopped:
         notes.fields["outcome"] = stopped.outcome
     notes.lease = None  # it has a lock, which cannot be sent

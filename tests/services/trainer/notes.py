@@ -64,6 +64,7 @@ class Notes:
         self.evaluations: list[EvaluationMeasured] = []
         self.checkpoints: list[Checkpoint] = []
         self.lines: list[str] = []
+        self.warnings: list[str] = []  # those of the lines
 
     def enter(self, phase: Phase) -> None:
         self.phases.append(phase.value)
@@ -86,3 +87,5 @@ class Notes:
 
     def log(self, text: str, level: str = "INFO") -> None:
         self.lines.append(text)
+        if level == "WARNING":
+            self.warnings.append(text)

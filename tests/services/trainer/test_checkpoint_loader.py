@@ -21,11 +21,11 @@ from infrastructure.reports import ResumeCertificate, SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
 from services.trainer import checkpoint, first_schema, segment
 from services.trainer import checkpoint_writer as saving
+from services.trainer import plan as plan_module
 from services.trainer.checkpoint import CheckpointMismatch, Position
-from services.trainer.checkpoint_loader import Resuming
-from services.trainer.data_position import content_sha256, data_position_sha256
+from services.trainer.checkpoint_loader import CheckpointLoader
 from services.trainer.failures import classify
-from services.trainer.plan import Plan
+from services.trainer.plan import Plan, content_sha256, data_position_sha256
 from services.trainer.state import FILES, TrainingState
 from services.trainer.tensor_file import Packed
 from tests.services.trainer.conftest import SpecMaker
@@ -148,9 +148,9 @@ def test_a_state_that_is_not_the_saved_one_is_found_after_it_was_restored(
 def rejections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Refs that were rejected, also by a segment that raised."""
     told: list[str] = []
-    reject = Resuming._reject
+    reject = CheckpointLoader._reject
     monkeypatch.setattr(
-        Resuming,
+        CheckpointLoader,
         "_reject",
         lambda own, saved, why: (told.append(saved.ref), reject(own, saved, why)),
     )
@@ -247,7 +247,7 @@ def test_examples_that_render_otherwise_are_refused(
 ) -> None:
     """As with another release of a tokenizer, or of how an answer is marked."""
     spec, before, _ = stopped
-    monkeypatch.setattr(segment, "content_sha256", lambda examples: "0" * 64)
+    monkeypatch.setattr(plan_module, "content_sha256", lambda examples: "0" * 64)
     with pytest.raises(CheckpointMismatch, match="the data, or its order"):
         run(resuming(spec, before.checkpoints[-1]))
 

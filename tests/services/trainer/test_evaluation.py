@@ -18,9 +18,11 @@ from infrastructure.chat_labels import IGNORED, Example
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from services.trainer import evaluation, segment
 from services.trainer.batches import collate, loss_sum, scored
+from services.trainer.clock import SegmentClock
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import LossDiverged
+from services.trainer.lease import Lease
 from services.trainer.model import load_base
 from services.trainer.oom import MicroBatchTooLarge
 from services.trainer.plan import Plan
@@ -30,6 +32,7 @@ from tests.services.trainer.group import run_ranks
 from tests.services.trainer.notes import Notes, resuming
 
 CPU = torch.device("cpu")
+RUNNING = Lease(SegmentClock(0.0), math.inf, math.inf)
 PLAN = Plan(lengths=(2,), epochs=1, micro_batch_size=4, gradient_accumulation=2, seed=42)
 MEBIBYTE = 1024**2
 
@@ -235,7 +238,7 @@ def test_a_held_out_loss_that_is_no_number_ends_the_run(tiny_model) -> None:
     torch.nn.init.constant_(model.get_input_embeddings().weight, math.nan)
     held_out = HeldOut([Example((5, 6), (IGNORED, 6))], PLAN, Ranks.alone())
     with pytest.raises(LossDiverged, match="held-out loss is nan"):
-        held_out.score(model, lambda: False)
+        held_out.score(model, RUNNING)
 
 
 def test_a_lack_of_memory_says_which_batch_of_held_out_examples_was_too_large(
@@ -249,7 +252,7 @@ def test_a_lack_of_memory_says_which_batch_of_held_out_examples_was_too_large(
     monkeypatch.setattr(evaluation, "scored", scarce)
     held_out = HeldOut([Example((5, 6), (IGNORED, 6))] * 9, PLAN, Ranks.alone())
     with pytest.raises(MicroBatchTooLarge) as caught:
-        held_out.score(load_base(tiny_model, torch.float32), lambda: False)
+        held_out.score(load_base(tiny_model, torch.float32), RUNNING)
     assert (caught.value.shortage.rows, caught.value.shortage.tokens) == (4, 2)
 
 

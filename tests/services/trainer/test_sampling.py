@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,16 @@ from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SAMPLE
 from services.trainer import sampling as sampling_module
+from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer
+from services.trainer.lease import Lease
 from services.trainer.model import attach_adapter, load_base, load_tokenizer
 from services.trainer.sampling import FIRST_SECONDS, NEW_TOKENS, SHARE, Sampling
 from tests.services.trainer.conftest import SpecMaker, chats
 
 CPU = torch.device("cpu")
+RUNNING = Lease(SegmentClock(0.0), math.inf, math.inf)
+STOPPED = Lease(SegmentClock(0.0), 0.0, math.inf)
 CHAT = {
     "messages": [
         {"role": "user", "content": "Hello!"},
@@ -57,7 +62,7 @@ def test_the_answer_is_the_greedy_one_to_the_last_question(
     tiny_model: Path, model: PeftModel
 ) -> None:
     before = torch.get_rng_state()
-    sample = sampling(tiny_model).sample(model, lambda: False)
+    sample = sampling(tiny_model).sample(model, RUNNING)
     assert torch.equal(torch.get_rng_state(), before)
     assert sample is not None
     assert sample.prompt == CHAT["messages"][:3]
@@ -85,7 +90,7 @@ def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: Pef
         return output
 
     model.forward = forward
-    sample = sampling(tiny_model).sample(model, lambda: False)
+    sample = sampling(tiny_model).sample(model, RUNNING)
     assert sample is not None
     assert sample.answer == "Hello"
 
@@ -93,8 +98,8 @@ def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: Pef
 def test_a_prompt_without_room_for_an_answer_and_a_stop_give_no_sample(
     tiny_model: Path, model: PeftModel
 ) -> None:
-    assert sampling(tiny_model, limit=NEW_TOKENS + 5).sample(model, lambda: False) is None
-    assert sampling(tiny_model).sample(model, lambda: True) is None
+    assert sampling(tiny_model, limit=NEW_TOKENS + 5).sample(model, RUNNING) is None
+    assert sampling(tiny_model).sample(model, STOPPED) is None
 
 
 def test_samples_are_as_rare_as_they_are_dear(tiny_model: Path, model: PeftModel) -> None:
@@ -104,7 +109,7 @@ def test_samples_are_as_rare_as_they_are_dear(tiny_model: Path, model: PeftModel
     clock.seconds = FIRST_SECONDS + 1
     assert given.due
     began = clock.seconds
-    given.sample(model, lambda: False)
+    given.sample(model, RUNNING)
     took = clock.seconds - began - 1  # of it, by its own clock
     clock.seconds = began + took + took / SHARE - 2
     assert not given.due
@@ -140,8 +145,10 @@ def test_the_last_checkpoint_always_has_its_sample_and_samples_change_nothing(
 def test_a_prompt_that_cannot_be_answered_costs_neither_the_checkpoint_nor_the_job(
     run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+
     def answer(*_) -> list[int]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(Sampling, "_answer", answer)
     spec = make_spec({"epochs": 1})
@@ -149,4 +156,4 @@ def test_a_prompt_that_cannot_be_answered_costs_neither_the_checkpoint_nor_the_j
     assert [saved.step for saved in notes.checkpoints] == [5]
     assert f"{notes.checkpoints[0].ref}/{SAMPLE}" not in artifacts.list(notes.checkpoints[0].ref)
     assert artifacts.manifest(spec.adapter_prefix).files
-    assert any("the fixed prompt has no answer" in line for line in notes.lines)
+    assert any(repr(error) in line for line in notes.warnings)

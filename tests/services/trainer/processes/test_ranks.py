@@ -26,6 +26,7 @@ from services.trainer import checkpoint_writer as saving
 from services.trainer import segment, training
 from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.clock import SegmentClock, process_age_seconds
+from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import classify, shortage_of
 from services.trainer.lease import Lease
@@ -41,7 +42,7 @@ from services.trainer.processes.followers import (
     words_path,
 )
 from services.trainer.processes.ranks import Ranks
-from services.trainer.progress import Progress
+from services.trainer.training import Training
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.group import follow_alone, run_ranks
@@ -114,16 +115,17 @@ def test_a_follower_gives_a_checkpoint_its_random_state_and_copies_nothing_else(
     notes: Any = Notes(Lease(SegmentClock(0.0), 300, 30), None, None)
     follower = Ranks(SimpleNamespace(process_index=1, num_processes=1, device=CPU))  # type: ignore[arg-type]
     model = attach_adapter(load_base(tiny_model, torch.float32), spec.hyperparameters, "tiny")
-    progress = Progress()
-    checkpoints = Checkpoints(spec, artifacts, tmp_path, notes, notes.lease, follower, progress)
-    optimizer = torch.optim.AdamW(each for each in model.parameters() if each.requires_grad)
+    monkeypatch.setattr(follower, "prepare", lambda model: model)
+    context = Context(spec, artifacts, tmp_path, tmp_path, notes, notes.lease, follower)
+    checkpoints = Checkpoints(context)
     plan, mode = Plan((2,), 1, 2, 2, 42), ExecutionMode(dtype="float32", threads=1)
-    checkpoints.begin(model, optimizer, plan, mode)
-    progress.step = 1
+    training = Training(model, plan, [], spec.hyperparameters, follower, notes.lease)
+    checkpoints.restore(training, mode)
+    checkpoints.progress.step = 1
     given: list[torch.Tensor] = []
     monkeypatch.setattr(follower, "gather", lambda row: given.append(row) or row[None])
     monkeypatch.setattr(saving, "Live", lambda *_: pytest.fail("it copies the state"))
-    checkpoints.save()
+    checkpoints.save(training, mode)
     checkpoints.close()
     assert [row.tolist() for row in given] == [torch.get_rng_state().tolist()]
     assert not notes.checkpoints

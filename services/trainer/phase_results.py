@@ -1,0 +1,59 @@
+"""What each phase of a segment hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from services.trainer.base_files import BaseFiles
+from services.trainer.divergence import Divergence
+from services.trainer.evaluation import Evaluations
+from services.trainer.examples import Renderer
+from services.trainer.execution import ExecutionMode
+from services.trainer.peak_memory import PeakMemory
+from services.trainer.sampling import Sampling
+from services.trainer.training import Training
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The base model in memory, with a new adapter."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: PeftModel
+    mode: ExecutionMode  # before the choice between compiled and eager layers
+    eager_reason: str | None  # why layers cannot be compiled; None: they can
+    base_parameters: int
+    context_length: int  # tokens
+    vocabulary_size: int
+    base_files: BaseFiles | None  # being hashed; rank 0 only
+    peak_memory: PeakMemory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rendered dataset and the optimizer, restored to the checkpoint if there is one."""
+
+    renderer: Renderer
+    training: Training
+    mode: ExecutionMode
+    divergence: Divergence
+    evaluations: Evaluations
+    sampling: Sampling
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole job."""
+        return self.training.plan.total_steps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The run after its last step."""
+
+    step: int
+    train_loss: float  # of the last step, nats per label token
+    best_step: int | None  # the checkpoint with the lowest held-out loss
+    best_eval_loss: float | None
