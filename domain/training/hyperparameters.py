@@ -1,74 +1,166 @@
-"""The LoRA hyperparameters that a user chooses, with the wizard's defaults and bounds."""
+"""LoRA hyperparameters. This module declares each of them once.
+
+Everything that lists hyperparameters is derived from `Hyperparameters`: the inputs and messages of
+the wizard, the form of `/api` and its schema, the options of `ecolink jobs launch`, the names that
+`/v1` accepts in `extra_body`, the copied snippets, the settings on the job and comparison pages,
+and the model card. To add a hyperparameter, declare it here and make the trainer use it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.fields import FieldInfo
 
 Schedule = Literal["cosine", "linear"]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 
 
+class Group(StrEnum):
+    """Where a form shows a hyperparameter."""
+
+    BASIC = "LoRA"  # tier 1 of the wizard
+    ADVANCED = "Advanced"  # tier 2 of the wizard
+    API = "API and CLI only"  # the wizard only carries it over from another job
+
+
+class Affects(StrEnum):
+    """The part of a quote that depends on a hyperparameter. Memory implies price."""
+
+    NEITHER = "neither"
+    PRICE = "price"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Use:
+    """How forms and quotes use a hyperparameter."""
+
+    group: Group
+    affects: Affects = Affects.MEMORY
+
+
 class Hyperparameters(BaseModel):
-    """Tier 1 (epochs to micro_batch_size) and Tier 2 (the rest) of the launch wizard.
+    """The hyperparameters of one job.
 
     Unknown fields, non-finite numbers and values of another type are refused, field by field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    epochs: int = Field(default=3, ge=1, le=100, description="Passes over the dataset.")
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak step size.")
-    lora_r: int = Field(default=16, ge=1, le=512, description="Rank of the adapter.")
-    lora_alpha: int = Field(default=32, ge=1, le=1024, description="Scaling factor, usually 2 x r.")
-    micro_batch_size: int = Field(
-        default=4, ge=1, le=256, description="Examples per step on each GPU."
+    epochs: Annotated[int, Use(Group.BASIC, Affects.PRICE)] = Field(
+        default=3, ge=1, le=100, title="Epochs", description="How many passes over the dataset."
     )
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: tuple[ModuleName, ...] = Field(
+    learning_rate: Annotated[float, Use(Group.BASIC, Affects.NEITHER)] = Field(
+        default=2e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="Peak step size during training; 10× a full fine-tuning learning rate is "
+        "typical for LoRA SFT.",
+    )
+    lora_r: Annotated[int, Use(Group.BASIC)] = Field(
+        default=16,
+        ge=1,
+        le=512,
+        title="LoRA r",
+        description="Rank of the adapter: capacity vs. size tradeoff.",
+    )
+    lora_alpha: Annotated[int, Use(Group.BASIC)] = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        title="LoRA alpha",
+        description="Scaling factor for the adapter (usually 2 × r).",
+    )
+    micro_batch_size: Annotated[int, Use(Group.BASIC)] = Field(
+        default=4,
+        ge=1,
+        le=256,
+        title="Micro batch size",
+        description="Per-step batch on each GPU.",
+    )
+    dropout: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        description="Regularization on the adapter; small values 0.0–0.1.",
+    )
+    target_modules: Annotated[tuple[ModuleName, ...], Use(Group.ADVANCED)] = Field(
         default=("q_proj", "v_proj"),
         min_length=1,
         max_length=32,
         strict=False,
-        description="Names of the linear layers that the adapter modifies.",
+        title="Target modules",
+        description="Which projection layers the adapter modifies.",
     )
-    gradient_accumulation: int = Field(
-        default=4, ge=1, le=1024, description="Micro batches per step."
+    gradient_accumulation: Annotated[int, Use(Group.ADVANCED, Affects.PRICE)] = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        title="Gradient accumulation",
+        description="Micro-batches per optimizer step: larger effective batch without more VRAM.",
     )
-    max_sequence_length: int | None = Field(
+    max_sequence_length: Annotated[int | None, Use(Group.ADVANCED)] = Field(
         default=None,
         ge=16,
         le=1_048_576,
-        description="Tokens per example; the base's context if unset.",
+        title="Max sequence length",
+        description="Truncate examples with more tokens than this; defaults to the base model's "
+        "context.",
     )
-    schedule: Schedule = Field(
-        default="cosine", description="How the learning rate falls to zero after the warm-up."
+    schedule: Annotated[Schedule, Use(Group.API)] = Field(
+        default="cosine",
+        title="Schedule",
+        description="How the learning rate falls to zero after the warm-up.",
     )
-    warmup_share: float = Field(
-        default=0.03, ge=0, le=0.5, description="Share of the steps in which it rises to its peak."
+    warmup_share: Annotated[float, Use(Group.API)] = Field(
+        default=0.03,
+        ge=0,
+        le=0.5,
+        title="Warm-up share",
+        description="Share of the steps in which the learning rate rises to its peak.",
     )
-    weight_decay: float = Field(
-        default=0.01, ge=0, le=1, description="AdamW's, on the adapter's weights."
+    weight_decay: Annotated[float, Use(Group.API)] = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        title="Weight decay",
+        description="AdamW weight decay on the adapter's weights.",
     )
-    max_grad_norm: float = Field(
+    max_grad_norm: Annotated[float, Use(Group.API)] = Field(
         default=1.0,
         gt=0,
         le=1000,
-        description="Gradients with a larger norm are scaled down to it.",
+        title="Max gradient norm",
+        description="Gradients with a larger norm are scaled down to this norm.",
     )
-    save_steps: int = Field(
-        default=50, ge=1, le=100_000, description="Optimizer steps per checkpoint."
+    save_steps: Annotated[int, Use(Group.ADVANCED, Affects.PRICE)] = Field(
+        default=50,
+        ge=1,
+        le=100_000,
+        title="Save steps",
+        description="How often to checkpoint mid-epoch, in optimizer steps.",
     )
-    eval_steps: int | None = Field(
+    eval_steps: Annotated[int | None, Use(Group.API)] = Field(
         default=None,
         ge=1,
         le=100_000,
-        description="Optimizer steps per evaluation on held-out examples; save_steps if unset. "
-        "A step with the lowest loss so far is saved.",
+        title="Eval steps",
+        description="Optimizer steps between evaluations on held-out examples; defaults to "
+        "save_steps. A step with the lowest loss so far is saved.",
     )
-    seed: int = Field(
-        default=42, ge=0, le=2**32 - 1, description="Seed of data order, dropout and init."
+    seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
+        default=42,
+        ge=0,
+        le=2**32 - 1,
+        title="Seed",
+        description="Reproducibility: seed of the data order, dropout and initialization.",
     )
 
     @property
@@ -77,5 +169,44 @@ class Hyperparameters(BaseModel):
         return self.eval_steps or self.save_steps
 
     def examples_per_step(self, ranks: int) -> int:
-        """The effective batch: examples of one full optimizer step, on all GPUs together."""
+        """Examples of one full optimizer step on all GPUs: the effective batch."""
         return self.micro_batch_size * self.gradient_accumulation * ranks
+
+
+FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
+
+
+def use_of(name: str) -> Use:
+    """Return how forms and quotes use a hyperparameter."""
+    return next(each for each in FIELDS[name].metadata if isinstance(each, Use))
+
+
+def names_in(*groups: Group) -> tuple[str, ...]:
+    """Return the hyperparameters of some groups, in the order of their declaration."""
+    return tuple(name for name in FIELDS if use_of(name).group in groups)
+
+
+def title_of(name: str) -> str:
+    """Return the title of a hyperparameter, also of one that only recorded jobs have."""
+    title = FIELDS[name].title if name in FIELDS else None
+    return title or name.replace("_", " ").capitalize()
+
+
+def settings_of(recorded: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return the titles and values of a job's hyperparameters, without those that are unset."""
+    order = [name for name in FIELDS if name in recorded]
+    order += [name for name in recorded if name not in FIELDS]
+    return {title_of(n): written(recorded[n]) for n in order if recorded[n] is not None}
+
+
+def written(value: JsonValue | tuple[str, ...]) -> str:
+    """Return a value for people: lists with commas, a dash for an unset value."""
+    match value:
+        case None:
+            return "—"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)

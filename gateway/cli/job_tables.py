@@ -9,7 +9,7 @@ from rich.text import Text
 
 from domain.core.durations import spoken
 from domain.estimating.memory import gib
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import settings_of
 from gateway.cli.tables import STYLES, Answer, cell, listing, pairs, tame
 
 RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
@@ -96,7 +96,7 @@ def _details(job: Answer) -> dict[str, Text | str | None]:
     failure = job["failure"]
     return {
         "validation dataset": job["validation_dataset_id"],
-        "settings": cell("hyperparameters", _settings(job["hyperparameters"])),
+        "settings": "; ".join(map(" ".join, settings_of(job["hyperparameters"]).items())),
         "precision": job["precision"]
         + (f", computed in {job['dtype']}" if job["precision"] == "nf4" and job["dtype"] else "")
         + (", gradient checkpointing" if job["gradient_checkpointing"] else ""),
@@ -126,11 +126,6 @@ def _peak_memory(job: Answer) -> str | None:
         if job[name]
     ]
     return ", ".join(parts) or None
-
-
-def _settings(chosen: Answer) -> Answer:
-    """Hyperparameters in the wizard's order."""
-    return {name: chosen[name] for name in Hyperparameters.model_fields if name in chosen}
 
 
 def _change(before: float | None, after: float | None, form: str) -> str | None:

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Annotated, Any, get_origin
 from uuid import uuid4
 
 import typer
+from pydantic.fields import FieldInfo
 
-from domain.training.hyperparameters import Hyperparameters, Schedule
+from domain.training.hyperparameters import FIELDS, Group, use_of, written
 from gateway.cli import job_tables
 from gateway.cli.client import Client, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, client_of, interrupted, note, show, show_line
 from gateway.cli.watching import follow
 
-TIER_1 = frozenset({"epochs", "learning_rate", "lora_r", "lora_alpha", "micro_batch_size"})
-"""What most users look at; the wizard has the rest under Advanced."""
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """The annotation of the option for a hyperparameter."""
+    kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
+    default = "" if field.default is None else f"  \\[default: {written(field.default)}]"
+    return Annotated[
+        kind | None,
+        typer.Option(
+            help=f"{field.description}{default}",
+            show_default=False,
+            rich_help_panel="LoRA" if use_of(name).group is Group.BASIC else "Advanced",
+        ),
+    ]
 
 
-def _tuning(name: str) -> Any:
-    """The option of one hyperparameter, described as the API describes it."""
-    field = Hyperparameters.model_fields[name]
-    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-    shown = "" if default is None else f"  \\[default: {default}]"  # else the description says it
-    return typer.Option(
-        help=f"{field.description}{shown}",
-        show_default=False,
-        rich_help_panel="LoRA" if name in TIER_1 else "Advanced",
-    )
+def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with `**tuned` an option for each hyperparameter."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    tuned = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field))
+        for name, field in FIELDS.items()
+    ]
+    command.__signature__ = signature.replace(parameters=[*own, *tuned])  # pyright: ignore
+    return command
 
 
-def _form(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `launch` as the API has them: they are named as its fields are."""
-    top = ("dataset", "validation_dataset", "base_model", "region", "gpu_type", "gpu_count")
-    chosen = {name: given[name] for name in Hyperparameters.model_fields}
-    tuned = {name: value for name, value in chosen.items() if value not in (None, (), [])}
-    return {name: given[name] for name in top} | {"hyperparameters": tuned}
-
-
+@_with_hyperparameters
 def launch(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="Id of a dataset that is ready_for_training.")],
@@ -56,22 +63,6 @@ def launch(
         typer.Option(help="One of `ecolink jobs gpus`.  \\[default: the one it costs least on]"),
     ] = None,
     gpu_count: Annotated[int, typer.Option(help="More are faster and cost more an hour.")] = 1,
-    epochs: Annotated[int | None, _tuning("epochs")] = None,
-    learning_rate: Annotated[float | None, _tuning("learning_rate")] = None,
-    lora_r: Annotated[int | None, _tuning("lora_r")] = None,
-    lora_alpha: Annotated[int | None, _tuning("lora_alpha")] = None,
-    micro_batch_size: Annotated[int | None, _tuning("micro_batch_size")] = None,
-    dropout: Annotated[float | None, _tuning("dropout")] = None,
-    target_modules: Annotated[list[str] | None, _tuning("target_modules")] = None,
-    gradient_accumulation: Annotated[int | None, _tuning("gradient_accumulation")] = None,
-    max_sequence_length: Annotated[int | None, _tuning("max_sequence_length")] = None,
-    schedule: Annotated[Schedule | None, _tuning("schedule")] = None,
-    warmup_share: Annotated[float | None, _tuning("warmup_share")] = None,
-    weight_decay: Annotated[float | None, _tuning("weight_decay")] = None,
-    max_grad_norm: Annotated[float | None, _tuning("max_grad_norm")] = None,
-    save_steps: Annotated[int | None, _tuning("save_steps")] = None,
-    eval_steps: Annotated[int | None, _tuning("eval_steps")] = None,
-    seed: Annotated[int | None, _tuning("seed")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again makes no second job.")
     ] = None,
@@ -93,11 +84,25 @@ def launch(
         ),
     ] = False,
     as_json: AsJson = False,
+    **tuned: Any,
 ) -> None:
     """Approve a job, if the balance covers its upper bound and a GPU is free."""
     if dry_run and watch:
         raise typer.BadParameter("--dry-run launches nothing that --watch could follow")
-    body = _form(ctx.params) | {"suffix": suffix, "deploy": deploy, "wait": wait}
+    body = {
+        "dataset": dataset,
+        "validation_dataset": validation_dataset,
+        "base_model": base_model,
+        "region": region,
+        "gpu_type": gpu_type,
+        "gpu_count": gpu_count,
+        "hyperparameters": {
+            name: value for name, value in tuned.items() if value not in (None, [])
+        },
+        "suffix": suffix,
+        "deploy": deploy,
+        "wait": wait,
+    }
     with client_of(ctx) as client:
         if dry_run:
             quote = client.post("/estimates", body)

@@ -18,6 +18,7 @@ from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
 from gateway.backend import Backend
 
+GpuCount = Annotated[int, Field(ge=1, le=64)]
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -41,19 +42,23 @@ class JobRequest(BaseModel):
         },
     )
 
-    dataset: UUID
+    dataset: UUID = Field(title="Dataset")
     validation_dataset: UUID | None = Field(
         default=None,
-        description="Another dataset to evaluate on; without one a part of the dataset is held "
-        "out.",
+        title="Validation dataset",
+        description="Another dataset to evaluate on. By default, EcoLink holds out a part of the "
+        "dataset.",
     )
-    base_model: str = Field(min_length=1, max_length=200)
-    region: str | None = Field(default=None, max_length=100)
-    gpu_type: str | None = Field(default=None, max_length=100)
-    gpu_count: int = Field(default=1, ge=1, le=64, strict=True)
+    base_model: str = Field(min_length=1, max_length=200, title="Base model")
+    region: str | None = Field(default=None, max_length=100, title="Region")
+    gpu_type: str | None = Field(default=None, max_length=100, title="GPU type")
+    gpu_count: GpuCount = Field(default=1, strict=True, title="GPU count")
     hyperparameters: Hyperparameters = Hyperparameters()
     suffix: ModelSuffix | None = Field(
-        default=None, description="A part of the model's name.", examples=["support"]
+        default=None,
+        title="Job name",
+        description="Part of the model's name.",
+        examples=["support"],
     )
     deploy: bool = Field(
         default=False, strict=True, description="Deploy the model as soon as it is registered."

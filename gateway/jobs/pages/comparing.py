@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from domain.catalog.display_names import DisplayNames
 from domain.core.durations import spoken
+from domain.training.hyperparameters import title_of, written
 from gateway.backend import BackendOf
 from gateway.catalog.display_names import display_names
 from gateway.http.access import CallerOf
@@ -19,7 +20,6 @@ from gateway.jobs.names import SHORT, JobNames, names_of
 from gateway.jobs.pages.states import state_of
 from gateway.jobs.schemas import JobDetail
 from gateway.jobs.service import job_detail, list_jobs
-from gateway.launch.pages.wizard_fields import label_of, said
 from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
 from gateway.web.rendering import dataset_link, page
@@ -124,7 +124,7 @@ def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
     """Every hyperparameter that any of them has, in the wizard's order."""
     names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
     return [
-        Line(label_of(name), tuple(said(job.hyperparameters.get(name)) for job in jobs))
+        Line(title_of(name), tuple(written(job.hyperparameters.get(name)) for job in jobs))
         for name in names
     ]
 

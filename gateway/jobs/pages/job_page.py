@@ -21,7 +21,7 @@ from gateway.jobs.pages.story import MINOR, Entry, entries_of
 from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.schemas import ResumeRequest
-from gateway.launch.pages.wizard_form import COUNT_WANTED, gpu_count_of
+from gateway.launch.pages.entries import gpu_count_of, requirement
 from gateway.models.api.deployments import deploy_checkpoint, deploy_model
 from gateway.models.api.models import own_model
 from gateway.schemas import JobId, job_name
@@ -116,7 +116,7 @@ def quote_resume(
         "jobs/job/resume_quote.html",
         gate=service.quote_resume(backend, caller, job_id, count) if count else None,
         gpu_count=count,
-        wanted=COUNT_WANTED,
+        wanted=requirement("gpu_count"),
         account=show_account(caller, backend),
     )
 
@@ -131,7 +131,7 @@ def resume(
 ) -> Response:
     """Go on from the latest checkpoint."""
     if (count := gpu_count_of(gpu_count)) is None:
-        raise Invalid(COUNT_WANTED, field="gpu_count")
+        raise Invalid(requirement("gpu_count"), field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
     return _give(backend, job_id, lambda: service.resume(backend, caller, job_id, how))
 

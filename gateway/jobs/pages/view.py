@@ -9,6 +9,7 @@ from uuid import UUID
 
 from domain.catalog.display_names import DisplayNames
 from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
+from domain.training.hyperparameters import settings_of
 from gateway.backend import Backend
 from gateway.billing.runway import Runway
 from gateway.catalog.display_names import display_names
@@ -16,7 +17,6 @@ from gateway.jobs.names import JobNames, names_of
 from gateway.jobs.pages.states import PAUSED, TONES, state_of
 from gateway.jobs.schemas import CheckpointAnswer, JobDetail
 from gateway.jobs.service import checkpoints_of, job_details
-from gateway.launch.pages.wizard_fields import TIER_1, TIER_2, label_of, said
 from gateway.models.api.deployments import DeploymentAnswer
 from gateway.schemas import Money
 from gateway.web.rendering import templates
@@ -99,11 +99,9 @@ class JobView:
         return self.load_places()
 
     @property
-    def settings(self) -> list[tuple[str, str]]:
-        """The hyperparameters that it was approved with, as the wizard calls them."""
-        chosen = self.job.hyperparameters
-        names = (*TIER_1, *TIER_2, "eval_steps")
-        return [(label_of(n), said(chosen[n])) for n in names if chosen.get(n) is not None]
+    def settings(self) -> Mapping[str, str]:
+        """The titles and values of the hyperparameters that it was approved with."""
+        return settings_of(self.job.hyperparameters)
 
     @property
     def state(self) -> str:

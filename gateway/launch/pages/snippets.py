@@ -1,4 +1,4 @@
-"""A job's choices as others would say them: the command line, and the `openai` package."""
+"""The choices of the wizard as code: for the command line and for the `openai` package."""
 
 from __future__ import annotations
 
@@ -6,40 +6,48 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Group, Hyperparameters, use_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import JobRequest
-from gateway.launch.pages.wizard_fields import TIER_1
 
 
 def command_line(wanted: JobRequest) -> str:
-    """The command that launches the same job."""
-    options = [
-        ("dataset", wanted.dataset),
-        ("validation-dataset", wanted.validation_dataset),
-        ("base-model", wanted.base_model),
-        ("gpu-type", wanted.gpu_type),
-        ("gpu-count", wanted.gpu_count),
-        ("region", wanted.region),
-        *_options(wanted.hyperparameters),
-        ("suffix", wanted.suffix),
-    ]
-    said = [
-        f"--{name} {shlex.quote(str(value))}" for name, value in options if value is not None
-    ] + [f"--{flag}" for flag in ("deploy", "wait") if getattr(wanted, flag)]
-    return " \\\n  ".join(["ecolink jobs launch", *said])
+    """Return the command that launches the same job."""
+    choices = {
+        "dataset": wanted.dataset,
+        "validation_dataset": wanted.validation_dataset,
+        "base_model": wanted.base_model,
+        "gpu_type": wanted.gpu_type,
+        "gpu_count": wanted.gpu_count,
+        "region": wanted.region,
+        **_chosen(wanted.hyperparameters),
+        "suffix": wanted.suffix,
+        "deploy": wanted.deploy or None,
+        "wait": wanted.wait or None,
+    }
+    options = (each for name, value in choices.items() for each in _options(name, value))
+    return " \\\n  ".join(["ecolink jobs launch", *options])
 
 
-def _options(tuned: Hyperparameters) -> Iterator[tuple[str, Any]]:
-    for name, value in _chosen(tuned).items():
-        for each in value if isinstance(value, tuple) else (value,):
-            yield name.replace("_", "-"), each
+def _options(name: str, value: Any) -> Iterator[str]:
+    """The options that set a choice; none for None."""
+    option = name.replace("_", "-")
+    match value:
+        case None:
+            pass
+        case bool():
+            yield f"--{option}" if value else f"--no-{option}"
+        case tuple():
+            for each in value:
+                yield f"--{option} {shlex.quote(each)}"
+        case _:
+            yield f"--{option} {shlex.quote(str(value))}"
 
 
 def python(wanted: JobRequest, base_url: str) -> str:
-    """The program that launches the same job; its key is in the environment.
+    """Return the program that launches the same job; it reads its key from the environment.
 
-    There the job waits for its GPUs, and its model is deployed as soon as it is registered.
+    The program queues the job if no GPU is free, and deploys the model after registration.
     """
     tuned = _chosen(wanted.hyperparameters)
     seed = tuned.pop("seed", None)
@@ -77,17 +85,17 @@ def python(wanted: JobRequest, base_url: str) -> str:
 
 
 def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
-    """What most users look at, and of the rest what is not the default."""
+    """The basic hyperparameters, and all others that differ from their defaults."""
     default = Hyperparameters().model_dump()
     return {
         name: value
         for name, value in tuned.model_dump().items()
-        if name in TIER_1 or value != default[name]
+        if use_of(name).group is Group.BASIC or value != default[name]
     }
 
 
 def _text(value: Any) -> str:
-    """A value as Python has it, strings in double quotes as people write them."""
+    """Python source of a value, with double quotes."""
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):

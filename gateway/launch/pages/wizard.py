@@ -16,9 +16,9 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url
 from gateway.jobs import service as jobs
-from gateway.launch.pages.wizard_form import Entries, read
-from gateway.launch.pages.wizard_lists import Lists
-from gateway.launch.pages.wizard_view import View, context
+from gateway.launch.pages.entries import Entries, read
+from gateway.launch.pages.lists import Lists
+from gateway.launch.pages.view import View, context
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
 from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft

@@ -58,7 +58,7 @@ def test_every_command(served: Served, world: World, tmp_path: Path) -> None:
     for named in (job["id"].removeprefix("ftjob-")[:8], "dataset", BASE_MODEL):
         assert named in listed
     assert "waiting for a GPU" in listed
-    assert "epochs 1" in me.run("jobs", "show", job["id"])
+    assert "Epochs 1" in me.run("jobs", "show", job["id"])
     assert me.read("jobs", "logs", job["id"]) == {"data": [], "deleted_after_days": None}
     assert "JobApproved" in me.run("jobs", "events", job["id"])
     assert "not evaluated yet" in me.run("jobs", "evaluations", job["id"])

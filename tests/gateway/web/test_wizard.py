@@ -13,6 +13,8 @@ from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
 from domain.core.money import exact_dollars
 from domain.jobs.job import Job
+from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
+from gateway.launch.pages.entries import GONE_DATASET, requirement, typed
 from gateway.launch.pages.wizard import CHANGED
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
@@ -22,6 +24,7 @@ from tests.gateway.web.wizard_form import PATH, Wizard, problem
 
 def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> None:
     sent = wizard.shown.fields
+    names, default = names_in(Group.BASIC, Group.ADVANCED), typed(Hyperparameters())
     hidden = {"command_key", "made", "alpha_followed", "seen", "tab", "revision"}
     assert {name: value for name, value in sent.items() if name not in hidden} == {
         "dataset": "",
@@ -31,17 +34,7 @@ def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> Non
         "gpu_type": "cpu",
         "gpu_count": "1",
         "region": "local",
-        "epochs": "3",
-        "learning_rate": "2e-4",
-        "lora_r": "16",
-        "lora_alpha": "32",
-        "micro_batch_size": "4",
-        "dropout": "0.05",
-        "target_modules": ["q_proj", "v_proj"],
-        "gradient_accumulation": "4",
-        "max_sequence_length": "",
-        "save_steps": "50",
-        "seed": "42",
+        **{name: default[name] for name in names if FIELDS[name].default is not False},
     }
     headings = [each.text for each in wizard.shown.all() if each.tag == "h2"]
     assert headings == [
@@ -154,32 +147,51 @@ def test_alpha_stays_while_r_is_no_number(wizard: Wizard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "sentence"),
+    ("name", "entry"),
     [
-        ("epochs", "abc", "Epochs must be a whole number from 1 to 100."),
-        ("epochs", "", "Epochs must be a whole number from 1 to 100."),
-        ("epochs", "2.5", "Epochs must be a whole number from 1 to 100."),
-        ("epochs", "101", "Epochs must be a whole number from 1 to 100."),
-        ("learning_rate", "0", "Learning rate must be a number above 0 and at most 1."),
-        ("learning_rate", "nan", "Learning rate must be a number above 0 and at most 1."),
-        ("learning_rate", "1e999", "Learning rate must be a number above 0 and at most 1."),
-        ("dropout", "1", "Dropout must be a number from 0 to below 1."),
-        ("gpu_count", "0", "GPU count must be a whole number from 1 to 64."),
-        ("gpu_count", "3", "A job may use 1 to 2 of CPU (this machine) in This machine."),
-        ("suffix", "a b", "Job name must be 1 to 64 letters, digits, dots, hyphens"),
-        ("save_steps", "1,000", "Save steps must be a whole number from 1 to 100,000."),
+        ("epochs", "abc"),
+        ("epochs", ""),
+        ("epochs", "2.5"),
+        ("epochs", "101"),
+        ("learning_rate", "0"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "1e999"),
+        ("dropout", "1"),
+        ("gpu_count", "0"),
+        ("suffix", "a b"),
+        ("save_steps", "1,000"),
     ],
 )
-def test_a_wrong_value_is_said_beside_its_field(
-    wizard: Wizard, name: str, typed: str, sentence: str
-) -> None:
+def test_a_wrong_value_is_refused_beside_its_field(wizard: Wizard, name: str, entry: str) -> None:
     wizard.complete()
-    shown = wizard.change(**{name: typed})
-    assert problem(shown, name).startswith(sentence)
-    assert shown.fields[name] == typed
+    shown = wizard.change(**{name: entry})
+    assert problem(shown, name) == requirement(name)
+    assert shown.fields[name] == entry
     assert not wizard.is_clickable
     assert wizard.approve() is None
     assert wizard.jobs() == []
+
+
+def test_more_gpus_than_there_are_is_refused_beside_its_field(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(gpu_count="3")
+    assert problem(shown, "gpu_count")
+    assert not wizard.is_clickable
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("epochs", "Epochs must be a whole number from 1 to 100."),
+        ("learning_rate", "Learning rate must be a number above 0 and at most 1."),
+        ("dropout", "Dropout must be a number from 0 to below 1."),
+        ("gpu_count", "GPU count must be a whole number from 1 to 64."),
+        ("max_sequence_length", "Max sequence length must be a whole number from 16 to 1,048,576."),
+        ("schedule", "Schedule must be cosine or linear."),
+    ],
+)
+def test_a_requirement_states_the_bounds_of_its_field(name: str, sentence: str) -> None:
+    assert requirement(name) == sentence
 
 
 def test_all_problems_are_said_at_once_while_the_rest_goes_on(wizard: Wizard) -> None:
@@ -296,7 +308,7 @@ def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
     assert problem(shown, "base_model") == (
         "tiny has no active deployment now; choose another base, or wait for it."
     )
-    assert problem(shown, "dataset") == "This dataset is no longer there; choose another."
+    assert problem(shown, "dataset") == GONE_DATASET
     sent = shown.fields
     assert (sent["gpu_type"], sent["base_model"]) == ("cpu-small", BASE_MODEL)
     assert sent["dataset"] == str(wizard.dataset)
@@ -306,7 +318,7 @@ def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
 def test_a_chosen_dataset_is_found_beyond_the_newest(
     wizard: Wizard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.launch.pages.wizard_lists.MOST_DATASETS", 1)
+    monkeypatch.setattr("gateway.launch.pages.lists.MOST_DATASETS", 1)
     assert wizard.look().find("more-datasets") is None
     newer = wizard.world.dataset(wizard.browser.person)
     wizard.world.project()

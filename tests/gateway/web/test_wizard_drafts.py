@@ -139,7 +139,7 @@ def test_a_job_is_duplicated_with_all_that_it_had(wizard: Wizard, settings: Sett
     shown = wizard.open(f"?like={made['id']}")
     sent = shown.fields
     assert (sent["epochs"], sent["learning_rate"], sent["eval_steps"]) == ("2", "5e-5", "7")
-    assert "Kept from the job that this one is like: eval steps 7" in shown["unseen"].text
+    assert "Eval steps 7" in shown["carried"].text
     again = wizard.approve()
     assert again is not None
     first = wizard.world.log.load(Job, UUID(made["id"].removeprefix("ftjob-")))

@@ -14,17 +14,16 @@ from markupsafe import Markup
 from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
 from domain.estimating.memory import FEW_GIB
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.launch.api import price_job, warnings_of
 from gateway.launch.job_form import JobRequest
+from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
+from gateway.launch.pages.lists import Listed, Lists, Offered
 from gateway.launch.pages.snippets import command_line, python
-from gateway.launch.pages.wizard_fields import FIELDS, UNPRICED
-from gateway.launch.pages.wizard_form import Entries, identified, read
-from gateway.launch.pages.wizard_lists import Listed, Lists, Offered
 from gateway.launch.schemas import FitAnswer, QuoteAnswer
 from gateway.models.api.models import BaseModelAnswer
 from gateway.web.amounts import written_amount, written_range
@@ -117,8 +116,7 @@ class View:
             except DomainError as error:
                 refusal = error
                 problems |= _by_field(error)
-        named = map(identified, (entries.dataset, entries.validation_dataset))
-        lists = Lists.now(backend, caller, [each for each in named if each is not None])
+        lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
         if quote is None:
             problems |= lists.gone(entries)
         return cls(
@@ -134,8 +132,8 @@ class View:
     @property
     def dataset(self) -> Listed | None:
         """The chosen dataset."""
-        wanted = identified(self.entries.dataset)
-        return next((each for each in self.lists.datasets if each.id == wanted), None)
+        wanted = self.entries.dataset
+        return next((each for each in self.lists.datasets if str(each.id) == wanted), None)
 
     @property
     def base(self) -> BaseModelAnswer | None:
@@ -284,7 +282,7 @@ class View:
     @property
     def wait(self) -> str | None:
         """How long one waits for the chosen GPUs; None if not at all."""
-        if self.priced is None or self.priced.capacity.free >= int(self.entries.gpu_count):
+        if self.priced is None or self.priced.capacity.free >= self.priced.capacity.needed:
             return None
         seconds = self.priced.capacity.wait_seconds
         return "an unknown time" if seconds is None else f"about {spoken(seconds)}"
@@ -377,4 +375,12 @@ def _spoken(seconds: float) -> str:
 
 def context(view: View, base_url: str, **more: Any) -> dict[str, Any]:
     """What the templates know."""
-    return {"view": view, "fields": FIELDS, "python": view.python(base_url), **more}
+    return {
+        "view": view,
+        "fields": FIELDS,
+        "basic": names_in(Group.BASIC),
+        "advanced": names_in(Group.ADVANCED),
+        "carried": (*ONLY_IN_API, "deploy"),
+        "python": view.python(base_url),
+        **more,
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -12,7 +13,7 @@ from domain.deployments.deployment import DeploymentStatus
 from gateway.backend import Backend
 from gateway.catalog.api import GpuTypeAnswer, PoolAnswer, RegionAnswer, show_catalog
 from gateway.http.access import Caller
-from gateway.launch.pages.wizard_form import Entries
+from gateway.launch.pages.entries import GONE_DATASET, Entries
 from gateway.models.api.models import BaseModelAnswer, base_models
 from gateway.schemas import Money
 from infrastructure.profiles import dataset_names
@@ -66,8 +67,8 @@ class Lists:
     places: dict[tuple[str, str], Offered]
 
     @classmethod
-    def now(cls, backend: Backend, caller: Caller, chosen: Sequence[UUID] = ()) -> Lists:
-        """Read them; `chosen` are datasets that the form names."""
+    def now(cls, backend: Backend, caller: Caller, chosen: Sequence[str] = ()) -> Lists:
+        """Read the lists. `chosen` are the datasets that the form names."""
         catalog = show_catalog(caller, backend)
         kinds = {each.gpu_type: each for each in catalog.gpu_types}
         regions = {each.region: each for each in catalog.regions}
@@ -78,7 +79,7 @@ class Lists:
         }
         there = {gpu_type for _, gpu_type in places}
         offered = [each for each in catalog.gpu_types if each.gpu_type in there]
-        datasets, more_datasets, unready = _datasets(backend, caller, chosen)
+        datasets, more_datasets, unready = _datasets(backend, caller, {*_ids(chosen)})
         return cls(
             datasets=datasets,
             more_datasets=more_datasets,
@@ -125,7 +126,7 @@ class Lists:
             return None
         status = self.unready.get(chosen)
         if status is None:
-            return "This dataset is no longer there; choose another."
+            return GONE_DATASET
         if status == DatasetStatus.VALIDATING:
             return "This dataset is still validating; it can be trained on once it is ready."
         return f"This dataset is {status}; choose one that is ready to train."
@@ -156,8 +157,15 @@ class Lists:
         return f"{here} has no {where[0].gpu_type.title} now; it is in {there}."
 
 
+def _ids(texts: Sequence[str]) -> Iterator[UUID]:
+    """Those of the texts that are ids."""
+    for text in texts:
+        with suppress(ValueError):
+            yield UUID(text)
+
+
 def _datasets(
-    backend: Backend, caller: Caller, chosen: Sequence[UUID]
+    backend: Backend, caller: Caller, chosen: Collection[UUID]
 ) -> tuple[list[Listed], bool, dict[str, DatasetStatus]]:
     """Datasets to choose from, whether there are more, and the state of what is chosen in vain."""
     account, unready = caller.account_id, dict[str, DatasetStatus]()

@@ -1,0 +1,278 @@
+"""The entries of the wizard's form, and how they become a job request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_origin
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic.fields import FieldInfo
+
+from domain.training import hyperparameters
+from domain.training.hyperparameters import Affects, Group, Hyperparameters, title_of, use_of
+from domain.training.training_plan import Order, TrainingPlan
+from gateway.launch.job_form import GpuCount, JobRequest
+from infrastructure.drafts import Revision
+
+FIELDS: Mapping[str, FieldInfo] = {
+    name: field
+    for name, field in {**JobRequest.model_fields, **hyperparameters.FIELDS}.items()
+    if name != "hyperparameters"
+}
+"""The fields of the form, with their titles and descriptions."""
+
+REQUIRED = {
+    "dataset": "a dataset",
+    "base_model": "a base model",
+    "gpu_type": "a GPU type",
+    "region": "a region",
+}
+GONE_DATASET = "This dataset no longer exists. Choose another one."
+MESSAGES = {
+    "dataset": GONE_DATASET,
+    "validation_dataset": GONE_DATASET,
+    "suffix": "Job name must be 1 to 64 letters, digits, dots, hyphens or underscores.",
+    "target_modules": "Target modules must be at least one. The default is q_proj and v_proj.",
+}
+"""What to write about a value that is out of bounds, if the bounds are not numbers."""
+
+UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
+"""Fields that do not change the price: the page shows it while one of them is wrong."""
+WEIGHTLESS = UNPRICED | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.PRICE}
+"""Fields that do not change the memory."""
+
+FOLLOW = "follow"
+MOST_REVISION = 2**53
+IN_WIZARD = hyperparameters.names_in(Group.BASIC, Group.ADVANCED)
+ONLY_IN_API = hyperparameters.names_in(Group.API)
+BOOKKEEPING = frozenset({"alpha_followed", "command_key", "made", "seen", "tab", "revision"})
+"""Fields of the form that are not the user's choice."""
+
+Entry = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)]
+Entered = Annotated[list[Entry], Field(max_length=64)]
+
+_hyperparameters: dict[str, Any] = {
+    name: (Entered, []) if get_origin(field.annotation) is tuple else (Entry, "")
+    for name, field in hyperparameters.FIELDS.items()
+}
+_Hyperparameters: Any = create_model("_Hyperparameters", **_hyperparameters)
+
+
+class Entries(_Hyperparameters):
+    """The form as the user typed it. An empty entry is one that the user left open."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    dataset: Entry = ""
+    validation_dataset: Entry = ""
+    base_model: Entry = ""
+    suffix: Entry = ""
+    gpu_type: Entry = ""
+    gpu_count: Entry = ""
+    region: Entry = ""
+    deploy: Entry = ""
+    wait: Entry = ""
+    alpha_followed: Entry = ""
+    """The alpha that was last set to 2 x r; empty once the user set another."""
+    command_key: Entry = ""
+    """Idempotency key of the approval: the same form makes one job."""
+    made: Entry = ""
+    """The job that an earlier state of this form made."""
+    seen: Entry = ""
+    """Hash of the estimate that the user saw."""
+    tab: Entry = ""
+    """Id of this load of the page."""
+    revision: int = Field(default=0, ge=0, le=MOST_REVISION)
+    """Number of changes since the page was loaded."""
+
+    @classmethod
+    def fresh(cls, base_model: str, region: str, gpu_type: str) -> Entries:
+        """Return a form with the defaults of all hyperparameters."""
+        tuned = typed(Hyperparameters())
+        return cls(
+            base_model=base_model,
+            region=region,
+            gpu_type=gpu_type,
+            gpu_count="1",
+            alpha_followed=tuned["lora_alpha"],
+            command_key=str(uuid4()),
+            **{name: tuned[name] for name in IN_WIZARD},
+        )
+
+    @classmethod
+    def like(cls, plan: TrainingPlan, gpu_count: int, order: Order) -> Entries:
+        """Return a form with everything that a job was approved with."""
+        lora = plan.lora
+        tuned, default = typed(lora), typed(Hyperparameters())
+        changed = [name for name in ONLY_IN_API if tuned[name] != default[name]]
+        return cls(
+            dataset=str(plan.dataset_id),
+            validation_dataset=str(plan.validation.dataset_id) if plan.validation else "",
+            base_model=plan.base_model,
+            suffix=order.suffix or "",
+            region=plan.region,
+            gpu_type=plan.gpu_type,
+            gpu_count=str(gpu_count),
+            deploy="true" if order.deploy else "",
+            alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == 2 * lora.lora_r else "",
+            command_key=str(uuid4()),
+            **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
+        )
+
+    def followed(self) -> Entries:
+        """Return the entries with an alpha of 2 x r, unless the user set another alpha."""
+        if self.alpha_followed == "" or self.lora_alpha != self.alpha_followed:
+            return self.model_copy(update={"alpha_followed": ""})
+        return self._following()
+
+    def chosen(self, choice: str) -> Entries:
+        """Return the entries with those of a query string, such as `region=local&gpu_type=l4`."""
+        given = dict(parse_qsl(choice[:500]))
+        if given.pop("lora_alpha", None) == FOLLOW:
+            return self._following()
+        return self.model_copy(update={name: given[name] for name in given if name in FIELDS})
+
+    def renewed(self, made: str = "") -> Entries:
+        """Return the same entries as a form for a second job, after the job `made`."""
+        return self.model_copy(update={"command_key": str(uuid4()), "made": made})
+
+    def opened(self) -> Entries:
+        """Return the same entries for a new load of the page."""
+        return self.model_copy(update={"tab": str(uuid4()), "revision": 0})
+
+    @property
+    def state(self) -> Revision:
+        """The page that sent the form, and its revision there."""
+        return Revision(self.tab, self.revision)
+
+    def same_as(self, other: Entries) -> bool:
+        """Return True if the user's choices are the same."""
+        return self.model_dump(exclude=set(BOOKKEEPING)) == other.model_dump(
+            exclude=set(BOOKKEEPING)
+        )
+
+    def _following(self) -> Entries:
+        if not self.lora_r.isdecimal():
+            return self
+        alpha = str(2 * int(self.lora_r))
+        return self.model_copy(update={"lora_alpha": alpha, "alpha_followed": alpha})
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """Entries of another job for which the page has no input, by title."""
+        kept = {title_of(n): getattr(self, n) for n in ONLY_IN_API if getattr(self, n)}
+        return kept | ({"Deploy the model after registration": ""} if self.deploy else {})
+
+
+def typed(tuned: Hyperparameters) -> dict[str, Any]:
+    """Return hyperparameters as a user would type them."""
+    return {name: _typed(value) for name, value in tuned.model_dump().items()}
+
+
+def _typed(value: Any) -> str | list[str]:
+    match value:
+        case None | False:
+            return ""
+        case True:
+            return "true"
+        case tuple():
+            return [str(each) for each in value]
+        case float() if 0 < abs(value) < 1e-3:
+            mantissa, _, exponent = f"{value:.12e}".partition("e")
+            return f"{float(mantissa):g}e{int(exponent)}"
+        case float():
+            return f"{value:.12g}"
+        case _:
+            return str(value)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The job request that the entries make, and what is wrong with them."""
+
+    request: JobRequest | None
+    """None if an entry is missing, or wrong in a field that changes memory or price.
+
+    Wrong fields that change neither have their defaults in it.
+    """
+    missing: tuple[str, ...]
+    problems: Mapping[str, str]
+    """A sentence for each field that is wrong."""
+
+
+def read(entries: Entries) -> Reading:
+    """Read the entries; this does not check that what they name exists."""
+    given = entries.model_dump()
+    missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
+    body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
+    tuned = {n: given[n] for n in hyperparameters.FIELDS if given[n] or not _may_be_empty(n)}
+    request, problems = _parsed(body, tuned)
+    if problems and not missing and problems.keys() <= WEIGHTLESS:
+        request, _ = _parsed(_without(body, problems), _without(tuned, problems))
+    return Reading(request, missing, problems)
+
+
+def _may_be_empty(name: str) -> bool:
+    return name in ONLY_IN_API or hyperparameters.FIELDS[name].default in (None, False)
+
+
+def _without(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _parsed(
+    body: Mapping[str, Any], tuned: Mapping[str, Any]
+) -> tuple[JobRequest | None, dict[str, str]]:
+    """The request, or a sentence for each field that is wrong."""
+    form = {**body, "hyperparameters": tuned}
+    try:
+        request = JobRequest.model_validate(form, strict=False)
+    except ValidationError as refused:
+        wrong = (each["loc"] for each in refused.errors() if each["type"] != "missing")
+        names = (str(loc[1] if loc[0] == "hyperparameters" else loc[0]) for loc in wrong)
+        return None, {name: requirement(name) for name in names}
+    return (request if REQUIRED.keys() <= body.keys() else None), {}
+
+
+_SCHEMAS: Mapping[str, Any] = {
+    **JobRequest.model_json_schema()["properties"],
+    **Hyperparameters.model_json_schema()["properties"],
+}
+
+
+def requirement(name: str) -> str:
+    """Return a sentence on the values that a field takes, such as "Epochs must be …"."""
+    schema: dict[str, Any] = _SCHEMAS[name].get("anyOf", [_SCHEMAS[name]])[0]
+    if name in MESSAGES:
+        return MESSAGES[name]
+    if "enum" in schema:
+        return f"{FIELDS[name].title} must be {' or '.join(schema['enum'])}."
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    match schema:
+        case {"minimum": low, "maximum": high}:
+            bounds = f"from {low:,} to {high:,}"
+        case {"minimum": low, "exclusiveMaximum": high}:
+            bounds = f"from {low:,} to below {high:,}"
+        case {"exclusiveMinimum": low, "maximum": high}:
+            bounds = f"above {low:,} and at most {high:,}"
+        case _:
+            return f"{FIELDS[name].title} is not valid."
+    return f"{FIELDS[name].title} must be {kind} {bounds}."
+
+
+def gpu_count_of(text: str) -> int | None:
+    """Return the number of GPUs that was typed, or None if no job can have so many."""
+    try:
+        return TypeAdapter(GpuCount).validate_python(text, strict=False)
+    except ValidationError:
+        return None
