@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from gateway.billing.api import accounts, ledger, statements
 from gateway.billing.pages import billing as billing_page
 from gateway.catalog import api as catalog
-from gateway.chat.openai import chat
+from gateway.chat import openai as chat
 from gateway.datasets import api as datasets
 from gateway.datasets.openai import files as openai_files
 from gateway.datasets.pages import datasets as dataset_pages
@@ -23,10 +23,9 @@ from gateway.keys import api as keys
 from gateway.keys import pages as key_pages
 from gateway.launch import api as estimates
 from gateway.launch.pages import wizard
+from gateway.models import api as models
 from gateway.models import openai as openai_models
-from gateway.models.api import deployments, files, models
-from gateway.models.pages import models as model_pages
-from gateway.models.pages import playground
+from gateway.models import pages as model_pages
 from gateway.operator import api as operator
 from gateway.web import assets, sign_in
 
@@ -40,8 +39,6 @@ NATIVE = (
     models,
     estimates,
     jobs,
-    deployments,
-    files,
     events,
     operator,
 )
@@ -53,7 +50,6 @@ PAGES = (
     job_list,
     comparing,
     job_page,
-    playground,
     key_pages,
     model_pages,
     billing_page,

@@ -1,4 +1,4 @@
-"""The gateway's side of serving: it asks for answers, and reads them as they are said."""
+"""Client of the serving process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from infrastructure.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0
-"""Without a word, after which an answer is given up: it may wait for its turn that long."""
+"""Time without output after which a generation is abandoned. It may be queued that long."""
 
 CONNECTIONS = 1000
-"""Answers at a time; serving refuses long before that."""
+"""Concurrent generations. The serving process refuses long before that."""
 
 LINE = TypeAdapter(PromptRead | TextGrown | GenerationFailed)
 
@@ -41,20 +41,20 @@ REFUSALS: dict[int, type[DomainError]] = {
 
 log = logging.getLogger("gateway")
 
-NO_ANSWER = "the serving process said what is no answer"
-ENDED_EARLY = "the serving process ended before the answer did"
-UNEXPECTED = "the serving process failed to take the chat; its log says why; try again later"
-UNREACHABLE = "the serving process cannot be reached now; try again soon"
+MALFORMED = "The serving process sent malformed output. Ask your operator to read its log."
+ENDED_EARLY = "The serving process ended during the generation. Try again later."
+UNEXPECTED = "The serving process failed. Try again later, or ask your operator to read its log."
+UNREACHABLE = "The serving process cannot be reached. Try again soon."
 
 
-class BrokenOff(NotServing):
-    """An answer ended before it was complete."""
+class GenerationInterrupted(NotServing):
+    """The generation ended before it was complete."""
 
     code = "broken_off"
 
 
-class Speech:
-    """An answer while it is said."""
+class Generation:
+    """A running generation."""
 
     def __init__(
         self,
@@ -69,44 +69,44 @@ class Speech:
         self._lines = lines
 
     async def pieces(self) -> AsyncIterator[TextGrown]:
-        """Pieces of all choices, as they come; raises BrokenOff unless all of them end."""
-        saying = set(range(self._choices))
+        """Yield pieces of all choices. Raises GenerationInterrupted unless every choice ends."""
+        unfinished = set(range(self._choices))
         try:
             async for line in self._lines:
-                said = LINE.validate_json(line)
-                if isinstance(said, GenerationFailed):
-                    raise BrokenOff(said.failed)
-                if not isinstance(said, TextGrown) or said.choice not in saying:
-                    raise BrokenOff(NO_ANSWER)
-                if said.finish_reason is not None:
-                    saying.remove(said.choice)
-                yield said
+                piece = LINE.validate_json(line)
+                if isinstance(piece, GenerationFailed):
+                    raise GenerationInterrupted(piece.failed)
+                if not isinstance(piece, TextGrown) or piece.choice not in unfinished:
+                    raise GenerationInterrupted(MALFORMED)
+                if piece.finish_reason is not None:
+                    unfinished.remove(piece.choice)
+                yield piece
         except ValidationError as error:
-            log.exception("serving said what is no line of an answer")
-            raise BrokenOff(NO_ANSWER) from error
+            log.exception("the serving process sent a malformed line")
+            raise GenerationInterrupted(MALFORMED) from error
         except httpx.ReadTimeout as error:
-            raise BrokenOff(
-                f"nothing was said for {SILENT_SECONDS:.0f} seconds: more is asked than can be "
-                "answered; try again later"
+            raise GenerationInterrupted(
+                f"The serving process sent nothing for {SILENT_SECONDS:.0f} s: it is overloaded. "
+                "Try again later."
             ) from error
         except httpx.HTTPError as error:
-            raise BrokenOff(ENDED_EARLY) from error
-        if saying:
-            raise BrokenOff(ENDED_EARLY)
+            raise GenerationInterrupted(ENDED_EARLY) from error
+        if unfinished:
+            raise GenerationInterrupted(ENDED_EARLY)
 
     async def close(self) -> None:
-        """Hear no more; what is not said yet is not computed."""
+        """Stop the generation."""
         await self._response.aclose()
 
 
 class Serving:
-    """A connection to the process that holds the models."""
+    """A connection to the serving process."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def ask(self, asked: GenerationAsked) -> Speech:
-        """Begin an answer; the caller closes it.
+    async def generate(self, asked: GenerationAsked) -> Generation:
+        """Start a generation, which the caller closes.
 
         Raises Invalid, Overloaded and NotServing.
         """
@@ -123,12 +123,12 @@ class Serving:
             first = PromptRead.model_validate_json(await anext(lines, b""))
         except (httpx.HTTPError, ValidationError) as error:
             await response.aclose()
-            log.warning("serving does not begin its answer as one: %s", error)
+            log.warning("the serving process sent a malformed first line: %s", error)
             raise NotServing(UNREACHABLE) from error
-        except BaseException:  # the client left meanwhile
+        except BaseException:  # the client disconnected
             await response.aclose()
             raise
-        return Speech(response, first.prompt_tokens, lines, asked.choices)
+        return Generation(response, first.prompt_tokens, lines, asked.choices)
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -141,21 +141,21 @@ async def _body(response: httpx.Response) -> bytes:
 def _refusal(status: int, body: bytes) -> DomainError:
     kind = REFUSALS.get(status)
     if kind is None:
-        log.error("serving answered %d: %r", status, body[:500])
+        log.error("the serving process returned %d: %r", status, body[:500])
         return NotServing(UNEXPECTED)
     try:
-        said = GenerationRefused.model_validate_json(body)
+        refused = GenerationRefused.model_validate_json(body)
     except ValidationError:
         return NotServing(UNREACHABLE)
-    refusal = kind(said.message, field=said.field)
-    refusal.code = said.code
+    refusal = kind(refused.message, field=refused.field)
+    refusal.code = refused.code
     return refusal
 
 
 @asynccontextmanager
 async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
-    """Connect when the first answer is asked for, and close at the end."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a request has its line in the log
+    """Open the connection pool for the lifetime of the gateway."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # requests are logged anyway
     async with httpx.AsyncClient(
         base_url=settings.serving_url or "",
         headers={
@@ -164,13 +164,13 @@ async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
         },
         timeout=httpx.Timeout(5.0, read=SILENT_SECONDS),
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
-        trust_env=False,  # it is a neighbour: no proxy stands between
+        trust_env=False,  # no proxy: it is on this network
     ) as client:
         yield Serving(client)
 
 
 async def serving_of(request: Request) -> Serving:
-    """The connection of the application that serves this request."""
+    """Return the connection of this application."""
     return request.app.state.serving
 
 

@@ -1,56 +1,76 @@
-"""Several stored files as one zip archive, made while it is sent."""
+"""Zip archives of stored files, created while they are sent."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from fastapi.responses import Response, StreamingResponse
 
 from infrastructure.artifacts import Artifacts
 
 MEDIA_TYPE = "application/zip"
 
-STORED_AT = (1980, 1, 1, 0, 0, 0)
-"""The oldest time that an archive can tell: the same files make the same archive."""
+MODIFIED_AT = (1980, 1, 1, 0, 0, 0)
+"""The oldest time a zip file can store. A fixed time makes archives reproducible."""
 
 
 class Outgoing(io.RawIOBase):
-    """What was written and is not sent yet; it cannot be sought in, so nothing is written twice."""
+    """Bytes that are written but not sent yet. It cannot seek, so ZipFile never rewrites."""
 
     def __init__(self) -> None:
         self._written = bytearray()
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, content: object) -> int:
-        """Add bytes."""
+        """Append bytes."""
         view = memoryview(content)  # type: ignore[arg-type]
         self._written += view
         return view.nbytes
 
     def take(self) -> bytes:
-        """All of it, once."""
+        """Return the bytes and clear them."""
         taken = bytes(self._written)
         self._written.clear()
         return taken
 
 
-def archive(
-    artifacts: Artifacts, directory: str, files: Iterable[tuple[str, str]]
-) -> Iterator[bytes]:
-    """A zip archive of (name, ref) pairs in one directory, in pieces; weights do not compress.
+@dataclass(frozen=True)
+class Archive:
+    """A zip archive of stored files, given as (name, reference) pairs, in one directory."""
 
-    Raises FileNotFoundError.
-    """
-    outgoing = Outgoing()
-    with ZipFile(outgoing, "w", ZIP_STORED) as zipped:
-        for name, ref in files:
-            entry = ZipInfo(f"{directory}/{name}", STORED_AT)
-            entry.external_attr = 0o644 << 16
-            with zipped.open(entry, "w", force_zip64=True) as file:
-                for chunk in artifacts.stream(ref):
-                    file.write(chunk)
-                    yield outgoing.take()
-    yield outgoing.take()
+    directory: str
+    files: Sequence[tuple[str, str]]
+
+    def response(self, artifacts: Artifacts) -> Response:
+        """Return the download of the archive."""
+        return StreamingResponse(
+            self.chunks(artifacts),
+            headers={
+                "content-disposition": f"attachment; filename*=UTF-8''{quote(self.directory)}.zip",
+                "x-content-type-options": "nosniff",
+            },
+            media_type=MEDIA_TYPE,
+        )
+
+    def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:
+        """Yield the archive, without compression, which does not help weights.
+
+        Raises FileNotFoundError.
+        """
+        outgoing = Outgoing()
+        with ZipFile(outgoing, "w", ZIP_STORED) as zipped:
+            for name, ref in self.files:
+                entry = ZipInfo(f"{self.directory}/{name}", MODIFIED_AT)
+                entry.external_attr = 0o644 << 16
+                with zipped.open(entry, "w", force_zip64=True) as file:
+                    for chunk in artifacts.stream(ref):
+                        file.write(chunk)
+                        yield outgoing.take()
+        yield outgoing.take()

@@ -1,66 +1,41 @@
-"""Server-sent events of an answer, for clients that may leave, wait long, or read nothing."""
+"""Server-sent events for clients that disconnect, wait long or stop reading."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 SEND_SECONDS = 10.0
-"""In which a client must take what it is sent, as a WebSocket's must; else it is left."""
+"""Time a client has to accept an event before the gateway closes the stream."""
 
-WAITING_SECONDS = 15.0
-"""Without an event, after which a comment is sent: proxies close what is silent for a minute."""
+PING_SECONDS = 15.0
+"""Interval of comments that keep the connection open: proxies close silent ones after a minute."""
 
-WAITING = ": waiting\n\n"
-"""A comment, which clients ignore. Source: HTML Standard, 9.2.6, Interpreting an event stream."""
+PING = "ping"
 
 
-class EventStream(StreamingResponse):
-    """Events; when the client leaves or takes no more of them, they are not made any further."""
+class EventStream(EventSourceResponse):
+    """A stream of the data of events. `close` runs however the stream ends."""
 
-    def __init__(self, events: AsyncIterator[str], end: Callable[[], Awaitable[None]]) -> None:
-        self._end = end
+    def __init__(self, data: AsyncIterator[str], close: Callable[[], Awaitable[None]]) -> None:
+        self._close = close
         super().__init__(
-            patiently(events), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            data,
+            sep="\n",
+            ping=PING_SECONDS,
+            ping_message_factory=lambda: ServerSentEvent(comment=PING, sep="\n"),
+            send_timeout=SEND_SECONDS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; raises ClientDisconnect for a client that does not take them."""
-
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
-
+        """Send the events. Raises ClientDisconnect if the client stops reading."""
         try:
-            await super().__call__(scope, receive, send_in_time)
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            raise ClientDisconnect from None
         finally:
-            await self._end()
-
-
-async def patiently(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The events, and a comment each time that there was none for WAITING_SECONDS."""
-    coming: asyncio.Future[str] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({coming}, timeout=WAITING_SECONDS)
-            if not done:
-                yield WAITING
-                continue
-            try:
-                event = coming.result()
-            except StopAsyncIteration:
-                return
-            coming = None
-            yield event
-    finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await self._close()

@@ -14,7 +14,7 @@ from domain.catalog.display_names import DisplayNames
 from domain.core.durations import spoken
 from domain.training.hyperparameters import title_of, written
 from gateway.backend import BackendOf
-from gateway.catalog.display_names import display_names
+from gateway.catalog.service import display_names
 from gateway.http.access import CallerOf
 from gateway.jobs.names import SHORT, JobNames, names_of
 from gateway.jobs.pages.states import state_of

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend, BackendOf
 from gateway.billing.api.accounts import show_account
-from gateway.catalog.display_names import display_names
+from gateway.catalog.service import display_names
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs.names import names_of
 from gateway.jobs.pages.states import TONES, state_of

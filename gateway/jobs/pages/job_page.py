@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
 from gateway.billing.api.accounts import show_account
-from gateway.catalog.display_names import display_names
+from gateway.catalog.service import display_names
 from gateway.events.feed import FeedEvent
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs import service
@@ -22,8 +22,8 @@ from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.schemas import ResumeRequest
 from gateway.launch.pages.entries import gpu_count_of, requirement
-from gateway.models.api.deployments import deploy_checkpoint, deploy_model
-from gateway.models.api.models import own_model
+from gateway.models.deployments import deploy_checkpoint, deploy_model
+from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
 from infrastructure.measurements import last_steps_of
@@ -153,13 +153,13 @@ def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Have the job's model answer requests."""
     model = service.own_job(backend, caller, job_id)["model"] or job_name(job_id)
     own_model(backend, caller, model)
-    return _give(backend, job_id, lambda: deploy_model(model, caller, backend))
+    return _give(backend, job_id, lambda: deploy_model(backend, caller, model))
 
 
 @router.post("/checkpoints/{step}/deploy")
 def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
     """Have a checkpoint answer requests."""
-    return _give(backend, job_id, lambda: deploy_checkpoint(job_id, step, caller, backend))
+    return _give(backend, job_id, lambda: deploy_checkpoint(backend, caller, job_id, step))
 
 
 def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from domain.core.errors import DomainError, Invalid
 from gateway.backend import Backend
-from gateway.catalog.display_names import display_names
+from gateway.catalog.service import display_names
 from gateway.http.access import Caller, holder_of_session
 from gateway.http.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
 from gateway.http.origin import same_origin

@@ -12,12 +12,13 @@ from domain.jobs.lifecycle import Command, Effect, JobStatus, rule
 from domain.training.hyperparameters import settings_of
 from gateway.backend import Backend
 from gateway.billing.runway import Runway
-from gateway.catalog.display_names import display_names
+from gateway.catalog.service import display_names
 from gateway.jobs.names import JobNames, names_of
 from gateway.jobs.pages.states import PAUSED, TONES, state_of
 from gateway.jobs.schemas import CheckpointAnswer, JobDetail
 from gateway.jobs.service import checkpoints_of, job_details
-from gateway.models.api.deployments import DeploymentAnswer
+from gateway.models.deployments import deployment_answer
+from gateway.models.schemas import DeploymentAnswer
 from gateway.schemas import Money
 from gateway.web.rendering import templates
 from infrastructure.store import Connection
@@ -203,7 +204,7 @@ def _view(
     places: Callable[[], DisplayNames],
     deployed: Mapping[str, Row],
 ) -> JobView:
-    deployments = {model: DeploymentAnswer.of(each) for model, each in deployed.items()}
+    deployments = {model: deployment_answer(each) for model, each in deployed.items()}
     statuses = {model: each.status for model, each in deployments.items()}
     return JobView(
         job,

@@ -11,10 +11,12 @@ from uuid import UUID
 from domain.datasets.dataset import DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from gateway.backend import Backend
-from gateway.catalog.api import GpuTypeAnswer, PoolAnswer, RegionAnswer, show_catalog
+from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
+from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
 from gateway.launch.pages.entries import GONE_DATASET, Entries
-from gateway.models.api.models import BaseModelAnswer, base_models
+from gateway.models.schemas import BaseModelAnswer
+from gateway.models.service import base_models
 from gateway.schemas import Money
 from infrastructure.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
@@ -69,7 +71,7 @@ class Lists:
     @classmethod
     def now(cls, backend: Backend, caller: Caller, chosen: Sequence[str] = ()) -> Lists:
         """Read the lists. `chosen` are the datasets that the form names."""
-        catalog = show_catalog(caller, backend)
+        catalog = show_catalog(backend, caller)
         kinds = {each.gpu_type: each for each in catalog.gpu_types}
         regions = {each.region: each for each in catalog.regions}
         places = {

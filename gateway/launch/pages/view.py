@@ -25,7 +25,7 @@ from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries,
 from gateway.launch.pages.lists import Listed, Lists, Offered
 from gateway.launch.pages.snippets import command_line, python
 from gateway.launch.schemas import FitAnswer, QuoteAnswer
-from gateway.models.api.models import BaseModelAnswer
+from gateway.models.schemas import BaseModelAnswer
 from gateway.web.amounts import written_amount, written_range
 from gateway.web.rendering import NO_BREAK, sentence
 

@@ -10,15 +10,15 @@ from zipfile import ZipFile
 
 import pytest
 from fastapi.testclient import TestClient
+from gateway.models.api.models import KeptAdapter
+from gateway.models.pages.models import Shown
 
 from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.http.errors import LOADING_SECONDS
-from gateway.models.api.models import KeptAdapter
 from gateway.models.pages import models
-from gateway.models.pages.models import Shown
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, World

@@ -1,4 +1,4 @@
-"""How a model is called from elsewhere: the very lines, ready to be copied and run."""
+"""Code snippets that call a model through /v1."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ curl {url} \\
 
 @dataclass(frozen=True)
 class Snippets:
-    """What to type before, the program, and the same as one command."""
+    """Setup commands, a Python program, and a curl command."""
 
     before: str
     python: str
@@ -47,7 +47,7 @@ class Snippets:
 
 
 def snippets_for(request: Request, model: str | None) -> Snippets | None:
-    """How a model is called where this browser, or everybody, finds the gateway."""
+    """Return the snippets for a model, with the gateway's public URL."""
     if model is None:
         return None
     url = f"{base_url(request)}/v1"

@@ -1,4 +1,4 @@
-"""What a client may ask of a model in a chat, in OpenAI's words, and what is not done here."""
+"""Schemas of chat completions, in OpenAI's shapes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
+from gateway.schemas import Answer
 from infrastructure.generation import MAX_CHOICES, GenerationAsked
 
 SEEDS = 2**62
 
-DEEPEST = 32
-"""Levels of lists and objects in a tool call; templates and encoders work recursively."""
+MAX_DEPTH = 32
+"""Levels of lists and objects in a tool call. Templates and encoders recurse into them."""
 
-STOPS = 16
+MAX_STOPS = 16
 
 IGNORED = frozenset(
     {
@@ -32,10 +33,9 @@ IGNORED = frozenset(
         "user",
     }
 )
-"""What no answer depends on."""
+"""Fields that are accepted and have no effect."""
 
-# Values that ask for nothing; any other of these fields would silently not be done.
-NOTHING: dict[str, tuple[Any, ...]] = {
+NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -50,19 +50,20 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
 }
+"""Unsupported fields with the values that ask for nothing. Other values are refused."""
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class Part(BaseModel):
-    """A part of a message's content."""
+    """Part of a message's content."""
 
     type: str
     text: str | None = None
 
 
 class Message(BaseModel):
-    """One message of a chat."""
+    """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
@@ -72,13 +73,13 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How an answer is streamed."""
+    """Options of a streamed completion."""
 
     include_usage: bool = False
 
 
 class ChatRequest(BaseModel):
-    """The body of a request; fields that are not known are looked at when it is translated."""
+    """The body of a chat request. `asked` checks the fields that are not declared here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,15 +91,15 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationAsked:
-        """What serving is asked; raises Invalid for what is not done."""
+        """Translate to a request to the serving process. Raises Invalid for unsupported fields."""
         for name, value in (self.model_extra or {}).items():
-            if name not in IGNORED and value not in NOTHING.get(name, (None,)):
-                raise Invalid(f"{name} is not supported; leave it out", field=name)
+            if name not in IGNORED and value not in NEUTRAL.get(name, (None,)):
+                raise Invalid(f"{name!r} is not supported. Remove it.", field=name)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         limit = self.max_completion_tokens
         return GenerationAsked(
@@ -115,26 +116,63 @@ class ChatRequest(BaseModel):
 
     @property
     def shows_usage(self) -> bool:
-        """Whether the last chunk of a stream tells the tokens."""
+        """Return True if the last chunk of a stream contains the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
+class AnswerMessage(Answer):
+    """The message that the model generated."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class AnswerChoice(Answer):
+    """One of the `n` choices."""
+
+    index: int = Field(examples=[0])
+    message: AnswerMessage
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class Usage(Answer):
+    """Tokens of the prompt and of the completion."""
+
+    prompt_tokens: int = Field(examples=[12])
+    completion_tokens: int = Field(examples=[20])
+    total_tokens: int = Field(examples=[32])
+
+
+class ChatCompletion(Answer):
+    """OpenAI's `chat.completion` object."""
+
+    id: str = Field(examples=["chatcmpl-0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
+    object: Literal["chat.completion"]
+    created: int = Field(examples=[1_795_624_800], description="Seconds since 1970.")
+    model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
+    system_fingerprint: None
+    choices: list[AnswerChoice]
+    usage: Usage
+
+
 def _plain(place: int, message: Message) -> dict[str, Any]:
-    """A message with its content as one text; raises Invalid."""
+    """Return a message with its content as one string. Raises Invalid."""
     for call in message.tool_calls or ():
         if _is_too_deep(call):
             raise Invalid(
-                f"a tool call is nested more than {DEEPEST} levels deep; make it flatter",
+                f"A tool call is nested more than {MAX_DEPTH} levels deep. Flatten it.",
                 field=f"messages.{place}.tool_calls",
             )
     plain = message.model_dump(exclude_none=True)
     if message.role == "developer":
-        plain["role"] = "system"  # the older word for it, which templates know
+        plain["role"] = "system"  # the name that chat templates know
     if isinstance(message.content, list):
         for part in message.content:
             if part.type != "text" or part.text is None:
                 raise Invalid(
-                    f"only text is read; a part of messages.{place} is {part.type}",
+                    f"Unsupported part {part.type!r} in messages.{place}. Send only text.",
                     field=f"messages.{place}.content",
                 )
         plain["content"] = "".join(part.text or "" for part in message.content)
@@ -142,12 +180,15 @@ def _plain(place: int, message: Message) -> dict[str, Any]:
         plain["content"] = ""
     for call in message.tool_calls or ():
         if not isinstance(call.get("function"), dict):
-            raise Invalid("a tool call has a function", field=f"messages.{place}.tool_calls")
+            raise Invalid(
+                f"A tool call in messages.{place} has no function. Add it.",
+                field=f"messages.{place}.tool_calls",
+            )
     return plain
 
 
 def _is_too_deep(call: dict[str, Any]) -> bool:
-    """Return True if a call, or the JSON of its arguments, has too many levels."""
+    """Return True if a call, or the JSON of its arguments, is nested too deeply."""
     levels: list[Any] = [call]
     function = call.get("function")
     arguments = function.get("arguments") if isinstance(function, dict) else None
@@ -157,8 +198,8 @@ def _is_too_deep(call: dict[str, Any]) -> bool:
         except RecursionError:
             return True
         except ValueError:
-            pass  # no JSON; the model's template gets it as text
-    for _ in range(DEEPEST):
+            pass  # not JSON: the chat template gets it as text
+    for _ in range(MAX_DEPTH):
         levels = [inner for each in levels for inner in _inside(each)]
     return any(isinstance(each, dict | list) for each in levels)
 

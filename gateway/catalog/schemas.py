@@ -1,0 +1,81 @@
+"""Schemas of the catalog."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from domain.deployments.deployment import DeploymentStatus
+from gateway.schemas import Answer, Money
+
+
+class GpuTypeAnswer(Answer):
+    """A GPU type with its hourly rate."""
+
+    gpu_type: str = Field(examples=["l4"])
+    title: str
+    backing: Literal["nvidia", "cpu"] = Field(description="Hardware that runs the jobs.")
+    vram_gib: float
+    bf16_tflops: float = Field(description="Peak dense bf16 throughput.")
+    rate_per_hour: Money
+    max_per_job: int
+    source: str
+
+
+class RegionAnswer(Answer):
+    """A region and the GPU types it has."""
+
+    region: str = Field(examples=["local"])
+    title: str
+    gpu_types: list[str]
+
+
+class PoolAnswer(Answer):
+    """GPUs of one type in one region."""
+
+    region: str
+    gpu_type: str
+    capacity: int
+    held: int
+    free: int
+    waiting: int = Field(description="Jobs in the queue.")
+    wait_seconds: int | None = Field(
+        description="Expected wait of a job that needs one GPU; null if unknown."
+    )
+
+
+class CatalogBaseAnswer(Answer):
+    """A base model in the catalog."""
+
+    name: str
+    repository: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    context_length: int
+    bytes_per_parameter_bf16: float = Field(description="GPU memory for the weights.")
+    bytes_per_parameter_nf4: float = Field(
+        description="Weights in 4 bits, embeddings and head in bf16."
+    )
+    bytes_per_parameter_fp32: float = Field(
+        description="On CPU, where the memory estimate uses float32."
+    )
+    bytes_per_parameter_nf4_fp32: float = Field(
+        description="Weights in 4 bits, embeddings and head in float32."
+    )
+    eligible: bool = Field(description="True if the operator allows fine-tuning.")
+    imported: bool = Field(description="True if its files are in the model store.")
+    deployment: DeploymentStatus | None = Field(
+        description="Jobs can fine-tune an eligible base model whose deployment is active."
+    )
+
+
+class CatalogAnswer(Answer):
+    """GPU types, regions, pools and base models."""
+
+    version: str
+    gpu_types: list[GpuTypeAnswer]
+    regions: list[RegionAnswer]
+    pools: list[PoolAnswer]
+    base_models: list[CatalogBaseAnswer]

@@ -1,0 +1,40 @@
+"""Route of chat completions under /v1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from gateway.backend import BackendOf
+from gateway.chat.schemas import ChatCompletion, ChatRequest
+from gateway.chat.service import start_chat
+from gateway.chat.serving import ServingOf
+from gateway.http.access import CallerOf
+from gateway.http.disconnects import while_client_waits
+from gateway.http.event_stream import EventStream
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ChatCompletion,
+        "description": "The completion. With `stream`, server-sent events up to `data: [DONE]`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+router = APIRouter()
+
+
+@router.post("/chat/completions", responses=ANSWERS)
+async def create_completion(
+    request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
+) -> Response:
+    """Create a chat completion, whole or as a stream."""
+    chat = await start_chat(request, form, caller, backend, serving)
+    if form.stream:
+        return EventStream(chat.events(), chat.close)
+    try:
+        return JSONResponse(await while_client_waits(request, chat.completion()))
+    finally:
+        await chat.close()

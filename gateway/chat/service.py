@@ -1,0 +1,227 @@
+"""Chat completions of deployed models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from domain.core.errors import DomainError, NotFound, WrongState
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
+from gateway.backend import Backend
+from gateway.chat.schemas import ChatRequest
+from gateway.chat.serving import Generation, GenerationInterrupted, Serving
+from gateway.http.access import Caller
+from gateway.http.disconnects import while_client_waits
+from gateway.http.errors import NotServing, NotYetVisible, Problem
+from gateway.http.openai_errors import body as error_body
+from gateway.http.read_your_writes import caught_up
+from infrastructure.generation import TextGrown
+from projections import DEPLOYMENTS, MODELS
+from projections.base_models import all_base_models
+from projections.deployments import deployment_named
+from projections.models import model_of
+from projections.projection import Row
+
+Object = dict[str, Any]
+
+ASK_OPERATOR = "Ask an operator to deploy it."
+
+
+class ModelNotFound(NotFound):
+    """The account has no model of this name."""
+
+    code = "model_not_found"
+
+
+async def start_chat(
+    request: Request, form: ChatRequest, caller: Caller, backend: Backend, serving: Serving
+) -> Chat:
+    """Start a completion, which the handler closes, and set the rate limit headers.
+
+    Raises RateLimited, Invalid, Overloaded, ModelNotFound, WrongState, NotServing and
+    NotYetVisible.
+    """
+    rates, headers = backend.quotas.rates, request.state.limit_headers
+    headers |= rates.take("chats", caller.account_id).headers("requests")
+    headers |= rates.require("prompt_tokens", caller.account_id).headers("tokens")
+    deployment_id = await run_in_threadpool(_deployed, backend, caller, form.model)
+    asked = form.asked(deployment_id, caller.account_id)
+    frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
+    generation = await while_client_waits(request, serving.generate(asked))
+    read = generation.prompt_tokens * asked.choices
+    headers |= rates.charge("prompt_tokens", caller.account_id, read).headers("tokens")
+    return Chat(generation, frame, asked.choices, form.shows_usage)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Fields that all objects of a completion share."""
+
+    request_id: str
+    created: int  # seconds since 1970
+    model: str
+
+    def object(self, kind: str, choices: list[Object], **more: Any) -> Object:
+        """Return an object of a kind."""
+        return {
+            "id": f"chatcmpl-{self.request_id.replace('-', '')}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            **more,
+        }
+
+    def chunk(self, choice: int, delta: dict[str, str], reason: str | None) -> Object:
+        """Return a chunk of one choice."""
+        return self.object(
+            "chat.completion.chunk",
+            [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}],
+        )
+
+
+@dataclass
+class Choice:
+    """The generated part of a choice."""
+
+    texts: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    tokens: int = 0
+
+    def add(self, piece: TextGrown) -> None:
+        """Append a piece."""
+        self.texts.append(piece.text)
+        self.finish_reason = piece.finish_reason
+        self.tokens = piece.completion_tokens or 0
+
+    def object(self, index: int) -> Object:
+        """Return the finished choice as OpenAI's object."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": "".join(self.texts), "refusal": None},
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A running completion, read either whole or as a stream."""
+
+    generation: Generation
+    frame: Frame
+    choices: int
+    shows_usage: bool
+
+    async def close(self) -> None:
+        """Stop the generation."""
+        await self.generation.close()
+
+    async def completion(self) -> Object:
+        """Return the whole completion. Raises GenerationInterrupted."""
+        choices = [Choice() for _ in range(self.choices)]
+        async for piece in self.generation.pieces():
+            choices[piece.choice].add(piece)
+        return self.frame.object(
+            "chat.completion",
+            [choice.object(index) for index, choice in enumerate(choices)],
+            usage=self._usage(sum(choice.tokens for choice in choices)),
+        )
+
+    async def events(self) -> AsyncIterator[str]:
+        """Yield the data of server-sent events. An interrupted completion ends with an error."""
+        more: Object = {"usage": None} if self.shows_usage else {}
+        frame, tokens = self.frame, 0
+        for index in range(self.choices):
+            yield _json(frame.chunk(index, {"role": "assistant", "content": ""}, None) | more)
+        try:
+            async for piece in self.generation.pieces():
+                tokens += piece.completion_tokens or 0
+                if piece.text:
+                    yield _json(frame.chunk(piece.choice, {"content": piece.text}, None) | more)
+                if piece.finish_reason is not None:
+                    yield _json(frame.chunk(piece.choice, {}, piece.finish_reason) | more)
+        except GenerationInterrupted as error:
+            yield _json(error_body(503, Problem(code=error.code, message=error.message)))
+            return
+        if self.shows_usage:
+            yield _json(frame.object("chat.completion.chunk", [], usage=self._usage(tokens)))
+        yield "[DONE]"
+
+    def _usage(self, completion_tokens: int) -> dict[str, int]:
+        prompt_tokens = self.generation.prompt_tokens
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+
+
+def _json(content: Object) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _deployed(backend: Backend, caller: Caller, model: str) -> UUID:
+    """Return the id of the active deployment of a name.
+
+    Raises ModelNotFound, WrongState, NotServing and NotYetVisible.
+    """
+    row = _deployment(backend, caller, model)
+    if row is None:
+        current = caught_up(backend, DEPLOYMENTS, MODELS)
+        row = _deployment(backend, caller, model)
+        if row is None and not current:
+            raise NotYetVisible
+    if row is None:
+        raise _not_deployed(backend, caller, model)
+    match DeploymentStatus(row["status"]):
+        case DeploymentStatus.ACTIVE:
+            return row["deployment_id"]
+        case DeploymentStatus.DEPLOYING:
+            raise NotServing(f"{model} is loading. Try again in a few seconds.", field="model")
+        case DeploymentStatus.FAILED:
+            why = row["failure_message"]
+            raise WrongState(f"The deployment of {model} failed: {why}", field="model")
+        case DeploymentStatus.UNDEPLOYED:
+            how = ASK_OPERATOR if row["job_id"] is None else _how_to_deploy(model)
+            raise WrongState(f"{model} is undeployed. {how}", field="model")
+
+
+def _not_deployed(backend: Backend, caller: Caller, model: str) -> DomainError:
+    """Return the refusal of a name without a deployment.
+
+    It is temporary for a model whose job deploys it, until the serving process reads that event.
+    """
+    with backend.pool.connection() as connection:
+        own = model_of(connection, caller.account_id, model)
+        is_base = any(base["name"] == model for base in all_base_models(connection))
+    if own is not None and _will_deploy(backend.log.load(Job, own["job_id"])):
+        return NotServing(
+            f"{model} will be loaded soon. Try again in a few seconds.", field="model"
+        )
+    if own is not None or is_base:
+        how = ASK_OPERATOR if is_base else _how_to_deploy(model)
+        return WrongState(f"{model} is not deployed. {how}", field="model")
+    return ModelNotFound(f"Unknown model {model!r}. See GET /v1/models.", field="model")
+
+
+def _will_deploy(job: Job) -> bool:
+    return job.status is JobStatus.REGISTERED and job.order.deploy
+
+
+def _how_to_deploy(model: str) -> str:
+    return f"Deploy it with POST /api/models/{model}/deploy."
+
+
+def _deployment(backend: Backend, caller: Caller, model: str) -> Row | None:
+    with backend.pool.connection() as connection:
+        return deployment_named(connection, caller.account_id, model)

@@ -1,0 +1,29 @@
+"""Schemas of API keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field
+
+from gateway.schemas import Answer
+
+
+class KeyAnswer(Answer):
+    """An API key without its secret, which is never stored."""
+
+    id: UUID
+    hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])
+    issued_at: datetime
+    revoked_at: datetime | None
+    current: bool = Field(description="True for the key that authenticated this request.")
+
+
+class NewKey(Answer):
+    """A new API key with its secret, which no later response contains."""
+
+    id: UUID
+    hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])
+    issued_at: datetime
+    secret: str = Field(description="Send it as `Authorization: Bearer`.", examples=["eco_..."])

@@ -1,0 +1,168 @@
+"""Routes of models, deployments and files under /api."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from gateway.backend import BackendOf
+from gateway.http.access import CallerOf, OperatorOf
+from gateway.http.archives import MEDIA_TYPE
+from gateway.http.downloads import OCTETS, ConditionsOf, download, file_answers
+from gateway.http.errors import refusals
+from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.models import deployments, files, service
+from gateway.models.schemas import DeploymentAnswer, FileAnswer, Models
+from gateway.schemas import JobId, Listed
+
+ARCHIVE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A zip archive with one directory, which PEFT can load.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    },
+    **refusals(404),
+}
+
+router = APIRouter()
+models = APIRouter(prefix="/models", tags=["models"])
+deploying = APIRouter(tags=["deployments"])
+checkpoints = APIRouter(prefix="/jobs/{job_id}/checkpoints/{step}", tags=["jobs"])
+
+
+@models.get("", responses=refusals(404))
+def list_models(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[str | None, Query(description="Return your models after this one.")] = None,
+    limit: Limit = LARGEST_PAGE,
+) -> Models:
+    """List base models by name, and your models and kept adapters, newest first."""
+    return service.list_models(backend, caller, after, limit)
+
+
+@models.delete("/{model}", status_code=204, responses=refusals(404))
+def drop_model(model: str, caller: CallerOf, backend: BackendOf) -> None:
+    """Delete a model and all checkpoints of its job. Requests to them then fail.
+
+    The job, its charges and its metrics are kept.
+    """
+    service.delete_model(backend, caller, model)
+
+
+@models.get("/{model}/files", responses=refusals(404))
+def list_model_files(model: str, caller: CallerOf, backend: BackendOf) -> Listed[FileAnswer]:
+    """List the files of your model, with their manifest."""
+    return _listed(backend, files.model_ref(backend, caller, model))
+
+
+@models.get("/{model}/archive", response_class=Response, responses=ARCHIVE)
+def download_model(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """Download all files of a model. Download single files to be able to resume."""
+    return files.model_archive(backend, caller, model).response(backend.artifacts)
+
+
+@models.get("/{model}/files/{path:path}", response_class=Response, responses=file_answers(OCTETS))
+def download_model_file(
+    model: str, path: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
+) -> Response:
+    """Download a file of a model. Send `Range` to resume an interrupted download."""
+    ref = files.model_ref(backend, caller, model)
+    file = files.file_named(backend, ref, path)
+    return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+
+
+@checkpoints.get("/files", responses=refusals(404))
+def list_checkpoint_files(
+    job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
+) -> Listed[FileAnswer]:
+    """List the files of a checkpoint: the adapter, and the files that only a resume needs."""
+    return _listed(backend, files.checkpoint_ref(backend, caller, job_id, step))
+
+
+@checkpoints.get("/archive", response_class=Response, responses=ARCHIVE)
+def download_checkpoint(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
+    """Download the adapter of a checkpoint, without the files that only a resume needs."""
+    return files.checkpoint_archive(backend, caller, job_id, step).response(backend.artifacts)
+
+
+@checkpoints.get("/files/{path:path}", response_class=Response, responses=file_answers(OCTETS))
+def download_checkpoint_file(
+    job_id: JobId,
+    step: int,
+    path: str,
+    wanted: ConditionsOf,
+    caller: CallerOf,
+    backend: BackendOf,
+) -> Response:
+    """Download a file of a checkpoint. Send `Range` to resume an interrupted download."""
+    ref = files.checkpoint_ref(backend, caller, job_id, step)
+    file = files.file_named(backend, ref, path)
+    return download(backend.artifacts, f"{ref}/{path}", file.sha256, wanted, name=path)
+
+
+@deploying.get("/deployments", responses=refusals(404))
+def list_deployments(
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[str | None, Query(description="Return deployments after this model.")] = None,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[DeploymentAnswer]:
+    """List the deployments of base models, then your own, by name."""
+    return deployments.list_deployments(backend, caller, after, limit)
+
+
+@deploying.get("/models/{model}/deployment", responses=refusals(404))
+def show_deployment(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+    """Show the deployment of a base model, or of your model or checkpoint."""
+    return deployments.show_deployment(backend, caller, model)
+
+
+@deploying.post("/models/{model}/deploy", responses=refusals(404, 409))
+def deploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+    """Deploy your model, usually within seconds.
+
+    Returns 409 if its base model is not deployed. You can deploy a checkpoint again by its name,
+    or get 404 if it was deleted after it was undeployed.
+    """
+    return deployments.deploy_model(backend, caller, model)
+
+
+@deploying.post("/models/{model}/undeploy", responses=refusals(404))
+def undeploy_model(model: str, caller: CallerOf, backend: BackendOf) -> DeploymentAnswer:
+    """Undeploy your model or checkpoint.
+
+    You can deploy a model again. EcoLink may delete a checkpoint when you undeploy it, unless it is
+    the newest or the best of its job.
+    """
+    return deployments.undeploy_model(backend, caller, model)
+
+
+@deploying.post("/jobs/{job_id}/checkpoints/{step}/deploy", responses=refusals(404, 409))
+def deploy_checkpoint(
+    job_id: JobId, step: int, caller: CallerOf, backend: BackendOf
+) -> DeploymentAnswer:
+    """Deploy a checkpoint under its own name. EcoLink keeps it until you undeploy it."""
+    return deployments.deploy_checkpoint(backend, caller, job_id, step)
+
+
+@deploying.post("/operator/bases/{name}/deploy", responses=refusals(403, 404))
+def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> DeploymentAnswer:
+    """Deploy a base model from the model store, so that jobs can fine-tune it."""
+    return deployments.deploy_base(backend, caller, name)
+
+
+@deploying.post("/operator/bases/{name}/undeploy", responses=refusals(403, 404, 409))
+def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> DeploymentAnswer:
+    """Undeploy a base model. Returns 409 while it serves adapters."""
+    return deployments.undeploy_base(backend, caller, name)
+
+
+def _listed(backend: BackendOf, ref: str) -> Listed[FileAnswer]:
+    found = files.files_of(backend, ref)
+    return Listed(data=[FileAnswer(**file.model_dump()) for file in found])
+
+
+for each in (models, deploying, checkpoints):
+    router.include_router(each)

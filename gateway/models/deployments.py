@@ -1,0 +1,106 @@
+"""Deploy and undeploy base models, fine-tuned models and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from uuid import UUID
+
+from domain.core.aggregate import because
+from domain.core.identity import deployment_id
+from domain.deployments.deployment import Deployment
+from domain.deployments.failures import advice_on
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.http.paging import LARGEST_PAGE, Page
+from gateway.http.read_your_writes import caught_up, found
+from gateway.models.schemas import DeploymentAnswer, DeploymentFailure
+from gateway.models.service import own_model
+from projections import DEPLOYMENTS
+from projections.deployments import adapters_on, deployment_named, deployments_of
+from projections.projection import Row
+
+
+def list_deployments(
+    backend: Backend, caller: Caller, after: str | None = None, limit: int = LARGEST_PAGE
+) -> Page[DeploymentAnswer]:
+    """Return deployments of base models, then those of the account, by name."""
+    if after is not None:
+        show_deployment(backend, caller, after)
+    with backend.pool.connection() as connection:
+        read = partial(deployments_of, connection, caller.account_id, after)
+        return Page[DeploymentAnswer].of(read, limit, deployment_answer)
+
+
+def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+    """Return the deployment with a model's name. Raises NotFound."""
+    row = found(
+        backend,
+        DEPLOYMENTS,
+        lambda connection: deployment_named(connection, caller.account_id, model),
+        f"{model} was never deployed.",
+    )
+    return deployment_answer(row)
+
+
+def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+    """Deploy a fine-tuned model, or a checkpoint that was deployed before.
+
+    Raises NotFound, also for a deleted checkpoint, and WrongState if its base is not deployed.
+    """
+    deploying, account_id = backend.deploying, caller.account_id
+    if backend.log.find(Deployment, deployment_id(account_id, model)) is not None:
+        return _run(backend, caller, lambda: deploying.redeploy(account_id, model))
+    job_id = own_model(backend, caller, model)["job_id"]
+    return _run(backend, caller, lambda: deploying.deploy_model(account_id, job_id))
+
+
+def undeploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+    """Undeploy a fine-tuned model or a checkpoint. Raises NotFound."""
+    return _run(backend, caller, lambda: backend.deploying.undeploy(caller.account_id, model))
+
+
+def deploy_checkpoint(
+    backend: Backend, caller: Caller, job_id: UUID, step: int
+) -> DeploymentAnswer:
+    """Deploy a checkpoint under its own name. Raises NotFound and WrongState."""
+    account_id = caller.account_id
+    return _run(
+        backend, caller, lambda: backend.deploying.deploy_checkpoint(account_id, job_id, step)
+    )
+
+
+def deploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
+    """Deploy a base model, so that jobs can fine-tune it. Raises NotFound."""
+    return _run(backend, caller, lambda: backend.deploying.deploy_base(name))
+
+
+def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
+    """Undeploy a base model. Raises NotFound, and WrongState while it serves adapters."""
+
+    def adapters() -> int:
+        caught_up(backend, DEPLOYMENTS)
+        with backend.pool.connection() as connection:
+            return adapters_on(connection, name)
+
+    return _run(backend, caller, lambda: backend.deploying.undeploy_base(name, adapters))
+
+
+def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentAnswer:
+    """Run a command and return the deployment that it changed."""
+    with because(caller.cause(backend)):
+        deployment = command()
+    caught_up(backend, DEPLOYMENTS)
+    return show_deployment(backend, caller, deployment.model)
+
+
+def deployment_answer(row: Row) -> DeploymentAnswer:
+    """Return the deployment of a row of the projection."""
+    code, message = row["failure_code"], row["failure_message"]
+    return DeploymentAnswer(
+        **{name: row[name] for name in DeploymentAnswer.model_fields if name in row},
+        id=row["deployment_id"],
+        failure=None
+        if code is None
+        else DeploymentFailure(code=code, message=message, advice=advice_on(code)),
+    )

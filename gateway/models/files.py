@@ -1,0 +1,67 @@
+"""Files of fine-tuned models and checkpoints, as PEFT loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from domain.core.errors import NotFound
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.http.archives import Archive
+from gateway.jobs.service import own_job
+from gateway.models.service import own_model
+from gateway.schemas import job_name
+from infrastructure.artifacts import MANIFEST, ManifestFile
+
+ADAPTER = "adapter_"
+"""Prefix of the files that PEFT loads; a checkpoint has others, which only a resume needs."""
+
+
+def model_ref(backend: Backend, caller: Caller, model: str) -> str:
+    """Return the reference of a model's files. Raises NotFound."""
+    return own_model(backend, caller, model)["adapter_ref"]
+
+
+def checkpoint_ref(backend: Backend, caller: Caller, job_id: UUID, step: int) -> str:
+    """Return the reference of a checkpoint's files. Raises NotFound."""
+    saved = own_job(backend, caller, job_id)["checkpoints"]
+    ref = next((each["ref"] for each in reversed(saved) if each["step"] == step), None)
+    if ref is None:
+        raise NotFound(f"{job_name(job_id)} has no checkpoint at step {step}.")
+    return ref
+
+
+def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
+    """Return the files of a reference, its manifest last. Raises NotFound if they were deleted."""
+    try:
+        manifest = backend.artifacts.manifest(ref)
+    except FileNotFoundError as error:
+        raise NotFound("The files were deleted.") from error
+    itself = ManifestFile(path=MANIFEST, bytes=len(manifest.content), sha256=manifest.sha256)
+    return [*manifest.files, itself]
+
+
+def file_named(backend: Backend, ref: str, path: str) -> ManifestFile:
+    """Return a file of a reference by its path. Raises NotFound."""
+    for each in files_of(backend, ref):
+        if each.path == path:
+            return each
+    raise NotFound(f"Unknown file {path!r}.")
+
+
+def model_archive(backend: Backend, caller: Caller, model: str) -> Archive:
+    """Return an archive of all files of a model. Raises NotFound."""
+    ref = model_ref(backend, caller, model)
+    return _archive(model.replace(":", "-"), ref, files_of(backend, ref))
+
+
+def checkpoint_archive(backend: Backend, caller: Caller, job_id: UUID, step: int) -> Archive:
+    """Return an archive of a checkpoint's adapter. Raises NotFound."""
+    ref = checkpoint_ref(backend, caller, job_id, step)
+    files = [each for each in files_of(backend, ref) if each.path.startswith(ADAPTER)]
+    return _archive(f"{job_name(job_id)}-step-{step}", ref, files)
+
+
+def _archive(directory: str, ref: str, files: Iterable[ManifestFile]) -> Archive:
+    return Archive(directory, [(each.path, f"{ref}/{each.path}") for each in files])

@@ -1,0 +1,150 @@
+"""The models page and the playground."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from domain.core.errors import DomainError
+from gateway.backend import Backend, BackendOf
+from gateway.chat.schemas import ChatRequest
+from gateway.chat.service import start_chat
+from gateway.chat.serving import ServingOf
+from gateway.http.access import Caller, CallerOf, OperatorOf
+from gateway.http.errors import retry_after
+from gateway.http.event_stream import EventStream
+from gateway.jobs.api.commands import promote_job
+from gateway.keys.service import list_keys
+from gateway.models import deployments
+from gateway.models.snippets import snippets_for
+from gateway.models.view import models_view
+from gateway.schemas import JobId
+from gateway.web.rendering import PRIVATE, fragment, page
+
+router = APIRouter(prefix="/models")
+
+
+@router.get("")
+def show_models(
+    request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
+) -> Response:
+    """The models page. `model` is the one in the code snippets."""
+    shown = models_view(backend, caller)
+    chosen = shown.chosen(model)
+    return page(
+        request,
+        backend,
+        caller,
+        "models/page.html",
+        shown=shown,
+        keys=list_keys(backend, caller),
+        chosen=chosen,
+        snippets=snippets_for(request, chosen.name if chosen else None),
+    )
+
+
+@router.get("/list")
+def show_list(caller: CallerOf, backend: BackendOf) -> Response:
+    """The lists of models, polled during a deployment."""
+    return _lists(backend, caller)
+
+
+@router.get("/snippets")
+def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model: str) -> Response:
+    """The code snippets for a model."""
+    chosen = models_view(backend, caller).find(model)
+    snippets = snippets_for(request, chosen.name if chosen else None)
+    return fragment("models/snippets.html", chosen=chosen, snippets=snippets)
+
+
+@router.post("/{model}/deploy")
+def deploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """Deploy a model or a checkpoint."""
+    deployments.deploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/undeploy")
+def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """Undeploy a model or a checkpoint."""
+    deployments.undeploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/jobs/{job_id}/promote")
+def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Promote a kept adapter to a model."""
+    promote_job(job_id, caller, backend)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{name}/deploy")
+def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
+    """Deploy a base model."""
+    deployments.deploy_base(backend, caller, name)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{name}/undeploy")
+def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
+    """Undeploy a base model."""
+    deployments.undeploy_base(backend, caller, name)
+    return _lists(backend, caller)
+
+
+@router.get("/playground")
+def show_playground(
+    request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
+) -> Response:
+    """The playground page, with a model chosen."""
+    shown = models_view(backend, caller)
+    chosen = shown.chosen(model)
+    return page(
+        request,
+        backend,
+        caller,
+        "models/playground.html",
+        shown=shown,
+        chosen=chosen,
+        model=chosen.name if chosen else None,
+    )
+
+
+@router.get("/playground/chosen")
+def show_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
+    """The deployment states of a model and its base, which the page reads before a message."""
+    return _chosen(backend, caller, model)
+
+
+@router.post("/playground/say")
+async def say(
+    request: Request, form: ChatRequest, caller: CallerOf, backend: BackendOf, serving: ServingOf
+) -> Response:
+    """Stream a completion. A refusal is an event, because browsers log other statuses as errors."""
+    try:
+        chat = await start_chat(request, form, caller, backend, serving)
+    except DomainError as refusal:
+        seconds = retry_after(refusal)
+        problem = {"message": refusal.message, "passing": seconds is not None}
+        problem |= {} if seconds is None else {"retry_after": seconds}
+        event = f"data: {json.dumps({'error': problem})}\n\n"
+        return Response(event, media_type="text/event-stream", headers=PRIVATE)
+    return EventStream(chat.events(), chat.close)
+
+
+@router.post("/playground/deploy")
+def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
+    """Deploy the chosen model from the playground."""
+    deployments.deploy_model(backend, caller, model)
+    return _chosen(backend, caller, model)
+
+
+def _lists(backend: Backend, caller: Caller) -> Response:
+    return fragment("models/lists.html", shown=models_view(backend, caller))
+
+
+def _chosen(backend: Backend, caller: Caller, model: str) -> Response:
+    shown = models_view(backend, caller)
+    return fragment("models/chosen.html", shown=shown, chosen=shown.find(model), model=model)

@@ -1,0 +1,112 @@
+"""Schemas of base models, fine-tuned models, deployments and files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field
+
+from domain.deployments.deployment import DeploymentStatus
+from domain.jobs.lifecycle import JobStatus
+from gateway.schemas import Answer, JobId
+
+
+class BaseModelAnswer(Answer):
+    """A base model in the model store."""
+
+    name: str
+    architecture: str = Field(examples=["LlamaForCausalLM"])
+    parameters: int
+    context_length: int
+    imported_at: datetime
+    bytes_per_parameter_bf16: float | None = Field(
+        description="GPU memory for the weights; null if the shape of the model is unknown."
+    )
+    bytes_per_parameter_nf4: float | None = Field(
+        description="Weights in 4 bits, embeddings and head in bf16."
+    )
+    bytes_per_parameter_fp32: float | None = Field(
+        description="On CPU, where the memory estimate uses float32."
+    )
+    bytes_per_parameter_nf4_fp32: float | None = Field(
+        description="Weights in 4 bits, embeddings and head in float32."
+    )
+    linear_modules: list[str] = Field(
+        description="Names of the linear modules that an adapter can target."
+    )
+    eligible: bool = Field(description="True if the operator allows fine-tuning.")
+    deployment: DeploymentStatus | None = Field(
+        description="Jobs can fine-tune an eligible base model whose deployment is active."
+    )
+
+
+class ModelAnswer(Answer):
+    """A fine-tuned model of your account."""
+
+    model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
+    job_id: JobId
+    base_model: str
+    dataset_id: UUID
+    adapter_ref: str
+    registered_at: datetime
+    loss_before: float | None = Field(
+        description="Validation loss of the base model; null if the job was not evaluated."
+    )
+    loss_after: float | None = Field(description="Validation loss of the fine-tuned model.")
+    deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
+
+
+class KeptAdapter(Answer):
+    """The last checkpoint of a cancelled or failed job, which you can promote to a model."""
+
+    job_id: JobId
+    status: JobStatus
+    base_model: str
+    dataset_id: UUID
+    step: int = Field(description="Step of the checkpoint.")
+    train_loss: float = Field(description="Mean loss over the label tokens of that step.")
+    ended_at: datetime
+    expires_at: datetime | None = Field(description="When EcoLink deletes it; null means never.")
+
+
+class Models(Answer):
+    """Base models, fine-tuned models and kept adapters."""
+
+    base_models: list[BaseModelAnswer]
+    models: list[ModelAnswer]
+    kept: list[KeptAdapter]
+    has_more: bool = Field(description="True if more of your models follow.")
+
+
+class DeploymentFailure(Answer):
+    """The reason why a deployment failed."""
+
+    code: str = Field(examples=["weights_missing"])
+    message: str
+    advice: str = Field(description="How to fix it.")
+
+
+class DeploymentAnswer(Answer):
+    """The deployment of a base model, a fine-tuned model or a checkpoint."""
+
+    id: UUID
+    model: str = Field(
+        description="The model's name in requests.",
+        examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"],
+    )
+    status: DeploymentStatus
+    base_model: str
+    job_id: JobId | None = Field(description="Job that trained the adapter; null: a base model.")
+    step: int | None = Field(description="Step of a deployed checkpoint, otherwise null.")
+    requested_at: datetime
+    changed_at: datetime
+    failure: DeploymentFailure | None
+
+
+class FileAnswer(Answer):
+    """A file of a model or a checkpoint."""
+
+    path: str = Field(examples=["adapter_model.safetensors"])
+    bytes: int
+    sha256: str = Field(description="Also the ETag of the file.")
