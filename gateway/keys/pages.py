@@ -21,7 +21,7 @@ router = APIRouter(prefix="/models/keys")
 def create_key(caller: CallerOf, backend: BackendOf) -> Response:
     """Create a key and show its secret once."""
     made = service.create_key(backend, caller)
-    return fragment("models/new_key.html", made=made, keys=service.list_keys(backend, caller))
+    return fragment("keys/new.html", made=made, keys=service.list_keys(backend, caller))
 
 
 @router.post("/{key_id}/revoke")
@@ -32,4 +32,4 @@ def revoke_key(key_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
         signed_out = Response(headers={"hx-redirect": SIGN_IN})
         signed_out.delete_cookie(COOKIE)
         return signed_out
-    return fragment("models/key_list.html", keys=service.list_keys(backend, caller))
+    return fragment("keys/list.html", keys=service.list_keys(backend, caller))

@@ -59,41 +59,6 @@ def show_snippets(request: Request, caller: CallerOf, backend: BackendOf, model:
     return fragment("models/snippets.html", chosen=chosen, snippets=snippets)
 
 
-@router.post("/{model}/deploy")
-def deploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-    """Deploy a model or a checkpoint."""
-    deployments.deploy_model(backend, caller, model)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/undeploy")
-def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
-    """Undeploy a model or a checkpoint."""
-    deployments.undeploy_model(backend, caller, model)
-    return _lists(backend, caller)
-
-
-@router.post("/jobs/{job_id}/promote")
-def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Promote a kept adapter to a model."""
-    promote_job(job_id, caller, backend)
-    return _lists(backend, caller)
-
-
-@router.post("/bases/{name}/deploy")
-def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
-    """Deploy a base model."""
-    deployments.deploy_base(backend, caller, name)
-    return _lists(backend, caller)
-
-
-@router.post("/bases/{name}/undeploy")
-def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
-    """Undeploy a base model."""
-    deployments.undeploy_base(backend, caller, name)
-    return _lists(backend, caller)
-
-
 @router.get("/playground")
 def show_playground(
     request: Request, caller: CallerOf, backend: BackendOf, model: str | None = None
@@ -127,7 +92,7 @@ async def say(
         chat = await start_chat(request, form, caller, backend, serving)
     except DomainError as refusal:
         seconds = retry_after(refusal)
-        problem = {"message": refusal.message, "passing": seconds is not None}
+        problem = {"code": refusal.code, "message": refusal.message, "passing": seconds is not None}
         problem |= {} if seconds is None else {"retry_after": seconds}
         event = f"data: {json.dumps({'error': problem})}\n\n"
         return Response(event, media_type="text/event-stream", headers=PRIVATE)
@@ -139,6 +104,41 @@ def deploy_chosen(caller: CallerOf, backend: BackendOf, model: str) -> Response:
     """Deploy the chosen model from the playground."""
     deployments.deploy_model(backend, caller, model)
     return _chosen(backend, caller, model)
+
+
+@router.post("/{model}/deploy")
+def deploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """Deploy a model or a checkpoint."""
+    deployments.deploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/undeploy")
+def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
+    """Undeploy a model or a checkpoint."""
+    deployments.undeploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/jobs/{job_id}/promote")
+def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
+    """Promote a kept adapter to a model."""
+    promote_job(job_id, caller, backend)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{name}/deploy")
+def deploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
+    """Deploy a base model."""
+    deployments.deploy_base(backend, caller, name)
+    return _lists(backend, caller)
+
+
+@router.post("/bases/{name}/undeploy")
+def undeploy_base(name: str, caller: OperatorOf, backend: BackendOf) -> Response:
+    """Undeploy a base model."""
+    deployments.undeploy_base(backend, caller, name)
+    return _lists(backend, caller)
 
 
 def _lists(backend: Backend, caller: Caller) -> Response:

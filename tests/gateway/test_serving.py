@@ -1,4 +1,4 @@
-"""What the gateway makes of a serving process that answers what it should not."""
+"""The gateway's client of a serving process that sends malformed or incomplete output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from gateway.chat.serving import BrokenOff, Serving
+from gateway.chat.serving import UNEXPECTED, UNREACHABLE, GenerationInterrupted, Serving
 from gateway.http.errors import NotServing
 from infrastructure.generation import GenerationAsked, TextGrown
 
@@ -19,7 +19,7 @@ ENDED = b'{"choice": 0, "text": "a", "finish_reason": "stop", "completion_tokens
 
 
 class Body(httpx.AsyncByteStream):
-    """What serving says, and whether the gateway has closed it."""
+    """Output of the serving process, and whether the gateway closed it."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.closed = content, False
@@ -31,21 +31,21 @@ class Body(httpx.AsyncByteStream):
         self.closed = True
 
 
-async def heard(body: Body, status: int = 200) -> list[TextGrown]:
+async def generated(body: Body, status: int = 200) -> list[TextGrown]:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=body))
     async with httpx.AsyncClient(base_url="http://serving", transport=transport) as client:
-        speech = await Serving(client).ask(ASKED)
+        generation = await Serving(client).generate(ASKED)
         try:
-            return [piece async for piece in speech.pieces()]
+            return [piece async for piece in generation.pieces()]
         finally:
-            await speech.close()
+            await generation.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b"<html>\n", b"\xff\n", ENDED])
-def test_an_answer_that_does_not_begin_as_one_is_none(content: bytes) -> None:
+def test_a_malformed_first_line_is_refused(content: bytes) -> None:
     body = Body(content)
-    with pytest.raises(NotServing, match="cannot be reached"):
-        asyncio.run(heard(body))
+    with pytest.raises(NotServing, match=UNREACHABLE):
+        asyncio.run(generated(body))
     assert body.closed
 
 
@@ -60,30 +60,30 @@ def test_an_answer_that_does_not_begin_as_one_is_none(content: bytes) -> None:
         BEGUN + b'{"failed": "the model failed"}\n',
     ],
 )
-def test_an_answer_that_is_not_complete_has_broken_off(content: bytes) -> None:
+def test_an_incomplete_generation_is_interrupted(content: bytes) -> None:
     body = Body(content)
-    with pytest.raises(BrokenOff):
-        asyncio.run(heard(body))
+    with pytest.raises(GenerationInterrupted):
+        asyncio.run(generated(body))
     assert body.closed
 
 
-def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
+def test_a_generation_is_complete_when_all_choices_ended() -> None:
     body = Body(BEGUN + ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1'))
-    assert [piece.choice for piece in asyncio.run(heard(body))] == [0, 1]
+    assert [piece.choice for piece in asyncio.run(generated(body))] == [0, 1]
     assert body.closed
 
 
-def test_what_ends_a_line_of_text_ends_none_of_an_answer() -> None:
+def test_unicode_line_separators_do_not_split_lines() -> None:
     text = "a\u2028b\u2029c\x85d\x0be\x1cf"
-    said = TextGrown(choice=0, text=text).model_dump_json(exclude_none=True) + "\n"
+    line = TextGrown(choice=0, text=text).model_dump_json(exclude_none=True) + "\n"
     ended = ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1')
-    first, *_ = asyncio.run(heard(Body(BEGUN + said.encode() + ended)))
+    first, *_ = asyncio.run(generated(Body(BEGUN + line.encode() + ended)))
     assert first.text == text
 
 
 @pytest.mark.parametrize("status", [204, 302, 401, 404, 413, 422, 500, 502])
-def test_a_status_that_serving_never_answers_is_that_it_does_not_serve(status: int) -> None:
+def test_an_unexpected_status_means_not_serving(status: int) -> None:
     body = Body(b"<html>")
-    with pytest.raises(NotServing, match="failed to take the chat"):
-        asyncio.run(heard(body, status))
+    with pytest.raises(NotServing, match=UNEXPECTED):
+        asyncio.run(generated(body, status))
     assert body.closed

@@ -1,4 +1,4 @@
-// The page of models: a new key's secret is forgotten, and focus is not lost with what it was on.
+// The models page: hide a new key's secret after use, and keep focus when a list changes.
 
 function forget() {
   document.getElementById("made")?.replaceChildren();
@@ -11,12 +11,12 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// A page that is left may be shown again as it was.
+// The browser may restore this page from its cache.
 window.addEventListener("pagehide", forget);
 
 document.addEventListener("htmx:after:swap", () => {
   const secret = document.querySelector("[data-secret]");
-  // The list comes with an answer of its own; a key that was in it and is not any more was revoked.
+  // The list is updated separately. A key that was listed and no longer is was revoked.
   if (secret) {
     const listed = document.getElementById(`key-${secret.dataset.secret}`);
     if (listed) secret.dataset.listed = "";

@@ -1,4 +1,4 @@
-// The playground: asks a model and its base at once, and shows both answers as they are said.
+// The playground: sends a message to a model and its base model, and streams both responses.
 
 import { csrfToken, notify } from "./app.js";
 
@@ -6,9 +6,9 @@ const TRIES = 60, PATIENCE_SECONDS = 1;
 const at = (id) => document.getElementById(id);
 const composer = at("composer"), settings = at("settings"), message = at("message");
 const turns = at("turns"), told = at("told");
-const said = new Map(); // messages so far, by the model that they were said to
-let running = null; // what aborts the answers that are being said
-let conversation = 0; // what is said in an earlier one does not count any more
+const said = new Map(); // messages of the conversation, by model
+let running = null; // AbortController of the current requests
+let conversation = 0; // number of the conversation; responses of an earlier one are dropped
 
 class Refused extends Error {}
 
@@ -45,12 +45,12 @@ function body(model, messages) {
   };
 }
 
-// Server-sent events of an answer, as objects, up to [DONE].
+// Yields the server-sent events of a response, up to [DONE].
 async function* pieces(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ;) {
     const { value, done } = await reader.read();
-    if (done) throw new Refused("The answer ended early; try again.");
+    if (done) throw new Refused("The response ended early. Try again.");
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     for (const event of events) {
@@ -63,7 +63,7 @@ async function* pieces(response) {
   }
 }
 
-// The pieces of an answer; a model that is not there yet, or a turn, is waited for.
+// Yields the chunks of a response. Retries while the model loads or the queue is full.
 async function* ask(model, messages, signal, wait) {
   for (let tries = 1; ; tries++) {
     const response = await fetch("/models/playground/say", {
@@ -72,9 +72,9 @@ async function* ask(model, messages, signal, wait) {
       body: JSON.stringify(body(model, messages)),
       signal,
     });
-    if (response.redirected || response.status === 403) throw new Refused("This page is too old: load it again.");
-    if (response.status === 413) throw new Refused("This conversation is too long; clear it to begin another.");
-    if (!response.ok) throw new Refused("Something failed here; try again.");
+    if (response.redirected || response.status === 403) throw new Refused("This page is outdated. Reload it.");
+    if (response.status === 413) throw new Refused("This conversation is too long. Clear it to start another.");
+    if (!response.ok) throw new Refused("The request failed. Try again.");
     try {
       yield* pieces(response);
       return;
@@ -88,7 +88,7 @@ async function* ask(model, messages, signal, wait) {
 
 function figures(start, usage, reason) {
   const seconds = (performance.now() - start) / 1000, tokens = usage?.completion_tokens;
-  const ended = { length: ", cut off at the limit", stopped: ", stopped" }[reason] ?? "";
+  const ended = { length: ", max tokens reached", stopped: ", stopped" }[reason] ?? "";
   if (tokens === undefined) return `${seconds.toFixed(1)} s${ended}`;
   const speed = tokens > 1 ? ` (${Math.round(tokens / Math.max(seconds, 0.05))} tokens/s)` : "";
   return `${tokens} ${tokens === 1 ? "token" : "tokens"} in ${seconds.toFixed(1)} s${speed}${ended}`;
@@ -99,6 +99,7 @@ async function answer(place, model, messages, signal) {
   const start = performance.now();
   let usage = null, reason = null, content = "";
   const show = (words) => { line.textContent = words; };
+  const finish = (state, words) => { place.dataset.state = state; show(words); };
   place.setAttribute("aria-busy", "true");
   show("…");
   try {
@@ -107,16 +108,16 @@ async function answer(place, model, messages, signal) {
       const [choice] = piece.choices;
       if (!choice) continue;
       reason = choice.finish_reason ?? reason;
-      const grown = choice.delta.content?.replaceAll("\0", ""); // which no message may hold
+      const grown = choice.delta.content?.replaceAll("\0", ""); // which EcoLink refuses in messages
       if (!grown) continue;
       content += grown;
       following(() => { text.append(grown); show(""); });
     }
-    show(figures(start, usage, reason));
+    finish("done", figures(start, usage, reason));
   } catch (error) {
     const stopped = signal.aborted;
-    show(stopped ? figures(start, usage, "stopped")
-      : error instanceof Refused ? error.message : "EcoLink cannot be reached now; try again in a moment.");
+    if (stopped) finish("stopped", figures(start, usage, "stopped"));
+    else finish("failed", error instanceof Refused ? error.message : "EcoLink cannot be reached. Try again in a moment.");
     line.classList.toggle("field-problem", !stopped);
   } finally {
     place.removeAttribute("aria-busy");
@@ -124,7 +125,7 @@ async function answer(place, model, messages, signal) {
   return content;
 }
 
-// What grows pushes the composer down: it stays in sight if it was.
+// Keeps the composer in view while responses above it grow.
 function following(change) {
   const inSight = composer.getBoundingClientRect().bottom < window.innerHeight + 100;
   change();
@@ -155,21 +156,21 @@ async function send() {
   try {
     await refresh();
     if (begun !== conversation) {
-      await refresh(); // what was asked for may be of the model before
+      await refresh(); // the first refresh may have shown the previous model
       return;
     }
     const state = chosen();
     if (!("ready" in state.dataset)) {
-      told.textContent = "The model does not answer now.";
+      told.textContent = "The model is not deployed.";
       return;
     }
     const models = JSON.parse(state.dataset.asked), places = begin(words, models);
     message.value = "";
-    told.textContent = models.length > 1 ? "Both are answering." : "It is answering.";
+    told.textContent = models.length > 1 ? "Both models are responding." : "The model is responding.";
     await Promise.all(models.map(async (model, index) => {
       const messages = said.get(model) ?? [], next = [...messages, { role: "user", content: words }];
       const content = await answer(places[index], model, next, mine.signal);
-      // A message without any answer is not part of the conversation.
+      // A message without a response is not part of the conversation.
       if (content && begun === conversation) said.set(model, [...next, { role: "assistant", content }]);
     }));
     if (begun === conversation) told.textContent = places.map((place, index) =>
@@ -186,7 +187,7 @@ function clear() {
   running = null;
   said.clear();
   turns.replaceChildren();
-  told.textContent = "The conversation is cleared.";
+  told.textContent = "Conversation cleared.";
   showState();
   message.focus();
 }
@@ -204,7 +205,7 @@ at("model").addEventListener("change", () => {
   history.replaceState(null, "", `/models/playground?model=${encodeURIComponent(at("model").value)}`);
   if (turns.childElementCount === 0 && running === null) return;
   clear();
-  notify("You chose another model, so the conversation starts again.");
+  notify("Model changed. The conversation starts again.");
 });
 document.addEventListener("htmx:after:swap", showState);
 window.addEventListener("pagehide", () => running?.abort());

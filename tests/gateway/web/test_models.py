@@ -1,4 +1,4 @@
-"""The page of models: every state of what is deployed, and the commands that change it."""
+"""The models page: each state of a deployment, and the commands."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from zipfile import ZipFile
 
 import pytest
 from fastapi.testclient import TestClient
-from gateway.models.api.models import KeptAdapter
-from gateway.models.pages.models import Shown
 
 from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment
+from gateway.chat.serving import UNREACHABLE
 from gateway.http.errors import LOADING_SECONDS
-from gateway.models.pages import models
+from gateway.models import view
+from gateway.models.schemas import KeptAdapter
+from gateway.models.view import ModelsView
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
 from infrastructure.settings import Settings
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.test_deployments import Deployer
 from tests.gateway.test_job_commands import Owner
 from tests.gateway.web.signed_in import Browser, signed_in
+
+DEPLOYS = 'hx-post="/models/{}/deploy"'
+UNDEPLOYS = 'hx-post="/models/{}/undeploy"'
 
 
 @pytest.fixture
@@ -50,8 +54,22 @@ def give(browser: Browser, path: str) -> str:
     return text(answer.text)
 
 
+def status_line(shown: str) -> str:
+    """Return the text that screen readers announce."""
+    return shown.partition('role="status">')[2].partition("</p>")[0]
+
+
+def quoted(model: str) -> str:
+    return model.replace(":", "%3A")
+
+
+def job_hex(owner: Owner) -> str:
+    """Return the hexadecimal id of a person's job."""
+    return owner.job_id.hex
+
+
 def text(markup: str) -> str:
-    """Markup with its spaces run together."""
+    """Return markup with single spaces."""
     return re.sub(r"\s+", " ", markup)
 
 
@@ -72,93 +90,89 @@ def undeploy_base(world: World) -> None:
     world.project()
 
 
-def test_a_model_is_shown_with_where_it_comes_from(browser: Browser, owner: Deployer) -> None:
+def test_a_model_shows_its_job_and_losses(browser: Browser, owner: Deployer) -> None:
     page = text(browser.client.get("/models").text)
     assert f"<code>{owner.model}</code>" in page
     assert f'href="/fine-tune/{owner.path.rpartition("/")[2]}"' in page
     assert "3.0000 → <strong>2.0000</strong>" in page
-    assert "not deployed" in page
-    assert "/models/list" not in page  # nothing moves, so nothing is asked for
+    assert 'data-status="undeployed"' in page
+    assert "/models/list" not in page  # no deployment is in progress
 
 
-def test_a_model_is_deployed_and_the_page_asks_until_it_is_active(
-    browser: Browser, owner: Deployer
-) -> None:
+def test_the_page_polls_until_a_deployment_is_active(browser: Browser, owner: Deployer) -> None:
     deploying = give(browser, f"/models/{owner.model}/deploy")
-    assert "Deploying…" in deploying
+    assert 'data-status="deploying"' in deploying
     assert 'hx-get="/models/list" hx-trigger="every 1s"' in deploying
-    assert f"{owner.model} is being deployed." in deploying
+    assert owner.model in status_line(deploying)
     owner.serve(owner.model)
     active = lists(browser)
     assert f"/models/playground?model={owner.model.replace(':', '%3A')}" in active
     assert "hx-trigger" not in active
-    assert "Undeploy" in active
-    assert ">Deploy</button>" in give(browser, f"/models/{owner.model}/undeploy")
+    assert UNDEPLOYS.format(quoted(owner.model)) in active
+    assert DEPLOYS.format(quoted(owner.model)) in give(browser, f"/models/{owner.model}/undeploy")
 
 
-def test_what_takes_long_says_so_and_can_be_given_up(
+def test_a_slow_deployment_can_be_undeployed(
     browser: Browser, owner: Deployer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(browser, f"/models/{owner.model}/deploy")
-    assert "longer than usual" not in lists(browser)
-    monkeypatch.setattr(models, "LATE", timedelta(0))
+    assert "data-late" not in lists(browser)
+    monkeypatch.setattr(view, "LATE", timedelta(0))
     late = lists(browser)
-    assert "longer than usual" in late
-    assert "Undeploy" in late
+    assert "data-late" in late
+    assert f'data-opens="undeploy-model-{job_hex(owner)}"' in late
 
 
-def test_a_failure_says_why_and_what_to_do(browser: Browser, owner: Deployer) -> None:
+def test_a_failed_deployment_shows_the_failure_and_can_be_retried(
+    browser: Browser, owner: Deployer
+) -> None:
     give(browser, f"/models/{owner.model}/deploy")
     fail(owner, "serving_died", "The serving process died again and again.")
     shown = lists(browser)
-    assert "The serving process died again and again. Make room for it" in shown
-    assert "Deploy again" in shown
-    assert "Deploying…" in give(browser, f"/models/{owner.model}/deploy")
+    assert 'data-failure="serving_died"' in shown
+    assert "The serving process died again and again." in shown
+    assert DEPLOYS.format(quoted(owner.model)) in shown
+    assert 'data-status="deploying"' in give(browser, f"/models/{owner.model}/deploy")
 
 
-def test_without_its_base_a_model_cannot_be_deployed(browser: Browser, owner: Deployer) -> None:
+def test_a_model_needs_a_deployed_base_model(browser: Browser, owner: Deployer) -> None:
     undeploy_base(owner.world)
     shown = lists(browser)
-    assert f"{BASE_MODEL} is not deployed. An operator can deploy it." in shown
-    assert f"/models/{owner.model.replace(':', '%3A')}/deploy" not in shown
-    refused = give(browser, f"/models/{owner.model}/deploy")
-    assert f"An adapter needs its base, and {BASE_MODEL} is not deployed" in refused
-    assert 'role="alert"' in refused
+    assert "data-base-missing" in shown
+    assert DEPLOYS.format(quoted(owner.model)) not in shown
+    assert 'role="alert" data-code="wrong_state"' in give(browser, f"/models/{owner.model}/deploy")
 
 
-def test_a_deployed_checkpoint_is_asked_about_before_it_is_undeployed(
-    browser: Browser, owner: Deployer
-) -> None:
-    assert "Deployed checkpoints" not in lists(browser)
+def test_undeploying_a_checkpoint_asks_first(browser: Browser, owner: Deployer) -> None:
+    assert "checkpoints-title" not in lists(browser)
     owner.post(f"{owner.path.removeprefix('/api')}/checkpoints/10/deploy")
     name = f"{owner.model}:ckpt-step-10"
     owner.serve(name)
     shown = lists(browser)
-    assert "Deployed checkpoints" in shown
-    assert "Undeploy this checkpoint?" in shown
-    assert "may then be deleted" in shown
+    assert "checkpoints-title" in shown
+    assert f'<dialog id="undeploy-{job_hex(owner)}-10"' in shown
     assert name not in give(browser, f"/models/{name}/undeploy")
 
 
-def test_only_an_operator_is_offered_the_bases(client: TestClient, world: World) -> None:
+def test_only_an_operator_can_deploy_base_models(client: TestClient, world: World) -> None:
     world.base_model()
     user, operator = world.person(), world.person(Role.OPERATOR)
     world.project()
     as_user = signed_in(client, user)
-    assert "Only an operator deploys bases" in lists(as_user)
     assert "/models/bases/" not in lists(as_user)
-    assert "Only an operator" in give(as_user, f"/models/bases/{BASE_MODEL}/undeploy")
+    assert 'data-code="forbidden"' in give(as_user, f"/models/bases/{BASE_MODEL}/undeploy")
     client.cookies.clear()
     as_operator = signed_in(client, operator)
-    assert "Only an operator" not in lists(as_operator)
-    assert f"Undeploy {BASE_MODEL}?" in lists(as_operator)
+    assert f'<dialog id="undeploy-base-{BASE_MODEL}"' in lists(as_operator)
     assert f"/models/bases/{BASE_MODEL}/deploy" in give(
         as_operator, f"/models/bases/{BASE_MODEL}/undeploy"
     )
-    assert "Undeploy" in give(as_operator, f"/models/bases/{BASE_MODEL}/deploy")
+    assert f'data-opens="undeploy-base-{BASE_MODEL}"' in give(
+        as_operator, f"/models/bases/{BASE_MODEL}/deploy"
+    )
 
 
-def test_what_a_cancelled_job_kept_is_promoted(client: TestClient, world: World) -> None:
+def test_a_kept_adapter_is_promoted(client: TestClient, world: World) -> None:
     cancelled = Owner(client, world)
     cancelled.train()
     cancelled.give("cancel")
@@ -166,20 +180,19 @@ def test_what_a_cancelled_job_kept_is_promoted(client: TestClient, world: World)
     world.project()
     browser = signed_in(client, cancelled.person)
     shown = lists(browser)
-    assert "30 days left" in shown
-    assert "step 10, train loss 2.000" in shown
-    assert "other checkpoints are deleted" in shown
-    assert "No models yet" in shown
+    kept, own = f'id="kept-{job_hex(cancelled)}"', f'id="model-{job_hex(cancelled)}"'
+    assert kept in shown
+    assert own not in shown
     job = cancelled.path.rpartition("/")[2]
     promoted = give(browser, f"/models/jobs/{job}/promote")
-    assert "days left" not in promoted
-    assert "not evaluated" in promoted
-    assert "Download adapter" in promoted
+    assert kept not in promoted
+    assert own in promoted
+    assert "/archive" in promoted
 
 
-def test_the_time_that_is_left_is_said_in_days_and_at_last_in_hours(world: World) -> None:
+def test_time_left_is_in_days_then_in_hours(world: World) -> None:
     now = world.cause.now
-    there = Shown([], [], [], {}, {}, False, now)
+    there = ModelsView([], [], [], {}, {}, False, now)
 
     def left(by: timedelta | None) -> str:
         due = None if by is None else now + by
@@ -191,20 +204,20 @@ def test_the_time_that_is_left_is_said_in_days_and_at_last_in_hours(world: World
     assert left(None) == "kept"
 
 
-def test_strangers_see_nothing_of_it(browser: Browser, owner: Deployer, world: World) -> None:
+def test_another_account_sees_no_models(browser: Browser, owner: Deployer, world: World) -> None:
     browser.client.cookies.clear()
     stranger = signed_in(browser.client, world.person())
     assert owner.model not in stranger.client.get("/models").text
-    assert "was never deployed" in give(stranger, f"/models/{owner.model}/undeploy")
+    assert 'data-code="not_found"' in give(stranger, f"/models/{owner.model}/undeploy")
     job = owner.path.rpartition("/")[2]
-    assert "No job" in give(stranger, f"/models/jobs/{job}/promote")
+    assert 'data-code="not_found"' in give(stranger, f"/models/jobs/{job}/promote")
 
 
-def test_an_adapter_is_downloaded_as_one_archive(
+def test_an_adapter_downloads_as_an_archive(
     browser: Browser, owner: Deployer, settings: Settings
 ) -> None:
     path = f"/api/models/{owner.model}/archive"
-    assert browser.client.get(path).status_code == 404  # its files are gone
+    assert browser.client.get(path).status_code == 404  # its files were deleted
     artifacts = Artifacts(settings.artifacts)
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(3_000_000)}
     for name, content in files.items():
@@ -222,10 +235,10 @@ def test_an_adapter_is_downloaded_as_one_archive(
         assert zipped.read(f"{directory}/adapter_config.json") == b"{}"
 
 
-def test_the_playground_offers_what_answers(browser: Browser, owner: Deployer) -> None:
+def test_the_playground_lists_models_and_their_states(browser: Browser, owner: Deployer) -> None:
     page = text(browser.client.get("/models/playground").text)
     assert f'<option value="{BASE_MODEL}" selected>' in page
-    assert f"{owner.model} (not deployed)" in page
+    assert f'<option value="{owner.model}">' in page
     assert f"data-asked='[\"{BASE_MODEL}\"]' data-ready" in page
     chosen = text(browser.client.get(f"/models/playground?model={owner.model}").text)
     assert f'<option value="{owner.model}" selected>' in chosen
@@ -239,29 +252,29 @@ def test_the_playground_offers_what_answers(browser: Browser, owner: Deployer) -
     assert "every 1s" not in ready
 
 
-def test_the_playground_says_why_nothing_can_be_asked(browser: Browser, owner: Deployer) -> None:
+def test_the_playground_shows_why_a_model_cannot_be_used(browser: Browser, owner: Deployer) -> None:
     gone = browser.client.get("/models/playground/chosen?model=ft:none").text
-    assert "no such model any more" in gone
+    assert "data-missing" in gone
     assert "data-ready" not in gone
     give(browser, f"/models/{owner.model}/deploy")
     fail(owner, "load_failed", "The weights could not be loaded.")
     why = text(browser.client.get(f"/models/playground/chosen?model={owner.model}").text)
-    assert "could not be loaded. Deploy it again" in why
+    assert 'data-failure="load_failed"' in why
     undeploy_base(owner.world)
     without = text(browser.client.get(f"/models/playground/chosen?model={owner.model}").text)
-    assert "is not deployed. An operator can deploy it." in without
+    assert "data-base-missing" in without
     assert "data-ready" not in without
 
 
-def test_a_playground_without_anything_says_so(client: TestClient, world: World) -> None:
+def test_pages_without_models(client: TestClient, world: World) -> None:
     browser = signed_in(client, world.person())
-    assert "Nothing answers yet" in browser.client.get("/models/playground").text
-    page = browser.client.get("/models").text
-    assert "No base models yet" in page
-    assert "There is no model to call yet." in page
+    playground = browser.client.get("/models/playground").text
+    assert 'class="empty"' in playground
+    assert "composer" not in playground
+    assert 'data-empty="snippets"' in browser.client.get("/models").text
 
 
-def test_what_is_refused_is_said_in_the_stream(browser: Browser, owner: Deployer) -> None:
+def test_the_playground_streams_refusals(browser: Browser, owner: Deployer) -> None:
     def said(model: str, **more: object) -> dict[str, object]:
         form = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
         answer = browser.client.post(
@@ -271,16 +284,12 @@ def test_what_is_refused_is_said_in_the_stream(browser: Browser, owner: Deployer
         assert answer.headers["content-type"].startswith("text/event-stream")
         return json.loads(answer.text.removeprefix("data: "))["error"]
 
-    assert said(owner.model) == {
-        "message": f"{owner.model} is not deployed; deploy it with "
-        f"POST /api/models/{owner.model}/deploy",
-        "passing": False,
-    }
+    refused = said(owner.model)
+    assert (refused["code"], refused["passing"]) == ("wrong_state", False)
     give(browser, f"/models/{owner.model}/deploy")
     assert said(owner.model)["passing"] is True
     assert said(owner.model)["retry_after"] == LOADING_SECONDS
-    assert "is being loaded" in str(said(owner.model)["message"])
-    assert "cannot be reached" in str(said(BASE_MODEL)["message"])  # nothing serves in this test
+    assert said(BASE_MODEL)["message"] == UNREACHABLE  # this test has no serving process
     assert said(BASE_MODEL, tools=[{}])["passing"] is False
     form = {"model": BASE_MODEL, "messages": []}
     assert browser.client.post("/models/playground/say", json=form).status_code == 403
