@@ -15,7 +15,7 @@ from gateway.chat.serving import ServingOf
 from gateway.http.access import Caller, CallerOf, OperatorOf
 from gateway.http.errors import retry_after
 from gateway.http.event_stream import EventStream
-from gateway.jobs.api.commands import promote_job
+from gateway.jobs.service import promote as promote_job
 from gateway.keys.service import list_keys
 from gateway.models import deployments
 from gateway.models.snippets import snippets_for
@@ -123,7 +123,7 @@ def undeploy(model: str, caller: CallerOf, backend: BackendOf) -> Response:
 @router.post("/jobs/{job_id}/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
     """Promote a kept adapter to a model."""
-    promote_job(job_id, caller, backend)
+    promote_job(backend, caller, job_id)
     return _lists(backend, caller)
 
 

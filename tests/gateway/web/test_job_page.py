@@ -219,12 +219,11 @@ def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
     for name in (model, checkpoint_model(model, 10)):
         reader.fail_deployment(name)
     text = reader.text()
-    why = "It could not be deployed. It died with"
     for name in (model, checkpoint_model(model, 10)):
-        assert f"{why} {name}. {ADVICE['serving_died']}" in text
+        assert f"It died with {name}. {ADVICE['serving_died']}" in text
     assert "Deploy again" in text.partition("Registered")[0]
     assert checkpoint in reader.client.get(reader.page_path).text
-    assert why not in reader.post("deploy").partition("#job-progress")[0]
+    assert "data-failure" not in reader.post("deploy").partition("#job-progress")[0]
 
 
 def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
