@@ -99,6 +99,18 @@ def indexed_events(
     return found, max([known, after, *(item.id for item in found[-1:])])
 
 
+def events_named(connection: Connection, event_ids: Sequence[str]) -> dict[str, Notification]:
+    """Return events of the log by their ids, `<originator id>:<version>`."""
+    rows = connection.execute(
+        f"SELECT log.* FROM unnest(%s::text[]) AS event_id JOIN public.{EVENTS_TABLE} AS log "  # type: ignore[arg-type]
+        "ON originator_id = split_part(event_id, ':', 1)::uuid "
+        "AND originator_version = split_part(event_id, ':', 2)::int",
+        [list(event_ids)],
+    ).fetchall()
+    found = [_notification(row) for row in rows]
+    return {f"{each.originator_id}:{each.originator_version}": each for each in found}
+
+
 def newest_events(
     connection: Connection, account_id: UUID, job_id: UUID, topics: Sequence[str], limit: int
 ) -> tuple[list[Notification], int]:

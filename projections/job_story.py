@@ -1,4 +1,4 @@
-"""A job's story as its owner reads it: what happened, each step and each evaluation."""
+"""Events, steps and evaluations of a job in one list, newest first."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class EntryKey(NamedTuple):
 
 STORIES: dict[EntryKind, LiteralString] = {
     EntryKind.EVENT: """
-        SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, topic, fields
-        FROM job_timeline WHERE job_id = %(job)s AND topic = ANY(%(topics)s)""",
+        SELECT happened_at, 0 AS kind, position AS n, 0 AS segment, event_id, fields
+        FROM job_timeline WHERE job_id = %(job)s AND topic <> ALL(%(hidden_topics)s)""",
     EntryKind.STEP: """
-        SELECT measured_at AS happened_at, 1 AS kind, step AS n, segment, NULL AS topic,
+        SELECT measured_at AS happened_at, 1 AS kind, step AS n, segment, NULL AS event_id,
             jsonb_build_object('train_loss', train_loss, 'learning_rate', learning_rate,
             'tokens', tokens) AS fields
         FROM step_measurements WHERE job_id = %(job)s""",
     EntryKind.EVALUATION: """
-        SELECT scored.measured_at AS happened_at, 2 AS kind, step AS n, segment, NULL AS topic,
+        SELECT scored.measured_at AS happened_at, 2 AS kind, step AS n, segment, NULL AS event_id,
             jsonb_build_object('train_loss', train_loss, 'valid_loss', eval_loss,
             'valid_mean_token_accuracy', accuracy) AS fields
         FROM evaluation_measurements AS scored
@@ -52,16 +52,16 @@ NEWEST = "ORDER BY happened_at DESC, kind DESC, n DESC, segment DESC LIMIT %(lim
 def story_of(
     connection: Connection,
     job_id: UUID,
-    topics: Sequence[str],
+    hidden_topics: Sequence[str],
     after: EntryKey | None,
     limit: int,
 ) -> list[Row] | None:
-    """Entries after one, newest first; None if there is no such one.
+    """Return the entries after one, newest first; None if there is no such entry.
 
-    An entry has happened_at, kind, n and segment, and of an event its topic and fields, else as
-    fields what was measured. The base's own evaluation, at step 0, is none of them.
+    An entry has happened_at, kind, n, segment and fields. Of an event it also has the event_id; of
+    a step or an evaluation the fields are the metrics. The base model's evaluation is left out.
     """
-    query = {"job": job_id, "topics": list(topics), "limit": limit}
+    query = {"job": job_id, "hidden_topics": list(hidden_topics), "limit": limit}
     where = ""
     if after is not None:
         key = {"kind": after.kind.value, "n": after.n, "segment": after.segment}

@@ -18,37 +18,6 @@ from domain.core.money import charge_micros, exact_dollars
 
 PLAIN_LINE_SECONDS = 5.0
 
-# What each event of a job means for its state, and in a few words.
-CHAPTERS = {
-    "JobApproved": "[bold]training[/]: waiting for a GPU",
-    "SegmentAllocated": "[bold]training[/]: segment {segment} has its GPU, waiting for a lease",
-    "LeaseGranted": "[bold]training[/]: {paid_seconds} s are paid for, launching",
-    "PodStarted": "[bold]training[/]: loading model and data; the meter runs",
-    "TrainingStarted": "[bold]training[/]: step {step} of {total_steps}, "
-    "{train_examples} examples, {eval_examples} held out",
-    "CheckpointSaved": "checkpoint at step {step}, train loss {train_loss:.4f}, "
-    "{total_bytes:,} bytes",
-    "MinuteMetered": "minute {minute} metered: {from_seconds}-{to_seconds} s",
-    "EvaluationStarted": "[bold]evaluating[/]",
-    "EvaluationCompleted": "[bold]trained_pending_register[/]: held-out loss "
-    "{loss_before:.4f} before, {loss_after:.4f} after",
-    "Registered": "[bold green]registered[/]: {model}",
-    "SegmentEnded": "segment {segment} ended after {elapsed_seconds} s: {reason}",
-    "CheckpointRejected": "checkpoint at step {step} rejected: {reason}",
-    "ResumeCertified": "resume at step {step} certified, {ranks} rank(s)",
-    "MicroBatchHalved": "out of memory: micro batches of {micro_batch_size}, "
-    "{gradient_accumulation} a step",
-    "RelaunchPostponed": "waiting to be tried again, until {until}",
-    "LostWorkCredited": "lost work credited: {from_seconds}-{to_seconds} s",
-    "PauseRequested": "pausing: the trainer saves and exits",
-    "JobPaused": "[bold yellow]paused[/]: {reason}",
-    "JobResumed": "[bold]resumed[/]",
-    "CancelRequested": "cancelling: the trainer saves and exits",
-    "JobCancelled": "[bold red]cancelled[/] at step {step}",
-    "EstimateScored": "took {actual_seconds} s; estimated {low_seconds} to {high_seconds} s",
-    "JobFailed": "[bold red]failed[/]: {error_class}",
-}
-
 
 class Story:
     """Prints what happens to a job at the time it happened, and one line of progress.
@@ -78,12 +47,9 @@ class Story:
         self.console.print(f"[dim]{at:%H:%M:%S} {elapsed:6.1f} s[/]  {what}", soft_wrap=True)
 
     def tell(self, events: list[dict[str, Any]]) -> None:
-        """Say the events of a job's timeline that change what a person sees."""
+        """Print the events of a job's timeline."""
         for event in events:
-            chapter = CHAPTERS.get(event["topic"])
-            if chapter is not None:
-                at = datetime.fromisoformat(event["happened_at"])
-                self.say(chapter.format(**event["fields"]), at)
+            self.say(escape(event["text"]), datetime.fromisoformat(event["happened_at"]))
 
     def progress(self, job: dict[str, Any], elapsed_seconds: float) -> None:
         """The progress line; `elapsed_seconds` of the running segment are not all billed yet."""

@@ -279,18 +279,13 @@ def log(answer: Answer) -> RenderableType:
 
 
 def event(entry: Answer) -> Text:
-    """One event of a job, on one line; what it nests, refs and hashes stay for --json."""
-    plain = {
-        name: round(value, 4) if isinstance(value, float) else value
-        for name, value in entry["fields"].items()
-        if not isinstance(value, dict | list) and not name.endswith(("ref", "sha256"))
-    }
+    """One event of a job, on one line."""
     return Text.assemble(
         (cell("happened_at", entry["happened_at"]).plain, "dim"),
         " ",
         (entry["topic"], "bold"),
         " ",
-        cell("fields", plain),
+        tame(entry["text"]),
     )
 
 

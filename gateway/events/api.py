@@ -1,7 +1,7 @@
-"""Events since a sequence number: as pages of JSON, with a wait for the next one, or as they come.
+"""Events after a sequence number, as pages of JSON or over a WebSocket.
 
-`/api/events/stream` is a WebSocket: first what the client missed, then what happens, one event a
-message, as in the pages. OpenAPI has no words for it, so `GET /api/events` describes it.
+`/api/events/stream` is a WebSocket: first the missed events, then new ones, one event a message.
+OpenAPI cannot describe it, so the description of `GET /api/events` does.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ from projections.account_events import Interest
 
 STREAM_EVENTS = 100
 SENT_AT_ONCE = 10
-"""Messages to one client, after which the others have their turn."""
+"""Messages to one client before the others have their turn."""
 
 SUBPROTOCOL, KEY_SUBPROTOCOL = "ecolink.events", "ecolink.key."
-"""What a browser offers, which cannot send an Authorization header: the name of what we speak, and
-its API key behind the other."""
+"""Subprotocols that a browser offers: the protocol, and a prefix of its API key. A browser cannot
+send an Authorization header with a WebSocket."""
+
+GOODBYE = "The gateway is stopping. Continue with after={}."
 
 router = APIRouter(tags=["events"])
 
 
 class EventsAsked(BaseModel):
-    """Which events a client asks for."""
+    """Filters of events."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -54,21 +56,22 @@ class EventsAsked(BaseModel):
     )
     job: JobId | None = Field(default=None, description="Only events about this job.")
     all_accounts: bool = Field(
-        default=False, description="Events of every account and of the platform; operators only."
+        default=False,
+        description="Events of all accounts and of the platform. Only operators may set it.",
     )
 
 
 class PageAsked(EventsAsked):
-    """Which of them come in one answer."""
+    """Filters and size of a page of events."""
 
-    limit: int = Field(default=100, ge=1, le=1000, description="At most so many.")
+    limit: int = Field(default=100, ge=1, le=1000, description="Largest number of events.")
     wait: float = Field(
-        default=0, ge=0, le=30, description="Seconds to wait for an event, if there is none yet."
+        default=0, ge=0, le=30, description="Seconds to wait for an event if there is none yet."
     )
 
 
 def feed_of(request: Request) -> EventFeed:
-    """The feed of the application that serves this request."""
+    """Return the feed of the application that serves this request."""
     return request.app.state.feed
 
 
@@ -79,15 +82,16 @@ async def list_events(
     feed: Annotated[EventFeed, Depends(feed_of)],
     asked: Annotated[PageAsked, Query()],
 ) -> EventPage:
-    """The events of the caller's account after a sequence, in the order of the log.
+    """List your account's events after a sequence, in the order of the log.
 
-    The next page begins after `next_after`; so no event is missed, and none comes twice. Events
-    can also be had as they happen, by WebSocket from `/api/events/stream?after=N`, with the same
-    parameters `job` and `all_accounts`: each message is one event, those that were missed first. It
-    takes the API key as a Bearer header, or, from a browser, as the subprotocol
-    `ecolink.key.eco_...` beside `ecolink.events`. A socket that is refused closes with 4000 and the
-    status that a request would have got (4401, 4403, 4404, 4422, 4429), and with 4408 if its client
-    takes no messages; the reason then says after which sequence to go on.
+    The next page begins after `next_after`. No event is missed, and none comes twice.
+
+    `/api/events/stream?after=N` sends events over a WebSocket as they happen, with the same
+    parameters `job` and `all_accounts`. Each message is one event; missed events come first. Send
+    the API key as a Bearer header. A browser sends it as the subprotocol `ecolink.key.eco_...`
+    beside `ecolink.events`. A refused socket closes with 4000 plus the HTTP status (4401, 4403,
+    4404, 4422, 4429). A client that is too slow gets 4408. The reason gives the sequence to
+    continue after.
     """
     interest = await run_in_threadpool(_interest, backend, caller, asked)
     page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
@@ -105,20 +109,23 @@ async def list_events(
 
 
 def _interest(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
-    """What a caller may see of what was asked; raises Forbidden, NotFound and Invalid."""
+    """Return what the caller may follow; raises Forbidden, NotFound and Invalid."""
     if asked.all_accounts and caller.role is not Role.OPERATOR:
-        raise Forbidden("only an operator may see the events of all accounts")
+        raise Forbidden("Only an operator may read the events of all accounts.")
     if asked.job is not None and not asked.all_accounts:
         own_job(backend, caller, asked.job)
     head = backend.log.recorder.max_notification_id() or 0
     if asked.after > head:
-        raise Invalid(f"the log ends at {head}; nothing can follow {asked.after}", field="after")
+        raise Invalid(
+            f"There is no event {asked.after} yet; the log ends at {head}. Use a lower `after`.",
+            field="after",
+        )
     return Interest(None if asked.all_accounts else caller.account_id, asked.job)
 
 
 @router.websocket("/events/stream")
 async def stream_events(websocket: WebSocket) -> None:
-    """Events as they happen, after those that were missed."""
+    """Send the missed events, then new events as they happen."""
     offered: list[str] = websocket.scope["subprotocols"]
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     feed: EventFeed = websocket.app.state.feed
@@ -130,7 +137,7 @@ async def stream_events(websocket: WebSocket) -> None:
             feed.backend.quotas.slots.hold("sockets", caller.account_id),
             feed.follow(interest, asked.after, caller.key_id) as follower,
         ):
-            # From here on the feed tells of a revocation; of one before it, nobody did.
+            # The feed reports later revocations; an earlier one would go unnoticed.
             await run_in_threadpool(holder_of, feed.backend, secret, caller.request_id)
             await while_connected(websocket, _send(websocket, feed, follower))
     except ValidationError as error:
@@ -139,7 +146,7 @@ async def stream_events(websocket: WebSocket) -> None:
     except DomainError as error:
         await close(websocket, 4000 + status_of(error), error.message)
     except STORE_UNREACHABLE:
-        await close(websocket, 4503, "the database cannot be reached now; connect again soon")
+        await close(websocket, 4503, "The database is unreachable. Connect again soon.")
 
 
 def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Caller, Interest]:
@@ -155,22 +162,22 @@ async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> No
     while not feed.closed:
         page = await follower.next_page(STREAM_EVENTS, None)
         if follower.revoked:
-            raise Unauthenticated("this API key was revoked")
+            raise Unauthenticated("This API key was revoked.")
         for number, told in enumerate(page.events):
             if number % SENT_AT_ONCE == 0:
-                await asyncio.sleep(0)  # sending does not wait while the socket takes it all
-            if not await sent_in_time(websocket, told.text, f"go on with after={sent}"):
+                await asyncio.sleep(0)  # sending does not yield while the socket has room
+            if not await sent_in_time(websocket, told.text, f"continue with after={sent}"):
                 return
             sent = told.sequence
-    await close(websocket, GOING_AWAY, f"the gateway ends; go on with after={sent}")
+    await close(websocket, GOING_AWAY, GOODBYE.format(sent))
 
 
 def _secret(websocket: WebSocket, offered: list[str]) -> str:
-    """The API key that came with a WebSocket's handshake; raises Unauthenticated."""
+    """Return the API key of a WebSocket's handshake; raises Unauthenticated."""
     scheme, _, secret = websocket.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return secret.strip()
     for protocol in offered:
         if protocol.startswith(KEY_SUBPROTOCOL):
             return protocol.removeprefix(KEY_SUBPROTOCOL)
-    raise Unauthenticated("send an API key as a Bearer header or as a subprotocol")
+    raise Unauthenticated("Send an API key as a Bearer header or as a subprotocol.")

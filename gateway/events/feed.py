@@ -1,7 +1,7 @@
-"""The feed: the log's newest events, followed once for all clients of this gateway.
+"""The feed of the log's newest events, which all clients of this gateway share.
 
-One task follows the log and keeps its last events. A client is a position in it: nothing is
-queued for anybody. Who is further behind than what is kept reads the log itself, from its index.
+One task follows the log and keeps its last events. A client is only a position in the log, so
+nothing is queued per client. A client behind the kept events reads the log from its index.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 READERS = 2
-"""Clients that read the log itself at a time: many that begin at its start must not take all
-threads and connections."""
+"""Clients that read the log at a time, so that many new clients do not take all threads and
+connections."""
 
 SCANNED_EVENTS = 10_000
-"""How much of the log one read looks through beyond its index, for a projector that is behind."""
+"""Events that one read scans beyond the index, if the projector is behind."""
 
 
 class FeedEvent:
-    """An event as clients are told of it; it is rendered once, if anybody wants it."""
+    """An event for clients. It is rendered at most once."""
 
     def __init__(self, log: EventLog, notification: Notification) -> None:
         taken = recorded(log, notification)
@@ -53,17 +53,17 @@ class FeedEvent:
 
     @cached_property
     def answer(self) -> EventAnswer:
-        """The event as the API says it."""
+        """The event's schema."""
         return EventAnswer.of(Recorded(self.sequence, self.event), self.job_id)
 
     @cached_property
     def text(self) -> str:
-        """The same, as JSON."""
+        """The event as JSON."""
         return self.answer.model_dump_json()
 
 
 class Page(NamedTuple):
-    """Events after a position, whether there are more now, and up to where this page goes."""
+    """Events after a position. `position` is the start of the next page."""
 
     events: Sequence[FeedEvent]
     has_more: bool
@@ -71,19 +71,19 @@ class Page(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who is told what the feed takes from the log, as it takes it."""
+    """Receives the events that the feed reads from the log."""
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """These events come next in the log, and end these keys."""
+        """Take the next events of the log, and the keys that they revoke."""
         ...
 
     def wake(self) -> None:
-        """The feed is closed."""
+        """Note that the feed is closed."""
         ...
 
 
 class Follower:
-    """One client's place in the log."""
+    """One client's position in the log."""
 
     def __init__(self, feed: EventFeed, interest: Interest, after: int, key_id: UUID) -> None:
         self._feed, self._interest, self._key_id = feed, interest, key_id
@@ -92,7 +92,7 @@ class Follower:
         self.revoked = False
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Wake up if the log has got something for this client, or its key was revoked."""
+        """Wake up for an event of interest, or if the client's key was revoked."""
         self.revoked = self.revoked or self._key_id in revoked_keys
         includes = self._interest.includes
         if self.revoked or any(includes(told.account_id, told.job_id) for told in batch):
@@ -103,10 +103,10 @@ class Follower:
         self._news.set()
 
     async def next_page(self, limit: int, wait_seconds: float | None) -> Page:
-        """What follows the position, which moves behind it.
+        """Return the events after the position, and move the position behind them.
 
-        Waits for the first event, for ever with None; the page is empty when the time is over, the
-        key was revoked, or the feed is closed.
+        Waits for the first event, without limit if `wait_seconds` is None. The page is empty if the
+        time is over, the key was revoked, or the feed is closed.
         """
         loop = asyncio.get_running_loop()
         deadline = None if wait_seconds is None else loop.time() + wait_seconds
@@ -126,16 +126,16 @@ class Follower:
 
 
 class EventFeed:
-    """The last events of the log, and who follows them."""
+    """The last events of the log, and the clients that follow them."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.floor = sys.maxsize
-        """All events with a higher sequence, up to the position, are kept."""
+        """All events with a higher sequence, up to `position`, are kept."""
         self.position = 0
         self.closed = False
         self.follows = asyncio.Event()
-        """Whether it has found its place in the log."""
+        """Set once the feed has found its position in the log."""
         self._kept: list[FeedEvent] = []
         self._last: Notification | None = None
         self._listeners: set[Listener] = set()
@@ -144,14 +144,14 @@ class EventFeed:
 
     @contextmanager
     def follow(self, interest: Interest, after: int, key_id: UUID) -> Generator[Follower]:
-        """A place in the log behind a sequence."""
+        """Follow the log after a sequence."""
         follower = Follower(self, interest, after, key_id)
         with self.tells(follower):
             yield follower
 
     @contextmanager
     def tells(self, listener: Listener) -> Generator[None]:
-        """Have somebody told of each event behind the position."""
+        """Pass each new event to a listener."""
         self._listeners.add(listener)
         try:
             yield
@@ -159,14 +159,14 @@ class EventFeed:
             self._listeners.discard(listener)
 
     async def page(self, interest: Interest, after: int, limit: int) -> Page:
-        """What follows a sequence: of what is kept, if that reaches so far back."""
+        """Return events after a sequence, from the kept events if they reach back so far."""
         if after >= self.floor:
             return self.recent(interest, after, limit)
         async with self._reading:
             return await asyncio.to_thread(_rendered, self.backend, interest, after, limit)
 
     def recent(self, interest: Interest, after: int, limit: int) -> Page:
-        """The same page as the log has, of what is kept; `after` is not below the floor."""
+        """Return a page of the kept events. `after` must not be below the floor."""
         found: list[FeedEvent] = []
         begin = bisect_right(self._kept, after, key=lambda told: told.sequence)
         for index in range(begin, len(self._kept)):
@@ -178,15 +178,15 @@ class EventFeed:
         return Page(found, False, max(after, self.position))
 
     def close(self) -> None:
-        """Let everybody who waits go: the gateway ends."""
+        """End all waits, because the gateway is stopping."""
         self.closed = True
         for listener in self._listeners:
             listener.wake()
 
     async def run(self) -> None:
-        """Follow the log for ever; what breaks is tried again, from where it broke.
+        """Follow the log until cancelled; after a failure, continue where it stopped.
 
-        Raises LogReplaced if the log lacks the last event that clients were told of.
+        Raises LogReplaced if the log lacks the last event that was sent to clients.
         """
         while True:
             try:
@@ -194,15 +194,15 @@ class EventFeed:
             except LogReplaced:
                 raise
             except (psycopg.Error, PersistenceError, OSError) as error:
-                self._logger.warning("%s; following anew", error or type(error).__name__)
+                self._logger.warning("%s; following the log again", error or type(error).__name__)
             except Exception:
-                self._logger.exception("the feed stands still; trying again")
+                self._logger.exception("cannot follow the log; trying again")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
         url = self.backend.settings.database_url
         assert url is not None
-        # LISTEN comes first, so that nothing is missed; the poll covers lost notifications.
+        # LISTEN first, so that no event is missed. The poll covers lost notifications.
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             if self.floor == sys.maxsize:
@@ -231,12 +231,12 @@ class EventFeed:
             for listener in list(self._listeners):
                 try:
                     listener.tell(batch, revoked_keys)
-                except Exception:  # of one; the others have to hear of it all the same
-                    self._logger.exception("a listener was not told of events")
+                except Exception:  # must not keep the event from the others
+                    self._logger.exception("a listener failed to take events")
 
 
 def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
-    """A page of the log: by the index as far as that goes, and then by looking at each event."""
+    """Read a page of the log: by the index as far as it goes, then by scanning each event."""
     log = backend.log
     with backend.pool.connection() as connection:
         indexed, position = indexed_events(connection, interest, after, limit)
@@ -245,7 +245,7 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
         return Page(found, True, found[-1].sequence)
     scanned = 0
     while scanned < SCANNED_EVENTS:
-        batch = _told_after(log, position)
+        batch = _events_after(log, position)
         for told in batch:
             position = told.sequence
             if interest.includes(told.account_id, told.job_id):
@@ -259,9 +259,9 @@ def read_log(backend: Backend, interest: Interest, after: int, limit: int) -> Pa
 
 
 def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[Notification]:
-    """What follows the last event, which one query reads again: a restore may have removed it.
+    """Return the events after the last one.
 
-    Raises LogReplaced.
+    The query reads the last event again, because a restore may have removed it. Raises LogReplaced.
     """
     if last is None:
         return log.recorder.select_notifications(
@@ -269,19 +269,19 @@ def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[
         )
     found = log.recorder.select_notifications(start=last.id, limit=BATCH_EVENTS + 1)
     if not found or found[0] != last:
-        raise LogReplaced(f"The event log lacks event {last.id}, which clients were told of.")
+        raise LogReplaced(f"The event log lacks event {last.id}, which was sent to clients.")
     return found[1:]
 
 
 def _rendered(backend: Backend, interest: Interest, after: int, limit: int) -> Page:
-    """A page of the log whose texts are made, so that the event loop only sends them."""
+    """Read a page of the log and render it, so that the event loop only sends it."""
     page = read_log(backend, interest, after, limit)
     for told in page.events:
         _ = told.text
     return page
 
 
-def _told_after(log: EventLog, position: int) -> list[FeedEvent]:
+def _events_after(log: EventLog, position: int) -> list[FeedEvent]:
     notifications = log.recorder.select_notifications(
         start=position, limit=BATCH_EVENTS, inclusive_of_start=False
     )
@@ -289,7 +289,7 @@ def _told_after(log: EventLog, position: int) -> list[FeedEvent]:
 
 
 def _deployment(log: EventLog, event: Event) -> Deployment.DeploymentRequested | None:
-    """How a deployment began, which alone says what it serves; None of any other event."""
+    """Return the first event of a deployment, which names the model; None for other events."""
     if not isinstance(event, Deployment.Event):
         return None
     first = event if event.originator_version == 1 else log.first_event(event.originator_id)

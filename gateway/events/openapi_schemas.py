@@ -1,4 +1,4 @@
-"""Schemas of what each event says, for the OpenAPI document."""
+"""Schemas of each event's fields, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Schema = dict[str, Any]
 
 
 def event_schemas() -> dict[str, Schema]:
-    """By the event's name, the schema of its `fields`; what it refers to is in its own `$defs`."""
+    """Return the schema of the fields of each event by its topic. Each has its own `$defs`."""
     found = {kind.TOPIC: kind for kind in _kinds()}
     return {topic: _schema(topic, found[topic]) for topic in sorted(found)}
 
 
 def add_event_schemas(components: dict[str, Schema]) -> None:
-    """Put them beside a document's other schemas, and let the answer of an event refer to them."""
+    """Add the event schemas to a document's components, and refer to them from EventAnswer."""
     schemas = event_schemas()
     components.update({component(topic): schema for topic, schema in schemas.items()})
     fields = components[EventAnswer.__name__]["properties"]["fields"]
@@ -29,7 +29,7 @@ def add_event_schemas(components: dict[str, Schema]) -> None:
 
 
 def component(topic: str) -> str:
-    """The name of the schema of an event's fields."""
+    """Return the name of the schema of an event's fields."""
     return f"{topic}Fields"
 
 
@@ -48,7 +48,7 @@ def _schema(topic: str, kind: type[Event]) -> Schema:
 
 
 def _kinds() -> Iterator[type[Event]]:
-    """Every event of every aggregate."""
+    """Yield every event of every aggregate."""
     for aggregate in AGGREGATES:
         for name, kind in vars(aggregate).items():
             if name != "Event" and isinstance(kind, type) and issubclass(kind, Event):

@@ -1,4 +1,4 @@
-"""What the API says of an event: where it stands in the log, and its public fields."""
+"""Schemas of events: their place in the log and their public fields."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from infrastructure.consumer import Recorded
 
 ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})
-"""Of API keys: what tells a key in the log is nothing to show."""
+"""Fields of API keys that identify a key."""
 
 INTERNAL = frozenset({"host"})
-"""Of pods: names of the operator's machines."""
+"""Fields of pods that name the operator's machines."""
 
 
 def hidden_fields(kind: type[Event]) -> frozenset[str]:
-    """Names of what a kind of event has and does not show."""
+    """Return the names of the fields that an event does not show."""
     if issubclass(kind, ApiKey.Event):
         return ENVELOPE | SECRET
     return ENVELOPE | INTERNAL if issubclass(kind, Job.PodStarted) else ENVELOPE
 
 
 class EventAnswer(Answer):
-    """One event, as the log has it."""
+    """One event of the log."""
 
     sequence: int = Field(
         examples=[1742],
-        description="Its place in the log. Sequences grow and have holes: other accounts' events.",
+        description="Place in the log. Sequences grow, with gaps for other accounts' events.",
     )
     id: str = Field(
         examples=["0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f:7"],
-        description="Of the aggregate, and which of its events this is.",
+        description="The aggregate and the number of the event within it.",
     )
     event: str = Field(examples=["MinuteMetered"])
     account_id: UUID
     job_id: JobId | None = Field(
-        description="The job that it is about, if it is about one: of a deployment, the job that "
-        "made what is served."
+        description="The job that the event is about, if any. For a deployment: the job that made "
+        "the served model."
     )
     timestamp: datetime
     fields: dict[str, JsonValue] = Field(
@@ -57,12 +57,12 @@ class EventAnswer(Answer):
                 "amount_micros": 10_000,
             }
         ],
-        description="What this event says beside, by its name: `JobApprovedFields` and so on.",
+        description="The other fields. Their schema is named after the event: `JobApprovedFields`.",
     )
 
     @classmethod
     def of(cls, recorded: Recorded, job_id: UUID | None) -> EventAnswer:
-        """The answer for an event of the log, and the job that it is about."""
+        """Return the schema of an event of the log about a job."""
         event = recorded.event
         return cls(
             sequence=recorded.id,
@@ -76,11 +76,11 @@ class EventAnswer(Answer):
 
 
 class EventPage(Answer):
-    """Events in the order of the log, and where to go on."""
+    """Events in the order of the log, and the start of the next page."""
 
     data: list[EventAnswer]
-    has_more: bool = Field(description="Whether more can be had at once.")
+    has_more: bool = Field(description="Whether more events exist now.")
     next_after: int = Field(
         examples=[1742],
-        description="Ask for events after this sequence next: up to it there is nothing more.",
+        description="The `after` of the next page.",
     )

@@ -1,4 +1,4 @@
-"""The curve of a job's loss: all of its steps in as few points as a screen can show."""
+"""The loss curve of a job, reduced to the points that a screen can show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOST_POINTS = 1500
 
 
 class Curve(Answer):
-    """Losses by step, in columns; `smoothed` is the trainer's debiased average up to that step.
+    """Losses by step, in columns.
 
-    `segments` says of each point in which launch it was measured; `last` is the newest of all.
-    `measured` counts the steps, of which a long run shows the lowest and highest of each range.
+    `smoothed` is the debiased average up to that step. `segments` has the launch of each point.
+    `last` is the launch and step of the newest measurement. `measured` counts all steps.
     """
 
     steps: list[int]
@@ -32,7 +32,7 @@ class Curve(Answer):
 
 
 def curve_of(connection: Connection, job_id: UUID) -> Curve:
-    """A job's curve of at most 1,500 points; an evaluation of step 0 is the base's."""
+    """Return a curve of at most 1,500 points. The evaluation of step 0 is the base model's."""
     measured = losses_of(connection, job_id)
     evaluations = [
         each
@@ -53,16 +53,16 @@ def curve_of(connection: Connection, job_id: UUID) -> Curve:
 
 
 def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
-    """Whether what a launch had at a step is lost, as a later one began before that step."""
+    """Return True if a later launch began before this step of `segment`, which is then lost."""
     before = bisect_right(standing, step, key=_step)
     return before > 0 and standing[before - 1].segment > segment
 
 
 def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
-    """At most so many of the steps.
+    """Reduce the steps to at most `most`.
 
-    Steps are cut into ranges of one width, and the lowest and the highest loss of each are kept,
-    so that no spike is lost.
+    Steps are split into ranges of equal width. Each keeps its lowest and its highest loss, so that
+    every spike shows.
     """
     if len(measured) <= most:
         return list(measured)

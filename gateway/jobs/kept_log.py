@@ -1,4 +1,4 @@
-"""The last lines of a failed job: what its trainer told live, and what was kept of its output."""
+"""The end of a failed job's log: lines that the trainer sent live, and its kept output."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 from gateway.jobs.schemas import LogLine
 
 PRINTED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
-"""How a trainer prints a line that it also tells live, the level first."""
+"""A line that a trainer prints and also sends live."""
 
 
-def joined(told: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogLine]:
-    """The lines that came live, then those that were kept, each once.
+def joined(sent: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogLine]:
+    """Merge the live lines and the kept output of the failed segment, each line once.
 
-    What was kept is the end of the output of the segment that failed: it has what the process
-    printed beside its log, such as a crash of the interpreter, and what never came live; and it has
-    no numbers. They follow from where it overlaps with the lines of that segment that came live;
-    a kept line that is no line of the log has none.
+    The kept output is the end of what the process printed. It has other output too, such as a
+    crash of the interpreter, and no line numbers. The numbers follow from the overlap with the live
+    lines of that segment. A kept line that is not a line of the log gets no number.
     """
     lines = [_kept_line(text) for text in kept.splitlines()]
     logged = [line for line in lines if line.level is not None]
-    live = [LogLine(**line) for line in told if line["segment"] == segment]
+    live = [LogLine(**line) for line in sent if line["segment"] == segment]
     start = _start(live, logged)
     both = live[start : start + len(logged)]
-    before = len(told) - len(live)
+    before = len(sent) - len(live)
     return [
-        *(LogLine(**line) for line in told[:before]),
+        *(LogLine(**line) for line in sent[:before]),
         *live[:start],
         *(_numbered(lines, both) if both else lines),
         *live[start + len(both) :],
@@ -36,7 +35,7 @@ def joined(told: Sequence[dict[str, Any]], segment: int, kept: str) -> list[LogL
 
 
 def _numbered(lines: Sequence[LogLine], both: Sequence[LogLine]) -> Generator[LogLine]:
-    """The kept lines with their places in the log, of which the first ones came live too."""
+    """Number the kept lines. `both` are the live lines that they start with."""
     first = both[0]
     assert first.n is not None
     numbers = count(first.n)
@@ -58,10 +57,10 @@ def _kept_line(text: str) -> LogLine:
 
 
 def _start(live: Sequence[LogLine], logged: Sequence[LogLine]) -> int:
-    """Which line that came live is the first one that was kept; behind them all, if none is."""
+    """Return the index of the first live line that was kept; the length if none was."""
     for start in range(len(live) if logged else 0):
-        pairs = zip(live[start:], logged, strict=False)  # either may be ahead of the other
-        # What comes live may be cut to a length.
+        pairs = zip(live[start:], logged, strict=False)  # either may be longer
+        # Live lines may be truncated.
         if all(
             known.level == line.level and line.text.startswith(known.text) for known, line in pairs
         ):

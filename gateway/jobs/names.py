@@ -1,4 +1,4 @@
-"""What people call jobs: the suffix that each was approved with, and its dataset's name."""
+"""Display names of jobs: their suffixes and the names of their datasets."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from gateway.jobs.schemas import JobSummary
 from infrastructure.profiles import dataset_names
 from projections.job_detail import rows_of
 
-SHORT = 8  # characters that tell one account's jobs apart
+SHORT = 8  # characters of an ID, unique within an account
 REMEMBERED = 10_000  # jobs whose suffixes are kept in memory
 DATASETS = ("dataset_id", "validation_dataset_id")
 
 
 @dataclass(frozen=True)
 class JobNames:
-    """Of one job."""
+    """The display names of one job."""
 
     title: str
-    """Its suffix, else the beginning of its id."""
+    """The suffix, or the start of the job's ID."""
     dataset: str | None
-    """None if the dataset's name was deleted."""
+    """None if the dataset was deleted."""
     validation_dataset: str | None
-    """None also if a part of the dataset is held out."""
+    """None also if a part of the training dataset is held out."""
     has_suffix: bool
     base_model: str
 
     @property
     def heading(self) -> str:
-        """What a page of it alone calls it: without a suffix, by its dataset, too."""
+        """The heading of the job's page. Without a suffix it starts with the dataset."""
         if self.has_suffix or self.dataset is None:
             return self.title
         return f"{self.dataset} · {self.title}"
 
 
 def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobNames]:
-    """The names of some jobs."""
+    """Return the names of some jobs."""
     return _named(backend, {job.id: dict(job) for job in jobs})
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
-    """The names of the jobs with these ids, of those that the read model knows."""
+    """Return the names of jobs by ID. Jobs that the read model does not have are left out."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return _named(backend, {row["job_id"]: row for row in rows})
@@ -72,9 +72,9 @@ def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUI
 
 @lru_cache(maxsize=REMEMBERED)
 def _suffix(log: EventLog, job_id: UUID) -> str | None:
-    """The part of its model's name that a job was approved with.
+    """The suffix that a job was approved with.
 
-    It is in the job's first event alone, which never changes, so that it is read once.
+    Only the first event has it. That event never changes, so the suffix is read once.
     """
     first = next(iter(log.events.get(job_id, limit=1)), None)
     assert isinstance(first, Job.JobApproved)

@@ -1,4 +1,4 @@
-"""What the pages, the API and the command line say of a job that is past its estimate."""
+"""Jobs past the upper bound of their estimate, for the API, the pages and the command line."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from gateway.schemas import Answer, Money
 
 
 class OverrunAnswer(Answer):
-    """By how much a job is past the upper bound of its estimate, and why."""
+    """The excess over the upper bound of a job's estimate, with reasons."""
 
-    seconds: int = Field(description="Billed beyond the upper bound; 0: it is only late.")
-    cost: Money = Field(description="Charged beyond the upper bound, less what was credited.")
+    seconds: int = Field(description="Billed time beyond the upper bound; 0 if only late.")
+    cost: Money = Field(description="Charges less credits beyond the upper bound.")
     late_seconds: int = Field(
-        description="Since the approval, waits and pauses included, beyond the upper bound."
+        description="Time since the approval beyond the upper bound, with waits and pauses."
     )
     reasons: list[Reason]
-    sentence: str = Field(description="All of it, for people.")
+    sentence: str = Field(description="The whole overrun in words.")
 
 
 def overrun_of(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, now: datetime
 ) -> OverrunAnswer | None:
-    """The overrun of a job's row; None within the estimate, or without one."""
+    """Return the overrun of a job's row; None within the estimate or without one."""
     if row["estimate"] is None:
         return None
     ended = JobStatus(row["status"]).is_final or row["status"] == JobStatus.PAUSED
@@ -49,29 +49,29 @@ def overrun_of(
             step_seconds=_step_seconds(row, last_step, start),
         ),
     )
-    return None if found is None else _told(found)
+    return None if found is None else _described(found)
 
 
 def _step_seconds(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, start: float | None
 ) -> float | None:
-    """Mean seconds of the steps that the running segment, or the last one, took."""
+    """Mean seconds per step of the running segment or the last one."""
     if last_step is None or start is None or last_step["segment"] != row["segment"]:
         return None
     steps = last_step["step"] - (row["segment_step"] or 0)
     return (last_step["elapsed_seconds"] - start) / steps if steps > 0 else None
 
 
-def _told(found: Overrun) -> OverrunAnswer:
+def _described(found: Overrun) -> OverrunAnswer:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
-        said = f"Past the estimate by {over.text} and {spoken(found.seconds)} of billed time."
+        text = f"Past the estimate by {over.text} and {spoken(found.seconds)} of billed time."
     else:
-        said = f"Later than estimated by {spoken(found.late_seconds)}; the cost is within."
+        text = f"Later than estimated by {spoken(found.late_seconds)}; within the estimated cost."
     return OverrunAnswer(
         seconds=found.seconds,
         cost=over,
         late_seconds=found.late_seconds,
         reasons=list(found.reasons),
-        sentence=" ".join([said, *(each.sentence for each in found.reasons)]),
+        sentence=" ".join([text, *(each.sentence for each in found.reasons)]),
     )

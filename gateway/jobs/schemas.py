@@ -232,6 +232,7 @@ class TimelineEntry(Answer):
     event_id: str
     happened_at: datetime
     topic: str = Field(examples=["CheckpointSaved"])
+    text: str = Field(examples=["Checkpoint saved at step 200: train loss 1.2345."])
     fields: dict[str, JsonValue] = Field(
         description="Fields of the event. A deployment's event also has the served `model`."
     )

@@ -25,6 +25,7 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.jobs.curve import Curve, curve_of
+from gateway.jobs.describe import Description, describe
 from gateway.jobs.kept_log import joined
 from gateway.jobs.names import names_of
 from gateway.jobs.overruns import overrun_of
@@ -50,6 +51,7 @@ from gateway.launch.job_form import JobRequest
 from gateway.launch.placing import placed
 from gateway.schemas import Money, job_name
 from infrastructure.artifacts import Artifacts
+from infrastructure.consumer import recorded
 from infrastructure.measurements import (
     evaluations_of,
     last_evaluations_of,
@@ -59,6 +61,7 @@ from infrastructure.measurements import (
 )
 from infrastructure.reports import SAMPLE
 from projections import JOB_DETAIL, MODELS
+from projections.account_events import events_named
 from projections.accounts import accounts_of
 from projections.deployments import statuses_of_jobs
 from projections.job_detail import job as job_row
@@ -262,8 +265,21 @@ def timeline(
     """Return the events of a job, its meters and its deployments after a position, in order."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
-        read = partial(timeline_of, connection, job_id, after)
-        return Page[TimelineEntry].of(read, limit, lambda row: TimelineEntry(**row))
+        page = Page[Row].of(partial(timeline_of, connection, job_id, after), limit, dict)
+    described = describe_rows(backend, page.data)
+    entries = [TimelineEntry(**row, text=described[row["event_id"]].text) for row in page.data]
+    return Page[TimelineEntry](data=entries, has_more=page.has_more)
+
+
+def describe_rows(backend: Backend, rows: Sequence[Row]) -> dict[str, Description]:
+    """Describe the events of rows of the timeline, by their ids."""
+    served = {row["event_id"]: row["fields"].get("model") for row in rows}
+    with backend.pool.connection() as connection:
+        logged = events_named(connection, list(served))
+    return {
+        event_id: describe(recorded(backend.log, notification).event, served[event_id])
+        for event_id, notification in logged.items()
+    }
 
 
 def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog:

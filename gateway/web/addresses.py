@@ -1,4 +1,4 @@
-"""What an address asks of a page: read from its query, and written back with a change."""
+"""Queries of pages' addresses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def _given(value: object) -> object:
 
 
 Given = BeforeValidator(_given)
-"""A field of a form that was left blank was not asked for."""
+"""Reads a blank form field as absent."""
 
 
 def query_of(fields: Mapping[str, object]) -> str:
-    """The query of an address, without what is not asked for."""
+    """Return a query string without the empty fields."""
     return urlencode({name: value for name, value in fields.items() if value})

@@ -1,4 +1,4 @@
-"""Amounts of money as the pages write them; `domain.core.money` rounds them."""
+"""Amounts of money on pages. `domain.core.money` rounds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.schemas import Answer, Money
 
 
 def written_amount(amount: Money) -> Markup:
-    """An amount for people, such as `$1,234.57`; where it was rounded, with the exact one."""
+    """Write an amount, such as `$1,234.57`. A rounded amount shows the exact one on hover."""
     exact = exact_dollars(amount.micros)
     if amount.text == exact:
         return Markup("{}").format(exact)
@@ -21,12 +21,12 @@ def written_amount(amount: Money) -> Markup:
 
 
 def exact_amount(amount: Money, decimals: int = 2) -> str:
-    """An amount that is not rounded, with as many decimals as the others of its table."""
+    """Write an exact amount with the decimals of its table."""
     return exact_dollars(amount.micros, decimals)
 
 
 def decimals_in(rows: Iterable[Answer]) -> int:
-    """The decimals that show every amount of a table exactly; a row may be an amount itself."""
+    """Return the decimals that show every amount of a table exactly. A row may be an amount."""
     return decimals_of(amount.micros for row in rows for amount in _amounts_of(row))
 
 
@@ -38,7 +38,7 @@ def _amounts_of(row: Answer) -> Iterator[Money]:
 
 
 def written_range(low: Money, high: Money) -> str:
-    """From a lower to an upper bound, each rounded outwards by who made it."""
+    """Write a range. The caller has rounded both bounds outwards."""
     if low.micros < CENT_MICROS:
         return f"up to {high.text}"
     return low.text if low.text == high.text else f"{low.text} – {high.text}"

@@ -1,7 +1,7 @@
-"""What pages load besides: styles and scripts, compressed once, under a name that never changes.
+"""Styles and scripts of the pages, compressed once and cached for ever.
 
-The name holds a digest of all of them, so that a browser asks for each only once, and scripts can
-import their neighbours by relative names.
+Their path has a digest of all assets, so a browser loads each only once. Scripts can import each
+other by relative names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/assets", include_in_schema=False)
 
 @dataclass(frozen=True)
 class Asset:
-    """A file, as it is and compressed."""
+    """A file, plain and compressed."""
 
     content: bytes
     zipped: bytes
@@ -34,14 +34,14 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """All of them by name; raises RuntimeError if those of npm are not there."""
+    """Return all assets by name; raises RuntimeError if those from npm are missing."""
     found = {
         path.relative_to(STATIC).as_posix(): path.read_bytes()
         for path in sorted(STATIC.rglob("*"))
         if path.is_file()
     }
     if not any(name.startswith("vendor/") for name in found):
-        raise RuntimeError("the pages' parts from npm are missing; install EcoLink again")
+        raise RuntimeError("The assets from npm are missing. Install EcoLink again.")
     return {
         name: Asset(content, gzip.compress(content, mtime=0), _media_type(name))
         for name, content in found.items()
@@ -50,7 +50,7 @@ def assets() -> dict[str, Asset]:
 
 @cache
 def digest() -> str:
-    """What tells these assets from those of another version."""
+    """Return a digest of all assets."""
     whole = hashlib.sha256()
     for name, asset in assets().items():
         whole.update(f"{name}\0{len(asset.content)}\0".encode() + asset.content)
@@ -58,14 +58,14 @@ def digest() -> str:
 
 
 def url_of(name: str) -> str:
-    """Where a browser finds an asset."""
+    """Return the URL of an asset."""
     assert name in assets(), name
     return f"/assets/{digest()}/{name}"
 
 
 @router.get("/{version}/{name:path}")
 def show_asset(version: str, name: str, request: Request) -> Response:
-    """One of them; of another version, what it is now, for this once."""
+    """Serve an asset. Under another version's digest it is the present one, not cached."""
     asset = assets().get(name)
     if asset is None:
         raise HTTPException(404)

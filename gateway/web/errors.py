@@ -1,4 +1,4 @@
-"""How a browser is told of a problem: as a page, or as a notice on the page that is shown."""
+"""Problems for browsers: a page of its own, or a notice on the current page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gateway.web.rendering import fragment, is_htmx, outside
 from infrastructure.sessions import Session
 
 TITLES: dict[int, str] = {
-    HTTPStatus.NOT_FOUND: "There is no such page",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Not available for a moment",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Something failed",
+    HTTPStatus.NOT_FOUND: "Page not found",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Temporarily unavailable",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Internal error",
 }
 
 SIGN_IN = "/sign-in"
@@ -26,17 +26,17 @@ AGAIN_SECONDS = 2
 
 
 def recognise(request: Request) -> None:
-    """Note the browser's session on a request that no route took, so that its page has a frame."""
+    """Find the session of a request without a route, so that its error page has the layout."""
     if getattr(request.state, "session", None) is None:
         with suppress(*STORE_UNREACHABLE):
             request.state.session = session_in(request, request.app.state.backend)
 
 
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
-    """The response for a problem.
+    """Return the response for a problem.
 
-    A part of a page that cannot be had is a notice with status 200: it is what the page shows, and
-    a browser writes any other status into its console as an error of ours.
+    For a part of a page it is a notice with status 200, because browsers log any other status to
+    the console as an error.
     """
     if status == HTTPStatus.UNAUTHORIZED:
         return _to_sign_in(request)
@@ -48,20 +48,20 @@ def answer(request: Request, status: int, problem: Problem, headers: Mapping[str
 
 
 def _notice(problem: Problem, *, passing: bool) -> Response:
-    """A notice; what will pass is morphed into itself, so that it is not said with each poll."""
+    """Return a notice. A passing problem morphs, so that polls do not announce it again."""
     swap = "innerMorph" if passing else "innerHTML"
     place = {"hx-retarget": "#notices", "hx-reswap": swap}
     return fragment("notice.html", headers=place, problem=problem, passing=passing)
 
 
 def _page(request: Request, status: int, problem: Problem) -> Response:
-    """A page, in the frame of who is signed in; what will pass is asked for again by itself."""
+    """Return a page in the user's layout. If the problem is passing, the page reloads itself."""
     session: Session | None = getattr(request.state, "session", None)
     passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
     response = outside(
         "error.html",
         status,
-        title=TITLES.get(status, "That did not work"),
+        title=TITLES.get(status, "Request failed"),
         problem=problem,
         again=_address(str(request.url)) if passing else None,
         session=session,
@@ -75,7 +75,7 @@ def _page(request: Request, status: int, problem: Problem) -> Response:
 
 
 def _to_sign_in(request: Request) -> Response:
-    """To the page that asks for a key, and from there back to the one that is shown."""
+    """Redirect to the sign-in page, which returns to the current page."""
     if is_htmx(request):
         shown = request.headers.get("hx-current-url", "")
         return Response(headers={"hx-redirect": _sign_in_for(shown)})
@@ -84,13 +84,13 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _sign_in_for(shown: str) -> str:
-    """The page that asks for a key, and leads from there to what is shown."""
+    """Return the address of the sign-in page that returns to the current page."""
     target = _address(shown)
     return SIGN_IN if target in ("", "/") else f"{SIGN_IN}?next={quote(target)}"
 
 
 def _address(url: str) -> str:
-    """Path and query alone: the host is ours, whatever a client says."""
+    """Return the path and query of a URL, without the client's host."""
     try:
         _, _, path, query, _ = urlsplit(url)
     except ValueError:

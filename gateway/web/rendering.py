@@ -1,4 +1,4 @@
-"""How pages are made of templates: what each of them knows, and how figures are written."""
+"""Templates of the pages, and the filters that write figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECURITY = {
     "x-content-type-options": "nosniff",
     "cross-origin-opener-policy": "same-origin",
 }
-"""Of every page and fragment. Pico's icons are `data:` images."""
+"""Headers of every page and fragment. Pico's icons are `data:` images."""
 
 SHARED = Path(__file__).parent / "templates"
 
@@ -45,7 +45,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @cache
 def templates() -> Environment:
-    """The templates, and the filters that they use."""
+    """Return the template environment with its filters."""
     environment = Environment(
         loader=ChoiceLoader([FileSystemLoader(SHARED), PrefixLoader(_features())]),
         autoescape=True,
@@ -83,12 +83,12 @@ def _features() -> dict[str, FileSystemLoader]:
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:
-    """A way to write durations whose numbers and units stay on one line."""
+    """Keep the numbers and units of durations on one line."""
     return lambda seconds: written(seconds).replace(" ", NO_BREAK)
 
 
 def is_htmx(request: Request) -> bool:
-    """Whether a page that is already shown asks for a part of itself."""
+    """Return True if htmx requests a part of the current page."""
     return request.headers.get("hx-request") == "true"
 
 
@@ -101,7 +101,7 @@ def page(
     headers: dict[str, str] | None = None,
     **context: Any,
 ) -> HTMLResponse:
-    """A whole page for who is signed in."""
+    """Return a page in the layout of the signed-in user."""
     session = getattr(request.state, "session", None)
     text = (
         templates()
@@ -121,48 +121,48 @@ def page(
 def fragment(
     template: str, *, headers: dict[str, str] | None = None, **context: Any
 ) -> HTMLResponse:
-    """A part of a page, which htmx puts into its place."""
+    """Return a part of a page for htmx."""
     text = templates().get_template(template).render(**context)
     return HTMLResponse(text, headers=SECURITY | PRIVATE | (headers or {}))
 
 
 def outside(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """A page that knows no account: for who is not signed in, or of what cannot be shown."""
+    """Return a page without an account: for sign-in and for errors."""
     text = templates().get_template(template).render(**context)
     return HTMLResponse(text, status, headers=SECURITY | PRIVATE)
 
 
 def sentence(message: str) -> str:
-    """A message of the API as a sentence: with a stop, and a capital if it begins with a word."""
+    """Write a message of the API as a sentence, with a capital letter and a full stop."""
     first, _, _ = message.partition(" ")
     begun = message[:1].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
     return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def dataset_link(dataset_id: UUID, name: str | None) -> Markup:
-    """A dataset by its name, which leads to it; without one it was deleted."""
+    """Return a link to a dataset. A dataset without a name was deleted."""
     if name is None:
         return Markup("a deleted dataset")
     return Markup('<a href="/datasets/{}">{}</a>').format(dataset_id, name)
 
 
 def written_count(number: int) -> str:
-    """A number with its thousands apart, such as `12,345`."""
+    """Write a count, such as `12,345`."""
     return f"{number:,}"
 
 
 def written_day(day: date) -> str:
-    """A day, such as `Nov 5, 2026`."""
+    """Write a day, such as `Nov 5, 2026`."""
     return f"{day:%b} {day.day}, {day.year}"
 
 
 def written_gib(size: int) -> str:
-    """Bytes of memory in GiB, rounded up as the memory fit rounds them."""
+    """Write memory in GiB, rounded up as the memory fit does."""
     return f"{gib(size):g} GiB"
 
 
 def written_bytes(size: float) -> str:
-    """A size in decimal units, such as `1.2 MB`."""
+    """Write a size in decimal units, such as `1.2 MB`."""
     exponent = 0
     while size >= 999.5 and exponent < len(UNITS) - 1:
         size, exponent = size / 1000, exponent + 1
@@ -171,7 +171,7 @@ def written_bytes(size: float) -> str:
 
 
 def written_limit(size: int) -> str:
-    """A limit in the unit that it was set in, such as `40 MiB`; else as other sizes."""
+    """Write a limit in its binary unit, such as `40 MiB`, or else as a size."""
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size and size % (1 << bits) == 0:
             return f"{size >> bits:,} {unit}"
@@ -179,17 +179,17 @@ def written_limit(size: int) -> str:
 
 
 def written_time(moment: datetime) -> Markup:
-    """A moment in UTC; the page's script says how long ago that is."""
+    """Write a time in UTC. The page's script replaces it with a relative time."""
     return _time(moment, Markup(""))
 
 
 def written_clock(moment: datetime) -> Markup:
-    """A moment in UTC; the page's script says it in the reader's own time."""
+    """Write a time in UTC. The page's script replaces it with the reader's local time."""
     return _time(moment, Markup(" data-clock"))
 
 
 def written_moment(moment: datetime) -> Markup:
-    """The same to the second, as accounts need it."""
+    """Write a time in UTC with seconds. The page's script replaces it with local time."""
     return _time(moment, Markup(' data-clock="seconds"'), "%Y-%m-%d %H:%M:%S")
 
 

@@ -1,4 +1,4 @@
-"""Signing in with an API key or with a one-time link, and signing out."""
+"""Sign-in with an API key or a one-time link, and sign-out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NextPage = Annotated[str, Query(alias="next", max_length=2000)]
 
 @router.get("/")
 def show_first(caller: CallerOf) -> Response:
-    """Who is signed in sees their jobs first."""
+    """Redirect a signed-in user to their jobs."""
     return RedirectResponse(FIRST_PAGE, HTTPStatus.SEE_OTHER)
 
 
@@ -40,7 +40,7 @@ def show_first(caller: CallerOf) -> Response:
 def show_sign_in(
     request: Request, backend: BackendOf, session: SessionOf, next_page: NextPage = FIRST_PAGE
 ) -> Response:
-    """The page that asks for an API key; a browser whose session has ended is told so."""
+    """Show the sign-in page. It says if the browser's session has ended."""
     valid = session is not None and _valid(backend, session.key_id) is not None
     ended = COOKIE in request.cookies and not valid
     return outside("sign_in.html", next_page=_own(next_page), problem=None, ended=ended)
@@ -53,7 +53,7 @@ def sign_in(
     api_key: Annotated[str, Form(max_length=200)] = "",
     next_page: Annotated[str, Form(max_length=2000)] = FIRST_PAGE,
 ) -> Response:
-    """Begin a session with an API key."""
+    """Start a session with an API key."""
     _refuse_others(request)
     key = _key_shown(request, backend, api_key.strip())
     if key is None:
@@ -64,7 +64,7 @@ def sign_in(
 
 @router.get(SIGN_IN + "/{token}")
 def show_link(token: str, request: Request, backend: BackendOf) -> Response:
-    """Whom a one-time link signs in; chats and mail programs load it too, and use nothing up."""
+    """Show the account of a one-time link. Chat and mail programs load it without using it."""
     with backend.pool.connection() as connection:
         key = _key_of_link(request, backend, token, sessions.key_of_sign_in_link)
         if key is None:
@@ -75,7 +75,7 @@ def show_link(token: str, request: Request, backend: BackendOf) -> Response:
 
 @router.post(SIGN_IN + "/{token}")
 def use_link(token: str, request: Request, backend: BackendOf) -> Response:
-    """Begin a session with a one-time link; it works once."""
+    """Start a session with a one-time link."""
     _refuse_others(request)
     key = _key_of_link(request, backend, token, sessions.use_sign_in_link)
     return _used_up() if key is None else _begun(request, backend, key.id, FIRST_PAGE)
@@ -92,17 +92,17 @@ def sign_out(caller: CallerOf, request: Request, backend: BackendOf) -> Response
 
 
 def _refuse_others(request: Request) -> None:
-    """Raises Forbidden for a form of another site, which would sign a browser in unnoticed."""
+    """Raise Forbidden for a form of another site, which could sign in a browser unnoticed."""
     if not same_origin(request):
-        raise Forbidden("this form came from another site")
+        raise Forbidden("The form came from another site.")
 
 
 def _key_shown(request: Request, backend: Backend, secret: str) -> ApiKey | None:
-    """The key with a secret; a wrong one counts towards a lockout. Raises RateLimited."""
+    """Return the key of a secret. A wrong one counts towards a lockout. Raises RateLimited."""
     with suppress(Unauthenticated), shown(request, secret):
         key = backend.ecolink.authenticate(secret)
         if key is None:
-            raise Unauthenticated("this API key is unknown or was revoked")
+            raise Unauthenticated("This API key is unknown or was revoked.")
         return key
     return None
 
@@ -113,12 +113,12 @@ def _key_of_link(
     token: str,
     key_of: Callable[[Connection, str], UUID | None],
 ) -> ApiKey | None:
-    """The key that a one-time link is for; a wrong link counts like a wrong key."""
+    """Return the key of a one-time link. A wrong link counts like a wrong key."""
     with suppress(Unauthenticated), shown(request, token):
         with backend.pool.connection() as connection:
             key = _valid(backend, key_of(connection, token))
         if key is None:
-            raise Unauthenticated("this link is unknown or was used")
+            raise Unauthenticated("This link is unknown or was used.")
         return key
     return None
 
@@ -128,13 +128,12 @@ def _valid(backend: Backend, key_id: UUID | None) -> ApiKey | None:
 
 
 def _used_up() -> Response:
-    problem = "This link was used before, or it is older than half an hour. "
-    problem += "The command ecolink sign-in prints a new one."
+    problem = "This link was used or has expired. Run `ecolink sign-in` for a new one."
     return outside("sign_in.html", next_page=FIRST_PAGE, problem=problem, ended=False)
 
 
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
-    """A session instead of the one that the browser may have."""
+    """Start a session, and end the browser's earlier one."""
     with backend.pool.connection() as connection:
         sessions.end_session(connection, request.cookies.get(COOKIE, ""))
         token = sessions.begin_session(connection, key_id)
@@ -144,6 +143,6 @@ def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> 
 
 
 def _own(next_page: str) -> str:
-    """A page of ours; what leads elsewhere is not followed."""
+    """Return the page if it is ours, else the first page."""
     ours = next_page.startswith("/") and not next_page.startswith(("//", "/\\"))
     return next_page if ours else FIRST_PAGE

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from domain.billing.account import Account
 from infrastructure.store import open_log
@@ -40,6 +40,16 @@ def told(person: EcoLinkUnderTest, job: str) -> list[int]:
     return [each["sequence"] for each in events if not each["event"].startswith("Gpus")]
 
 
+def event(page: Page, topic: str) -> Locator:
+    """The first event of a topic on the timeline."""
+    return page.locator(f"#timeline [data-topic={topic}]").first
+
+
+def status(page: Page, status: str) -> Locator:
+    """The head of the page, in a status."""
+    return page.locator(f"#job-head [data-status={status}]")
+
+
 def lines(page: Page) -> list[str]:
     return page.locator("#log-lines .line").all_text_contents()
 
@@ -49,13 +59,13 @@ def test_a_page_misses_nothing_while_its_gateway_is_away(
 ) -> None:
     job = job_of(person, tmp_path, examples=40, epochs=8)
     page = tabs.open(person, page_of(job))
-    expect(page.locator("#timeline")).to_contain_text("Training began", timeout=120_000)
+    expect(event(page, "TrainingStarted")).to_be_visible(timeout=120_000)
     with tabs.gateway_down():
         person.kill("gateway")
-        expect(page.locator("#job-head")).to_contain_text("registered", timeout=180_000)
+        expect(status(page, "registered")).to_be_visible(timeout=180_000)
         expect(page.locator("#connection")).to_be_hidden()
     person.await_end(job)
-    expect(page.locator("#timeline")).to_contain_text("It took")
+    expect(event(page, "EstimateScored")).to_be_visible()
 
     def is_whole() -> bool:
         logged = person.client.get(f"{job}/log", lines=1000)["data"]
@@ -79,7 +89,7 @@ def test_pause_top_up_resume_and_cancel_without_a_reload(
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     expect(page.locator("#job-state")).to_be_focused()  # as its button is gone
-    expect(page.locator("#job-head")).to_contain_text("Paused by you", timeout=120_000)
+    expect(status(page, "paused")).to_be_visible(timeout=120_000)
     resume = page.get_by_role("button", name="Resume")
     expect(resume).to_be_enabled()
     person.await_status(job, "paused")  # its lease is given back
@@ -91,10 +101,10 @@ def test_pause_top_up_resume_and_cancel_without_a_reload(
     expect(resume).to_be_enabled()
     resume.click()
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
-    expect(page.locator("#timeline")).to_contain_text("Resumed from step", timeout=120_000)
+    expect(event(page, "ResumeCertified")).to_be_visible(timeout=120_000)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
-    expect(page.locator("#job-head")).to_contain_text("Stopped by you", timeout=120_000)
+    expect(status(page, "cancelled")).to_be_visible(timeout=120_000)
     expect(page.get_by_role("button", name="Promote")).to_be_visible()
     assert page.evaluate("window.sameDocument")
 

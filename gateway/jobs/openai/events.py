@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,14 +13,13 @@ from pydantic import JsonValue
 
 from domain.core.errors import Invalid
 from domain.jobs.job import Job
-from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from gateway.backend import BackendOf
 from gateway.http.access import CallerOf
 from gateway.http.openai_paging import AfterOf, LimitOf, Page, page_from
 from gateway.http.openai_vocabulary import job_of
-from gateway.jobs.schemas import warnings_of_job
-from gateway.jobs.service import own_job
+from gateway.jobs.describe import MINOR_TOPICS, Description, Level
+from gateway.jobs.service import describe_rows, own_job
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import evaluations_of
 from projections.job_story import EntryKey, EntryKind, story_of
@@ -30,7 +28,7 @@ from projections.projection import Row
 
 router = APIRouter(prefix="/fine_tuning/jobs/{job_id}")
 
-Level = Literal["info", "warn", "error"]
+EventType = Literal["message", "metrics"]
 Fields = Mapping[str, Any]
 
 LETTERS = {EntryKind.EVENT: "e", EntryKind.STEP: "s", EntryKind.EVALUATION: "v"}
@@ -48,12 +46,12 @@ class EventObject(Answer):
     created_at: int
     level: Level
     message: str
-    type: Literal["message", "metrics"]
+    type: EventType
     data: dict[str, JsonValue]
 
 
 class Metrics(Answer):
-    """Losses are nats per label token; null: not evaluated there."""
+    """Metrics of a checkpoint. Losses are in nats per label token; null if not evaluated."""
 
     step: int
     train_loss: float
@@ -75,80 +73,26 @@ class CheckpointObject(Answer):
     step_number: int
 
 
-SENTENCES: Mapping[str, tuple[Level, Callable[[Fields], str]]] = MappingProxyType(
-    {
-        "JobRequested": ("info", lambda _: "Created the job; validating its files"),
-        "JobRequestApproved": ("info", lambda _: "The files are valid; the job is approved"),
-        "JobRequestRefused": ("error", lambda it: f"The job failed: {it['message']}"),
-        "JobRequestCancelled": ("info", lambda _: "Cancelled before it was approved"),
-        "JobApproved": ("info", lambda _: "Created the job; it waits for its GPUs"),
-        "PodStarted": ("info", lambda it: f"Launched on its GPUs (launch {it['segment']})"),
-        "TrainingStarted": (
-            "info",
-            lambda it: (
-                f"Training from step {it['step']} of {it['total_steps']} on "
-                f"{it['train_examples']} examples, {it['eval_examples']} to evaluate on"
-            ),
-        ),
-        "CheckpointSaved": ("info", lambda it: f"Checkpoint created at step {it['step']}"),
-        "CheckpointRejected": ("warn", lambda it: f"A checkpoint was damaged: {it['reason']}"),
-        "MicroBatchHalved": (
-            "warn",
-            lambda it: f"Too little memory; micro batches of {it['micro_batch_size']} from now on",
-        ),
-        "RelaunchPostponed": ("warn", lambda it: f"It is tried again at {it['until']}"),
-        "EvaluationStarted": ("info", lambda _: "All steps are done; evaluating"),
-        "EvaluationCompleted": (
-            "info",
-            lambda it: (
-                f"Evaluated: validation loss {it['loss_before']:.4f} of the base, "
-                f"{it['loss_after']:.4f} of the model"
-            ),
-        ),
-        "Registered": ("info", lambda it: f"New fine-tuned model created: {it['model']}"),
-        "SegmentEnded": ("warn", lambda it: f"The trainer failed: {it['failure']}"),
-        "PauseRequested": ("info", lambda _: "Pausing: saving a checkpoint"),
-        "CancelRequested": ("info", lambda _: "Cancelling: saving a checkpoint"),
-        "JobPaused": ("warn", lambda it: f"Paused at step {it['step']} ({it['reason']})"),
-        "JobResumed": ("info", lambda _: "Resumed; it waits for its GPUs"),
-        "JobFailed": ("error", lambda it: f"The job failed: {it['failure']}"),
-        "JobCancelled": ("info", lambda it: f"Cancelled at step {it['step']}"),
-        "AdapterPromoted": ("info", lambda it: f"What it had saved is the model {it['model']}"),
-        "DeploymentActivated": ("info", lambda it: f"Deployed as {it['model']}"),
-        "DeploymentFailed": (
-            "warn",
-            lambda it: f"Deploying {it['model']} failed: {it['message']}",
-        ),
-        "Undeployed": ("info", lambda it: f"Undeployed {it['model']}"),
-        "ModelDeleted": ("info", lambda it: f"Deleted the model {it['model']}"),
-        "AdapterExpired": (
-            "warn",
-            lambda _: "What it had saved is deleted: its time is over",
-        ),
-    }
-)
-"""What a job's owner reads of its events; the others are in the native timeline."""
-
-
 @router.get("/events")
 def list_events(
     job_id: str, caller: CallerOf, backend: BackendOf, after: AfterOf = None, limit: LimitOf = 20
 ) -> Page[EventObject]:
-    """What happened, and the metrics of each step and evaluation; the newest first."""
+    """List a job's events, and the metrics of each step and evaluation, newest first."""
     wanted = job_of(job_id)
     requested = backend.launching.requested(caller.account_id, wanted) is not None
-    row = None if requested else own_job(backend, caller, wanted)
+    total_steps = None if requested else own_job(backend, caller, wanted)["total_steps"]
     key = None if after is None else _key(after, wanted)
     with backend.pool.connection() as connection:
-        rows = story_of(connection, wanted, list(SENTENCES), key, limit + 1)
+        rows = story_of(connection, wanted, MINOR_TOPICS, key, limit + 1)
     if rows is None:
-        raise Invalid(f"no event {after} of this job", field="after")
-    return page_from(
-        rows,
-        lambda entry: _event_id(wanted, entry),
-        limit,
-        lambda entries: [_event(wanted, row, each) for each in entries],
-    )
+        raise Invalid(f"This job has no event {after}.", field="after")
+
+    def show(entries: Sequence[Row]) -> list[EventObject]:
+        events = [each for each in entries if each["event_id"] is not None]
+        described = describe_rows(backend, events)
+        return [_event(wanted, total_steps, each, described) for each in entries]
+
+    return page_from(rows, lambda entry: _event_id(wanted, entry), limit, show)
 
 
 def _event_id(job_id: UUID, entry: Row) -> str:
@@ -157,42 +101,38 @@ def _event_id(job_id: UUID, entry: Row) -> str:
     )
 
 
-def _event(job_id: UUID, job: Row | None, entry: Row) -> EventObject:
-    """An entry of a job's story; of a request there is no row."""
-    kind, fields = EntryKind(entry["kind"]), entry["fields"]
-    level: Level = "info"
-    if kind is EntryKind.EVENT:
-        level, sentence = SENTENCES[entry["topic"]]
-        if entry["topic"] == Job.SegmentEnded.TOPIC and fields["reason"] != SegmentEnd.CRASHED:
-            level, sentence = "info", lambda it: f"Launch {it['segment']} ended: {it['reason']}"
-        message, data = sentence(fields), {}
-        approved = job if entry["topic"] == Job.JobApproved.TOPIC else None
-        if approved is not None and (warnings := warnings_of_job(approved)):
-            level, message = "warn", f"{message}. {' '.join(warnings)}"
+def _event(
+    job_id: UUID, total_steps: int | None, entry: Row, described: Mapping[str, Description]
+) -> EventObject:
+    """Return an event, a step or an evaluation as an event object."""
+    if EntryKind(entry["kind"]) is EntryKind.EVENT:
+        type_: EventType = "message"
+        level, message = described[entry["event_id"]]
+        data = {}
     else:
-        total = None if job is None else job["total_steps"]
-        data = {name: value for name, value in fields.items() if value is not None}
-        data |= {"step": entry["n"], "total_steps": total}
-        message = f"Step {entry['n']}/{total}: " + ", ".join(
-            f"{name}={fields[of]:.4f}"
-            for name, of in (("training loss", "train_loss"), ("validation loss", "valid_loss"))
-            if fields.get(of) is not None
+        type_ = "metrics"
+        level, fields = "info", entry["fields"]
+        losses = (("training loss", "train_loss"), ("validation loss", "valid_loss"))
+        message = f"Step {entry['n']}/{total_steps}: " + ", ".join(
+            f"{name}={fields[of]:.4f}" for name, of in losses if fields.get(of) is not None
         )
+        data = {name: value for name, value in fields.items() if value is not None}
+        data |= {"step": entry["n"], "total_steps": total_steps}
     return EventObject(
         id=_event_id(job_id, entry),
         created_at=int(entry["happened_at"].timestamp()),
         level=level,
         message=message,
-        type="message" if kind is EntryKind.EVENT else "metrics",
+        type=type_,
         data=data,
     )
 
 
 def _key(event_id: str, job_id: UUID) -> EntryKey:
-    """What an event's id names; raises Invalid."""
+    """Parse the ID of an event; raises Invalid."""
     match = EVENT_ID.fullmatch(event_id)
     if match is None or match["job"] != job_id.hex:
-        raise Invalid(f"no event {event_id} of this job", field="after")
+        raise Invalid(f"This job has no event {event_id}.", field="after")
     kind = next(kind for kind, letter in LETTERS.items() if letter == match["kind"])
     return EntryKey(kind, int(match["n"]), int(match["segment"]))
 
@@ -205,15 +145,15 @@ def list_checkpoints(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> Page[CheckpointObject]:
-    """The checkpoints that exist, the newest first; each can be deployed under its name.
+    """List the checkpoints that exist, newest first. Each can be deployed under its name.
 
-    A page after one that was pruned meanwhile begins where that one was.
+    `after` may name a checkpoint that was deleted since.
     """
     if backend.launching.requested(caller.account_id, job_of(job_id)) is not None:
         return Page(data=[], first_id=None, last_id=None, has_more=False)
     row = own_job(backend, caller, job_of(job_id))
     model = backend.log.load(Job, row["job_id"]).model_name
-    changed_at: datetime = row["changed_at"]  # while the timeline does not have it yet
+    changed_at: datetime = row["changed_at"]  # until the timeline has the checkpoint
     with backend.pool.connection() as connection:
         times = saved_at(connection, row["job_id"])
         scored = {each["step"]: each for each in evaluations_of(connection, row["job_id"])}
@@ -243,15 +183,15 @@ def _checkpoint_id(job_id: UUID, saved: Fields) -> str:
 
 
 def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
-    """Segment and step of a checkpoint's id; raises Invalid."""
+    """Parse the ID of a checkpoint into its segment and step; raises Invalid."""
     match = CHECKPOINT_ID.fullmatch(checkpoint_id)
     if match is None or match["job"] != job_id.hex:
-        raise Invalid(f"no checkpoint {checkpoint_id} of this job", field="after")
+        raise Invalid(f"This job has no checkpoint {checkpoint_id}.", field="after")
     return int(match["segment"]), int(match["step"])
 
 
 def _metrics(saved: Fields, evaluation: Row | None) -> Metrics:
-    """Every evaluation is of all held-out examples."""
+    """Return the metrics. Every evaluation covers all held-out examples."""
     loss = saved["eval_loss"]
     accuracy = evaluation["accuracy"] if evaluation and loss is not None else None
     return Metrics(

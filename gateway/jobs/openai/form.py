@@ -1,4 +1,4 @@
-"""The form of a fine-tuning job as OpenAI has it, with ours for all that it has no word for."""
+"""Request bodies of fine-tuning jobs: OpenAI's fields, and our own beside them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 OURS = frozenset(Hyperparameters.model_fields) - {"seed"}
-"""Hyperparameters under our own names, which the client sends by `extra_body`."""
+"""Hyperparameters under our own names. Clients send them in `extra_body`."""
 
 
 class OpenAIHyperparameters(BaseModel):
-    """What OpenAI has a word for; `auto` is our default."""
+    """OpenAI's hyperparameters. `auto` is our default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -34,7 +34,7 @@ class OpenAIHyperparameters(BaseModel):
 
 
 class Supervised(BaseModel):
-    """The only method there is."""
+    """The only supported method."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class Supervised(BaseModel):
 
 
 class Method(BaseModel):
-    """How to train."""
+    """The training method."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class Method(BaseModel):
 
 
 class CreateJob(BaseModel):
-    """The body of a request for a job; unknown fields are found when it is translated."""
+    """A request for a job. `translated` refuses unknown fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -69,22 +69,24 @@ class CreateJob(BaseModel):
     gpu_count: int = Field(default=1, ge=1, le=64)
 
     def translated(self) -> Hyperparameters:
-        """The hyperparameters as the wizard has them.
+        """Return the hyperparameters under our names.
 
-        Raises RequestValidationError for what is unknown or out of bounds, and Invalid for a number
-        that is given twice.
+        Raises RequestValidationError for unknown fields and values out of bounds, and Invalid for a
+        number that is given twice.
         """
         given = dict(self.model_extra or {})
         unknown = sorted(given.keys() - OURS)
         if unknown:
             raise RequestValidationError(
-                [{"loc": ("body", name), "msg": "there is no such field"} for name in unknown]
+                [{"loc": ("body", name), "msg": "Unknown field."} for name in unknown]
             )
         called: dict[str, str] = {}
         for name, value in self._numbers().items():
             for ours, translated in _ours(name, value, self.gpu_count).items():
                 if ours in given:
-                    raise Invalid(f"it says the same as {ours}; send one of them", field=name)
+                    raise Invalid(
+                        f"This field means the same as {ours}. Send only one of them.", field=name
+                    )
                 given[ours] = translated
                 called[ours] = name
         if self.seed is not None:
@@ -95,7 +97,7 @@ class CreateJob(BaseModel):
             raise RequestValidationError(_named(error, called)) from error
 
     def _numbers(self) -> Mapping[str, float]:
-        """What is not `auto`, from either of the two places that OpenAI has for it."""
+        """Return the numbers that are not `auto`, from either of OpenAI's two places."""
         supervised = self.method.supervised if self.method else None
         places = (self.hyperparameters, supervised.hyperparameters if supervised else None)
         numbers: dict[str, float] = {}
@@ -105,26 +107,26 @@ class CreateJob(BaseModel):
                     continue
                 if numbers.setdefault(name, value) != value:
                     raise Invalid(
-                        "`hyperparameters` and `method` say different things; send one of them",
+                        "`hyperparameters` and `method` have different values. Send only one.",
                         field=name,
                     )
         return numbers
 
 
 class ResumeJob(BaseModel):
-    """What a resume may be told by `extra_body`; the client's own has no body."""
+    """Options of a resume, sent in `extra_body`. The client itself sends no body."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     gpu_count: int | None = Field(default=None, ge=1, le=64)
 
     def accepted(self) -> int | None:
-        """GPUs to go on with, None for as many as before; refuses by name what cannot change."""
+        """Return the GPUs to resume with, None for as many as before. Other fields are refused."""
         fixed = sorted(self.model_extra or {})
         if fixed:
             raise RequestValidationError(
                 [
-                    {"loc": ("body", name), "msg": "a resume changes nothing but gpu_count"}
+                    {"loc": ("body", name), "msg": "A resume can change only gpu_count."}
                     for name in fixed
                 ]
             )
@@ -132,7 +134,7 @@ class ResumeJob(BaseModel):
 
 
 def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
-    """One of OpenAI's hyperparameters by our names."""
+    """Translate one of OpenAI's hyperparameters to our names."""
     if name == "n_epochs":
         return {"epochs": value}
     if name == "batch_size":
@@ -141,7 +143,7 @@ def _ours(name: str, value: Any, gpu_count: int) -> dict[str, Any]:
 
 
 def _named(error: ValidationError, called: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The problems under the names that the request used."""
+    """Return the problems under the names in the request."""
     return [
         {**each, "loc": ("body", called.get(str(each["loc"][0]), each["loc"][0]), *each["loc"][1:])}
         for each in error.errors()

@@ -52,11 +52,11 @@ async def create_job(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> JobObject:
-    """Approve a job; while its files are being validated, it is `validating_files`.
+    """Create a job. While its files are being validated, its status is `validating_files`.
 
-    Its price is known as soon as they are: it is then approved, or it fails with the refusal that a
-    request would get. It waits for its GPUs, free of charge. A region or a GPU type that is left
-    open is chosen so that the job costs least. Its model is deployed as soon as it is registered.
+    Then the job is approved, or it fails with the error that a request would get. Waiting for GPUs
+    is free of charge. If you omit the region or GPU type, EcoLink picks the cheapest. The model is
+    deployed as soon as it is registered.
     """
     choices = _choices(wanted)
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
@@ -69,7 +69,7 @@ async def create_job(
 
 
 def _choices(wanted: CreateJob) -> Choices:
-    """What is wanted in the words of the use cases; GPUs that are left open are blank."""
+    """Return the choices for the use cases. An omitted region or GPU type is blank."""
     hyperparameters, file = wanted.translated(), wanted.validation_file
     return Choices(
         dataset_of(wanted.training_file, TRAINING_FILE),
@@ -109,7 +109,7 @@ def list_jobs(
     after: AfterOf = None,
     limit: LimitOf = 20,
 ) -> Page[JobObject]:
-    """The caller's jobs, the newest first; `metadata[key]=value` are those with such notes."""
+    """List your jobs, newest first. `metadata[key]=value` filters by metadata."""
     last = None if after is None else job_of(after)
     if last is not None and backend.launching.requested(caller.account_id, last) is None:
         own_job(backend, caller, last)
@@ -120,7 +120,7 @@ def list_jobs(
 
 
 def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[JobObject]:
-    """Jobs and requests, in the order given."""
+    """Return jobs and requests in the given order."""
     with backend.pool.connection() as connection:
         rows = jobs_with_ids(connection, caller.account_id, job_ids)
     known = {job_of(each.id): each for each in job_objects(backend, caller, rows)}
@@ -132,7 +132,7 @@ def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[
 
 
 def _wanted_metadata(request: Request) -> dict[str, str] | None:
-    """The notes that a query asks for: none at all, by `metadata=null`; None if it does not ask."""
+    """Return the metadata filter: empty for `metadata=null`, None without a filter."""
     query = request.query_params
     if query.get("metadata") == "null":
         return {}
@@ -146,13 +146,13 @@ def _wanted_metadata(request: Request) -> dict[str, str] | None:
 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """One job."""
+    """Show a job."""
     return job_object(backend, caller, job_of(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: CallerOf, backend: BackendOf) -> JobObject:
-    """Stop for good; what was saved is kept for a while."""
+    """Stop the job permanently. Its last checkpoint is kept for some time."""
     return _give(backend, caller, job_id, backend.launching.cancel_requested)
 
 
@@ -169,7 +169,7 @@ def resume_job(
     backend: BackendOf,
     how: Annotated[ResumeJob | None, Body()] = None,
 ) -> JobObject:
-    """Go on from the last checkpoint, at today's rate, when GPUs are free."""
+    """Continue from the latest checkpoint at today's rate when GPUs are free."""
     resume = partial(
         backend.launching.resume,
         wait=True,
@@ -182,7 +182,7 @@ def resume_job(
 def _give(
     backend: Backend, caller: Caller, name: str, command: Callable[[UUID, UUID], Any]
 ) -> JobObject:
-    """Give a command, and answer the job as it is then."""
+    """Give a command and return the job as it is then."""
     job_id = job_of(name)
     with because(caller.cause(backend)):
         command(caller.account_id, job_id)
@@ -191,7 +191,7 @@ def _give(
 
 
 def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
-    """A caller's job, or its request; raises NotFound."""
+    """Return a caller's job or its request; raises NotFound."""
     if (request := backend.launching.requested(caller.account_id, job_id)) is not None:
         return requested_object(backend, request)
     (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])

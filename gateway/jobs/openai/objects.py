@@ -38,7 +38,7 @@ PHASES = {
 
 
 class HyperparametersObject(Answer):
-    """What `auto` came to, too."""
+    """The hyperparameters in use. `auto` is replaced by its value."""
 
     n_epochs: int
     batch_size: int
@@ -46,20 +46,20 @@ class HyperparametersObject(Answer):
 
 
 class SupervisedObject(Answer):
-    """The method's own part."""
+    """Settings of the supervised method."""
 
     hyperparameters: HyperparametersObject
 
 
 class MethodObject(Answer):
-    """How the job trains."""
+    """The training method of a job."""
 
     type: Literal["supervised"] = "supervised"
     supervised: SupervisedObject
 
 
 class ErrorObject(Answer):
-    """Why a job failed, and what to do."""
+    """The failure of a job, and what to do."""
 
     code: str
     message: str
@@ -67,11 +67,11 @@ class ErrorObject(Answer):
 
 
 class EcoLinkObject(Answer):
-    """What OpenAI has no word for."""
+    """Fields that OpenAI's object does not have."""
 
     status: JobStatus | RequestStatus
     phase: str
-    region: str | None  # None, as the two below: not chosen before the approval
+    region: str | None  # None before the approval, like the next two
     gpu_type: str | None
     gpu_count: int
     rate_micros_per_hour: int | None
@@ -106,7 +106,7 @@ class JobObject(Answer):
 
 
 def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[JobObject]:
-    """Jobs' rows with what was noted and measured of them."""
+    """Return the objects of jobs' rows, with metadata and measurements."""
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
@@ -147,7 +147,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
 
 
 def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
-    """Recorded hyperparameters of a job that was ordered on so many GPUs."""
+    """Translate a job's recorded hyperparameters. `gpu_count` is that of the approval."""
     return HyperparametersObject(
         n_epochs=recorded["epochs"],
         batch_size=vocabulary.batch_size(recorded, gpu_count),
@@ -156,7 +156,7 @@ def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> Hyperpar
 
 
 def _error(row: Row) -> ErrorObject | None:
-    """Of a failed job; a failure that was overcome is none."""
+    """The error of a failed job. A failure that a retry overcame is left out."""
     if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
         return None
     return ErrorObject(
@@ -169,7 +169,7 @@ def _error(row: Row) -> ErrorObject | None:
 def _estimated_finish(
     row: Row, last_step: Row | None, wait: float | None, now: datetime
 ) -> int | None:
-    """When a job will be registered, a wait for its GPUs included; None if nobody knows."""
+    """Expected time of registration, including the wait for GPUs; None if unknown."""
     left = remaining_seconds(row, last_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
@@ -184,7 +184,7 @@ def _ours(row: Row) -> EcoLinkObject:
 
 
 def requested_object(backend: Backend, request: JobRequest) -> JobObject:
-    """A request that has no job; nothing was charged for it."""
+    """Return the object of a request without a job. Nothing was charged for it."""
     choices, status = request.choices, PHASES[request.status]
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
@@ -225,7 +225,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
 
 
 def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
-    """The refusal of a failed request; a rejected file's first errors come from its report."""
+    """The refusal of a failed request, with the first errors of a rejected file."""
     if (refusal := request.refusal) is None:
         return None
     message, field = refusal.message, refusal.field
@@ -240,7 +240,7 @@ def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
 
 
 def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
-    """The sentence that a file was rejected, with its first errors while its report is kept."""
+    """Add the first errors to a file's rejection, if its report still exists."""
     with backend.pool.connection() as connection:
         row = dataset_rows.dataset(connection, account_id, dataset_id)
     if row is None or row["report_ref"] is None:

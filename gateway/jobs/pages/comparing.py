@@ -1,4 +1,4 @@
-"""Two jobs side by side: their curves over each other, their results, and what was chosen apart."""
+"""The page that compares two jobs: curves, results and different settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gateway.backend import BackendOf
 from gateway.catalog.service import display_names
 from gateway.http.access import CallerOf
 from gateway.jobs.names import SHORT, JobNames, names_of
-from gateway.jobs.pages.states import state_of
 from gateway.jobs.schemas import JobDetail
 from gateway.jobs.service import job_detail, list_jobs
+from gateway.jobs.states import state_of
 from gateway.schemas import JobId
 from gateway.web.amounts import written_amount
 from gateway.web.rendering import dataset_link, page
@@ -31,14 +31,14 @@ router = APIRouter(prefix="/fine-tune/compare")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: what it is of, and each job's value."""
+    """A row of the table: a label, and each job's value."""
 
     label: str
     values: tuple[str, ...]
 
     @property
     def differs(self) -> bool:
-        """Whether the jobs are not alike in this."""
+        """Whether the jobs have different values."""
         return len(set(self.values)) > 1
 
 
@@ -49,7 +49,7 @@ def compare_jobs(
     backend: BackendOf,
     jobs: Annotated[list[JobId] | None, Query(max_length=10)] = None,
 ) -> Response:
-    """The page; with another number of jobs than two it asks for two. Raises NotFound."""
+    """Compare two jobs; with any other number, ask for two. Raises NotFound."""
     chosen = [job_detail(backend, caller, job_id) for job_id in dict.fromkeys(jobs or ())]
     both = chosen if len(chosen) == 2 else []
     choices = list_jobs(backend, caller, MOST_CHOICES).data
@@ -72,7 +72,7 @@ def compare_jobs(
 
 
 def _titles(jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames]) -> list[str]:
-    """What the jobs are called beside each other; those of one name are told apart by their ids."""
+    """Return the titles of the jobs. Jobs of the same name also show their IDs."""
     titles = [names[job.id].title for job in jobs]
     if len(set(titles)) == len(titles):
         return titles
@@ -88,7 +88,7 @@ def _results(jobs: Sequence[JobDetail]) -> list[Line]:
         line("Steps", [_of(job.step, job.total_steps) for job in jobs]),
         line("Train loss, last step", [_loss(job.train_loss) for job in jobs]),
         line("Smoothed train loss, last step", [_loss(job.smoothed_loss) for job in jobs]),
-        line("Held-out loss, of the base", [_loss(job.loss_before) for job in jobs]),
+        line("Held-out loss, base model", [_loss(job.loss_before) for job in jobs]),
         line("Held-out loss, last", [_loss(_last_loss(job)) for job in jobs]),
         line("Held-out loss, best", [_best(job) for job in jobs]),
         line("Cost", [written_amount(job.cost) for job in jobs]),
@@ -99,7 +99,7 @@ def _results(jobs: Sequence[JobDetail]) -> list[Line]:
 def _choices(
     jobs: Sequence[JobDetail], names: Mapping[UUID, JobNames], places: DisplayNames
 ) -> Iterator[Line]:
-    """What they were made of; what they were evaluated on if that is a dataset of its own."""
+    """Yield the choices of both jobs. The validation dataset is left out if neither has one."""
 
     def line(label: str, value_of: Callable[[JobDetail], str]) -> Line:
         return Line(label, tuple(value_of(job) for job in jobs))
@@ -121,7 +121,7 @@ def _choices(
 
 
 def _settings(jobs: Sequence[JobDetail]) -> list[Line]:
-    """Every hyperparameter that any of them has, in the wizard's order."""
+    """Return every hyperparameter of either job, in the wizard's order."""
     names = dict.fromkeys(name for job in jobs for name in job.hyperparameters)
     return [
         Line(title_of(name), tuple(written(job.hyperparameters.get(name)) for job in jobs))
@@ -138,7 +138,7 @@ def _loss(loss: float | None) -> str | None:
 
 
 def _last_loss(job: JobDetail) -> float | None:
-    """Held-out, of the adapter as it is registered, else at the last evaluation."""
+    """The held-out loss of the registered adapter, else of the last evaluation."""
     return job.eval_loss if job.loss_after is None else job.loss_after
 
 

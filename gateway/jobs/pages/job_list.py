@@ -1,4 +1,4 @@
-"""The page of jobs: all of an account's, live while one runs, and two of them side by side."""
+"""The list of an account's jobs, which polls for changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gateway.billing.api.accounts import show_account
 from gateway.catalog.service import display_names
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs.names import names_of
-from gateway.jobs.pages.states import TONES, state_of
 from gateway.jobs.schemas import JobSummary
 from gateway.jobs.service import count_jobs, list_jobs
+from gateway.jobs.states import TONES, state_of
 from gateway.schemas import JobId, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/fine-tune")
 
 
 class Group(StrEnum):
-    """What the list can be filtered by."""
+    """A filter of the list."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -41,19 +41,19 @@ class Group(StrEnum):
 
     @property
     def statuses(self) -> list[JobStatus]:
-        """Those of its jobs."""
+        """The statuses of the group's jobs."""
         return RUNNING if self is Group.RUNNING else [JobStatus(self)]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which jobs are asked for."""
+    """The filter and the position that the address asks for."""
 
     group: Group | None
     after: JobId | None
 
     def query(self, **change: object) -> str:
-        """As the query of an address, with a change."""
+        """Return the query of the address with a change."""
         after = job_name(self.after) if self.after else None
         fields: dict[str, object] = {"status": self.group, "after": after}
         return query_of(fields | change)
@@ -63,7 +63,7 @@ def asked(
     status: Annotated[Group | None, Given, Query()] = None,
     after: Annotated[JobId | None, Query()] = None,
 ) -> Asked:
-    """What an address asks for."""
+    """Read the filter and the position from the address."""
     return Asked(status, after)
 
 
@@ -72,7 +72,7 @@ AskedOf = Annotated[Asked, Depends(asked)]
 
 @dataclass(frozen=True)
 class JobsNow:
-    """The jobs of a page, and how many there are."""
+    """The jobs of a page, and the number of jobs in each status."""
 
     jobs: Sequence[JobSummary]
     has_more: bool
@@ -80,26 +80,26 @@ class JobsNow:
 
     @property
     def running(self) -> bool:
-        """Whether anything changes by itself; also what is not on this page."""
+        """Whether any job runs, on this page or another."""
         return any(status in RUNNING for status in self.counts)
 
     @property
     def total(self) -> int:
-        """Of all jobs."""
+        """The number of all jobs."""
         return sum(self.counts.values())
 
     def count_of(self, group: Group) -> int:
-        """How many jobs a group has."""
+        """Return the number of jobs in a group."""
         return sum(self.counts.get(status, 0) for status in group.statuses)
 
     @property
     def seen(self) -> str:
-        """What tells this state from another."""
+        """A digest of this state."""
         return sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
-    """The jobs that are asked for, as they are."""
+    """Return the present jobs of a page."""
     statuses = asked.group.statuses if asked.group else None
     found = list_jobs(backend, caller, PAGE_JOBS, after=asked.after, statuses=statuses)
     return JobsNow(found.data, found.has_more, count_jobs(backend, caller))
@@ -107,7 +107,7 @@ def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
 
 @router.get("")
 def show_jobs(request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf) -> Response:
-    """The caller's jobs, the newest first."""
+    """Show the caller's jobs, newest first."""
     shown = _shown(backend, jobs_now(backend, caller, asked), asked)
     return page(request, backend, caller, "jobs/list.html", **shown)
 
@@ -118,13 +118,13 @@ def show_now(
     backend: BackendOf,
     asked: AskedOf,
     seen: Annotated[str, Query()] = "",
-    empty: Annotated[bool, Query(description="Whether there was no job at all.")] = False,
+    empty: Annotated[bool, Query(description="The page shows no jobs at all.")] = False,
 ) -> Response:
-    """What has changed since the list, or this, was shown last; nothing if nothing has."""
+    """Update the list if it has changed; else answer 204."""
     now = jobs_now(backend, caller, asked)
     if now.seen == seen:
         return Response(status_code=204)
-    if empty:  # the page has no list yet into which anything could be put
+    if empty:  # the page has no list yet to update
         return Response(headers={"hx-refresh": "true"})
     account = show_account(caller, backend)
     return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))

@@ -1,4 +1,4 @@
-"""The page of one job: a panel for each state, its curve and log, and the commands on it."""
+"""The page of one job: its state, curve, log, timeline and commands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
 from gateway.billing.api.accounts import show_account
-from gateway.catalog.service import display_names
 from gateway.events.feed import FeedEvent
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs import service
+from gateway.jobs.describe import MINOR_TOPICS
 from gateway.jobs.pages.live import RECONNECTING, place_text
-from gateway.jobs.pages.story import MINOR, Entry, entries_of
+from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.schemas import ResumeRequest
@@ -38,7 +38,7 @@ router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 def show_job_page(
     job_id: JobId, request: Request, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """All of a job; what comes after it was read comes live."""
+    """Show a job in full. Later changes arrive over the WebSocket."""
     service.own_job(backend, caller, job_id)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
     log = service.log_of(backend, caller, job_id, SHOWN_LINES)
@@ -65,16 +65,16 @@ def show_job_page(
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
-    """The newest lines of the timeline, in order.
+    """Return the newest entries of the timeline, in order.
 
-    Also from which of them on every minute is there, if not from the first; and the sequence up to
-    which these are all lines.
+    Also return the sequence from which on minor events are included, None if all are; and the
+    sequence of the last event that these entries cover.
     """
-    minor = [each.TOPIC for each in MINOR]
     with backend.pool.connection() as connection:
-        found, known = newest_events(connection, caller.account_id, job_id, minor, SHOWN_ENTRIES)
-    told = (FeedEvent(backend.log, each) for each in found)
-    entries = entries_of(told, display_names(backend))
+        found, known = newest_events(
+            connection, caller.account_id, job_id, MINOR_TOPICS, SHOWN_ENTRIES
+        )
+    entries = entries_of(FeedEvent(backend.log, each) for each in found)
     if len(found) <= SHOWN_ENTRIES:
         return entries, None, known
     whole = [each.sequence for each in entries if each.sequence >= found[-SHOWN_ENTRIES].id]
@@ -83,7 +83,7 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
 
 @router.get("/curve")
 def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """The losses of a job in as many points as a chart can show."""
+    """Return the losses of a job in as many points as a chart can show."""
     curve = service.curve(backend, caller, job_id)
     headers = SECURITY | PRIVATE
     return Response(curve.model_dump_json(), headers=headers, media_type="application/json")
@@ -91,14 +91,14 @@ def show_curve(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 @router.get("/log")
 def show_lines(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """The last lines of a job's log, with what was kept of a failed one's output."""
+    """Show the end of a job's log; of a failed job also its kept output."""
     lines = service.log_of(backend, caller, job_id, SHOWN_LINES).data
     return fragment("jobs/job/lines.html", lines=[line.model_dump() for line in lines])
 
 
 @router.post("/pause")
 def pause(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Save a checkpoint and stop the meter, until the job is resumed."""
+    """Save a checkpoint and stop the meter until the job is resumed."""
     return _give(backend, job_id, lambda: service.pause(backend, caller, job_id))
 
 
@@ -109,7 +109,7 @@ def quote_resume(
     backend: BackendOf,
     gpu_count: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """What the rest would cost on so many GPUs; nothing of a job that is not paused any more."""
+    """Quote the rest of a job on some GPUs; empty if the job is no longer paused."""
     service.own_job(backend, caller, job_id)
     count = gpu_count_of(gpu_count)
     return fragment(
@@ -129,7 +129,7 @@ def resume(
     wait: Annotated[bool, Form()] = False,
     gpu_count: Annotated[str, Form(max_length=20)] = "",
 ) -> Response:
-    """Go on from the latest checkpoint."""
+    """Continue from the latest checkpoint."""
     if (count := gpu_count_of(gpu_count)) is None:
         raise Invalid(requirement("gpu_count"), field="gpu_count")
     how = ResumeRequest(wait=wait, gpu_count=count)
@@ -138,19 +138,19 @@ def resume(
 
 @router.post("/cancel")
 def cancel(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Settle what was used and stop for good."""
+    """Settle the used time and stop the job permanently."""
     return _give(backend, job_id, lambda: service.cancel(backend, caller, job_id))
 
 
 @router.post("/promote")
 def promote(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Make a model of what was saved."""
+    """Register the last checkpoint as a model."""
     return _give(backend, job_id, lambda: service.promote(backend, caller, job_id))
 
 
 @router.post("/deploy")
 def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
-    """Have the job's model answer requests."""
+    """Deploy the job's model."""
     model = service.own_job(backend, caller, job_id)["model"] or job_name(job_id)
     own_model(backend, caller, model)
     return _give(backend, job_id, lambda: deploy_model(backend, caller, model))
@@ -158,12 +158,12 @@ def deploy(job_id: JobId, caller: CallerOf, backend: BackendOf) -> Response:
 
 @router.post("/checkpoints/{step}/deploy")
 def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) -> Response:
-    """Have a checkpoint answer requests."""
+    """Deploy a checkpoint."""
     return _give(backend, job_id, lambda: deploy_checkpoint(backend, caller, job_id, step))
 
 
 def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
-    """Give a command, and answer the page's parts as they are then; refusals become notices."""
+    """Give a command and return the updated parts of the page. Refusals become notices."""
     command()
     return fragment(
         "jobs/job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts())

@@ -1,8 +1,8 @@
-"""The page of a job as it changes: a WebSocket on which its parts come anew.
+"""The WebSocket that updates the page of a job.
 
-Each message is JSON: `sequence` is that of the last event which the page shows with it, `events`
-are those of the new lines of the timeline, `content` replaces parts of the page, and `curve` and
-`line` are what the chart and the log go on with; null there: they have to be asked for anew.
+Each message is JSON. `sequence` is the last event that the page shows with it. `events` has the
+sequences of the new timeline entries. `content` replaces parts of the page. `curve` and `line`
+continue the chart and the log; if one is null, the page must load it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from domain.core.errors import DomainError, Invalid
 from gateway.backend import Backend
-from gateway.catalog.service import display_names
 from gateway.http.access import Caller, holder_of_session
 from gateway.http.errors import STORE_UNREACHABLE, Forbidden, Unauthenticated, status_of
 from gateway.http.origin import same_origin
@@ -35,7 +34,7 @@ RECONNECTING = {
     "reconnectMaxDelay": 3000,
     "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4429, 4503],
 }
-"""How a page connects again, and after which codes: those of what passes; 4503 is NotYetVisible."""
+"""How a page reconnects, and after which close codes. 4503 is NotYetVisible."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,7 +48,7 @@ PlaceAsked = Annotated[tuple[Number, Number], BeforeValidator(_place)]
 
 
 class Asked(BaseModel):
-    """How much of the job the page shows already: up to which event, step, evaluation and line."""
+    """The last event, step, evaluation and log line that the page already shows."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -61,29 +60,26 @@ class Asked(BaseModel):
 
 
 def place_text(place: Place) -> str:
-    """A place as a page asks with it."""
+    """Write a place as pages send it."""
     return f"{place[0]}.{place[1]}"
 
 
 @router.websocket("/fine-tune/ftjob-{job_id}/live")
 async def live(websocket: WebSocket, job_id: str) -> None:
-    """The parts of a job's page as they change, and what the page has missed first."""
+    """Send what the page has missed, then its parts as they change."""
     await websocket.accept()
     live_jobs: LiveJobs = websocket.app.state.live_jobs
     backend = live_jobs.feed.backend
     try:
         if not same_origin(websocket):
-            raise Forbidden("this page is of another site")
+            raise Forbidden("The request came from another site.")
         asked = Asked.model_validate({**websocket.query_params, "job_id": job_id})
         session, caller = await run_in_threadpool(_admitted, backend, websocket, asked.job_id)
-        places = await run_in_threadpool(display_names, backend)
         seen = Seen(asked.after, asked.step, asked.evaluation, asked.line)
         await live_jobs.feed.follows.wait()
         with (
             backend.quotas.slots.hold("sockets", caller.account_id),
-            live_jobs.view(
-                caller.account_id, asked.job_id, places, caller.key_id, session.session_id, seen
-            ) as viewer,
+            live_jobs.view(asked.job_id, caller, session.session_id, seen) as viewer,
         ):
             await while_connected(websocket, _send(websocket, live_jobs, viewer))
     except ValidationError as error:
@@ -91,31 +87,31 @@ async def live(websocket: WebSocket, job_id: str) -> None:
     except DomainError as error:
         await close(websocket, 4000 + status_of(error), error.message)
     except STORE_UNREACHABLE:
-        await close(websocket, 1013, "the database cannot be reached now; connect again soon")
+        await close(websocket, 1013, "The database is unreachable. Connect again soon.")
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
-    """Who looks; raises Unauthenticated, NotFound, and Invalid for what was never sent."""
+    """Return the session and its holder; raises Unauthenticated and NotFound."""
     session = session_in(websocket, backend)
     if session is None:
-        raise Unauthenticated("sign in again")
+        raise Unauthenticated("Sign in again.")
     caller = holder_of_session(backend, session, str(uuid4()))
     own_job(backend, caller, job_id)
     return session, caller
 
 
 async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
-    """Send each change; raises Unauthenticated once the key is revoked or the session over."""
+    """Send each change; raises Unauthenticated once the key is revoked or the session ends."""
     if not await live_jobs.recall(viewer):
         raise Invalid(TOO_OLD)
     while not live_jobs.feed.closed:
         viewer.news.clear()
         if viewer.ended:
-            raise Unauthenticated("sign in again")
+            raise Unauthenticated("Sign in again.")
         frame = viewer.next_frame()
         if frame is not None:
             if not await sent_in_time(websocket, frame, "connect again"):
                 return
             continue
         await viewer.news.wait()
-    await close(websocket, GOING_AWAY, "the gateway ends; connect again")
+    await close(websocket, GOING_AWAY, "The gateway is stopping. Connect again.")

@@ -1,8 +1,8 @@
-"""All jobs that somebody looks at: one task reads what is new of them, once for all viewers.
+"""The watched jobs: one task reads their changes once for all viewers.
 
-Events come from the gateway's feed of the log and go out at once, as lines of the timeline. The
-view follows as soon as the read models show them. What trainers measure and log is no event: it is
-asked for about once a second, in one query for all jobs.
+Events come from the gateway's feed and go out at once, as timeline entries. The view follows as
+soon as the read models have the events. Metrics and log lines are not events: one query a second
+reads those of all jobs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import PersistenceError
 
-from domain.catalog.display_names import DisplayNames
 from domain.core.errors import Invalid
 from gateway.events.feed import EventFeed, FeedEvent
-from gateway.jobs.pages.story import Entry, entries_of
+from gateway.http.access import Caller
+from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
 from gateway.jobs.pages.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
@@ -30,23 +30,23 @@ from projections.account_events import Interest
 from projections.projection import lowest_position
 
 SLOTS, SLOT_SECONDS = 10, 0.1
-"""Each job is asked once a second for what was measured, some every tenth of it: so few frames go
-out at once that an event does not wait behind them."""
+"""Each job is read once a second, a tenth of the jobs at a time, so that events do not wait behind
+many frames."""
 
 REFRESH_SLOTS = 50
-"""After so many a view is read anew although nothing happened: waits change by themselves."""
+"""Slots after which a view is read again without an event, because waits change over time."""
 
 LAG_SECONDS, SESSIONS_SECONDS = 0.04, 5.0
 PATIENCE_SECONDS = 2.0
-"""How long a view waits for read models that are late, before it is shown as they are."""
+"""Time that a view waits for late read models before it shows them as they are."""
 
 RETRY_SECONDS, MOST_RETRY_SECONDS = 1.0, 60.0
-"""A view that cannot be shown is tried again after the first, and each time after twice as long."""
+"""Time before a failed view is tried again. It doubles with each failure, up to the second."""
 
 OUTAGES = (psycopg.Error, PersistenceError)
-"""What breaks all views, and no single one."""
+"""Errors that break all views, not a single one."""
 
-TOO_OLD = "this page is too old; load it again"
+TOO_OLD = "This page is too old. Reload it."
 VIEWS_AT_ONCE = 10
 TABLES = {
     "steps": "step_measurements",
@@ -56,7 +56,7 @@ TABLES = {
 
 
 class Shown(NamedTuple):
-    """A job as it is now: whether it is over, and the HTML of parts of its page."""
+    """The present state of a job: whether it is over, and the HTML of parts of its page."""
 
     over: bool
     parts: dict[str, str]
@@ -64,7 +64,7 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, view: JobView, parts: Sequence[str], known: object) -> Shown:
-        """Some parts of a view, without the checkpoints if they are known."""
+        """Render some parts of a view. Known checkpoints are not rendered again."""
         state = view.checkpoints_state
         if CHECKPOINTS not in parts:
             return cls(view.job.status.is_final, view.parts(parts), known)
@@ -74,20 +74,20 @@ class Shown(NamedTuple):
 
 @dataclass(eq=False)
 class Viewer:
-    """One page that is open: a place in what came of its job."""
+    """An open page, at a tick of its job."""
 
     job: WatchedJob
     key_id: UUID
     session_id: UUID
     seen: Seen
+    ended: bool  # its session, or its key
     tick: int | None = None  # None: nothing was sent yet
-    ended: bool = False  # its session, or its key
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
-        """What it misses, as a text that it shares with all who miss the same; None if nothing.
+        """Return the changes since the last frame; None if there are none.
 
-        Raises Invalid if events that it misses are no longer kept.
+        Viewers at the same tick share a frame. Raises Invalid if missed events are no longer kept.
         """
         if not self.job.measured:
             return None
@@ -100,33 +100,31 @@ class Viewer:
 
 
 class LiveJobs:
-    """The jobs that are looked at, and by whom."""
+    """The watched jobs and their viewers."""
 
     def __init__(self, feed: EventFeed) -> None:
         self.feed = feed
         self._jobs: dict[UUID, WatchedJob] = {}
         self._viewers: dict[UUID, set[Viewer]] = {}
         self._revoked: set[UUID] = set()
-        """Keys that were revoked since it began: perhaps after a page with one was let in."""
+        """Keys revoked since the start, perhaps after a page with one was admitted."""
         self._news = asyncio.Event()
         self._logger = logging.getLogger("live_jobs")
 
     @contextmanager
     def view(
         self,
-        account_id: UUID,
         job_id: UUID,
-        places: DisplayNames,
-        key_id: UUID,
+        caller: Caller,
         session_id: UUID,
         seen: Seen,
     ) -> Generator[Viewer]:
-        """A page looks at a job of its account; the feed follows the log already."""
+        """Add a viewer of the caller's job. The feed must already follow the log."""
         job = self._jobs.get(job_id)
         if job is None:
-            job = WatchedJob(account_id, job_id, places, self.feed.position)
+            job = WatchedJob(caller.account_id, job_id, self.feed.position)
             self._jobs[job_id] = job
-        viewer = Viewer(job, key_id, session_id, seen, ended=key_id in self._revoked)
+        viewer = Viewer(job, caller.key_id, session_id, seen, caller.key_id in self._revoked)
         self._viewers.setdefault(job_id, set()).add(viewer)
         self._news.set()
         try:
@@ -137,17 +135,17 @@ class LiveJobs:
                 del self._viewers[job_id], self._jobs[job_id]
 
     async def recall(self, viewer: Viewer) -> bool:
-        """Have the job keep what a page has missed; False if that is too much to be sent."""
+        """Have the job keep the events that a page missed; return False if there are too many."""
         job, after = viewer.job, viewer.seen.sequence
         if after >= job.floor:
             return True
         page = await self.feed.page(Interest(job.account_id, job.job_id), after, KEPT)
         if page.has_more and page.position < job.floor:
             return False
-        return job.recall(entries_of(page.events, job.places), after)
+        return job.recall(entries_of(page.events), after)
 
     def tell(self, batch: Sequence[FeedEvent], revoked_keys: Collection[UUID]) -> None:
-        """Events came: lines for their jobs, and news for the views of their accounts."""
+        """Add the entries of new events, and mark the views of their accounts as stale."""
         if revoked_keys:
             self._revoked |= set(revoked_keys)
             self._end(lambda viewer: viewer.key_id in revoked_keys)
@@ -158,31 +156,31 @@ class LiveJobs:
                 if told.account_id == job.account_id and told.job_id in (None, job.job_id)
             ]
             if own:
-                job.tell(self._entries(own, job.places), own[-1].sequence)
+                job.tell(self._entries(own), own[-1].sequence)
                 self._wake(job)
                 self._news.set()
 
-    def _entries(self, events: Sequence[FeedEvent], places: DisplayNames) -> list[Entry]:
-        """The lines of the timeline; an event that cannot be said is left out."""
+    def _entries(self, events: Sequence[FeedEvent]) -> list[Entry]:
+        """Return the timeline entries. An event that fails is logged and left out."""
         try:
-            return entries_of(events, places)
+            return entries_of(events)
         except Exception:
-            self._logger.exception("an event has no line")
+            self._logger.exception("cannot describe an event")
             if len(events) == 1:
                 return []
             middle = len(events) // 2
             return [
-                *self._entries(events[:middle], places),
-                *self._entries(events[middle:], places),
+                *self._entries(events[:middle]),
+                *self._entries(events[middle:]),
             ]
 
     def wake(self) -> None:
-        """The gateway ends."""
+        """Wake all viewers, because the gateway is stopping."""
         for job in self._jobs.values():
             self._wake(job)
 
     async def run(self) -> None:
-        """Read what is new for ever; what breaks is tried again."""
+        """Read changes until cancelled; log failures and continue."""
         with self.feed.tells(self):
             while True:
                 try:
@@ -190,7 +188,7 @@ class LiveJobs:
                 except (*OUTAGES, OSError) as error:
                     self._logger.warning("%s; trying again", error or type(error).__name__)
                 except Exception:
-                    self._logger.exception("the pages of jobs stand still; trying again")
+                    self._logger.exception("cannot update the pages of jobs; trying again")
                 await asyncio.sleep(RETRY_SECONDS)
                 for job in self._jobs.values():
                     job.stale = True
@@ -219,7 +217,7 @@ class LiveJobs:
             late_since = (late_since or now) if late and patient else None
 
     async def _wait(self, until: float, late_since: float | None) -> None:
-        """Until there is news, or it is time; read models that are late are asked again soon."""
+        """Wait for news, or until a time; if read models are late, only briefly."""
         loop = asyncio.get_running_loop()
         if late_since is not None:
             await asyncio.sleep(LAG_SECONDS)
@@ -232,7 +230,7 @@ class LiveJobs:
             await self._news.wait()
 
     async def _measure(self, slot: int | None) -> None:
-        """Ask for what was measured of the jobs of a slot, and of those never asked about."""
+        """Read the metrics and log lines of a slot's jobs, and of new jobs."""
         jobs = [
             job
             for job in self._jobs.values()
@@ -246,7 +244,7 @@ class LiveJobs:
             begun = job.measured
             new = {name: rows.get(job.job_id, []) for name, rows in found.items()}
             if job.measure(new, KEPT):
-                job.moved = True  # they go out together with the figures that they change
+                job.moved = True  # sent together with the figures that change
             if not begun:
                 self._wake(job)
 
@@ -260,7 +258,7 @@ class LiveJobs:
             }
 
     async def _show(self, patient: bool) -> bool:
-        """Show what changed; whether views wait for read models that have not seen it yet."""
+        """Show the changes; return True if views still wait for late read models."""
         now = asyncio.get_running_loop().time()
         jobs = [job for job in self._jobs.values() if job.retry_at <= now]
         if not any(job.stale or job.moved for job in jobs):
@@ -279,7 +277,7 @@ class LiveJobs:
         return any(job.stale and job.retry_at <= now for job in jobs)
 
     async def _render(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> None:
-        """Show some parts of jobs as they are now; some jobs at once, not to hold up the others."""
+        """Render parts of jobs, a few jobs at a time so that others do not wait."""
         for first in range(0, len(jobs), VIEWS_AT_ONCE):
             some = jobs[first : first + VIEWS_AT_ONCE]
             shown = await asyncio.to_thread(self._shown, some, parts)
@@ -296,7 +294,7 @@ class LiveJobs:
                         self._wake(job)
 
     def _put_off(self, job: WatchedJob) -> None:
-        """Try the view of one job again later; what is measured goes out without its figures."""
+        """Try the view of a job again later. Its metrics go out without the figures."""
         job.retry_seconds = min(max(RETRY_SECONDS, 2 * job.retry_seconds), MOST_RETRY_SECONDS)
         job.retry_at = asyncio.get_running_loop().time() + job.retry_seconds
         job.stale = True
@@ -307,9 +305,9 @@ class LiveJobs:
             return lowest_position(connection, VIEWED)
 
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
-        """How each job is now, those that the read models know; None for one that breaks.
+        """Return the present state of each job in the read models; None if its view fails.
 
-        This runs in a thread.
+        Runs in a thread.
         """
         try:
             views = views_of(self.feed.backend, [job.job_id for job in jobs])
@@ -320,9 +318,9 @@ class LiveJobs:
             }
         except OUTAGES:
             raise
-        except Exception:  # of one of them
+        except Exception:  # from one of the views
             if len(jobs) == 1:
-                self._logger.exception("the page of job %s cannot be shown", jobs[0].job_id)
+                self._logger.exception("cannot show the page of job %s", jobs[0].job_id)
                 return {jobs[0].job_id: None}
             alone = [self._shown([job], parts) for job in jobs]
             return {job_id: shown for each in alone for job_id, shown in each.items()}

@@ -1,4 +1,4 @@
-"""What the page of a job shows, and the parts that it is made of, each of which can be replaced."""
+"""The view of a job's page, and its replaceable parts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gateway.backend import Backend
 from gateway.billing.runway import Runway
 from gateway.catalog.service import display_names
 from gateway.jobs.names import JobNames, names_of
-from gateway.jobs.pages.states import PAUSED, TONES, state_of
 from gateway.jobs.schemas import CheckpointAnswer, JobDetail
 from gateway.jobs.service import checkpoints_of, job_details
+from gateway.jobs.states import PAUSED, TONES, state_of
 from gateway.models.deployments import deployment_answer
 from gateway.models.schemas import DeploymentAnswer
 from gateway.schemas import Money
@@ -31,10 +31,10 @@ from projections.open_meters import Burn, burns
 from projections.projection import Row
 
 MOVING = ("progress",)
-"""What changes with each step, without an event."""
+"""Parts that change with each step, without an event."""
 
 CHECKPOINTS = "checkpoints"
-"""The part that is read from the artifacts as well."""
+"""The part that also reads artifacts."""
 
 PARTS = (
     "head",
@@ -46,15 +46,15 @@ PARTS = (
     "dialogs",
     "balance",
 )
-"""Templates, each for the element `job-<name>` but the last; they say nothing of a session."""
+"""Templates of the elements `job-<name>`, and of the balance; the same for all sessions."""
 
 VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)
-"""The projections that a view is read from."""
+"""The projections of a view."""
 
 
 @dataclass(frozen=True)
 class Balance:
-    """An account's money, as the head of every page shows it."""
+    """An account's balance, as the header of every page shows it."""
 
     balance: Money
     depleted: bool
@@ -63,7 +63,7 @@ class Balance:
 
     @classmethod
     def of(cls, row: Row, now: Burn) -> Balance:
-        """The balance of an account's row, with what uses it up."""
+        """Return the balance of an account's row. `now` is its present spending."""
         balance_micros: int = row["balance_micros"]
         runway = Runway.of(balance_micros, now)
         return cls(Money.of(balance_micros), row["depleted"], row["low"], runway)
@@ -71,7 +71,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class JobView:
-    """All that the page of a job says of its state."""
+    """The state of a job for its page."""
 
     job: JobDetail
     account: Balance
@@ -80,86 +80,86 @@ class JobView:
     load_places: Callable[[], DisplayNames]
     load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
     deployments: Mapping[str, DeploymentAnswer]
-    """Of what it made, by name; of what was ever deployed."""
+    """Deployments of the job's models by name."""
     checkpoints_state: object
-    """All that the part of the checkpoints depends on: while it is the same, so is the part."""
+    """The inputs of the checkpoints part. While they are equal, the part is unchanged."""
 
     @cached_property
     def names(self) -> JobNames:
-        """What it is called; read only for a part that says it, for all jobs of a batch at once."""
+        """Display names, read on first use for all jobs of a batch at once."""
         return self.load_names()
 
     @cached_property
     def checkpoints(self) -> Sequence[CheckpointAnswer]:
-        """Those that exist, with their samples; read only for a part that shows them."""
+        """Existing checkpoints with their samples, read on first use."""
         return self.load_checkpoints()
 
     @cached_property
     def places(self) -> DisplayNames:
-        """What its GPUs and its region are called; read as the names are."""
+        """Display names of GPUs and regions, read on first use."""
         return self.load_places()
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """The titles and values of the hyperparameters that it was approved with."""
+        """The titles and values of the hyperparameters of the approval."""
         return settings_of(self.job.hyperparameters)
 
     @property
     def state(self) -> str:
-        """What it does, in plain words."""
+        """The state for people."""
         return state_of(self.job)
 
     @property
     def tone(self) -> str:
-        """Of its state."""
+        """The tone of the state's badge."""
         return TONES[self.job.status]
 
     @property
     def paused(self) -> str | None:
-        """Why it is paused, as a heading."""
+        """The reason of a pause, as a heading."""
         reason = self.job.pause_reason
         return None if reason is None else PAUSED[reason].heading
 
     @property
     def running(self) -> bool:
-        """Whether it has GPUs, or waits for them."""
+        """Whether the job has GPUs or waits for them."""
         return self.job.status is not JobStatus.PAUSED and not self.job.status.is_final
 
     @property
     def queued(self) -> bool:
-        """Whether no trainer works on it, as it waits for GPUs."""
+        """Whether the job waits for GPUs, so no trainer runs."""
         return self.running and self.job.waiting_since is not None
 
     @property
     def pausing(self) -> bool:
-        """Whether it is about to pause."""
+        """Whether a pause was requested."""
         return self.job.phase == PAUSING
 
     @property
     def cancelling(self) -> bool:
-        """Whether it is about to be cancelled."""
+        """Whether a cancellation was requested."""
         return self.job.phase == CANCELLING
 
     @property
     def may_pause(self) -> bool:
-        """Whether Pause would do anything."""
+        """Whether Pause has an effect."""
         effect = rule(self.job.status, Command.PAUSE).effect
         return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
 
     @property
     def may_cancel(self) -> bool:
-        """Whether Cancel would do anything."""
+        """Whether Cancel has an effect."""
         effect = rule(self.job.status, Command.CANCEL).effect
         return effect is Effect.CANCELS and not self.cancelling
 
     @property
     def may_promote(self) -> bool:
-        """Whether there is something to make a model of."""
+        """Whether there is a checkpoint to promote."""
         ended = self.job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
         return ended and bool(self.checkpoints) and not self.job.promoted
 
     def parts(self, names: Sequence[str] = PARTS) -> dict[str, str]:
-        """The HTML of some parts; the balance is that in the head of every page."""
+        """Render some parts. The balance is the one in the header of every page."""
         context = {"view": self, "job": self.job, "account": self.account}
         return {
             name: templates().get_template(f"jobs/job/{name}.html").render(context)
@@ -168,7 +168,7 @@ class JobView:
 
 
 def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
-    """The views of some jobs, of whichever accounts; of those that the read models know."""
+    """Return the views of jobs of any accounts. Jobs not in the read models are left out."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}

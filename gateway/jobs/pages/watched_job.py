@@ -1,7 +1,7 @@
-"""A job that somebody looks at: its newest view, and what came since, each thing made once.
+"""A watched job: its newest view and its recent changes, each rendered once.
 
-Whatever comes gets a tick. A viewer is a tick: what it is sent next is all that has a later one,
-so that nothing is queued for anybody, and who is slow gets the newest view and skips those between.
+Every change has a tick. A viewer is a tick too, and is next sent all changes with a later one. So
+nothing is queued per viewer, and a slow viewer skips to the newest view.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from uuid import UUID
 
 from markupsafe import Markup
 
-from domain.catalog.display_names import DisplayNames
 from domain.jobs.job import Job
-from gateway.jobs.pages.story import Entry
+from gateway.jobs.pages.timeline import Entry
 from gateway.web.rendering import templates
 from infrastructure.measurements import Place
 
 KEPT = 500
-"""Entries, points and lines of each job that are kept for viewers who come back."""
+"""Entries, points and lines that each job keeps for viewers that reconnect."""
 
 KEPT_FRAMES = 50
-"""Texts of each job that are kept for viewers who miss the same."""
+"""Frames that each job keeps for viewers at the same tick."""
 
 
 PlacedRow = tuple[Place, dict[str, Any]]
-"""What was measured, or a line, and where it stands."""
+"""A measurement or a log line, and its place."""
 
 
 class Seen(NamedTuple):
-    """How much of a job a page shows: up to which event, step, evaluation and line."""
+    """The last event, step, evaluation and log line that a page shows."""
 
     sequence: int
     step: Place
@@ -43,24 +42,24 @@ class Seen(NamedTuple):
 
 @dataclass
 class Series:
-    """Measurements or lines of a job in their order, as far back as they are kept."""
+    """The kept measurements or log lines of a job, in order."""
 
-    floor: Place | None = None  # all behind it are kept; None: nothing was read yet
+    floor: Place | None = None  # all later ones are kept; None: nothing was read yet
     last: Place = (0, 0)
 
-    complete: int = 0  # all that came after this tick is kept
+    complete: int = 0  # all changes after this tick are kept
 
     def __post_init__(self) -> None:
         self.rows: list[tuple[int, Place, dict[str, Any]]] = []
-        self._late: set[Place] = set()  # of the base's evaluations, which come out of order
+        self._late: set[Place] = set()  # the base model's evaluations, which arrive out of order
 
     def unknown(self, rows: Sequence[dict[str, Any]], number: str) -> list[PlacedRow]:
-        """Those of the rows that were read which are news."""
+        """Return those of the rows that are new."""
         placed = [((row["segment"], row[number]), row) for row in rows]
         return [(place, row) for place, row in placed if place not in self._late]
 
     def add(self, tick: int, rows: Sequence[PlacedRow], gap: bool) -> None:
-        """Keep what is news; with a gap there may have been more before it."""
+        """Keep new rows. With a gap, there may have been more before them."""
         if gap and rows:
             self.floor, self.complete = rows[0][0], tick
         elif self.floor is None:
@@ -76,35 +75,34 @@ class Series:
             del self.rows[:-KEPT]
 
     def since(self, tick: int) -> list[PlacedRow] | None:
-        """What came after a tick; None if that is no longer all kept."""
+        """Return the rows after a tick; None if some are no longer kept."""
         if tick < self.complete:
             return None
         begin = bisect_right(self.rows, tick, key=lambda row: row[0])
         return [(place, row) for _, place, row in self.rows[begin:]]
 
     def after(self, place: Place) -> list[PlacedRow] | None:
-        """What stands behind a place, or came late; None if that is no longer all kept."""
+        """Return the rows after a place or out of order; None if some are no longer kept."""
         if self.floor is None or place < self.floor:
             return None
         return [(at, row) for _, at, row in self.rows if at > place or at in self._late]
 
 
 class WatchedJob:
-    """What is sent to the viewers of one job."""
+    """The changes of one job for its viewers."""
 
-    def __init__(self, account_id: UUID, job_id: UUID, places: DisplayNames, sequence: int) -> None:
+    def __init__(self, account_id: UUID, job_id: UUID, sequence: int) -> None:
         self.account_id, self.job_id = account_id, job_id
-        self.places = places  # as they were when somebody began to look
-        self.floor = sequence  # all events behind it are kept
-        self.complete = 0  # and all that came after this tick
+        self.floor = sequence  # all later events are kept
+        self.complete = 0  # all events after this tick are kept
         self.sequence = sequence  # of the last event
         self.tick = 0
-        self.wanted = sequence  # that the view has to show
-        self.stale = True  # the view
-        self.moved = False  # only what changes with each step
-        self.over = False  # the job
-        self.checkpoints_state: object = None  # that the view shows
-        self.retry_at, self.retry_seconds = 0.0, 0.0  # after a view that could not be shown
+        self.wanted = sequence  # the view must show this event
+        self.stale = True  # the view is
+        self.moved = False  # parts that change with each step
+        self.over = False  # the job is
+        self.checkpoints_state: object = None  # as the view shows it
+        self.retry_at, self.retry_seconds = 0.0, 0.0  # after a failed view
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
         self.series = {
             "steps": self.steps,
@@ -117,11 +115,11 @@ class WatchedJob:
 
     @property
     def measured(self) -> bool:
-        """Whether what is measured was read once; before that nobody can be told what they miss."""
+        """Whether all series were read once. Before that, missed changes are unknown."""
         return all(each.floor is not None for each in self.series.values())
 
     def tell(self, entries: Sequence[Entry], sequence: int) -> None:
-        """These events came; the view will follow them."""
+        """Add the entries of new events. The view follows later."""
         self.wanted, self.stale = sequence, True
         if entries:
             self._advance()
@@ -133,9 +131,9 @@ class WatchedJob:
                 del self._entries[:-KEPT]
 
     def recall(self, entries: Sequence[Entry], after: int) -> bool:
-        """Keep also what happened before, behind a sequence; it is news to who comes back alone.
+        """Keep earlier entries after a sequence too, for a viewer that reconnects.
 
-        False if that would be more than is kept of a job.
+        Return False if that is more than a job may keep.
         """
         earlier = [(0, entry) for entry in entries if after < entry.sequence <= self.floor]
         if len(earlier) + len(self._entries) > 2 * KEPT:
@@ -147,7 +145,7 @@ class WatchedJob:
         return True
 
     def show(self, parts: Mapping[str, str]) -> bool:
-        """Take a new view; whether there is anything new in it."""
+        """Take a new view; return True if anything in it changed."""
         changed = {
             name: html for name, html in parts.items() if self._parts.get(name, (0, ""))[1] != html
         }
@@ -157,7 +155,7 @@ class WatchedJob:
         return bool(changed)
 
     def measure(self, found: Mapping[str, Sequence[dict[str, Any]]], limit: int) -> bool:
-        """Take what was measured and logged; whether there is anything."""
+        """Take measurements and log lines; return True if any are new."""
         news = {
             name: self.series[name].unknown(rows, "n" if name == "lines" else "step")
             for name, rows in found.items()
@@ -170,7 +168,7 @@ class WatchedJob:
         return anything
 
     def frame_since(self, tick: int) -> str:
-        """All that came after a tick, for who has what came before."""
+        """Return the frame of all changes after a tick."""
         parts = {name: html for name, (at, html) in self._parts.items() if at > tick}
         entries = [entry for at, entry in self._entries if at > tick]
         return self._frame(
@@ -183,7 +181,7 @@ class WatchedJob:
         )
 
     def frame_after(self, seen: Seen) -> str:
-        """The present view, and what a page that has seen so much misses."""
+        """Return the frame of the present view, and of the changes that a page has not seen."""
         parts = {name: html for name, (_, html) in self._parts.items()}
         entries = [entry for _, entry in self._entries if entry.sequence > seen.sequence]
         return self._frame(
@@ -208,7 +206,7 @@ class WatchedJob:
         evaluations: Sequence[PlacedRow] | None,
         lines: Sequence[PlacedRow] | None,
     ) -> str:
-        """One text for all viewers at the same place."""
+        """Return one frame for all viewers at the same place."""
         known = self._frames.get(key)
         if known is not None:
             return known
@@ -242,17 +240,17 @@ class WatchedJob:
 
 
 def entry_html(entry: Entry) -> Markup:
-    """One line of the timeline."""
+    """Render an entry of the timeline."""
     return Markup(templates().get_template("jobs/job/entry.html").render(entry=entry))
 
 
 def lines_html(lines: Sequence[Mapping[str, Any]]) -> Markup:
-    """Lines of the log."""
+    """Render lines of the log."""
     return Markup(templates().get_template("jobs/job/lines.html").render(lines=lines))
 
 
 def partials(parts: Mapping[str, str]) -> list[Markup]:
-    """The parts of a page as htmx puts each into its place."""
+    """Wrap the parts of a page for htmx."""
     return [
         _partial("#balance-now", "outerMorph", html)
         if name == "balance"

@@ -1,7 +1,7 @@
-// What every page does: dialogs, notices, and times in the reader's own zone.
+// On every page: dialogs, notices, and times in the reader's time zone.
 
 const MINUTE = 60, HOUR = 3600, DAY = 86400;
-// With the zone: a page may be read, or its picture sent, anywhere.
+// Show the zone, because screenshots travel.
 const MOMENT = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
@@ -47,7 +47,7 @@ export function csrfToken() {
   return headers ? JSON.parse(headers)["x-csrf-token"] : "";
 }
 
-// A table that is larger than its place scrolls, by keyboard too.
+// Wide tables scroll, by keyboard too.
 function reachTables() {
   for (const wrap of document.querySelectorAll(".table-wrap")) {
     if (wrap.scrollWidth > wrap.clientWidth || wrap.scrollHeight > wrap.clientHeight) wrap.tabIndex = 0;
@@ -55,16 +55,16 @@ function reachTables() {
   }
 }
 
-const copied = new WeakMap();  // what a button says otherwise, and when it will again
+const copied = new WeakMap();  // a button's own label, and its timer
 
 async function copy(button) {
   const source = document.getElementById(button.dataset.copies);
   try {
     await navigator.clipboard.writeText(source.value ?? source.textContent);
-  } catch {  // there is no clipboard on plain http, nor where a browser forbids it
+  } catch {  // no clipboard on plain http, or if the browser forbids it
     if (source.select) source.select();
     else getSelection().selectAllChildren(source);
-    notify("It is selected: copy it with Ctrl+C or ⌘C. This browser lets pages copy by themselves over https alone.");
+    notify("The text is selected. Copy it with Ctrl+C or ⌘C. Browsers let pages copy only over https.");
     return;
   }
   const before = copied.get(button) ?? { text: button.textContent };
@@ -98,18 +98,18 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// What passes is said once, however often a page asks in vain, and taken back by the first answer.
+// Show an outage once, and clear the notice at the first response.
 let unreachable = false;
 function missed() {
-  if (!unreachable) notify("EcoLink cannot be reached now; try again in a moment.", true).dataset.passing = "";
+  if (!unreachable) notify("EcoLink is unreachable. Try again in a moment.", true).dataset.passing = "";
   unreachable = true;
 }
 document.addEventListener("htmx:error", missed);
 document.addEventListener("htmx:after:request", (event) => {
   const { response, hx } = event.detail.ctx;
-  // EcoLink itself answers a part of a page with 200, and a notice: this was said by what stands before it.
+  // EcoLink sends notices with status 200, so a proxy sent this error.
   if (response.status >= 500) return missed();
-  if (response.status >= 400) return notify(`This did not get through to EcoLink (${response.status}).`, true);
+  if (response.status >= 400) return notify(`The request did not reach EcoLink (${response.status}). Try again.`, true);
   unreachable = false;
   if (hx.retarget !== "#notices") for (const each of document.querySelectorAll("#notices [data-passing]")) each.remove();
 });

@@ -1,4 +1,4 @@
-// The curve of a job's loss: each step, a smoothed line, and the held-out examples.
+// The loss curve of a job: each step, a smoothed line, and the held-out loss.
 
 const MOST_POINTS = 4000;
 const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
@@ -27,8 +27,8 @@ export class Chart {
     this.path = path;
     this.lastStep = "0.0";
     this.lastEvaluation = "0.0";
-    this.early = null; // what came while the curve was loaded
-    this.loads = 0; // the last that was begun takes the place of all before
+    this.early = null; // points received while the curve is loading
+    this.loads = 0; // number of the newest load, which replaces earlier ones
     this.zoomed = false;
     this.note = document.getElementById("curve-note");
     this.all = document.getElementById("show-all");
@@ -47,13 +47,13 @@ export class Chart {
     Object.assign(this, { steps: [], losses: [], smoothed: [], segments: [], evaluations: new Map(), measured: 0 });
   }
 
-  // Until it succeeds; what comes meanwhile is kept, and added behind what was loaded.
+  // Retry until it succeeds. Points received meanwhile are added afterwards.
   async load() {
     const number = ++this.loads;
     this.early ??= [];
     let curve = await fetchCurve(this.path);
     for (let wait = FIRST_RETRY_MS; !curve && number === this.loads; wait = Math.min(2 * wait, LAST_RETRY_MS)) {
-      this.say("The curve is being loaded again…");
+      this.say("Reloading the curve…");
       await new Promise((resolve) => { setTimeout(resolve, wait); });
       if (number === this.loads) curve = await fetchCurve(this.path);
     }
@@ -90,7 +90,7 @@ export class Chart {
     const [lastSegment, lastStep] = this.lastStep.split(".").map(Number);
     const steps = curve.steps.filter(([segment, step]) => segment > lastSegment || (segment === lastSegment && step > lastStep));
     for (const [segment, step, loss, smoothed] of steps) {
-      // A launch that begins before the last step undoes what was behind.
+      // A launch that starts before the last step discards the later points.
       if (this.steps.at(-1) >= step)
         for (const evaluated of [...this.evaluations.keys()]) if (evaluated >= step) this.evaluations.delete(evaluated);
       while (this.steps.length && this.steps.at(-1) >= step) {
@@ -146,7 +146,7 @@ export class Chart {
     this.tell();
   }
 
-  // What was chosen with the mouse stays in view while points are added.
+  // Keep the zoomed range while points are added.
   zoom(zoomed) {
     this.zoomed = zoomed;
     this.all.hidden = !zoomed;

@@ -1,4 +1,4 @@
-// The curves of two jobs over each other, by step: smoothed training loss, and held-out loss.
+// The curves of two jobs by step: smoothed train loss, and held-out loss.
 
 import { axes, color, fetchCurve, sizeOf, written } from "./chart.js";
 
@@ -7,7 +7,7 @@ const jobs = ["1", "2"].map((n) => ({ path: element.getAttribute(`data-path-${n}
 const number = (_, value) => written(value);
 const problem = document.getElementById("curves-problem");
 const summary = document.getElementById("curves-summary");
-const DASHES = [[], [10, 5]]; // the second job's lines are broken, for who does not tell the colours apart
+const DASHES = [[], [10, 5]]; // dashed lines for the second job, for colour-blind readers
 let plot = null, curves = [];
 
 function data() {
@@ -34,7 +34,7 @@ function draw() {
 function tell() {
   const sentences = jobs.map(({ title }, n) => {
     const { steps, smoothed, eval_losses: held } = curves[n];
-    if (!steps.length) return `No step of ${title} was measured yet.`;
+    if (!steps.length) return `${title} has no steps yet.`;
     const train = `${title}: smoothed train loss ${written(smoothed.at(-1))} at step ${steps.at(-1).toLocaleString("en")}`;
     return held.length ? `${train}, held-out loss ${written(held.at(-1))}.` : `${train}.`;
   });
@@ -48,27 +48,27 @@ function said(text) {
   return words;
 }
 
-// Without both curves there is nothing to compare, and the page says which is missing.
+// If a curve is missing, say which.
 function refuse(missing) {
   const again = document.createElement("button");
   again.type = "button";
   again.className = "secondary small";
   again.textContent = "Try again";
   again.addEventListener("click", load);
-  problem.replaceChildren(`The curve of ${missing.map(({ title }) => title).join(" and that of ")} could not be loaded. `, again);
+  problem.replaceChildren(`Cannot load the curve of ${missing.map(({ title }) => title).join(" and ")}. `, again);
   element.replaceChildren();
 }
 
 async function load() {
   problem.replaceChildren();
-  element.replaceChildren(said("The curves are being loaded…"));
+  element.replaceChildren(said("Loading the curves…"));
   const found = await Promise.all(jobs.map(({ path }) => fetchCurve(path)));
   const missing = jobs.filter((_, n) => !found[n]);
   if (missing.length) return refuse(missing);
   curves = found;
   tell();
   if (curves.some((curve) => curve.steps.length)) draw();
-  else element.replaceChildren(said("No step was measured yet."));
+  else element.replaceChildren(said("No steps yet."));
 }
 
 new ResizeObserver(() => plot?.setSize(sizeOf(element))).observe(element);

@@ -1,4 +1,4 @@
-// The page of a job: what it has seen so far, its connection, its log and its curve.
+// The page of a job: its position in the events, its connection, its log and its curve.
 
 import { Chart } from "./chart.js";
 
@@ -31,20 +31,20 @@ function say(text, link) {
 job.addEventListener("htmx:ws:before:connection", (event) => { event.detail.connection.url = liveUrl(); });
 job.addEventListener("htmx:ws:close", (event) => {
   const next = encodeURIComponent(location.pathname + location.search);
-  if (event.detail.code === SIGNED_OUT) say("You are signed out; this page stands still.", { href: `/sign-in?next=${next}`, text: "Sign in again" });
+  if (event.detail.code === SIGNED_OUT) say("You are signed out. This page no longer updates.", { href: `/sign-in?next=${next}`, text: "Sign in again" });
   else if (event.detail.code === TOO_OLD) location.reload();
   else if (event.detail.reason !== "closed" || document.hidden) return;
   else if (event.detail.connection.config.reconnectCodes.includes(event.detail.code)) say("Reconnecting…");
-  else say("This page stands still.", { href: location.pathname + location.search, text: "Load it again" });
+  else say("This page no longer updates.", { href: location.pathname + location.search, text: "Reload" });
 });
-// A page that the browser kept has no connection any more.
+// A page restored by the browser has no connection.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
 job.addEventListener("htmx:ws:after:message:incoming", (event) => {
   const frame = JSON.parse(event.detail.message.data);
-  say(""); // only now: a connection may be closed at once
+  say(""); // not earlier: a connection may be closed at once
   for (const sequence of frame.events) dropRepeats(`[data-sequence="${sequence}"]`);
   seen.sequence = Math.max(seen.sequence, frame.sequence);
   if (frame.line === null) reloadLog();
@@ -55,7 +55,7 @@ job.addEventListener("htmx:ws:after:message:incoming", (event) => {
   if (frame.curve === null) chart.load();
   else if (frame.curve) chart.add(frame.curve);
   if (frame.content) chart.mark();
-  // A page that comes back from the background connects by itself, with what stands here.
+  // A page back from the background reconnects from here.
   event.detail.connection.url = liveUrl();
 });
 
@@ -73,7 +73,7 @@ function keepLog() {
   toEnd();
 }
 
-// One after the other; lines that come meanwhile stay behind what is loaded.
+// One load at a time. New lines stay behind the loaded ones.
 let loading = Promise.resolve();
 function reloadLog() {
   loading = loading.then(async () => {
@@ -91,7 +91,7 @@ function toEnd() {
   if (follow.checked) log.scrollTop = log.scrollHeight;
 }
 
-// A command may disable or remove the button that it was given by; the focus then stays near it.
+// A command may disable or remove its button. Keep the focus nearby.
 let focused = null, section = null;
 document.addEventListener("pointerdown", () => { focused = null; });
 document.addEventListener("focusin", (event) => {
@@ -110,5 +110,5 @@ log.addEventListener("scroll", () => {
 follow.addEventListener("change", toEnd);
 toEnd();
 chart.load();
-// htmx looks at the page as soon as it runs, which may be before its extension came.
+// htmx may process the page before its extension is loaded.
 htmx.process(job);

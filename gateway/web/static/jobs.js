@@ -1,4 +1,4 @@
-// Two jobs are chosen to be compared; while they are, no third can be.
+// Limit the comparison to two jobs.
 
 const form = document.getElementById("compare");
 const chosen = [];
@@ -7,8 +7,10 @@ function say() {
   for (let n = chosen.length - 1; n >= 0; n--) if (!chosen[n].isConnected) chosen.splice(n, 1);
   document.getElementById("compare-button").disabled = chosen.length !== 2;
   for (const box of form.querySelectorAll("input[name=jobs]")) box.disabled = chosen.length === 2 && !box.checked;
-  const words = ["Choose two jobs to compare their curves.", "Choose one more.", "Two jobs are chosen, which is the limit. Untick one to choose another."];
-  document.getElementById("compare-help").textContent = words[chosen.length];
+  const words = ["Choose two jobs to compare their curves.", "Choose one more.", "You chose two jobs, the limit. Clear one to choose another."];
+  const help = document.getElementById("compare-help");
+  help.textContent = words[chosen.length];
+  help.dataset.chosen = chosen.length;
 }
 
 form?.addEventListener("change", (event) => {
@@ -21,7 +23,7 @@ form?.addEventListener("change", (event) => {
 });
 
 if (form) {
-  // A browser that comes back keeps what was chosen.
+  // A restored page keeps its choices.
   for (const box of form.querySelectorAll("input[name=jobs]:checked")) {
     if (chosen.length < 2) chosen.push(box);
     else box.checked = false;

@@ -12,6 +12,7 @@ from uuid import UUID
 import openai
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from openai import OpenAI
 
 from domain.core.aggregate import Cause, because
@@ -19,6 +20,7 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from gateway.http.openai_vocabulary import file_name, job_of
 from gateway.jobs import results as measured
+from gateway.jobs.describe import MINOR_TOPICS
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.store import open_pool
 from services.projector.measuring import keep_evaluations, keep_steps
@@ -33,8 +35,8 @@ CHECKPOINT = 4
 class Trained:
     """A person's job that has trained six steps, with a checkpoint and an evaluation at the 4th."""
 
-    def __init__(self, client_of: ClientOf, world: World) -> None:
-        self.world = world
+    def __init__(self, client_of: ClientOf, client: TestClient, world: World) -> None:
+        self.world, self.http = world, client
         self.person: Person = world.person(dollars=10)
         world.base_model()
         self.client: OpenAI = client_of(self.person)
@@ -90,6 +92,12 @@ class Trained:
             keep_steps(pool, [each.model_dump(mode="json") for each in steps])
             keep_evaluations(pool, [evaluation.model_dump(mode="json")])
 
+    def timeline(self) -> list[dict[str, Any]]:
+        """The entries of the native timeline that /v1 has, too."""
+        path = f"/api/jobs/{self.name}/timeline"
+        entries = self.http.get(path, headers=self.person.headers).json()["data"]
+        return [each for each in entries if each["topic"] not in MINOR_TOPICS]
+
     def register(self) -> None:
         """The job succeeds."""
         with because(self.cause(STEPS + 1)):
@@ -110,18 +118,20 @@ class Trained:
 
 
 @pytest.fixture
-def trained(client_of: ClientOf, world: World) -> Trained:
-    return Trained(client_of, world)
+def trained(client_of: ClientOf, client: TestClient, world: World) -> Trained:
+    return Trained(client_of, client, world)
 
 
 def test_events_tell_the_story_and_the_metrics_of_each_step(trained: Trained) -> None:
     trained.register()
     events = list(trained.client.fine_tuning.jobs.list_events(trained.name, limit=3))
     assert len({whole(each).id for each in events}) == len(events)
-    told = [each.message for each in events if each.type == "message"]
-    assert told[0] == "Launch 1 ended: completed"
-    assert told[1].startswith("New fine-tuned model created: ft:tiny:s:")
-    assert told[-1] == "Created the job; it waits for its GPUs"
+    messages = [each.message for each in events if each.type == "message"]
+    timeline = trained.timeline()
+    assert messages == [each["text"] for each in reversed(timeline)]
+    topics = [each["topic"] for each in timeline]
+    assert topics[-3:] == ["Registered", "SegmentEnded", "EstimateScored"]
+    assert "ft:tiny:s:" in messages[2]
 
     metrics: list[Any] = [each.data for each in events if each.type == "metrics"]
     assert [each["step"] for each in metrics] == [6, 5, 4, 4, 3, 2, 1]
@@ -142,10 +152,9 @@ def test_events_tell_what_became_of_a_deployment(trained: Trained) -> None:
         deploying.undeploy(account_id, deployment.model)
     trained.world.project()
     told = trained.client.fine_tuning.jobs.list_events(trained.name, limit=2).data
-    assert [each.message for each in told] == [
-        f"Undeployed {deployment.model}",
-        f"Deployed as {deployment.model}",
-    ]
+    assert all(deployment.model in each.message for each in told)
+    topics = [each["topic"] for each in trained.timeline()]
+    assert topics[-3:] == ["DeploymentRequested", "DeploymentActivated", "Undeployed"]
 
 
 def test_a_checkpoint_has_its_metrics_and_its_name(trained: Trained) -> None:
@@ -190,8 +199,10 @@ def test_a_job_that_is_tried_again_later_is_queued(trained: Trained) -> None:
     trained.crash(FailureClass.NODE_LOST, 2)
     shown = whole(trained.client.fine_tuning.jobs.retrieve(trained.name))
     assert shown.status == "queued"
-    (told,) = trained.client.fine_tuning.jobs.list_events(trained.name, limit=1).data
-    assert told.message.startswith("It is tried again at 20")
+    events = trained.client.fine_tuning.jobs.list_events(trained.name).data
+    postponed = trained.timeline()[-1]
+    assert postponed["topic"] == "RelaunchPostponed"
+    assert ("warn", postponed["text"]) in [(each.level, each.message) for each in events]
 
 
 def test_a_job_that_succeeded_has_a_model_tokens_and_results(trained: Trained) -> None:
@@ -251,4 +262,4 @@ def test_a_job_that_failed_says_why(trained: Trained) -> None:
     assert (job.error.code, job.error.param) == ("bad_data", "training_file")
     assert "start a new job" in job.error.message
     newest = trained.client.fine_tuning.jobs.list_events(trained.name).data[0]
-    assert (newest.level, newest.message) == ("error", "The job failed: bad_data")
+    assert (newest.level, trained.timeline()[-1]["topic"]) == ("error", "JobFailed")

@@ -245,6 +245,6 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused(
 
 def test_a_field_that_there_is_not_is_named(client_of: ClientOf, world: World) -> None:
     person, form = ready(world)
-    with pytest.raises(openai.BadRequestError, match="there is no such field") as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         client_of(person).fine_tuning.jobs.create(**form, extra_body={"lora_rank": 8})
     assert refused.value.param == "lora_rank"

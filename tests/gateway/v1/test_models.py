@@ -13,8 +13,8 @@ from tests.openai_objects import whole
 
 
 @pytest.fixture
-def trained(client_of: ClientOf, world: World) -> Trained:
-    done = Trained(client_of, world)
+def trained(client_of: ClientOf, client: TestClient, world: World) -> Trained:
+    done = Trained(client_of, client, world)
     done.register()
     return done
 
@@ -72,4 +72,6 @@ def test_a_deleted_model_is_gone_and_its_job_stays(trained: Trained) -> None:
     assert (job.status, job.fine_tuned_model) == ("succeeded", None)
     assert list(client.fine_tuning.jobs.checkpoints.list(trained.name)) == []
     told = [each.message for each in client.fine_tuning.jobs.list_events(trained.name)]
-    assert f"Deleted the model {own.id}" in told
+    deleted = trained.timeline()[-1]
+    assert deleted["topic"] == "ModelDeleted"
+    assert deleted["text"] in told

@@ -19,6 +19,11 @@ from tests.gateway.test_job_commands import Owner
 from tests.gateway.web.signed_in import Browser, signed_in
 
 
+def notes_in(page: str) -> set[str]:
+    """The codes of the notes in some HTML."""
+    return set(re.findall(r'data-note="([^"]+)"', page))
+
+
 class Reader(Owner):
     """Somebody who looks at the page of their job."""
 
@@ -34,6 +39,19 @@ class Reader(Owner):
         assert answer.status_code == 200, answer.text
         main = answer.text.partition("<main")[2].partition("</main>")[0]
         return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
+
+    def page(self) -> str:
+        """The HTML of the page."""
+        self.world.project()
+        return self.client.get(self.page_path).text
+
+    def notes(self) -> set[str]:
+        """The codes of the notes on the page."""
+        return notes_in(self.page())
+
+    def topics(self) -> list[str]:
+        """The topics of the page's timeline, newest first."""
+        return re.findall(r'data-topic="([^"]+)"', self.page())
 
     def post(self, command: str, **fields: str) -> str:
         answer = self.client.post(

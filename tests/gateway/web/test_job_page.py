@@ -1,4 +1,4 @@
-"""The page of a job: what each state shows, in the product's words, and what its buttons do."""
+"""The page of a job: its notes in each state, and its commands."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
 from domain.deployments.failures import ADVICE
-from domain.jobs.failures import FailureClass
+from domain.jobs.failures import FAILURES, FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from gateway.cli import job_progress, job_tables
 from gateway.http.errors import NotYetVisible, status_of
 from gateway.http.sockets import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
+from gateway.launch.pages.entries import requirement
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.gateway.conftest import World
-from tests.gateway.web.reader import Reader, evaluated, line, measured
+from tests.gateway.web.reader import Reader, evaluated, line, measured, notes_in
 from tests.gateway.web.signed_in import signed_in
 
 
@@ -52,16 +53,14 @@ def test_a_job_is_called_as_in_the_list_and_leads_on(reader: Reader, settings: S
         '<span class="badge is-calm is-live">waiting for a GPU</span>',
     ):
         assert shown in page
-    assert "storage for 30 days" not in reader.text()  # nothing was checkpointed
+    assert "cancel-keeps-nothing" in reader.notes()
     reader.train()
-    assert "stays on EcoLink storage for 30 days; after that" in reader.text()
+    assert 'data-note="cancel-keeps" data-days="30"' in reader.page()
 
 
 def test_waiting_for_a_gpu_is_free_of_charge(reader: Reader) -> None:
-    text = reader.text()
-    assert "Waiting for a GPU." in text
-    assert "free of charge" in text
-    assert "leaves the queue at once" in text  # what Pause would do
+    assert {"waiting-for-gpu", "pause-leaves-queue"} <= reader.notes()
+    assert "free of charge" in reader.text()
 
 
 def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: Settings) -> None:
@@ -85,12 +84,10 @@ def test_training_shows_steps_losses_cost_and_balance(reader: Reader, settings: 
         "Balance $10.00 lasts about",
         "Estimated up to $0.0",
         "loading <the> model",
-        "Training began: 30 steps over 9 examples, with 1 to evaluate on.",
-        "Checkpoint saved at step 10: train loss 2.0000.",
-        "You are charged for the GPU time consumed up to then",
-        "This settles whatever GPU time the meter has consumed",
     ):
         assert said in text
+    assert reader.topics()[:2] == ["CheckpointSaved", "TrainingStarted"]
+    assert {"pause-saves", "cancel-keeps"} <= reader.notes()
     curve = reader.client.get(reader.page_path + "/curve").json()
     assert curve["steps"] == list(range(1, 13))
     assert (curve["eval_steps"], curve["eval_losses"]) == ([10], [1.75])
@@ -108,7 +105,7 @@ def test_memory_of_a_cpu_is_said_to_be_the_host_s(
     reader.world.project()
     with connect(settings) as connection:
         connection.execute("UPDATE job_detail SET gpu_type = %s", [gpu_type])
-    assert ("Of the host's memory, without the program itself" in reader.text()) is told
+    assert ("host-memory" in reader.notes()) is told
     assert "GiB predicted" in reader.text()
 
 
@@ -124,7 +121,7 @@ def test_a_job_past_its_estimate_says_by_how_much_and_why(
 
     estimate = shown()["estimate"]
     assert shown()["overrun"] is None
-    assert "Past the estimate" not in reader.text()
+    assert 'id="overrun"' not in reader.page()
     with connect(settings) as connection:
         connection.execute(
             "UPDATE job_detail SET billed_seconds = %s, charged_micros = %s, crashes = 1, "
@@ -134,21 +131,20 @@ def test_a_job_past_its_estimate_says_by_how_much_and_why(
     overrun = shown()["overrun"]
     assert (overrun["seconds"], overrun["cost"]["micros"]) == (60, 10_000)
     assert [each["cause"] for each in overrun["reasons"]] == ["crashes"]
-    assert overrun["sentence"].startswith("Past the estimate by $0.01 and 60 s of billed time. It")
+    assert "$0.01 and 60 s" in overrun["sentence"]
     assert overrun["sentence"] in reader.text()
     console = Console(width=200)
     with console.capture() as captured:
         console.print(job_tables.job(shown()), job_progress.panel(shown(), []))
-    assert captured.get().count("Past the estimate by $0.01") == 2
+    assert captured.get().count("$0.01 and 60 s") == 2
 
 
 def test_a_log_that_was_deleted_is_told(reader: Reader, settings: Settings) -> None:
-    said = "Log lines are kept for 90 days after the end of a job; those of this one were deleted."
     reader.register()
-    assert said not in reader.text()
+    assert "log-deleted" not in reader.notes()
     with connect(settings) as connection:
         connection.execute("UPDATE job_detail SET changed_at = changed_at - interval '91 days'")
-    assert said in reader.text()
+    assert "log-deleted" in reader.notes()
 
 
 def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Settings) -> None:
@@ -166,11 +162,10 @@ def test_steps_that_a_crash_undid_are_in_no_curve(reader: Reader, settings: Sett
 def test_evaluating_and_registering_say_how_long_they_take(reader: Reader) -> None:
     reader.train()
     reader.evaluate()
-    assert "Eval set running. Usually 1\N{EN DASH}3 minutes" in reader.text()
+    assert "evaluating" in reader.notes()
     reader.score()
-    text = reader.text()
-    assert "Adapter being registered. Quick — about a second" in text
-    assert "trained_pending_register" not in text
+    assert "registering" in reader.notes()
+    assert "trained_pending_register" not in reader.text()
 
 
 def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
@@ -181,10 +176,10 @@ def test_registered_compares_and_can_be_deployed(reader: Reader) -> None:
         "Perplexity 3.49 base model 12.18",
         "Token accuracy 50.0% base model 25.0%",
         "adapter_model.safetensors",
-        "Deploy",
     ):
         assert said in text
-    assert "Deploying…" in reader.post("deploy")
+    assert 'id="deploy" data-deployment=""' in reader.page()
+    assert 'id="deploy" data-deployment="deploying"' in reader.post("deploy")
 
 
 def test_the_timeline_tells_what_became_of_deployments(reader: Reader, world: World) -> None:
@@ -198,32 +193,29 @@ def test_the_timeline_tells_what_became_of_deployments(reader: Reader, world: Wo
     reader.fail_deployment(saved)
     with because(world.cause):
         world.deploying.undeploy(reader.person.account_id, model)
-    told = reader.text().partition("Timeline")[2]
-    story = (
-        f"Deploying {model}.",
-        f"Deploying {saved}.",
-        f"Deployed as {model}.",
-        f"Deploying {saved} failed. It died with {saved}.",
-        f"Undeployed: {model} answers no more.",
-    )
-    assert sorted(story, key=told.index) == list(story[::-1]), "the newest first"
+    assert reader.topics()[:5] == [
+        *("Undeployed", "DeploymentFailed", "DeploymentActivated"),
+        *("DeploymentRequested", "DeploymentRequested"),
+    ]
+    timeline = reader.page().partition('id="timeline"')[2]
+    assert timeline.count(f"{saved} failed. It died with {saved}.") == 1
 
 
 def test_a_deployment_that_failed_says_why(reader: Reader) -> None:
     reader.register()
     reader.world.project()
-    checkpoint = 'aria-label="Deploy again the checkpoint of step 10"'
-    assert "Deploying…" in reader.post("deploy")
-    assert "Deploying… the checkpoint of step 10" in reader.post("checkpoints/10/deploy")
+    checkpoint = 'id="deploy-1-10" class="plain link" data-deployment'
+    assert 'id="deploy" data-deployment="deploying"' in reader.post("deploy")
+    assert f'{checkpoint}="deploying"' in reader.post("checkpoints/10/deploy")
     model = reader.world.log.load(Job, reader.job_id).model_name
     for name in (model, checkpoint_model(model, 10)):
         reader.fail_deployment(name)
-    text = reader.text()
+    text, why = reader.text(), "It died with"
     for name in (model, checkpoint_model(model, 10)):
-        assert f"It died with {name}. {ADVICE['serving_died']}" in text
-    assert "Deploy again" in text.partition("Registered")[0]
-    assert checkpoint in reader.client.get(reader.page_path).text
-    assert "data-failure" not in reader.post("deploy").partition("#job-progress")[0]
+        assert f"{why} {name}. {ADVICE['serving_died']}" in text
+    assert 'id="deploy" data-deployment="failed"' in reader.page()
+    assert f'{checkpoint}="failed"' in reader.page()
+    assert why not in reader.post("deploy").partition("#job-progress")[0]
 
 
 def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
@@ -237,28 +229,25 @@ def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
         job = world.log.load(Job, reader.job_id)
         job.end_segment(1, SegmentEnd.LEASE_ENDED, 10, can_pay=False)
         world.log.commit(account, job)
-    text = reader.text()
-    assert "Balance reached zero" in text
-    assert "Top up" in text
+    assert "balance-zero" in reader.notes()
+    assert 'href="/billing">Top up' in reader.page()
     assert resume_button(reader).endswith(" disabled")
     assert "balance" in reader.post("resume", gpu_count="1")
     world.credit(reader.person, 1)
-    assert "Balance too low to resume" in reader.text()
+    assert "balance-too-low" in reader.notes()
     world.credit(reader.person, 10_000_000)
-    text = reader.text()
-    assert "Ready to resume The job was paused when the balance reached zero." in text
-    assert "Balance reached zero" not in text
-    assert "Balance too low" not in text
+    notes = reader.notes()
+    assert "ready-to-resume" in notes
+    assert not notes & {"balance-zero", "balance-too-low"}
     assert not resume_button(reader).endswith(" disabled")
-    assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="1")
+    assert "waiting-for-gpu" in notes_in(reader.post("resume", wait="true", gpu_count="1"))
 
 
 def test_paused_by_its_owner_there_is_no_banner(reader: Reader) -> None:
-    assert "Paused by you" in reader.post("pause")
-    text = reader.text()
-    assert "Paused by you" in text
-    assert "Balance reached zero" not in text
-    assert "time you spend paused is not billed" in text
+    assert "paused-owner" in notes_in(reader.post("pause"))
+    notes = reader.notes()
+    assert "paused-owner" in notes
+    assert "balance-zero" not in notes
 
 
 def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) -> None:
@@ -266,21 +255,21 @@ def test_paused_because_its_gpus_are_gone_says_so(reader: Reader, world: World) 
         job = world.log.load(Job, reader.job_id)
         job.lose_capacity()
         world.log.commit(job)
-    text = reader.text()
-    assert "Paused: the region no longer has that many GPUs" in text
-    assert "Balance reached zero" not in text
+    notes = reader.notes()
+    assert "paused-capacity" in notes
+    assert "balance-zero" not in notes
 
 
 def test_a_job_goes_on_with_as_many_gpus_as_are_there(reader: Reader) -> None:
     reader.post("pause")
-    assert "On 1 GPU, what is left costs at most $" in reader.text()
-    assert "On 2 GPUs, what is left costs at most" in quoted(reader, 2)
-    for refused in (quoted(reader, 3), reader.post("resume", wait="true", gpu_count="3")):
-        assert "A job may use 1 to 2 of CPU (this machine) in This machine." in refused
+    assert 'data-note="resume-quote" data-gpus="1"' in reader.page()
+    assert 'data-note="resume-quote" data-gpus="2"' in quoted(reader, 2)
+    assert "resume-refused" in notes_in(quoted(reader, 3))
+    assert is_refused(reader.post("resume", wait="true", gpu_count="3"))
     for wrong in ("0", "65", "", "2.5"):
-        for refused in (quoted(reader, wrong), reader.post("resume", gpu_count=wrong)):
-            assert "GPU count must be a whole number from 1 to 64." in refused
-    assert "Waiting for a GPU" in reader.post("resume", wait="true", gpu_count="2")
+        assert "gpu-count-invalid" in notes_in(quoted(reader, wrong))
+        assert requirement("gpu_count") in reader.post("resume", gpu_count=wrong)
+    assert "waiting-for-gpu" in notes_in(reader.post("resume", wait="true", gpu_count="2"))
     assert reader.world.log.load(Job, reader.job_id).gpu_count == 2
 
 
@@ -289,37 +278,26 @@ def test_failed_says_why_who_pays_and_what_to_do(reader: Reader, settings: Setti
     with connect(settings) as connection:
         add_log_line(connection, line(reader, 1, "loss is nan"))
     reader.crash(FailureClass.LOSS_DIVERGED)
-    text = reader.text()
-    for said in (
-        "Diverged",
-        "Duplicate",
-        "became infinite or no number at all",
-        "You: the time that was used is charged.",
-        "Start a new job with a lower learning rate",
-        "Last log lines",
-        "loss is nan",
-        "Promote",
-    ):
+    text, failure = reader.text(), FAILURES[FailureClass.LOSS_DIVERGED]
+    for said in ("Diverged", failure.sentence, failure.advice, "loss is nan"):
         assert said in text
+    assert 'data-failure="loss_diverged" data-payer="user"' in reader.page()
+    assert 'id="promote-dialog"' in reader.page()
 
 
 def test_a_crash_that_is_tried_again_is_told_while_it_waits(reader: Reader) -> None:
     reader.train()
     reader.crash(FailureClass.NODE_LOST)
-    text = reader.text()
-    assert "The machine under the trainer was lost." in text
-    assert "It is tried again from the checkpoint of step 10" in text
+    assert 'data-note="retrying" data-failure="node_lost"' in reader.page()
+    assert FAILURES[FailureClass.NODE_LOST].sentence in reader.text()
 
 
 def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
     for segment in (1, 2):
         reader.train(segment, checkpoint=None)
         reader.crash(FailureClass.NODE_LOST, segment)
-    text = reader.text()
-    assert "waiting to retry ·" in text
-    assert "Waiting to retry. The next attempt is at" in text
-    assert "It is tried again in 30 s; waiting is free of charge." in text, "its timeline"
-    assert "leaves the queue at once" in text
+    assert {"waiting-to-retry", "pause-leaves-queue"} <= reader.notes()
+    assert reader.topics()[0] == "RelaunchPostponed"
     shown = reader.client.get(reader.path, headers=reader.person.headers).json()
     assert shown["relaunch_at"] is not None
     assert 0 < shown["wait_seconds"] <= 30
@@ -327,35 +305,24 @@ def test_a_job_that_is_tried_again_later_says_when(reader: Reader) -> None:
 
 def test_a_job_that_waits_again_has_no_trainer_to_ask(reader: Reader) -> None:
     reader.train(checkpoint=None)
-    text = reader.text()
-    assert "The trainer is told to checkpoint" in text
-    assert "The trainer saves before it exits, if it has begun to train" in text
+    assert {"pause-saves", "cancel-saves"} <= reader.notes()
     reader.crash(FailureClass.NODE_LOST)
-    text = reader.text()
-    assert "leaves the queue at once" in text
-    assert "Nothing was checkpointed, so nothing is kept." in text
+    assert {"pause-leaves-queue", "cancel-keeps-nothing"} <= reader.notes()
 
 
 def test_a_halved_micro_batch_is_told(reader: Reader) -> None:
     reader.train()
     reader.run_out_of_memory(1)
-    assert "the micro batch is 2 now" in reader.text()
+    assert "micro-batch-halved" in reader.notes()
 
 
 def test_cancelled_says_what_is_kept_and_can_be_promoted(reader: Reader) -> None:
     reader.train()
-    assert "Being cancelled" in reader.post("cancel")
+    assert "cancelling" in notes_in(reader.post("cancel"))
     reader.end()
-    text = reader.text()
     until = datetime.now(UTC) + timedelta(days=30)
-    for said in (
-        "Stopped by you",
-        "Metered GPU time is settled",
-        f"The checkpoint of step 10 is kept until {until:%Y-%m-%d}",
-        "Promote",
-        "other checkpoints are deleted for good",
-    ):
-        assert said in text
+    assert f'data-note="cancelled" data-kept-until="{until:%Y-%m-%d}"' in reader.page()
+    assert "promote-deletes" in reader.notes()
 
 
 def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
@@ -363,7 +330,6 @@ def test_settings_are_called_as_the_wizard_calls_them(reader: Reader) -> None:
     for said in (
         "GPUs 1 × CPU (this machine), $",
         "Region This machine",
-        "Approved: tiny on 1 × CPU (this machine), region This machine, $",
         "LoRA r 16",
         "Target modules q_proj, v_proj",
     ):
@@ -374,11 +340,11 @@ def test_minutes_that_are_left_out_are_in_the_ledger(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader.train()
-    assert "Earlier minutes" not in reader.text()
+    assert "earlier-minutes" not in reader.notes()
     monkeypatch.setattr(job_page, "SHOWN_ENTRIES", 2)
-    timeline = reader.text().partition("Every minute")[2]
-    begin = timeline.index("Earlier minutes are in the ledger")
-    assert timeline.index("Training began") < begin < timeline.index("The GPUs are bound")
+    timeline = reader.page()
+    begin = timeline.index('data-note="earlier-minutes"')
+    assert timeline.index('"TrainingStarted"') < begin < timeline.index('"PodStarted"')
     ledger = f"/billing?job=ftjob-{reader.job_id.hex}&amp;kind=minutes"
     assert ledger in reader.client.get(reader.page_path).text
 
@@ -394,13 +360,18 @@ def test_a_page_connects_again_after_what_passes(reader: Reader) -> None:
 def test_a_refused_command_is_a_notice(reader: Reader) -> None:
     reader.register()
     reader.world.project()
-    assert "nothing runs that could be paused" in reader.post("pause")
+    assert is_refused(reader.post("pause"))
 
 
 def test_a_command_of_another_site_does_nothing(reader: Reader) -> None:
     answer = reader.client.post(f"{reader.page_path}/pause", headers={"hx-request": "true"})
-    assert "no longer valid" in answer.text
-    assert "Waiting for a GPU" in reader.text()
+    assert is_refused(answer.text)
+    assert "waiting-for-gpu" in reader.notes()
+
+
+def is_refused(answer: str) -> bool:
+    """Return True if a command was answered with a notice."""
+    return 'class="notice is-problem"' in answer
 
 
 def resume_button(reader: Reader) -> str:

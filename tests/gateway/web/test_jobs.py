@@ -7,6 +7,8 @@ from uuid import UUID
 
 from domain.core.aggregate import because
 from domain.jobs.job import Job
+from domain.jobs.lifecycle import PauseReason
+from gateway.jobs.states import PAUSED
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -92,8 +94,9 @@ def test_states_are_said_in_plain_words_and_filtered(browser: Browser, world: Wo
     world.project()
     page = browser.client.get("/fine-tune").text
     assert titles(page) == ["over", "empty", "mine", "waits"]
-    for words in ("paused by you", "paused by an empty balance", "cancelled"):
-        assert f">{words}</span>" in page
+    paused = [PAUSED[reason].badge for reason in (PauseReason.OWNER, PauseReason.BALANCE)]
+    for badge in (*paused, "cancelled"):
+        assert f">{badge}</span>" in page
     for group, expected in {
         "running": ["waits"],
         "paused": ["empty", "mine"],
@@ -118,7 +121,7 @@ def test_polling_tells_what_changed_and_slows_down_when_nothing_runs(
     assert browser.client.get(path, headers=browser.htmx).status_code == 204
     command(browser, job_id, "pause")
     answer = browser.client.get(path, headers=browser.htmx)
-    assert "paused by you" in answer.text
+    assert PAUSED[PauseReason.OWNER].badge in answer.text
     assert 'hx-trigger="every 15s"' in answer.text
 
 
@@ -150,7 +153,7 @@ def test_two_jobs_are_compared_by_what_differs(browser: Browser, world: World) -
     assert f'data-title-1="first" data-path-2="/fine-tune/{third}"' in page
     assert f'data-title-2="{third[6:14]}"' in page
     same = browser.client.get("/fine-tune/compare", params={"jobs": [str(first), str(second)]}).text
-    assert "trained with the same hyperparameters" in same
+    assert 'data-note="same-settings"' in same
 
 
 def test_two_jobs_of_one_name_are_told_apart(browser: Browser, world: World) -> None:

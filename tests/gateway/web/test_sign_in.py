@@ -153,7 +153,7 @@ def test_a_session_ends_with_its_key(browser: Browser, world: World) -> None:
 
 
 def test_a_browser_whose_session_ended_is_told_so(browser: Browser, world: World) -> None:
-    ended = "Your session has ended"
+    ended = 'data-note="session-ended"'
     assert ended not in browser.client.get("/sign-in").text
     world.revoke(browser.person)
     assert ended in browser.client.get("/datasets").text
@@ -182,7 +182,7 @@ def test_a_link_works_once(client: TestClient, world: World, settings: Settings)
     assert client.get("/api/account").json()["id"] == str(person.account_id)
     client.cookies.clear()
     for asked in (client.get, client.post):
-        assert "used before" in asked(link).text
+        assert 'data-note="sign-in-refused"' in asked(link).text
         assert client.get("/api/account").status_code == 401
 
 
@@ -208,7 +208,7 @@ def test_a_link_of_a_key_that_was_revoked_is_worth_nothing(
     link = link_for(settings, person)
     world.revoke(person)
     for asked in (client.get, client.post):
-        assert "older than half an hour" in asked(link).text
+        assert 'data-note="sign-in-refused"' in asked(link).text
         assert COOKIE not in client.cookies
 
 

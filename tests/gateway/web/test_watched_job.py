@@ -8,11 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from domain.catalog.display_names import DisplayNames
 from domain.core.errors import Invalid
 from domain.jobs.job import Job
 from gateway.jobs.pages import live_jobs
-from gateway.jobs.pages.story import Entry
+from gateway.jobs.pages.timeline import Entry
 from gateway.jobs.pages.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
 from tests.command_context import NOW
 
@@ -20,7 +19,7 @@ Frame = dict[str, Any]
 
 
 def watched(sequence: int) -> WatchedJob:
-    return WatchedJob(uuid4(), uuid4(), DisplayNames({}, {}), sequence)
+    return WatchedJob(uuid4(), uuid4(), sequence)
 
 
 def entry(sequence: int) -> Entry:
@@ -101,7 +100,7 @@ def test_who_was_slower_than_what_is_kept_asks_anew() -> None:
 def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> None:
     job = watched(0)
     job.measure({name: [] for name in job.series}, KEPT)
-    viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)))
+    viewer = live_jobs.Viewer(job, uuid4(), uuid4(), Seen(0, (0, 0), (0, 0), (0, 0)), ended=False)
     assert viewer.next_frame()
     for sequence in range(1, 2 * KEPT + 2):
         job.tell([entry(sequence)], sequence)

@@ -1,4 +1,4 @@
-"""What a job does, in plain words, as its badge, its page and its timeline say it."""
+"""Display names and tones of job states."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from domain.jobs.lifecycle import JobStatus, PauseReason
 from gateway.jobs.schemas import JobSummary
 
 
-class PauseWords(NamedTuple):
-    """Why a job is paused: beside other states, and as a heading of its own."""
+class PauseLabel(NamedTuple):
+    """Labels for a pause reason: in a badge, and as a heading."""
 
     badge: str
     heading: str
 
 
 PAUSED = {
-    PauseReason.OWNER: PauseWords("paused by you", "Paused by you"),
-    PauseReason.BALANCE: PauseWords(
-        "paused by an empty balance", "Paused when the balance reached zero"
-    ),
-    PauseReason.CAPACITY: PauseWords(
-        "paused: too few GPUs", "Paused: the region no longer has that many GPUs"
+    PauseReason.OWNER: PauseLabel("paused by you", "Paused by you"),
+    PauseReason.BALANCE: PauseLabel("paused: balance at zero", "Paused: the balance reached zero"),
+    PauseReason.CAPACITY: PauseLabel(
+        "paused: too few GPUs", "Paused: the region no longer has enough GPUs"
     ),
 }
 
@@ -37,7 +35,7 @@ TONES = {
 
 
 def state_of(job: JobSummary) -> str:
-    """What a job does, in plain words: the phase while it runs, which says more than the status."""
+    """Return the state for people: the phase of a running job, else its status."""
     if job.status is JobStatus.PAUSED and job.pause_reason is not None:
         return PAUSED[job.pause_reason].badge
     return job.status if job.status.is_final else job.phase

@@ -1,0 +1,263 @@
+"""Descriptions of a job's events, for the timeline, /v1, the command line and the demo."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from domain.billing.meter import Meter
+from domain.core.aggregate import Event
+from domain.core.durations import spoken
+from domain.core.money import Toward, dollars, exact_dollars
+from domain.deployments.deployment import Deployment
+from domain.jobs.failures import FAILURES
+from domain.jobs.job import Job
+from domain.jobs.job_request import JobRequest
+from domain.jobs.lifecycle import SegmentEnd
+from gateway.jobs.states import PAUSED
+
+Level = Literal["info", "warn", "error"]
+
+
+class Description(NamedTuple):
+    """A sentence or two on an event, and its importance."""
+
+    level: Level
+    text: str
+
+
+MINOR = (
+    Meter.MeterOpened,
+    Meter.LeaseGranted,
+    Meter.LeaseExtended,
+    Meter.MinuteMetered,
+    Meter.MeterClosed,
+    Job.CheckpointPruned,
+)
+"""Events that recur every minute. The page hides them until asked, and /v1 leaves them out."""
+
+MINOR_TOPICS = [each.TOPIC for each in MINOR]
+
+ENDED = {
+    SegmentEnd.COMPLETED: "The trainer finished",
+    SegmentEnd.STOPPED: "The trainer saved a checkpoint and exited",
+    SegmentEnd.LEASE_ENDED: "The paid time ended; the trainer saved a checkpoint and exited",
+}
+
+STATE_PARTS = {"random": "random states", "position": "position in the data"}
+"""Display names of fields of `domain.training.checkpoint.StateHashes`."""
+
+SETTINGS = {"code": "EcoLink's version"}
+"""Display names of settings of the computation."""
+
+
+def describe(event: Event, model: str | None = None) -> Description:
+    """Describe an event of a job, its request, its meters or a deployment of `model`.
+
+    Only the first event of a deployment names the model, so the caller passes it for the others.
+    """
+    match event:
+        case Job.Event():
+            return _command(event) or _training(event) or _checkpoint(event) or _ending(event)
+        case Deployment.Event():
+            return _deployment(event, model)
+        case Meter.Event():
+            return _meter(event)
+        case JobRequest.Event():
+            return _request(event)
+        case _:
+            return _undescribed(event)
+
+
+def _undescribed(event: Event) -> Description:
+    return Description("info", f"{event.TOPIC}.")
+
+
+def _command(event: Job.Event) -> Description | None:
+    """Commands of the owner, and pauses for want of money or GPUs."""
+    match event:
+        case Job.JobApproved(plan=plan):
+            rate = exact_dollars(plan.rate_micros_per_hour)
+            text = (
+                f"Approved: {plan.base_model} on {plan.gpu_count} × {plan.gpu_type} in "
+                f"{plan.region} for {rate} an hour. Waiting for GPUs, free of charge."
+            )
+            return Description(
+                "warn" if plan.warnings else "info", " ".join([text, *plan.warnings])
+            )
+        case Job.PauseRequested():
+            return Description("info", "Pausing: the trainer saves a checkpoint and exits.")
+        case Job.JobPaused(reason=reason):
+            return Description("warn", f"{PAUSED[reason].heading}. The meter is stopped.")
+        case Job.JobResumed():
+            rate = exact_dollars(event.rate_micros_per_hour)
+            return Description(
+                "info", f"Resumed for {rate} an hour. Waiting for GPUs, free of charge."
+            )
+        case Job.CancelRequested():
+            return Description("info", "Cancelling: the trainer saves a checkpoint and exits.")
+        case Job.JobCancelled():
+            return Description(
+                "warn", f"Cancelled at step {event.step:,}. The used GPU time is settled."
+            )
+        case Job.AdapterPromoted(model=model):
+            return Description("info", f"The last checkpoint was promoted to the model {model}.")
+        case Job.ModelDeleted(model=model):
+            return Description("info", f"The model {model} was deleted.")
+        case _:
+            return None
+
+
+def _training(event: Job.Event) -> Description | None:
+    """The progress of a launch."""
+    match event:
+        case Job.SegmentAllocated(segment=segment):
+            return Description("info", f"GPUs are free. Launch {segment} starts.")
+        case Job.PodStarted():
+            return Description("info", "The GPUs are bound. The meter runs from here.")
+        case Job.TrainingStarted(step=0):
+            examples = f"{event.train_examples:,} examples"
+            if event.eval_examples:
+                examples += f", evaluated on {event.eval_examples:,}"
+            return Description(
+                "info", f"Training started: {event.total_steps:,} steps over {examples}."
+            )
+        case Job.TrainingStarted():
+            return Description(
+                "info", f"Training continues after step {event.step:,} of {event.total_steps:,}."
+            )
+        case Job.EvaluationStarted(step=step):
+            return Description("info", f"All {step:,} steps are done. Eval set running.")
+        case Job.EvaluationCompleted():
+            return Description(
+                "info",
+                f"Held-out loss {event.loss_after:.4f}, base model {event.loss_before:.4f}. "
+                "Adapter being registered.",
+            )
+        case Job.MicroBatchHalved(micro_batch_size=size):
+            return Description(
+                "warn",
+                "A batch did not fit the memory. The trainer retries with "
+                f"micro-batches of {size}; the steps stay the same.",
+            )
+        case Job.RelaunchPostponed():
+            pause = (event.until - event.timestamp).total_seconds()
+            return Description("warn", f"The next attempt is in {spoken(pause)}. Waiting is free.")
+        case _:
+            return None
+
+
+def _checkpoint(event: Job.Event) -> Description | None:
+    match event:
+        case Job.CheckpointSaved():
+            text = f"Checkpoint saved at step {event.step:,}: train loss {event.train_loss:.4f}"
+            if event.eval_loss is not None:
+                text += f", held-out loss {event.eval_loss:.4f}"
+            return Description("info", f"{text}.")
+        case Job.CheckpointRejected():
+            reason = event.reason.replace("_", " ")
+            text = f"The checkpoint of step {event.step:,} is unusable ({reason})."
+            if event.kept_seconds is not None:
+                text += " The lost time is credited."
+            return Description("warn", text)
+        case Job.ResumeCertified():
+            return _resume(event)
+        case Job.CheckpointPruned():
+            text = f"The checkpoint of step {event.step:,} was deleted to keep newer ones."
+            return Description("info", text)
+        case Job.AdapterExpired():
+            text = "The saved checkpoints were deleted at the end of their retention."
+            return Description("warn", text)
+        case _:
+            return None
+
+
+def _resume(event: Job.ResumeCertified) -> Description:
+    """A resume, and the differences between the restored state and the saved one."""
+    text = f"Resumed from step {event.step:,}"
+    if event.unchecked:
+        parts = ", ".join(STATE_PARTS.get(name, name) for name in event.unchecked)
+        text += f". Not verified: {parts}."
+    else:
+        text += " with exactly the saved state."
+    if event.differences:
+        names = (each.setting for each in event.differences)
+        settings = ", ".join(SETTINGS.get(name, name.replace("_", " ")) for name in names)
+        text += f" Last digits of losses may differ, because these changed: {settings}."
+    return Description("warn" if event.unchecked or event.differences else "info", text)
+
+
+def _ending(event: Job.Event) -> Description:
+    """The end of a launch, or of the job."""
+    match event:
+        case Job.Registered(model=model):
+            return Description("info", f"Registered as {model}.")
+        case Job.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
+            elapsed = spoken(event.elapsed_seconds)
+            return Description("warn", f"{FAILURES[failure].sentence} The launch ran {elapsed}.")
+        case Job.SegmentEnded(reason=reason):
+            elapsed = spoken(event.elapsed_seconds)
+            return Description("info", f"{ENDED.get(reason, 'The launch ended')} after {elapsed}.")
+        case Job.JobFailed(failure=failure):
+            return Description("error", f"Failed. {FAILURES[failure].sentence}")
+        case Job.EstimateScored():
+            low = dollars(event.low_micros, Toward.DOWN)
+            high = dollars(event.high_micros, Toward.UP)
+            return Description(
+                "info",
+                f"The job took {spoken(event.actual_seconds)} and cost "
+                f"{dollars(event.actual_micros)}. The estimate was {low} to {high}.",
+            )
+        case _:
+            return _undescribed(event)
+
+
+def _deployment(event: Event, model: str | None) -> Description:
+    match event:
+        case Deployment.DeploymentRequested():
+            return Description("info", f"Deploying {event.model}.")
+        case Deployment.DeploymentRenewed():
+            return Description("info", f"Deploying {model} again.")
+        case Deployment.DeploymentActivated():
+            return Description("info", f"Deployed as {model}.")
+        case Deployment.DeploymentFailed(message=message):
+            return Description("error", f"Deploying {model} failed. {message}")
+        case Deployment.Undeployed():
+            return Description("info", f"Undeployed {model}.")
+        case _:
+            return _undescribed(event)
+
+
+def _meter(event: Event) -> Description:
+    match event:
+        case Meter.MeterOpened():
+            return Description("info", "The meter of this launch is open.")
+        case Meter.MinuteMetered():
+            seconds = spoken(event.to_seconds - event.from_seconds)
+            amount = exact_dollars(event.amount_micros)
+            return Description("info", f"Minute {event.minute:,} billed: {seconds}, {amount}.")
+        case Meter.LeaseGranted() | Meter.LeaseExtended():
+            paid = spoken(event.paid_seconds)
+            return Description("info", f"{paid} of this launch are paid for.")
+        case Meter.LeaseRefused():
+            return Description("warn", "The balance is too low for a launch.")
+        case Meter.MeterClosed():
+            billed = spoken(event.billed_seconds)
+            return Description("info", f"Settled to the second: {billed} billed.")
+        case Meter.LostWorkCredited():
+            return Description("info", f"{dollars(event.amount_micros)} credited for lost work.")
+        case _:
+            return _undescribed(event)
+
+
+def _request(event: Event) -> Description:
+    match event:
+        case JobRequest.JobRequested():
+            return Description("info", "Requested. The files are being validated.")
+        case JobRequest.JobRequestApproved():
+            return Description("info", "The files are valid.")
+        case JobRequest.JobRequestRefused():
+            return Description("error", f"Refused: {event.message.removesuffix('.')}.")
+        case JobRequest.JobRequestCancelled():
+            return Description("info", "Cancelled before the approval.")
+        case _:
+            return _undescribed(event)

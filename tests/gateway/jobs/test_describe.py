@@ -1,0 +1,85 @@
+"""Descriptions of a job's events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from domain.billing.meter import Meter
+from domain.core.aggregate import Cause, Event
+from domain.deployments.deployment import Deployment
+from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job_request import JobRequest
+from domain.training.checkpoint import ModeDifference, RejectionReason
+from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
+from tests.command_context import command
+from tests.domain.examples import STATE, running, save_checkpoint
+from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
+
+DESCRIBED = Job.Event | JobRequest.Event | Meter.Event | Deployment.Event
+CODE = ModeDifference(setting="code", saved="0.1.0 (ab12)", now="0.2.0 (no revision)")
+THREADS = ModeDifference(setting="threads", saved="2", now="1")
+RANKS = ModeDifference(setting="ranks", saved="2", now="1")
+
+
+@pytest.fixture(autouse=True)
+def cause() -> Iterator[Cause]:
+    """Every command of a test has this cause."""
+    with command() as cause:
+        yield cause
+
+
+@pytest.fixture
+def given() -> Job:
+    """A job whose first segment crashed after two checkpoints, and whose second one runs."""
+    given = running()
+    for step in (10, 20):
+        save_checkpoint(given, 1, step)
+    given.end_segment(1, SegmentEnd.CRASHED, 100)
+    given.allocate_segment(2)
+    given.collect_events()
+    return given
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_every_event_of_a_timeline_has_a_sentence(path: Path) -> None:
+    event = MAPPER.to_domain_event(stored(path))
+    assert isinstance(event, Event)
+    text = describe(event, "ft:model").text
+    assert text.endswith(".")
+    assert (text == f"{event.TOPIC}.") is not isinstance(event, DESCRIBED)
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "differences", "level", "named"),
+    [
+        ((), (), "info", []),
+        ((), (THREADS,), "warn", ["threads"]),
+        ((), (CODE, THREADS), "warn", [SETTINGS["code"], "threads"]),
+        (("random",), (RANKS,), "warn", [STATE_PARTS["random"], "ranks"]),
+    ],
+)
+def test_a_resume_names_what_differs_from_the_saved_state(
+    given: Job,
+    unchecked: tuple[str, ...],
+    differences: tuple[ModeDifference, ...],
+    level: str,
+    named: list[str],
+) -> None:
+    given.certify_resume(2, 10, "checkpoints/1/10", STATE, unchecked, 1, differences)
+    (event,) = given.collect_events()
+    description = describe(event)  # type: ignore[arg-type]
+    assert description.level == level
+    assert all(name in description.text for name in ["step 10", *named])
+
+
+def test_a_rejection_mentions_a_credit_only_if_there_is_one(given: Job) -> None:
+    """A later checkpoint holds the work of an earlier one."""
+    for step in (10, 20):
+        given.reject_checkpoint(2, f"checkpoints/1/{step}", RejectionReason.CORRUPT)
+    earlier, last = (describe(event) for event in given.collect_events())  # type: ignore[arg-type]
+    assert (earlier.level, last.level) == ("warn", "warn")
+    assert "credited" in last.text
+    assert "credited" not in earlier.text
