@@ -1,7 +1,7 @@
-"""Processes with limits on time and memory, for work on files and templates from users.
+"""Processes with limits on time and memory, for work on files and templates of users.
 
-The parent starts `python -m <module>`, writes one JSON request and reads JSON lines: progress, and
-the result last. The process gets no setting and no secret of its parent, and ends with it.
+The parent starts `python -m <module>`, writes a JSON request, and reads JSON lines: progress, then
+the result. The process gets no settings and no secrets of its parent, and ends with it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
 
-NICENESS = 5  # requests of the gateway come first
+NICENESS = 5  # below requests of the gateway
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_SECONDS = 2
-"""Between the signal that a process may not survive, and the one that it cannot."""
+"""Seconds between SIGXCPU, which a process may handle, and SIGKILL."""
 
 REPEAT_SECONDS = 0.2
-"""After which CpuTimeExceeded is raised again: a finaliser may have swallowed it."""
+"""Interval at which CpuTimeExceeded is raised again, since a finaliser may swallow it."""
+
+WALL_SECONDS_PER_CPU_SECOND = 10  # on a machine with other work
 
 STDERR_BYTES = 2000  # of a failed process, for the log
-THREADS = "2"  # that tokenizers compute with
+THREADS = "2"  # of tokenizers
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of address space
     "RAYON_NUM_THREADS": THREADS,
@@ -40,7 +42,7 @@ ENVIRONMENT = {
 }
 INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 ADDRESS_SPACE_BESIDE_MIB = 512
-"""What libraries and thread stacks reserve of the address space and never touch."""
+"""Address space that libraries and thread stacks reserve without using it."""
 
 
 class Exceeded(StrEnum):
@@ -51,28 +53,36 @@ class Exceeded(StrEnum):
 
 
 class LimitExceeded(Exception):
-    """The work used up its CPU time or its memory: the same input would do so again."""
+    """The work exceeded its CPU time or memory. The same input would again."""
 
     def __init__(self, exceeded: Exceeded) -> None:
-        super().__init__(f"the work exceeded its {exceeded} limit")
+        super().__init__(f"The work exceeded its {exceeded} limit.")
         self.exceeded = exceeded
 
 
 class ProcessFailed(Exception):
-    """The process ended without a result, which may not be the fault of its input."""
+    """The process ended without a result, possibly not because of its input."""
 
 
 class CpuTimeExceeded(BaseException):
-    """Raised inside `cpu_limit`. No `except Exception` of foreign code may catch it."""
+    """Raised inside `cpu_limit`. A BaseException, so that foreign code does not catch it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """CPU seconds of all threads together, wall-clock seconds, and MiB of memory."""
+    """Limits on CPU seconds of all threads together, wall-clock seconds, and MiB of memory."""
 
     cpu_seconds: int
     wall_seconds: float
     memory_mib: int
+
+    @classmethod
+    def for_file(
+        cls, size: int, base_seconds: int, seconds_per_mib: int, memory_mib: int
+    ) -> Limits:
+        """Limits whose CPU seconds grow with a file of `size` bytes."""
+        cpu_seconds = base_seconds + seconds_per_mib * size // 1024**2
+        return cls(cpu_seconds, WALL_SECONDS_PER_CPU_SECOND * cpu_seconds, memory_mib)
 
 
 def run(
@@ -81,9 +91,9 @@ def run(
     limits: Limits,
     on_progress: Callable[[dict[str, Any]], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run a module's `main` on a request; returns its result.
+    """Run a module that calls `serve`, and return its result.
 
-    Raises LimitExceeded and ProcessFailed, and what `on_progress` raises.
+    Raises LimitExceeded, ProcessFailed and the errors of `on_progress`.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -110,7 +120,7 @@ def run(
 
 
 def serve(handle: Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], Any]) -> None:
-    """The other side of `run`: read the request, apply its limits, answer with the result."""
+    """The counterpart of `run` in the process: read the request, apply its limits, and answer."""
     request = json.loads(sys.stdin.buffer.readline())
     confine(Limits(**request.pop("limits")))
     try:
@@ -122,7 +132,7 @@ def serve(handle: Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]]
 
 
 def confine(limits: Limits) -> None:
-    """Apply limits to this process for good."""
+    """Apply limits to this process permanently."""
     os.nice(NICENESS)
     space = (limits.memory_mib + ADDRESS_SPACE_BESIDE_MIB) * 1024**2
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
@@ -133,9 +143,9 @@ def confine(limits: Limits) -> None:
 
 @contextmanager
 def cpu_limit(seconds: float) -> Generator[None]:
-    """Raise CpuTimeExceeded within when this process has computed for so long.
+    """Raise CpuTimeExceeded in the block after `seconds` of CPU time.
 
-    Main thread only, and not nested. Code that is not Python's is interrupted when it returns.
+    Main thread only, not nested. Native code is interrupted when it returns.
     """
     before = signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_SECONDS)
@@ -155,7 +165,7 @@ def _converse(
     request: Mapping[str, Any],
     on_progress: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any] | None:
-    """Send the request and read to the end; returns the result, None without one."""
+    """Send the request and read the answers. Returns the result, or None if there is none."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -174,14 +184,14 @@ def _converse(
 
 
 def _failure(returncode: int, overrun: bool, errors: str) -> Exception:
-    """The error that the end of a process without a result means."""
+    """The error for a process that ended without a result."""
     if overrun:
-        return ProcessFailed("it took too long, but did not compute all the time")
+        return ProcessFailed("The process exceeded its wall-clock limit.")
     if returncode == -signal.SIGXCPU:
         return LimitExceeded(Exceeded.TIME)
-    if returncode == -signal.SIGABRT:  # how libraries in Rust and C++ run out of memory
+    if returncode == -signal.SIGABRT:  # Rust and C++ libraries abort when they run out of memory
         return LimitExceeded(Exceeded.MEMORY)
-    return ProcessFailed(f"it ended with {returncode}: {errors}")
+    return ProcessFailed(f"The process exited with {returncode}: {errors}")
 
 
 def _kill(process: subprocess.Popen[bytes], overrun: threading.Event) -> None:
@@ -190,7 +200,7 @@ def _kill(process: subprocess.Popen[bytes], overrun: threading.Event) -> None:
 
 
 def _tail(errors: Any) -> str:
-    """The end of what a process wrote on standard error."""
+    """The end of a process's standard error."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - STDERR_BYTES))
     return errors.read().decode(errors="replace")
@@ -202,7 +212,7 @@ def _write(answer: Mapping[str, Any]) -> None:
 
 
 def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
-    """The environment of a limited process: no setting of EcoLink but names with some prefixes."""
+    """Environment of a limited process, plus variables whose names have one of the prefixes."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -212,5 +222,5 @@ def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends. Source: prctl(2)."""
+    """Let the kernel kill this process when the thread that started it ends. Source: prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The datasets process: has uploads validated, and their tokens counted."""
+"""The datasets process: validates uploads and counts their tokens."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from services.datasets.handlers import Cleaning
 from services.datasets.validating import Validating
 
 LOOK_SECONDS = 0.5
-"""How often new work is looked for while none ends."""
+"""Longest time between two queries for new work."""
 
 
 def run(settings: Settings) -> None:
-    """Validate and count until SIGTERM, once no other process does."""
+    """Validate and count until SIGTERM, as soon as no other process does."""
     with leading(settings, "datasets") as leadership:
         _validate(settings, leadership)
 
@@ -49,10 +49,10 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
 
 
 def _looking(look: Callable[[], None], work: FairWork, name: str) -> Work:
-    """Look for work as soon as some ends, and from time to time."""
+    """Work that queries for tasks when one ends, or after LOOK_SECONDS."""
 
     def step() -> None:
         look()
-        work.rest(LOOK_SECONDS)
+        work.wait_for_any(LOOK_SECONDS)
 
     return every(0, step, name)

@@ -1,4 +1,4 @@
-"""Keeps every ready dataset counted in tokens of every base model."""
+"""Counts the tokens of every ready dataset for every base model, in processes with limits."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
 from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import Postponed
 from infrastructure.base_tokenizer import stored_files
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, run
 from infrastructure.store import Connection
 from projections.datasets import Pair, uncounted
-from services.datasets.fair_work import FairWork
-from services.datasets.validating import REMEMBERED, WALL_SECONDS_PER_CPU_SECOND, WORKER
+from services.datasets.fair_work import REMEMBERED_KEYS, Attempts, FairWork
+from services.datasets.validating import WORKER
 
-AT_ONCE = 2
 MEMORY_MIB = 4096
-"""Tokenizers need up to 400 bytes for each byte of a line, and a line has up to 8 MiB."""
+"""Tokenizers need up to 400 bytes per byte of a line, and a line has up to 8 MiB."""
 
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
 
 class Counting:
-    """Looks for what lacks a count, so that neither a new dataset nor a new base is missed."""
+    """Counts the pairs of dataset and base that the read model lists without a count."""
 
     def __init__(
         self,
@@ -44,49 +42,40 @@ class Counting:
         pool: ConnectionPool[Connection],
         limits: Limits | None = None,
     ) -> None:
-        """Without `limits` they follow from the file's size."""
+        """`limits` default to ones that grow with the file."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
         self._limits = limits
-        self._postponed = Postponed[Pair]()
-        self._settled = deque[Pair](maxlen=REMEMBERED)
-        self._costly = deque[str](maxlen=REMEMBERED)  # manifests of bases that reached a limit
+        self._attempts = Attempts[Pair]("counting", clock)
+        self._costly = deque[str](maxlen=REMEMBERED_KEYS)  # manifests of bases at a limit
         self._logger = logging.getLogger("counting")
-        self.work = FairWork("counting", AT_ONCE)
+        self.work = FairWork("counting")
 
     def count_missing(self) -> None:
-        """Start on one pair of dataset and base of each account, as far as there are threads.
+        """Start one pair of each account while threads are free.
 
-        A refusal by a chat template is recorded, as is a limit that the work reaches; bases that
-        reached one come last. A pair that fails otherwise is tried again later: a store that is
-        away comes back, and a damaged base may be repaired.
+        A refusal by the chat template and an exceeded limit are recorded. Bases that exceeded a
+        limit come last. Every other failure, such as an unreachable store, is retried later.
         """
-        without = [*self._postponed.waiting(self._clock.now()), *self._settled]
         with self._pool.connection() as connection:
-            rows = uncounted(connection, without, list(self._costly))
-        self.work.start_in_turn({row["account_id"]: partial(self._count, row) for row in rows})
+            rows = uncounted(connection, self._attempts.excluded, list(self._costly))
+        self.work.start_in_turn({row["account_id"]: partial(self._attempt, row) for row in rows})
+
+    def _attempt(self, row: dict[str, Any]) -> None:
+        pair = (row["dataset_id"], row["base_model"], row["manifest_sha256"])
+        self._attempts.attempt(pair, partial(self._count, row))
 
     def _count(self, row: dict[str, Any]) -> None:
         base = (row["base_model"], row["manifest_sha256"])
-        pair = (row["dataset_id"], *base)
-        try:
-            dataset = self._log.load(Dataset, row["dataset_id"])
-            known = dataset.is_counted(*base) or dataset.why_uncountable(*base) is not None
-            if dataset.status is DatasetStatus.READY_FOR_TRAINING and not known:
-                self._record(row, self._verdict(dataset, row))
-        except Exception:
-            pause = self._postponed.put_off(pair, self._clock.now())
-            self._logger.exception(
-                "dataset %s cannot be counted with %s now; again in %s", pair[0], base[0], pause
-            )
-        else:
-            self._postponed.settled(pair)
-            self._settled.append(pair)
+        dataset = self._log.load(Dataset, row["dataset_id"])
+        known = dataset.is_counted(*base) or dataset.why_uncountable(*base) is not None
+        if dataset.status is DatasetStatus.READY_FOR_TRAINING and not known:
+            self._record(row, self._verdict(dataset, row))
 
     def _verdict(self, dataset: Dataset, row: dict[str, Any]) -> Callable[[Dataset], None]:
-        """Count; returns what is then recorded of a dataset."""
+        """Count. Returns the change of the dataset to record."""
         base = (row["base_model"], row["manifest_sha256"])
         try:
             answer = self._counted(dataset, row["base_ref"])
@@ -102,7 +91,7 @@ class Counting:
         return lambda dataset: dataset.refuse_tokens(*base, example, reason)
 
     def _counted(self, dataset: Dataset, base_ref: str) -> dict[str, Any]:
-        """The worker's answer; raises what it raises, and what the store raises."""
+        """The worker's answer. Raises its errors and those of the store."""
         with tempfile.TemporaryDirectory() as directory:
             base = Path(directory) / "base"
             base.mkdir()
@@ -110,11 +99,13 @@ class Counting:
                 (base / name).write_bytes(content)
             examples = self._artifacts.local_file(dataset.ref, Path(directory))
             request = {"task": "count", "examples": str(examples), "base": str(base)}
-            limits = self._limits or limits_for(examples.stat().st_size)
+            limits = self._limits or Limits.for_file(
+                examples.stat().st_size, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
+            )
             return run(WORKER, request, limits)
 
-    def _record(self, row: dict[str, Any], say: Callable[[Dataset], None]) -> None:
-        """Record what was found out about a pair."""
+    def _record(self, row: dict[str, Any], change: Callable[[Dataset], None]) -> None:
+        """Record the result for a pair, unless the dataset was deleted meanwhile."""
 
         def attempt() -> None:
             command_id = f"count:{row['dataset_id']}:{row['manifest_sha256']}"
@@ -122,13 +113,7 @@ class Counting:
                 dataset = self._log.load(Dataset, row["dataset_id"])
                 if dataset.status is DatasetStatus.DELETED:
                     return
-                say(dataset)
+                change(dataset)
                 self._log.commit(dataset)
 
         self._log.retrying(attempt)
-
-
-def limits_for(size: int) -> Limits:
-    """The limits for a normalised file of `size` bytes."""
-    cpu_seconds = CPU_SECONDS + CPU_SECONDS_PER_MIB * size // 1024**2
-    return Limits(cpu_seconds, WALL_SECONDS_PER_CPU_SECOND * cpu_seconds, MEMORY_MIB)

@@ -1,4 +1,4 @@
-"""One line becomes one example: a conversation from which a model can learn."""
+"""Reads an example, a conversation to learn from, from each line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from itertools import dropwhile
 from typing import Any
 
 from services.datasets.json_line import parse
-from services.datasets.messages import Message, Notes, normalised
-from services.datasets.plain_chat import plain_messages
+from services.datasets.messages import Message, Notes, normalised, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
@@ -15,9 +14,9 @@ TOOL_KEYS = {"tools", "functions"}
 
 
 def read_example(text: str, notes: Notes) -> list[Message]:
-    """The normalised messages of a line; appends warnings to `notes`; raises Refused.
+    """The normalised messages of a line. Appends warnings to `notes`. Raises Refused.
 
-    Accepts `messages`, and `prompt` with `completion`, each a text or a list of messages.
+    Accepts `messages`, and `prompt` with `completion`, each a string or a list of messages.
     """
     messages = plain_messages(text)
     if messages is None:
@@ -31,15 +30,14 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
         what = "a list" if isinstance(value, list) else quoted(value)
         raise Refused(
             Code.NOT_OBJECT,
-            f"The line is {what}, not a JSON object; the file must be JSON Lines, "
-            "with one object on each line.",
+            f"The line is {what}. Write one JSON object on each line.",
         )
     plain = len(value) == 1 and "messages" in value
     raw = value["messages"] if plain else _raw_messages(value, notes)
     if not isinstance(raw, list):
-        raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list.')
+        raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list. Write a list of messages.')
     if not raw:
-        raise Refused(Code.NO_MESSAGES, '"messages" is an empty list.')
+        raise Refused(Code.NO_MESSAGES, '"messages" is empty. Add messages or remove the line.')
     messages: list[Message] = []
     for position, message in enumerate(raw, 1):
         try:
@@ -51,7 +49,7 @@ def _messages(value: Any, notes: Notes) -> list[Message]:
 
 
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
-    """The messages before normalisation, from an object that holds more than `messages`."""
+    """The raw messages of an object that has other keys than `messages`."""
     present = {key for key in value if value[key] is not None}
     if any(value[key] for key in TOOL_KEYS & present):
         notes.append((Code.TOOL_DEFINITIONS, ()))
@@ -62,14 +60,14 @@ def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
         if present & {"prompt", "completion"}:
             raise Refused(
                 Code.AMBIGUOUS_EXAMPLE,
-                'The line has both "messages" and "prompt" or "completion"; keep one form.',
+                'The line has "messages" and "prompt" or "completion". Keep one form.',
             )
         return value["messages"]
     if not present & {"prompt", "completion"}:
         keys = ", ".join(quoted(key) for key in list(value)[:5]) or "no keys"
         raise Refused(
             Code.MISSING_MESSAGES,
-            f'The line has neither "messages" nor "prompt" and "completion" (it has {keys}).',
+            f'The line has {keys}. Add "messages", or "prompt" and "completion".',
         )
     return _prompt(value.get("prompt")) + _completion(value.get("completion"))
 
@@ -78,8 +76,8 @@ def _prompt(prompt: Any) -> list[Any]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
-        raise Refused(Code.BAD_PROMPT, '"prompt" must be a text or a list of messages.')
-    # Only the completion is learnt: assistant messages of the prompt are context.
+        raise Refused(Code.BAD_PROMPT, '"prompt" must be a string or a list of messages.')
+    # The loss covers the completion only: assistant messages of the prompt are context.
     return [
         {**message, "weight": 0}
         if isinstance(message, dict)
@@ -94,30 +92,29 @@ def _completion(completion: Any) -> list[Any]:
     if isinstance(completion, str):
         return [{"role": "assistant", "content": completion}]
     if not isinstance(completion, list) or not completion:
-        raise Refused(Code.BAD_COMPLETION, '"completion" must be a text or a list of messages.')
+        raise Refused(Code.BAD_COMPLETION, '"completion" must be a string or a list of messages.')
     return completion
 
 
 def _check_conversation(messages: list[Message], notes: Notes) -> None:
-    """The rules that concern the order of messages; raises Refused."""
+    """Check the order of the messages. Raises Refused."""
     roles = [message["role"] for message in messages]
     if roles[0] == "assistant":
         raise Refused(
             Code.FIRST_MESSAGE,
-            "The first message is the assistant's; a conversation starts with a system or "
-            "user message.",
+            "The first message is from the assistant. Start with a system or user message.",
             position=1,
         )
     if "tool" in roles:
         _check_answers(messages)
     if "assistant" not in roles:
         raise Refused(
-            Code.NO_ASSISTANT, "The example has no assistant message, so there is nothing to learn."
+            Code.NO_ASSISTANT, "The example has no assistant message to learn from. Add one."
         )
     if not _learns(messages):
         raise Refused(
             Code.NOTHING_TO_LEARN,
-            "Every assistant message has the weight 0, so there is nothing to learn.",
+            "Every assistant message has weight 0. Set one to 1 or remove the line.",
         )
     if "system" in roles[1:] and "system" in dropwhile(lambda role: role == "system", roles):
         notes.append((Code.SYSTEM_NOT_FIRST, ()))
@@ -133,8 +130,8 @@ def _learns(messages: list[Message]) -> bool:
 
 
 def _check_answers(messages: list[Message]) -> None:
-    """A tool's answer follows the assistant message that called it, or another answer to that."""
-    call_ids: set[str] | None = None  # None: no call came before
+    """Check that each tool message follows the assistant message with its call."""
+    call_ids: set[str] | None = None  # None: no preceding call
     for position, message in enumerate(messages, 1):
         if message["role"] == "tool":
             _check_answer(message, call_ids, position)
@@ -147,13 +144,13 @@ def _check_answer(message: Message, call_ids: set[str] | None, position: int) ->
     if call_ids is None:
         raise Refused(
             Code.ORPHAN_TOOL_MESSAGE,
-            f"Message {position} is a tool's answer, but no assistant message with tool_calls "
-            "comes before it.",
+            f"Message {position} is from a tool, but follows no assistant message with "
+            '"tool_calls". Add one or remove it.',
             position=position,
         )
     if call_ids and message.get("tool_call_id") not in call_ids:
         raise Refused(
             Code.BAD_TOOL_CALL_ID,
-            f'The "tool_call_id" of message {position} names none of the calls before it.',
+            f'The "tool_call_id" of message {position} matches no call before it. Correct it.',
             position=position,
         )

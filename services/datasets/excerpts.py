@@ -1,4 +1,4 @@
-"""The part of a line that an error is about, short enough for a report and safe to show."""
+"""Excerpts of refused lines: the part with the error, short and safe to display."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 from services.datasets.report import Code, Excerpt, Refused
 
 SHOWN = 240  # characters of a line at most
-BEFORE = 80  # of them before the problem
-JOINERS = "\u200c\u200d"  # not printable on their own, and part of words and emoji
+BEFORE = 80  # of them before the error
+JOINERS = "\u200c\u200d"  # not printable alone, but parts of words and emoji
 
 _VALUE = json.JSONDecoder()
 
-Span = tuple[int, int]  # characters of a text: from, and up to but not with
+Span = tuple[int, int]  # characters of a text: start and end
 
 
 def excerpt_of(line: bytes, error: Refused) -> Excerpt:
-    """What of a refused line shows the error, with that part marked, if it is known."""
+    """The part of a refused line around the error, which is marked if it is known."""
     text = line.decode("utf-8", errors="replace")
     start, end = _span(text, line, error)
     first = max(0, min(start - BEFORE, len(text) - SHOWN))
@@ -31,7 +31,7 @@ def excerpt_of(line: bytes, error: Refused) -> Excerpt:
 
 
 def _span(text: str, line: bytes, error: Refused) -> Span:
-    """What of the line is wrong; (0, 0) if that is not known."""
+    """The wrong characters of the line; (0, 0) if unknown."""
     if error.code is Code.BAD_UTF8:
         try:
             line.decode("utf-8")
@@ -46,7 +46,7 @@ def _span(text: str, line: bytes, error: Refused) -> Span:
 
 
 def _message_span(text: str, position: int) -> Span:
-    """Where a message of an example is, counted from 1 as validation counts them."""
+    """The span of the message at a position, from 1; (0, 0) if unknown."""
     try:
         fields = _fields(text)
         spans = [
@@ -61,7 +61,7 @@ def _message_span(text: str, position: int) -> Span:
 
 
 def _fields(text: str) -> dict[str, Span]:
-    """The keys of a JSON object, and where their values are; raises ValueError, IndexError."""
+    """The span of each value of a JSON object, by key. Raises ValueError and IndexError."""
     fields: dict[str, Span] = {}
     at = _after_space(text, _after_space(text, 0) + 1)
     while text[at] != "}":
@@ -74,7 +74,7 @@ def _fields(text: str) -> dict[str, Span]:
 
 
 def _items(text: str, value: Span) -> list[Span]:
-    """Where the items of a JSON list are; a value that is no list is the only one."""
+    """The spans of a JSON list's items, or of the value itself if it is not a list."""
     if text[value[0]] != "[":
         return [value]
     spans: list[Span] = []
@@ -87,7 +87,7 @@ def _items(text: str, value: Span) -> list[Span]:
 
 
 def _next(text: str, end: int) -> int:
-    """Where, after a value, the next begins, or the bracket is that closes them."""
+    """Start of the next value, or of the closing bracket."""
     at = _after_space(text, end)
     return _after_space(text, at + 1) if text[at] == "," else at
 
@@ -99,7 +99,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _visible(char: str) -> str:
-    """One character in place of one that is not seen, or that turns the text around."""
+    """A visible character in place of an invisible or direction-changing one."""
     if char.isprintable() or char in JOINERS:
         return char
     code = ord(char)

@@ -1,23 +1,33 @@
-"""Work beside the reactions: a bounded number of tasks at once, one of each account."""
+"""Runs tasks in threads, with limits in total and per account, and retries the ones that fail."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, TypeVar
 from uuid import UUID
 
+from infrastructure.backoff import Postponed
+from infrastructure.clock import Clock
+
+AT_ONCE = 2
 REMEMBERED_ACCOUNTS = 10_000
-"""Accounts whose last turn is known; the others come first."""
+"""Accounts whose last turn is remembered. The others come first."""
+
+REMEMBERED_KEYS = 1000
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class FairWork:
-    """Threads that each run one task; accounts take turns.
+    """Threads that each run one task. Accounts take turns.
 
-    Nothing is queued here: what waits is found again in the read models, also after a restart.
+    There is no queue: the read models list what waits, also after a restart.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int = AT_ONCE) -> None:
         self._name = name
         self._size = size
         self._lock = threading.Condition()
@@ -26,16 +36,16 @@ class FairWork:
         self._logger = logging.getLogger(name)
 
     def start_in_turn(self, waiting: Mapping[UUID, Callable[[], None]]) -> None:
-        """Start tasks while a thread is free; accounts go first that waited longest for a turn."""
+        """Start tasks while threads are free. Accounts with the oldest turn go first."""
         with self._lock:
             turns = {account: turn for turn, account in enumerate(self._turns)}
         for account in sorted(waiting, key=lambda account: turns.get(account, -1)):
             self.start(account, waiting[account])
 
     def start(self, account_id: UUID, task: Callable[[], None]) -> bool:
-        """Run a task in a thread, unless all are busy or the account has one; returns if it runs.
+        """Run a task in a thread. Returns False if no thread is free or the account has a task.
 
-        What the task raises is logged.
+        Exceptions of the task are logged.
         """
         with self._lock:
             if len(self._running) >= self._size or account_id in self._running:
@@ -45,19 +55,19 @@ class FairWork:
             self._turns[account_id] = None
             if len(self._turns) > REMEMBERED_ACCOUNTS:
                 del self._turns[next(iter(self._turns))]
-        # Daemons: a process that has to end does not wait for them; its children end with it.
+        # The process does not wait for daemon threads; their child processes end with it.
         threading.Thread(
             target=self._run, args=[account_id, task], name=self._name, daemon=True
         ).start()
         return True
 
-    def rest(self, seconds: float) -> None:
-        """Wait until a task ends, for so long at most."""
+    def wait_for_any(self, seconds: float) -> None:
+        """Wait until a task ends, or for `seconds`."""
         with self._lock:
             self._lock.wait(seconds)
 
     def finish(self, seconds: float) -> bool:
-        """Wait until no task runs; returns False if that takes longer."""
+        """Wait until no task runs. Returns False if that takes longer than `seconds`."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._running, seconds)
 
@@ -70,3 +80,36 @@ class FairWork:
             with self._lock:
                 self._running.discard(account_id)
                 self._lock.notify_all()
+
+
+class Attempts(Generic[Key]):
+    """Keys of a read model's list that are done or wait for their next attempt.
+
+    The read model may list a key for a while after it is done.
+    """
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._clock = clock
+        self._postponed = Postponed[Key]()
+        self._done = deque[Key](maxlen=REMEMBERED_KEYS)
+        self._logger = logging.getLogger(name)
+
+    @property
+    def excluded(self) -> list[Key]:
+        """Keys that the next query has to leave out."""
+        return [*self._postponed.waiting(self._clock.now()), *self._done]
+
+    def failures(self, key: Key) -> int:
+        """Number of failed attempts."""
+        return self._postponed.tries(key)
+
+    def attempt(self, key: Key, task: Callable[[], None]) -> None:
+        """Run a task. If it fails, log that and exclude its key for a growing pause."""
+        try:
+            task()
+        except Exception:
+            pause = self._postponed.put_off(key, self._clock.now())
+            self._logger.exception("%s failed; retrying in %s", key, pause)
+        else:
+            self._postponed.settled(key)
+            self._done.append(key)

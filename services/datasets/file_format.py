@@ -1,4 +1,4 @@
-"""Files that are not JSON Lines: one verdict for the file, not one error for each line."""
+"""Recognises files that are not JSON Lines, to report one error instead of one per line."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import NoReturn
 from services.datasets.report import Code, Refused
 
 UNSUPPORTED = {
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
-    b"\x1f\x8b": "compressed with gzip; upload the unpacked JSONL file",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; upload the unpacked JSONL file",
-    b"PK\x03\x04": "a zip archive; upload the unpacked JSONL file",
-    b"PAR1": "a Parquet file; convert it to JSONL",
+    b"\xff\xfe": "UTF-16 text. Save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text. Save it as UTF-8",
+    b"\x1f\x8b": "compressed with gzip. Upload the unpacked JSONL file",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd. Upload the unpacked JSONL file",
+    b"PK\x03\x04": "a zip archive. Upload the unpacked JSONL file",
+    b"PAR1": "a Parquet file. Convert it to JSONL",
 }
-TAKEN = "EcoLink takes JSON Lines: one object on each line."
+TAKEN = "EcoLink needs JSON Lines, one object per line."
 ARRAY = f"The file is a JSON array. {TAKEN} Convert it: jq -c '.[]' data.json > data.jsonl"
 SPREAD = (
-    "The file is JSON spread over several lines. "
+    "The file has a JSON object that spans several lines. "
     f"{TAKEN} Convert it: jq -c . data.json > data.jsonl"
 )
 TABLE = (
     "The file seems to be a table (CSV). "
-    f"{TAKEN} Convert it: write each row as "
-    '{"prompt": "...", "completion": "..."} on a line of its own, with Python\'s csv and json '
-    "modules."
+    f"{TAKEN} Convert it: write each row on its own line as "
+    '{"prompt": "...", "completion": "..."}, for example with Python\'s csv and json modules.'
 )
 DELIMITERS = (b",", b";", b"\t")
 BYTE_ORDER_MARK = "\ufeff".encode()
@@ -32,14 +31,14 @@ LOOKED_AT_BYTES = 64 * 1024
 
 
 class FormatCheck:
-    """Looks at the first two lines that are not blank. Raises Refused with the verdict."""
+    """Checks the first two lines that are not blank. Raises Refused for another format."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._first = True
 
     def take(self, content: bytes) -> None:
-        """Take the next line of the file."""
+        """Check the next line of the file."""
         if len(self._lines) == 2:
             return
         if self._first:
@@ -55,12 +54,12 @@ class FormatCheck:
             self._judge()
 
     def finish(self) -> None:
-        """The file is over."""
+        """Check the whole file after its last line."""
         if len(self._lines) == 1 and _delimiter(self._lines[0]) is not None:
             _refuse(TABLE)
 
     def _refuse_array(self, text: bytes, *, whole: bool) -> None:
-        """Refuse an array of objects, or one that goes on in the next line."""
+        """Refuse an array of objects, or one that continues on the next line."""
         inside = text[1:].lstrip()
         if inside.startswith(b"{") or (whole and not inside):
             _refuse(ARRAY)
@@ -75,7 +74,7 @@ class FormatCheck:
 
 
 def _delimiter(header: bytes) -> bytes | None:
-    """What separates the names in the first line of a table; None if it is none."""
+    """The delimiter of a table's header; None if the line is no header."""
     if header[:1] in b"{[" or len(header) > 1000:
         return None
     for delimiter in DELIMITERS:
@@ -93,7 +92,7 @@ def _is_name(name: bytes) -> bool:
 def _refuse_magic(content: bytes) -> None:
     for magic, what in UNSUPPORTED.items():
         if content.startswith(magic):
-            _refuse(f"The file is not JSONL in UTF-8: it seems to be {what}.")
+            _refuse(f"The file is not JSONL in UTF-8. It seems to be {what}.")
 
 
 def _refuse(message: str) -> NoReturn:

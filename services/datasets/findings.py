@@ -1,4 +1,4 @@
-"""Errors and warnings as a validation collects them, in bounded memory."""
+"""Collects errors and warnings of a validation, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ ERRORS_SHOWN = 100
 LINES_SHOWN = 10
 
 SENTENCES: dict[Code, str] = {
-    Code.BYTE_ORDER_MARK: "The file starts with a byte order mark; it was removed.",
-    Code.BLANK_LINES: "{count:,} blank {lines} skipped.",
+    Code.BYTE_ORDER_MARK: "Removed the byte order mark at the start of the file.",
+    Code.BLANK_LINES: "Skipped {count:,} blank {lines}.",
     Code.DUPLICATE_LINES: (
-        "{count:,} {lines} an earlier example; each example was kept once (first repeats: {first})."
+        "{count:,} {lines} an earlier example. Each example was kept once (first repeats: {first})."
     ),
-    Code.UNUSED_KEYS: "{count:,} {lines} keys that training does not use; ignored: {names}.",
+    Code.UNUSED_KEYS: "{count:,} {lines} keys that training ignores: {names}.",
     Code.TOOL_DEFINITIONS: (
-        "{count:,} {lines} tools; training leaves the definitions out, so that the model does "
-        "not learn to call them."
+        "{count:,} {lines} tools. Training omits the definitions, so the model does not learn to "
+        "call the tools."
     ),
     Code.UNUSED_MESSAGE_KEYS: (
-        "{count:,} {lines} messages with keys that training does not use; ignored: {names}."
+        "{count:,} {lines} messages with keys that training ignores: {names}."
     ),
     Code.SYSTEM_NOT_FIRST: (
-        "{count:,} {lines} a system message after the conversation began; some base models "
-        "refuse it."
+        "{count:,} {lines} a system message that is not the first. Some base models refuse it."
     ),
     Code.ENDS_WITHOUT_ASSISTANT: (
-        "{count:,} {lines} not with an assistant message; what follows the last one trains nothing."
+        "{count:,} {lines} not with an assistant message. Training ignores what follows the last "
+        "one."
     ),
 }
-# How a sentence goes on after "1 line" and after "2 lines".
+# The verb after "1 line" and after "2 lines".
 VERBS: dict[Code, tuple[str, str]] = {
-    Code.BLANK_LINES: ("was", "were"),
+    Code.BLANK_LINES: ("", ""),
     Code.DUPLICATE_LINES: ("repeats", "repeat"),
     Code.UNUSED_KEYS: ("has", "have"),
     Code.TOOL_DEFINITIONS: ("defines", "define"),
@@ -46,7 +46,7 @@ VERBS: dict[Code, tuple[str, str]] = {
 
 @dataclass(slots=True)
 class _Kind:
-    """What is known of one kind of warning."""
+    """Occurrences of one kind of warning."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
@@ -54,7 +54,7 @@ class _Kind:
 
 
 class Findings:
-    """Collects errors and warnings; keeps the first of each and counts the rest."""
+    """Keeps the first errors and warnings and counts the rest."""
 
     def __init__(self) -> None:
         self.errors: list[Problem] = []
@@ -62,7 +62,7 @@ class Findings:
         self._kinds: dict[Code, _Kind] = {}
 
     def refuse(self, line: int, content: bytes, error: Refused) -> None:
-        """Record an error of a line with this content."""
+        """Record an error of a line."""
         self.error_count += 1
         if len(self.errors) < ERRORS_SHOWN:
             excerpt = excerpt_of(content, error)
@@ -71,7 +71,7 @@ class Findings:
             )
 
     def refuse_file(self, code: Code, message: str, *, only: bool = False) -> None:
-        """Record an error of the whole file; with `only`, in place of those of its lines."""
+        """Record an error of the whole file. `only` discards the errors of its lines."""
         if only:
             self.errors.clear()
             self.error_count = 0
@@ -80,7 +80,7 @@ class Findings:
             self.errors.append(Problem(line=None, code=code, message=message))
 
     def warn(self, line: int, code: Code, names: tuple[str, ...] = ()) -> None:
-        """Record a warning about a line; a line counts once for each code."""
+        """Record a warning about a line. A line counts once per code."""
         kind = self._kinds.setdefault(code, _Kind())
         if not kind.lines or kind.lines[-1] != line:
             kind.count += 1
@@ -91,19 +91,19 @@ class Findings:
                 kind.names[name] = None
 
     def count(self, code: Code) -> int:
-        """Lines with a kind of warning."""
+        """Number of lines with a kind of warning."""
         return self._kinds[code].count if code in self._kinds else 0
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
-        """Every kind of warning that was met, in the order of first occurrence."""
+        """All warnings by kind, in order of first occurrence."""
         return tuple(self._notice(code, kind) for code, kind in self._kinds.items())
 
     def _notice(self, code: Code, kind: _Kind) -> Notice:
         one, many = VERBS.get(code, ("", ""))
         message = SENTENCES[code].format(
             count=kind.count,
-            lines=f"line {one}" if kind.count == 1 else f"lines {many}",
+            lines=f"line {one}".rstrip() if kind.count == 1 else f"lines {many}".rstrip(),
             first=", ".join(map(str, kind.lines)),
             names=", ".join(kind.names),
         )

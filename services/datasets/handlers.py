@@ -1,4 +1,4 @@
-"""The datasets service's reactions: files of rejected and deleted datasets are deleted."""
+"""The datasets service's reactions, which delete files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection
-from services.datasets.storage import home
+from services.datasets.validating import home
 
 
 class Cleaning:
-    """Deletes what is not kept. Work on a file's content is done beside the reactions."""
+    """Deletes the files of rejected and deleted datasets. Other threads read files' content."""
 
     def __init__(
         self, log: EventLog, artifacts: Artifacts, pool: ConnectionPool[Connection]
@@ -26,7 +26,7 @@ class Cleaning:
         self._pool = pool
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """Answer one event of the log."""
+        """React to one event. Returns the aggregates to save."""
         match event:
             case Dataset.DatasetRejected():
                 return self.on_dataset_rejected(event)
@@ -36,12 +36,12 @@ class Cleaning:
                 return []
 
     def on_dataset_rejected(self, event: Dataset.DatasetRejected) -> Sequence[Aggregate]:
-        """Delete the file: nothing but its report is kept."""
+        """Delete the upload and keep its report."""
         self._artifacts.delete(self._log.load(Dataset, event.originator_id).upload_ref)
         return []
 
     def on_dataset_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
-        """Delete the file, its normalised form, its report and its name."""
+        """Delete the upload, its normalised examples, its report and its name."""
         dataset = self._log.load(Dataset, event.originator_id)
         self._artifacts.delete(dataset.upload_ref)
         self._artifacts.delete_directory(home(dataset))

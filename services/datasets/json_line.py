@@ -1,4 +1,4 @@
-"""One line of text becomes one JSON value, stricter than Python's reader and with clear errors."""
+"""Parses a line as JSON, more strictly than Python's reader and with clear errors."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from typing import Any, NoReturn
 
 from services.datasets.report import Code, Refused, quoted
 
-# What Python's reader says, as a person would say it.
+# Messages of Python's reader in plain words.
 REASONS = {
-    "Expecting value": "a value is missing or is not in quotes",
-    "Expecting property name": "a key in double quotes is expected",
+    "Expecting value": "a value is missing or not in quotes",
+    "Expecting property name": "a key in double quotes is missing",
     "Expecting ':' delimiter": "a colon is missing after a key",
-    "Expecting ',' delimiter": "a comma is missing, or a quote inside a text lacks its backslash",
-    "Illegal trailing comma": "there is a comma too many",
-    "Extra data": "more follows the end of the JSON object; put each example on its own line",
-    "Invalid control character": "a raw control character (a tab, for instance) must be escaped",
-    "Unterminated string": "a text starts here and never ends",
-    "Invalid \\escape": "a backslash starts no known escape",
-    "Invalid \\uXXXX escape": "\\u must be followed by four hexadecimal digits",
+    "Expecting ',' delimiter": "a comma is missing, or a quote inside a string has no backslash",
+    "Illegal trailing comma": "remove the comma",
+    "Extra data": "text follows the JSON object; put each example on its own line",
+    "Invalid control character": "escape the control character, such as a tab",
+    "Unterminated string": "the string has no closing quote",
+    "Invalid \\escape": "the escape sequence is unknown",
+    "Invalid \\uXXXX escape": "write four hexadecimal digits after \\u",
 }
 
 
 def decode(line: bytes) -> str:
-    """The text of a line; raises Refused (bad_utf8) with the byte offset within the line."""
+    """The text of a line. Raises Refused (bad_utf8) with the byte offset in the line."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(
             Code.BAD_UTF8,
-            f"The line is not valid UTF-8: byte 0x{line[error.start]:02x} at byte offset "
-            f"{error.start}; save the file as UTF-8.",
+            f"The line is not valid UTF-8 (byte 0x{line[error.start]:02x} at offset "
+            f"{error.start}). Save the file as UTF-8.",
         ) from None
 
 
 def parse(text: str) -> Any:
-    """The JSON value of a text; raises Refused for what is malformed or means two things."""
+    """The JSON value of a text. Raises Refused if it is malformed or ambiguous."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise Refused(Code.MALFORMED_JSON, _sentence(text, error), column=error.pos + 1) from None
     except RecursionError:
-        raise Refused(Code.TOO_DEEP, "The JSON is nested too deeply.") from None
+        raise Refused(Code.TOO_DEEP, "The JSON is nested too deeply. Use fewer levels.") from None
     except ValueError:  # Python refuses to convert integers of thousands of digits
-        raise Refused(Code.BAD_NUMBER, "A number has too many digits.") from None
+        raise Refused(Code.BAD_NUMBER, "A number has too many digits. Put it in quotes.") from None
 
 
 def _sentence(text: str, error: json.JSONDecodeError) -> str:
     if error.pos >= len(text.rstrip()):
-        reason = "the line ends before the JSON does; each example must be on one line"
+        reason = "the line ends before the JSON does; put each example on one line"
     else:
         reason = next(
             (reason for start, reason in REASONS.items() if error.msg.startswith(start)),
@@ -65,7 +65,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, _ in pairs:
             if key in seen:
                 raise Refused(
-                    Code.DUPLICATE_KEY, f"The key {quoted(key)} occurs twice in one object."
+                    Code.DUPLICATE_KEY,
+                    f"The key {quoted(key)} occurs twice. Remove one.",
                 )
             seen.add(key)
     return value
@@ -74,12 +75,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(literal: str) -> float:
     number = float(literal)
     if not math.isfinite(number):
-        raise Refused(Code.BAD_NUMBER, f"The number {quoted(literal)} is too large.")
+        raise Refused(Code.BAD_NUMBER, f"{quoted(literal)} is too large. Put it in quotes.")
     return number
 
 
 def _constant(literal: str) -> NoReturn:
-    raise Refused(Code.BAD_NUMBER, f"{literal} is not a JSON value.")
+    raise Refused(Code.BAD_NUMBER, f"{literal} is not a JSON value. Use null or a number.")
 
 
 _DECODER = json.JSONDecoder(

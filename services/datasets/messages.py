@@ -1,8 +1,10 @@
-"""The rules of one message, and its normalised form."""
+"""Checks and normalises the messages of an example."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from pydantic_core import from_json
 
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 from services.datasets.tool_calls import normalised_calls
@@ -10,7 +12,7 @@ from services.datasets.tool_calls import normalised_calls
 Message = dict[str, Any]
 Notes = list[tuple[Code, tuple[str, ...]]]
 
-# Open models know no developer role; in OpenAI's format it is the system message's newer name.
+# OpenAI renamed the system role to developer. Open models only know system.
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -28,15 +30,15 @@ TEXT_PARTS = {"text", "input_text", "output_text"}
 
 
 def normalised(raw: Any, position: int, notes: Notes) -> Message:
-    """A message with the keys that training honours and content as one text.
+    """The message with its content as one string and only the keys that training uses.
 
-    `position` counts from 1 and names the message in errors. Warnings are appended to `notes`.
-    Raises Refused.
+    `position` counts from 1 and names the message in errors. Appends warnings to `notes`. Raises
+    Refused.
     """
     if not isinstance(raw, dict):
         raise Refused(
             Code.MESSAGE_NOT_OBJECT,
-            f'Message {position} is not an object with "role" and "content".',
+            f'Message {position} is {quoted(raw)}. Write an object with "role" and "content".',
         )
     role, content = _role(raw, position), raw.get("content")
     calls = raw.get("tool_calls") if role == "assistant" else None
@@ -55,12 +57,12 @@ def normalised(raw: Any, position: int, notes: Notes) -> Message:
 def _role(raw: dict[str, Any], position: int) -> str:
     role = raw.get("role")
     if role is None:
-        raise Refused(Code.MISSING_ROLE, f'Message {position} has no "role".')
+        raise Refused(Code.MISSING_ROLE, f'Message {position} has no "role". Add one.')
     if not isinstance(role, str) or role not in ROLES:
         raise Refused(
             Code.WRONG_ROLE,
-            f"Message {position} has the role {quoted(role)}; "
-            "a role is system, developer, user, assistant or tool.",
+            f"Message {position} has the unknown role {quoted(role)}. "
+            "Use system, developer, user, assistant or tool.",
         )
     return ROLES[role]
 
@@ -71,12 +73,15 @@ def _content(content: Any, role: str, position: int, has_calls: bool) -> str:
     if content is not None and not isinstance(content, str):
         raise Refused(
             Code.CONTENT_NOT_TEXT,
-            f"The content of message {position} ({role}) is not a text but {quoted(content)}.",
+            f"The content of message {position} ({role}) is {quoted(content)}. Write a string.",
         )
-    # A tool may well answer with nothing, and a tool call needs no words.
+    # A tool may return nothing, and a tool call needs no text.
     may_be_empty = has_calls or (role == "tool" and content is not None)
     if not may_be_empty and (not content or content.isspace()):
-        raise Refused(Code.EMPTY_CONTENT, f"The content of message {position} ({role}) is empty.")
+        raise Refused(
+            Code.EMPTY_CONTENT,
+            f"The content of message {position} ({role}) is empty. Add text.",
+        )
     return content or ""
 
 
@@ -84,7 +89,7 @@ def _part(part: Any, position: int) -> str:
     if not isinstance(part, dict):
         raise Refused(
             Code.CONTENT_NOT_TEXT,
-            f"The content of message {position} is a list whose parts are not all objects.",
+            f"A part of message {position} is {quoted(part)}. Write an object.",
         )
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
@@ -95,12 +100,12 @@ def _part(part: Any, position: int) -> str:
         )
         raise Refused(
             Code.UNSUPPORTED_CONTENT,
-            f"Message {position} contains {what}; only text can be trained on.",
+            f"Message {position} contains {what}. Training supports text only.",
         )
     text = part.get("text")
     if not isinstance(text, str):
         raise Refused(
-            Code.CONTENT_NOT_TEXT, f'A text part of message {position} has no text as "text".'
+            Code.CONTENT_NOT_TEXT, f'A text part of message {position} has no string as "text".'
         )
     return text
 
@@ -112,8 +117,8 @@ def _add_weight(message: Message, raw: dict[str, Any], position: int) -> None:
     if type(weight) is not int or weight not in (0, 1):
         raise Refused(
             Code.BAD_WEIGHT,
-            f"The weight of message {position} is {quoted(weight)}; "
-            "it must be 0 (not trained on) or 1.",
+            f"The weight of message {position} is {quoted(weight)}. "
+            "Use 1, or 0 to exclude the message from the loss.",
         )
     message["weight"] = weight
 
@@ -123,5 +128,39 @@ def _add_text(message: Message, raw: dict[str, Any], key: str, code: Code, posit
     if value is None or key not in HONOURED_KEYS[message["role"]]:
         return
     if not isinstance(value, str) or not value:
-        raise Refused(code, f'The "{key}" of message {position} must be a text.')
+        raise Refused(code, f'The "{key}" of message {position} is {quoted(value)}. Write text.')
     message[key] = value
+
+
+def plain_messages(text: str) -> list[Message] | None:
+    """The normalised messages of a line with roles and string contents only, otherwise None.
+
+    A fast path for most lines, with the same result as `normalised`, which takes three times as
+    long. None says nothing about the line.
+    """
+    try:
+        value = from_json(text, cache_strings="keys")
+    except ValueError:
+        return None
+    raw = value.get("messages") if type(value) is dict and len(value) == 1 else None
+    if type(raw) is not list:
+        return None
+    messages: list[Message] = []
+    for item in raw:
+        if type(item) is not dict or len(item) != 2:
+            return None
+        role, content = item.get("role"), item.get("content")
+        if type(role) is not str or role not in ROLES or type(content) is not str:
+            return None
+        if not content or content.isspace():
+            return None
+        messages.append({"role": ROLES[role], "content": content})
+    return messages if messages and _has_no_other_text(text, 1 + 4 * len(messages)) else None
+
+
+def _has_no_other_text(text: str, strings: int) -> bool:
+    """True if a JSON text has exactly so many strings, and therefore no duplicate keys."""
+    if "\\" not in text:
+        return text.count('"') == 2 * strings
+    # Without escaped backslashes, a backslash before a quote always escapes it.
+    return "\\\\" not in text and text.count('"') - text.count('\\"') == 2 * strings

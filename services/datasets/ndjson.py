@@ -1,4 +1,4 @@
-"""Bytes in chunks become lines, in memory bounded by one chunk and one line."""
+"""Splits chunks of bytes into lines, with memory for one chunk and one line."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from services.datasets.report import Code, Refused
 
 
 def limited(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """The chunks up to `max_bytes`; raises Refused (file_too_large) if there is more."""
+    """The chunks up to `max_bytes`. Raises Refused (file_too_large) if there are more bytes."""
     left = max_bytes
     for chunk in chunks:
         if len(chunk) > left:
             yield chunk[:left]
             raise Refused(
                 Code.FILE_TOO_LARGE,
-                f"The file is larger than the limit of {in_words(max_bytes)}; "
-                "split it, or ask the operator for a higher limit.",
+                f"The file is larger than the limit of {in_words(max_bytes)}. "
+                "Split it, or ask the operator for a higher limit.",
             )
         left -= len(chunk)
         yield chunk
 
 
 def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Lines as (content without newline, size in bytes with newline), whatever the chunking.
+    """Lines as (content without newline, size in bytes with newline).
 
-    Of a line longer than `max_line_bytes` only that much is kept; its size tells. A line that an
-    exception of `chunks` cuts short is not yielded.
+    The content of a longer line is cut to `max_line_bytes`; its size is not. A line that an
+    exception of `chunks` interrupts is not yielded.
     """
     kept, size = bytearray(), 0
     for chunk in chunks:
@@ -45,7 +45,7 @@ def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[
 
 
 def in_words(size: int) -> str:
-    """A number of bytes for a person, as in `512 MB` (of 1024 x 1024 bytes) or `17 bytes`."""
+    """A size for people, such as `512 MB` (1 MB is 1024 x 1024 bytes) or `17 bytes`."""
     for unit, name in ((1024**3, "GB"), (1024**2, "MB"), (1024, "KB")):
         if size >= unit:
             return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"

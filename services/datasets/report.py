@@ -1,4 +1,4 @@
-"""What a validation finds out about an uploaded file: its status, errors and warnings."""
+"""The report of a validation: a file's status, errors and warnings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict
 
 from infrastructure.limited_process import Exceeded
 
-NAMES_SHOWN = 5  # of the keys that a warning is about
+NAMES_SHOWN = 5  # keys that a warning names
 
 
 class Status(StrEnum):
-    """Whether a dataset may be trained on."""
+    """Verdict on a dataset."""
 
     READY_FOR_TRAINING = "ready_for_training"
     REJECTED = "rejected"
 
 
 class Code(StrEnum):
-    """Stable codes of everything that a validation may say; messages may change, codes do not."""
+    """Stable codes of errors and warnings. Messages may change, codes do not."""
 
     # Errors of the whole file.
     EMPTY_FILE = "empty_file"
@@ -75,9 +75,9 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A line is no valid example; `message` is a sentence for the person who made the file.
+    """A line is not a valid example. `message` tells the user what is wrong.
 
-    Both from 1 and if known: `column` is where the line is wrong, `position` which message is.
+    `column` of the line and `position` of the message locate the error, from 1, if known.
     """
 
     def __init__(
@@ -91,16 +91,17 @@ class Refused(Exception):
 
 
 class Progress(NamedTuple):
-    """How far a validation is."""
+    """Lines and bytes that a validation has read."""
 
     lines: int
     bytes: int
 
 
 class Excerpt(BaseModel):
-    """A part of a line of the file, of which `start` up to `end` is wrong, if they differ.
+    """A part of a line. The characters from `start` up to `end` are wrong, if they differ.
 
-    `column` is that of its first character in the line, from 1; the line may go on after it.
+    `column` is the position of its first character in the line, from 1. `goes_on` is true if the
+    line continues after it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -113,10 +114,7 @@ class Excerpt(BaseModel):
 
 
 class Problem(BaseModel):
-    """One error; `line` counts from 1 and is None for the file as a whole.
-
-    Reports of earlier versions have no excerpts.
-    """
+    """One error. `line` counts from 1. `line` and `excerpt` are None for the file as a whole."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -127,7 +125,7 @@ class Problem(BaseModel):
 
 
 class Notice(BaseModel):
-    """One kind of warning, with how many lines it concerns and the first of them."""
+    """One kind of warning, with the number of lines that it concerns and the first of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -140,11 +138,10 @@ class Notice(BaseModel):
 class Report(BaseModel):
     """The outcome of a validation.
 
-    `lines` and `bytes` are those of the uploaded file that were read, blank ones included.
-    `examples` and `duplicates` count valid lines, `tool_lines` those that define tools. `sha256`
-    and `normalised_bytes` describe the normalised output and are None for a rejected file, whose
-    output is of no use. `errors` are
-    the first ones in the order of the file, of `error_count` in all: at most one for each line.
+    `lines` and `bytes` count what was read of the upload, including blank lines. `examples` and
+    `duplicates` count valid lines, `tool_lines` those that define tools. `sha256` and
+    `normalised_bytes` describe the normalised output and are None for a rejected file. `errors`
+    has the first of `error_count` errors, in order of the file and at most one for each line.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -163,17 +160,17 @@ class Report(BaseModel):
 
 
 STOPPED = {
-    Exceeded.TIME: "used up its computing time",
-    Exceeded.MEMORY: "needed too much memory",
+    Exceeded.TIME: "ran out of computing time",
+    Exceeded.MEMORY: "ran out of memory",
     None: "failed several times",
 }
 
 
 def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
-    """The report of a validation that a limit ended, or a failure, after so many lines."""
+    """Report of a validation that reached a limit or failed (None) after so many lines."""
     message = (
-        f"The validation {STOPPED[exceeded]} after line {lines}; shorten or remove the lines that "
-        "follow, or split the file."
+        f"The validation {STOPPED[exceeded]} after line {lines:,}. Shorten or remove the lines "
+        "after it, or split the file."
     )
     return Report(
         status=Status.REJECTED,
@@ -190,7 +187,7 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
 
 
 def quoted(value: object, limit: int = 40) -> str:
-    """A JSON value of the file as a message may show it: on one line, and short."""
+    """A JSON value on one line of at most `limit` characters, for use in a message."""
     if isinstance(value, list):
         return "a list"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Token counts of a validated dataset under a base model's tokenizer and chat template."""
+"""Counts a dataset's tokens with a base model's tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from infrastructure.template_rendering import ChatRefused
 BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000
 
-
 RENDER_CPU_SECONDS = 10
-"""For one conversation. Templates of imported bases are foreign code, which may not end."""
+"""Limit for one conversation. Templates of imported bases are foreign code that may not end."""
 
 
 class Costly(Exception):
-    """An example, counted from 1, that uses up the time of one rendering, or the memory."""
+    """Rendering an example, counted from 1, exceeds its time or the memory."""
 
     def __init__(self, exceeded: Exceeded, example: int) -> None:
         super().__init__(f"example {example} exceeds the {exceeded} limit")
@@ -31,18 +30,18 @@ class Costly(Exception):
 
 
 class _Conversation(NamedTuple):
-    """The text of a conversation, and the texts that are trained on: usually the same one."""
+    """The text of a conversation, and its texts with training labels: usually the same one."""
 
     text: str
     marked: list[Marked]
 
 
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
-    """Count the tokens of every conversation, and the trainable ones among them.
+    """Count the tokens and the trainable tokens of every conversation.
 
-    `examples` are the lines of a normalised dataset; they are held a batch at a time. Nothing is
-    truncated. Raises ChatRefused, naming the example from 1, when the chat template refuses one,
-    and Costly when it does not end in time. Main thread only.
+    `examples` are the lines of a normalised dataset, read in batches. Nothing is truncated. Raises
+    ChatRefused with the example's number, from 1, if the chat template refuses it, and Costly if
+    rendering exceeds a limit. Main thread only.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
     for batch in _batches(_conversations(examples, base)):
@@ -82,7 +81,7 @@ def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversatio
     text = base.text(base.plain(conversation), None)
     try:
         return _Conversation(text, base.marked(conversation))
-    except Unrenderable:  # some turns cannot be rendered alone: the trainer drops it too
+    except Unrenderable:  # some turns cannot be rendered alone; the trainer drops it too
         return _Conversation(text, [])
 
 

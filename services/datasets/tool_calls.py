@@ -1,4 +1,4 @@
-"""The tool calls of an assistant message, in the form that chat templates expect."""
+"""Normalises the tool calls of an assistant message for chat templates."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MAX_ARGUMENT_DEPTH = 32
 def normalised_calls(raw: Any, position: int) -> list[dict[str, Any]]:
     """Tool calls as {"id"?, "type": "function", "function": {"name", "arguments": object}}.
 
-    Arguments may come as an object or, as in OpenAI's format, as a text that holds one; chat
-    templates want the object. `position` is the message's, from 1. Raises Refused.
+    Arguments may be an object or, as in OpenAI's format, a string of JSON. Chat templates need the
+    object. `position` of the message counts from 1. Raises Refused.
     """
     if not isinstance(raw, list):
         raise _bad(position, "must be a list")
@@ -33,7 +33,7 @@ def _call(raw: Any, position: int) -> dict[str, Any]:
     if not isinstance(name, str) or not name.strip():
         raise _bad(position, 'must each have a function "name"')
     if call_id is not None and (not isinstance(call_id, str) or not call_id):
-        raise _bad(position, 'must have a text as "id"')
+        raise _bad(position, 'must have a string as "id"')
     call = {} if call_id is None else {"id": call_id}
     arguments = _arguments(function.get("arguments"), position)
     return {**call, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -46,24 +46,24 @@ def _arguments(raw: Any, position: int) -> dict[str, Any]:
         except Refused as error:
             raise Refused(
                 Code.BAD_TOOL_ARGUMENTS,
-                f"The arguments of a tool call of message {position} are no JSON: {error.message}",
+                f"The arguments of a tool call in message {position} are not JSON. {error.message}",
             ) from None
     if not isinstance(raw, dict):
         raise Refused(
             Code.BAD_TOOL_ARGUMENTS,
-            f"The arguments of a tool call of message {position} must be a JSON object.",
+            f"The arguments of a tool call in message {position} must be a JSON object.",
         )
     if deeper_than(MAX_ARGUMENT_DEPTH, raw):
         raise Refused(
             Code.TOO_DEEP,
-            f"The arguments of a tool call of message {position} are nested more than "
-            f"{MAX_ARGUMENT_DEPTH} levels deep.",
+            f"The arguments of a tool call in message {position} have more than "
+            f"{MAX_ARGUMENT_DEPTH} levels. Use fewer.",
         )
     return raw
 
 
 def deeper_than(levels: int, value: Any) -> bool:
-    """Whether a JSON value nests objects and lists more than `levels` deep."""
+    """True if a JSON value nests objects and lists more than `levels` deep."""
     layer = [value]
     for _ in range(levels):
         layer = [
@@ -76,4 +76,4 @@ def deeper_than(levels: int, value: Any) -> bool:
 
 
 def _bad(position: int, what: str) -> Refused:
-    return Refused(Code.BAD_TOOL_CALLS, f"The tool_calls of message {position} {what}.")
+    return Refused(Code.BAD_TOOL_CALLS, f'The "tool_calls" of message {position} {what}.')

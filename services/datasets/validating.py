@@ -1,10 +1,9 @@
-"""Validates each upload beside the reactions, in a process with limits."""
+"""Validates uploads in processes with limits, and records the verdicts."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections import deque
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -15,30 +14,24 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
 from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from infrastructure.measurements import set_progress
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
-from services.datasets.fair_work import FairWork
+from services.datasets.fair_work import Attempts, FairWork
 from services.datasets.report import Progress, Report, Status, stopped
-from services.datasets.storage import home
 
 WORKER = "services.datasets.worker"
-AT_ONCE = 2
-REMEMBERED = 1000
 MOST_FAILURES = 3
-"""A file whose validation fails so often without reaching a limit is rejected as well."""
+"""Failed validations, other than by a limit, after which a file is rejected."""
 
 MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
-WALL_SECONDS_PER_CPU_SECOND = 10
-"""On a machine that does other things, too."""
 
 
 class Validating:
-    """Finds uploads without a verdict, so that those of before a restart are found too."""
+    """Validates the uploads that the read model lists without a verdict."""
 
     def __init__(
         self,
@@ -49,44 +42,36 @@ class Validating:
         max_bytes: int,
         limits: Limits | None = None,
     ) -> None:
-        """`max_bytes` is that of a file; without `limits` they follow from the file's size."""
+        """`max_bytes` limits a file's size. `limits` default to ones that grow with the file."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
         self._max_bytes = max_bytes
         self._limits = limits
-        self._postponed = Postponed[UUID]()
-        self._settled = deque[UUID](maxlen=REMEMBERED)
+        self._attempts = Attempts[UUID]("validating", clock)
         self._logger = logging.getLogger("validating")
-        self.work = FairWork("validating", AT_ONCE)
+        self.work = FairWork("validating")
 
     def validate_waiting(self) -> None:
-        """Start on the oldest upload of each account, as far as there are threads."""
-        without = [*self._postponed.waiting(self._clock.now()), *self._settled]
+        """Start the oldest upload of each account while threads are free."""
         with self._pool.connection() as connection:
-            rows = unvalidated(connection, without)
+            rows = unvalidated(connection, self._attempts.excluded)
         self.work.start_in_turn(
             {row["account_id"]: partial(self.validate, row["dataset_id"]) for row in rows}
         )
 
     def validate(self, dataset_id: UUID) -> None:
-        """Validate an upload; one that fails is put off, and keeps no other from its turn."""
-        try:
-            dataset = self._log.load(Dataset, dataset_id)
-            if dataset.status is DatasetStatus.VALIDATING:
-                self._record(dataset, *self._examine(dataset))
-        except Exception:
-            pause = self._postponed.put_off(dataset_id, self._clock.now())
-            self._logger.exception(
-                "dataset %s cannot be validated now; again in %s", dataset_id, pause
-            )
-        else:
-            self._postponed.settled(dataset_id)
-            self._settled.append(dataset_id)
+        """Validate an upload. If that fails, it is retried later."""
+        self._attempts.attempt(dataset_id, partial(self._validate, dataset_id))
+
+    def _validate(self, dataset_id: UUID) -> None:
+        dataset = self._log.load(Dataset, dataset_id)
+        if dataset.status is DatasetStatus.VALIDATING:
+            self._record(dataset, *self._examine(dataset))
 
     def _examine(self, dataset: Dataset) -> tuple[Report, str]:
-        """The report of an upload, and where it is stored; the examples are stored beside it."""
+        """Store report and examples of an upload. Returns the report and its ref."""
         report_ref, examples_ref = _refs(dataset)
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
@@ -113,24 +98,25 @@ class Validating:
             "max_bytes": self._max_bytes,
             "keep_duplicates": dataset.options.keep_duplicates,
         }
-        limits = self._limits or limits_for(dataset.total_bytes)
+        limits = self._limits or Limits.for_file(
+            dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
+        )
         try:
             return Report(**run(WORKER, request, limits, on_progress))
         except LimitExceeded as error:
             self._logger.warning("dataset %s: %s", dataset.id, error)
             return stopped(error.exceeded, *read)
         except ProcessFailed:
-            if self._postponed.tries(dataset.id) + 1 < MOST_FAILURES:
+            if self._attempts.failures(dataset.id) + 1 < MOST_FAILURES:
                 raise
-            self._logger.exception("dataset %s is rejected after several failures", dataset.id)
+            self._logger.exception("rejecting dataset %s after several failures", dataset.id)
             return stopped(None, *read)
 
     def _record(self, dataset: Dataset, report: Report, report_ref: str) -> None:
-        """Record the verdict, once; a dataset that was deleted meanwhile leaves no file."""
+        """Record the verdict once. If the dataset was deleted meanwhile, delete its files."""
 
         def attempt() -> None:
-            command_id = f"validate:{dataset.id}"
-            with because(Cause("service:datasets", command_id, self._clock.now())):
+            with because(Cause("service:datasets", f"validate:{dataset.id}", self._clock.now())):
                 found = self._log.load(Dataset, dataset.id)
                 if found.status is DatasetStatus.DELETED:
                     self._artifacts.delete_directory(home(dataset))
@@ -140,12 +126,6 @@ class Validating:
                 self._log.commit(found)
 
         self._log.retrying(attempt)
-
-
-def limits_for(size: int) -> Limits:
-    """The limits for a file of `size` bytes."""
-    cpu_seconds = CPU_SECONDS + CPU_SECONDS_PER_MIB * size // 1024**2
-    return Limits(cpu_seconds, WALL_SECONDS_PER_CPU_SECOND * cpu_seconds, MEMORY_MIB)
 
 
 def _decide(dataset: Dataset, report: Report, report_ref: str) -> None:
@@ -163,6 +143,11 @@ def _decide(dataset: Dataset, report: Report, report_ref: str) -> None:
     )
 
 
+def home(dataset: Dataset) -> str:
+    """Artifact prefix of all files that a validation stores."""
+    return f"datasets/{dataset.account_id}/{dataset.id}"
+
+
 def _refs(dataset: Dataset) -> tuple[str, str]:
-    """Where the report and the normalised examples of a dataset are stored."""
+    """Refs of the report and of the normalised examples."""
     return f"{home(dataset)}/report.json", f"{home(dataset)}/examples.jsonl"

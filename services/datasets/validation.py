@@ -1,4 +1,4 @@
-"""Validation of an uploaded dataset: a stream of bytes becomes normalised examples and a report."""
+"""Validates an uploaded dataset and writes its normalised examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLUSH_BYTES = 1024**2
 MOST_LINES = 20_000_000  # blank ones included
 LINE_CPU_SECONDS = 20
 LONG_LINE_BYTES = 64 * 1024
-"""Lines from this size on are read under a limit of their own; shorter ones cannot take long."""
+"""Lines of this size or more have a limit of their own. Shorter lines cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
@@ -37,15 +37,13 @@ def validate(
     max_line_bytes: int = MAX_LINE_BYTES,
     keep_duplicates: bool = False,
 ) -> Report:
-    """Check a chat dataset and write its normalised examples to `sink`, e.g. a file's `write`.
+    """Check a chat dataset and write its normalised examples to `sink`, such as a file's `write`.
 
-    The output is JSONL, one `{"messages": [...]}` a line in the order of the file, with each
-    distinct example once unless `keep_duplicates`. It is complete only if the report's status is
-    `ready_for_training`; after the first error nothing more is written, while validation goes on
-    to find the others.
-    `on_progress` is called about every 4 MiB of input and once at the end. The outcome does not
-    depend on how the bytes are cut into chunks. Raises only what `chunks`, `sink` and
-    `on_progress` raise. Main thread only.
+    The output is JSONL with one `{"messages": [...]}` per line, in order of the file, with each
+    distinct example once unless `keep_duplicates`. It is complete only if the status is
+    `ready_for_training`: after the first error validation continues, but writes no more.
+    `on_progress` is called about every 4 MiB of input and at the end. Raises only what `chunks`,
+    `sink` and `on_progress` raise. Main thread only.
     """
     validation = _Validation(sink, max_line_bytes, keep_duplicates)
     reported = 0
@@ -64,7 +62,7 @@ def validate(
 
 
 class _Output:
-    """The normalised examples: hashed, and written in large pieces."""
+    """Hashes the normalised examples and writes them in large pieces."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink
@@ -80,7 +78,7 @@ class _Output:
             self._flush()
 
     def finish(self) -> str:
-        """Write what is pending; returns the sha256 of everything."""
+        """Write what is pending. Returns the sha256 of the output."""
         self._flush()
         return self._digest.hexdigest()
 
@@ -95,7 +93,7 @@ class _Output:
 
 
 class _Validation:
-    """What is known of a file so far. Refused escapes only for the file as a whole."""
+    """State of a validation. It raises Refused only for the file as a whole."""
 
     def __init__(
         self, sink: Callable[[bytes], object], max_line_bytes: int, keep_duplicates: bool
@@ -111,13 +109,13 @@ class _Validation:
         self._output = _Output(sink)
 
     def take(self, content: bytes, size: int) -> None:
-        """Take the next line; `size` is its length in bytes in the file, newline included."""
+        """Check the next line. `size` is its length in the file in bytes, with newline."""
         self.lines += 1
         self.bytes += size
         if self.lines > MOST_LINES:
             raise Refused(
                 Code.TOO_MANY_LINES,
-                f"The file has more than {MOST_LINES:,} lines; remove blank lines, or split it.",
+                f"The file has more than {MOST_LINES:,} lines. Remove blank lines or split it.",
             )
         self._format.take(content)
         notes: Notes = []
@@ -125,8 +123,8 @@ class _Validation:
             if size > self._max_line_bytes:
                 raise Refused(
                     Code.LINE_TOO_LONG,
-                    f"The line is {in_words(size)} long; the limit is "
-                    f"{in_words(self._max_line_bytes)}.",
+                    f"The line has {in_words(size)}; the limit is "
+                    f"{in_words(self._max_line_bytes)}. Shorten it or remove it.",
                 )
             example = self._example_in_time(content, notes)
         except Refused as error:
@@ -140,7 +138,7 @@ class _Validation:
             self.findings.warn(self.lines, code, names)
 
     def _example_in_time(self, content: bytes, notes: Notes) -> bytes | None:
-        """The normalised example of a line; raises Refused also for one that costs too much."""
+        """The normalised example of a line. Raises Refused if it is invalid or exceeds a limit."""
         if len(content) < LONG_LINE_BYTES:
             return self._example(content, notes)
         try:
@@ -149,7 +147,7 @@ class _Validation:
         except (CpuTimeExceeded, MemoryError) as error:
             what = "memory" if isinstance(error, MemoryError) else "computing time"
             raise Refused(
-                Code.TOO_COMPLEX, f"Reading the line takes too much {what}; simplify or remove it."
+                Code.TOO_COMPLEX, f"Reading the line takes too much {what}. Simplify or remove it."
             ) from None
 
     def _example(self, content: bytes, notes: Notes) -> bytes | None:
@@ -166,12 +164,11 @@ class _Validation:
         except PydanticSerializationError:
             raise Refused(
                 Code.LONE_SURROGATE,
-                "A \\ud... escape stands for half a character; write both halves, or the "
-                "character itself.",
+                "A \\ud... escape is half of a character. Write both halves or the character.",
             ) from None
         if b"\\u0000" in example and has_null(messages):
             raise Refused(
-                Code.NULL_CHARACTER, "A text contains the null character \\u0000; remove it."
+                Code.NULL_CHARACTER, "A string contains the null character \\u0000. Remove it."
             )
         return example
 
@@ -187,14 +184,17 @@ class _Validation:
             self._output.write(example)
 
     def report(self) -> Report:
-        """The outcome, once everything is taken."""
+        """The report, after the last line."""
         findings = self.findings
         try:
             self._format.finish()
         except Refused as verdict:
             findings.refuse_file(verdict.code, verdict.message, only=True)
         if not self._examples and not findings.error_count:
-            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples: it is empty.")
+            findings.refuse_file(
+                Code.EMPTY_FILE,
+                "The file has no examples. Write one per line.",
+            )
         rejected = findings.error_count > 0
         sha256 = None if rejected else self._output.finish()
         return Report(
@@ -213,7 +213,7 @@ class _Validation:
 
 
 def has_null(value: Any) -> bool:
-    """Whether any text within a JSON value contains the null character."""
+    """True if a string within a JSON value contains the null character."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""The process in which an upload is validated, or a dataset counted: no store, no network.
+"""The process that validates an upload or counts a dataset, without store and network.
 
-Started by `infrastructure.limited_process`, with limits on its time and memory.
+`infrastructure.limited_process` starts it with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 def handle(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """Do one task; returns what the parent is to know."""
+    """Do one task. Returns its result for the parent process."""
     if request["task"] == "validate":
         return _validate(request, on_progress)
     return _count(request)

@@ -58,12 +58,12 @@ def test_blank_lines_are_skipped_and_counted_in_line_numbers() -> None:
     assert report.examples == 1
     assert report.errors[0].line == 4
     assert report.warnings[0].code is Code.BLANK_LINES
-    assert report.warnings[0].message == "2 blank lines were skipped."
+    assert report.warnings[0].count == 2
 
 
 def test_counts_in_warnings_are_grouped() -> None:
     report, _, _ = validated(jsonl(GOOD) + b"\n" * 1_101)
-    assert report.warnings[0].message == "1,101 blank lines were skipped."
+    assert "1,101" in report.warnings[0].message
 
 
 def test_duplicates_are_kept_once_with_a_warning() -> None:
@@ -75,7 +75,7 @@ def test_duplicates_are_kept_once_with_a_warning() -> None:
     assert [(notice.code, notice.count, notice.lines) for notice in report.warnings] == [
         (Code.DUPLICATE_LINES, 2, (3, 4))
     ]
-    assert "(first repeats: 3, 4)" in report.warnings[0].message
+    assert "3, 4" in report.warnings[0].message
 
 
 def jsonl_compact(*examples: object) -> bytes:
@@ -95,7 +95,8 @@ def test_unused_keys_are_ignored_with_a_warning_that_names_them() -> None:
     assert output == jsonl_compact(GOOD, chat(USER, ASSISTANT, USER, ASSISTANT))
     unused, message_keys = report.warnings[0], report.warnings[1]
     assert unused.code is Code.UNUSED_KEYS
-    assert unused.message == ('1 line has keys that training does not use; ignored: "id".')
+    assert '"id"' in unused.message
+    assert '"note"' not in unused.message
     assert (message_keys.code, message_keys.lines) == (Code.UNUSED_MESSAGE_KEYS, (2,))
     assert '"refusal"' in message_keys.message
 

@@ -9,16 +9,16 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
 from infrastructure import limited_process
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import LONGEST_PAUSE
-from infrastructure.limited_process import Limits
+from infrastructure.limited_process import Exceeded, Limits
 from infrastructure.store import Connection
 from services.datasets import validating as validating_module
 from services.datasets import validation
 from services.datasets.counting import Counting
-from services.datasets.report import Code, Problem, Report
+from services.datasets.report import STOPPED, Code, Problem, Report
 from services.datasets.validating import MOST_FAILURES, Validating
 from tests.command_context import FixedClock, command
 from tests.polling import TIMEOUT_SECONDS
@@ -102,7 +102,7 @@ def test_a_validation_that_reaches_its_time_limit_rejects_the_file(
         log, artifacts, Validating(log, clock, artifacts, pool, 10**9, limits), dataset_id
     )
     assert (error.line, error.code) == (None, Code.NOT_READABLE)
-    assert "used up its computing time after line" in error.message
+    assert STOPPED[Exceeded.TIME] in error.message
 
 
 def test_a_line_that_needs_too_much_memory_rejects_the_file(
@@ -158,7 +158,9 @@ def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
 
 
 @pytest.mark.parametrize(
-    ("template", "words"), [(LOOPING, "too long"), (GROWING, "memory")], ids=["loops", "grows"]
+    ("template", "reason"),
+    [(LOOPING, Uncountable.TIME), (GROWING, Uncountable.MEMORY)],
+    ids=["loops", "grows"],
 )
 def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
     log: EventLog,
@@ -168,7 +170,7 @@ def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
     pool: ConnectionPool[Connection],
     tmp_path: Path,
     template: str,
-    words: str,
+    reason: Uncountable,
 ) -> None:
     endless = import_base(log, artifacts, tmp_path / "a", "a-endless", template)
     import_base(log, artifacts, tmp_path / "tiny")
@@ -181,7 +183,7 @@ def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
     for each in (first, second):
         found = dataset(log, each)
         assert set(found.counted) == {"tiny"}
-        assert words in str(found.why_uncountable(endless.name, endless.manifest_sha256))
+        assert found.uncountable[endless.name].reason is reason
 
 
 def test_a_small_upload_does_not_wait_for_the_large_ones_of_another_account(
