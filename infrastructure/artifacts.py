@@ -1,4 +1,4 @@
-"""Artifacts: immutable files in an object store, and directories of them under a manifest."""
+"""The artifact store: immutable files, and directories of files with a manifest."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from infrastructure.disk_cache import delete_killed, hold, partial_of
 MANIFEST = "manifest.json"
 
 RANGE_BYTES = 1024**2
-"""How much of an object is read with one request, and held in memory, while it is passed on."""
+"""Bytes of an object that one request reads into memory."""
 
 PART_BYTES, PARTS_AT_ONCE = 5 * 1024**2, 2
-"""Of a stream that is stored: the least that S3 takes, and two on their way while one fills.
+"""Parts of a stored stream: the smallest that S3 accepts, with two in flight while one fills.
 
-obstore's own, 12 of 10 MiB, would be held in memory for each upload to a slow store.
+obstore's default, 12 parts of 10 MiB, would fill memory for each upload to a slow store.
 """
 
 STORE_ERRORS = (BaseError, OSError)
-"""What a store raises that is away, full or refuses us; but FileNotFoundError is an answer."""
+"""Errors of an unreachable, full or refusing store. FileNotFoundError is a normal answer."""
 
 
 class ArtifactCorrupt(Exception):
@@ -48,7 +48,7 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Every file of a directory artifact; written last, so that it exists only when all do."""
+    """All files of a directory artifact. Written last, so that it exists only if they all do."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Hash of the stored manifest; it pins every file."""
+        """Hash of the stored manifest, which pins every file."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
@@ -70,7 +70,7 @@ class Manifest(BaseModel):
         return sum(file.bytes for file in self.files)
 
     def without(self, paths: Collection[str]) -> Manifest:
-        """The manifest as it was before these files were added."""
+        """The manifest without these files."""
         return Manifest(files=tuple(file for file in self.files if file.path not in paths))
 
 
@@ -87,7 +87,7 @@ class Artifacts:
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store = from_url(url)
-        self._held: dict[Path, int] = {}  # copies that are in use, by the handle that says so
+        self._held: dict[Path, int] = {}  # file descriptors that lock the copies in use
 
     def put(self, ref: str, content: bytes) -> None:
         """Store bytes under a ref."""
@@ -101,7 +101,7 @@ class Artifacts:
         self._sync(ref)
 
     async def put_stream(self, ref: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-        """Store an asynchronous stream; returns (bytes, sha256). On an error nothing is kept."""
+        """Store an asynchronous stream. Returns (bytes, sha256). An error leaves nothing stored."""
         digest, size = hashlib.sha256(), 0
         writer = obstore.open_writer_async(
             self._store, ref, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
@@ -119,16 +119,16 @@ class Artifacts:
         return size, digest.hexdigest()
 
     def get(self, ref: str) -> bytes:
-        """The bytes under a ref; raises FileNotFoundError."""
+        """The bytes under a ref. Raises FileNotFoundError."""
         return bytes(obstore.get(self._store, ref).bytes())
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """The content under a ref in chunks; raises FileNotFoundError."""
+        """The content under a ref in chunks. Raises FileNotFoundError."""
         for chunk in obstore.get(self._store, ref).stream(min_chunk_size=chunk_bytes):
             yield bytes(chunk)
 
     def local_file(self, ref: str, directory: Path) -> Path:
-        """A file of this machine with the content under a ref: a copy in a directory if remote.
+        """A local file with the content under a ref; of a remote store, a copy in `directory`.
 
         Raises FileNotFoundError.
         """
@@ -143,21 +143,21 @@ class Artifacts:
         return target
 
     async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to, but not with, `stop`; raises FileNotFoundError.
+        """The bytes from `start` up to, but not including, `stop`. Raises FileNotFoundError.
 
-        Many short requests: one long request would end at the store's time limit when whoever the
-        bytes are for takes them slowly.
+        It sends many short requests: one long request would exceed the store's time limit if the
+        client reads slowly.
         """
         for offset in range(start, stop, RANGE_BYTES):
             end = min(stop, offset + RANGE_BYTES)
             yield bytes(await obstore.get_range_async(self._store, ref, start=offset, end=end))
 
     def size(self, ref: str) -> int:
-        """How many bytes are stored under a ref; raises FileNotFoundError."""
+        """Size of a ref in bytes. Raises FileNotFoundError."""
         return obstore.head(self._store, ref)["size"]
 
     def exists(self, ref: str) -> bool:
-        """Whether something is stored under a ref."""
+        """True if something is stored under a ref."""
         try:
             obstore.head(self._store, ref)
         except FileNotFoundError:
@@ -165,7 +165,7 @@ class Artifacts:
         return True
 
     def delete(self, ref: str) -> None:
-        """Remove what is under a ref, if anything."""
+        """Delete a ref if it exists."""
         if self.exists(ref):
             obstore.delete(self._store, ref)
 
@@ -176,13 +176,13 @@ class Artifacts:
         )
 
     def delete_directory(self, prefix: str) -> None:
-        """Remove everything under a prefix, the manifest first."""
+        """Delete everything under a prefix, the manifest first."""
         self.delete(f"{prefix}/{MANIFEST}")
         for ref in self.list(prefix):
             obstore.delete(self._store, ref)
 
     def put_directory(self, prefix: str, directory: Path) -> Manifest:
-        """Store every file of a directory, then its manifest; returns the manifest."""
+        """Store all files of a directory, then their manifest. Returns the manifest."""
         files: list[ManifestFile] = []
         for path in sorted(p for p in directory.rglob("*") if p.is_file()):
             name = path.relative_to(directory).as_posix()
@@ -193,10 +193,9 @@ class Artifacts:
         return manifest
 
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
-        """Store a directory as `put_directory` does, and leave nothing of it where it was.
+        """Like `put_directory`, but delete the directory. `known` maps paths to sha256.
 
-        Of files whose sha256 is known by their path nothing is read, and a file store takes them as
-        they are: what was written is not written again.
+        Files with a known sha256 are not read, and a file store moves them instead of copying.
         """
         files: list[ManifestFile] = []
         for path in sorted(p for p in directory.rglob("*") if p.is_file()):
@@ -210,14 +209,14 @@ class Artifacts:
         return manifest
 
     def _take_file(self, ref: str, path: Path) -> None:
-        """Store a file that is no longer needed where it is."""
+        """Store a file by moving it if possible."""
         if self.root is None:
             self.put_file(ref, path)
             return
         target = self.root / ref
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # A name must not be durable before what it names.
+            # The content must be durable before its name.
             _flush(path, forget=True)
             path.replace(target)
         except OSError as error:
@@ -228,9 +227,9 @@ class Artifacts:
             _flush(target.parent)
 
     def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
-        """Store files beside those of a manifest, and a new manifest of all; returns it.
+        """Store more files in a directory, then a manifest of all files. Returns that manifest.
 
-        Until the new manifest is there, the directory is what the old one says.
+        Until it is stored, the old manifest describes the directory.
         """
         files = list(manifest.without(contents).files)
         for path, content in contents.items():
@@ -242,19 +241,19 @@ class Artifacts:
         return whole
 
     def manifest(self, prefix: str) -> Manifest:
-        """The manifest of a directory artifact; raises FileNotFoundError and ArtifactCorrupt."""
+        """The manifest of a directory artifact. Raises FileNotFoundError and ArtifactCorrupt."""
         try:
             return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
         except ValidationError as error:
-            raise ArtifactCorrupt(f"{prefix}/{MANIFEST} is no manifest") from error
+            raise ArtifactCorrupt(f"{prefix}/{MANIFEST} is not a manifest.") from error
 
     def get_directory(
         self, prefix: str, directory: Path, only: Collection[str] | None = None
     ) -> Manifest:
-        """Copy a directory artifact to a local directory, verifying every hash.
+        """Copy a directory artifact to a local directory and verify every hash.
 
-        With `only`, no more than the files with these paths. Raises FileNotFoundError without a
-        manifest and ArtifactCorrupt on a differing file.
+        `only` limits it to the files with these paths. Raises FileNotFoundError without a manifest
+        and ArtifactCorrupt for a file that differs.
         """
         manifest = self.manifest(prefix)
         for file in manifest.files:
@@ -269,17 +268,17 @@ class Artifacts:
                         digest.update(chunk)
                         out.write(chunk)
             except FileNotFoundError as error:
-                raise ArtifactCorrupt(f"{prefix}/{file.path} is missing") from error
+                raise ArtifactCorrupt(f"{prefix}/{file.path} is missing.") from error
             if digest.hexdigest() != file.sha256:
-                raise ArtifactCorrupt(f"{prefix}/{file.path} differs from its manifest")
+                raise ArtifactCorrupt(f"{prefix}/{file.path} differs from its manifest.")
         return manifest
 
     def local_directory(self, prefix: str, cache: Path) -> Path:
-        """A local directory with a directory artifact's files, copied to the cache only if remote.
+        """A local directory with an artifact's files; of a remote store, a copy in `cache`.
 
-        A file store is read in place, so that a base model is mapped from disk once for all. The
-        cache may be shared by processes, one of which may be killed while it copies. A copy is not
-        deleted before it is released, or this process ends.
+        A file store is read in place, so that all processes map the same base model. Processes
+        may share the cache, and one may be killed while it copies. A copy stays until it is
+        released or this process ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():
@@ -291,12 +290,12 @@ class Artifacts:
         return target
 
     def release_directory(self, directory: Path) -> None:
-        """Say of a local directory that nothing here uses it any longer."""
+        """Unlock a local directory that this process no longer uses."""
         if (handle := self._held.pop(directory, None)) is not None:
             os.close(handle)
 
     def _hold(self, directory: Path, target: Path) -> bool:
-        """Have what is, or will be, the copy at `target` kept; False if there is none."""
+        """Lock a directory as the copy at `target`. Returns False if it does not exist."""
         handle = hold(directory)
         if handle is None:
             return False
@@ -305,10 +304,10 @@ class Artifacts:
         return True
 
     def _copy_whole(self, prefix: str, target: Path) -> None:
-        """Copy a directory artifact to a local directory that is there when all of it is."""
+        """Copy a directory artifact to `target`, which appears when it is complete."""
         delete_killed(target.parent)
         partial = partial_of(target)
-        while not self._hold(partial, target):  # or others take it for a killed process's
+        while not self._hold(partial, target):  # unlocked, others would delete it
             partial.mkdir(parents=True, exist_ok=True)
         try:
             self.get_directory(prefix, partial)
@@ -320,7 +319,7 @@ class Artifacts:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _sync(self, ref: str) -> None:
-        """Flush a file store's file and its directory; object stores are durable by contract."""
+        """Flush a file store's file and its directory. Object stores are durable by contract."""
         if self.root is None:
             return
         for path in (self.root / ref, (self.root / ref).parent):
@@ -335,8 +334,8 @@ def _sha256(path: Path) -> str:
 def _flush(path: Path, *, forget: bool = False) -> None:
     """Make a file's content, or a directory's names, durable.
 
-    With `forget` the kernel keeps none of the content in memory: the next file gets those pages,
-    which cost a tenth of new ones.
+    `forget` drops the content from the page cache. The next file reuses those pages, at a tenth of
+    the cost of new ones.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What failed for a reason that may pass: it is tried again later, and later each time."""
+"""Retries with exponential back-off, in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Pause:
-    """When something is tried again, how long that was put off, and how often it was."""
+    """The next attempt of a key, the length of its pause, and the number of its failures."""
 
     until: datetime
     length: timedelta
@@ -23,9 +23,9 @@ class Pause:
 
 
 class Postponed(Generic[Key]):
-    """Things that are tried again later, each after twice the time that it waited before.
+    """Keys that wait for their next attempt. Each pause is twice the one before.
 
-    Kept in memory alone: a process that starts tries everything anyway.
+    It is not stored: a restarted process tries everything at once.
     """
 
     def __init__(self, first: timedelta = FIRST_PAUSE, longest: timedelta = LONGEST_PAUSE) -> None:
@@ -33,25 +33,25 @@ class Postponed(Generic[Key]):
         self._pauses: dict[Key, Pause] = {}
 
     def put_off(self, key: Key, now: datetime) -> timedelta:
-        """Try it again later; returns in how long."""
+        """Postpone a key. Returns the length of the pause."""
         before = self._pauses.get(key)
         length = self._first if before is None else min(2 * before.length, self._longest)
         self._pauses[key] = Pause(now + length, length, self.tries(key) + 1)
         return length
 
     def tries(self, key: Key) -> int:
-        """How often it was put off since it was settled."""
+        """Number of times that a key was postponed since it was settled."""
         before = self._pauses.get(key)
         return 0 if before is None else before.tries
 
     def settled(self, key: Key) -> None:
-        """There is nothing to try any more."""
+        """Forget a key."""
         self._pauses.pop(key, None)
 
     def due(self, now: datetime) -> list[Key]:
-        """What is to be tried now, in the order in which it was put off first."""
+        """Keys whose pause is over, in the order of their first failure."""
         return [key for key, pause in list(self._pauses.items()) if pause.until <= now]
 
     def waiting(self, now: datetime) -> set[Key]:
-        """What is not to be tried yet."""
+        """Keys whose pause is not over."""
         return {key for key, pause in list(self._pauses.items()) if pause.until > now}

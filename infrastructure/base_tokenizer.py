@@ -1,4 +1,4 @@
-"""A base model's tokenizer and chat template, as the training library has them, but without it."""
+"""A base model's tokenizer and chat template, without the training library."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ FILES = (TOKENIZER_FILE, *TEMPLATE_FILES)
 
 
 class BaseTokenizer(ChatRenderer):
-    """Turns conversations into the very texts and tokens that the base is trained on."""
+    """Turns conversations into the texts and tokens of training."""
 
     def __init__(
         self, files: Mapping[str, bytes], template: type[ChatTemplate] = ChatTemplate
     ) -> None:
-        """`files` are those of a saved model that have one of the names in FILES.
+        """`files` are a saved model's files with names in FILES.
 
-        `template` renders; a process without limits of its own passes LimitedTemplate.
-
-        Raises FileNotFoundError without a tokenizer, and ChatRefused for an invalid template.
+        `template` renders. A process without limits passes LimitedTemplate. Raises
+        FileNotFoundError without a tokenizer, and ChatRefused for an invalid template.
         """
         if TOKENIZER_FILE not in files:
-            raise FileNotFoundError(f"the base model has no {TOKENIZER_FILE}")
+            raise FileNotFoundError(f"The base model has no {TOKENIZER_FILE}. Import it again.")
         encoder = TextEncoder(Tokenizer.from_buffer(files[TOKENIZER_FILE]))
         super().__init__(template.of(files), encoder)
 
@@ -45,7 +44,7 @@ class BaseTokenizer(ChatRenderer):
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:
-    """The FILES that a base in the model store has.
+    """The FILES of a base in the model store.
 
     Raises FileNotFoundError without a manifest, and ArtifactCorrupt.
     """

@@ -1,4 +1,4 @@
-"""The bus: every stream and durable consumer in one declared table, and the event envelope."""
+"""The bus: the declared streams, durable consumers, and the event envelope."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL
 
 DAY_SECONDS = 24 * 3600.0
 
-DEDUPLICATION_SECONDS = 120.0  # the server's own default; what is not declared always differs
+DEDUPLICATION_SECONDS = 120.0  # the server's default, declared so that `provision` sees no change
 
 STREAMS: tuple[api.StreamConfig, ...] = (
-    # A copy of the notification log: bounded by size alone, fed by the relay alone.
-    # The expected sequence fences double publishing; a short window lets a purged stream refill.
+    # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
+    # sequence prevents double publishing. A short window lets a purged stream refill.
     api.StreamConfig(
         name=EVENTS, subjects=["events.>"], max_bytes=4 * 1024**3, duplicate_window=5.0
     ),
@@ -36,7 +36,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=7 * DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # Measurements and log lines: kept for a day, refolded by nobody.
+    # Measurements and log lines, kept for a day. No refold needs them.
     api.StreamConfig(
         name=TELEMETRY,
         subjects=["telemetry.>", "evaluations.>", "logs.>"],
@@ -44,7 +44,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
-    # The last message to each segment, which may request it directly by its subject.
+    # The last message to each segment, which requests it by subject.
     api.StreamConfig(
         name=CONTROL,
         subjects=["control.>"],
@@ -59,7 +59,7 @@ STREAMS: tuple[api.StreamConfig, ...] = (
 
 @dataclass(frozen=True)
 class Durable:
-    """A durable pull consumer: its name, its stream, and what it filters."""
+    """A durable pull consumer of one stream."""
 
     name: str
     stream: str
@@ -79,7 +79,7 @@ class Durable:
 
 
 async def connect(settings: Settings, **options: Any) -> Client:
-    """A connection as the services' user, closed by the caller. `options` are nats-py's."""
+    """Connect as the services' user. The caller closes it. `options` are nats-py's."""
     assert settings.nats_url is not None
     return await nats.connect(
         settings.nats_url, user_credentials=settings.nats_credentials, **options
@@ -98,10 +98,10 @@ def stream_config(name: str) -> api.StreamConfig:
 
 
 async def provision(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
-    """Make the server's streams and consumers equal to the declared ones; idempotent.
+    """Make the server's streams and consumers equal to the declared ones. Idempotent.
 
-    Returns one line for each thing that was created or changed. A consumer whose declaration
-    changed in a way that JetStream cannot update is made anew: positions live with the effects.
+    Returns a line for each change. A changed consumer is recreated, because JetStream cannot update
+    every field. That is safe: positions are stored with the effects.
     """
     changes: list[str] = []
     for config in STREAMS:
@@ -135,10 +135,10 @@ def _differs(declared: api.Base, current: api.Base) -> bool:
 
 
 class Envelope(BaseModel):
-    """One domain event as it travels: where it stands in the log, and its stored state.
+    """A domain event on the bus, with its position in the log and its stored state.
 
-    `prev_id` is the notification id before this one (0 for the first); ids have holes, so that
-    only `prev_id` tells a loss from a hole.
+    `prev_id` is the notification id before this one, 0 for the first. Ids have holes, so that only
+    `prev_id` distinguishes a loss from a hole.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -175,7 +175,7 @@ class Envelope(BaseModel):
         )
 
     def wraps(self, notification: Notification | None) -> bool:
-        """Return True if the relay publishes this notification so: id, event and content."""
+        """Return True if the relay would publish this notification with this id and content."""
         if notification is None:
             return False
         published = Envelope.of(notification, self.prev_id)

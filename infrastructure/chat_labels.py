@@ -1,7 +1,4 @@
-"""From a conversation to token ids and labels: what a model reads, and what it learns to say.
-
-One rule for the trainer, which learns from them, and for the pages that show what it will learn.
-"""
+"""Turns conversations into token ids and labels, for the trainer and for pages."""
 
 from __future__ import annotations
 
@@ -14,30 +11,30 @@ from infrastructure.chat_template import plain_message
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
 from infrastructure.text_encoder import Span, TextEncoder, Tokens, readable
 
-IGNORED = -100  # label of a token that carries no loss, as in torch's cross entropy
+IGNORED = -100  # label without loss, as in torch's cross entropy
 
 Message = dict[str, Any]
 
 
 class Unrenderable(Exception):
-    """The chat template refuses the conversation, or cannot tell where an answer begins."""
+    """The chat template refuses the conversation, or an answer's start cannot be found."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and, of equal length, labels: the token's own id, or IGNORED."""
+    """Token ids and labels of equal length. A label is the token's id or IGNORED."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]
 
     @property
     def label_tokens(self) -> int:
-        """Tokens that carry loss; the first token of a sequence is never predicted."""
+        """Number of tokens with loss. The first token of a sequence is never predicted."""
         return len(self.label_positions)
 
     @property
     def label_positions(self) -> list[int]:
-        """Positions, from 1, of the tokens that carry loss; position 1 is never predicted."""
+        """Positions, from 1, of the tokens with loss. Position 1 is never predicted."""
         return [n for n, label in enumerate(self.labels[1:], 2) if label != IGNORED]
 
     def truncated(self, max_tokens: int) -> Example:
@@ -46,19 +43,19 @@ class Example:
 
 
 class Marked(NamedTuple):
-    """A text to read, and the spans of it that are to be learnt, in order."""
+    """A text and its spans with loss, in order."""
 
     text: str
     spans: list[Span]
 
 
 class ChatRenderer:
-    """Renders conversations with a chat template and marks what the assistant says.
+    """Renders conversations with a chat template and marks the assistant's answers.
 
-    Templates need no generation marks. An answer's span of text lies between the prompt that
-    generation would get at that point and the end of the conversation up to that answer; both are
-    rendered, and both must be prefixes of the whole. A template that rewrites history (by
-    dropping old reasoning, say) gets one example per answer instead, each as it is at generation.
+    Templates need no generation marks. An answer's span starts after the prompt that generation
+    would use and ends with the conversation up to that answer. Both are rendered and must be
+    prefixes of the whole text. For a template that rewrites history, such as by dropping old
+    reasoning, each answer becomes an example of its own.
     """
 
     def __init__(self, template: ChatTemplate, encoder: TextEncoder) -> None:
@@ -68,15 +65,12 @@ class ChatRenderer:
         self._calls_tools = "tool_calls" in template.source
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a rendered text, to which no special ones are added."""
+        """The tokens of a rendered text, without added special tokens."""
         (tokens,) = self.encoder.encode([text])
         return tokens
 
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """What the template makes of messages, special tokens in them marked as text.
-
-        Raises Unrenderable.
-        """
+        """The rendered messages, with marks before their special tokens. Raises Unrenderable."""
         protected = self.encoder.protected
         try:
             return self.template.render(protected(messages), protected(tools), prompt=prompt)
@@ -84,19 +78,19 @@ class ChatRenderer:
             raise Unrenderable(readable(str(refusal))) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> list[Message]:
-        """A conversation's messages as the template gets them."""
+        """A conversation's messages in the template's form."""
         return [plain_message(message, self._calls_tools) for message in conversation["messages"]]
 
     def render(self, conversation: dict[str, Any]) -> list[Example]:
         """Examples of one conversation (`messages`, optional `tools`), not truncated.
 
-        Only assistant messages carry labels, up to and with their end token; `weight: 0` leaves a
-        message out. Raises Unrenderable.
+        Only assistant messages have labels, including their end token. `weight: 0` excludes a
+        message. Raises Unrenderable.
         """
         return [labelled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
 
     def marked(self, conversation: dict[str, Any]) -> list[Marked]:
-        """The text of each example of a conversation; raises Unrenderable."""
+        """The text of each example of a conversation. Raises Unrenderable."""
         messages = self.plain(conversation)
         trained = [
             index
@@ -106,7 +100,7 @@ class ChatRenderer:
         tools = conversation.get("tools")
         text = self.text(messages, tools)
         spans = [
-            # The last answer usually ends the conversation, whose text is there already.
+            # The last answer usually ends the conversation, which is rendered already.
             self.answer(messages[: index + 1], tools, text if index + 1 == len(messages) else None)
             for index in trained
         ]
@@ -115,7 +109,7 @@ class ChatRenderer:
         return [Marked(part, [(start, len(part.rstrip()))]) for part, start in spans]
 
     def prompt(self, conversation: dict[str, Any]) -> tuple[list[Message], str]:
-        """The messages before a conversation's last answer, and the text that asks for it.
+        """The messages before a conversation's last answer, and their prompt text.
 
         Raises Unrenderable.
         """
@@ -127,29 +121,29 @@ class ChatRenderer:
     def answer(
         self, messages: list[Message], tools: Any, text: str | None = None
     ) -> tuple[str, int]:
-        """The text up to the last message, an answer, and the character where it begins.
+        """The text of messages that end with an answer, and the answer's first character.
 
-        `text` is that text, if the caller has it. Raises Unrenderable.
+        `text` is that text if the caller has it. Raises Unrenderable.
         """
         text = self.text(messages, tools) if text is None else text
         if self._prompts:
             try:
                 prompt = self.text(messages[:-1], tools, prompt=True)
             except Unrenderable:
-                prompt = None  # some templates refuse to end on this role
+                prompt = None  # some templates refuse a prompt after this role
             if prompt is not None and text.startswith(prompt):
                 return text, len(prompt)
-        # The same answer with other words shares everything but the words.
+        # The text with another answer differs in the answer only.
         content = messages[-1]["content"]
         other = "\u2402" if not content.lstrip().startswith("\u2402") else "\u2403"
         probe = self.text([*messages[:-1], {**messages[-1], "content": other}], tools)
         shared = _shared_characters(text, probe)
-        # A space before the first word is in the word's token, so that the model has to say it.
+        # A space before the first word is part of its token, so the model has to predict it.
         return text, len(text[:shared].rstrip(" "))
 
 
 def labelled(tokens: Tokens, marked: Marked) -> Example:
-    """The example that a text's tokens make; those that begin inside a span carry their label."""
+    """The example of a text's tokens. A token that starts inside a span has a label."""
     text, spans = marked
     labels = [IGNORED] * len(tokens.ids)
     remaining = iter(spans)
@@ -159,11 +153,11 @@ def labelled(tokens: Tokens, marked: Marked) -> Example:
             start, end = next(remaining, (len(text), len(text)))
         if start <= begin < end and begin < finish:
             labels[position] = tokens.ids[position]
-    # Four bytes a number, where a Python object has 32: a trainer keeps all of a dataset's.
+    # Four bytes per number instead of 32: a trainer keeps the whole dataset in memory.
     return Example(array("i", tokens.ids), array("i", labels))
 
 
 def _shared_characters(one: str, other: str) -> int:
-    """Characters that two texts have in common from their beginning."""
+    """Length of the common prefix of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""How chats become text, the same for what is trained and for what is answered."""
+"""Chat messages for templates, the same in training and in serving."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 CHAT_TEMPLATE = "chat_template.jinja"
-"""File beside an adapter with the template that it was trained with, if its base has none."""
+"""File beside an adapter with its template, if its base has none."""
 
-# ChatML. A base without a template has usually never seen these marks as single tokens; they are
-# then spelled out, which trains as well. Tool calls are written as JSON between <tool_call> tags,
-# because their messages have empty content and would otherwise leave nothing to learn.
+# ChatML. Most bases without a template have no single tokens for its marks. They spell them out,
+# which trains as well. Tool calls are JSON between <tool_call> tags: their messages have no other
+# content to learn.
 FALLBACK_CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
@@ -26,9 +26,9 @@ FALLBACK_CHAT_TEMPLATE = """\
 
 
 def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
-    """A message as templates expect it: text content, tool arguments as objects.
+    """A message with string content and tool arguments as objects, which templates expect.
 
-    Tool calls that the template would drop are written out, as the Hermes format does.
+    If the template does not support tools, tool calls become text in the Hermes format.
     """
     plain = {key: value for key, value in message.items() if key != "weight" and value is not None}
     plain["content"] = message.get("content") or ""
@@ -45,7 +45,7 @@ def plain_message(message: dict[str, Any], calls_tools: bool) -> dict[str, Any]:
 
 
 def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `arguments` are JSON in a string; chat templates want the object."""
+    """Parse the `arguments`, which are a JSON string in OpenAI's format."""
     function = dict(call["function"])
     if isinstance(function.get("arguments"), str):
         try:

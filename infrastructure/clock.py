@@ -1,4 +1,4 @@
-"""The clock that every process is given: UTC time, injected, so that tests can move it."""
+"""The injected clock of every process. Tests can set it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from infrastructure.settings import Settings
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """Source of UTC time. Implementations are thread-safe."""
 
     def now(self) -> datetime:
         """The present time in UTC."""
         ...
 
     def at(self, moment: datetime) -> datetime:
-        """This clock's time at a moment of the real time, such as a database's."""
+        """This clock's time at a moment of real time, such as the database's."""
         ...
 
 
@@ -33,25 +33,25 @@ class SystemClock:
 
 
 class FastClock:
-    """Runs faster than time from an origin on, so that a day of billing passes in seconds."""
+    """Runs `speed` times as fast as real time since `origin`. For tests and demos."""
 
     def __init__(self, speed: float, origin: datetime) -> None:
         self._speed = speed
         self._origin = origin
 
     def now(self) -> datetime:
-        """The origin and all that has passed since, multiplied."""
+        """The present time of this clock in UTC."""
         return self.at(datetime.now(UTC))
 
     def at(self, moment: datetime) -> datetime:
-        """This clock's time at a moment of the real time."""
+        """This clock's time at a moment of real time."""
         return self._origin + (moment - self._origin) * self._speed
 
 
 def clock_of(settings: Settings) -> Clock:
-    """The clock that the settings ask for; every process of a stack has the same."""
+    """The clock that the settings name, the same for every process of a stack."""
     if settings.clock_speed == 1.0:
         return SystemClock()
     if settings.clock_origin is None:
-        raise ValueError("ECOLINK_CLOCK_SPEED needs ECOLINK_CLOCK_ORIGIN")
+        raise ValueError("ECOLINK_CLOCK_SPEED is set without ECOLINK_CLOCK_ORIGIN. Set both.")
     return FastClock(settings.clock_speed, settings.clock_origin)

@@ -1,4 +1,4 @@
-"""Which code this is: the package's version, and the revision it was built or checked out from."""
+"""The version of the package and the Git revision of its tree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_words() -> str:
 
 @lru_cache
 def revision() -> str | None:
-    """The Git commit of the tree that runs, `-dirty` after it if files differ; None outside one."""
+    """The Git commit of the running tree, with `-dirty` if files differ; None without Git."""
     if not (TREE / ".git").exists():
         return None
     try:

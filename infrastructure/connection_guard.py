@@ -1,8 +1,8 @@
-"""Bounds for the connections of an HTTP server: how many, and how slow their clients may be.
+"""Limits an HTTP server's connections, in number and in slowness of their clients.
 
-uvicorn has a limit for idle connections alone. A client that sends half a request's head, or stalls
-within a body, keeps a connection and its memory for ever; enough of them use up the process's open
-files, and then it accepts no connection at all.
+uvicorn only limits idle connections. A client that sends half of a head, or stalls in a body, keeps
+its connection without end. Enough of them exhaust the process's open files, so that it accepts no
+more connections.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from infrastructure.limits import Limits
 log = logging.getLogger("connections")
 
 SPARE_FILES = 256
-"""Open files that are left for the database, the artifact store and the process itself."""
+"""Open files reserved for the database, the artifact store and the process."""
 
 MOST_FILES = 65_536
 REPORT_SECONDS = 10.0
 
 TICKS_PER_SWEEP = 10
-"""uvicorn's server ticks ten times a second."""
+"""uvicorn's server ticks ten times per second."""
 
 
 def raise_file_limit() -> int:
-    """Raise the process's limit of open files as far as it may; returns the limit."""
+    """Raise the process's limit of open files as far as allowed. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -57,7 +57,7 @@ TOO_SLOW = _answer("408 Request Timeout")
 
 
 class ConnectionGuard:
-    """Counts the connections of one server and ends those of clients that are too slow."""
+    """Counts the connections of one server and ends those of slow clients."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ConnectionGuard:
         self._of_address: Counter[str] = Counter()
         self._watched: set[GuardedHttp | GuardedWebSocket] = set()
         self._waiting: dict[str, dict[GuardedHttp, None]] = {}
-        """Connections without a complete request, by address, the oldest first."""
+        """Connections without a complete request by address, oldest first."""
         self._ended: Counter[str] = Counter()
         self._reported = clock()
         files = raise_file_limit()
@@ -83,7 +83,7 @@ class ConnectionGuard:
         return len(self._peers)
 
     def protocols(self) -> dict[str, Any]:
-        """The arguments of uvicorn's Config that put this guard in front of a server."""
+        """Arguments of uvicorn's Config that apply this guard to a server."""
         return {
             "http": cast(type[asyncio.Protocol], partial(GuardedHttp, self)),
             "ws": cast(type[asyncio.Protocol], partial(GuardedWebSocket, self)),
@@ -91,22 +91,22 @@ class ConnectionGuard:
         }
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection; False if there are too many.
+        """Count a new connection. Returns False if there are too many.
 
-        At a limit, the oldest connection without a complete request makes room.
+        At a limit, the oldest connection without a complete request is closed instead.
         """
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         most = self._most if peer in self._exempt else self.limits["address_connections"]
         full = self._of_address[peer] >= most and not self._make_room(peer)
         if full or (len(self._peers) >= self._most and not self._make_room(None)):
-            self._ended["refused, as there are too many"] += 1
+            self._ended["refused"] += 1
             return False
         self._peers[transport] = peer
         self._of_address[peer] += 1
         return True
 
     def release(self, transport: asyncio.BaseTransport) -> None:
-        """Forget a connection that is closed."""
+        """Forget a closed connection."""
         peer = self._peers.pop(transport, None)
         if peer is not None:
             self._of_address[peer] -= 1
@@ -114,13 +114,13 @@ class ConnectionGuard:
                 del self._of_address[peer]
 
     def waits(self, protocol: GuardedHttp) -> None:
-        """Note that a connection has no complete request now."""
+        """Record that a connection has no complete request."""
         peer = self._peers.get(protocol.transport)
         if peer is not None:
             self._waiting.setdefault(peer, {})[protocol] = None
 
     def works(self, protocol: GuardedHttp) -> None:
-        """Note that a connection has a request, or is closed."""
+        """Record that a connection has a request, or is closed."""
         peer = self._peers.get(protocol.transport, "")
         waiting = self._waiting.get(peer, {})
         waiting.pop(protocol, None)
@@ -128,7 +128,7 @@ class ConnectionGuard:
             self._waiting.pop(peer, None)
 
     def _make_room(self, peer: str | None) -> bool:
-        """End the longest waiting connection of an address; None: of the one with the most."""
+        """End the longest waiting connection of an address; None: of the busiest address."""
         if peer is None:
             peer = max(self._waiting, key=self._of_address.__getitem__, default="")
         oldest = next(iter(self._waiting.get(peer, {})), None)
@@ -137,38 +137,38 @@ class ConnectionGuard:
         self.works(oldest)
         self.release(oldest.transport)
         oldest.transport.abort()
-        self._ended["without a complete request, to make room"] += 1
+        self._ended["replaced without a complete request"] += 1
         return True
 
     def watch(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
-        """Look after a connection with each sweep."""
+        """Check a connection in each sweep."""
         self._watched.add(protocol)
 
     def leave(self, protocol: GuardedHttp | GuardedWebSocket) -> None:
-        """Look after it no more."""
+        """Stop checking a connection."""
         self._watched.discard(protocol)
 
     def sweep(self) -> None:
-        """End the connections that are too slow, and log how many, at most once in ten seconds."""
+        """End slow connections. Log their number at most every ten seconds."""
         now = self.clock()
         for protocol in list(self._watched):
             if reason := protocol.overdue(now):
                 self._ended[reason] += 1
         if self._ended and now - self._reported >= REPORT_SECONDS:
             said = ", ".join(f"{count} {reason}" for reason, count in self._ended.items())
-            log.warning("connections ended: %s; %d are open", said, len(self))
+            log.warning("ended connections: %s; %d are open", said, len(self))
             self._ended.clear()
             self._reported = now
 
 
 class _Writes:
-    """Notices a client that takes nothing of what it is sent."""
+    """Detects a client that does not read."""
 
     def __init__(self) -> None:
         self._size, self._since = 0, 0.0
 
     def stalled(self, transport: asyncio.Transport, now: float, seconds: float) -> bool:
-        """Return True if bytes have waited so long without any being taken."""
+        """Return True if the client has read nothing for `seconds`."""
         size = transport.get_write_buffer_size()
         if size == 0 or size != self._size:
             self._size, self._since = size, now
@@ -177,7 +177,7 @@ class _Writes:
 
 
 class GuardedHttp(H11Protocol):
-    """An HTTP connection with deadlines for the head, the body and the client's reading."""
+    """An HTTP connection with deadlines for its head, its body and the client's reading."""
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -201,7 +201,7 @@ class GuardedHttp(H11Protocol):
         self._guard.waits(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, and note since when a head or a body is incomplete."""
+        """Receive bytes, and record the start of an incomplete head or body."""
         if not self._admitted:
             return
         now = self._guard.clock()
@@ -233,13 +233,13 @@ class GuardedHttp(H11Protocol):
             self._guard.waits(self)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection to a WebSocket, which is counted on."""
+        """Pass the connection to a WebSocket, which still counts."""
         self._guard.leave(self)
         self._guard.works(self)
         super().handle_websocket_upgrade(event)
 
     def overdue(self, now: float) -> str | None:
-        """End the connection if its client is too slow; returns the reason."""
+        """End the connection of a slow client. Returns the reason, or None."""
         limits = self._guard.limits
         if self._head_since is not None and now - self._head_since > limits["head_seconds"]:
             self._refuse()
@@ -249,13 +249,13 @@ class GuardedHttp(H11Protocol):
             return "too slow with a body"
         if self._writes.stalled(self.transport, now, limits["write_stall_seconds"]):
             self.transport.abort()
-            return "taking no answer"
+            return "not reading responses"
         return None
 
     def _body_is_slow(self, now: float) -> bool:
-        """Return True if a window is over in which the client sent too little.
+        """Return True if the client sent too little in a window that has ended.
 
-        While the server itself does not read, no window runs.
+        Time in which the server does not read does not count.
         """
         if self._body_since is None:
             return False
@@ -280,7 +280,7 @@ class GuardedHttp(H11Protocol):
 
 
 class GuardedWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that counts as a connection; uvicorn's pings end one whose client is gone."""
+    """A WebSocket, which counts as a connection. uvicorn's pings end a dead one."""
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -288,7 +288,7 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         self._writes = _Writes()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Go on with a connection that was admitted."""
+        """Take over an admitted connection."""
         super().connection_made(transport)
         self._guard.watch(self)
 
@@ -299,22 +299,22 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def overdue(self, now: float) -> str | None:
-        """End the connection if its client takes nothing; returns the reason."""
+        """End the connection of a client that does not read. Returns the reason, or None."""
         if self._writes.stalled(self.transport, now, self._guard.limits["write_stall_seconds"]):
             self.transport.abort()
-            return "taking no messages"
+            return "not reading messages"
         return None
 
 
 class GuardedServer(uvicorn.Server):
-    """A server that sweeps its connections once a second."""
+    """A server that sweeps its connections every second."""
 
     def __init__(self, config: uvicorn.Config, guard: ConnectionGuard) -> None:
         super().__init__(config)
         self._guard = guard
 
     async def on_tick(self, counter: int) -> bool:
-        """Sweep with every tenth tick."""
+        """Sweep at every tenth tick."""
         if counter % TICKS_PER_SWEEP == 0:
             self._guard.sweep()
         return await super().on_tick(counter)

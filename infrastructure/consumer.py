@@ -1,8 +1,8 @@
-"""The ordered, exactly-once consumer: the one loop behind every projection and every reaction.
+"""The ordered, exactly-once consumer that runs every projection and every reaction.
 
-It takes the whole event stream in batches, in order. Its position is the notification id of the
-last event whose effect is committed, and it is committed together with the effect, so that any
-redelivery, restart or new stream is only a repetition that changes nothing.
+It reads the whole event stream in order, in batches. Its position is the notification id of the
+last event whose effect is committed. Effect and position commit together, so that a redelivery, a
+restart or a new stream changes nothing.
 """
 
 from __future__ import annotations
@@ -29,27 +29,31 @@ from infrastructure.progress import PROGRESS
 BATCH_EVENTS = 500
 
 BATCH_SECONDS = 0.1
-"""How long a batch is collected after its first message."""
+"""Time to collect a batch after its first message."""
 
 PROMPT_BATCH_SECONDS = 0.02
-"""The same of reactions: a job passes four of them before it starts."""
+"""The same for reactions. A job passes four of them before it starts."""
 
 MAX_BACKOFF_SECONDS = 5.0
 
 STANDSTILL_SECONDS = 30.0
-"""From when on the log says loudly that a consumer cannot go on; short outages are none."""
+"""Time after which a failing consumer is logged as critical."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A domain event at its place in the log."""
+    """A domain event with its notification id."""
 
     id: int
     event: Event
 
 
 class Effect(Protocol):
-    """What a consumer does with events, and how far it has got."""
+    """The port between a consumer and what it does: rows of a projection or a service's new events.
+
+    The consumer calls both methods from worker threads, one call at a time. If one raises, it
+    retries without end.
+    """
 
     name: str
 
@@ -58,16 +62,16 @@ class Effect(Protocol):
         ...
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Commit the effect of some events in order, each with its position."""
+        """Commit the effects of a batch in order, with its position. The batch is never empty."""
         ...
 
 
 class UnknownPosition(Exception):
-    """A consumer's position is no event of the log."""
+    """The log has no event at a consumer's position."""
 
 
 class OrderedConsumer:
-    """Feeds one effect from the stream, and from the log where the stream has less."""
+    """Feeds one effect from the stream, and from the log where the stream is incomplete."""
 
     def __init__(self, effect: Effect, log: EventLog, batch_seconds: float = BATCH_SECONDS) -> None:
         self.effect, self._batch_seconds = effect, batch_seconds
@@ -76,7 +80,7 @@ class OrderedConsumer:
         self._logger = logging.getLogger(f"consumer.{effect.name}")
 
     def subscribe(self, broker: NatsBroker) -> None:
-        """Consume from the bus once the broker starts."""
+        """Consume from the bus when the broker starts."""
         subscriber = broker.subscriber(
             self.durable.filter_subject,
             stream=JStream(EVENTS, declare=False),
@@ -93,15 +97,14 @@ class OrderedConsumer:
             await message.ack()
 
     async def begin(self) -> None:
-        """Apply what the log has and no message brings: rows that were dropped are folded anew.
+        """Apply events of the log whose messages were acknowledged before, such as after a rebuild.
 
-        Their messages were acknowledged long ago. May run beside `subscribe`, for an effect that
-        skips what it has.
+        It may run beside `subscribe` if the effect skips events up to its position.
         """
         await self._until_done(self.catch_up, "the log")
 
     async def _until_done(self, step: Callable[[], object], what: str) -> None:
-        """Try until a step is done: an ordered consumer has nothing else to do."""
+        """Run a step until it succeeds: an ordered consumer cannot skip it."""
         backoff, since = 0.1, time.monotonic()
         while True:
             try:
@@ -113,7 +116,7 @@ class OrderedConsumer:
                 standstill = seconds > STANDSTILL_SECONDS
                 self._logger.log(
                     logging.CRITICAL if standstill else logging.ERROR,
-                    "STANDS STILL for %.0f s: %s" if standstill else "trying again for %.0f s: %s",
+                    "STUCK for %.0f s: %s" if standstill else "retrying for %.0f s: %s",
                     *(seconds, what),
                     exc_info=True,
                 )
@@ -121,11 +124,11 @@ class OrderedConsumer:
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
-        """Apply a batch of the stream, or of the log where the stream differs from it.
+        """Apply a batch of the stream, or of the log where the two differ.
 
-        A batch may mix messages that are redelivered with new ones, in any order. After a restore
-        of the database the stream may have events that the log lacks. The relay appends only to a
-        stream whose end is in the log, so that a batch is of the log if its last event is.
+        A batch may mix redelivered and new messages in any order. After a restore of the database
+        the stream may have events that the log lacks. The relay only appends to a stream whose end
+        is in the log, so the whole batch is in the log if its last event is.
         """
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}
@@ -135,7 +138,7 @@ class OrderedConsumer:
         last = ordered[-1]
         if not last.wraps(notification_at(self._log, last.id)):
             self._logger.error(
-                "the stream has event %d (%s), which the log lacks; reading the log instead",
+                "the log lacks event %d (%s) of the stream; reading the log instead",
                 *(last.id, last.topic),
             )
             self.catch_up(stop=last.id)
@@ -145,7 +148,7 @@ class OrderedConsumer:
             self.catch_up(stop=last.id)
 
     def catch_up(self, stop: int | None = None) -> int:
-        """Apply the log from the position on, up to `stop` or its end; returns how many."""
+        """Apply the log after the position, up to `stop` or its end. Returns the event count."""
         applied, position = 0, self._position()
         while batch := self._log.recorder.select_notifications(
             start=position, stop=stop, limit=BATCH_EVENTS, inclusive_of_start=False
@@ -155,12 +158,12 @@ class OrderedConsumer:
         return applied
 
     def _position(self) -> int:
-        """The effect's position. Raises UnknownPosition if the log has no such event."""
+        """The effect's position. Raises UnknownPosition if the log lacks its event."""
         position = self.effect.position()
         if position > 0 and notification_at(self._log, position) is None:
             raise UnknownPosition(
-                f"{self.effect.name} has seen event {position}, which the log lacks: its rows are "
-                "of another state of the log. Restore the whole database from one backup."
+                f"The log lacks event {position}, which {self.effect.name} has applied. "
+                "Restore the whole database from one backup."
             )
         return position
 
@@ -171,11 +174,11 @@ class OrderedConsumer:
 def subscribe_batches(
     broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[object]], None]
 ) -> None:
-    """Consume a stream that is not the event log: reports and measurements.
+    """Consume batches of reports or measurements.
 
-    `keep` runs in a thread and must be idempotent; a batch that it cannot keep comes again, so it
-    has to drop by itself what it can never keep. It gets only what names the segment of its
-    subject: NATS lets a trainer publish on its own segment's subjects, whatever a message says.
+    `keep` runs in a thread and must be idempotent. If it raises, the batch is redelivered, so it
+    must drop messages that it can never store. It only gets messages that name the segment of their
+    subject: NATS restricts a trainer's subjects, but not the content.
     """
     logger = logging.getLogger(f"consumer.{durable.name}")
 
@@ -194,12 +197,12 @@ def subscribe_batches(
             if names_subject(subject, content):
                 own.append(content)
             else:
-                logger.warning("dropping a message on %s that names another segment", subject)
+                logger.warning("dropping a message on %s, which names another segment", subject)
         try:
             with PROGRESS.step(durable.name):
                 await asyncio.to_thread(keep, own)
         except Exception:
-            logger.exception("a batch of %s comes again", len(messages))
+            logger.exception("a batch of %s failed; it is redelivered", len(messages))
             await message.nack(delay=1)
         else:
             await message.ack()
@@ -214,7 +217,7 @@ def names_subject(subject: str, content: object) -> bool:
 
 
 def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
-    """Whether each event follows the one before it in the log, the first one the position."""
+    """True if each event directly follows the one before, and the first follows the position."""
     for envelope in envelopes:
         if envelope.prev_id != position:
             return False
@@ -223,7 +226,7 @@ def _is_gapless(position: int, envelopes: Sequence[Envelope]) -> bool:
 
 
 def recorded(log: EventLog, notification: Notification) -> Recorded:
-    """The domain event that a notification holds."""
+    """The domain event of a notification."""
     event = log.mapper.to_domain_event(notification)
     assert isinstance(event, Event)
     return Recorded(notification.id, event)

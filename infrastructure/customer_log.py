@@ -1,4 +1,4 @@
-"""Text of trainers as customers may see it: no traces, and nothing of the server's file system."""
+"""Filters trainers' output for customers: no stack traces and no paths of the server."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TRACE = re.compile(
         |^(?:Current\ )?[Tt]hread\ 0x|^Extension\ modules:""",
     re.VERBOSE,
 )
-"""Lines of a stack trace. Each line of a trainer's own log begins with its level."""
+"""Lines of a stack trace. Other lines of a trainer's log start with their level."""
 
 
 def without_paths(text: str) -> str:
-    """Text with each absolute path cut to its last part: `…/adapter_model.safetensors`."""
+    """The text with absolute paths cut to their last part, such as `…/model.safetensors`."""
     return PATH.sub(lambda path: f"…/{path['name']}", text)
 
 
 def customer_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Those lines of a trainer's output that are no stack trace, without the server's paths."""
+    """The lines of a trainer's output without stack traces and paths of the server."""
     return (without_paths(line) for line in lines if line and not TRACE.match(line))

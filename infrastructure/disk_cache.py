@@ -1,9 +1,8 @@
-"""What a machine's disk holds and can be made again: the least recently used goes, in use nothing.
+"""LRU disk cache of base model copies and compiled kernels. Entries in use are never evicted.
 
-Who uses a folder holds a shared lock on it, which ends with its process, however that ends. Who
-deletes takes the exclusive one, if nobody holds any, and a copy is out of sight before it lets go.
-So nothing that is in use is deleted, and who comes a moment too late finds no copy and makes
-another, never half of one.
+A process that uses a folder holds a shared lock on it, which ends with the process. Eviction needs
+the exclusive lock and never waits for it. A copy is renamed before its lock is released, so that no
+process finds half of one.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from typing import NamedTuple
 GIB = 1024**3
 
 MODELS = "models"
-"""Of a machine's cache, where copies of base models are."""
+"""Folder of the cache with copies of base models."""
 
 COPY = re.compile(r"[0-9a-f]{64}")
-"""A copy's name: the hash of its manifest."""
+"""Name of a copy: the hash of its manifest."""
 
 KERNEL = re.compile(r"[a-z2-7]{51,52}(\..+)?|\.\d+\.\d+\.tmp")
-"""A file's name that torch's compiler keeps, a hash; or that it was writing when it was killed."""
+"""Name of a compiled kernel, a hash, or of a file that a killed compiler left."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What had to go, and what is left of its kind."""
+    """Number and size of evicted entries, and size of the rest."""
 
     count: int = 0
     bytes: int = 0
     left_bytes: int = 0
 
     def one(self, size: int) -> Deleted:
-        """With one more, of so many bytes."""
+        """The same with one more entry of `size` bytes."""
         return Deleted(self.count + 1, self.bytes + size, self.left_bytes - size)
 
 
@@ -51,10 +50,10 @@ class _File(NamedTuple):
 
 
 def hold(folder: Path) -> int | None:
-    """Have a folder not deleted until the handle that is returned is closed; None: it is not there.
+    """Lock a folder against eviction. Returns a file descriptor to close, or None without a folder.
 
-    Who compiles holds the whole folder of kernels. Waits, if at all, for what is being deleted at
-    this moment. Where a file system has no locks, nothing is deleted, and nothing need be held.
+    A compiling process locks the whole folder of kernels. The call waits for an eviction that is
+    in progress. Without file locks nothing is evicted, and none is needed.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -63,8 +62,8 @@ def hold(folder: Path) -> int | None:
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_SH)
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(handle), folder.stat()):  # else it was put out of sight
-            with suppress(PermissionError):  # somebody else's
+        if os.path.samestat(os.fstat(handle), folder.stat()):  # otherwise it was renamed
+            with suppress(PermissionError):  # owned by another user
                 os.utime(handle)
             return handle
     os.close(handle)
@@ -72,29 +71,29 @@ def hold(folder: Path) -> int | None:
 
 
 def partial_of(copy: Path) -> Path:
-    """Where this process makes a copy, which it holds, or deletes it; see `delete_killed`."""
+    """Path at which this process makes or deletes a copy. See `delete_killed`."""
     return copy.with_name(f"{copy.name}.{os.getpid()}")
 
 
 def delete_killed(folder: Path) -> None:
-    """Delete the copies that a process had half made, or half deleted, when it was killed."""
+    """Delete the partial copies of killed processes."""
     for other in folder.glob("*.*"):
         name, _, process = other.name.rpartition(".")
         if COPY.fullmatch(name) and process.isdecimal():
-            with suppress(OSError), _unused(other) as unused:  # a file of that name is not ours
+            with suppress(OSError), _unused(other) as unused:  # such as a file of that name
                 if unused:
                     shutil.rmtree(other, ignore_errors=True)
 
 
 def trim_copies(folder: Path, most_bytes: int) -> Deleted:
-    """Delete copies that nobody uses, the least recently used first, until so much is left."""
+    """Evict unused copies, least recently used first, until `most_bytes` are left."""
     delete_killed(folder)
     copies = sorted(_copies(folder))
     deleted = Deleted(left_bytes=sum(copy.size for copy in copies))
     for _, copy, size in copies:
         with _unused(copy) as unused:
             if not unused:
-                os.utime(copy)  # whenever that began, it was used until now
+                os.utime(copy)  # it is in use now
                 continue
             if deleted.left_bytes <= most_bytes:
                 continue
@@ -112,10 +111,10 @@ def _copies(folder: Path) -> Iterator[_File]:
 
 
 def trim_kernels(folder: Path, most_bytes: int) -> Deleted:
-    """Delete what the compiler kept, the least recently used first, until so much is left.
+    """Evict compiled kernels, least recently used first, until `most_bytes` are left.
 
-    The compiler makes anew what it misses. What it was asked for it has to find a moment later, so
-    that nothing is deleted while it works anywhere; what was loaded is in memory.
+    A compiler expects to find a kernel right after writing it, so that nothing is evicted while
+    one works. Loaded kernels are in memory.
     """
     kernels = sorted(_kernels(folder))
     deleted = Deleted(left_bytes=sum(kernel.size for kernel in kernels))
@@ -126,19 +125,19 @@ def trim_kernels(folder: Path, most_bytes: int) -> Deleted:
             if not unused or deleted.left_bytes <= most_bytes:
                 break
             kernel.unlink(missing_ok=True)
-            with suppress(OSError):  # others are in it
+            with suppress(OSError):  # it has other files
                 kernel.parent.rmdir()
             deleted = deleted.one(size)
     return deleted
 
 
 def _kernels(folder: Path) -> Iterator[_File]:
-    """The compiler's files, with when they were read or written, as far as the disk notes that."""
+    """The compiler's files with their last use, as far as the file system records it."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names if KERNEL.fullmatch(name)):
             try:
                 found = path.lstat()
-            except FileNotFoundError:  # it had another name while it was written
+            except FileNotFoundError:  # it was renamed meanwhile
                 continue
             if stat.S_ISREG(found.st_mode) and path.parent != folder:
                 yield _File(max(found.st_atime, found.st_mtime), path, found.st_size)
@@ -146,11 +145,11 @@ def _kernels(folder: Path) -> Iterator[_File]:
 
 @contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
-    """Whether nobody uses a folder; if so, nobody begins to before this is over."""
+    """Yield True if the folder is unused. Then it stays unused until the block ends."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it is in use, or there are no locks here to know by
+    except OSError:  # in use, or no file locks here
         unused = False
     else:
         unused = True

@@ -1,4 +1,4 @@
-"""Drafts of jobs that nobody approved yet, one for each account: deletable, so not in the log."""
+"""Drafts of jobs, one per account. They must be deletable and so are not in the log."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ALTER TABLE job_drafts ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT
 
 
 class Revision(NamedTuple):
-    """Which form a draft is of: the tab that shows it, and how often it was changed there."""
+    """The tab of a draft's form, and the number of changes there."""
 
     tab: str
     number: int
 
 
 def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
-    """The fields of an account's draft, as they were typed."""
+    """The fields of an account's draft as typed, or None."""
     row = connection.execute(
         "SELECT fields FROM job_drafts WHERE account_id = %s AND fields <> '{}'", [account_id]
     ).fetchone()
@@ -39,7 +39,7 @@ def draft_of(connection: Connection, account_id: UUID) -> dict[str, Any] | None:
 def save_draft(
     connection: Connection, account_id: UUID, fields: Mapping[str, Any], revision: Revision
 ) -> None:
-    """Keep a draft in place of the one before it, unless that is a later one of the same tab."""
+    """Replace an account's draft, unless it is a later one of the same tab."""
     connection.execute(
         "INSERT INTO job_drafts (account_id, fields, saved_at, tab, revision) "
         "VALUES (%s, %s, now(), %s, %s) ON CONFLICT (account_id) DO UPDATE SET "
@@ -51,9 +51,9 @@ def save_draft(
 
 
 def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
-    """Forget the draft of a form that made a job; what another tab saved meanwhile stays.
+    """Clear the draft of a form that started a job, unless another tab has saved one since.
 
-    The revision is remembered: what was on its way before the approval is not kept after it.
+    The revision is kept, so that a delayed save of the same form is ignored.
     """
     connection.execute(
         "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "
@@ -63,5 +63,5 @@ def close_draft(connection: Connection, account_id: UUID, revision: Revision) ->
 
 
 def delete_draft(connection: Connection, account_id: UUID) -> None:
-    """Forget an account's draft."""
+    """Delete an account's draft."""
     connection.execute("DELETE FROM job_drafts WHERE account_id = %s", [account_id])

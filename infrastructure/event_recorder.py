@@ -1,4 +1,4 @@
-"""The event store's recorder, with a fence for former leaders and no retries on a full disk."""
+"""The event store's recorder. It refuses former leaders and fails at once on a full disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infrastructure.leadership import LOST, Leadership
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.2
-"""As the library's own retries, which a full disk would take 2 s for."""
+"""Retries like the library's own, which would also retry on a full disk."""
 
 T = TypeVar("T")
 
@@ -32,22 +32,22 @@ _insert_events = inspect.unwrap(PostgresApplicationRecorder.insert_events)
 
 
 class EventRecorder(PostgresProcessRecorder):
-    """Saves events and positions, as the leader of a name if `leadership` is set."""
+    """Saves events and positions. With `leadership`, every save requires the lead."""
 
     leadership: Leadership | None = None
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """Save in one transaction; returns notification ids.
+        """Save in one transaction. Returns notification ids.
 
-        Raises OperationalError at once if the disk is full, and after 2 s if the database is away.
-        Ends the process if another one leads.
+        Raises OperationalError at once if the disk is full, and after 2 s if the database is
+        unreachable. Ends the process if another one leads.
         """
         return self._saving(lambda: _insert_events(self, stored_events, **kwargs))
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        """Save a position alone; as `insert_events`."""
+        """Save a position alone, with the errors of `insert_events`."""
         self._saving(lambda: self._save_tracking(tracking))
 
     def _insert_events(
@@ -59,7 +59,7 @@ class EventRecorder(PostgresProcessRecorder):
 
     def _lock_table(self, curs: Cursor[DictRow]) -> None:
         super()._lock_table(curs)
-        self._require_lead(curs)  # under the lock, so that one transaction at a time holds the row
+        self._require_lead(curs)  # under the lock, so that only one transaction locks the row
 
     def _save_tracking(self, tracking: Tracking) -> None:
         with self.datastore.transaction(commit=True) as curs:
@@ -80,7 +80,7 @@ class EventRecorder(PostgresProcessRecorder):
                 return save()
             except PersistenceError as error:
                 if self.leadership is not None and sqlstate(error) == LOST:
-                    self.leadership.lost("a save was refused")
+                    self.leadership.lost("PostgreSQL refused a save")
                 transient = isinstance(error, (InterfaceError, OperationalError))
                 if not transient or is_disk_full(error) or attempt == ATTEMPTS:
                     raise
@@ -89,12 +89,12 @@ class EventRecorder(PostgresProcessRecorder):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return True if PostgreSQL found no space for what it should store."""
+    """Return True if PostgreSQL ran out of disk space."""
     return sqlstate(error) == psycopg.errors.DiskFull.sqlstate
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's code of an error, also if the library wrapped it."""
+    """The SQLSTATE of an error or of its cause, or None."""
     for each in (error, error.__cause__):
         if isinstance(each, psycopg.Error):
             return each.sqlstate

@@ -1,4 +1,4 @@
-"""What the gateway asks of serving, and what serving tells it line by line while it answers."""
+"""Messages between gateway and serving: a request for answers, and response lines."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ MAX_CHOICES = 16
 
 
 class GenerationAsked(BaseModel):
-    """A chat to be answered by what a deployment serves."""
+    """A request for answers from a deployment."""
 
     model_config = ConfigDict(frozen=True)
 
     deployment_id: UUID
-    account_id: UUID  # who asks; accounts take turns
+    account_id: UUID  # accounts take turns
     messages: list[dict[str, Any]]  # role and content as text, tool calls as OpenAI writes them
-    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # answers, each drawn by itself
-    max_tokens: int | None = None  # of an answer; None: as many as the context has room for
-    temperature: float = 1.0  # 0: the likeliest token
+    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # answers, sampled independently
+    max_tokens: int | None = None  # of an answer; None: as many as fit the context
+    temperature: float = 1.0  # 0: always the most likely token
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    ignore_end: bool = False  # go on to max_tokens; for measurements
+    ignore_end: bool = False  # generate up to max_tokens; for benchmarks
 
 
 FinishReason = Literal["stop", "length"]
 
 
 class PromptRead(BaseModel):
-    """The first line of an answer: the prompt's tokens."""
+    """First line of a response: the number of prompt tokens."""
 
     prompt_tokens: int
 
 
 class TextGrown(BaseModel):
-    """More of an answer; the last line of it says why it ended and how many tokens it has."""
+    """More text of an answer. Its last line has the finish reason and the number of tokens."""
 
     choice: int
     text: str
@@ -48,13 +48,13 @@ class TextGrown(BaseModel):
 
 
 class GenerationFailed(BaseModel):
-    """The last line of an answer that broke off."""
+    """Last line of a response that failed."""
 
-    failed: str  # a sentence for the one who asked
+    failed: str  # message for the client
 
 
 class GenerationRefused(BaseModel):
-    """Why serving answers with no lines at all, beside an HTTP status."""
+    """Body of a response with an HTTP error status."""
 
     code: str
     message: str

@@ -1,4 +1,4 @@
-"""Command keys of requests, for clients that try again without sending a key of their own."""
+"""Idempotency keys for clients that retry requests without a key."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CREATE TABLE IF NOT EXISTS request_keys (
 """
 
 KEPT = "12 minutes"
-"""How long after one attempt the next may come: the `openai` client gives each ten minutes."""
+"""Longest time between two attempts. The `openai` client has a timeout of ten minutes."""
 
 
 def give_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> None:
-    """Keep the key of a new request, also if an equal one was made before."""
+    """Store the key of a new request, even if an equal request was made before."""
     connection.execute(
         "DELETE FROM request_keys WHERE account_id = %s AND asked_at < now() - %s::interval",
         [account_id, KEPT],
@@ -34,9 +34,9 @@ def give_key(connection: Connection, account_id: UUID, request_sha256: str, key:
 
 
 def repeated_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> str:
-    """The key that the attempt just before this one got; the one given if it never arrived.
+    """The key of the previous attempt, or `key` if that never arrived.
 
-    An equal request of some time ago was no attempt of this one.
+    An equal request longer ago was not an attempt of this one.
     """
     row = connection.execute(
         "INSERT INTO request_keys AS known VALUES (%(account)s, %(request)s, %(key)s) "

@@ -1,4 +1,4 @@
-"""What the import of a base model says about it when it is complete in the model store."""
+"""The result of importing a base model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ImportedModel(BaseModel):
     name: str
     ref: str  # artifact prefix of the model's directory, with its manifest
     manifest_sha256: str
-    source: str  # as it was asked for
+    source: str  # as requested
     architecture: str  # class name, such as LlamaForCausalLM
     shape: ModelShape
     has_chat_template: bool

@@ -1,8 +1,8 @@
-"""Pulling from JetStream: an idle consumer waits, and does not ask again and again.
+"""Pull subscriptions for FastStream that wait long for a first message and briefly for more.
 
-FastStream's batch subscriber fetches for all of its timeout, whether it gets a message or not. So a
-timeout that is short enough for a job to start promptly made the many consumers of an idle EcoLink
-ask 200 times a second, which took a quarter of a core.
+FastStream's batch subscriber waits for its whole timeout, with or without messages. A job starts
+promptly only with a short timeout, with which the consumers of an idle EcoLink sent 200 requests a
+second. That took a quarter of a core.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 LINGER_SECONDS = 2.0
-"""How long a request for a first message stands. One that was lost with its connection, or whose
-consumer was deleted, is not answered for so long."""
+"""Duration of a request for a first message. A request that is lost with its connection, or whose
+consumer is deleted, takes as long to fail."""
 
 PAUSE_SECONDS = 0.2
-"""After what NATS refuses at once: FastStream asks again at once, which could hold up all else."""
+"""Pause after an error. FastStream would retry at once and could block the event loop."""
 
 
 class LingeringBroker(NatsBroker):
-    """A broker whose batch subscribers wait long for a first message, then briefly for more."""
+    """A broker whose batch subscribers use `Lingering`."""
 
     async def start(self) -> None:
-        """Connect, and begin to consume."""
+        """Connect and start consuming."""
         await super().start()
         for each in self.subscribers:
             if isinstance(each, BatchPullStreamSubscriber):
@@ -44,10 +44,9 @@ class LingeringBroker(NatsBroker):
 
 
 class Lingering:
-    """A pull subscription that gives its subscriber one whole batch at a time.
+    """A pull subscription that returns one whole batch at a time.
 
-    To be used as nats-py's is by FastStream: it calls `fetch` for what a batch lacks until its
-    timeout has passed, or until there is no more.
+    FastStream calls `fetch` until a batch is full, its timeout is over, or no message is left.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class Lingering:
         self._collect_seconds = collect_seconds
 
     async def fetch(self, batch: int, timeout: float | None = None) -> list[Msg]:  # noqa: ASYNC109  # nats-py's
-        """A first message, and what comes within the time for collecting after it.
+        """A first message and those that arrive within `collect_seconds` after it.
 
-        Raises nats-py's TimeoutError if none comes, or if this batch has been given; other errors
-        of nats-py after a pause.
+        Raises nats-py's TimeoutError if there is none, or if the batch was already returned.
+        Raises other errors of nats-py after a pause.
         """
         if batch < self._batch_size:
             raise NatsTimeoutError
@@ -76,10 +75,10 @@ class Lingering:
         while len(messages) < batch and (left := deadline - loop.time()) > 0:
             try:
                 messages += await self._pulled.fetch(batch - len(messages), left)
-            except NatsError:  # whatever it is, these messages are there; it is met again
+            except NatsError:  # return these messages; the next fetch meets the error
                 break
         return messages
 
     async def unsubscribe(self) -> None:
-        """Ask for no more."""
+        """End the subscription."""
         await self._pulled.unsubscribe()

@@ -1,9 +1,9 @@
-"""Leadership: of the processes of one name, one works and the others stand by.
+"""Leader election: one process of each name works, the others stand by.
 
-The leader holds an advisory lock in a database session of its own. PostgreSQL ends that session
-when it is idle for too long, so that a frozen or disconnected leader loses the lock. Each new
-leader has a new epoch, and every save of events checks the epoch in its own transaction: a former
-leader that wakes up cannot write.
+The leader holds an advisory lock in a database session of its own. PostgreSQL ends that session if
+it is idle for too long, so that a frozen or disconnected leader loses the lock. Each leader has a
+new epoch. Every save of events checks the epoch in its transaction, so that a former leader cannot
+write.
 """
 
 from __future__ import annotations
@@ -60,30 +60,30 @@ BEGIN
     END IF;
 END $$
 """
-"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that: what a
-leader began to save before is saved before the next leader begins.
+"""`require_lead` locks the row until its transaction ends, and `take_lead` waits for that. So a
+leader's last save commits before the next leader starts.
 
-`require_own_lead` refuses a service's role that names another service. The owner of the functions,
-which is the only role on some servers, a superuser and the operator may name any. pg_temp comes
-last in the path, or a caller's temporary table would be used in place of `leaderships`."""
+`require_own_lead` refuses a service's role that names another service. The functions' owner, which
+is the only role on some servers, superusers and the operator may name any. pg_temp comes last in
+the path, so that no temporary table of a caller replaces `leaderships`."""
 
 LOST = "EL001"
-"""SQLSTATE of a check that failed."""
+"""SQLSTATE of a failed `require_lead`."""
 
 IDLE_SECONDS = 20.0
-"""A leader that is silent for so long loses the lock, if PostgreSQL still has its session."""
+"""Idle time after which PostgreSQL ends a leader's session."""
 
 BEAT_SECONDS = 2.0
 STANDBY_SECONDS = 0.25
 EXIT_CODE = 3
 LOCK_CLASS = 0xEC0
-"""First half of the advisory locks' numbers; the second is the hash of the name."""
+"""First half of the advisory locks' keys. The second half is the hash of the name."""
 
 End = Callable[[str], None]
 
 
 class Leadership:
-    """The lead of one name. `keep` holds it from a thread; `lost` ends the process."""
+    """The lead of one name. `keep` holds it in a thread, `lost` ends the process."""
 
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
@@ -101,11 +101,11 @@ class Leadership:
                 if self._holds_lock():
                     break
                 if not waiting:
-                    self._logger.info("another %s leads; standing by", self.name)
+                    self._logger.info("another %s process leads; standing by", self.name)
                 waiting = True
             except psycopg.Error as error:
                 self._drop()
-                self._logger.warning("the lead cannot be asked for now: %s", error)
+                self._logger.warning("cannot ask for the lead, retrying: %s", error)
             time.sleep(STANDBY_SECONDS)
         row = (
             self._opened()
@@ -117,35 +117,34 @@ class Leadership:
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 
     def keep(self) -> None:
-        """Show every few seconds that this process lives, until it is closed.
+        """Renew the lead every two seconds, until it is closed.
 
-        A session that ended is replaced: if no other process led meanwhile, this one still does.
-        While the database is away, no process leads.
+        A session that ended is replaced. If no other process led meanwhile, this one still leads.
         """
         while not self._closed.wait(BEAT_SECONDS):
             try:
                 if not self._holds_lock():
-                    self._logger.warning("the lock of the last session is still held")
+                    self._logger.warning("the previous session still holds the lock")
                 self._opened().execute("SELECT require_lead(%s, %s)", [self.name, self.epoch])
             except psycopg.Error as error:
                 if error.sqlstate == LOST:
                     self.lost(str(error).partition("\n")[0])
                     break
                 self._drop()
-                self._logger.warning("the lead cannot be confirmed now: %s", error)
+                self._logger.warning("cannot confirm the lead, retrying: %s", error)
 
     def lost(self, reason: str) -> None:
-        """End the process at once: what it knows may be wrong by now."""
+        """End the process at once: its state may be outdated."""
         if not self._closed.is_set():
-            self._end(f"{self.name} no longer leads, and ends: {reason}")
+            self._end(f"{self.name} lost the lead and exits: {reason}")
 
     def close(self) -> None:
-        """Give the lead up."""
+        """Release the lead."""
         self._closed.set()
         self._drop()
 
     def _holds_lock(self) -> bool:
-        """Lock in the present session, once; PostgreSQL counts a session's repeated locks."""
+        """Take the lock once per session. PostgreSQL counts repeated locks of a session."""
         if not self._locked:
             row = (
                 self._opened()
@@ -175,7 +174,7 @@ class Leadership:
 
 @contextmanager
 def leading(settings: Settings, name: str) -> Generator[Leadership]:
-    """Wait until this process leads as `name`; while it does, the block runs."""
+    """Wait until this process leads as `name`, then run the block."""
     leadership = Leadership(settings, name)
     leadership.take()
     thread = threading.Thread(target=leadership.keep, name="leadership", daemon=True)

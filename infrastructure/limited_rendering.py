@@ -1,7 +1,7 @@
-"""Chat templates rendered by processes of their own, with limits on time, memory and length.
+"""Renders chat templates in separate processes with limits on time, memory and length.
 
-The template of an imported base is foreign code. One that loops, or that fills the memory, for some
-content fails that one rendering, whatever process asked for it.
+The template of an imported base is foreign code. If it loops or fills the memory, only that
+rendering fails.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from infrastructure.limited_process import ENVIRONMENT, INHERITED
 from infrastructure.template_rendering import ChatRefused, ChatTemplate
 
 CPU_SECONDS = 2.0
-WALL_SECONDS = 60.0  # for a machine that is busy
+WALL_SECONDS = 60.0  # on a busy machine
 MEMORY_BYTES = 512 * 1024**2
 MOST_CHARACTERS = 16 * 1024**2
 PROCESSES = 4
-KEPT_TEMPLATES = 16  # compiled, in each process
+KEPT_TEMPLATES = 16  # compiled templates in each process
 
 
 class RenderingLimitExceeded(ChatRefused):
-    """The base model's chat template does not end, or needs too much memory."""
+    """The base model's chat template exceeds its time or memory."""
 
 
 class LimitedTemplate(ChatTemplate):
@@ -49,9 +49,9 @@ class LimitedTemplate(ChatTemplate):
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """The text of messages; raises ChatRefused, also for an invalid template.
+        """The text of messages. Raises ChatRefused, also for an invalid template.
 
-        Raises RenderingLimitExceeded, of which a later rendering takes no harm.
+        Raises RenderingLimitExceeded. Later renderings are not affected.
         """
         answer = _render(
             {"template": self._template, "messages": messages, "tools": tools, "prompt": prompt}
@@ -74,11 +74,11 @@ class _Process:
 
     @property
     def lives(self) -> bool:
-        """Whether it can be asked."""
+        """True if it runs."""
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a request; raises RenderingLimitExceeded, after which it has ended."""
+        """The answer to a request. Raises RenderingLimitExceeded, which ends the process."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -95,8 +95,8 @@ class _Process:
         if not line.endswith(b"\n"):
             self.close()
             raise RenderingLimitExceeded(
-                f"the base model's chat template takes more than {CPU_SECONDS:g} s for these "
-                f"messages, or more than {MEMORY_BYTES // 1024**2} MiB"
+                f"the base model's chat template takes more than {CPU_SECONDS:g} s or "
+                f"{MEMORY_BYTES // 1024**2} MiB for these messages"
             )
         return json.loads(line)
 
@@ -129,7 +129,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _borrowed() -> _Process:
-    """A process that lives; another program may have ended an idle one."""
+    """A running process. An idle one may have been killed."""
     while _idle:
         with suppress(IndexError):  # another thread was quicker
             process = _idle.pop()
@@ -160,8 +160,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refusal": str(refusal)}
     if len(text) > MOST_CHARACTERS:
         return {
-            "refusal": f"the base model's chat template makes {len(text):,} characters of it; "
-            f"at most {MOST_CHARACTERS:,} are read"
+            "refusal": f"the base model's chat template renders {len(text):,} characters; "
+            f"the limit is {MOST_CHARACTERS:,}"
         }
     return {"text": text}
 
@@ -170,9 +170,9 @@ def _serve() -> None:
     """Answer requests until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     for line in sys.stdin.buffer:
-        # Without a handler the signal ends the process, whatever it is doing.
+        # Without a handler the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         answer = json.dumps(_answer(json.loads(line)))
         signal.setitimer(signal.ITIMER_PROF, 0)

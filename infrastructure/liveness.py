@@ -1,4 +1,4 @@
-"""Whether a process that was written down still lives; process numbers are used again."""
+"""Identifies processes across restarts, although the system reuses process ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ POLL_SECONDS = 0.02
 
 
 def birth(pid: int) -> str | None:
-    """The boot and the clock tick since it at which a process started, or None if it is gone.
+    """The boot and the clock tick at which a process started, or None if it has ended.
 
-    With the number it names a process for good. A start time would not: it moves when the
-    system's clock is set.
+    With the process id it identifies a process uniquely. A start time would not: it moves when
+    the system's clock is set.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -30,7 +30,7 @@ def birth(pid: int) -> str | None:
 
 
 def living(pid: int | None, born: str | None) -> psutil.Process | None:
-    """The process of this number and birth, or None if it has ended."""
+    """The process with this id and birth, or None if it has ended."""
     if pid is None or born is None or birth(pid) != born:
         return None
     try:
@@ -41,7 +41,7 @@ def living(pid: int | None, born: str | None) -> psutil.Process | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether a process still runs. The dead whom no parent has buried yet do not count."""
+    """True if a process runs. A zombie does not count."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -49,7 +49,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def wait_ended(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait until the processes have ended, at most `timeout` seconds; returns those that live."""
+    """Wait for processes to end, up to `timeout` seconds. Returns those that still run."""
     deadline = time.monotonic() + timeout
     left = [process for process in processes if lives(process)]
     while left and time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def wait_ended(processes: Iterable[psutil.Process], timeout: float) -> list[psut
 
 
 def kill_groups(processes: Iterable[psutil.Process]) -> None:
-    """End the process group of each process, and wait until the leaders are gone."""
+    """Kill the process group of each process, and wait for the group leaders to end."""
     ended = list(processes)
     for process in ended:
         with suppress(ProcessLookupError):

@@ -1,8 +1,8 @@
-"""The identity of the event log, and a watch on a log that is replaced under a running process.
+"""The identity of the event log, and a check that the log was not replaced.
 
-A restored database is an older state of the same log: its identity is the same, and events that
-were saved after the backup are gone, though the bus still has them. So identity tells one log from
-another, and only the events themselves tell one state of a log from another.
+A restored database has an older state of the same log. Its identity is the same, but it lacks the
+events after the backup, which the bus still has. So the identity distinguishes logs, and only the
+events distinguish states of a log.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WATCH_SECONDS = 1.0
 
 
 class LogReplaced(Exception):
-    """The log no longer has an event that this process has seen: what it remembers is wrong."""
+    """The log lost an event that this process has read."""
 
 
 def log_identity(connection: Connection) -> UUID:
     """The id that the migration gave the log. Raises RuntimeError if it has none."""
     row = connection.execute("SELECT log_id FROM log_identity").fetchone()
     if row is None:
-        raise RuntimeError("The event log has no identity: run `python -m deploy.migrate`.")
+        raise RuntimeError("The event log has no identity. Run `python -m deploy.migrate`.")
     return row["log_id"]
 
 
@@ -47,34 +47,34 @@ def notification_at(log: EventLog, position: int) -> Notification | None:
 
 
 class LogWatch:
-    """Remembers the newest event that it has seen, and looks whether the log still has it."""
+    """Checks that the log still has the newest event of the previous check."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._seen: Notification | None = None
 
-    def look(self) -> None:
-        """Look once. Raises LogReplaced."""
+    def check(self) -> None:
+        """Check once. Raises LogReplaced."""
         head = self._log.recorder.max_notification_id()
         newest = None if head is None else notification_at(self._log, head)
         seen = self._seen
         if seen is not None and notification_at(self._log, seen.id) != seen:
             raise LogReplaced(
-                f"The event log lacks event {seen.id} ({seen.topic}), which it had: the database "
-                "was replaced or restored. This process ends, to start from what the log has now."
+                f"The event log lost event {seen.id} ({seen.topic}): the database was replaced or "
+                "restored. This process exits, to restart from the present log."
             )
         self._seen = newest or seen
 
 
 async def watch_log(log: EventLog) -> None:
-    """Look every second, for ever. Raises LogReplaced, which ends a service.
+    """Check every second, until cancelled. Raises LogReplaced, which ends a service.
 
-    A service keeps aggregates in memory; after a restore it would go on from events that are gone.
+    A service caches aggregates, which are outdated after a restore.
     """
     watch, logger = LogWatch(log), logging.getLogger("log_watch")
     while True:
         try:
-            await asyncio.to_thread(watch.look)
+            await asyncio.to_thread(watch.check)
         except (PersistenceError, psycopg.Error) as error:
-            logger.info("the log cannot be read now: %s", error)
+            logger.info("cannot read the log, retrying: %s", error)
         await asyncio.sleep(WATCH_SECONDS)

@@ -1,4 +1,4 @@
-"""The present load of this machine, for estimates of jobs that its CPU will train."""
+"""Load of this machine, for estimates of jobs on its CPU."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import psutil
 
 
 def load_of(host: str) -> float | None:
-    """Processes that want a core, a mean of the last minute; None of another host than this."""
+    """Mean number of runnable processes in the last minute; None if `host` is another machine."""
     return psutil.getloadavg()[0] if host == platform.node() else None

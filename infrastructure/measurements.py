@@ -1,4 +1,4 @@
-"""Measurements: tables that are no projection and no part of a refold."""
+"""Tables of measurements, log lines and progress, which are not projections of the log."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
 
 
 def add_step(connection: Connection, step: StepMeasured) -> None:
-    """Keep one optimizer step's measurement; a redelivered one changes nothing."""
+    """Store the metrics of one optimizer step. Idempotent."""
     connection.execute(
         "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT DO NOTHING",
@@ -87,7 +87,7 @@ def add_step(connection: Connection, step: StepMeasured) -> None:
 
 
 def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> None:
-    """Keep what an evaluation measured; a redelivered one changes nothing."""
+    """Store the metrics of an evaluation. Idempotent."""
     connection.execute(
         "INSERT INTO evaluation_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT DO NOTHING",
@@ -109,7 +109,7 @@ def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> No
 def evaluations_of(
     connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A job's evaluations after a step, in order; of one that was made twice, the last."""
+    """A job's evaluations after a step, in order. Of a repeated one, the last."""
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM evaluation_measurements "
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
@@ -120,9 +120,9 @@ def evaluations_of(
 def last_evaluations_of(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Any]]:
-    """The newest evaluation of each job's adapter, in the last segment that made one.
+    """The newest evaluation of each job's adapter, in the last segment with one.
 
-    That of step 0 is the base's, made at the end to compare with.
+    Step 0 is the base's evaluation, made at the end for comparison.
     """
     return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 
@@ -130,7 +130,7 @@ def last_evaluations_of(
 def steps_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A job's steps after one, in order; of a step that was taken twice, the last."""
+    """A job's steps after one, in order. Of a repeated step, the last."""
     return connection.execute(
         "SELECT DISTINCT ON (step) * FROM step_measurements "
         "WHERE job_id = %s AND step > %s ORDER BY step, segment DESC LIMIT %s",
@@ -139,7 +139,7 @@ def steps_of(
 
 
 class MeasuredStep(NamedTuple):
-    """The loss of one optimizer step, and the launch that took it."""
+    """The loss of one optimizer step, and its segment."""
 
     step: int
     segment: int
@@ -148,9 +148,9 @@ class MeasuredStep(NamedTuple):
 
 
 def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
-    """The losses of a job's steps in order, without those that a later launch began before.
+    """The losses of a job's steps in order, without those that a later segment repeated.
 
-    A long job has a million steps: they come as plain tuples, in the binary format.
+    Rows are plain tuples in the binary format, because a long job has a million steps.
     """
     standing: list[MeasuredStep] = []
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
@@ -162,13 +162,13 @@ def losses_of(connection: Connection, job_id: UUID) -> list[MeasuredStep]:
         for row in cursor:
             step = MeasuredStep(*row)
             while standing and standing[-1].step >= step.step:
-                standing.pop()  # a crash undid it: it is taken again, or never will be
+                standing.pop()  # a crash undid it
             standing.append(step)
     return standing
 
 
 def last_steps_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """The newest step of each job, in the last segment that took one."""
+    """The newest step of each job, in the last segment with one."""
     return _newest(connection, "step_measurements", "true", job_ids)
 
 
@@ -185,14 +185,14 @@ def _newest(
 
 
 class StepsTaken(NamedTuple):
-    """Steps of a job that were measured, and their tokens without padding."""
+    """Number of measured steps of a job, and their tokens without padding."""
 
     steps: int
     tokens: int
 
 
 def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, StepsTaken]:
-    """What was measured of jobs; a step that was taken twice counts once."""
+    """Measured steps of jobs. A repeated step counts once."""
     rows = connection.execute(
         "SELECT job_id, count(*) AS steps, sum(tokens)::bigint AS tokens FROM ("
         "SELECT DISTINCT ON (job_id, step) job_id, tokens FROM step_measurements "
@@ -203,7 +203,7 @@ def steps_taken(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, S
 
 
 def add_log_line(connection: Connection, line: LogLine) -> None:
-    """Keep one line of a trainer's log; a redelivered one changes nothing."""
+    """Store one line of a trainer's log. Idempotent."""
     connection.execute(
         "INSERT INTO log_lines VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         [line.job_id, line.segment, line.n, line.level, line.text, line.logged_at],
@@ -226,7 +226,7 @@ def log_lines_of(connection: Connection, job_id: UUID, limit: int = 200) -> list
 
 
 Place = tuple[int, int]
-"""Where a measurement stands: its segment, and its step or the number of its line."""
+"""Position of a measurement: its segment, and its step or line number."""
 
 NEWEST: dict[str, LiteralString] = {
     "step_measurements": "step, train_loss AS loss, smoothed_loss AS smoothed",
@@ -238,10 +238,10 @@ NEWEST: dict[str, LiteralString] = {
 def newest_of(
     connection: Connection, table: str, known: Mapping[UUID, Place], limit: int
 ) -> dict[UUID, list[dict[str, Any]]]:
-    """What some jobs measured, or logged, behind a place of each, in order; the newest of it.
+    """The newest rows of each job after its known place, in order, with one query.
 
-    One query for all of them. With `limit` of a job there may have been more before. The base's
-    evaluation has the first place of its launch but is made last: it always comes along.
+    A job with `limit` rows may have more before them. The base's evaluation, which has the first
+    place of its segment but is made last, is always included.
     """
     columns = NEWEST[table]
     number = columns.partition(",")[0]
@@ -266,7 +266,7 @@ def newest_of(
 def add_evidence(
     connection: Connection, job_id: UUID, segment: int, elapsed_seconds: float
 ) -> None:
-    """Keep the longest segment time that was shown; it only grows."""
+    """Store the longest elapsed time that a segment has shown."""
     connection.execute(
         "INSERT INTO segment_evidence AS known VALUES (%s, %s, %s) "
         "ON CONFLICT (job_id, segment) DO UPDATE "
@@ -278,7 +278,7 @@ def add_evidence(
 def set_progress(
     connection: Connection, dataset_id: UUID, lines: int, done_bytes: int, total_bytes: int
 ) -> None:
-    """Say how far the validation of a dataset has got."""
+    """Store the progress of a dataset's validation."""
     connection.execute(
         "INSERT INTO dataset_progress VALUES (%s, %s, %s, %s) ON CONFLICT (dataset_id) "
         "DO UPDATE SET lines = excluded.lines, bytes = excluded.bytes",
@@ -287,7 +287,7 @@ def set_progress(
 
 
 def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | None:
-    """How far the validation of a dataset has got."""
+    """The progress of a dataset's validation, or None."""
     return connection.execute(
         "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
         [dataset_id],

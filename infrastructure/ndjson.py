@@ -1,4 +1,4 @@
-"""Lines of bytes that come in chunks: a newline ends one, and nothing else does."""
+"""Splits chunks of bytes into lines at newlines only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines without their ends; memory is bounded by a chunk and a line.
+    """The lines without newlines, with memory for one chunk and one line.
 
-    httpx's own end at U+2028 and others as well, as `str.splitlines` does, and JSON may have those.
+    httpx also splits at U+2028 and others, like `str.splitlines`, but JSON may contain those.
     """
     rest = b""
     for chunk in chunks:
@@ -19,7 +19,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 async def lines_as_they_come(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The same of chunks that are waited for."""
+    """The lines of asynchronous chunks."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

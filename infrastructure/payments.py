@@ -1,4 +1,4 @@
-"""The port to payment providers: what confirms that money arrived, before a balance shows it."""
+"""The port to payment providers, which confirm payments before a balance changes."""
 
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ TEST_LEAST_MICROS, TEST_MOST_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
 
 
 class PaymentProvider(Protocol):
-    """Says what was paid. Asked again for the same reference it says the same."""
+    """Confirms payments.
+
+    Top-ups call `receipt` once per request, and again when a client retries. The same reference
+    must give the same receipt.
+    """
 
     name: str
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """The payment with this reference; raises Invalid when it is not a payment of the amount.
+        """The payment with this reference. Raises Invalid if it is not a payment of the amount.
 
-        `amount_micros` is what the caller believes was paid, micro-dollars.
+        `amount_micros` is the amount that the caller claims, in micro-dollars.
         """
         ...
 
 
 class ManualProvider:
-    """Money that arrived outside of the platform, such as by bank transfer.
+    """Money that arrived outside of the platform, such as a bank transfer.
 
-    Who calls is an operator, and vouches for it.
+    The caller is an operator, who vouches for it.
     """
 
     name = "manual"
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """The payment as the operator says it is; raises Invalid for a malformed reference."""
+        """The payment as the operator states it. Raises Invalid for a malformed reference."""
         return Receipt(
             provider=self.name, reference=reference_of(reference), amount_micros=amount_micros
         )
 
 
 class TestProvider:
-    """Payments behind which no money is, for trying the platform out; their references say so."""
+    """Payments without money, for trials. Their references start with `test payment`."""
 
     name = TEST_PROVIDER
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Always paid; raises Invalid for an amount out of bounds or a malformed reference."""
+        """Always paid. Raises Invalid for an amount out of bounds or a malformed reference."""
         if not TEST_LEAST_MICROS <= amount_micros <= TEST_MOST_MICROS:
             bounds = f"{dollars(TEST_LEAST_MICROS)} to {dollars(TEST_MOST_MICROS)}"
-            raise Invalid(f"a test payment is {bounds}", field="amount")
+            raise Invalid(
+                f"The amount {dollars(amount_micros)} is out of bounds. Enter {bounds}.",
+                field="amount",
+            )
         return Receipt(
             provider=self.name,
             reference=reference_of(f"test payment {reference}"),
@@ -62,7 +69,7 @@ class TestProvider:
 PROVIDERS: dict[str, PaymentProvider] = {
     each.name: each for each in (ManualProvider(), TestProvider())
 }
-"""Every provider by its name."""
+"""Payment providers by name."""
 
 
 def holders_provider(settings: Settings) -> PaymentProvider | None:
@@ -71,14 +78,15 @@ def holders_provider(settings: Settings) -> PaymentProvider | None:
 
 
 def provider_named(settings: Settings, name: str) -> PaymentProvider:
-    """The provider with a name; raises Invalid if there is none, or it is switched off."""
+    """The provider with a name. Raises Invalid if it is unknown or disabled."""
     if name == TEST_PROVIDER and not settings.test_payments:
         raise Invalid(
-            "test payments are off; set ECOLINK_TEST_PAYMENTS to try EcoLink out with them",
+            "Test payments are disabled. Set ECOLINK_TEST_PAYMENTS=true to enable them.",
             field="provider",
         )
     if name not in PROVIDERS:
         raise Invalid(
-            f"no payment provider {name!r}; choose from {', '.join(PROVIDERS)}", field="provider"
+            f"Unknown payment provider {name!r}. Use one of: {', '.join(PROVIDERS)}.",
+            field="provider",
         )
     return PROVIDERS[name]

@@ -1,7 +1,7 @@
-"""Progress: a process watches its own loops, shows that it lives, and ends itself if one hangs.
+"""A watchdog thread that ends a process whose event loop or work hangs.
 
-A thread touches a file every second, for the supervisor to see. If the event loop or a step of
-work takes too long, it writes every thread's stack to standard error and ends the process.
+Every second it touches a file, which the supervisor checks. If the event loop or a step of work
+takes too long, it writes all threads' stacks to standard error and ends the process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from infrastructure.settings import Settings
 
 BEAT_SECONDS = 1.0
 LONGEST_GAP_SECONDS = 10.0
-"""Time between two looks that counts; in a longer gap the whole process was frozen."""
+"""Longest time between two checks that counts. In a longer gap the process was frozen."""
 
 EXIT_CODE = 6
 
 
 @dataclass
 class Activity:
-    """What has to end, or to be renewed, within some seconds."""
+    """Something that must end, or be renewed, within `most_seconds`."""
 
     name: str
     most_seconds: float
@@ -47,7 +47,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Generator[None]:
-        """Do a piece of work that must end within `step_seconds`."""
+        """Run the block, which must end within `step_seconds`."""
         number = next(self._numbers)
         self._activities[number] = Activity(name, self.step_seconds)
         try:
@@ -56,7 +56,7 @@ class Progress:
             self._activities.pop(number, None)
 
     async def beat(self) -> None:
-        """Show for ever that the running event loop turns."""
+        """Renew the activity of the running event loop, until cancelled."""
         activity = Activity("the event loop", self.loop_seconds)
         number = next(self._numbers)
         self._activities[number] = activity
@@ -68,7 +68,7 @@ class Progress:
             self._activities.pop(number, None)
 
     def overdue(self, passed_seconds: float) -> Activity | None:
-        """Let time pass; returns an activity that takes too long."""
+        """Add passed time to all activities. Returns one that takes too long, or None."""
         late = None
         for activity in list(self._activities.values()):
             activity.seconds += min(passed_seconds, LONGEST_GAP_SECONDS)
@@ -78,7 +78,7 @@ class Progress:
 
 
 PROGRESS = Progress()
-"""Of this process."""
+"""The activities of this process."""
 
 
 def watch(settings: Settings) -> None:
@@ -101,7 +101,7 @@ def _watch(beat_file: Path | None) -> None:
         last = now
         if late is not None:
             logging.getLogger("progress").critical(
-                "%s hangs for %.0f s; the process ends, stacks follow", late.name, late.seconds
+                "%s hangs for %.0f s; the process exits; stacks follow", late.name, late.seconds
             )
             faulthandler.dump_traceback(all_threads=True)
             os._exit(EXIT_CODE)

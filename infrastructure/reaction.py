@@ -1,4 +1,4 @@
-"""Reactions: new events that follow from events, committed with the position that they answer."""
+"""Runs reactions: events cause new events, which commit with the consumer's position."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from infrastructure.consumer import Recorded, recorded
 from infrastructure.store import Connection
 
 React = Callable[[Event], Sequence[Aggregate]]
-"""Answers an event with the aggregates to save. What it does besides must be idempotent."""
+"""Returns the aggregates to save after an event. Its other effects must be idempotent."""
 
 ATTEMPTS = 5
 ATTEMPT_PAUSE_SECONDS = 0.1
 
 CONFLICT_ATTEMPTS = 30
 CONFLICT_PAUSE_SECONDS = 0.1
-"""Losing a race says nothing against an event, and parking it stops its aggregate, which may be a
-GPU pool: so there are many attempts, with pauses of random length in which rivals part."""
+"""Attempts after version conflicts, with random pauses. There are many, because parking an event
+stops its aggregate, which may be a GPU pool."""
 
 REPLAY_SECONDS = 2.0
-"""How often a service looks for parked events that are to be answered again."""
+"""Interval at which a service replays parked events on request."""
 
 STORE_PAUSE_SECONDS = 10.0
-"""How long an event waits that needs the artifact store, when that is away again."""
+"""Pause of an event while the artifact store is unreachable."""
 
 UNREACHABLE = (
     OperationalError,
@@ -47,7 +47,9 @@ UNREACHABLE = (
     NatsError,
     TimeoutError,
 )
-"""The store or the bus is away. That is no fault of an event: it waits, and is not parked."""
+"""Errors of an unreachable database or bus. The event is retried, not parked."""
+
+BEHIND_PARKED = "An earlier event of this aggregate is parked."
 
 PARKED_DDL = """
 CREATE TABLE IF NOT EXISTS parked_reactions (
@@ -66,9 +68,9 @@ CREATE TABLE IF NOT EXISTS parked_reactions (
 class ReactionEffect:
     """Runs a service's reactions in order.
 
-    A reaction that keeps failing is parked, and with it the later events of its aggregate, where
-    an operator sees it and has it replayed; other aggregates go on. One that fails for want of the
-    artifact store is parked as well, and replayed by itself until it succeeds.
+    If a reaction keeps failing, its event is parked with the later events of its aggregate, until
+    an operator requests a replay. Other aggregates continue. If the artifact store is unreachable,
+    the parked events are replayed automatically.
     """
 
     def __init__(
@@ -85,30 +87,30 @@ class ReactionEffect:
         self._react = react
         self._connect = connect
         self._logger = logging.getLogger(f"reaction.{name}")
-        self._paused_until: dict[UUID, float] = {}  # aggregates that the store was away for
+        self._paused_until: dict[UUID, float] = {}  # aggregates that wait for the artifact store
 
     def position(self) -> int:
-        """Notification id of the last event that was answered."""
+        """Notification id of the last event that was processed."""
         return self._log.process_recorder.max_tracking_id(self.name) or 0
 
     def apply(self, batch: Sequence[Recorded]) -> None:
-        """Answer each event; those that need no answer move the position once, at the end."""
+        """React to each event. Events without a reaction move the position once, at the end."""
         parked = self._parked_originators()
         for item in batch:
             if item.event.originator_id in parked and self._park_behind(item):
                 continue
             try:
-                self._answer(item, Tracking(self.name, item.id))
+                self._react_and_save(item, Tracking(self.name, item.id))
             except UNREACHABLE:
                 raise
             except Exception as error:
                 away = _is_store_away(error)
                 self._logger.error(
-                    "PARKED %s %s, and with it the later events of %s: %s; `ecolink events parked`",
+                    "PARKED %s %s and the later events of %s: %s; see `ecolink events parked`",
                     item.id,
                     item.event.TOPIC,
                     item.event.originator_id,
-                    "it is tried again by itself" if away else "an operator has to see to it",
+                    "it is retried automatically" if away else "it needs an operator",
                     exc_info=True,
                 )
                 self._park(item, _sentence(error), replay=away)
@@ -117,9 +119,9 @@ class ReactionEffect:
             self._log.process_recorder.insert_tracking(Tracking(self.name, batch[-1].id))
 
     def replay_requested(self) -> int:
-        """Answer the parked events that are to be replayed, in order; returns how many.
+        """Replay the requested parked events in order. Returns how many succeeded.
 
-        One that fails again stays parked, with its error and the later events of its aggregate.
+        If one fails again, it stays parked with the later events of its aggregate.
         """
         replayed, failed, now = 0, set[UUID](), time.monotonic()
         self._paused_until = {id: end for id, end in self._paused_until.items() if end > now}
@@ -128,7 +130,7 @@ class ReactionEffect:
                 if row["originator_id"] in failed | self._paused_until.keys():
                     continue
                 try:
-                    self._answer(self._recorded_at(row["notification_id"]), None)
+                    self._react_and_save(self._recorded_at(row["notification_id"]), None)
                 except UNREACHABLE:
                     raise
                 except Exception as error:
@@ -145,7 +147,7 @@ class ReactionEffect:
         return replayed
 
     def _requested(self, connection: Connection) -> list[dict[str, Any]]:
-        """Requested events in order; an earlier one of the same aggregate goes first."""
+        """Requested events in order, without those behind an unrequested one of their aggregate."""
         return connection.execute(
             "SELECT notification_id, originator_id FROM parked_reactions AS parked "
             "WHERE consumer = %(consumer)s AND replay AND NOT EXISTS ("
@@ -174,7 +176,7 @@ class ReactionEffect:
             [error, self.name, originator_id],
         )
 
-    def _answer(self, item: Recorded, tracking: Tracking | None) -> None:
+    def _react_and_save(self, item: Recorded, tracking: Tracking | None) -> None:
         cause = Cause(
             actor=f"service:{self.name}",
             command_id=f"{self.name}:{item.id}",
@@ -193,7 +195,7 @@ class ReactionEffect:
                 raise
             except VersionConflict:
                 if tracking is not None and self.position() >= item.id:
-                    return  # another process of this service has answered it
+                    return  # another process of this service was first
                 conflicts += 1
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
@@ -223,9 +225,9 @@ class ReactionEffect:
             )
 
     def _park_behind(self, item: Recorded) -> bool:
-        """Park an event behind its aggregate's first one, to be replayed if that one is.
+        """Park an event behind an earlier one of its aggregate, to be replayed with it.
 
-        False if none is parked any more: a replay may end while a batch is being answered.
+        Returns False if none is parked: a replay may have ended meanwhile.
         """
         event = item.event
         with self._connect() as connection:
@@ -241,14 +243,14 @@ class ReactionEffect:
                     "id": item.id,
                     "originator": event.originator_id,
                     "topic": event.TOPIC,
-                    "error": "an earlier event of this aggregate is parked",
+                    "error": BEHIND_PARKED,
                 },
             ).fetchone()
         return row is not None
 
 
 def _is_store_away(error: Exception) -> bool:
-    """Whether the artifact store failed, which is no fault of the event that needed it."""
+    """True if the artifact store is unreachable."""
     return isinstance(error, STORE_ERRORS) and not isinstance(error, FileNotFoundError)
 
 
@@ -257,7 +259,7 @@ def _sentence(error: Exception) -> str:
 
 
 def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
-    """Every parked event, the one that is parked longest first."""
+    """All parked events, oldest first."""
     return connection.execute(
         "SELECT * FROM parked_reactions ORDER BY parked_at, consumer, notification_id"
     ).fetchall()
@@ -266,9 +268,9 @@ def parked_reactions(connection: Connection) -> list[dict[str, Any]]:
 def request_replay(
     connection: Connection, consumer: str, notification_id: int
 ) -> dict[str, Any] | None:
-    """Have a parked event answered again soon; returns it, or None if it is not parked.
+    """Request the replay of a parked event and of all parked events of its aggregate.
 
-    So is all that is parked of its aggregate: each event is answered after those before it.
+    Returns the event, or None if it is not parked.
     """
     connection.execute(
         "UPDATE parked_reactions AS parked SET replay = true FROM parked_reactions AS wanted "

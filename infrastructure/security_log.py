@@ -1,6 +1,6 @@
-"""Security events: what an operator should see of attacks, with the client's address.
+"""Security events: signs of attacks, with the client's address.
 
-An address is personal data, so these are rows with a retention, not events of the log.
+An address is personal data, so these are rows with a retention time and not events of the log.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CREATE INDEX IF NOT EXISTS security_events_time ON security_events (happened_at)
 """
 
 MOST_AN_HOUR = 1_000
-"""Rows that are kept of one hour: an attack from many addresses must not fill the disk."""
+"""Most rows per hour, so that an attack from many addresses does not fill the disk."""
 
 
 def record(connection: Connection, kind: str, address: str, detail: str) -> None:
-    """Store an event; beyond so many an hour it is dropped."""
+    """Store an event, or drop it beyond MOST_AN_HOUR."""
     connection.execute(
         "INSERT INTO security_events (kind, address, detail) SELECT %s, %s, %s WHERE "
         "(SELECT count(*) FROM security_events WHERE happened_at > now() - interval '1 hour') < %s",
@@ -34,7 +34,7 @@ def record(connection: Connection, kind: str, address: str, detail: str) -> None
 
 
 def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
-    """The newest events first."""
+    """The newest events, newest first."""
     return connection.execute(
         "SELECT happened_at, kind, address, detail FROM security_events "
         "ORDER BY event_id DESC LIMIT %s",
@@ -43,7 +43,7 @@ def newest(connection: Connection, limit: int) -> list[dict[str, object]]:
 
 
 def delete_older(connection: Connection, age: timedelta) -> int:
-    """Delete what is older; returns how many rows that were."""
+    """Delete events older than `age`. Returns how many."""
     return connection.execute(
         "DELETE FROM security_events WHERE happened_at < now() - %s", [age]
     ).rowcount

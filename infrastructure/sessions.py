@@ -1,8 +1,8 @@
-"""Sessions of browsers and one-time links to sign in: short-lived, so they stay out of the log.
+"""Browser sessions and one-time sign-in links, which are short-lived and so not in the log.
 
-Only hashes of what a browser or a link holds are kept. A session stands for an API key, and ends
-with it. Its token is replaced now and then; the one before it is good until a minute after the new
-one was first shown, as answers get lost and pages ask for several things at once (OWASP, Session
+The tables hold hashes of tokens only. A session belongs to an API key and ends with it. Its token
+is replaced every 15 minutes. The previous token stays valid until a minute after the new one was
+first used, because responses get lost and pages send requests in parallel (OWASP, Session
 Management Cheat Sheet, "Renewal timeout").
 """
 
@@ -18,7 +18,7 @@ from infrastructure.store import Connection
 
 SESSION_DAYS, ROTATION_MINUTES, GRACE_SECONDS, LINK_MINUTES = 7, 15, 60, 30
 LONGEST_SESSION_DAYS = 30
-"""After which a session ends, however much it is used."""
+"""Longest lifetime of a session, even if it is in use."""
 
 DDL = """
 CREATE TABLE IF NOT EXISTS web_sessions (
@@ -48,13 +48,13 @@ class Session:
     session_id: UUID
     key_id: UUID
     csrf_token: str
-    """What each form and script of its pages has to show."""
+    """Token that each form and script of its pages has to send."""
     due: bool
-    """Whether its token is to be replaced."""
+    """True if its token has to be replaced."""
 
 
 def begin_session(connection: Connection, key_id: UUID) -> str:
-    """Begin one; returns its token, for the browser alone."""
+    """Begin a session. Returns its token, which only the browser may know."""
     token = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM web_sessions WHERE expires_at < now()")
     connection.execute(
@@ -66,7 +66,7 @@ def begin_session(connection: Connection, key_id: UUID) -> str:
 
 
 def session_of(connection: Connection, token: str) -> Session | None:
-    """The session whose token this is, or was until a minute ago."""
+    """The session with this token, or with this previous token within the grace; None if none."""
     sha256 = secret_sha256(token)
     row = connection.execute(
         "SELECT *, token_sha256 = %(sha256)s AS newest, "
@@ -86,7 +86,7 @@ def session_of(connection: Connection, token: str) -> Session | None:
 
 
 def rotate(connection: Connection, token: str) -> str | None:
-    """Replace a session's token; returns the new one, or None if somebody was faster."""
+    """Replace a session's token. Returns the new one, or None if another request was faster."""
     new = secrets.token_urlsafe(32)
     row = connection.execute(
         "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "
@@ -112,7 +112,7 @@ def end_session(connection: Connection, token: str) -> None:
 
 
 def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UUID]:
-    """Which of some sessions are over."""
+    """The sessions that have ended, of those given."""
     rows = connection.execute(
         "SELECT id FROM unnest(%s::uuid[]) AS asked (id) LEFT JOIN web_sessions ON session_id = id "
         "AND expires_at > now() WHERE session_id IS NULL",
@@ -122,7 +122,7 @@ def ended_among(connection: Connection, session_ids: Collection[UUID]) -> set[UU
 
 
 def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
-    """Make a token that begins one session for a key, once, within half an hour."""
+    """Make a token that begins one session for a key within 30 minutes."""
     token = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM sign_in_links WHERE expires_at < now()")
     connection.execute(
@@ -133,7 +133,7 @@ def add_sign_in_link(connection: Connection, key_id: UUID) -> str:
 
 
 def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """The key that a link is for, which stays good."""
+    """The key of a sign-in link, which stays valid; None if it is invalid."""
     row = connection.execute(
         "SELECT key_id FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now()",
         [secret_sha256(token)],
@@ -142,7 +142,7 @@ def key_of_sign_in_link(connection: Connection, token: str) -> UUID | None:
 
 
 def use_sign_in_link(connection: Connection, token: str) -> UUID | None:
-    """The key that a link is for, which is worth nothing from now on."""
+    """The key of a sign-in link, which becomes invalid; None if it already is."""
     row = connection.execute(
         "DELETE FROM sign_in_links WHERE token_sha256 = %s AND expires_at > now() RETURNING key_id",
         [secret_sha256(token)],

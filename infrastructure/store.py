@@ -1,4 +1,4 @@
-"""The event store on PostgreSQL, and plain connections to the same database."""
+"""Opens the event store on PostgreSQL, and connections to the same database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[DictRow]
 
 EVENTS_TABLE = "ecolink_events"
 CHANNEL = EVENTS_TABLE
-"""Channel that the event store notifies at every commit."""
+"""Channel that the event store notifies on every commit."""
 
 
 def open_log(
@@ -36,16 +36,16 @@ def open_log(
 ) -> EventLog:
     """The event log of a process, with a small pool of connections.
 
-    With `cached`, that many aggregates are kept, and only their newer events are read. Snapshots
-    are used if `settings` have their secret; one process of the platform, billing, takes them.
-    With `leadership`, each save is refused once another process leads.
+    `cached` is the number of aggregates kept in memory, of which only new events are read.
+    Snapshots are used if the settings have their secret; only billing takes them. With
+    `leadership`, saves fail as soon as another process leads.
 
-    Raises RuntimeError on a server whose settings would lose or reorder events.
+    Raises RuntimeError if the server's settings would lose or reorder events.
     """
     assert settings.database_url is not None
     if strtobool(os.environ.get("POSTGRES_ENABLE_DB_FUNCTIONS", "no")):
         # That path skips the table lock: readers of the log's tail miss committed events.
-        raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS must not be set: it loses events")
+        raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
     with connect(settings) as connection:
         _require_durable(connection)
     environment = _environment(settings.database_url, create=False, pool_size=pool_size)
@@ -71,7 +71,7 @@ def create_event_tables(owner_url: str) -> None:
 
 
 def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:
-    """Connections of a process, for all that is not events; each is checked before it is lent."""
+    """A pool of checked connections for everything except events."""
     assert settings.database_url is not None
     return ConnectionPool(
         settings.database_url,
@@ -87,7 +87,7 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
 
 @contextmanager
 def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connection]:
-    """One connection whose rows are dicts, closed at the end."""
+    """One connection with dict rows, closed at the end of the block."""
     assert settings.database_url is not None
     with Connection.connect(
         settings.database_url, autocommit=autocommit, row_factory=dict_row
@@ -96,7 +96,7 @@ def connect(settings: Settings, *, autocommit: bool = True) -> Generator[Connect
 
 
 def database_time(connection: Connection) -> datetime:
-    """The database's clock, which is one for all processes."""
+    """The database's time, which is the same for all processes."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
     assert row is not None
     return row["now"]
@@ -110,7 +110,9 @@ def _require_durable(connection: Connection) -> None:
     row = connection.execute("SHOW synchronous_commit").fetchone()
     assert row is not None
     if row["synchronous_commit"] == "off":
-        raise RuntimeError("synchronous_commit is off: a crash would lose acknowledged events")
+        raise RuntimeError(
+            "synchronous_commit is off, so a crash would lose acknowledged events. Turn it on."
+        )
 
 
 def _environment(url: str, *, create: bool, pool_size: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A base model's chat template, rendered as the training library renders it, but without it."""
+"""Renders a base model's chat template like the training library, but without it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TEMPLATE_FILE, CONFIG, OTHER_TOKENS = (
     "special_tokens_map.json",
 )
 TEMPLATE_FILES = (TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
-"""Of a saved model, those that a template is read from."""
+"""Files of a saved model from which a template is read."""
 
 
 class ChatRefused(Exception):
-    """The base model's chat template is invalid, refuses an example, or fails on it.
+    """The base model's chat template is invalid, or refuses or fails on an example.
 
-    `example` counts from 1; None stands for the template itself.
+    `example` counts from 1. None means the template itself.
     """
 
     def __init__(self, message: str, example: int | None = None) -> None:
@@ -46,11 +46,11 @@ class ChatRefused(Exception):
 
 
 class ChatTemplate:
-    """Turns messages into the text that the base model is trained on.
+    """Renders messages as the text of the base model's training.
 
-    `special_tokens` maps names such as `bos_token` to their text. `today` is what a template that
-    writes the date is told, at midnight; None: the moment of each rendering. Raises ChatRefused for
-    a source that is no valid template.
+    `special_tokens` maps names such as `bos_token` to their text. `today` is the date for templates
+    that write one, at midnight; None: the time of each rendering. Raises ChatRefused for an invalid
+    template.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> ChatTemplate:
-        """The template of a saved model, of which the TEMPLATE_FILES that it has are given.
+        """The template in a saved model's TEMPLATE_FILES, or the fallback.
 
-        It is a file of its own, else in the configuration, where a list of named templates means
-        the one named `default`; without any, the fallback. Raises ChatRefused.
+        It is a separate file or part of the configuration. Of a list of named templates, the one
+        named `default` is used. Raises ChatRefused.
         """
         config = _json(files, CONFIG)
         named = {**_json(files, OTHER_TOKENS), **config}
@@ -79,14 +79,14 @@ class ChatTemplate:
         if isinstance(source, list):
             templates = {entry["name"]: entry["template"] for entry in source}
             if "default" not in templates:
-                raise ChatRefused("the base model has several chat templates and no default")
+                raise ChatRefused("the base model has several chat templates, none named default")
             source = templates["default"]
         return cls(source or FALLBACK_CHAT_TEMPLATE, tokens)
 
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """The text of messages, which ask for an answer with `prompt`; raises ChatRefused."""
+        """The text of messages; with `prompt`, a request for an answer. Raises ChatRefused."""
         try:
             return self._template.render(
                 messages=messages,
@@ -97,19 +97,19 @@ class ChatTemplate:
             )
         except MemoryError:
             raise
-        except Exception as error:  # the template is foreign code and may fail in any way
+        except Exception as error:  # the template is foreign code
             raise ChatRefused(f"the base model's chat template refuses it: {error}") from error
 
 
 class _GenerationMarks(Extension):
-    """Accepts `{% generation %}`, which marks what the assistant says and prints nothing."""
+    """Accepts `{% generation %}`, which marks the assistant's text and prints nothing."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block, as in the training library: variables set within stay within.
+        # A call block, as in the training library: variables set inside stay inside.
         call = self.call_method("_body")
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
@@ -134,7 +134,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML, which no model was trained on.
+    # Jinja's own filter escapes HTML, which models are not trained on.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -153,7 +153,7 @@ def _strftime(today: date | None, pattern: str) -> str:
 
 
 def _text(token: Any) -> str:
-    """A special token is written as a text or as an object with its `content`."""
+    """A special token's text, from a string or an object with `content`."""
     return token["content"] if isinstance(token, dict) else token
 
 

@@ -1,9 +1,9 @@
-"""Tokenisation of rendered chats, in which special tokens that a person wrote are text.
+"""Tokenizes rendered chats so that special tokens in users' messages stay plain text.
 
-A tokenizer reads `<|im_end|>` as the end of a message wherever it stands. Only the chat template
-may write it with that meaning. So each special token in what people wrote gets a mark before it is
-rendered. A text with marks is tokenised by a copy of the tokenizer whose special tokens have secret
-names: the template's are renamed in the text as well, the marked ones are spelled out.
+A tokenizer reads `<|im_end|>` as the end of a message anywhere in a text, but only the chat
+template may end a message. So each special token in a user's message gets a mark before rendering.
+A copy of the tokenizer whose special tokens have secret names then tokenizes the text: the
+template's special tokens are renamed in the text too, and the marked ones are spelled out.
 """
 
 from __future__ import annotations
@@ -18,26 +18,23 @@ from typing import Any, NamedTuple, TypeVar
 from tokenizers import Tokenizer
 
 Value = TypeVar("Value")
-Span = tuple[int, int]  # characters of a text: from, and up to but not with
+Span = tuple[int, int]  # characters of a text: start and end
 
 SECRET_DIGITS = 24
 MARK = f"{secrets.randbelow(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
-"""Stands before a special token that is text. It is not in any text by chance, and no filter of a
-template changes digits."""
+"""Mark before a special token that is plain text. It is random, so that no text contains it, and
+consists of digits, which no template filter changes."""
 
 
 class Tokens(NamedTuple):
-    """Token ids, and the span of text that each stands for."""
+    """Token ids and the span of text of each."""
 
     ids: list[int]
     offsets: list[Span]
 
 
 class TextEncoder:
-    """A tokenizer for rendered chats; texts without marks are tokenised as they always were.
-
-    It takes the tokenizer over: truncation and padding of an earlier use end.
-    """
+    """A tokenizer for rendered chats. It disables the tokenizer's truncation and padding."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.no_truncation()
@@ -45,23 +42,23 @@ class TextEncoder:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         names = sorted((each.content for each in added.values() if each.special), key=len)
-        # The longest first, as tokenizers match them.
+        # Longest first, the order in which tokenizers match.
         self._specials = "|".join(map(re.escape, reversed(names)))
         self._special = re.compile(self._specials) if names else None
 
     def protected(self, value: Value) -> Value:
-        """Messages or tools as the template may get them: with a mark before special tokens."""
+        """Messages or tools with a mark before each special token, ready for the template."""
         return value if self._special is None else _protected(value, self._special)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of several texts, on all cores; the template has written the special ones."""
+        """Tokens of several rendered texts, computed on all cores."""
         plain = [text for text in texts if MARK not in text]
         encodings = self.tokenizer.encode_batch(plain, add_special_tokens=False)
         encoded = iter(Tokens(each.ids, each.offsets) for each in encodings)
         return [self._encode_marked(text) if MARK in text else next(encoded) for text in texts]
 
     def _encode_marked(self, text: str) -> Tokens:
-        """Tokens of a text with marks; their spans are those of this text, marks included."""
+        """Tokens of a text with marks. Their spans count the marks."""
         renamed, places = self._renamed(text)
         encoding = self._with_secret_names.encode(renamed, add_special_tokens=False)
         return Tokens(
@@ -69,7 +66,7 @@ class TextEncoder:
         )
 
     def _renamed(self, text: str) -> tuple[str, list[int]]:
-        """The text without marks and with secret names, and the place of each of its characters."""
+        """The text without marks and with secret names, and the position of each character."""
         parts: list[str] = []
         places: list[int] = []
         end = 0
@@ -98,7 +95,7 @@ class TextEncoder:
 
     @cached_property
     def _secret_names(self) -> Mapping[str, str]:
-        """Secret names, by special token; no normaliser changes their characters."""
+        """Secret name of each special token, in characters that no normalizer changes."""
         secret = secrets.token_hex(16)
         added = self.tokenizer.get_added_tokens_decoder()
         return {
@@ -109,9 +106,9 @@ class TextEncoder:
 
     @cached_property
     def _with_secret_names(self) -> Tokenizer:
-        """The tokenizer with its special tokens renamed, also in its vocabulary.
+        """The tokenizer with its special tokens renamed.
 
-        Left there, some models would still match them as words of their own.
+        They are renamed in the vocabulary too, where some models would still match them.
         """
         content, names = json.loads(self.tokenizer.to_str()), self._secret_names
         for token in content["added_tokens"]:
@@ -133,7 +130,7 @@ class TextEncoder:
 
 
 def readable(text: str) -> str:
-    """A rendered text without marks, for people."""
+    """A rendered text without marks, for display."""
     return text.replace(MARK, "")
 
 
@@ -149,6 +146,6 @@ def _protected(value: Any, special: re.Pattern[str]) -> Any:
 
 
 def _concerns(pair: str | Sequence[str], names: Mapping[str, str]) -> bool:
-    """A merge that reads or makes a special token."""
+    """True if a merge reads or makes a special token."""
     left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
     return left in names or right in names or left + right in names

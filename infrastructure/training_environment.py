@@ -1,21 +1,21 @@
-"""What an adapter was trained with, as its trainer writes it beside the weights."""
+"""The code, libraries and device of a training, stored beside the weights."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
 ENVIRONMENT = "environment.json"
-"""File in the directory of an adapter or a checkpoint that holds a TrainingEnvironment."""
+"""File name of the TrainingEnvironment of an adapter or checkpoint."""
 
 
 class TrainingEnvironment(BaseModel):
-    """Code and libraries of the process that trained, and what it computed on."""
+    """Code, libraries and device of the training process."""
 
-    model_config = ConfigDict(frozen=True)  # what a trainer of another version says besides is left
+    model_config = ConfigDict(frozen=True)  # ignores fields of other versions
 
     version: str  # of EcoLink
     revision: str | None  # Git commit; None: installed without one
     python: str
     libraries: dict[str, str | None]  # version of each; None: not installed
     device: str  # name of the GPU, or "cpu"
-    dtype: str  # that the base was multiplied in
+    dtype: str  # of the computation

@@ -65,6 +65,6 @@ def _show(findings: Findings) -> None:
         f"trial balance {exact_dollars(findings.trial_balance_micros)}"
     )
     for difference in findings.differences:
-        console.print(f"[red]{difference}[/]")
+        console.print(f"[red]{difference.text}[/]")
     if not findings.differences:
         console.print("[green]No difference.[/]")

@@ -1,4 +1,4 @@
-"""The billing process: meters, leases, and the minutes of every running segment."""
+"""The billing process: meters, leases and metered minutes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ MIN_TICK_SECONDS, MAX_TICK_SECONDS = 0.05, 1.0
 
 
 def tick_seconds(settings: Settings) -> float:
-    """Real seconds between ticks: five to a metered minute, however fast the clock runs."""
+    """Real seconds between ticks, five per metered minute at any clock speed."""
     fifth = settings.meter_minute_seconds / 5 / settings.clock_speed
     return max(MIN_TICK_SECONDS, min(MAX_TICK_SECONDS, fifth))
 
 
 def run(settings: Settings) -> None:
-    """Bill until SIGTERM, once no other process does."""
+    """Bill until SIGTERM, as soon as no other process does."""
     with leading(settings, "billing") as leadership:
         _bill(settings, leadership)
 

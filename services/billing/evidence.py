@@ -1,4 +1,4 @@
-"""Evidence that segments ran: from reports of trainers, and of launchers before the first."""
+"""Evidence that segments ran: reports of trainers, and before the first one of the scheduler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infrastructure.store import Connection
 
 
 class Evidence(BaseModel):
-    """What billing reads of any report."""
+    """The fields of a report that billing reads."""
 
     account_id: UUID
     job_id: UUID
@@ -26,8 +26,7 @@ class Evidence(BaseModel):
 def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: datetime) -> int:
     """Whole seconds that a segment has run: the smaller of its own time and the clock's.
 
-    So a clock that jumps bills nothing. A segment without a pod, or with one from the future, has
-    not run.
+    So a clock jump bills nothing. The result is 0 without a pod, or with `bound_at` after `now`.
     """
     if bound_at is None:
         return 0
@@ -35,14 +34,14 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
 
 
 def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
-    """Keep the longest time that each segment has shown, in one transaction."""
+    """Store the longest elapsed time of each segment, in one transaction."""
     logger = logging.getLogger("evidence")
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:
         try:
             shown = Evidence.model_validate(message)
         except ValidationError as error:
-            logger.warning("dropping a report: %s", error)
+            logger.warning("dropping an invalid report: %s", error)
             continue
         key = (shown.job_id, shown.segment)
         longest[key] = max(longest.get(key, 0.0), shown.elapsed_seconds)

@@ -1,4 +1,4 @@
-"""Billing's reactions: a meter for each segment, and its settlement when the segment ends."""
+"""Billing's reactions to events of the log."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from services.billing.settlement import LeasePolicy, close, credit_lost_work, op
 
 
 class Metering:
-    """Opens a meter when a segment has its GPUs, and closes it when the segment ended.
+    """Opens a meter when a segment gets its GPUs, and closes it when the segment ends.
 
-    `now` tells the database's time, as the platform's clock has it.
+    `now` returns the database's time, converted by the platform's clock.
     """
 
     def __init__(self, log: EventLog, policy: LeasePolicy, now: Callable[[], datetime]) -> None:
@@ -28,7 +28,7 @@ class Metering:
         self._now = now
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """Answer one event of the log."""
+        """React to one event. Returns the aggregates to save."""
         match event:
             case Job.SegmentAllocated():
                 return self.on_segment_allocated(event)
@@ -40,7 +40,7 @@ class Metering:
                 return []
 
     def on_segment_allocated(self, event: Job.SegmentAllocated) -> Sequence[Aggregate]:
-        """Open the segment's meter with its first lease; refuse that one if there is no money.
+        """Open the segment's meter with its first lease, or refuse the lease without money.
 
         The scheduler ends a segment whose lease was refused.
         """
@@ -55,10 +55,7 @@ class Metering:
         return [meter, account]
 
     def on_segment_ended(self, event: Job.SegmentEnded) -> Sequence[Aggregate]:
-        """Settle to the second; work that a crash lost is credited.
-
-        A segment that never got a meter has nothing to settle.
-        """
+        """Settle a segment to the second, and credit the work that a crash lost."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is None or meter.closed:
             return []
@@ -68,7 +65,7 @@ class Metering:
         return [meter, account]
 
     def on_checkpoint_rejected(self, event: Job.CheckpointRejected) -> Sequence[Aggregate]:
-        """Credit the work that was lost with a checkpoint; its segment is settled by now."""
+        """Credit the work that a rejected checkpoint lost. Its segment is settled already."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
         if meter is None or event.kept_seconds is None:
             return []
@@ -77,10 +74,10 @@ class Metering:
         return [meter, account]
 
     def _ran_and_kept_seconds(self, event: Job.SegmentEnded) -> tuple[int, int]:
-        """What the trainer says, no more than the clocks of the scheduler and the database saw.
+        """Elapsed and checkpointed seconds to bill, at most those of scheduler and database.
 
-        Its grace is nobody's bill, also where a lease was extended that it never heard of. Nor is
-        time after its end, that a report ahead of time and a tick before this may have billed.
+        Grace is not billed, even if the lease was extended meanwhile. Neither is time after the
+        end, which an early tick may have billed.
         """
         ran = event.elapsed_seconds - event.grace_seconds
         kept = min(event.kept_seconds, ran)
@@ -94,7 +91,7 @@ class Metering:
         )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
-        """When the segment got its GPUs; read from the job's last events, and so never late."""
+        """When the segment got its GPUs. Read from the log, because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
             if isinstance(event, Job.PodStarted) and event.segment == segment:
                 return event.bound_at

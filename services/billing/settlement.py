@@ -1,4 +1,4 @@
-"""The arithmetic of one account's tick: minutes billed, leases extended, all in step."""
+"""Settles accounts: bills minutes, extends leases and credits lost work. No I/O."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from domain.core.money import SECONDS_PER_HOUR, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
-"""Most minutes and leases of one tick of an account; what is due beyond waits for the next."""
+"""Most minutes and leases in one tick of an account. The rest waits for the next tick."""
 
 LOW_MINUTES = 15
-"""Runway under which an account is warned, metered minutes."""
+"""Runway below which an account is warned, in metered minutes."""
 
 
 @dataclass(frozen=True)
 class LeasePolicy:
-    """Lengths, seconds of segment time."""
+    """Lengths of minutes, leases and extensions, in seconds of segment time."""
 
     minute_seconds: int
     lease_seconds: int
     extension_seconds: int
 
     def __post_init__(self) -> None:
-        # A segment that ends may have all its lease to bill, in one save.
+        # A segment that ends may bill its whole lease in one save.
         if self.lease_seconds > SAVE_EVENTS * self.minute_seconds:
-            raise ValueError(f"a lease must not be longer than {SAVE_EVENTS} metered minutes")
+            raise ValueError(
+                f"ECOLINK_LEASE_SECONDS is {self.lease_seconds}; set at most "
+                f"{SAVE_EVENTS * self.minute_seconds} ({SAVE_EVENTS} metered minutes)."
+            )
 
     @property
     def low_seconds(self) -> int:
-        """Runway under which an account is warned."""
+        """Runway below which an account is warned, seconds."""
         return LOW_MINUTES * self.minute_seconds
 
     @classmethod
     def of(cls, settings: Settings) -> LeasePolicy:
-        """The policy that an operator configured."""
+        """The configured policy."""
         return cls(
             minute_seconds=settings.meter_minute_seconds,
             lease_seconds=settings.lease_seconds,
@@ -47,34 +50,30 @@ class LeasePolicy:
 
 @dataclass(frozen=True)
 class Running:
-    """An open meter and the evidence of how long its segment has run, whole seconds."""
+    """An open meter and the elapsed time of its segment, in whole seconds."""
 
     meter: Meter
     elapsed_seconds: int
 
     @property
     def used_seconds(self) -> int:
-        """Paid time that the segment has used; without a lease it cannot have run.
-
-        What was billed stays used, should a clock have jumped back since.
-        """
+        """Used seconds of the paid time. Billed seconds stay used if a clock jumps back."""
         return min(max(self.elapsed_seconds, self.meter.billed_seconds), self.meter.paid_seconds)
 
     @property
     def lapsed(self) -> bool:
-        """Whether the segment has used all that was paid for: it is saving and exiting by now."""
+        """True if the segment has used its paid time, so that it saves and exits."""
         return 0 < self.meter.paid_seconds <= self.used_seconds
 
 
 def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy) -> None:
-    """Bill what is due and extend the leases of everything that an account runs.
+    """Bill the due minutes of an account and extend its leases.
 
-    A full lease reaches `lease_seconds` beyond the evidence; once that adds `extension_seconds` to
-    one of them, all are extended. When the balance cannot carry that, all segments get what it
-    carries to the same second, so that they reach zero together. A lease that has lapsed is not
-    extended: its segment is in its grace, which is nobody's bill, and what follows is a new one.
-    A segment whose lease was refused does not run at all. An account that runs nothing is no longer
-    low, so that it is warned again when something runs.
+    A full lease reaches `lease_seconds` beyond the evidence. If that adds `extension_seconds` to
+    one lease, all are extended. If the balance is too low, it is divided so that all segments
+    reach zero in the same second. A lapsed lease is not extended: its segment is in its unbilled
+    grace. A segment whose lease was refused does not run. An account without running segments is
+    no longer low, so that it is warned again later.
     """
     running = [each for each in open_meters if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -84,13 +83,13 @@ def settle(account: Account, open_meters: Sequence[Running], policy: LeasePolicy
         second_micros=second_micros([each.meter for each in running]),
     )
     runway = runway_seconds(account, running)
-    # While a lease holds money something runs, also if the caller has yet to see its meter.
+    # A reserved balance means a running segment, even if the caller does not know its meter yet.
     if runway is not None or account.reserved_micros == 0:
         account.watch_runway(runway, policy.low_seconds)
 
 
 def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int, int]:
-    """Bill the minutes that the evidence shows; returns (charge, how many were posted)."""
+    """Bill the minutes of the evidence. Returns (micro-dollars, number of minutes)."""
     captured, posted = 0, 0
     for each in running:
         before = each.meter.minutes
@@ -104,7 +103,7 @@ def _post_minutes(running: Sequence[Running], policy: LeasePolicy) -> tuple[int,
 def _extend_leases(
     account: Account, running: Sequence[Running], policy: LeasePolicy, at_most: int
 ) -> int:
-    """Extend up to `at_most` leases, if one is due; returns what to reserve, micro-dollars."""
+    """Extend up to `at_most` leases if one is due. Returns micro-dollars to reserve."""
     leased = [each for each in running if not each.lapsed]
     ahead = _affordable_ahead(leased, account.available_micros, policy.lease_seconds)
     least = policy.extension_seconds if ahead == policy.lease_seconds else 1
@@ -119,9 +118,9 @@ def _extend_leases(
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
-    """Give a new meter its first lease, or refuse it when no second of it can be paid.
+    """Give a new meter its first lease, or refuse it if the balance does not pay one second.
 
-    Only the ticker sees all that an account runs, and so it alone judges depletion and runway.
+    Depletion and runway are left to the ticker, which knows all segments of the account.
     """
     ahead = _affordable_ahead([Running(meter, 0)], account.available_micros, policy.lease_seconds)
     if ahead == 0:
@@ -137,12 +136,11 @@ def close(
     kept_seconds: int,
     policy: LeasePolicy,
 ) -> None:
-    """Settle a segment that ended to the second, and give back what its checkpoint lacks.
+    """Settle an ended segment to the second, and credit lost work.
 
-    `kept_seconds` is how much of its time is in its last checkpoint, or all of its time when the
-    platform lost none; the rest is credited, be it lost work or what a wrong clock had shown before
-    the last word. The account can only be depleted when nothing else holds a lease: as long
-    as something does, what is left pays for more of it.
+    `kept_seconds` is the time in its last checkpoint, or all of its time if the platform lost none.
+    The rest is credited: lost work, or time that a wrong clock had shown before the final report.
+    The account is depleted only if no other segment has a lease, because the rest pays for those.
     """
     charge, released = meter.close(elapsed_seconds, policy.minute_seconds)
     lost = meter.charge_between(min(kept_seconds, meter.billed_seconds), meter.billed_seconds)
@@ -156,24 +154,24 @@ def close(
 
 
 def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
-    """Give back what a closed meter billed beyond the time whose work is kept, and has not yet."""
+    """Credit what a closed meter billed beyond `kept_seconds`, unless it is credited already."""
     billed_seconds = meter.billed_seconds - meter.credited_seconds
     if credit := meter.credit_lost_work(kept_seconds):
         account.reverse_charge(credit, meter.job_id, meter.segment, kept_seconds, billed_seconds)
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
-    """The most that a second of some segments together can cost, micro-dollars.
+    """Highest price of one second of some segments together, in micro-dollars.
 
-    Each segment's charge is rounded by itself, so that any of its seconds may be its dearer one.
+    Each segment's charge is rounded separately, so that each second may be rounded up.
     """
     return sum(-(-meter.rate_micros_per_hour // SECONDS_PER_HOUR) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
-    """How long the balance lasts at the rate of all that runs; None when that costs nothing.
+    """Seconds that the balance lasts for all running segments; None if they cost nothing.
 
-    Time that was used and not billed yet is spent already.
+    Used but unbilled time counts as spent.
     """
     rate = sum(each.meter.rate_micros_per_hour for each in running)
     spent = sum(
@@ -183,7 +181,7 @@ def runway_seconds(account: Account, running: Sequence[Running]) -> int | None:
 
 
 def _affordable_ahead(running: Sequence[Running], available_micros: int, limit: int) -> int:
-    """Most seconds beyond the evidence, up to `limit`, that the balance can lease to all alike."""
+    """Most seconds beyond the evidence, up to `limit`, that the balance pays for all segments."""
 
     def cost(ahead: int) -> int:
         return sum(

@@ -1,9 +1,10 @@
-"""The ticker: bills the minutes that the evidence shows and extends leases, account by account."""
+"""The ticker: bills minutes and extends leases, account by account."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -11,13 +12,15 @@ from uuid import UUID, uuid4
 
 from psycopg_pool import ConnectionPool
 
-from domain.core.aggregate import Cause, because
+from domain.billing.account import Account
+from domain.billing.meter import Meter
+from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from services.billing.settlement import LeasePolicy
-from services.billing.tick import Shown, settled
+from services.billing.evidence import elapsed_seconds
+from services.billing.settlement import LeasePolicy, Running, settle
 
 OPEN_WITH_EVIDENCE = """
 SELECT account_id, meter_id, bound_at, coalesce(evidence.elapsed_seconds, 0) AS shown_seconds,
@@ -28,14 +31,37 @@ SELECT account_id, NULL, NULL, 0, clock_timestamp()
 FROM accounts WHERE low AND account_id NOT IN (SELECT account_id FROM open_meters)
 ORDER BY account_id, meter_id
 """
-"""Every open meter with the time it showed, and every account that is low but runs nothing."""
+"""All open meters with their elapsed time, and all low accounts without one."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An open meter, its trainer's elapsed time, and when its GPUs were bound."""
+
+    meter_id: UUID
+    shown_seconds: float
+    bound_at: datetime | None
+
+
+def settled(
+    log: EventLog, account_id: UUID, shown: Sequence[Shown], now: datetime, policy: LeasePolicy
+) -> Sequence[Aggregate]:
+    """Settle an account. Returns it and its open meters, unsaved. Runs inside `because`."""
+    account = log.load(Account, account_id)
+    running = [
+        Running(meter, elapsed_seconds(each.shown_seconds, each.bound_at, now))
+        for each in shown
+        if not (meter := log.load(Meter, each.meter_id)).closed
+    ]
+    settle(account, running, policy)
+    return [account, *(each.meter for each in running)]
 
 
 class Ticker:
-    """Counts nothing: each tick posts exactly the minutes that the evidence has and the log lacks.
+    """Posts the minutes that the evidence has and the log lacks.
 
-    A ticker that was down for long therefore catches up with its first ticks. The time is the
-    database's, which is one for all processes, as the platform's clock has it.
+    It has no state, so that it catches up after an outage. The time is the database's, converted by
+    the platform's clock.
     """
 
     def __init__(
@@ -52,9 +78,9 @@ class Ticker:
         self._logger = logging.getLogger("ticker")
 
     def tick(self) -> int:
-        """Settle every account that runs something, or just did; returns how many had news.
+        """Settle the accounts that run something or just did. Returns how many changed.
 
-        An account that cannot be settled is logged, and keeps no other from being billed.
+        An account that fails is logged and does not stop the others.
         """
         with self._pool.connection() as connection:
             rows = connection.execute(OPEN_WITH_EVIDENCE).fetchall()
@@ -70,11 +96,11 @@ class Ticker:
         try:
             return self._settle(account_id, shown, self._clock.at(rows[0]["now"]))
         except Exception:
-            self._logger.exception("account %s cannot be settled; next tick", account_id)
+            self._logger.exception("settling account %s failed; retrying", account_id)
             return False
 
     def _settle(self, account_id: UUID, shown: Sequence[Shown], now: datetime) -> bool:
-        """One account's tick in one save; on a conflict the next tick is the retry."""
+        """Settle one account in one save. After a version conflict the next tick retries."""
         cause = Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
         with because(cause):
             aggregates = settled(self._log, account_id, shown, now, self._policy)
@@ -83,6 +109,6 @@ class Ticker:
             try:
                 self._log.commit(*aggregates)
             except VersionConflict:
-                self._logger.info("account %s changed meanwhile; next tick", account_id)
+                self._logger.info("account %s changed meanwhile; retrying", account_id)
                 return False
             return True

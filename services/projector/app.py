@@ -1,4 +1,4 @@
-"""The projector process: runs every projection, and keeps the measurements."""
+"""The projector process: runs all projections and stores measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG_LINES = Durable("measurements-logs", TELEMETRY, "logs.>")
 
 
 def run(settings: Settings) -> None:
-    """Fold events into rows until SIGTERM, once no other process does."""
+    """Fold events into rows until SIGTERM, as soon as no other process does."""
     with leading(settings, "projector"):
         _project(settings)
 

@@ -1,4 +1,4 @@
-"""The audit: refolds the whole log and holds every projection and every balance against it."""
+"""The audit: refolds the whole log and compares all projections and balances with it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import balances
 from projections.projection import Projection
-from services.projector.store_checks import EvidenceCheck, PositionCheck, SnapshotCheck
+from services.projector.store_checks import (
+    Difference,
+    DifferenceKind,
+    EvidenceCheck,
+    PositionCheck,
+    SnapshotCheck,
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table's content: how many rows, and a hash over all of them."""
+    """Number of rows of a table, and a hash of them."""
 
     rows: int
     sha256: str
@@ -37,26 +43,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One table as the projector left it, and as the log makes it at the same position."""
+    """One table of the projector, and the refolded one at the same position."""
 
     projection: str
     table: str
     position: int
     lag: int
-    """Events of the log that the projector had not folded yet."""
+    """Events that the projector had not folded yet."""
 
     live: Table
     refolded: Table
 
     @property
     def equal(self) -> bool:
-        """Whether they hold the same rows."""
+        """True if both have the same rows."""
         return self.live == self.refolded
 
 
 @dataclass
 class Findings:
-    """What an audit found; it is clean when there is no difference."""
+    """Result of an audit. It passes if `differences` is empty."""
 
     events: int = 0
     head: int = 0
@@ -67,14 +73,14 @@ class Findings:
     trial_balance_micros: int = 0
     lags: Counter[str] = field(default_factory=Counter)
     tables: list[Comparison] = field(default_factory=list)
-    differences: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
 
 
 def audit(settings: Settings) -> Findings:
-    """Refold the log of a database and compare; nothing is changed.
+    """Refold the log of a database and compare it with the stored rows. Read-only.
 
-    No figure comes from a snapshot; snapshots are compared with the refold. Each projection is
-    compared at its own position, so that an audit may run beside the running service.
+    It compares snapshots with the refold, but never uses them. Each projection is compared at its
+    own position, so that an audit may run beside the services.
     """
     findings = Findings()
     log = open_log(settings)
@@ -112,7 +118,7 @@ def _store_checks(
 
 
 class _Folded:
-    """Aggregates that money depends on, folded from the log up to the ledger's position."""
+    """Accounts and meters, folded from the log up to the ledger's position."""
 
     def __init__(self, position: int) -> None:
         self._position = position
@@ -121,7 +127,7 @@ class _Folded:
         self.minutes = 0
         self.reached: dict[UUID, int] = {}  # seconds, by meter
         self.charged: dict[UUID, int] = {}  # micro-dollars, by meter
-        self.gaps: list[str] = []  # ids of minutes that do not follow the one before
+        self.gaps: list[str] = []  # ids of minutes with a gap before them
         self._unmetered: Counter[UUID] = Counter()
         self._unpaired: dict[Hashable, str] = {}
         self._last_command_id = ""
@@ -146,7 +152,7 @@ class _Folded:
                     self._unmetered[event.account_id] -= event.amount_micros
 
     def _add_minute(self, minute: Meter.MinuteMetered) -> None:
-        """Two integers for each meter: a log has millions of minutes."""
+        """Keep two integers per meter, because a log has millions of minutes."""
         meter_id = minute.originator_id
         self.minutes += 1
         if minute.from_seconds != self.reached.get(meter_id, 0):
@@ -155,15 +161,15 @@ class _Folded:
         self.charged[meter_id] = self.charged.get(meter_id, 0) + minute.amount_micros
 
     def on_the_way(self, account_id: UUID) -> int:
-        """Micro-dollars that the account paid and no minute has posted, or the reverse.
+        """Micro-dollars that the account paid without a posted minute, or the reverse.
 
-        Only the events of one save may be apart so, where the ledger's last batch ended within it.
+        Not zero only if the ledger's position is within one save.
         """
         return self._unmetered[account_id] if self._amid_a_save else 0
 
     @property
     def unpaired(self) -> list[str]:
-        """What one of two events of a save says, and the other does not."""
+        """Pairs of which the log has one event only."""
         cut = self._cut_command_id if self._amid_a_save else None
         return [str(pair) for pair, command_id in self._unpaired.items() if command_id != cut]
 
@@ -172,7 +178,7 @@ class _Folded:
         return self._last_command_id == self._cut_command_id
 
     def _pair(self, event: Event) -> None:
-        """Hold a reversal against the credit that it names, and a top-up against its payment."""
+        """Pair a reversal with its credit, and a top-up with its payment."""
         match event:
             case Meter.LostWorkCredited() | Account.ChargeReversed():
                 work = f"{event.from_seconds}-{event.to_seconds} s of {event.job_id}"
@@ -208,13 +214,13 @@ def _positions(live: Connection) -> dict[str, int]:
 
 
 def _keep_tables(live: Connection) -> None:
-    """Let no rebuild replace a table, of whose new rows this transaction would see none."""
+    """Lock the tables against a rebuild, whose new rows this transaction would not see."""
     tables = sql.SQL(", ").join(sql.Identifier(table) for _, table in _tables())
     live.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables))
 
 
 def _create_tables(scratch: Connection) -> None:
-    """The projections' tables once more, as temporary ones that stand before the real ones."""
+    """Create the projections' tables again, as temporary tables that hide the real ones."""
     scratch.execute("SET search_path TO pg_temp")
     for projection in PROJECTIONS:
         scratch.execute(projection.ddl.encode())
@@ -247,7 +253,9 @@ def _compare_tables(
         )
         findings.tables.append(comparison)
         if not comparison.equal:
-            findings.differences.append(f"{table} differs from the refold of the log")
+            findings.differences.append(
+                Difference(DifferenceKind.TABLE, f"{table} differs from the refold of the log")
+            )
 
 
 def _tables() -> Iterator[tuple[Projection, str]]:
@@ -257,7 +265,7 @@ def _tables() -> Iterator[tuple[Projection, str]]:
 
 
 def _content(connection: psycopg.Connection[dict[str, object]], schema: str, table: str) -> Table:
-    """Row by row: one value of PostgreSQL's has a gigabyte at the most."""
+    """Hash a table row by row, because a value in PostgreSQL has at most one gigabyte."""
     query = sql.SQL(
         "COPY (SELECT line FROM (SELECT t::text AS line FROM {} AS t) AS lines "
         'ORDER BY line COLLATE "C") TO STDOUT'
@@ -265,46 +273,65 @@ def _content(connection: psycopg.Connection[dict[str, object]], schema: str, tab
     rows, digest = 0, hashlib.sha256()
     with connection.cursor() as cursor, cursor.copy(query) as lines:
         for block in lines:
-            rows += bytes(block).count(b"\n")  # one within a row is written otherwise
+            rows += bytes(block).count(b"\n")  # COPY escapes newlines within a row
             digest.update(block)
     return Table(rows=rows, sha256=digest.hexdigest())
 
 
 def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Findings) -> None:
-    """An account's balance is what the ledger holds for it, free and reserved."""
+    """Compare the balance of each account with its ledger accounts."""
     findings.trial_balance_micros = sum(ledger.values())
     if findings.trial_balance_micros != 0:
-        findings.differences.append("the trial balance is not zero")
+        findings.differences.append(
+            Difference(DifferenceKind.TRIAL_BALANCE, "the trial balance is not zero")
+        )
     for account in folded.accounts.values():
         findings.accounts += 1
         reserved = ledger.get(f"reserved:{account.id}", 0) - folded.on_the_way(account.id)
         held = ledger.get(f"customer:{account.id}", 0) + reserved
         if (held, reserved) != (account.balance_micros, account.reserved_micros):
             findings.differences.append(
-                f"account {account.id} holds {account.balance_micros} micro-dollars "
-                f"({account.reserved_micros} reserved); its ledger says {held} ({reserved})"
+                Difference(
+                    DifferenceKind.BALANCE,
+                    f"account {account.id} has {account.balance_micros} micro-dollars "
+                    f"({account.reserved_micros} reserved); its ledger has {held} ({reserved})",
+                )
             )
         if not 0 <= account.reserved_micros <= account.balance_micros:
-            findings.differences.append(f"account {account.id} has more reserved than it holds")
+            findings.differences.append(
+                Difference(
+                    DifferenceKind.OVER_RESERVED,
+                    f"account {account.id} has reserved more than its balance",
+                )
+            )
 
 
 def _check_minutes(folded: _Folded, findings: Findings) -> None:
-    """Every meter's minutes join without a gap and sum to rate x seconds."""
+    """Check that the minutes of each meter have no gap and sum to rate x seconds."""
     findings.minutes = folded.minutes
     for event_id in folded.gaps:
-        findings.differences.append(f"minute {event_id} does not follow the one before")
+        findings.differences.append(
+            Difference(
+                DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the one before"
+            )
+        )
     for meter in folded.meters.values():
         findings.meters += 1
         owed = charge_micros(meter.rate_micros_per_hour, meter.billed_seconds)
         charged = folded.charged.get(meter.id, 0)
         if charged != owed:
             findings.differences.append(
-                f"meter {meter.id} charged {charged} micro-dollars for "
-                f"{meter.billed_seconds} s; rate x seconds is {owed}"
+                Difference(
+                    DifferenceKind.METER_CHARGE,
+                    f"meter {meter.id} charged {charged} micro-dollars for "
+                    f"{meter.billed_seconds} s; rate x seconds is {owed}",
+                )
             )
 
 
 def _check_pairs(folded: _Folded, findings: Findings) -> None:
-    """Every reversal has the lost work that it names, and every top-up its payment."""
+    """Check that each reversal has its credit, and each top-up its payment."""
     for pair in folded.unpaired:
-        findings.differences.append(f"only one of two events says {pair}")
+        findings.differences.append(
+            Difference(DifferenceKind.UNPAIRED, f"one of two events is missing for {pair}")
+        )

@@ -1,4 +1,4 @@
-"""Keeps telemetry and log lines as rows."""
+"""Stores telemetry and log lines as rows."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def keep_log_lines(pool: ConnectionPool[Connection], messages: Sequence[object])
 
 
 def _readable(kind: type[M], messages: Sequence[object]) -> list[M]:
-    """The messages that can be read; the others are dropped, and logged."""
+    """The valid messages. Invalid ones are logged and dropped."""
     found: list[M] = []
     for message in messages:
         try:
             found.append(kind.model_validate(message))
         except ValidationError as error:
-            logging.getLogger("measurements").warning("dropping a message: %s", error)
+            logging.getLogger("measurements").warning("dropping an invalid message: %s", error)
     return found
 
 
 def _keep(
     pool: ConnectionPool[Connection], rows: Sequence[M], add: Callable[[Connection, M], None]
 ) -> None:
-    """Add rows; one that the table has no room for is dropped, and holds up no other."""
+    """Add rows. A row that the table rejects is dropped without the others."""
     with pool.connection() as connection:
         try:
             with connection.transaction():

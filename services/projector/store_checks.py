@@ -1,12 +1,11 @@
-"""Checks of what is stored beside the log: snapshots, positions of consumers, and evidence.
-
-None of it is made by a fold alone, so that each is compared with the events that it must fit.
-"""
+"""Audit checks of snapshots, positions of consumers, and evidence, which no fold can rebuild."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
@@ -26,17 +25,51 @@ from domain.jobs.job import Job
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection
 
+
+class DifferenceKind(StrEnum):
+    """Kinds of difference that an audit finds."""
+
+    TABLE = "table"
+    TRIAL_BALANCE = "trial_balance"
+    BALANCE = "balance"
+    OVER_RESERVED = "over_reserved"
+    MINUTE_GAP = "minute_gap"
+    METER_CHARGE = "meter_charge"
+    UNPAIRED = "unpaired"
+    SNAPSHOT_FORGED = "snapshot_forged"
+    SNAPSHOT_UNREADABLE = "snapshot_unreadable"
+    SNAPSHOT_STATE = "snapshot_state"
+    SNAPSHOT_AHEAD = "snapshot_ahead"
+    POSITION_AHEAD = "position_ahead"
+    POSITION_BEHIND = "position_behind"
+    NO_METER = "no_meter"
+    NOT_SETTLED = "not_settled"
+    NOT_QUEUED = "not_queued"
+    NOT_DEPLOYED = "not_deployed"
+    NAME_KEPT = "name_kept"
+    NO_EVIDENCE = "no_evidence"
+    UNKNOWN_SEGMENT = "unknown_segment"
+    TOO_MUCH_EVIDENCE = "too_much_evidence"
+
+
+class Difference(NamedTuple):
+    """A difference between the log and what is stored beside it."""
+
+    kind: DifferenceKind
+    text: str
+
+
 MIGRATION_ROW = "__migration__"
-"""A row that the library keeps among the positions."""
+"""A row of the library among the positions."""
 
 CLOCK_DRIFT = timedelta(seconds=5)
-"""How much longer a trainer's clock may say that a segment ran than the platform's does."""
+"""Allowed excess of a trainer's clock over the platform's."""
 
 Segment = tuple[UUID, int]
 
 
 def head_of(live: Connection) -> int:
-    """Position of the log's last event in a transaction's view; 0 if there is none."""
+    """Position of the log's last event in a transaction's snapshot; 0 without events."""
     row = live.execute(
         "SELECT coalesce(max(notification_id), 0) AS head FROM ecolink_events"
     ).fetchone()
@@ -45,7 +78,7 @@ def head_of(live: Connection) -> int:
 
 
 class SnapshotCheck:
-    """Compares each snapshot with its account, refolded from the first event."""
+    """Compares each snapshot with its refolded account."""
 
     def __init__(self, live: Connection, log: EventLog) -> None:
         rows = live.execute("SELECT * FROM ecolink_snapshots ORDER BY 1, 2").fetchall()
@@ -58,10 +91,10 @@ class SnapshotCheck:
         }
         self._accounts: dict[UUID, Account | None] = {id: None for id, _ in self._waiting}
         self.checked = len(rows)
-        self._found: list[str] = []
+        self._found: list[Difference] = []
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Fold some events into the accounts that have snapshots."""
+        """Fold events into the accounts with snapshots."""
         for item in batch:
             event = item.event
             if isinstance(event, Account.Event) and event.originator_id in self._accounts:
@@ -72,11 +105,14 @@ class SnapshotCheck:
                 if snapshot is not None:
                     self._compare(snapshot, account)
 
-    def differences(self) -> Iterable[str]:
-        """What does not fit, after the last batch."""
+    def differences(self) -> Iterable[Difference]:
+        """Differences, after the last batch."""
         yield from self._found
         for id, version in self._waiting:
-            yield f"the snapshot of {id} at version {version} folds events that the log has not"
+            yield Difference(
+                DifferenceKind.SNAPSHOT_AHEAD,
+                f"the snapshot of {id} at version {version} has events that the log lacks",
+            )
 
     def _compare(self, row: StoredEvent, account: Account) -> None:
         name = f"the snapshot of account {account.id} at version {account.version}"
@@ -84,20 +120,27 @@ class SnapshotCheck:
             if isinstance(self._log.snapshots, SignedSnapshots):
                 self._log.snapshots.verified(row)
         except ForgedSnapshot as forged:
-            self._found.append(f"{name} is forged: {forged}")
+            self._found.append(
+                Difference(DifferenceKind.SNAPSHOT_FORGED, f"{name} is forged: {forged}")
+            )
         try:
             text = SignedState.model_validate_json(row.state).snapshot.encode()
             stored = self._log.mapper.to_domain_event(
                 StoredEvent(row.originator_id, row.originator_version, row.topic, text)
             )
         except (ValidationError, ValueError, LookupError):
-            self._found.append(f"{name} cannot be read")
+            self._found.append(
+                Difference(DifferenceKind.SNAPSHOT_UNREADABLE, f"{name} cannot be read")
+            )
             return
         assert isinstance(stored, Account.Snapshot)
         if stored.state != AccountState.model_validate(account):
             self._found.append(
-                f"{name} holds {exact_dollars(stored.state.balance_micros)}; "
-                f"its events make {exact_dollars(account.balance_micros)}"
+                Difference(
+                    DifferenceKind.SNAPSHOT_STATE,
+                    f"{name} has {exact_dollars(stored.state.balance_micros)}; "
+                    f"its events give {exact_dollars(account.balance_micros)}",
+                )
             )
 
 
@@ -128,7 +171,7 @@ class PositionCheck:
         self._deleted: dict[UUID, int] = {}
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Note which events were answered."""
+        """Record the reactions that events show, and those that are due."""
         for item in batch:
             if item.id <= self._head:
                 self._note_answer(item.event)
@@ -136,7 +179,7 @@ class PositionCheck:
             self._note_models_and_files(item)
 
     def _note_answer(self, event: Event) -> None:
-        """A reaction names the event that it answers in its command's id."""
+        """Record the event that a reaction names in its command id."""
         name, _, number = event.command_id.partition(":")
         if event.actor == f"service:{name}" and number.isdecimal():
             self._answered[name] = max(self._answered.get(name, 0), int(number))
@@ -172,50 +215,69 @@ class PositionCheck:
             case _:
                 pass
 
-    def differences(self) -> Iterable[str]:
-        """What does not fit, after the last batch."""
+    def differences(self) -> Iterable[Difference]:
+        """Differences, after the last batch."""
         yield from self._misplaced()
         yield from self._skipped()
 
-    def _misplaced(self) -> Iterable[str]:
+    def _misplaced(self) -> Iterable[Difference]:
         positions = self._reactions | {
             f"projection-{name}": position for name, position in self._projections.items()
         }
         for name, position in sorted(positions.items()):
             if position > self._head:
-                yield f"the position of {name}, {position}, is beyond the log's end, {self._head}"
+                yield Difference(
+                    DifferenceKind.POSITION_AHEAD,
+                    f"the position of {name}, {position}, is after the log's end, {self._head}",
+                )
         for name, answered in sorted(self._answered.items()):
             if name in self._reactions and answered > self._reactions[name]:
-                yield (
+                yield Difference(
+                    DifferenceKind.POSITION_BEHIND,
                     f"the position of {name}, {self._reactions[name]}, was moved back: "
-                    f"it has answered {answered}"
+                    f"it reacted to {answered}",
                 )
 
-    def _skipped(self) -> Iterable[str]:
+    def _skipped(self) -> Iterable[Difference]:
         for (job_id, segment), id in self._unmetered.items():
             if self._passed("billing", id):
-                yield f"billing passed {id}, and segment {segment} of job {job_id} has no meter"
+                yield Difference(
+                    DifferenceKind.NO_METER,
+                    f"billing passed {id}, but segment {segment} of job {job_id} has no meter",
+                )
         for (job_id, segment), id in self._unsettled.items():
             if (job_id, segment) in self._open and self._passed("billing", id):
-                yield f"billing passed {id}, and segment {segment} of job {job_id} is not settled"
+                yield Difference(
+                    DifferenceKind.NOT_SETTLED,
+                    f"billing passed {id}, but segment {segment} of job {job_id} is not settled",
+                )
         for job_id, id in self._unclaimed.items():
             if self._passed("scheduler", id):
-                yield f"the scheduler passed {id}, and job {job_id} never asked for a GPU"
+                yield Difference(
+                    DifferenceKind.NOT_QUEUED,
+                    f"the scheduler passed {id}, but job {job_id} never requested a GPU",
+                )
         for model, id in self._undeployed.values():
             if self._passed("serving", id):
-                yield f"serving passed {id}, and the base {model} was never deployed"
+                yield Difference(
+                    DifferenceKind.NOT_DEPLOYED,
+                    f"serving passed {id}, but base {model} was never deployed",
+                )
         for dataset_id, id in self._deleted.items():
             if dataset_id in self._named and self._passed("datasets", id):
-                yield f"datasets passed {id}, and the name of deleted dataset {dataset_id} is kept"
+                yield Difference(
+                    DifferenceKind.NAME_KEPT,
+                    f"datasets passed {id}, but deleted dataset {dataset_id} still has a name",
+                )
 
     def _passed(self, consumer: str, id: int) -> bool:
-        """A consumer's position says that it has answered an event that it did not park."""
+        """True if a consumer's position is past an event that it did not park."""
         done = min(self._reactions.get(consumer, 0), self._head)
         return id <= done and (consumer, id) not in self._parked
 
 
 class EvidenceCheck:
-    """Compares the evidence that segments ran with what was billed, and with the clock."""
+    """Compares the evidence of segments with their bills and with the clock."""
 
     def __init__(self, live: Connection, now: datetime) -> None:
         rows = live.execute("SELECT * FROM segment_evidence ORDER BY 1, 2").fetchall()
@@ -228,7 +290,7 @@ class EvidenceCheck:
         self._known: set[Segment] = set()
 
     def take(self, batch: Sequence[Recorded]) -> None:
-        """Note what was billed, and when segments began and ended."""
+        """Record billed seconds, and starts and ends of segments."""
         for item in batch:
             match item.event:
                 case Job.SegmentAllocated(originator_id=job_id, segment=segment):
@@ -243,22 +305,27 @@ class EvidenceCheck:
                 case _:
                     pass
 
-    def differences(self) -> Iterable[str]:
-        """What does not fit, after the last batch."""
+    def differences(self) -> Iterable[Difference]:
+        """Differences, after the last batch."""
         for (job_id, segment), billed in self._billed.items():
             shown = int(self._shown.get((job_id, segment), 0))
             if billed > max(shown, self._ended.get((job_id, segment), 0)):
-                yield (
+                yield Difference(
+                    DifferenceKind.NO_EVIDENCE,
                     f"segment {segment} of job {job_id} is billed for {billed} s; "
-                    f"the evidence shows {shown} s"
+                    f"the evidence shows {shown} s",
                 )
         for (job_id, segment), shown in self._shown.items():
             if (job_id, segment) not in self._known:
-                yield f"there is evidence of segment {segment} of job {job_id}, which never was"
+                yield Difference(
+                    DifferenceKind.UNKNOWN_SEGMENT,
+                    f"there is evidence of segment {segment} of job {job_id}, which never existed",
+                )
             elif (bound_at := self._bound.get((job_id, segment))) is not None:
                 most = (self._now - bound_at + CLOCK_DRIFT).total_seconds()
                 if shown > most:
-                    yield (
+                    yield Difference(
+                        DifferenceKind.TOO_MUCH_EVIDENCE,
                         f"the evidence shows {shown:.0f} s of segment {segment} of job {job_id}; "
-                        f"its GPUs were bound {most:.0f} s ago"
+                        f"its GPUs were bound {most:.0f} s ago",
                     )

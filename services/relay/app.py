@@ -1,4 +1,4 @@
-"""The relay process: the event store's log, published to JetStream in order, once."""
+"""The relay process: publishes the event log to JetStream, in order and once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.25
 
 
 def run(settings: Settings) -> None:
-    """Follow the log and publish until SIGTERM, once no other relay does.
+    """Follow the log and publish until SIGTERM, as soon as no other relay does.
 
     Raises ForeignStream if the stream is a copy of another log.
     """
@@ -35,8 +35,8 @@ def _relay(settings: Settings) -> None:
         with connect(settings) as store:
             publisher = Publisher(log, client.jetstream(), log_identity(store))
         assert settings.database_url is not None
-        # LISTEN comes first, so that nothing committed after the first look is missed; the poll
-        # covers notifications that get lost with a connection.
+        # LISTEN comes before the first read, so that no commit is missed. The poll covers
+        # notifications that are lost with a connection.
         async with await psycopg.AsyncConnection.connect(
             settings.database_url, autocommit=True
         ) as connection:
@@ -51,7 +51,7 @@ def _relay(settings: Settings) -> None:
             try:
                 await follow()
             except (psycopg.Error, OSError, TimeoutError) as error:
-                logging.getLogger("relay").warning("%s; following anew", error)
+                logging.getLogger("relay").warning("%s; reconnecting", error)
                 await asyncio.sleep(0.5)
 
     serve(broker, (), [keep_following])

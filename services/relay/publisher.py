@@ -1,4 +1,4 @@
-"""Publishes the log's new events; its cursor is the last message in the stream itself."""
+"""Publishes new events of the log. The last message of the stream is its cursor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
 
 
 class StreamChanged(Exception):
-    """The stream was purged under us; its deduplication window has to pass first."""
+    """The stream was purged meanwhile. Its deduplication window has to pass first."""
 
 
 class StreamDiverged(Exception):
@@ -36,7 +36,7 @@ class ForeignStream(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of the stream: its last sequence, and the event there, if it has any."""
+    """The end of the stream: its last sequence, and its last event if there is one."""
 
     sequence: int
     last: Envelope | None
@@ -45,10 +45,10 @@ class Tail:
 class Publisher:
     """Keeps the stream a gapless, ordered copy of the log.
 
-    Each message expects the stream sequence before it, so that a second relay is fenced off by the
-    server. A stream that lost its tail, or was deleted, is filled from where it ends. A stream
-    whose end is not in the log, as after a restore of the database, is emptied and filled again:
-    nothing is ever published behind an event that the log lacks.
+    Each message expects the sequence before it, so that the server rejects a second relay. A stream
+    that lost its tail, or was deleted, is filled from its end. A stream whose end is not in the
+    log, such as after a restore of the database, is emptied and refilled, so that no event follows
+    one that the log lacks.
     """
 
     def __init__(self, log: EventLog, js: JetStreamContext, log_id: UUID) -> None:
@@ -58,10 +58,9 @@ class Publisher:
         self._logger = logging.getLogger("relay")
 
     async def publish_new(self) -> int:
-        """Publish everything that the log has and the stream has not; returns how many.
+        """Publish all events that the stream lacks. Returns how many. Raises ForeignStream.
 
-        The stream is asked where it ends each time: it may have lost its tail since the last look.
-        Raises ForeignStream.
+        It reads the end of the stream each time, because the stream may have lost its tail.
         """
         published = 0
         try:
@@ -71,17 +70,17 @@ class Publisher:
                     tail = await self._publish(batch, tail)
                     published += len(batch)
             except StreamDiverged as error:
-                self._logger.critical("%s: the stream is emptied, and filled from the log", error)
+                self._logger.critical("%s Refilling the stream from the log.", error)
                 await self._js.purge_stream(EVENTS)
         except (NatsError, TimeoutError, PersistenceError, OSError, StreamChanged) as error:
-            self._logger.warning("reading the tail again: %s", error or type(error).__name__)
+            self._logger.warning("retrying from the tail: %s", error or type(error).__name__)
             await asyncio.sleep(0.2)
         return published
 
     async def _select(self, last: Envelope | None) -> list[Notification]:
-        """The events after one; raises StreamDiverged if the log lacks that one.
+        """The events after the stream's last one. Raises StreamDiverged if the log lacks it.
 
-        One query reads both, so that no restore comes between them.
+        One query reads both, so that no restore happens in between.
         """
         found = list(
             await asyncio.to_thread(
@@ -93,11 +92,11 @@ class Publisher:
         if last is None:
             return found
         if not found or not last.wraps(found[0]):
-            raise StreamDiverged(f"the log lacks event {last.id} ({last.topic}) of the stream")
+            raise StreamDiverged(f"The log lacks event {last.id} ({last.topic}) of the stream.")
         return found[1:]
 
     async def _tail(self) -> Tail:
-        """Where the stream ends; raises ForeignStream or StreamDiverged for what is not the log."""
+        """The end of the stream. Raises ForeignStream and StreamDiverged."""
         sequence = (await self._js.stream_info(EVENTS)).state.last_seq
         try:
             message = await self._js.get_last_msg(EVENTS, "events.>")
@@ -106,17 +105,17 @@ class Publisher:
         log_id = (message.headers or {}).get(LOG_HEADER, self._log_id)
         if log_id != self._log_id:
             raise ForeignStream(
-                f"The stream {EVENTS} is a copy of log {log_id}, and the database has log "
+                f"The stream {EVENTS} is a copy of log {log_id}, but the database has log "
                 f"{self._log_id}. Correct ECOLINK_DATABASE_URL or ECOLINK_NATS_URL. If the stream "
-                "is of no more use, empty it: `ecolink events empty-stream`."
+                "is obsolete, run `ecolink events empty-stream`."
             )
         try:
             return Tail(sequence, Envelope.model_validate_json(message.data or b""))
         except ValidationError as error:
-            raise StreamDiverged("the last message of the stream is no event") from error
+            raise StreamDiverged("The last message of the stream is not an event.") from error
 
     async def _publish(self, batch: list[Notification], tail: Tail) -> Tail:
-        """Publish a batch, pipelined; returns the new tail or raises what went wrong first."""
+        """Publish a batch, pipelined. Returns the new tail, or raises the first error."""
         sequence, last = tail.sequence, tail.last
         publishing = []
         for notification in batch:
@@ -129,7 +128,7 @@ class Publisher:
                 "content-type": "application/json",
             }
             content = envelope.model_dump_json().encode()
-            # Not publish_async: its future never ends when the server refuses a sequence.
+            # Not publish_async: its future never completes if the server rejects a sequence.
             publishing.append(
                 self._js.publish(
                     envelope.subject,
@@ -140,11 +139,11 @@ class Publisher:
                 )
             )
             last, sequence = envelope, sequence + 1
-        # All of them are waited for: what is still on its way could arrive behind a new attempt.
+        # Wait for all of them: a late message could arrive after a new attempt.
         acks = await asyncio.gather(*publishing, return_exceptions=True)
         for ack in acks:
             if isinstance(ack, BaseException):
                 raise ack
             if ack.duplicate:
-                raise StreamChanged("the stream has lost events that the server remembers")
+                raise StreamChanged("The stream lost events within its deduplication window.")
         return Tail(sequence, last)

@@ -1,7 +1,7 @@
-"""A process that leads and writes on and on, for tests to stop and kill.
+"""A process that leads and keeps writing, for tests to stop and kill.
 
-`python -m tests.infrastructure.leaders NAME FILE`, with the settings in the environment: it notes
-its epoch in the file once it leads, then opens one account after another.
+`python -m tests.infrastructure.leaders NAME FILE` reads the settings from the environment. When it
+leads, it writes its epoch to the file, then opens one account after another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infrastructure.store import open_log
 
 
 def main(name: str, file: Path) -> None:
-    """Lead and write until the process is ended."""
+    """Lead and write until the process ends."""
     settings = Settings()
     with leading(settings, name) as leadership:
         with open_log(settings, leadership=leadership) as log:

@@ -1,4 +1,4 @@
-"""Work that the tests of limited processes have done: `python -m` runs it."""
+"""Work for the tests of limited processes, run by `python -m`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infrastructure.limited_process import serve
 
 
 def handle(request: dict[str, Any], on_progress: Callable[[Mapping[str, Any]], None]) -> Any:
-    """Do what a test asks for."""
+    """Do the work of a test's request."""
     match request["do"]:
         case "report":
             on_progress({"done": 1})

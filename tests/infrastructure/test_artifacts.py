@@ -1,4 +1,4 @@
-"""Copies of a remote store's directories, which the processes of a machine share."""
+"""Local copies of a remote store's directories, shared by processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_it_is_copied_once(remote: Artifacts, cache: Path) -> None:
+def test_a_directory_is_copied_once(remote: Artifacts, cache: Path) -> None:
     first = remote.local_directory(REF, cache)
     assert (first / FILE).read_bytes() == b"weights"
     remote.delete(f"{REF}/{FILE}")
@@ -44,7 +44,7 @@ def test_a_failed_copy_leaves_nothing(remote: Artifacts, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_what_a_killed_process_copied_is_deleted_and_what_another_copies_is_not(
+def test_only_partial_copies_of_killed_processes_are_deleted(
     remote: Artifacts, cache: Path
 ) -> None:
     killed, begun = (cache / f"{'0' * 64}.{process}" for process in (17, 18))
@@ -67,7 +67,7 @@ def test_a_copy_is_kept_until_it_is_released(remote: Artifacts, cache: Path) -> 
     assert (remote.local_directory(REF, cache) / FILE).read_bytes() == b"weights"
 
 
-def test_a_copy_is_held_while_it_is_made(
+def test_a_copy_is_locked_while_it_is_made(
     remote: Artifacts, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = remote.stream
@@ -80,7 +80,7 @@ def test_a_copy_is_held_while_it_is_made(
     assert (remote.local_directory(REF, cache) / FILE).read_bytes() == b"weights"
 
 
-def test_a_copy_is_held_before_it_is_seen(
+def test_a_copy_is_locked_before_it_is_visible(
     remote: Artifacts, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
@@ -94,7 +94,7 @@ def test_a_copy_is_held_before_it_is_seen(
     remote.local_directory(REF, cache)
 
 
-def test_what_is_deleted_when_it_is_asked_for_is_copied_again(
+def test_a_copy_deleted_meanwhile_is_made_again(
     remote: Artifacts, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote.release_directory(remote.local_directory(REF, cache))

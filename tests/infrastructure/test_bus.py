@@ -1,4 +1,4 @@
-"""The bus: what is declared is what the server has, and an event travels whole."""
+"""The bus: provisioning and event envelopes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READER = Durable("reader", EVENTS, "events.>")
 LISTENER = Durable("listener", REPORTS, "reports.>")
 
 
-async def test_everything_declared_is_created_and_said(js: JetStreamContext) -> None:
+async def test_everything_declared_is_created_and_returned(js: JetStreamContext) -> None:
     changes = await provision(js, (READER, LISTENER))
     assert changes == [
         *(f"stream {config.name} created" for config in STREAMS),
@@ -44,9 +44,7 @@ async def test_provisioning_again_changes_nothing(js: JetStreamContext) -> None:
 
 
 @pytest.mark.parametrize("config", STREAMS, ids=lambda config: config.name)
-async def test_a_stream_that_somebody_changed_is_as_declared_again(
-    js: JetStreamContext, config: api.StreamConfig
-) -> None:
+async def test_a_changed_stream_is_restored(js: JetStreamContext, config: api.StreamConfig) -> None:
     await provision(js, ())
     await js.update_stream(config.evolve(max_bytes=1024**2))
     assert await provision(js, ()) == [f"stream {config.name} updated"]
@@ -54,7 +52,7 @@ async def test_a_stream_that_somebody_changed_is_as_declared_again(
     assert (await js.stream_info(config.name)).config.max_bytes == config.max_bytes
 
 
-async def test_a_consumer_whose_declaration_changed_is_made_anew(js: JetStreamContext) -> None:
+async def test_a_consumer_with_a_new_declaration_is_recreated(js: JetStreamContext) -> None:
     await provision(js, (READER,))
     narrower = replace(READER, filter_subject="events.*.Job.>")
     assert await provision(js, (narrower,)) == ["consumer reader recreated"]
@@ -62,13 +60,13 @@ async def test_a_consumer_whose_declaration_changed_is_made_anew(js: JetStreamCo
     assert info.config.filter_subject == "events.*.Job.>"
 
 
-async def test_a_deleted_consumer_comes_back(js: JetStreamContext) -> None:
+async def test_a_deleted_consumer_is_recreated(js: JetStreamContext) -> None:
     await provision(js, (READER,))
     await js.delete_consumer(EVENTS, READER.name)
     assert await provision(js, (READER,)) == ["consumer reader created"]
 
 
-async def test_a_deleted_stream_comes_back_with_its_consumers(js: JetStreamContext) -> None:
+async def test_a_deleted_stream_is_recreated_with_its_consumers(js: JetStreamContext) -> None:
     await provision(js, (READER, LISTENER))
     await js.delete_stream(EVENTS)
     assert await provision(js, (READER, LISTENER)) == [
@@ -77,12 +75,12 @@ async def test_a_deleted_stream_comes_back_with_its_consumers(js: JetStreamConte
     ]
 
 
-async def test_a_consumer_of_no_declared_stream_is_an_error(js: JetStreamContext) -> None:
+async def test_a_consumer_without_a_stream_is_an_error(js: JetStreamContext) -> None:
     with pytest.raises(NotFoundError):
         await provision(js, (Durable("lost", "NOWHERE", ">"),))
 
 
-def test_the_event_stream_is_bounded_by_size_alone() -> None:
+def test_the_event_stream_is_limited_by_size_only() -> None:
     config = stream_config(EVENTS)
     assert config.max_bytes
     assert not config.max_age
@@ -97,7 +95,7 @@ def _approved() -> Aggregate:
 
 
 @pytest.mark.parametrize("make", [_opened, _approved])
-def test_an_event_travels_whole(log: EventLog, make: Callable[[], Aggregate]) -> None:
+def test_an_event_keeps_its_content(log: EventLog, make: Callable[[], Aggregate]) -> None:
     with command():
         aggregate = make()
         (event,) = aggregate.pending_events

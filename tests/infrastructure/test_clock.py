@@ -1,4 +1,4 @@
-"""Clocks: the platform's time, which a test may let run fast."""
+"""The platform's clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how slow their clients."""
+"""Limits on connections and on slow clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 60.0
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Guarded:
-    """A server that answers with the length of a body, and what it noticed."""
+    """A server that answers with a body's length and records its requests."""
 
     def __init__(self, limits: Limits) -> None:
         self.clock = Clock()
@@ -45,7 +45,7 @@ class Guarded:
         self.received = 0
         """Bytes of bodies."""
         self.cut_off = 0
-        """Requests whose client was gone before the body was complete."""
+        """Requests whose client disconnected within the body."""
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
@@ -119,7 +119,7 @@ async def in_time(what: Awaitable[Any]) -> Any:
         return await what
 
 
-async def test_half_a_head_is_answered_and_closed_after_its_deadline() -> None:
+async def test_an_incomplete_head_is_closed_after_its_deadline() -> None:
     async with guarded(head_seconds=10) as server:
         reader, _ = await server.connect(b"GET / HTTP/1.1\r\nhost: x\r\n")
         silent, _ = await server.connect()
@@ -132,7 +132,7 @@ async def test_half_a_head_is_answered_and_closed_after_its_deadline() -> None:
         await eventually(lambda: len(server.guard) == 0)
 
 
-async def test_a_head_that_comes_byte_by_byte_has_the_same_deadline() -> None:
+async def test_a_slow_head_has_the_same_deadline() -> None:
     async with guarded(head_seconds=10) as server:
         reader, writer = await server.connect(b"GET / HTTP/1.1\r\n")
         await eventually(lambda: len(server.guard) == 1)
@@ -159,7 +159,7 @@ async def test_the_next_request_of_a_connection_has_a_deadline_of_its_own() -> N
         assert b" 408 " in await in_time(reader.read())
 
 
-async def test_a_stalled_body_is_cut_off_and_the_application_notices() -> None:
+async def test_a_stalled_body_is_closed() -> None:
     async with guarded(body_window_seconds=10, body_bytes_per_second=100) as server:
         reader, _ = await server.connect(HEAD % 10_000 + b"x" * 50)
         await eventually(lambda: server.received == 50)
@@ -168,7 +168,7 @@ async def test_a_stalled_body_is_cut_off_and_the_application_notices() -> None:
         await eventually(lambda: server.cut_off == 1 and len(server.guard) == 0)
 
 
-async def test_a_slow_but_steady_body_is_taken() -> None:
+async def test_a_slow_but_steady_body_is_accepted() -> None:
     async with guarded(body_window_seconds=10, body_bytes_per_second=100) as server:
         reader, writer = await server.connect(HEAD % 6_000)
         for piece in range(1, 5):
@@ -198,7 +198,7 @@ async def closed(reader: asyncio.StreamReader) -> None:
         await reader.read()
 
 
-async def test_more_requests_than_one_address_may_have_at_once_are_refused() -> None:
+async def test_an_address_has_a_connection_limit() -> None:
     async with guarded(address_connections=3) as server:
         kept = [await server.connect(HEAD % 10 + b"x") for _ in range(3)]
         await eventually(lambda: server.received == 3)
@@ -234,7 +234,7 @@ async def test_refusals_are_logged_together(caplog: pytest.LogCaptureFixture) ->
     assert len(lines) == 1
 
 
-def test_an_unknown_limit_or_one_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_or_zero_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for changed in ({"sokets": 5}, {"sockets": 0}):
         with pytest.raises(ValueError, match=next(iter(changed))):
             known_limits(changed)

@@ -1,4 +1,4 @@
-"""The ordered consumer: every event once and in order, through real PostgreSQL and JetStream."""
+"""The ordered consumer on real PostgreSQL and JetStream."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SEEN = Projection("seen", ("seen",), SEEN_DDL, _see)
 def consumer(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
 ) -> OrderedConsumer:
-    """A consumer that notes every event, in a table where a repetition would show."""
+    """A consumer that inserts every event into a table without duplicates."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         owner.execute(SEEN_DDL)
@@ -67,7 +67,7 @@ def logged(log: EventLog) -> list[str]:
 async def consuming(
     settings: Settings, js: JetStreamContext, consumer: OrderedConsumer
 ) -> AsyncIterator[NatsBroker]:
-    """The consumer runs in this process, as it does in a service's, on this broker."""
+    """Run the consumer in this process on a broker."""
     await provision(js, (consumer.durable,))
     broker = broker_of(settings, "test")
     consumer.subscribe(broker)
@@ -106,10 +106,10 @@ async def test_thousands_of_events_arrive_once_and_in_order(
     assert seen(pool) == logged(log)
 
 
-async def test_a_consumer_waits_for_events_and_asks_hardly_ever(
+async def test_an_idle_consumer_sends_few_requests(
     settings: Settings, log: EventLog, js: JetStreamContext, consumer: OrderedConsumer
 ) -> None:
-    """And what comes is delivered to it once."""
+    """New events are delivered once."""
     async with consuming(settings, js, consumer) as broker:
         client = await broker.connect()
         asked = client.stats["out_msgs"]
@@ -144,7 +144,7 @@ async def test_a_redelivery_of_everything_changes_nothing(
     assert seen(pool) == logged(log)
 
 
-async def test_what_the_stream_lacks_is_read_from_the_log(
+async def test_missing_events_are_read_from_the_log(
     settings: Settings,
     log: EventLog,
     js: JetStreamContext,
@@ -159,7 +159,7 @@ async def test_what_the_stream_lacks_is_read_from_the_log(
     assert seen(pool) == logged(log)
 
 
-async def test_a_stream_that_is_deleted_and_filled_again_changes_nothing(
+async def test_a_refilled_stream_changes_nothing(
     settings: Settings,
     log: EventLog,
     js: JetStreamContext,
@@ -202,7 +202,7 @@ async def test_a_crash_between_commit_and_acknowledgement_changes_nothing(
 
 
 class Faltering:
-    """An effect that cannot be committed the first few times."""
+    """An effect whose first commits fail."""
 
     name = "faltering"
 
@@ -220,7 +220,7 @@ class Faltering:
         self._effect.apply(batch)
 
 
-async def test_a_batch_is_tried_until_it_is_committed(
+async def test_a_batch_is_retried_until_it_is_committed(
     settings: Settings,
     log: EventLog,
     js: JetStreamContext,
@@ -236,7 +236,7 @@ async def test_a_batch_is_tried_until_it_is_committed(
 
 
 class Noting:
-    """An effect in memory, which believes whatever it is given."""
+    """An effect in memory that accepts anything."""
 
     name = "noting"
 
@@ -255,10 +255,8 @@ class Noting:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), max_size=6))
-def test_whatever_the_stream_delivers_the_log_is_applied(
-    log: EventLog, batches: list[list[int]]
-) -> None:
-    """Batches with gaps, repetitions and inversions, as redelivery may make them."""
+def test_any_delivery_applies_the_log(log: EventLog, batches: list[list[int]]) -> None:
+    """Batches with gaps, repetitions and inversions, as after redelivery."""
     if not ids(log):
         grow(log, 4)
         leave_hole(log)
@@ -274,10 +272,10 @@ def test_whatever_the_stream_delivers_the_log_is_applied(
     assert effect.ids == whole
 
 
-async def test_a_message_that_names_another_segment_than_its_subject_is_dropped(
+async def test_a_message_of_another_segment_is_dropped(
     settings: Settings, js: JetStreamContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A trainer may publish on its own subjects only, so a message is of whom its subject names."""
+    """NATS restricts a trainer's subjects, so the subject identifies the sender."""
     durable = Durable("reader", REPORTS, "reports.>")
     await provision(js, (durable,))
     broker, kept = broker_of(settings, "test"), list[object]()
@@ -302,7 +300,7 @@ async def test_a_message_that_names_another_segment_than_its_subject_is_dropped(
     finally:
         await broker.stop()
     assert kept == [own]
-    assert "names another segment" in caplog.text
+    assert ("reports.a.j.1",) in [record.args for record in caplog.records]
 
 
 async def nothing_left(js: JetStreamContext, durable: Durable) -> bool:

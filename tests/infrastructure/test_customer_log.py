@@ -1,4 +1,4 @@
-"""What customers see of a trainer's output."""
+"""Filtering of trainers' output for customers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Extension modules: numpy, torch (total: 2)
 """
 
 
-def test_traces_are_left_out_and_what_went_wrong_stays() -> None:
+def test_stack_traces_are_removed_and_the_error_stays() -> None:
     assert list(customer_lines(OUTPUT.splitlines())) == [
         "INFO step 40/150 loss 9.8127",
         "LossDiverged: the loss is nan at step 41",

@@ -1,4 +1,4 @@
-"""Above its limit a cache loses what was used least recently, and nothing that is in use."""
+"""Eviction from the disk cache."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_within_the_limit_stays(copies: Path, kernels: Path, tmp_path: Path) -> None:
+def test_entries_within_the_limit_stay(copies: Path, kernels: Path, tmp_path: Path) -> None:
     assert trim_copies(copies, 300) == Deleted(0, 0, 300)
     assert trim_kernels(kernels, 200) == Deleted(0, 0, 200)
     assert names(copies) == {OLD, NEW, OTHER}
@@ -73,7 +73,7 @@ def test_what_is_within_the_limit_stays(copies: Path, kernels: Path, tmp_path: P
     assert trim_copies(tmp_path / "none", 0) == trim_kernels(tmp_path / "none", 0) == Deleted()
 
 
-def test_the_copies_that_were_used_least_recently_go_and_no_more_than_have_to(copies: Path) -> None:
+def test_least_recently_used_copies_are_evicted(copies: Path) -> None:
     handle = hold(copies / OLD)
     assert handle is not None
     os.close(handle)  # it was used just now
@@ -81,7 +81,7 @@ def test_the_copies_that_were_used_least_recently_go_and_no_more_than_have_to(co
     assert names(copies) == {OLD, OTHER}
 
 
-def test_a_copy_that_is_in_use_stays_and_counts_as_used_until_now(copies: Path) -> None:
+def test_a_copy_in_use_is_kept_and_counts_as_recent(copies: Path) -> None:
     handle = hold(copies / OLD)
     assert handle is not None
     os.utime(copies / OLD, (1000, 1000))  # it began long ago
@@ -92,7 +92,7 @@ def test_a_copy_that_is_in_use_stays_and_counts_as_used_until_now(copies: Path) 
     assert trim_copies(copies, 0) == Deleted(1, 100, 0)
 
 
-def test_a_process_that_is_killed_holds_nothing(copies: Path) -> None:
+def test_a_killed_process_holds_no_lock(copies: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(copies / OLD)],
         stdin=subprocess.PIPE,
@@ -106,13 +106,11 @@ def test_a_process_that_is_killed_holds_nothing(copies: Path) -> None:
     assert trim_copies(copies, 0).count == 1
 
 
-def test_who_comes_while_a_copy_is_deleted_finds_none(
-    copies: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_being_deleted_is_not_found(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flock = fcntl.flock
 
     def deleted_meanwhile(handle: int, operation: int) -> None:
-        """Between the look for it and its lock."""
+        """Delete the copy between the check and the lock."""
         monkeypatch.undo()
         assert trim_copies(copies, 250).count == 1
         flock(handle, operation)
@@ -122,7 +120,7 @@ def test_who_comes_while_a_copy_is_deleted_finds_none(
     assert hold(copies / "none") is None
 
 
-def test_what_was_half_deleted_is_deleted_and_what_is_not_ours_stays(copies: Path) -> None:
+def test_only_partial_copies_are_deleted(copies: Path) -> None:
     copied, foreign = copies / f"{NEW}.17", copies / "backup.18"
     for each in (copies / f"{NEW}.18", copied, foreign, copies / "notes"):
         each.mkdir()
@@ -134,7 +132,7 @@ def test_what_was_half_deleted_is_deleted_and_what_is_not_ours_stays(copies: Pat
     assert names(copies) == {copied.name, foreign.name, "notes", *strangers}
 
 
-def test_nothing_is_deleted_where_nobody_can_tell_what_is_in_use(
+def test_without_file_locks_nothing_is_evicted(
     copies: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_locks(*_: object) -> None:
@@ -146,14 +144,14 @@ def test_nothing_is_deleted_where_nobody_can_tell_what_is_in_use(
     assert trim_kernels(kernels, 0) == Deleted(0, 0, 200)
 
 
-def test_the_kernels_that_were_used_least_recently_go_with_their_folder(kernels: Path) -> None:
+def test_least_recently_used_kernels_are_evicted(kernels: Path) -> None:
     os.utime(kernels / KERNEL, (2000, 1000))  # read later than the graph
     assert trim_kernels(kernels, 150) == Deleted(1, 100, 100)
     assert files(kernels) == {KERNEL, LOCK}
     assert not (kernels / GRAPH).parent.exists()
 
 
-def test_no_kernel_is_deleted_while_something_is_compiled(kernels: Path) -> None:
+def test_no_kernel_is_evicted_during_compilation(kernels: Path) -> None:
     handle = hold(kernels)
     assert handle is not None
     assert trim_kernels(kernels, 0) == Deleted(0, 0, 200)
@@ -161,7 +159,7 @@ def test_no_kernel_is_deleted_while_something_is_compiled(kernels: Path) -> None
     assert trim_kernels(kernels, 0) == Deleted(2, 200, 0)
 
 
-def test_what_the_compiler_did_not_write_stays(kernels: Path, tmp_path: Path) -> None:
+def test_foreign_files_stay(kernels: Path, tmp_path: Path) -> None:
     torn, foreign = "22/.123.456.tmp", {"README", f"{KEY}.py", "22/notes.txt", "fxgraph/README"}
     for name in (torn, *foreign):
         written(kernels / name, b"f" * 100, 1)

@@ -1,4 +1,4 @@
-"""Batches from a pull subscription that refuses, ends or has less than a batch."""
+"""Batches of a pull subscription that fails, ends or has few messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = list[str] | Exception
 
 
 def lingering(*answers: Answer) -> tuple[Lingering, list[int]]:
-    """A subscription that answers so, one request after the other, and the sizes asked for."""
+    """A subscription with given answers, which records the requested sizes."""
     asked: list[int] = []
     left = iter(answers)
 
@@ -42,7 +42,7 @@ def lingering(*answers: Answer) -> tuple[Lingering, list[int]]:
         ([["a"], ConnectionClosedError()], "a", [1, 4]),  # the next request meets it again
     ],
 )
-async def test_a_batch_is_what_comes_soon_after_a_first_message(
+async def test_a_batch_has_messages_soon_after_the_first(
     answers: list[Answer], batch: str, sizes: list[int]
 ) -> None:
     subscription, asked = lingering(*answers)
@@ -51,22 +51,22 @@ async def test_a_batch_is_what_comes_soon_after_a_first_message(
     assert asked == sizes
 
 
-async def test_what_a_batch_lacks_is_not_asked_for_again() -> None:
+async def test_an_incomplete_batch_is_not_fetched_again() -> None:
     subscription, asked = lingering()
     with pytest.raises(NatsTimeoutError):
         await subscription.fetch(BATCH - 1)
     assert asked == []
 
 
-async def test_no_message_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_empty_fetch_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "sleep", lambda seconds: pytest.fail("it pauses"))
     subscription, _ = lingering(NatsTimeoutError())
     with pytest.raises(NatsTimeoutError):
         await subscription.fetch(BATCH)
 
 
-async def test_a_refusal_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FastStream asks again at once, for ever."""
+async def test_an_error_pauses_before_the_next_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastStream retries at once, without end."""
     monkeypatch.setattr(pulling, "PAUSE_SECONDS", 0.01)
     subscription, _ = lingering(ConnectionClosedError())
     others: list[str] = []

@@ -1,4 +1,4 @@
-"""Leadership: one process of a name writes, whatever is killed, frozen or disconnected."""
+"""Leader election, with killed, frozen and disconnected leaders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Leader = subprocess.Popen[bytes]
 
 
 class Ended(Exception):
-    """Instead of the end of the process."""
+    """Raised instead of ending the process."""
 
 
 def _raise(reason: str) -> None:
@@ -39,7 +39,7 @@ def _raise(reason: str) -> None:
 
 @pytest.fixture
 def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[[str], Leader]]:
-    """Starts processes that lead as `test`; each notes its epoch in a file of its name."""
+    """Starts processes that lead as `test` and write their epoch to a file."""
     started: list[Leader] = []
 
     def start(file: str) -> Leader:
@@ -61,7 +61,7 @@ def epoch_of(path: Path) -> Callable[[], str]:
 
 
 def written_by(log: EventLog, leader: Leader) -> int:
-    """How many events a process has written."""
+    """Number of events that a process has written."""
     return sum(
         f"leader:{leader.pid}".encode() in each.state
         for each in log.recorder.select_notifications(start=1, limit=1_000_000)
@@ -69,7 +69,7 @@ def written_by(log: EventLog, leader: Leader) -> int:
 
 
 def end_sessions(settings: Settings, name: str) -> None:
-    """End a leader's session at the server, as a restart of it would."""
+    """End a leader's session, like a restart of the server."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as connection:
         connection.execute(
@@ -93,7 +93,7 @@ def test_a_standby_waits_and_leads_when_the_leader_is_killed(
 
 
 @pytest.mark.full
-def test_a_frozen_leader_loses_the_lead_and_writes_nothing_when_it_wakes(
+def test_a_frozen_leader_cannot_write_when_it_wakes(
     start: Callable[[str], Leader], log: EventLog, tmp_path: Path
 ) -> None:
     first = start("first")
@@ -118,12 +118,12 @@ def test_a_save_of_a_former_leader_is_refused_and_ends_it(settings: Settings) ->
             assert present.epoch == former.epoch + 1
             account = log.load(Account, ACCOUNT_ID)
             account.grant_credit(5, "late")
-            with pytest.raises(Ended, match="a save was refused"):
+            with pytest.raises(Ended):
                 log.commit(account)
             assert log.load(Account, ACCOUNT_ID).balance_micros == 0
 
 
-def test_a_former_leader_moves_no_position(settings: Settings) -> None:
+def test_a_former_leader_cannot_move_a_position(settings: Settings) -> None:
     from eventsourcing.persistence import Tracking
 
     former = Leadership(settings, "test", _raise)
@@ -138,7 +138,7 @@ def test_a_former_leader_moves_no_position(settings: Settings) -> None:
         assert log.process_recorder.max_tracking_id("test") is None
 
 
-def test_a_leader_that_lost_its_session_to_nobody_leads_on(
+def test_a_leader_without_rivals_survives_a_lost_session(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leadership, "BEAT_SECONDS", 0.05)
@@ -157,7 +157,7 @@ def test_leaders_of_different_names_do_not_wait_for_each_other(settings: Setting
 
 
 def _session(settings: Settings) -> int | None:
-    """Number of the server process that holds the lock."""
+    """Process id of the server process with the lock."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as connection:
         row = connection.execute(

@@ -1,4 +1,4 @@
-"""Processes with limits: what a request may use, and what its end means."""
+"""Processes with limits: exceeded limits and failures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_reaches_a_limit_is_ended(work: str, limits: Limits, exceeded: Exce
 def test_what_ends_without_a_result_may_be_tried_again() -> None:
     with pytest.raises(ProcessFailed, match="no idea"):
         run(WORK, {"do": "unknown"}, AMPLE)
-    with pytest.raises(ProcessFailed, match="too long"):
+    with pytest.raises(ProcessFailed):
         run(WORK, {"do": "wait"}, Limits(60, 0.5, 256))
 
 

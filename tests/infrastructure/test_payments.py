@@ -1,4 +1,4 @@
-"""Payment providers: what a reference may be."""
+"""Payment providers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infrastructure.payments import PROVIDERS, ManualProvider, holders_provider
 from infrastructure.settings import Settings
 
 
-def test_an_operator_vouches_for_what_arrived() -> None:
+def test_a_manual_receipt_is_what_the_operator_states() -> None:
     said = ManualProvider().receipt("  INV-7 /  2026 ", 500)
     assert (said.provider, said.reference, said.amount_micros) == ("manual", "INV-7 / 2026", 500)
     assert ManualProvider().receipt("INV-7 / 2026", 500) == said
@@ -18,7 +18,7 @@ def test_an_operator_vouches_for_what_arrived() -> None:
 @pytest.mark.parametrize(
     "reference", ["", "   ", "=1+2", "+1", "-1", "@x", "a@b.example", "a\x00b", "ü", "x" * 101]
 )
-def test_what_is_no_reference_is_refused(reference: str) -> None:
+def test_an_invalid_reference_is_refused(reference: str) -> None:
     with pytest.raises(Invalid) as refusal:
         ManualProvider().receipt(reference, 500)
     assert refusal.value.field == "reference"
@@ -29,7 +29,7 @@ def test_providers_are_found_by_their_names() -> None:
     assert names == {"manual": "manual", "test": "test"}
 
 
-def test_a_test_payment_says_what_it_is_and_is_bounded() -> None:
+def test_a_test_payment_is_marked_and_limited() -> None:
     said = PROVIDERS["test"].receipt("7", 500_000)
     assert (said.provider, said.reference) == ("test", "test payment 7")
     for micros in (9_999, 1_000_000_001):
@@ -38,6 +38,6 @@ def test_a_test_payment_says_what_it_is_and_is_bounded() -> None:
         assert refusal.value.field == "amount"
 
 
-def test_account_holders_pay_by_themselves_only_where_that_is_switched_on() -> None:
+def test_self_service_top_up_must_be_enabled() -> None:
     assert holders_provider(Settings()) is None
     assert holders_provider(Settings(test_payments=True)) is PROVIDERS["test"]

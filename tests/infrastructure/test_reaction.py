@@ -1,4 +1,4 @@
-"""Reactions: answered once, in order, together with their position; what fails is parked."""
+"""Reactions: order, positions, retries and parking."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from infrastructure import reaction
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reaction import (
     ATTEMPTS,
+    BEHIND_PARKED,
     CONFLICT_ATTEMPTS,
     ReactionEffect,
     parked_reactions,
@@ -41,7 +42,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mirror:
-    """A reaction that grants a mirror account the same credit; it can be made to fail."""
+    """A reaction that grants a mirror account the same credit. Tests can make it fail."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -84,7 +85,7 @@ def consumer(log: EventLog, effect: ReactionEffect) -> OrderedConsumer:
 
 
 def mirrored(log: EventLog) -> list[str]:
-    """What the mirror was given, in order."""
+    """The mirror's credits in order."""
     events = log.events.get(MIRROR_ID)
     return [event.reference for event in events if isinstance(event, Account.CreditGranted)]
 
@@ -123,14 +124,14 @@ def test_events_that_need_no_answer_move_the_position(
     assert consumer.effect.position() == ids(log)[-1]
 
 
-def test_no_event_is_answered_twice(log: EventLog, consumer: OrderedConsumer) -> None:
+def test_no_event_is_processed_twice(log: EventLog, consumer: OrderedConsumer) -> None:
     grow(log, 5)
     consumer.catch_up()
     consumer.catch_up()
     assert mirrored(log) == credit_events(ACCOUNT_ID, count=4)
 
 
-def test_a_reaction_that_lost_a_race_reads_again(
+def test_a_conflicting_reaction_is_retried(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -149,7 +150,7 @@ def test_a_reaction_that_lost_a_race_reads_again(
 
 
 @pytest.mark.parametrize("races", [CONFLICT_ATTEMPTS - 1, CONFLICT_ATTEMPTS])
-def test_only_a_reaction_that_loses_very_many_races_is_parked(
+def test_only_many_conflicts_park_a_reaction(
     log: EventLog,
     consumer: OrderedConsumer,
     mirror: Mirror,
@@ -171,7 +172,7 @@ def test_only_a_reaction_that_loses_very_many_races_is_parked(
     assert (f"{ACCOUNT_ID}:2" in mirrored(log)) == (races < CONFLICT_ATTEMPTS)
 
 
-def test_an_event_that_another_process_answered_meanwhile_is_left_alone(
+def test_an_event_processed_elsewhere_is_skipped(
     log: EventLog,
     consumer: OrderedConsumer,
     mirror: Mirror,
@@ -194,7 +195,7 @@ def test_an_event_that_another_process_answered_meanwhile_is_left_alone(
     assert parked(pool) == []
 
 
-def test_a_reaction_is_tried_a_few_times_before_it_is_parked(
+def test_a_failing_reaction_is_retried_before_it_is_parked(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -204,7 +205,7 @@ def test_a_reaction_is_tried_a_few_times_before_it_is_parked(
     assert parked(pool) == []
 
 
-def test_a_failing_reaction_is_parked_with_its_aggregate_and_others_go_on(
+def test_a_parked_reaction_blocks_only_its_aggregate(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -217,15 +218,12 @@ def test_a_failing_reaction_is_parked_with_its_aggregate_and_others_go_on(
     assert mirrored(log) == credit_events(OTHER_ID)
     with pool.connection() as connection:
         rows = parked_reactions(connection)
-    assert [row["error"] for row in rows] == [
-        "ValueError: poison",
-        "an earlier event of this aggregate is parked",
-    ]
+    assert [row["error"] for row in rows] == ["ValueError: poison", BEHIND_PARKED]
     assert {row["originator_id"] for row in rows} == {ACCOUNT_ID}
     assert consumer.effect.position() == ids(log)[-1]
 
 
-def test_later_batches_know_what_is_parked(
+def test_later_batches_respect_parked_aggregates(
     log: EventLog, consumer: OrderedConsumer, mirror: Mirror, pool: ConnectionPool[Connection]
 ) -> None:
     grow(log, 2)
@@ -238,7 +236,7 @@ def test_later_batches_know_what_is_parked(
     assert len(parked(pool)) == 2
 
 
-def test_a_replay_answers_in_order_and_unparks(
+def test_a_replay_runs_in_order_and_unparks(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,
@@ -260,7 +258,7 @@ def test_a_replay_answers_in_order_and_unparks(
     assert mirrored(log) == credit_events(ACCOUNT_ID, count=4), "the aggregate is free again"
 
 
-def test_a_replay_frees_the_aggregate_whichever_of_its_events_was_asked_for(
+def test_a_replay_of_any_event_frees_its_aggregate(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,
@@ -283,7 +281,7 @@ def test_a_replay_frees_the_aggregate_whichever_of_its_events_was_asked_for(
     assert mirrored(log) == credit_events(ACCOUNT_ID, count=3)
 
 
-def test_an_event_is_answered_when_a_replay_frees_its_aggregate_amid_a_batch(
+def test_a_replay_during_a_batch_frees_its_aggregate(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,
@@ -312,7 +310,7 @@ def test_an_event_is_answered_when_a_replay_frees_its_aggregate_amid_a_batch(
 
 
 @pytest.mark.parametrize("error", [GenericError("the store is away"), OSError("no room is left")])
-def test_what_failed_for_want_of_the_store_is_answered_when_it_is_back(
+def test_events_wait_for_an_unreachable_store(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,
@@ -320,7 +318,7 @@ def test_what_failed_for_want_of_the_store_is_answered_when_it_is_back(
     pool: ConnectionPool[Connection],
     error: Exception,
 ) -> None:
-    """Its aggregate waits, without an operator, and holds up no other."""
+    """Its aggregate waits without an operator and does not block others."""
     grow(log, 2)
     grow(log, 2, OTHER_ID)
     mirror.failing = lambda event: error if event.account_id == ACCOUNT_ID else None
@@ -335,7 +333,7 @@ def test_what_failed_for_want_of_the_store_is_answered_when_it_is_back(
     assert parked(pool) == []
 
 
-def test_a_replay_that_fails_stays_parked_and_holds_up_no_other_aggregate(
+def test_a_failed_replay_stays_parked(
     log: EventLog,
     consumer: OrderedConsumer,
     effect: ReactionEffect,

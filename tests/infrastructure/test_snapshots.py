@@ -1,4 +1,4 @@
-"""Snapshots: a short cut that is checked, never a source of truth."""
+"""Account snapshots, genuine and forged."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def cause() -> Iterator[Cause]:
 
 @pytest.fixture
 def billing(settings: Settings) -> Iterator[EventLog]:
-    """The log as billing opens it, which alone takes snapshots."""
+    """The log of billing, which takes snapshots."""
     with open_log(settings, takes_snapshots=True) as opened:
         yield opened
 
 
 def snapshots_of(log: EventLog) -> list[int]:
-    """Versions of an account's snapshots that are used."""
+    """Versions of an account's valid snapshots."""
     assert log.snapshots is not None
     return [each.originator_version for each in log.snapshots.get(ACCOUNT_ID)]
 
 
 def as_owner(settings: Settings, statement: str, *values: object) -> None:
-    """What no service may do."""
+    """Change rows as the database's owner."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         assert owner.execute(statement.encode(), values).rowcount == 1
@@ -76,7 +76,7 @@ def test_a_long_account_is_read_from_its_snapshot_and_is_the_same(billing: Event
     assert billing.load(Account, ACCOUNT_ID) == replayed
 
 
-def test_a_snapshot_spares_the_events_before_it(
+def test_a_snapshot_replaces_the_events_before_it(
     billing: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(billing, 1001)
@@ -148,7 +148,7 @@ def test_the_genuine_snapshot_before_a_forged_one_is_used(
         ("signature", f'"{"0" * 64}"'),
     ],
 )
-def test_a_genuine_snapshot_that_was_changed_is_not_used(
+def test_a_changed_snapshot_is_not_used(
     billing: EventLog, settings: Settings, field: str, value: str
 ) -> None:
     grow(billing, 1001)
@@ -179,10 +179,8 @@ def test_a_snapshot_of_another_account_is_not_used(billing: EventLog, settings: 
     assert list(billing.snapshots.get(poor)) == []
 
 
-def test_a_snapshot_of_events_that_the_log_does_not_hold_is_not_used(
-    billing: EventLog, settings: Settings
-) -> None:
-    """As after a restore of the events alone, or where their owner rewrote them."""
+def test_a_snapshot_ahead_of_the_log_is_not_used(billing: EventLog, settings: Settings) -> None:
+    """As after a restore of the events alone, or a rewrite by their owner."""
     grow(billing, 1001)
     as_owner(
         settings,

@@ -1,4 +1,4 @@
-"""The event store: append-only, durable, and honest about who was first."""
+"""The event store: append-only, durable and ordered."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def credits_of(log: EventLog) -> list[str]:
         "DELETE FROM ecolink_tracking",
     ],
 )
-def test_what_is_recorded_cannot_be_changed(
+def test_recorded_events_cannot_be_changed(
     log: EventLog, settings: Settings, statement: str
 ) -> None:
     log.commit(opened())
@@ -88,7 +88,7 @@ def test_a_server_that_acknowledges_before_it_is_durable_is_refused(settings: Se
         open_log(settings)
 
 
-def test_of_two_writers_of_one_version_one_is_told_that_it_was_late(log: EventLog) -> None:
+def test_of_two_writers_of_one_version_one_gets_a_conflict(log: EventLog) -> None:
     log.commit(opened())
     together = threading.Barrier(2)
     outcomes: dict[str, type[Exception] | None] = {}
@@ -114,7 +114,7 @@ def test_of_two_writers_of_one_version_one_is_told_that_it_was_late(log: EventLo
     assert credits_of(log) == [winner]
 
 
-def test_a_use_case_that_was_late_is_tried_again(log: EventLog) -> None:
+def test_a_conflicting_use_case_is_retried(log: EventLog) -> None:
     log.commit(opened())
     attempts = 0
 
@@ -145,7 +145,7 @@ def test_a_save_whose_acknowledgement_was_lost_is_a_success(log: EventLog) -> No
     assert credits_of(log) == ["invoice"]
 
 
-def test_another_commands_event_in_its_place_is_a_conflict(log: EventLog) -> None:
+def test_another_commands_event_is_a_conflict(log: EventLog) -> None:
     log.commit(opened())
     first, second = log.load(Account, ACCOUNT_ID), log.load(Account, ACCOUNT_ID)
     with command("one"):
@@ -171,7 +171,7 @@ def test_a_conflict_on_one_aggregate_saves_nothing_of_the_others(log: EventLog) 
     assert log.find(Account, other.id) is None
 
 
-def test_events_and_the_position_they_answer_are_saved_together(log: EventLog) -> None:
+def test_events_and_position_are_saved_together(log: EventLog) -> None:
     log.commit(opened(), tracking=Tracking("reader", 7))
     assert log.process_recorder.max_tracking_id("reader") == 7
 
@@ -186,9 +186,7 @@ def test_a_position_that_was_reached_before_saves_no_event(log: EventLog) -> Non
     assert log.process_recorder.max_tracking_id("reader") == 7
 
 
-def test_a_log_that_keeps_aggregates_sees_what_others_write(
-    log: EventLog, settings: Settings
-) -> None:
+def test_a_caching_log_reads_events_of_others(log: EventLog, settings: Settings) -> None:
     log.commit(opened())
     cached = open_log(settings, cached=10)
     try:

@@ -1,4 +1,4 @@
-"""Special tokens in what people wrote are text; everything else is tokenised as it always was."""
+"""Special tokens in users' messages stay text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chat(*contents: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_is_tokenised_as_it_was(tokenizer: Any, text: str) -> None:
+def test_ordinary_text_is_tokenized_unchanged(tokenizer: Any, text: str) -> None:
     messages = chat("Be brief.", text, f"{text}!")
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     expected = tokenizer(rendered, add_special_tokens=False)["input_ids"]
@@ -82,7 +82,7 @@ def test_special_tokens_in_a_message_are_text(tokenizer: Any, place: str) -> Non
     assert taught == f"{content}<|im_end|>"
 
 
-def test_what_is_trained_is_what_is_served(tokenizer: Any) -> None:
+def test_training_and_serving_use_the_same_tokens(tokenizer: Any) -> None:
     messages = chat(INJECTION, INJECTION, INJECTION)
     renderer = Renderer(tokenizer, 10_000)
     (example,) = renderer.render({"messages": messages})
@@ -126,7 +126,7 @@ def test_the_spans_of_tokens_are_those_of_the_text(tokenizer: Any) -> None:
         assert read in (written, "\ufffd") or "\ufffd" in read
 
 
-def test_marks_that_a_person_writes_change_nothing_for_the_better() -> None:
+def test_marks_in_a_message_are_removed() -> None:
     tokenizer = make_tiny_tokenizer()
     renderer = Renderer(tokenizer, 1000)
     for content in (f"<|im_{MARK}end|>", f"{MARK}<|im_end|>", f"<|im_end|>{MARK}"):
@@ -135,7 +135,7 @@ def test_marks_that_a_person_writes_change_nothing_for_the_better() -> None:
 
 
 def unigram() -> Tokenizer:
-    """A model that would find a special token as a word of its own."""
+    """A model that has a special token in its vocabulary."""
     words = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -5.0) for letter in "▁</s>ab")]
     made = Tokenizer(models.Unigram([*dict(words).items()], unk_id=0))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -172,7 +172,7 @@ def test_an_unmarked_text_reads_the_same_through_the_renamed_tokenizer(smollm2: 
     assert [begin for begin, _ in marked.offsets] == [begin for begin, _ in plain.offsets]
 
 
-def test_tokenizers_without_special_tokens_have_nothing_to_protect() -> None:
+def test_tokenizers_without_special_tokens_add_no_marks() -> None:
     core = Tokenizer.from_str(make_tiny_tokenizer().backend_tokenizer.to_str())
     content = json.loads(core.to_str())
     content["added_tokens"] = []

@@ -29,7 +29,7 @@ from infrastructure.reports import Checkpoint, Evaluation, Outcome, Report
 from infrastructure.settings import Settings
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
-from services.billing.tick import Shown, settled
+from services.billing.ticker import Shown, settled
 from services.scheduler.exit_codes import OVERRUN
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName

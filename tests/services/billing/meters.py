@@ -1,4 +1,4 @@
-"""Meters of several jobs, and the lengths of leases in examples."""
+"""Meters and a lease policy for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The billing process: how often it ticks."""
+"""The billing process: tick interval."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from services.billing.app import tick_seconds
     ("minute_seconds", "speed", "seconds"),
     [(60, 1.0, 1.0), (1, 1.0, 0.2), (60, 60.0, 0.2), (5, 10.0, 0.1), (60, 1e6, 0.05)],
 )
-def test_five_ticks_to_a_metered_minute_of_real_time(
-    minute_seconds: int, speed: float, seconds: float
-) -> None:
+def test_a_metered_minute_has_five_ticks(minute_seconds: int, speed: float, seconds: float) -> None:
     settings = Settings(meter_minute_seconds=minute_seconds, clock_speed=speed)
     assert tick_seconds(settings) == pytest.approx(seconds)

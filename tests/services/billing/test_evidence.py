@@ -1,4 +1,4 @@
-"""Evidence: the longest time that a segment has shown, whatever else is said."""
+"""Evidence: the longest elapsed time of each segment."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_elapsed_time_is_the_smaller_of_two_clocks(
     assert elapsed_seconds(shown_seconds, bound_at, NOW) == elapsed
 
 
-def test_what_has_no_gpus_has_not_run() -> None:
+def test_a_segment_without_gpus_has_not_run() -> None:
     assert elapsed_seconds(100, None, NOW) == 0
 
 
-def test_it_only_grows(pool: ConnectionPool[Connection]) -> None:
+def test_evidence_only_grows(pool: ConnectionPool[Connection]) -> None:
     with pool.connection() as connection:
         keep_evidence(connection, [shown(10.5), shown(12.5), shown(11)])
         assert kept(connection) == {1: 12.5}
@@ -54,13 +54,13 @@ def test_it_only_grows(pool: ConnectionPool[Connection]) -> None:
         assert kept(connection) == {1: 20}
 
 
-def test_each_segment_has_its_own(pool: ConnectionPool[Connection]) -> None:
+def test_each_segment_has_its_own_evidence(pool: ConnectionPool[Connection]) -> None:
     with pool.connection() as connection:
         keep_evidence(connection, [shown(10, 1), shown(2, 2)])
         assert kept(connection) == {1: 10, 2: 2}
 
 
-def test_what_cannot_be_read_is_dropped_and_the_rest_kept(
+def test_invalid_reports_are_dropped(
     pool: ConnectionPool[Connection],
 ) -> None:
     with pool.connection() as connection:

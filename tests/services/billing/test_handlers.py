@@ -32,7 +32,7 @@ def story(log: EventLog) -> Story:
 
 @pytest.fixture
 def clock() -> FixedClock:
-    """The database's clock; an hour later."""
+    """The database's time, an hour later."""
     return FixedClock(NOW + timedelta(hours=1))
 
 
@@ -58,7 +58,7 @@ def ended(
     grace_seconds: int = 0,
     after: timedelta = timedelta(minutes=30),
 ) -> None:
-    """The segment's end as the scheduler records it, some time after the GPUs were bound."""
+    """End the segment some seconds after its GPUs were bound."""
     with because(Cause("service:scheduler", "end", BOUND_AT + after)):
         job = story.job
         job.end_segment(1, reason, elapsed_seconds, grace_seconds=grace_seconds)
@@ -88,7 +88,7 @@ def test_without_money_for_a_second_the_lease_is_refused(
     assert topics(answer) == ["MeterClosed", "BalanceDepleted"]
 
 
-def test_the_first_lease_is_what_the_balance_carries(
+def test_the_first_lease_is_limited_by_the_balance(
     log: EventLog, story: Story, metering: Metering
 ) -> None:
     story.open_account(100_500)
@@ -122,7 +122,7 @@ def test_an_ended_segment_is_settled(log: EventLog, story: Story, metering: Mete
 
 
 @pytest.mark.parametrize("elapsed_seconds", [75, 10_000])
-def test_a_trainers_clock_that_jumped_bills_no_more_than_the_scheduler_saw(
+def test_a_trainers_clock_jump_bills_at_most_scheduler_time(
     log: EventLog, story: Story, metering: Metering, elapsed_seconds: int
 ) -> None:
     story.run_until("training")
@@ -132,7 +132,7 @@ def test_a_trainers_clock_that_jumped_bills_no_more_than_the_scheduler_saw(
     assert meter.billed_seconds == 70
 
 
-def test_a_schedulers_clock_that_jumped_bills_no_more_than_the_database_saw(
+def test_a_schedulers_clock_jump_bills_at_most_database_time(
     log: EventLog, story: Story, metering: Metering, clock: FixedClock
 ) -> None:
     story.run_until("training")
@@ -158,7 +158,7 @@ def test_grace_is_not_billed_even_if_the_lease_was_extended_meanwhile(
     [(265, 25, 1800, 240), (200, 30, 1800, 170), (300, 0, 200, 200)],
     ids=["nothing", "its grace", "time after its end"],
 )
-def test_what_a_tick_billed_too_much_is_given_back(
+def test_an_overbilled_tick_is_credited(
     log: EventLog,
     story: Story,
     metering: Metering,
@@ -199,7 +199,7 @@ def test_a_crash_is_credited_back_to_the_last_checkpoint(
     ]
 
 
-def test_work_that_is_lost_with_its_checkpoint_is_credited(
+def test_work_lost_with_a_checkpoint_is_credited(
     log: EventLog, story: Story, metering: Metering
 ) -> None:
     story.run_until("training")
@@ -226,8 +226,6 @@ def test_a_segment_is_settled_once(log: EventLog, story: Story, metering: Meteri
     assert metering.react(last(log, story, Job.SegmentEnded)) == []
 
 
-def test_other_events_are_none_of_its_business(
-    log: EventLog, story: Story, metering: Metering
-) -> None:
+def test_other_events_cause_no_reaction(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("training")
     assert metering.react(last(log, story, Job.TrainingStarted)) == []

@@ -1,4 +1,4 @@
-"""Settlement: minutes billed, leases extended, and money that ends for all at once."""
+"""Settlement: minutes, leases and depletion."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_lease_is_not_extended_second_by_second() -> None:
     assert running.paid_seconds == 360
 
 
-def test_a_minute_is_captured_with_the_lease_that_it_leads_to() -> None:
+def test_a_minute_and_its_lease_extension_come_together() -> None:
     payer, running = account(1000 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     happened(payer)
@@ -58,7 +58,7 @@ def test_a_minute_is_captured_with_the_lease_that_it_leads_to() -> None:
     assert payer.reserved_micros == 300 * SECOND
 
 
-def test_the_last_lease_is_what_the_balance_carries_to_the_second() -> None:
+def test_the_last_lease_uses_the_balance_to_the_second() -> None:
     payer, running = account(120 * SECOND + 999), meter()
     settle(payer, [Running(running, 0)], POLICY)
     assert running.paid_seconds == 120
@@ -72,7 +72,7 @@ def test_without_a_second_of_money_there_is_no_lease() -> None:
     assert payer.reserved_micros == 0
 
 
-def test_a_top_up_grants_the_lease_that_was_waited_for() -> None:
+def test_a_top_up_grants_a_waiting_lease() -> None:
     payer, running = account(), meter()
     settle(payer, [Running(running, 0)], POLICY)
     payer.grant_credit(1000 * SECOND, "top-up")
@@ -81,7 +81,7 @@ def test_a_top_up_grants_the_lease_that_was_waited_for() -> None:
     assert running.paid_seconds == 300
 
 
-def test_meter_of_that_comes_later_lifts_all_leases_to_one_height() -> None:
+def test_a_later_meter_extends_all_leases_equally() -> None:
     payer, first, second = account(10_000 * SECOND), meter_of(1, 3_600_000), meter_of(2, 7_200_000)
     settle(payer, [Running(first, 0)], POLICY)
     settle(payer, [Running(first, 59), Running(second, 0)], POLICY)
@@ -96,7 +96,7 @@ def test_time_beyond_the_paid_seconds_is_not_billed() -> None:
     assert payer.balance_micros == 0
 
 
-def test_a_lease_that_lapsed_is_not_extended_so_grace_is_never_billed() -> None:
+def test_a_lapsed_lease_is_not_extended() -> None:
     payer, running = account(120 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     payer.grant_credit(1000 * SECOND, "too late")
@@ -106,7 +106,7 @@ def test_a_lease_that_lapsed_is_not_extended_so_grace_is_never_billed() -> None:
     assert payer.balance_micros == 1000 * SECOND
 
 
-def test_the_minute_that_gets_there_and_the_depletion_come_together() -> None:
+def test_the_last_minute_and_the_depletion_come_together() -> None:
     payer, running = account(120 * SECOND + 500), meter()
     settle(payer, [Running(running, 0)], POLICY)
     settle(payer, [Running(running, 60)], POLICY)
@@ -115,7 +115,7 @@ def test_the_minute_that_gets_there_and_the_depletion_come_together() -> None:
     assert happened(payer) == ["UsageSettled", "BalanceDepleted"]
 
 
-def test_an_ended_segment_is_settled_to_the_second_and_its_lease_given_back() -> None:
+def test_an_ended_segment_is_settled_and_its_lease_released() -> None:
     payer, running = account(1000 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     close(payer, running, elapsed_seconds=75, kept_seconds=75, policy=POLICY)
@@ -124,7 +124,7 @@ def test_an_ended_segment_is_settled_to_the_second_and_its_lease_given_back() ->
     assert payer.reserved_micros == 0
 
 
-def test_what_a_crash_lost_is_given_back_and_named() -> None:
+def test_work_lost_by_a_crash_is_credited() -> None:
     payer, running = account(1000 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     happened(payer)
@@ -135,7 +135,7 @@ def test_what_a_crash_lost_is_given_back_and_named() -> None:
     assert payer.balance_micros == (1000 - 50) * SECOND
 
 
-def test_what_a_wrong_clock_had_shown_is_given_back_by_the_last_word() -> None:
+def test_the_final_report_credits_a_wrong_clocks_time() -> None:
     payer, running = account(1000 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     settle(payer, [Running(running, 240)], POLICY)
@@ -143,7 +143,7 @@ def test_what_a_wrong_clock_had_shown_is_given_back_by_the_last_word() -> None:
     assert payer.balance_micros == (1000 - 75) * SECOND
 
 
-def test_a_lease_that_has_lapsed_stays_so_when_a_clock_jumps_back() -> None:
+def test_a_lapsed_lease_stays_lapsed_after_a_clock_jump() -> None:
     payer, running = account(120 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     settle(payer, [Running(running, 120)], POLICY)
@@ -173,7 +173,7 @@ def test_a_refused_meter_gets_no_lease_and_counts_for_nothing() -> None:
     assert not payer.low
 
 
-def test_a_costly_job_that_is_refused_depletes_nobody() -> None:
+def test_a_refused_job_does_not_deplete_the_account() -> None:
     payer, cheap, costly = account(400 * SECOND), meter_of(1, 3_600_000), meter_of(2, 10**12)
     open_meter(payer, cheap, POLICY)
     open_meter(payer, costly, POLICY)
@@ -181,7 +181,7 @@ def test_a_costly_job_that_is_refused_depletes_nobody() -> None:
     assert not payer.depleted
 
 
-def test_a_segment_that_ends_depletes_nobody_while_another_holds_a_lease() -> None:
+def test_an_ended_segment_does_not_deplete_beside_a_lease() -> None:
     payer, first, second = account(600 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     close(payer, first, elapsed_seconds=300, kept_seconds=300, policy=POLICY)
@@ -192,7 +192,7 @@ def test_a_segment_that_ends_depletes_nobody_while_another_holds_a_lease() -> No
     assert payer.depleted
 
 
-def test_what_is_credited_at_once_was_never_depleted() -> None:
+def test_an_immediate_credit_prevents_depletion() -> None:
     payer, running = account(100 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     close(payer, running, elapsed_seconds=100, kept_seconds=50, policy=POLICY)
@@ -200,7 +200,7 @@ def test_what_is_credited_at_once_was_never_depleted() -> None:
 
 
 @pytest.mark.parametrize(("elapsed", "low"), [(99, False), (100, False), (101, True)])
-def test_the_runway_counts_time_that_is_used_and_not_billed_yet(elapsed: int, low: bool) -> None:
+def test_the_runway_counts_unbilled_time(elapsed: int, low: bool) -> None:
     """1,000 s of money, of which the warning time is the last 900 s."""
     payer, running = account(1000 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
@@ -211,7 +211,7 @@ def test_the_runway_counts_time_that_is_used_and_not_billed_yet(elapsed: int, lo
     assert [each.runway_seconds for each in warnings] == ([899] if low else [])
 
 
-def test_the_runway_is_that_of_all_that_runs() -> None:
+def test_the_runway_covers_all_segments() -> None:
     payer, first, second = account(1500 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0)], POLICY)
     assert not payer.low
@@ -221,7 +221,7 @@ def test_the_runway_is_that_of_all_that_runs() -> None:
     assert not payer.low
 
 
-def test_an_account_that_runs_nothing_is_not_low_and_its_next_job_warns_again() -> None:
+def test_an_idle_account_is_not_low_and_is_warned_again() -> None:
     payer, first, second = account(100 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0)], POLICY)
     assert payer.low
@@ -239,7 +239,7 @@ def test_an_account_that_runs_nothing_is_not_low_and_its_next_job_warns_again() 
     assert happened(payer) == ["BalanceLow"]
 
 
-def test_segments_in_their_grace_are_no_new_crossing() -> None:
+def test_segments_in_grace_cause_no_new_warning() -> None:
     payer, first, second = account(200 * SECOND), meter_of(1, 3_600_000), meter_of(2, 3_600_000)
     settle(payer, [Running(first, 0), Running(second, 0)], POLICY)
     settle(payer, [Running(first, 100), Running(second, 100)], POLICY)
@@ -251,7 +251,7 @@ def test_segments_in_their_grace_are_no_new_crossing() -> None:
     assert said == ["BalanceLow", "BalanceRecovered"]
 
 
-def test_a_lease_that_the_tick_does_not_see_keeps_the_warning() -> None:
+def test_a_lease_without_a_meter_keeps_the_warning() -> None:
     payer, running = account(100 * SECOND), meter()
     settle(payer, [Running(running, 0)], POLICY)
     happened(payer)
@@ -260,14 +260,14 @@ def test_a_lease_that_the_tick_does_not_see_keeps_the_warning() -> None:
     assert payer.low
 
 
-def test_what_costs_nothing_has_no_runway() -> None:
+def test_free_segments_have_no_runway() -> None:
     payer, free = account(), meter_of(1, 0)
     settle(payer, [Running(free, 0)], POLICY)
     assert free.paid_seconds == 300
     assert happened(payer) == []
 
 
-def test_a_tick_saves_no_more_than_the_store_takes_and_the_next_one_the_rest() -> None:
+def test_a_tick_is_limited_to_one_save() -> None:
     policy = LeasePolicy(minute_seconds=1, lease_seconds=300, extension_seconds=60)
     payer = account(10**9)
     meters = [meter_of(job, 3_600_000) for job in range(4)]
@@ -285,7 +285,7 @@ def test_a_tick_saves_no_more_than_the_store_takes_and_the_next_one_the_rest() -
     assert {each.paid_seconds for each in meters} == {599}
 
 
-def test_a_lease_that_no_save_could_settle_is_no_policy() -> None:
+def test_a_lease_too_long_for_one_save_is_refused() -> None:
     with pytest.raises(ValueError, match="400 metered minutes"):
         LeasePolicy(minute_seconds=1, lease_seconds=401, extension_seconds=60)
 

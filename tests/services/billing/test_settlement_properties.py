@@ -1,4 +1,4 @@
-"""Settlement, whatever the rates, the ticks and the evidence: the books are right."""
+"""Properties of settlement under any rates, ticks and evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ rates = st.integers(3600, 200_000_000)  # from a micro-dollar a second on
 def test_segments_that_run_together_reach_zero_together(
     rates: list[int], steps: list[int], balance_seconds: int
 ) -> None:
-    """However fast they cost, and however far apart the ticks are."""
+    """For any rates and any tick intervals."""
     with command():
         meters = [meter_of(job, rate) for job, rate in enumerate(rates)]
         payer = account(balance_seconds * second_micros(meters))
@@ -45,7 +45,7 @@ def test_segments_that_run_together_reach_zero_together(
 @hypothesis_settings(max_examples=60)
 @given(rates=st.lists(rates, min_size=2, max_size=4), joins=st.lists(st.integers(0, 400)))
 def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: list[int]) -> None:
-    """Each joins while there is money for a full lease of all."""
+    """Each segment starts while the balance pays full leases."""
     with command():
         meters = [meter_of(job, rate) for job, rate in enumerate(rates)]
         payer = account(2000 * second_micros(meters))
@@ -75,10 +75,10 @@ def test_segments_that_began_apart_reach_zero_together(rates: list[int], joins: 
         max_size=4,
     ),
 )
-def test_whatever_the_evidence_the_books_are_right(
+def test_any_evidence_gives_correct_books(
     balance: int, segments: list[tuple[int, list[int], int, int]]
 ) -> None:
-    """Evidence comes unevenly, stands still, and the last word may contradict it."""
+    """Evidence is uneven, and the final report may contradict it."""
     with command():
         payer = account(balance)
         meters = [meter_of(job, rate) for job, (rate, *_) in enumerate(segments)]
@@ -106,7 +106,7 @@ def test_whatever_the_evidence_the_books_are_right(
 
 
 def assert_sound(payer: Account, meters: list[Meter]) -> None:
-    """What must hold after every tick."""
+    """Check the invariants of every tick."""
     assert 0 <= payer.reserved_micros <= payer.balance_micros
     assert payer.reserved_micros == sum(
         each.charge_between(each.billed_seconds, each.paid_seconds) for each in meters

@@ -1,4 +1,4 @@
-"""The ticker on real PostgreSQL: it posts what the evidence has and the log lacks."""
+"""The ticker on real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.stories import Story
 
 
 class MovableClock(FixedClock):
-    """Stands until it is moved, whatever the database's clock says."""
+    """A clock that stands still until the test moves it."""
 
     def at(self, moment: datetime) -> datetime:
         del moment
@@ -48,7 +48,7 @@ def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
 
 
 def start(story: Story, pool: ConnectionPool[Connection], ago: timedelta) -> None:
-    """The pod was bound some time ago, by the clock of the database."""
+    """Bind the pod some seconds ago by the database's clock."""
     with pool.connection() as connection:
         row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
     assert row is not None
@@ -72,7 +72,7 @@ def minutes(story: Story) -> list[tuple[int, int]]:
     ]
 
 
-def test_a_ticker_that_was_down_posts_all_that_is_missing_and_once(
+def test_a_restarted_ticker_posts_missing_minutes_once(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.run_until("leased")
@@ -94,7 +94,7 @@ def test_without_evidence_there_is_no_bill(
     assert minutes(story) == []
 
 
-def test_a_trainers_clock_that_jumps_bills_no_more_than_the_database_saw(
+def test_a_trainers_clock_jump_bills_at_most_database_time(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.run_until("leased")
@@ -105,7 +105,7 @@ def test_a_trainers_clock_that_jumps_bills_no_more_than_the_database_saw(
 
 
 @pytest.mark.parametrize("bound_at", [None, datetime(2999, 1, 1, tzinfo=UTC)])
-def test_a_segment_that_cannot_have_run_has_run_for_no_second(
+def test_a_segment_without_a_pod_has_run_0_seconds(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker, bound_at: datetime | None
 ) -> None:
     story.run_until("allocated")
@@ -120,7 +120,7 @@ def test_a_segment_that_cannot_have_run_has_run_for_no_second(
     assert story.meter(1).paid_seconds == 300, "a full lease, not a second less"
 
 
-def test_a_segment_that_waited_for_money_gets_its_lease(
+def test_a_waiting_segment_gets_its_lease_after_a_top_up(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.open_account(1)
@@ -140,7 +140,7 @@ def test_a_segment_that_waited_for_money_gets_its_lease(
     assert story.meter(1).paid_seconds == 300
 
 
-def test_a_segment_whose_lease_was_refused_never_gets_one(
+def test_a_refused_segment_never_gets_a_lease(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.open_account(1)
@@ -160,7 +160,7 @@ def test_a_segment_whose_lease_was_refused_never_gets_one(
     assert story.meter(1).paid_seconds == 0
 
 
-def test_an_account_whose_last_segment_is_over_is_low_no_more(
+def test_an_account_without_segments_is_not_low(
     log: EventLog, pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.open_account(400_000)
@@ -181,7 +181,7 @@ def test_an_account_whose_last_segment_is_over_is_low_no_more(
     assert ticker.tick() == 0
 
 
-def test_time_is_the_databases_as_the_platforms_clock_has_it(
+def test_time_is_database_time_on_the_platforms_clock(
     log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     """At a speed of 100, 2.5 s of the database are 250 s of segment time."""
@@ -229,7 +229,7 @@ def test_a_day_of_billing_runs_in_seconds(
     assert last.timestamp == NOW + timedelta(days=1)
 
 
-def test_a_meter_that_was_closed_meanwhile_is_left_alone(
+def test_a_meter_closed_meanwhile_is_skipped(
     pool: ConnectionPool[Connection], story: Story, ticker: Ticker
 ) -> None:
     story.run_until("leased")
@@ -242,7 +242,7 @@ def test_a_meter_that_was_closed_meanwhile_is_left_alone(
     assert ticker.tick() == 0
 
 
-def test_an_account_that_cannot_be_settled_keeps_no_other_from_its_bill(
+def test_a_failing_account_does_not_block_others(
     log: EventLog, pool: ConnectionPool[Connection], ticker: Ticker
 ) -> None:
     stories = [Story(log, UUID(int=1), uuid4()), Story(log, UUID(int=2), uuid4())]

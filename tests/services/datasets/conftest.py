@@ -1,4 +1,4 @@
-"""The datasets service as the tests run it."""
+"""Fixtures of the datasets service."""
 
 from __future__ import annotations
 

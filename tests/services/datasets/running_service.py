@@ -1,4 +1,4 @@
-"""The datasets service, and what it is given."""
+"""The datasets service and its inputs, for tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VALID = jsonl(chat(USER, ASSISTANT), chat(USER, ASSISTANT | {"content": "Rome."}
 
 
 class Service:
-    """The service's reactions and its work beside them, as its process runs them."""
+    """The service's reactions and validation, as in its process."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Service:
         self._project = partial(project, log, pool)
 
     def catch_up(self) -> None:
-        """Validate all that waits, and let the reactions follow."""
+        """Validate all waiting uploads, then run the reactions."""
         for _ in range(10):
             self._project()
             self.validating.validate_waiting()
@@ -59,7 +59,7 @@ class Service:
 def upload(
     log: EventLog, artifacts: Artifacts, content: bytes, account_id: UUID = ACCOUNT_ID
 ) -> UUID:
-    """What the gateway does."""
+    """Upload a file, as the gateway does."""
     dataset_id = uuid4()
     ref = f"datasets/{account_id}/{dataset_id}/upload"
     artifacts.put(ref, content)
@@ -76,7 +76,7 @@ def import_base(
     name: str = "tiny",
     template: str = CHAT_TEMPLATE,
 ) -> BaseModel:
-    """A base that is a tokenizer only: counting needs no more."""
+    """A base with only a tokenizer, which is enough for counting."""
     make_tiny_tokenizer(template).save_pretrained(directory)
     manifest = artifacts.put_directory(f"models/{name}", directory)
     with command(f"import {name}"):
@@ -93,7 +93,7 @@ def project(log: EventLog, pool: ConnectionPool[Connection]) -> None:
 
 
 def count(counting: Counting) -> None:
-    """Count all pairs that wait, and that may be tried now."""
+    """Count all pairs that are due."""
     for _ in range(10):
         counting.count_missing()
         assert counting.work.finish(TIMEOUT_SECONDS)

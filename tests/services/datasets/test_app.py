@@ -1,4 +1,4 @@
-"""The datasets service: from an upload to a dataset with its counts, or to nothing but a report."""
+"""The datasets service: validation, counts and clean-up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_upload_becomes_a_dataset_with_a_report(
     assert (report.examples, report.error_count) == (2, 0)
 
 
-def test_how_far_it_is_can_be_seen(
+def test_progress_is_stored(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -63,7 +63,7 @@ def test_how_far_it_is_can_be_seen(
         }
 
 
-def test_a_rejected_upload_leaves_nothing_but_its_report(
+def test_a_rejected_upload_leaves_only_its_report(
     log: EventLog, artifacts: Artifacts, service: Service
 ) -> None:
     dataset_id = upload(log, artifacts, VALID + b'{"messages": []}\n')
@@ -82,7 +82,7 @@ def test_a_file_beyond_the_limit_is_rejected(
     assert dataset(log, dataset_id).status is DatasetStatus.REJECTED
 
 
-def test_one_upload_after_the_other_each_once(
+def test_each_upload_is_validated_once(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -119,7 +119,7 @@ def test_new_datasets_and_new_bases_are_counted(
     assert counted() == [{"tiny", "little"}] * 2
 
 
-def test_a_count_that_no_row_shows_yet_is_not_made_again(
+def test_a_count_is_not_repeated_while_its_row_is_missing(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -155,7 +155,7 @@ def _with_a_template_that_refuses(directory: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [_without_tokenizer, _with_a_garbled_tokenizer, _with_a_template_that_refuses]
 )
-def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
+def test_an_uncountable_pair_does_not_block_others(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -175,7 +175,7 @@ def test_a_pair_that_cannot_be_counted_keeps_no_other_from_it(
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
-def test_what_could_not_be_counted_is_tried_again_later(
+def test_a_failed_count_is_retried_later(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -199,7 +199,7 @@ def test_what_could_not_be_counted_is_tried_again_later(
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
-def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
+def test_many_uncountable_pairs_do_not_block_others(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -218,7 +218,7 @@ def test_however_many_pairs_cannot_be_counted_the_next_ones_are(
     assert set(dataset(log, dataset_id).counted) == {"tiny"}
 
 
-def test_of_a_deleted_dataset_no_file_and_no_name_is_left(
+def test_a_deleted_dataset_leaves_no_file_and_no_name(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,

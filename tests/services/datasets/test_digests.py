@@ -1,4 +1,4 @@
-"""The compact set of digests behaves as a set."""
+"""The compact set of digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ digests = st.lists(st.sampled_from([b"a", b"b"]), min_size=16, max_size=16).map(
 
 
 @given(st.lists(digests, max_size=60))
-def test_it_tells_new_digests_from_known_ones(sequence: list[bytes]) -> None:
+def test_new_digests_are_distinguished_from_known_ones(sequence: list[bytes]) -> None:
     seen: set[bytes] = set()
     compact = DigestSet()
     for digest in sequence:
@@ -20,7 +20,7 @@ def test_it_tells_new_digests_from_known_ones(sequence: list[bytes]) -> None:
         seen.add(digest)
 
 
-def test_a_match_across_two_neighbours_is_none() -> None:
+def test_a_match_across_two_digests_does_not_count() -> None:
     compact = DigestSet()
     first, second = b"xx" + b"a" * 7 + b"b" * 7, b"xx" + b"c" * 7 + b"d" * 7
     across = b"xx" + b"b" * 7 + b"c" * 7

@@ -1,4 +1,4 @@
-"""What a report shows of a refused line: the part with the problem, and no more than is needed."""
+"""Excerpts of refused lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.services.datasets.uploads import ANSWER, ASSISTANT, USER, chat, jsonl
 
 
 def excerpt(line: bytes) -> Excerpt:
-    """Of the only error of a file's only line."""
+    """The excerpt of the only error of a file with one line."""
     report, _, _ = validated(line)
     (problem,) = report.errors
     assert problem.line == 1
@@ -25,7 +25,7 @@ def marked(shown: Excerpt) -> str:
     return shown.text[shown.start : shown.end]
 
 
-def test_a_short_line_is_shown_whole_with_the_character_that_is_wrong() -> None:
+def test_a_short_line_is_shown_with_its_wrong_character() -> None:
     shown = excerpt(b'{"messages" []}\n')
     assert (shown.text, shown.column, shown.goes_on) == ('{"messages" []}', 1, False)
     assert (shown.start, marked(shown)) == (12, "[")
@@ -51,7 +51,7 @@ def test_a_long_line_is_cut_around_the_problem() -> None:
         ({"prompt": "Hello?", "completion": " "}, " "),
     ],
 )
-def test_the_message_that_is_wrong_is_marked(example: dict[str, Any], wrong: Any) -> None:
+def test_the_wrong_message_is_marked(example: dict[str, Any], wrong: Any) -> None:
     found = json.loads(marked(excerpt(jsonl(example))))
     assert found == wrong or found.items() >= wrong.items()
 
@@ -62,17 +62,17 @@ def test_an_error_of_the_whole_example_marks_nothing() -> None:
     assert json.loads(shown.text) == chat(USER)
 
 
-def test_bytes_that_are_no_text_are_marked_where_they_are() -> None:
+def test_invalid_bytes_are_marked_at_their_position() -> None:
     shown = excerpt('{"a": "é'.encode() + b'\xe9"}\n')
     assert (shown.text, marked(shown)) == ('{"a": "é\ufffd"}', "\ufffd")
 
 
-def test_a_byte_order_mark_moves_nothing() -> None:
+def test_a_byte_order_mark_shifts_no_column() -> None:
     shown = excerpt("\ufeff[}\n".encode())
     assert (shown.text, marked(shown)) == ("[}", "}")
 
 
-def test_what_cannot_be_seen_is_shown_and_what_turns_text_around_is_not() -> None:
+def test_invisible_characters_are_shown_and_bidi_controls_are_not() -> None:
     assert excerpt(b'{"a": "x\ty"}\n').text == '{"a": "x␉y"}'
     assert excerpt('{"a": "\u202e👩\u200d🚀" b}\n'.encode()).text == '{"a": "\ufffd👩\u200d🚀" b}'
 
@@ -82,7 +82,7 @@ def test_an_error_of_the_file_has_no_excerpt() -> None:
     assert [(problem.line, problem.excerpt) for problem in report.errors] == [(None, None)]
 
 
-def test_a_line_over_the_limit_is_shown_from_its_beginning() -> None:
+def test_a_too_long_line_is_shown_from_its_start() -> None:
     report, _, _ = validated(b'{"a": "' + b"x" * 200_000 + b'"}\n')
     (problem,) = report.errors
     assert problem.excerpt is not None

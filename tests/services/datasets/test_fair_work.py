@@ -1,4 +1,4 @@
-"""Work beside the reactions: bounded, and fair between accounts."""
+"""Threads with limits, in total and per account."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.datasets.fair_work import FairWork
 from tests.polling import TIMEOUT_SECONDS, eventually
 
 
-def test_an_account_has_one_task_at_once_and_others_get_the_other_thread() -> None:
+def test_an_account_has_one_task_at_a_time() -> None:
     work, busy, other, third = FairWork("work", 2), uuid4(), uuid4(), uuid4()
     release, done = Event(), list[str]()
     assert work.start(busy, lambda: (release.wait(TIMEOUT_SECONDS), done.append("busy"))[0])
@@ -40,7 +40,7 @@ def test_accounts_take_turns() -> None:
     assert served[3:] == served[:3]
 
 
-def test_a_task_that_fails_makes_room() -> None:
+def test_a_failed_task_frees_its_thread() -> None:
     work, account = FairWork("work", 1), uuid4()
     assert work.start(account, lambda: 1 // 0 and None)
     assert work.finish(TIMEOUT_SECONDS)

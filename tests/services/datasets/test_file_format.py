@@ -1,4 +1,4 @@
-"""Files that are not JSON Lines get one verdict, with a way to convert them."""
+"""Files in other formats than JSON Lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_another_format_gets_one_error_with_a_conversion(content: bytes, message
     assert output == b""
 
 
-def test_json_lines_with_errors_are_still_judged_line_by_line() -> None:
+def test_invalid_json_lines_are_reported_per_line() -> None:
     report, _, _ = validated(b"{\n" + jsonl(GOOD) + b"no json, at all\n[1]\n")
     assert [error.line for error in report.errors] == [1, 3, 4]
 

@@ -1,4 +1,4 @@
-"""Lines come out the same however the bytes are cut."""
+"""Splitting of chunks into lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.datasets.report import Refused
 
 
 @given(st.lists(st.lists(st.sampled_from([b"a", b"\n", b"\r"]), max_size=8).map(b"".join)))
-def test_lines_are_those_of_the_whole(chunks: list[bytes]) -> None:
+def test_chunking_does_not_change_the_lines(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
     expected = [(line.rstrip(b"\n")[:3], len(line)) for line in _with_ends(whole)]
     assert list(split_lines(chunks, 3)) == expected
@@ -22,7 +22,7 @@ def _with_ends(whole: bytes) -> list[bytes]:
     return [line + b"\n" for line in ended] + ([rest] if rest else [])
 
 
-def test_of_a_long_line_only_the_start_is_held() -> None:
+def test_only_the_start_of_a_long_line_is_kept() -> None:
     chunks = (b"x" * 1000 for _ in range(1000))
     assert list(split_lines(chunks, 10)) == [(b"x" * 10, 1_000_000)]
 
@@ -39,5 +39,5 @@ def test_the_limit_is_exact() -> None:
     ("size", "words"),
     [(17, "17 bytes"), (1536, "1.5 KB"), (512 * 1024**2, "512 MB"), (3 * 1024**3, "3 GB")],
 )
-def test_sizes_in_words(size: int, words: str) -> None:
+def test_sizes_for_people(size: int, words: str) -> None:
     assert in_words(size) == words

@@ -139,9 +139,7 @@ EXAMPLE_ERRORS = [
 
 
 @pytest.mark.parametrize(("line", "code", "shown"), TEXT_ERRORS)
-def test_a_line_that_is_no_good_json_is_named(
-    line: bytes, code: Code, shown: tuple[str, ...]
-) -> None:
+def test_an_invalid_json_line_is_reported(line: bytes, code: Code, shown: tuple[str, ...]) -> None:
     report, output, _ = validated(jsonl(GOOD) + line.rstrip(b"\n") + b"\n" + jsonl(GOOD))
     assert report.status is Status.REJECTED
     assert [(error.line, error.code) for error in report.errors] == [(2, code)]
@@ -152,7 +150,7 @@ def test_a_line_that_is_no_good_json_is_named(
 
 
 @pytest.mark.parametrize(("example", "code", "shown"), EXAMPLE_ERRORS)
-def test_an_example_that_breaks_a_rule_is_named(
+def test_an_invalid_example_is_reported(
     example: dict[str, object], code: Code, shown: tuple[str, ...]
 ) -> None:
     report, _, _ = validated(jsonl(GOOD, example))
@@ -176,7 +174,7 @@ def test_a_binary_file_gets_one_error_that_names_its_kind(magic: bytes, kind: st
     assert kind in report.errors[0].message
 
 
-def test_a_file_over_the_limit_is_rejected_and_not_read_on() -> None:
+def test_a_file_over_the_limit_is_not_read_further() -> None:
     line = jsonl(GOOD)
     taken: list[int] = []
 
@@ -220,7 +218,7 @@ def test_every_code_has_a_test() -> None:
     assert tabled | in_their_own_tests == set(Code)
 
 
-def test_backslashes_at_the_end_of_texts_hide_no_repeated_key() -> None:
+def test_trailing_backslashes_do_not_hide_duplicate_keys() -> None:
     turns = [json.dumps(user("C:\\"))] * 4 + ['{"role": "user", "role": "user", "content": "x"}']
     line = '{"messages": [' + ", ".join([*turns, json.dumps(ASSISTANT)]) + "]}"
     report, _, _ = validated(line.encode())

@@ -1,4 +1,4 @@
-"""Token counts are those of the training library, which the service itself never imports."""
+"""Token counts equal those of the training library."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def lines() -> list[bytes]:
-    """The examples as validation normalises them."""
+    """The normalised examples."""
     report, output, _ = validated(jsonl(*EXAMPLES))
     assert report.errors == ()
     return output.splitlines()
@@ -137,7 +137,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_texts_and_counts_equal_the_training_library_s(
+def test_texts_and_counts_equal_the_training_librarys(
     name: str, tokenizer: PreTrainedTokenizerFast, lines: list[bytes], tmp_path: Path
 ) -> None:
     base = saved(tokenizer, TEMPLATES[name], tmp_path)
@@ -167,7 +167,7 @@ REWRITES = (
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE, REWRITES])
 @pytest.mark.parametrize("limit", [8, 24, 31, 40, 70, 10_000])
-def test_what_a_truncation_leaves_to_learn_equals_what_the_trainer_keeps(
+def test_label_counts_after_truncation_equal_the_trainers(
     template: str,
     limit: int,
     tokenizer: PreTrainedTokenizerFast,
@@ -230,7 +230,7 @@ def test_a_template_in_the_configuration_and_a_list_of_templates_are_read() -> N
         ("{{ 1 // 0 }}", "zero"),
     ],
 )
-def test_a_template_s_refusal_names_the_example(
+def test_a_template_refusal_has_the_example_number(
     template: str,
     words: str,
     tokenizer: PreTrainedTokenizerFast,
@@ -258,7 +258,7 @@ def test_every_length_is_counted_in_its_bucket(
     assert counts.buckets[-1] == Bucket(above=23, up_to=26, examples=2, tokens=50)
 
 
-def test_nothing_is_counted_of_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_an_empty_dataset_has_no_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     counts = count_tokens([], saved(tokenizer, CHATML, tmp_path))
     assert (counts.examples, counts.tokens, counts.longest) == (0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""What a valid upload becomes, and what its report says and warns of."""
+"""Normalised output, report and warnings of valid uploads."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_unused_keys_are_ignored_with_a_warning_that_names_them() -> None:
     assert '"refusal"' in message_keys.message
 
 
-def test_a_late_system_message_and_a_last_word_of_the_user_are_warned_about() -> None:
+def test_late_system_and_trailing_user_messages_are_warned_about() -> None:
     system = {"role": "system", "content": "Be brief."}
     report, _, _ = validated(
         jsonl(chat(system, system, USER, ASSISTANT), chat(USER, system, ASSISTANT, USER))
@@ -120,7 +120,7 @@ def test_prompt_and_completion_become_a_chat() -> None:
     ]
 
 
-def test_only_the_completion_of_message_lists_is_learnt() -> None:
+def test_only_the_completion_has_loss() -> None:
     example = {
         "prompt": [USER, ASSISTANT, USER, {**ASSISTANT, "weight": 1}, USER],
         "completion": [ASSISTANT],
@@ -130,7 +130,7 @@ def test_only_the_completion_of_message_lists_is_learnt() -> None:
     assert weights == [None, 0, None, 1, None, None]
 
 
-def test_weights_and_names_are_kept_where_they_mean_something() -> None:
+def test_weights_and_names_are_kept_for_their_roles() -> None:
     example = chat(
         {**USER, "name": "ann", "weight": 1},
         {**ASSISTANT, "weight": 0, "name": None},
@@ -172,13 +172,13 @@ def test_tool_calls_need_no_content_and_get_arguments_as_objects(content: str | 
     ]
 
 
-def test_tool_calls_may_go_without_ids_and_nest_to_the_limit() -> None:
+def test_tool_calls_may_have_no_ids_and_nest_to_the_limit() -> None:
     example = arguments(nested(32))
     example["messages"].append({"role": "tool", "content": "x"})  # type: ignore[attr-defined]
     assert len(normalised(example)) == 3
 
 
-def test_a_text_that_spells_an_escaped_null_is_fine() -> None:
+def test_an_escaped_null_in_text_is_valid() -> None:
     assert normalised(chat(user("write \\u0000"), ASSISTANT))[0]["content"] == "write \\u0000"
 
 

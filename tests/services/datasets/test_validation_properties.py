@@ -1,4 +1,4 @@
-"""What holds of every upload, whatever its bytes."""
+"""Properties of the validation for any bytes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ files = st.lists(lines, max_size=12).map(b"\n".join)
 
 
 def check(report: Report, content: bytes, output: bytes) -> None:
-    """What every report owes its reader."""
+    """Check the invariants of every report."""
     assert report.error_count >= len(report.errors)
     assert (report.status is Status.REJECTED) == (report.error_count > 0)
     assert report.bytes <= min(len(content), LIMIT)
@@ -100,7 +100,7 @@ def test_arbitrary_bytes_end_in_a_report(content: bytes) -> None:
 
 
 @given(files)
-def test_anything_that_looks_like_a_dataset_ends_in_a_report(content: bytes) -> None:
+def test_any_dataset_like_file_ends_in_a_report(content: bytes) -> None:
     report, output, _ = validated(content, max_bytes=LIMIT, max_line_bytes=LINE_LIMIT)
     check(report, content, output)
 
@@ -117,7 +117,7 @@ def test_the_report_does_not_depend_on_the_chunks(content: bytes, data: st.DataO
 
 
 @given(files)
-def test_the_quick_way_gives_what_the_rules_give(content: bytes) -> None:
+def test_the_fast_path_equals_the_rules(content: bytes) -> None:
     quick = validated(content)
     with patch.object(examples, "plain_messages", return_value=None):
         assert validated(content) == quick

@@ -1,4 +1,4 @@
-"""Uploads that cost the most: each gets a verdict, and keeps no other from its own."""
+"""The most expensive uploads get a verdict and do not block others."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def report_of(artifacts: Artifacts, dataset: Dataset) -> Report:
 def test_many_keys_and_many_calls_are_read_in_time(
     log: EventLog, artifacts: Artifacts, service: Service, content: bytes
 ) -> None:
-    """Each took a minute and more, when every one was compared with all."""
+    """A quadratic comparison took more than a minute for each."""
     dataset_id = upload(log, artifacts, content)
     service.catch_up()
     assert dataset(log, dataset_id).status is DatasetStatus.READY_FOR_TRAINING
 
 
-def test_a_line_that_takes_too_long_is_refused_and_the_next_one_is_read(
+def test_a_slow_line_is_refused_and_the_next_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(validation, "LINE_CPU_SECONDS", 0.01)
@@ -83,7 +83,7 @@ def test_too_many_lines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def rejected(
     log: EventLog, artifacts: Artifacts, validating: Validating, dataset_id: UUID
 ) -> Problem:
-    """The only error of a file that is validated now."""
+    """Validate the waiting file. Returns its only error."""
     validating.validate_waiting()
     assert validating.work.finish(TIMEOUT_SECONDS)
     found = dataset(log, dataset_id)
@@ -118,7 +118,7 @@ def test_a_line_that_needs_too_much_memory_rejects_the_file(
     assert "memory" in error.message
 
 
-def test_a_validation_that_keeps_failing_is_tried_again_and_rejected_at_last(
+def test_a_failing_validation_is_retried_then_rejected(
     log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
 ) -> None:
     failing = Limits(cpu_seconds=60, wall_seconds=0, memory_mib=1024)
@@ -162,7 +162,7 @@ def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
     [(LOOPING, Uncountable.TIME), (GROWING, Uncountable.MEMORY)],
     ids=["loops", "grows"],
 )
-def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
+def test_an_endless_template_does_not_block_others(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
@@ -186,14 +186,14 @@ def test_a_template_without_end_gets_a_verdict_and_stops_no_other(
         assert found.uncountable[endless.name].reason is reason
 
 
-def test_a_small_upload_does_not_wait_for_the_large_ones_of_another_account(
+def test_a_small_upload_does_not_wait_for_another_account(
     log: EventLog,
     artifacts: Artifacts,
     service: Service,
     pool: ConnectionPool[Connection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The order in which they were uploaded decides within an account only."""
+    """Upload order counts within an account only."""
     run, order = validating_module.run, list[str]()
 
     def note(module: str, request: dict[str, str], *others: object) -> object:

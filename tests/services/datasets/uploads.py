@@ -1,4 +1,4 @@
-"""Uploads as the tests of this room make them."""
+"""Uploads for tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def arguments(value: object) -> dict[str, object]:
 
 
 def nested(levels: int) -> dict[str, object]:
-    """An object of so many levels."""
+    """An object with nested levels."""
     value: dict[str, object] = {}
     for _ in range(levels - 1):
         value = {"a": value}
@@ -48,7 +48,7 @@ def nested(levels: int) -> dict[str, object]:
 
 
 def jsonl(*examples: Any) -> bytes:
-    """A file with one value a line."""
+    """A file with one value per line."""
     return b"".join(json.dumps(example).encode() + b"\n" for example in examples)
 
 
@@ -65,7 +65,7 @@ def validated(
 def validated_chunks(
     chunks: Iterable[bytes], max_bytes: int, max_line_bytes: int, keep_duplicates: bool = False
 ) -> tuple[Report, bytes, list[Progress]]:
-    """As `validated`, of any iterable."""
+    """Like `validated`, for any iterable."""
     output: list[bytes] = []
     progress: list[Progress] = []
     report = validate(

@@ -1,4 +1,4 @@
-"""The projector process, on an event stream that brings nothing."""
+"""The projector process on an empty event stream."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.logs import grow, ids
 from tests.polling import eventually
 
 
-def test_what_the_rows_lack_is_folded_without_a_new_event(
+def test_missing_rows_are_folded_without_a_new_event(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
 ) -> None:
-    """As after a migration that dropped tables: their messages were acknowledged long ago."""
+    """As after a migration that dropped tables, whose messages were acknowledged before."""
     grow(log, 3)
 
     def behind() -> bool:

@@ -1,4 +1,4 @@
-"""The audit: clean on what the log made, and blind to no kind of tampering."""
+"""The audit: no differences on an untouched platform, and each kind of tampering."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from infrastructure.store import Connection, connect, open_log
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import audit
+from services.projector.store_checks import DifferenceKind
 from tests.command_context import NOW, command
 from tests.domain.examples import ACCOUNT_ID, DATASET_ID, JOB_ID
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
@@ -56,7 +57,7 @@ def events_of(log: EventLog) -> list[Event]:
     return [recorded(log, notification).event for notification in notifications(log)]
 
 
-def test_what_the_log_made_is_clean(
+def test_an_untouched_platform_has_no_differences(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_with_a_crash()
@@ -79,7 +80,7 @@ def test_what_the_log_made_is_clean(
     )
 
 
-def test_it_says_how_far_each_projection_lags_behind_the_log(
+def test_the_audit_reports_the_lag_of_each_projection(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("training")
@@ -90,11 +91,11 @@ def test_it_says_how_far_each_projection_lags_behind_the_log(
     assert (lags["accounts"], lags["billing_ledger"]) == (0, 2)
 
 
-def test_an_empty_platform_is_clean(settings: Settings) -> None:
+def test_an_empty_platform_has_no_differences(settings: Settings) -> None:
     assert audit(settings).differences == []
 
 
-def test_each_projection_is_held_against_the_log_at_its_own_position(
+def test_each_projection_is_compared_at_its_own_position(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("training")
@@ -104,10 +105,10 @@ def test_each_projection_is_held_against_the_log_at_its_own_position(
     assert audit(settings).differences == []
 
 
-def test_a_ledger_is_clean_wherever_its_projector_stops(
+def test_a_ledger_has_no_differences_at_any_position(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
-    """Also between the events of one save, as a batch may end there."""
+    """Even between the events of one save, where a batch may end."""
     story.run_until("training")
     start = ids(log)[-1]
     story.bill(1, 61)
@@ -160,7 +161,7 @@ TAMPERING = {
 
 
 @pytest.mark.parametrize(("table", "statement"), TAMPERING.values(), ids=TAMPERING.keys())
-def test_tampering_with_a_row_is_found_and_named(
+def test_a_changed_row_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
@@ -172,40 +173,35 @@ def test_tampering_with_a_row_is_found_and_named(
     fold(log, pool)
     with connect(settings) as connection:
         assert connection.execute(statement.encode()).rowcount > 0
-    assert f"{table} differs from the refold of the log" in audit(settings).differences
+    assert table in text_of(settings, DifferenceKind.TABLE)
 
 
 @pytest.mark.parametrize(
-    ("statement", "finding"),
+    "statement",
     [
         (
             "UPDATE billing_ledger SET amount_micros = amount_micros - 1 "
-            "WHERE reason = 'credit granted'",
-            "its ledger says",
+            "WHERE reason = 'credit granted'"
         ),
-        (
-            "UPDATE billing_ledger SET credit = 'pocket' WHERE reason = 'lease released'",
-            "its ledger says",
-        ),
+        "UPDATE billing_ledger SET credit = 'pocket' WHERE reason = 'lease released'",
     ],
 )
-def test_an_account_whose_ledger_says_otherwise_is_found(
+def test_a_ledger_that_differs_from_its_account_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
     story: Story,
     statement: str,
-    finding: str,
 ) -> None:
     story.run_with_a_crash()
     fold(log, pool)
     with connect(settings) as connection:
         connection.execute(statement.encode())
-    assert [each for each in audit(settings).differences if finding in each]
+    assert text_of(settings, DifferenceKind.BALANCE)
 
 
 def rewrite(settings: Settings, topic: str, field: str, value: str) -> None:
-    """What only the owner of the database can do to the log."""
+    """Change events as the database's owner."""
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as owner:
         changed = owner.execute(
@@ -218,15 +214,15 @@ def rewrite(settings: Settings, topic: str, field: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "field", "value", "finding"),
+    ("topic", "field", "value", "kind"),
     [
-        ("MinuteMetered", "amount_micros", "1", "rate x seconds is"),
-        ("MinuteMetered", "from_seconds", "7", "does not follow the one before"),
-        ("CreditGranted", "amount_micros", "150000", "more reserved than it holds"),
-        ("UsageSettled", "captured_micros", "0", "its ledger says"),
+        ("MinuteMetered", "amount_micros", "1", DifferenceKind.METER_CHARGE),
+        ("MinuteMetered", "from_seconds", "7", DifferenceKind.MINUTE_GAP),
+        ("CreditGranted", "amount_micros", "150000", DifferenceKind.OVER_RESERVED),
+        ("UsageSettled", "captured_micros", "0", DifferenceKind.BALANCE),
     ],
 )
-def test_a_log_that_its_owner_rewrote_is_found_even_when_it_is_projected_anew(
+def test_a_rewritten_log_is_reported_even_after_a_refold(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
@@ -234,13 +230,13 @@ def test_a_log_that_its_owner_rewrote_is_found_even_when_it_is_projected_anew(
     topic: str,
     field: str,
     value: str,
-    finding: str,
+    kind: DifferenceKind,
 ) -> None:
     story.run_until("training")
     story.bill(1, 130)
     rewrite(settings, topic, field, value)
     fold(log, pool)
-    assert [each for each in audit(settings).differences if finding in each]
+    assert text_of(settings, kind)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +248,7 @@ def test_a_log_that_its_owner_rewrote_is_found_even_when_it_is_projected_anew(
         ("LostWorkCredited", "to_seconds", "99", "lost work"),
     ],
 )
-def test_two_events_of_a_save_that_no_longer_agree_are_found(
+def test_two_events_that_no_longer_agree_are_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
@@ -268,8 +264,8 @@ def test_two_events_of_a_save_that_no_longer_agree_are_found(
     fold(log, pool)
     assert audit(settings).differences == []
     rewrite(settings, topic, field, value)
-    findings = audit(settings).differences
-    assert len([each for each in findings if f"only one of two events says ('{pair}'" in each]) == 2
+    found = text_of(settings, DifferenceKind.UNPAIRED).splitlines()
+    assert len([each for each in found if f"('{pair}'" in each]) == 2
 
 
 def as_owner(settings: Settings, statement: str, *values: object) -> None:
@@ -278,11 +274,12 @@ def as_owner(settings: Settings, statement: str, *values: object) -> None:
         assert owner.execute(statement.encode(), values).rowcount != 0
 
 
-def differences(settings: Settings) -> str:
-    return "\n".join(audit(settings).differences)
+def text_of(settings: Settings, kind: DifferenceKind) -> str:
+    """The texts of an audit's differences of one kind, one per line."""
+    return "\n".join(each.text for each in audit(settings).differences if each.kind is kind)
 
 
-def test_a_genuine_snapshot_is_checked_and_clean(
+def test_a_genuine_snapshot_has_no_differences(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
 ) -> None:
     with open_log(settings, takes_snapshots=True) as billing:
@@ -292,10 +289,10 @@ def test_a_genuine_snapshot_is_checked_and_clean(
     assert (findings.snapshots, findings.differences) == (1, [])
 
 
-def test_a_forged_snapshot_is_named_and_changes_no_balance(
+def test_a_forged_snapshot_is_reported_and_changes_no_balance(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection]
 ) -> None:
-    """As its superuser inserts it: with all that a snapshot has, but the secret."""
+    """A superuser inserts a complete snapshot without the secret."""
     with open_log(settings, takes_snapshots=True) as billing:
         grow(billing, 1001)
         account = billing.load(Account, ACCOUNT_ID)
@@ -307,15 +304,16 @@ def test_a_forged_snapshot_is_named_and_changes_no_balance(
         *('\\"balance_micros\\":999,', '\\"balance_micros\\":1000000000000,'),
     )
     name = f"the snapshot of account {ACCOUNT_ID} at version 1001"
-    found = differences(settings)
-    assert f"{name} is forged: its signature is not this platform's" in found
-    assert f"{name} holds $1,000,000.00; its events make " in found
+    assert name in text_of(settings, DifferenceKind.SNAPSHOT_FORGED)
+    state = text_of(settings, DifferenceKind.SNAPSHOT_STATE)
+    assert name in state
+    assert "$1,000,000.00" in state
     assert log.load(Account, ACCOUNT_ID) == account
     without_secret = settings.model_copy(update={"snapshot_secret": None})
-    assert f"{name} holds $1,000,000.00; its events make " in differences(without_secret)
+    assert text_of(without_secret, DifferenceKind.SNAPSHOT_STATE) == state
 
 
-def test_snapshots_of_nothing_are_named(
+def test_unreadable_and_unknown_snapshots_are_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("training")
@@ -324,36 +322,34 @@ def test_snapshots_of_nothing_are_named(
     as_owner(settings, insert, ACCOUNT_ID, 1)
     as_owner(settings, insert, ACCOUNT_ID, 9999)
     as_owner(settings, insert, JOB_ID, 1)
-    found = differences(settings)
-    assert f"the snapshot of account {ACCOUNT_ID} at version 1 cannot be read" in found
+    assert f"{ACCOUNT_ID} at version 1 " in text_of(settings, DifferenceKind.SNAPSHOT_UNREADABLE)
+    ahead = text_of(settings, DifferenceKind.SNAPSHOT_AHEAD)
     for id, version in ((ACCOUNT_ID, 9999), (JOB_ID, 1)):
-        assert (
-            f"the snapshot of {id} at version {version} folds events that the log has not" in found
-        )
+        assert f"{id} at version {version} " in ahead
 
 
 def react(settings: Settings, log: EventLog, pool: ConnectionPool[Connection]) -> None:
-    """Billing and the scheduler have answered all events, says the store."""
+    """Set the positions of billing and scheduler to the log's end."""
     fold(log, pool)
     for service in ("billing", "scheduler"):
         log.process_recorder.insert_tracking(Tracking(service, ids(log)[-1]))
 
 
-def test_positions_beyond_the_log_are_named(
+def test_positions_beyond_the_log_are_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("training")
     react(settings, log, pool)
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
     head = ids(log)[-1]
     log.process_recorder.insert_tracking(Tracking("serving", head + 1))
     as_owner(settings, "UPDATE projection_positions SET position = %s WHERE name = 'models'", 9999)
-    found = differences(settings)
-    assert f"the position of serving, {head + 1}, is beyond the log's end, {head}" in found
-    assert f"the position of projection-models, 9999, is beyond the log's end, {head}" in found
+    found = text_of(settings, DifferenceKind.POSITION_AHEAD)
+    assert f"serving, {head + 1}," in found
+    assert "projection-models, 9999," in found
 
 
-def test_a_position_that_was_moved_back_is_named(
+def test_a_position_that_moved_back_is_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.open_account(1_000_000)
@@ -362,41 +358,40 @@ def test_a_position_that_was_moved_back_is_named(
         account.grant_credit(1, "an answer to the fifth event")
         log.commit(account, tracking=Tracking("billing", 5))
     fold(log, pool)
-    assert "moved back" not in differences(settings)
+    assert not text_of(settings, DifferenceKind.POSITION_BEHIND)
     as_owner(settings, "ALTER TABLE ecolink_tracking DISABLE TRIGGER forward_only")
     as_owner(settings, "UPDATE ecolink_tracking SET notification_id = 4 WHERE notification_id = 5")
-    assert "the position of billing, 4, was moved back: it has answered 5" in differences(settings)
+    assert "billing, 4," in text_of(settings, DifferenceKind.POSITION_BEHIND)
 
 
-def test_a_position_that_skipped_events_is_named_by_what_they_lack(
+def test_a_position_that_skipped_events_is_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("approved")
     react(settings, log, pool)
     story.allocate_segment(1)
     react(settings, log, pool)
-    assert f"and segment 1 of job {JOB_ID} has no meter" in differences(settings)
+    assert f"segment 1 of job {JOB_ID}" in text_of(settings, DifferenceKind.NO_METER)
     story.grant_lease(1)
     react(settings, log, pool)
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
 
 
 def pass_all(log: EventLog, service: str) -> None:
     log.process_recorder.insert_tracking(Tracking(service, ids(log)[-1]))
 
 
-def test_a_base_that_serving_skipped_is_named(
+def test_a_base_that_serving_skipped_is_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.import_base()
     fold(log, pool)
-    assert differences(settings) == ""
-    head = ids(log)[-1]
+    assert audit(settings).differences == []
     pass_all(log, "serving")
-    assert f"serving passed {head}, and the base tiny was never deployed" in differences(settings)
+    assert "tiny" in text_of(settings, DifferenceKind.NOT_DEPLOYED)
     story.deploy_base()
     fold(log, pool)
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
 
 
 def test_a_deleted_base_need_not_be_deployed(
@@ -408,10 +403,10 @@ def test_a_deleted_base_need_not_be_deployed(
         log.commit(base)
     fold(log, pool)
     pass_all(log, "serving")
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
 
 
-def test_a_deletion_that_datasets_skipped_is_named(
+def test_a_deletion_that_datasets_skipped_is_reported(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.open_account(1)
@@ -423,17 +418,15 @@ def test_a_deletion_that_datasets_skipped_is_named(
         dataset.delete(())
         log.commit(dataset)
     fold(log, pool)
-    assert differences(settings) == ""
-    head = ids(log)[-1]
+    assert audit(settings).differences == []
     pass_all(log, "datasets")
-    kept = f"datasets passed {head}, and the name of deleted dataset {DATASET_ID} is kept"
-    assert kept in differences(settings)
+    assert str(DATASET_ID) in text_of(settings, DifferenceKind.NAME_KEPT)
     with pool.connection() as connection:
         delete_dataset_name(connection, DATASET_ID)
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
 
 
-def test_a_parked_event_was_not_skipped(
+def test_a_parked_event_does_not_count_as_skipped(
     settings: Settings, log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     story.run_until("approved")
@@ -447,41 +440,45 @@ def test_a_parked_event_was_not_skipped(
         "INSERT INTO parked_reactions VALUES ('billing', %s, %s, 'SegmentAllocated', 'x')",
         *(allocated, JOB_ID),
     )
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
 
 
 @pytest.mark.parametrize(
-    ("statement", "finding"),
+    ("statement", "kind", "shown"),
     [
-        ("DELETE FROM segment_evidence", "is billed for 120 s; the evidence shows 0 s"),
+        ("DELETE FROM segment_evidence", DifferenceKind.NO_EVIDENCE, "120 s"),
         (
             "UPDATE segment_evidence SET elapsed_seconds = 60",
-            "is billed for 120 s; the evidence shows 60 s",
+            DifferenceKind.NO_EVIDENCE,
+            "60 s",
         ),
         (
             "UPDATE segment_evidence SET elapsed_seconds = 1e9",
-            f"the evidence shows 1000000000 s of segment 1 of job {JOB_ID}; its GPUs were bound",
+            DifferenceKind.TOO_MUCH_EVIDENCE,
+            "1000000000 s",
         ),
         (
             "UPDATE segment_evidence SET segment = 7",
-            f"there is evidence of segment 7 of job {JOB_ID}, which never was",
+            DifferenceKind.UNKNOWN_SEGMENT,
+            "segment 7",
         ),
     ],
 )
-def test_evidence_that_does_not_fit_the_bill_is_named(
+def test_evidence_that_contradicts_the_bill_is_reported(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
     story: Story,
     statement: str,
-    finding: str,
+    kind: DifferenceKind,
+    shown: str,
 ) -> None:
     story.run_until("training")
     story.bill(1, 130)
     fold(log, pool)
-    assert differences(settings) == ""
+    assert audit(settings).differences == []
     as_owner(settings, statement)
-    assert finding in differences(settings)
+    assert shown in text_of(settings, kind)
 
 
 def test_an_audit_changes_nothing(

@@ -1,4 +1,4 @@
-"""The publisher: the stream is a gapless, ordered copy of the log, whatever happens to it."""
+"""The publisher keeps the stream a gapless, ordered copy of the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("unseeded")
 
 @pytest.fixture(autouse=True)
 async def streams(js: JetStreamContext) -> None:
-    """The streams, with so short a memory of duplicates that a test can outlast it."""
+    """The streams, with a short deduplication window."""
     await provision(js, ())
     await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
 
@@ -37,7 +37,7 @@ def publisher_of(log: EventLog, js: JetStreamContext) -> Publisher:
 
 
 async def contents(js: JetStreamContext) -> list[Envelope]:
-    """All that is in the stream, in its order."""
+    """All messages of the stream in order."""
     count = (await js.stream_info(EVENTS)).state.messages
     subscription = await js.subscribe(
         "events.>", stream=EVENTS, config=ConsumerConfig(ack_policy=AckPolicy.NONE)
@@ -48,12 +48,12 @@ async def contents(js: JetStreamContext) -> list[Envelope]:
 
 
 async def filled(publisher: Publisher, js: JetStreamContext, log: EventLog) -> bool:
-    """Publish, as the relay does in its loop; whether the stream has the whole log."""
+    """Publish once. Returns True if the stream has the whole log."""
     await publisher.publish_new()
     return (await js.stream_info(EVENTS)).state.messages == len(ids(log))
 
 
-async def test_the_stream_is_the_log_with_what_comes_before_each(
+async def test_the_stream_equals_the_log_with_previous_ids(
     log: EventLog, js: JetStreamContext
 ) -> None:
     grow(log, 3)
@@ -72,14 +72,14 @@ async def test_more_events_than_a_batch_come_in_order(log: EventLog, js: JetStre
     assert await contents(js) == envelopes(log)
 
 
-async def test_nothing_new_is_nothing_to_publish(log: EventLog, js: JetStreamContext) -> None:
+async def test_nothing_is_published_without_new_events(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 3)
     publisher = publisher_of(log, js)
     await publisher.publish_new()
     assert await publisher.publish_new() == 0
 
 
-async def test_another_relay_goes_on_where_the_stream_ends(
+async def test_another_relay_continues_at_the_streams_end(
     log: EventLog, js: JetStreamContext
 ) -> None:
     grow(log, 3)
@@ -89,9 +89,7 @@ async def test_another_relay_goes_on_where_the_stream_ends(
     assert await contents(js) == envelopes(log)
 
 
-async def test_two_relays_at_once_publish_nothing_twice(
-    log: EventLog, js: JetStreamContext
-) -> None:
+async def test_two_relays_publish_each_event_once(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 1500)
     pair = publisher_of(log, js), publisher_of(log, js)
 
@@ -104,7 +102,7 @@ async def test_two_relays_at_once_publish_nothing_twice(
 
 
 class HeldLog:
-    """A log that holds its reader between looking at it and having the answer."""
+    """A log that blocks its reader before the answer."""
 
     def __init__(self, log: EventLog) -> None:
         self.recorder = self
@@ -118,7 +116,7 @@ class HeldLog:
         return found
 
 
-async def test_a_relay_that_fell_behind_is_fenced_off(log: EventLog, js: JetStreamContext) -> None:
+async def test_a_lagging_relay_is_rejected(log: EventLog, js: JetStreamContext) -> None:
     grow(log, 5)
     held = HeldLog(log)
     late = asyncio.create_task(publisher_of(held, js).publish_new())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The database is restored to an older state and the bus is kept: no consumer sees a phantom."""
+"""A restored database with a newer bus: no consumer applies lost events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.services.relay.test_publisher import contents
 
 
 class Database:
-    """One test's database, which can be backed up and restored while the servers run."""
+    """A test database with backup and restore while the servers run."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -45,7 +45,7 @@ class Database:
         self._copy(self._name, self._backup)
 
     def restore(self) -> None:
-        """Replace the database with its backup; every client loses its connection."""
+        """Replace the database with its backup. All clients lose their connections."""
         self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
         self._copy(self._backup, self._name)
 
@@ -77,13 +77,13 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture(autouse=True)
 async def streams(js: JetStreamContext) -> None:
-    """The streams, with so short a memory of duplicates that a test can outlast it."""
+    """The streams, with a short deduplication window."""
     await provision(js, ())
     await js.update_stream(stream_config(EVENTS).evolve(duplicate_window=0.1))
 
 
 def credit(log: EventLog, amount_micros: int, times: int = 1) -> None:
-    """Append events of one account, which differ by their amount."""
+    """Append events of one account with different amounts."""
     with command(f"credit {amount_micros}"):
         account = log.find(Account, ACCOUNT_ID) or Account.open(ACCOUNT_ID, Role.USER, "UTC")
         for n in range(times):
@@ -98,7 +98,7 @@ def opened(settings: Settings) -> Iterator[tuple[EventLog, UUID]]:
 
 
 async def publish(settings: Settings, js: JetStreamContext) -> None:
-    """As a relay that starts now does, until the stream is as long as the log."""
+    """Run a new relay until the stream is as long as the log."""
     with opened(settings) as (log, log_id):
         publisher = Publisher(log, js, log_id)
 
@@ -152,7 +152,7 @@ NEW_EVENTS: dict[str, Callable[[EventLog], None]] = {
 
 
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
-async def test_the_relay_fills_the_stream_anew_from_a_restored_log(
+async def test_the_relay_refills_the_stream_from_a_restored_log(
     database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
 ) -> None:
     await published(database, js, phantoms=3)
@@ -164,7 +164,7 @@ async def test_the_relay_fills_the_stream_anew_from_a_restored_log(
 
 
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
-async def test_a_consumer_applies_no_phantom_before_the_relay_has_noticed(
+async def test_consumers_ignore_events_that_the_log_lacks(
     database: Database, js: JetStreamContext, appended: Callable[[EventLog], None]
 ) -> None:
     await published(database, js, phantoms=3)
@@ -191,7 +191,7 @@ async def is_balance(settings: Settings, expected: int) -> bool:
     return await asyncio.to_thread(balance, settings) == expected
 
 
-async def test_a_stream_of_another_log_stops_the_relay_and_is_left_alone(
+async def test_a_stream_of_another_log_stops_the_relay(
     settings: Settings, js: JetStreamContext
 ) -> None:
     with opened(settings) as (log, _):
@@ -204,7 +204,7 @@ async def test_a_stream_of_another_log_stops_the_relay_and_is_left_alone(
     assert await contents(js) == before
 
 
-async def test_a_message_that_is_no_event_is_replaced_by_the_log(
+async def test_an_invalid_message_is_replaced_from_the_log(
     settings: Settings, js: JetStreamContext
 ) -> None:
     with opened(settings) as (log, _):
@@ -216,8 +216,8 @@ async def test_a_message_that_is_no_event_is_replaced_by_the_log(
         assert await contents(js) == envelopes(log)
 
 
-def test_a_log_that_lost_what_a_process_has_seen_is_noticed(database: Database) -> None:
-    """Also when it has grown beyond, with another event of the same version there."""
+def test_a_log_that_lost_events_is_detected(database: Database) -> None:
+    """Even if the log has grown since, with another event at the same version."""
     settings = database.settings
     with opened(settings) as (log, _):
         credit(log, 10, 2)
@@ -225,29 +225,29 @@ def test_a_log_that_lost_what_a_process_has_seen_is_noticed(database: Database) 
     with open_log(settings) as log:
         watch = LogWatch(log)
         credit(log, 99, 3)
-        watch.look()
-        watch.look()
+        watch.check()
+        watch.check()
         last = envelopes(log)[-1].notification
         seen = notification_at(log, last.id)
         database.restore()
         with open_log(settings) as restored:
             credit(restored, 7, 5)
         with pytest.raises(LogReplaced):
-            watch.look()
+            watch.check()
         with pytest.raises(LogReplaced):
             _after(log, last.id, seen)
 
 
-def test_a_log_that_only_grows_is_the_same(log: EventLog) -> None:
+def test_a_growing_log_is_not_replaced(log: EventLog) -> None:
     watch = LogWatch(log)
     for n in range(3):
-        watch.look()
+        watch.check()
         credit(log, n + 1)
-    watch.look()
+    watch.check()
 
 
 class AheadOfTheLog:
-    """An effect whose position is no event of the log: only the events were restored."""
+    """An effect with a position that the log lacks, because only the events were restored."""
 
     name = "ahead"
 
@@ -266,16 +266,15 @@ def test_a_position_beyond_the_log_stops_its_consumer(log: EventLog, ahead: int)
     credit(log, 10, 2)
     last = envelopes(log)[-1]
     consumer = OrderedConsumer(AheadOfTheLog(last.id + ahead), log)
-    message = "ahead has seen event .* which the log lacks"
-    with pytest.raises(UnknownPosition, match=message):
+    with pytest.raises(UnknownPosition):
         consumer.catch_up()
     later = Envelope(**last.model_dump() | {"id": last.id + ahead + 1, "prev_id": last.id + ahead})
-    with pytest.raises(UnknownPosition, match=message):
+    with pytest.raises(UnknownPosition):
         consumer.consume([later])
 
 
 class Kept:
-    """An effect that remembers what it was given."""
+    """An effect that records its events."""
 
     name = "kept"
 
@@ -289,7 +288,7 @@ class Kept:
         self.batches += batch  # type: ignore[operator]
 
 
-def test_what_only_the_stream_has_is_not_applied_in_any_batch(log: EventLog) -> None:
+def test_events_missing_from_the_log_are_never_applied(log: EventLog) -> None:
     credit(log, 10, 2)
     real = envelopes(log)
     changed = real[-1].state | {"amount_micros": 99}

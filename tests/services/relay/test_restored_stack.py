@@ -1,4 +1,4 @@
-"""Real processes whose database is restored under them, while the bus is kept."""
+"""Running processes whose database is restored while the bus is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.services.relay.test_restore import Database, balance, credit
 
 
 def streamed(settings: Settings) -> list[Envelope]:
-    """All that is in the stream."""
+    """All messages of the stream."""
 
     async def read() -> list[Envelope]:
         client = await bus.connect(settings)
@@ -42,7 +42,7 @@ def logged(settings: Settings) -> list[Envelope]:
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_services_go_on_from_a_restored_database_without_a_phantom(home: Path) -> None:
+def test_services_continue_from_a_restored_database(home: Path) -> None:
     processes = {name: PROCESSES[name] for name in ("relay", "projector", "billing")}
     with up(Settings(home=home), processes) as started:
         settings = started.settings

@@ -1,4 +1,4 @@
-"""What the tests of the scheduler share: a launcher in memory, and a control channel that notes."""
+"""Fixtures of the scheduler: a launcher in memory and a recording control channel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.stories import Story
 
 
 class NotedControl:
-    """Notes what segments are told."""
+    """Records the messages to segments."""
 
     def __init__(self) -> None:
         self.paid: list[tuple[UUID, int, int]] = []
@@ -54,7 +54,7 @@ def story(log: EventLog) -> Story:
 
 @pytest.fixture
 def account(story: Story) -> None:
-    """The jobs' account can pay."""
+    """An account that can pay for the jobs."""
     story.open_account(10_000_000)
 
 
@@ -88,7 +88,7 @@ def segments(
 def running(
     story: Story, launcher: FakeLauncher, segments: Segments, settings: Settings
 ) -> Segments:
-    """The first segment has its pod."""
+    """Records reports of the first segment, which has a pod."""
     story.run_until("launched")
     launcher.launch(segment_spec(story.job, 300, settings))
     return segments
@@ -131,7 +131,7 @@ def scheduler(
 
 @pytest.fixture
 def no_parking(pool: ConnectionPool[Connection]) -> Iterator[None]:
-    """No reaction fails."""
+    """Fail the test if a reaction was parked."""
     yield
     with pool.connection() as connection:
         assert parked_reactions(connection) == []

@@ -1,4 +1,4 @@
-"""A launcher in memory, for tests: pods are what a test says that they are."""
+"""A launcher in memory, whose pods a test controls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.command_context import NOW
 
 
 class FakeLauncher:
-    """Keeps the promises of the Launcher port."""
+    """Implements the Launcher port."""
 
     def __init__(self, capacity: int = 1) -> None:
         self.host: str | None = "here"
@@ -30,26 +30,26 @@ class FakeLauncher:
         self._pods: dict[PodName, Pod] = {}
 
     def capacity(self) -> Mapping[tuple[str, str], int]:
-        """As many as the test said."""
+        """The capacity that the test set."""
         return {("local", "cpu"): self.gpus}
 
     def machine(self) -> Machine | None:
-        """Nothing is known, unless the test says so."""
+        """The machine that the test set."""
         return self.machine_found
 
     def measure_machine(self) -> None:
-        """A tenth of a TFLOPS."""
+        """Measure 0.1 TFLOPS."""
         if self.machine_found is not None:
             self.machine_found = self.machine_found.model_copy(update={"tflops": {Dtype.BF16: 0.1}})
 
     def prepare(self) -> None:
-        """It is always ready."""
+        """Nothing to prepare."""
 
     def close(self) -> None:
-        """It prepared nothing."""
+        """Nothing to release."""
 
     def launch(self, spec: SegmentSpec) -> Pod:
-        """A living pod; the one of before, if there was one."""
+        """A living pod, or the existing one."""
         if self.refuses:
             raise LaunchFailed("no machine answers")
         name = PodName(spec.job_id, spec.segment)
@@ -62,39 +62,39 @@ class FakeLauncher:
         return self._pods[name]
 
     def poll(self, name: PodName) -> Pod | None:
-        """The pod as it is."""
+        """The pod, or None."""
         return self._pods.get(name)
 
     def stop(self, name: PodName) -> None:
-        """Note that it was asked to stop."""
+        """Record the request."""
         self.stopped.append(name)
 
     def kill(self, name: PodName) -> None:
-        """Its processes are killed."""
+        """End the pod with SIGKILL."""
         self.killed.append(name)
         self.end(name, -9)
 
     def beat(self, name: PodName) -> None:
-        """Its trainer shows life."""
+        """Change the pod's beat."""
         pod = self._pods[name]
         self._pods[name] = replace(pod, beat=(pod.beat or 0) + 1)
 
     def pods(self) -> list[PodName]:
-        """All of them."""
+        """All pods."""
         return sorted(self._pods)
 
     def log(self, name: PodName, max_bytes: int) -> bytes:
-        """What the test says; nothing once the pod was removed."""
+        """The output that the test set, until the pod is removed."""
         return self.output[-max_bytes:] if name in self._pods else b""
 
     def kept_report(self, name: PodName) -> bytes | None:
-        """What the test says."""
+        """The report that the test set."""
         return self.kept
 
     def remove(self, name: PodName) -> None:
-        """Forget it."""
+        """Remove the pod."""
         self._pods.pop(name, None)
 
     def end(self, name: PodName, exit_code: int | None = None) -> None:
-        """The pod's process ended, or was lost."""
+        """End the pod, or lose it without an exit code."""
         self._pods[name] = replace(self._pods[name], alive=False, exit_code=exit_code)

@@ -1,4 +1,4 @@
-"""What other processes do while the scheduler works: approve, lease, report, spend."""
+"""Commands of other processes: approve, lease, end, spend."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.stories import Story
 def approve(
     log: EventLog, job_id: UUID = JOB_ID, account_id: UUID = ACCOUNT_ID, count: int = 1
 ) -> None:
-    """What the gateway does."""
+    """Approve a job, as the gateway does."""
     with command(f"approve {job_id}"):
         plan = PLAN.model_copy(update={"gpu_count": count})
         log.commit(Job.approve(job_id, account_id, plan))
 
 
 def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int = 300) -> None:
-    """What billing does."""
+    """Grant a lease, as billing does."""
     with command(f"lease {job_id} {segment}"):
         meter = log.find(Meter, meter_id(job_id, segment)) or Meter.open(
             ACCOUNT_ID, job_id, segment, PLAN.rate_micros_per_hour
@@ -34,7 +34,7 @@ def lease(log: EventLog, job_id: UUID = JOB_ID, segment: int = 1, seconds: int =
 
 
 def end(log: EventLog, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
-    """What the segment's reports do."""
+    """End a segment, as its reports do."""
     story = Story(log)
     with command(f"end {segment}"):
         job, pool = story.job, story.pool
@@ -48,7 +48,7 @@ def job(log: EventLog, job_id: UUID = JOB_ID) -> Job:
 
 
 def spend(story: Story) -> None:
-    """Leases hold all that the account has."""
+    """Reserve the whole balance for leases."""
     with command("spend"):
         account = story.account
         account.settle(captured_micros=0, reserved_micros=account.available_micros)
@@ -56,7 +56,7 @@ def spend(story: Story) -> None:
 
 
 def pause_reason(story: Story) -> PauseReason:
-    """Why the job was paused; that is the last thing that happened to it."""
+    """The reason of the job's last event, a pause."""
     last = list(story.log.events.get(story.job_id))[-1]
     assert isinstance(last, Job.JobPaused)
     return last.reason

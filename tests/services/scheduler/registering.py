@@ -1,4 +1,4 @@
-"""A job that crashed once, was resumed and registers: its story, its files, its last report."""
+"""A job that crashed, resumed and registers: its story, files and reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store_adapter(artifacts: Artifacts) -> Manifest:
 
 
 def resume_after_a_crash(story: Story) -> None:
-    """The first segment crashed after 60 s, 40 of which its checkpoint kept; the second trains."""
+    """The first segment crashes after 60 s with a checkpoint at 40 s. The second trains."""
     story.import_base()
     story.prepare_dataset()
     story.run_until("training")
@@ -54,7 +54,7 @@ def resume_after_a_crash(story: Story) -> None:
 
 
 def final_report(adapter: Manifest, n: int = 9) -> Report:
-    """The last word of segment 2: a checkpoint of all steps, evaluated, stored."""
+    """The final report of segment 2 with its last checkpoint, evaluation and adapter."""
     saved = CHECKPOINT.model_copy(
         update={"step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
     )
@@ -73,13 +73,13 @@ def final_report(adapter: Manifest, n: int = 9) -> Report:
 
 
 def registered(log: EventLog) -> Job.Registered:
-    """What the log says of the model."""
+    """The event that registered the model."""
     (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.Registered)]
     return event
 
 
 def register_model(log: EventLog, settings: Settings) -> Job.Registered:
-    """Tell the whole story."""
+    """Run the whole story."""
     artifacts = Artifacts(settings.artifacts)
     launcher, control = FakeLauncher(), NotedControl()
     segments = Segments(log, FixedClock(), artifacts, launcher, control, settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Reports as trainers send them, and what became of a job by them."""
+"""Trainers' reports for tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def failed(n: int, phase: Phase = Phase.TRAINING, **fields: Any) -> Report:
 
 
 def topics(log: EventLog) -> list[str]:
-    """What happened to the job since its pod was started."""
+    """The job's events after the start of its pod."""
     events = [type(event).TOPIC for event in log.events.get(JOB_ID)]  # type: ignore[attr-defined]
     return events[events.index("PodStarted") + 1 :]
 

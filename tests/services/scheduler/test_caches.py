@@ -1,4 +1,4 @@
-"""This machine's caches are kept within their limits, and what went is told in a line."""
+"""Trimming of this machine's caches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infrastructure.settings import Settings
 from services.scheduler.retention import trim_caches
 
 
-def test_what_is_above_a_limit_goes_and_what_is_in_use_stays(
+def test_caches_are_trimmed_except_entries_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retention")

@@ -1,4 +1,4 @@
-"""Capacity: pools are opened, changed and emptied as the catalog and the launcher say."""
+"""GPU pools follow the catalog and the launcher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.command_context import FixedClock, command
 
 
 class CountingLauncher:
-    """Has what the catalog declares, and is asked how often."""
+    """Has the declared capacity and counts the calls."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -31,7 +31,7 @@ class CountingLauncher:
         self.found: Machine | None = None
 
     def machine(self) -> Machine | None:
-        """What the test says."""
+        """The machine that the test set."""
         return self.found
 
     def measure_machine(self) -> None:
@@ -40,7 +40,7 @@ class CountingLauncher:
         self.found = self.found.model_copy(update={"tflops": {Dtype.BF16: 1.0}})
 
     def capacity(self) -> dict[tuple[str, str], int]:
-        """Every region's capacity; nothing while it is broken."""
+        """Every region's capacity, or nothing while broken."""
         self.asked += 1
         catalog = self._log.load(Catalog, CATALOG_ID)
         return {
@@ -73,7 +73,7 @@ def pools(log: EventLog) -> dict[str, int]:
 
 
 def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[Any, ...]) -> None:
-    """Commands to the catalog, and the scheduler's answer to each of its events."""
+    """Change the catalog, and run the scheduler's reaction to each event."""
     catalog = log.load(Catalog, CATALOG_ID)
     with command("change"):
         for name, *arguments in changes:
@@ -84,7 +84,7 @@ def change(log: EventLog, launcher: CountingLauncher, *changes: tuple[Any, ...])
             log.commit(*on_catalog_changed(log, launcher, event))  # type: ignore[arg-type]
 
 
-def test_a_start_opens_the_pools_that_have_any(log: EventLog) -> None:
+def test_a_start_opens_pools_with_capacity(log: EventLog) -> None:
     assert pools(log) == {"local/cpu": 2, "local/cpu-small": 1}
 
 
@@ -94,13 +94,15 @@ def test_a_second_start_changes_nothing(log: EventLog, launcher: CountingLaunche
     assert log.recorder.max_notification_id() == end
 
 
-def test_pools_follow_what_is_declared(log: EventLog, launcher: CountingLauncher) -> None:
+def test_pools_follow_the_declared_capacity(log: EventLog, launcher: CountingLauncher) -> None:
     change(log, launcher, ("declare_capacity", "local", "cpu", 5))
     change(log, launcher, ("declare_capacity", "local", "l4", 3))
     assert pools(log) == {"local/cpu": 5, "local/cpu-small": 1, "local/l4": 3}
 
 
-def test_what_is_withdrawn_has_no_capacity(log: EventLog, launcher: CountingLauncher) -> None:
+def test_withdrawn_types_and_regions_have_no_capacity(
+    log: EventLog, launcher: CountingLauncher
+) -> None:
     change(log, launcher, ("declare_capacity", "local", "cpu", 0), ("withdraw_gpu_type", "cpu"))
     assert pools(log) == {"local/cpu": 0, "local/cpu-small": 1}
     change(log, launcher, ("withdraw_region", "local"))
@@ -115,7 +117,7 @@ def test_a_machine_that_lost_its_gpus_offers_none(
     assert pools(log) == {"local/cpu": 0, "local/cpu-small": 0}
 
 
-def test_base_models_are_no_matter_of_capacity(log: EventLog, launcher: CountingLauncher) -> None:
+def test_base_models_do_not_change_capacity(log: EventLog, launcher: CountingLauncher) -> None:
     asked = launcher.asked
     change(log, launcher, ("delist_base", "phi-4"))
     assert launcher.asked == asked
@@ -126,7 +128,7 @@ def test_base_models_are_no_matter_of_capacity(log: EventLog, launcher: Counting
 MACHINE = Machine(host="here", processor="test", cores=2, dtype=Dtype.BF16, tflops={})
 
 
-def test_what_the_machine_is_good_at_is_recorded_with_the_cpu_pools_once(
+def test_the_machine_is_recorded_once_with_the_cpu_pools(
     log: EventLog, launcher: CountingLauncher
 ) -> None:
     launcher.found = MACHINE

@@ -1,4 +1,4 @@
-"""What trainers say of checkpoints, and what becomes of those that nobody needs."""
+"""Checkpoint reports, pruning and deletion."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
     assert (job.checkpoints[-1].state, job.checkpoints[-1].eval_loss) == (STATE, 1.25)
 
 
-def test_a_certificate_that_is_refused_leaves_the_rest_of_its_report(
+def test_a_refused_certificate_keeps_the_rest_of_its_report(
     log: EventLog, story: Story, segments: Segments
 ) -> None:
     story.run_until("training")
@@ -92,7 +92,7 @@ def test_a_certificate_that_is_refused_leaves_the_rest_of_its_report(
     assert not resume.certified
 
 
-def test_checkpoints_of_which_no_report_was_heard_are_told_by_the_next(
+def test_the_next_report_includes_checkpoints_of_lost_reports(
     log: EventLog, story: Story, segments: Segments
 ) -> None:
     story.run_until("training")
@@ -109,7 +109,7 @@ def test_checkpoints_of_which_no_report_was_heard_are_told_by_the_next(
     assert [each.step for each in saved] == [10, 20, 30, 40]
 
 
-def test_a_third_checkpoint_has_the_files_of_the_first_deleted(
+def test_a_third_checkpoint_deletes_the_first(
     log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
     story.open_pool()
@@ -127,7 +127,7 @@ def test_a_third_checkpoint_has_the_files_of_the_first_deleted(
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}
 
 
-def test_once_a_checkpoint_is_promoted_the_one_before_it_is_deleted(
+def test_promoting_a_checkpoint_deletes_the_one_before(
     log: EventLog, story: Story, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
     story.open_pool()
@@ -183,7 +183,7 @@ def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
     assert {ref.split("/")[2] for ref in artifacts.list("checkpoints")} == {"30"}
 
 
-def test_a_deleted_base_s_files_go_unless_it_was_imported_again(
+def test_a_deleted_base_loses_its_files_unless_reimported(
     log: EventLog, settings: Settings
 ) -> None:
     artifacts = Artifacts(settings.artifacts)

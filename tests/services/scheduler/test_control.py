@@ -1,4 +1,4 @@
-"""The control channel: a segment's last message is in force, and takes nothing back."""
+"""The control channel: the last message of a segment stays in force."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ async def test_paid_time_only_grows(channel: ControlChannel, js: JetStreamContex
     assert (await in_force(js)).paid_seconds == 420
 
 
-async def test_an_answer_takes_no_paid_time_back(
-    channel: ControlChannel, js: JetStreamContext
-) -> None:
+async def test_an_answer_keeps_the_paid_time(channel: ControlChannel, js: JetStreamContext) -> None:
     await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
     await asyncio.to_thread(channel.answer, JOB_ID, 1)
     assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=360, answered=True)
@@ -58,14 +56,16 @@ async def test_a_stop_stays_in_force_when_time_is_paid(
     assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=420, stop=True)
 
 
-async def test_each_segment_hears_its_own(channel: ControlChannel, js: JetStreamContext) -> None:
+async def test_each_segment_gets_its_own_messages(
+    channel: ControlChannel, js: JetStreamContext
+) -> None:
     await asyncio.to_thread(channel.pay, JOB_ID, 1, 360)
     await asyncio.to_thread(channel.pay, JOB_ID, 2, 300)
     assert (await in_force(js, 1)).paid_seconds == 360
     assert (await in_force(js, 2)).paid_seconds == 300
 
 
-async def test_an_answered_segment_is_told_nothing_more(
+async def test_an_answered_segment_gets_no_more_messages(
     channel: ControlChannel, js: JetStreamContext
 ) -> None:
     await asyncio.to_thread(channel.answer, JOB_ID, 1)
@@ -74,7 +74,7 @@ async def test_an_answered_segment_is_told_nothing_more(
     assert await in_force(js) == Control(job_id=JOB_ID, segment=1, paid_seconds=0, answered=True)
 
 
-async def test_nothing_is_kept_of_what_is_over(
+async def test_ended_segments_are_forgotten(
     channel: ControlChannel, js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "ANSWERED_KEPT", 2)

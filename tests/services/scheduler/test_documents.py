@@ -1,4 +1,4 @@
-"""A model's card and provenance: what the log says of its job, beside the model's files."""
+"""A model's card and provenance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def adapter(artifacts: Artifacts) -> Manifest:
 
 @pytest.fixture
 def resumed(story: Story, segments: Segments) -> Segments:
-    """What records the reports of the job's second segment."""
+    """Records the reports of the second segment."""
     resume_after_a_crash(story)
     return segments
 
@@ -49,7 +49,7 @@ def stored(artifacts: Artifacts) -> Provenance:
     return Provenance.model_validate_json(artifacts.get(f"{ADAPTER}/{PROVENANCE}"))
 
 
-def test_the_provenance_tells_the_jobs_whole_story(
+def test_the_provenance_describes_the_job(
     log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     resumed.record(final_report(adapter))
@@ -80,7 +80,7 @@ def test_the_provenance_tells_the_jobs_whole_story(
     assert told.files == adapter.files
 
 
-def test_a_resume_that_nobody_certified_is_told_by_its_step(log: EventLog, story: Story) -> None:
+def test_an_uncertified_resume_has_its_step(log: EventLog, story: Story) -> None:
     story.run_with_a_crash()
     (resume,) = JobHistory(log.events.get(JOB_ID)).resumes
     assert (resume.segment, resume.step, resume.manifest_sha256) == (2, 10, "c" * 64)
@@ -107,7 +107,7 @@ def test_the_event_pins_card_and_provenance_with_the_weights(
     assert names == {WEIGHTS, ENVIRONMENT, CARD, PROVENANCE}
 
 
-def test_the_card_is_one_that_the_hub_reads(
+def test_the_hub_can_read_the_card(
     resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
     resumed.record(final_report(adapter))
@@ -136,7 +136,7 @@ def test_the_card_is_one_that_the_hub_reads(
         assert fact in card.text, fact
 
 
-def test_an_attempt_that_lost_a_race_is_repeated(
+def test_a_version_conflict_is_retried(
     log: EventLog,
     story: Story,
     resumed: Segments,
@@ -176,7 +176,7 @@ def test_a_final_report_that_is_repeated_writes_nothing(
 
 
 @pytest.mark.parametrize("content", [b"not what it was", b"{}"])
-def test_an_environment_that_is_none_is_a_crash(
+def test_an_invalid_environment_counts_as_a_crash(
     log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, content: bytes
 ) -> None:
     garbled = artifacts.add_files(ADAPTER, Manifest(files=()), {ENVIRONMENT: content})
@@ -185,10 +185,10 @@ def test_an_environment_that_is_none_is_a_crash(
     assert story.job.next_segment == 3
 
 
-def test_the_files_of_a_model_are_named_by_its_event(
+def test_a_models_files_survive_the_cleanup(
     log: EventLog, story: Story, resumed: Segments, artifacts: Artifacts, adapter: Manifest
 ) -> None:
-    """So that they stay when the rest of what its segment stored is cleared away."""
+    """The event names them, so that they survive the clean-up of the segment."""
     resumed.record(final_report(adapter))
     stored, lost = artifacts.list(ADAPTER), f"{job_prefix(story.job)}/checkpoints/segment-2/step-9"
     artifacts.put(f"{lost}/position.json", b"{}")

@@ -1,4 +1,4 @@
-"""The scheduler's reactions: GPUs for jobs first come first served, launches for leases."""
+"""The scheduler's reactions: queue, allocation and launches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_job_from_its_approval_to_its_pod(
     assert (spec.dataset_ref, spec.base_ref) == (PLAN.dataset_ref, PLAN.base_ref)
 
 
-def test_gpus_and_segment_are_given_in_one_save(
+def test_gpus_and_segment_are_allocated_in_one_save(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()
@@ -74,7 +74,7 @@ def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
     assert job(log, second).segment_running
 
 
-def test_a_job_that_waits_begins_when_capacity_comes(
+def test_a_queued_job_starts_when_capacity_is_added(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     second = uuid4()
@@ -89,7 +89,7 @@ def test_a_job_that_waits_begins_when_capacity_comes(
     assert job(log, second).segment_running
 
 
-def test_jobs_that_a_shrunken_pool_can_never_serve_are_paused_and_make_way(
+def test_jobs_too_large_for_a_pool_are_paused(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     large = [Story(log, job_id=uuid4()) for _ in range(2)]
@@ -112,7 +112,7 @@ def test_jobs_that_a_shrunken_pool_can_never_serve_are_paused_and_make_way(
     assert job(log, small).segment_running
 
 
-def test_a_job_for_more_gpus_than_there_are_is_paused_when_it_asks(
+def test_a_job_with_too_many_gpus_is_paused(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool(1)
@@ -122,14 +122,14 @@ def test_a_job_for_more_gpus_than_there_are_is_paused_when_it_asks(
     assert (story.pool.queue, story.pool.held) == ({}, {})
 
 
-def test_capacity_that_is_offered_again_is_no_news(log: EventLog, launcher: FakeLauncher) -> None:
+def test_repeated_capacity_adds_no_event(log: EventLog, launcher: FakeLauncher) -> None:
     offer_capacity(log, FixedClock(), launcher)
     version = Story(log).pool.version
     offer_capacity(log, FixedClock(), launcher)
     assert (Story(log).pool.version, Story(log).pool.capacity) == (version, 1)
 
 
-def test_a_launch_that_was_not_recorded_is_adopted(
+def test_an_unrecorded_launch_is_adopted(
     log: EventLog,
     story: Story,
     scheduler: OrderedConsumer,
@@ -153,7 +153,7 @@ def test_a_launch_that_was_not_recorded_is_adopted(
     assert job(log).pod is not None
 
 
-def test_a_lease_for_a_segment_that_is_over_launches_nothing(
+def test_a_lease_of_an_ended_segment_launches_nothing(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     story.open_pool()
@@ -165,7 +165,7 @@ def test_a_lease_for_a_segment_that_is_over_launches_nothing(
     assert launcher.started == []
 
 
-def test_a_job_whose_file_was_deleted_as_it_was_approved_fails_at_no_cost(
+def test_a_job_without_its_dataset_fails_at_no_cost(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     story.open_pool()
@@ -183,7 +183,7 @@ def test_a_job_whose_file_was_deleted_as_it_was_approved_fails_at_no_cost(
     assert story.pool.held == {}
 
 
-def test_what_crashed_is_relaunched_from_its_last_checkpoint(
+def test_a_crashed_job_resumes_from_its_last_checkpoint(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     story.open_pool()
@@ -204,7 +204,7 @@ def test_what_crashed_is_relaunched_from_its_last_checkpoint(
 def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
-    """Also if it was paused and resumed while it stood in the queue, before anyone reacted."""
+    """Even if it was paused and resumed in the queue before a reaction."""
     launcher.gpus = 2
     story.open_pool(capacity=2)
     approve(log, uuid4(), count=2)
@@ -226,7 +226,7 @@ def test_a_job_resumed_on_other_gpus_is_queued_and_launched_with_them(
     assert sorted(claim.count for claim in story.pool.held.values()) == [1, 2]
 
 
-def test_a_lease_that_lapsed_is_relaunched(
+def test_a_job_with_a_lapsed_lease_is_relaunched(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()
@@ -249,7 +249,7 @@ def test_a_finished_job_needs_no_more_gpus(
     assert (story.pool.queue, story.pool.held) == ({}, {})
 
 
-def test_an_extended_lease_is_told_to_the_segment(
+def test_an_extended_lease_is_sent_to_the_segment(
     log: EventLog, story: Story, scheduler: OrderedConsumer, control: NotedControl
 ) -> None:
     story.open_pool()
@@ -266,7 +266,7 @@ def test_an_extended_lease_is_told_to_the_segment(
     assert f"reports.{ACCOUNT_ID}.{JOB_ID}.1" in claims["nats"]["pub"]["allow"]
 
 
-def test_a_segment_that_is_over_is_told_of_no_lease(
+def test_an_ended_segment_gets_no_lease(
     log: EventLog, story: Story, scheduler: OrderedConsumer, control: NotedControl
 ) -> None:
     story.open_pool()

@@ -1,4 +1,4 @@
-"""A job's history: what ran is told, which need not be what was approved."""
+"""A job's history from its events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cause() -> Iterator[None]:
 
 @pytest.fixture
 def changed() -> Job:
-    """Half the micro batch after a lack of memory, and two GPUs after a pause."""
+    """A job with half the micro batch after running out of memory, and two GPUs after a pause."""
     size = PLAN.lora.micro_batch_size
     shortage = MemoryShortage(
         rows=size, tokens=500, micro_batch_size=size, gradient_accumulation=4, peak_bytes=10**9
@@ -46,7 +46,7 @@ def changed() -> Job:
     return job
 
 
-def test_segments_are_told_with_the_gpus_and_the_micro_batch_that_they_had(changed: Job) -> None:
+def test_segments_record_their_gpus_and_micro_batch(changed: Job) -> None:
     changed.start_training(2, 20, 30, 95, 5)
     size = PLAN.lora.micro_batch_size
     assert [each.model_dump() for each in JobHistory(changed.collect_events()).segments] == [
@@ -55,7 +55,7 @@ def test_segments_are_told_with_the_gpus_and_the_micro_batch_that_they_had(chang
     ]
 
 
-def test_a_damaged_checkpoint_is_marked_and_nothing_descends_from_it(changed: Job) -> None:
+def test_a_damaged_checkpoint_is_marked_as_rejected(changed: Job) -> None:
     changed.reject_checkpoint(2, "checkpoints/1/20", RejectionReason.CORRUPT)
     changed.start_training(2, 10, 30, 95, 5)
     history = JobHistory(changed.collect_events())
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_marked_and_nothing_descends_from_it(changed: Jo
     assert resume.unchecked == ("weights", "optimizer", "random", "position")
 
 
-def test_a_resume_of_which_a_part_was_compared_with_nothing_is_not_certified(changed: Job) -> None:
+def test_a_resume_with_unchecked_parts_is_not_certified(changed: Job) -> None:
     changed.certify_resume(2, 20, "checkpoints/1/20", STATE, ("random",), 2, (RANKS,))
     changed.start_training(2, 20, 30, 95, 5)
     (resume,) = JobHistory(changed.collect_events()).resumes
@@ -76,7 +76,7 @@ def test_a_resume_of_which_a_part_was_compared_with_nothing_is_not_certified(cha
     assert resume.differences == (RANKS,)
 
 
-def test_the_card_tells_them_too(changed: Job) -> None:
+def test_the_card_shows_gpus_and_resumes(changed: Job) -> None:
     changed.reject_checkpoint(2, "checkpoints/1/20", RejectionReason.CORRUPT)
     changed.certify_resume(2, 10, "checkpoints/1/10", STATE, (), 2, ())
     changed.start_training(2, 10, 30, 95, 5)

@@ -1,4 +1,4 @@
-"""Money for a launch: a job whose account cannot pay for a minute is paused, and makes way."""
+"""Jobs without money for a launch are paused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.usefixtures("no_parking")
 
 
 def poor_job(log: EventLog) -> Story:
-    """A job whose account pays for no minute of it."""
+    """A job whose account cannot pay one minute."""
     poor = Story(log, account_id=uuid4(), job_id=uuid4())
     poor.open_account(59_999)
     approve(log, poor.job_id, poor.account_id)
     return poor
 
 
-def test_a_job_whose_account_cannot_pay_for_a_minute_is_paused_and_holds_no_gpu(
+def test_a_job_without_money_for_a_minute_is_paused(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()
@@ -73,10 +73,10 @@ def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
     assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
 
 
-def test_money_that_an_unsettled_lease_holds_counts(
+def test_an_unsettled_lease_counts_as_money(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
-    """Else every relaunch of a job with a small balance would be a pause."""
+    """Otherwise a job with a small balance would pause at every relaunch."""
     story.open_pool()
     approve(log)
     scheduler.catch_up()
@@ -87,7 +87,7 @@ def test_money_that_an_unsettled_lease_holds_counts(
     assert (job(log).segment, job(log).segment_running) == (2, True)
 
 
-def test_once_the_last_lease_is_settled_the_balance_decides(
+def test_after_settlement_only_the_balance_counts(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()

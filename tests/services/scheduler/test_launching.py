@@ -1,4 +1,4 @@
-"""A launch that finds no room yet is tried again beside the reactions, which go on meanwhile."""
+"""Launches that wait for busy GPUs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAME = PodName(JOB_ID, 1)
 
 
 class Looking:
-    """The look that the scheduler has again and again, as the machine's time passes."""
+    """Runs the retries as the machine's time passes."""
 
     def __init__(self, log: EventLog, pool: ConnectionPool[Connection], pods: PodStarter) -> None:
         self._log, self._pool, self._pods = log, pool, pods
@@ -41,7 +41,7 @@ class Looking:
         self.restart()
 
     def restart(self) -> None:
-        """A scheduler that starts remembers nothing."""
+        """Start with an empty memory, like a new process."""
         self._launches = LaunchRetries(
             self._pods, FixedClock(), self._pool, self._log, self._machine
         )
@@ -62,7 +62,7 @@ def look(log: EventLog, pool: ConnectionPool[Connection], pods: PodStarter) -> L
 def waiting(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> FakeLauncher:
-    """A place in which something is not gone yet that a job's launch waits for."""
+    """A launcher whose GPUs are busy when the job is leased."""
     story.open_pool(2)
     launcher.gpus = 2
     launcher.busy_for = {NAME}
@@ -77,7 +77,7 @@ def launched_or_not(log: EventLog, scheduler: OrderedConsumer, job_id: UUID) -> 
     scheduler.catch_up()
 
 
-def test_a_launch_that_waits_holds_up_no_other(
+def test_a_waiting_launch_does_not_block_others(
     log: EventLog, waiting: FakeLauncher, scheduler: OrderedConsumer
 ) -> None:
     other = uuid4()
@@ -86,7 +86,7 @@ def test_a_launch_that_waits_holds_up_no_other(
     assert (job(log).segment_running, job(log).pod) == (True, None)
 
 
-def test_it_is_launched_once_there_is_room_and_its_time_counts_from_then(
+def test_a_waiting_launch_is_billed_from_its_start(
     log: EventLog, waiting: FakeLauncher, look: Looking
 ) -> None:
     look()
@@ -102,7 +102,7 @@ def test_it_is_launched_once_there_is_room_and_its_time_counts_from_then(
     assert waiting.specs[NAME].paid_seconds == 300
 
 
-def test_each_try_waits_longer(waiting: FakeLauncher, look: Looking, log: EventLog) -> None:
+def test_each_retry_waits_longer(waiting: FakeLauncher, look: Looking, log: EventLog) -> None:
     look()
     look(seconds=0.5)  # the first try
     waiting.busy_for.clear()
@@ -112,7 +112,7 @@ def test_each_try_waits_longer(waiting: FakeLauncher, look: Looking, log: EventL
     assert job(log).pod is not None
 
 
-def test_a_scheduler_that_starts_anew_finds_what_waits(
+def test_a_restarted_scheduler_retries_waiting_launches(
     log: EventLog, waiting: FakeLauncher, look: Looking
 ) -> None:
     look()
@@ -123,7 +123,7 @@ def test_a_scheduler_that_starts_anew_finds_what_waits(
     assert job(log).pod == str(NAME)
 
 
-def test_what_finds_no_room_in_the_end_was_a_place_that_refused(
+def test_a_launch_fails_after_the_last_retry(
     log: EventLog, story: Story, waiting: FakeLauncher, look: Looking
 ) -> None:
     for _ in range(MOST_TRIES):
@@ -136,7 +136,7 @@ def test_what_finds_no_room_in_the_end_was_a_place_that_refused(
     assert story.pool.held == {}
 
 
-def test_a_job_that_is_cancelled_meanwhile_is_never_launched(
+def test_a_job_cancelled_while_waiting_is_not_launched(
     log: EventLog, waiting: FakeLauncher, look: Looking, scheduler: OrderedConsumer
 ) -> None:
     look()
@@ -151,7 +151,7 @@ def test_a_job_that_is_cancelled_meanwhile_is_never_launched(
     assert job(log).status is JobStatus.CANCELLED
 
 
-def test_a_cancel_in_the_midst_of_a_launch_stops_what_was_launched(
+def test_a_cancel_during_a_launch_stops_the_pod(
     log: EventLog,
     waiting: FakeLauncher,
     look: Looking,
@@ -159,7 +159,7 @@ def test_a_cancel_in_the_midst_of_a_launch_stops_what_was_launched(
     control: NotedControl,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else its segment would have ended without a pod, beside a trainer that nobody pays for."""
+    """Otherwise the segment would end without a pod, beside an unpaid trainer."""
     look()
     waiting.busy_for.clear()
     reacting, launch = Thread(target=scheduler.catch_up), waiting.launch
@@ -181,7 +181,7 @@ def test_a_cancel_in_the_midst_of_a_launch_stops_what_was_launched(
     assert control.stopped == [(JOB_ID, 1)]
 
 
-def test_what_runs_or_has_no_lease_is_left_alone(
+def test_only_leased_segments_without_a_pod_are_launched(
     log: EventLog, story: Story, look: Looking, launcher: FakeLauncher
 ) -> None:
     story.run_until("launched")
@@ -194,7 +194,7 @@ def test_what_runs_or_has_no_lease_is_left_alone(
     assert launcher.started == []
 
 
-def test_one_that_cannot_be_launched_keeps_no_other_from_being(
+def test_a_failing_launch_does_not_block_others(
     log: EventLog,
     story: Story,
     waiting: FakeLauncher,

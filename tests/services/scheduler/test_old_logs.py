@@ -1,4 +1,4 @@
-"""Log lines go some time after the end of their job; nothing else does."""
+"""Deletion of old log lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.stories import Story
 
 
-def test_log_lines_are_deleted_some_time_after_the_end_and_what_was_measured_stays(
+def test_old_log_lines_are_deleted_and_metrics_stay(
     log: EventLog, pool: ConnectionPool[Connection], story: Story
 ) -> None:
     running, kept = uuid4(), timedelta(days=90)

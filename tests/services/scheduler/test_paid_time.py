@@ -1,4 +1,4 @@
-"""Paid time that ends: there is money for another launch, or the job is paused; overruns too."""
+"""The end of paid time: relaunch, pause and overrun."""
 
 from __future__ import annotations
 
@@ -28,21 +28,19 @@ def lease_ended(n: int, elapsed_seconds: float) -> Report:
     return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
 
 
-def test_paid_time_that_ends_without_money_pauses(story: Story, running: Segments) -> None:
+def test_a_lease_that_ends_without_money_pauses_the_job(story: Story, running: Segments) -> None:
     spend(story)
     running.record(lease_ended(9, 300.4))
     assert story.job.status is JobStatus.PAUSED
     assert story.pool.held == {}
 
 
-def test_paid_time_that_ends_while_there_is_money_is_relaunched(
-    story: Story, running: Segments
-) -> None:
+def test_a_lease_that_ends_with_money_relaunches_the_job(story: Story, running: Segments) -> None:
     running.record(lease_ended(9, 300.4))
     assert story.job.next_segment == 2
 
 
-def test_a_lease_that_the_trainer_had_not_heard_of_is_money(
+def test_a_lease_extension_unknown_to_the_trainer_counts_as_money(
     story: Story, running: Segments
 ) -> None:
     with command("extend"):
@@ -55,7 +53,7 @@ def test_a_lease_that_the_trainer_had_not_heard_of_is_money(
 
 
 def leave(story: Story, micros: int) -> None:
-    """Leases hold all that the account has, but for so much."""
+    """Reserve the balance for leases, except for some micro-dollars."""
     with command("spend most"):
         account = story.account
         account.settle(captured_micros=0, reserved_micros=account.available_micros - micros)
@@ -65,24 +63,22 @@ def leave(story: Story, micros: int) -> None:
 @pytest.mark.parametrize(
     ("micros", "status"), [(59_999, JobStatus.PAUSED), (60_000, JobStatus.TRAINING)]
 )
-def test_less_than_a_minutes_money_is_none(
+def test_money_for_less_than_a_minute_does_not_count(
     story: Story, running: Segments, micros: int, status: JobStatus
 ) -> None:
-    """Near zero, before the ticker says that the balance is depleted."""
+    """The balance is near zero, and the ticker has not recorded the depletion yet."""
     leave(story, micros)
     running.record(lease_ended(9, 300.4))
     assert story.job.status is status
 
 
-def test_a_second_that_the_trainer_had_not_heard_of_is_too_little(
-    story: Story, running: Segments
-) -> None:
+def test_one_unknown_paid_second_is_too_little(story: Story, running: Segments) -> None:
     spend(story)
     running.record(lease_ended(9, 299.9))
     assert story.job.status is JobStatus.PAUSED
 
 
-def test_a_trainer_that_overran_its_paid_time_is_a_lease_that_ended(
+def test_an_overrun_counts_as_an_ended_lease(
     log: EventLog, story: Story, running: Segments
 ) -> None:
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
@@ -95,7 +91,7 @@ def test_a_trainer_that_overran_its_paid_time_is_a_lease_that_ended(
 
 
 @pytest.mark.parametrize("known_seconds", [318, 290], ids=["all", "too little"])
-def test_a_trainer_that_overran_without_money_is_paused_whatever_is_credited(
+def test_an_overrun_without_money_pauses_despite_credits(
     log: EventLog, story: Story, running: Segments, known_seconds: int
 ) -> None:
     spend(story)

@@ -1,4 +1,4 @@
-"""The pod watch: evidence while a pod lives, an end when it is gone, a broom when all is said."""
+"""The pod watch: evidence, lost pods and clean-up."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SEEN_SUBJECT = f"evidence.{ACCOUNT_ID}.{JOB_ID}.1"
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings under which a watch looks often, and no pod has any grace."""
+    """Settings with frequent polls and no grace."""
     often = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "silence_seconds": 1.0}
     return settings.model_copy(update=often)
 
@@ -64,7 +64,7 @@ async def launched(
     settings: Settings,
     host: str | None,
 ) -> None:
-    """The first segment has its pod, and nothing was heard of it."""
+    """The first segment has a pod without reports."""
     await provision(js, ())
     story.run_until("leased")
     story.start_pod(1, host)
@@ -112,7 +112,7 @@ def ends(log: EventLog) -> list[Job.SegmentEnded]:
 
 
 async def seen(js: JetStreamContext) -> PodSeen | None:
-    """The last evidence that the watch gave of the pod."""
+    """The last evidence that the watch published."""
     try:
         message = await js.get_last_msg(REPORTS, SEEN_SUBJECT)
     except NotFoundError:
@@ -120,7 +120,7 @@ async def seen(js: JetStreamContext) -> PodSeen | None:
     return PodSeen.model_validate_json(message.data or b"")
 
 
-async def test_a_living_pod_is_evidence_until_its_trainer_speaks(
+async def test_a_living_pod_is_evidence_until_its_first_report(
     js: JetStreamContext, segments: Segments, watching: Any
 ) -> None:
     async with watching():
@@ -129,7 +129,7 @@ async def test_a_living_pod_is_evidence_until_its_trainer_speaks(
         assert evidence.elapsed_seconds == 10
 
 
-async def test_a_trainer_that_speaks_for_itself_needs_no_evidence(
+async def test_a_reporting_trainer_needs_no_evidence(
     js: JetStreamContext,
     launcher: FakeLauncher,
     segments: Segments,
@@ -143,7 +143,7 @@ async def test_a_trainer_that_speaks_for_itself_needs_no_evidence(
     assert await seen(js) is None
 
 
-async def test_a_pod_that_is_gone_ends_its_segment_with_its_last_report(
+async def test_a_terminated_pod_ends_with_its_last_report(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, checkpoint=CHECKPOINT, elapsed_seconds=55.5))
@@ -154,7 +154,7 @@ async def test_a_pod_that_is_gone_ends_its_segment_with_its_last_report(
     assert (end.elapsed_seconds, end.kept_seconds) == (55, 40), "its checkpoint was heard of"
 
 
-async def test_what_a_trainer_could_not_say_is_found_beside_its_spec(
+async def test_an_unsent_report_is_read_from_the_pod(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, elapsed_seconds=39.0))
@@ -172,7 +172,7 @@ async def test_what_a_trainer_could_not_say_is_found_beside_its_spec(
     assert (end.reason, end.elapsed_seconds, end.kept_seconds) == (SegmentEnd.STOPPED, 41, 40)
 
 
-async def test_a_segment_whose_pod_is_nowhere_is_lost(
+async def test_a_segment_without_its_pod_is_lost(
     js: JetStreamContext,
     log: EventLog,
     pool: ConnectionPool[Connection],
@@ -186,7 +186,7 @@ async def test_a_segment_whose_pod_is_nowhere_is_lost(
     assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, "ProcessLost")
 
 
-async def test_a_pod_that_never_spoke_ends_with_the_launchers_evidence(
+async def test_a_pod_without_reports_ends_with_the_schedulers_evidence(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, PodSeen(account_id=ACCOUNT_ID, job_id=JOB_ID, segment=1, elapsed_seconds=7.9))
@@ -196,7 +196,7 @@ async def test_a_pod_that_never_spoke_ends_with_the_launchers_evidence(
     assert (end.error_class, end.elapsed_seconds) == ("ProcessLost", 7)
 
 
-async def test_a_trainer_that_overran_has_the_times_of_its_last_report(
+async def test_an_overrun_uses_the_times_of_the_last_report(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, elapsed_seconds=318.4, grace_seconds=18.4))
@@ -207,7 +207,7 @@ async def test_a_trainer_that_overran_has_the_times_of_its_last_report(
     assert (end.elapsed_seconds, end.grace_seconds) == (318, 18)
 
 
-async def test_a_last_word_that_nobody_heard_yet_counts(
+async def test_an_unread_final_report_counts(
     js: JetStreamContext,
     log: EventLog,
     launcher: FakeLauncher,
@@ -222,7 +222,7 @@ async def test_a_last_word_that_nobody_heard_yet_counts(
     assert control.answered == [(JOB_ID, 1)]
 
 
-async def test_a_report_that_names_another_segment_is_not_the_last_one(
+async def test_a_report_of_another_segment_is_ignored(
     js: JetStreamContext,
     log: EventLog,
     launcher: FakeLauncher,
@@ -239,7 +239,7 @@ async def test_a_report_that_names_another_segment_is_not_the_last_one(
     assert control.answered == []
 
 
-async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(
+async def test_an_ended_pod_is_removed_and_its_log_kept(
     launcher: FakeLauncher,
     control: NotedControl,
     artifacts: Artifacts,
@@ -254,14 +254,14 @@ async def test_a_pod_whose_end_is_recorded_is_forgotten_and_its_log_kept(
     assert artifacts.get(f"jobs/{ACCOUNT_ID}/{JOB_ID}/logs/segment-1.log") == launcher.output
 
 
-async def test_what_a_segment_stored_and_no_event_names_is_deleted_with_its_pod(
+async def test_unnamed_artifacts_are_deleted_with_the_pod(
     launcher: FakeLauncher,
     control: NotedControl,
     artifacts: Artifacts,
     segments: Segments,
     watching: Any,
 ) -> None:
-    """It was killed while it stored something, or its report came when its segment was over."""
+    """The trainer was killed while it stored files, or its report came too late."""
     home = f"jobs/{ACCOUNT_ID}/{JOB_ID}"
     named = f"{CHECKPOINT.ref}/manifest.json"
     others = f"{home}/checkpoints/segment-10/step-20/manifest.json"
@@ -279,7 +279,7 @@ async def test_what_a_segment_stored_and_no_event_names_is_deleted_with_its_pod(
     assert artifacts.list(home) == sorted([named, others, f"{home}/logs/segment-1.log"])
 
 
-async def test_a_trainer_whose_segment_is_over_is_stopped_after_its_grace(
+async def test_a_trainer_of_an_ended_segment_is_stopped_after_its_grace(
     launcher: FakeLauncher, segments: Segments, watching: Any
 ) -> None:
     segments.lose(NAME, 10, None)
@@ -289,7 +289,7 @@ async def test_a_trainer_whose_segment_is_over_is_stopped_after_its_grace(
 
 
 @pytest.mark.parametrize("ask", [Story.pause, Story.cancel])
-async def test_a_scheduler_that_starts_tells_again_what_shall_stop(
+async def test_a_restarted_scheduler_repeats_stop_requests(
     story: Story, control: NotedControl, watching: Any, ask: Any
 ) -> None:
     ask(story)
@@ -298,7 +298,7 @@ async def test_a_scheduler_that_starts_tells_again_what_shall_stop(
     assert set(control.stopped) == {(JOB_ID, 1)}
 
 
-async def test_nobody_is_told_to_stop_without_reason(
+async def test_no_segment_is_stopped_without_a_request(
     js: JetStreamContext,
     log: EventLog,
     launcher: FakeLauncher,
@@ -312,7 +312,7 @@ async def test_nobody_is_told_to_stop_without_reason(
     assert control.stopped == []
 
 
-async def test_a_pod_that_is_gone_leaves_its_phases(
+async def test_a_terminated_pod_keeps_its_phase_times(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, phase_seconds={Phase.MODEL_LOAD: 2.5}))
@@ -322,10 +322,10 @@ async def test_a_pod_that_is_gone_leaves_its_phases(
     assert end.phase_seconds == {Phase.MODEL_LOAD: 2.5}
 
 
-async def test_a_pod_that_nobody_recorded_yet_is_left_to_its_reaction(
+async def test_an_unrecorded_pod_is_left_to_its_reaction(
     log: EventLog, story: Story, launcher: FakeLauncher, settings: Settings, watching: Any
 ) -> None:
-    """Its launch may be in the middle of being saved."""
+    """Its launch may not be saved yet."""
     with command("end"):
         job = story.job
         job.end_segment(1, SegmentEnd.STOPPED, 10)
@@ -339,7 +339,7 @@ async def test_a_pod_that_nobody_recorded_yet_is_left_to_its_reaction(
     assert len(ends(log)) == 1
 
 
-async def test_one_pod_that_cannot_be_looked_at_hides_no_other(
+async def test_a_failing_poll_does_not_block_other_pods(
     log: EventLog, launcher: FakeLauncher, watching: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poll, broken = launcher.poll, PodName(JOB_ID, 0)
@@ -356,7 +356,7 @@ async def test_one_pod_that_cannot_be_looked_at_hides_no_other(
         assert await until(lambda: ends(log))
 
 
-async def test_a_pod_that_shows_no_life_is_killed_and_its_segment_lost(
+async def test_a_silent_pod_is_killed_and_its_segment_lost(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, checkpoint=CHECKPOINT, elapsed_seconds=55.5))
@@ -367,7 +367,7 @@ async def test_a_pod_that_shows_no_life_is_killed_and_its_segment_lost(
     assert (end.elapsed_seconds, end.kept_seconds) == (55, 40), "no second after its last report"
 
 
-async def test_a_pod_that_shows_life_is_left_alone(
+async def test_a_beating_pod_is_not_killed(
     log: EventLog,
     launcher: FakeLauncher,
     settings: Settings,
@@ -386,7 +386,7 @@ async def test_a_pod_that_shows_life_is_left_alone(
     assert (launcher.killed, ends(log)) == ([], [])
 
 
-async def test_a_trainer_that_spoke_before_the_scheduler_started_needs_no_evidence(
+async def test_an_earlier_report_needs_no_evidence(
     js: JetStreamContext, log: EventLog, launcher: FakeLauncher, watching: Any
 ) -> None:
     await say(js, report(5, Phase.TRAINING, elapsed_seconds=3.0))
@@ -396,7 +396,7 @@ async def test_a_trainer_that_spoke_before_the_scheduler_started_needs_no_eviden
 
 
 @pytest.mark.parametrize("host", ["elsewhere"])
-async def test_a_pod_of_another_host_is_not_lost_for_not_being_here(
+async def test_a_reporting_pod_of_another_host_is_not_lost(
     js: JetStreamContext,
     log: EventLog,
     pool: ConnectionPool[Connection],
@@ -416,7 +416,7 @@ async def test_a_pod_of_another_host_is_not_lost_for_not_being_here(
 
 
 @pytest.mark.parametrize("host", ["elsewhere"])
-async def test_a_pod_of_another_host_that_falls_silent_is_stopped_and_lost(
+async def test_a_silent_pod_of_another_host_is_stopped_and_lost(
     js: JetStreamContext,
     log: EventLog,
     pool: ConnectionPool[Connection],

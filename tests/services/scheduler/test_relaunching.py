@@ -1,4 +1,4 @@
-"""What failed without getting further is launched again later, and later each time."""
+"""Relaunches after failures without progress, with growing pauses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_parking")
 
 
 class Passing:
-    """Time that passes, with what the scheduler does meanwhile."""
+    """Lets time pass and runs the scheduler's reactions and due work."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ def passing(
 def refused(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> FakeLauncher:
-    """A place that refused a job twice: the second time was at once."""
+    """A launcher that refused a job twice, the second time without a pause."""
     launcher.refuses = True
     story.open_pool()
     approve(log)
@@ -76,14 +76,14 @@ def refused(
     return launcher
 
 
-def test_a_place_that_refuses_twice_is_not_asked_at_once(
+def test_a_second_failed_launch_is_retried_later(
     log: EventLog, story: Story, refused: FakeLauncher
 ) -> None:
     assert (job(log).segment, job(log).segment_running) == (2, False)
     assert (story.pool.held, story.pool.queue) == ({}, {}), "it is in nobody's way"
 
 
-def test_the_job_is_queued_again_when_its_time_has_come(
+def test_a_job_is_queued_when_its_relaunch_is_due(
     log: EventLog, refused: FakeLauncher, passing: Passing
 ) -> None:
     passing(seconds=29)
@@ -96,7 +96,7 @@ def test_the_job_is_queued_again_when_its_time_has_come(
     assert job(log).pod is not None
 
 
-def test_after_the_last_wait_the_job_fails(
+def test_the_job_fails_after_the_last_retry(
     log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
 ) -> None:
     passing(seconds=30)
@@ -110,7 +110,7 @@ def test_after_the_last_wait_the_job_fails(
     assert story.pool.held == {}, "and its GPUs are free again"
 
 
-def test_another_job_has_the_gpus_meanwhile(
+def test_another_job_uses_the_gpus_meanwhile(
     log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
 ) -> None:
     other = uuid4()
@@ -122,7 +122,7 @@ def test_another_job_has_the_gpus_meanwhile(
     assert list(story.pool.queue) == [(JOB_ID, 3)], "it stands there once"
 
 
-def test_a_reaction_that_comes_late_queues_what_is_due(
+def test_a_late_reaction_queues_due_jobs(
     log: EventLog, story: Story, clock: FixedClock, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()
@@ -135,7 +135,7 @@ def test_a_reaction_that_comes_late_queues_what_is_due(
     assert (job(log).segment, job(log).segment_running) == (3, True)
 
 
-def test_a_resume_waits_for_nothing(
+def test_a_resume_is_launched_without_a_pause(
     log: EventLog, refused: FakeLauncher, scheduler: OrderedConsumer
 ) -> None:
     with command("pause and resume"):
@@ -147,7 +147,7 @@ def test_a_resume_waits_for_nothing(
     assert (job(log).segment, job(log).segment_running) == (3, True)
 
 
-def test_a_job_that_was_paused_meanwhile_is_not_queued(
+def test_a_paused_job_is_not_queued(
     log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
 ) -> None:
     with command("pause"):
@@ -159,7 +159,7 @@ def test_a_job_that_was_paused_meanwhile_is_not_queued(
     assert pause_reason(story) is PauseReason.OWNER
 
 
-def test_a_job_that_cannot_pay_any_more_is_paused_when_its_time_has_come(
+def test_a_due_job_that_cannot_pay_is_paused(
     log: EventLog, story: Story, refused: FakeLauncher, passing: Passing
 ) -> None:
     with command("settle"):
@@ -171,7 +171,7 @@ def test_a_job_that_cannot_pay_any_more_is_paused_when_its_time_has_come(
     assert pause_reason(story) is PauseReason.BALANCE
 
 
-def test_one_that_cannot_be_queued_keeps_no_other_from_being(
+def test_a_failing_relaunch_does_not_block_others(
     log: EventLog,
     pool: ConnectionPool[Connection],
     refused: FakeLauncher,
@@ -190,7 +190,7 @@ def test_one_that_cannot_be_queued_keeps_no_other_from_being(
     assert list(Story(log).pool.queue) == [(JOB_ID, 3)]
 
 
-def test_a_crash_after_progress_is_launched_again_at_once(
+def test_a_crash_after_progress_is_relaunched_at_once(
     log: EventLog, story: Story, scheduler: OrderedConsumer
 ) -> None:
     story.open_pool()

@@ -1,4 +1,4 @@
-"""Failures of segments: each has its class, and what is tried again is said once."""
+"""Failure classes of segments and their last log lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_failure_keeps_its_class_and_its_last_lines(
     assert (len(lines), lines[-1]) == (LOG_TAIL_LINES, b"line 199")
 
 
-def test_a_failures_last_lines_have_no_trace_and_no_path_of_the_server(
+def test_a_failures_last_lines_hide_traces_and_paths(
     log: EventLog, artifacts: Artifacts, launcher: FakeLauncher, running: Segments
 ) -> None:
     launcher.output = (
@@ -52,7 +52,7 @@ def test_a_failures_last_lines_have_no_trace_and_no_path_of_the_server(
     ]
 
 
-def test_an_end_does_not_wait_for_its_last_lines(
+def test_a_segment_ends_without_its_last_lines(
     log: EventLog,
     artifacts: Artifacts,
     launcher: FakeLauncher,
@@ -75,7 +75,7 @@ def _refuse(*_: object) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.MODEL_LOAD, Phase.TRAINING])
-def test_a_failure_that_is_repeated_leaves_its_last_lines_alone(
+def test_a_repeated_failure_keeps_its_last_lines(
     log: EventLog,
     artifacts: Artifacts,
     launcher: FakeLauncher,
@@ -119,7 +119,7 @@ def test_a_lost_process_is_a_crash_that_frees_its_gpus(
 
 
 @pytest.mark.parametrize("failure", FailureClass)
-def test_a_failure_has_the_class_that_its_trainer_says(
+def test_a_failure_has_its_trainers_class(
     log: EventLog, running: Segments, failure: FailureClass
 ) -> None:
     running.record(failed(3, failure=failure, phase_seconds={Phase.MODEL_LOAD: 3.0}))
@@ -127,7 +127,7 @@ def test_a_failure_has_the_class_that_its_trainer_says(
     assert last_end(log).phase_seconds == {Phase.MODEL_LOAD: 3.0}
 
 
-def test_a_micro_batch_too_large_is_tried_again_with_half_of_it(
+def test_a_too_large_micro_batch_is_halved(
     log: EventLog, story: Story, running: Segments, settings: Settings
 ) -> None:
     shortage = MemoryShortage(
@@ -143,11 +143,11 @@ def test_a_micro_batch_too_large_is_tried_again_with_half_of_it(
     assert spec.hyperparameters == PLAN.lora, "what was approved, so that a checkpoint matches"
 
 
-def test_a_failure_of_no_class_is_the_trainers(log: EventLog, running: Segments) -> None:
+def test_an_unclassified_failure_is_the_trainers(log: EventLog, running: Segments) -> None:
     running.record(failed(3))
     assert last_end(log).failure is FailureClass.TRAINER_CRASHED
 
 
-def test_a_failure_that_would_come_again_ends_the_job(story: Story, running: Segments) -> None:
+def test_a_permanent_failure_ends_the_job(story: Story, running: Segments) -> None:
     running.record(failed(3, failure=FailureClass.OUT_OF_MEMORY))
     assert story.job.status is JobStatus.FAILED

@@ -1,4 +1,4 @@
-"""What a trainer is told at launch: all that was approved, and how this platform runs."""
+"""The SegmentSpec of a launch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(**changes: object) -> Job:
     return given
 
 
-def test_a_segment_runs_what_was_approved() -> None:
+def test_a_segment_has_the_approved_plan() -> None:
     given = job(precision=Precision.NF4, gradient_checkpointing=True, gpu_count=2)
     spec = segment_spec(given, 300, SETTINGS)
     assert (spec.precision, spec.gradient_checkpointing) == (Precision.NF4, True)
@@ -42,13 +42,13 @@ def test_a_segment_evaluates_on_the_approved_validation_file() -> None:
     assert (spec.validation_ref, spec.validation_sha256) == (own.ref, own.sha256)
 
 
-def test_a_segment_has_the_times_of_this_platform() -> None:
+def test_a_segment_has_the_platforms_times() -> None:
     spec = segment_spec(job(), 300, SETTINGS)
     assert (spec.paid_seconds, spec.grace_seconds, spec.heartbeat_seconds) == (300, 5, 0.5)
     assert (spec.stall_seconds, spec.clock_speed) == (77.0, 1.0)
 
 
-def test_a_segment_has_credentials_that_are_its_own() -> None:
+def test_a_segment_has_its_own_credentials() -> None:
     settings = SETTINGS.model_copy(update={"nats_trainer_seed": new_seed(KeyKind.ACCOUNT)})
     issuer = CredentialIssuer.of(settings)
     assert issuer is not None

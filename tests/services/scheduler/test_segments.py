@@ -1,4 +1,4 @@
-"""Segments: what trainers report becomes events, once; what they say too late becomes none."""
+"""Reports become events of the job, once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def adapter(artifacts: Artifacts, tmp_path: Path) -> Manifest:
 
 
 def whole_life(adapter: Manifest) -> list[Report]:
-    """Each report is cumulative: it repeats what the one before said."""
+    """A segment's cumulative reports."""
     said: dict[str, Any] = {}
     life = []
     for n, (phase, news) in enumerate(
@@ -82,7 +82,7 @@ LIFE = [
 ]
 
 
-def test_a_whole_life(
+def test_reports_of_a_segment_become_its_events(
     log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
 ) -> None:
     for each in whole_life(adapter):
@@ -94,7 +94,7 @@ def test_a_whole_life(
     assert last_end(log).elapsed_seconds == 6
 
 
-def test_a_report_that_is_anothers_or_names_its_artifacts_says_and_ends_nothing(
+def test_a_foreign_report_is_dropped(
     log: EventLog, running: Segments, control: NotedControl
 ) -> None:
     foreign = CHECKPOINT.model_copy(update={"ref": "jobs/another/checkpoints/step-1"})
@@ -108,7 +108,7 @@ def test_a_report_that_is_anothers_or_names_its_artifacts_says_and_ends_nothing(
     assert control.answered == [], "it would be the last word to a segment that runs"
 
 
-def test_a_report_that_cannot_be_recorded_holds_up_none_behind_it(
+def test_a_failing_report_does_not_block_later_ones(
     log: EventLog, running: Segments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, failing = running.record, ValueError("poison")
@@ -130,7 +130,7 @@ def test_a_report_that_cannot_be_recorded_holds_up_none_behind_it(
     assert log.load(Job, JOB_ID).checkpoint is not None
 
 
-def test_text_and_numbers_that_no_read_model_takes_never_become_events() -> None:
+def test_values_that_read_models_reject_become_no_events() -> None:
     assert report(1, Phase.TRAINING, error_class="a\0b").error_class == "a\ufffdb"
     for fields in ({"step": 2**31}, {"step": -1}, {"grace_seconds": 1e12}, {"segment": 2**31}):
         with pytest.raises(ValidationError):
@@ -140,7 +140,7 @@ def test_text_and_numbers_that_no_read_model_takes_never_become_events() -> None
         report(1, Phase.TRAINING, checkpoint=unknown)
 
 
-def test_every_report_may_come_twice(
+def test_repeated_reports_change_nothing(
     log: EventLog, running: Segments, control: NotedControl, adapter: Manifest
 ) -> None:
     for each in whole_life(adapter):
@@ -150,7 +150,7 @@ def test_every_report_may_come_twice(
     assert set(control.answered) == {(JOB_ID, 1)}
 
 
-def test_a_scheduler_that_starts_anew_may_hear_everything_again(
+def test_a_restarted_scheduler_may_get_all_reports_again(
     log: EventLog,
     running: Segments,
     artifacts: Artifacts,
@@ -168,7 +168,7 @@ def test_a_scheduler_that_starts_anew_may_hear_everything_again(
     assert topics(log) == LIFE
 
 
-def test_the_last_report_alone_tells_it_all(
+def test_the_last_report_alone_is_sufficient(
     log: EventLog, running: Segments, adapter: Manifest
 ) -> None:
     running.record(whole_life(adapter)[-1])
@@ -230,7 +230,7 @@ def _gone(artifacts: Artifacts) -> None:
         (_gone, "FileNotFoundError"),
     ],
 )
-def test_an_adapter_that_is_not_what_its_trainer_wrote_is_a_crash(
+def test_a_changed_adapter_counts_as_a_crash(
     log: EventLog,
     story: Story,
     running: Segments,
@@ -252,9 +252,7 @@ def test_an_adapter_that_is_not_what_its_trainer_wrote_is_a_crash(
     assert control.answered == [(JOB_ID, 1)]
 
 
-def test_an_evaluation_is_recorded_with_the_peak_of_memory(
-    log: EventLog, running: Segments
-) -> None:
+def test_an_evaluation_is_recorded_with_peak_memory(log: EventLog, running: Segments) -> None:
     running.record(report(1, Phase.EVALUATION, step=30))
     running.record(report(2, Phase.REGISTER, evaluation=EVALUATION, peak_memory_bytes=10**9))
     scored = list(log.events.get(JOB_ID))[-1]
@@ -264,14 +262,12 @@ def test_an_evaluation_is_recorded_with_the_peak_of_memory(
     assert scored.peak_memory_bytes == 10**9
 
 
-def test_a_completed_segment_that_names_no_adapter_is_a_crash(
-    log: EventLog, running: Segments
-) -> None:
+def test_completion_without_an_adapter_counts_as_a_crash(log: EventLog, running: Segments) -> None:
     running.record(report(9, Phase.REGISTER, evaluation=EVALUATION, outcome=Outcome.COMPLETED))
     assert last_end(log).reason is SegmentEnd.CRASHED
 
 
-def test_a_trainer_that_completes_before_it_hears_of_a_pause_registers(
+def test_completion_before_a_pause_registers_the_model(
     story: Story, running: Segments, adapter: Manifest
 ) -> None:
     story.pause()
@@ -280,7 +276,7 @@ def test_a_trainer_that_completes_before_it_hears_of_a_pause_registers(
     assert story.job.status is JobStatus.REGISTERED
 
 
-def test_a_trainer_that_completes_after_a_cancel_registers_nothing(
+def test_completion_after_a_cancel_registers_nothing(
     log: EventLog, story: Story, running: Segments, control: NotedControl, adapter: Manifest
 ) -> None:
     *life, final = whole_life(adapter)
@@ -293,16 +289,14 @@ def test_a_trainer_that_completes_after_a_cancel_registers_nothing(
     assert control.answered == [(JOB_ID, 1)]
 
 
-def test_a_process_that_is_lost_on_its_way_to_a_pause_is_paused(
-    story: Story, running: Segments
-) -> None:
+def test_a_process_lost_while_pausing_pauses_the_job(story: Story, running: Segments) -> None:
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
     story.pause()
     running.lose(NAME, 60, None)
     assert (story.job.status, story.job.step) == (JobStatus.PAUSED, 10)
 
 
-def test_a_process_is_lost_once_and_never_after_its_last_word(
+def test_a_segment_is_lost_once_and_never_after_its_final_report(
     log: EventLog, running: Segments
 ) -> None:
     running.record(report(9, Phase.TRAINING, outcome=Outcome.STOPPED))
@@ -311,7 +305,7 @@ def test_a_process_is_lost_once_and_never_after_its_last_word(
     assert topics(log).count("SegmentEnded") == 1
 
 
-def test_it_knows_whom_it_has_heard_of(running: Segments) -> None:
+def test_segments_with_reports_are_known(running: Segments) -> None:
     assert not running.heard_of(NAME)
     running.record(report(1, Phase.MODEL_LOAD))
     assert running.heard_of(NAME)

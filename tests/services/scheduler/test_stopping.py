@@ -1,4 +1,4 @@
-"""Pause, resume and cancel as the scheduler carries them out, whenever they come."""
+"""Pause, resume and cancel in the scheduler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ASKS: list[Callable[[Story], None]] = [Story.pause, Story.cancel]
 
 @pytest.fixture
 def approved(story: Story, scheduler: OrderedConsumer) -> Story:
-    """A job that has its GPUs and waits for its lease."""
+    """A job with GPUs but without a lease."""
     story.open_pool()
     story.approve_job()
     scheduler.catch_up()
@@ -52,7 +52,7 @@ def approved(story: Story, scheduler: OrderedConsumer) -> Story:
 
 @pytest.fixture
 def launched(approved: Story, scheduler: OrderedConsumer) -> Story:
-    """A job whose trainer runs."""
+    """A job with a running trainer."""
     approved.grant_lease(1)
     scheduler.catch_up()
     assert approved.job.pod is not None
@@ -64,7 +64,7 @@ def last(story: Story) -> Any:
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_a_trainer_is_told_to_stop_and_its_last_word_settles_it(
+def test_a_stop_request_ends_with_the_final_report(
     launched: Story,
     scheduler: OrderedConsumer,
     control: NotedControl,
@@ -99,7 +99,7 @@ def test_a_segment_without_a_pod_ends_at_no_cost(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_what_comes_just_before_its_launch_keeps_it_from_being_launched(
+def test_a_stop_before_the_launch_prevents_it(
     approved: Story,
     scheduler: OrderedConsumer,
     launcher: FakeLauncher,
@@ -113,7 +113,7 @@ def test_what_comes_just_before_its_launch_keeps_it_from_being_launched(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_what_comes_in_the_middle_of_its_launch_stops_the_pod(
+def test_a_stop_during_the_launch_stops_the_pod(
     approved: Story,
     scheduler: OrderedConsumer,
     scheduling: Scheduling,
@@ -121,7 +121,7 @@ def test_what_comes_in_the_middle_of_its_launch_stops_the_pod(
     control: NotedControl,
     ask: Callable[[Story], None],
 ) -> None:
-    """The pod was launched; saving that lost the race against the owner."""
+    """The pod was launched, but its save lost against the owner's command."""
     approved.grant_lease(1)
     (granted,) = [
         e
@@ -138,7 +138,7 @@ def test_what_comes_in_the_middle_of_its_launch_stops_the_pod(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_a_job_that_waits_leaves_the_queue(
+def test_a_stopped_job_leaves_the_queue(
     log: EventLog, story: Story, scheduler: OrderedConsumer, ask: Callable[[Story], None]
 ) -> None:
     waiting, behind = Story(log, job_id=uuid4()), Story(log, job_id=uuid4())
@@ -156,7 +156,7 @@ def test_a_job_that_waits_leaves_the_queue(
     assert [claim.job_id for claim in story.pool.queue.values()] == [behind.job_id]
 
 
-def test_a_resumed_job_goes_on_from_its_checkpoint_at_the_new_rate(
+def test_a_resumed_job_continues_at_the_new_rate(
     launched: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     launched.save_checkpoint(1, 10, 40)
@@ -175,7 +175,7 @@ def test_a_resumed_job_goes_on_from_its_checkpoint_at_the_new_rate(
     assert (saved.ref, saved.step) == ("checkpoints/1/10", 10)
 
 
-def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(
+def test_a_job_paused_and_resumed_at_once_gets_its_gpus(
     log: EventLog, story: Story, scheduler: OrderedConsumer, launcher: FakeLauncher
 ) -> None:
     story.open_pool()
@@ -197,7 +197,7 @@ def test_paused_and_resumed_before_the_scheduler_looked_it_still_gets_its_gpus(
     assert story.job.segment_running
 
 
-def test_a_pause_that_is_answered_late_takes_no_resumed_jobs_place(
+def test_a_late_pause_reaction_keeps_a_resumed_jobs_place(
     log: EventLog, story: Story, scheduler: OrderedConsumer, scheduling: Scheduling
 ) -> None:
     """As when a parked event is replayed."""
@@ -216,7 +216,7 @@ def test_a_pause_that_is_answered_late_takes_no_resumed_jobs_place(
 
 
 def saved_files(artifacts: Artifacts) -> list[str]:
-    """Puts what trainers save, and returns the refs."""
+    """Stores files like trainers do. Returns their refs."""
     refs = [
         f"{HOME}/adapter/segment-1/adapter_model.safetensors",
         f"{HOME}/checkpoints/segment-1/step-000010/manifest.json",
@@ -236,13 +236,13 @@ def look(
     clock: FixedClock,
     *projections: Projection,
 ) -> None:
-    """What the scheduler does every few seconds."""
+    """Project the events and run the due expiries."""
     for projection in projections or (JOB_DETAIL,):
         OrderedConsumer(ProjectionEffect(projection, pool.connection), log).catch_up()
     expire_due(log, clock, pool)
 
 
-def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
+def test_a_cancelled_jobs_files_expire_and_its_logs_stay(
     log: EventLog,
     pool: ConnectionPool[Connection],
     launched: Story,
@@ -267,7 +267,7 @@ def test_what_a_cancelled_job_saved_is_deleted_after_its_time_and_its_logs_stay(
     assert len(artifacts.list(f"jobs/{ACCOUNT_ID}")) == 2, "another job's files are not ours"
 
 
-def test_what_is_deployed_of_a_cancelled_job_is_kept_beyond_its_time(
+def test_deployed_checkpoints_do_not_expire(
     log: EventLog,
     pool: ConnectionPool[Connection],
     launched: Story,
@@ -301,7 +301,7 @@ def test_what_is_deployed_of_a_cancelled_job_is_kept_beyond_its_time(
     assert isinstance(last(launched), Job.AdapterExpired)
 
 
-def test_a_job_that_cannot_be_expired_keeps_no_other(
+def test_a_failing_expiry_does_not_block_others(
     log: EventLog, pool: ConnectionPool[Connection], launched: Story
 ) -> None:
     launched.save_checkpoint(1, 10, 40)
@@ -318,7 +318,7 @@ def test_a_job_that_cannot_be_expired_keeps_no_other(
     assert isinstance(last(launched), Job.AdapterExpired)
 
 
-def test_deleting_again_finds_nothing(
+def test_deleting_twice_is_harmless(
     log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
 ) -> None:
     saved_files(artifacts)
@@ -332,7 +332,7 @@ def test_deleting_again_finds_nothing(
     assert artifacts.list(f"{HOME}/checkpoints") == []
 
 
-def test_of_a_deleted_model_no_file_is_left(
+def test_a_deleted_model_leaves_no_files(
     log: EventLog, launched: Story, scheduling: Scheduling, artifacts: Artifacts
 ) -> None:
     saved_files(artifacts)
@@ -344,7 +344,7 @@ def test_of_a_deleted_model_no_file_is_left(
     assert artifacts.list(f"{HOME}/checkpoints") == []
 
 
-def test_what_was_promoted_is_kept(
+def test_promoted_checkpoints_are_kept(
     log: EventLog,
     pool: ConnectionPool[Connection],
     launched: Story,
@@ -365,7 +365,7 @@ def test_what_was_promoted_is_kept(
     assert artifacts.list(HOME) == refs
 
 
-def test_cancelled_before_any_checkpoint_nothing_is_kept(
+def test_a_job_cancelled_before_a_checkpoint_leaves_no_files(
     launched: Story, scheduler: OrderedConsumer, artifacts: Artifacts
 ) -> None:
     artifacts.put(f"{HOME}/checkpoints/segment-1/step-000010/state.pt", b"half of a checkpoint")

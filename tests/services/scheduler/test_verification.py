@@ -1,4 +1,4 @@
-"""Verification: a sound model passes, and whatever was tampered with is found and named."""
+"""Verification of intact and tampered models."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def copy(model: Job.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(log: EventLog, artifacts: Artifacts, model: Job.Registered) -> Callable[..., Any]:
-    """Verifies the store's model, or a copy; returns what differs."""
+    """Verifies the stored model or a copy. Returns the failed checks."""
 
     def check(directory: Path | None = None, event: Job.Registered = model) -> list[Check]:
         found: Copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, ADAPTER)
@@ -56,7 +56,7 @@ def names(checks: list[Check]) -> list[str]:
     return [each.name for each in checks]
 
 
-def test_a_sound_model_has_every_statement_checked(
+def test_an_intact_model_passes_every_check(
     log: EventLog, artifacts: Artifacts, model: Job.Registered
 ) -> None:
     job = log.load(Job, JOB_ID)
@@ -81,25 +81,25 @@ def test_a_sound_model_has_every_statement_checked(
     } <= set(names(checks))
 
 
-def test_a_sound_copy_needs_no_manifest_of_its_own(check: Any, copy: Path) -> None:
+def test_an_intact_copy_needs_no_manifest(check: Any, copy: Path) -> None:
     assert check(copy) == []
     (copy / MANIFEST).write_text("{}")
     assert names(check(copy)) == [MANIFEST]
 
 
-def test_a_tampered_weight_is_named(check: Any, artifacts: Artifacts, copy: Path) -> None:
+def test_a_changed_weight_is_reported(check: Any, artifacts: Artifacts, copy: Path) -> None:
     artifacts.put(f"{ADAPTER}/{WEIGHTS}", b"Weights")
     assert names(check()) == [f"file {WEIGHTS}"]
     assert check(copy) == []
 
 
-def test_a_missing_file_is_named(check: Any, copy: Path) -> None:
+def test_a_missing_file_is_reported(check: Any, copy: Path) -> None:
     (copy / CARD).unlink()
     (found,) = check(copy)
     assert (found.name, found.found) == (f"file {CARD}", MISSING)
 
 
-def test_a_file_that_was_slipped_in_is_named(check: Any, copy: Path) -> None:
+def test_an_added_file_is_reported(check: Any, copy: Path) -> None:
     (copy / "adapter_model.bin").write_bytes(b"other weights")
     assert names(check(copy)) == ["file adapter_model.bin"]
 
@@ -125,7 +125,7 @@ FALSE_STATEMENTS: list[tuple[tuple[Any, ...], Any, str]] = [
 """Where in the provenance, the false value, the check that finds it."""
 
 
-def test_a_false_statement_is_named_beside_its_file(check: Any, copy: Path) -> None:
+def test_a_false_statement_is_reported_with_its_file(check: Any, copy: Path) -> None:
     sound = (copy / PROVENANCE).read_text()
     for path, value, name in FALSE_STATEMENTS:
         content = part = json.loads(sound)
@@ -138,30 +138,30 @@ def test_a_false_statement_is_named_beside_its_file(check: Any, copy: Path) -> N
         assert str(value) in statement.found
 
 
-def test_a_checkpoint_that_is_left_out_is_named(check: Any, copy: Path) -> None:
+def test_an_omitted_checkpoint_is_reported(check: Any, copy: Path) -> None:
     content = json.loads((copy / PROVENANCE).read_text())
     del content["checkpoints"][1]
     (copy / PROVENANCE).write_text(json.dumps(content))
     assert "checkpoints: segment 2, step 30" in names(check(copy))
 
 
-def test_no_provenance_is_named(check: Any, copy: Path) -> None:
+def test_a_missing_provenance_is_reported(check: Any, copy: Path) -> None:
     (copy / PROVENANCE).write_text("not JSON")
     assert names(check(copy)) == [f"file {PROVENANCE}", "provenance"]
 
 
-def test_another_environment_is_named(check: Any, copy: Path) -> None:
+def test_a_different_environment_is_reported(check: Any, copy: Path) -> None:
     (copy / ENVIRONMENT).unlink()
     assert names(check(copy)) == [f"file {ENVIRONMENT}", "environment"]
 
 
-def test_a_manifest_that_is_not_the_events_ends_it(check: Any, model: Job.Registered) -> None:
+def test_a_manifest_of_another_event_stops_verification(check: Any, model: Job.Registered) -> None:
     other = model.model_copy(update={"manifest_sha256": "0" * 64})
     (found,) = check(event=other)
     assert (found.name, found.expected) == (MANIFEST, "0" * 64)
 
 
-def test_sources_that_the_log_does_not_know_are_named(
+def test_sources_missing_from_the_log_are_reported(
     check: Any, log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find, get = log.find, log.events.get
@@ -177,7 +177,7 @@ def test_sources_that_the_log_does_not_know_are_named(
     assert names(check()) == ["dataset", "dataset was validated", "base model was imported"]
 
 
-def test_a_promoted_checkpoint_gets_its_card_and_is_checked(
+def test_a_promoted_checkpoint_gets_a_card_and_passes(
     log: EventLog, artifacts: Artifacts, story: Story, scheduling: Scheduling, tmp_path: Path
 ) -> None:
     ref = "checkpoints/1/10"

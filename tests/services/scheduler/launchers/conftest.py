@@ -1,4 +1,4 @@
-"""A driver that says what a test wants."""
+"""A fake nvidia-smi."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from services.scheduler.launchers import local, warm_pool
 
 
 class FakeNvidiaSmi:
-    """An executable on the PATH that prints a listing and notes what it was asked."""
+    """An executable on the PATH that prints a listing and records its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.calls = folder / "calls"
 
     def answers(self, listing: str, exit_code: int = 0) -> None:
-        """From now on the driver says this."""
+        """Set the output and the exit code."""
         (self._folder / "listing").write_text(listing)
         script = self._folder / "nvidia-smi"
         script.write_text(
@@ -29,7 +29,7 @@ class FakeNvidiaSmi:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine has time to start a process, and may be short of memory."""
+    """Allow slow process starts and low memory."""
     monkeypatch.setattr(local, "SHIM_START_SECONDS", 60.0)
     monkeypatch.setattr(local, "WARM_START_SECONDS", 30.0)
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
@@ -37,7 +37,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvidiaSmi:
-    """Answers nothing yet: a machine without a driver."""
+    """A machine without a driver, until the test sets an answer."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

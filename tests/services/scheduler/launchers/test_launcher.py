@@ -1,4 +1,7 @@
-"""What every launcher promises: one process for a segment, which outlives us, and how it ended."""
+"""Conformance tests of the Launcher port.
+
+To add a launcher, add a row to ROWS.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,7 @@ from tests.polling import eventually
 
 pytestmark = pytest.mark.full
 
-# Says who runs it, and obeys: SIGTERM ends it with an exit status of its own. Started ahead, it
-# waits as a trainer does.
+# Prints its process id, and exits with status 7 on SIGTERM. With --warm it waits like a trainer.
 PROGRAM = """
 import json, os, pathlib, signal, sys
 spec = sys.argv[1]
@@ -112,7 +114,7 @@ def program(tmp_path: Path) -> list[str]:
 def reopen(
     row: Row, settings: Settings, catalog: Catalog, program: list[str]
 ) -> Iterator[Callable[[], Launcher]]:
-    """The launcher, as another process of ours would open it; ready to launch."""
+    """Opens the launcher again, as another process would."""
     launchers: list[Launcher] = []
 
     def reopen() -> Launcher:
@@ -170,7 +172,7 @@ def living(launcher: Launcher, name: PodName = NAME) -> bool:
 
 
 def said(launcher: Launcher, word: str) -> list[str]:
-    """What the program printed after a word, once for each time that it was started."""
+    """The program's output after a word, once per start."""
     lines = launcher.log(NAME, 10_000).decode().splitlines()
     return [line.partition(" ")[2] for line in lines if line.startswith(word + " ")]
 
@@ -188,14 +190,14 @@ def ended(launcher: Launcher) -> Pod:
     return pod
 
 
-def test_a_launched_pod_lives_and_knows_since_when(launcher: Launcher) -> None:
+def test_a_launched_pod_is_alive_and_has_its_binding_time(launcher: Launcher) -> None:
     launched = launcher.launch(spec())
     assert launched == Pod(NAME, NOW, alive=True, beat=launched.beat)
     assert launcher.poll(NAME) == launched
     assert launcher.pods() == [NAME]
 
 
-def test_the_program_is_given_its_spec_and_no_database(launcher: Launcher) -> None:
+def test_the_program_gets_its_spec_but_no_database(launcher: Launcher) -> None:
     launcher.launch(spec())
     program_of(launcher)
     (path,) = said(launcher, "spec")
@@ -210,20 +212,20 @@ def test_a_pod_that_was_never_launched_is_unknown(launcher: Launcher) -> None:
     launcher.remove(PodName(uuid4(), 1))
 
 
-def test_launching_twice_is_one_process(launcher: Launcher) -> None:
+def test_launching_twice_starts_one_process(launcher: Launcher) -> None:
     first = launcher.launch(spec())
     process = program_of(launcher)
     assert launcher.launch(spec()) == first
     assert said(launcher, "pid") == [str(process.pid)]
 
 
-def test_each_segment_has_its_pod(launcher: Launcher) -> None:
+def test_each_segment_has_its_own_pod(launcher: Launcher) -> None:
     launcher.launch(spec(1))
     launcher.launch(spec(2))
     assert launcher.pods() == [PodName(JOB_ID, 1), PodName(JOB_ID, 2)]
 
 
-def test_a_launcher_that_is_opened_anew_finds_what_runs(
+def test_a_reopened_launcher_finds_running_pods(
     launcher: Launcher, reopen: Callable[[], Launcher]
 ) -> None:
     pod = launcher.launch(spec())
@@ -243,13 +245,13 @@ def test_a_stopped_program_ends_with_its_own_exit_code(launcher: Launcher) -> No
     assert ended(launcher).exit_code == 7
 
 
-def test_a_program_that_is_killed_leaves_its_exit_code(launcher: Launcher) -> None:
+def test_a_killed_program_leaves_an_exit_code(launcher: Launcher) -> None:
     launcher.launch(spec())
     program_of(launcher).kill()
     assert ended(launcher).exit_code == -signal.SIGKILL
 
 
-def test_a_pod_that_ended_is_not_launched_again(launcher: Launcher) -> None:
+def test_an_ended_pod_is_not_launched_again(launcher: Launcher) -> None:
     launcher.launch(spec())
     program_of(launcher).kill()
     pod = ended(launcher)

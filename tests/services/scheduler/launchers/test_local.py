@@ -1,4 +1,4 @@
-"""The local launcher's shim: what becomes of a trainer when the processes around it die."""
+"""The local launcher's shim when surrounding processes die."""
 
 from __future__ import annotations
 
@@ -76,13 +76,15 @@ def test_the_end_of_the_supervisor_ends_the_trainer(settings: Settings) -> None:
         supervisor.wait()
 
 
-def test_a_trainer_can_read_its_settings_where_nothing_supervises(settings: Settings) -> None:
+def test_a_trainer_reads_its_settings_without_a_supervisor(settings: Settings) -> None:
     with opened(settings, "from infrastructure.settings import Settings\nSettings()\n") as launcher:
         launcher.launch(spec())
         assert ended(launcher).exit_code == 0, launcher.log(NAME, 10_000).decode()
 
 
-def test_setting_the_clock_ends_no_pod(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_keeps_pods_alive(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(settings) as launcher:
         launcher.launch(spec())
         program_of(launcher)
@@ -101,8 +103,8 @@ def test_a_trainer_that_does_not_stop_is_killed_after_its_grace(settings: Settin
         assert ended(launcher).exit_code == -9
 
 
-def test_the_shim_needs_no_launcher(settings: Settings) -> None:
-    """It is no child of ours that a signal to our group would reach."""
+def test_the_shim_is_in_another_session(settings: Settings) -> None:
+    """A signal to the launcher's process group does not reach the shim."""
     with opened(settings) as launcher:
         launcher.launch(spec())
         shim = program_of(launcher).parent()
@@ -117,7 +119,7 @@ def _group(process: psutil.Process) -> int:
     return os.getsid(process.pid)
 
 
-def test_a_place_without_room_refuses(settings: Settings) -> None:
+def test_a_launch_without_disk_fails(settings: Settings) -> None:
     with opened(settings) as launcher:
         (settings.home / "pods").rmdir()
         (settings.home / "pods").write_text("a file where the folder was")
@@ -125,10 +127,10 @@ def test_a_place_without_room_refuses(settings: Settings) -> None:
             launcher.launch(spec())
 
 
-def test_a_shim_that_is_late_never_starts_its_trainer(
+def test_a_late_shim_never_starts_its_trainer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each Python process waits at its start, as on a machine without memory to spare."""
+    """Each Python process sleeps at its start, as on a machine short of memory."""
     slow = settings.home / "slow"
     slow.mkdir()
     began = settings.home / "began"
@@ -153,7 +155,7 @@ def test_a_shim_that_is_late_never_starts_its_trainer(
 
 
 def _processes_of(text: str) -> list[psutil.Process]:
-    """Processes that were given this on their command line."""
+    """Processes with this text on their command line."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])

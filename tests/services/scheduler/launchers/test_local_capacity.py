@@ -1,4 +1,4 @@
-"""What the local launcher offers: the GPUs that nvidia-smi counts, else CPU-backed types."""
+"""Capacity of the local launcher: NVIDIA GPUs, or CPU-backed types."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_machine_with_gpus_offers_them_and_no_cpu(
         ("Failed to initialize NVML: Driver/library mismatch\n", 18),
     ],
 )
-def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
+def test_a_failing_or_empty_driver_counts_as_none(
     nvidia_smi: FakeNvidiaSmi,
     launcher: LocalLauncher,
     catalog: Catalog,
@@ -67,7 +67,7 @@ def test_a_driver_that_fails_or_counts_none_is_as_good_as_none(
 @pytest.mark.parametrize(
     ("serving_device", "l4", "h100"), [("cpu", 2, 1), ("cuda", 1, 1), ("cuda:1", 2, 0)]
 )
-def test_the_gpu_that_serves_does_not_train(
+def test_the_serving_gpu_is_not_used_for_training(
     nvidia_smi: FakeNvidiaSmi,
     catalog: Catalog,
     tmp_path: Path,
@@ -81,7 +81,7 @@ def test_the_gpu_that_serves_does_not_train(
     assert (capacity.get(("local", "l4"), 0), capacity.get(("local", "h100"), 0)) == (l4, h100)
 
 
-def test_a_device_that_no_type_names_is_told_of_once(
+def test_an_unknown_device_is_logged_once(
     nvidia_smi: FakeNvidiaSmi,
     launcher: LocalLauncher,
     catalog: Catalog,
@@ -101,7 +101,7 @@ def test_a_device_that_no_type_names_is_told_of_once(
     assert launcher.capacity() == {("local", "l4"): 2}
 
 
-def test_a_declared_capacity_leaves_the_other_gpus_alone(
+def test_a_declared_capacity_limits_the_gpus(
     nvidia_smi: FakeNvidiaSmi, launcher: LocalLauncher, catalog: Catalog
 ) -> None:
     nvidia_smi.answers(LISTING)

@@ -1,4 +1,4 @@
-"""Which GPUs of this machine a pod sees: its own, and nobody else's."""
+"""GPU assignment of the local launcher."""
 
 from __future__ import annotations
 
@@ -51,10 +51,7 @@ while True:
 def open_launcher(
     home: Path, warm_trainers: int = 0, clock: FixedClock | None = None
 ) -> LocalLauncher:
-    """A launcher that was asked for its capacity, as at every start.
-
-    While there is a file `stays` its programs do not end.
-    """
+    """A launcher whose programs do not exit while a file `stays` exists."""
     script = home / "program.py"
     script.write_text(PROGRAM.format(stays=str(home / "stays")))
     settings = Settings(
@@ -71,7 +68,7 @@ def open_launcher(
 def four_gpus(
     nvidia_smi: FakeNvidiaSmi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Three L4 and an H100; whatever runs on them is ended."""
+    """Three L4 and an H100. Ends their pods after the test."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     nvidia_smi.answers(LISTING)
     yield
@@ -81,7 +78,7 @@ def four_gpus(
 
 
 def seen(launcher: LocalLauncher, segment: int, gpu_type: str, gpu_count: int = 1) -> str:
-    """Launch a segment; the GPUs that its program sees."""
+    """Launch a segment. Returns the GPUs that its program sees."""
     wanted = spec(segment).model_copy(update={"gpu_type": gpu_type, "gpu_count": gpu_count})
     name = launcher.launch(wanted).name
     line = eventually(lambda: launcher.log(name, 100).decode().partition("\n")[0])
@@ -95,20 +92,20 @@ def end(launcher: LocalLauncher, segment: int) -> None:
     eventually(lambda: not living(launcher, PodName(JOB_ID, segment)))
 
 
-def test_each_pod_has_gpus_of_its_type_that_no_other_has(tmp_path: Path) -> None:
+def test_each_pod_has_its_own_gpus(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4") == "0"
     assert seen(launcher, 2, "h100") == "1"
     assert seen(launcher, 3, "l4", gpu_count=2) == "2,3"
 
 
-def test_a_warm_trainer_learns_its_gpus_when_it_is_handed_a_segment(tmp_path: Path) -> None:
+def test_a_warm_start_sets_the_gpus(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path, warm_trainers=1)
     assert seen(launcher, 1, "h100") == "1"
     assert not list((tmp_path / "warm").glob("*/")), "it was taken"
 
 
-def test_the_gpus_of_a_pod_that_ended_are_free_even_before_it_is_removed(tmp_path: Path) -> None:
+def test_an_ended_pods_gpus_are_free_before_its_removal(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4") == "0"
     assert seen(launcher, 2, "l4") == "2"
@@ -116,12 +113,12 @@ def test_the_gpus_of_a_pod_that_ended_are_free_even_before_it_is_removed(tmp_pat
     assert seen(launcher, 3, "l4") == "0"
 
 
-def test_a_launcher_that_is_opened_anew_knows_what_is_taken(tmp_path: Path) -> None:
+def test_a_reopened_launcher_knows_occupied_gpus(tmp_path: Path) -> None:
     assert seen(open_launcher(tmp_path), 1, "l4", gpu_count=2) == "0,2"
     assert seen(open_launcher(tmp_path), 2, "l4") == "3"
 
 
-def test_too_few_free_gpus_are_told_and_leave_nothing(tmp_path: Path) -> None:
+def test_too_few_free_gpus_are_busy_and_leave_no_files(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4", gpu_count=2) == "0,2"
     with pytest.raises(GpusBusy):
@@ -135,10 +132,10 @@ def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path) -> None:
         seen(open_launcher(tmp_path), 1, "h100", gpu_count=2)
 
 
-def test_a_process_that_is_about_to_leave_is_waited_for_and_not_billed_to_the_next(
+def test_gpus_are_busy_until_the_last_process_exits(
     tmp_path: Path,
 ) -> None:
-    """What its reports said is the end of a segment; its GPUs are free once it is gone."""
+    """A segment ends with its final report, but its GPUs are free when its process has exited."""
     clock, stays = FixedClock(), tmp_path / "stays"
     stays.touch()
     launcher = open_launcher(tmp_path, clock=clock)
@@ -161,6 +158,6 @@ def test_a_cpu_backed_type_sees_no_gpu(tmp_path: Path) -> None:
     assert seen(launcher, 2, "cpu-small") == ""
 
 
-def test_a_type_that_nobody_offered_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_gpu_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LaunchFailed):
         seen(open_launcher(tmp_path), 1, "abacus")

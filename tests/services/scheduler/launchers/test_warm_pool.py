@@ -1,4 +1,4 @@
-"""Trainers that wait for a segment: who ends them, who gets one, and what happens when it fails."""
+"""Warm trainers: start, use, failure and end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def launcher(settings: Settings) -> Iterator[LocalLauncher]:
 
 
 def waiting(home: Path) -> list[psutil.Process]:
-    """Programs that wait on a home, and say so; without their shims."""
+    """The waiting programs of a home, without their shims."""
     logs = [path.read_text().split() for path in (home / "warm").glob("*/trainer.log")]
     return [psutil.Process(int(words[1])) for words in logs if words]
 
@@ -105,7 +105,7 @@ def test_the_warm_trainer_runs_the_segment(launcher: LocalLauncher, settings: Se
     assert not list((settings.home / "warm").glob("*/"))
 
 
-def test_who_waits_ends_with_the_launchers_process_and_who_runs_does_not(tmp_path: Path) -> None:
+def test_only_waiting_trainers_end_with_the_launcher_process(tmp_path: Path) -> None:
     home = tmp_path
     process = subprocess.Popen(
         [sys.executable, "-c", OPENS, str(home)], stdout=subprocess.PIPE, text=True
@@ -127,7 +127,7 @@ def test_who_waits_ends_with_the_launchers_process_and_who_runs_does_not(tmp_pat
     assert pod.exit_code == 7
 
 
-def test_who_waits_ends_with_the_supervisor(tmp_path: Path) -> None:
+def test_a_waiting_trainer_ends_with_the_supervisor(tmp_path: Path) -> None:
     supervisor = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     settings = settings_of(tmp_path).model_copy(update={"supervisor_pid": supervisor.pid})
     opened = launcher_on(settings)
@@ -141,13 +141,13 @@ def test_who_waits_ends_with_the_supervisor(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_who_waits_ends_with_its_shim(launcher: LocalLauncher, settings: Settings) -> None:
+def test_a_waiting_trainer_ends_with_its_shim(launcher: LocalLauncher, settings: Settings) -> None:
     (warm,) = waiting(settings.home)
     shim_of(warm).kill()
     eventually(gone(warm))
 
 
-def test_one_that_died_is_handed_nothing_and_is_replaced_after_a_while(
+def test_a_dead_warm_trainer_is_replaced_after_a_pause(
     launcher: LocalLauncher, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (warm,) = waiting(settings.home)
@@ -176,7 +176,7 @@ def test_one_that_died_is_handed_nothing_and_is_replaced_after_a_while(
     another.close()
 
 
-def test_a_hand_over_that_fails_starts_one_other_trainer(
+def test_a_failed_warm_start_starts_one_cold_trainer(
     launcher: LocalLauncher, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "WARM_START_SECONDS", 0.3)
@@ -190,9 +190,7 @@ def test_a_hand_over_that_fails_starts_one_other_trainer(
     assert launcher.launch(spec()) == pod
 
 
-def test_segments_that_no_waiting_trainer_can_run_start_cold(
-    launcher: LocalLauncher, settings: Settings
-) -> None:
+def test_unsupported_segments_start_cold(launcher: LocalLauncher, settings: Settings) -> None:
     (warm,) = waiting(settings.home)
     launcher.launch(spec(1).model_copy(update={"gpu_count": 2}))
     launcher.launch(spec(2).model_copy(update={"precision": Precision.NF4}))
@@ -201,7 +199,7 @@ def test_segments_that_no_waiting_trainer_can_run_start_cold(
     eventually(lambda: f"pid {warm.pid}" in launcher.log(PodName(JOB_ID, 3), 1000).decode())
 
 
-def test_the_next_one_rests_while_a_segment_runs_and_expects_its_base(
+def test_the_next_warm_trainer_waits_and_expects_the_last_base(
     launcher: LocalLauncher, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = settings.home / "warm"
@@ -216,16 +214,14 @@ def test_the_next_one_rests_while_a_segment_runs_and_expects_its_base(
     assert expected == ExpectedBase(ref=spec().base_ref, manifest_sha256="b" * 64, on_gpu=False)
 
 
-def test_a_machine_without_memory_to_spare_keeps_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_low_memory_prevents_warm_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 2**62)
     launcher = launcher_on(settings_of(tmp_path))
     launcher.prepare()
     assert not list((tmp_path / "warm").glob("*/"))
 
 
-def test_a_machine_that_starts_no_process_is_asked_again_only_after_a_while(
+def test_a_failed_warm_start_is_retried_after_a_pause(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "warm").write_text("a file where the folder was")
