@@ -1,4 +1,4 @@
-"""Failure classes: who pays, whether it is tried again, and what the user is advised."""
+"""Failure classes: who pays, if EcoLink retries, and the advice to the user."""
 
 from __future__ import annotations
 
@@ -11,131 +11,130 @@ from pydantic import BaseModel, ConfigDict
 
 
 class FailureClass(StrEnum):
-    """Why a segment failed."""
+    """Reason for the failure of a segment."""
 
     OUT_OF_MEMORY = "out_of_memory"
-    BAD_DATA = "bad_data"  # the dataset or a setting turned out not to work at run time
+    BAD_DATA = "bad_data"  # the dataset or a setting does not work with the base
     NODE_LOST = "node_lost"
     LOSS_DIVERGED = "loss_diverged"
     DISK_FULL = "disk_full"
     TRAINER_CRASHED = "trainer_crashed"
     MODEL_LOAD_FAILED = "model_load_failed"
-    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but of another job or a newer trainer
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"  # intact, but from another configuration
     TIMEOUT = "timeout"  # no progress for too long
 
 
 class Payer(StrEnum):
-    """Who pays for the time of a failed segment that no checkpoint holds."""
+    """Payer of the time since the last checkpoint of a failed segment."""
 
-    PLATFORM = "platform"  # it is credited back to the last checkpoint
+    PLATFORM = "platform"  # EcoLink credits it
     USER = "user"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What follows from a failure class, and what the user reads about it."""
+    """Consequences of a failure class, and its text for the user."""
 
     payer: Payer
-    retried: bool  # relaunched from the last checkpoint, a limited number of times
+    retried: bool  # relaunched from the last checkpoint, at most three times
     sentence: str
     advice: str
 
 
 class MemoryShortage(BaseModel):
-    """A batch for which a GPU's memory, or the machine's, was too small.
+    """A batch that was too large for the memory.
 
-    It may have more rows than a micro batch: short examples run together.
+    It may have more rows than a micro-batch, because short examples run together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int  # examples
-    tokens: int  # of the longest, to which all are padded
-    micro_batch_size: int  # of the plan at that time
+    tokens: int  # in the longest row
+    micro_batch_size: int  # in the plan at that time
     gradient_accumulation: int
-    peak_bytes: int  # that the rank held at most, until then
+    peak_bytes: int  # highest use of the rank until then
 
 
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
     {
-        # The memory fit was our decision, so a wrong one is our cost; again, it would be as wrong.
-        # Only a batch of several examples is halved first, once; see `Job`.
+        # The platform decided the memory fit, and a retry would fail the same way. A batch of
+        # several examples is halved once before the job fails; see `Job`.
         FailureClass.OUT_OF_MEMORY: Failure(
             Payer.PLATFORM,
             False,
-            "The GPU ran out of memory although the job was expected to fit.",
-            "Start a new job with a smaller micro batch, a shorter maximum sequence length "
+            "The GPU ran out of memory, although the job was predicted to fit.",
+            "Start a new job with a smaller micro-batch, a shorter maximum sequence length "
             "or a larger GPU.",
         ),
         FailureClass.BAD_DATA: Failure(
             Payer.USER,
             False,
             "The dataset or a setting does not work with this base model.",
-            "Read the last log lines, correct the dataset or the setting that they name (a max "
-            "sequence length that is too short leaves nothing to learn), and start a new job.",
+            "Read the last log lines, correct the dataset or the setting that they name, and start "
+            "a new job.",
         ),
         FailureClass.NODE_LOST: Failure(
             Payer.PLATFORM,
             True,
-            "The machine under the trainer was lost.",
-            "Start a new job, in another region if there is one.",
+            "The machine of the trainer was lost.",
+            "Start a new job, if possible in another region.",
         ),
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,
             False,
-            "The loss became infinite or no number at all, or was far worse in the end than that "
-            "of the base model without training, or than guessing.",
-            "Start a new job with a lower learning rate; a third of this one is a good next try.",
+            "The loss became infinite or NaN, or far worse than the base model's or than guessing.",
+            "Start a new job with a lower learning rate, such as a third of this one.",
         ),
         FailureClass.DISK_FULL: Failure(
             Payer.PLATFORM,
             True,
             "The machine had no disk space left for the model or a checkpoint.",
-            "Start a new job later; saving less often (save steps) needs less space.",
+            "Start a new job later, or save less often (save steps).",
         ),
         FailureClass.TRAINER_CRASHED: Failure(
             Payer.PLATFORM,
             True,
-            "The trainer ended with an error that it did not expect.",
-            "Read the last log lines; if nothing there is about your data, tell the operator.",
+            "The trainer ended with an unexpected error.",
+            "Read the last log lines. If they do not mention your data, ask your operator.",
         ),
         FailureClass.MODEL_LOAD_FAILED: Failure(
             Payer.PLATFORM,
             True,
-            "The base model could not be loaded, or is not what was approved.",
-            "Start a new job with another base model, or tell the operator.",
+            "The base model could not be loaded, or is not the approved one.",
+            "Start a new job with another base model, or ask your operator.",
         ),
         FailureClass.CHECKPOINT_MISMATCH: Failure(
             Payer.PLATFORM,
             False,
-            "The last checkpoint is intact, but this trainer cannot go on from it: another "
-            "configuration or a newer trainer made it.",
-            "What was saved is kept: make a model of it with promote, or start a new job; and tell "
-            "the operator, who finds the cause in the last log lines.",
+            "The last checkpoint is intact, but another configuration or a newer trainer made it.",
+            "Promote the checkpoint to a model, or start a new job. Your operator finds the cause "
+            "in the last log lines.",
         ),
         FailureClass.TIMEOUT: Failure(
             Payer.PLATFORM,
             True,
             "The trainer made no progress for too long.",
-            "Start a new job with a smaller micro batch or less gradient accumulation, "
+            "Start a new job with a smaller micro-batch or less gradient accumulation, "
             "so that a step takes less time.",
         ),
     }
 )
-"""The one table; every class has its entry."""
+"""The entry of every failure class."""
 
 
 def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved: bool) -> str:
-    """What the user is advised; `shortage` is of the last lack of memory in a batch, if there was.
+    """Return the advice to the user.
 
-    `halved`: batches had been made half as large by then.
+    `shortage` is the batch that was too large, if there was one; `halved` is true if batches had
+    been halved before.
     """
     if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice
     if shortage.rows == 1:
-        tried = f"A single example of {shortage.tokens:,} tokens did not fit; no batch is smaller."
+        tried = f"A single example of {shortage.tokens:,} tokens did not fit."
     elif halved:
-        tried = "It was tried again with half as many tokens in a batch, over the same steps."
+        tried = "A retry with half as many tokens in each batch failed too."
     else:
         return FAILURES[failure].advice
     return f"{tried} Start a new job with a shorter maximum sequence length or a larger GPU."

@@ -1,4 +1,4 @@
-"""The states of a job, and what each command and each mishap does in each of them: one table."""
+"""The states of a job, and the effect of each command and fault in each state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domain.core.errors import WrongState
 
 
 class JobStatus(StrEnum):
-    """States of the job status reference."""
+    """States of a job."""
 
     TRAINING = "training"
     EVALUATING = "evaluating"
@@ -23,12 +23,12 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether such a job never runs again."""
+        """Return True if a job in this state never runs again."""
         return self in (JobStatus.REGISTERED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class PauseReason(StrEnum):
-    """Why a job is paused."""
+    """Reason for which a job is paused."""
 
     BALANCE = "balance"  # it reached zero
     OWNER = "owner"  # the account holder asked
@@ -36,16 +36,16 @@ class PauseReason(StrEnum):
 
 
 class SegmentEnd(StrEnum):
-    """Why a segment of a job ended."""
+    """Reason for the end of a segment."""
 
     COMPLETED = "completed"
-    STOPPED = "stopped"  # its owner asked for it, or its host shuts down
+    STOPPED = "stopped"  # by its owner, or because its host shuts down
     LEASE_ENDED = "lease_ended"  # its paid time ran out
     CRASHED = "crashed"  # its trainer failed, or its process was lost
 
 
 class Command(StrEnum):
-    """What can come to a job: its owner's commands, an empty balance, and a crash."""
+    """The owner's commands, an empty balance and a crash."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -55,20 +55,20 @@ class Command(StrEnum):
 
 
 class Effect(StrEnum):
-    """What becomes of the job."""
+    """Effect on the job."""
 
     PAUSES = "pauses"
     RESUMES = "resumes"
     CANCELS = "cancels"
     RELAUNCHES = "relaunches or fails"
     UNCHANGED = "nothing"  # accepted; there is nothing left to do
-    ONCE = "nothing when repeated, else refused"
+    ONCE = "nothing if repeated, otherwise refused"
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One cell: the effect, and what the user is told; of a refusal, also what would work."""
+    """One cell: the effect and its text. A refusal also says what would work."""
 
     effect: Effect
     sentence: str
@@ -76,27 +76,26 @@ class Rule:
 
 PAUSES = Rule(
     Effect.PAUSES,
-    "The trainer saves a checkpoint and exits; a job that waits for a GPU leaves the queue.",
+    "The trainer saves a checkpoint and exits. A queued job leaves the queue.",
 )
 CANCELS = Rule(
     Effect.CANCELS,
-    "The trainer saves and exits, and its time is settled to the second; a job that waits for a "
-    "GPU is cancelled at once. What was saved is kept for 30 days, if the operator set no other "
-    "time.",
+    "The trainer saves and exits, and its time is settled to the second. A queued job is cancelled "
+    "at once. The checkpoint is kept for the retention time, 30 days by default.",
 )
 DEPLETES = Rule(
     Effect.PAUSES,
-    "The trainer saves at the end of its paid time and exits; a job that waits for a GPU is "
-    "paused when its turn comes. Should there be money after all, it is relaunched.",
+    "The trainer saves at the end of its paid time and exits. A queued job is paused when its turn "
+    "comes. If the balance pays for it again, the job is relaunched.",
 )
 CRASHES = Rule(
     Effect.RELAUNCHES,
-    "By its failure class: relaunched from the last checkpoint, at most 3 times until a later one "
-    "is saved (at once, after 30 s, after 5 min), or failed. A micro batch that was too large for "
-    "the memory is halved, once. With a cancel on its way it is cancelled; with a pause, paused "
-    "instead of relaunched.",
+    "The failure class decides if the job fails or is relaunched from its last checkpoint. It is "
+    "relaunched at most three times without progress: at once, after 30 s and after 5 min. A "
+    "micro-batch that is too large for the memory is halved once. A pending cancel or pause takes "
+    "effect instead of the relaunch.",
 )
-NOTHING_RUNS = Rule(Effect.UNCHANGED, "Nothing runs and nothing is charged.")
+NOTHING_RUNS = Rule(Effect.UNCHANGED, "The job does not run and is not charged.")
 
 TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
     {
@@ -104,7 +103,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
             Command.PAUSE: PAUSES,
             Command.RESUME: Rule(
                 Effect.ONCE,
-                "The job is training; only a paused job can be resumed. Pause it first.",
+                "The job is training. Only a paused job can be resumed.",
             ),
             Command.CANCEL: CANCELS,
             Command.DEPLETE: DEPLETES,
@@ -114,7 +113,7 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
             Command.PAUSE: PAUSES,
             Command.RESUME: Rule(
                 Effect.ONCE,
-                "The job is evaluating; only a paused job can be resumed. Pause it first.",
+                "The job is evaluating. Only a paused job can be resumed.",
             ),
             Command.CANCEL: CANCELS,
             Command.DEPLETE: DEPLETES,
@@ -128,44 +127,44 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
             ),
             Command.RESUME: Rule(
                 Effect.ONCE,
-                "The adapter is being registered; only a paused job can be resumed. Wait for it.",
+                "The adapter is being registered. Wait until it is done.",
             ),
             Command.CANCEL: CANCELS,
             Command.DEPLETE: Rule(
                 Effect.PAUSES,
-                "Registering ends within the grace time, at the platform's cost; only should it "
-                "not, the job is paused and evaluates again when it is resumed.",
+                "The trainer registers within the grace period, at the platform's cost. If it does "
+                "not, the job is paused and evaluates again after a resume.",
             ),
             Command.CRASH: CRASHES,
         },
         JobStatus.REGISTERED: {
             Command.PAUSE: Rule(
                 Effect.REFUSED,
-                "The job is registered; nothing runs that could be paused. Deploy its model.",
+                "The job is registered and no longer runs. Deploy its model.",
             ),
             Command.RESUME: Rule(
                 Effect.REFUSED,
-                "The job is registered; it has nothing left to do. Deploy its model, "
+                "The job is registered and has nothing left to do. Deploy its model, "
                 "or start a new job.",
             ),
             Command.CANCEL: Rule(
                 Effect.REFUSED,
-                "The job is registered and settled; there is nothing to cancel. "
-                "Its model costs nothing while it is not deployed.",
+                "The job is registered and settled. Its model is stored free of charge; delete it "
+                "if you do not need it.",
             ),
             Command.DEPLETE: NOTHING_RUNS,
             Command.CRASH: NOTHING_RUNS,
         },
         JobStatus.PAUSED: {
-            Command.PAUSE: Rule(Effect.UNCHANGED, "The job is paused already."),
+            Command.PAUSE: Rule(Effect.UNCHANGED, "The job is already paused."),
             Command.RESUME: Rule(
                 Effect.RESUMES,
-                "It waits for a GPU and goes on from its last checkpoint, at today's rate; paused "
-                "in evaluation, it evaluates again.",
+                "The job waits for a GPU and continues from its last checkpoint at today's rate. "
+                "If it was paused in evaluation, it evaluates again.",
             ),
             Command.CANCEL: Rule(
                 Effect.CANCELS,
-                "At once. What was saved is kept for 30 days, if the operator set no other time.",
+                "At once. The checkpoint is kept for the retention time, 30 days by default.",
             ),
             Command.DEPLETE: NOTHING_RUNS,
             Command.CRASH: NOTHING_RUNS,
@@ -173,16 +172,16 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
         JobStatus.FAILED: {
             Command.PAUSE: Rule(
                 Effect.REFUSED,
-                "The job has failed; nothing runs that could be paused. Start a new job.",
+                "The job has failed and no longer runs. Start a new job.",
             ),
             Command.RESUME: Rule(
                 Effect.REFUSED,
-                "The job has failed for good. Promote what it saved to a model, or follow the "
-                "advice on its page and start a new job.",
+                "The job has failed and cannot be resumed. Promote its checkpoint to a model, or "
+                "follow the advice on its page and start a new job.",
             ),
             Command.CANCEL: Rule(
                 Effect.REFUSED,
-                "The job has failed and is settled; there is nothing to cancel. Start a new job.",
+                "The job has failed and is settled. Start a new job.",
             ),
             Command.DEPLETE: NOTHING_RUNS,
             Command.CRASH: NOTHING_RUNS,
@@ -190,14 +189,14 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
         JobStatus.CANCELLED: {
             Command.PAUSE: Rule(
                 Effect.REFUSED,
-                "The job is cancelled; nothing runs that could be paused. Start a new job.",
+                "The job is cancelled and no longer runs. Start a new job.",
             ),
             Command.RESUME: Rule(
                 Effect.REFUSED,
-                "The job is cancelled for good. Promote what it saved to a model, "
+                "The job is cancelled and cannot be resumed. Promote its checkpoint to a model, "
                 "or start a new job.",
             ),
-            Command.CANCEL: Rule(Effect.UNCHANGED, "The job is cancelled already."),
+            Command.CANCEL: Rule(Effect.UNCHANGED, "The job is already cancelled."),
             Command.DEPLETE: NOTHING_RUNS,
             Command.CRASH: NOTHING_RUNS,
         },
@@ -205,19 +204,19 @@ TABLE: Mapping[JobStatus, Mapping[Command, Rule]] = MappingProxyType(
 )
 """Every state and every command."""
 
-PAUSE_PENDING = "The job is about to pause. Resume it once it is paused, in a few seconds."
-CANCEL_PENDING = "The job is being cancelled, for good. Start a new job."
+PAUSE_PENDING = "The job is about to pause. Resume it when it is paused, in a few seconds."
+CANCEL_PENDING = "The job is being cancelled. Start a new job."
 
 
 def rule(status: JobStatus, command: Command) -> Rule:
-    """What a command does in a state."""
+    """Return the rule for a command in a state."""
     return TABLE[status][command]
 
 
 def require(status: JobStatus, command: Command, *, repeated: bool = False) -> Effect:
-    """What a command does in a state; raises WrongState with the sentence if it is refused.
+    """Return the effect of a command in a state; raise WrongState if it is refused.
 
-    `repeated` says that the job is in this state because of the same command, given before.
+    `repeated` is true if the same command already brought the job into this state.
     """
     found = rule(status, command)
     if found.effect is Effect.REFUSED or (found.effect is Effect.ONCE and not repeated):

@@ -245,7 +245,7 @@ def test_resume_given_again_it_is_once_until_the_next_pause() -> None:
 
 
 def test_resume_a_job_that_was_never_paused_refuses_it() -> None:
-    with pytest.raises(WrongState, match="only a paused job"):
+    with pytest.raises(WrongState):
         resume(running())
 
 
