@@ -1,4 +1,4 @@
-"""Placement: the GPUs of a job whose owner left them open."""
+"""Placement: the region and GPU type of a job that leaves them open."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ def cheapest(
     balance_micros: int,
     choices: Choices,
     loads: Sequence[PoolLoad],
-    region: str | None,
-    gpu_type: str | None,
 ) -> Choices:
-    """The choices with the region and GPU type where the job costs least, if it costs what it may.
+    """Return the choices with the cheapest region and GPU type, where these are empty.
 
-    `region` and `gpu_type` are what its owner chose, None what is open. Of the places that the
-    balance pays for, those where the job would begin at once are preferred to those with a queue;
-    if it pays for none, it is the cheapest of all. Raises the DomainError that stands against the
-    job if it fits nowhere.
+    Of the places that the balance can pay for, free ones come before those with a queue. If it can
+    pay for none, the cheapest place of all is chosen. Raises the DomainError that prevents the job
+    everywhere.
     """
     chosen = [
         load
         for load in loads
-        if load.capacity and region in (None, load.region) and gpu_type in (None, load.gpu_type)
+        if load.capacity
+        and choices.region in ("", load.region)
+        and choices.gpu_type in ("", load.gpu_type)
     ]
     places = [load for load in chosen if load.capacity >= choices.gpu_count]
     found: list[tuple[tuple[bool, bool, int, int, str, str], Choices]] = []
@@ -52,21 +51,19 @@ def cheapest(
         return min(found, key=lambda each: each[0])[1]
     if problems:
         raise problems[0]
-    raise _nowhere(chosen, region, gpu_type, quoting.display_names)
+    raise _nowhere(chosen, choices, quoting.display_names)
 
 
-def _nowhere(
-    chosen: Sequence[PoolLoad], region: str | None, gpu_type: str | None, names: DisplayNames
-) -> Invalid:
-    """Why no place is large enough: there is none of that kind, or none with so many GPUs."""
-    place = names.region(region) if region else "any region"
-    kind = names.gpu_type(gpu_type) if gpu_type else None
+def _nowhere(chosen: Sequence[PoolLoad], choices: Choices, names: DisplayNames) -> Invalid:
+    """Return why no place fits: none has such GPUs, or none has enough of them."""
+    place = names.region(choices.region) if choices.region else "any region"
+    kind = names.gpu_type(choices.gpu_type) if choices.gpu_type else None
     if chosen:
         most = max(load.capacity for load in chosen)
         return Invalid(
             f"a job may use 1 to {most} of {kind or 'any GPU type'} in {place}", field="gpu_count"
         )
     return Invalid(
-        f"there is no {kind or 'GPU'} in {place}; the catalog has what there is",
-        field="gpu_type" if region is None or gpu_type is not None else "region",
+        f"there is no {kind or 'GPU'} in {place}. The catalog lists what is available",
+        field="gpu_type" if choices.gpu_type or not choices.region else "region",
     )

@@ -1,20 +1,30 @@
-"""`ecolink billing`: the balance, statements, and every posting."""
+"""`ecolink billing`: the balance, statements and the ledger."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
-from gateway.cli import tables
+from domain.core.money import decimals_of, exact_dollars
+from gateway.billing.schemas import (
+    AccountAnswer,
+    Posting,
+    StatementDay,
+    StatementJob,
+)
+from gateway.cli.tables import fields, listing, number
 from gateway.cli.terminal import AsJson, client_of, show
+from gateway.schemas import Listed, Money, job_name
 
-billing = typer.Typer(no_args_is_help=True, help="The balance, statements, and every posting.")
+billing = typer.Typer(no_args_is_help=True, help="Show the balance, statements and the ledger.")
 
 
 class Cut(StrEnum):
-    """How a statement is cut."""
+    """The rows of a statement."""
 
     DAYS = "days"
     JOBS = "jobs"
@@ -22,65 +32,144 @@ class Cut(StrEnum):
 
 @billing.command()
 def balance(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """What your account holds, and what of it running jobs have reserved."""
+    """Show your balance, and the part of it that running jobs have reserved."""
     with client_of(ctx) as client:
-        show(client.get("/account"), as_json, tables.fields)
+        show(client.read(AccountAnswer, "/account"), as_json, fields)
 
 
 @billing.command("top-up")
 def top_up(
     ctx: typer.Context,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="The payment's; it counts once.")],
+    reference: Annotated[str, typer.Option(help="Reference of the payment. It counts once.")],
     account: Annotated[
-        str | None, typer.Option(help="Id of the account that paid.  \\[default: yours]")
+        str | None, typer.Option(help="ID of the account that paid.  \\[default: yours]")
     ] = None,
-    provider: Annotated[str, typer.Option(help="Who received the money.")] = "manual",
+    provider: Annotated[str, typer.Option(help="Receiver of the payment.")] = "manual",
     as_json: AsJson = False,
 ) -> None:
-    """Confirm a payment that arrived, as an operator; the same reference adds nothing more."""
+    """Confirm a payment, as an operator. Repeating a reference adds nothing."""
     body = {"amount": amount, "reference": reference, "provider": provider}
     with client_of(ctx) as client:
-        account_id = account or client.get("/account")["id"]
-        show(client.post(f"/accounts/{account_id}/top-ups", body), as_json, tables.fields)
+        account_id = account or client.read(AccountAnswer, "/account").model.id
+        show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), as_json, fields)
 
 
 @billing.command()
 def ledger(
     ctx: typer.Context,
-    job: Annotated[str | None, typer.Option(help="Only this job's postings.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of it as CSV.")] = False,
+    job: Annotated[str | None, typer.Option(help="Show the postings of one job.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the whole ledger as CSV.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Every posting of your account."""
+    """List the postings of your account."""
     _one_format(as_csv, as_json)
     with client_of(ctx) as client:
         if as_csv:
             print(client.text("/ledger.csv"), end="")
         else:
-            show(client.whole("/ledger", "position", job=job), as_json, tables.ledger)
+            show(client.read_all(Posting, "/ledger", "position", job=job), as_json, _ledger)
+
+
+def _ledger(answer: Listed[Posting]) -> RenderableType:
+    return listing_of_amounts(
+        (
+            {
+                "posted at": each.posted_at,
+                "amount": each.amount,
+                "debit": _kind(each.debit),
+                "credit": _kind(each.credit),
+                "reason": each.reason,
+                "segment": each.segment,
+                "minute": each.minute,
+                "job": each.job_id and job_name(each.job_id),
+            }
+            for each in answer.data
+        ),
+        empty="The ledger is empty.",
+    )
+
+
+def _kind(account: str) -> str:
+    """A ledger account without its ID, which is the user's own."""
+    return account.partition(":")[0]
 
 
 @billing.command()
 def statement(
     ctx: typer.Context,
-    by: Annotated[Cut, typer.Option(help="A line for each day, or for each job.")] = Cut.DAYS,
+    by: Annotated[Cut, typer.Option(help="Rows of the statement: days or jobs.")] = Cut.DAYS,
     first: Annotated[str | None, typer.Option(help="First day, such as 2026-11-01.")] = None,
-    last: Annotated[str | None, typer.Option(help="Last day; default: today.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print it for a spreadsheet.")] = False,
+    last: Annotated[str | None, typer.Option(help="Last day.  \\[default: today]")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What came in and what was charged; every cent names its minutes in --json and --csv."""
+    """Show top-ups and charges. --json and --csv list the metered minutes of each amount."""
     _one_format(as_csv, as_json)
     path, days = f"/statements/{by}", {"first": first, "last": last}
     with client_of(ctx) as client:
         if as_csv:
             print(client.text(f"{path}.csv", **days), end="")
+        elif by is Cut.DAYS:
+            show(client.read(Listed[StatementDay], path, **days), as_json, _days)
         else:
-            draw = tables.statement_days if by is Cut.DAYS else tables.statement_jobs
-            show(client.get(path, **days), as_json, draw)
+            show(client.read(Listed[StatementJob], path, **days), as_json, _jobs)
+
+
+def _days(answer: Listed[StatementDay]) -> RenderableType:
+    """Draw the days with a movement, one on a line."""
+    return listing_of_amounts(
+        (
+            {
+                "day": day.day,
+                "opening": day.opening,
+                "top ups": day.top_ups,
+                "credits": day.credits,
+                "charges": day.charges,
+                "reversals": day.reversals,
+                "closing": day.closing,
+            }
+            for day in answer.data
+            if any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
+        ),
+        empty="There are no movements on these days.",
+    )
+
+
+def _jobs(answer: Listed[StatementJob]) -> RenderableType:
+    """Draw the billed jobs, one on a line."""
+    return listing_of_amounts(
+        (
+            {
+                "job": job_name(job.job_id),
+                "name": job.name,
+                "net": job.net,
+                "charges": job.charges,
+                "reversals": job.reversals,
+                "minutes": job.minutes,
+                "seconds": job.seconds,
+                "segments": job.segments,
+                "dataset": job.dataset,
+                "base model": job.base_model,
+            }
+            for job in answer.data
+        ),
+        empty="No job was billed on these days.",
+    )
+
+
+def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:
+    """Draw rows with exact amounts, all with the same number of decimals, so that they add up."""
+    rows = list(rows)
+    amounts = [each.micros for row in rows for each in row.values() if isinstance(each, Money)]
+    decimals = decimals_of(amounts)
+
+    def exact(value: object) -> object:
+        return number(exact_dollars(value.micros, decimals)) if isinstance(value, Money) else value
+
+    return listing(({name: exact(each) for name, each in row.items()} for row in rows), empty)
 
 
 def _one_format(as_csv: bool, as_json: bool) -> None:
     if as_csv and as_json:
-        raise typer.BadParameter("--csv and --json are two formats; choose one")
+        raise typer.BadParameter("--csv and --json are two formats. Choose one.")

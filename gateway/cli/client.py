@@ -1,4 +1,4 @@
-"""A client of the JSON API, as the command line uses it."""
+"""Client of the JSON API. It returns each document as JSON and as its schema."""
 
 from __future__ import annotations
 
@@ -7,33 +7,64 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 from uuid import uuid4
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
+from gateway.schemas import Listed
 from infrastructure.ndjson import lines_of
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+M = TypeVar("M", bound=BaseModel)
 
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 CHAT_PATH, CHAT_TIMEOUT = "/v1/chat/completions", httpx.Timeout(300.0, connect=5.0)
-DATA = b"data: "  # begins an event of an answer that streams
+DATA = b"data: "  # prefix of a server-sent event
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the gateway is, and the key to show there."""
+    """URL of a gateway, and an API key for it."""
 
     url: str
     key: str
 
 
+@dataclass(frozen=True)
+class Reply(Generic[T_co]):
+    """A document of the API: as it was sent, for `--json`, and as its schema, for people."""
+
+    document: dict[str, Any]
+    model: T_co
+
+    @classmethod
+    def of(cls, schema: type[M], document: dict[str, Any]) -> Reply[M]:
+        """Return the reply with a document; raises ClientError if the schema is another."""
+        try:
+            return Reply(document, schema.model_validate(document))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ClientError(
+                f"The gateway sent a document that this version of ecolink cannot read: {where}. "
+                "Install the version that the gateway runs."
+            ) from error
+
+
+def each_of(replies: Reply[Listed[T]]) -> list[Reply[T]]:
+    """Return each document of a list as a reply."""
+    return [Reply(*each) for each in zip(replies.document["data"], replies.model.data, strict=True)]
+
+
 class ClientError(Exception):
-    """A call that did not succeed; its text is a sentence for the person who called."""
+    """A call that failed. Its text is a sentence for the user."""
 
 
 class Refused(ClientError):
-    """The gateway refused a call: its status, and the problem that its answer names."""
+    """An error that the gateway answered, with its HTTP status and the problem in its body."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(sentence_of(status, problem))
@@ -42,15 +73,15 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """The gateway did not answer; it may when asked again."""
+    """The gateway did not answer. A later call may succeed."""
 
 
 class NotSignedIn(ClientError):
-    """Nothing says which account's key to show."""
+    """No API key is known."""
 
 
 class Client:
-    """Calls of one person; every answer is the JSON that the API gave."""
+    """Calls of one account. Each of them raises ClientError if it fails."""
 
     def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
         self._url = endpoint.url.rstrip("/")
@@ -67,26 +98,39 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._http.close()
 
+    def read(self, schema: type[M], path: str, **params: str | int | None) -> Reply[M]:
+        """GET a path under /api, as a schema."""
+        return Reply.of(schema, self.get(path, **params))
+
+    def read_all(
+        self, schema: type[T], path: str, number: str, **params: str | int | None
+    ) -> Reply[Listed[T]]:
+        """GET all pages of a list under /api, which is sorted by the field `number`."""
+        return Reply.of(Listed[schema], self.whole(path, number, **params))
+
+    def send(
+        self, schema: type[M], path: str, body: dict[str, Any], idempotency_key: str | None = None
+    ) -> Reply[M]:
+        """POST JSON to a path under /api, and read the answer as a schema."""
+        return Reply.of(schema, self.post(path, body, idempotency_key=idempotency_key))
+
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
-        """GET a path under /api; raises ClientError."""
+        """GET a path under /api."""
         given = {name: value for name, value in params.items() if value is not None}
         return self._call("GET", path, params=given)
 
-    def whole(self, path: str, place: str, **params: str | int | None) -> dict[str, Any]:
-        """GET all of a list under /api that is numbered by `place`, page by page.
-
-        Raises ClientError.
-        """
+    def whole(self, path: str, number: str, **params: str | int | None) -> dict[str, Any]:
+        """GET all pages of a list under /api, which is sorted by the field `number`."""
         data: list[dict[str, Any]] = []
         while True:
             page = self.get(path, **params)
             data += page["data"]
             if not page["has_more"]:
                 return page | {"data": data}
-            params["after"] = data[-1][place]
+            params["after"] = data[-1][number]
 
     def text(self, path: str, **params: str | int | None) -> str:
-        """GET a path under /api that answers plain text, such as CSV; raises ClientError."""
+        """GET plain text, such as CSV, from a path under /api."""
         given = {name: value for name, value in params.items() if value is not None}
         response = self._send("GET", path, params=given)
         if response.is_error:
@@ -96,12 +140,12 @@ class Client:
     def post(
         self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """POST JSON to a path under /api; with a key it is safe to repeat. Raises ClientError."""
+        """POST JSON to a path under /api. With a key, the call is safe to repeat."""
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
         return self._call("POST", path, json=body, headers=headers)
 
     def delete(self, path: str) -> None:
-        """DELETE a path under /api, which answers nothing; raises ClientError."""
+        """DELETE a path under /api."""
         response = self._send("DELETE", path)
         if response.is_error:
             self._answer(response)
@@ -110,10 +154,10 @@ class Client:
     def file(
         self, path: str, sha256: str, offset: int = 0
     ) -> Generator[tuple[int, Iterator[bytes]]]:
-        """GET a file under /api from an offset on: where its bytes begin, and the bytes.
+        """GET a file under /api from an offset on: the offset of the first byte, and the bytes.
 
-        They begin at 0 if the file is no longer the one with that hash. Raises ClientError, also
-        for a connection that ends too early.
+        The offset is 0 if the hash of the file changed. Reading the bytes raises Unreachable if
+        the connection breaks.
         """
         headers = {"accept-encoding": "identity"}
         if offset:
@@ -132,9 +176,9 @@ class Client:
         sent: Callable[[int], object] = lambda size: None,
         **options: bool,
     ) -> dict[str, Any]:
-        """Upload a dataset file, streamed; raises ClientError, and OSError for the file.
+        """Upload a dataset file as a stream; raises OSError if the file cannot be read.
 
-        `sent` is called with the size of each part, bytes; `options` are those of the upload.
+        `sent` is called with the bytes of each part. `options` are query parameters.
         """
         return self._call(
             "POST",
@@ -149,9 +193,9 @@ class Client:
         )
 
     def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """The pieces of an answer to a chat as they come, in OpenAI's shape; raises ClientError.
+        """Yield the chunks of a chat completion as they arrive, in OpenAI's format.
 
-        Without `stream` in the body there is one piece, the whole answer.
+        Without `stream` in the body, yield one chunk: the whole completion.
         """
         sent = {"json": body, "timeout": CHAT_TIMEOUT}
         with self._reaching(), self._http.stream("POST", CHAT_PATH, **sent) as answer:
@@ -161,7 +205,7 @@ class Client:
                 return
             for line in lines_of(answer.iter_bytes()):
                 if not line.startswith(DATA) or line == DATA + b"[DONE]":
-                    continue  # between two events, or a comment to who waits
+                    continue  # the end of an event, or a comment that keeps the connection open
                 piece = json.loads(line.removeprefix(DATA))
                 if "error" in piece:
                     raise Refused(httpx.codes.SERVICE_UNAVAILABLE, piece["error"])
@@ -176,21 +220,24 @@ class Client:
 
     @contextmanager
     def _reaching(self) -> Generator[None]:
-        """Raises Unreachable for a gateway that cannot be reached, or no longer."""
+        """Raise Unreachable if the connection cannot be made, or breaks."""
         try:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"no answer from {self._url}: {reason}") from error
+            raise Unreachable(f"No answer from {self._url}: {reason}") from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
-        """The JSON of a response; raises Refused for one that is no success."""
+        """Return the JSON of a response; raise Refused for an error."""
         try:
             answer = response.json()
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            sentence = f"{self._url} answered {response.status_code}, and not as EcoLink"
+            sentence = (
+                f"{self._url} answered {response.status_code} without JSON, so it is not EcoLink. "
+                "Check the URL."
+            )
             raise (Unreachable if response.is_server_error else ClientError)(sentence)
         if response.is_error:
             problem = answer.get("error") or {}
@@ -201,10 +248,10 @@ class Client:
 def sentence_of(
     status: int, problem: dict[str, Any], called: Callable[[str], str] = lambda field: field
 ) -> str:
-    """What an error's body says, in one sentence; `called` is what the reader calls a field."""
+    """Return an error's message. `called` returns the user's name of a field."""
     if fields := problem.get("fields"):
         return "; ".join(f"{called(field['field'])}: {field['message']}" for field in fields)
-    message = problem.get("message", f"the gateway answered {status}")
+    message = problem.get("message", f"The gateway answered {status}.")
     return f"{called(problem['field'])}: {message}" if problem.get("field") else message
 
 

@@ -1,120 +1,178 @@
-"""`ecolink datasets`: upload datasets and see what became of them."""
+"""`ecolink datasets`: upload, list and delete datasets."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from gateway.cli import tables
-from gateway.cli.client import Client
+from domain.datasets.dataset import DatasetStatus
+from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
+from gateway.cli.tables import fields, listing, pairs
 from gateway.cli.terminal import AsJson, bar, client_of, interrupted, show
+from gateway.datasets.schemas import DatasetAnswer, Excerpt, ValidationReport
+from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5
-COUNTING_SECONDS = 60.0  # how long the counting in tokens is waited for
+COUNTING_SECONDS = 60.0  # limit of the wait for the token counts
 
-datasets = typer.Typer(no_args_is_help=True, help="Upload datasets and see what became of them.")
+datasets = typer.Typer(no_args_is_help=True, help="Upload, list and delete datasets.")
 
-DatasetId = Annotated[str, typer.Argument(show_default=False)]
+DatasetId = Annotated[str, typer.Argument(help="ID of the dataset.", show_default=False)]
 
 
 @datasets.command()
 def upload(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="Chat JSONL.")
+        Path,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="Chats in JSONL."),
     ],
-    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name.  \\[default: the file's name]")] = None,
     follow: Annotated[
-        bool, typer.Option(help="Wait for the validation; exit code 1 if it is rejected.")
+        bool, typer.Option(help="Wait for the validation. Exit code 1 if the dataset is rejected.")
     ] = True,
     keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="Train on repeated lines as well.")
+        bool, typer.Option("--keep-duplicates", help="Also train on repeated lines.")
     ] = False,
     ignore_tools: Annotated[
         bool,
-        typer.Option("--ignore-tools", help="Confirm that tools' definitions are ignored."),
+        typer.Option("--ignore-tools", help="Confirm that jobs ignore tool definitions."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a file, and follow its validation to the end."""
+    """Upload a file, and wait for its validation."""
     with client_of(ctx) as client:
         with bar(f"uploading {file.name}", file.stat().st_size) as sent:
-            dataset = client.upload(
+            document = client.upload(
                 file,
                 name or file.stem,
                 sent,
                 keep_duplicates=keep_duplicates,
                 ignore_tools=ignore_tools,
             )
+        dataset = Reply.of(DatasetAnswer, document)
         if not follow:
-            show(dataset, as_json, tables.fields)
+            show(dataset, as_json, fields)
             return
         try:
             dataset = _validated(client, dataset)
         except KeyboardInterrupt:
-            interrupted(f"\nIts validation goes on: `ecolink datasets show {dataset['id']}`.")
-        if dataset["status"] != "rejected":
-            show(dataset, as_json, tables.fields)
+            interrupted(
+                f"\nThe validation continues. `ecolink datasets show {dataset.model.id}` shows it."
+            )
+        if dataset.model.status is not DatasetStatus.REJECTED:
+            show(dataset, as_json, fields)
             return
-        report = client.get(f"/datasets/{dataset['id']}/report")
-        show(dataset | {"report": report}, as_json, lambda _: tables.report(report))
+        report = client.read(ValidationReport, f"/datasets/{dataset.model.id}/report")
+        whole = dataset.document | {"report": report.document}
+        show(Reply(whole, report.model), as_json, _report)
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _validated(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
-    """The dataset when its validation is over, and it is counted in each base's tokens."""
-    path = f"/datasets/{dataset['id']}"
-    with bar("validating", dataset["total_bytes"]) as advance:
+def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAnswer]:
+    """Wait until the dataset is validated and its tokens are counted for each base model."""
+
+    def read() -> Reply[DatasetAnswer]:
+        path = f"/datasets/{dataset.model.id}"
+        return patiently(lambda: client.read(DatasetAnswer, path))
+
+    total_bytes = dataset.model.total_bytes
+    with bar("validating", total_bytes) as advance:
         done = 0
-        while (dataset := patiently(lambda: client.get(path)))["status"] == "validating":
-            reached = (dataset["progress"] or {"bytes": 0})["bytes"]
+        while (now := read()).model.status is DatasetStatus.VALIDATING:
+            reached = now.model.progress.bytes if now.model.progress else 0
             advance(reached - done)
             done = reached
             time.sleep(POLL_SECONDS)
-        advance(dataset["total_bytes"] - done)
+        advance(total_bytes - done)
     deadline = time.monotonic() + COUNTING_SECONDS
-    while dataset["counting"] and time.monotonic() < deadline:
+    while now.model.counting and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        dataset = patiently(lambda: client.get(path))
-    return dataset
+        now = read()
+    return now
 
 
 @datasets.command("list")
 def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Your datasets, the newest first."""
+    """List your datasets, newest first."""
     with client_of(ctx) as client:
-        show(client.get("/datasets"), as_json, tables.datasets)
+        show(client.read(Listed[DatasetAnswer], "/datasets"), as_json, _datasets)
+
+
+def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
+    return listing(
+        (
+            {
+                "id": each.id,
+                "name": each.name,
+                "status": each.status,
+                "examples": each.examples,
+                "errors": each.errors,
+                "uploaded at": each.uploaded_at,
+                "duplicates": each.duplicates,
+            }
+            for each in answer.data
+        ),
+        empty="You have no datasets. `ecolink datasets upload FILE` uploads one.",
+    )
 
 
 @datasets.command("show")
 def show_dataset(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """One dataset, and how far its validation has got."""
+    """Show a dataset, and the progress of its validation."""
     with client_of(ctx) as client:
-        show(client.get(f"/datasets/{dataset}"), as_json, tables.fields)
+        show(client.read(DatasetAnswer, f"/datasets/{dataset}"), as_json, fields)
 
 
 @datasets.command()
 def report(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """What the validation found, line by line."""
+    """Show the warnings and errors that the validation found."""
     with client_of(ctx) as client:
-        show(client.get(f"/datasets/{dataset}/report"), as_json, tables.report)
+        show(client.read(ValidationReport, f"/datasets/{dataset}/report"), as_json, _report)
+
+
+def _report(found: ValidationReport) -> RenderableType:
+    counts = f"examples {found.examples:,}, duplicates {found.duplicates:,}"
+    lines = [Text(f"{found.status}: {counts}, errors {found.error_count:,}")]
+    lines += [Text(f"warning: {notice.message}", style="yellow") for notice in found.warnings]
+    for problem in found.errors:
+        where = "file" if problem.line is None else f"line {problem.line:,}"
+        lines.append(Text(f"{where}: {problem.message}", style="red"))
+        if problem.excerpt and problem.excerpt.text:
+            lines.append(_excerpt(problem.excerpt))
+    if (more := found.error_count - len(found.errors)) > 0:
+        lines.append(Text(f"and {more:,} more lines with errors", style="red"))
+    return Group(*lines)
+
+
+def _excerpt(part: Excerpt) -> Text:
+    """A part of a line, with the error highlighted."""
+    return Text.assemble(
+        "  …" if part.column > 1 else "  ",
+        part.text[: part.start],
+        (part.text[part.start : part.end], "reverse"),
+        part.text[part.end :] + ("…" if part.goes_on else ""),
+    )
 
 
 @datasets.command("ignore-tools")
 def ignore_tools(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """Confirm that jobs train on a dataset without the tools that its lines define."""
+    """Confirm that jobs ignore the tools that the lines of a dataset define."""
     with client_of(ctx) as client:
-        show(client.post(f"/datasets/{dataset}/ignore-tools", {}), as_json, tables.fields)
+        show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), as_json, fields)
 
 
 @datasets.command()
 def delete(ctx: typer.Context, dataset: DatasetId, as_json: AsJson = False) -> None:
-    """Delete a dataset with its file, unless a job that is not over trains on it."""
+    """Delete a dataset and its file, unless an unfinished job uses it."""
     with client_of(ctx) as client:
         client.delete(f"/datasets/{dataset}")
-    show({"id": dataset, "deleted": True}, as_json, tables.fields)
+    deleted = {"id": dataset, "deleted": True}
+    show(Reply(deleted, deleted), as_json, pairs)

@@ -1,47 +1,165 @@
-"""Downloading models and checkpoints to a directory, for `ecolink jobs` and `ecolink models`."""
+"""Download models and checkpoints: continue broken downloads, and verify every hash."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
+from pydantic import BaseModel
+from rich.console import RenderableType
+from rich.filesize import decimal
 
-from gateway.cli import tables
-from gateway.cli.client import Client
-from gateway.cli.file_download import download, files_at
+from gateway.cli.client import CHUNK_BYTES, Client, ClientError, Reply, Unreachable
+from gateway.cli.tables import pairs
 from gateway.cli.terminal import bar, interrupted, show
+from gateway.models.schemas import FileAnswer
+from gateway.schemas import Listed
+
+MANIFEST = "manifest.json"
+PART = ".part"
+"""Suffix of an incomplete file."""
+
+PATIENCE_SECONDS = 60.0  # with a gateway that sends nothing
+RETRY_SECONDS = 1.0
+
+Advance = Callable[[int], object]
+"""Takes the bytes by which the progress grows; they are negative if a part is discarded."""
 
 Directory = Annotated[
     Path | None,
     typer.Option(
         "--to",
         file_okay=False,
-        help="Directory to download to.  \\[default: one here, named after it]",
+        help="Directory to download to.  \\[default: the name, in the current directory]",
         show_default=False,
     ),
 ]
 
 
-def fetch(client: Client, path: str, name: str, directory: Path | None, as_json: bool) -> None:
-    """Download what lies at a path of the API, show where it is; Ctrl-C says how to go on.
+class Damaged(ClientError):
+    """A download that differs from its manifest."""
 
-    `name` names the directory if none is given. Raises ClientError and OSError.
+
+class Downloaded(BaseModel):
+    """A finished download."""
+
+    name: str
+    directory: Path
+    total_bytes: int
+    files: list[FileAnswer]
+
+
+def fetch(client: Client, path: str, name: str, directory: Path | None, as_json: bool) -> None:
+    """Download the files of a model or checkpoint, by its path under /api.
+
+    `name` is the default name of the directory. Raises ClientError and OSError.
     """
     target = directory or Path(name.replace(":", "-"))
-    files = files_at(client, path)
+    files = client.read(Listed[FileAnswer], f"{path}/files").model.data
     total_bytes = sum(file.bytes for file in files)
     try:
-        with bar(f"downloading {name}", total_bytes) as told:
-            download(client, path, files, target, told)
+        with bar(f"downloading {name}", total_bytes) as advance:
+            download(client, path, files, target, advance)
     except KeyboardInterrupt:
-        interrupted("\nThe same command goes on where it was cut off.")
-    answer = {
-        "name": name,
-        "directory": str(target.resolve()),
-        "total_bytes": total_bytes,
-        "files": [
-            {"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in files
-        ],
-    }
-    show(answer, as_json, tables.download)
+        interrupted("\nRepeat the command to continue the download.")
+    done = Downloaded(name=name, directory=target.resolve(), total_bytes=total_bytes, files=files)
+    show(Reply(done.model_dump(mode="json"), done), as_json, _drawn)
+
+
+def _drawn(done: Downloaded) -> RenderableType:
+    size = decimal(done.total_bytes)
+    return pairs(
+        {
+            "downloaded": done.name,
+            "directory": done.directory,
+            "files": f"{len(done.files):,}, {size} in total; every hash matches the manifest",
+        }
+    )
+
+
+def download(
+    client: Client, path: str, files: list[FileAnswer], directory: Path, advance: Advance
+) -> None:
+    """Download files into a directory, and verify them against their manifest.
+
+    `advance` also counts the bytes of an earlier download. Raises ClientError, Damaged and OSError.
+    """
+    for file in files:
+        target = directory / _relative(file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and hash_of(target) == file.sha256:
+            advance(file.bytes)
+        else:
+            _fetch(client, f"{path}/files/{quote(file.path)}", file, target, advance)
+    _check(directory, files)
+
+
+def _relative(file: FileAnswer) -> PurePosixPath:
+    """The path below the directory; raises Damaged for a path that leads out of it."""
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise Damaged(f"{file.path} is not a path below the directory")
+    return path
+
+
+def _fetch(client: Client, path: str, file: FileAnswer, target: Path, advance: Advance) -> None:
+    """Download one file. Continue an earlier part, and start again if the hash is wrong."""
+    part = target.with_name(target.name + PART)
+    continued = part.exists()
+    _append(client, path, file, part, advance)
+    if hash_of(part) != file.sha256 and continued:
+        part.unlink()
+        advance(-file.bytes)
+        _append(client, path, file, part, advance)
+    if hash_of(part) != file.sha256:
+        part.unlink()
+        raise Damaged(f"{file.path} is damaged: its hash is wrong. Download it again.")
+    part.replace(target)
+
+
+def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Advance) -> None:
+    """Complete a part. Reconnect as long as bytes arrive."""
+    if part.exists() and part.stat().st_size > file.bytes:
+        part.unlink()
+    part.touch()
+    advance(part.stat().st_size)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (there := part.stat().st_size) < file.bytes:
+        try:
+            with client.file(path, file.sha256, there) as (begin, chunks), part.open("ab") as out:
+                out.truncate(begin)
+                advance(begin - there)
+                for chunk in chunks:
+                    out.write(chunk)
+                    advance(len(chunk))
+                    deadline = time.monotonic() + PATIENCE_SECONDS
+            return
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+
+
+def _check(directory: Path, files: list[FileAnswer]) -> None:
+    """Compare the manifest with the verified files; raises Damaged."""
+    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    listed = {each["path"]: each["sha256"] for each in manifest["files"]}
+    arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}
+    if listed != arrived:
+        wrong = sorted(path for path, _ in listed.items() ^ arrived.items())
+        raise Damaged(f"{MANIFEST} differs in {', '.join(wrong)}. Download it again.")
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,47 +1,56 @@
-"""Following what a job says until it rests: its states, its log and its events."""
+"""Follow a job until it ends or pauses: its states, its log or its events."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
-from gateway.cli.client import Client, Refused, Unreachable
+from rich.live import Live
+
+from domain.jobs.lifecycle import JobStatus
+from gateway.cli import job_progress
+from gateway.cli.client import Client, Refused, Reply, Unreachable, each_of
 from gateway.cli.exits import ExitCode
-from gateway.cli.terminal import interrupted
+from gateway.cli.terminal import interrupted, screen, show_line
+from gateway.jobs.schemas import JobDetail, JobLog, LogLine, Step, TimelineEntry
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # with a gateway that does not answer
-MOST_LINES = 1000  # that the API gives of a log at once
+MOST_LINES = 1000  # of a log in one call of the API
+LINE_SECONDS = 5.0  # between two lines that differ only in the step
+SETTLING_SECONDS = 10.0  # for the bill of the last minute
+SETTLING_POLL_SECONDS = 0.25
 
 ENDINGS = {
-    "registered": ExitCode.DONE,
-    "failed": ExitCode.FAILED,
-    "cancelled": ExitCode.FAILED,
-    "paused": ExitCode.PAUSED,
+    JobStatus.REGISTERED: ExitCode.DONE,
+    JobStatus.FAILED: ExitCode.FAILED,
+    JobStatus.CANCELLED: ExitCode.FAILED,
+    JobStatus.PAUSED: ExitCode.PAUSED,
 }
-"""What following a job ends with, by the state that it came to rest in."""
+"""Exit codes by the state in which a job ends or pauses."""
 
-Answer = dict[str, Any]
+T = TypeVar("T")
+Job = Reply[JobDetail]
 
 
 @contextmanager
 def leaving_it_running(job_id: str) -> Generator[None]:
-    """Ctrl-C inside ends only the following: it says so, and exits."""
+    """On Ctrl-C, say that the job continues, and exit."""
     try:
         yield
     except KeyboardInterrupt:
         interrupted(
-            f"\n{job_id} goes on.\n"
-            f"  ecolink jobs watch {job_id}   comes back to it\n"
+            f"\n{job_id} continues.\n"
+            f"  ecolink jobs watch {job_id}   follows it again\n"
             f"  ecolink jobs cancel {job_id}  stops it"
         )
 
 
-def patiently(call: Callable[[], Answer]) -> Answer:
-    """What a call answers, repeated for a while if the gateway is away; raises ClientError."""
+def patiently(call: Callable[[], T]) -> T:
+    """Return the result of a call; repeat it for a while if the gateway is unavailable."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -54,61 +63,162 @@ def patiently(call: Callable[[], Answer]) -> Answer:
 
 
 def breathe() -> None:
-    """The time between two polls."""
+    """Sleep until the next poll."""
     time.sleep(POLL_SECONDS)
 
 
-def job_states(client: Client, job_id: str) -> Generator[Answer]:
-    """A job again and again, until it rests. Raises ClientError."""
+def job_states(client: Client, job_id: str) -> Generator[Job]:
+    """Poll a job until it ends or pauses. Raises ClientError."""
     while True:
-        job = patiently(lambda: client.get(f"/jobs/{job_id}"))
-        yield job
-        if job["status"] in ENDINGS:
+        yield (job := _job(client, job_id))
+        if job.model.status in ENDINGS:
             return
         breathe()
 
 
-def log_lines(client: Client, job_id: str, last: int) -> Generator[Answer]:
-    """A job's log from its last lines on, until the job rests. Raises ClientError."""
+def _job(client: Client, job_id: str) -> Job:
+    return patiently(partial(client.read, JobDetail, f"/jobs/{job_id}"))
+
+
+def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine]]:
+    """Yield a job's log from its last lines on, until the job ends. Raises ClientError."""
     seen: tuple[int, int] | None = None
-    for _ in _once_more(job_states(client, job_id)):  # the last lines come after the state
+    for _ in _with_repeat(job_states(client, job_id)):
         wanted = last if seen is None else MOST_LINES
-        lines = patiently(lambda: client.get(f"/jobs/{job_id}/log", lines=wanted))["data"]  # noqa: B023
-        new = lines[_shown(lines, seen) :]
+        read = partial(client.read, JobLog, f"/jobs/{job_id}/log", lines=wanted)
+        lines = each_of(patiently(read))
+        new = lines[_count_seen(lines, seen) :]
         yield from new
-        if any(line["n"] is None for line in lines):
-            return  # the end of a failed job's output, which is there at once
+        if any(line.model.n is None for line in lines):
+            return  # the kept output of a failed job, which is complete
         seen = max([seen or (0, 0), *(_place(line) for line in new)])
 
 
-def _shown(lines: Sequence[Answer], seen: tuple[int, int] | None) -> int:
-    """How many of the lines come no later than the last one that was seen."""
+def _count_seen(lines: Sequence[Reply[LogLine]], seen: tuple[int, int] | None) -> int:
+    """Number of leading lines up to the last line that was already yielded."""
     if seen is None:
         return 0
     for count in range(len(lines), 0, -1):
-        if lines[count - 1]["n"] is not None and _place(lines[count - 1]) <= seen:
+        if lines[count - 1].model.n is not None and _place(lines[count - 1]) <= seen:
             return count
     return 0
 
 
-def _place(line: Answer) -> tuple[int, int]:
-    return line["segment"], line["n"]
+def _place(line: Reply[LogLine]) -> tuple[int, int]:
+    return line.model.segment or 0, line.model.n or 0
 
 
-def job_events(client: Client, job_id: str) -> Generator[Answer]:
-    """A job's events from the first on, until the job rests. Raises ClientError."""
+def job_events(client: Client, job_id: str) -> Generator[Reply[TimelineEntry]]:
+    """Yield a job's events from the first on, until the job ends. Raises ClientError."""
     after = 0
-    for _ in _once_more(job_states(client, job_id)):
-        whole = partial(client.whole, f"/jobs/{job_id}/timeline", "position", after=after)
-        events = patiently(whole)["data"]
-        yield from events
-        after = max([after, *(event["position"] for event in events)])
+    for _ in _with_repeat(job_states(client, job_id)):
+        for event in _events(client, job_id, after):
+            yield event
+            after = event.model.position
 
 
-def _once_more(states: Generator[Answer]) -> Generator[Answer]:
-    """Each state, and the last one again a while later."""
-    last: Answer = {}
-    for last in states:
-        yield last
+def _events(client: Client, job_id: str, after: int) -> list[Reply[TimelineEntry]]:
+    path = f"/jobs/{job_id}/timeline"
+    return each_of(
+        patiently(partial(client.read_all, TimelineEntry, path, "position", after=after))
+    )
+
+
+def _with_repeat(states: Iterable[Job]) -> Generator[None]:
+    """Yield for each state, and again after the last: its lines and events may come later."""
+    for _ in states:
+        yield
     breathe()
-    yield last
+    yield
+
+
+def follow(client: Client, job_id: str, as_json: bool) -> ExitCode:
+    """Show a job until it ends or pauses; return the exit code. Raises ClientError."""
+    console = screen()
+    with leaving_it_running(job_id):
+        if as_json:
+            job = _json_lines(states(client, job_id))
+        elif console.is_terminal:
+            job = _live(client, job_id)
+        else:
+            job = _lines(states(client, job_id))
+    if not as_json:
+        console.print(job_progress.outcome(job))
+    return ENDINGS[job.status]
+
+
+def states(client: Client, job_id: str) -> Generator[Job]:
+    """Poll a job until it ends or pauses and its bill is complete. Raises ClientError."""
+    job: Job | None = None
+    for job in job_states(client, job_id):
+        yield job
+    assert job is not None
+    deadline = time.monotonic() + SETTLING_SECONDS
+    bill = _Bill(client, job_id)
+    while not bill.is_complete(job.model) and time.monotonic() < deadline:
+        time.sleep(SETTLING_POLL_SECONDS)
+        job = _job(client, job_id)
+    yield job
+
+
+class _Bill:
+    """Sum of a job's closed meters. Each look reads only the events since the last look."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._after = 0
+        self._closed: list[object] = []
+
+    def is_complete(self, job: JobDetail) -> bool:
+        """Return True if the meter of every segment is closed and the job's cost includes it."""
+        for event in _events(self._client, self._job_id, self._after):
+            self._after = event.model.position
+            if event.model.topic == "MeterClosed":
+                self._closed.append(event.model.fields["billed_seconds"])
+        billed = sum(each for each in self._closed if isinstance(each, int))
+        return len(self._closed) == job.segment and billed == job.billed_seconds
+
+
+def _json_lines(following: Iterable[Job]) -> JobDetail:
+    """Print each state that differs from the one before as a line of JSON; return the last."""
+    shown: Job | None = None
+    for job in following:
+        if shown is None or job.document != shown.document:
+            show_line(job.document)
+        shown = job
+    assert shown is not None
+    return shown.model
+
+
+def _lines(following: Iterable[Job]) -> JobDetail:
+    """Print a line at once for a new state or evaluation, else every few seconds."""
+    shown: tuple[object, ...] = ()
+    line, at = "", 0.0
+    job: JobDetail | None = None
+    for job in (each.model for each in following):
+        news = (job.status, job.phase, job.segment, job.checkpoint_step, job.eval_step)
+        due = time.monotonic() - at >= LINE_SECONDS or job.status in ENDINGS
+        if news != shown or (due and job_progress.line(job) != line):
+            line = job_progress.line(job)
+            print(line, flush=True)
+            shown, at = news, time.monotonic()
+    assert job is not None
+    return job
+
+
+def _live(client: Client, job_id: str) -> JobDetail:
+    """Keep a panel up to date; its last state stays on the screen."""
+    losses: list[float] = []
+    last_step = 0
+    job: JobDetail | None = None
+    with Live(console=screen(), auto_refresh=False, transient=False) as live:
+        for job in (each.model for each in states(client, job_id)):
+            path = f"/jobs/{job_id}/steps"
+            read = partial(client.read_all, Step, path, "step", after=last_step)
+            for step in patiently(read).model.data:
+                losses.append(step.train_loss)
+                last_step = step.step
+            live.update(job_progress.panel(job, losses), refresh=True)
+    assert job is not None
+    return job

@@ -1,51 +1,79 @@
-"""How the command line draws what the API says of jobs."""
+"""Tables of GPUs, quotes, jobs, and of the events, evaluations and checkpoints of a job."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.core.durations import spoken
 from domain.estimating.memory import gib
+from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
-from gateway.cli.tables import STYLES, Answer, cell, listing, pairs, tame
+from domain.training.precision import Precision
+from gateway.catalog.schemas import CatalogAnswer
+from gateway.cli.tables import STYLES, cell, listing, number, pairs, tame
+from gateway.jobs.schemas import (
+    CheckpointAnswer,
+    Evaluation,
+    JobDetail,
+    JobLog,
+    JobSummary,
+    ListedJob,
+    TimelineEntry,
+)
+from gateway.launch.schemas import CapacityGate, EstimateAnswer, FitAnswer, QuoteAnswer
+from gateway.schemas import Listed, job_name
 
-RUNNING = frozenset({"training", "evaluating", "trained_pending_register"})
+RUNNING = frozenset({JobStatus.TRAINING, JobStatus.EVALUATING, JobStatus.TRAINED_PENDING_REGISTER})
+PAUSED = {
+    PauseReason.BALANCE: "The job was paused when the balance reached zero.",
+    PauseReason.CAPACITY: "The region no longer has that many GPUs.",
+}
+BY_USER = "You paused the job."
+LEAST_GIB = 0.1
 
 
-def jobs(answer: Answer) -> RenderableType:
-    """Jobs, one a line."""
+def jobs(answer: Listed[ListedJob]) -> RenderableType:
+    """Draw jobs, one on a line."""
     return listing(
-        [
-            each | {"state": state(each), "approved": _minute(each["approved_at"])}
-            for each in answer["data"]
-        ],
-        *("id", "name", "state", "cost", "dataset", "base_model", "approved", "model"),
-        empty="You have no jobs; `ecolink jobs launch` starts one.",
+        (
+            {
+                "id": job_name(job.id),
+                "name": job.name,
+                "state": Text(state(job), style=STYLES.get(job.status, "")),
+                "cost": job.cost,
+                "dataset": job.dataset,
+                "base model": job.base_model,
+                "approved": f"{job.approved_at:%Y-%m-%d %H:%M}",
+                "model": job.model,
+            }
+            for job in answer.data
+        ),
+        empty="You have no jobs. `ecolink jobs launch` starts one.",
     )
 
 
-def gpus(catalog: Answer) -> RenderableType:
-    """GPU types by region, one a line: memory, price, and how long one is waited for."""
-    kinds = {each["gpu_type"]: each for each in catalog["gpu_types"]}
-    rows: list[Answer] = [
-        {
-            "gpu type": pool["gpu_type"],
-            "region": pool["region"],
-            "an hour": kinds[pool["gpu_type"]]["rate_per_hour"],
-            "memory": f"{kinds[pool['gpu_type']]['vram_gib']:g} GiB",
-            "free": f"{pool['free']} of {pool['capacity']}",
-            "wait": _wait(pool["wait_seconds"]),
-            "title": kinds[pool["gpu_type"]]["title"],
-        }
-        for pool in catalog["pools"]
-        if pool["capacity"] and pool["gpu_type"] in kinds
-    ]
-    columns = ("gpu type", "region", "an hour", "memory", "free", "wait", "title")
-    right = ("memory", "free", "wait")
-    return listing(rows, *columns, empty="No region has a GPU now.", right=right)
+def gpus(catalog: CatalogAnswer) -> RenderableType:
+    """Draw GPU types by region, with memory, price and expected wait."""
+    kinds = {each.gpu_type: each for each in catalog.gpu_types}
+    return listing(
+        (
+            {
+                "gpu type": pool.gpu_type,
+                "region": pool.region,
+                "an hour": kinds[pool.gpu_type].rate_per_hour,
+                "memory": number(f"{kinds[pool.gpu_type].vram_gib:g} GiB"),
+                "free": number(f"{pool.free:,} of {pool.capacity:,}"),
+                "wait": number(_wait(pool.wait_seconds)),
+                "title": kinds[pool.gpu_type].title,
+            }
+            for pool in catalog.pools
+            if pool.capacity and pool.gpu_type in kinds
+        ),
+        empty="No region has a GPU now.",
+    )
 
 
 def _wait(seconds: int | None) -> str:
@@ -54,201 +82,174 @@ def _wait(seconds: int | None) -> str:
     return spoken(seconds) if seconds else "none"
 
 
-def _minute(time: str) -> str:
-    return cell("_at", time).plain.rpartition(":")[0]
+def state(job: JobSummary) -> str:
+    """Return the phase of a running job, else its status."""
+    return job.phase if job.status in RUNNING else job.status
 
 
-def state(job: Answer) -> str:
-    """What a job does: the phase while it runs, which says more, else the status."""
-    return job["phase"] if job["status"] in RUNNING else job["status"]
+def job(answer: JobSummary) -> RenderableType:
+    """Draw a job, one field on a line; also one that was just approved."""
+    details = _details(answer) if isinstance(answer, JobDetail) else {"cost": answer.cost.text}
+    table = pairs(
+        {
+            "job": Text(job_name(answer.id), style="bold"),
+            "state": Text(_state(answer), style=STYLES.get(answer.status, "cyan")),
+            "base model": answer.base_model,
+            "dataset": answer.dataset_id,
+            "GPUs": f"{answer.gpu_count} x {answer.gpu_type} in {answer.region}, "
+            f"{answer.rate_per_hour.text} an hour",
+            "approved": answer.approved_at,
+            "model": answer.model,
+            **details,
+        }
+    )
+    return Group(table, *_warnings(answer.warnings)) if answer.warnings else table
 
 
-def job(answer: Answer) -> RenderableType:
-    """All that matters of a job, one thing a line; of a job just approved, what is known."""
-    shown: dict[str, Text | str | None] = {
-        "job": Text(answer["id"], style="bold"),
-        "state": Text(_state(answer), style=STYLES.get(answer["status"], "cyan")),
-        "base model": answer["base_model"],
-        "dataset": answer["dataset_id"],
-        "GPUs": f"{answer['gpu_count']} x {answer['gpu_type']} in {answer['region']}, "
-        f"{answer['rate_per_hour']['text']} an hour",
-        "approved": cell("approved_at", answer["approved_at"]),
-        "model": answer["model"],
-    }
-    if "hyperparameters" in answer:
-        shown |= _details(answer)
-    else:
-        shown["cost"] = answer["cost"]["text"]
-    table = pairs({name: value for name, value in shown.items() if value})
-    return Group(table, *_notes(answer)) if answer["warnings"] else table
+def _warnings(warnings: Sequence[str]) -> list[Text]:
+    return [Text(f"warning: {each}", style="yellow") for each in warnings]
 
 
-def _notes(answer: Answer) -> list[Text]:
-    return [Text(f"note: {warning}", style="yellow") for warning in answer["warnings"]]
+def _state(job: JobSummary) -> str:
+    name = job.status.replace("_", " ")
+    return name if job.phase in (job.status, name) else f"{name}: {job.phase}"
 
 
-def _state(job: Answer) -> str:
-    name = job["status"].replace("_", " ")
-    return name if job["phase"] in (job["status"], name) else f"{name}: {job['phase']}"
-
-
-def _details(job: Answer) -> dict[str, Text | str | None]:
-    failure = job["failure"]
+def _details(job: JobDetail) -> dict[str, object]:
+    failure = job.failure
+    four_bits = job.precision is Precision.NF4
     return {
-        "validation dataset": job["validation_dataset_id"],
-        "settings": "; ".join(map(" ".join, settings_of(job["hyperparameters"]).items())),
-        "precision": job["precision"]
-        + (f", computed in {job['dtype']}" if job["precision"] == "nf4" and job["dtype"] else "")
-        + (", gradient checkpointing" if job["gradient_checkpointing"] else ""),
+        "validation dataset": job.validation_dataset_id,
+        "settings": "; ".join(map(" ".join, settings_of(job.hyperparameters).items())),
+        "precision": job.precision
+        + (f", computed in {job.dtype}" if four_bits and job.dtype else "")
+        + (", gradient checkpointing" if job.gradient_checkpointing else ""),
         "memory": _peak_memory(job),
-        "progress": progress_of(job),
-        "held-out loss": _change(job["loss_before"], job["loss_after"], ".4f"),
-        "perplexity": _change(job["perplexity_before"], job["perplexity_after"], ".4g"),
-        "accuracy": _change(job["accuracy_before"], job["accuracy_after"], ".1%"),
-        "best": job["best_note"],
-        "last checkpoint": None if job["checkpoint_step"] is None else f"{job['checkpoint_step']}",
-        "time left": None if job["remaining_seconds"] is None else spoken(job["remaining_seconds"]),
-        "wait": None if job["wait_seconds"] is None else spoken(job["wait_seconds"]),
+        "progress": " · ".join(progress(job)),
+        "held-out loss": _change(job.loss_before, job.loss_after, ".4f"),
+        "perplexity": _change(job.perplexity_before, job.perplexity_after, ".4g"),
+        "accuracy": _change(job.accuracy_before, job.accuracy_after, ".1%"),
+        "best": job.best_note,
+        "last checkpoint": None if job.checkpoint_step is None else f"step {job.checkpoint_step:,}",
+        "time left": None if job.remaining_seconds is None else spoken(job.remaining_seconds),
+        "wait": None if job.wait_seconds is None else spoken(job.wait_seconds),
         "cost": _cost(job),
-        "past estimate": job["overrun"] and Text(job["overrun"]["sentence"], style="yellow"),
-        "balance": job["balance"]["text"],
-        "failure": failure and f"{failure['sentence']} {failure['advice']}",
+        "past estimate": job.overrun and Text(job.overrun.sentence, style="yellow"),
+        "balance": job.balance,
+        "failure": failure and f"{failure.sentence} {failure.advice}",
         "paused": paused(job),
-        "kept": job["kept"],
+        "kept": job.kept,
     }
 
 
-def _peak_memory(job: Answer) -> str | None:
-    """The predicted peak, and the measured one once there is one."""
-    parts = [
-        f"{gib(job[name]):g} GiB {said}"
-        for name, said in (("peak_memory_bytes", "measured"), ("required_bytes", "predicted"))
-        if job[name]
-    ]
-    return ", ".join(parts) or None
+def _peak_memory(job: JobDetail) -> str:
+    """Return the measured and the predicted peak, as far as they are known."""
+    peaks = {"measured": job.peak_memory_bytes, "predicted": job.required_bytes}
+    return ", ".join(f"{gib(size):g} GiB {name}" for name, size in peaks.items() if size)
 
 
 def _change(before: float | None, after: float | None, form: str) -> str | None:
-    """The base's figure and the adapter's."""
     if before is None or after is None:
         return None
-    return f"{before:{form}} of the base, {after:{form}} of the adapter"
+    return f"{before:{form}} for the base model, {after:{form}} for the adapter"
 
 
-def _cost(job: Answer) -> str:
-    parts = [f"{job['cost']['text']} for {spoken(job['billed_seconds'])}"]
-    if job["credited"]["micros"]:
-        parts.append(f"{job['credited']['text']} of it were credited")
-    if job["estimate"] is not None:
-        low, high = job["estimate"]["low"]["text"], job["estimate"]["high"]["text"]
-        parts.append(f"estimated {low} to {high}")
+def _cost(job: JobDetail) -> str:
+    parts = [f"{job.cost.text} for {spoken(job.billed_seconds)}"]
+    if job.credited.micros:
+        parts.append(f"{job.credited.text} was credited")
+    if job.estimate is not None:
+        parts.append(f"estimated {job.estimate.low.text} to {job.estimate.high.text}")
     return "; ".join(parts)
 
 
-def paused(job: Answer) -> str | None:
-    """Why a job is paused and what its resume needs; None of one that is not."""
-    if job["status"] != "paused":
+def paused(job: JobDetail) -> str | None:
+    """Return why a job is paused and what a resume needs; None if it is not paused."""
+    if job.status is not JobStatus.PAUSED:
         return None
-    reason = {
-        "balance": "It was paused when the balance reached zero.",
-        "capacity": "The region no longer has that many GPUs.",
-    }.get(job["pause_reason"], "You paused it.")
-    gate = job["resume"] or {}
-    if gate.get("problem"):
-        return f"{reason} {gate['problem']}"
-    if gate.get("missing") and gate["missing"]["micros"]:
+    reason = PAUSED.get(job.pause_reason, BY_USER) if job.pause_reason else BY_USER
+    gate, command = job.resume, f"\n  ecolink jobs resume {job_name(job.id)}"
+    if gate and gate.problem:
+        return f"{reason} {gate.problem}"
+    if gate and gate.needed and gate.missing and gate.missing.micros:
         return (
-            f"{reason} A resume needs {gate['needed']['text']}: top up {gate['missing']['text']}.\n"
-            f"  ecolink jobs resume {job['id']}  goes on then"
+            f"{reason} A resume needs {gate.needed.text}. Top up {gate.missing.text} first, then:"
+            f"{command}"
         )
-    return f"{reason}\n  ecolink jobs resume {job['id']}  goes on from there"
+    return f"{reason}{command}  continues from the last checkpoint"
 
 
-def progress_of(job: Answer) -> str:
-    """How far the training of a job is."""
-    parts = []
-    if job["total_steps"] is not None:
-        parts.append(f"step {job['step']}/{job['total_steps']}")
-    if job["train_loss"] is not None:
-        parts.append(f"train loss {job['train_loss']:.4f}")
-    if job["eval_loss"] is not None:
-        parts.append(f"held-out loss {job['eval_loss']:.4f} at step {job['eval_step']}")
-    if job["tokens_per_second"] is not None and job["status"] in RUNNING:
-        parts.append(f"{job['tokens_per_second']:,.0f} tokens/s")
-    return " · ".join(parts)
+def progress(job: JobDetail) -> list[str]:
+    """Return how far a job's training is, in parts: the step, losses, speed."""
+    parts: list[str] = []
+    if job.total_steps is not None:
+        parts.append(f"step {job.step:,}/{job.total_steps:,}")
+    if job.train_loss is not None:
+        parts.append(f"train loss {job.train_loss:.4f}")
+    if job.eval_loss is not None:
+        parts.append(f"held-out loss {job.eval_loss:.4f} at step {job.eval_step:,}")
+    if job.tokens_per_second is not None and job.status in RUNNING:
+        parts.append(f"{job.tokens_per_second:,.0f} tokens/s")
+    return parts
 
 
-def quote(answer: Answer) -> RenderableType:
-    """Fit, phases, cost range and gates of a job that was not approved."""
-    priced = answer["estimate"]
+def quote(answer: QuoteAnswer) -> RenderableType:
+    """Draw a quote: memory, estimate and gates."""
+    priced = answer.estimate
     return Group(
-        Text("Fit", style="bold"),
-        Text(answer["fit"]["banner"]),
-        _memory(answer["fit"]),
+        Text("Memory", style="bold"),
+        Text(answer.fit.banner),
+        _memory(answer.fit),
         Text("\nEstimate", style="bold"),
         _phases(priced),
         Text(
-            f"{priced['total_steps']:,} steps, {priced['tokens']:,} tokens, on "
-            f"{answer['gpu_type']} in {answer['region']} at "
-            f"{priced['rate_per_hour']['text']} an hour. {priced['basis']}",
+            f"{priced.total_steps:,} steps, {priced.tokens:,} tokens, on {answer.gpu_type} in "
+            f"{answer.region} at {priced.rate_per_hour.text} an hour. {priced.basis}",
             style="dim",
         ),
         Text("\nGates", style="bold"),
         *_gates(answer),
-        *_notes(answer),
+        *_warnings(answer.warnings),
     )
 
 
-def _memory(fit: Answer) -> RenderableType:
-    """What takes the memory of each GPU, and what is left of it."""
-    taken = sum(fit["items_gib"].values())
-    rows: list[Answer] = [
-        {"memory": name.replace("_", " "), "size": _memory_size(size)}
-        for name, size in fit["items_gib"].items()
-    ]
-    rows.append({"memory": "together", "size": _memory_size(taken)})
-    rows.append({"memory": "of each GPU", "size": _memory_size(fit["vram_gib"])})
-    rows.append({"memory": "headroom", "size": _memory_size(fit["headroom_gib"])})
-    return listing(rows, "memory", "size", right=("size",))
+def _memory(fit: FitAnswer) -> RenderableType:
+    """Draw what the job needs of each GPU's memory."""
+    sizes = {name.replace("_", " "): size for name, size in fit.items_gib.items()}
+    sizes |= {"total": sum(fit.items_gib.values())}
+    sizes |= {"GPU memory": fit.vram_gib, "headroom": fit.headroom_gib}
+    return listing({"memory": name, "size": _memory_size(size)} for name, size in sizes.items())
 
 
-def _memory_size(gib: float) -> str:
-    return f"{gib:.2f} GiB" if abs(gib) >= 0.1 else f"{gib * 1024:.1f} MiB"
+def _memory_size(size: float) -> Text:
+    return number(f"{size:.2f} GiB" if abs(size) >= LEAST_GIB else f"{size * 1024:.1f} MiB")
 
 
-def _phases(priced: Answer) -> RenderableType:
-    rows: list[Any] = [
+def _phases(priced: EstimateAnswer) -> RenderableType:
+    ranges = {each.phase: (each.low_seconds, each.high_seconds) for each in priced.phases}
+    ranges |= {"total": (priced.low_seconds, priced.high_seconds)}
+    rows = [
         {
-            "phase": each["phase"].replace("_", " "),
-            "at least": spoken(each["low_seconds"]),
-            "at most": spoken(each["high_seconds"]),
+            "phase": phase.replace("_", " "),
+            "at least": number(spoken(low)),
+            "at most": number(spoken(high)),
         }
-        for each in priced["phases"]
+        for phase, (low, high) in ranges.items()
     ]
-    rows.append(
-        {
-            "phase": "together",
-            "at least": spoken(priced["low_seconds"]),
-            "at most": spoken(priced["high_seconds"]),
-        }
-    )
-    rows.append(
-        {"phase": "cost", "at least": priced["low"]["text"], "at most": priced["high"]["text"]}
-    )
-    return listing(rows, "phase", "at least", "at most", right=("at least", "at most"))
+    return listing([*rows, {"phase": "cost", "at least": priced.low, "at most": priced.high}])
 
 
-def _gates(answer: Answer) -> list[Text]:
-    balance, capacity = answer["balance"], answer["capacity"]
-    left = f"{balance['balance']['text']} now, {balance['left']['text']} if it costs the most"
-    if missing := balance["missing"]["micros"]:
-        left += f"; top up {balance['missing']['text']} first"
+def _gates(answer: QuoteAnswer) -> list[Text]:
+    balance, capacity = answer.balance, answer.capacity
+    left = f"{balance.balance.text} now, {balance.left.text} if the job costs its upper bound"
+    if balance.missing.micros:
+        left += f". Top up {balance.missing.text} first"
     return [
-        _gate("balance", not missing, left),
-        _gate("capacity", capacity["is_open"], _capacity(capacity)),
-        Text("ready to approve", style="green")
-        if answer["approvable"]
-        else Text("not to be approved now", style="red"),
+        _gate("balance", not balance.missing.micros, left),
+        _gate("capacity", capacity.is_open, _capacity(capacity)),
+        Text("Ready to approve.", style="green")
+        if answer.approvable
+        else Text("A gate is closed.", style="red"),
     ]
 
 
@@ -257,76 +258,74 @@ def _gate(name: str, is_open: bool, why: str) -> Text:
     return Text.assemble(mark, f" {name}: {why}")
 
 
-def _capacity(capacity: Answer) -> str:
-    free, needed, wait = capacity["free"], capacity["needed"], capacity["wait_seconds"]
-    if free >= needed:
-        return f"{free} free"
-    expected = "the wait is unknown" if wait is None else f"the wait is about {spoken(wait)}"
+def _capacity(capacity: CapacityGate) -> str:
+    free = f"{capacity.free:,} free"
+    if capacity.free >= capacity.needed:
+        return free
+    wait = "unknown" if capacity.wait_seconds is None else f"about {spoken(capacity.wait_seconds)}"
+    queue = "The job waits" if capacity.is_open else "With `--wait`, the job waits"
     places = ", ".join(
-        f"{place['free']} of {place['gpu_type']} in {place['region']}"
-        for place in capacity["elsewhere"]
+        f"{place.free:,} {place.gpu_type} in {place.region}" for place in capacity.elsewhere
     )
-    elsewhere = f"; free now: {places}" if places else ""
-    queue = (
-        f"{'the job' if capacity['is_open'] else '`--wait`'} stands in the queue, free of charge"
-    )
-    return f"{free} free, the job needs {needed}; {expected}, {queue}{elsewhere}"
-
-
-def log(answer: Answer) -> RenderableType:
-    """A trainer's lines as they are."""
-    return Group(*(Text(tame(line["text"])) for line in answer["data"]))
-
-
-def event(entry: Answer) -> Text:
-    """One event of a job, on one line."""
-    return Text.assemble(
-        (cell("happened_at", entry["happened_at"]).plain, "dim"),
-        " ",
-        (entry["topic"], "bold"),
-        " ",
-        tame(entry["text"]),
+    return (
+        f"{free}, the job needs {capacity.needed:,}. The wait is {wait}. {queue} in the queue, "
+        "free of charge." + (f" Free now: {places}." if places else "")
     )
 
 
-def events(answer: Answer) -> RenderableType:
-    """Events of a job, one a line."""
-    return Group(*map(event, answer["data"]))
+def log(answer: JobLog) -> RenderableType:
+    """Draw the lines of a log."""
+    return Group(*(Text(tame(line.text)) for line in answer.data))
 
 
-def evaluations(answer: Answer) -> RenderableType:
-    """Evaluations, one a line."""
-    rows = [
-        each
-        | {"eval_loss": f"{each['eval_loss']:.4f}", "perplexity": f"{each['perplexity']:.4g}"}
-        | {"accuracy": f"{each['accuracy']:.1%}"}
-        for each in answer["data"]
-    ]
+def event(entry: TimelineEntry) -> Text:
+    """Draw an event on one line."""
+    when = (cell(entry.happened_at).plain, "dim")
+    return Text.assemble(when, " ", (entry.topic, "bold"), " ", tame(entry.text))
+
+
+def events(answer: Listed[TimelineEntry]) -> RenderableType:
+    """Draw the events of a job, one on a line."""
+    return Group(*map(event, answer.data))
+
+
+def evaluations(answer: Listed[Evaluation]) -> RenderableType:
+    """Draw evaluations, one on a line."""
     return listing(
-        rows,
-        *("step", "eval_loss", "perplexity", "accuracy", "examples", "measured_at"),
-        empty="The job was not evaluated yet.",
-        right=("eval_loss", "perplexity", "accuracy"),
+        (
+            {
+                "step": each.step,
+                "eval loss": number(f"{each.eval_loss:.4f}"),
+                "perplexity": number(f"{each.perplexity:.4g}"),
+                "accuracy": number(f"{each.accuracy:.1%}"),
+                "examples": each.examples,
+                "measured at": each.measured_at,
+            }
+            for each in answer.data
+        ),
+        empty="The job has no evaluation yet.",
     )
 
 
-def checkpoints(answer: Answer) -> RenderableType:
-    """Checkpoints, one a line, with the answer to the fixed prompt."""
-    rows = [
-        each
-        | {name: _loss(each[name]) for name in ("train_loss", "eval_loss")}
-        | {"best": "yes" if each["best"] else None}
-        | {"answer": each["sample"]["answer"] if each["sample"] else None}
-        for each in answer["data"]
-    ]
+def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
+    """Draw checkpoints, one on a line, with their answers to the fixed prompt."""
     return listing(
-        rows,
-        *("step", "segment", "train_loss", "eval_loss", "best", "total_bytes", "deployment"),
-        "answer",
-        empty="Nothing is saved.",
-        right=("train_loss", "eval_loss"),
+        (
+            {
+                "step": each.step,
+                "segment": each.segment,
+                "train loss": _loss(each.train_loss),
+                "eval loss": _loss(each.eval_loss),
+                "best": "yes" if each.best else None,
+                "total bytes": each.total_bytes,
+                "deployment": each.deployment,
+                "answer": each.sample and each.sample.answer,
+            }
+            for each in answer.data
+        ),
+        empty="The job has no checkpoint.",
     )
 
 
-def _loss(loss: float | None) -> str | None:
-    return None if loss is None else f"{loss:.4f}"
+def _loss(loss: float | None) -> Text | None:
+    return None if loss is None else number(f"{loss:.4f}")

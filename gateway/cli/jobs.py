@@ -1,4 +1,4 @@
-"""`ecolink jobs`: fine-tuning jobs, and the commands that are given to them."""
+"""`ecolink jobs`: list, follow and control fine-tuning jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.catalog.schemas import CatalogAnswer
 from gateway.cli import job_tables
-from gateway.cli.client import Client
-from gateway.cli.deploying import give_deployment
+from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import (
@@ -19,10 +19,22 @@ from gateway.cli.following import (
     log_lines,
     patiently,
 )
+from gateway.cli.following import (
+    follow as follow_job,
+)
 from gateway.cli.launching import launch
+from gateway.cli.models import give_deployment
 from gateway.cli.tables import tame
 from gateway.cli.terminal import AsJson, client_of, fail, note, screen, show, show_line
-from gateway.cli.watching import follow as follow_job
+from gateway.jobs.schemas import (
+    CheckpointAnswer,
+    Evaluation,
+    JobDetail,
+    JobLog,
+    ListedJob,
+    TimelineEntry,
+)
+from gateway.schemas import Listed
 
 jobs = typer.Typer(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
@@ -32,30 +44,30 @@ JobName = Annotated[str, typer.Argument(help="ftjob-...", show_default=False)]
 
 @jobs.command()
 def gpus(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """GPUs to choose from: memory, price of an hour, what is free where, and the wait."""
+    """List GPUs by region, with memory, hourly price, free GPUs and expected wait."""
     with client_of(ctx) as client:
-        show(client.get("/catalog"), as_json, job_tables.gpus)
+        show(client.read(CatalogAnswer, "/catalog"), as_json, job_tables.gpus)
 
 
 @jobs.command("list")
 def list_jobs(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Your jobs, the newest first."""
+    """List your jobs, newest first."""
     with client_of(ctx) as client:
-        show(client.get("/jobs"), as_json, job_tables.jobs)
+        show(client.read(Listed[ListedJob], "/jobs"), as_json, job_tables.jobs)
 
 
 @jobs.command("show")
 def show_job(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """All that is known of a job."""
+    """Show a job."""
     with client_of(ctx) as client:
-        show(client.get(f"/jobs/{job}"), as_json, job_tables.job)
+        show(client.read(JobDetail, f"/jobs/{job}"), as_json, job_tables.job)
 
 
 @jobs.command()
 def watch(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Follow a job until it is over or paused; Ctrl-C leaves it running.
+    """Follow a job until it ends or pauses. Ctrl-C leaves it running.
 
-    With --json each new state is one line.
+    --json prints one line per state.
     """
     with client_of(ctx) as client:
         raise typer.Exit(follow_job(client, job, as_json))
@@ -65,31 +77,33 @@ def watch(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
 def show_logs(
     ctx: typer.Context,
     job: JobName,
-    lines: Annotated[
-        int, typer.Option(min=1, max=MOST_LINES, help="How many of the last lines.")
-    ] = 50,
+    lines: Annotated[int, typer.Option(min=1, max=MOST_LINES, help="Number of last lines.")] = 50,
     following: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with new lines until the job rests.")
+        bool, typer.Option("--follow", "-f", help="Print new lines until the job ends or pauses.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The last lines of a job's trainer; with --follow and --json one a line.
+    """Show the last log lines of a job.
 
-    They are deleted some time after the end of the job.
+    --follow with --json prints one JSON object per line. EcoLink deletes the log some time after
+    the end of the job.
     """
     with client_of(ctx) as client:
         if following:
             with leaving_it_running(job):
                 for line in log_lines(client, job, lines):
-                    show_line(line) if as_json else print(tame(line["text"]), flush=True)
-            answer = patiently(lambda: client.get(f"/jobs/{job}/log", lines=1))
+                    if as_json:
+                        show_line(line.document)
+                    else:
+                        print(tame(line.model.text), flush=True)
+            answer = patiently(lambda: client.read(JobLog, f"/jobs/{job}/log", lines=1))
         else:
-            answer = client.get(f"/jobs/{job}/log", lines=lines)
+            answer = client.read(JobLog, f"/jobs/{job}/log", lines=lines)
             show(answer, as_json, job_tables.log)
-        if (days := answer["deleted_after_days"]) is not None:
+        if (days := answer.model.deleted_after_days) is not None:
             note(
                 f"Log lines are kept for {days} {'day' if days == 1 else 'days'} after the end of "
-                "a job; those of this one were deleted."
+                "a job. The lines of this job were deleted."
             )
 
 
@@ -98,41 +112,43 @@ def show_events(
     ctx: typer.Context,
     job: JobName,
     following: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with new events until the job rests.")
+        bool, typer.Option("--follow", "-f", help="Print new events until the job ends or pauses.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What happened to a job, as the event log has it; with --follow and --json one a line."""
+    """Show the events of a job. --follow with --json prints one JSON object per line."""
     with client_of(ctx) as client:
         if following:
             with leaving_it_running(job):
                 for event in job_events(client, job):
                     if as_json:
-                        show_line(event)
+                        show_line(event.document)
                     else:
-                        screen().print(job_tables.event(event), soft_wrap=True)
+                        screen().print(job_tables.event(event.model), soft_wrap=True)
         else:
-            show(client.whole(f"/jobs/{job}/timeline", "position"), as_json, job_tables.events)
+            entries = client.read_all(TimelineEntry, f"/jobs/{job}/timeline", "position")
+            show(entries, as_json, job_tables.events)
 
 
 @jobs.command("evaluations")
 def show_evaluations(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Held-out loss, perplexity and token accuracy by step; step 0 is the base alone."""
+    """Show held-out loss, perplexity and token accuracy by step. Step 0 is the base model."""
     with client_of(ctx) as client:
-        show(client.get(f"/jobs/{job}/evaluations"), as_json, job_tables.evaluations)
+        path = f"/jobs/{job}/evaluations"
+        show(client.read(Listed[Evaluation], path), as_json, job_tables.evaluations)
 
 
 @jobs.command("checkpoints")
 def show_checkpoints(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """The checkpoints that exist, with what the adapter answered to a fixed prompt."""
+    """List the checkpoints of a job, with the adapter's answer to a fixed prompt."""
     with client_of(ctx) as client:
-        show(client.get(f"/jobs/{job}/checkpoints"), as_json, job_tables.checkpoints)
+        show(_checkpoints(client, job), as_json, job_tables.checkpoints)
 
 
 @jobs.command()
 def pause(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Save a checkpoint and free the GPUs; nothing is billed until you resume."""
-    _give(ctx, job, "pause", {}, as_json)
+    """Save a checkpoint and free the GPUs. Nothing is billed until you resume."""
+    _send(ctx, job, "pause", {}, as_json)
 
 
 @jobs.command()
@@ -140,27 +156,27 @@ def resume(
     ctx: typer.Context,
     job: JobName,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Stand in the queue, free of charge, if no GPU is free.")
+        bool, typer.Option("--wait", help="Queue, free of charge, if no GPU is free.")
     ] = False,
     gpu_count: Annotated[
-        int | None, typer.Option(help="GPUs to go on with; as many as before if unset.")
+        int | None, typer.Option(help="Number of GPUs.  \\[default: as many as before]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on from the latest checkpoint, if the balance covers the rest."""
-    _give(ctx, job, "resume", {"wait": wait, "gpu_count": gpu_count}, as_json)
+    """Resume a paused job from the latest checkpoint, if the balance covers the rest."""
+    _send(ctx, job, "resume", {"wait": wait, "gpu_count": gpu_count}, as_json)
 
 
 @jobs.command()
 def cancel(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Stop for good; what was checkpointed is kept for a while."""
-    _give(ctx, job, "cancel", {}, as_json)
+    """Stop a job permanently. Its checkpoints are kept for a while."""
+    _send(ctx, job, "cancel", {}, as_json)
 
 
 @jobs.command()
 def promote(ctx: typer.Context, job: JobName, as_json: AsJson = False) -> None:
-    """Make a model of what a cancelled or failed job had checkpointed."""
-    _give(ctx, job, "promote", {}, as_json)
+    """Register the last checkpoint of a cancelled or failed job as a model."""
+    _send(ctx, job, "promote", {}, as_json)
 
 
 @jobs.command("download")
@@ -168,12 +184,13 @@ def download_job(
     ctx: typer.Context,
     job: JobName,
     step: Annotated[
-        int | None, typer.Option(min=0, help="The checkpoint of this step, not the model.")
+        int | None,
+        typer.Option(min=0, help="Step of a checkpoint to use instead."),
     ] = None,
     to: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download the model that a job registered; what was cut off goes on, all is checked."""
+    """Download the model of a job. Repeat the command to continue a broken download."""
     with client_of(ctx) as client:
         if step is not None:
             path = f"/jobs/{job}/checkpoints/{step}"
@@ -188,14 +205,15 @@ def deploy(
     ctx: typer.Context,
     job: JobName,
     step: Annotated[
-        int | None, typer.Option(min=0, help="The checkpoint of this step, not the model.")
+        int | None,
+        typer.Option(min=0, help="Step of a checkpoint to use instead."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option(help="Wait until it answers; exit code 1 if it cannot be served.")
+        bool, typer.Option(help="Wait until the deployment is active. Exit code 1 if it fails.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Have the model that a job registered answer requests, or one of its checkpoints."""
+    """Deploy the model of a job, or one of its checkpoints."""
     with client_of(ctx) as client:
         if step is not None:
             path = f"/jobs/{job}/checkpoints/{step}/deploy"
@@ -204,20 +222,23 @@ def deploy(
         give_deployment(client, path, follow, as_json)
 
 
+def _checkpoints(client: Client, job: str) -> Reply[Listed[CheckpointAnswer]]:
+    return client.read(Listed[CheckpointAnswer], f"/jobs/{job}/checkpoints")
+
+
 def _model_of(client: Client, job: str) -> str:
-    """The name of a job's model; exits if it has none, and says what it has."""
-    found = client.get(f"/jobs/{job}")
-    if found["model"] is None:
-        saved = client.get(f"/jobs/{job}/checkpoints")["data"]
-        steps = ", ".join(str(each["step"]) for each in saved)
+    """Return the name of a job's model; exit if it has none."""
+    found = client.read(JobDetail, f"/jobs/{job}").model
+    if found.model is None:
+        steps = ", ".join(str(each.step) for each in _checkpoints(client, job).model.data)
         fail(
-            f"{job} is {found['status']} and has registered no model; "
-            + (f"--step takes one of its checkpoints: {steps}" if steps else "nothing is saved"),
+            f"{job} is {found.status} and has no registered model. "
+            + (f"--step takes one of its checkpoints: {steps}." if steps else "Nothing is saved."),
             ExitCode.WRONG_STATE,
         )
-    return found["model"]
+    return found.model
 
 
-def _give(ctx: typer.Context, job: str, command: str, body: dict[str, Any], as_json: bool) -> None:
+def _send(ctx: typer.Context, job: str, command: str, body: dict[str, Any], as_json: bool) -> None:
     with client_of(ctx) as client:
-        show(client.post(f"/jobs/{job}/{command}", body), as_json, job_tables.job)
+        show(client.send(JobDetail, f"/jobs/{job}/{command}", body), as_json, job_tables.job)

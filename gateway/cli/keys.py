@@ -5,38 +5,58 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from gateway.cli import tables
+from gateway.cli.tables import fields, listing
 from gateway.cli.terminal import AsJson, client_of, note, show
+from gateway.keys.schemas import KeyAnswer, NewKey
+from gateway.schemas import Listed
 
-keys = typer.Typer(no_args_is_help=True, help="The API keys of your account.")
+keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
 @keys.command()
 def create(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Make an API key; its secret is printed this once."""
+    """Create an API key. Only this command prints its secret."""
     with client_of(ctx) as client:
-        key = client.post("/keys", {})
-    note(f"Key {key['id']}. Keep its secret, it is not shown again:")
-    show(key, as_json, tables.secret)
+        key = client.send(NewKey, "/keys", {})
+    note(f"Key {key.model.id}. Save the secret: EcoLink does not show it again.")
+    show(key, as_json, lambda new: Text(new.secret))  # the secret alone can be piped
 
 
 @keys.command("list")
 def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Your keys, told apart by the last characters of their secrets."""
+    """List your API keys, with the last characters of their secrets."""
     with client_of(ctx) as client:
-        show(client.get("/keys"), as_json, tables.keys)
+        show(client.read(Listed[KeyAnswer], "/keys"), as_json, _keys)
+
+
+def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
+    return listing(
+        (
+            {
+                "id": key.id,
+                "ends in": key.hint,
+                "issued at": key.issued_at,
+                "revoked at": key.revoked_at,
+                "note": "used by these commands" if key.current else None,
+            }
+            for key in answer.data
+        ),
+        empty="You have no API keys.",
+    )
 
 
 @keys.command()
 def revoke(
     ctx: typer.Context,
-    key: Annotated[str, typer.Argument(help="Id of the key.", show_default=False)],
+    key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """End a key at once; nothing can be done with it any more."""
+    """Revoke an API key at once."""
     with client_of(ctx) as client:
-        revoked = client.post(f"/keys/{key}/revoke", {})
-    if revoked["current"]:
-        note("That was the key that these commands use; `ecolink login` takes another.")
-    show(revoked, as_json, tables.fields)
+        revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
+    if revoked.model.current:
+        note("These commands used that key. `ecolink login` saves another one.")
+    show(revoked, as_json, fields)

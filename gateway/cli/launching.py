@@ -1,4 +1,4 @@
-"""`ecolink jobs launch`: price a job, approve it, and follow it."""
+"""`ecolink jobs launch`: quote, approve and follow a job."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pydantic.fields import FieldInfo
 
 from domain.training.hyperparameters import FIELDS, Group, use_of, written
 from gateway.cli import job_tables
-from gateway.cli.client import Client, Unreachable
+from gateway.cli.client import Client, Reply, Unreachable
 from gateway.cli.exits import ExitCode
+from gateway.cli.following import follow
 from gateway.cli.terminal import AsJson, client_of, interrupted, note, show, show_line
-from gateway.cli.watching import follow
+from gateway.jobs.schemas import JobSummary
+from gateway.launch.schemas import QuoteAnswer
+from gateway.schemas import job_name
 
 
 def _option(name: str, field: FieldInfo) -> Any:
@@ -48,47 +51,47 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
 @_with_hyperparameters
 def launch(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="Id of a dataset that is ready_for_training.")],
-    base_model: Annotated[str, typer.Option(help="One of `ecolink models list`.")],
+    dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
+    base_model: Annotated[str, typer.Option(help="Base model: see `ecolink models list`.")],
     validation_dataset: Annotated[
         str | None,
-        typer.Option(help="Id of another dataset to evaluate on; else a part is held out."),
+        typer.Option(help="ID of another dataset to evaluate on.  \\[default: hold out a part]"),
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(help="Where the GPUs stand.  \\[default: where the job costs least]"),
+        typer.Option(help="Region of the GPUs.  \\[default: the cheapest]"),
     ] = None,
     gpu_type: Annotated[
         str | None,
-        typer.Option(help="One of `ecolink jobs gpus`.  \\[default: the one it costs least on]"),
+        typer.Option(help="GPU type: see `ecolink jobs gpus`.  \\[default: the cheapest]"),
     ] = None,
-    gpu_count: Annotated[int, typer.Option(help="More are faster and cost more an hour.")] = 1,
+    gpu_count: Annotated[int, typer.Option(help="More GPUs are faster and cost more.")] = 1,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="The same key again makes no second job.")
+        str | None, typer.Option(help="Repeating a key starts no second job.")
     ] = None,
-    suffix: Annotated[str | None, typer.Option(help="A part of the model's name.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
     deploy: Annotated[
-        bool, typer.Option("--deploy", help="Deploy the model as soon as it is registered.")
+        bool, typer.Option("--deploy", help="Deploy the model after registration.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Stand in the queue, free of charge, if no GPU is free.")
+        bool, typer.Option("--wait", help="Queue, free of charge, if no GPU is free.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow the job until it is over or paused.")
+        bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Only show fit, estimate and gates; exit code 5 if a gate is closed.",
+            help="Only show memory, estimate and gates. Exit code 5 if a gate is closed.",
         ),
     ] = False,
     as_json: AsJson = False,
     **tuned: Any,
 ) -> None:
-    """Approve a job, if the balance covers its upper bound and a GPU is free."""
+    """Start a job, if the balance covers the upper bound of its cost and a GPU is free."""
     if dry_run and watch:
-        raise typer.BadParameter("--dry-run launches nothing that --watch could follow")
+        raise typer.BadParameter("--dry-run starts no job to --watch. Use one of them.")
     body = {
         "dataset": dataset,
         "validation_dataset": validation_dataset,
@@ -105,28 +108,31 @@ def launch(
     }
     with client_of(ctx) as client:
         if dry_run:
-            quote = client.post("/estimates", body)
+            quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, as_json, job_tables.quote)
-            raise typer.Exit(ExitCode.DONE if quote["approvable"] else ExitCode.GATED)
-        key = idempotency_key or str(uuid4())
-        job = _approved(client, body, key)
+            raise typer.Exit(ExitCode.DONE if quote.model.approvable else ExitCode.GATED)
+        job = _approved(client, body, idempotency_key or str(uuid4()))
         if not watch:
             show(job, as_json, job_tables.job)
             return
+        name = job_name(job.model.id)
         if as_json:
-            show_line(job)
+            show_line(job.document)
         else:
-            note(f"Approved {job['id']}; Ctrl-C leaves it running.")
-            for warning in job["warnings"]:
-                note(f"note: {warning}")
-        raise typer.Exit(follow(client, job["id"], as_json))
+            note(f"Approved {name}. Ctrl-C leaves it running.")
+            for warning in job.model.warnings:
+                note(f"warning: {warning}")
+        raise typer.Exit(follow(client, name, as_json))
 
 
-def _approved(client: Client, approval: dict[str, Any], key: str) -> dict[str, Any]:
-    """The job; if nobody knows whether there is one, how to ask again without making two."""
-    again = f"It may be approved; with --idempotency-key {key} the command makes no second job."
+def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:
+    """Approve a job. If the outcome is unknown, say how to repeat the call safely."""
+    again = (
+        f"The job may be approved. Repeat the command with --idempotency-key {key}: it does not "
+        "start a second job."
+    )
     try:
-        return client.post("/jobs", approval, idempotency_key=key)
+        return client.send(JobSummary, "/jobs", approval, key)
     except Unreachable as error:
         raise Unreachable(f"{error}. {again}") from error
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`ecolink login`, `logout` and `whoami`: which gateway the commands call, and as whom."""
+"""`ecolink login`, `logout` and `whoami`: the gateway and the account of the commands."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import tables
-from gateway.cli.client import Client, Endpoint
+from gateway.billing.schemas import AccountAnswer
+from gateway.cli.client import Client, Endpoint, Reply
 from gateway.cli.login import login_file, remove_login, write_login
-from gateway.cli.terminal import AsJson, Finder, client_of, note, show, show_line, told_errors
+from gateway.cli.tables import pairs
+from gateway.cli.terminal import AsJson, Finder, client_of, note, reported_errors, show, show_line
 
 session = typer.Typer()
 
@@ -20,66 +21,78 @@ def login(
     ctx: typer.Context,
     url: Annotated[
         str | None,
-        typer.Argument(help="Such as https://ecolink.example.org.  \\[default: on this machine]"),
+        typer.Argument(help="URL, such as https://ecolink.example.org.  \\[default: this machine]"),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="API key; without it, it is asked for, or read from standard input."),
+        typer.Option(help="API key.  \\[default: a prompt, or standard input]"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep the address of an EcoLink and your API key for it, once the key is seen to work.
+    """Save the URL of an EcoLink gateway and your API key, after a check of the key.
 
-    ECOLINK_GATEWAY_URL and ECOLINK_API_KEY, and the options --url and --key, go before it.
+    ECOLINK_GATEWAY_URL and ECOLINK_API_KEY, and the options --url and --key, override the login.
     """
     finder: Finder = ctx.obj
     given_url, given_key = finder.given()
     address = _address(url or given_url)
     endpoint = Endpoint(address, key or given_key or _typed_key(address))
-    with told_errors(ctx):
+    with reported_errors(ctx):
         with Client(endpoint) as client:
-            account = client.get("/account")
+            account = client.read(AccountAnswer, "/account")
         path = write_login(endpoint)
-    note(f"Signed in to {endpoint.url}; the key is kept in {path}.")
-    show({"url": endpoint.url, "account": account}, as_json, tables.session)
+    note(f"Signed in to {endpoint.url}. The key is in {path}.")
+    _show(endpoint.url, account, as_json)
 
 
 @session.command()
 def logout(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Forget the kept address and key; the key itself stays valid until it is revoked."""
-    with told_errors(ctx):
+    """Delete the saved URL and key. The key stays valid until you revoke it."""
+    with reported_errors(ctx):
         removed = remove_login()
-    note("Signed out." if removed else f"There was no login in {login_file()}.")
+    note("Signed out." if removed else f"There is no login in {login_file()}.")
     if as_json:
         show_line({"signed_out": removed})
 
 
 @session.command()
 def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Which EcoLink the commands call, and as which account."""
+    """Show the gateway and the account of these commands."""
     finder: Finder = ctx.obj
     with client_of(ctx) as client:
-        answer = {"url": finder.endpoint().url, "account": client.get("/account")}
-        show(answer, as_json, tables.session)
+        _show(finder.endpoint().url, client.read(AccountAnswer, "/account"), as_json)
+
+
+def _show(url: str, account: Reply[AccountAnswer], as_json: bool) -> None:
+    """Print a gateway, and the account of the API key."""
+    whose = account.model
+    shown = {
+        "gateway": url,
+        "account": whose.name,
+        "id": whose.id,
+        "role": whose.role,
+        "balance": whose.balance,
+    }
+    show(Reply({"url": url, "account": account.document}, shown), as_json, pairs)
 
 
 def _address(given: str | None) -> str:
-    """The URL as it is kept; raises BadParameter for one that cannot be."""
+    """The URL to save; raises BadParameter if it is not one."""
     if given is None and sys.stdin.isatty():
-        given = str(typer.prompt("Address of EcoLink", err=True)).strip()
+        given = str(typer.prompt("URL of EcoLink", err=True)).strip()
     if given is None:
-        raise typer.BadParameter("give the address, such as https://ecolink.example.org")
+        raise typer.BadParameter("Give the URL, such as https://ecolink.example.org.")
     if not given.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{given} has to begin with https:// or http://")
+        raise typer.BadParameter(f"{given} does not begin with https:// or http://.")
     return given.rstrip("/")
 
 
 def _typed_key(address: str) -> str:
-    """A key that is typed unseen, or piped in; raises BadParameter without one."""
+    """The key from a hidden prompt or standard input; raises BadParameter if it is empty."""
     if sys.stdin.isatty():
         key = str(typer.prompt(f"API key for {address}", hide_input=True, err=True))
     else:
         key = sys.stdin.readline()
     if not key.strip():
-        raise typer.BadParameter("give an API key with --key, or on standard input")
+        raise typer.BadParameter("Give an API key with --key or on standard input.")
     return key.strip()

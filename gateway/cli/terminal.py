@@ -1,4 +1,4 @@
-"""What the account holder's commands share: finding the gateway, answers, progress and errors."""
+"""Input and output of the commands: the gateway, replies, progress bars and errors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,31 +19,31 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from typer._click import Context  # what a group is invoked with
-from typer._click.exceptions import UsageError  # typer shows but one kind of it
+from typer._click import Context  # typer exports only a subclass
+from typer._click.exceptions import UsageError  # typer exports only a subclass
 from typer.core import TyperGroup
 
-from gateway.cli.client import Client, ClientError, Endpoint, Refused, sentence_of
+from gateway.cli.client import Client, ClientError, Endpoint, Refused, Reply, sentence_of
 from gateway.cli.exits import ExitCode, exit_code_of
 
+T = TypeVar("T")
+
 PIPE_COLUMNS = 4096
-"""Width where there is no terminal: nothing is cut or wrapped, what reads it wants whole lines."""
+"""Width of a pipe. Programs need whole lines, so nothing is cut or wrapped."""
 
 errors = Console(stderr=True, highlight=False)
 
 for_programs = ContextVar("for_programs", default=False)
-"""Whether the command was given --json: then nothing is said to a person, and an error is JSON."""
+"""True with --json: the command prints no notes, and errors are JSON."""
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 
 
 class Commands(TyperGroup):
-    """All commands; with --json also what is wrong with the options is told as JSON."""
+    """Group of all commands. With --json, errors in the options are JSON too."""
 
     def invoke(self, ctx: Context) -> Any:
-        """Invoke the command that the arguments name."""
+        """Run the command that the arguments name."""
         before = for_programs.set("--json" in [*ctx._protected_args, *ctx.args])
         try:
             return super().invoke(ctx)
@@ -56,51 +56,51 @@ class Commands(TyperGroup):
 
 
 class Finder(Protocol):
-    """Finds the gateway; whoever assembles the commands puts one into `ctx.obj`."""
+    """Finds the gateway; `ctx.obj` of the commands."""
 
     def endpoint(self) -> Endpoint:
-        """The gateway to call, and the key to show; raises ClientError."""
+        """Return the gateway and the API key; raises ClientError."""
         ...
 
     def given(self) -> tuple[str | None, str | None]:
-        """URL and key by option or environment; else the URL of the stack that runs here."""
+        """Return URL and key of the options or environment, else the URL of the local stack."""
         ...
 
 
 @contextmanager
 def client_of(ctx: typer.Context) -> Generator[Client]:
-    """A client of the located gateway; an error is one sentence, and the exit code of its kind."""
+    """Yield a client of the gateway. On an error, print it and exit with its code."""
     finder: Finder = ctx.obj
-    with told_errors(ctx), Client(finder.endpoint()) as client:
+    with reported_errors(ctx), Client(finder.endpoint()) as client:
         yield client
 
 
 @contextmanager
-def told_errors(ctx: typer.Context) -> Generator[None]:
-    """Tell an error of the gateway or of a file in one sentence, and exit with its code."""
+def reported_errors(ctx: typer.Context) -> Generator[None]:
+    """Print an error of the gateway or of a file, and exit with its code."""
     try:
         yield
     except Refused as error:
         sentence = sentence_of(error.status, error.problem, _names(ctx))
         fail(sentence, exit_code_of(error), error.problem | {"status": error.status})
     except BrokenPipeError:
-        raise  # whoever reads has heard enough, which is no error
+        raise  # the reader closed the pipe, which is no error
     except (ClientError, OSError) as error:
         fail(str(error), exit_code_of(error))
 
 
 def fail(message: str, code: ExitCode, problem: dict[str, Any] | None = None) -> NoReturn:
-    """Tell what is wrong on standard error, and exit; `problem` is what the gateway says of it."""
+    """Print an error on standard error, and exit. `problem` is the gateway's error, for JSON."""
     if for_programs.get():
         named = {"code": code.name.lower(), "message": message.strip()}
         print(json.dumps({"error": named | (problem or {})}), file=sys.stderr)
     else:
-        _tell(message, "red")
+        _print(message, "red")
     raise typer.Exit(code) from None
 
 
 def interrupted(message: str) -> NoReturn:
-    """Say what goes on although Ctrl-C ended the command, and exit."""
+    """Print what continues after Ctrl-C, and exit."""
     if not for_programs.get():
         note(message)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -108,18 +108,18 @@ def interrupted(message: str) -> NoReturn:
 
 
 def note(message: str) -> None:
-    """Say something to the person on standard error; with --json there is none."""
+    """Print a note on standard error, unless --json is set."""
     if not for_programs.get():
-        _tell(message, "dim")
+        _print(message, "dim")
 
 
-def _tell(message: str, style: str) -> None:
-    """On a terminal words are not broken; elsewhere a sentence stays on its line."""
+def _print(message: str, style: str) -> None:
+    """Print a message. It wraps only on a terminal."""
     errors.print(message, style=style, markup=False, soft_wrap=not errors.is_terminal)
 
 
 def _names(ctx: typer.Context) -> Callable[[str], str]:
-    """What a person calls the API's fields: the options and arguments of the command."""
+    """Return a function from the API's fields to the options and arguments of the command."""
     typed = {param.name: param for param in ctx.command.params}
 
     def name(field: str) -> str:
@@ -133,29 +133,29 @@ def _names(ctx: typer.Context) -> Callable[[str], str]:
 
 
 def screen() -> Console:
-    """Standard output, without markup; as wide as need be where it is no terminal."""
+    """Return standard output, without markup and, in a pipe, without a limit of width."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_COLUMNS
     return console
 
 
-def show(answer: dict[str, Any], as_json: bool, draw: Callable[[dict[str, Any]], Any]) -> None:
-    """Print an answer as JSON or drawn."""
+def show(reply: Reply[T], as_json: bool, draw: Callable[[T], RenderableType]) -> None:
+    """Print a reply: as JSON, or drawn for people."""
     if as_json:
-        print(json.dumps(answer, indent=1))
+        print(json.dumps(reply.document, indent=1))
     else:
-        screen().print(draw(answer))
+        screen().print(draw(reply.model))
 
 
-def show_line(answer: dict[str, Any]) -> None:
-    """Print an answer as one line of JSON, at once: someone may be following."""
-    print(json.dumps(answer), flush=True)
+def show_line(document: dict[str, Any]) -> None:
+    """Print a document as one line of JSON, without buffering."""
+    print(json.dumps(document), flush=True)
 
 
 @contextmanager
 def bar(title: str, total_bytes: int) -> Generator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; the function is told each part's bytes."""
+    """Show a progress bar on a terminal; yield a function that advances it by some bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

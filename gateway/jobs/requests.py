@@ -23,7 +23,7 @@ from gateway.catalog.availability import loads_now
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.openai_vocabulary import file_name
-from gateway.launch.placing import placed
+from gateway.launch.service import place
 from projections.job_requests import open_requests
 
 LOOK_SECONDS = 1.0
@@ -53,8 +53,7 @@ def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, orde
     with because(caller.cause(backend)):
         if files_ready(backend, account_id, choices):
             loads = loads_now(backend)
-            region, gpu_type = choices.region or None, choices.gpu_type or None
-            there = placed(backend, account_id, choices, region, gpu_type, loads)
+            there = place(backend, account_id, choices, loads)
             backend.launching.approve(
                 account_id, key, there, wait=True, loads=lambda: loads, order=order
             )
@@ -152,7 +151,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
             if not files_ready(backend, account_id, choices):
                 return
             loads = loads_now(backend)
-            there = placed(backend, account_id, choices, request.region, request.gpu_type, loads)
+            there = place(backend, account_id, choices, loads)
             backend.launching.approve_requested(job_id, there)
         except (NotYetVisible, VersionConflict):
             return  # passes soon

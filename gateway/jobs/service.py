@@ -48,7 +48,7 @@ from gateway.jobs.schemas import (
     summary,
 )
 from gateway.launch.job_form import JobRequest
-from gateway.launch.placing import placed
+from gateway.launch.service import place
 from gateway.schemas import Money, job_name
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import recorded
@@ -91,8 +91,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
     choices = form.choices
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
     if form.leaves_gpus_open and not repeated:
-        loads = loads_now(backend)
-        choices = placed(backend, caller.account_id, choices, form.region, form.gpu_type, loads)
+        choices = place(backend, caller.account_id, choices, loads_now(backend))
     with because(caller.cause(backend)):
         job = backend.launching.approve(
             caller.account_id,

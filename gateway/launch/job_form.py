@@ -1,4 +1,4 @@
-"""The launch form: what a user chooses, and every problem of it in one answer."""
+"""The launch form, and the route class that reports all of its problems in one response."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class JobRequest(BaseModel):
-    """What a user chooses in the wizard; hyperparameters left out have the wizard's defaults.
+    """A job to quote or approve. Omitted hyperparameters have the wizard's defaults.
 
-    A region or GPU type that is left out is the one where the job costs least, of those that are
-    free, or with a queue if the balance does not pay for the free ones.
+    If you omit the region or GPU type, EcoLink picks the cheapest free one you can afford,
+    otherwise the cheapest with a queue.
     """
 
     model_config = ConfigDict(
@@ -61,22 +61,22 @@ class JobRequest(BaseModel):
         examples=["support"],
     )
     deploy: bool = Field(
-        default=False, strict=True, description="Deploy the model as soon as it is registered."
+        default=False, strict=True, description="Deploy the model after registration."
     )
     wait: bool = Field(
         default=False,
         strict=True,
-        description="Stand in the queue, free of charge, if no GPU is free.",
+        description="Queue, free of charge, if no GPU is free.",
     )
 
     @property
     def leaves_gpus_open(self) -> bool:
-        """Whether region and GPU type have yet to be chosen."""
+        """True if EcoLink must choose the region or the GPU type."""
         return self.region is None or self.gpu_type is None
 
     @property
     def choices(self) -> Choices:
-        """The form as the use cases take it, with no name for GPUs that are left open."""
+        """The choices that have a price. An omitted region or GPU type is empty."""
         return Choices(
             self.dataset,
             self.base_model,
@@ -89,9 +89,9 @@ class JobRequest(BaseModel):
 
     @property
     def order(self) -> Order:
-        """What the job is asked for beside what has a price.
+        """The choices without a price.
 
-        GPUs that are left open may be others when the request is repeated: its hash tells it then.
+        If EcoLink chooses the GPUs, a repeat may get others. The hash identifies such a repeat.
         """
         asked = self.model_dump_json(exclude={"wait"}).encode()
         request_sha256 = hashlib.sha256(asked).hexdigest() if self.leaves_gpus_open else None
@@ -99,13 +99,13 @@ class JobRequest(BaseModel):
 
 
 class JobFormRoute(APIRoute):
-    """Adds to the problems that a form has in itself what the log and the catalog know of the rest.
+    """Adds problems that only the log and the catalog know to the validation errors of a form.
 
-    Without it a user would mend a number only to hear next that the base model does not exist.
+    A user sees an unknown base model together with a wrong number, not after correcting it.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with the further problems in its RequestValidationError."""
+        """Return the handler. It raises RequestValidationError with all problems."""
         handle = super().get_route_handler()
 
         async def handle_whole(request: Request) -> Response:
@@ -121,7 +121,7 @@ class JobFormRoute(APIRoute):
 
 
 def _further_problems(request: Request, refused: RequestValidationError) -> list[dict[str, Any]]:
-    """Problems of the fields that could be read."""
+    """Problems of the fields that passed the validation."""
     form = refused.body
     if not isinstance(form, dict):
         return []

@@ -19,7 +19,7 @@ from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.launch.api import price_job, warnings_of
+from gateway.launch import service
 from gateway.launch.job_form import JobRequest
 from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
 from gateway.launch.pages.lists import Listed, Lists, Offered
@@ -112,7 +112,9 @@ class View:
         quote, refusal = None, None
         if reading.request is not None:
             try:
-                quote = price_job(reading.request, caller, backend, patience_seconds=GLANCE_SECONDS)
+                quote = service.quote(
+                    backend, caller, reading.request, patience_seconds=GLANCE_SECONDS
+                )
             except DomainError as error:
                 refusal = error
                 problems |= _by_field(error)
@@ -168,7 +170,7 @@ class View:
     def warnings(self) -> list[str]:
         """Of the chosen dataset."""
         examples = self.dataset.examples if self.dataset else None
-        return [] if examples is None else warnings_of(examples)
+        return [] if examples is None else service.size_warnings(examples)
 
     @property
     def modules(self) -> list[str]:

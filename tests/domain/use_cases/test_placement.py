@@ -35,16 +35,13 @@ class Quotes:
 
 def placed(
     balance_micros: int,
-    gpu_type: str | None = None,
+    gpu_type: str = "",
     gpu_count: int = 1,
-    region: str | None = None,
+    region: str = "",
 ) -> str:
     quoting: Any = Quotes()
-    choices = Choices(uuid4(), "tiny", "", "", gpu_count, Hyperparameters())
-    account = uuid4()
-    return cheapest(
-        quoting, account, balance_micros, choices, SLOW_IS_TAKEN, region, gpu_type
-    ).gpu_type
+    choices = Choices(uuid4(), "tiny", region, gpu_type, gpu_count, Hyperparameters())
+    return cheapest(quoting, uuid4(), balance_micros, choices, SLOW_IS_TAKEN).gpu_type
 
 
 def test_what_is_free_goes_before_what_is_cheaper() -> None:

@@ -45,7 +45,7 @@ def test_what_answers_instead_of_ecolink_is_told_from_what_is_only_away(
 ) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
     client = Client(Endpoint("http://proxy", "eco_x"), transport)
-    with pytest.raises(ClientError, match="not as EcoLink") as caught:
+    with pytest.raises(ClientError) as caught:
         client.get("/jobs")
     assert exit_code_of(caught.value) is code
 

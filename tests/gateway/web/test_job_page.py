@@ -20,6 +20,7 @@ from gateway.cli import job_progress, job_tables
 from gateway.http.errors import NotYetVisible, status_of
 from gateway.http.sockets import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
+from gateway.jobs.schemas import JobDetail
 from gateway.launch.pages.entries import requirement
 from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
@@ -135,7 +136,8 @@ def test_a_job_past_its_estimate_says_by_how_much_and_why(
     assert overrun["sentence"] in reader.text()
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(job_tables.job(shown()), job_progress.panel(shown(), []))
+        job = JobDetail.model_validate(shown())
+        console.print(job_tables.job(job), job_progress.panel(job, []))
     assert captured.get().count("$0.01 and 60 s") == 2
 
 

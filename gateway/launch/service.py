@@ -1,0 +1,84 @@
+"""Quotes of a job, and the choice of GPUs that the user left open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from domain.billing.account import Account
+from domain.capacity.availability import PoolLoad
+from domain.jobs.choices import Choices
+from domain.training.cautions import cautions
+from domain.use_cases.placement import cheapest
+from gateway.backend import Backend
+from gateway.catalog.availability import loads_now
+from gateway.http.access import Caller
+from gateway.http.errors import NotYetVisible
+from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
+from gateway.launch.job_form import JobRequest
+from gateway.launch.schemas import (
+    BalanceImpact,
+    CapacityGate,
+    EstimateAnswer,
+    FitAnswer,
+    QuoteAnswer,
+)
+from projections import GPU_POOLS
+
+RECOMMENDED_EXAMPLES = 1000
+
+
+def quote(
+    backend: Backend, caller: Caller, form: JobRequest, *, patience_seconds: float = WAIT_SECONDS
+) -> QuoteAnswer:
+    """Return the memory, estimate and gates of a job; nothing is stored.
+
+    `patience_seconds` limits the wait until the free GPUs are those of the event log. Raises the
+    DomainError that prevents the job.
+    """
+    loads = loads_now(backend, patience_seconds=patience_seconds)
+    choices = place(backend, caller.account_id, form.choices, loads)
+    quoted = backend.quoting.quote(caller.account_id, choices)
+    suitable = {choices.gpu_type, *quoted.alternatives}
+    loads = [load for load in loads if load.gpu_type in suitable]
+    balance = backend.log.load(Account, caller.account_id).balance_micros
+    impact = BalanceImpact.of(balance, quoted.estimate)
+    capacity = CapacityGate.of(loads, choices, form.wait)
+    return QuoteAnswer(
+        region=choices.region,
+        gpu_type=choices.gpu_type,
+        fit=FitAnswer.of(quoted.fit),
+        estimate=EstimateAnswer.of(quoted.estimate),
+        balance=impact,
+        capacity=capacity,
+        approvable=impact.missing.micros == 0 and capacity.is_open,
+        effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
+        truncated_examples=quoted.truncation.truncated,
+        truncation_warning=quoted.truncation.warning,
+        cautions=cautions(form.hyperparameters),
+        warnings=[*size_warnings(quoted.truncation.examples), *quoted.plan.warnings],
+    )
+
+
+def size_warnings(examples: int) -> list[str]:
+    """Return a warning if a dataset has fewer examples than recommended."""
+    if examples >= RECOMMENDED_EXAMPLES:
+        return []
+    return [
+        f"The dataset has {examples:,} examples; {RECOMMENDED_EXAMPLES:,} or more are recommended."
+    ]
+
+
+def place(
+    backend: Backend, account_id: UUID, choices: Choices, loads: Sequence[PoolLoad]
+) -> Choices:
+    """Return the choices with the cheapest region and GPU type, where these are empty.
+
+    Raises NotYetVisible while no GPU is known, and the DomainError that prevents the job.
+    """
+    if choices.region and choices.gpu_type:
+        return choices
+    if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):
+        raise NotYetVisible
+    balance_micros = backend.log.load(Account, account_id).balance_micros
+    return cheapest(backend.quoting, account_id, balance_micros, choices, loads)
