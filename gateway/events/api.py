@@ -12,25 +12,21 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Query, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from domain.access.role import Role
-from domain.core.errors import DomainError, Invalid
+from domain.core.errors import DomainError
 from gateway.backend import Backend, BackendOf
-from gateway.events.feed import EventFeed, Follower, read_log
-from gateway.events.schemas import EventPage
+from gateway.events.feed import EventFeed, Follower
+from gateway.events.schemas import EventPage, EventsAsked, PageAsked
+from gateway.events.service import interest_of, next_events
 from gateway.http.access import Caller, CallerOf, holder_of, holder_shown
 from gateway.http.errors import (
     STORE_UNREACHABLE,
-    Forbidden,
     Unauthenticated,
     refusals,
     status_of,
 )
-from gateway.http.paging import MOST_POSITION
 from gateway.http.sockets import GOING_AWAY, close, sent_in_time, while_connected
-from gateway.jobs.service import own_job
-from gateway.schemas import JobId
 from projections.account_events import Interest
 
 STREAM_EVENTS = 100
@@ -44,30 +40,6 @@ send an Authorization header with a WebSocket."""
 GOODBYE = "The gateway is stopping. Continue with after={}."
 
 router = APIRouter(tags=["events"])
-
-
-class EventsAsked(BaseModel):
-    """Filters of events."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    after: int = Field(
-        default=0, ge=0, le=MOST_POSITION, description="Only events with a higher sequence."
-    )
-    job: JobId | None = Field(default=None, description="Only events about this job.")
-    all_accounts: bool = Field(
-        default=False,
-        description="Events of all accounts and of the platform. Only operators may set it.",
-    )
-
-
-class PageAsked(EventsAsked):
-    """Filters and size of a page of events."""
-
-    limit: int = Field(default=100, ge=1, le=1000, description="Largest number of events.")
-    wait: float = Field(
-        default=0, ge=0, le=30, description="Seconds to wait for an event if there is none yet."
-    )
 
 
 def feed_of(request: Request) -> EventFeed:
@@ -93,34 +65,8 @@ async def list_events(
     4404, 4422, 4429). A client that is too slow gets 4408. The reason gives the sequence to
     continue after.
     """
-    interest = await run_in_threadpool(_interest, backend, caller, asked)
-    page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
-    if asked.wait and not page.events and not page.has_more:
-        with (
-            backend.quotas.slots.hold("sockets", caller.account_id),
-            feed.follow(interest, page.position, caller.key_id) as follower,
-        ):
-            page = await follower.next_page(asked.limit, asked.wait)
-    return EventPage(
-        data=[told.answer for told in page.events],
-        has_more=page.has_more,
-        next_after=page.position,
-    )
-
-
-def _interest(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
-    """Return what the caller may follow; raises Forbidden, NotFound and Invalid."""
-    if asked.all_accounts and caller.role is not Role.OPERATOR:
-        raise Forbidden("Only an operator may read the events of all accounts.")
-    if asked.job is not None and not asked.all_accounts:
-        own_job(backend, caller, asked.job)
-    head = backend.log.recorder.max_notification_id() or 0
-    if asked.after > head:
-        raise Invalid(
-            f"There is no event {asked.after} yet; the log ends at {head}. Use a lower `after`.",
-            field="after",
-        )
-    return Interest(None if asked.all_accounts else caller.account_id, asked.job)
+    interest = await run_in_threadpool(interest_of, backend, caller, asked)
+    return await next_events(feed, caller, interest, asked)
 
 
 @router.websocket("/events/stream")
@@ -153,7 +99,7 @@ def _admitted(websocket: WebSocket, secret: str, asked: EventsAsked) -> tuple[Ca
     backend: Backend = websocket.app.state.backend
     caller = holder_shown(websocket, backend, secret, str(uuid4()))
     backend.quotas.admit(caller.account_id, changes=False)
-    return caller, _interest(backend, caller, asked)
+    return caller, interest_of(backend, caller, asked)
 
 
 async def _send(websocket: WebSocket, feed: EventFeed, follower: Follower) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.access.api_key import ApiKey
 from domain.core.aggregate import Created, Event
 from domain.jobs.job import Job
+from gateway.http.paging import MOST_POSITION
 from gateway.schemas import Answer, JobId
 from infrastructure.consumer import Recorded
 
@@ -83,4 +84,28 @@ class EventPage(Answer):
     next_after: int = Field(
         examples=[1742],
         description="The `after` of the next page.",
+    )
+
+
+class EventsAsked(BaseModel):
+    """Filters of events."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: int = Field(
+        default=0, ge=0, le=MOST_POSITION, description="Only events with a higher sequence."
+    )
+    job: JobId | None = Field(default=None, description="Only events about this job.")
+    all_accounts: bool = Field(
+        default=False,
+        description="Events of all accounts and of the platform. Only operators may set it.",
+    )
+
+
+class PageAsked(EventsAsked):
+    """Filters and size of a page of events."""
+
+    limit: int = Field(default=100, ge=1, le=1000, description="Largest number of events.")
+    wait: float = Field(
+        default=0, ge=0, le=30, description="Seconds to wait for an event if there is none yet."
     )

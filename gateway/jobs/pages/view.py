@@ -189,33 +189,21 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
     def places() -> DisplayNames:
         return display_names(backend)
 
-    return [
-        _view(backend, row, job, balances[row["account_id"]], names, places, deployed[job.id])
-        for row, job in zip(rows, jobs, strict=True)
-    ]
+    def view(row: Row, job: JobDetail) -> JobView:
+        deployments = {name: deployment_answer(each) for name, each in deployed[job.id].items()}
+        statuses = {name: each.status for name, each in deployments.items()}
+        return JobView(
+            job,
+            balances[row["account_id"]],
+            backend.settings.retention_days,
+            load_names=lambda: names()[job.id],
+            load_places=places,
+            load_checkpoints=partial(checkpoints_of, backend, row, statuses),
+            deployments=deployments,
+            checkpoints_state=(row["checkpoints"], deployments, job.best_step, job.status.is_final),
+        )
 
-
-def _view(
-    backend: Backend,
-    row: Row,
-    job: JobDetail,
-    account: Balance,
-    names: Callable[[], Mapping[UUID, JobNames]],
-    places: Callable[[], DisplayNames],
-    deployed: Mapping[str, Row],
-) -> JobView:
-    deployments = {model: deployment_answer(each) for model, each in deployed.items()}
-    statuses = {model: each.status for model, each in deployments.items()}
-    return JobView(
-        job,
-        account,
-        backend.settings.retention_days,
-        load_names=lambda: names()[job.id],
-        load_places=places,
-        load_checkpoints=partial(checkpoints_of, backend, row, statuses),
-        deployments=deployments,
-        checkpoints_state=(row["checkpoints"], deployments, job.best_step, job.status.is_final),
-    )
+    return [view(row, job) for row, job in zip(rows, jobs, strict=True)]
 
 
 def _balances(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Balance]:

@@ -1,0 +1,49 @@
+"""Queries of events, for the API and the pages."""
+
+from __future__ import annotations
+
+from fastapi.concurrency import run_in_threadpool
+
+from domain.access.role import Role
+from domain.core.errors import Invalid
+from gateway.backend import Backend
+from gateway.events.feed import EventFeed, read_log
+from gateway.events.schemas import EventPage, EventsAsked, PageAsked
+from gateway.http.access import Caller
+from gateway.http.errors import Forbidden
+from gateway.jobs.service import own_job
+from projections.account_events import Interest
+
+
+def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
+    """Return the events that the caller may follow; raises Forbidden, NotFound and Invalid."""
+    if asked.all_accounts and caller.role is not Role.OPERATOR:
+        raise Forbidden("Only an operator may read the events of all accounts.")
+    if asked.job is not None and not asked.all_accounts:
+        own_job(backend, caller, asked.job)
+    head = backend.log.recorder.max_notification_id() or 0
+    if asked.after > head:
+        raise Invalid(
+            f"There is no event {asked.after} yet; the log ends at {head}. Use a lower `after`.",
+            field="after",
+        )
+    return Interest(None if asked.all_accounts else caller.account_id, asked.job)
+
+
+async def next_events(
+    feed: EventFeed, caller: Caller, interest: Interest, asked: PageAsked
+) -> EventPage:
+    """Return a page of events; if it is empty, wait for the first event as long as asked."""
+    backend = feed.backend
+    page = await run_in_threadpool(read_log, backend, interest, asked.after, asked.limit)
+    if asked.wait and not page.events and not page.has_more:
+        with (
+            backend.quotas.slots.hold("sockets", caller.account_id),
+            feed.follow(interest, page.position, caller.key_id) as follower,
+        ):
+            page = await follower.next_page(asked.limit, asked.wait)
+    return EventPage(
+        data=[event.answer for event in page.events],
+        has_more=page.has_more,
+        next_after=page.position,
+    )
