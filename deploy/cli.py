@@ -60,13 +60,13 @@ def root(
     url: Annotated[
         str | None,
         typer.Option(
-            help="The gateway; else ECOLINK_GATEWAY_URL, else that of `ecolink login`, else the "
-            "one on this machine."
+            help="Address of the gateway. Default: ECOLINK_GATEWAY_URL, then the address of "
+            "`ecolink login`, then this machine."
         ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="API key; else ECOLINK_API_KEY, else that of `ecolink login`."),
+        typer.Option(help="API key. Default: ECOLINK_API_KEY, then the one of `ecolink login`."),
     ] = None,
 ) -> None:
     """A self-hosted fine-tuning cloud."""

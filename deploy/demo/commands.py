@@ -61,7 +61,7 @@ commands = typer.Typer()
 
 @commands.command()
 def demo() -> None:
-    """Fine-tune SmolLM2-135M on real chats: validate, approve, train, evaluate, register, bill."""
+    """Fine-tune SmolLM2-135M on real chats, from upload to bill."""
     console = Console(highlight=False)
     try:
         with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
@@ -76,7 +76,7 @@ def demo() -> None:
 
 @commands.command("demo-autopause")
 def demo_autopause() -> None:
-    """Two jobs drain one balance, pause at zero and go on after a top-up, in 5-second minutes."""
+    """Two jobs drain one balance, pause at zero, and continue after a top-up."""
     console = Console(highlight=False)
     settings = Settings().model_copy(update=SHORT_MINUTES)
     try:

@@ -59,7 +59,7 @@ def up(
 
 @commands.command()
 def down() -> None:
-    """Stop the EcoLink that runs on this machine."""
+    """Stop EcoLink on this machine."""
     settings = Settings()
     try:
         stopped = stack.down(settings.home)
@@ -70,7 +70,7 @@ def down() -> None:
 
 @commands.command()
 def status() -> None:
-    """Show each process of the running EcoLink, and what does not keep up with the event log.
+    """Show each process of the running EcoLink, and consumers that lag behind the log.
 
     Exit status 1 if it is not running, a consumer is five minutes behind, or an event is parked.
     """
@@ -94,7 +94,7 @@ def status() -> None:
 
 @commands.command("sign-in")
 def sign_in() -> None:
-    """Print a link that signs a browser in as the demo account, once, within half an hour."""
+    """Print a link that signs a browser in as the demo account, once within 30 minutes."""
     found = stack.state(Settings().home)
     if found is None or found.phase is not StackPhase.READY:
         fail("EcoLink is not running here; `ecolink up` starts it.")

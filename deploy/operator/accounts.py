@@ -36,10 +36,12 @@ Name = Annotated[str, typer.Argument(help="The account's name.", show_default=Fa
 @accounts.command("create")
 def create_account(
     name: Name,
-    role: Annotated[Role, typer.Option(help="What its holder may do.")] = Role.USER,
-    time_zone: Annotated[str, typer.Option(help="Of its statements, such as Asia/Tokyo.")] = "UTC",
+    role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.USER,
+    time_zone: Annotated[
+        str, typer.Option(help="Time zone of statements, such as Asia/Tokyo.")
+    ] = "UTC",
 ) -> None:
-    """Open an account under a name that is not taken."""
+    """Create an account."""
     with open_store() as store:
         if time_zone not in available_timezones():
             raise Invalid(f"{time_zone} is not the name of a time zone, such as Europe/Berlin.")
@@ -53,7 +55,7 @@ def create_account(
 
 @accounts.command("list")
 def list_accounts() -> None:
-    """Every account with its balance."""
+    """List all accounts with their balances."""
     with open_store() as store:
         store.fold(ACCOUNTS)
         names = account_names(store.connection)
@@ -74,9 +76,9 @@ def list_accounts() -> None:
 def credit_account(
     name: Name,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="What it is for; the same one counts once.")],
+    reference: Annotated[str, typer.Option(help="Reference of the credit. It counts once.")],
 ) -> None:
-    """Give an account credit, once for each reference."""
+    """Give an account credit. Each reference counts once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         account = store.ecolink.grant_credit(store.account(name), amount_micros, reference)
@@ -87,10 +89,10 @@ def credit_account(
 def top_up_account(
     name: Name,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="The payment's; it counts once.")],
-    provider: Annotated[str, typer.Option(help="Who received the money.")] = "manual",
+    reference: Annotated[str, typer.Option(help="Reference of the payment. It counts once.")],
+    provider: Annotated[str, typer.Option(help="Provider that received the money.")] = "manual",
 ) -> None:
-    """Confirm a payment; the same reference again adds nothing more."""
+    """Add a payment to a balance. Each reference counts once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         named = provider_named(store.settings, provider)
@@ -101,7 +103,7 @@ def top_up_account(
 
 @keys.command("issue")
 def issue_key(name: Name) -> None:
-    """Make an API key; its secret is shown this once."""
+    """Create an API key and print its secret once."""
     with open_store() as store:
         key, secret = store.ecolink.issue_key(store.account(name))
         console.print(f"Key {key.id} of {name}; keep its secret, it is not shown again:")
@@ -110,7 +112,7 @@ def issue_key(name: Name) -> None:
 
 @keys.command("list")
 def list_keys(name: Name) -> None:
-    """An account's keys, told apart by their last characters."""
+    """List an account's keys by their last characters."""
     with open_store() as store:
         account_id = store.account(name)
         store.fold(API_KEYS)
@@ -130,7 +132,7 @@ def list_keys(name: Name) -> None:
 def revoke_key(
     name: Name, key: Annotated[UUID, typer.Argument(help="Id of the key.", show_default=False)]
 ) -> None:
-    """End an API key at once."""
+    """Revoke an API key at once."""
     with open_store() as store:
         store.ecolink.revoke_key(store.account(name), key)
         console.print(f"Key {key} is revoked.")

@@ -25,10 +25,10 @@ commands = typer.Typer(name="audit", help="Replay the log and check the books.")
 def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Refold every event and compare all that is stored with it; exit 1 on a difference.
+    """Replay the event log and compare everything stored with it. Exit with 1 on a difference.
 
-    That is every projection and balance, snapshots, positions of consumers, and the evidence that
-    billing keeps.
+    This covers projections, balances, snapshots, positions of consumers and the evidence of
+    billing.
     """
     try:
         with stack(Settings(), services={}) as settings:

@@ -26,15 +26,15 @@ from projections.deployments import adapters_on
 commands = typer.Typer(
     name="catalog",
     no_args_is_help=True,
-    help="What the platform offers: GPU types, regions, base models. Changes are live at once.",
+    help="GPU types, regions and base models. Changes apply at once.",
 )
 gpu_types = typer.Typer(no_args_is_help=True, help="GPU types and their prices.")
 regions = typer.Typer(no_args_is_help=True, help="Regions.")
-bases = typer.Typer(no_args_is_help=True, help="Base models that the platform knows.")
+bases = typer.Typer(no_args_is_help=True, help="Base models of the catalog.")
 for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bases")):
     commands.add_typer(group, name=name)
 
-Name = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name in the catalog.", show_default=False)]
 
 
 class Backing(StrEnum):
@@ -46,7 +46,7 @@ class Backing(StrEnum):
 
 @commands.command("show")
 def show() -> None:
-    """Everything that the catalog has."""
+    """Show the catalog."""
     with open_store() as store:
         catalog = store.catalog
         for table in (_gpu_types(catalog), _regions(catalog), _bases(store, catalog)):
@@ -57,18 +57,18 @@ def show() -> None:
 @gpu_types.command("set")
 def set_gpu_type(
     name: Name,
-    title: Annotated[str | None, typer.Option(help="For people.")] = None,
-    vram_gib: Annotated[float | None, typer.Option(help="Memory of one, GiB.")] = None,
-    price: Annotated[str | None, typer.Option(help="Dollars an hour, such as 0.80.")] = None,
+    title: Annotated[str | None, typer.Option(help="Display name.")] = None,
+    vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU, GiB.")] = None,
+    price: Annotated[str | None, typer.Option(help="Dollars per hour, such as 0.80.")] = None,
     bf16_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak, TFLOPS.")] = None,
-    backing: Annotated[Backing | None, typer.Option(help="What runs the jobs.")] = None,
+    backing: Annotated[Backing | None, typer.Option(help="Hardware behind the type.")] = None,
     device_name: Annotated[
-        list[str] | None, typer.Option(help="As nvidia-smi names it; may be given several times.")
+        list[str] | None, typer.Option(help="Name in nvidia-smi. Repeat for several names.")
     ] = None,
-    max_per_job: Annotated[int | None, typer.Option(help="Most that one job may use.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where the figures are from.")] = None,
+    max_per_job: Annotated[int | None, typer.Option(help="Most GPUs of one job.")] = None,
+    source: Annotated[str | None, typer.Option(help="Source of the figures.")] = None,
 ) -> None:
-    """Offer a GPU type, or change what is given of one that is offered."""
+    """Offer a GPU type, or change the given values of one."""
     given = {
         "title": title,
         "vram_gib": vram_gib,
@@ -84,16 +84,16 @@ def set_gpu_type(
 
 @gpu_types.command("withdraw")
 def withdraw_gpu_type(name: Name) -> None:
-    """Offer a GPU type no longer; running jobs keep theirs, at their price."""
+    """Withdraw a GPU type. Running jobs keep their GPUs and their price."""
     _change(lambda catalog: catalog.withdraw_gpu_type(name))
     console.print(f"{name} is withdrawn.")
 
 
 @regions.command("set")
 def set_region(
-    name: Name, title: Annotated[str, typer.Option(help="For people.", show_default=False)]
+    name: Name, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
-    """Offer a region, or change its title; its capacity stays."""
+    """Offer a region, or change its title."""
 
     def change(catalog: Catalog) -> None:
         existing = catalog.regions.get(name)
@@ -106,18 +106,18 @@ def set_region(
 
 @regions.command("withdraw")
 def withdraw_region(name: Name) -> None:
-    """Offer a region no longer; running jobs keep their GPUs."""
+    """Withdraw a region. Running jobs keep their GPUs."""
     _change(lambda catalog: catalog.withdraw_region(name))
     console.print(f"{name} is withdrawn.")
 
 
 @commands.command("capacity")
 def declare_capacity(
-    region: Annotated[str, typer.Argument(help="Of which region.", show_default=False)],
-    gpu_type: Annotated[str, typer.Argument(help="Of which GPU type.", show_default=False)],
-    count: Annotated[int, typer.Argument(help="How many there are.", show_default=False)],
+    region: Annotated[str, typer.Argument(help="Region.", show_default=False)],
+    gpu_type: Annotated[str, typer.Argument(help="GPU type.", show_default=False)],
+    count: Annotated[int, typer.Argument(help="Number of GPUs.", show_default=False)],
 ) -> None:
-    """Say how many GPUs of a type a region has. `local` has no more NVIDIA GPUs than it counts."""
+    """Set the number of GPUs of a type in a region."""
     _change(lambda catalog: catalog.declare_capacity(region, gpu_type, count))
     console.print(f"{region} has {count} of {gpu_type}.")
 
@@ -125,11 +125,13 @@ def declare_capacity(
 @bases.command("set")
 def set_base(
     name: Name,
-    eligible: Annotated[bool | None, typer.Option(help="Whether jobs may fine-tune it.")] = None,
-    repository: Annotated[str | None, typer.Option(help="On the Hugging Face hub.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where its figures are from.")] = None,
+    eligible: Annotated[bool | None, typer.Option(help="Allow or forbid fine-tuning.")] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="Repository on the Hugging Face hub.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Source of the figures.")] = None,
 ) -> None:
-    """Say whether a base model may be fine-tuned; one that is not listed must be imported first."""
+    """Allow or forbid fine-tuning of a base model. Import an unlisted one first."""
     with open_store() as store:
         imported = _imported(store, name)
 
@@ -145,14 +147,14 @@ def set_base(
 
 @bases.command("withdraw")
 def withdraw_base(name: Name) -> None:
-    """Take a base model off the list; an import of it stays."""
+    """Remove a base model from the catalog. An import of it stays."""
     _change(lambda catalog: catalog.delist_base(name))
     console.print(f"{name} is off the list.")
 
 
 @bases.command("deploy")
 def deploy_base(name: Name) -> None:
-    """Have an imported base answer requests; jobs may fine-tune it while it does."""
+    """Deploy an imported base model, so that it can be served and fine-tuned."""
     with open_store() as store:
         deployment = Deploying(store.log).deploy_base(name)
     console.print(f"The deployment of {name} is {deployment.status}.")
@@ -160,7 +162,7 @@ def deploy_base(name: Name) -> None:
 
 @bases.command("undeploy")
 def undeploy_base(name: Name) -> None:
-    """Have a base answer no more, and no new job fine-tune it; not while it serves adapters."""
+    """Undeploy a base model, so that it is neither served nor fine-tuned."""
     with open_store() as store:
 
         def adapters() -> int:

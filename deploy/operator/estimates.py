@@ -25,13 +25,13 @@ from projections.estimates import report_rows
 from projections.projection import Row
 
 commands = typer.Typer(
-    name="estimates", no_args_is_help=True, help="Estimates against what jobs took, on this host."
+    name="estimates", no_args_is_help=True, help="Accuracy of estimates, on this host."
 )
 
 
 @commands.callback()
 def root() -> None:
-    """Estimates against what jobs took, on this host."""
+    """Accuracy of estimates, on this host."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def _over_middle(job: Scored) -> float:
 
 @commands.command()
 def report(
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Each approved range beside what the job cost, and how good the ranges were together."""
+    """Compare each approved range with the cost of its job."""
     with open_store() as store:
         store.fold(ESTIMATES)
         jobs = scored_jobs(store.connection)

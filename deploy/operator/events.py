@@ -21,7 +21,7 @@ from infrastructure.reaction import parked_reactions, request_replay
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
-commands = typer.Typer(name="events", help="Follow the event stream; see to parked reactions.")
+commands = typer.Typer(name="events", help="The event stream and parked reactions.")
 
 FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
@@ -41,10 +41,10 @@ def tail(
         UUID | None,
         typer.Option(parser=job_id_of, metavar="JOB", help="Only this job's events."),
     ] = None,
-    follow: Annotated[bool, typer.Option(help="Go on with new events.")] = True,
+    follow: Annotated[bool, typer.Option(help="Follow new events.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One envelope a line.")] = False,
 ) -> None:
-    """Show events from the bus, from the first that the stream has, as they pass.
+    """Show events from the bus, from the first one in the stream.
 
     With --job it ends when the job is over and its last meter is closed.
     """
@@ -115,7 +115,7 @@ def _print(envelope: Envelope, as_json: bool) -> None:
 
 @commands.command("empty-stream")
 def empty_stream() -> None:
-    """Empty the event stream of the bus; the relay fills it again from the event log."""
+    """Empty the event stream of the bus. The relay fills it again from the event log."""
     asyncio.run(_empty(_running()))
     typer.echo("The event stream is empty; the relay fills it from the event log.")
 
@@ -130,7 +130,7 @@ async def _empty(settings: Settings) -> None:
 
 @commands.command()
 def parked() -> None:
-    """List reactions that failed again and again and wait for an operator."""
+    """List reactions that failed repeatedly and wait for an operator."""
     with connect(_running()) as connection:
         rows = parked_reactions(connection)
     for row in rows:
@@ -145,7 +145,7 @@ def parked() -> None:
 
 @commands.command()
 def replay(consumer: str, notification_id: int) -> None:
-    """Have a parked reaction answered again by its service, and what waits behind it."""
+    """Retry a parked reaction, and those parked behind it."""
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)
     if not found:

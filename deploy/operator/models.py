@@ -32,11 +32,14 @@ def import_model(
         typer.Argument(help="Hugging Face repository, directory or GGUF file.", show_default=False),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Default: the catalog's, or the source's last part.")
+        str | None,
+        typer.Option(
+            help="Name. Default: the name in the catalog, or the last part of the source."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import a base model into the model store, on this host, and offer it."""
+    """Import a base model into the model store, on this host."""
     with open_store() as store:
         chosen = name or default_name(store.catalog, source)
         imported = offer_model(store.settings, store.ecolink, source, chosen)
@@ -51,20 +54,22 @@ def import_model(
 
 
 def verify_model(
-    name: Annotated[str, typer.Argument(help="Of the model, such as ft:…", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="Name of the model, such as ft:…", show_default=False)
+    ],
     directory: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="A downloaded copy; else what the artifact store has.",
+            help="Folder of a downloaded copy. Default: the artifact store.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Hold every file of a model against its manifest, and its provenance against the event log.
+    """Verify a model's files and its provenance against the event log.
 
-    Exit status 0: all is as it has to be; 1: something differs; 4: there is no such model.
+    Exit codes: 0 if everything matches, 1 for a difference, 4 if there is no such model.
     """
     with open_store() as store:
         store.fold(MODELS)
@@ -80,10 +85,10 @@ def verify_model(
 
 
 def delete_base(
-    name: Annotated[str, typer.Argument(help="Of the base model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Delete an imported base model and its files, for everyone.
+    """Delete an imported base model and its files for all accounts.
 
     Refused while unfinished jobs train on it or deployments use it; the refusal lists them. Models
     that were trained on it can no longer be deployed.

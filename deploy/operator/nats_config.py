@@ -15,16 +15,16 @@ commands = typer.Typer()
 
 @commands.command("nats-config")
 def write_nats_config(
-    directory: Annotated[Path, typer.Argument(help="Folder for the files; made if needed.")],
-    store: Annotated[Path, typer.Option(help="JetStream's folder on the server.")] = Path(
+    directory: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    store: Annotated[Path, typer.Option(help="Folder of JetStream on the server.")] = Path(
         "/var/lib/nats"
     ),
-    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 4222,
+    host: Annotated[str, typer.Option(help="Address on which the server listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 4222,
 ) -> None:
-    """Write the configuration of a NATS server of your own, with EcoLink's accounts.
+    """Write the configuration for your own NATS server.
 
-    Keys are made once and kept in DIRECTORY/keys.json; a later call keeps them. Prints the
+    Keys are made once and kept in DIRECTORY/keys.json; later calls reuse them. Prints the
     settings for EcoLink.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

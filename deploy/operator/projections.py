@@ -24,9 +24,9 @@ NAMED = {projection.name: projection for projection in PROJECTIONS}
 def rebuild_projection(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED)}.", show_default=False)],
 ) -> None:
-    """Fold a read model again from the first event, while EcoLink runs.
+    """Rebuild a read model from the event log while EcoLink runs.
 
-    For a table of which `ecolink audit verify` says that it differs. Readers see the old rows
+    Use it if `ecolink audit verify` reports a difference. Readers see the old rows
     until the new ones are complete.
     """
     if name not in NAMED:

@@ -21,9 +21,9 @@ console = Console(highlight=False, markup=False)
 
 @commands.command()
 def events(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Largest number of events.")] = 100,
 ) -> None:
-    """Show lockouts and repeated refusals with the client's address, the newest first.
+    """Show lockouts and repeated refusals with client addresses, newest first.
 
     They are deleted after ECOLINK_SECURITY_DAYS.
     """
@@ -38,7 +38,7 @@ def events(
 
 @commands.command()
 def limits() -> None:
-    """Show every limit, its default and its scope; ECOLINK_LIMITS changes them."""
+    """Show every limit with its default and scope. ECOLINK_LIMITS changes them."""
     now = Limits(Settings().limits)
     table = Table(box=None, pad_edge=False)
     for heading in ("limit", "value", "default", "scope", "counts"):

@@ -22,12 +22,12 @@ commands = typer.Typer()
 def trainer_log(
     job: Annotated[UUID, typer.Argument(parser=job_id_of, metavar="JOB", show_default=False)],
     segment: Annotated[
-        int | None, typer.Option(min=1, help="Number of the launch.  \\[default: the last]")
+        int | None, typer.Option(min=1, help="Number of the segment.  \\[default: the last]")
     ] = None,
 ) -> None:
-    """Print the whole output of a job's trainer, stack traces and paths included.
+    """Print all output of a job's trainer, with stack traces and paths.
 
-    The job's owner sees neither. It is kept when a launch ends, up to its last mebibyte.
+    The job's owner does not see those. The last mebibyte of each segment is kept.
     """
     with open_store() as store:
         found = store.log.find(Job, job)
