@@ -1,4 +1,4 @@
-"""The house: its top-level folders are fixed, and what is imported is what lies in this tree."""
+"""Layout: top-level folders are fixed, and packages are imported from this tree."""
 
 from __future__ import annotations
 
