@@ -1,4 +1,4 @@
-"""The `ecolink` command, assembled from each room's own commands."""
+"""The `ecolink` command, assembled from the account holder's and the operator's commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deploy.operator.trainer_log import commands as trainer_log_commands
 from gateway import cli as client
 from infrastructure.settings import Settings
 
-ACCOUNT, HOST = "As the account holder", "On the host"
+ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
 
 main = typer.Typer(
     name="ecolink",
@@ -60,13 +60,13 @@ def root(
     url: Annotated[
         str | None,
         typer.Option(
-            help="Address of the gateway. Default: ECOLINK_GATEWAY_URL, then the address of "
-            "`ecolink login`, then this machine."
+            help="Gateway URL. Default: ECOLINK_GATEWAY_URL, then `ecolink login`, then this "
+            "machine's stack."
         ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="API key. Default: ECOLINK_API_KEY, then the one of `ecolink login`."),
+        typer.Option(help="API key. Default: ECOLINK_API_KEY, then `ecolink login`."),
     ] = None,
 ) -> None:
     """A self-hosted fine-tuning cloud."""

@@ -1,7 +1,7 @@
-"""The database roles: one for each service, with what it needs and no more.
+"""PostgreSQL roles: one for each service, with the rights it needs and no more.
 
-ACCESS is the whole table of rights, which every migration grants. Nothing allows a role to change,
-delete or truncate an event.
+ACCESS is the whole table of rights, and every migration grants it. No role may change, delete or
+truncate an event.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from projections import PROJECTIONS
 Kind = type[Aggregate] | type[Event]
 
 OPERATOR_ROLE = "ecolink_operator"
-"""The role of the operator's commands on the host, and of a service that has none of its own."""
+"""Role of the operator's commands on the host, and of processes without a role of their own."""
 
 STORE_TABLES = ("ecolink_events", "ecolink_snapshots", "ecolink_tracking")
 ROWS_OF_ROLES = ("ecolink_events", "ecolink_tracking", "parked_reactions")
-"""Tables of which a role may write some rows only."""
+"""Tables in which a role may write only some rows."""
 
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
@@ -49,13 +49,13 @@ class Access:
     """Rights of a role. Every role may read the event log."""
 
     events: tuple[Kind, ...] = ()
-    """Events that it may append to the log: all of an aggregate, or single ones."""
+    """Events that it may append: all of an aggregate, or single ones."""
     snapshots: str = ""
     """Rights on snapshots of accounts."""
     reacts: bool = False
-    """It keeps a position in the log, and parks events, under its own name alone."""
+    """It stores a position in the log and parks events, under its own name alone."""
     leads: bool = True
-    """One process of it works at a time."""
+    """Only one process with the role works at a time."""
     tables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,7 +121,7 @@ OPERATOR = Access(
     snapshots=READ,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ},
 )
-"""Rights of the operator's commands besides those of every service."""
+"""Rights of the operator's commands, besides those of every service."""
 
 FORWARD_ONLY = """
 CREATE OR REPLACE FUNCTION ecolink_tracking_forward() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -139,16 +139,16 @@ FOR EACH ROW EXECUTE FUNCTION ecolink_tracking_forward()
 
 
 LEADING = ("take_lead(text, text, integer)", "require_lead(text, bigint)")
-"""Functions that a process calls of which one may work at a time."""
+"""Functions of processes of which only one works at a time."""
 
 
 def role_of(service: str) -> str:
-    """Name of a service's database role; the operator's for what is no service of EcoLink."""
+    """Name of a service's database role. Unknown names get the operator's."""
     return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
 
 
 def topics_of(kinds: Iterable[Kind]) -> list[str]:
-    """Topics of some events, and of all events of some aggregates."""
+    """Topics of single events, and of all events of aggregates."""
     found: set[str] = set()
     for kind in kinds:
         if issubclass(kind, Event):
@@ -160,7 +160,7 @@ def topics_of(kinds: Iterable[Kind]) -> list[str]:
 
 
 def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
-    """Make each role with its password, or give it that; the operator is a member of the others."""
+    """Create each role or change its password, and make the operator a member of the others."""
     for role, password in passwords.items():
         found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
         _execute(
@@ -177,10 +177,10 @@ def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, st
 
 
 def grant_access(connection: psycopg.Connection[Any]) -> None:
-    """Give each role that the server has its rights, and take all others, in one transaction.
+    """Grant exactly the rights of ACCESS to the roles that exist, in one transaction.
 
     On a server without these roles, the owner of the tables runs everything. Raises RuntimeError
-    if ACCESS lacks a table.
+    for a table that ACCESS lacks.
     """
     _require_named(connection)
     connection.execute(FORWARD_ONLY)
@@ -209,7 +209,7 @@ def _require_named(connection: psycopg.Connection[Any]) -> None:
     named = {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
     if missing := {name for (name,) in rows.fetchall()} - named:
         raise RuntimeError(
-            f"No service may use {', '.join(sorted(missing))}: name it in deploy/database_roles.py."
+            f"No role may use {', '.join(sorted(missing))}. Add rights to deploy/database_roles.py."
         )
 
 
@@ -226,7 +226,7 @@ def _grant_tables(
     _grant(connection, READ, "ecolink_events", role)
     _grant(connection, READ, "ecolink_tracking", role)
     if access.events:
-        # MAINTAIN allows the lock that keeps the log in commit order.
+        # MAINTAIN allows the table lock that keeps the log in commit order.
         _grant(connection, "INSERT, MAINTAIN", "ecolink_events", role)
         _execute(
             connection, "GRANT USAGE ON SEQUENCE ecolink_events_notification_id_seq TO {}", role
@@ -249,7 +249,7 @@ def _grant(
 
 
 def _let_everyone_read(connection: psycopg.Connection[Any]) -> None:
-    """Rows that only some may write, all may read who have the right to read the table."""
+    """Allow every role with the right to read a table to read all its rows."""
     for table in ROWS_OF_ROLES:
         name = sql.Identifier(table)
         _execute(connection, "ALTER TABLE {} ENABLE ROW LEVEL SECURITY", name)
@@ -258,7 +258,7 @@ def _let_everyone_read(connection: psycopg.Connection[Any]) -> None:
 
 
 def _own_rows(role: str, access: Access) -> dict[str, sql.Composable]:
-    """Which rows of a table a role may write, if any."""
+    """Conditions on the rows that a role may write, by table."""
     if role == OPERATOR_ROLE:
         return dict.fromkeys(ROWS_OF_ROLES, sql.SQL("true"))
     service = sql.Literal(_service_of(role))

@@ -1,4 +1,4 @@
-"""Where the account holder's commands find the gateway: as told, as signed in, or right here."""
+"""Find the gateway for the account holder's commands: by option, by login, or on this machine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gateway.cli.login import read_login
 from infrastructure.settings import Settings
 
 DEMO_KEY = "demo_key"
-"""File in the home with an API key of the demo's account."""
+"""File in the home with an API key of the demo account."""
 
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds the gateway and the key; options and environment go before what was stored."""
+    """Finds the gateway and the key. Options and environment take precedence over the login."""
 
     settings: Settings
 
     def endpoint(self) -> Endpoint:
-        """The gateway to call, and the key to show. Raises ClientError.
+        """The gateway and the key to use; raises ClientError.
 
-        A key is only shown to the gateway that it was stored for.
+        A stored key is only sent to the gateway that it was stored for.
         """
         url, key = self.settings.gateway_url, self.settings.api_key
         login = read_login()
@@ -34,13 +34,13 @@ class Finder:
             key = key or _demo_key(self.settings)
         if key is None:
             raise NotSignedIn(
-                f"Which account of {url}? `ecolink login` keeps an API key; "
-                "--key or ECOLINK_API_KEY give one."
+                f"No API key for {url}. Run `ecolink login`, or pass --key or ECOLINK_API_KEY."
             )
         return Endpoint(url, key)
 
     def given(self) -> tuple[str | None, str | None]:
-        """URL and key by option or environment; else the URL of the stack that runs here."""
+        """URL and key from options or the environment. The URL defaults to the stack on this
+        machine."""
         url = self.settings.gateway_url
         return url or _running_url(self.settings), self.settings.api_key
 
@@ -48,7 +48,7 @@ class Finder:
         url = _running_url(self.settings)
         if url is None:
             raise Unreachable(
-                f"EcoLink is not running on {self.settings.home.resolve()}; start it with "
+                f"EcoLink is not running in {self.settings.home.resolve()}. Start it with "
                 "`ecolink up`, or sign in to another one with `ecolink login URL`."
             )
         return url

@@ -1,4 +1,4 @@
-"""Creates every table and seeds the catalog, once, before any service runs."""
+"""Create every table and seed the catalog, once, before any service runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import uuid4
 import psycopg
 
 from deploy.database_roles import grant_access
-from deploy.progress import Spoken
+from deploy.progress import RebuildProgress
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Offers, shipped_offers
 from domain.core.aggregate import Cause, because
@@ -35,7 +35,8 @@ ADVISORY_LOCK = 0xEC0
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database to the present schema; idempotent, and alone under a lock."""
+    """Bring the database to the current schema. Idempotent; an advisory lock excludes other
+    runs."""
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     with psycopg.connect(url, autocommit=True) as connection:
@@ -57,13 +58,13 @@ def migrate(settings: Settings) -> None:
         with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
             for projection in PROJECTIONS:
                 if not is_prepared(connection, projection):
-                    rebuild(url, projection, log, Spoken())
+                    rebuild(url, projection, log, RebuildProgress())
             grant_access(connection)
             seed_catalog(log, clock_of(settings), shipped_offers())
 
 
 def seed_catalog(log: EventLog, clock: Clock, offers: Offers) -> None:
-    """Put into the catalog what it has never seen; an operator's changes stay."""
+    """Add the shipped entries that the catalog has never had. An operator's changes stay."""
 
     def attempt() -> None:
         catalog = log.find(Catalog, CATALOG_ID) or Catalog.open()

@@ -1,8 +1,8 @@
-"""The NATS accounts of EcoLink, and the configuration of a server that has them.
+"""EcoLink's NATS accounts, and the configuration of a server with them.
 
-JetStream and its streams are in the account of the services. Trainers have an account of their
-own. All that they reach is imported: publishing reports, measurements and log lines, and requesting
-a Control message. So a reply subject that a trainer makes up is one of its own account, too.
+The services' account holds JetStream and its streams. Trainers have their own account, which
+imports all they need: publishing reports, metrics and log lines, and requesting a Control message.
+A reply subject that a trainer invents is therefore in the trainers' account, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _account_seed() -> str:
 
 
 class NatsKeys(BaseModel):
-    """The seeds of a server's operator, its accounts, and the services' user."""
+    """Seeds of a server's operator, its accounts, and the services' user."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,17 +55,17 @@ class NatsKeys(BaseModel):
 
     @property
     def services_jwt(self) -> str:
-        """The services' user, who may do everything in their account."""
+        """JWT of the services' user, who may do everything in their account."""
         return user_jwt(self.services, self.services_user, "services")
 
     @property
     def services_credentials(self) -> str:
-        """The text of the services' credentials file."""
+        """Content of the services' credentials file."""
         return credentials_file(self.services_jwt, self.services_user)
 
     @property
     def accounts(self) -> dict[str, str]:
-        """The JWT of each account by its public key."""
+        """JWT of each account, by its public key."""
         services = public_key(self.services)
         exports = [
             {"name": subject, "subject": subject, "type": "service"} for subject in FROM_TRAINERS
@@ -84,7 +84,7 @@ class NatsKeys(BaseModel):
 
 
 def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1") -> str:
-    """The server's configuration file. JSON is a subset of its format, and needs no quoting."""
+    """Text of the server's configuration file, as JSON, which is a subset of its format."""
     settings: dict[str, Any] = {
         "server_name": "ecolink",
         "host": host,
@@ -92,9 +92,9 @@ def configuration(keys: NatsKeys, store: Path, port: int, host: str = "127.0.0.1
         "max_payload": 8 * 1024**2,
         "jetstream": {
             "store_dir": str(store),
-            # The default, flushing every two minutes, would lose acknowledged messages.
+            # The default flushes every two minutes and can lose acknowledged messages.
             "sync_interval": "always",
-            # The streams' own limits bound the disk; the default refuses them on a small one.
+            # The streams' limits bound the disk. On a small disk, the default refuses them.
             "max_file_store": 64 * 1024**3,
         },
         "operator": operator_jwt(keys.operator, public_key(keys.system)),

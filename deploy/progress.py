@@ -1,4 +1,4 @@
-"""Progress of a rebuild, as lines for a terminal or a log."""
+"""Progress of a rebuild, as lines on standard error."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import time
 LINE_SECONDS = 5.0
 
 
-class Spoken:
-    """Prints how far a rebuild has got, every few seconds, to standard error."""
+class RebuildProgress:
+    """Prints the progress of a rebuild every few seconds."""
 
     def __init__(self) -> None:
-        self._spoken_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __call__(self, name: str, events: int, share: float) -> None:
-        """Print a line if it is time for one."""
-        if time.monotonic() - self._spoken_at > LINE_SECONDS:
-            self._spoken_at = time.monotonic()
+        if time.monotonic() - self._printed_at > LINE_SECONDS:
+            self._printed_at = time.monotonic()
             print(f"{name}: {events:,} events folded ({share:.0%})", file=sys.stderr, flush=True)

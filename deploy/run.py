@@ -1,4 +1,4 @@
-"""`python -m deploy.run NAME`: one process of EcoLink, in the foreground."""
+"""`python -m deploy.run NAME`: run one process of EcoLink in the foreground."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from infrastructure.settings import Settings
 log = logging.getLogger("deploy.run")
 
 PRIVATE_UMASK = 0o077
-"""What processes store of customers is for their own user alone, whatever the folder allows."""
+"""Files with customers' data are readable by their user alone, whatever the folder allows."""
 
 WINDOW_SECONDS, MOST_LINES, MOST_WARNINGS = 10.0, 2_000, 50
-"""What one line of code may log within a window: a flood must not rotate the rest away."""
+"""Limit for each line of code and window, so that a flood does not rotate other lines away."""
 
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-"""Control characters, which could rewrite what a terminal shows of a log."""
+"""Control characters, which could change what a terminal shows of a log."""
 
 
 class OneLine(logging.Formatter):
-    """One line for each record: UTC time, level, logger, message; a traceback is folded into it."""
+    """Formats a record as one line: UTC time, level, logger, message, and a folded traceback."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -37,20 +37,21 @@ class OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record without a line break or another control character in it."""
+        """The record as a line without control characters."""
         return super().format(record).replace("\n", " ⏎ ").translate(ESCAPED)
 
 
 class Throttle(logging.Filter):
-    """Lets one line of code log so often in a window; the rest is counted and reported later."""
+    """Limits the records of one line of code in a window. The rest is counted and reported
+    later."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._windows: dict[tuple[str, int], list[float]] = {}  # began at, records
+        self._windows: dict[tuple[str, int], list[float]] = {}  # start and records
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return True for a record that is to be written."""
+        """Return True if the record is to be written."""
         most = MOST_LINES if record.levelno < logging.WARNING else MOST_WARNINGS
         now, place = self._clock(), (record.pathname, record.lineno)
         window = self._windows.get(place)
@@ -75,14 +76,16 @@ def set_up_logging(level: str) -> None:
 
 
 def main() -> None:
-    """Look up the process and run it until it is told to stop."""
+    """Run the named process until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m deploy.run", description=__doc__)
     parser.add_argument("name", help=f"one of: {', '.join(PROCESSES)}")
-    parser.add_argument("target", nargs="?", help="module:callable, for a process not declared")
+    parser.add_argument(
+        "target", nargs="?", help="module:callable, for a process that is not in the list"
+    )
     arguments = parser.parse_args()
     target = arguments.target or PROCESSES.get(arguments.name)
     if target is None:
-        parser.error(f"there is no process {arguments.name!r}")
+        parser.error(f"unknown process {arguments.name!r}; choose one of {', '.join(PROCESSES)}")
     settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings.log_level)

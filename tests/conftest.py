@@ -114,8 +114,8 @@ def pytest_configure() -> None:
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         # Chosen long before a server binds it, a port must not be another worker's choice.
         number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        own = ports.lent()[number::count]
-        ports.lent = lambda: own
+        own = ports.candidates()[number::count]
+        ports.candidates = lambda: own
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The demo account: opened once on a home, with some credit and a key that is kept beside it."""
+"""The demo account: created once per home, with credit and a stored API key."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ CREDIT_MICROS = 25_000_000
 
 @dataclass(frozen=True)
 class DemoAccount:
-    """Who the demo acts for."""
+    """An account and an API key of it."""
 
     account_id: UUID
     key: str
 
 
 def demo_account(settings: Settings) -> DemoAccount:
-    """The demo account of a running stack; made the first time."""
+    """The demo account of a running stack, created on first use."""
     path = settings.home / DEMO_KEY
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
             account_id = add_account_name(connection, created_id(NAMESPACE, "account", NAME), NAME)
         ecolink.open_account(account_id, Role.USER)
         ecolink.grant_credit(account_id, CREDIT_MICROS, "demo credit")
-        key = _kept_key(ecolink, path)
+        key = _stored_key(ecolink, path)
         if key is None:
             _, key = ecolink.issue_key(account_id)
-            _keep(path, key)
+            _store_key(path, key)
     return DemoAccount(account_id, key)
 
 
 def sign_in_link(settings: Settings, account: DemoAccount) -> str:
-    """Where a browser is signed in as the account, once."""
+    """A link that signs a browser in to the account, once."""
     with connect(settings) as connection:
         token = add_sign_in_link(connection, api_key_id(secret_sha256(account.key)))
     return f"{settings.public_url or settings.gateway_url}/sign-in/{token}"
 
 
 def fresh_account(settings: Settings, name: str) -> DemoAccount:
-    """A new account with nothing in it; its name gets a suffix that no other has."""
+    """Create an empty account with a unique suffix in its name."""
     account_id = uuid4()
     with acting_for_the_demo(settings) as ecolink:
         with connect(settings) as connection:
@@ -68,7 +68,7 @@ def fresh_account(settings: Settings, name: str) -> DemoAccount:
 
 
 def top_up(settings: Settings, account_id: UUID, amount_micros: int, reference: str) -> None:
-    """Confirm, as an operator would by hand, that money for an account arrived."""
+    """Confirm a payment, as an operator does."""
     receipt = PROVIDERS["manual"].receipt(f"{reference} {account_id}", amount_micros)
     with acting_for_the_demo(settings) as ecolink:
         ecolink.top_up(account_id, receipt)
@@ -82,15 +82,15 @@ def acting_for_the_demo(settings: Settings) -> Generator[EcoLink]:
         yield EcoLink(log)
 
 
-def _kept_key(ecolink: EcoLink, path: Path) -> str | None:
-    """The key in the file, if it is still worth something."""
+def _stored_key(ecolink: EcoLink, path: Path) -> str | None:
+    """The key in the file, if it is still valid."""
     if not path.exists():
         return None
     key = path.read_text().strip()
     return key if ecolink.authenticate(key) is not None else None
 
 
-def _keep(path: Path, key: str) -> None:
-    """Write the key where only its owner reads it."""
+def _store_key(path: Path, key: str) -> None:
+    """Write the key to a file that only its owner can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(key + "\n")

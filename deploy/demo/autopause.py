@@ -1,4 +1,4 @@
-"""The auto-pause story: two jobs drain one balance, pause at zero, and go on after a top-up."""
+"""The auto-pause demo: two jobs drain one balance, pause at zero, and resume after a top-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.cli.client import Client, ClientError, Refused
 
 POLL_SECONDS = 0.3
 STORY_SECONDS = 1200.0
-SPARE = 1.05  # of one job's upper bound: enough for the first seconds of the other
+SPARE = 1.05  # times one job's upper bound: the other job can start
 
 Say = Callable[[str], None]
 TopUp = Callable[[int, str], None]
@@ -21,75 +21,75 @@ TopUp = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Bill:
-    """What one job's segments used and cost, as its own events say; seconds and micro-dollars."""
+    """Usage and cost of one job's segments, from its events; seconds and micro-dollars."""
 
     job: dict[str, Any]
     elapsed_seconds: int
     metered_seconds: int
     grace_seconds: int
     charged_micros: int
-    expected_micros: int  # rate x metered seconds of each segment, rounded once
+    expected_micros: int  # rate x metered seconds, rounded per segment
 
     @property
     def unpaid_seconds(self) -> int:
-        """GPU time that is neither billed nor within the bounded grace."""
+        """GPU time that is neither billed nor within the grace period."""
         return self.elapsed_seconds - self.metered_seconds - self.grace_seconds
 
 
 class AutoPause:
-    """Tells the story with an account's client; `top_up` is the operator's hand."""
+    """Runs the demo with an account's client. `top_up` acts as the operator."""
 
     def __init__(self, client: Client, top_up: TopUp, say: Say) -> None:
         self._client = client
         self._top_up = top_up
         self._say = say
         self._deadline = time.monotonic() + STORY_SECONDS
-        self._told: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
 
     def run(self, form: dict[str, Any]) -> list[Bill]:
-        """Run two jobs of the same form from an empty account; or raise ClientError."""
+        """Run two jobs with the same form from an empty account; raises ClientError."""
         quote = self._client.post("/estimates", form)
         upper = quote["estimate"]["high"]["micros"]
         low, high = quote["estimate"]["low"]["text"], quote["estimate"]["high"]["text"]
-        self._say(f"one such job is estimated at {low} to {high}")
+        self._say(f"estimate of one job: {low} to {high}")
         self._top_up(int(SPARE * upper), "first")
         paths = [self._approve(form) for _ in range(2)]
         self._await(paths, "paused")
-        self._say(f"balance {self._balance()}: both are paused, each with a checkpoint")
-        self._say(f"resume is refused: {self._refusal(paths[0])}")
+        self._say(f"balance {self._balance()}: both jobs are paused, each with a checkpoint")
+        self._say(f"resuming is refused: {self._refusal(paths[0])}")
         self._top_up(4 * upper, "second")
         for path in paths:
             self._client.post(f"{path}/resume", {"wait": True})
-        self._say(f"topped up to {self._balance()}; both are resumed")
+        self._say(f"topped up to {self._balance()}: both jobs are resumed")
         self._await(paths, "registered")
         return [self._bill(path) for path in paths]
 
     def _approve(self, form: dict[str, Any]) -> str:
         job = self._client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
-        self._say(f"approved {job['id'][:14]}: affordable alone, but not beside the other")
+        self._say(f"approved {job['id'][:14]}")
         return f"/jobs/{job['id']}"
 
     def _await(self, paths: Sequence[str], status: str) -> None:
-        """Wait until all jobs stand in a state and their meters are closed."""
+        """Wait until all jobs have a status and their meters are closed."""
         waiting = list(paths)
         while waiting:
             if time.monotonic() > self._deadline:
-                raise ClientError(f"the jobs did not become {status} in time")
+                raise ClientError(f"The jobs are not {status} after {STORY_SECONDS:.0f} s.")
             for path in list(waiting):
                 job = self._client.get(path)
-                self._tell(job)
+                self._show(job)
                 if job["status"] in ("failed", "cancelled"):
                     raise ClientError(f"{job['id']} {job['status']}: {job['error_class']}")
                 if job["status"] == status and self._is_settled(path, job):
                     waiting.remove(path)
             time.sleep(POLL_SECONDS)
 
-    def _tell(self, job: dict[str, Any]) -> None:
+    def _show(self, job: dict[str, Any]) -> None:
         line = f"{job['id'][:14]} {job['status']}"
         if job["phase"] != job["status"]:
-            line += f", {job['phase']}"
-        if self._told.get(job["id"]) != line:
-            self._told[job["id"]] = line
+            line += f" ({job['phase']})"
+        if self._shown.get(job["id"]) != line:
+            self._shown[job["id"]] = line
             total = job["total_steps"]
             step = "" if total is None else f", step {job['step']}/{total}"
             self._say(f"{line}{step}, balance {job['balance']['text']}")
@@ -100,14 +100,14 @@ class AutoPause:
         return len(closed) == job["segment"] and job["billed_seconds"] == billed
 
     def _refusal(self, path: str) -> str:
-        """What resuming without money is answered with."""
+        """The error message of resuming without money."""
         try:
             self._client.post(f"{path}/resume", {"wait": True})
         except Refused as refused:
             if refused.status == 402 and refused.problem["figures"]["missing_micros"] > 0:
                 return str(refused)
             raise
-        raise ClientError("a job was resumed without money")
+        raise ClientError("A job was resumed without money.")
 
     def _bill(self, path: str) -> Bill:
         job = self._client.get(path)

@@ -1,7 +1,7 @@
-"""The demo's dataset: real English chats, converted from the package `chatterbot-corpus`.
+"""The demo dataset: real English chats from the package `chatterbot-corpus`.
 
-The package's text is not part of this repository; `pip install --no-deps chatterbot-corpus==1.3.3`
-brings it.
+The text is not part of this repository. Install it with `pip install --no-deps
+chatterbot-corpus==1.3.3`.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ REQUIREMENT = "chatterbot-corpus==1.3.3"
 
 
 class CorpusMissing(Exception):
-    """The package with the conversations is not installed."""
+    """The corpus package is not installed."""
 
 
 def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
-    """Distinct chats as `{"messages": [...]}`, drawn so that each topic keeps its share.
+    """Distinct chats as `{"messages": [...]}`, sampled in proportion to the size of each topic.
 
-    The same rows and seed give the same chats in the same order; there are fewer than `rows` only
-    if the corpus has fewer. Raises CorpusMissing, and ValueError for rows below 1.
+    The result depends only on rows and seed. It has fewer than `rows` chats only if the corpus has
+    fewer. Raises CorpusMissing, and ValueError for rows below 1.
     """
     if rows < 1:
-        raise ValueError("rows must be at least 1")
+        raise ValueError(f"rows must be at least 1, not {rows}")
     topics = distinct_conversations(corpus_directory())
-    drawn: list[tuple[str, ...]] = []
+    sampled: list[tuple[str, ...]] = []
     for topic, share in _shares({topic: len(found) for topic, found in topics.items()}, rows):
-        drawn += sorted(topics[topic], key=lambda turns: _lot(seed, turns))[:share]
-    drawn.sort(key=lambda turns: _lot(seed, turns))
-    return [_chat(turns) for turns in drawn]
+        sampled += sorted(topics[topic], key=lambda turns: _sort_key(seed, turns))[:share]
+    sampled.sort(key=lambda turns: _sort_key(seed, turns))
+    return [_chat(turns) for turns in sampled]
 
 
 def write_jsonl(path: Path, rows: int = 200, seed: int = 42) -> int:
-    """Write the demo dataset as JSONL; returns the number of its chats."""
+    """Write the demo dataset as JSONL, and return the number of chats."""
     chats = demo_chats(rows, seed)
     lines = (json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
     path.write_bytes("".join(lines).encode())
@@ -52,16 +52,16 @@ def corpus_directory() -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusMissing(
-            f"install the demo's conversations: pip install --no-deps {REQUIREMENT}"
+            f"The demo's conversations are missing: pip install --no-deps {REQUIREMENT}"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / "english"
 
 
 def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
-    """Usable conversations by topic (a file's name), each once, under the first topic that has it.
+    """Usable conversations by topic (file name), each under the first topic that has it.
 
-    A conversation's turns alternate, the user's first; a last turn of the user is dropped. Left
-    out are conversations of fewer than two turns, and those with a turn that is empty or no text.
+    Turns alternate and start with the user. A last turn of the user is dropped. Conversations of
+    fewer than two turns or with a turn that is not text are left out.
     """
     seen: set[tuple[str, ...]] = set()
     topics: dict[str, list[tuple[str, ...]]] = {}
@@ -76,7 +76,7 @@ def distinct_conversations(directory: Path) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _turns(conversation: Any) -> tuple[str, ...]:
-    """The turns of a conversation, an even number; empty if it is of no use."""
+    """The turns of a conversation, an even number. Empty if it is unusable."""
     if not isinstance(conversation, list):
         return ()
     if not all(isinstance(turn, str) and turn.strip() for turn in conversation):
@@ -85,7 +85,7 @@ def _turns(conversation: Any) -> tuple[str, ...]:
 
 
 def _shares(sizes: dict[str, int], rows: int) -> list[tuple[str, int]]:
-    """How many rows each topic gives: proportional to its size, by largest remainder."""
+    """Rows of each topic, proportional to its size, by largest remainder."""
     total = sum(sizes.values())
     rows = min(rows, total)
     shares = {topic: rows * size // total for topic, size in sizes.items()}
@@ -96,8 +96,8 @@ def _shares(sizes: dict[str, int], rows: int) -> list[tuple[str, int]]:
     return list(shares.items())
 
 
-def _lot(seed: int, turns: tuple[str, ...]) -> bytes:
-    """A pseudo-random order that depends on nothing but the seed and the text."""
+def _sort_key(seed: int, turns: tuple[str, ...]) -> bytes:
+    """A sort key that depends only on the seed and the text."""
     return hashlib.sha256(json.dumps([seed, turns]).encode()).digest()
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     count = write_jsonl(options.path, options.rows, options.seed)
-    print(f"{count} chats written to {options.path}")
+    print(f"Wrote {count} chats to {options.path}.")
 
 
 if __name__ == "__main__":

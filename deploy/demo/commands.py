@@ -1,4 +1,4 @@
-"""`ecolink demo`: a real fine-tuning job, end to end, with its bill."""
+"""`ecolink demo` and `ecolink demo-autopause`: real fine-tuning jobs with their bills."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from deploy.demo.account import demo_account, fresh_account, top_up
 from deploy.demo.autopause import AutoPause, require_exact
 from deploy.demo.chats import CorpusMissing, write_jsonl
-from deploy.demo.preparing import BASE_MODEL, offer_base, roomiest_gpus, upload_ready
+from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
 from deploy.demo.story import (
     Story,
     answers_table,
@@ -38,8 +38,8 @@ from infrastructure.store import connect
 from projections.base_models import all_base_models
 from projections.billing_ledger import balances
 
-# The wizard's defaults but for three: a small model learns faster, its few steps are worth more
-# checkpoints, and a CPU likes 2 x 8 examples a step better than 4 x 4.
+# The wizard's defaults, except that a small model can learn faster, the run is short enough for
+# frequent checkpoints, and 2 x 8 examples a step are faster on a CPU than 4 x 4.
 HYPERPARAMETERS = {
     "epochs": 3,
     "learning_rate": 1e-3,
@@ -47,7 +47,7 @@ HYPERPARAMETERS = {
     "micro_batch_size": 8,
     "gradient_accumulation": 2,
 }
-# Leases of five minutes, extended by one, as they are by default: only the minute is shorter.
+# The default leases of five minutes, extended by one, with shorter minutes.
 SHORT_MINUTES = {
     "meter_minute_seconds": 5,
     "lease_seconds": 25,
@@ -76,7 +76,7 @@ def demo() -> None:
 
 @commands.command("demo-autopause")
 def demo_autopause() -> None:
-    """Two jobs drain one balance, pause at zero, and continue after a top-up."""
+    """Run two jobs that drain one balance, pause at zero, and resume after a top-up."""
     console = Console(highlight=False)
     settings = Settings().model_copy(update=SHORT_MINUTES)
     try:
@@ -85,10 +85,10 @@ def demo_autopause() -> None:
             rows = write_jsonl(chats)
             if running(settings.home) is not None:
                 raise StackError(
-                    f"EcoLink runs in {settings.home} with minutes of its own length; "
-                    "stop it with `ecolink down`, or name another ECOLINK_HOME."
+                    f"EcoLink already runs in {settings.home} with ordinary minutes. Stop it with "
+                    "`ecolink down`, or set another ECOLINK_HOME."
                 )
-            console.print(f"Starting EcoLink in {settings.home.resolve()}, 5 s a minute ...")
+            console.print(f"Starting EcoLink in {settings.home.resolve()}, with minutes of 5 s ...")
             with up(settings) as started:
                 _drain(console, started.settings, chats, rows)
     except (StackError, CorpusMissing, ClientError) as error:
@@ -104,7 +104,7 @@ def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None
         form = {
             "dataset": dataset["id"],
             "base_model": BASE_MODEL,
-            **roomiest_gpus(client),
+            **largest_gpus(client),
             "hyperparameters": HYPERPARAMETERS | {"epochs": 1, "save_steps": 5},
         }
         hand = partial(top_up, settings, account.account_id)
@@ -126,16 +126,16 @@ def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     if job["status"] != "registered":
         for line in client_log(settings, account.key, job["id"]):
             console.print(line, markup=False)
-        fail(f"The job {job['status']}: {job['error_class']}")
+        fail(f"The job has {job['status']}: {job['error_class']}")
     _summarise(console, settings, account.key, job)
 
 
 def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Approve a job and tell its story until its bill is closed."""
+    """Approve a job and show its progress until its bill is closed."""
     form = {
         "dataset": dataset["id"],
         "base_model": BASE_MODEL,
-        **roomiest_gpus(client),
+        **largest_gpus(client),
         "hyperparameters": HYPERPARAMETERS,
     }
     quote = client.post("/estimates", form)
@@ -149,13 +149,13 @@ def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, A
     approved = client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
     path = f"/jobs/{approved['id']}"
     story.say(f"approved [bold]{approved['id']}[/] at {approved['rate_per_hour']['text']} an hour")
-    told = 0
+    position = 0
     while True:
         job = client.get(path)
-        events = client.get(f"{path}/timeline", after=told)["data"]
+        events = client.get(f"{path}/timeline", after=position)["data"]
         steps = client.get(f"{path}/steps", after=max(0, job["step"] - 1))["data"]
-        story.tell(events)
-        told = events[-1]["position"] if events else told
+        story.show(events)
+        position = events[-1]["position"] if events else position
         story.progress(job, steps[-1]["elapsed_seconds"] if steps else 0.0)
         if job["status"] in ("registered", "failed") and _is_settled(client, path, job):
             return job
@@ -163,7 +163,7 @@ def _train(client: Client, story: Story, dataset: dict[str, Any]) -> dict[str, A
 
 
 def _is_settled(client: Client, path: str, job: dict[str, Any]) -> bool:
-    """Whether every segment's meter is closed, and the job as we have it includes all of it."""
+    """Return True if the meter of every segment is closed, and the job includes all of them."""
     closed = {
         event["fields"]["segment"]: event["fields"]["billed_seconds"]
         for event in client.get(f"{path}/timeline")["data"]
@@ -191,11 +191,11 @@ def _summarise(console: Console, settings: Settings, key: str, job: dict[str, An
     with connect(settings) as connection:
         console.print(trial_balance_table(balances(connection)))
     console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
-    console.print("`.venv/bin/ecolink audit verify` replays the log and checks all of this.")
+    console.print("Check all of this against the event log: `.venv/bin/ecolink audit verify`.")
 
 
 def _answers(settings: Settings, job: dict[str, Any]) -> dict[str, str]:
-    """The prompt's answers, made by the trainer's own code in a process of its own."""
+    """The answers to the prompt, from the trainer's own code in a separate process."""
     with connect(settings) as connection:
         (base,) = [row for row in all_base_models(connection) if row["name"] == BASE_MODEL]
     comparison = subprocess.run(

@@ -1,4 +1,4 @@
-"""What every demo needs first: the base model in the store, and a dataset that is ready."""
+"""Prepare a demo: import the base model and upload a dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 def offer_base(settings: Settings, say: Say) -> None:
-    """Import the base model, once."""
+    """Import the base model on first use, and wait for its deployment."""
     with connect(settings) as connection:
         known = {row["name"] for row in all_base_models(connection)}
     if BASE_MODEL not in known:
@@ -34,11 +34,11 @@ def offer_base(settings: Settings, say: Say) -> None:
         with acting_for_the_demo(settings) as ecolink:
             offer_model(settings, ecolink, SOURCE, BASE_MODEL)
     await_deployment(settings, BASE_MODEL)
-    say(f"base model [bold]{BASE_MODEL}[/], deployed")
+    say(f"base model [bold]{BASE_MODEL}[/] is deployed")
 
 
 def await_deployment(settings: Settings, base: str) -> None:
-    """Wait until a base that was offered is deployed, as jobs need; raises StackError."""
+    """Wait until a base model is deployed, as jobs require; raises StackError."""
     deadline = time.monotonic() + DEPLOYMENT_SECONDS
     while time.monotonic() < deadline:
         with connect(settings) as connection:
@@ -47,15 +47,15 @@ def await_deployment(settings: Settings, base: str) -> None:
         if status == DeploymentStatus.ACTIVE:
             return
         if row is not None and status == DeploymentStatus.FAILED:
-            raise StackError(f"{base} cannot be deployed: {row['failure_message']}")
+            raise StackError(f"Cannot deploy {base}: {row['failure_message']}")
         time.sleep(POLL_SECONDS)
-    raise StackError(f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s; see serving's log.")
+    raise StackError(f"{base} is not deployed after {DEPLOYMENT_SECONDS:.0f} s. See serving's log.")
 
 
 def upload_ready(
     client: Client, say: Say, chats: Path, rows: int, base: str = BASE_MODEL
 ) -> dict[str, Any]:
-    """Upload a dataset; wait until it is validated and counted in the base model's tokens."""
+    """Upload a dataset, and wait until it is validated and its tokens are counted."""
     dataset = client.upload(chats, "demo chats")
     say(f"dataset uploaded: {rows} chats, {chats.stat().st_size:,} bytes")
     while dataset["status"] == "validating" or (
@@ -64,7 +64,7 @@ def upload_ready(
         time.sleep(POLL_SECONDS)
         dataset = client.get(f"/datasets/{dataset['id']}")
     if dataset["status"] != "ready_for_training":
-        raise ClientError(f"the dataset was {dataset['status']}")
+        raise ClientError(f"The dataset is {dataset['status']}.")
     say(
         f"dataset validated: [bold]{dataset['status']}[/], {dataset['examples']} examples, "
         f"{dataset['duplicates']} duplicates"
@@ -72,10 +72,10 @@ def upload_ready(
     return dataset
 
 
-def roomiest_gpus(client: Client) -> dict[str, str]:
-    """Region and type of the GPUs with the most memory that are there, as a job's form names them.
+def largest_gpus(client: Client) -> dict[str, str]:
+    """Region and type of the available GPUs with the most memory, as fields of a job.
 
-    A form that leaves them open has the cheapest, which may be too small for 16 bits.
+    Without them a job gets the cheapest GPU, which can be too small for 16 bits.
     """
     catalog = client.get("/catalog")
     memory = {each["gpu_type"]: each["vram_gib"] for each in catalog["gpu_types"]}

@@ -1,4 +1,4 @@
-"""What the demo shows of a job: live while it runs, and as tables when it is done."""
+"""The output of a demo: live progress of a job, and tables at its end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PLAIN_LINE_SECONDS = 5.0
 
 
 class Story:
-    """Prints what happens to a job at the time it happened, and one line of progress.
+    """Prints each event of a job with its time, and one line of progress.
 
-    On a terminal the line is rewritten in place; elsewhere it is printed every few seconds.
+    On a terminal the line is rewritten in place. Elsewhere it is printed every few seconds.
     """
 
     def __init__(self, console: Console) -> None:
@@ -41,18 +41,19 @@ class Story:
         self._live.stop()
 
     def say(self, what: str, at: datetime | None = None) -> None:
-        """One thing that happened, with the time of day and the seconds since the start."""
+        """Print a line with the time of day and the seconds since the start."""
         at = at or datetime.now(UTC)
         elapsed = (at - self._began).total_seconds()
         self.console.print(f"[dim]{at:%H:%M:%S} {elapsed:6.1f} s[/]  {what}", soft_wrap=True)
 
-    def tell(self, events: list[dict[str, Any]]) -> None:
+    def show(self, events: list[dict[str, Any]]) -> None:
         """Print the events of a job's timeline."""
         for event in events:
             self.say(escape(event["text"]), datetime.fromisoformat(event["happened_at"]))
 
     def progress(self, job: dict[str, Any], elapsed_seconds: float) -> None:
-        """The progress line; `elapsed_seconds` of the running segment are not all billed yet."""
+        """Show the progress line. `elapsed_seconds` of the running segment are not all billed
+        yet."""
         if not job["total_steps"]:
             return
         line = _progress_line(job, elapsed_seconds)
@@ -83,7 +84,7 @@ def result_table(job: dict[str, Any]) -> Table:
     """The registered model and its held-out loss."""
     table = Table(title="Result", title_justify="left", show_header=False)
     table.add_row("model", f"[bold green]{job['model']}[/]")
-    table.add_row("held-out loss before", f"{job['loss_before']:.4f} nats per token (base)")
+    table.add_row("held-out loss before", f"{job['loss_before']:.4f} nats per token (base model)")
     table.add_row("held-out loss after", f"{job['loss_after']:.4f} nats per token (adapter)")
     table.add_row("examples", f"{job['train_examples']} trained, {job['eval_examples']} held out")
     table.add_row("billed", f"{job['billed_seconds']} s at {job['rate_per_hour']['text']} an hour")
@@ -94,12 +95,12 @@ def result_table(job: dict[str, Any]) -> Table:
 
 
 def bills_table(bills: Sequence[Bill]) -> Table:
-    """Seconds and charges of some jobs, and of all together."""
+    """Seconds and charges of jobs, and their sums."""
     table = Table(title="Metered, grace and unpaid seconds", title_justify="left")
     table.add_column("job")
     for column in ("segments", "metered", "grace", "unpaid"):
         table.add_column(column, justify="right")
-    for column in ("charged", "rate x\nmetered"):  # to the micro-dollar, however narrow the screen
+    for column in ("charged", "rate x\nmetered"):  # never shortened on a narrow terminal
         table.add_column(column, justify="right", no_wrap=True)
     for bill in bills:
         table.add_row(bill.job["id"][:14], str(bill.job["segment"]), *_sums([bill]))
@@ -119,16 +120,16 @@ def _sums(bills: Sequence[Bill]) -> tuple[str, ...]:
 
 
 def answers_table(prompt: str, answers: dict[str, str]) -> Table:
-    """One prompt, answered by the base and by the adapter."""
+    """A prompt, answered by the base model and by the adapter."""
     table = Table(title=f"“{prompt}”", title_justify="left")
-    table.add_column("base", ratio=1)
-    table.add_column("with the adapter", ratio=1)
+    table.add_column("base model", ratio=1)
+    table.add_column("fine-tuned model", ratio=1)
     table.add_row(escape(answers["base"]), escape(answers["adapter"]))
     return table
 
 
 def ledger_table(postings: list[dict[str, Any]]) -> Table:
-    """Every posting, in order."""
+    """Every ledger entry, in order."""
     table = Table(title="Ledger", title_justify="left")
     for column in ("time", "debit", "credit", "reason", "seconds"):
         table.add_column(column)
@@ -151,10 +152,10 @@ def ledger_table(postings: list[dict[str, Any]]) -> Table:
 
 
 def trial_balance_table(balances: dict[str, int]) -> Table:
-    """Each ledger account, and their sum."""
+    """The balance of each ledger account, and their sum."""
     table = Table(title="Trial balance", title_justify="left")
     table.add_column("account")
-    table.add_column("credits less debits", justify="right")
+    table.add_column("credits - debits", justify="right")
     for account, micros in balances.items():
         table.add_row(_short(account), exact_dollars(micros))
     table.add_section()

@@ -1,4 +1,4 @@
-"""A child process of the supervisor: started, watched, restarted with backoff, stopped."""
+"""A child process of the supervisor: start, watch, restart with backoff, stop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import tether
-from deploy.local.hang_detection import Sign, Silence
+from deploy.local.hang_detection import Check, Silence
 from deploy.local.state import ChildState, ChildStatus
 from infrastructure.liveness import birth
 
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MOST_SECONDS = 10.0
 READY_POLL_SECONDS = 0.05
-STEADY_SECONDS = 30.0  # a child that lived this long starts again with the first backoff
+STEADY_SECONDS = 30.0  # after this life, the next backoff is the first one
 
 
 log = logging.getLogger("supervisor")
@@ -30,19 +30,19 @@ log = logging.getLogger("supervisor")
 
 @dataclass(frozen=True)
 class Program:
-    """What a child runs, and how it is started and stopped."""
+    """The command of a child, and how to start and stop it."""
 
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    user: str = "self"  # as deploy.local.tether takes it
+    user: str = "self"  # in the format of deploy.local.tether
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when the supervisor ends
     stop_seconds: float = 10.0
     restarts: bool = True
-    clear: Callable[[], None] | None = None  # ends what a killed run left; before each start
+    clear: Callable[[], None] | None = None  # kills leftovers of a killed run before each start
     ready: Callable[[], bool] | None = None  # None: ready when alive
-    signs: tuple[Sign, ...] = ()  # one that stops means that the program hangs
+    checks: tuple[Check, ...] = ()  # a failed check means that the program hangs
 
 
 def tethered(
@@ -50,13 +50,13 @@ def tethered(
     user: str = "self",
     death_signal: signal.Signals = signal.SIGKILL,
 ) -> list[str]:
-    """The command that runs argv so that it ends with the calling process."""
+    """Return the command that runs `argv` and ends with the calling process."""
     shim = [sys.executable, "-I", "-S", tether.__file__]
     return [*shim, str(os.getpid()), str(int(death_signal)), user, *argv]
 
 
 class Child:
-    """One child. Every method but `start` returns at once; `tick` is called again and again."""
+    """One child process. All methods but `start` return at once; call `tick` repeatedly."""
 
     def __init__(self, program: Program, log_file: Path) -> None:
         self.program = program
@@ -68,18 +68,18 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._born: str | None = None
         self._started = self._ended = 0.0
-        self.failures = 0  # ends by itself in a row, none of them after a steady life
+        self.failures = 0  # unrequested exits in a row
         self._stop_by = 0.0
         self._silences: tuple[Silence, ...] = ()
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process, as far as the last tick knows."""
+        """True if the process exists, as of the last tick."""
         return self._process is not None
 
     @property
     def status(self) -> ChildStatus:
-        """What the state file says about this child."""
+        """The child's entry in the state file."""
         return ChildStatus(
             name=self.program.name,
             state=self.state,
@@ -91,7 +91,7 @@ class Child:
 
     @property
     def due_seconds(self) -> float | None:
-        """Time until the next tick has something to do; None: only a signal brings it on."""
+        """Seconds until the next tick is due, or None if only a signal causes one."""
         match self.state:
             case ChildState.STARTING:
                 return READY_POLL_SECONDS
@@ -103,7 +103,7 @@ class Child:
                 return None
 
     def start(self) -> None:
-        """Start the process in its own session, its output appended to the log."""
+        """Start the process in its own session and append its output to the log."""
         if self.program.clear is not None:
             self.program.clear()
         with self.log_file.open("ab") as output:
@@ -117,12 +117,12 @@ class Child:
             )
         self._born = birth(self._process.pid)
         self._started = time.monotonic()
-        self._silences = tuple(Silence(sign) for sign in self.program.signs)
+        self._silences = tuple(Silence(check) for check in self.program.checks)
         self.exit_code = None
         self._enter(ChildState.STARTING)
 
     def tick(self) -> bool:
-        """Notice an end, a start that became ready, or what is due; True: something changed."""
+        """Update the state and do what is due. Return True if something changed."""
         before = (self.state, self.restarts)
         if self._process is not None:
             self._reap()
@@ -137,13 +137,13 @@ class Child:
         return (self.state, self.restarts) != before
 
     def terminate(self) -> None:
-        """Ask the process to stop; it will not be started again."""
+        """Ask the process to stop, and do not restart it."""
         if self._process is None:
             self._enter(ChildState.STOPPED)
         else:
             self._enter(ChildState.STOPPING)
             self._stop_by = time.monotonic() + self.program.stop_seconds
-            # Popen's own method would reap a process that died just now, unseen by the next tick.
+            # Popen.terminate() would reap a dead process, and the next tick would miss its end.
             os.kill(self._process.pid, self.program.stop_signal)
 
     def tail(self, lines: int = 12) -> str:
@@ -154,16 +154,16 @@ class Child:
 
     @property
     def backoff_seconds(self) -> float:
-        """Pause before the next start."""
+        """Seconds to wait before the next start."""
         return min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
 
     def _act(self) -> None:
-        """Do what is due: start again after the backoff, or end a process that does not stop."""
+        """Restart the process after the backoff, or kill it if it does not stop."""
         if self.state is ChildState.BACKOFF:
             self.restarts += 1
             self.start()
         elif self._process is not None:
-            log.warning("%s does not stop and is ended", self.program.name)
+            log.warning("%s does not stop; killing it", self.program.name)
             _kill_group(self._process.pid)
             self._stop_by = math.inf
 
@@ -172,8 +172,8 @@ class Child:
             seconds = silence.look()
             if silence.too_long and self._process is not None:
                 log.error(
-                    "%s hangs (%s for %.0f s) and is restarted",
-                    *(self.program.name, silence.sign.name, seconds),
+                    "%s hangs (%s for %.0f s); restarting it",
+                    *(self.program.name, silence.check.name, seconds),
                 )
                 _kill_group(self._process.pid)
                 self._silences = ()
@@ -184,7 +184,7 @@ class Child:
         assert process is not None
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        # Before the process is reaped: until then its number cannot name a stranger's group.
+        # Kill before reaping: until then no other process group can have this id.
         _kill_group(process.pid)
         self.exit_code = process.wait()
         self._process = self._born = None
@@ -205,4 +205,4 @@ def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return  # the group is empty but for the dead
+        return  # only dead processes are left in the group

@@ -1,10 +1,10 @@
-"""The commands of the embedded stack: `ecolink up`, `down` and `status`."""
+"""Commands of the embedded stack: `ecolink up`, `down` and `status`."""
 
 from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -15,8 +15,9 @@ from rich.table import Table
 from deploy.demo.account import demo_account, sign_in_link
 from deploy.local import stack
 from deploy.local.errors import StackError
-from deploy.local.health import complaints
+from deploy.local.health import problems
 from deploy.local.state import ChildState, StackPhase, StackState
+from domain.core.durations import spoken
 from infrastructure.clock import clock_of
 from infrastructure.reaction import UNREACHABLE
 from infrastructure.settings import Settings
@@ -24,6 +25,7 @@ from infrastructure.settings import Settings
 commands = typer.Typer()
 console = Console(highlight=False)
 
+TEST_PAYMENTS = "Test payments are on: account holders can top up without paying."
 COLOURS = {
     ChildState.RUNNING: "green",
     ChildState.STARTING: "yellow",
@@ -43,18 +45,18 @@ def up(
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:
-            # From here on nothing is interrupted: an exception could get lost in a library.
+            # From here on, no KeyboardInterrupt: a library could swallow it.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: started.stop())
-            with suppress(*UNREACHABLE):  # then the supervisor has ended, which is told below
+            with suppress(*UNREACHABLE):  # the supervisor has ended; reported below
                 announce(started.settings, show_key=show_key)
             if started.wait() != 0:
-                fail(f"The supervisor failed; its log is in {started.settings.home / 'logs'}.")
+                fail(f"The supervisor failed. See its log in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:
         pass
     except StackError as error:
         fail(str(error))
-    console.print("EcoLink has stopped; its data stays.")
+    console.print("EcoLink has stopped. Its data is kept.")
 
 
 @commands.command()
@@ -70,14 +72,15 @@ def down() -> None:
 
 @commands.command()
 def status() -> None:
-    """Show each process of the running EcoLink, and consumers that lag behind the log.
+    """Show each process of the running EcoLink, and the problems that need an operator.
 
-    Exit status 1 if it is not running, a consumer is five minutes behind, or an event is parked.
+    Exits with 1 if EcoLink is not running, a consumer is five minutes behind, or an event is
+    parked.
     """
     settings = Settings()
     found = stack.state(settings.home)
     if found is None:
-        console.print(f"EcoLink is not running on {settings.home.resolve()}.")
+        console.print(f"EcoLink is not running in {settings.home.resolve()}.")
         raise typer.Exit(1)
     console.print(status_table(found, datetime.now(UTC)))
     if found.settings.gateway_url:
@@ -85,70 +88,62 @@ def status() -> None:
     if found.phase is not StackPhase.READY:
         raise typer.Exit(1)
     processes = [child.name for child in found.children]
-    said = complaints(found.settings, processes, clock_of(found.settings).now())
-    for complaint in said:
-        console.print(complaint, style="red", markup=False)
-    if said:
+    found_problems = problems(found.settings, processes, clock_of(found.settings).now())
+    for problem in found_problems:
+        console.print(problem, style="red", markup=False)
+    if found_problems:
         raise typer.Exit(1)
 
 
 @commands.command("sign-in")
 def sign_in() -> None:
-    """Print a link that signs a browser in as the demo account, once within 30 minutes."""
+    """Print a link that signs a browser in to the demo account. It works once, for 30 minutes."""
     found = stack.state(Settings().home)
     if found is None or found.phase is not StackPhase.READY:
-        fail("EcoLink is not running here; `ecolink up` starts it.")
+        fail("EcoLink is not running here. Start it with `ecolink up`.")
     print(sign_in_link(found.settings, demo_account(found.settings)))
 
 
 def announce(settings: Settings, *, show_key: bool = False) -> None:
-    """Say where the running stack is reached and where its data lies; the key only if asked."""
-    console.print(f"[bold green]EcoLink runs[/] at [bold]{settings.gateway_url}[/]")
+    """Print the address of the running stack and the folder of its data; the key on request."""
+    console.print(f"[bold green]EcoLink is running[/] at [bold]{settings.gateway_url}[/]")
     account = demo_account(settings)
-    console.print(f"Sign in, once, in your browser: [bold]{sign_in_link(settings, account)}[/]")
+    console.print(
+        f"Open this link to sign in; it works once: [bold]{sign_in_link(settings, account)}[/]"
+    )
     if show_key:
         console.print(f"API key of the demo account: [bold]{account.key}[/]")
     else:
-        console.print("Start with `ecolink up --show-key` to print the demo account's API key.")
+        console.print("To print the demo account's API key, start with `ecolink up --show-key`.")
     if settings.test_payments:
-        said = "Test payments are on: account holders top up without paying."
-        console.print(said, style="yellow", soft_wrap=True)
-    console.print(f"Data, logs and passwords are in {settings.home}; Ctrl-C stops it.")
+        console.print(TEST_PAYMENTS, style="yellow", soft_wrap=True)
+    console.print(f"Data, logs and passwords are in {settings.home}. Press Ctrl-C to stop.")
 
 
 def status_table(found: StackState, now: datetime) -> Table:
-    """The supervisor and its children, one row each."""
+    """One row for the supervisor, and one for each child."""
     table = Table(title=f"EcoLink is {found.phase}", title_justify="left")
     for heading in ("process", "state"):
         table.add_column(heading)
     for heading in ("pid", "for", "restarts"):
         table.add_column(heading, justify="right")
-    table.add_row("supervisor", found.phase, str(found.pid), duration(now - found.since), "")
+    table.add_row(
+        "supervisor", found.phase, str(found.pid), spoken((now - found.since).total_seconds()), ""
+    )
     for child in found.children:
         colour = COLOURS[child.state]
         table.add_row(
             child.name,
             f"[{colour}]{child.state}[/]",
             str(child.pid or ""),
-            duration(now - child.since),
+            spoken((now - child.since).total_seconds()),
             str(child.restarts),
         )
     return table
 
 
-def duration(elapsed: timedelta) -> str:
-    """A span in its two largest units, such as `3 h 20 min`."""
-    seconds = max(0, int(elapsed.total_seconds()))
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
-
-
 def fail(message: str) -> NoReturn:
-    """Say what went wrong and end with status 1."""
+    """Print the error and exit with status 1."""
     console.print(message, style="red", markup=False)
     raise typer.Exit(1)
 

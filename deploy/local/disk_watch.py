@@ -1,4 +1,4 @@
-"""Disk alarms: the supervisor's log says when the home's disk runs low, before it is full."""
+"""Disk alarms: log when free space on the home's disk runs low."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger("supervisor")
 
 
 class DiskWatch:
-    """Logs each change of the disk's level, and a level that is not ok every ten minutes."""
+    """Logs each change of the disk's level, and repeats a bad level every ten minutes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._level, self._said_at = DiskLevel.OK, 0.0
+        self._level, self._logged_at = DiskLevel.OK, 0.0
 
     def look(self) -> None:
-        """Take a look; returns at once."""
+        """Check the disk once; returns at once."""
         space = disk_space(self._settings)
         changed = space.level is not self._level
-        late = time.monotonic() - self._said_at > REPEAT_SECONDS
+        late = time.monotonic() - self._logged_at > REPEAT_SECONDS
         if changed or (late and space.level is not DiskLevel.OK):
-            self._level, self._said_at = space.level, time.monotonic()
+            self._level, self._logged_at = space.level, time.monotonic()
             home = self._settings.home
             log.log(SEVERITY[space.level], "disk space is %s: %s in %s", space.level, space, home)

@@ -1,7 +1,7 @@
-"""What the embedded stack says to a person when it cannot do its work."""
+"""The error of the embedded stack."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """The stack cannot start or be joined; the message says why and what to do."""
+    """The stack cannot start or be joined. The message says why and what to do."""

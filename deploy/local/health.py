@@ -1,4 +1,4 @@
-"""Whether the processes keep up with the event log, which being alive does not say."""
+"""Detect processes that are alive but do not keep up with the event log."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from projections import PROJECTIONS
 from projections.lag import behind
 from projections.projection import consumer_name
 
-MOST_LAG = timedelta(minutes=5)
-"""How old an event may get before a consumer has seen it. Most take milliseconds; to validate a
-large dataset, or to load a large model, takes a minute or two."""
+MAX_LAG = timedelta(minutes=5)
+"""Longest age of an event that a consumer has not seen. Most events take milliseconds; validating a
+large dataset or loading a large model takes a minute or two."""
 
 CONSUMERS = {
     "projector": tuple(map(consumer_name, PROJECTIONS)),
     **{service: (service,) for service in ("billing", "scheduler", "datasets", "serving")},
 }
-"""The consumers of the event log, by the process that runs them."""
+"""Consumers of the event log, by the process that runs them."""
 
 
-def complaints(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
-    """A sentence for each thing that an operator has to see to, of what these processes do."""
-    said: list[str] = []
+def problems(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
+    """One sentence for each problem of these processes that needs an operator."""
+    found: list[str] = []
     space = disk_space(settings)
     if space.level is not DiskLevel.OK:
-        said.append(f"Disk space is {space.level}: {space} in {settings.home}.")
-    return said + _of_consumers(settings, processes, now)
+        found.append(f"Disk space is {space.level}: {space} in {settings.home}.")
+    return found + _of_consumers(settings, processes, now)
 
 
 def _of_consumers(settings: Settings, processes: Collection[str], now: datetime) -> list[str]:
@@ -44,16 +44,16 @@ def _of_consumers(settings: Settings, processes: Collection[str], now: datetime)
             late = behind(connection, consumers)
             parked = Counter(row["consumer"] for row in parked_reactions(connection))
     except psycopg.OperationalError as error:
-        return [f"The database does not answer: {error}"]
+        return [f"The database does not respond: {error}"]
     return [
         *(
-            f"{row['consumer']} is {row['events']} events behind, by "
-            f"{spoken((now - row['since']).total_seconds())}; the log of its process says why."
+            f"{row['consumer']} is {row['events']} events behind ("
+            f"{spoken((now - row['since']).total_seconds())}). See the log of its process."
             for row in late
-            if now - row["since"] > MOST_LAG
+            if now - row["since"] > MAX_LAG
         ),
         *(
-            f"{consumer} has parked {count} of its events; `ecolink events parked` says why."
+            f"{consumer} has parked {count} events. See `ecolink events parked`."
             for consumer, count in sorted(parked.items())
         ),
     ]

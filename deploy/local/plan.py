@@ -1,19 +1,19 @@
-"""What one run of the stack consists of: which servers, which services, on which ports."""
+"""The plan of one run of the stack: servers, services, ports and URLs."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Protocol
 
 from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.child import Program
-from deploy.local.hang_detection import Heartbeat, Probe, Sign
+from deploy.local.hang_detection import Check, Heartbeat, Probe, healthz
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
 from deploy.local.ports import free_port
@@ -24,7 +24,7 @@ from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
 PROBE_SECONDS = 10.0
-POD_MARGIN_SECONDS = 5.0  # beyond the grace in which a trainer saves its checkpoint
+POD_MARGIN_SECONDS = 5.0  # added to the trainer's grace period for its last checkpoint
 
 
 class Server(Protocol):
@@ -32,15 +32,15 @@ class Server(Protocol):
 
     @property
     def program(self) -> Program:
-        """How the supervisor runs it."""
+        """The program, as the supervisor runs it."""
         ...
 
     def initialise(self) -> None:
-        """Make what it needs on disk; called before its first start of a run."""
+        """Create its files. Called before its first start of a run."""
         ...
 
     def provision(self) -> None:
-        """Make what it must hold; called when it is ready."""
+        """Create its content. Called when it is ready."""
         ...
 
 
@@ -50,17 +50,17 @@ class Plan:
 
     settings: Settings
     servers: tuple[Server, ...]
-    preparations: tuple[Program, ...]  # each runs to its end before the services start
+    preparations: tuple[Program, ...]  # each must end before the services start
     services: tuple[Program, ...]
 
     @property
     def pod_stop_seconds(self) -> float:
-        """How long a local pod may take to stop."""
+        """Seconds that a local pod may take to stop."""
         return self.settings.grace_seconds + POD_MARGIN_SECONDS
 
 
-def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
-    """Decide ports and URLs. A server whose URL is configured is not embedded.
+def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
+    """Choose ports and URLs. A server whose URL is configured is not embedded.
 
     A port that is not configured is that of the last run, if it is still free.
     """
@@ -88,7 +88,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     if "serving" in services:
         known |= {"serving_secret": settings.serving_secret or passwords.serving}
     if settings.clock_speed != 1.0 and settings.clock_origin is None:
-        # The same in all processes, and in the next run: stored times never lie ahead.
+        # All processes and later runs share the origin: stored times are never in the future.
         known |= {"clock_origin": before.clock_origin or datetime.now(UTC)}
     known |= {"supervisor_pid": os.getpid()}
     filled = settings.model_copy(update=known)
@@ -104,7 +104,7 @@ def draw_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
 
 
 def _own_settings(name: str, settings: Settings, postgres: PostgresServer | None) -> Settings:
-    """The settings of one service: with its own database role, and no secret of others."""
+    """The settings of one service: its own database role, and no secret of other services."""
     known: dict[str, object] = {"owner_database_url": None}
     if postgres is not None:
         known["database_url"] = postgres.url_of(role_of(name))
@@ -123,11 +123,11 @@ def _listening(
     if "gateway" in services:
         host = settings.gateway_host
         port = settings.gateway_port or free_port(before.gateway_port, host)
-        known |= {"gateway_port": port, "gateway_url": f"http://{_dialled(host)}:{port}"}
+        known |= {"gateway_port": port, "gateway_url": f"http://{_reachable(host)}:{port}"}
     if "serving" in services:
         host = settings.serving_host
         port = settings.serving_port or free_port(before.serving_port, host)
-        known |= {"serving_port": port, "serving_url": f"http://{_dialled(host)}:{port}"}
+        known |= {"serving_port": port, "serving_url": f"http://{_reachable(host)}:{port}"}
     return known
 
 
@@ -141,54 +141,38 @@ def _migration(settings: Settings) -> Program:
 
 
 def _service(name: str, target: str, settings: Settings) -> Program:
-    """A service's program, which inherits no setting that is not among its own."""
+    """A service's program. It inherits no ECOLINK_ variable but its own settings."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ECOLINK_")}
     beat_file = settings.home / "run" / "beats" / name
     own = settings.model_copy(update={"beat_file": beat_file})
     variables = inherited | environment(own) | {"PYTHONUNBUFFERED": "1"}
-    gateway = partial(_answers, _dialled(settings.gateway_host), settings.gateway_port)
+    gateway = partial(_is_ready, _reachable(settings.gateway_host), settings.gateway_port)
     settings.home.joinpath("run", "beats").mkdir(mode=0o700, parents=True, exist_ok=True)
-    signs: list[Sign] = [Heartbeat(beat_file, settings.hung_seconds)]
+    checks: list[Check] = [Heartbeat(beat_file, settings.hung_seconds)]
     if name in LISTENERS:
         host, port = (getattr(settings, f"{name}_{what}") for what in ("host", "port"))
-        ask = partial(_replies, _dialled(host), port)
-        signs.append(Probe("no answer to HTTP", settings.hung_seconds, ask))
+        ask = partial(_responds, _reachable(host), port)
+        checks.append(Probe("no answer to HTTP", settings.hung_seconds, ask))
     return Program(
         name=name,
-        # -P: a folder of the same name where the user stands does not come first.
+        # -P: ignore a package of the same name in the current folder.
         argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
         environment=variables,
         ready=gateway if name == "gateway" else None,
-        signs=tuple(signs),
+        checks=tuple(checks),
     )
 
 
-def _dialled(host: str) -> str:
-    """The address to reach a listener at; a wildcard is reached at the loopback."""
+def _reachable(host: str) -> str:
+    """The address to reach a listener at. A wildcard is reached on the loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
-def _replies(host: str, port: int) -> bool:
+def _responds(host: str, port: int) -> bool:
     """Return True if a listener answers GET /healthz, even with an error."""
-    connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", "/healthz")
-        connection.getresponse()
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-    return True
+    return healthz(host, port, PROBE_SECONDS) is not None
 
 
-def _answers(host: str, port: int) -> bool:
-    """Whether GET /healthz succeeds."""
-    connection = http.client.HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _is_ready(host: str, port: int) -> bool:
+    return healthz(host, port, timeout=2) == HTTPStatus.OK

@@ -1,4 +1,4 @@
-"""Local pods as the supervisor sees them: the folders in which the local launcher records them."""
+"""Local pods as the supervisor sees them, in the folders that the local launcher writes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from infrastructure.liveness import kill_groups, living, wait_ended
 
 
 class PodRecord(BaseModel):
-    """What `pods/<name>/pod.json` says of the process that holds a pod."""
+    """The content of `pods/<name>/pod.json`: the process that holds a pod."""
 
     pid: int
-    born: str  # as infrastructure.liveness names the process
+    born: str  # start time, see infrastructure.liveness.birth
 
 
 def living_pods(home: Home) -> list[psutil.Process]:
-    """The processes that hold a living pod of this home."""
+    """The processes that hold a running pod of this home."""
     found: list[psutil.Process] = []
     for path in home.pods.glob("*/pod.json"):
         try:
             record = PodRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
-            continue  # being written or removed: a pod is recorded before its trainer starts
+            continue  # being written or removed; a pod is recorded before its trainer starts
         process = living(record.pid, record.born)
         if process is not None:
             found.append(process)
@@ -34,9 +34,9 @@ def living_pods(home: Home) -> list[psutil.Process]:
 
 
 def stop_pods(home: Home, timeout: float) -> int:
-    """Ask every living pod to stop, and end those that still live after `timeout` seconds.
+    """Ask every running pod to stop, and kill the rest after `timeout` seconds.
 
-    Returns how many had to be ended.
+    Returns the number of killed pods.
     """
     pods = living_pods(home)
     for pod in pods:

@@ -11,24 +11,24 @@ LOWEST = 20_000
 TRIES = 200
 
 
-def lent() -> range:
-    """The ports to choose from: below the range that the kernel gives to outgoing connections.
+def candidates() -> range:
+    """Candidate ports, below the kernel's range for outgoing connections.
 
-    A client that keeps dialling a stopped server's port inside that range can be given the very
-    port as its own, and the server could not start again.
+    Inside that range, a client that redials a stopped server's port can get that port as its own,
+    and then the server cannot start again.
     """
     return range(LOWEST, max(LOWEST + 1000, int(RANGE.read_text().split()[0]) - 1))
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, the preferred one (0: none) if it is free."""
+    """A free port: the preferred one if possible (0: no preference)."""
     if preferred and _is_free(host, preferred):
         return preferred
-    ports = lent()
+    ports = candidates()
     for port in random.sample(ports, min(TRIES, len(ports))):
         if _is_free(host, port):
             return port
-    raise OSError(f"no free port between {ports[0]} and {ports[-1]} on {host}")
+    raise OSError(f"No free port between {ports[0]} and {ports[-1]} on {host}.")
 
 
 def _is_free(host: str, port: int) -> bool:

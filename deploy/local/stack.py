@@ -1,4 +1,4 @@
-"""The embedded stack for those who need it: join the running one, or start one for a while."""
+"""The embedded stack for commands: join the running one, or start one for a while."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from infrastructure.settings import Settings
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that this process started; its settings have every URL filled in."""
+    """A stack that this process started. Its settings have every URL filled in."""
 
     settings: Settings
     supervisor: subprocess.Popen[bytes]
@@ -37,22 +37,22 @@ class Stack:
 
 
 def state(home: Path) -> StackState | None:
-    """The state of the stack that lives on a home, whatever its phase, or None."""
+    """State of the stack that runs on a home, in any phase, or None."""
     return living_state(Home(home.expanduser().resolve()))
 
 
 def running(home: Path) -> Settings | None:
-    """How to reach the stack that is ready on a home, or None."""
+    """Settings of the stack that is ready on a home, or None."""
     found = state(home)
     return found.settings if found is not None and found.phase is StackPhase.READY else None
 
 
 @contextmanager
 def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Stack]:
-    """Start a stack under a supervisor of its own, and stop it at the end.
+    """Start a stack with its own supervisor, and stop it at the end.
 
-    The stack ends with this process, however that ends. Raises StackError, also when one already
-    runs on the home.
+    The stack ends when this process ends, for any reason. Raises StackError, also if a stack
+    already runs on the home.
     """
     home = Home.of(settings)
     home.prepare()
@@ -70,13 +70,13 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
                 stderr=log,
                 env=os.environ | environment(settings.model_copy(update={"home": home.root})),
                 pass_fds=(far_end.fileno(),),
-                start_new_session=True,  # Ctrl-C is for this process, which then asks it to stop
+                start_new_session=True,  # Ctrl-C reaches this process alone
             )
         try:
             _wait_ready(lifeline, home)
             filled = running(home.root)
             if filled is None:
-                raise StackError(f"The supervisor ended; its log is {home.log('supervisor')}.")
+                raise StackError(f"The supervisor ended. See its log, {home.log('supervisor')}.")
             yield Stack(filled, supervisor)
         finally:
             lifeline.close()
@@ -85,10 +85,10 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
 
 @contextmanager
 def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Settings]:
-    """The settings of the running stack, or of one that is started for the duration.
+    """Settings of the running stack, or of one that runs for the duration.
 
-    With no services, only PostgreSQL and NATS are needed. Raises StackError if the running stack
-    lacks a service that is asked for.
+    Without services, only PostgreSQL and NATS are needed. Raises StackError if the running stack
+    lacks a requested service.
     """
     if settings.database_url and settings.nats_url and not services:
         yield settings
@@ -101,14 +101,14 @@ def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterat
     missing = set(services) - {child.name for child in found.children}
     if missing:
         raise StackError(
-            f"The stack that runs on {found.settings.home} has no {', '.join(sorted(missing))}; "
-            "another command started it for itself. Try again when that has ended."
+            f"The stack in {found.settings.home} does not run {', '.join(sorted(missing))}; "
+            "another command started it. Try again when that command has ended."
         )
     yield found.settings
 
 
 def down(home: Path, timeout: float = 120.0) -> bool:
-    """Stop the stack on a home and wait until it has ended; False if none runs.
+    """Stop the stack on a home and wait for its end. Return False if none runs.
 
     Raises StackError if it takes longer than `timeout` seconds.
     """
@@ -118,16 +118,16 @@ def down(home: Path, timeout: float = 120.0) -> bool:
         return False
     process.terminate()
     if wait_ended([process], timeout):
-        raise StackError(f"The supervisor (process {process.pid}) does not stop; see its log.")
+        raise StackError(f"The supervisor (process {process.pid}) does not stop. See its log.")
     return True
 
 
 def _wait_ready(lifeline: socket.socket, home: Home) -> None:
-    """Read what the supervisor says until it is ready or gone."""
-    heard = b""
-    while READY not in heard:
+    """Wait until the supervisor reports that it is ready; raises StackError if it ends."""
+    received = b""
+    while READY not in received:
         chunk = lifeline.recv(65536)
         if not chunk:
-            reason = heard.decode(errors="replace").strip() or "The supervisor failed."
+            reason = received.decode(errors="replace").strip() or "The supervisor failed."
             raise StackError(f"{reason}\nThe log is {home.log('supervisor')}.")
-        heard += chunk
+        received += chunk

@@ -1,4 +1,4 @@
-"""What the supervisor tells about its stack, in one file that others read."""
+"""The supervisor's state file, which other processes read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infrastructure.settings import Settings
 
 
 class StackPhase(StrEnum):
-    """Where the stack as a whole stands."""
+    """Phase of the whole stack."""
 
     STARTING = "starting"
     READY = "ready"
@@ -23,35 +23,35 @@ class StackPhase(StrEnum):
 
 
 class ChildState(StrEnum):
-    """Where one child stands."""
+    """State of one child."""
 
     STARTING = "starting"
     RUNNING = "running"
-    BACKOFF = "backoff"  # ended by itself; starts again soon
+    BACKOFF = "backoff"  # exited; restarts soon
     STOPPING = "stopping"
     STOPPED = "stopped"
 
 
 class ChildStatus(BaseModel):
-    """One child as the state file shows it."""
+    """A child in the state file."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     state: ChildState
     pid: int | None
-    born: str | None  # as infrastructure.liveness names the process
+    born: str | None  # start time, see infrastructure.liveness.birth
     restarts: int
     since: datetime
 
     @property
     def process(self) -> psutil.Process | None:
-        """The living process, or None."""
+        """The running process, or None."""
         return living(self.pid, self.born)
 
 
 class StackState(BaseModel):
-    """The state file: who supervises, what runs, and where it is reached (with passwords)."""
+    """The state file: supervisor, children, and the settings with every URL and password."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +64,7 @@ class StackState(BaseModel):
 
     @property
     def process(self) -> psutil.Process | None:
-        """The living supervisor, or None."""
+        """The running supervisor, or None."""
         return living(self.pid, self.born)
 
     def write(self, home: Home) -> None:
@@ -73,7 +73,7 @@ class StackState(BaseModel):
 
 
 def recorded_state(home: Home) -> StackState | None:
-    """The last state that a supervisor wrote, living or not; None: none, or of another version."""
+    """The last written state, of a running supervisor or not. None: none, or unreadable."""
     try:
         return StackState.model_validate_json(home.state.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -81,6 +81,6 @@ def recorded_state(home: Home) -> StackState | None:
 
 
 def living_state(home: Home) -> StackState | None:
-    """The state of a supervisor that lives, or None."""
+    """The state of a running supervisor, or None."""
     state = recorded_state(home)
     return state if state is not None and state.process is not None else None

@@ -1,9 +1,9 @@
-"""The supervisor: PostgreSQL, NATS, one migration, then every service, until it is told to stop.
+"""The supervisor: start PostgreSQL, NATS, the migration and every service, and keep them running.
 
-`python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the settings in
-the environment. The lifeline is a socket to whoever started it: the word `ready` or an error goes
-out on it, and its end, which the kernel brings about however the other side dies, means stop. It
-has a single thread, because a death signal is tied to the thread that started the child.
+`python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the settings in the
+environment. The lifeline is a socket to the starter. The supervisor writes `ready` or an error to
+it, and stops at its end, which the kernel causes however the starter dies. The process has one
+thread, because a death signal is tied to the thread that started the child.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deploy.local.disk_watch import DiskWatch
 from deploy.local.errors import StackError
 from deploy.local.hang_detection import Probe, Prober
 from deploy.local.home import Home
-from deploy.local.plan import Plan, draw_plan
+from deploy.local.plan import Plan, make_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
 from deploy.run import PRIVATE_UMASK, set_up_logging
@@ -34,18 +34,18 @@ from infrastructure.liveness import birth, kill_groups
 from infrastructure.settings import Settings
 
 START_SECONDS = 120.0
-START_FAILURES = 3  # a service that ends this often before all are ready fails the start
+START_FAILURES = 3  # exits of one service that fail the start
 READY = b"ready\n"
 
 log = logging.getLogger("supervisor")
 
 
 class StopRequested(Exception):
-    """Someone wants the stack to stop."""
+    """A signal or the starter's end asks the stack to stop."""
 
 
 class Supervisor:
-    """One run of the stack on a home that the caller has locked."""
+    """One run of the stack, on a home that the caller has locked."""
 
     def __init__(self, home: Home, plan: Plan, lifeline: socket.socket | None) -> None:
         self._home = home
@@ -65,7 +65,7 @@ class Supervisor:
         try:
             self._start()
             self._enter(StackPhase.READY)
-            tell(self._lifeline, READY)
+            send(self._lifeline, READY)
             while True:
                 self._turn()
         except StopRequested:
@@ -85,15 +85,15 @@ class Supervisor:
             self._run_to_end(program)
         self._services = [self._child(program) for program in self._plan.services]
         self._start_together(self._services, failures=START_FAILURES)
-        programs = [child.program for child in (*self._servers, *self._services)]
-        signs = [sign for program in programs for sign in program.signs]
-        Prober(sign for sign in signs if isinstance(sign, Probe)).start()
+        children = (*self._servers, *self._services)
+        checks = [check for child in children for check in child.program.checks]
+        Prober(check for check in checks if isinstance(check, Probe)).start()
 
     def _child(self, program: Program) -> Child:
         return Child(program, self._home.log(program.name))
 
     def _start_together(self, children: Sequence[Child], failures: int) -> None:
-        """Start children and wait until all are ready."""
+        """Start children and wait until all are ready; raises StackError."""
         deadline = time.monotonic() + START_SECONDS
         for child in children:
             child.start()
@@ -104,7 +104,7 @@ class Supervisor:
                     raise StackError(f"{child.program.name} does not start.\n{child.tail()}")
 
     def _run_to_end(self, program: Program) -> None:
-        """Run a program that must end well before anything else starts."""
+        """Run a program that must succeed before anything else starts; raises StackError."""
         child = self._child(program)
         child.start()
         try:
@@ -116,21 +116,21 @@ class Supervisor:
             raise StackError(f"{program.name} failed.\n{child.tail()}")
 
     def _turn(self, *others: Child) -> None:
-        """Sleep until something happens, then let every child notice; raises StopRequested."""
+        """Wait for an event or a timeout, then tick every child; raises StopRequested."""
         children = (*self._servers, *self._services, *others)
         self._wait(children)
         if self._stop_requested:
             raise StopRequested
         self._home.rotate_logs()
-        changed = [child.tick() for child in children]  # each of them, so not inside any()
+        changed = [child.tick() for child in children]  # tick all: any() would stop early
         self._disk.look()
         if any(changed) or self._unwritten:
             self._write_state()
 
-    def _wait(self, children: Sequence[Child], most_seconds: float = 5.0) -> None:
+    def _wait(self, children: Sequence[Child], max_seconds: float = 5.0) -> None:
         due = [child.due_seconds for child in children if child.due_seconds is not None]
         watched = [self._wakeup] + ([self._lifeline] if self._lifeline else [])
-        readable, _, _ = select.select(watched, [], [], min([most_seconds, *due]))
+        readable, _, _ = select.select(watched, [], [], min([max_seconds, *due]))
         if self._wakeup in readable:
             self._wakeup.recv(4096)
         if self._lifeline in readable and not self._lifeline_holds():
@@ -145,12 +145,12 @@ class Supervisor:
             return False
 
     def _stop(self) -> None:
-        """Services, then pods, which still report, then the servers in reverse order."""
+        """Stop services, then pods, which still report, then servers in reverse order."""
         self._enter(StackPhase.STOPPING)
         self._stop_together(self._services[::-1])
         ended = stop_pods(self._home, self._plan.pod_stop_seconds)
         if ended:
-            log.warning("%d pods did not stop in time and were ended", ended)
+            log.warning("%d pods did not stop in time and were killed", ended)
         for child in self._servers[::-1]:
             self._stop_together([child])
             if child.program.clear is not None:
@@ -172,7 +172,7 @@ class Supervisor:
         self._write_state()
 
     def _write_state(self) -> None:
-        """Write the state file; what a full disk does not take is written by a later turn."""
+        """Write the state file. If the disk is full, a later turn writes it."""
         born = birth(os.getpid())
         assert born is not None
         state = StackState(
@@ -188,7 +188,7 @@ class Supervisor:
             self._unwritten = False
         except OSError as error:
             if not self._unwritten:
-                log.error("the state file cannot be written: %s", error)
+                log.error("cannot write the state file: %s", error)
             self._unwritten = True
 
     def _listen_to_signals(self) -> None:
@@ -200,20 +200,20 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # it only ends the wait
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only wakes up select()
 
 
-def tell(lifeline: socket.socket | None, message: bytes) -> None:
-    """Say something to whoever started this; one who is gone is noticed by the next wait."""
+def send(lifeline: socket.socket | None, message: bytes) -> None:
+    """Send a message to the starter. If it is gone, the next wait notices."""
     if lifeline is not None:
         with suppress(OSError):
             lifeline.sendall(message)
 
 
 def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
-    """End what still lives of the last run, whose supervisor was killed.
+    """Kill what is still running of the last run, whose supervisor was killed.
 
-    Children die with their supervisor; this finds one that is late. Each is safe to kill.
+    Children die with their supervisor; this catches late ones. Each is safe to kill.
     """
     previous = recorded_state(home)
     children = previous.children if previous else ()
@@ -238,12 +238,12 @@ def main() -> None:
         with home.locked():
             with home.log("supervisor").open("ab") as file:
                 os.dup2(file.fileno(), sys.stderr.fileno())
-            plan = draw_plan(home, settings, services)
+            plan = make_plan(home, settings, services)
             end_leftovers(home, plan.pod_stop_seconds)
             Supervisor(home, plan, lifeline).run()
     except StackError as error:
         log.error("%s", error)
-        tell(lifeline, str(error).encode())
+        send(lifeline, str(error).encode())
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
-"""Become another program whose life is tied to its parent's, as a user that the program accepts.
+"""Become another program that ends with its parent, as another user.
 
-Run by path with `python -I -S`, so it imports nothing but the standard library. A program of its
-own, because code between fork and exec (`preexec_fn`) is unsafe in a process that has threads.
+Run by path with `python -I -S`, so it imports the standard library alone. It is a program, because
+code between fork and exec (`preexec_fn`) is unsafe in a process that has threads.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, call: str) -> None:
-    """Raise the C library's error of a call that failed."""
+    """Raise OSError for a failed call of the C library."""
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{call}: {os.strerror(code)}")
 
 
 def enter_namespace() -> None:
-    """Lose root's powers in a user namespace; files still belong to the user outside it."""
+    """Drop root's rights in a user namespace. Outside it, files still belong to the user."""
     uid, gid = os.geteuid(), os.getegid()
     check(libc.unshare(CLONE_NEWUSER), "unshare")
     for name, text in (
@@ -39,7 +39,7 @@ def enter_namespace() -> None:
 
 
 def become(user: str) -> None:
-    """Take on a user: `self`, `namespace`, or `<uid>:<gid>`."""
+    """Switch to a user: `self`, `namespace`, or `<uid>:<gid>`."""
     if user == "namespace":
         enter_namespace()
     elif user != "self":
@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> None:
     """Arguments: parent's process id, death signal, user, then the program and its arguments."""
     parent, death_signal, user, *program = arguments
     become(user)
-    # After the change of user, which would clear it; the kernel keeps it across exec.
+    # After the change of user, which clears it. The kernel keeps it across exec.
     check(libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
     if os.getppid() != int(parent):
-        sys.exit("the parent ended before its child began")
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; exec would keep that
+        sys.exit("the parent ended before its child started")
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and exec keeps that
         signal.signal(number, signal.SIG_DFL)
     os.execv(program[0], program)
 

@@ -1,4 +1,4 @@
-"""The operator's commands on the host: accounts, keys and base models, straight on the store."""
+"""`ecolink accounts`: accounts, credits, payments and API keys, on this host."""
 
 from __future__ import annotations
 
@@ -22,40 +22,38 @@ from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of
 
-console = Console(highlight=False, markup=False)  # names may hold brackets
+console = Console(highlight=False, markup=False)  # names can contain brackets
 
-accounts = typer.Typer(
-    no_args_is_help=True, help="Accounts, their credit and their keys, on this host."
-)
-keys = typer.Typer(no_args_is_help=True, help="API keys of an account, on this host.")
+accounts = typer.Typer(no_args_is_help=True, help="Manage accounts, their credit and their keys.")
+keys = typer.Typer(no_args_is_help=True, help="Manage the API keys of an account.")
 accounts.add_typer(keys, name="keys")
 
-Name = Annotated[str, typer.Argument(help="The account's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of the account.", show_default=False)]
 
 
 @accounts.command("create")
 def create_account(
     name: Name,
-    role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.USER,
+    role: Annotated[Role, typer.Option(help="Rights of its holder.")] = Role.USER,
     time_zone: Annotated[
-        str, typer.Option(help="Time zone of statements, such as Asia/Tokyo.")
+        str, typer.Option(help="Time zone of its statements, such as Asia/Tokyo.")
     ] = "UTC",
 ) -> None:
-    """Create an account."""
+    """Open an account."""
     with open_store() as store:
         if time_zone not in available_timezones():
-            raise Invalid(f"{time_zone} is not the name of a time zone, such as Europe/Berlin.")
-        # The name first: an account that a crash left unopened behind it is opened now.
+            raise Invalid(f"Unknown time zone {time_zone!r}. Enter one such as Europe/Berlin.")
+        # The name comes first. If a crash left the account of a name unopened, this opens it.
         account_id = add_account_name(store.connection, uuid4(), name)
         if store.log.find(Account, account_id) is not None:
-            raise Invalid(f"There is an account named {name} already.")
+            raise Invalid(f"An account named {name} already exists. Choose another name.")
         store.ecolink.open_account(account_id, role, time_zone)
         console.print(f"Opened {name} ({role}): {account_id}")
 
 
 @accounts.command("list")
 def list_accounts() -> None:
-    """List all accounts with their balances."""
+    """List accounts with their balances."""
     with open_store() as store:
         store.fold(ACCOUNTS)
         names = account_names(store.connection)
@@ -76,9 +74,11 @@ def list_accounts() -> None:
 def credit_account(
     name: Name,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="Reference of the credit. It counts once.")],
+    reference: Annotated[
+        str, typer.Option(help="Purpose of the credit. The same reference counts once.")
+    ],
 ) -> None:
-    """Give an account credit. Each reference counts once."""
+    """Give credit to an account. The same reference counts once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         account = store.ecolink.grant_credit(store.account(name), amount_micros, reference)
@@ -89,10 +89,14 @@ def credit_account(
 def top_up_account(
     name: Name,
     amount: Annotated[str, typer.Argument(help="Dollars, such as 25.00.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="Reference of the payment. It counts once.")],
-    provider: Annotated[str, typer.Option(help="Provider that received the money.")] = "manual",
+    reference: Annotated[
+        str, typer.Option(help="Reference of the payment. The same reference counts once.")
+    ],
+    provider: Annotated[
+        str, typer.Option(help="Payment provider that received the money.")
+    ] = "manual",
 ) -> None:
-    """Add a payment to a balance. Each reference counts once."""
+    """Confirm a payment. The same reference counts once."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
         named = provider_named(store.settings, provider)
@@ -103,16 +107,16 @@ def top_up_account(
 
 @keys.command("issue")
 def issue_key(name: Name) -> None:
-    """Create an API key and print its secret once."""
+    """Create an API key and show its secret, once."""
     with open_store() as store:
         key, secret = store.ecolink.issue_key(store.account(name))
-        console.print(f"Key {key.id} of {name}; keep its secret, it is not shown again:")
+        console.print(f"Created key {key.id} of {name}. Save its secret, it is not shown again:")
         print(secret)
 
 
 @keys.command("list")
 def list_keys(name: Name) -> None:
-    """List an account's keys by their last characters."""
+    """List an account's keys with the last characters of their secrets."""
     with open_store() as store:
         account_id = store.account(name)
         store.fold(API_KEYS)
@@ -130,9 +134,9 @@ def list_keys(name: Name) -> None:
 
 @keys.command("revoke")
 def revoke_key(
-    name: Name, key: Annotated[UUID, typer.Argument(help="Id of the key.", show_default=False)]
+    name: Name, key: Annotated[UUID, typer.Argument(help="ID of the key.", show_default=False)]
 ) -> None:
-    """Revoke an API key at once."""
+    """Revoke an API key immediately."""
     with open_store() as store:
         store.ecolink.revoke_key(store.account(name), key)
         console.print(f"Key {key} is revoked.")

@@ -1,4 +1,4 @@
-"""`ecolink audit`: what an auditor runs."""
+"""`ecolink audit`: verify that everything stored agrees with the event log."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gateway.cli.terminal import fail
 from infrastructure.settings import Settings
 from services.projector.audit import Findings, audit
 
-commands = typer.Typer(name="audit", help="Replay the log and check the books.")
+commands = typer.Typer(name="audit", help="Compare everything stored with the event log.")
 
 
 @commands.command()
 def verify(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Replay the event log and compare everything stored with it. Exit with 1 on a difference.
+    """Replay every event and compare the result with everything stored. Exits with 1 on a
+    difference.
 
-    This covers projections, balances, snapshots, positions of consumers and the evidence of
-    billing.
+    It compares projections and balances, snapshots, positions of consumers, and billing's evidence.
     """
     try:
         with stack(Settings(), services={}) as settings:
@@ -44,8 +44,8 @@ def verify(
 
 def _show(findings: Findings) -> None:
     console = Console()
-    table = Table(title=f"{findings.events} events refolded, up to notification {findings.head}")
-    for column in ("table", "at", "behind", "rows", "live", "refolded", ""):
+    table = Table(title=f"{findings.events} events replayed, up to notification {findings.head}")
+    for column in ("table", "at", "behind", "rows", "live", "replayed", ""):
         number = column in ("at", "behind", "rows")
         table.add_column(column, justify="right" if number else "left")
     for each in findings.tables:

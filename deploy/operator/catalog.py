@@ -1,4 +1,4 @@
-"""`ecolink catalog`: what the platform offers, and its operator's changes to that."""
+"""`ecolink catalog`: show and change GPU types, regions and base models."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from projections.deployments import adapters_on
 commands = typer.Typer(
     name="catalog",
     no_args_is_help=True,
-    help="GPU types, regions and base models. Changes apply at once.",
+    help="Manage GPU types, regions and base models. Changes take effect immediately.",
 )
-gpu_types = typer.Typer(no_args_is_help=True, help="GPU types and their prices.")
-regions = typer.Typer(no_args_is_help=True, help="Regions.")
-bases = typer.Typer(no_args_is_help=True, help="Base models of the catalog.")
+gpu_types = typer.Typer(no_args_is_help=True, help="Manage GPU types and their prices.")
+regions = typer.Typer(no_args_is_help=True, help="Manage regions.")
+bases = typer.Typer(no_args_is_help=True, help="Manage base models.")
 for group, name in ((gpu_types, "gpu-types"), (regions, "regions"), (bases, "bases")):
     commands.add_typer(group, name=name)
 
-Name = Annotated[str, typer.Argument(help="Name in the catalog.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of the entry.", show_default=False)]
 
 
 class Backing(StrEnum):
-    """What runs the jobs of a GPU type."""
+    """Hardware that runs the jobs of a GPU type."""
 
     NVIDIA = "nvidia"
     CPU = "cpu"
@@ -46,7 +46,7 @@ class Backing(StrEnum):
 
 @commands.command("show")
 def show() -> None:
-    """Show the catalog."""
+    """Show the whole catalog."""
     with open_store() as store:
         catalog = store.catalog
         for table in (_gpu_types(catalog), _regions(catalog), _bases(store, catalog)):
@@ -61,14 +61,14 @@ def set_gpu_type(
     vram_gib: Annotated[float | None, typer.Option(help="Memory of one GPU, GiB.")] = None,
     price: Annotated[str | None, typer.Option(help="Dollars per hour, such as 0.80.")] = None,
     bf16_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak, TFLOPS.")] = None,
-    backing: Annotated[Backing | None, typer.Option(help="Hardware behind the type.")] = None,
+    backing: Annotated[Backing | None, typer.Option(help="Hardware that runs the jobs.")] = None,
     device_name: Annotated[
-        list[str] | None, typer.Option(help="Name in nvidia-smi. Repeat for several names.")
+        list[str] | None, typer.Option(help="Name in nvidia-smi. Repeat it for several names.")
     ] = None,
-    max_per_job: Annotated[int | None, typer.Option(help="Most GPUs of one job.")] = None,
+    max_per_job: Annotated[int | None, typer.Option(help="Maximum of one job.")] = None,
     source: Annotated[str | None, typer.Option(help="Source of the figures.")] = None,
 ) -> None:
-    """Offer a GPU type, or change the given values of one."""
+    """Add a GPU type, or change the given fields of an existing one."""
     given = {
         "title": title,
         "vram_gib": vram_gib,
@@ -84,7 +84,7 @@ def set_gpu_type(
 
 @gpu_types.command("withdraw")
 def withdraw_gpu_type(name: Name) -> None:
-    """Withdraw a GPU type. Running jobs keep their GPUs and their price."""
+    """Stop offering a GPU type. Running jobs keep theirs, at their price."""
     _change(lambda catalog: catalog.withdraw_gpu_type(name))
     console.print(f"{name} is withdrawn.")
 
@@ -93,7 +93,7 @@ def withdraw_gpu_type(name: Name) -> None:
 def set_region(
     name: Name, title: Annotated[str, typer.Option(help="Display name.", show_default=False)]
 ) -> None:
-    """Offer a region, or change its title."""
+    """Add a region, or change its display name. Its capacity stays."""
 
     def change(catalog: Catalog) -> None:
         existing = catalog.regions.get(name)
@@ -106,55 +106,58 @@ def set_region(
 
 @regions.command("withdraw")
 def withdraw_region(name: Name) -> None:
-    """Withdraw a region. Running jobs keep their GPUs."""
+    """Stop offering a region. Running jobs keep their GPUs."""
     _change(lambda catalog: catalog.withdraw_region(name))
     console.print(f"{name} is withdrawn.")
 
 
 @commands.command("capacity")
 def declare_capacity(
-    region: Annotated[str, typer.Argument(help="Region.", show_default=False)],
-    gpu_type: Annotated[str, typer.Argument(help="GPU type.", show_default=False)],
+    region: Annotated[str, typer.Argument(help="Name of the region.", show_default=False)],
+    gpu_type: Annotated[str, typer.Argument(help="Name of the GPU type.", show_default=False)],
     count: Annotated[int, typer.Argument(help="Number of GPUs.", show_default=False)],
 ) -> None:
-    """Set the number of GPUs of a type in a region."""
+    """Set the number of GPUs of a type in a region.
+
+    The region `local` never has more NVIDIA GPUs than the machine.
+    """
     _change(lambda catalog: catalog.declare_capacity(region, gpu_type, count))
-    console.print(f"{region} has {count} of {gpu_type}.")
+    console.print(f"{region} now has {count} GPUs of type {gpu_type}.")
 
 
 @bases.command("set")
 def set_base(
     name: Name,
-    eligible: Annotated[bool | None, typer.Option(help="Allow or forbid fine-tuning.")] = None,
+    eligible: Annotated[bool | None, typer.Option(help="Allow jobs to fine-tune it.")] = None,
     repository: Annotated[
         str | None, typer.Option(help="Repository on the Hugging Face hub.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Source of the figures.")] = None,
+    source: Annotated[str | None, typer.Option(help="Source of its figures.")] = None,
 ) -> None:
-    """Allow or forbid fine-tuning of a base model. Import an unlisted one first."""
+    """Allow or forbid fine-tuning of a base model. Import a model that is not listed first."""
     with open_store() as store:
         imported = _imported(store, name)
 
         def change(catalog: Catalog) -> None:
             existing = catalog.bases.get(name) or _listing(name, imported)
             given = {"eligible": eligible, "repository": repository, "source": source}
-            said = {field: value for field, value in given.items() if value is not None}
-            catalog.list_base(existing.model_copy(update=said))
+            changes = {field: value for field, value in given.items() if value is not None}
+            catalog.list_base(existing.model_copy(update=changes))
 
         changed = _commit(store, change)
-    console.print(f"{name} {'may' if changed.bases[name].eligible else 'may not'} be fine-tuned.")
+    console.print(f"{name} {'can' if changed.bases[name].eligible else 'cannot'} be fine-tuned.")
 
 
 @bases.command("withdraw")
 def withdraw_base(name: Name) -> None:
-    """Remove a base model from the catalog. An import of it stays."""
+    """Remove a base model from the list. An import of it stays."""
     _change(lambda catalog: catalog.delist_base(name))
-    console.print(f"{name} is off the list.")
+    console.print(f"{name} is no longer listed.")
 
 
 @bases.command("deploy")
 def deploy_base(name: Name) -> None:
-    """Deploy an imported base model, so that it can be served and fine-tuned."""
+    """Deploy an imported base, so that it answers requests and jobs can fine-tune it."""
     with open_store() as store:
         deployment = Deploying(store.log).deploy_base(name)
     console.print(f"The deployment of {name} is {deployment.status}.")
@@ -162,7 +165,7 @@ def deploy_base(name: Name) -> None:
 
 @bases.command("undeploy")
 def undeploy_base(name: Name) -> None:
-    """Undeploy a base model, so that it is neither served nor fine-tuned."""
+    """Undeploy a base. Refused while adapters on it are deployed."""
     with open_store() as store:
 
         def adapters() -> int:
@@ -179,7 +182,7 @@ def _change(change: Callable[[Catalog], None]) -> None:
 
 
 def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
-    """Change the catalog, again if another change came between; returns it."""
+    """Change the catalog, retry after a concurrent change, and return it."""
 
     def attempt() -> Catalog:
         catalog = store.catalog
@@ -191,11 +194,10 @@ def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
 
 
 def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
-    """The listing of an imported base; raises Invalid."""
+    """The catalog entry of an imported base; raises Invalid."""
     if imported is None or imported.shape is None:
         raise Invalid(
-            f"{name} is not listed, and nothing says its shape; import it first: "
-            f"ecolink models import SOURCE --name {name}"
+            f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
         )
     return CatalogBase(
         name=name, repository="", shape=imported.shape, eligible=True, source=imported.ref
@@ -205,32 +207,30 @@ def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
 def _set_gpu_type(
     catalog: Catalog, name: str, price: str | None, given: Mapping[str, object]
 ) -> None:
-    """Offer a GPU type with what is given, and what was said of it before; raises Invalid."""
-    said = {field: value for field, value in given.items() if value is not None}
+    """Set the given fields of a new or existing GPU type; raises Invalid."""
+    changes = {field: value for field, value in given.items() if value is not None}
     if price is not None:
-        said["micros_per_hour"] = micros_of(price, field="price")
+        changes["micros_per_hour"] = micros_of(price, field="price")
     existing = catalog.gpu_types.get(name)
     before = {"name": name} if existing is None else existing.model_dump()
     required = {name for name, field in GpuType.model_fields.items() if field.is_required()}
-    missing = required - before.keys() - said.keys()
+    missing = required - before.keys() - changes.keys()
     if missing:
-        raise Invalid(f"{name} is new; give also {_options(missing)}")
-    catalog.offer_gpu_type(GpuType.model_validate(before | said))
+        raise Invalid(f"{name} is new. Also pass {_options(missing)}.")
+    catalog.offer_gpu_type(GpuType.model_validate(before | changes))
 
 
 def _size(parameters: int) -> str:
-    """A number of parameters as people say it."""
     return f"{parameters / 1e6:.0f}M" if parameters < 1e9 else f"{parameters / 1e9:.1f}B"
 
 
 def _options(fields: set[str]) -> str:
-    """The command's options for some fields."""
     names = sorted("price" if field == "micros_per_hour" else field for field in fields)
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _gpu_types(catalog: Catalog) -> Table:
-    columns = ("GPU type", "title", "VRAM GiB", "price/h", "bf16 TFLOPS", "most a job")
+    columns = ("GPU type", "title", "VRAM GiB", "price/h", "bf16 TFLOPS", "max per job")
     places = sorted(catalog.regions)
     table = Table(*columns, *(f"in {place}" for place in places), box=None)
     for kind in sorted(catalog.gpu_types.values(), key=lambda each: each.micros_per_hour):

@@ -1,4 +1,4 @@
-"""`ecolink estimates`: how good the cost ranges were that people approved."""
+"""`ecolink estimates`: compare approved cost ranges with the bills."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ from projections.estimates import report_rows
 from projections.projection import Row
 
 commands = typer.Typer(
-    name="estimates", no_args_is_help=True, help="Accuracy of estimates, on this host."
+    name="estimates", no_args_is_help=True, help="Compare estimates with what jobs cost."
 )
+
+
+NO_ESTIMATES, NONE_ENDED = "No job has an estimate yet.", "No job has ended yet."
 
 
 @commands.callback()
 def root() -> None:
-    """Accuracy of estimates, on this host."""
+    """Compare estimates with what jobs cost."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One estimate beside the bill; what is None is not known before the job is over."""
+    """An estimate and its bill. Fields that are None are unknown until the job ends."""
 
     job: str
     base_model: str
@@ -58,7 +61,7 @@ class Scored:
 
     @classmethod
     def of(cls, row: Row) -> Scored:
-        """A row of the projection."""
+        """The score of a row of the projection."""
         low, high, actual = row["low_micros"], row["high_micros"], row["actual_micros"]
         spent = sum((row["phase_seconds"] or {}).values())
         return cls(
@@ -76,20 +79,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """How good the ranges were, over the jobs that are over and ran in one segment.
+    """Quality of the ranges, over the jobs that ended and ran in one segment.
 
-    One that was paused or relaunched started up again, which no range foresees.
+    A paused or relaunched job starts up several times, which no range includes.
     """
 
     scored: int
-    in_segments: int  # jobs that are over and left out
+    in_segments: int  # ended jobs that are left out
     inside: int
     width: float  # median of high / low - 1
-    bias: float  # median of actual over the geometric middle of the range, - 1
+    bias: float  # median of actual / geometric mean of the range - 1
 
     @classmethod
     def of(cls, jobs: Sequence[Scored]) -> Summary | None:
-        """None if no job is over whose range can be divided by."""
+        """None if no job with a range above zero has ended."""
         ended = [each for each in jobs if each.actual_micros is not None and each.low_micros > 0]
         over = [each for each in ended if each.segments == 1]
         if not over:
@@ -118,7 +121,7 @@ def _over_middle(job: Scored) -> float:
 def report(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Compare each approved range with the cost of its job."""
+    """Show each approved range with the job's cost, and the quality of all ranges."""
     with open_store() as store:
         store.fold(ESTIMATES)
         jobs = scored_jobs(store.connection)
@@ -128,21 +131,21 @@ def report(
         writer.writerows(asdict(each) for each in jobs)
         return
     if not jobs:
-        console.print("No job has been approved with an estimate yet.")
+        console.print(NO_ESTIMATES)
         return
     show(jobs)
 
 
 def scored_jobs(connection: Connection, account_id: UUID | None = None) -> list[Scored]:
-    """Every job that was approved with an estimate, of one account or of all."""
+    """Every job with an estimate, of one account or of all."""
     rows = report_rows(connection)
     return [Scored.of(row) for row in rows if account_id in (None, row["account_id"])]
 
 
 def show(jobs: Sequence[Scored]) -> None:
-    """Print each row, and how good the ranges were together."""
+    """Print each job, and the quality of all ranges."""
     screen().print(_table(jobs))
-    console.print(str(Summary.of(jobs) or "No job is over yet."))
+    console.print(str(Summary.of(jobs) or NONE_ENDED))
 
 
 def _table(jobs: Sequence[Scored]) -> Table:

@@ -1,4 +1,4 @@
-"""`ecolink events`: the event stream as it passes, and what waits for an operator."""
+"""`ecolink events`: follow the event stream, and handle parked reactions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from infrastructure.reaction import parked_reactions, request_replay
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 
-commands = typer.Typer(name="events", help="The event stream and parked reactions.")
+commands = typer.Typer(name="events", help="Follow the event stream, and replay parked reactions.")
 
 FINAL = frozenset({"Registered", "JobFailed", "JobCancelled"})
 HIDDEN = frozenset(Event.model_fields) | {"originator_topic"}
 
 
 def job_id_of(name: str) -> UUID:
-    """The job that an argument names. Raises BadParameter."""
+    """Parse a job ID of the command line; raises BadParameter."""
     try:
         return parsed_job_id(name)
     except ValueError as error:
@@ -41,12 +41,14 @@ def tail(
         UUID | None,
         typer.Option(parser=job_id_of, metavar="JOB", help="Only this job's events."),
     ] = None,
-    follow: Annotated[bool, typer.Option(help="Follow new events.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One envelope a line.")] = False,
+    follow: Annotated[bool, typer.Option(help="Wait for new events.")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line.")
+    ] = False,
 ) -> None:
-    """Show events from the bus, from the first one in the stream.
+    """Show the events of the bus, from the first one in the stream.
 
-    With --job it ends when the job is over and its last meter is closed.
+    With --job it stops when the job has ended and its last meter is closed.
     """
     settings = _running()
     with contextlib.suppress(KeyboardInterrupt):
@@ -54,14 +56,14 @@ def tail(
 
 
 class Ending:
-    """Knows when a job is over: in its final state, and no meter of it is open."""
+    """Detects the last event of a job: it has ended, and none of its meters is open."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()  # segments
         self._final = False
 
     def reached(self, envelope: Envelope) -> bool:
-        """Whether this event is the job's last."""
+        """Return True if this event is the job's last."""
         match envelope.topic:
             case "MeterOpened":
                 self._open.add(envelope.state["segment"])
@@ -115,9 +117,9 @@ def _print(envelope: Envelope, as_json: bool) -> None:
 
 @commands.command("empty-stream")
 def empty_stream() -> None:
-    """Empty the event stream of the bus. The relay fills it again from the event log."""
+    """Empty the event stream of the bus. The relay refills it from the event log."""
     asyncio.run(_empty(_running()))
-    typer.echo("The event stream is empty; the relay fills it from the event log.")
+    typer.echo("The event stream is empty. The relay refills it from the event log.")
 
 
 async def _empty(settings: Settings) -> None:
@@ -130,31 +132,31 @@ async def _empty(settings: Settings) -> None:
 
 @commands.command()
 def parked() -> None:
-    """List reactions that failed repeatedly and wait for an operator."""
+    """List the reactions that failed repeatedly and wait for an operator."""
     with connect(_running()) as connection:
         rows = parked_reactions(connection)
     for row in rows:
-        again = " (to be answered again)" if row["replay"] else ""
+        again = " (replay requested)" if row["replay"] else ""
         typer.echo(
             f"{row['consumer']} {row['notification_id']} {row['topic']} of {row['originator_id']} "
             f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}{again}"
         )
     if not rows:
-        typer.echo("Nothing is parked.")
+        typer.echo("No reaction is parked.")
 
 
 @commands.command()
 def replay(consumer: str, notification_id: int) -> None:
-    """Retry a parked reaction, and those parked behind it."""
+    """Retry a parked reaction and the later ones of its aggregate."""
     with connect(_running()) as connection:
         found = request_replay(connection, consumer, notification_id)
     if not found:
-        typer.echo(f"{consumer} has parked nothing at {notification_id}.", err=True)
+        message = (
+            f"{consumer} has no parked reaction {notification_id}. See `ecolink events parked`."
+        )
+        typer.echo(message, err=True)
         raise typer.Exit(1)
-    typer.echo(
-        f"What {consumer} has parked of {found['originator_id']} is answered again within seconds, "
-        "in order."
-    )
+    typer.echo(f"{consumer} retries the parked reactions of {found['originator_id']}, in order.")
 
 
 def _running() -> Settings:
@@ -163,6 +165,6 @@ def _running() -> Settings:
         return configured
     settings = running(configured.home)
     if settings is None:
-        typer.echo("No stack runs here; `ecolink up` starts one.", err=True)
+        typer.echo("EcoLink is not running here. Start it with `ecolink up`.", err=True)
         raise typer.Exit(1)
     return settings

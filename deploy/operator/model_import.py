@@ -15,13 +15,13 @@ from infrastructure.settings import Settings
 
 
 def default_name(catalog: Catalog, source: str) -> str:
-    """The catalog's name for a repository that it lists, else the last part of the source."""
+    """The catalog's name for a listed repository, otherwise the last part of the source."""
     listed = (base.name for base in catalog.bases.values() if base.repository == source)
     return next(listed, Path(source).name.removesuffix(".gguf"))
 
 
 def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
-    """Import a base model and offer it to everyone; runs inside `because`."""
+    """Import a base model and offer it to every account. Call it inside `because`."""
     imported = run_import(settings, source, name)
     ecolink.import_base_model(
         imported.name,
@@ -36,9 +36,9 @@ def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) ->
 
 
 def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
-    """Run the import in a process of its own, which alone needs the training stack.
+    """Import a base model in a separate process, which alone needs the training stack.
 
-    Its progress goes to standard error. Raises StackError if it fails.
+    Progress goes to standard error. Raises StackError if the import fails.
     """
     importer = subprocess.run(
         [
@@ -51,5 +51,5 @@ def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
         text=True,
     )
     if importer.returncode != 0:
-        raise StackError(f"{source} could not be imported.")
+        raise StackError(f"Cannot import {source}. The reason is above.")
     return ImportedModel.model_validate_json(importer.stdout.splitlines()[-1])

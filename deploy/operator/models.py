@@ -32,14 +32,11 @@ def import_model(
         typer.Argument(help="Hugging Face repository, directory or GGUF file.", show_default=False),
     ],
     name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name. Default: the name in the catalog, or the last part of the source."
-        ),
+        str | None, typer.Option(help="Default: the catalog's name, or the source's last part.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import a base model into the model store, on this host."""
+    """Import a base model into the model store and offer it to every account."""
     with open_store() as store:
         chosen = name or default_name(store.catalog, source)
         imported = offer_model(store.settings, store.ecolink, source, chosen)
@@ -54,28 +51,26 @@ def import_model(
 
 
 def verify_model(
-    name: Annotated[
-        str, typer.Argument(help="Name of the model, such as ft:…", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="Model, such as ft:…", show_default=False)],
     directory: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder of a downloaded copy. Default: the artifact store.",
+            help="A downloaded copy. Default: the artifact store.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Verify a model's files and its provenance against the event log.
+    """Compare a model's files with its manifest, and its provenance with the event log.
 
-    Exit codes: 0 if everything matches, 1 for a difference, 4 if there is no such model.
+    Exit status: 0 if everything agrees, 1 if something differs, 4 if the model does not exist.
     """
     with open_store() as store:
         store.fold(MODELS)
         job_id = job_of_model(store.connection, name)
         if job_id is None:
-            fail(f"There is no model {name}.", ExitCode.NOT_FOUND)
+            fail(f"Unknown model {name!r}. See `ecolink models list`.", ExitCode.NOT_FOUND)
         checks = _verify(store, job_id, directory)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
@@ -86,12 +81,12 @@ def verify_model(
 
 def delete_base(
     name: Annotated[str, typer.Argument(help="Name of the base model.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Delete an imported base model and its files for all accounts.
+    """Delete an imported base model and its files, for every account.
 
-    Refused while unfinished jobs train on it or deployments use it; the refusal lists them. Models
-    that were trained on it can no longer be deployed.
+    Refused while unfinished jobs train on it or deployments use it. Models that were trained on it
+    can no longer be deployed.
     """
     with open_store() as store:
 
@@ -106,7 +101,7 @@ def delete_base(
     if as_json:
         typer.echo(json.dumps({"base_model": name, "deleted": True}))
     else:
-        typer.echo(f"Deleted {name}. To bring it back, import it and deploy it again.")
+        typer.echo(f"Deleted {name}. To restore it, import and deploy it again.")
 
 
 def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:

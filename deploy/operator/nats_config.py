@@ -1,4 +1,4 @@
-"""`ecolink nats-config`: what an operator's own NATS server needs, as files in a folder."""
+"""`ecolink nats-config`: write the files that an external NATS server needs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ commands = typer.Typer()
 
 @commands.command("nats-config")
 def write_nats_config(
-    directory: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    directory: Annotated[Path, typer.Argument(help="Folder for the files. Created if missing.")],
     store: Annotated[Path, typer.Option(help="Folder of JetStream on the server.")] = Path(
         "/var/lib/nats"
     ),
-    host: Annotated[str, typer.Option(help="Address on which the server listens.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address of the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 4222,
 ) -> None:
-    """Write the configuration for your own NATS server.
+    """Write the configuration of an external NATS server, with EcoLink's accounts.
 
-    Keys are made once and kept in DIRECTORY/keys.json; later calls reuse them. Prints the
-    settings for EcoLink.
+    Keys are generated once, in DIRECTORY/keys.json, and reused later. Prints EcoLink's settings.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "keys.json"
@@ -37,5 +36,5 @@ def write_nats_config(
     print(f"# Start the server with: nats-server --config {directory.resolve() / 'nats.conf'}")
     print(f"ECOLINK_NATS_URL=nats://{host}:{port}")
     print(f"ECOLINK_NATS_CREDENTIALS={credentials}")
-    print("# Of the scheduler alone:")
+    print("# For the scheduler only:")
     print(f"ECOLINK_NATS_TRAINER_SEED={keys.trainers}")

@@ -8,7 +8,7 @@ import psycopg
 import typer
 
 from deploy.operator.store import open_store
-from deploy.progress import Spoken
+from deploy.progress import RebuildProgress
 from domain.core.errors import Invalid
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
@@ -24,20 +24,20 @@ NAMED = {projection.name: projection for projection in PROJECTIONS}
 def rebuild_projection(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED)}.", show_default=False)],
 ) -> None:
-    """Rebuild a read model from the event log while EcoLink runs.
+    """Rebuild a read model from the first event, while EcoLink runs.
 
-    Use it if `ecolink audit verify` reports a difference. Readers see the old rows
-    until the new ones are complete.
+    Use it if `ecolink audit verify` reports a difference. Readers see the old rows until the new
+    ones are complete.
     """
     if name not in NAMED:
-        fail(f"There is no read model {name}; there are {', '.join(NAMED)}.", ExitCode.FAILED)
+        fail(f"Unknown read model {name!r}. Choose one of {', '.join(NAMED)}.", ExitCode.FAILED)
     with open_store() as store:
         url = store.settings.owner_database_url or store.settings.database_url
         assert url is not None
         try:
-            events = rebuild(url, NAMED[name], store.log, Spoken())
+            events = rebuild(url, NAMED[name], store.log, RebuildProgress())
         except psycopg.errors.InsufficientPrivilege as error:
             raise Invalid(
-                "Only the owner of the tables can rebuild them: set ECOLINK_OWNER_DATABASE_URL."
+                "Only the owner of the tables can rebuild them. Set ECOLINK_OWNER_DATABASE_URL."
             ) from error
-    typer.echo(f"Folded {events:,} events into {name}.")
+    typer.echo(f"Rebuilt {name} from {events:,} events.")

@@ -1,4 +1,4 @@
-"""`ecolink security`: events that an operator should see, and the limits in force."""
+"""`ecolink security`: security events, and the limits in force."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from infrastructure.limits import TABLE, Limits
 from infrastructure.settings import Settings
 
 commands = typer.Typer(
-    name="security", no_args_is_help=True, help="Security events and limits, on this host."
+    name="security", no_args_is_help=True, help="Show security events and limits."
 )
 console = Console(highlight=False, markup=False)
 
 
 @commands.command()
 def events(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Largest number of events.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of events.")] = 100,
 ) -> None:
-    """Show lockouts and repeated refusals with client addresses, newest first.
+    """Show lockouts and repeated refusals with the client's address, newest first.
 
     They are deleted after ECOLINK_SECURITY_DAYS.
     """

@@ -1,4 +1,4 @@
-"""The event store on this host, opened for an operator's command."""
+"""The event store on this host, for operator commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from projections.projection import Projection, ProjectionEffect
 
 @dataclass(frozen=True)
 class Store:
-    """An open store; the use cases act for the operator on the host."""
+    """An open store. The use cases act for the operator."""
 
     settings: Settings
     log: EventLog
@@ -35,32 +35,32 @@ class Store:
 
     @property
     def ecolink(self) -> EcoLink:
-        """The use cases."""
         return EcoLink(self.log)
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog as it is now."""
+        """The current catalog."""
         return self.log.load(Catalog, CATALOG_ID)
 
     def account(self, name: str) -> UUID:
-        """The account with a name; raises NotFound."""
+        """The ID of the account with a name; raises NotFound."""
         account_id = account_named(self.connection, name)
         if account_id is None:
-            raise NotFound(f"There is no account named {name}.")
+            raise NotFound(f"Unknown account {name!r}. See `ecolink accounts list`.")
         return account_id
 
     def fold(self, projection: Projection) -> None:
-        """Bring a projection up to date; a projector that runs as well finds less to do."""
+        """Bring a projection up to date. It may run beside the projector."""
         effect = ProjectionEffect(projection, lambda: connect(self.settings))
         OrderedConsumer(effect, self.log).catch_up()
 
 
 @contextmanager
 def open_store() -> Generator[Store]:
-    """The store of the running stack, or of its servers started for a while.
+    """Open the store of the running stack, or start its servers for the duration.
 
-    What is done inside has one cause; a refusal is one sentence, and exit status 1.
+    Everything inside has one cause. A StackError or DomainError prints its message and exits with
+    1.
     """
     try:
         with stack(Settings(), {}) as settings, open_log(settings) as log:

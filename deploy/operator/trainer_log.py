@@ -1,4 +1,4 @@
-"""`ecolink trainer-log`: all that a job's trainer wrote, for the operator."""
+"""`ecolink trainer-log`: the whole output of a job's trainer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def trainer_log(
         int | None, typer.Option(min=1, help="Number of the segment.  \\[default: the last]")
     ] = None,
 ) -> None:
-    """Print all output of a job's trainer, with stack traces and paths.
+    """Print the whole output of a job's trainer, with stack traces and paths.
 
-    The job's owner does not see those. The last mebibyte of each segment is kept.
+    The job's owner sees neither. The last MiB is kept when a launch ends.
     """
     with open_store() as store:
         found = store.log.find(Job, job)
         if found is None:
-            raise NotFound(f"No job ftjob-{job.hex}. `ecolink events tail` shows those there are.")
+            raise NotFound(f"Unknown job ftjob-{job.hex}. See `ecolink events tail`.")
         ref = kept_log_ref(found, segment or found.segment)
         try:
             output = Artifacts(store.settings.artifacts).get(ref)
         except FileNotFoundError:
             raise NotFound(
-                f"No output of launch {segment or found.segment} is kept: it still runs, or the "
-                "job never had as many launches."
+                f"No output of launch {segment or found.segment}: it is still running, or the job "
+                "had fewer launches."
             ) from None
         sys.stdout.write(output.decode(errors="replace"))

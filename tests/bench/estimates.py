@@ -16,7 +16,7 @@ from rich.console import Console
 
 from deploy.demo.account import DemoAccount, fresh_account, top_up
 from deploy.demo.chats import CorpusMissing, demo_chats
-from deploy.demo.preparing import BASE_MODEL, offer_base, roomiest_gpus, upload_ready
+from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
@@ -123,7 +123,7 @@ def _run_job(
         form = {
             "dataset": dataset["id"],
             "base_model": BASE_MODEL,
-            **roomiest_gpus(client),
+            **largest_gpus(client),
             "hyperparameters": variant.hyperparameters,
         }
         job = client.post("/jobs", form, idempotency_key=str(uuid4()))

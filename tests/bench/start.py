@@ -25,7 +25,7 @@ from deploy.demo.preparing import (
     BASE_MODEL,
     SOURCE,
     await_deployment,
-    roomiest_gpus,
+    largest_gpus,
     upload_ready,
 )
 from deploy.local.commands import fail
@@ -131,7 +131,7 @@ class _Runs:
         chats = folder / "chats.jsonl"
         chats.write_text("".join(json.dumps(_chat(n)) + "\n" for n in range(examples)))
         dataset = upload_ready(self._client, lambda _: None, chats, examples, base)
-        place = roomiest_gpus(self._client)
+        place = largest_gpus(self._client)
         self._form = {"dataset": dataset["id"], "base_model": base, "wait": True, **place}
 
     def start(self) -> Start:

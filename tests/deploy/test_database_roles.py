@@ -1,4 +1,4 @@
-"""Each service's database role may do what the service does, and nothing else."""
+"""Each service's database role has the rights that the service needs, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deploy.database_roles import (
     topics_of,
 )
 from deploy.local.home import Home
-from deploy.local.plan import draw_plan
+from deploy.local.plan import make_plan
 from deploy.migrate import migrate
 from deploy.processes import PROCESSES
 from domain.billing.account import Account
@@ -45,7 +45,7 @@ REACTING = [name for name, access in ACCESS.items() if access.reacts]
 
 @pytest.fixture(scope="session", autouse=True)
 def known_passwords(servers: Settings) -> None:
-    """A password for each service's role that the tests know; none of them logs in otherwise."""
+    """Give each service's role a password that the tests know."""
     assert servers.owner_database_url is not None
     with psycopg.connect(servers.owner_database_url, autocommit=True) as owner:
         for service in ACCESS:
@@ -54,7 +54,7 @@ def known_passwords(servers: Settings) -> None:
 
 @contextmanager
 def logged_in(settings: Settings, service: str) -> Iterator[psycopg.Connection]:
-    """A connection as a service's role."""
+    """A connection with a service's role."""
     assert settings.owner_database_url is not None
     url = make_conninfo(settings.owner_database_url, user=role_of(service), password=PASSWORD)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -80,7 +80,7 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("service", ACCESS)
-def test_no_service_changes_what_is_recorded(settings: Settings, service: str) -> None:
+def test_no_service_can_change_events(settings: Settings, service: str) -> None:
     with logged_in(settings, service) as connection:
         assert connection.execute("SELECT count(*) FROM ecolink_events").fetchone() is not None
         for statement in FORBIDDEN:
@@ -131,7 +131,9 @@ def test_only_billing_writes_evidence_and_takes_snapshots(settings: Settings) ->
         ("BaseModelImported", set[str]()),
     ],
 )
-def test_who_may_append_an_event(settings: Settings, topic: str, writers: set[str]) -> None:
+def test_each_service_appends_only_its_own_events(
+    settings: Settings, topic: str, writers: set[str]
+) -> None:
     found: set[str] = set()
     for service in ACCESS:
         with logged_in(settings, service) as connection:
@@ -144,7 +146,7 @@ def test_who_may_append_an_event(settings: Settings, topic: str, writers: set[st
 
 
 @pytest.mark.parametrize("service", REACTING)
-def test_a_service_keeps_its_own_position_and_only_forward(
+def test_a_service_moves_only_its_own_position_and_only_forward(
     settings: Settings, service: str
 ) -> None:
     other = next(each for each in REACTING if each != service)
@@ -169,7 +171,7 @@ def test_a_service_keeps_its_own_position_and_only_forward(
         assert [row for row in rows if row[0] in ACCESS] == [(other, 5), (service, 8)]
 
 
-def test_the_gateway_may_only_ask_for_a_replay(settings: Settings) -> None:
+def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
     with logged_in(settings, "billing") as connection:
         connection.execute(PARKED.encode(), ["billing"])
     with logged_in(settings, "gateway") as connection:
@@ -179,7 +181,7 @@ def test_the_gateway_may_only_ask_for_a_replay(settings: Settings) -> None:
         refused(connection, PARKED, "billing")
 
 
-def test_services_that_append_may_lock_the_log_to_keep_it_in_order(settings: Settings) -> None:
+def test_services_that_append_may_lock_the_log(settings: Settings) -> None:
     for service, access in ACCESS.items():
         with logged_in(settings, service) as connection, connection.transaction():
             if access.events:
@@ -199,7 +201,7 @@ def take_lead(connection: psycopg.Connection, name: str) -> int:
 
 
 @pytest.mark.parametrize("service", LEADERS)
-def test_a_service_leads_under_its_own_name_and_no_other(settings: Settings, service: str) -> None:
+def test_a_service_leads_only_under_its_own_name(settings: Settings, service: str) -> None:
     with logged_in(settings, service) as connection:
         epoch = take_lead(connection, service)
         connection.execute(REQUIRE_LEAD.encode(), [service, epoch])
@@ -209,7 +211,7 @@ def test_a_service_leads_under_its_own_name_and_no_other(settings: Settings, ser
                 match=f"role {role_of(service)} may not lead as {other}",
             ):
                 connection.execute(TAKE_LEAD.encode(), [other])
-            refused(connection, REQUIRE_LEAD, other, 1)  # it would lock that leader's row
+            refused(connection, REQUIRE_LEAD, other, 1)  # otherwise it locks that leader's row
         connection.execute(REQUIRE_LEAD.encode(), [service, epoch])
 
 
@@ -225,7 +227,7 @@ def test_the_owner_and_the_operator_may_lead_under_any_name(settings: Settings) 
             operator.execute(REQUIRE_LEAD.encode(), [name, take_lead(operator, name)])
 
 
-def test_a_temporary_table_does_not_take_the_place_of_the_leaderships(settings: Settings) -> None:
+def test_a_temporary_table_cannot_replace_the_leaderships(settings: Settings) -> None:
     """Its trigger would run with the rights of the functions' owner."""
     with logged_in(settings, "serving") as connection:
         connection.execute(
@@ -237,12 +239,12 @@ def test_a_temporary_table_does_not_take_the_place_of_the_leaderships(settings: 
         assert connection.execute("SELECT count(*) FROM pg_temp.leaderships").fetchone() == (0,)
 
 
-def test_the_gateway_leads_nothing(settings: Settings) -> None:
+def test_the_gateway_cannot_lead(settings: Settings) -> None:
     with logged_in(settings, "gateway") as connection:
         refused(connection, "SELECT take_lead('billing', 'host', 1)")
 
 
-def test_a_migration_takes_rights_that_a_role_should_not_have(settings: Settings) -> None:
+def test_a_migration_revokes_extra_rights(settings: Settings) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
         owner.execute("GRANT ALL ON ecolink_events, billing_ledger TO ecolink_relay")
@@ -252,15 +254,15 @@ def test_a_migration_takes_rights_that_a_role_should_not_have(settings: Settings
         refused(connection, "SELECT * FROM billing_ledger")
 
 
-def test_a_table_that_is_granted_to_no_service_is_noticed(settings: Settings) -> None:
+def test_a_table_without_any_grant_fails_the_migration(settings: Settings) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
         owner.execute("CREATE TABLE forgotten (id int)")
-        with pytest.raises(RuntimeError, match="No service may use forgotten"):
+        with pytest.raises(RuntimeError, match="forgotten"):
             grant_access(owner)
 
 
-def test_every_event_can_be_written_by_somebody() -> None:
+def test_every_event_has_a_service_that_may_append_it() -> None:
     known = set(topics_of(OPERATOR.events))
     for access in ACCESS.values():
         assert set(topics_of(access.events)) <= known
@@ -270,7 +272,7 @@ def test_every_event_can_be_written_by_somebody() -> None:
 
 
 def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path) -> None:
-    plan = draw_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
+    plan = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
     seen: dict[str, str] = {}
     for program in plan.services:
         url = program.environment["ECOLINK_DATABASE_URL"]
@@ -284,9 +286,9 @@ def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path
     assert f"//{OPERATOR_ROLE}:" in str(plan.settings.database_url)
 
 
-def test_a_server_of_ones_own_may_have_one_role_for_all(tmp_path: Path) -> None:
+def test_an_external_server_may_have_a_single_role(tmp_path: Path) -> None:
     own = Settings(home=tmp_path, database_url="postgresql://me:secret@db.example/ecolink")
-    plan = draw_plan(Home(tmp_path), own, PROCESSES)
+    plan = make_plan(Home(tmp_path), own, PROCESSES)
     assert {each.environment["ECOLINK_DATABASE_URL"] for each in plan.services} == {
         "postgresql://me:secret@db.example/ecolink"
     }

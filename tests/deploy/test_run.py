@@ -1,4 +1,4 @@
-"""One process in the foreground: how it is found, and how it logs."""
+"""Run one process in the foreground, with its log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "deploy.run", *arguments]
 
 
-def test_a_process_runs_until_it_is_told_to_stop(home: Path) -> None:
+def test_a_process_runs_until_sigterm(home: Path) -> None:
     settings = environment(Settings(home=home))
     process = subprocess.Popen(
         command("one", STEADY), env=os.environ | settings, stderr=subprocess.PIPE, text=True
@@ -34,7 +34,7 @@ def test_a_process_runs_until_it_is_told_to_stop(home: Path) -> None:
     assert re.fullmatch(line, errors.splitlines()[0])
 
 
-def test_an_error_that_ends_a_process_is_one_line_of_its_log(home: Path) -> None:
+def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
     settings = environment(Settings(home=home))
     result = subprocess.run(
         command("bad", CRASHING),
@@ -49,13 +49,13 @@ def test_an_error_that_ends_a_process_is_one_line_of_its_log(home: Path) -> None
     assert "RuntimeError: this service always crashes" in last
 
 
-def test_a_process_that_is_not_declared_is_refused() -> None:
+def test_an_unknown_process_is_refused() -> None:
     result = subprocess.run(command("nonesuch"), capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "there is no process 'nonesuch'" in result.stderr
 
 
-def test_settings_survive_the_way_through_an_environment(home: Path) -> None:
+def test_settings_survive_a_round_trip_through_the_environment(home: Path) -> None:
     settings = Settings(home=home, nats_url="nats://somewhere", lease_seconds=7)
     variables = environment(settings)
     assert variables["ECOLINK_LEASE_SECONDS"] == "7"
@@ -76,7 +76,7 @@ def test_control_characters_are_escaped() -> None:
     assert said.endswith("GET /\\x1b[2J\\x0d ⏎ \\x9b\\x7fé")
 
 
-def test_a_flood_from_one_line_of_code_is_counted_instead() -> None:
+def test_a_flood_of_log_lines_is_throttled_and_counted() -> None:
     now = [0.0]
     throttle = Throttle(lambda: now[0])
     for level, most in ((logging.WARNING, MOST_WARNINGS), (logging.INFO, MOST_LINES)):

@@ -1,4 +1,4 @@
-"""A trainer's NATS credentials on the real server: its own work succeeds, all else is refused."""
+"""A trainer's NATS credentials on a real server: its own work succeeds, the rest is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from infrastructure.segment_credentials import CredentialIssuer, inbox_prefix
 from infrastructure.settings import Settings
 from tests.domain.examples import ACCOUNT_ID, JOB_ID
 
-OTHER_ACCOUNT, OTHER_JOB = UUID(int=1), UUID(int=2)  # workers collect tests of the same names
+OTHER_ACCOUNT, OTHER_JOB = (
+    UUID(int=1),
+    UUID(int=2),
+)  # all workers need equal test ids
 OWN = f"{ACCOUNT_ID}.{JOB_ID}.1"
 OTHERS = [
     f"{OTHER_ACCOUNT}.{OTHER_JOB}.1",
@@ -38,11 +41,11 @@ class Trainer:
         self.errors: asyncio.Queue[Exception] = asyncio.Queue()
 
     async def note_closed(self) -> None:
-        """The server or this side has closed the connection."""
+        """Called when either side closes the connection."""
         self.closed.set()
 
     async def is_refused(self, action: Coroutine[Any, Any, object]) -> str:
-        """Do something that the server refuses; returns its error."""
+        """Do something that the server refuses, and return its error."""
         await action
         await self.client.flush()
         return str(await asyncio.wait_for(self.errors.get(), DENIED_SECONDS)).lower()
@@ -57,7 +60,7 @@ def issuer(settings: Settings) -> CredentialIssuer:
 
 @pytest.fixture
 async def services(settings: Settings) -> AsyncIterator[Client]:
-    """The services' connection, on which the declared streams were made."""
+    """The services' connection, with the declared streams."""
     client = await connect(settings)
     await provision(client.jetstream(), ())
     yield client
@@ -126,7 +129,7 @@ async def test_a_trainer_reports_and_reads_its_own_control(
         *("$JS.>", "$JS.API.>", "$JS.EVENT.>", "$JS.ACK.>", "$SYS.>", "_R_.>"),
     ],
 )
-async def test_a_trainer_subscribes_to_its_own_inbox_alone(trainer: Trainer, subject: str) -> None:
+async def test_a_trainer_subscribes_only_to_its_own_inbox(trainer: Trainer, subject: str) -> None:
     refused = await trainer.is_refused(trainer.client.subscribe(subject))
     assert "permissions violation for subscription" in refused
 
@@ -152,7 +155,7 @@ async def test_a_trainer_subscribes_to_its_own_inbox_alone(trainer: Trainer, sub
         *("$SYS.REQ.USER.INFO", "$SYS.REQ.SERVER.PING", "_INBOX.x.y"),
     ],
 )
-async def test_a_trainer_publishes_under_its_own_name_alone(
+async def test_a_trainer_publishes_only_under_its_own_subjects(
     trainer: Trainer, services: Client, subject: str
 ) -> None:
     refused = await trainer.is_refused(trainer.client.publish(subject, b"{}"))
@@ -161,10 +164,10 @@ async def test_a_trainer_publishes_under_its_own_name_alone(
         assert (await services.jetstream().stream_info(stream)).state.messages == 0
 
 
-async def test_a_trainer_sees_nothing_of_what_others_say(
+async def test_a_trainer_receives_no_message_of_others(
     settings: Settings, services: Client, issuer: CredentialIssuer, trainer: Trainer
 ) -> None:
-    """While services read the whole event stream, and another segment reports."""
+    """Services read the whole event stream, and another segment reports."""
     heard: list[str] = []
 
     async def note(message: Any) -> None:
@@ -186,10 +189,10 @@ async def test_a_trainer_sees_nothing_of_what_others_say(
     assert len(heard) <= 1, "the acknowledgement of its own report"
 
 
-async def test_an_answer_cannot_be_sent_to_another_subject(
+async def test_a_reply_cannot_be_redirected_to_another_subject(
     trainer: Trainer, services: Client
 ) -> None:
-    """The server answers a report on its reply subject, whatever the permissions."""
+    """The server replies to a report on its reply subject, whatever the permissions."""
     jetstream = services.jetstream()
     for reply in (f"events.{ACCOUNT_ID}.Job.1.x", control_subject(OTHER_JOB, 1), "evidence.a.b.1"):
         await trainer.client.publish(f"reports.{OWN}", b"{}", reply=reply)
@@ -201,21 +204,21 @@ async def test_an_answer_cannot_be_sent_to_another_subject(
 
 
 async def connect_until_refused(settings: Settings, given: Credentials) -> None:
-    """Connect with the same credentials again and again, until the server refuses them."""
+    """Connect with the same credentials until the server refuses them."""
     deadline = asyncio.get_running_loop().time() + DENIED_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         trainer = await connected(settings, given)
         await trainer.client.close()
 
 
-async def test_credentials_end_and_a_renewed_jwt_goes_on(
+async def test_expired_credentials_end_the_connection_and_a_renewed_jwt_reconnects(
     settings: Settings, services: Client, issuer: CredentialIssuer
 ) -> None:
     short = CredentialIssuer(issuer.seed, issuer.account, valid_seconds=2.0)
     given = short.issue(ACCOUNT_ID, JOB_ID, 1)
     trainer = await connected(settings, given)
     await asyncio.wait_for(trainer.closed.wait(), DENIED_SECONDS)
-    # The server compares whole seconds: it accepts the JWT until the second of its expiry is over.
+    # The server compares whole seconds: it accepts the JWT until its expiry second has passed.
     with pytest.raises(NatsError):
         await connect_until_refused(settings, given)
     renewed = issuer.issue(ACCOUNT_ID, JOB_ID, 1)
@@ -244,7 +247,7 @@ async def test_a_jwt_without_its_key_or_signature_is_refused(
         await connected(settings, changed(given, other))
 
 
-async def test_without_credentials_nobody_connects(settings: Settings) -> None:
+async def test_a_connection_without_credentials_is_refused(settings: Settings) -> None:
     assert settings.nats_url is not None
     with pytest.raises(NatsError):
         await nats.connect(settings.nats_url, allow_reconnect=False)

@@ -26,7 +26,7 @@ needs_corpus = pytest.mark.skipif(
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of the corpus's form that fails when it is imported."""
+    """A package like the corpus that fails if it is imported."""
     package = tmp_path / "small_corpus"
     directory = package / "data" / "english"
     directory.mkdir(parents=True)
@@ -41,7 +41,7 @@ def write_topic(directory: Path, topic: str, conversations: object) -> None:
     (directory / f"{topic}.yml").write_text(content)
 
 
-def test_unusable_conversations_and_last_user_turns_are_left_out(corpus: Path) -> None:
+def test_unusable_conversations_and_last_user_turns_are_dropped(corpus: Path) -> None:
     write_topic(
         corpus,
         "greetings",
@@ -66,7 +66,7 @@ def test_unusable_conversations_and_last_user_turns_are_left_out(corpus: Path) -
     ]
 
 
-def test_repeats_are_dropped_before_topics_get_their_shares(corpus: Path) -> None:
+def test_duplicates_are_dropped_before_topics_get_their_shares(corpus: Path) -> None:
     write_topic(corpus, "a", [[f"question {n}", "answer"] for n in range(30)])
     write_topic(corpus, "b", [["same", "answer"]] * 1000 + [["question 1", "answer"]])
     write_topic(corpus, "c", [[f"query {n}", "answer"] for n in range(9)])
@@ -74,16 +74,14 @@ def test_repeats_are_dropped_before_topics_get_their_shares(corpus: Path) -> Non
     assert Counter(drawn) == {"question": 15, "query": 4, "same": 1}
 
 
-def test_all_rows_of_a_small_corpus_are_taken(corpus: Path) -> None:
+def test_a_small_corpus_is_used_completely(corpus: Path) -> None:
     write_topic(corpus, "a", [[f"question {n}", "answer"] for n in range(3)])
     assert len(demo_chats(rows=200)) == 3
     with pytest.raises(ValueError, match="at least 1"):
         demo_chats(rows=0)
 
 
-def test_the_file_is_the_same_byte_for_byte_and_the_seed_matters(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_the_file_is_reproducible_and_depends_on_the_seed(corpus: Path, tmp_path: Path) -> None:
     write_topic(corpus, "a", [[f"question {n} é", "answer"] for n in range(50)])
     paths = [tmp_path / name for name in ("one.jsonl", "two.jsonl", "other.jsonl")]
     for path, seed in zip(paths, (42, 42, 43), strict=True):
@@ -94,7 +92,7 @@ def test_the_file_is_the_same_byte_for_byte_and_the_seed_matters(
     assert "é".encode() in one
 
 
-def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chats, "PACKAGE", "no_such_corpus")
     with pytest.raises(CorpusMissing, match="pip install --no-deps chatterbot-corpus"):
         demo_chats()
@@ -108,12 +106,12 @@ def test_the_real_corpus_has_2026_rows_of_which_899_are_distinct() -> None:
         for conversation in yaml.safe_load(path.read_text(encoding="utf-8"))["conversations"]
     ]
     assert (len(rows), len(set(rows))) == (2026, 899)
-    # One of the 899 is a text where a list belongs.
+    # One of the 899 is a string instead of a list.
     assert sum(map(len, distinct_conversations(corpus_directory()).values())) == 898
 
 
 @needs_corpus
-def test_the_real_subset_covers_topics_and_has_no_repeats() -> None:
+def test_the_real_subset_covers_topics_without_duplicates() -> None:
     drawn = demo_chats()
     assert len({json.dumps(chat) for chat in drawn}) == len(drawn) == 200
     for chat in drawn:

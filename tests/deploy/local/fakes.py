@@ -1,4 +1,4 @@
-"""Small services for the supervisor to run; each is named like a real one, `module:callable`."""
+"""Small services for the supervisor to run, each named as `module:callable`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CRASHING = "tests.deploy.local.fakes:crashing"
 
 
 def steady(settings: Settings) -> None:
-    """Run until told to stop; tell what it was given."""
+    """Run until SIGTERM; write the environment to a file."""
     (settings.home / "steady.env").write_text("\n".join(sorted(os.environ)))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -32,19 +32,19 @@ def steady(settings: Settings) -> None:
 
 
 def stubborn(settings: Settings) -> None:
-    """Run on when told to stop."""
+    """Ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         signal.pause()
 
 
 def crashing(settings: Settings) -> None:
-    """End at once, with an error."""
+    """Fail at once."""
     raise RuntimeError("this service always crashes")
 
 
 def looping(settings: Settings) -> None:
-    """Run an event loop as services do, whose first step of work never ends."""
+    """Run an event loop whose first step of work never ends."""
 
     async def serve() -> None:
         async def work() -> None:

@@ -1,4 +1,4 @@
-"""Disk alarms come before the disk is full, and are told where an operator looks."""
+"""Disk alarms are logged and shown by `ecolink status` before the disk is full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from deploy.local import disk_watch
 from deploy.local.disk_watch import DiskWatch
-from deploy.local.health import complaints
+from deploy.local.health import problems
 from infrastructure.clock import SystemClock
 from infrastructure.disk_space import DiskLevel, disk_space
 from infrastructure.settings import Settings
@@ -25,14 +25,14 @@ MORE_THAN_ANY_DISK_GIB = 1e9
         (MORE_THAN_ANY_DISK_GIB, MORE_THAN_ANY_DISK_GIB, DiskLevel.CRITICAL),
     ],
 )
-def test_levels(tmp_path: Path, low: float, critical: float, level: DiskLevel) -> None:
+def test_level_by_free_space(tmp_path: Path, low: float, critical: float, level: DiskLevel) -> None:
     settings = Settings(home=tmp_path, disk_low_gib=low, disk_critical_gib=critical)
     space = disk_space(settings)
     assert space.level is level
     assert 0 < space.free_bytes < space.total_bytes
 
 
-def test_a_level_is_logged_when_it_changes_and_again_after_a_while(
+def test_a_level_is_logged_on_change_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
@@ -48,7 +48,7 @@ def test_a_level_is_logged_when_it_changes_and_again_after_a_while(
     assert "disk space is low" in caplog.messages[0]
 
 
-def test_status_tells_of_a_disk_that_runs_low(settings: Settings) -> None:
+def test_a_low_disk_is_a_problem(settings: Settings) -> None:
     low = settings.model_copy(update={"disk_low_gib": MORE_THAN_ANY_DISK_GIB})
-    (said,) = complaints(low, ["relay"], SystemClock().now())
-    assert said.startswith("Disk space is low: ")
+    (problem,) = problems(low, ["relay"], SystemClock().now())
+    assert str(low.home) in problem

@@ -1,4 +1,4 @@
-"""What hangs is restarted: frozen processes, endless steps of work, mute servers."""
+"""Frozen processes, endless steps of work and silent servers are restarted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def supervisor_log(home: Path) -> str:
         ("nats", "no answer to PING"),
     ],
 )
-def test_a_frozen_process_is_restarted_and_the_log_says_why(
+def test_a_frozen_process_is_restarted_and_the_reason_is_logged(
     home: Path, name: str, why: str
 ) -> None:
     with stack.up(Settings(home=home, hung_seconds=10), {"one": STEADY, "two": STEADY}):
@@ -41,7 +41,7 @@ def test_a_frozen_process_is_restarted_and_the_log_says_why(
         frozen = child(home, name).process
         assert frozen is not None
         if name != "one":
-            time.sleep(2 * PROBE_SECONDS + 5)  # a probe judges no process before its first answer
+            time.sleep(2 * PROBE_SECONDS + 5)  # a probe is ignored before its first answer
         frozen.send_signal(signal.SIGSTOP)
         eventually(restarted(home, name))
         assert child(home, name).pid != before[name]
@@ -50,7 +50,7 @@ def test_a_frozen_process_is_restarted_and_the_log_says_why(
 
 
 @pytest.mark.full
-def test_a_process_whose_step_of_work_never_ends_ends_itself(home: Path) -> None:
+def test_a_process_with_an_endless_step_ends_itself(home: Path) -> None:
     with stack.up(Settings(home=home, step_seconds=2.0), {"one": LOOPING}):
         eventually(lambda: child(home, "one").restarts >= 1)
     said = (home / "logs" / "one.log").read_text()
@@ -60,15 +60,15 @@ def test_a_process_whose_step_of_work_never_ends_ends_itself(home: Path) -> None
 
 
 def test_a_child_without_a_heartbeat_is_killed(tmp_path: Path) -> None:
-    sign = Heartbeat(tmp_path / "beat", most_seconds=0.2)
-    sleeper = Child(Program("sleep", SLEEP, signs=(sign,)), tmp_path / "log")
+    check = Heartbeat(tmp_path / "beat", max_seconds=0.2)
+    sleeper = Child(Program("sleep", SLEEP, checks=(check,)), tmp_path / "log")
     sleeper.start()
     eventually(reached(sleeper, ChildState.BACKOFF))
     assert sleeper.exit_code == -signal.SIGKILL
     stop(sleeper)
 
 
-def test_a_probe_blames_nobody_before_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_is_ignored_before_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("deploy.local.hang_detection.time.monotonic", lambda: now[0])
     answers = [False, False, True, False, False]
@@ -84,19 +84,19 @@ def test_a_probe_blames_nobody_before_its_first_answer(monkeypatch: pytest.Monke
     assert Silence(probe).look() == 0.0, "of the next start"
 
 
-def test_a_supervisor_that_was_frozen_itself_blames_no_child(
+def test_a_frozen_supervisor_blames_no_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("deploy.local.hang_detection.time.monotonic", lambda: now[0])
-    silence = Silence(Heartbeat(tmp_path / "beat", most_seconds=60.0))
+    silence = Silence(Heartbeat(tmp_path / "beat", max_seconds=60.0))
     silence.look()
     now[0] += 3600.0
     assert silence.look() == LONGEST_GAP_SECONDS
     assert not silence.too_long
 
 
-def test_steps_of_work_may_take_their_time_and_no_more() -> None:
+def test_a_step_may_take_up_to_its_limit() -> None:
     progress = Progress(step_seconds=15.0)
     with progress.step("quick"):
         assert progress.overdue(9.0) is None

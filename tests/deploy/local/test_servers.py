@@ -1,4 +1,4 @@
-"""The servers fixture's promises, which hold for containers and for the embedded servers alike."""
+"""Guarantees of the servers fixture, for containers and embedded servers alike."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def shown(settings: Settings, name: str) -> str:
         ("TimeZone", "UTC"),
     ],
 )
-def test_postgres_keeps_what_it_acknowledged(settings: Settings, name: str, value: str) -> None:
+def test_postgres_commits_synchronously(settings: Settings, name: str, value: str) -> None:
     assert shown(settings, name).replace("Etc/UTC", "UTC") == value
 
 
-def test_the_services_are_no_owners_and_a_wrong_password_is_refused(settings: Settings) -> None:
+def test_services_are_not_owners_and_a_wrong_password_is_refused(settings: Settings) -> None:
     assert settings.database_url is not None
     with psycopg.connect(settings.database_url) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -45,7 +45,7 @@ def test_the_services_are_no_owners_and_a_wrong_password_is_refused(settings: Se
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_each_test_has_a_migrated_database_of_its_own(settings: Settings, turn: int) -> None:
+def test_each_test_has_its_own_migrated_database(settings: Settings, turn: int) -> None:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables").fetchall()
@@ -56,7 +56,7 @@ def test_each_test_has_a_migrated_database_of_its_own(settings: Settings, turn: 
 
 @pytest.fixture
 async def services(settings: Settings):
-    """A services' connection to a NATS whose declared streams exist."""
+    """A services' connection to a NATS server whose declared streams exist."""
     client = await connect(settings)
     jetstream = client.jetstream()
     assert await jetstream.streams_info() == []

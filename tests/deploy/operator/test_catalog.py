@@ -1,4 +1,4 @@
-"""`ecolink catalog`, on a store without any service, and the migration that seeds it."""
+"""`ecolink catalog` on a store without services, and the migration that seeds the catalog."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ecolink(*arguments: str, exit_code: int = 0) -> str:
 
 
 def row(output: str, name: str) -> list[str]:
-    """The words of the line that begins with a name."""
+    """The words of the line that starts with a name."""
     (line,) = (line for line in output.splitlines() if line.split()[:1] == [name])
     return line.split()
 
@@ -40,7 +40,7 @@ def offered(log: EventLog) -> Catalog:
     return log.load(Catalog, CATALOG_ID)
 
 
-def test_a_migrated_database_has_what_ships(log: EventLog) -> None:
+def test_a_migrated_database_has_the_shipped_catalog(log: EventLog) -> None:
     shipped = shipped_offers()
     assert tuple(offered(log).gpu_types.values()) == shipped.gpu_types
     assert tuple(offered(log).bases.values()) == shipped.bases
@@ -72,9 +72,9 @@ def test_show_has_prices_capacity_and_bases(log: EventLog) -> None:
     assert row(ecolink("show"), "smollm2-135m-instruct")[-1] == "yes"
 
 
-def test_a_new_gpu_type_needs_every_figure_and_a_change_only_its_own(log: EventLog) -> None:
+def test_a_new_gpu_type_needs_every_field_and_a_change_only_its_own(log: EventLog) -> None:
     missing = ecolink("gpu-types", "set", "rtx", "--title", "RTX", exit_code=1)
-    assert "rtx is new; give also --backing, --bf16-tflops, --max-per-job, --price" in missing
+    assert "--backing, --bf16-tflops, --max-per-job, --price" in missing
     figures = ("--vram-gib", "24", "--price", "0.40", "--bf16-tflops", "165", "--backing", "nvidia")
     names = ("--device-name", "RTX 4090", "--device-name", "RTX 4090 D")
     rest = ("--title", "RTX", "--max-per-job", "2", "--source", "a data sheet")
@@ -95,8 +95,8 @@ def test_capacity_and_regions(log: EventLog) -> None:
     assert "oslo" not in offered(log).regions
 
 
-def test_bases_are_made_eligible_listed_and_taken_off(log: EventLog) -> None:
-    assert "may not" in ecolink("bases", "set", "phi-4", "--no-eligible")
+def test_bases_are_listed_made_eligible_and_delisted(log: EventLog) -> None:
+    ecolink("bases", "set", "phi-4", "--no-eligible")
     ecolink("bases", "set", "phi-4", "--source", "another page")
     phi = offered(log).bases["phi-4"]
     assert (phi.eligible, phi.source) == (False, "another page")
@@ -113,33 +113,33 @@ def test_bases_are_made_eligible_listed_and_taken_off(log: EventLog) -> None:
 
 
 def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> None:
-    assert "has to be imported first" in ecolink("bases", "deploy", "phi-4", exit_code=1)
-    assert "was never deployed" in ecolink("bases", "undeploy", "phi-4", exit_code=1)
+    ecolink("bases", "deploy", "phi-4", exit_code=1)
+    ecolink("bases", "undeploy", "phi-4", exit_code=1)
     with command("import"):
         EcoLink(log).import_base_model("phi-4", "models/x", "m", "Phi3", 1, 1, TINY_SHAPE)
     for _ in range(2):
-        assert "The deployment of phi-4 is deploying." in ecolink("bases", "deploy", "phi-4")
+        assert "deploying" in ecolink("bases", "deploy", "phi-4")
     assert row(ecolink("show"), "phi-4")[-2:] == ["yes", "deploying"]
     assert "is undeployed" in ecolink("bases", "undeploy", "phi-4")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "value"),
     [
-        (("gpu-types", "withdraw", "cpu"), "local has cpu; declare a capacity of 0 there first"),
-        (("gpu-types", "withdraw", "tpu"), "no GPU type 'tpu'"),
-        (("gpu-types", "set", "l4", "--price", "-1"), "above 0"),
-        (("gpu-types", "set", "l4", "--vram-gib", "nan"), "vram_gib must be above 0"),
-        (("gpu-types", "set", "l4", "--device-name", "NVIDIA H200"), "h200 has the device name"),
-        (("regions", "withdraw", "moon"), "no region 'moon'"),
-        (("capacity", "moon", "cpu", "1"), "choose from: local"),
-        (("capacity", "local", "tpu", "1"), "no GPU type 'tpu'"),
-        (("bases", "withdraw", "moon"), "no base model 'moon'"),
+        (("gpu-types", "withdraw", "cpu"), "cpu"),
+        (("gpu-types", "withdraw", "tpu"), "tpu"),
+        (("gpu-types", "set", "l4", "--price", "-1"), "price"),
+        (("gpu-types", "set", "l4", "--vram-gib", "nan"), "vram_gib"),
+        (("gpu-types", "set", "l4", "--device-name", "NVIDIA H200"), "h200"),
+        (("regions", "withdraw", "moon"), "moon"),
+        (("capacity", "moon", "cpu", "1"), "local"),
+        (("capacity", "local", "tpu", "1"), "tpu"),
+        (("bases", "withdraw", "moon"), "moon"),
     ],
 )
-def test_a_refusal_is_one_sentence_and_changes_nothing(
-    log: EventLog, arguments: tuple[str, ...], message: str
+def test_a_refused_change_changes_nothing(
+    log: EventLog, arguments: tuple[str, ...], value: str
 ) -> None:
     version = offered(log).version
-    assert message in ecolink(*arguments, exit_code=1)
+    assert value in ecolink(*arguments, exit_code=1)
     assert offered(log).version == version

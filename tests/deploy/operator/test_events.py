@@ -1,4 +1,4 @@
-"""`ecolink events`: where following a job ends."""
+"""`ecolink events tail` stops after a job's last event."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cancelled_after_a_pause(story: Story) -> None:
         (cancelled_after_a_pause, "JobCancelled"),
     ],
 )
-def test_following_a_job_ends_with_it(
+def test_following_a_job_ends_with_its_last_event(
     log: EventLog, tell: Callable[[Story], None], last: str
 ) -> None:
     tell(Story(log))
@@ -54,9 +54,7 @@ def test_following_a_job_ends_with_it(
     assert [over for over, _ in told] == sorted(over for over, _ in told)
 
 
-def test_a_name_that_is_no_jobs_is_refused(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_malformed_job_id_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(main, ["events", "tail", "--job", "nonsense"])

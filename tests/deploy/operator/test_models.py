@@ -1,4 +1,4 @@
-"""`ecolink models verify`: what it prints, and its exit status."""
+"""`ecolink models verify` and `delete-base`: output and exit status."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def delete_base(name: str, exit_code: int = 0) -> str:
     return " ".join(result.output.split())
 
 
-def test_a_base_is_deleted_once_nothing_uses_it(
+def test_a_base_in_use_cannot_be_deleted(
     log: EventLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment(settings).items():

@@ -1,4 +1,4 @@
-"""`ecolink nats-config`: a server of one's own that works with what it prints."""
+"""`ecolink nats-config`: an external server works with the printed settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def printed(folder: Path, port: int) -> dict[str, str]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Settings]:
-    """Settings of a server that was started with the printed configuration."""
+    """Settings of a server that runs with the written configuration."""
     given = printed(tmp_path, free_port())
     log = tmp_path / "nats.log"
     command = [str(binary()), "--config", str(tmp_path / "nats.conf"), "--log", str(log)]
@@ -43,7 +43,9 @@ def own_server(tmp_path: Path) -> Iterator[Settings]:
     process.wait()
 
 
-async def test_services_and_a_segment_work_with_it(own_server: Settings) -> None:
+async def test_services_and_a_segment_connect_to_the_server(
+    own_server: Settings,
+) -> None:
     services = await connect(own_server)
     await provision(services.jetstream(), ())
     issuer = CredentialIssuer.of(own_server)
@@ -55,7 +57,7 @@ async def test_services_and_a_segment_work_with_it(own_server: Settings) -> None
     await services.close()
 
 
-def test_keys_are_private_and_stay(tmp_path: Path) -> None:
+def test_keys_are_private_and_kept_by_a_second_call(tmp_path: Path) -> None:
     first, second = printed(tmp_path, 4222), printed(tmp_path, 4222)
     assert first == second
     for name in ("keys.json", "nats.conf", "services.creds"):
