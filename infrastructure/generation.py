@@ -1,4 +1,4 @@
-"""Messages between gateway and serving: a request for answers, and response lines."""
+"""Messages between the gateway and serving: the request of a chat, and the lines of its answer."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ GENERATE_PATH = "/generate"
 MAX_CHOICES = 16
 
 
-class GenerationAsked(BaseModel):
-    """A request for answers from a deployment."""
+class GenerationRequest(BaseModel):
+    """A chat to answer with a deployment."""
 
     model_config = ConfigDict(frozen=True)
 
     deployment_id: UUID
     account_id: UUID  # accounts take turns
-    messages: list[dict[str, Any]]  # role and content as text, tool calls as OpenAI writes them
-    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # answers, sampled independently
-    max_tokens: int | None = None  # of an answer; None: as many as fit the context
-    temperature: float = 1.0  # 0: always the most likely token
+    messages: list[dict[str, Any]]  # role, text content, and tool calls in OpenAI's format
+    choices: int = Field(default=1, ge=1, le=MAX_CHOICES)  # independent answers
+    max_tokens: int | None = None  # of an answer; None: up to the context length
+    temperature: float = 1.0  # 0: the most likely token
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    ignore_end: bool = False  # generate up to max_tokens; for benchmarks
+    ignore_end: bool = False  # continue to max_tokens, for measurements
 
 
 FinishReason = Literal["stop", "length"]
 
 
 class PromptRead(BaseModel):
-    """First line of a response: the number of prompt tokens."""
+    """The first line of an answer."""
 
     prompt_tokens: int
 
 
-class TextGrown(BaseModel):
-    """More text of an answer. Its last line has the finish reason and the number of tokens."""
+class TextDelta(BaseModel):
+    """New text of an answer. Its last line has the finish reason and the number of tokens."""
 
     choice: int
     text: str
@@ -48,13 +48,13 @@ class TextGrown(BaseModel):
 
 
 class GenerationFailed(BaseModel):
-    """Last line of a response that failed."""
+    """The last line of an answer that failed."""
 
-    failed: str  # message for the client
+    failed: str  # message for the user
 
 
 class GenerationRefused(BaseModel):
-    """Body of a response with an HTTP error status."""
+    """The body of a refusal, instead of lines."""
 
     code: str
     message: str

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
 from gateway.schemas import Answer
-from infrastructure.generation import MAX_CHOICES, GenerationAsked
+from infrastructure.generation import MAX_CHOICES, GenerationRequest
 
 SEEDS = 2**62
 
@@ -95,14 +95,14 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationAsked:
+    def asked(self, deployment_id: UUID, account_id: UUID) -> GenerationRequest:
         """Translate to a request to the serving process. Raises Invalid for unsupported fields."""
         for name, value in (self.model_extra or {}).items():
             if name not in IGNORED and value not in NEUTRAL.get(name, (None,)):
                 raise Invalid(f"{name!r} is not supported. Remove it.", field=name)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         limit = self.max_completion_tokens
-        return GenerationAsked(
+        return GenerationRequest(
             deployment_id=deployment_id,
             account_id=account_id,
             messages=[_plain(place, message) for place, message in enumerate(self.messages)],

@@ -23,7 +23,7 @@ from gateway.http.disconnects import while_client_waits
 from gateway.http.errors import NotServing, NotYetVisible, Problem
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
-from infrastructure.generation import TextGrown
+from infrastructure.generation import TextDelta
 from projections import DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployment_named
@@ -97,7 +97,7 @@ class Choice:
     finish_reason: str | None = None
     tokens: int = 0
 
-    def add(self, piece: TextGrown) -> None:
+    def add(self, piece: TextDelta) -> None:
         """Append a piece."""
         self.texts.append(piece.text)
         self.finish_reason = piece.finish_reason

@@ -16,11 +16,11 @@ from domain.core.errors import DomainError, Invalid
 from gateway.http.errors import NotServing, Overloaded
 from infrastructure.generation import (
     GENERATE_PATH,
-    GenerationAsked,
     GenerationFailed,
     GenerationRefused,
+    GenerationRequest,
     PromptRead,
-    TextGrown,
+    TextDelta,
 )
 from infrastructure.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
@@ -31,7 +31,7 @@ SILENT_SECONDS = 300.0
 CONNECTIONS = 1000
 """Concurrent generations. The serving process refuses long before that."""
 
-LINE = TypeAdapter(PromptRead | TextGrown | GenerationFailed)
+LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed)
 
 REFUSALS: dict[int, type[DomainError]] = {
     HTTPStatus.BAD_REQUEST: Invalid,
@@ -68,7 +68,7 @@ class Generation:
         self._response = response
         self._lines = lines
 
-    async def pieces(self) -> AsyncIterator[TextGrown]:
+    async def pieces(self) -> AsyncIterator[TextDelta]:
         """Yield pieces of all choices. Raises GenerationInterrupted unless every choice ends."""
         unfinished = set(range(self._choices))
         try:
@@ -76,7 +76,7 @@ class Generation:
                 piece = LINE.validate_json(line)
                 if isinstance(piece, GenerationFailed):
                     raise GenerationInterrupted(piece.failed)
-                if not isinstance(piece, TextGrown) or piece.choice not in unfinished:
+                if not isinstance(piece, TextDelta) or piece.choice not in unfinished:
                     raise GenerationInterrupted(MALFORMED)
                 if piece.finish_reason is not None:
                     unfinished.remove(piece.choice)
@@ -105,7 +105,7 @@ class Serving:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def generate(self, asked: GenerationAsked) -> Generation:
+    async def generate(self, asked: GenerationRequest) -> Generation:
         """Start a generation, which the caller closes.
 
         Raises Invalid, Overloaded and NotServing.

@@ -1,1 +1,1 @@
-"""The process that holds base models with their adapters in memory and answers chats."""
+"""The process that keeps models in memory and answers chats."""

@@ -1,4 +1,4 @@
-"""LoRA adapters as plain PEFT saves them: read from disk, put on a base, and taken off again."""
+"""LoRA adapters in PEFT's format: read from disk, add to a base, and remove again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from services.serving.deployed import CannotServe
-from services.serving.multi_lora import MixedLinear, Mixing, weight_of
-from services.serving.resource_exhaustion import is_shortage
+from services.serving.multi_lora import MultiLoraLinear, TokenAdapters, weight_of
+from services.serving.resource_exhaustion import is_resource_exhaustion
 
 CONFIG = "adapter_config.json"
 PLAIN = {
@@ -29,27 +29,27 @@ PLAIN = {
     "alora_invocation_tokens": None,
     "bias": "none",
 }
-"""What an adapter's configuration must say, if it says it, for its layers to be mixed."""
+"""Values that an adapter's configuration must have, where it has them."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's directory holds."""
+    """The configuration and the weights of an adapter."""
 
     config: LoraConfig
     weights: dict[str, Tensor]
 
 
 def read_adapter(directory: Path) -> Adapter:
-    """Read an adapter; raises CannotServe for what is no plain LoRA."""
+    """Read an adapter; raises CannotServe if it is not plain LoRA."""
     try:
-        said = json.loads((directory / CONFIG).read_bytes())
-        if said.get("peft_type") != "LORA":
-            raise CannotServe("unsupported_adapter", f"It is {said.get('peft_type')}.")
+        config_json = json.loads((directory / CONFIG).read_bytes())
+        if config_json.get("peft_type") != "LORA":
+            raise CannotServe("unsupported_adapter", f"It is {config_json.get('peft_type')}.")
         config = LoraConfig.from_pretrained(str(directory))
         weights = load_peft_weights(str(directory), device="cpu")
     except (OSError, ValueError, SafetensorError) as error:
-        if is_shortage(error):
+        if is_resource_exhaustion(error):
             raise
         raise CannotServe("adapter_unreadable") from error
     assert isinstance(config, LoraConfig)
@@ -57,18 +57,20 @@ def read_adapter(directory: Path) -> Adapter:
         if getattr(config, name, plain) not in (plain, [], {}):
             raise CannotServe("unsupported_adapter", f"It has {name}.")
     config.inference_mode = True
-    config._register_custom_module({nn.Linear: MixedLinear})
+    config._register_custom_module({nn.Linear: MultiLoraLinear})
     return Adapter(config, weights)
 
 
-def put_on(base: PreTrainedModel, name: str, adapter: Adapter, mixing: Mixing) -> None:
-    """Put an adapter on a base, under a name; raises CannotServe, and leaves the base as it was."""
+def add_adapter(
+    base: PreTrainedModel, name: str, adapter: Adapter, token_adapters: TokenAdapters
+) -> None:
+    """Add an adapter to a base under a name. Raises CannotServe and leaves the base unchanged."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there are several adapters, which is the point
+            warnings.simplefilter("ignore")  # a warning about several adapters
             inject_adapter_in_model(adapter.config, base, name, low_cpu_mem_usage=True)
         adapted = [module for module in _adapted(base) if name in module.r]
-        layers = [module for module in adapted if isinstance(module, MixedLinear)]
+        layers = [module for module in adapted if isinstance(module, MultiLoraLinear)]
         if layers != adapted:
             raise CannotServe("unsupported_adapter", "It adapts more than linear layers.")
         loaded = set_peft_model_state_dict(base, adapter.weights, name, low_cpu_mem_usage=True)
@@ -83,35 +85,37 @@ def put_on(base: PreTrainedModel, name: str, adapter: Adapter, mixing: Mixing) -
                 part.to(device=weight.device, dtype=weight.dtype)
             _require_numbers(layer, name)
     except Exception as error:
-        take_off(base, name, mixing)
-        if not isinstance(error, (ValueError, RuntimeError, TypeError)) or is_shortage(error):
+        remove_adapter(base, name, token_adapters)
+        if not isinstance(error, (ValueError, RuntimeError, TypeError)) or is_resource_exhaustion(
+            error
+        ):
             raise
         raise CannotServe("adapter_mismatch") from error
     for layer in layers:
-        layer.mixing = mixing
-    _forget_stacked(base, mixing)
+        layer.token_adapters = token_adapters
+    _forget_stacked(base, token_adapters)
 
 
-def take_off(base: PreTrainedModel, name: str, mixing: Mixing) -> None:
-    """Remove an adapter from a base; one that is not there is not missed."""
+def remove_adapter(base: PreTrainedModel, name: str, token_adapters: TokenAdapters) -> None:
+    """Remove an adapter from a base, if it is there."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that another adapter is active now: none ever is
+        warnings.simplefilter("ignore")  # a warning about the active adapter; none is
         for module in _adapted(base):
             module.delete_adapter(name)
     getattr(base, "peft_config", {}).pop(name, None)
-    _forget_stacked(base, mixing)
+    _forget_stacked(base, token_adapters)
 
 
-def _forget_stacked(base: nn.Module, mixing: Mixing) -> None:
-    """Stack anew at the next step that needs it: layers without one would keep what they had."""
-    mixing.forget()
+def _forget_stacked(base: nn.Module, token_adapters: TokenAdapters) -> None:
+    """Drop the stacked weights. The next step that needs them stacks again."""
+    token_adapters.forget()
     for module in _adapted(base):
-        if isinstance(module, MixedLinear):
+        if isinstance(module, MultiLoraLinear):
             module.forget()
 
 
-def _require_numbers(layer: MixedLinear, name: str) -> None:
-    """Raise CannotServe for weights that would spoil the answers of others in the same step."""
+def _require_numbers(layer: MultiLoraLinear, name: str) -> None:
+    """Raise CannotServe for weights that would corrupt other answers in the same step."""
     a, b = weight_of(layer.lora_A[name]), weight_of(layer.lora_B[name])
     if not (a.isfinite().all() and (b * layer.scaling[name]).isfinite().all()):
         raise CannotServe("adapter_not_finite")

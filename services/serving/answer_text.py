@@ -1,4 +1,4 @@
-"""From tokens to text as it grows: whole characters only, and nothing of a stop sequence."""
+"""Turn tokens into text incrementally: whole characters, and no stop sequence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class AnswerText:
-    """The text of one answer. What may yet turn out to begin a stop sequence is held back."""
+    """The text of one answer. A possible start of a stop sequence is held back."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -23,17 +23,17 @@ class AnswerText:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """Text that the token completes; `stopped` says whether a stop sequence was among it."""
+        """The text that the token completes. Sets `stopped` at a stop sequence."""
         self._tokens.append(token)
         self._held += self._stream.step(self._core, token) or ""
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
             return self._show(min(found))
-        return self._show(len(self._held) - self._begun())
+        return self._show(len(self._held) - self._partial_stop())
 
     def end(self) -> str:
-        """What was held back: it did not become a stop sequence, nor a whole character."""
+        """The text that was held back and is no stop sequence."""
         if self.stopped:
             return ""
         seen = self._shown + self._held
@@ -42,8 +42,8 @@ class AnswerText:
             self._held += whole[len(seen) :]
         return self._show(len(self._held))
 
-    def _begun(self) -> int:
-        """Characters at the end of what is held that are the beginning of a stop sequence."""
+    def _partial_stop(self) -> int:
+        """Length of the end of the held text that starts a stop sequence."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

@@ -1,4 +1,4 @@
-"""What the gateway speaks with: one route that answers a chat, line by line as it is said."""
+"""The HTTP API for the gateway: one route that streams an answer as JSON lines."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from starlette.types import Receive, Scope, Send
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.generation import (
     GENERATE_PATH,
-    GenerationAsked,
     GenerationFailed,
     GenerationRefused,
+    GenerationRequest,
     PromptRead,
-    TextGrown,
+    TextDelta,
 )
 from infrastructure.limits import Limits
 from services.serving.engine import Engine, GenerationHandle
 from services.serving.refusals import Refused
 
 if TYPE_CHECKING:
-    from services.serving.row import Grown, Listener
+    from services.serving.row import Delta, Listener
 
 log = logging.getLogger("serving")
 
 RETRY_SECONDS = 1
 
 BODY_BYTES = 4 * 1024**2
-"""Of a chat; the gateway takes no body of more than a quarter."""
+"""Largest body. The gateway accepts a quarter of this."""
 
 
 def create_app(engine: Engine, secret: str) -> FastAPI:
-    """The application; only who shows the secret is answered."""
+    """The application. Requests need the secret as a bearer token."""
     app = FastAPI(openapi_url=None)
 
     @app.post(GENERATE_PATH)
@@ -54,22 +54,22 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
         if body is None:
             return Response(status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
-            asked = GenerationAsked.model_validate_json(body)
+            chat = GenerationRequest.model_validate_json(body)
         except ValidationError:
-            log.exception("the gateway asks what is no chat")
+            log.exception("the gateway sent an invalid chat")
             return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
-        heard = Heard(asked.choices)
+        stream = AnswerStream(chat.choices)
         try:
-            begun = await run_in_threadpool(engine.ask, asked, heard.listener)
+            handle = await run_in_threadpool(engine.generate, chat, stream.listener)
         except Refused as refused:
             return _refusal(refused)
-        return Lines(begun, heard)
+        return Lines(handle, stream)
 
     return app
 
 
 async def _body(request: Request) -> bytes | None:
-    """What was sent, read only now that the secret was shown; None: more than is read."""
+    """Read the body after the authorization check. None if it is too large."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -85,91 +85,91 @@ def _refusal(refused: Refused) -> JSONResponse:
     return JSONResponse(body.model_dump(), refused.status, headers)
 
 
-class Heard:
-    """Brings what the engine's thread says to the event loop that it was made in."""
+class AnswerStream:
+    """Passes text from the engine's thread to the event loop that created it."""
 
     def __init__(self, choices: int) -> None:
         self._open = choices
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, Grown | Exception]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
     def listener(self, choice: int) -> Listener:
-        """Hears one choice; called in any thread."""
+        """A listener of one choice, callable in any thread."""
 
-        def listen(grown: Grown | Exception) -> None:
+        def listen(delta: Delta | Exception) -> None:
             try:
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, (choice, grown))
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, (choice, delta))
             except RuntimeError:
-                log.info("an answer has nobody to hear it: the process ends")
+                log.info("an answer was dropped: the process is ending")
 
         return listen
 
     async def lines(self) -> AsyncIterator[BaseModel]:
-        """What is heard until all choices have ended. A reader that is slow gets longer pieces."""
+        """Lines until all choices have ended. For a slow reader, pending pieces are merged."""
         while self._open:
             pieces = [await self._queue.get()]
             while not self._queue.empty():
                 pieces.append(self._queue.get_nowait())
-            grown: dict[int, TextGrown] = {}
+            merged: dict[int, TextDelta] = {}
             for choice, piece in pieces:
                 if isinstance(piece, Exception):
-                    yield GenerationFailed(failed="the answer broke off: the model failed")
+                    yield GenerationFailed(failed="The model failed. Try again.")
                     return
-                before = grown[choice].text if choice in grown else ""
+                before = merged[choice].text if choice in merged else ""
                 ended = piece.finish_reason is not None
                 self._open -= ended
-                grown[choice] = TextGrown(
+                merged[choice] = TextDelta(
                     choice=choice,
                     text=before + piece.text,
                     finish_reason=piece.finish_reason,
                     completion_tokens=piece.completion_tokens if ended else None,
                 )
-            for line in grown.values():
+            for line in merged.values():
                 yield line
 
 
 class Lines(StreamingResponse):
-    """An answer as JSON lines; when its reader is gone, nothing more is said."""
+    """An answer as JSON lines. If the client disconnects, the answer is cancelled."""
 
-    def __init__(self, begun: GenerationHandle, heard: Heard) -> None:
-        self._begun = begun
-        super().__init__(self._written(heard), media_type="application/jsonl")
+    def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
+        self._handle = handle
+        super().__init__(self._written(stream), media_type="application/jsonl")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the lines."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._begun.cancel()
+            self._handle.cancel()
 
-    async def _written(self, heard: Heard) -> AsyncIterator[str]:
-        yield _line(PromptRead(prompt_tokens=self._begun.prompt_tokens))
-        async for each in heard.lines():
+    async def _written(self, stream: AnswerStream) -> AsyncIterator[str]:
+        yield _line(PromptRead(prompt_tokens=self._handle.prompt_tokens))
+        async for each in stream.lines():
             yield _line(each)
 
 
-def _line(said: BaseModel) -> str:
-    return said.model_dump_json(exclude_none=True) + "\n"
+def _line(line: BaseModel) -> str:
+    return line.model_dump_json(exclude_none=True) + "\n"
 
 
 class Server(GuardedServer):
-    """Serves inside of a process that handles signals itself."""
+    """A server inside a process that handles signals itself."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone."""
+        """Do nothing."""
         yield
 
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
-    """Serve until the task is cancelled. A port that is taken ends the process; the log says so."""
-    # Each answer is a connection of the gateway's.
+    """Serve until the task is cancelled. If the port is in use, the process ends."""
+    # The gateway opens a connection for each answer.
     guard = ConnectionGuard(Limits({}), exempt=frozenset({"127.0.0.1", "::1"}))
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        lifespan="off",  # the app has none, and its cancelled end would be logged as an error
+        lifespan="off",  # the app has none, and cancelling it would log an error
         log_config=None,
         access_log=False,
         **guard.protocols(),

@@ -1,4 +1,4 @@
-"""The serving process: follows the log, and holds in memory what the log wants served."""
+"""The serving process: follow the log, and keep the wanted deployments in memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.serving.api import create_app, serve_app
 from services.serving.attempts import Attempts
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 
 MIB = 1024**2
 
-ROOM_SECONDS = 1.0
-"""How often it is looked whether there is something to try again that found no room."""
+RETRY_SECONDS = 1.0
+"""Interval of the checks for deployments to retry."""
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM, once no other process does.
+    """Serve until SIGTERM, as the only serving process.
 
-    What was deployed is in memory before any new event is answered.
+    All deployments are loaded before the first new event.
     """
     with leading(settings, "serving") as leadership:
         _serve(settings, leadership)
@@ -44,22 +44,22 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
     broker = broker_of(settings, "serving")
     store = WeightStore(Artifacts(settings.artifacts), settings.cache)
     attempts = Attempts(settings.home / "serving" / "attempts.json")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service takes it over
-    with closing(Engine(_hosting(settings))) as engine:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the service handles it
+    with closing(Engine(_options(settings))) as engine:
         serving = Serving(log, clock, store, attempts, engine)
         effect = ReactionEffect("serving", log, clock, serving.react, pool.connection)
         consumer = OrderedConsumer(effect, log, PROMPT_BATCH_SECONDS)
         serving.restore()
         consumer.subscribe(broker)
         replay = every(REPLAY_SECONDS, effect.replay_requested, "replay")
-        again = every(ROOM_SECONDS, serving.try_again, "room")
+        again = every(RETRY_SECONDS, serving.try_again, "room")
         chats = create_app(engine, settings.serving_secret)
         listen = partial(serve_app, chats, settings.serving_host, settings.serving_port)
         serve(broker, [consumer.durable], [replay, again, listen, partial(watch_log, log)])
 
 
-def _hosting(settings: Settings) -> Hosting:
-    return Hosting(
+def _options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
         rows=settings.serving_rows,
         cache_bytes=settings.serving_cache_mib * MIB,
         queue_limit=settings.serving_queue_limit,

@@ -1,4 +1,4 @@
-"""Attempts to attach, noted on disk: what the process dies of is not tried for ever."""
+"""Count attempts to load a deployment on disk, so that a fatal one is not repeated forever."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from uuid import UUID
 
 from services.serving.deployed import CannotServe
 
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 
 
 class Attempts:
-    """How often the process died while it attached a deployment; it takes all others with it.
+    """Counts how often the process died while it loaded a deployment.
 
-    A kernel that lacks memory ends a process without a word, so that only a note tells.
+    If memory runs out, the kernel kills the process without an error, so only a file can tell.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,13 +24,13 @@ class Attempts:
 
     @contextmanager
     def noted(self, deployment_id: UUID) -> Generator[None]:
-        """Note an attempt until it ends, however it ends but by the death of the process.
+        """Record an attempt until it ends in any way but the death of the process.
 
-        Raises CannotServe instead of another attempt after MOST_DEATHS.
+        Raises CannotServe instead of another attempt after MAX_DEATHS.
         """
         deaths = self._read()
         died = deaths.pop(str(deployment_id), 0)
-        if died == MOST_DEATHS:
+        if died == MAX_DEATHS:
             self._write(deaths)
             raise CannotServe("serving_died", f"{died} times")
         self._write(deaths | {str(deployment_id): died + 1})
@@ -43,7 +43,7 @@ class Attempts:
         return json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def _write(self, deaths: dict[str, int]) -> None:
-        """Replace the note as one step."""
+        """Replace the file atomically."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(deaths))

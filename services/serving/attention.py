@@ -1,12 +1,13 @@
-"""Causal attention of a step: each row's new tokens look at that row's keys and values alone.
+"""Causal attention of a step: each row's new tokens attend to that row's keys and values.
 
-Heads that share keys and values are laid side by side as queries of one head, so that what they
-share is read once. transformers' own continuous batching packs rows too, but knows no adapters.
+Heads that share keys and values are grouped as queries of one head, so that each key is read once.
+transformers' own continuous batching also packs rows, but does not support adapters.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +16,23 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from services.serving.step import Step
+from services.serving.step import Part, Step
 
 NAME = "served"
 
 
 class UnknownAttention(Exception):
-    """A base attends in a way that is not computed here."""
+    """The base uses a kind of attention that this module does not compute."""
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """A layer's keys and values, and how its queries attend to them."""
+
+    keys: Tensor
+    values: Tensor
+    scale: float
+    window: int | None
 
 
 def attend(
@@ -30,37 +41,37 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    step: Step | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query (1, heads, tokens, head size) to (1, tokens, heads,
-    head size), with the tokens of a step. Raises UnknownAttention."""
-    further = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
-    if step is None or further:
-        raise UnknownAttention(", ".join(further) or "outside of a step")
+    """Attend to the cache of `step`; implements transformers' attention interface.
+
+    The query is (1, heads, tokens, head size), the output (1, tokens, heads, head size). Raises
+    UnknownAttention for options that are not computed here.
+    """
+    step: Step | None = options.get("step")
+    unknown = [name for name in ("softcap", "s_aux") if options.get(name) is not None]
+    if step is None or unknown:
+        raise UnknownAttention(", ".join(unknown) or "outside of a step")
     layer = module.layer_idx
     assert isinstance(layer, int)
-    keys, values = step.store.write(
+    keys, values = step.cache.write(
         layer, key[0].transpose(0, 1), value[0].transpose(0, 1), step.slots, step.places
     )
-    scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+    scaling = options.get("scaling")
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    cached = _Cached(keys, values, scale, options.get("sliding_window"))
     tokens = query[0].transpose(0, 1)  # (tokens, heads, head size)
     outputs = []
     if step.singles:
-        outputs += _singles(step, tokens, keys, values, scale, sliding_window)
+        outputs += _singles(step, tokens, cached)
     for first, part in step.stretches:
-        queries = tokens[first : first + len(part.tokens)]
-        outputs.append(_stretch(step, part, queries, keys, values, scale, sliding_window))
+        outputs.append(_stretch(step, part, tokens[first : first + len(part.tokens)], cached))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
-def _singles(
-    step: Step, tokens: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
-) -> list[Tensor]:
-    """Outputs of the rows of one token, (rows, heads, head size), in one piece or in several."""
+def _singles(step: Step, tokens: Tensor, cached: _Cached) -> list[Tensor]:
+    """Outputs of the rows of one token, (rows, heads, head size), in one or several tensors."""
+    keys, values, window = cached.keys, cached.values, cached.window
     kv_heads, size = keys.shape[1], tokens.shape[2]
     queries = tokens[: len(step.singles)].reshape(len(step.singles), kv_heads, -1, size)
     if not step.together:
@@ -69,7 +80,7 @@ def _singles(
                 queries[index : index + 1],
                 keys[part.slot : part.slot + 1, :, _seen(part.end, window)],
                 values[part.slot : part.slot + 1, :, _seen(part.end, window)],
-                scale=scale,
+                scale=cached.scale,
             ).reshape(1, tokens.shape[1], -1)
             for index, part in enumerate(step.singles)
         ]
@@ -82,7 +93,7 @@ def _singles(
         keys[: step.used, :, : step.longest],
         values[: step.used, :, : step.longest],
         attn_mask=step.singles_mask(window),
-        scale=scale,
+        scale=cached.scale,
     )
     out = out if step.dense else out[step.single_slots]
     return [out.reshape(len(step.singles), tokens.shape[1], -1)]
@@ -92,33 +103,25 @@ def _seen(end: int, window: int | None) -> slice:
     return slice(0 if window is None else max(0, end - window), end)
 
 
-def _stretch(
-    step: Step,
-    part: Any,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scale: float,
-    window: int | None,
-) -> Tensor:
+def _stretch(step: Step, part: Part, queries: Tensor, cached: _Cached) -> Tensor:
     """Outputs of a part of several tokens, (tokens, heads, head size)."""
     count, heads, size = queries.shape
-    kv_heads = keys.shape[1]
+    kv_heads = cached.keys.shape[1]
     groups = heads // kv_heads
-    # (kv heads, groups x tokens, head size): a group's heads follow each other.
+    # (kv heads, groups x tokens, head size): the heads of a group are adjacent.
     grouped = queries.transpose(0, 1).reshape(1, kv_heads, groups * count, size)
     out = scaled_dot_product_attention(
         grouped,
-        keys[part.slot : part.slot + 1, :, : part.end],
-        values[part.slot : part.slot + 1, :, : part.end],
-        attn_mask=step.stretch_mask(part, groups, window),
-        scale=scale,
+        cached.keys[part.slot : part.slot + 1, :, : part.end],
+        cached.values[part.slot : part.slot + 1, :, : part.end],
+        attn_mask=step.stretch_mask(part, groups, cached.window),
+        scale=cached.scale,
     )
     return out.reshape(heads, count, -1).transpose(0, 1)
 
 
 def _no_mask(*arguments: Any, **named: Any) -> None:
-    """What a row may see is the step's to say."""
+    """Return no mask: the step computes it."""
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,4 +1,4 @@
-"""A base model as serving holds it: its weights, its tokenizer, and what it computes like."""
+"""A base model in memory: weights, tokenizer and number format."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from services.model_libraries import UNTRUSTED, choose_dtype
 from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
-from services.serving.kv_cache import KeysValues
-from services.serving.resource_exhaustion import is_shortage
+from services.serving.kv_cache import KVCache
+from services.serving.resource_exhaustion import is_resource_exhaustion
 from services.serving.step import Part, Step
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 CHECKED_TOKENS = 24
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Of the check at loading: distance of two ways to compute the same logits, over their size."""
+"""Largest relative distance of the same logits, computed in two ways."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Weights in memory, which attend as serving does, and the tokenizer."""
+    """Weights in memory with serving's attention, and the tokenizer."""
 
     weights: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    context: int  # tokens that it can read at once
-    end_tokens: frozenset[int]  # that its own configuration ends an answer with
+    context: int  # context length, tokens
+    end_tokens: frozenset[int]  # end-of-answer tokens of its configuration
 
     @classmethod
     def load(cls, directory: Path, dtype: torch.dtype, device: torch.device) -> BaseModel:
-        """Read a base from its directory; raises CannotServe for one that is not computed right."""
-        logging.disable_progress_bar()  # a log is no terminal
+        """Load a base from its directory. Raises CannotServe if its logits would be wrong."""
+        logging.disable_progress_bar()  # no progress bars in a log
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
             weights = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **UNTRUSTED)
         except (OSError, ValueError) as error:
-            if is_shortage(error):
+            if is_resource_exhaustion(error):
                 raise
             raise CannotServe("base_unreadable") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise CannotServe("unsupported_tokenizer", type(tokenizer).__name__)
         weights = weights.eval().requires_grad_(False)
-        weights = weights.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides it
+        weights = weights.to(device)  # pyright: ignore[reportArgumentType]  # hidden by a decorator
         declared = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
         _attend_as_served(weights)
         return cls(
@@ -67,7 +67,7 @@ class BaseModel:
 
 
 def dtype_on(device: torch.device, precision: str | None) -> torch.dtype:
-    """What is asked for, else what the hardware is good at."""
+    """The requested number format, or the hardware's best one."""
     return choose_dtype(device) if precision is None else DTYPES[precision]
 
 
@@ -90,9 +90,9 @@ def _configured_ends(weights: PreTrainedModel) -> frozenset[int]:
 
 
 def _attend_as_served(weights: PreTrainedModel) -> None:
-    """Switch to the attention of steps, and hold its logits against those of the base's own.
+    """Switch to serving's attention, and compare the logits with the base's own.
 
-    Raises CannotServe where they differ: a base may attend in a way that nobody here knows of.
+    Raises CannotServe if they differ, because the base then uses an unknown kind of attention.
     """
     kind = type(weights).__name__
     vocabulary = weights.config.get_text_config().vocab_size
@@ -105,22 +105,22 @@ def _attend_as_served(weights: PreTrainedModel) -> None:
         weights.set_attn_implementation(attention.NAME)
         found = _checked_logits(weights, tokens)
     except (UnknownAttention, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        if is_shortage(error):
+        if is_resource_exhaustion(error):
             raise
-        raise CannotServe("unsupported_architecture", f"{kind} attends by {error}") from error
+        raise CannotServe("unsupported_architecture", f"{kind}: {error}") from error
     distance = float((found - expected).float().norm() / expected.float().norm())
     if not distance <= TOLERANCE[weights.dtype]:
         raise CannotServe(
             "unsupported_architecture",
-            f"{kind}'s answers would differ from its own by {distance:.2g}",
+            f"{kind}: the relative distance of its logits is {distance:.2g}",
         )
 
 
 def _checked_logits(weights: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """Logits after tokens of which the last is read alone."""
-    store, logits = KeysValues(), torch.empty(0)
-    store.resize(1, len(tokens))
+    """Logits after the tokens, the last of which is read alone."""
+    cache, logits = KVCache(), torch.empty(0)
+    cache.resize(1, len(tokens))
     for start, end in ((0, len(tokens) - 1), (len(tokens) - 1, len(tokens))):
         part = Part(0, start, tokens[start:end], answers=True)
-        logits = _logits(weights, Step([part], store, weights.dtype, weights.device))
+        logits = _logits(weights, Step([part], cache, weights.dtype, weights.device))
     return logits[-1]

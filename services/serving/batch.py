@@ -1,4 +1,4 @@
-"""The rows that one base answers at once: they join at any step, and leave when they are done."""
+"""The rows that one base answers together. They join and leave at any step."""
 
 from __future__ import annotations
 
@@ -12,88 +12,88 @@ import torch
 from torch import Tensor
 
 from services.serving.base_model import BaseModel
-from services.serving.fair_queue import Waiting
-from services.serving.kv_cache import KeysValues, bytes_per_token, grown
-from services.serving.multi_lora import Mixing
+from services.serving.fair_queue import FairQueue
+from services.serving.kv_cache import KVCache, bytes_per_token, reserved_length
+from services.serving.multi_lora import TokenAdapters
 from services.serving.row import Row
 from services.serving.step import Part, Step
 
 READ_AT_ONCE = 256
-"""Tokens of prompts that are read in a step beside rows that answer: a long prompt is read in
-pieces, so that it delays the next token of the others by no more than this takes."""
+"""Prompt tokens in a step beside rows that answer. A long prompt is read in pieces, which bounds
+the delay of the other rows' next token."""
 
 READ_ALONE = 1024
-"""The same where nobody waits for a next token."""
+"""Prompt tokens in a step if no row waits for its next token."""
 
 
 FAIR_ROWS, FAIR_READ = 2, 64
-"""What an account gets of a step while others are answered too: so many rows, or as many as the
-account with the fewest has, and so many tokens of prompts. A flood of one account then delays the
-others' next token by little."""
+"""Share of an account in a step while other accounts have rows: this number of rows, or as many as
+the account with the fewest has, and this number of prompt tokens. It bounds how much one account
+can delay the others."""
 
 log = logging.getLogger("engine")
 
 
 class NotFinite(Exception):
-    """A model computed what is no number."""
+    """A model computed NaN or infinity."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a base may use."""
+    """Limits of one base."""
 
-    rows: int = 32  # that are answered at once
-    cache_bytes: int = 2 * 1024**3  # of keys and values; one row alone may use more
+    rows: int = 32  # in a batch
+    cache_bytes: int = 2 * 1024**3  # of the KV cache; a single row may use more
 
 
-class Running:
-    """Rows by slot, and those that wait for one. Only the engine's thread steps it."""
+class Batch:
+    """Rows by slot, and the queue for slots. Only the engine's thread steps it."""
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         self.base, self.limits = base, limits
-        self.mixing = Mixing()
-        self.waiting = Waiting()
-        self._rows: list[Row] = []  # each at its slot
+        self.token_adapters = TokenAdapters()
+        self.queue = FairQueue()
+        self._rows: list[Row] = []  # by slot
         self._by_age: list[Row] = []
         self._steps = 0
-        self.elsewhere: frozenset[UUID] = frozenset()
-        """Accounts that are answered by other bases, on the same processor."""
-        self._store = KeysValues()
+        self.busy_elsewhere: frozenset[UUID] = frozenset()
+        """Accounts with rows of other bases on the same processor."""
+        self._cache = KVCache()
         self._token_bytes = bytes_per_token(base.weights)
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self._rows or self.waiting)
+        """True if there are rows."""
+        return bool(self._rows or self.queue)
 
     @property
     def free(self) -> int:
-        """Rows that may join."""
+        """Number of free rows."""
         return max(0, self.limits.rows - len(self._rows))
 
     def accounts(self) -> set[UUID]:
-        """Accounts that are answered now."""
+        """Accounts with rows in the batch."""
         return {row.account_id for row in self._rows}
 
     def uses(self, adapter: str | None) -> bool:
-        """Whether a row is answered, or waits to be answered, by an adapter; None: the base."""
-        return any(row.adapter == adapter for row in (*self._rows, *self.waiting.rows()))
+        """True if a row in the batch or the queue uses the adapter (None: the base alone)."""
+        return any(row.adapter == adapter for row in (*self._rows, *self.queue.rows()))
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Read a piece of what is unread, and say a token of each row that has read everything."""
+        """Read pending tokens, and sample a token for each row that has read everything."""
         self._leave([row for row in self._rows if row.cancelled])
-        self.waiting.forget_cancelled()
+        self.queue.forget_cancelled()
         self._admit()
         parts = self._parts()
         if not parts:
             return
-        step = Step(parts, self._store, self.base.weights.dtype, self.base.weights.device)
+        step = Step(parts, self._cache, self.base.weights.dtype, self.base.weights.device)
         rows = [self._rows[part.slot] for part in step.parts]
         self._steps += 1
         for row in rows:
             row.stepped = self._steps
-        self.mixing.begin(
+        self.token_adapters.begin(
             [(row.adapter, len(part.tokens)) for row, part in zip(rows, step.parts, strict=True)],
             self.base.weights.device,
         )
@@ -101,36 +101,38 @@ class Running:
         for row, part in zip(rows, step.parts, strict=True):
             row.read = part.end
         answering = [row for row, part in zip(rows, step.parts, strict=True) if part.answers]
-        self._leave(_said(answering, logits))
+        self._leave(_sample(answering, logits))
 
     def fail(self, error: Exception) -> None:
-        """Tell all rows that nothing more comes, and let go of them."""
-        rows = [*self._rows, *self.waiting.clear()]
+        """End all rows with an error."""
+        rows = [*self._rows, *self.queue.clear()]
         self._rows.clear()
         self._by_age.clear()
-        self._store.clear()
+        self._cache.clear()
         for row in rows:
-            row.break_off(error)
+            row.fail(error)
 
     def _admit(self) -> None:
-        """Have rows join, each when it is its turn, as long as there is a slot and memory.
+        """Move rows from the queue into the batch, in turn, as long as slots and memory allow.
 
-        Where there is none, an account with more rows than another gives up its youngest.
+        If there is no space, an account with more rows than the next one gives up its youngest row.
         """
-        while (row := self.waiting.next(self._rows)) is not None:
+        while (row := self.queue.next(self._rows)) is not None:
             longest = max(len(each.tokens) for each in (*self._rows, row))
             roomy = len(self._rows) < self.limits.rows and (
-                not self._rows or self._fits(len(self._rows) + 1, grown(longest, self.base.context))
+                not self._rows
+                or self._fits(len(self._rows) + 1, reserved_length(longest, self.base.context))
             )
             if roomy:
-                self.waiting.leave(row)
+                self.queue.leave(row)
                 self._rows.append(row)
                 self._by_age.append(row)
             elif not self._give_up_row(row.account_id):
                 return
 
     def _give_up_row(self, account_id: UUID) -> bool:
-        """Send back a row of the account with the most, if it has two more than this one."""
+        """Send back a row of the account with the most, if it has at least two more than this
+        one."""
         held = Counter(row.account_id for row in self._rows)
         ((most, count),) = held.most_common(1)
         if count < held[account_id] + 2:
@@ -139,7 +141,8 @@ class Running:
         return True
 
     def _parts(self) -> list[Part]:
-        """What each row reads in the next step, with room for it; rows may have to go back."""
+        """The tokens that each row reads in the next step. Sends rows back if memory is too
+        small."""
         while True:
             parts = self._wanted()
             held = [row.read for row in self._rows]
@@ -148,28 +151,28 @@ class Running:
             self._send_back(self._by_age[-1])
 
     def _has_room(self, length: int) -> bool:
-        """Make room for all rows at a length, in as large steps as memory allows."""
-        rows, store = len(self._rows), self._store
-        if rows <= store.slots and length <= store.length:
+        """Resize the cache for all rows at a length, in steps as large as memory allows."""
+        rows, cache = len(self._rows), self._cache
+        if rows <= cache.slots and length <= cache.length:
             return True
-        ample = grown(length, self.base.context)
+        ample = reserved_length(length, self.base.context)
         doubled = min(self.limits.rows, 1 << (rows - 1).bit_length())
         for slots, wanted in (
-            (max(doubled, store.slots), max(ample, store.length)),
+            (max(doubled, cache.slots), max(ample, cache.length)),
             (rows, ample),
             (rows, length),
         ):
             if self._fits(slots, wanted):
-                store.resize(slots, wanted)
+                cache.resize(slots, wanted)
                 return True
         if rows == 1:
-            store.resize(rows, length)
+            cache.resize(rows, length)
         return rows == 1
 
     def _wanted(self) -> list[Part]:
         budget = READ_AT_ONCE if any(row.unread == 1 for row in self._rows) else READ_ALONE
         held = Counter(row.account_id for row in self._rows)
-        shared = len(held.keys() | self.elsewhere) > 1
+        shared = len(held.keys() | self.busy_elsewhere) > 1
         most = max(FAIR_ROWS, *held.values()) if not shared else max(FAIR_ROWS, min(held.values()))
         read = dict.fromkeys(held, min(budget, FAIR_READ) if shared else budget)
         taken: Counter[UUID] = Counter()
@@ -188,44 +191,44 @@ class Running:
         return parts
 
     def _send_back(self, row: Row) -> None:
-        """Take a row's memory; it reads again what it had read, when it is its turn."""
+        """Move a row back to the queue and free its cache. It reads its tokens again later."""
         self._leave([row])
         row.read = 0
-        self.waiting.send_back(row)
+        self.queue.send_back(row)
 
     def _leave(self, rows: Iterable[Row]) -> None:
-        """Free the slots of rows; the last ones move into them, so that no slot is empty."""
+        """Remove rows. The last rows move into their slots, so that no slot is empty."""
         for row in rows:
             slot, last = self._rows.index(row), len(self._rows) - 1
-            self._store.wipe(slot, row.read)
+            self._cache.wipe(slot, row.read)
             if slot != last:
                 moved = self._rows[slot] = self._rows[last]
-                self._store.move(last, slot, moved.read)
-                self._store.wipe(last, moved.read)
+                self._cache.move(last, slot, moved.read)
+                self._cache.wipe(last, moved.read)
             self._rows.pop()
             self._by_age.remove(row)
         if not self._rows:
-            self._store.clear()
+            self._cache.clear()
 
     def _fits(self, rows: int, length: int) -> bool:
         return rows * length * self._token_bytes <= self.limits.cache_bytes
 
 
-def _said(rows: list[Row], logits: Tensor) -> list[Row]:
-    """Have each row say its next token; returns those whose answer has ended."""
+def _sample(rows: list[Row], logits: Tensor) -> list[Row]:
+    """Append the next token to each row; return the rows whose answer has ended."""
     if not rows:
         return []
-    likeliest, whole = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()
+    likeliest, finite = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()
     ended = []
     for index, row in enumerate(rows):
         try:
-            if not whole[index]:
-                raise NotFinite("the logits of an answer are no numbers")
-            greedy = row.drawing.greedy
-            if row.say(likeliest[index] if greedy else row.drawing.draw(logits[index])):
+            if not finite[index]:
+                raise NotFinite("the logits of an answer are not finite")
+            greedy = row.sampler.greedy
+            if row.append(likeliest[index] if greedy else row.sampler.sample(logits[index])):
                 ended.append(row)
         except Exception as error:
-            log.exception("an answer breaks off; the others go on")
+            log.exception("an answer failed; the others continue")
             ended.append(row)
-            row.break_off(error)
+            row.fail(error)
     return ended

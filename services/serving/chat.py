@@ -1,4 +1,4 @@
-"""From the messages of a chat to the tokens that ask for an answer, as in training."""
+"""Render the messages of a chat as the prompt of the next answer, as in training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
 
-MARKS = ("\u2402", "\u2403")  # stand for what is said where only what is around it matters
+MARKS = ("\u2402", "\u2403")  # placeholders for a message's text
 
 
 class Chat:
-    """One model's way to write chats: its chat template, and what ends an answer in it."""
+    """A model's chat format: its template, and the ends of an answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> None:
-        """The template is the base's own, else the one that its adapter was trained with."""
+        """The template is the base's own, or the one that its adapter was trained with."""
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         self._tokenizer = tokenizer
         source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
@@ -31,20 +31,20 @@ class Chat:
         self.end_tokens, self.stops = self._ends()
 
     def tokens(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Token ids up to where the answer begins; raises TemplateRefused."""
+        """Token ids of the prompt; raises TemplateRefused."""
         return self._renderer.encode(self.text(messages)).ids
 
     def text(self, messages: list[dict[str, Any]]) -> str:
-        """The text up to where the answer begins; raises TemplateRefused."""
+        """Text of the prompt; raises TemplateRefused."""
         plain = self._renderer.plain({"messages": messages})
         if self._prompts:
             return self._render(plain, prompt=True)
         text = self._render([*plain, {"role": "assistant", "content": MARKS[0]}])
-        # A space before the first word is in the word's token, so that the model has to say it.
+        # A space before the first word belongs to the word's token, which the model generates.
         return text[: text.rindex(MARKS[0])].rstrip(" ")
 
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
-        """Tokens and texts that end an answer: the tokenizer's end, and that of the template."""
+        """Tokens and strings that end an answer: the tokenizer's and the template's."""
         own = self._tokenizer.eos_token_id
         tokens = {own} if isinstance(own, int) else set()
         probe = [{"role": "user", "content": MARKS[0]}, {"role": "assistant", "content": MARKS[1]}]

@@ -1,4 +1,4 @@
-"""What is put into memory to be served, and the port to whatever holds it there."""
+"""What a deployment serves, and the port to the engine that keeps it in memory."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ from uuid import UUID
 class Served:
     """The weights of one deployment: a base alone, or an adapter on its base.
 
-    Bases with one `base_sha256` are the same, whoever deployed what on them: they are held once.
+    Bases with the same `base_sha256` are loaded once for all deployments.
     """
 
     deployment_id: UUID
-    model: str  # the name in requests: `smollm2-135m-instruct`, `ft:...`
+    model: str  # name in requests: `smollm2-135m-instruct`, `ft:...`
     base_model: str
-    base_sha256: str  # of the base's manifest, which pins every file
+    base_sha256: str  # of the base's manifest, which has the hash of every file
     base_directory: Path
-    adapter_directory: Path | None  # plain PEFT; None: the base itself
+    adapter_directory: Path | None  # None: the base alone
 
 
 REASONS = {
-    "weights_missing": "Its weights, or those of its base, are no longer in the artifact store.",
-    "weights_damaged": "Its weights, or those of its base, are not what the event log says.",
-    "not_an_adapter": "What is stored is no adapter that PEFT loads.",
-    "adapter_unreadable": "The files of the adapter cannot be read.",
+    "weights_missing": "Its weights or its base's are missing in the artifact store.",
+    "weights_damaged": "The hash of its weights or of its base's differs from the event log.",
+    "not_an_adapter": "The stored files are not a PEFT adapter.",
+    "adapter_unreadable": "The adapter's files cannot be read.",
     "adapter_mismatch": "The adapter does not fit its base.",
-    "adapter_not_finite": "The adapter has weights that are no numbers.",
-    "unsupported_adapter": "The adapter is more than plain LoRA of linear layers, "
-    "which is what can be served.",
-    "base_unreadable": "The files of the base cannot be read.",
-    "unsupported_tokenizer": "The base has no fast tokenizer, which serving needs.",
-    "unsupported_architecture": "The base attends in a way that serving does not know: "
-    "its answers would be wrong.",
-    "load_failed": "The weights could not be loaded; serving's process log says why.",
-    "no_room": "Serving had too little memory, file handles or disk to load it, at every attempt.",
-    "serving_died": "The serving process died repeatedly while it loaded this. The usual cause is "
+    "adapter_not_finite": "The adapter has weights that are NaN or infinite.",
+    "unsupported_adapter": "Only plain LoRA adapters of linear layers can be served.",
+    "base_unreadable": "The base model's files cannot be read.",
+    "unsupported_tokenizer": "The base model has no fast tokenizer, which serving needs.",
+    "unsupported_architecture": "Serving does not support this base model's kind of attention.",
+    "load_failed": "The weights cannot be loaded. See the log of serving.",
+    "no_room": "Serving has too little memory, file handles or disk to load it.",
+    "serving_died": "The serving process died several times while loading it. The usual cause is "
     "too little memory.",
 }
-"""Why something cannot be served, for its owner. Events keep these sentences for good, so that they
-hold no text of a library and no path of a machine: such details are for the process log."""
+"""Reasons for the owner of a deployment, by code. Events store them forever, so they contain no
+library's text and no path. Such details are in the process log."""
 
 
 class CannotServe(Exception):
-    """Weights that this host cannot answer with: another attempt would end the same way.
+    """These weights cannot be served. Another attempt would fail in the same way.
 
-    The code is one of REASONS. The detail is for whoever reads the process log, and for nobody
-    else.
+    The code is one of REASONS. The detail is only for the process log.
     """
 
     def __init__(self, code: str, detail: str = "") -> None:
@@ -59,21 +56,19 @@ class CannotServe(Exception):
 
 
 class Host(Protocol):
-    """Holds models in memory. Called by one thread at a time, beside those that serve requests."""
+    """Keeps models in memory. One thread at a time calls it, beside the threads of requests."""
 
     def attach(self, served: Served) -> None:
-        """Return once the model answers requests; raises CannotServe.
+        """Load a deployment, and return when it answers requests; raises CannotServe.
 
-        Where the machine lacks something (`is_shortage`), that is raised as it is. What
-        is attached already changes nothing. Other weights under the same deployment replace those
-        that were there, when they are ready.
+        Errors of resource exhaustion are raised unchanged. Attaching the same weights again does
+        nothing. Other weights of the same deployment replace the old ones when they are ready.
         """
         ...
 
     def detach(self, deployment_id: UUID) -> None:
-        """Have a deployment answer no more requests; those that it answers now may end.
+        """Stop answering requests of a deployment. Running answers may end.
 
-        A base stays in memory as long as anything is served from it. What is not attached is not
-        missed.
+        A base stays in memory while a deployment uses it. Unknown deployments are ignored.
         """
         ...

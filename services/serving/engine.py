@@ -1,7 +1,6 @@
-"""Answers chats with the models in memory: one thread computes, whoever asks waits elsewhere.
+"""The built-in engine: one thread computes answers, and other threads wait for them.
 
-The thread goes from base to base and takes one step of each that has something to answer. Nothing
-is imported for it before the first model comes.
+The thread steps each base that has rows, in turn. torch is imported with the first model.
 """
 
 from __future__ import annotations
@@ -17,40 +16,40 @@ from threading import Condition, Thread
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
 
-from infrastructure.generation import GenerationAsked
+from infrastructure.generation import GenerationRequest
 from services.model_libraries import lean_imports
 from services.serving.deployed import Served
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
 
 if TYPE_CHECKING:
-    from services.serving.batch import Running
+    from services.serving.batch import Batch
     from services.serving.chat import Chat
     from services.serving.row import Listener, Row
 
 log = logging.getLogger("engine")
 
 NICENESS = 5
-"""Of the computing thread: training is paid by the minute and comes first on shared cores. Threads
-that answer requests keep their priority."""
+"""Priority of the computing thread. Training is paid by the minute and comes first on shared cores.
+Threads that handle requests keep their priority."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Hosting:
-    """How models are held; see Settings."""
+class EngineOptions:
+    """Options of the engine; see Settings."""
 
     rows: int = 32
     cache_bytes: int = 2 * 1024**3
     queue_limit: int = 64
-    precision: str | None = None  # bf16 or fp32; None: what the machine is good at
+    precision: str | None = None  # bf16 or fp32; None: the machine's best
     device: str = "cpu"
-    threads: int | None = None  # of torch; None: its own choice
+    threads: int | None = None  # of torch; None: torch's default
     niceness: int = NICENESS
 
     @property
     def account_limit(self) -> int:
-        """Rows of one account that may wait: half of the queue, so that others find room."""
+        """Queued rows of one account: half of the queue, so that others find space."""
         return max(1, self.queue_limit // 2)
 
 
@@ -59,32 +58,32 @@ class Attached:
     """A deployment in memory."""
 
     served: Served
-    running: Running
-    adapter: str | None  # its name on the base
+    batch: Batch
+    adapter: str | None  # name on the base
     chat: Chat
 
 
 @dataclass(frozen=True)
 class GenerationHandle:
-    """A chat that is being answered."""
+    """A chat in progress."""
 
     prompt_tokens: int
     rows: tuple[Row, ...]
 
     def cancel(self) -> None:
-        """Nobody listens any more; what is answered already is not affected."""
+        """Stop the answers that have not ended."""
         for row in self.rows:
             row.cancelled = True
 
 
 class Engine:
-    """Host of the models in memory."""
+    """Keeps models in memory and answers chats with them."""
 
-    def __init__(self, hosting: Hosting) -> None:
-        self._hosting = hosting
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
         self._attached: dict[UUID, Attached] = {}
-        self._running: dict[str, Running] = {}  # by the base's hash
-        self._retired: list[tuple[Running, str | None]] = []  # that still answer what they began
+        self._batches: dict[str, Batch] = {}  # by hash of the base
+        self._retired: list[tuple[Batch, str | None]] = []  # detached, with rows in progress
         self._work = Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._ended = False
@@ -92,133 +91,134 @@ class Engine:
         self._thread.start()
 
     def attach(self, served: Served) -> None:
-        """Return once the model answers requests; raises CannotServe."""
+        """Load a deployment, and return when it answers requests; raises CannotServe."""
         before = self._attached.get(served.deployment_id)
         if before is not None and before.served == served:
             return
         lean_imports()
-        from services.serving.adapters import put_on, read_adapter
+        from services.serving.adapters import add_adapter, read_adapter
         from services.serving.chat import Chat
 
-        running = self._running.get(served.base_sha256) or self._load(served)
+        batch = self._batches.get(served.base_sha256) or self._load(served)
         name: str | None = None
         try:
             if served.adapter_directory is not None:
                 adapter, name = read_adapter(served.adapter_directory), uuid4().hex
-                weights, mixing = running.base.weights, running.mixing
-                self._do(lambda: put_on(weights, name, adapter, mixing))
-            chat = Chat(running.base.tokenizer, served.adapter_directory)
+                weights, token_adapters = batch.base.weights, batch.token_adapters
+                self._do(lambda: add_adapter(weights, name, adapter, token_adapters))
+            chat = Chat(batch.base.tokenizer, served.adapter_directory)
         except BaseException:
             self._do(self._tidy)
             raise
-        self._attached[served.deployment_id] = Attached(served, running, name, chat)
-        with self._work:  # it may have been let go of, as nothing needed it until now
-            self._running[served.base_sha256] = running
+        self._attached[served.deployment_id] = Attached(served, batch, name, chat)
+        with self._work:  # _tidy may have removed it meanwhile
+            self._batches[served.base_sha256] = batch
         self._retire(before)
 
     def detach(self, deployment_id: UUID) -> None:
-        """Have a deployment answer no more requests; those that it answers now may end."""
+        """Stop answering requests of a deployment. Running answers may end."""
         self._retire(self._attached.pop(deployment_id, None))
 
-    def ask(
-        self, asked: GenerationAsked, listener_of: Callable[[int], Listener]
+    def generate(
+        self, request: GenerationRequest, listener_of: Callable[[int], Listener]
     ) -> GenerationHandle:
-        """Begin to answer; each choice has a listener. Raises Refused."""
-        attached = self._attached.get(asked.deployment_id)
+        """Start to answer a chat, with a listener for each choice. Raises Refused."""
+        attached = self._attached.get(request.deployment_id)
         if attached is None:
             raise NotLoaded
-        tokens = attached.chat.tokens(asked.messages)
-        context = attached.running.base.context
+        tokens = attached.chat.tokens(request.messages)
+        context = attached.batch.base.context
         if len(tokens) >= context:
             raise ContextExceeded(len(tokens), context)
         rows = tuple(
-            self._row(attached, asked, tokens, choice, listener_of(choice))
-            for choice in range(asked.choices)
+            self._row(attached, request, tokens, choice, listener_of(choice))
+            for choice in range(request.choices)
         )
         with self._work:
-            if self._attached.get(asked.deployment_id) is not attached:
+            if self._attached.get(request.deployment_id) is not attached:
                 raise NotLoaded
-            running = attached.running
-            self._require_room(asked.account_id, len(rows), running.free)
-            running.waiting.join(rows)
+            batch = attached.batch
+            self._require_room(request.account_id, len(rows), batch.free)
+            batch.queue.join(rows)
             self._work.notify()
         return GenerationHandle(len(tokens), rows)
 
     def close(self) -> None:
-        """End the thread; what it answers now breaks off."""
+        """End the thread. Running answers stop."""
         with self._work:
             self._ended = True
             self._work.notify()
         self._thread.join()
 
     def _require_room(self, account_id: UUID, count: int, free: int) -> None:
-        """Raise QueueFull where all, or one account, would have more waiting than they may."""
-        lines = [each.waiting for each in self._running.values()]
-        hosting = self._hosting
-        if sum(len(each) for each in lines) + count > hosting.queue_limit + free:
-            raise QueueFull(hosting.queue_limit)
-        if sum(each.of(account_id) for each in lines) + count > hosting.account_limit + free:
-            raise AccountQueueFull(hosting.account_limit)
+        """Raise QueueFull or AccountQueueFull if the rows exceed the limits of the queue."""
+        queues = [each.queue for each in self._batches.values()]
+        options = self._options
+        if sum(len(each) for each in queues) + count > options.queue_limit + free:
+            raise QueueFull(options.queue_limit)
+        if sum(each.of(account_id) for each in queues) + count > options.account_limit + free:
+            raise AccountQueueFull(options.account_limit)
 
     def _row(
         self,
         attached: Attached,
-        asked: GenerationAsked,
+        request: GenerationRequest,
         tokens: list[int],
         choice: int,
         listener: Listener,
     ) -> Row:
         from services.serving.answer_text import AnswerText
         from services.serving.row import Row
-        from services.serving.sampler import Drawing
+        from services.serving.sampler import Sampler
 
-        base, chat = attached.running.base, attached.chat
+        base, chat = attached.batch.base, attached.chat
         room = base.context - len(tokens)
-        seed = random.getrandbits(62) if asked.seed is None else asked.seed + choice
+        stops = () if request.ignore_end else (*request.stop, *chat.stops)
+        seed = random.getrandbits(62) if request.seed is None else request.seed + choice
         return Row(
-            account_id=asked.account_id,
+            account_id=request.account_id,
             adapter=attached.adapter,
             tokens=list(tokens),
-            max_tokens=room if asked.max_tokens is None else min(room, asked.max_tokens),
-            ends=frozenset() if asked.ignore_end else chat.end_tokens | base.end_tokens,
-            text=AnswerText(base.tokenizer, () if asked.ignore_end else (*asked.stop, *chat.stops)),
-            drawing=Drawing(asked.temperature, asked.top_p, seed),
+            max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
+            ends=frozenset() if request.ignore_end else chat.end_tokens | base.end_tokens,
+            text=AnswerText(base.tokenizer, stops),
+            sampler=Sampler(request.temperature, request.top_p, seed),
             listener=listener,
         )
 
-    def _load(self, served: Served) -> Running:
-        """A base that is not in memory yet."""
+    def _load(self, served: Served) -> Batch:
+        """Load a base."""
         import torch
 
         from services.serving.base_model import BaseModel, dtype_on
-        from services.serving.batch import Limits, Running
+        from services.serving.batch import Batch, Limits
 
-        hosting = self._hosting
-        if (threads := hosting.threads) is not None:
+        options = self._options
+        if (threads := options.threads) is not None:
             self._do(lambda: torch.set_num_threads(threads))
-        device = torch.device(hosting.device)
-        dtype = dtype_on(device, hosting.precision)
+        device = torch.device(options.device)
+        dtype = dtype_on(device, options.precision)
         base = BaseModel.load(served.base_directory, dtype, device)
         log.info("%s is in memory, as %s on %s", served.base_model, dtype, device)
-        running = Running(base, Limits(hosting.rows, hosting.cache_bytes))
+        batch = Batch(base, Limits(options.rows, options.cache_bytes))
         with self._work:
-            self._running[served.base_sha256] = running
-        return running
+            self._batches[served.base_sha256] = batch
+        return batch
 
     def _retire(self, attached: Attached | None) -> None:
-        """Let go of what a deployment had, once nothing is answered with it."""
+        """Release a deployment's adapter and base when their last row has ended."""
         if attached is not None:
-            self._retired.append((attached.running, attached.adapter))
+            self._retired.append((attached.batch, attached.adapter))
             self._do(self._tidy)
 
     def _do(self, command: Callable[[], Result]) -> Result:
-        """Have the computing thread do something between two steps; raises what it raises."""
+        """Run a command in the computing thread between two steps, and return its result."""
         future: Future[Result] = Future()
 
         def run() -> None:
             try:
                 future.set_result(command())
-            except BaseException as error:  # noqa: BLE001  # it is the caller's
+            except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
                 future.set_exception(error)
 
         with self._work:
@@ -227,9 +227,7 @@ class Engine:
         return future.result()
 
     def _run(self) -> None:
-        os.nice(
-            self._hosting.niceness
-        )  # on Linux it is the thread's own, and of those that it starts
+        os.nice(self._options.niceness)  # on Linux, of this thread and the threads that it starts
         while True:
             with self._work:
                 while not (self._commands or self._ended or self._busy()):
@@ -240,36 +238,36 @@ class Engine:
                 self._commands.clear()
             for command in commands:
                 command()
-            for running in self._busy():
-                self._step(running)
+            for batch in self._busy():
+                self._step(batch)
 
-    def _busy(self) -> list[Running]:
-        return [running for running in list(self._running.values()) if running.busy]
+    def _busy(self) -> list[Batch]:
+        return [batch for batch in list(self._batches.values()) if batch.busy]
 
-    def _step(self, running: Running) -> None:
-        others = [each.accounts() for each in self._running.values() if each is not running]
-        running.elsewhere = frozenset[UUID]().union(*others)
+    def _step(self, batch: Batch) -> None:
+        others = [each.accounts() for each in self._batches.values() if each is not batch]
+        batch.busy_elsewhere = frozenset[UUID]().union(*others)
         try:
-            running.step()
+            batch.step()
             if self._retired:
                 self._tidy()
         except Exception as error:
-            log.exception("a step failed; what it was to answer breaks off")
-            running.fail(error)
+            log.exception("a step failed; its answers end")
+            batch.fail(error)
 
     def _tidy(self) -> None:
-        """Take off adapters that answer nothing more, and let go of bases that nobody needs."""
-        from services.serving.adapters import take_off
+        """Remove retired adapters without rows, and bases that nothing uses."""
+        from services.serving.adapters import remove_adapter
 
-        for running, adapter in list(self._retired):
-            if running.uses(adapter):
+        for batch, adapter in list(self._retired):
+            if batch.uses(adapter):
                 continue
             if adapter is not None:
-                take_off(running.base.weights, adapter, running.mixing)
-            self._retired.remove((running, adapter))
-        needed = {id(attached.running) for attached in list(self._attached.values())}
-        needed |= {id(running) for running, _ in self._retired}
+                remove_adapter(batch.base.weights, adapter, batch.token_adapters)
+            self._retired.remove((batch, adapter))
+        needed = {id(attached.batch) for attached in list(self._attached.values())}
+        needed |= {id(batch) for batch, _ in self._retired}
         with self._work:
-            for sha256, running in list(self._running.items()):
-                if id(running) not in needed and not running.busy:
-                    del self._running[sha256]
+            for sha256, batch in list(self._batches.items()):
+                if id(batch) not in needed and not batch.busy:
+                    del self._batches[sha256]

@@ -1,4 +1,4 @@
-"""Rows that wait for a slot, so that no account waits for all that another has asked."""
+"""Rows that wait for a slot, fairly shared between accounts."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from uuid import UUID
 from services.serving.row import Row
 
 
-class Waiting:
-    """Each account has a line of its own. Rows come from any thread, and leave by the engine's.
+class FairQueue:
+    """A queue per account. Any thread adds rows, and the engine's thread removes them.
 
-    The account with the fewest answers in the making is next; among those with equally many,
-    accounts take turns. A row that was sent back is the first of its account's line.
+    The account with the fewest running rows is next. Accounts with equally many take turns. A row
+    that was sent back is the first of its account.
     """
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[UUID, deque[Row]] = OrderedDict()  # whose turn it is first
+        self._queues: OrderedDict[UUID, deque[Row]] = OrderedDict()  # in order of turns
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.rows())
 
     def rows(self) -> list[Row]:
-        """All of them."""
+        """All queued rows."""
         with self._lock:
-            return [row for line in self._lines.values() for row in line]
+            return [row for queue in self._queues.values() for row in queue]
 
     def of(self, account_id: UUID) -> int:
-        """How many rows of an account wait."""
+        """Number of queued rows of an account."""
         return sum(row.account_id == account_id for row in self.rows())
 
     def join(self, rows: Iterable[Row]) -> None:
-        """Put rows at the end of their accounts' lines."""
+        """Append rows to their accounts' queues."""
         with self._lock:
             for row in rows:
-                self._lines.setdefault(row.account_id, deque()).append(row)
+                self._queues.setdefault(row.account_id, deque()).append(row)
 
     def send_back(self, row: Row) -> None:
-        """Put a row that had a slot before the others of its account, whose turn it is."""
+        """Put a row that had a slot first in its account's queue, and the account first in turn."""
         with self._lock:
-            self._lines.setdefault(row.account_id, deque()).appendleft(row)
-            self._lines.move_to_end(row.account_id, last=False)
+            self._queues.setdefault(row.account_id, deque()).appendleft(row)
+            self._queues.move_to_end(row.account_id, last=False)
 
     def next(self, answered: Iterable[Row]) -> Row | None:
-        """The row whose turn it is, beside those that are answered now; None: nobody waits."""
+        """The next row, given the running rows, or None."""
         busy = Counter(row.account_id for row in answered)
         with self._lock:
-            if not self._lines:
+            if not self._queues:
                 return None
-            account_id = min(self._lines, key=lambda each: busy[each])  # the first of the least
-            return self._lines[account_id][0]
+            account_id = min(self._queues, key=lambda each: busy[each])  # the first of equals
+            return self._queues[account_id][0]
 
     def leave(self, row: Row) -> None:
-        """Take a row out; its account's next turn comes after everyone else's."""
+        """Remove a row. Its account's next turn comes after all others."""
         with self._lock:
-            line = self._lines[row.account_id]
-            line.remove(row)
-            if line:
-                self._lines.move_to_end(row.account_id)
+            queue = self._queues[row.account_id]
+            queue.remove(row)
+            if queue:
+                self._queues.move_to_end(row.account_id)
             else:
-                del self._lines[row.account_id]
+                del self._queues[row.account_id]
 
     def forget_cancelled(self) -> None:
-        """Drop the rows that nobody listens to any more; nobody loses a turn by it."""
+        """Remove cancelled rows. Turns stay the same."""
         with self._lock:
-            for account_id, line in list(self._lines.items()):
-                kept = deque(row for row in line if not row.cancelled)
+            for account_id, queue in list(self._queues.items()):
+                kept = deque(row for row in queue if not row.cancelled)
                 if kept:
-                    self._lines[account_id] = kept
+                    self._queues[account_id] = kept
                 else:
-                    del self._lines[account_id]
+                    del self._queues[account_id]
 
     def clear(self) -> list[Row]:
-        """Drop all; returns them."""
+        """Remove and return all rows."""
         with self._lock:
-            rows = [row for line in self._lines.values() for row in line]
-            self._lines.clear()
+            rows = [row for queue in self._queues.values() for row in queue]
+            self._queues.clear()
             return rows

@@ -1,4 +1,4 @@
-"""The serving process's reactions: what is wanted is put into memory, what is not leaves it."""
+"""Reactions of serving: load what the log wants served, and unload the rest."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from infrastructure.clock import Clock
 from infrastructure.consumer import BATCH_EVENTS
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
-from services.serving.resource_exhaustion import MOST_TRIES, is_shortage
+from services.serving.resource_exhaustion import MAX_TRIES, is_resource_exhaustion
 from services.serving.weights import WeightStore
 
 log = logging.getLogger("serving")
 
 
 class Serving:
-    """Keeps memory equal to what the log wants: at the start all at once, then event by event.
+    """Keeps memory equal to the wanted deployments: all at the start, then event by event.
 
-    What is attached again changes nothing, so that each event may be answered again.
+    Attaching twice changes nothing, so any event may be handled again.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Serving:
         self._attempts = attempts
         self._host = host
         self._postponed = Postponed[UUID]()
-        self._one_at_a_time = Lock()  # a replay and what was put off run beside the consumer
+        self._one_at_a_time = Lock()  # replays and retries run beside the consumer
 
     def react(self, event: Event) -> Sequence[Aggregate]:
-        """Answer one event of the log."""
+        """React to one event."""
         match event:
             case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():
                 return self.on_base_imported(event)
@@ -59,9 +59,9 @@ class Serving:
                 return []
 
     def restore(self) -> None:
-        """Put everything into memory that is wanted, bases first; what cannot be is given up.
+        """Load every wanted deployment, bases first. Deployments that cannot be served fail.
 
-        Raises what says nothing against the weights, such as a store that is away.
+        Raises errors that are not about the weights, such as an unreachable store.
         """
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
@@ -70,19 +70,18 @@ class Serving:
         log.info("%d deployments were wanted at the start", len(wanted))
 
     def try_again(self) -> None:
-        """Attach what the machine had no room for, as far as its time has come."""
-        for id in self._postponed.due(self._clock.now()):  # bases come first
+        """Retry deployments for which resources were exhausted, when they are due."""
+        for id in self._postponed.due(self._clock.now()):  # bases first
             try:
                 self._settle_alone(id)
-            except Exception:  # another is not to wait for it
-                log.exception("%s is tried again later", id)
+            except Exception:  # others must not wait for it
+                log.exception("retrying %s later", id)
                 self._postponed.put_off(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
-        """Deploy a base that never was, and a new revision in the place of the one before.
+        """Deploy a base on its first import, and replace an older revision.
 
-        So do bases that were imported before there were deployments get theirs. An operator's word
-        stays: what was undeployed is not deployed again by an import.
+        A base that an operator undeployed stays undeployed.
         """
         base = self._log.load(BaseModel, event.originator_id)
         if base.deleted:
@@ -93,7 +92,7 @@ class Serving:
         return [base_deployment(self._log, base)]
 
     def on_registered(self, event: Job.Registered) -> Sequence[Aggregate]:
-        """Deploy the model of a job that was approved with that wish."""
+        """Deploy the model of a job that was approved with `deploy`."""
         job = self._log.load(Job, event.originator_id)
         if not job.order.deploy or job.model_deleted:
             return []
@@ -104,13 +103,13 @@ class Serving:
         return [deployment]
 
     def on_deployment_changed(self, event: Event) -> Sequence[Aggregate]:
-        """Make memory as the deployment is wanted now, whatever came after this event."""
+        """Load or unload the deployment as it is wanted now, even if later events changed it."""
         deployment = self._log.load(Deployment, event.originator_id)
         self._settle(deployment)
         return [deployment]
 
     def _settle_alone(self, id: UUID) -> None:
-        """Make memory as a deployment is wanted now, beside any event."""
+        """Load or unload a deployment as it is wanted now, without an event."""
 
         def attempt() -> None:
             deployment = self._log.load(Deployment, id)
@@ -122,11 +121,11 @@ class Serving:
             self._log.retrying(attempt)
 
     def _settle(self, deployment: Deployment) -> None:
-        """Attach or detach, and have the deployment say what came of it.
+        """Attach or detach a deployment, and record the outcome.
 
-        What the machine has no room for now stays wanted, and is tried again: the log says nothing
-        against it, and other events do not wait for it. What never was served is given up in the
-        end, for it may be too large for this machine.
+        If resources are exhausted, the deployment stays wanted and is retried, and other events do
+        not wait for it. A deployment that was never active fails in the end, because it may be too
+        large for this machine.
         """
         with self._one_at_a_time:
             if not deployment.status.is_wanted:
@@ -137,22 +136,24 @@ class Serving:
             except CannotServe as refusal:
                 self._give_up(deployment, refusal)
             except Exception as error:
-                if not is_shortage(error):
+                if not is_resource_exhaustion(error):
                     raise
-                self._host.detach(deployment.id)  # what it had before may be what is in the way
+                self._host.detach(deployment.id)  # its previous weights may take the memory
                 self._put_off(deployment, error)
             else:
                 self._postponed.settled(deployment.id)
                 deployment.activate()
 
     def _put_off(self, deployment: Deployment, error: Exception) -> None:
-        """Try again later what found no room now."""
+        """Schedule a retry, or fail a deployment that was never active."""
         never_served = deployment.status is DeploymentStatus.DEPLOYING
-        if never_served and self._postponed.tries(deployment.id) == MOST_TRIES:
+        if never_served and self._postponed.tries(deployment.id) == MAX_TRIES:
             self._give_up(deployment, CannotServe("no_room", repr(error)))
             return
         pause = self._postponed.put_off(deployment.id, self._clock.now())
-        log.warning("%s finds no room now; again in %s", deployment.model, pause, exc_info=error)
+        log.warning(
+            "no resources to load %s; retrying in %s", deployment.model, pause, exc_info=error
+        )
 
     def _give_up(self, deployment: Deployment, refusal: CannotServe) -> None:
         log.warning("%s (%s)", deployment.model, refusal.code, exc_info=refusal)
@@ -160,7 +161,7 @@ class Serving:
         deployment.fail(refusal.code, refusal.message)
 
     def _let_go(self, id: UUID) -> None:
-        """Have it neither in memory nor on this machine's disk, nor tried again."""
+        """Remove a deployment from memory, from disk and from the retries."""
         self._postponed.settled(id)
         self._host.detach(id)
         self._store.forget(id)
@@ -173,14 +174,14 @@ class Serving:
         except CannotServe:
             raise
         except Exception as error:
-            if is_shortage(error):
+            if is_resource_exhaustion(error):
                 raise
-            # The weights are those of the log: another attempt would end the same way, and a
-            # process that ends here would take everything else that is served with it.
+            # The weights match the log, so another attempt would fail in the same way. Ending the
+            # process would end all other deployments, too.
             raise CannotServe("load_failed") from error
 
     def _wanted(self) -> Iterator[Deployment]:
-        """Every deployment that the log wants served, read from the log itself."""
+        """Every deployment that the log wants served."""
         position = 0
         while batch := self._log.recorder.select_notifications(
             start=position,

@@ -1,4 +1,4 @@
-"""Keys and values of what the running rows have read, in one tensor for each layer."""
+"""Keys and values of all tokens that the rows have read, in one tensor per layer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 LENGTH_MULTIPLE = 128
-"""Tokens by which rows grow: what is there already is copied each time."""
+"""Rows grow by a multiple of this, because growing copies them."""
 
 
-class KeysValues:
-    """A slot for each running row, all of one length; slots and length grow as they are needed.
+class KVCache:
+    """A slot for each row, all of one length. Slots and length grow as needed.
 
-    A layer's keys are (slots, kv heads, length, head size), so that what one head looks at lies
-    together. Layers are made when they are first written, because only then is their shape known.
+    A layer's keys are (slots, kv heads, length, head size), so that the keys of one head are
+    contiguous. A layer is allocated at its first write, when its shape is known.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class KeysValues:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def resize(self, slots: int, length: int) -> None:
-        """Have room for so many rows of so many tokens, and no more; what fits stays."""
+        """Set the number of slots and their length, and keep what fits."""
         if (slots, length) == (self.slots, self.length):
             return
         for layer, (keys, values) in self._layers.items():
@@ -30,16 +30,16 @@ class KeysValues:
         self.slots, self.length = slots, length
 
     def clear(self) -> None:
-        """Give the memory back; no row may be running."""
+        """Free the memory. There must be no rows."""
         self._layers.clear()
         self.slots = self.length = 0
 
     def write(
         self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store tokens' keys and values, (tokens, kv heads, head size), each at its slot and place.
+        """Store tokens' keys and values, (tokens, kv heads, head size), at their slots and places.
 
-        Returns the whole layer's.
+        Returns the whole layer's keys and values.
         """
         if layer not in self._layers:
             self._layers[layer] = (self._empty(keys), self._empty(values))
@@ -49,33 +49,33 @@ class KeysValues:
         return all_keys, all_values
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Put the first tokens of one slot into another."""
+        """Copy the first tokens of one slot to another."""
         for pair in self._layers.values():
             for each in pair:
                 each[target, :, :tokens] = each[source, :, :tokens]
 
     def wipe(self, slot: int, tokens: int) -> None:
-        """Forget the first tokens of a slot.
+        """Zero the first tokens of a slot.
 
-        The next row there is not to read, not even through its mask, what is no number.
+        Otherwise the slot's next row could read NaN, even through its mask.
         """
         for pair in self._layers.values():
             for each in pair:
                 each[slot, :, :tokens] = 0
 
     def _empty(self, tokens: Tensor) -> Tensor:
-        # Zeros, because what a mask hides is still multiplied, by zero: it must be a number.
+        # Zeros: masked values are still multiplied by zero, so they must be finite.
         return tokens.new_zeros(self.slots, tokens.shape[1], self.length, tokens.shape[2])
 
 
-def grown(length: int, context: int) -> int:
-    """Tokens to reserve for a row of a length: a quarter more, so that it seldom has to grow."""
+def reserved_length(length: int, context: int) -> int:
+    """Tokens to reserve for a row: a quarter more than its length, so that it grows rarely."""
     wanted = length + length // 4
     return max(length, min(context, -(-wanted // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
 
 
 def bytes_per_token(base: PreTrainedModel) -> int:
-    """Memory that one token's keys and values take, over all layers."""
+    """Bytes of one token's keys and values in all layers."""
     config = base.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

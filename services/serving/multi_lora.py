@@ -1,9 +1,8 @@
-"""Several LoRA adapters in one pass: each token goes through the base and through its own adapter.
+"""Several LoRA adapters in one forward pass: each token uses the base and its own adapter.
 
-The adapters that are at work lie side by side in one pair of matrices for each layer. All tokens
-are multiplied with all of them at once, and what is not a token's own is zeroed in between: two
-products and a mask, however many adapters there are, where one after the other costs a CPU more in
-calls than in arithmetic.
+The adapters in use are concatenated to one pair of matrices per layer. All tokens are multiplied
+with all adapters, and the columns of other adapters are zeroed in between: two products and a mask
+for any number of adapters. On a CPU, one call per adapter costs more than this arithmetic.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 SPARE = 2
-"""Adapters that may stay stacked beside those at work, so that one that rests is soon back."""
+"""Unused adapters that may stay stacked, so that they are quick to use again."""
 
 
-class Mixing:
-    """Which adapter each token of the step at work goes through; None: the base alone."""
+class TokenAdapters:
+    """The adapter of each token in the current step. None: the base alone."""
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()  # stacked, in this order
-        self.version = 0  # of what is stacked
-        self.works = False  # whether any token has an adapter
+        self.names: tuple[str, ...] = ()  # stacked, in order
+        self.version = 0  # of the stack
+        self.works = False  # True if any token has an adapter
         self._tokens = torch.empty(0)
         self._masks: dict[tuple[int, ...], Tensor | None] = {}
 
     def begin(self, adapters: Sequence[tuple[str | None, int]], device: torch.device) -> None:
-        """Say for a step how many tokens of which adapter follow each other."""
+        """Start a step, given runs of (adapter, number of tokens)."""
         self._masks.clear()
         used = {name for name, _ in adapters if name is not None}
         self.works = bool(used)
@@ -47,13 +46,13 @@ class Mixing:
         self._tokens = torch.tensor(tokens, device=device)[:, None]
 
     def forget(self) -> None:
-        """Adapters were put on or taken off: stack anew what the next step uses."""
+        """Restack in the next step, after adapters were added or removed."""
         self.names, self.version = (), self.version + 1
 
     def foreign(self, ranks: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """Which columns of the stacked adapters are not a token's own, (tokens, sum of ranks).
+        """Mask of the stacked columns that are not of a token's adapter, (tokens, sum of ranks).
 
-        None where all are.
+        None if there are none.
         """
         if ranks not in self._masks:
             columns = [index for index, rank in enumerate(ranks) for _ in range(rank)]
@@ -62,49 +61,49 @@ class Mixing:
         return self._masks[ranks]
 
 
-class MixedLinear(Linear):
-    """peft's LoRA layer over a linear module, with the adapters of a step mixed.
+class MultiLoraLinear(Linear):
+    """PEFT's LoRA layer over a linear module, with several adapters in one step.
 
-    y = x W^T + bias + sum over adapters of (alpha / r) [own] x A^T B^T. Source: Hu et al., LoRA
-    (2021); Chen et al., Punica (2023) has the same with gathered matrices.
+    y = x W^T + bias + sum over adapters of (alpha / r) [own] x A^T B^T. Sources: Hu et al., LoRA
+    (2021); Chen et al., Punica (2023), which gathers matrices instead.
     """
 
-    mixing = Mixing()  # of nothing, until an adapter is put on for good
+    token_adapters = TokenAdapters()  # replaced when an adapter is added
     _stacked: tuple[int, tuple[Tensor, Tensor, tuple[int, ...]] | None] = (-1, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
-        base, mixing = self.base_layer, self.mixing
+        base, token_adapters = self.base_layer, self.token_adapters
         assert isinstance(base, nn.Linear)
-        if not mixing.works:
+        if not token_adapters.works:
             return nn.functional.linear(x, base.weight, base.bias)
         version, stacked = self._stacked
-        if version != mixing.version:
-            stacked = self._stack(mixing.names, x)
-            self._stacked = (mixing.version, stacked)
+        if version != token_adapters.version:
+            stacked = self._stack(token_adapters.names, x)
+            self._stacked = (token_adapters.version, stacked)
         if stacked is None:
             return nn.functional.linear(x, base.weight, base.bias)
         a, b, ranks = stacked
         flat = x.view(-1, x.shape[-1])
         inner = torch.mm(flat, a)
-        foreign = mixing.foreign(ranks, inner.device)
+        foreign = token_adapters.foreign(ranks, inner.device)
         if foreign is not None:
-            inner.masked_fill_(foreign, 0)  # a product would keep what is no number
-        # The sum is rounded once, inside of the base's product, as the trainer's is.
+            inner.masked_fill_(foreign, 0)  # multiplying by zero would keep NaN
+        # The sum is rounded once, inside the base's product, as in the trainer.
         y = torch.addmm(torch.mm(inner, b), flat, base.weight.t())
         y = y if base.bias is None else y + base.bias
         return y.view(*x.shape[:-1], -1)
 
     def forget(self) -> None:
-        """Let go of what is stacked; a step that needs it stacks anew."""
+        """Free the stacked weights. A step that needs them stacks again."""
         self._stacked = (-1, None)
 
     def _stack(
         self, names: tuple[str, ...], x: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, ...]] | None:
-        """A (inputs, sum of ranks), scaled B (sum of ranks, outputs) and the ranks.
+        """A (inputs, sum of ranks), scaled B (sum of ranks, outputs), and the ranks.
 
-        None if none of the adapters adapts this module.
+        None if no adapter adapts this module.
         """
         ranks = tuple(self.r[name] if name in self.lora_A else 0 for name in names)
         mine = [name for name, rank in zip(names, ranks, strict=True) if rank]

@@ -1,4 +1,4 @@
-"""Why a chat is not answered: each with an HTTP status, a stable code, and a sentence."""
+"""Refusals of a chat, each with an HTTP status, a stable code and a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 
 class Refused(Exception):
-    """A chat that is not answered."""
+    """A chat that is refused."""
 
     status: HTTPStatus
     code: str
@@ -23,45 +23,45 @@ class NotLoaded(Refused):
     code = "model_loading"
 
     def __init__(self) -> None:
-        super().__init__("the model is being loaded; try again in a few seconds")
+        super().__init__("The model is loading. Try again in a few seconds.")
 
 
 class QueueFull(Refused):
-    """More chats wait than may wait."""
+    """The queue is full."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limit_exceeded"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} answers are waiting to be begun; try again soon")
+        super().__init__(f"The queue is full ({limit} answers). Try again soon.")
 
 
 class AccountQueueFull(QueueFull):
-    """One account has more chats waiting than it may, so that others find room."""
+    """The account's share of the queue is full."""
 
     def __init__(self, limit: int) -> None:
-        Refused.__init__(self, f"{limit} of your answers are waiting to be begun; try again soon")
+        Refused.__init__(self, f"You already have {limit} answers in the queue. Try again soon.")
 
 
 class ContextExceeded(Refused):
-    """The prompt leaves no room for an answer."""
+    """The prompt leaves no tokens for an answer."""
 
     status = HTTPStatus.BAD_REQUEST
     code = "context_length_exceeded"
 
     def __init__(self, tokens: int, context: int) -> None:
         super().__init__(
-            f"the messages are {tokens} tokens long; the model reads at most {context}, with the "
-            "answer among them: shorten the messages",
+            f"The messages have {tokens} tokens. The model's context is {context} tokens, with "
+            "the answer. Shorten the messages.",
             "messages",
         )
 
 
 class TemplateRefused(Refused):
-    """The model's chat template has no way to write these messages."""
+    """The model's chat template cannot render these messages."""
 
     status = HTTPStatus.BAD_REQUEST
     code = "invalid_messages"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the model's chat template refuses the messages: {reason}", "messages")
+        super().__init__(f"The model's chat template rejects the messages: {reason}", "messages")

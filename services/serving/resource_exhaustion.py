@@ -1,4 +1,4 @@
-"""Memory, files or disk that this machine lacks now: no fault of the weights, and it passes."""
+"""Detect errors of exhausted memory, file handles or disk, which are temporary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-SHORT = frozenset(
+EXHAUSTED = frozenset(
     {
         errno.ENOMEM,
         errno.EMFILE,
@@ -20,32 +20,32 @@ SHORT = frozenset(
 )
 
 RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
-"""How safetensors and tokenizers, which are written in Rust, tell the number of an OSError."""
+"""Error number in messages of safetensors and tokenizers, which are written in Rust."""
 
 ALLOCATOR = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-"""How torch's allocators begin, also where the error has no class of its own, as on a CPU."""
+"""Messages of torch's allocators. On a CPU the error has no class of its own."""
 
-MOST_TRIES = 8
-"""Of what was never served: for ten minutes, after which nobody would think that it still comes."""
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that the machine lacks something now."""
-    return any(_is_short(each) for each in _origins(error))
+MAX_TRIES = 8
+"""Attempts for a deployment that was never active: about ten minutes."""
 
 
-def _is_short(error: BaseException) -> bool:
+def is_resource_exhaustion(error: BaseException) -> bool:
+    """Return True if the error or one of its causes is a lack of resources."""
+    return any(_is_exhaustion(each) for each in _origins(error))
+
+
+def _is_exhaustion(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
-    if isinstance(error, OSError) and error.errno in SHORT:
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:
         return True
-    torch = sys.modules.get("torch")  # what was never imported raised nothing
+    torch = sys.modules.get("torch")  # torch raised nothing if it was never imported
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and ALLOCATOR.search(str(error)) is not None:
         return True
-    told = RUST_ERRNO.search(str(error))
-    return told is not None and int(told[1]) in SHORT
+    found = RUST_ERRNO.search(str(error))
+    return found is not None and int(found[1]) in EXHAUSTED
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""One answer in the making: what it has read and said, and how it goes on."""
+"""One answer in progress."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from uuid import UUID
 
 from infrastructure.generation import FinishReason
 from services.serving.answer_text import AnswerText
-from services.serving.sampler import Drawing
+from services.serving.sampler import Sampler
 
 log = logging.getLogger("engine")
 
 
 @dataclass(frozen=True)
-class Grown:
-    """More of an answer; `finish_reason` is set with the last of it."""
+class Delta:
+    """New text of an answer. The last one has a `finish_reason`."""
 
     text: str
     finish_reason: FinishReason | None
     completion_tokens: int
 
 
-Listener = Callable[[Grown | Exception], None]
-"""Hears how an answer grows, in the engine's thread; an exception is the last that it hears."""
+Listener = Callable[[Delta | Exception], None]
+"""Receives the text of an answer, in the engine's thread. An exception is the last call."""
 
 
 @dataclass(eq=False)
 class Row:
-    """A prompt and its answer, as one sequence of tokens of which so many have been read."""
+    """A prompt and its answer as one sequence of tokens. The first `read` of them are in the
+    cache."""
 
-    account_id: UUID  # who asked
+    account_id: UUID  # of the request
     adapter: str | None
     tokens: list[int]
-    max_tokens: int  # of the answer
+    max_tokens: int  # in the answer
     ends: frozenset[int]
     text: AnswerText
-    drawing: Drawing
+    sampler: Sampler
     listener: Listener
-    read: int = 0  # tokens whose keys and values are held
-    stepped: int = 0  # number of the last step that it was part of
+    read: int = 0  # tokens in the KV cache
+    stepped: int = 0  # number of its last step
     cancelled: bool = False
     prompt_tokens: int = field(init=False)
 
@@ -49,23 +50,23 @@ class Row:
 
     @property
     def unread(self) -> int:
-        """Tokens to read before the next one is drawn."""
+        """Tokens to read before the next one is sampled."""
         return len(self.tokens) - self.read
 
     @property
     def answered(self) -> int:
-        """Tokens of the answer so far."""
+        """Number of tokens of the answer so far."""
         return len(self.tokens) - self.prompt_tokens
 
-    def break_off(self, error: Exception) -> None:
-        """Tell the listener that nothing more comes."""
+    def fail(self, error: Exception) -> None:
+        """Pass an error to the listener."""
         try:
             self.listener(error)
         except Exception:
-            log.exception("who was answered does not listen")
+            log.exception("a listener failed")
 
-    def say(self, token: int) -> bool:
-        """Add the next token and tell the listener; returns whether the answer is complete."""
+    def append(self, token: int) -> bool:
+        """Append the next token and call the listener. Return True if the answer is complete."""
         self.tokens.append(token)
         ended = token in self.ends
         text = "" if ended else self.text.add(token)
@@ -77,5 +78,5 @@ class Row:
         if reason is not None:
             text += self.text.end()
         if text or reason is not None:
-            self.listener(Grown(text, reason, self.answered))
+            self.listener(Delta(text, reason, self.answered))
         return reason is not None

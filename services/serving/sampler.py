@@ -1,4 +1,4 @@
-"""How a row's next token is drawn from its logits."""
+"""Sample a row's next token from its logits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 CANDIDATES = (64, 1024)
-"""Likeliest tokens to sort before all: they nearly always hold what top_p asks for, and sorting a
-whole vocabulary takes a CPU longer than a layer of a small model."""
+"""Numbers of most likely tokens to sort before sorting all. They nearly always reach top_p, and
+sorting a whole vocabulary takes a CPU longer than a layer of a small model."""
 
 
-class Drawing:
-    """Draws by temperature and top_p, with a random state of its own.
+class Sampler:
+    """Samples by temperature and top_p, with its own random state.
 
-    One uniform number is used for each token, so that a seed gives the same answer whatever else
-    is answered at the time, as far as the logits are the same to the last bits.
+    Each token uses one uniform number. So a seed gives the same answer whatever else is in the
+    batch, as long as the logits are equal.
     """
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
@@ -22,7 +22,7 @@ class Drawing:
         self._temperature, self._top_p = temperature, top_p
         self._generator = torch.Generator().manual_seed(seed)
 
-    def draw(self, logits: Tensor) -> int:
+    def sample(self, logits: Tensor) -> int:
         """A token for logits of shape (vocabulary,)."""
         if self.greedy:
             return int(logits.argmax())
@@ -34,19 +34,19 @@ class Drawing:
         return int(tokens[_at(summed, uniform)])
 
     def _nucleus(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens up to and with the one that reaches top_p, with their probabilities
-        summed up. Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020)."""
-        whole, vocabulary = scaled.logsumexp(-1), len(scaled)
+        """Cumulative probabilities and ids of the most likely tokens that together reach top_p.
+        Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020)."""
+        total, vocabulary = scaled.logsumexp(-1), len(scaled)
         for count in (*CANDIDATES, vocabulary):
             values, tokens = scaled.topk(min(count, vocabulary))
-            summed = (values - whole).exp().cumsum(-1)
+            summed = (values - total).exp().cumsum(-1)
             if len(tokens) == vocabulary or float(summed[-1]) >= self._top_p:
                 size = int(torch.searchsorted(summed, self._top_p)) + 1
                 return summed[:size], tokens[:size]
-        raise AssertionError("all tokens are candidates at last")
+        raise AssertionError("the last round has all tokens")
 
 
 def _at(summed: Tensor, uniform: Tensor) -> int:
-    """The index that a number between 0 and 1 falls on, by cumulative weights."""
+    """The index of a number between 0 and 1 in cumulative weights."""
     index = int(torch.searchsorted(summed, uniform * summed[-1], right=True))
     return min(index, len(summed) - 1)

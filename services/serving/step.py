@@ -1,4 +1,4 @@
-"""One pass through a base: the tokens of all running rows, packed one after the other."""
+"""One forward pass of a base, with the tokens of all rows packed into one sequence."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from services.serving.kv_cache import KeysValues
+from services.serving.kv_cache import KVCache
 
 RAGGED = 2.0
-"""Padded work over real work above which rows of one token attend alone, each at its length."""
+"""If padding makes more than this many times the real work, rows of one token attend one by one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens that a row reads in one step, and where they belong."""
+    """Tokens that a row reads in one step, and their place."""
 
     slot: int
-    start: int  # tokens that the row has read before
+    start: int  # tokens read before
     tokens: list[int]
-    answers: bool  # whether the next token is drawn after the last of these
+    answers: bool  # True: sample the next token after the last one
 
     @property
     def end(self) -> int:
@@ -32,13 +32,13 @@ class Part:
 
 
 class Step:
-    """The layout of one pass. Parts of a single token come first: they attend together."""
+    """The layout of one pass. Parts of a single token come first, because they attend together."""
 
     def __init__(
-        self, parts: Sequence[Part], store: KeysValues, dtype: torch.dtype, device: torch.device
+        self, parts: Sequence[Part], cache: KVCache, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.parts = tuple(sorted(parts, key=lambda part: (len(part.tokens) > 1, part.slot)))
-        self.store = store
+        self.cache = cache
         self._dtype, self._device = dtype, device
         tokens, slots, places, last = [], [], [], []
         for part in self.parts:
@@ -69,23 +69,23 @@ class Step:
 
     @cached_property
     def together(self) -> bool:
-        """Whether the rows of one token attend in one call, padded to the longest of them."""
+        """True if the rows of one token attend in one call, padded to the longest."""
         real = sum(part.end for part in self.singles)
         return self.used * self.longest <= max(RAGGED * real, self.used * 128)
 
     @cached_property
     def used(self) -> int:
-        """Slots up to the last row of a single token."""
+        """Number of slots up to the last row of one token."""
         return max((part.slot + 1 for part in self.singles), default=0)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens that the longest row of a single token has read afterwards."""
+        """Tokens that the longest row of one token has read afterwards."""
         return max((part.end for part in self.singles), default=0)
 
     @cached_property
     def dense(self) -> bool:
-        """Whether the rows of a single token fill the slots from the first on."""
+        """True if the rows of one token fill the first slots without a gap."""
         return self.used == len(self.singles)
 
     @cached_property
@@ -94,10 +94,10 @@ class Step:
         return self.slots[: len(self.singles)]
 
     def singles_mask(self, window: int | None) -> Tensor:
-        """What each slot's query may see, (slots, 1, 1, longest): 0, or minus infinity."""
+        """Mask for the rows of one token, (slots, 1, 1, longest): 0 or minus infinity."""
         key = (window, -1)
         if key not in self._masks:
-            ends = [1] * self.used  # a slot without a query looks at anything
+            ends = [1] * self.used  # a slot without a query attends to its first token
             for part in self.singles:
                 ends[part.slot] = part.end
             self._masks[key] = self._mask(self._tensor(ends)[:, None], self.longest, window)[
@@ -106,7 +106,7 @@ class Step:
         return self._masks[key]
 
     def stretch_mask(self, part: Part, groups: int, window: int | None) -> Tensor:
-        """What a longer part's queries may see, (groups x tokens, end), a row for each query."""
+        """Mask for a longer part, (groups x tokens, end), with a row for each query."""
         key = (window, part.slot)
         if key not in self._masks:
             ends = torch.arange(part.start + 1, part.end + 1, device=self._device)[:, None]

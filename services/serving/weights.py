@@ -1,4 +1,4 @@
-"""What deployments serve, fetched from the artifact store and held against the log's hashes."""
+"""Fetch the weights of deployments from the artifact store, and verify their hashes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
-"""Plain PEFT. A checkpoint has other files beside them, which only a resume needs."""
+"""Files of a plain PEFT adapter. A checkpoint has more files, which only a resume needs."""
 
 
 class WeightStore:
     """Directories of weights on this machine.
 
-    A base of a file store is read in place, so that it is mapped from disk once for all processes;
-    its manifest is checked, not its gigabytes. All else is copied, and each file hashed. A base's
-    copy is the trainers' as well; one that nothing here needs any longer, others may delete.
+    A base in a file store is used in place, so that all processes map the same file. Only its
+    manifest is verified. Everything else is copied, and each file is hashed. Trainers share the
+    copy of a base. Others may delete a copy that no deployment here uses.
     """
 
     def __init__(self, artifacts: Artifacts, cache: Path) -> None:
         self._artifacts = artifacts
         self._models, self._adapters = cache / MODELS, cache / "adapters"
-        self._used: dict[UUID, str] = {}  # by deployment, the manifest's hash of its adapter
+        self._used: dict[UUID, str] = {}  # by deployment: manifest hash of its adapter
         self._bases: dict[UUID, Path] = {}  # by deployment
 
     def fetch(self, deployment: Deployment) -> Served:
-        """What a deployment serves, on this machine's disk.
+        """Put a deployment's weights on this machine's disk.
 
-        Raises CannotServe for weights that are gone, or are not those of the log. A store that
-        cannot be reached is another error: it says nothing against them.
+        Raises CannotServe for weights that are missing or differ from the log. An unreachable store
+        is another error, because it is not about the weights.
         """
         weights = deployment.weights
         adapter = weights.adapter
@@ -52,9 +52,9 @@ class WeightStore:
         )
 
     def forget(self, deployment_id: UUID) -> None:
-        """Need a deployment's base no longer, and delete the copy of its adapter.
+        """Release a deployment's base, and delete the copy of its adapter.
 
-        Either stays if another deployment has the same.
+        Either stays while another deployment uses it.
         """
         self._forget_base(deployment_id)
         self._forget_adapter(deployment_id)
@@ -70,7 +70,7 @@ class WeightStore:
             shutil.rmtree(self._adapters / sha256, ignore_errors=True)
 
     def forget_all_but(self, deployments: Iterable[Deployment]) -> None:
-        """Delete the copies of adapters that none of these serves."""
+        """Delete the adapters that none of these deployments uses."""
         adapters = (each.weights.adapter for each in deployments)
         kept = {adapter.manifest_sha256 for adapter in adapters if adapter is not None}
         if self._adapters.exists():
@@ -90,7 +90,7 @@ class WeightStore:
         return base
 
     def _adapter(self, adapter: AdapterWeights) -> Path:
-        """A copy of the adapter's own files; one that is there was hashed when it was made."""
+        """Copy the adapter's files. An existing copy was verified when it was made."""
         target = self._adapters / adapter.manifest_sha256
         if target.exists():
             return target
@@ -107,7 +107,7 @@ class WeightStore:
         return target
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> frozenset[str]:
-        """The paths of the files under a ref, whose manifest must be the one of the log."""
+        """Paths of the files under a ref, after comparing its manifest with the log."""
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What a bench measured against its aims, and the exit status that says so."""
+"""Compare a benchmark's figures with its aims, and exit accordingly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich.console import Console
 
 
 class Verdict(NamedTuple):
-    """A figure in words, its aim, and whether it meets that."""
+    """A figure as text, its aim, and whether it meets the aim."""
 
     figure: str
     aim: str
     met: bool
 
     def __str__(self) -> str:
-        """All three on a line."""
+        """Figure, aim and result in one line."""
         return f"{self.figure} (aim {self.aim}: {'met' if self.met else 'missed'})"
 
 
 def conclude(console: Console, verdicts: Iterable[Verdict]) -> None:
-    """Print verdicts, one a line; exits with status 1 if an aim is missed."""
+    """Print the verdicts, one per line. Exits with 1 if an aim is missed."""
     missed = False
     for verdict in verdicts:
         console.print(str(verdict))

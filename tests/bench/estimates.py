@@ -1,4 +1,4 @@
-"""`make bench-estimates`: real jobs of varied size, one after another, each estimated before."""
+"""`make bench-estimates`: run real jobs of varied size, and compare estimates with bills."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SMALL_MODULES, LARGE_MODULES = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_pro
 
 @dataclass(frozen=True)
 class Variant:
-    """One job's size: its dataset and its hyperparameters."""
+    """The size of a job: dataset and hyperparameters."""
 
     rows: int
-    chats_per_row: int  # joined, so that examples differ in length from job to job
+    chats_per_row: int  # joined, so that jobs have examples of different length
     hyperparameters: dict[str, Any]
 
     def write(self, path: Path) -> int:
-        """Write the dataset; returns its number of examples."""
+        """Write the dataset and return its number of examples."""
         chats = demo_chats(self.rows * self.chats_per_row)
         rows = [
             {
@@ -60,7 +60,7 @@ class Variant:
 
 
 def variants(count: int, seed: int) -> list[Variant]:
-    """Jobs of varied size, in a fixed order for each seed; training is most of each."""
+    """Jobs of varied size, in the same order for each seed. Training is most of each."""
     lot = random.Random(seed)
     return [_variant(lot, number) for number in range(count)]
 
@@ -88,7 +88,7 @@ def bench(
     jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 20,
     seed: Annotated[int, typer.Option(help="Of their sizes.")] = 1,
 ) -> None:
-    """Real SmolLM2 jobs of varied size, one after another; each range beside the bill."""
+    """Run SmolLM2 jobs of varied size one after another, and show each range with its bill."""
     console = Console(highlight=False)
     try:
         with stack(Settings()) as settings:
@@ -101,7 +101,7 @@ def bench(
 
 
 def _run_jobs(settings: Settings, console: Console, count: int, seed: int) -> UUID:
-    """Run the jobs on a running stack; returns the account that they were billed to."""
+    """Run the jobs on a running stack, and return the billed account."""
     account = fresh_account(settings, "estimates")
     top_up(settings, account.account_id, MONEY_MICROS, "estimates")
     offer_base(settings, console.print)

@@ -1,4 +1,4 @@
-"""What the benches of learning share: a base, tokenised chats, and the trainer's loop on them."""
+"""Shared by training benchmarks: a base model, tokenised chats, and the trainer's loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from infrastructure.settings import Settings
 from tests.bench.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 
 EXAMPLES_PER_STEP = 4
-CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # of the corpus, all of it
+CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # the whole corpus
 MAX_TOKENS = 512
 ERROR_CHARACTERS = 2000
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -36,14 +36,14 @@ ModelOption = Annotated[
 
 @dataclass(frozen=True)
 class Material:
-    """What every run of a bench begins from."""
+    """Inputs of every run of a benchmark."""
 
     model: Path
     data: Path
     hyperparameters: Hyperparameters
 
     def seeded(self, seed: int) -> Material:
-        """The same with another order, dropout and init."""
+        """The same inputs with another seed."""
         chosen = self.hyperparameters.model_copy(update={"seed": seed})
         return replace(self, hyperparameters=chosen)
 
@@ -55,7 +55,7 @@ def material(
     hyperparameters: Hyperparameters | None = None,
     held_out: int = HELD_OUT,
 ) -> Material:
-    """Chats for at least so many steps of full batches, tokenised for a base; made in a folder.
+    """Chats for at least this many steps of full batches, tokenised for a base.
 
     Raises StackError and CorpusMissing.
     """
@@ -82,23 +82,23 @@ def material(
 
 
 def learn(config: RunConfig, environment: Mapping[str, str] | None = None) -> RunResult:
-    """Run the trainer's loop in a process of its own; raises StackError."""
+    """Run the trainer's loop in a separate process; raises StackError."""
     return RunResult.model_validate_json(run_module(config, environment=environment))
 
 
 def run_module(
     config: BaseModel, *options: str, environment: Mapping[str, str] | None = None
 ) -> str:
-    """The last line that the measured run prints for a configuration; raises StackError."""
+    """The last line that the measured run prints; raises StackError."""
     command = [sys.executable, "-P", "-m", MODULE, *options]
     return last_line(command, config.model_dump_json(), environment)
 
 
 def last_line(command: list[str], config: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command with a configuration as its file; returns its last line.
+    """Run a command with a configuration file, and return its last line.
 
-    Its environment is this process's unless one is given. What it says besides is shown only when
-    it fails: then StackError has its end.
+    The environment defaults to this process's. If the command fails, StackError has the end of its
+    output.
     """
     with tempfile.NamedTemporaryFile("w", prefix="ecolink-bench-", suffix=".json") as file:
         file.write(config)
@@ -112,7 +112,7 @@ def last_line(command: list[str], config: str, environment: Mapping[str, str] | 
 
 
 def smollm2(folder: Path) -> Path:
-    """The base that the demos train, imported into a store of its own."""
+    """The demos' base model, imported into a separate store."""
     store = folder / "store"
     settings = Settings().model_copy(update={"artifacts_url": store.as_uri()})
     return store / run_import(settings, SOURCE, BASE_MODEL).ref

@@ -1,4 +1,4 @@
-"""`make bench-live`: from an event's commit to the frame that shows it on open pages."""
+"""`make bench-live`: measure the time from an event's commit to the frame on open pages."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ SERVICES = {name: PROCESSES[name] for name in ("relay", "projector")}
 
 @dataclass
 class Run:
-    """What was measured."""
+    """The measurements of a run."""
 
-    written: Mapping[int, Mapping[int, float]]  # by job: sequence -> the moment of its commit
-    checkpoints: Mapping[tuple[int, int], float]  # (job, step) -> the moment of its commit
-    steps: Set[int] = frozenset()  # that every job has measured
+    written: Mapping[int, Mapping[int, float]]  # by job: sequence -> time of its commit
+    checkpoints: Mapping[tuple[int, int], float]  # (job, step) -> time of its commit
+    steps: Set[int] = frozenset()  # of every job
     lines: Set[int] = frozenset()  # of every job's log
-    away: tuple[float, float] = (0.0, 0.0)  # from the gateway's end until all are connected again
+    away: tuple[float, float] = (0.0, 0.0)  # from the gateway's end until all are reconnected
     received: list[Received] = field(default_factory=list)
     bytes_per_client: float = 0.0
     view_seconds: float = 0.0
-    cpu_share: float = 0.0  # of a core, that the gateway uses for them
+    cpu_share: float = 0.0  # share of a core that the gateway uses
 
     def was_away(self, moment: float) -> bool:
-        """Whether the gateway, or a client's connection to it, was away."""
+        """True if the gateway, or a client's connection to it, was down."""
         return self.away[0] <= moment <= self.away[1]
 
     def event_seconds(self) -> list[float]:
-        """From each commit to each frame with the event, while the gateway was there."""
+        """Seconds from each commit to each frame with the event, while the gateway was up."""
         return [
             moment - self.written[each.job][sequence]
             for each in self.received
@@ -69,7 +69,7 @@ class Run:
         ]
 
     def view_delays(self) -> list[float]:
-        """From each commit of a checkpoint to the view that has it in its table."""
+        """Seconds from each commit of a checkpoint to the view with it."""
         return [
             moment - self.checkpoints[each.job, step]
             for each in self.received
@@ -79,7 +79,7 @@ class Run:
         ]
 
     def faults(self) -> dict[str, tuple[int, int]]:
-        """How many events, steps and lines were lost, and came twice, over all clients."""
+        """Lost and repeated events, steps and lines, over all clients."""
         kinds: dict[str, list[tuple[Set[int], list[int]]]] = {
             "events": [
                 (self.written[each.job].keys(), [sequence for sequence, _ in each.events])
@@ -102,12 +102,11 @@ def bench(
     jobs: Annotated[int, typer.Option(min=1, help="Running jobs that they show.")] = 50,
     seconds: Annotated[int, typer.Option(min=10, help="Half before, half after a restart.")] = 60,
 ) -> None:
-    """Time from commit to frame, memory for each client, and what a restart of the gateway loses.
+    """Measure time from commit to frame, memory per client, and losses of a gateway restart.
 
-    PostgreSQL, NATS, relay, projector and gateway are real processes; no trainer runs: what one
-    would cause is written through the same aggregates, an event of each job every 4 seconds, and
-    its measured steps, one a second, and a line of its log every 10. The exit code is 1 if an
-    event, a step or a line was lost or came twice.
+    PostgreSQL, NATS, relay, projector and gateway are real processes. No trainer runs. Its events,
+    steps and log lines are written through the same aggregates: an event per job every 4 seconds, a
+    step every second, a line every 10. Exits with 1 if one of them was lost or came twice.
     """
     console = Console(highlight=False)
     try:
@@ -132,10 +131,10 @@ def bench(
 
 
 def measure(console: Console, settings: Settings, clients: int, jobs: int, seconds: int) -> Run:
-    """Run the clients against jobs that train, with a new gateway after half of the time."""
+    """Run the clients against training jobs, with a new gateway after half of the time."""
     with Platform.opened(settings, jobs) as platform:
         process = _gateway(settings)
-        platform.advance(5)  # their first views
+        platform.advance(5)  # the first views
         before = process.memory_info().rss
         with _clients(settings, platform, clients) as (told, commands):
             began = time.time()
@@ -166,7 +165,7 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
 
 
 def _limits(clients: int) -> dict[str, int]:
-    """Limits that let in all clients, which have one address and few accounts."""
+    """Limits that allow all clients, which have one address and few accounts."""
     most, requests = 2 * clients + 100, 1000 * clients
     return {
         **{"connections": most, "address_connections": most, "sockets": most},
@@ -175,7 +174,7 @@ def _limits(clients: int) -> dict[str, int]:
 
 
 def _gateway(settings: Settings, platform: Platform | None = None) -> psutil.Process:
-    """Start a gateway; the jobs go on meanwhile."""
+    """Start a gateway while the jobs continue."""
     started = subprocess.Popen(
         [sys.executable, "-m", "deploy.run", "gateway"],
         env=os.environ | environment(settings),
@@ -200,7 +199,7 @@ def _gateway(settings: Settings, platform: Platform | None = None) -> psutil.Pro
 def _clients(
     settings: Settings, platform: Platform, count: int
 ) -> Iterator[tuple[IO[str], IO[str]]]:
-    """The clients' process: what it tells, and where it is told to stop."""
+    """The clients' process: its output, and the pipe that stops it."""
     after = platform.head
     views = [
         View(
@@ -230,7 +229,7 @@ def _clients(
 
 
 def _expect(told: IO[str], word: str, platform: Platform | None = None) -> None:
-    """Wait for a word of the clients, while the jobs go on."""
+    """Wait for a word from the clients while the jobs continue."""
     os.set_blocking(told.fileno(), False)
     deadline = time.monotonic() + START_SECONDS
     heard = ""
@@ -251,7 +250,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _view_seconds(settings: Settings, job_ids: Sequence[UUID]) -> float:
-    """How long a view takes, its queries and its HTML, in batches as the gateway's."""
+    """Seconds of a view, queries and HTML, in batches like the gateway's."""
     with open_backend(settings) as backend:
         views_of(backend, job_ids[:1])
         began = time.perf_counter()

@@ -1,7 +1,8 @@
-"""The clients of `make bench-live`, in a process of their own: what each receives, and when.
+"""The clients of `make bench-live`, as a separate process that records what each receives.
 
-Reads the configuration as one JSON line from its standard input, and then `stop`; prints `ready`
-when all are connected, `back` when all are so again, and at the end what they saw, as JSON.
+It reads the configuration as one JSON line from standard input, and later `stop`. It prints `ready`
+when all clients are connected, `back` when all are reconnected, and at the end the records, as
+JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from infrastructure.measurements import Place
 
 MODULE = "tests.bench.live_clients"
 RECONNECT_SECONDS = (0.2, 0.4)
-"""As soon as a page does so at first."""
+"""The first delay of a page."""
 
 AT_ONCE = 50
 NEWEST_CHECKPOINT = re.compile(r'data-checkpoint="(\d+)"')
@@ -33,7 +34,7 @@ LINE = re.compile(r'data-line="(\d+)\.(\d+)"')
 
 
 class View(BaseModel):
-    """What one client looks at."""
+    """The page of one client."""
 
     job: int
     path: str
@@ -49,9 +50,8 @@ class ClientsConfig(BaseModel):
 
 
 class Received(BaseModel):
-    """What one client saw: each event and each checkpoint in a view with its moment, each step of
-    the curve, and each line of the log; and how often it had to load the latter two anew.
-    """
+    """Records of one client: time of each event and of each checkpoint in a view, each step of the
+    curve, each line of the log, and how often it reloaded the last two."""
 
     job: int
     events: list[tuple[int, float]]
@@ -63,7 +63,7 @@ class Received(BaseModel):
 
 @dataclass
 class Client:
-    """One page, as far as its socket goes."""
+    """One page, as far as its WebSocket."""
 
     url: str
     view: View
@@ -78,7 +78,7 @@ class Client:
     line: Place = (0, 0)
 
     async def run(self, gate: asyncio.Semaphore, chance: Random) -> None:
-        """Follow the job for ever, as a page does."""
+        """Follow the job forever, as a page does."""
         sequence = self.view.after
         headers = {"cookie": self.view.cookie}
         while True:
@@ -99,7 +99,7 @@ class Client:
             await asyncio.sleep(chance.uniform(*RECONNECT_SECONDS))
 
     def take(self, frame: dict[str, Any], moment: float) -> int:
-        """Note what a frame brings; returns its sequence."""
+        """Record a frame, and return its sequence."""
         self.events += [(each, moment) for each in frame["events"]]
         content: str = frame.get("content", "")
         for segment, step, _ in (frame.get("curve") or {"steps": ()})["steps"]:
@@ -120,7 +120,7 @@ class Client:
 
 
 async def main() -> None:
-    """Run all clients until told to stop."""
+    """Run all clients until `stop`."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
     config = ClientsConfig.model_validate_json(await loop.run_in_executor(None, input))

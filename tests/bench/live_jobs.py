@@ -1,4 +1,4 @@
-"""Jobs that train as far as the log can tell, for the clients of `make bench-live`."""
+"""Simulated training jobs for the clients of `make bench-live`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOBODY = Cause("service:bench", "bench", datetime.now(UTC))
 
 @dataclass
 class Platform:
-    """Accounts with running jobs, and the moment at which each of their events was committed."""
+    """Accounts with running jobs, and the time of each commit."""
 
     settings: Settings
     log: EventLog
@@ -51,7 +51,7 @@ class Platform:
     @classmethod
     @contextmanager
     def opened(cls, settings: Settings, jobs: int) -> Generator[Platform]:
-        """So many jobs that train, five of each account."""
+        """Create a number of training jobs, five per account."""
         with open_log(settings) as log:
             platform = cls(settings, log)
             with because(NOBODY):
@@ -62,20 +62,20 @@ class Platform:
 
     @property
     def head(self) -> int:
-        """The last event's sequence."""
+        """Sequence of the last event."""
         return self.log.recorder.max_notification_id() or 0
 
     def token_of(self, number: int) -> str:
-        """The session of the owner of a job."""
+        """The session of a job's owner."""
         return self.tokens[number // JOBS_OF_ACCOUNT]
 
     @property
     def measured(self) -> tuple[range, range]:
-        """The steps that each job has taken, and the lines that it has logged."""
+        """Steps and log lines of every job so far."""
         return range(1, self.steps + 1), range(LOG_STEPS, self.steps + 1, LOG_STEPS)
 
     def forget_written(self) -> None:
-        """What was written so far is not measured."""
+        """Exclude everything so far from the measurement."""
         self.written = {number: {} for number in range(len(self.job_ids))}
         self.checkpoints.clear()
 
@@ -115,7 +115,7 @@ class Platform:
         self.job_ids.append(job.id)
 
     def _happen(self, number: int, turn: int) -> None:
-        """A minute is billed, or a checkpoint is saved and an older one deleted."""
+        """Bill a minute, or save a checkpoint and delete an older one."""
         job = self.log.load(Job, self.job_ids[number])
         if turn % 3 == 0:
             meter = self.log.load(Meter, meter_id(job.id, 1))
@@ -131,7 +131,7 @@ class Platform:
         self.checkpoints[number, step] = max(self.written[number].values())
 
     def _commit(self, number: int, *aggregates: Aggregate) -> None:
-        """Save, and note when the events of the job stood in the log."""
+        """Save, and record when the job's events were in the log."""
         own = {
             (event.originator_id, event.originator_version)
             for aggregate in aggregates
@@ -148,7 +148,7 @@ class Platform:
                 self.written[number][each.id] = moment
 
     def _measure(self) -> None:
-        """Each job takes a step, and logs a line now and then."""
+        """Add a step to each job, and sometimes a log line."""
         self.steps += 1
         with connect(self.settings, autocommit=False) as connection:
             for job_id in self.job_ids:
@@ -158,7 +158,7 @@ class Platform:
 
     def _step(self, job_id: UUID) -> StepMeasured:
         return StepMeasured(
-            account_id=job_id,  # no column has it
+            account_id=job_id,  # not stored
             job_id=job_id,
             segment=1,
             step=self.steps,

@@ -1,4 +1,4 @@
-"""`make bench-memory`: what jobs are predicted to take of a GPU's memory, and what they take."""
+"""`make bench-memory`: compare predicted with measured GPU memory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from tests.bench.learning import LINEAR_LAYERS, ModelOption, learn, smollm2
 from tests.bench.measured_run import Rows, RunConfig
 
 STEPS = 2
-"""The optimizer's moments are there from the end of the first one."""
+"""The optimizer's state exists from the end of the first step."""
 
 SIZES = ((1, 2048), (4, 512), (8, 512))
-"""(examples of a micro batch, tokens of each): as long as the longest, with a loss on every one."""
+"""(examples per micro-batch, tokens per example): all as long as the longest, with a loss on every
+token."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides how much memory a job takes."""
+    """What determines the memory of a job."""
 
     precision: Precision
     checkpointing: bool
@@ -42,7 +43,7 @@ class Setting:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """One micro batch a step, an adapter on all linear layers."""
+        """One micro-batch per step, an adapter on all linear layers."""
         return Hyperparameters(
             epochs=1,
             micro_batch_size=self.micro_batch_size,
@@ -51,7 +52,7 @@ class Setting:
         )
 
     def predicted_bytes(self, shape: ModelShape) -> int:
-        """What the memory fit reckons with, on whatever NVIDIA GPU."""
+        """Prediction of the memory fit, for any NVIDIA GPU."""
         gpu = next(each for each in shipped_offers().gpu_types if each.backing == "nvidia")
         layout = Layout(shape, self.hyperparameters, self.length, 1)
         return sum(memory_items(layout, self.precision, self.checkpointing, gpu).values())
@@ -69,7 +70,7 @@ SETTINGS = tuple(
 
 @dataclass(frozen=True)
 class Found:
-    """A setting, and bytes of the GPU's memory."""
+    """A setting with its GPU memory in bytes."""
 
     setting: Setting
     predicted: int
@@ -77,10 +78,10 @@ class Found:
 
 
 def bench(model: ModelOption = None) -> None:
-    """Two steps in each setting, each run in a process of its own; it takes a GPU."""
+    """Run two steps in each setting, each in a separate process. Needs a GPU."""
     console = Console(highlight=False)
     if not nvidia_devices():
-        fail("a GPU's memory is measured, and this machine has no NVIDIA GPU")
+        fail("This machine has no NVIDIA GPU to measure.")
     try:
         with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
             base = model or smollm2(Path(folder))
@@ -108,18 +109,18 @@ def measured(setting: Setting, model: Path, folder: Path) -> Found:
 
 
 def rows(count: int, length: int) -> Rows:
-    """Examples that are all as long, with a loss on every token; one is held out."""
+    """Examples of equal length with a loss on every token. One is held out."""
     ids = [5 + n % 50 for n in range(length)]
     examples = [{"input_ids": ids, "labels": ids}]
     return {"train": examples * count, "eval": examples}
 
 
 def drawn(found: list[Found]) -> Table:
-    """A row for each setting, and what the worst of them were."""
+    """A row per setting, and the range of the ratios."""
     ratios = [each.predicted / each.measured for each in found]
     table = Table(
         title="GPU memory, GiB",
-        caption=f"predicted: {min(ratios):.2f} to {max(ratios):.2f} of what was measured",
+        caption=f"predicted / measured: {min(ratios):.2f} to {max(ratios):.2f}",
     )
     table.add_column("setting")
     for column in ("predicted", "measured", "ratio"):

@@ -1,4 +1,4 @@
-"""`make bench-meter-truth`: a million job-minutes with faults, held against an oracle."""
+"""`make bench-meter-truth`: compare a million billed job-minutes under faults with an oracle."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ PLAN = TrainingPlan(
 
 @dataclass
 class MeterTruth:
-    """The bench's run: its platform, what happens on it by chance, and what is counted."""
+    """A run: the platform, random events on it, and counts."""
 
     seed: int
     chance: random.Random = field(init=False)
@@ -90,7 +90,8 @@ class MeterTruth:
             self.pay_in(account_id)
 
     def run(self, minutes: int) -> None:
-        """Go on until this many minutes are billed, then end everything and check all again."""
+        """Continue until this many minutes are billed, then end everything and check all
+        accounts."""
         while self.platform.books.billed_seconds < 60 * minutes:
             self.step()
         for job_id in [job_id for jobs in self.jobs.values() for job_id in jobs]:
@@ -102,7 +103,7 @@ class MeterTruth:
             self.difference_micros += self.refold(account_id)
 
     def step(self) -> None:
-        """Some time passes, with whatever comes with it."""
+        """Let some time pass, with random events."""
         self.let_clocks_fail()
         outage = self.happens("ticker outages", 0.01)
         self.platform.pass_time(600 if outage else self.chance.randint(*STEP_SECONDS))
@@ -118,15 +119,15 @@ class MeterTruth:
             self.difference_micros += self.platform.difference(account_id)
 
     def let_clocks_fail(self) -> None:
-        """The platform's clock jumps by up to five minutes, and is set right again."""
+        """Let the platform's clock jump by up to five minutes, and correct it later."""
         if self.happens("clock jumps", 0.05):
             self.platform.clock_jump = self.chance.randint(-300, 300)
         elif self.chance.random() < 0.3:
             self.platform.clock_jump = 0
 
     def let_trainer_live(self, trainer: SimulatedTrainer) -> None:
-        """Heartbeats that come, come late or are wrong; checkpoints, and crashes."""
-        if trainer.length > WORK_SECONDS[1]:  # it was launched since the last step
+        """Send heartbeats in time, late or wrong; save checkpoints; crash."""
+        if trainer.length > WORK_SECONDS[1]:  # launched since the last step
             trainer.length = self.chance.randint(*WORK_SECONDS)
         if self.happens("wrong reports", 0.002):
             trainer.error = self.chance.randint(-300, 300)
@@ -146,7 +147,7 @@ class MeterTruth:
                 self.platform.end(trainer, Outcome.FAILED, failure=failure)
 
     def tick(self, account_id: UUID) -> None:
-        """A tick, with another ticker, a payment or an ending in the midst of some."""
+        """Tick, sometimes with another ticker, a payment or an ending in between."""
         meanwhile: Callable[[], object] | None = None
         if self.happens("two tickers at once", 0.02):
             meanwhile = partial(self.platform.tick, account_id)
@@ -157,7 +158,7 @@ class MeterTruth:
         self.platform.tick(account_id, meanwhile)
 
     def use(self, account_id: UUID) -> None:
-        """What an account holder does: pay, start jobs, pause, resume and cancel them."""
+        """Act as an account holder: pay, start jobs, pause, resume and cancel them."""
         jobs = self.jobs[account_id]
         if self.happens("payments", 0.01):
             self.pay_in(account_id)
@@ -177,13 +178,13 @@ class MeterTruth:
             self.command(job_id, lambda job: job.cancel(RETENTION))
 
     def pay_in(self, account_id: UUID) -> None:
-        """A payment of any size."""
+        """Pay a random amount."""
         self.happened["all payments"] += 1
         reference = f"payment {self.happened['all payments']}"
         self.platform.top_up(account_id, self.chance.randint(*PAYMENTS), reference)
 
     def approve(self, account_id: UUID) -> None:
-        """One more job, in the account's region."""
+        """Approve a job in the account's region."""
         self.happened["jobs"] += 1
         number = self.accounts.index(account_id) // ACCOUNTS_OF_REGION
         plan = PLAN.model_copy(
@@ -197,12 +198,12 @@ class MeterTruth:
         self.jobs[account_id].append(job_id)
 
     def command(self, job_id: UUID, command: Callable[[Job], None]) -> None:
-        """Ask something of a job; what its state does not allow changes nothing."""
+        """Run a command, if the job's state allows it."""
         with suppress(WrongState):
             self.platform.command_job(job_id, command)
 
     def forget_finished(self) -> None:
-        """Drop the streams of jobs that are over, so that memory stays bounded."""
+        """Drop the streams of ended jobs, so that memory stays bounded."""
         self.log.memory.drop_notifications(self.platform.position)
         for job_id, segments in self.platform.finished:
             job = self.log.load(Job, job_id)
@@ -214,7 +215,7 @@ class MeterTruth:
         self.platform.finished.clear()
 
     def refold(self, account_id: UUID) -> int:
-        """Micro-dollars between an account as it is cached and as all its events make it."""
+        """Micro-dollars between a cached account and the fold of all its events."""
         folded: Account | None = None
         for each in self.log.events.get(account_id):
             folded = each.mutate(folded)  # type: ignore[attr-defined]
@@ -238,7 +239,7 @@ class MeterTruth:
         }
 
     def happens(self, what: str, probability: float) -> bool:
-        """Whether it does, by chance; what does is counted."""
+        """Return True with a probability, and count it."""
         happens = self.chance.random() < probability
         self.happened[what] += happens
         return happens
@@ -248,7 +249,7 @@ def bench(
     minutes: Annotated[int, typer.Option(min=1, help="Job-minutes to bill.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="Of everything that happens by chance.")] = 1,
 ) -> None:
-    """Bill job-minutes at compressed time with faults; exit 1 if one micro-dollar is wrong."""
+    """Bill job-minutes in simulated time with faults. Exits with 1 if a micro-dollar is wrong."""
     began = time.monotonic()
     truth = MeterTruth(seed)
     truth.run(minutes)

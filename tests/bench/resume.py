@@ -1,4 +1,4 @@
-"""`make bench-resume`: trainers are stopped and killed anywhere, and nothing must show it."""
+"""`make bench-resume`: stop and kill trainers anywhere, and compare with an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.bench.trainer_runs import (
 PLACES = ("forward", "backward", "between", "save", "kill")
 KILL_PLACES = ("forward", "backward", "between", "save")
 EXIT_SECONDS = 0.3
-"""Aim for a stop, beside the step that is under way: to copy the state, store it and end."""
+"""Aim for a stop, beyond the step in progress: copy the state, store it and exit."""
 
 
 def bench(
@@ -45,7 +45,7 @@ def bench(
     ranks: Annotated[int, typer.Option(min=1, help="Up to how many ranks.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the stop points.")] = 1,
 ) -> None:
-    """Compare every loss and the adapter of runs that were interrupted with a run that was not."""
+    """Compare every loss and the adapter of interrupted runs with an uninterrupted run."""
     console = Console(highlight=False)
     settings = [
         (Setting(TINY, precision, count), points)
@@ -76,18 +76,18 @@ def bench(
 
 @dataclass
 class Tally:
-    """What was counted over all settings."""
+    """Counts over all settings."""
 
     cases: int = 0
-    same: int = 0  # that came to what the uninterrupted run gave
+    same: int = 0  # equal to the uninterrupted run
     stops: int = 0
-    missed: int = 0  # stops that took longer than their aim
+    missed: int = 0  # stops slower than the aim
 
 
 def interrupt(
     trainers: Trainers, setting: Setting, random: Random, count: int, tally: Tally, console: Console
 ) -> None:
-    """Interrupt so many runs of a setting, and hold each against one that was not."""
+    """Interrupt a number of runs of a setting, and compare each with an uninterrupted run."""
     latencies = []
     expected, step_seconds = trainers.uninterrupted(setting)
     for turn in range(count):
@@ -108,7 +108,7 @@ def interrupt(
 
 
 def draw(random: Random, turn: int) -> StopPoint:
-    """A place of each kind in turn, at a moment that chance chooses, before the end of the run."""
+    """A random moment before the end of the run, in each kind of place in turn."""
     kind = PLACES[turn % len(PLACES)]
     place = random.choice(KILL_PLACES) if kind == "kill" else kind
     times = STEPS // SAVE_STEPS - 1 if place == "save" else (STEPS - 1) * ACCUMULATION

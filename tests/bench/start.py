@@ -1,4 +1,4 @@
-"""`make bench-start`: from the approval to the first optimizer step, cold and warm."""
+"""`make bench-start`: measure the time from approval to the first optimizer step, cold and warm."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Start:
 
     @property
     def total(self) -> float:
-        """From the request to the end of the first optimizer step."""
+        """Seconds from the request to the end of the first optimizer step."""
         return sum(self.stages.values())
 
 
@@ -76,7 +76,7 @@ def bench(
     jobs: Annotated[int, typer.Option(min=2, help="How many jobs of each kind.")] = 20,
     examples: Annotated[int, typer.Option(min=40, help="Of their dataset.")] = 1000,
 ) -> None:
-    """Approve to first optimizer step, cold and warm, on a stack of its own; jobs one by one."""
+    """Measure cold and warm starts on a separate stack, one job after another."""
     console = Console(highlight=False)
     try:
         starts: dict[str, dict[str, list[Start]]] = {}
@@ -89,7 +89,7 @@ def bench(
                 with up(settings) as started:
                     for base, source in _bases(home):
                         runs = _Runs(started.settings, base, source, home, examples)
-                        # The first is not counted: only after it the base is known.
+                        # The first one does not count: it caches the base.
                         starts.setdefault(base, {})[kind] = [runs.start() for _ in range(jobs + 1)][
                             1:
                         ]
@@ -101,7 +101,7 @@ def bench(
 
 
 def _bases(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, source) of the bases to train: a tiny one, and SmolLM2 where its package is."""
+    """(name, source) of the bases: a tiny one, and SmolLM2 if its package is installed."""
     directory = folder / TINY
     if not directory.exists():
         subprocess.run(
@@ -135,7 +135,7 @@ class _Runs:
         self._form = {"dataset": dataset["id"], "base_model": base, "wait": True, **place}
 
     def start(self) -> Start:
-        """Run one job until its first step and have it gone again; raises ClientError."""
+        """Run one job until its first step, and wait until it is gone; raises ClientError."""
         _until(self._is_warm)
         asked = datetime.now(UTC)
         job = self._client.post("/jobs", self._form, idempotency_key=str(uuid4()))
@@ -146,7 +146,7 @@ class _Runs:
         return _start(asked, step, events)
 
     def _is_warm(self) -> bool:
-        """Whether all is prepared that will be."""
+        """True if all warm trainers are ready."""
         ready = list((self._settings.home / "warm").glob(f"*/{READY}"))
         return len(ready) == self._settings.warm_trainers
 
@@ -156,7 +156,7 @@ class _Runs:
         return steps[0] if steps else None
 
     def _ended(self, path: str) -> dict[str, dict[str, Any]] | None:
-        """The first event of each topic, once the job's pod is swept away."""
+        """The first event of each topic, when the job's pod is gone."""
         events = self._client.get(f"{path}/timeline")["data"]
         by_topic = {event["topic"]: event for event in reversed(events)}
         pods = list((self._settings.home / "pods").glob("*/pod.json"))
@@ -164,7 +164,7 @@ class _Runs:
 
 
 def _start(asked: datetime, step: dict[str, Any], events: dict[str, dict[str, Any]]) -> Start:
-    """The stages of a start, from what the log and the trainer say of it."""
+    """The stages of a start, from the log and the trainer."""
     stages, before = dict[str, float](), asked
     launched = step["measured_at"] - timedelta(seconds=step["elapsed_seconds"])
     moments = [
@@ -182,7 +182,7 @@ def _start(asked: datetime, step: dict[str, Any], events: dict[str, dict[str, An
 
 
 def _until(condition: Callable[[], T | None]) -> T:
-    """The first true result of a condition; raises ClientError if there is none for long."""
+    """The first true result of a condition; raises ClientError after a timeout."""
     deadline = time.monotonic() + JOB_SECONDS
     while not (result := condition()):
         if time.monotonic() > deadline:
@@ -192,7 +192,7 @@ def _until(condition: Callable[[], T | None]) -> T:
 
 
 def _chat(n: int) -> dict[str, Any]:
-    """A chat that no other equals, of a length that differs from that of its neighbours."""
+    """A unique chat, of another length than its neighbours."""
     question = f"What is {n} plus {n}?" + " Please take your time." * (n % 5)
     answer = f"It is {2 * n}." + f" For {n} and {n} make {2 * n}." * (n % 3)
     return {
@@ -224,7 +224,7 @@ def _cells(seconds: Sequence[float]) -> tuple[str, str]:
 
 
 def verdict(seconds: Sequence[float]) -> Verdict:
-    """Of warm starts with a base whose steps take no time: what is left is the platform's."""
+    """Judge warm starts of a base whose steps take no time, which leaves the platform's share."""
     p95 = _p95(seconds)
     return Verdict(
         f"{TINY}, warm: 95th percentile {p95:.3f} s", f"{AIM_SECONDS} s", p95 <= AIM_SECONDS

@@ -1,4 +1,4 @@
-"""Every benchmark can be started: its module imports and has a command."""
+"""Every benchmark imports and has a command."""
 
 from __future__ import annotations
 

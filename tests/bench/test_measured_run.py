@@ -1,4 +1,4 @@
-"""The loop without a platform: it trains and evaluates as a segment does, and keeps the adapter."""
+"""The measured loop trains and evaluates as a segment does, and saves the adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meter-truth benchmark finds no error in the real code, and finds errors that are put in."""
+"""The meter-truth benchmark finds no error in the code, and detects injected errors."""
 
 from __future__ import annotations
 

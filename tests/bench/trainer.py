@@ -1,4 +1,4 @@
-"""`make bench-trainer`: tokens a second, memory and start of our trainer and of TRL's."""
+"""`make bench-trainer`: compare our trainer's speed, memory and start with TRL's."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ AIM_TUNED, AIM_DEFAULT = 2.0, 6.0  # times TRL's tokens a second
 AIM_MEMORY, AIM_PEAK_SHARE = 0.5, 0.35
 MICRO_BATCH, ACCUMULATION = 4, 4
 STEPS = 13
-"""The first does not count. TRL sorts every 12 batches of these chats by length, the longest first:
-the other 12 are one of each."""
-DEFAULT_STEPS_SHARE, LEAST_STEPS = 3, 3  # TRL as it comes is several times slower
+"""The first step does not count. TRL sorts every 12 batches of these chats by length, longest
+first, so the other 12 are one of each length."""
+DEFAULT_STEPS_SHARE, LEAST_STEPS = 3, 3  # TRL with its defaults is several times slower
 PEAK = PeakConfig(dtype="bfloat16", sizes=(1024, 1536, 2048), times=15)
 GIB = 1024**3
 
 OURS, COMPILED = "EcoLink, eager", "EcoLink, compiled"
 CHECKPOINTED = "EcoLink, checkpointing"
-"""Activations are computed again, as by TRL as it comes: what a job does where memory is short."""
+"""Gradient checkpointing, as in TRL's defaults. Jobs use it if memory is short."""
 TRL_DEFAULT = "TRL, as it comes"
 TRL_TUNED = {
     f"TRL, tuned, {rows} x {times}": (rows, times)
@@ -65,24 +65,24 @@ TRL_TUNED = {
     )
 }
 TRL_COMPILED = f"TRL, tuned, {MICRO_BATCH} x {ACCUMULATION}, compiled"
-"""By torch_compile, its own setting, layer by layer as ours: all of the model at once takes more
-than ten minutes. Compiling is in its first step, which does not count."""
+"""torch_compile by layer, as in our trainer, because compiling the whole model takes more than ten
+minutes. Compilation is in the first step, which does not count."""
 BY_LAYER = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "true"}
 TRL_OWN = ("dtype", "bf16", "sampling", "gradient_checkpointing", "max_length")
-"""What TRL's own defaults decide where it runs as it comes."""
+"""Settings that keep TRL's defaults in its default run."""
 
 
 @dataclass
 class Found:
-    """What all runs of a bench measured."""
+    """Measurements of all runs."""
 
     runs: dict[str, list[Measured]]
-    peaks: list[float]  # operations a second, one of each repeat
+    peaks: list[float]  # operations per second, one per repeat
     versions: dict[str, str]
     shape: ModelShape | None = None
 
     def note(self, name: str, result: RunResult | TrlResult) -> None:
-        """Keep what a run says of itself; raises StackError where it is not like the others."""
+        """Add a run; raises StackError if it is not comparable with the others."""
         if result.adapter_dtype != "float32":
             raise StackError(f"{name} has its adapter in {result.adapter_dtype}, not in float32")
         said = {"torch": result.torch, "threads": str(result.threads)}
@@ -116,7 +116,7 @@ def bench(
     compiled: Annotated[bool, typer.Option(help="Measure compiled layers, too.")] = True,
     model: ModelOption = None,
 ) -> None:
-    """The same chats, batch and LoRA for all, in turns, each run in a process of its own."""
+    """Run the same chats, batch and LoRA with every trainer, in turns and in separate processes."""
     console = Console(highlight=False)
     chosen = Hyperparameters(
         micro_batch_size=MICRO_BATCH,
@@ -126,7 +126,7 @@ def bench(
         lora_alpha=32,
         dropout=0.05,
     )
-    whole = AVAILABLE // (MICRO_BATCH * ACCUMULATION)  # steps of an epoch
+    whole = AVAILABLE // (MICRO_BATCH * ACCUMULATION)  # steps per epoch
     try:
         require_trl(python)
         with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
@@ -165,7 +165,7 @@ def require_trl(python: Path) -> None:
 
 
 class Contest:
-    """Contestants on the same material; each run begins in a process of its own."""
+    """Trainers on the same material. Each run is a separate process."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Contest:
         self._precision: Literal["fp32", "bf16"] = precision
 
     def run(self, repeats: int, tell: Callable[[str], None], *, compiled: bool) -> Found:
-        """All contestants so many times, in another order each time; raises StackError."""
+        """Run all trainers several times, in another order each time; raises StackError."""
         contestants: dict[str, Callable[[], RunResult | TrlResult]] = {OURS: self._ours}
         if compiled:
             contestants[COMPILED] = lambda: self._ours(compiled=True)
@@ -202,7 +202,7 @@ class Contest:
         return found
 
     def _ours(self, *, compiled: bool = False, checkpointing: bool = False) -> RunResult:
-        """As the local launcher would start it; compiled, on a cache that is empty."""
+        """Run our trainer as the local launcher starts it; if compiled, with an empty cache."""
         with self._compiler_cache() as cache:
             return learn(
                 RunConfig(
@@ -213,19 +213,19 @@ class Contest:
                     steps=self._steps,
                     compiled=compiled,
                     checkpointing=checkpointing,
-                    batch_tokens=MOST_TOKENS,  # as the memory fit allows with 16 GiB
+                    batch_tokens=MOST_TOKENS,  # as the memory fit chooses for 16 GiB
                 ),
                 environment(MALLOC | cache),
             )
 
     @contextmanager
     def _compiler_cache(self) -> Generator[dict[str, str]]:
-        """Settings of a compiler that has made nothing yet."""
+        """Environment of a compiler with an empty cache."""
         with tempfile.TemporaryDirectory(dir=self._folder) as cache:
             yield {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
     def _trl_default(self) -> TrlResult:
-        """Fewer steps, in TRL's own settings."""
+        """Run fewer steps with TRL's defaults."""
         steps = max(LEAST_STEPS, self._steps // DEFAULT_STEPS_SHARE)
         own = {field.name: field.default for field in fields(TrlConfig) if field.name in TRL_OWN}
         return self._trl(self._config(MICRO_BATCH, ACCUMULATION, steps), own, environment({}))
@@ -233,14 +233,15 @@ class Contest:
     def _trl_tuned(
         self, micro_batch: int, accumulation: int, *, compiled: bool = False
     ) -> TrlResult:
-        """With our malloc settings, in our precision, sorted by length, nothing computed twice."""
+        """Run TRL with our malloc settings and precision, sorted by length, without
+        checkpointing."""
         config = self._config(micro_batch, accumulation, self._steps)
         tuned = {"sampling": "group_by_length", "torch_compile": compiled}
         with self._compiler_cache() as cache:
             return self._trl(config, tuned, environment(MALLOC | cache | BY_LAYER))
 
     def _config(self, micro_batch: int, accumulation: int, steps: int) -> TrlConfig:
-        """Our settings and learning rates, in micro batches of another size."""
+        """Our settings and learning rates, with another micro-batch size."""
         made = self._made
         plan = plan_of(json.loads(made.data.read_text()), made.hyperparameters)
         sized = {"micro_batch_size": micro_batch, "gradient_accumulation": accumulation}
@@ -270,7 +271,7 @@ def trl_config(
     learning_rates: list[float],
     precision: str,
 ) -> TrlConfig:
-    """Our hyperparameters as TRL has them, the examples in the order in which they are given."""
+    """Our hyperparameters in TRL's terms, with the examples in the given order."""
     return TrlConfig(
         model=str(model),
         data=str(data),
@@ -294,13 +295,13 @@ def trl_config(
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Of a contestant: this process's, without what would decide for it, and its own settings."""
+    """This process's environment without settings that affect speed, plus the given ones."""
     ours = ("ECOLINK_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "TORCHINDUCTOR_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | dict(settings)
 
 
 def drawn(found: Found, operations: float) -> Table:
-    """A row for each contestant; `operations` are those of a token."""
+    """A row per trainer. `operations` are per token."""
     table = Table(title="Steps of 16 chats, LoRA of r = 16 on all linear layers")
     table.add_column("trainer")
     for column in (
@@ -331,7 +332,7 @@ def drawn(found: Found, operations: float) -> Table:
 
 
 def verdicts(found: Found, name: str, operations: float) -> list[Verdict]:
-    """One of our settings against the aims; of TRL's tuned ones the faster counts."""
+    """Compare one of our settings with the aims, and with the faster of TRL's tuned settings."""
     speeds = {each: Speed(runs) for each, runs in found.runs.items()}
     tuned = max(
         (each for each in (*TRL_TUNED, TRL_COMPILED) if each in speeds),
@@ -359,7 +360,7 @@ def verdicts(found: Found, name: str, operations: float) -> list[Verdict]:
 
 
 def _ratios(ours: Speed, theirs: Speed) -> tuple[float, float]:
-    """Tokens a second by the median step, and by all steps together."""
+    """Ratios of tokens per second, by the median step and over all steps."""
     return (
         ours.tokens_per_second / theirs.tokens_per_second,
         ours.overall_tokens_per_second / theirs.overall_tokens_per_second,
@@ -367,7 +368,7 @@ def _ratios(ours: Speed, theirs: Speed) -> tuple[float, float]:
 
 
 def _processor() -> str:
-    """The processor's name and how many of its cores this process may use."""
+    """Name of the processor, and the number of usable cores."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "CPU")
     return f"{name}, {len(os.sched_getaffinity(0))} cores"

@@ -1,4 +1,4 @@
-"""Real trainers, run one after another on a message server and a store of their own."""
+"""Run real trainers one after another, with their own message server and store."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ from tests.bench.stop_points import COMPILED_FLAG, MODULE
 T = TypeVar("T")
 
 TINY = "tiny"
-RUN_SECONDS = 1200.0  # of a run that hangs
-ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # so many steps at the least
+RUN_SECONDS = 1200.0  # timeout of a run
+ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # minimum number of steps
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and how."""
+    """Base, precision and ranks of a run."""
 
     base: str
     precision: Precision
     ranks: int
-    compiled: bool = False  # however short it is
+    compiled: bool = False  # even if the run is short
 
     def __str__(self) -> str:
         compiled = ", compiled" if self.compiled else ""
@@ -67,7 +67,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class StopPoint:
-    """Where a run is ended: the n-th time (from 1) that its rank 0 comes to a place."""
+    """Where a run is ended: the n-th time (from 1) that its rank 0 reaches a place."""
 
     place: str
     number: int
@@ -79,13 +79,13 @@ class StopPoint:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to, over all its segments."""
+    """Results of a job, over all its segments."""
 
     losses: dict[int, float]  # by step
     adapter_sha256: str
 
     def differs(self, other: Outcome) -> str | None:
-        """In what two outcomes differ, if in anything."""
+        """The difference of two outcomes, or None."""
         steps = self.losses.keys() | other.losses.keys()
         odd = [step for step in sorted(steps) if self.losses.get(step) != other.losses.get(step)]
         if odd:
@@ -94,7 +94,7 @@ class Outcome:
 
 
 class Trainers:
-    """Runs real trainers, one after another, on a store of their own."""
+    """Runs real trainers one after another, with their own store."""
 
     def __init__(self, folder: Path, nats_url: str, chats: int = 40) -> None:
         self._folder, self._url = folder, nats_url
@@ -116,7 +116,7 @@ class Trainers:
             self._call("services.model_import", "--source", SOURCE, "--name", base)
 
     def uninterrupted(self, setting: Setting) -> tuple[Outcome, float]:
-        """The outcome of a run that nothing ends, and seconds of its median step."""
+        """Outcome of an uninterrupted run, and seconds of its median step."""
         spec = self._spec(setting)
         self._run(setting, spec, None)
         measured = self._measured(spec)
@@ -125,7 +125,7 @@ class Trainers:
         return self._outcome(spec), median(steps)
 
     def interrupted(self, setting: Setting, point: StopPoint) -> tuple[Outcome, float]:
-        """The outcome of a run that was ended at a point and resumed; seconds to the exit."""
+        """Outcome of a run that was ended at a point and resumed, and seconds to its exit."""
         spec = self._spec(setting)
         folder, latency = self._run(setting, spec, point)
         assert latency is not None, f"{point} was not reached"
@@ -174,7 +174,7 @@ class Trainers:
     def _run(
         self, setting: Setting, spec: SegmentSpec, point: StopPoint | None
     ) -> tuple[Path, float | None]:
-        """Run a segment to its end; returns its folder, and seconds from the signal to the exit."""
+        """Run a segment to its end. Return its folder, and seconds from the signal to the exit."""
         folder = self._folder / f"{spec.job_id}-{spec.segment}"
         folder.mkdir()
         (folder / "spec.json").write_text(spec.model_dump_json())
@@ -204,7 +204,7 @@ class Trainers:
     def _outcome(self, spec: SegmentSpec) -> Outcome:
         losses: dict[int, float] = {}
         for each in self._measured(spec):
-            # A step that was done again has to have given the same.
+            # A repeated step must have the same result.
             if losses.setdefault(each.step, each.train_loss) != each.train_loss:
                 losses[each.step] = float("nan")
         files = self._artifacts.manifest(spec.adapter_prefix).files
@@ -212,7 +212,7 @@ class Trainers:
         return Outcome(losses, adapter.sha256)
 
     def _measured(self, spec: SegmentSpec) -> list[StepMeasured]:
-        """What all segments of a job told of their steps."""
+        """Step measurements of all segments of a job."""
         subject = f"telemetry.{spec.account_id}.{spec.job_id}.{spec.segment}"
 
         async def read(js: JetStreamContext) -> list[StepMeasured]:
@@ -249,7 +249,7 @@ class Trainers:
 
 @contextmanager
 def nats_server() -> Iterator[str]:
-    """The URL of a server with the declared streams, for as long as it is needed."""
+    """URL of a temporary server with the declared streams."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ecolink-nats-") as folder:
         process = subprocess.Popen(
@@ -267,7 +267,7 @@ def nats_server() -> Iterator[str]:
 
 
 def _ask(url: str, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
-    """Ask with a connection of its own; a server that starts is waited for."""
+    """Run a request on a new connection, and wait for a starting server."""
 
     async def run() -> T:
         for _ in range(100):
@@ -287,11 +287,11 @@ def _ask(url: str, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
 
 
 async def _ignore(_: Exception) -> None:
-    """It is raised as well."""
+    """Ignore the error, which is also raised."""
 
 
 def _saved(checkpoint: Checkpoint) -> SavedCheckpoint:
-    """A reported checkpoint of a first segment, as the event log would have it."""
+    """A reported checkpoint of a first segment, as in the event log."""
     return SavedCheckpoint(
         segment=1,
         step=checkpoint.step,
@@ -303,7 +303,7 @@ def _saved(checkpoint: Checkpoint) -> SavedCheckpoint:
 
 
 def _chat(number: int) -> dict[str, Any]:
-    """A short conversation; their lengths differ."""
+    """A short conversation of varying length."""
     question = f"What is {number} and {number}?" + " Tell me." * (number % 4)
     answer = f"It is {2 * number}." + " Good." * (number % 3)
     return {

@@ -1,4 +1,4 @@
-"""The reckoning of training speed: which steps count, whose turn it is, what a token costs."""
+"""Calculate training speed: counted steps, order of runs, and operations per token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one contestant."""
+    """One run of one trainer."""
 
     step_tokens: Sequence[int]  # without padding
     step_seconds: Sequence[float]
@@ -32,55 +32,55 @@ class Measured:
 
     @property
     def tokens_per_second(self) -> float:
-        """The median over the steps that count."""
+        """Median over the counted steps."""
         return median(tokens / seconds for tokens, seconds in self.counted)
 
     @property
     def overall_tokens_per_second(self) -> float:
-        """All tokens of the steps that count over all their seconds."""
+        """All counted tokens over their total seconds."""
         return sum(tokens for tokens, _ in self.counted) / sum(s for _, s in self.counted)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What the runs of one contestant come to."""
+    """Results over all runs of one trainer."""
 
     runs: Sequence[Measured]
 
     @property
     def tokens_per_second(self) -> float:
-        """The median over the runs."""
+        """Median over the runs."""
         return median(run.tokens_per_second for run in self.runs)
 
     @property
     def overall_tokens_per_second(self) -> float:
-        """The median over the runs, of all their steps together."""
+        """Median over the runs, of all their steps."""
         return median(run.overall_tokens_per_second for run in self.runs)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Tokens a second of the slowest and of the fastest run."""
+        """Tokens per second of the slowest and the fastest run."""
         speeds = [run.tokens_per_second for run in self.runs]
         return min(speeds), max(speeds)
 
     @property
     def peak_memory_bytes(self) -> float:
-        """The median over the runs."""
+        """Median over the runs."""
         return median(run.peak_memory_bytes for run in self.runs)
 
     @property
     def first_step_seconds(self) -> float:
-        """The median over the runs."""
+        """Median over the runs."""
         return median(run.first_step_seconds for run in self.runs)
 
     @property
     def compile_seconds(self) -> float:
-        """The median over the runs."""
+        """Median over the runs."""
         return median(run.compile_seconds for run in self.runs)
 
 
 def rotated(contestants: Sequence[T], repeat: int) -> list[T]:
-    """The order of a repeat: each contestant is first once in as many repeats as there are."""
+    """The order of a repeat, in which another trainer is first each time."""
     start = repeat % len(contestants)
     return [*contestants[start:], *contestants[:start]]
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrlConfig:
-    """One run. What has a default has TRL's own."""
+    """Settings of a run. The defaults are TRL's own."""
 
     model: str  # directory
     data: str  # file: {"train": [{"input_ids": [..], "labels": [..]}, ..]}
     output: str  # directory
-    learning_rates: list[float]  # of each optimizer step; their number is that of the steps
+    learning_rates: list[float]  # one per optimizer step
     target_modules: list[str]
     lora_r: int
     lora_alpha: int
@@ -37,11 +37,9 @@ class TrlConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 42
-    dtype: str = "float32"  # that the base is held in
+    dtype: str = "float32"  # of the base's weights
     bf16: bool = True  # autocast
-    sampling: str = (
-        "random"  # or "group_by_length", or "sequential": the examples as they are given
-    )
+    sampling: str = "random"  # or "group_by_length", or "sequential"
     gradient_checkpointing: bool = True
     max_length: int | None = 1024
     torch_compile: bool = False
@@ -49,14 +47,14 @@ class TrlConfig:
 
 @dataclass(frozen=True)
 class TrlResult:
-    """What a run measured."""
+    """Measurements of a run."""
 
     version: str
-    tokens: int  # trained on, without padding
+    tokens: int  # without padding
     first_step_seconds: float  # from the program's start to the end of the first optimizer step
-    train_seconds: float  # the first step included
+    train_seconds: float  # with the first step
     step_seconds: list[float]
-    losses: list[float]  # as TRL logs them, every ten steps
+    losses: list[float]  # every ten steps
     peak_rss_bytes: int
     peak_gpu_bytes: int  # 0 without a GPU
     step_tokens: list[int]  # of each optimizer step, without padding
@@ -67,7 +65,7 @@ class TrlResult:
 
 @dataclass
 class Stopwatch:
-    """When training began, and when each optimizer step ended, after how many tokens."""
+    """Start of training, and end and tokens of each optimizer step."""
 
     began: float = 0.0
     ended: list[float] = field(default_factory=list)
@@ -75,12 +73,12 @@ class Stopwatch:
 
     @property
     def step_seconds(self) -> list[float]:
-        """How long each step took."""
+        """Seconds of each step."""
         return [end - start for start, end in zip([self.began, *self.ended], self.ended)]  # noqa: B905
 
     @property
     def step_tokens(self) -> list[int]:
-        """How many tokens each step saw."""
+        """Tokens of each step."""
         return [after - before for before, after in zip([0, *self.tokens], self.tokens)]  # noqa: B905
 
 
@@ -117,7 +115,7 @@ def _adapter_dtype(model: Any) -> str:
 
 
 def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
-    """An SFTTrainer that follows the given learning rates and keeps the time."""
+    """An SFTTrainer with the given learning rates and a stopwatch."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import TrainerCallback
@@ -129,7 +127,7 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             stopwatch.ended.append(time.monotonic())
-            # What TRL logs as num_tokens, at every step.
+            # TRL's num_tokens.
             stopwatch.tokens.append(int(trainer._total_train_tokens))
 
     class Scheduled(SFTTrainer):
@@ -192,14 +190,14 @@ def _arguments(config: TrlConfig) -> Any:
 
 
 def peak_rss_bytes() -> int:
-    """The process's highest resident memory; `ru_maxrss` would count what it was forked from."""
+    """Peak resident memory of the process. `ru_maxrss` includes the process it was forked from."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def peak_gpu_bytes() -> int:
-    """What torch's allocator reserved of a GPU at most, and what lies beside it; 0 without one."""
+    """Peak memory that torch reserved, plus other memory in use; 0 without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -210,14 +208,14 @@ def peak_gpu_bytes() -> int:
 
 
 def seconds_since_start() -> float:
-    """How long ago the kernel started this process."""
+    """Seconds since the kernel started this process."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main(config_path: Path) -> None:
-    """Run the configuration of a file."""
+    """Run the configuration in a file."""
     result = run(TrlConfig(**json.loads(config_path.read_text())))
     print(json.dumps(asdict(result)), flush=True)
 

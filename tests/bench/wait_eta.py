@@ -15,15 +15,15 @@ def bench(
     seed: Annotated[int, typer.Option(help="Of arrivals and durations.")] = SEED,
     noise: Annotated[float, typer.Option(help="Log-deviation of true durations.")] = NOISE,
 ) -> None:
-    """Tell 200 jobs on a pool of 8 GPUs how long they will wait, and see how long they do."""
+    """Estimate the waits of 200 jobs on a pool of 8 GPUs, and compare them with the real ones."""
     jobs = simulate(seed, noise=noise)
     inside = sum(
         each.estimate.low_seconds <= each.duration <= each.estimate.high_seconds for each in jobs
     )
     table = Table("", "jobs that waited", "median error", "p90 error", box=None)
     for name, told in (
-        ("from the running jobs' own remaining estimates", lambda job: job.eta),
-        ("naive: expected GPU seconds before it / GPUs", lambda job: job.naive),
+        ("from the remaining estimates of running jobs", lambda job: job.eta),
+        ("naive: expected GPU seconds of earlier jobs / GPUs", lambda job: job.naive),
     ):
         accuracy = Accuracy.of(jobs, told)
         table.add_row(
@@ -34,7 +34,7 @@ def bench(
         )
     console = Console(highlight=False)
     console.print(
-        f"{JOBS} jobs on {CAPACITY} GPUs, seed {seed}; {inside} took as long as their range said."
+        f"{JOBS} jobs on {CAPACITY} GPUs, seed {seed}; {inside} ended inside their range."
     )
     console.print(table)
 

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.chat.serving import UNEXPECTED, UNREACHABLE, GenerationInterrupted, Serving
 from gateway.http.errors import NotServing
-from infrastructure.generation import GenerationAsked, TextGrown
+from infrastructure.generation import GenerationRequest, TextDelta
 
-ASKED = GenerationAsked(deployment_id=UUID(int=1), account_id=UUID(int=2), messages=[], choices=2)
+ASKED = GenerationRequest(deployment_id=UUID(int=1), account_id=UUID(int=2), messages=[], choices=2)
 BEGUN = b'{"prompt_tokens": 3}\n'
 ENDED = b'{"choice": 0, "text": "a", "finish_reason": "stop", "completion_tokens": 1}\n'
 
@@ -31,7 +31,7 @@ class Body(httpx.AsyncByteStream):
         self.closed = True
 
 
-async def generated(body: Body, status: int = 200) -> list[TextGrown]:
+async def generated(body: Body, status: int = 200) -> list[TextDelta]:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=body))
     async with httpx.AsyncClient(base_url="http://serving", transport=transport) as client:
         generation = await Serving(client).generate(ASKED)
@@ -75,7 +75,7 @@ def test_a_generation_is_complete_when_all_choices_ended() -> None:
 
 def test_unicode_line_separators_do_not_split_lines() -> None:
     text = "a\u2028b\u2029c\x85d\x0be\x1cf"
-    line = TextGrown(choice=0, text=text).model_dump_json(exclude_none=True) + "\n"
+    line = TextDelta(choice=0, text=text).model_dump_json(exclude_none=True) + "\n"
     ended = ENDED + ENDED.replace(b'"choice": 0', b'"choice": 1')
     first, *_ = asyncio.run(generated(Body(BEGUN + line.encode() + ended)))
     assert first.text == text

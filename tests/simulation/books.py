@@ -1,4 +1,4 @@
-"""The money that a log holds, summed from its stored rows without the domain's classes."""
+"""Money in a log, summed from its stored rows without the domain's classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MONEY = frozenset(("CreditGranted", "ToppedUp", "UsageSettled", "MinuteMetered",
 
 @dataclass
 class Books:
-    """Free and reserved money of each account, and the seconds that each segment was billed."""
+    """Free and reserved money of each account, and the billed seconds of each segment."""
 
     free: Counter[str] = field(default_factory=Counter)
     reserved: Counter[str] = field(default_factory=Counter)
@@ -23,10 +23,10 @@ class Books:
     billed_seconds: int = 0
     minutes: int = 0
     billed_twice: int = 0
-    """Minutes that did not begin where the one before them had ended."""
+    """Minutes that did not start at the end of the previous one."""
 
     def post(self, row: StoredEvent) -> None:
-        """Take one stored event; those that move no money change nothing."""
+        """Add one stored event, if it moves money."""
         if row.topic not in MONEY:
             return
         state = json.loads(row.state)
@@ -34,7 +34,7 @@ class Books:
         if row.topic == "MinuteMetered":
             self._bill(row.originator_id, account, state)
         elif row.topic == "UsageSettled":
-            # What it captures, the minutes of the same save say one by one.
+            # The minutes of the same save have the same money, one by one.
             self.free[account] -= state["reserved_micros"]
             self.reserved[account] += state["reserved_micros"]
         else:
@@ -50,5 +50,5 @@ class Books:
         self.minutes += 1
 
     def forget(self, meter: Hashable) -> tuple[int, int]:
-        """Drop a closed meter; returns (seconds, micro-dollars) that it was billed in all."""
+        """Drop a closed meter; return (seconds, micro-dollars) billed in total."""
         return self.reached.pop(meter, 0), self.charged.pop(meter, 0)

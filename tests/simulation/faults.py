@@ -1,4 +1,4 @@
-"""What went wrong in a simulation, and what it cost whom."""
+"""Faults in a simulation, and their cost."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from tests.simulation.trainer import SimulatedTrainer
 
 @dataclass
 class Faults:
-    """Sums over all segments so far, seconds if nothing else is said."""
+    """Sums over all segments; seconds by default."""
 
     difference_micros: int = 0
-    """Between closed meters and the oracle."""
+    """Difference between closed meters and the oracle."""
 
     below_zero: int = 0
-    """How often a balance was below zero, or below what its leases hold."""
+    """Number of balances below zero or below their leases."""
 
     conflicts: int = 0
     overruns: int = 0
-    """How often a trainer was ended after its grace, without its last checkpoint."""
+    """Trainers killed after their grace period, without a last checkpoint."""
 
     grace_seconds: int = 0
     unpaid_seconds: int = 0
-    """GPU time beyond lease and grace, and time that good clocks showed and nobody billed."""
+    """GPU time beyond lease and grace, and unbilled time that correct clocks showed."""
 
     overbilled_seconds: int = 0
-    """Time that was billed, not given back and never passed, where one clock at most was wrong."""
+    """Billed time that never passed and was not credited, with at most one wrong clock."""
 
     unbilled_seconds: int = 0
-    """GPU time that wrong clocks kept from the bill; the platform's loss."""
+    """GPU time that wrong clocks kept off the bill, at the platform's cost."""
 
     def count_lease(self, trainer: SimulatedTrainer, paid_seconds: int, limit_seconds: int) -> None:
-        """A trainer is gone; it had a lease, and some grace to save."""
+        """Count a terminated trainer that had a lease, and grace to save."""
         self.grace_seconds += trainer.grace
         self.overruns += trainer.overruns and trainer.is_out_of_lease
         self.unpaid_seconds += max(0, trainer.ran - paid_seconds)
         self.unpaid_seconds += max(0, trainer.grace - limit_seconds)
 
     def count_bill(self, trainer: SimulatedTrainer, facts: SegmentFacts) -> None:
-        """What a segment was billed is final."""
+        """Count the final bill of a segment."""
         assert facts.kept is not None
         if not trainer.has_two_wrong_clocks:
             self.overbilled_seconds += max(0, facts.kept - trainer.age)
         if trainer.overruns and trainer.is_out_of_lease:
-            return  # all that no checkpoint holds is given back
+            return  # work without a checkpoint is credited
         if trainer.has_good_clocks:
             self.unpaid_seconds += abs(trainer.ran - facts.billed)
         else:

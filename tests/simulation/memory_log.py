@@ -1,4 +1,4 @@
-"""An event log in memory for benches: the real one, on a recorder that can forget."""
+"""An event log in memory, with a recorder that can drop streams."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ A = TypeVar("A", bound=Aggregate)
 
 
 class MemoryRecorder(POPOProcessRecorder):
-    """The library's recorder in memory, quick on long streams, and bounded.
+    """The library's recorder in memory, fast on long streams, and bounded.
 
-    It keeps whole streams until they are dropped, and notifications until they are read.
+    It keeps streams until they are dropped, and notifications until they are read.
     """
 
     def __init__(self) -> None:
@@ -31,17 +31,17 @@ class MemoryRecorder(POPOProcessRecorder):
         self._last_id = 0
 
     def drop_stream(self, originator_id: UUID) -> None:
-        """Forget a stream that nobody writes or reads any more."""
+        """Drop a stream that is no longer read or written."""
         del self._streams[originator_id]
         self._dropped.add(originator_id)
 
     def drop_notifications(self, up_to: int) -> None:
-        """Forget the notifications up to an id, which everyone has read."""
+        """Drop the notifications up to an id, which all consumers have read."""
         del self._notifications[: up_to - self._first_id + 1]
 
     @property
     def _first_id(self) -> int:
-        """Id of the first notification that is kept, or of the next one."""
+        """Id of the first notification, or of the next one."""
         return self._last_id - len(self._notifications) + 1
 
     def _assert_uniqueness(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ class MemoryRecorder(POPOProcessRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        """Events of a stream; their versions are their places in it."""
+        """Events of a stream. Their versions are their indexes."""
         assert originator_id not in self._dropped
         found = self._streams.get(originator_id, [])[gt or 0 : lte]
         return (found[::-1] if desc else found)[:limit]
@@ -99,7 +99,7 @@ class MemoryRecorder(POPOProcessRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """Notifications that were not dropped, from one on."""
+        """Notifications from one on that were not dropped."""
         assert stop is None
         assert not topics
         begin = (start or 1) + (0 if inclusive_of_start else 1) - self._first_id
@@ -112,7 +112,7 @@ class MemoryRecorder(POPOProcessRecorder):
 
 
 class MemoryLog(EventLog):
-    """An event log whose aggregates are cached, and change through this log alone."""
+    """An event log with cached aggregates, which change only through this log."""
 
     def __init__(self, cached: int) -> None:
         super().__init__(
@@ -124,7 +124,7 @@ class MemoryLog(EventLog):
         return MemoryRecorder()
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
-        """A copy of the cached aggregate; flat, as only its own dicts and lists can change."""
+        """A shallow copy of the cached aggregate, because only its own dicts and lists change."""
         try:
             cached: object = self.repository.get(aggregate_id, deepcopy_from_cache=False)
         except AggregateNotFoundError:
@@ -139,6 +139,6 @@ class MemoryLog(EventLog):
 
     @property
     def memory(self) -> MemoryRecorder:
-        """The recorder, as what it is."""
+        """The recorder, with its type."""
         assert isinstance(self.recorder, MemoryRecorder)
         return self.recorder

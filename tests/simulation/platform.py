@@ -1,7 +1,7 @@
 """A platform in one thread: the real domain, scheduling and billing, with simulated trainers.
 
-Time, trainers and what reaches billing of them are simulated, and every fact of it is told to the
-oracle. All else is what the services run: their reactions, in the order of the log.
+Time, trainers and their reports are simulated, and the oracle gets every fact of them. The
+services' reactions are real and run in the order of the log.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ from tests.simulation.trainer import (
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = UUID("b3d1c1de-52a5-4c3c-9d5b-3a8b8ad0f1ce")
 UNANSWERED = frozenset(("MinuteMetered", "UsageSettled"))
-"""Events that no service reacts to; there are too many to read them for nothing."""
+"""Events without reactions. There are too many to read."""
 
 GRACE_SECONDS = Settings().grace_seconds
-PAID_BY_PLATFORM = (None, 1)  # its node is lost; it crashed
+PAID_BY_PLATFORM = (None, 1)  # lost node; crash
 PAID_BY_USER = (FailureClass.BAD_DATA, FailureClass.LOSS_DIVERGED)
-"""Ends by who pays as the product's document has it; not read from the table that is tested."""
+"""Failures by payer, as in the specification, not from the table under test."""
 
 NOTHING = Manifest(files=())
-"""What simulated trainers write."""
+"""Files of simulated trainers."""
 
 Segment = tuple[UUID, int]
 
 
 class SimulatedPlatform:
-    """Accounts, jobs and pools in one log, and the commands, mishaps and time that come to them."""
+    """Accounts, jobs and pools in one log, with commands, faults and time."""
 
     def __init__(self, log: EventLog, policy: LeasePolicy) -> None:
         self.log = log
@@ -73,14 +73,14 @@ class SimulatedPlatform:
         self.books = Books()
         self.faults = Faults()
         self.trainers: dict[Segment, SimulatedTrainer] = {}
-        self.clock_jump = 0  # seconds by which the platform's clock is wrong
+        self.clock_jump = 0  # error of the platform's clock, seconds
         self._true_seconds = 0
         self.position = 0
         self._commands = 0
-        self.is_prompt = True  # services answer every event at once
+        self.is_prompt = True  # services react at once
         self._ended: dict[Segment, Ended] = {}
         self._open: dict[UUID, dict[Segment, UUID]] = {}
-        self.finished: list[tuple[UUID, int]] = []  # jobs that are over, and their segments
+        self.finished: list[tuple[UUID, int]] = []  # ended jobs and their segments
         self._metering = Metering(log, policy, self.now)
         self.artifacts = Artifacts("memory:///")
         launcher: Any = SimulatedLauncher(self.now, self.trainers)
@@ -93,7 +93,7 @@ class SimulatedPlatform:
         self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))
 
     def now(self) -> datetime:
-        """What the platform's clock says."""
+        """Time of the platform's clock."""
         return EPOCH + timedelta(seconds=self._true_seconds + self.clock_jump)
 
     def cause(self, actor: str) -> Cause:
@@ -104,10 +104,10 @@ class SimulatedPlatform:
     def _cause_of(self, service: str) -> Callable[[], Cause]:
         return lambda: self.cause(f"service:{service}")
 
-    # Commands of people
+    # Commands of users and operators
 
     def open_account(self, name: str) -> UUID:
-        """An account with nothing in it."""
+        """Open an empty account."""
         account_id = uuid5(NAMESPACE, name)
         with because(self.cause("operator")):
             self.log.commit(Account.open(account_id, Role.USER, "UTC"))
@@ -115,7 +115,7 @@ class SimulatedPlatform:
         return account_id
 
     def open_pool(self, region: str, capacity: int) -> None:
-        """GPUs of one type in a region."""
+        """Open a pool of GPUs of one type in a region."""
         with because(self.cause("operator")):
             pool = GpuPool.open(region, "gpu")
             pool.change_capacity(capacity)
@@ -123,7 +123,7 @@ class SimulatedPlatform:
         self._react()
 
     def top_up(self, account_id: UUID, amount_micros: int, reference: str) -> None:
-        """Money arrives."""
+        """Top up an account."""
         receipt = Receipt(provider="manual", reference=reference, amount_micros=amount_micros)
         with because(self.cause("operator")):
             account = self.log.load(Account, account_id)
@@ -134,7 +134,7 @@ class SimulatedPlatform:
         self._react()
 
     def approve(self, account_id: UUID, name: str, plan: TrainingPlan) -> UUID:
-        """A job begins to wait for its GPUs."""
+        """Approve a job, which queues for its GPUs."""
         job_id = uuid5(account_id, name)
         with because(self.cause("account")):
             self.log.commit(Job.approve(job_id, account_id, plan))
@@ -142,7 +142,7 @@ class SimulatedPlatform:
         return job_id
 
     def command_job(self, job_id: UUID, command: Callable[[Job], None]) -> None:
-        """Something that an account holder asks of a job; what it refuses is raised."""
+        """Run a command of an account holder. Raises what the job refuses."""
         job = self.log.load(Job, job_id)
         with because(self.cause("account")):
             command(job)
@@ -150,17 +150,17 @@ class SimulatedPlatform:
         self._react()
 
     def change_capacity(self, region: str, capacity: int) -> None:
-        """GPUs come or go; a segment that runs keeps its own."""
+        """Change the number of GPUs. Running segments keep theirs."""
         with because(self.cause("operator")):
             pool = self.log.load(GpuPool, gpu_pool_id(region, "gpu"))
             pool.change_capacity(capacity)
             self.log.commit(pool)
         self._react()
 
-    # What happens by itself
+    # Events without a command
 
     def expire_adapter(self, job_id: UUID) -> None:
-        """What a cancelled job had saved is deleted, if its time is over."""
+        """Delete the files of a cancelled job, if their time has passed."""
         job = self.log.load(Job, job_id)
         with because(self.cause("service:scheduler")):
             job.expire_adapter()
@@ -168,16 +168,16 @@ class SimulatedPlatform:
         self._react()
 
     def pass_time(self, seconds: int) -> None:
-        """Every trainer works on, until its paid time or its work ends."""
+        """Let every trainer work until its paid time or its work ends."""
         self._true_seconds += seconds
         for trainer in self.trainers.values():
             trainer.work(seconds)
 
     def end_finished(self, grace_seconds: int = 0) -> None:
-        """Trainers whose lease or work is over, or that shall stop, say their last word.
+        """End trainers whose lease or work has ended, or that were asked to stop.
 
-        One whose lease is over needs some grace for its last checkpoint; one that does not make it
-        in time is ended without.
+        After its lease a trainer needs grace for its last checkpoint. One that takes too long is
+        killed without it.
         """
         for trainer in list(self.trainers.values()):
             if trainer.is_stopping:
@@ -194,7 +194,7 @@ class SimulatedPlatform:
                 self.end(trainer, Outcome.LEASE_ENDED)
 
     def save_checkpoint(self, trainer: SimulatedTrainer) -> None:
-        """A checkpoint is durable, and the scheduler hears of it."""
+        """Store a checkpoint and report it to the scheduler."""
         trainer.save()
         job = self.log.load(Job, trainer.job_id)
         step = job.step + 1
@@ -212,7 +212,7 @@ class SimulatedPlatform:
         self._react()
 
     def complete(self, trainer: SimulatedTrainer) -> None:
-        """A trainer is done, with an evaluated adapter."""
+        """Complete a trainer, with an evaluated adapter."""
         job = self.log.load(Job, trainer.job_id)
         ref = f"{job_prefix(job)}/adapter/segment-{trainer.segment}"
         self._write(ref)
@@ -227,7 +227,7 @@ class SimulatedPlatform:
         phase: Phase = Phase.TRAINING,
         **said: Any,
     ) -> None:
-        """A trainer says its last word; all of its time is its user's to pay."""
+        """End a trainer with a final report. The user pays for all of its time."""
         job = self.log.load(Job, trainer.job_id)
         report = self._report(trainer, job, phase, outcome=outcome, **said)
         self._note_end(trainer, kept=trainer.reported)
@@ -235,7 +235,7 @@ class SimulatedPlatform:
         self._react()
 
     def lose(self, trainer: SimulatedTrainer, exit_code: int | None) -> None:
-        """A trainer is gone without a last word; what no checkpoint holds is given back."""
+        """End a trainer without a final report. Work without a checkpoint is credited."""
         self._note_end(trainer, kept=min(trainer.saved, trainer.reported))
         name = PodName(trainer.job_id, trainer.segment)
         grace = trainer.grace
@@ -257,9 +257,9 @@ class SimulatedPlatform:
         self.artifacts.put(f"{ref}/{MANIFEST}", NOTHING.content)
 
     def tick(self, account_id: UUID, meanwhile: Callable[[], object] | None = None) -> bool:
-        """One account's tick, as the ticker makes it; False if another writer was first.
+        """Run one account's tick. Return False if another writer was first.
 
-        `meanwhile` happens between its reading and its saving.
+        `meanwhile` runs between its reading and its saving.
         """
         pods = [(key, self._pod(key), opened) for key, opened in self._open_meters(account_id)]
         now = self.now()
@@ -279,7 +279,7 @@ class SimulatedPlatform:
                 return False
         for (key, pod, _), (shown_seconds, clock) in zip(pods, seen, strict=True):
             segment = self.oracle.segments.get(key)
-            if segment is not None and not segment.closed:  # it may have ended meanwhile
+            if segment is not None and not segment.closed:  # it can have ended meanwhile
                 self.oracle.tick(key, int(shown_seconds), clock)
             if pod is not None:
                 ended = self._ended.get(key)
@@ -288,12 +288,12 @@ class SimulatedPlatform:
         return True
 
     def forget(self, job: Job) -> None:
-        """Drop what is kept of a job that is over."""
+        """Drop the data of an ended job."""
         self.artifacts.delete_directory(job_prefix(job))
         for segment in range(1, job.segment + 1):
             self._segments.forget(PodName(job.id, segment))
 
-    # What must hold
+    # Checks
 
     def difference(self, account_id: UUID) -> int:
         """Micro-dollars between the oracle, the stored rows and the account; must be 0."""
@@ -309,21 +309,21 @@ class SimulatedPlatform:
             + abs(self.books.reserved[name] - reserved)
         )
 
-    # The log and its services
+    # The log and the services
 
     def _react(self) -> None:
-        """What is new stands in the log; services that are prompt answer it at once."""
+        """Pass new events to the services. Prompt services react at once."""
         self._observe()
         if self.is_prompt:
             self.drain()
 
     def handle(self, service: SimulatedService) -> None:
-        """Let a service answer its next event."""
+        """Let a service handle its next event."""
         service.answer()
         self._observe()
 
     def drain(self) -> None:
-        """Let all services answer until there is nothing left to answer."""
+        """Let all services handle all events."""
         while self.scheduler.lags or self.billing.lags:
             self.handle(self.scheduler)
             self.handle(self.billing)
@@ -342,15 +342,15 @@ class SimulatedPlatform:
                     self.billing.hear(event)
 
     def _bill(self, event: Event) -> Sequence[Aggregate]:
-        """Billing's reaction; to the end of a segment it is the oracle's as well."""
+        """React as billing does. The oracle ends a segment at the same time."""
         if isinstance(event, Job.SegmentEnded):
             self._end_in_oracle((event.originator_id, event.segment))
         return self._metering.react(event)
 
     def _end_in_oracle(self, key: Segment) -> None:
-        """A segment ends; time after it is nobody's, whatever a wrong report had shown."""
+        """End a segment in the oracle. Later time is never billed, whatever a report says."""
         ended = self._ended.pop(key, None)
-        if ended is None:  # it had no pod
+        if ended is None:  # without a pod
             self.oracle.end(key, 0, 0, 0)
             return
         trainer = ended.trainer
@@ -380,7 +380,7 @@ class SimulatedPlatform:
                 pass
 
     def _close(self, event: Meter.MeterClosed) -> None:
-        """Hold what a meter billed against the oracle, to the second and the micro-dollar."""
+        """Compare a meter's bill with the oracle, to the second and the micro-dollar."""
         key = (event.job_id, event.segment)
         del self._open[event.account_id][key]
         facts = self.oracle.segments[key]
@@ -395,7 +395,7 @@ class SimulatedPlatform:
         return list(self._open.get(account_id, {}).items())
 
     def _pod(self, key: Segment) -> SimulatedTrainer | None:
-        """A segment's trainer, also if it is gone: what it showed stays evidence."""
+        """A segment's trainer, even if it is gone, because its reports stay evidence."""
         ended = self._ended.get(key)
         return self.trainers.get(key) if ended is None else ended.trainer
 

@@ -21,10 +21,10 @@ from domain.training.phases import Phase
 
 CAPACITY, JOBS, SEED = 8, 200, 2026
 LOAD = 0.95
-"""GPU time that arrives over GPU time that there is: a busy pool, with waits short and long."""
+"""Arriving GPU time over available GPU time: a busy pool, with short and long waits."""
 
 ENDED_EARLY = 0.05
-"""Share of the jobs that are cancelled, or fail, at a moment that nobody foresees."""
+"""Share of jobs that are cancelled or fail at a random moment."""
 
 COUNTS, COUNT_WEIGHTS = (1, 2, 4), (6, 3, 1)
 STEPS = 200
@@ -35,28 +35,28 @@ OVERHEAD_SHARES = {
     Phase.EVALUATION: 0.05,
     Phase.REGISTER: 0.01,
 }
-"""Of a job's typical seconds; the rest is training."""
+"""Shares of a job's typical seconds. The rest is training."""
 
 TYPICAL_SECONDS, SPREAD = 1800.0, 0.8
-"""Median and log-standard deviation of what jobs are expected to take: minutes to hours."""
+"""Median and log-standard deviation of the expected seconds of a job: minutes to hours."""
 
 NOISE = 0.12
-"""Log-standard deviation of a phase's true seconds around the expected ones. With it three of four
-jobs end inside a range of 30%: worse than the estimate is meant to be."""
+"""Log-standard deviation of a phase's true seconds around the expected ones. With it, three of four
+jobs end inside a range of 30%, which is worse than the goal of the estimate."""
 
 
 @dataclass
 class SimulatedJob:
-    """A job with its estimate, and what it will really take."""
+    """A job with its estimate and its true duration."""
 
     number: int
     count: int
     arrives_at: float
     estimate: Estimate
     true_seconds: dict[Phase, float]
-    ends_early_at: float | None = None  # share of its duration
+    ends_early_at: float | None = None  # as a share of its duration
     started_at: float | None = None
-    eta: float | None = None  # announced at arrival, if it had to wait
+    eta: float | None = None  # estimated wait at arrival, if it had to wait
     naive: float | None = None
 
     @property
@@ -66,16 +66,16 @@ class SimulatedJob:
 
     @property
     def duration(self) -> float:
-        """True seconds that it holds its GPUs."""
+        """True seconds on its GPUs."""
         return sum(self.true_seconds.values()) * (self.ends_early_at or 1.0)
 
     @property
     def expected(self) -> float:
-        """Seconds that its estimate expects."""
+        """Seconds of its estimate."""
         return sum(each.typical_seconds for each in self.estimate.phases)
 
     def left_at(self, now: float) -> float:
-        """What a platform that sees phase and step believes it will still take."""
+        """Estimated remaining seconds, given phase and step."""
         assert self.started_at is not None
         elapsed = now - self.started_at
         rest = elapsed
@@ -93,14 +93,14 @@ class SimulatedJob:
 
 @dataclass
 class SimulatedPool:
-    """The real pool, driven by simulated time."""
+    """The real pool in simulated time."""
 
     pool: GpuPool
     now: float = 0.0
     jobs: dict[UUID, SimulatedJob] = field(default_factory=dict)
 
     def advance(self, until: float) -> None:
-        """End what ends before a moment, and start what then fits."""
+        """End and start jobs up to a moment."""
         while held := [self.jobs[each] for each, _ in self.pool.held]:
             first = min(held, key=_end)
             if _end(first) > until:
@@ -111,7 +111,7 @@ class SimulatedPool:
         self.now = max(self.now, until) if until < math.inf else self.now
 
     def join(self, job: SimulatedJob) -> None:
-        """A job arrives; if it has to wait it is told for how long."""
+        """Add a job. If it has to wait, estimate its wait."""
         self.jobs[job.claim.job_id] = job
         if self.pool.queue or job.count > self.pool.free:
             job.eta, job.naive = self._eta(job.count), self._naive_eta()
@@ -135,7 +135,7 @@ class SimulatedPool:
         )
 
     def _naive_eta(self) -> float:
-        """GPU seconds still expected of all before it, over the pool's GPUs."""
+        """Expected GPU seconds of all earlier jobs, divided by the pool's GPUs."""
         before = [self.jobs[each] for each, _ in (*self.pool.held, *self.pool.queue)]
         spent = {
             each.number: self.now - (self.now if each.started_at is None else each.started_at)
@@ -154,7 +154,7 @@ def _end(job: SimulatedJob) -> float:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Relative errors of announced waits."""
+    """Relative errors of estimated waits."""
 
     waited: int
     median_error: float
@@ -164,7 +164,7 @@ class Accuracy:
     def of(
         cls, jobs: Sequence[SimulatedJob], told: Callable[[SimulatedJob], float | None]
     ) -> Accuracy:
-        """Of the jobs that had to wait."""
+        """Errors of the jobs that had to wait."""
         errors = [
             abs(announced - waited) / waited
             for job in jobs
@@ -176,7 +176,7 @@ class Accuracy:
 
 
 def simulate(seed: int = SEED, jobs: int = JOBS, noise: float = NOISE) -> list[SimulatedJob]:
-    """Let some jobs arrive, wait and run; each knows what it was told and when it began."""
+    """Let jobs arrive, wait and run. Each has its estimated and its true wait."""
     random = Random(seed)
     arriving = _arrivals(random, jobs, noise)
     with because(Cause("service:bench", "wait-eta", datetime(2026, 1, 1, tzinfo=UTC))):
@@ -191,7 +191,7 @@ def simulate(seed: int = SEED, jobs: int = JOBS, noise: float = NOISE) -> list[S
 
 
 def _arrivals(random: Random, jobs: int, noise: float) -> list[SimulatedJob]:
-    """Jobs in the order of their arrival, as a Poisson stream that keeps the pool busy."""
+    """Jobs by arrival, as a Poisson process that keeps the pool busy."""
     drawn = [_job(random, number, noise) for number in range(1, jobs + 1)]
     interval = mean(each.count * each.expected for each in drawn) / CAPACITY / LOAD
     now = 0.0

@@ -1,4 +1,4 @@
-"""A service in a simulation: its real reactions to the log, as late as the simulation wants."""
+"""A simulated service: its real reactions, with a delay that the simulation chooses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.scheduler.handlers import Scheduling
 
 
 class SimulatedService:
-    """Answers events one by one, in the order of the log; those that wait are its lag."""
+    """Handles events one by one, in the order of the log."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class SimulatedService:
 
     @property
     def lags(self) -> bool:
-        """Whether there are events that it has not answered."""
+        """True if there are unhandled events."""
         return bool(self._waiting)
 
     def hear(self, event: Event) -> None:
-        """An event stands in the log."""
+        """Queue an event."""
         self._waiting.append(event)
 
     def answer(self) -> None:
-        """Answer the next event, if one waits; what that changes is saved at once."""
+        """Handle the next event, if there is one, and save the changes."""
         if self._waiting:
             with because(self._cause()):
                 aggregates = self._react(self._waiting.popleft())
@@ -46,7 +46,7 @@ class SimulatedService:
 
 
 class SimulatedScheduler(SimulatedService):
-    """It looks besides for jobs whose next launch was put off, once it has answered all events."""
+    """Also relaunches jobs that are due, after all events are handled."""
 
     def __init__(self, log: EventLog, scheduling: Scheduling, cause: Callable[[], Cause]) -> None:
         super().__init__(log, scheduling.react, cause)
@@ -55,22 +55,22 @@ class SimulatedScheduler(SimulatedService):
 
     @property
     def lags(self) -> bool:
-        """Whether there are events that it has not answered, or a job that is due."""
+        """True if there are unhandled events or due jobs."""
         return super().lags or self._due() is not None
 
     def hear(self, event: Event) -> None:
-        """An event stands in the log."""
+        """Queue an event."""
         super().hear(event)
         if isinstance(event, Job.RelaunchPostponed):
             self._put_off[event.originator_id] = event.until
 
     def answer(self) -> None:
-        """Answer the next event; if none waits, queue a job that is due."""
+        """Handle the next event. Without one, queue a job that is due."""
         if super().lags:
             super().answer()
         elif (job_id := self._due()) is not None:
             del self._put_off[job_id]
-            if (job := self._log.find(Job, job_id)) is not None:  # else it is over, and forgotten
+            if (job := self._log.find(Job, job_id)) is not None:  # otherwise it has ended
                 with because(self._cause()):
                     self._log.commit(*self._claim(job))
 

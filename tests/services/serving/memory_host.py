@@ -1,4 +1,4 @@
-"""A host that holds names instead of models, for tests of what is attached and when."""
+"""A host without models, for tests of what is attached and when."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from services.serving.deployed import CannotServe, Served
 
 
 class MemoryHost:
-    """Notes what is attached; told to, it refuses or fails."""
+    """Records attached deployments. It can be set to refuse or fail."""
 
     def __init__(self) -> None:
         self.attached: dict[UUID, Served] = {}
         self.calls: list[str] = []
         self.refusal: Exception | None = None
-        self.refused: str | None = None  # the model that it is about; None: all
+        self.refused: str | None = None  # the model to refuse or fail; None: all
 
     @property
     def models(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Text grows by whole characters, and shows nothing of a stop sequence."""
+"""Text is shown in whole characters, and without stop sequences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tokens_of(text: str) -> list[int]:
 
 
 def shown(text: str, *stops: str) -> tuple[list[str], bool]:
-    """The pieces that are shown as tokens come, and whether a stop sequence ended them."""
+    """The deltas of some tokens, and True if a stop sequence ended them."""
     answer, pieces = AnswerText(TOKENIZER, stops), []
     for token in tokens_of(text):
         pieces.append(answer.add(token))
@@ -27,18 +27,18 @@ def shown(text: str, *stops: str) -> tuple[list[str], bool]:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-def test_the_pieces_are_the_text(text: str) -> None:
+def test_the_deltas_add_up_to_the_text(text: str) -> None:
     pieces, stopped = shown(text)
     assert "".join(pieces) == text
     assert "\ufffd" not in text or not stopped
 
 
-def test_a_character_of_several_tokens_comes_when_it_is_whole() -> None:
+def test_a_character_of_several_tokens_is_shown_when_complete() -> None:
     pieces, _ = shown("é🎉")
     assert [piece for piece in pieces if piece] == ["é", "🎉"]
 
 
-def test_half_a_character_at_the_end_is_shown_as_such() -> None:
+def test_an_incomplete_character_at_the_end_is_shown() -> None:
     answer = AnswerText(TOKENIZER, ())
     assert answer.add(tokens_of("é")[0]) == ""
     assert answer.end() == "\ufffd"
@@ -55,7 +55,7 @@ def test_half_a_character_at_the_end_is_shown_as_such() -> None:
         ("🎉é!", ["é"], "🎉"),
     ],
 )
-def test_what_may_begin_a_stop_sequence_is_held_back(
+def test_a_possible_start_of_a_stop_sequence_is_held_back(
     text: str, stops: list[str], expected: str
 ) -> None:
     pieces, stopped = shown(text, *stops)
@@ -64,7 +64,7 @@ def test_what_may_begin_a_stop_sequence_is_held_back(
 
 
 @given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
-def test_a_stop_sequence_is_found_wherever_tokens_part_it(text: str, stops: list[str]) -> None:
+def test_a_stop_sequence_is_found_across_tokens(text: str, stops: list[str]) -> None:
     pieces, stopped = shown(text, *stops)
     whole = "".join(pieces)
     assert text.startswith(whole)

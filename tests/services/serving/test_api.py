@@ -1,4 +1,4 @@
-"""The route between gateway and serving."""
+"""The HTTP route between the gateway and serving."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from infrastructure.generation import GENERATE_PATH
 from services.serving import api
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from tests.polling import eventually
 from tests.services.serving.answers import Answers
 from tests.services.serving.conftest import ServedMaker, deployment_of
@@ -35,7 +35,7 @@ def chat(**options: Any) -> dict[str, Any]:
     }
 
 
-def test_an_answer_comes_in_lines(
+def test_an_answer_is_streamed_in_lines(
     engine: Engine, served: ServedMaker, answers: Answers, url: str
 ) -> None:
     engine.attach(served("base"))
@@ -64,7 +64,7 @@ def test_refusals_have_a_status_and_a_reason(engine: Engine, served: ServedMaker
         assert stranger.post(GENERATE_PATH, json=chat()).status_code == 401
 
 
-def test_only_who_shows_the_secret_has_a_body_read_and_not_one_without_end(
+def test_a_body_is_read_only_with_the_secret_and_up_to_a_limit(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "BODY_BYTES", 1000)
@@ -78,11 +78,11 @@ def test_only_who_shows_the_secret_has_a_body_read_and_not_one_without_end(
             assert client.post(GENERATE_PATH, content=body).status_code == status
 
 
-def test_a_reader_who_leaves_frees_the_slot(served: ServedMaker) -> None:
-    engine = Engine(Hosting(rows=1, precision="fp32", device="cpu"))
+def test_a_disconnected_client_frees_the_slot(served: ServedMaker) -> None:
+    engine = Engine(EngineOptions(rows=1, precision="fp32", device="cpu"))
     try:
         engine.attach(served("base"))
-        (running,) = engine._running.values()
+        (batch,) = engine._batches.values()
         with listening(engine) as url, client_of(url) as client:
             with client.stream("POST", GENERATE_PATH, json=chat(max_tokens=240)) as response:
                 lines = response.iter_lines()
@@ -90,17 +90,17 @@ def test_a_reader_who_leaves_frees_the_slot(served: ServedMaker) -> None:
                 next(lines)
                 waiting = Answers(engine).ask("base", "Thanks.", max_tokens=2)
             assert len(waiting.wait().tokens) == 2
-            eventually(lambda: not running.busy)
+            eventually(lambda: not batch.busy)
     finally:
         engine.close()
 
 
-def test_an_answer_that_fails_says_so(
+def test_a_failed_answer_ends_with_an_error_line(
     engine: Engine, served: ServedMaker, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.attach(served("base"))
-    (running,) = engine._running.values()
-    monkeypatch.setattr(running, "step", lambda: 1 / 0)
+    (batch,) = engine._batches.values()
+    monkeypatch.setattr(batch, "step", lambda: 1 / 0)
     with client_of(url) as client:
         response: httpx.Response = client.post(GENERATE_PATH, json=chat())
     assert "failed" in json.loads(response.text.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The process as it starts: light until something is to be served."""
+"""The process imports torch with the first model only."""
 
 from __future__ import annotations
 

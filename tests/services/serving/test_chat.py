@@ -1,4 +1,4 @@
-"""A chat is written as it was in training."""
+"""A chat is rendered as in training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("template", [*TEMPLATES])
-def test_a_prompt_is_what_the_answer_follows_in_training(template: str) -> None:
+def test_a_prompt_equals_the_text_before_the_answer_in_training(template: str) -> None:
     chosen = TEMPLATES[template]
     tokenizer = make_tiny_tokenizer() if chosen is None else make_tiny_tokenizer(chosen or None)
     answer = {"role": "assistant", "content": "Bring an umbrella."}
@@ -41,7 +41,7 @@ def test_a_prompt_is_what_the_answer_follows_in_training(template: str) -> None:
     assert Chat(tokenizer).text(MESSAGES) == prompt
 
 
-def test_an_answer_ends_as_its_template_ends_it() -> None:
+def test_an_answer_ends_with_the_end_of_its_template() -> None:
     tokenizer = make_tiny_tokenizer()
     ending = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert Chat(tokenizer).end_tokens == {ending}
@@ -49,7 +49,7 @@ def test_an_answer_ends_as_its_template_ends_it() -> None:
     assert Chat(make_tiny_tokenizer(PLAIN)).stops == ("</s>",)
 
 
-def test_an_adapter_brings_the_template_that_its_base_lacks(tmp_path: Path) -> None:
+def test_a_base_without_a_template_uses_the_adapters(tmp_path: Path) -> None:
     (tmp_path / CHAT_TEMPLATE).write_text(PLAIN)
     assert Chat(make_tiny_tokenizer(None), tmp_path).text(MESSAGES[:2]).endswith("[assistant]")
     own = Chat(make_tiny_tokenizer(), tmp_path)
@@ -59,13 +59,13 @@ def test_an_adapter_brings_the_template_that_its_base_lacks(tmp_path: Path) -> N
     ).text(MESSAGES)
 
 
-def test_what_a_template_refuses_is_refused() -> None:
+def test_messages_that_a_template_rejects_are_refused() -> None:
     refusing = "{{ raise_exception('system messages are not for me') }}"
     with pytest.raises(TemplateRefused, match="not for me"):
         Chat(make_tiny_tokenizer(refusing)).tokens(MESSAGES)
 
 
-def test_a_template_that_loops_for_some_content_refuses_that_chat_alone() -> None:
+def test_a_template_that_loops_for_some_content_refuses_only_that_chat() -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     looping = (
         "{% for m in messages %}{% if 'loop' in m.content %}"

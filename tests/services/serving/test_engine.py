@@ -1,4 +1,4 @@
-"""What the engine says equals what transformers and peft say, whoever else is answered."""
+"""Answers equal those of transformers and PEFT, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.serving import batch as running
+from services.serving import batch as batch
 from services.serving.base_model import BaseModel
-from services.serving.batch import FAIR_READ, FAIR_ROWS, NotFinite, Running
+from services.serving.batch import FAIR_READ, FAIR_ROWS, Batch, NotFinite
 from services.serving.deployed import CannotServe
-from services.serving.engine import Engine, Hosting
-from services.serving.multi_lora import MixedLinear
+from services.serving.engine import Engine, EngineOptions
+from services.serving.multi_lora import MultiLoraLinear
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull
-from services.serving.sampler import Drawing
+from services.serving.sampler import Sampler
 from services.serving.step import Part
 from tests.polling import eventually
 from tests.services.serving.answers import SPACE, Answers
@@ -40,7 +40,7 @@ QUESTIONS = (
 
 
 def generated(base: Path, adapter: Path | None, question: str, new_tokens: int) -> list[int]:
-    """The greedy answer of the libraries themselves."""
+    """The greedy answer of the libraries."""
     model = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
@@ -56,14 +56,14 @@ def generated(base: Path, adapter: Path | None, question: str, new_tokens: int) 
     return output[0, prompt["input_ids"].shape[1] :].tolist()
 
 
-def test_mixed_requests_are_answered_as_by_peft_alone(
+def test_mixed_requests_are_answered_as_by_peft(
     engine: Engine,
     served: ServedMaker,
     answers: Answers,
     tiny_model: Path,
     adapters: tuple[Path, Path],
 ) -> None:
-    """Base and two adapters in one batch, whose prompts of several lengths join one by one."""
+    """The base and two adapters in one batch. Prompts of several lengths join one by one."""
     models = {"base": None, "first": adapters[0], "second": adapters[1]}
     for name, adapter in models.items():
         engine.attach(served(name, adapter))
@@ -77,7 +77,7 @@ def test_mixed_requests_are_answered_as_by_peft_alone(
         expected = generated(tiny_model, models[name], question, 24 + number // 3)
         assert answer.wait().tokens == expected, (name, question)
         said.append(tuple(expected))
-    assert len(set(said)) > len(QUESTIONS)  # the adapters do change what is said
+    assert len(set(said)) > len(QUESTIONS)  # the adapters change the answers
 
 
 def test_long_prompts_and_little_memory_change_nothing(
@@ -86,19 +86,19 @@ def test_long_prompts_and_little_memory_change_nothing(
     adapters: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Prompts are read in pieces, and rows that go back for lack of memory begin again."""
-    monkeypatch.setattr(running, "READ_AT_ONCE", 16)
-    monkeypatch.setattr(running, "READ_ALONE", 24)
+    """Prompts are read in pieces, and rows that are sent back read again."""
+    monkeypatch.setattr(batch, "READ_AT_ONCE", 16)
+    monkeypatch.setattr(batch, "READ_ALONE", 24)
     sent_back = []
-    send_back = Running._send_back
+    send_back = Batch._send_back
     monkeypatch.setattr(
-        Running, "_send_back", lambda self, row: (sent_back.append(row), send_back(self, row))
+        Batch, "_send_back", lambda self, row: (sent_back.append(row), send_back(self, row))
     )
-    # Room for three rows of 128 tokens of 2 layers, 2 heads, 8 numbers of 4 bytes.
-    hosting = Hosting(
+    # Three rows of 128 tokens, of 2 layers, 2 heads and 8 numbers of 4 bytes.
+    options = EngineOptions(
         rows=4, cache_bytes=3 * 128 * 2 * 2 * 2 * 8 * 4, precision="fp32", device="cpu"
     )
-    engine = Engine(hosting)
+    engine = Engine(options)
     try:
         for name, adapter in (("base", None), ("first", adapters[0])):
             engine.attach(served(name, adapter))
@@ -120,33 +120,33 @@ def test_long_prompts_and_little_memory_change_nothing(
     assert sent_back
 
 
-def test_models_come_and_go_while_others_answer(
+def test_models_are_attached_and_detached_while_others_answer(
     engine: Engine, served: ServedMaker, answers: Answers, adapters: tuple[Path, Path]
 ) -> None:
     engine.attach(served("first", adapters[0]))
     before = answers.ask("first", "Hello!", max_tokens=100)
     before.begun.wait(60)
-    engine.attach(served("second", adapters[1]))  # on the base that answers now
+    engine.attach(served("second", adapters[1]))  # on the running base
     second = answers.ask("second", "Hello!", max_tokens=20).wait()
     engine.detach(deployment_of("first"))
     with pytest.raises(NotLoaded):
         answers.ask("first", "Hello!")
-    assert len(before.wait().tokens) == 100  # what it had begun
+    assert len(before.wait().tokens) == 100  # running answers end normally
     engine.attach(served("first", adapters[0]))
     assert answers.ask("first", "Hello!", max_tokens=100).wait().tokens == before.tokens
-    engine.attach(served("first", adapters[1]))  # other weights take its place
+    engine.attach(served("first", adapters[1]))  # replaced by other weights
     assert answers.ask("first", "Hello!", max_tokens=20).wait().tokens == second.tokens
     for name in ("first", "second", "unknown"):
         engine.detach(deployment_of(name))
-    assert engine._running == {}
+    assert engine._batches == {}
 
 
-def test_a_base_is_held_once(
+def test_a_base_is_loaded_once(
     engine: Engine, served: ServedMaker, adapters: tuple[Path, Path]
 ) -> None:
     for name, adapter in (("base", None), ("first", adapters[0]), ("second", adapters[1])):
         engine.attach(served(name, adapter))
-    assert len({id(each.running.base) for each in engine._attached.values()}) == 1
+    assert len({id(each.batch.base) for each in engine._attached.values()}) == 1
 
 
 def test_seeds_choices_and_temperature(
@@ -175,7 +175,7 @@ def test_an_answer_ends_at_its_limit_or_at_a_stop_sequence(
     assert stopped.pieces[-1].completion_tokens == len(stopped.tokens) < 40
 
 
-def test_without_a_limit_an_answer_ends_with_the_context(
+def test_without_a_limit_an_answer_ends_at_the_context_length(
     engine: Engine, served: ServedMaker, answers: Answers
 ) -> None:
     engine.attach(served("base"))
@@ -185,36 +185,36 @@ def test_without_a_limit_an_answer_ends_with_the_context(
     assert answer.finish_reason == "length"
 
 
-def test_a_prompt_without_room_for_an_answer_is_refused(
+def test_a_prompt_that_fills_the_context_is_refused(
     engine: Engine, served: ServedMaker, answers: Answers
 ) -> None:
     engine.attach(served("base"))
-    with pytest.raises(ContextExceeded, match="at most 256") as refused:
+    with pytest.raises(ContextExceeded, match="256") as refused:
         answers.ask("base", "the quick brown fox " * 100)
     assert refused.value.field == "messages"
 
 
-def test_more_than_may_wait_are_refused_and_a_cancelled_answer_frees_its_slot(
+def test_a_full_queue_refuses_and_a_cancelled_answer_frees_its_slot(
     served: ServedMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = Semaphore(0)
-    step = Running.step
-    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
-    engine = Engine(Hosting(rows=1, queue_limit=1, precision="fp32", device="cpu"))
+    step = Batch.step
+    monkeypatch.setattr(Batch, "step", lambda self: (allowed.acquire(), step(self)))
+    engine = Engine(EngineOptions(rows=1, queue_limit=1, precision="fp32", device="cpu"))
     answers = Answers(engine)
     try:
         engine.attach(served("base"))
-        (rows,) = engine._running.values()
+        (rows,) = engine._batches.values()
         first = answers.ask("base", "Hello!")
         allowed.release()
-        eventually(lambda: not rows.waiting)
+        eventually(lambda: not rows.queue)
         waiting = answers.ask("base", "Thanks.", max_tokens=3)
         with pytest.raises(QueueFull):
             answers.ask("base", "Good morning.")
         assert waiting.asked is not None
         waiting.asked.cancel()
         allowed.release()
-        eventually(lambda: not rows.waiting)
+        eventually(lambda: not rows.queue)
         second = answers.ask("base", "Thanks.", max_tokens=3)
         assert first.asked is not None
         first.asked.cancel()
@@ -227,18 +227,18 @@ def test_more_than_may_wait_are_refused_and_a_cancelled_answer_frees_its_slot(
         engine.close()
 
 
-def test_one_account_does_not_fill_the_queue(
+def test_one_account_cannot_fill_the_queue(
     served: ServedMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = Semaphore(0)
-    step = Running.step
-    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
-    engine = Engine(Hosting(rows=1, queue_limit=4, precision="fp32", device="cpu"))
+    step = Batch.step
+    monkeypatch.setattr(Batch, "step", lambda self: (allowed.acquire(), step(self)))
+    engine = Engine(EngineOptions(rows=1, queue_limit=4, precision="fp32", device="cpu"))
     answers = Answers(engine)
     try:
         engine.attach(served("base"))
         asked = [answers.ask("base", "Hello!", max_tokens=1) for _ in range(3)]
-        with pytest.raises(AccountQueueFull, match="2 of your answers"):
+        with pytest.raises(AccountQueueFull, match="2"):
             answers.ask("base", "Hello!")
         asked.append(answers.ask("base", "Hello!", max_tokens=1, account_id=UUID(int=7)))
         allowed.release(100)
@@ -249,15 +249,15 @@ def test_one_account_does_not_fill_the_queue(
         engine.close()
 
 
-def test_a_flood_of_one_account_does_not_keep_another_waiting(
+def test_a_flood_of_one_account_does_not_delay_another(
     served: ServedMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted in steps: another account's answer begins at once, though all rows are taken."""
+    """Counted in steps: another account's answer starts at once, though all rows are taken."""
     allowed, other = Semaphore(0), UUID(int=7)
-    step, wanted, work = Running.step, Running._wanted, []
-    monkeypatch.setattr(Running, "step", lambda self: (allowed.acquire(), step(self)))
+    step, wanted, work = Batch.step, Batch._wanted, []
+    monkeypatch.setattr(Batch, "step", lambda self: (allowed.acquire(), step(self)))
 
-    def counted(self: Running) -> list[Part]:
+    def counted(self: Batch) -> list[Part]:
         parts = wanted(self)
         read = {SPACE: 0, other: 0}
         for part in parts:
@@ -265,8 +265,8 @@ def test_a_flood_of_one_account_does_not_keep_another_waiting(
         work.append(read)
         return parts
 
-    monkeypatch.setattr(Running, "_wanted", counted)
-    engine = Engine(Hosting(rows=4, queue_limit=64, precision="fp32", device="cpu"))
+    monkeypatch.setattr(Batch, "_wanted", counted)
+    engine = Engine(EngineOptions(rows=4, queue_limit=64, precision="fp32", device="cpu"))
     answers = Answers(engine)
     try:
         engine.attach(served("base"))
@@ -288,22 +288,22 @@ def test_a_flood_of_one_account_does_not_keep_another_waiting(
         engine.close()
 
 
-def test_adapters_that_left_leave_no_matrices_behind(
+def test_removed_adapters_free_their_matrices(
     engine: Engine, served: ServedMaker, answers: Answers, adapters: tuple[Path, Path]
 ) -> None:
     for name, adapter in zip(("first", "second"), adapters, strict=True):
         engine.attach(served(name, adapter))
         answers.ask(name, "Hello!", max_tokens=3).wait()
     engine.attach(served("base"))
-    (running,) = engine._running.values()
-    layers = [each for each in running.base.weights.modules() if isinstance(each, MixedLinear)]
+    (batch,) = engine._batches.values()
+    layers = [each for each in batch.base.weights.modules() if isinstance(each, MultiLoraLinear)]
     assert any(layer._stacked[1] is not None for layer in layers)
     for name in ("first", "second"):
         engine.detach(deployment_of(name))
     eventually(lambda: all(layer._stacked[1] is None for layer in layers))
 
 
-def test_a_step_that_fails_breaks_off_what_it_was_to_answer_and_no_more(
+def test_a_failed_step_fails_only_its_own_answers(
     engine: Engine, served: ServedMaker, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.attach(served("base"))
@@ -313,17 +313,17 @@ def test_a_step_that_fails_breaks_off_what_it_was_to_answer_and_no_more(
     assert answers.ask("base", "Hello!", max_tokens=3).wait().error is None
 
 
-def test_an_answer_that_is_no_number_breaks_off_and_leaves_nothing_behind(
+def test_an_answer_with_nan_fails_and_does_not_affect_the_next_row(
     engine: Engine,
     served: ServedMaker,
     answers: Answers,
     adapters: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
-    """Weights so large that products overflow, beside others and then in the same slot."""
+    """Weights so large that products overflow, beside other rows and then in the same slot."""
     for name, adapter in (("base", None), ("first", adapters[0])):
         engine.attach(served(name, adapter))
-    asked = {"first": QUESTIONS[3], "base": "Hello!"}  # the last takes the slot that gets free
+    asked = {"first": QUESTIONS[3], "base": "Hello!"}  # the last one takes the free slot
     expected = [answers.ask(*each, max_tokens=30).wait().tokens for each in asked.items()]
     huge = _with_weights(adapters[1], tmp_path / "huge", lambda weight: weight.sign() * 1e30)
     engine.attach(served("huge", huge))
@@ -332,8 +332,9 @@ def test_an_answer_that_is_no_number_breaks_off_and_leaves_nothing_behind(
     assert isinstance(broken.wait().error, NotFinite)
     assert [answer.wait().tokens for answer in others] == expected
     nothing = _with_weights(adapters[1], tmp_path / "nan", lambda weight: weight * torch.nan)
-    with pytest.raises(CannotServe, match="no numbers"):
+    with pytest.raises(CannotServe) as refused:
         engine.attach(served("nan", nothing))
+    assert refused.value.code == "adapter_not_finite"
 
 
 def _with_weights(adapter: Path, copy: Path, change: Callable[[Tensor], Tensor]) -> Path:
@@ -343,19 +344,19 @@ def _with_weights(adapter: Path, copy: Path, change: Callable[[Tensor], Tensor])
     return copy
 
 
-def test_a_failure_in_one_answer_breaks_off_that_one_alone(
+def test_a_failure_in_one_answer_fails_only_that_answer(
     engine: Engine, served: ServedMaker, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.attach(served("base"))
     expected = answers.ask("base", "Hello!", max_tokens=30).wait().tokens
-    monkeypatch.setattr(Drawing, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: 1 / 0)
     failing = answers.ask("base", "Hello!", temperature=1.0)
     other = answers.ask("base", "Hello!", max_tokens=30)
     assert isinstance(failing.wait().error, ZeroDivisionError)
     assert other.wait().tokens == expected
 
 
-def test_an_adapter_that_finds_no_room_is_not_refused_and_leaves_the_rest_as_it_was(
+def test_exhausted_memory_does_not_refuse_an_adapter_or_change_the_base(
     engine: Engine,
     served: ServedMaker,
     answers: Answers,
@@ -365,7 +366,7 @@ def test_an_adapter_that_finds_no_room_is_not_refused_and_leaves_the_rest_as_it_
     engine.attach(served("first", adapters[0]))
     before = answers.ask("first", "Hello!", max_tokens=10).wait().tokens
     with monkeypatch.context() as patch:
-        patch.setattr(MixedLinear, "to", no_room)
+        patch.setattr(MultiLoraLinear, "to", no_room)
         patch.setattr(torch.nn.Linear, "to", no_room)
         with pytest.raises(torch.OutOfMemoryError):
             engine.attach(served("second", adapters[1]))
@@ -387,7 +388,7 @@ def no_room(*_: Any, **__: Any) -> None:
         ({"target_modules": ["embed_tokens"]}, "unsupported_adapter"),
     ],
 )
-def test_what_cannot_be_served_is_said_and_leaves_the_rest_as_it_was(
+def test_an_invalid_adapter_is_refused_and_does_not_change_the_base(
     engine: Engine,
     served: ServedMaker,
     answers: Answers,

@@ -1,11 +1,11 @@
-"""Who is next: accounts take turns, however much one of them asks."""
+"""Accounts take turns, however many chats one of them sends."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
-from services.serving.fair_queue import Waiting
+from services.serving.fair_queue import FairQueue
 from services.serving.row import Row
 
 A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -16,8 +16,8 @@ def row(account_id: UUID) -> Row:
     return Row(account_id, None, [1], 1, frozenset(), NOTHING, NOTHING, NOTHING)
 
 
-def order(waiting: Waiting, answered: tuple[Row, ...] = ()) -> list[Row]:
-    """All rows, one after the other, where each is answered before the next begins."""
+def order(waiting: FairQueue, answered: tuple[Row, ...] = ()) -> list[Row]:
+    """All rows in order, if each ends before the next starts."""
     rows = []
     while (next_row := waiting.next(answered)) is not None:
         waiting.leave(next_row)
@@ -25,8 +25,8 @@ def order(waiting: Waiting, answered: tuple[Row, ...] = ()) -> list[Row]:
     return rows
 
 
-def test_an_account_that_asks_much_does_not_keep_others_waiting_for_all_of_it() -> None:
-    waiting = Waiting()
+def test_accounts_take_turns() -> None:
+    waiting = FairQueue()
     much = [row(A) for _ in range(4)]
     others = [row(B), row(C), row(B)]
     waiting.join(much)
@@ -37,15 +37,15 @@ def test_an_account_that_asks_much_does_not_keep_others_waiting_for_all_of_it() 
     assert len(waiting) == 0
 
 
-def test_who_has_the_fewest_answers_in_the_making_is_next() -> None:
-    waiting, mine, others = Waiting(), row(A), row(B)
+def test_the_account_with_the_fewest_running_rows_is_next() -> None:
+    waiting, mine, others = FairQueue(), row(A), row(B)
     waiting.join([mine, others])
     assert waiting.next([row(A)]) is others
     assert waiting.next([row(A), row(B)]) is mine
 
 
-def test_who_was_sent_back_goes_first_and_who_left_is_not_waited_for() -> None:
-    waiting, first, second, back = Waiting(), row(A), row(B), row(C)
+def test_rows_sent_back_go_first_and_cancelled_rows_are_dropped() -> None:
+    waiting, first, second, back = FairQueue(), row(A), row(B), row(C)
     waiting.join([first, second])
     waiting.send_back(back)
     assert (waiting.of(C), len(waiting)) == (1, 3)
@@ -54,8 +54,8 @@ def test_who_was_sent_back_goes_first_and_who_left_is_not_waited_for() -> None:
     assert order(waiting) == [back, second]
 
 
-def test_all_that_wait_are_let_go_of_at_once() -> None:
-    waiting, rows = Waiting(), [row(A), row(B)]
+def test_clear_returns_all_rows() -> None:
+    waiting, rows = FairQueue(), [row(A), row(B)]
     waiting.join(rows)
     assert waiting.clear() == rows
     assert waiting.next([]) is None

@@ -1,4 +1,4 @@
-"""What the log wants is in memory: event by event, and again after the process died."""
+"""The wanted deployments are in memory, after each event and after a restart."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import LONGEST_PAUSE
 from infrastructure.disk_cache import MODELS, trim_copies
-from services.serving.attempts import MOST_DEATHS
+from services.serving.attempts import MAX_DEATHS
 from services.serving.deployed import REASONS
-from services.serving.resource_exhaustion import MOST_TRIES
+from services.serving.resource_exhaustion import MAX_TRIES
 from tests.command_context import command
 from tests.domain.examples import ACCOUNT_ID
 from tests.services.serving.memory_host import UNREADABLE
@@ -29,7 +29,7 @@ from tests.services.serving.world import (
 )
 
 
-def test_an_imported_base_is_deployed_in_the_same_flow(world: World) -> None:
+def test_an_imported_base_is_deployed(world: World) -> None:
     world.import_base()
     world.follow()
     assert world.found("tiny").status == "active"
@@ -38,7 +38,7 @@ def test_an_imported_base_is_deployed_in_the_same_flow(world: World) -> None:
     assert served.adapter_directory is None
 
 
-def test_a_revision_is_served_in_the_place_of_the_one_before(world: World) -> None:
+def test_a_revision_replaces_the_previous_one(world: World) -> None:
     world.import_base()
     world.follow()
     world.import_base(b"2")
@@ -48,7 +48,7 @@ def test_a_revision_is_served_in_the_place_of_the_one_before(world: World) -> No
     assert world.found("tiny").status == "active"
 
 
-def test_an_import_does_not_deploy_what_an_operator_undeployed(world: World) -> None:
+def test_an_import_does_not_deploy_an_undeployed_base(world: World) -> None:
     world.import_base()
     world.follow()
     with command("undeploy"):
@@ -58,7 +58,7 @@ def test_an_import_does_not_deploy_what_an_operator_undeployed(world: World) -> 
     assert (world.found("tiny").status, world.host.models) == ("undeployed", set())
 
 
-def test_a_checkpoint_is_served_without_what_only_a_resume_needs(world: World) -> None:
+def test_a_checkpoint_is_copied_without_the_files_for_a_resume(world: World) -> None:
     given_a_served_checkpoint(world)
     assert world.found(CHECKPOINT).status == "active"
     directory = world.host.attached[world.found(CHECKPOINT).id].adapter_directory
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_served_without_what_only_a_resume_needs(world: World) -
     assert {path.name for path in directory.iterdir()} == set(ADAPTER)
 
 
-def test_what_is_undeployed_leaves_memory(world: World) -> None:
+def test_an_undeployed_model_is_detached(world: World) -> None:
     given_a_served_checkpoint(world)
     with command("undeploy"):
         world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
@@ -75,8 +75,8 @@ def test_what_is_undeployed_leaves_memory(world: World) -> None:
     assert list((world._home / "cache" / "adapters").iterdir()) == []
 
 
-def test_a_copy_stays_as_long_as_anything_is_served_from_it(world: World) -> None:
-    """A model that a checkpoint was promoted to has the same files as the checkpoint."""
+def test_a_shared_adapter_copy_is_kept_while_in_use(world: World) -> None:
+    """A model promoted from a checkpoint has the same files as the checkpoint."""
     given_a_served_checkpoint(world)
     weights = world.found(CHECKPOINT).weights
     with command("another name"):
@@ -90,7 +90,7 @@ def test_a_copy_stays_as_long_as_anything_is_served_from_it(world: World) -> Non
     assert directory.exists()
 
 
-def test_a_copy_of_a_base_stays_as_long_as_anything_is_served_from_it(world: World) -> None:
+def test_a_shared_base_copy_is_kept_while_in_use(world: World) -> None:
     world.artifacts = Artifacts("memory:///")
     world.start()
     given_a_served_checkpoint(world)
@@ -108,7 +108,7 @@ def test_a_copy_of_a_base_stays_as_long_as_anything_is_served_from_it(world: Wor
     assert trim_copies(models, 0).count == 1
 
 
-def test_a_process_that_died_comes_back_with_what_was_deployed_bases_first(world: World) -> None:
+def test_a_restart_loads_all_deployments_bases_first(world: World) -> None:
     given_a_served_checkpoint(world)
     before = world.found(CHECKPOINT).version
     world.start()
@@ -119,7 +119,7 @@ def test_a_process_that_died_comes_back_with_what_was_deployed_bases_first(world
     assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
 
 
-def test_what_was_asked_for_while_it_was_dead_is_served_at_its_start(world: World) -> None:
+def test_a_deployment_requested_while_down_is_loaded_at_the_start(world: World) -> None:
     world.import_base()
     world.follow()
     world.train()
@@ -131,7 +131,7 @@ def test_what_was_asked_for_while_it_was_dead_is_served_at_its_start(world: Worl
     assert world.found(CHECKPOINT).version == 2
 
 
-def test_what_was_undeployed_while_it_was_dead_is_not_loaded(world: World) -> None:
+def test_a_deployment_undeployed_while_down_is_not_loaded(world: World) -> None:
     given_a_served_checkpoint(world)
     with command("undeploy"):
         world.deploying.undeploy(ACCOUNT_ID, CHECKPOINT)
@@ -143,7 +143,7 @@ def test_what_was_undeployed_while_it_was_dead_is_not_loaded(world: World) -> No
     assert world.host.models == {"tiny"}
 
 
-def test_what_the_host_refuses_has_failed_and_is_tried_again_when_asked_for(world: World) -> None:
+def test_a_refused_deployment_fails_and_can_be_requested_again(world: World) -> None:
     world.import_base()
     world.host.refusal = UNREADABLE
     world.follow()
@@ -164,12 +164,12 @@ def test_what_the_host_refuses_has_failed_and_is_tried_again_when_asked_for(worl
     assert world.found("tiny").status == "active"
 
 
-def test_what_the_process_died_of_three_times_is_given_up_and_the_others_are_served(
+def test_a_deployment_that_killed_the_process_three_times_fails(
     world: World,
 ) -> None:
     given_a_served_checkpoint(world)
     died = []
-    for _ in range(MOST_DEATHS):
+    for _ in range(MAX_DEATHS):
         world.start()
         died.append(world.attempts.noted(world.found(CHECKPOINT).id))
         died[-1].__enter__()  # and never ends
@@ -195,9 +195,7 @@ NO_ROOM = [
 
 
 @pytest.mark.parametrize("shortage", NO_ROOM, ids=repr)
-def test_what_finds_no_room_at_a_restart_is_tried_again_and_the_others_are_served(
-    world: World, shortage: Exception
-) -> None:
+def test_exhausted_resources_at_a_restart_are_retried(world: World, shortage: Exception) -> None:
     given_a_served_checkpoint(world)
     before = world.found(CHECKPOINT).version
     world.start()
@@ -214,7 +212,7 @@ def test_what_finds_no_room_at_a_restart_is_tried_again_and_the_others_are_serve
     assert world.found(CHECKPOINT).version == before, "nothing happened that anyone must know"
 
 
-def test_what_is_asked_for_and_finds_no_room_stays_deploying_until_there_is_some(
+def test_a_new_deployment_stays_deploying_while_resources_are_exhausted(
     world: World,
 ) -> None:
     world.host.refusal = MemoryError()
@@ -233,17 +231,17 @@ def test_what_is_asked_for_and_finds_no_room_stays_deploying_until_there_is_some
     assert len(world.host.calls) == 5
 
 
-def test_what_never_finds_room_has_failed_in_the_end_and_can_be_asked_for_again(
+def test_a_new_deployment_fails_after_the_last_retry(
     world: World,
 ) -> None:
     world.host.refusal = MemoryError()
     world.import_base()
     world.follow()
-    for _ in range(MOST_TRIES + 3):
+    for _ in range(MAX_TRIES + 3):
         world.clock.time += LONGEST_PAUSE
         world.serving.try_again()
     found = world.found("tiny")
-    assert (found.status, len(world.host.calls)) == ("failed", 1 + MOST_TRIES)
+    assert (found.status, len(world.host.calls)) == ("failed", 1 + MAX_TRIES)
     world.host.refusal = None
     with command("deploy"):
         world.deploying.deploy_base("tiny")
@@ -251,18 +249,18 @@ def test_what_never_finds_room_has_failed_in_the_end_and_can_be_asked_for_again(
     assert (world.found("tiny").status, world.host.models) == ("active", {"tiny"})
 
 
-def test_what_was_served_before_waits_for_room_however_long_that_takes(world: World) -> None:
+def test_a_deployment_that_was_active_is_retried_without_limit(world: World) -> None:
     given_a_served_checkpoint(world)
     world.start()
     world.host.refusal, world.host.refused = MemoryError(), CHECKPOINT
     world.serving.restore()
-    for _ in range(MOST_TRIES + 3):
+    for _ in range(MAX_TRIES + 3):
         world.clock.time += LONGEST_PAUSE
         world.serving.try_again()
     assert world.found(CHECKPOINT).status == "active"
 
 
-def test_what_is_undeployed_while_it_finds_no_room_is_not_tried_again(world: World) -> None:
+def test_an_undeployed_model_is_not_retried(world: World) -> None:
     world.host.refusal = MemoryError()
     world.import_base()
     world.follow()
@@ -282,7 +280,7 @@ def test_what_is_undeployed_while_it_finds_no_room_is_not_tried_again(world: Wor
         (lambda store, ref: store.put(f"{ref}/adapter_model.safetensors", b"x"), "weights_damaged"),
     ],
 )
-def test_weights_that_are_not_those_of_the_log_fail(
+def test_weights_that_differ_from_the_log_fail(
     world: World, harm: Callable[[Artifacts, str], None], code: str
 ) -> None:
     world.import_base()
@@ -297,7 +295,7 @@ def test_weights_that_are_not_those_of_the_log_fail(
     assert world.host.models == {"tiny"}
 
 
-def test_a_model_is_deployed_on_registering_if_its_job_was_approved_so(world: World) -> None:
+def test_a_model_of_a_job_with_deploy_is_deployed_when_registered(world: World) -> None:
     world.import_base()
     world.follow()
     world.train(deploy=True)
@@ -307,7 +305,7 @@ def test_a_model_is_deployed_on_registering_if_its_job_was_approved_so(world: Wo
     assert world.host.models == {"tiny", MODEL}
 
 
-def test_without_its_base_such_a_model_says_why_it_is_not_served(world: World) -> None:
+def test_a_model_without_its_base_fails_with_a_reason(world: World) -> None:
     world.train(deploy=True)
     world.register()
     world.follow()
@@ -316,7 +314,7 @@ def test_without_its_base_such_a_model_says_why_it_is_not_served(world: World) -
     assert "tiny is not deployed" in failed.message
 
 
-def test_a_model_without_that_wish_is_not_deployed(world: World) -> None:
+def test_a_model_of_a_job_without_deploy_is_not_deployed(world: World) -> None:
     world.import_base()
     world.train()
     world.register()

@@ -31,7 +31,7 @@ ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"
 
 
 class World:
-    """A stored base and a job with a checkpoint, and a serving process that can be started anew."""
+    """A stored base, a job with a checkpoint, and a serving process that can be restarted."""
 
     def __init__(self, log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> None:
         self.log, self._pool, self._home = log, pool, settings.home
@@ -41,7 +41,7 @@ class World:
         self.start()
 
     def start(self) -> None:
-        """A new process, which has nothing in memory."""
+        """Start a new process with empty memory."""
         self.host = MemoryHost()
         store = WeightStore(self.artifacts, self._home / "cache")
         self.attempts = Attempts(self._home / "attempts.json")
@@ -73,7 +73,7 @@ class World:
             self.log.commit(base)
 
     def train(self, *, deploy: bool = False) -> None:
-        """A job that has a checkpoint."""
+        """A job with a checkpoint."""
         ref, sha256 = self.store_base()
         plan = PLAN.model_copy(update={"base_ref": ref, "base_manifest_sha256": sha256})
         self.story.open_account(1_000_000)
