@@ -175,7 +175,7 @@ async def upload_dataset(
     options: OptionsOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> DatasetAnswer:
-    """Take a file; its validation begins. The same Idempotency-Key makes the same dataset."""
+    """Upload a dataset and start its validation. Each Idempotency-Key creates one dataset."""
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     ref = upload_ref(caller)
     async with upload_slot(backend, caller) as most_bytes:
@@ -216,7 +216,7 @@ def list_datasets(
     after: Annotated[UUID | None, Query(description="Only those that come after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[DatasetAnswer]:
-    """The caller's datasets, the newest first."""
+    """List your datasets, newest first."""
     if after is not None:
         own_dataset(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -228,7 +228,7 @@ def list_datasets(
 
 @router.get("/datasets/{dataset_id}", responses=refusals(404))
 def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> DatasetAnswer:
-    """One dataset, with the progress of its validation and its lengths in tokens."""
+    """Show a dataset, the progress of its validation and its lengths in tokens."""
     row = own_dataset(backend, caller, dataset_id)
     with backend.pool.connection() as connection:
         return _answers(connection, [row])[0]
@@ -238,20 +238,20 @@ def show_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Data
 def ignore_tool_definitions(
     dataset_id: UUID, caller: CallerOf, backend: BackendOf
 ) -> DatasetAnswer:
-    """Confirm that jobs train on a dataset without the tools that its lines define."""
+    """Confirm that jobs ignore the tool definitions of a dataset."""
     ignore_tools(backend, caller, dataset_id)
     return show_dataset(dataset_id, caller, backend)
 
 
 @router.delete("/datasets/{dataset_id}", status_code=204, responses=refusals(404, 409))
 def drop_dataset(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> None:
-    """Delete a dataset with its file; 409 while a job that is not over trains on it."""
+    """Delete a dataset. Returns 409 while an unfinished job uses it."""
     delete_dataset(backend, caller, dataset_id)
 
 
 @router.get("/datasets/{dataset_id}/report", responses=refusals(404, 409))
 def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> ValidationReport:
-    """Why a dataset was rejected, or what was noticed in one that is ready."""
+    """Show the errors of a rejected dataset, or the warnings of a ready one."""
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState("the dataset is still validating; its report comes at the end")
@@ -269,7 +269,7 @@ def show_report(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Valid
 def download_dataset(
     dataset_id: UUID, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """The examples that jobs train on, in their normalised form, without duplicates."""
+    """Download the normalised examples that jobs train on."""
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:

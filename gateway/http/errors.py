@@ -37,31 +37,31 @@ log = logging.getLogger("gateway")
 
 
 class Unauthenticated(DomainError):
-    """No valid API key came with the request."""
+    """The request has no valid API key."""
 
     code = "unauthenticated"
 
 
 class Forbidden(DomainError):
-    """The key is valid, and its role does not allow this."""
+    """The role of the API key does not allow the request."""
 
     code = "forbidden"
 
 
 class TooLarge(DomainError):
-    """The body is larger than what is accepted."""
+    """The request body is too large."""
 
     code = "too_large"
 
 
 class Overloaded(DomainError):
-    """More requests came than can be queued; it would take one later."""
+    """The queue is full. Try again later."""
 
     code = "overloaded"
 
 
 class RateLimited(DomainError):
-    """More requests came than a limit allows; one later is accepted."""
+    """A rate limit is exceeded. Try again later."""
 
     code = "rate_limit_exceeded"
 
@@ -76,7 +76,7 @@ class RateLimited(DomainError):
 
 
 class QuotaExceeded(RateLimited):
-    """A quota of the account is used up; only deleting something, or an operator, helps."""
+    """A quota of the account is exceeded. Delete something, or ask your operator."""
 
     code = "quota_exceeded"
 
@@ -85,7 +85,7 @@ class QuotaExceeded(RateLimited):
 
 
 class NotYetVisible(DomainError):
-    """The read models are behind the log, so that nobody can tell whether the thing exists."""
+    """The read models lag behind the log, so the object may not be visible yet."""
 
     code = "not_yet_visible"
 
@@ -94,13 +94,13 @@ class NotYetVisible(DomainError):
 
 
 class NotServing(DomainError):
-    """What answers chats cannot be reached, or does not hold the model yet."""
+    """Serving is unavailable or still loads the model."""
 
     code = "not_serving"
 
 
 class NoDiskSpace(DomainError):
-    """The disk of EcoLink's home is nearly full."""
+    """The disk of EcoLink is nearly full."""
 
     code = "no_disk_space"
 

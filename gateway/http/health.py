@@ -26,7 +26,7 @@ class Health(Answer):
 
 @router.get("/healthz", responses=refusals(503))
 def healthz(backend: BackendOf) -> Health:
-    """Answer 200 if the database answers, else 503."""
+    """Return 200 if the database responds, otherwise 503."""
     with backend.pool.connection(timeout=1) as connection:
         connection.execute("SELECT 1")
     return Health(disk=disk_space(backend.settings).level)

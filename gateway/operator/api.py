@@ -32,7 +32,7 @@ class ParkedReaction(Answer):
 
 @router.get("/parked")
 def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction]:
-    """Every parked event, the one that is parked longest first."""
+    """List the parked events, oldest first."""
     with backend.pool.connection() as connection:
         rows = parked_reactions(connection)
     return Listed(data=[ParkedReaction(**row) for row in rows])
@@ -42,7 +42,7 @@ def list_parked(caller: OperatorOf, backend: BackendOf) -> Listed[ParkedReaction
 def replay_parked(
     consumer: str, notification_id: int, caller: OperatorOf, backend: BackendOf
 ) -> ParkedReaction:
-    """Have a service answer a parked event again, and all that is parked of its aggregate.
+    """Retry a parked event and all parked events of its aggregate.
 
     It does so within seconds, in order.
     """

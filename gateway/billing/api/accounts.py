@@ -99,7 +99,7 @@ class OwnTopUp(BaseModel):
 
 @router.get("/account")
 def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
-    """The caller's account."""
+    """Show your account."""
     row = found(
         backend,
         ACCOUNTS,
@@ -117,7 +117,7 @@ def top_up_own(
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> AccountAnswer:
-    """Pay into the caller's own balance. The same Idempotency-Key is one payment.
+    """Add a test payment to your balance. Each Idempotency-Key counts once.
 
     403 where an operator confirms payments. A test payment is accepted only from the host that
     EcoLink runs on, connected directly, and up to $1,000 a day.
@@ -162,7 +162,7 @@ def pay(
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
-    """Give an account credit; the same reference again gives nothing more."""
+    """Give an account credit. Each reference counts once."""
     amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(caller.cause(backend)):
         account: Account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
@@ -174,7 +174,7 @@ def grant_credit(
 def top_up(
     account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
 ) -> AccountAnswer:
-    """Add a payment to a balance; the same reference again adds nothing more."""
+    """Add a payment to a balance. Each reference counts once."""
     amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
     receipt = provider.receipt(payment.reference, amount_micros)

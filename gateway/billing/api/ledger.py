@@ -80,7 +80,7 @@ def show_ledger(
     after: Annotated[After, Query(description="Only postings at a higher position.")] = 0,
     limit: Limit = LARGEST_PAGE,
 ) -> Page[Posting]:
-    """The postings of the caller's account, in order."""
+    """List the postings of your account, in order."""
     with backend.pool.connection() as connection:
         return Page[Posting].of(
             partial(postings_of, connection, caller.account_id, only, after), limit, Posting.of
@@ -101,7 +101,7 @@ def newest(
 
 @router.get("/ledger.csv", response_class=StreamingResponse, responses=CSV)
 def download_ledger(caller: CallerOf, backend: BackendOf, only: PostingsAsked) -> StreamingResponse:
-    """The postings of the caller's account, for a spreadsheet."""
+    """Export the postings of your account as CSV."""
     return csv_download(ledger_csv(_all_postings(backend, caller, only)), "ledger")
 
 

@@ -137,25 +137,25 @@ DaysAsked = Annotated[tuple[str, date, date], Depends(days_asked)]
 
 @router.get("/statements/days")
 def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
-    """The account's statement by day, in its time zone."""
+    """Show the account's statement by day, in its time zone."""
     return Listed(data=days_of(backend, caller, days))
 
 
 @router.get("/statements/days.csv", response_class=StreamingResponse, responses=CSV)
 def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
-    """The statement by day, for a spreadsheet."""
+    """Export the statement by day as CSV."""
     return csv_download(daily_csv(_days(backend, caller, days)), "statement-by-day")
 
 
 @router.get("/statements/jobs")
 def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
-    """The account's statement by job, with the minutes behind every cent."""
+    """Show the account's statement by job, with all minutes."""
     return Listed(data=jobs_of(backend, caller, days))
 
 
 @router.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
 def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
-    """The statement by job, for a spreadsheet."""
+    """Export the statement by job as CSV."""
     jobs = _jobs(backend, caller, days)
     names = names_by_id(backend, [job.job_id for job in jobs])
     called = {job_id: (each.title, each.dataset, each.base_model) for job_id, each in names.items()}

@@ -112,7 +112,7 @@ async def create_file(
     idempotency_key: KeyOf = None,
     retries: RetryOf = 0,
 ) -> FileObject:
-    """Take a file of chats; its validation begins."""
+    """Upload a file of chats and start its validation."""
     ref, upload = upload_ref(caller), Upload()
     try:
         async with upload_slot(backend, caller) as most_bytes:
@@ -216,7 +216,7 @@ def list_files(
     after: AfterOf = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
 ) -> Page[FileObject]:
-    """The caller's uploads, and the metrics of jobs that are over.
+    """List your uploads and the metrics of finished jobs.
 
     A page has a hundred at the most; `has_more` says that there are others, and the client goes on.
     A page after a file that was deleted meanwhile begins where that file was.
@@ -276,7 +276,7 @@ def _listed(backend: Backend, keys: Sequence[FileKey]) -> list[FileObject]:
 
 @router.get("/{file_id}")
 def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObject:
-    """One file."""
+    """Retrieve a file."""
     if file_id.startswith(RESULT_PREFIX):
         job = _job_with_results(backend, caller, file_id)
         job_id, end = job["job_id"], _measured_until(backend, job)
@@ -297,7 +297,7 @@ def retrieve_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileObj
 def file_content(
     file_id: str, wanted: ConditionsOf, caller: CallerOf, backend: BackendOf
 ) -> Response:
-    """What was uploaded, byte by byte, or a job's metrics as CSV."""
+    """Download an upload, or the metrics of a job as CSV."""
     if file_id.startswith(RESULT_PREFIX):
         content = _metrics(backend, _job_with_results(backend, caller, file_id))
         disposition = f'attachment; filename="{METRICS_NAME}"'
@@ -320,7 +320,7 @@ def file_content(
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, caller: CallerOf, backend: BackendOf) -> FileDeleted:
-    """Delete an upload; 409 while a job that is not over trains on it."""
+    """Delete an upload. Returns 409 while an unfinished job uses it."""
     if file_id.startswith(RESULT_PREFIX):
         _job_with_results(backend, caller, file_id)
         raise WrongState("a job's metrics are kept with the job")
