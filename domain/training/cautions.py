@@ -10,7 +10,7 @@ LEAST_MULTIPLE = 0.01
 
 HIGHEST_LEARNING_RATE = 5e-3
 HIGHEST_DROPOUT = 0.5
-HIGHEST_SCALE = 16  # alpha over r
+HIGHEST_SCALE = 16
 
 
 def cautions(chosen: Hyperparameters) -> list[str]:
@@ -21,7 +21,7 @@ def cautions(chosen: Hyperparameters) -> list[str]:
             _low_learning_rate(chosen.learning_rate),
             _high_learning_rate(chosen.learning_rate),
             _high_dropout(chosen.dropout),
-            _high_scale(chosen.lora_alpha, chosen.lora_r),
+            _high_scale(chosen),
         )
         if caution is not None
     ]
@@ -57,10 +57,11 @@ def _high_dropout(dropout: float) -> str | None:
     )
 
 
-def _high_scale(alpha: int, r: int) -> str | None:
-    if alpha <= HIGHEST_SCALE * r:
+def _high_scale(chosen: Hyperparameters) -> str | None:
+    if chosen.adapter_scale <= HIGHEST_SCALE:
         return None
     return (
-        f"lora_alpha {alpha} is {alpha / r:g} times lora_r {r}. It multiplies the learning rate's "
-        "effect; training usually diverges. Usual is 1 to 2 times."
+        f"lora_alpha {chosen.lora_alpha} with lora_r {chosen.lora_r} scales the adapter by "
+        f"{chosen.adapter_scale:.3g}. Above {HIGHEST_SCALE} training usually diverges. With an "
+        "alpha of 1 to 2 times r, the scale is 1 to 2."
     )

@@ -164,6 +164,11 @@ class Hyperparameters(BaseModel):
     )
 
     @property
+    def adapter_scale(self) -> float:
+        """The factor of the adapter's output, alpha / r. Source: Hu et al., LoRA (2021)."""
+        return self.lora_alpha / self.lora_r
+
+    @property
     def evaluation_steps(self) -> int:
         """Optimizer steps from one evaluation to the next."""
         return self.eval_steps or self.save_steps

@@ -17,7 +17,7 @@ from domain.training.hyperparameters import Hyperparameters
         ({"learning_rate": 1.9e-6}, "billed all the same"),
         ({"learning_rate": 1.0}, "learning rate 1 is above 0.005"),
         ({"dropout": 0.9}, "dropout of 0.9"),
-        ({"lora_alpha": 1024, "lora_r": 8}, "128 times lora_r 8"),
+        ({"lora_alpha": 1024, "lora_r": 8}, "by 128"),
     ],
 )
 def test_what_rarely_works_is_cautioned_against(chosen: dict[str, Any], words: str) -> None:
