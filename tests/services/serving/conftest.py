@@ -48,11 +48,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Directories of two adapters of different ranks. One of them adapts fewer modules."""
+    """Two adapters of different ranks; the second adapts fewer modules and uses rsLoRA."""
     directory = tmp_path_factory.mktemp("adapters")
     first = make_adapter(tiny_model, directory / "first", 1, r=8, target_modules="all-linear")
+    modules = ["q_proj", "v_proj", "down_proj"]
     second = make_adapter(
-        tiny_model, directory / "second", 2, r=4, target_modules=["q_proj", "v_proj", "down_proj"]
+        tiny_model, directory / "second", 2, r=4, use_rslora=True, target_modules=modules
     )
     return first, second
 
