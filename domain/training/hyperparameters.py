@@ -8,6 +8,7 @@ and the model card. To add a hyperparameter, declare it here and make the traine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -91,6 +92,11 @@ class Hyperparameters(BaseModel):
         title="Dropout",
         description="Regularization on the adapter; small values 0.0–0.1.",
     )
+    use_rslora: Annotated[bool, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
+        default=False,
+        title="Rank-stabilized LoRA",
+        description="Scale the adapter by alpha/√r instead of alpha/r, which helps high ranks.",
+    )
     target_modules: Annotated[tuple[ModuleName, ...], Use(Group.ADVANCED)] = Field(
         default=("q_proj", "v_proj"),
         min_length=1,
@@ -165,8 +171,11 @@ class Hyperparameters(BaseModel):
 
     @property
     def adapter_scale(self) -> float:
-        """The factor of the adapter's output, alpha / r. Source: Hu et al., LoRA (2021)."""
-        return self.lora_alpha / self.lora_r
+        """The factor of the adapter's output: alpha / r, or alpha / sqrt(r) with rsLoRA.
+
+        Sources: Hu et al., LoRA (2021); Kalajdzievski, Rank Stabilization Scaling Factor (2023).
+        """
+        return self.lora_alpha / (math.sqrt(self.lora_r) if self.use_rslora else self.lora_r)
 
     @property
     def evaluation_steps(self) -> int:

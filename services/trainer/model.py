@@ -134,6 +134,7 @@ def attach_adapter(
         r=hyperparameters.lora_r,
         lora_alpha=hyperparameters.lora_alpha,
         lora_dropout=hyperparameters.dropout,
+        use_rslora=hyperparameters.use_rslora,
         target_modules=list(hyperparameters.target_modules),
     )
     # Not part of the saved adapter, which any peft loads.

@@ -19,6 +19,7 @@ def test_the_defaults_of_the_wizard() -> None:
         "lora_alpha": 32,
         "micro_batch_size": 4,
         "dropout": 0.05,
+        "use_rslora": False,
         "target_modules": ("q_proj", "v_proj"),
         "gradient_accumulation": 4,
         "max_sequence_length": None,
@@ -45,6 +46,7 @@ def test_the_defaults_of_the_wizard() -> None:
         ("lora_alpha", 1.5),
         ("micro_batch_size", True),
         ("dropout", 1.0),
+        ("use_rslora", "yes"),
         ("target_modules", []),
         ("target_modules", ["q_proj; rm"]),
         ("gradient_accumulation", 0),
@@ -64,6 +66,11 @@ def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     with pytest.raises(ValidationError) as refusal:
         Hyperparameters.model_validate({field: value})
     assert refusal.value.errors()[0]["loc"][0] == field
+
+
+def test_the_scale_of_the_adapter_is_alpha_over_r_or_over_its_root() -> None:
+    assert Hyperparameters(lora_r=64, lora_alpha=32).adapter_scale == 0.5
+    assert Hyperparameters(lora_r=64, lora_alpha=32, use_rslora=True).adapter_scale == 4
 
 
 def test_without_an_interval_of_its_own_evaluation_comes_with_every_checkpoint() -> None:

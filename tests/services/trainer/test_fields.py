@@ -48,6 +48,7 @@ TABLE: dict[str, tuple[Any, Callable[[Ran], Any], Any]] = {
     "lora_alpha": (5, lambda ran: ran.config["lora_alpha"], 5),
     "micro_batch_size": (3, lambda ran: ran.total_steps, 4),
     "dropout": (0.5, lambda ran: ran.config["lora_dropout"], 0.5),
+    "use_rslora": (True, lambda ran: ran.config["use_rslora"], True),
     "target_modules": (
         ("up_proj", "k_proj"),
         lambda ran: ran.config["target_modules"],
