@@ -18,8 +18,7 @@ from fastapi import FastAPI
 from gateway import reference, routes
 from gateway.backend import Backend, open_backend
 from gateway.chat.serving import open_serving
-from gateway.datasets.api import UPLOAD_PATH
-from gateway.datasets.openai.files import FILES_PATH
+from gateway.datasets import uploads
 from gateway.datasets.previews import open_previews
 from gateway.events.feed import EventFeed
 from gateway.http import openai_errors, openapi
@@ -70,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         Requests,
         errors=errors,
-        streamed=frozenset({UPLOAD_PATH, f"{openapi.V1_PREFIX}{FILES_PATH}"}),
+        streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
         secret_below=f"{page_errors.SIGN_IN}/",
     )
     assets.assets()  # a gateway without its assets must fail at start

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from gateway.billing.api import accounts, ledger, statements
-from gateway.billing.pages import billing as billing_page
+from gateway.billing import api as billing
+from gateway.billing import pages as billing_page
 from gateway.catalog import api as catalog
 from gateway.chat import openai as chat
 from gateway.datasets import api as datasets
-from gateway.datasets.openai import files as openai_files
-from gateway.datasets.pages import datasets as dataset_pages
+from gateway.datasets import openai as openai_files
+from gateway.datasets import pages as dataset_pages
 from gateway.events import api as events
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
@@ -30,10 +30,8 @@ from gateway.operator import api as operator
 from gateway.web import assets, sign_in
 
 NATIVE = (
-    accounts,
+    billing,
     keys,
-    ledger,
-    statements,
     catalog,
     datasets,
     models,

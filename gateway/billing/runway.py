@@ -1,4 +1,4 @@
-"""How long an account's money lasts for what it runs now."""
+"""Time that a balance pays for the running jobs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from projections.open_meters import Burn
 
 @dataclass(frozen=True)
 class Runway:
-    """What runs for an account, and how long its balance lasts so."""
+    """The running jobs of an account, and how long its balance pays for them."""
 
     jobs: int
     rate_per_hour: Money
-    """Of all of them together."""
+    """Rate of all jobs together."""
     seconds: int | None
-    """None: nothing runs that costs anything."""
+    """None if no running job costs anything."""
 
     @classmethod
     def of(cls, balance_micros: int, now: Burn) -> Runway:
-        """The runway of a balance; time that is used and not billed yet is spent already."""
+        """Return the runway of a balance, less the time that is used but not yet billed."""
         left = max(0, balance_micros - now.unbilled_micros)
         rate = now.rate_micros_per_hour
         return cls(now.jobs, Money.price(rate), seconds_bought(left, rate))

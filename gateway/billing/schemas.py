@@ -1,7 +1,125 @@
-"""Schemas of accounts, the ledger and statements."""
+"""Schemas of accounts, payments, the ledger and statements."""
 
-from gateway.billing.api.accounts import AccountAnswer
-from gateway.billing.api.ledger import Posting
-from gateway.billing.api.statements import StatementDay, StatementJob
+from __future__ import annotations
 
-__all__ = ["AccountAnswer", "Posting", "StatementDay", "StatementJob"]
+from datetime import date, datetime
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.access.role import Role
+from gateway.schemas import Answer, JobId, Money
+
+AMOUNT = "Dollars, with at most six decimals."
+
+
+class AccountAnswer(Answer):
+    """An account with its balance. `available` is the part that no running job has reserved."""
+
+    id: UUID
+    name: str | None = Field(description="Name that the operator gave it.", examples=["alice"])
+    role: Role
+    currency: str = Field(examples=["USD"])
+    time_zone: str = Field(examples=["Europe/Berlin"])
+    balance: Money
+    reserved: Money
+    available: Money
+    depleted: bool
+    low: bool = Field(
+        description="True if the balance pays for less than 15 minutes of the running jobs."
+    )
+    runway_seconds: int | None = Field(
+        description="Seconds that the balance paid for when it became low."
+    )
+
+
+class Credit(BaseModel):
+    """A credit that an operator grants, once for each reference."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"amount": "25.00", "reference": "invoice-2026-11"}]},
+    )
+
+    amount: str = Field(max_length=40, description=AMOUNT)
+    reference: str = Field(min_length=1, max_length=100)
+
+
+class TopUp(BaseModel):
+    """A payment that an operator received. A reference counts once on the whole platform."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"amount": "100.00", "reference": "transfer 7"}]},
+    )
+
+    amount: str = Field(max_length=40, description=AMOUNT)
+    reference: str = Field(min_length=1, max_length=100)
+    provider: str = Field(default="manual", max_length=40)
+
+
+class OwnTopUp(BaseModel):
+    """A payment that an account holder makes."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"amount": "25.00"}]})
+
+    amount: str = Field(max_length=40, description=AMOUNT)
+
+
+class Posting(Answer):
+    """A posting of the ledger, which moves an amount from one ledger account to another."""
+
+    event_id: str
+    position: int = Field(description="Number of the posting within the account, from 1.")
+    posted_at: datetime
+    debit: str
+    credit: str
+    amount: Money
+    reason: str = Field(examples=["minute metered"])
+    reference: str | None = Field(description="Reference of a top-up or a credit.")
+    job_id: JobId | None
+    segment: int | None
+    minute: int | None
+    from_seconds: int | None
+    to_seconds: int | None
+
+
+class StatementDay(Answer):
+    """The movements of one day: `closing` is `opening` plus what came in, less net charges."""
+
+    day: date
+    opening: Money
+    top_ups: Money
+    credits: Money
+    charges: Money
+    reversals: Money = Field(description="Charges that were credited back.")
+    closing: Money
+    event_ids: dict[str, list[str]] = Field(description="Events of each movement.")
+
+
+class StatementTotal(Answer):
+    """The movements of all days of a statement."""
+
+    opening: Money
+    top_ups: Money
+    credits: Money
+    charges: Money
+    reversals: Money
+    closing: Money
+
+
+class StatementJob(Answer):
+    """The charges of one job."""
+
+    job_id: JobId
+    name: str = Field(description="Suffix of the job, otherwise the start of its ID.")
+    dataset: str | None = Field(description="Name of the dataset; null if it was deleted.")
+    base_model: str | None = Field(description="null if the job is not known yet.")
+    segments: int
+    minutes: int
+    seconds: int
+    charges: Money
+    reversals: Money
+    reversed_seconds: int
+    net: Money
+    event_ids: dict[str, list[str]] = Field(description="Events of the minutes and reversals.")

@@ -1,5 +1,100 @@
-"""Schemas of datasets and their validation."""
+"""Schemas of datasets and validation reports."""
 
-from gateway.datasets.api import DatasetAnswer, Excerpt, ValidationReport
+from __future__ import annotations
 
-__all__ = ["DatasetAnswer", "Excerpt", "ValidationReport"]
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field
+
+from domain.datasets.dataset import DatasetStatus
+from gateway.schemas import Answer
+
+
+class Progress(Answer):
+    """Progress of a validation."""
+
+    lines: int
+    bytes: int
+    total_bytes: int
+
+
+class TokenCount(Answer):
+    """Tokens of a dataset and of its longest example, for one base model."""
+
+    base_model: str
+    tokens: int
+    longest_example: int
+
+
+class DatasetAnswer(Answer):
+    """A dataset. Its counts are null until it is validated."""
+
+    id: UUID
+    name: str | None = Field(examples=["support chats"])
+    status: DatasetStatus
+    total_bytes: int
+    examples: int | None = None
+    duplicates: int | None = None
+    tool_lines: int | None = Field(
+        default=None, description="Lines with tool definitions, which training ignores."
+    )
+    tools_ignored: bool = Field(
+        default=False, description="True if you confirmed that training ignores tool definitions."
+    )
+    obstacle: str | None = Field(
+        default=None, description="The reason why no job can train on a ready dataset alone."
+    )
+    errors: int | None = None
+    uploaded_at: datetime
+    validated_at: datetime | None = None
+    progress: Progress | None = Field(default=None, description="Set during validation.")
+    tokens: list[TokenCount] = Field(description="Token counts, one for each base model.")
+    counting: list[str] = Field(
+        examples=[["smollm2-135m-instruct"]],
+        description="Base models whose token count is not known yet.",
+    )
+
+
+class Excerpt(Answer):
+    """Part of a line. The error is in `text[start:end]`, if `end` is greater than `start`.
+
+    Visible symbols replace invisible characters, one for one.
+    """
+
+    text: str
+    column: int = Field(description="Column of the first character in the line, from 1.")
+    goes_on: bool = Field(description="True if the line continues after the excerpt.")
+    start: int
+    end: int
+
+
+class LineProblem(Answer):
+    """An error. `line` counts from 1, or is null for an error of the whole file."""
+
+    line: int | None
+    code: str
+    message: str
+    excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
+
+
+class Notice(Answer):
+    """A warning, the number of lines that it applies to, and the first of them."""
+
+    code: str
+    message: str
+    count: int
+    lines: list[int]
+
+
+class ValidationReport(Answer):
+    """Result of a validation: at most one error per line, and only the first 100 errors."""
+
+    status: DatasetStatus
+    examples: int
+    duplicates: int
+    lines: int
+    bytes: int
+    warnings: list[Notice]
+    errors: list[LineProblem]
+    error_count: int

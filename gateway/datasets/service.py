@@ -1,124 +1,80 @@
-"""What both APIs do with a caller's datasets: find one, record an upload, delete one."""
+"""Datasets of an account."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from uuid import UUID
 
-from fastapi.concurrency import run_in_threadpool
-
 from domain.core.aggregate import because
-from domain.core.errors import DomainError
-from domain.datasets.dataset import Dataset, UploadOptions
+from domain.core.errors import NotFound, WrongState
+from domain.datasets.dataset import Dataset, DatasetStatus, Trainability
+from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend
+from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount, ValidationReport
 from gateway.http.access import Caller
+from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
-from infrastructure.profiles import set_dataset_name
+from infrastructure.artifacts import Artifacts
+from infrastructure.measurements import progress_of
+from infrastructure.profiles import dataset_names
+from infrastructure.store import Connection
 from projections import DATASETS, JOB_DETAIL
 from projections import datasets as rows
+from projections.base_models import all_base_models
 from projections.job_detail import unfinished_on
 from projections.projection import Row
 
-GIB = 1024**3
+SUMMARY_ERRORS = 3
 
 
 def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
-    """The row of a caller's dataset; raises NotFound, also for another account's."""
+    """Return the row of a dataset of the account. Raises NotFound."""
     return found(
         backend,
         DATASETS,
         lambda connection: rows.dataset(connection, caller.account_id, dataset_id),
-        f"no dataset {dataset_id}",
+        f"Unknown dataset {dataset_id}. See `ecolink datasets list`.",
     )
 
 
-def upload_ref(caller: Caller) -> str:
-    """Where the file of this request is stored, and of no other.
-
-    The same Idempotency-Key may be in use twice at once, and the request that fails must not
-    remove the file of the one that succeeds.
-    """
-    return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
-
-
-@asynccontextmanager
-async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
-    """Hold one of the account's uploads for the duration; the value is how many bytes it may have.
-
-    Raises RateLimited and QuotaExceeded.
-    """
-    quotas = backend.quotas
-    with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
-        count, size = await run_in_threadpool(_stored, backend, caller)
-        quotas.require_room("datasets", count)
-        room = quotas.require_room("dataset_gib", size, GIB)
-        yield min(room, backend.settings.dataset_max_bytes)
-
-
-def _stored(backend: Backend, caller: Caller) -> tuple[int, int]:
+def list_datasets(
+    backend: Backend, caller: Caller, after: UUID | None, limit: int
+) -> Page[DatasetAnswer]:
+    """Return the datasets of the account, newest first. Raises NotFound."""
+    if after is not None:
+        own_dataset(backend, caller, after)
     with backend.pool.connection() as connection:
-        return rows.stored(connection, caller.account_id)
+        read = partial(rows.datasets_of, connection, caller.account_id, after)
+        page = Page[Row].of(read, limit, lambda row: row)
+        return Page(data=_answers(connection, page.data), has_more=page.has_more)
 
 
-@contextmanager
-def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterator[None]:
-    """Delete a stored file when what is done about it fails so."""
-    try:
-        yield
-    except error:
-        backend.artifacts.delete(ref)
-        raise
+def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
+    """Return a dataset of the account. Raises NotFound."""
+    return dataset_answer(backend, own_dataset(backend, caller, dataset_id))
 
 
-class StoredFile(NamedTuple):
-    """A file that is whole in the artifact store; its size in bytes."""
-
-    ref: str
-    sha256: str
-    size: int
-
-
-def record_upload(
-    backend: Backend,
-    caller: Caller,
-    dataset_id: UUID,
-    name: str,
-    file: StoredFile,
-    options: UploadOptions,
-) -> Dataset:
-    """Make a dataset of a stored file; its validation begins.
-
-    The same id makes the same dataset, with the first file. Raises DomainError; nothing is kept
-    then, nor of an upload that the database did not come to know.
-    """
-    with dropped_on(Exception, backend, file.ref):
-        backend.log.find(Dataset, dataset_id)
-    # From here on another error than a refusal may hide a commit, whose file must stay.
-    with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
-        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
-    if dataset.upload_ref != file.ref:
-        backend.artifacts.delete(file.ref)
+def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
+    """Return the schema of a dataset's row."""
     with backend.pool.connection() as connection:
-        set_dataset_name(connection, dataset_id, name)
-    caught_up(backend, DATASETS)
-    return dataset
+        return _answers(connection, [row])[0]
 
 
-def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
-    """Confirm that jobs train on a caller's dataset without its tools' definitions.
-
-    Raises NotFound, and WrongState unless it is ready.
-    """
+def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
+    """Confirm that jobs ignore tool definitions. Raises NotFound and WrongState."""
     own_dataset(backend, caller, dataset_id)
     with because(caller.cause(backend)):
         backend.ecolink.ignore_tools(caller.account_id, dataset_id)
     caught_up(backend, DATASETS)
+    return show_dataset(backend, caller, dataset_id)
 
 
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
-    """Delete a caller's dataset; raises NotFound, and WrongState while a job needs it."""
+    """Delete a dataset. Raises NotFound, and WrongState while an unfinished job uses it."""
     own_dataset(backend, caller, dataset_id)
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
@@ -126,3 +82,120 @@ def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
     with because(caller.cause(backend)):
         backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by)
     caught_up(backend, DATASETS)
+
+
+def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationReport:
+    """Return the report of a validation. Raises NotFound, and WrongState during validation."""
+    row = own_dataset(backend, caller, dataset_id)
+    if row["report_ref"] is None:
+        raise WrongState("The dataset is validating. Its report is available afterwards.")
+    report = _stored_report(backend.artifacts, row["report_ref"])
+    if report is None:
+        raise NotFound(f"Dataset {dataset_id} was deleted.")
+    return report
+
+
+def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
+    """Return a dataset whose normalised examples are stored. Raises NotFound and WrongState."""
+    own_dataset(backend, caller, dataset_id)
+    dataset = backend.log.load(Dataset, dataset_id)
+    if dataset.status is DatasetStatus.VALIDATING:
+        raise WrongState("The dataset is validating. Its content is available afterwards.")
+    if dataset.status is DatasetStatus.REJECTED:
+        raise WrongState("The dataset was rejected and its file deleted. Upload a corrected file.")
+    return dataset
+
+
+def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
+    """Return the first errors of a rejected file, or None if it was deleted."""
+    report = _stored_report(artifacts, report_ref)
+    if report is None:
+        return None
+    errors = [
+        f"{'file' if error.line is None else f'line {error.line}'}: {error.message}"
+        for error in report.errors[:SUMMARY_ERRORS]
+    ]
+    further = report.error_count - len(errors)
+    return "; ".join(errors + ([f"and {further} more"] if further else []))
+
+
+def obstacle_of(row: Mapping[str, Any]) -> str | None:
+    """Return why no job can train on the dataset of a row alone, or None."""
+    if row["status"] != DatasetStatus.READY_FOR_TRAINING:
+        return None
+    facts = ("examples", "duplicates", "tool_lines", "tools_ignored")
+    return Trainability(*(row[name] for name in facts)).obstacle()
+
+
+@dataclass(frozen=True)
+class BaseView:
+    """A base model and the lengths of a dataset. They are None while unknown or refused."""
+
+    name: str
+    ref: str
+    manifest_sha256: str
+    context_length: int
+    lengths: TokenLengths | None
+    refusal: str | None
+
+
+def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
+    """Return the lengths of a ready dataset for every base model, by name."""
+    dataset = backend.log.load(Dataset, dataset_id)
+    with backend.pool.connection() as connection:
+        bases = all_base_models(connection)
+    return [_base_view(dataset, row) for row in bases]
+
+
+def _base_view(dataset: Dataset, row: dict[str, Any]) -> BaseView:
+    revision = (row["name"], row["manifest_sha256"])
+    known = dataset.is_counted(*revision)
+    return BaseView(
+        name=row["name"],
+        ref=row["ref"],
+        manifest_sha256=row["manifest_sha256"],
+        context_length=row["context_length"],
+        lengths=dataset.counted[row["name"]].lengths if known else None,
+        refusal=dataset.why_uncountable(*revision),
+    )
+
+
+def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | None:
+    """Return a stored report, or None if it was deleted before the read models knew."""
+    try:
+        return ValidationReport.model_validate_json(artifacts.get(report_ref))
+    except FileNotFoundError:
+        return None
+
+
+def _answers(connection: Connection, datasets: Sequence[Mapping[str, Any]]) -> list[DatasetAnswer]:
+    ids = [row["dataset_id"] for row in datasets]
+    names = dataset_names(connection, ids)
+    tokens = _by_dataset(rows.token_counts(connection, ids))
+    counting = _by_dataset(rows.uncounted_of(connection, ids))
+    return [
+        DatasetAnswer(
+            **{name: row[name] for name in DatasetAnswer.model_fields if name in row},
+            id=row["dataset_id"],
+            name=names.get(row["dataset_id"]),
+            obstacle=obstacle_of(row),
+            progress=_progress(connection, row),
+            tokens=[TokenCount(**each) for each in tokens[row["dataset_id"]]],
+            counting=[each["base_model"] for each in counting[row["dataset_id"]]],
+        )
+        for row in datasets
+    ]
+
+
+def _progress(connection: Connection, row: Mapping[str, Any]) -> Progress | None:
+    if row["status"] != DatasetStatus.VALIDATING:
+        return None
+    progress = progress_of(connection, row["dataset_id"])
+    return None if progress is None else Progress(**progress)
+
+
+def _by_dataset(found: Sequence[Row]) -> defaultdict[UUID, list[Row]]:
+    grouped: defaultdict[UUID, list[Row]] = defaultdict(list)
+    for row in found:
+        grouped[row["dataset_id"]].append(row)
+    return grouped

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from domain.core.durations import rough, spoken
 from domain.estimating.memory import gib
 from gateway.backend import Backend
-from gateway.billing.api.accounts import show_account
+from gateway.billing.service import account_of
 from gateway.http.access import Caller
 from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
@@ -107,7 +107,7 @@ def page(
         templates()
         .get_template(template)
         .render(
-            account=show_account(caller, backend),
+            account=account_of(backend, caller),
             csrf_token=session.csrf_token if session else "",
             path=request.url.path,
             **context,

@@ -15,7 +15,7 @@ from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
-from gateway.datasets.openai.objects import why_rejected
+from gateway.datasets.service import rejection_summary
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
 from gateway.jobs.requests import FileRejected, files_of
@@ -245,5 +245,5 @@ def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUI
         row = dataset_rows.dataset(connection, account_id, dataset_id)
     if row is None or row["report_ref"] is None:
         return sentence
-    why = why_rejected(backend.artifacts, row["report_ref"])
+    why = rejection_summary(backend.artifacts, row["report_ref"])
     return f"{sentence}: {why}" if why else sentence

@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend, BackendOf
-from gateway.billing.api.accounts import show_account
+from gateway.billing.service import account_of
 from gateway.catalog.service import display_names
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs.names import names_of
@@ -126,7 +126,7 @@ def show_now(
         return Response(status_code=204)
     if empty:  # the page has no list yet to update
         return Response(headers={"hx-refresh": "true"})
-    account = show_account(caller, backend)
+    account = account_of(backend, caller)
     return fragment("jobs/now.html", account=account, **_shown(backend, now, asked))
 
 

@@ -11,7 +11,8 @@ from fastapi.responses import Response
 
 from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
-from gateway.billing.api.accounts import show_account
+from gateway.billing.service import account_of
+from gateway.catalog.service import display_names
 from gateway.events.feed import FeedEvent
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs import service
@@ -117,7 +118,7 @@ def quote_resume(
         gate=service.quote_resume(backend, caller, job_id, count) if count else None,
         gpu_count=count,
         wanted=requirement("gpu_count"),
-        account=show_account(caller, backend),
+        account=account_of(backend, caller),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the pages of datasets show of the text: what is learnt of each example, and what is cut."""
+"""Examples on the dataset page: trained, context and truncated tokens."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from tests.gateway.web.dataset_page import (
     learnt,
     opened,
     settle,
-    words,
 )
 from tests.gateway.web.signed_in import Browser
 
 
-def test_what_is_highlighted_is_what_the_trainer_learns(
+def test_highlighted_text_is_what_the_trainer_learns(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
 ) -> None:
     long = {**ASSISTANT, "content": "word é " * 40}
@@ -50,12 +49,11 @@ def test_what_is_highlighted_is_what_the_trainer_learns(
         kept = example.truncated(CONTEXT)
         labels = [label for label in kept.labels if label != IGNORED]
         expected.append(tokenizer.decode(labels))
-        counts.append(f"{len(example.input_ids)} tokens, {kept.label_tokens} learnt")
+        counts.append(f'data-tokens="{len(example.input_ids)}" data-learnt="{kept.label_tokens}"')
     assert "".join(learnt(html)) == "".join(expected)
-    shown = words(html)
     for each in counts:
-        assert each in shown
-    assert "beyond the context cut off" in shown
+        assert each in html
+    assert 'class="over"' in html
     assert re.findall(r'class="turn is-(\w+)"', html)[:3] == ["system", "user", "assistant"]
     whole = "".join(unescape(re.sub(r"<[^>]+>", "", turn)) for turn in _turns(html))
     texts = [tokenizer.apply_chat_template(_without_weight(chat), tokenize=False) for chat in chats]
@@ -70,16 +68,15 @@ def _without_weight(chat: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in each.items() if k != "weight"} for each in chat["messages"]]
 
 
-def test_an_example_of_which_nothing_is_left_to_learn_is_told(
+def test_an_example_without_tokens_to_train_on_is_marked(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
 ) -> None:
     dataset_id = upload({"messages": [{**USER, "content": "long " * 80}, ASSISTANT]})
     settle(browser)
-    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
-    assert "Nothing is left to learn, so that training leaves it out." in shown
+    assert 'data-learnt="0"' in opened(browser, f"/datasets/{dataset_id}/examples")
 
 
-def test_a_template_that_rewrites_history_shows_each_answer_on_its_own(
+def test_a_template_that_rewrites_history_splits_the_conversation(
     browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
 ) -> None:
     rewriting = CHAT_TEMPLATE.replace(
@@ -90,23 +87,24 @@ def test_a_template_that_rewrites_history_shows_each_answer_on_its_own(
     dataset_id = upload({"messages": [USER, ASSISTANT, USER, ASSISTANT]})
     settle(browser)
     html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "each answer is trained on its own" in words(html)
+    assert "data-split" in html
     assert learnt(html) == [f"{ASSISTANT['content']}<|im_end|>"] * 2
 
 
-def test_a_template_that_refuses_an_example_says_why(
+def test_a_template_that_refuses_an_example_shows_the_reason(
     browser: Browser, upload: Callable[..., UUID], world: World, tmp_path: Path
 ) -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     import_base(world, tmp_path / "refusing", refusing + CHAT_TEMPLATE)
     dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
     settle(browser)
-    shown = words(opened(browser, f"/datasets/{dataset_id}/examples"))
-    assert "training leaves it out: the base model's chat template refuses it: no system" in shown
-    assert "Example 2" in shown
+    html = opened(browser, f"/datasets/{dataset_id}/examples")
+    assert html.count("data-refused") == 1
+    assert "no system" in html
+    assert 'id="example-2"' in html
 
 
-def test_examples_have_pages_and_a_base_can_be_chosen(
+def test_examples_have_pages_and_a_choice_of_base_model(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel, tmp_path: Path
 ) -> None:
     import_base(world, tmp_path / "other", "{{ 'Chat: ' }}" + CHAT_TEMPLATE, "other")
@@ -116,44 +114,43 @@ def test_examples_have_pages_and_a_base_can_be_chosen(
     settle(browser)
     path = f"/datasets/{dataset_id}/examples"
     first = opened(browser, path)
-    assert "1 to 5 of 12" in words(first)
+    assert 'data-first="1" data-last="5"' in first
     assert "Number 4?" in first
     assert "Number 5?" not in first
     assert 'id="previous-examples" class="secondary small" aria-disabled="true"' in first
     last = opened(browser, f"{path}?first=11&base_model=other")
-    assert "11 to 12 of 12" in words(last)
+    assert 'data-first="11" data-last="12"' in last
     assert "Chat: &lt;|im_start|&gt;user" in last
     assert "Number 11?" in last
     assert "histogram" not in last
     assert 'id="next-examples" class="secondary small" aria-disabled="true"' in last
-    assert "Half of the examples have at most 30 tokens" in words(first)
-    assert "All fit into the base's context of 64." in words(first)
-    assert "12 of 12" in words(opened(browser, f"{path}?first=99999"))
+    assert 'data-median="30" data-beyond="0"' in first
+    assert 'data-first="12"' in opened(browser, f"{path}?first=99999")
     assert browser.client.get(f"{path}?first=0").status_code == 422
 
 
-def test_a_very_long_example_is_shown_from_its_beginning(
+def test_a_very_long_example_is_shown_in_part(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
 ) -> None:
     dataset_id = upload({"messages": [USER, {**ASSISTANT, "content": "x" * 3 * CHARACTERS_SHOWN}]})
     settle(browser)
     html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "characters more." in words(html)
+    assert "data-characters-left-out" in html
     assert len(html) < 2 * CHARACTERS_SHOWN
 
 
-def test_how_many_examples_are_cut_is_told(
+def test_truncated_examples_are_counted(
     browser: Browser, upload: Callable[..., UUID], world: World, base: BaseModel
 ) -> None:
     dataset_id = upload(CHAT, {"messages": [USER, ASSISTANT]})
     count(world, dataset_id, base, 40, CONTEXT + 30)
     settle(browser)
     html = opened(browser, f"/datasets/{dataset_id}/examples")
-    assert "context has 64: one example is longer, and cut off there." in words(html)
+    assert 'data-beyond="1"' in html
     assert html.count('class="beyond"') == 1
 
 
-def test_what_is_not_ready_has_no_examples(
+def test_a_dataset_that_is_not_ready_has_no_examples(
     browser: Browser, upload: Callable[..., UUID], base: BaseModel
 ) -> None:
     dataset_id = upload(CHAT, validated=False)

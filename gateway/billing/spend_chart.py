@@ -1,15 +1,15 @@
-"""The spend chart: bars of what each day charged, drawn by the server."""
+"""The spend chart: an SVG with a bar for the charges of each day."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.billing.api.statements import StatementDay
+from gateway.billing.schemas import StatementDay
 from gateway.schemas import Money
 
 HEIGHT, STEP, GAP, LEAST = 100.0, 10.0, 2.0, 1.0
-"""Of the drawing, in its own units; a day that charged anything is seen."""
+"""Sizes in units of the drawing. A day with a charge has at least LEAST."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class SpendChart:
-    """Bars over a line; the drawing is stretched to the width that there is."""
+    """A chart that stretches to the available width."""
 
     width: float
     bars: tuple[Bar, ...]
     most: Money
-    """Of one day."""
+    """Highest charges of one day."""
     bar_width: float = STEP - GAP
     height: float = HEIGHT
 
 
 def spend_chart(days: Sequence[StatementDay]) -> SpendChart | None:
-    """The chart of some days in order; None if none of them charged anything."""
+    """Return the chart of days in order, or None if there were no charges."""
     most = max(day.charges.micros for day in days)
     if most == 0:
         return None

@@ -1,4 +1,4 @@
-"""The pages of datasets: the list with its uploads, and one dataset with what it teaches."""
+"""The datasets page and the page of one dataset."""
 
 from __future__ import annotations
 
@@ -12,31 +12,25 @@ from fastapi.responses import Response
 from domain.core.errors import WrongState
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend, BackendOf
-from gateway.datasets.api import (
-    UPLOAD_PATH,
-    DatasetAnswer,
-    drop_dataset,
-    ignore_tool_definitions,
-    list_datasets,
-    show_dataset,
-    show_report,
-)
-from gateway.datasets.bases import BaseView, base_views
-from gateway.datasets.pages.histogram import histogram
+from gateway.datasets import service
+from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
+from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.service import BaseView, base_views, show_dataset
+from gateway.datasets.uploads import NATIVE_PATH
 from gateway.http.access import Caller, CallerOf
 from gateway.http.paging import MOST_POSITION
 from gateway.web.rendering import fragment, is_htmx, page
 
-LISTED, EXAMPLES_SHOWN = 50, 5
+PAGE_SIZE, EXAMPLES_SHOWN = 50, 5
 
 STATUSES: dict[DatasetStatus, tuple[str, str]] = {
     DatasetStatus.VALIDATING: ("validating", "calm is-live"),
     DatasetStatus.READY_FOR_TRAINING: ("ready to train", "good"),
     DatasetStatus.REJECTED: ("rejected", "bad"),
 }
-"""What people read of a status, and the tone of it."""
+"""Label and tone of each status."""
 
 FORMAT = (
     '{"messages": [{"role": "system", "content": "You answer for the shop."}, '
@@ -55,8 +49,8 @@ router = APIRouter(prefix="/datasets")
 def show_datasets(
     request: Request, caller: CallerOf, backend: BackendOf, after: Before = None
 ) -> Response:
-    """The caller's datasets, the newest first, and what uploads others."""
-    found = list_datasets(caller, backend, after=after, limit=LISTED)
+    """The list of datasets and the upload form."""
+    found = service.list_datasets(backend, caller, after, PAGE_SIZE)
     shown: dict[str, Any] = {
         "datasets": found.data,
         "has_more": found.has_more,
@@ -64,7 +58,7 @@ def show_datasets(
         "statuses": STATUSES,
         "format": FORMAT,
         "validating": sum(each.status is DatasetStatus.VALIDATING for each in found.data),
-        "moving": any(map(_moves, found.data)),
+        "moving": any(map(_is_changing, found.data)),
     }
     if is_htmx(request):
         return fragment("datasets/table.html", **shown)
@@ -73,7 +67,7 @@ def show_datasets(
         backend,
         caller,
         "datasets/list.html",
-        upload_path=UPLOAD_PATH,
+        upload_path=NATIVE_PATH,
         upload_limit=backend.settings.dataset_max_bytes,
         **shown,
     )
@@ -81,17 +75,17 @@ def show_datasets(
 
 @router.get("/{dataset_id}")
 def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
-    """One dataset: how far its validation is, why it was rejected, or what it teaches."""
-    dataset = show_dataset(dataset_id, caller, backend)
+    """The page of a dataset: progress, errors, or lengths and examples."""
+    dataset = show_dataset(backend, caller, dataset_id)
     shown: dict[str, Any] = {
         "dataset": dataset,
         "statuses": STATUSES,
         "report": None,
         "bases": [],
-        "moving": _moves(dataset),
+        "moving": _is_changing(dataset),
     }
     if dataset.status is not DatasetStatus.VALIDATING:
-        shown["report"] = show_report(dataset_id, caller, backend)
+        shown["report"] = service.report_of(backend, caller, dataset_id)
     if dataset.status is DatasetStatus.READY_FOR_TRAINING:
         shown["bases"] = base_views(backend, dataset_id)
     if is_htmx(request):
@@ -108,8 +102,8 @@ async def show_examples(
     base_model: BaseName = None,
     first: Number = 1,
 ) -> Response:
-    """A ready dataset under one base: the lengths, and some examples from a number on."""
-    dataset, bases, ref = await run_in_threadpool(_under_bases, dataset_id, caller, backend)
+    """Lengths and examples of a ready dataset for one base model."""
+    dataset, bases, ref = await run_in_threadpool(_for_bases, dataset_id, caller, backend)
     base = _chosen(bases, base_model)
     first = min(first, dataset.examples or 1)
     preview = Preview()
@@ -131,28 +125,28 @@ async def show_examples(
 
 @router.post("/{dataset_id}/ignore-tools")
 def ignore_tools(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
-    """Confirm that definitions of tools are ignored, and show the dataset again."""
-    ignore_tool_definitions(dataset_id, caller, backend)
+    """Confirm that training ignores tool definitions, and reload the page."""
+    service.ignore_tools(backend, caller, dataset_id)
     return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 
 @router.post("/{dataset_id}/delete")
 def delete(dataset_id: UUID, caller: CallerOf, backend: BackendOf) -> Response:
-    """Delete a dataset, and go back to the list."""
-    drop_dataset(dataset_id, caller, backend)
+    """Delete a dataset and return to the list."""
+    service.delete_dataset(backend, caller, dataset_id)
     return Response(headers={"hx-redirect": "/datasets"})
 
 
-def _under_bases(
+def _for_bases(
     dataset_id: UUID, caller: Caller, backend: Backend
 ) -> tuple[DatasetAnswer, list[BaseView], str]:
-    """A ready dataset, its lengths under each base, and where its examples are stored.
+    """Return a ready dataset, its lengths, and the reference of its examples.
 
-    Raises WrongState for one that is not ready.
+    Raises NotFound and WrongState.
     """
-    dataset = show_dataset(dataset_id, caller, backend)
+    dataset = show_dataset(backend, caller, dataset_id)
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
-        raise WrongState(f"the dataset is {dataset.status}; a ready one has examples")
+        raise WrongState(f"The dataset is {dataset.status}. Only a ready dataset has examples.")
     return dataset, base_views(backend, dataset_id), backend.log.load(Dataset, dataset_id).ref
 
 
@@ -169,12 +163,11 @@ def _asked(backend: Backend, base: BaseView, ref: str, first: int) -> PreviewReq
 
 
 def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:
-    """The base with a name, else one that is counted, or not yet, or that refuses the dataset."""
+    """Return the named base model, otherwise a counted one, otherwise any that accepts it."""
     named = [base for base in bases if base.name == name]
     best = sorted(bases, key=lambda base: (base.refusal is not None, base.lengths is None))
     return next(iter(named or best), None)
 
 
-def _moves(dataset: DatasetAnswer) -> bool:
-    """Whether its page will soon say something else."""
+def _is_changing(dataset: DatasetAnswer) -> bool:
     return dataset.status is DatasetStatus.VALIDATING or bool(dataset.counting)

@@ -1,4 +1,4 @@
-"""A histogram of lengths as a drawing: bars in a box of units, and the words that go with it."""
+"""A histogram of example lengths as an SVG."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from dataclasses import dataclass
 from domain.training.token_lengths import BOUNDS, TokenLengths
 
 HEIGHT, BAR, GAP = 100, 10, 2  # units of the drawing
-LEAST = 1.5  # what a bar with one example among thousands is high
+LEAST = 1.5  # height of a bar with one example among thousands
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The examples of some lengths."""
+    """The examples of a range of lengths."""
 
     x: int
     y: float
     height: float
     label: str
-    beyond: bool  # the base's context, so that they are cut
+    beyond: bool  # longer than the context, so they are truncated
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars from the shortest example to the longest, each 15% longer than the one before."""
+    """Bars from the shortest example to the longest. Ranges grow by 15%."""
 
     bars: list[Bar]
     width: int
-    shortest: int  # tokens at the left end, at least
+    shortest: int  # tokens at the left end
     longest: int
     median: int
-    most: int  # 95% have at most so many tokens
-    beyond: int  # examples longer than the base's context, about
-    limit_x: int | None  # where the context ends, if that is within the drawing
+    most: int  # 95th percentile
+    beyond: int  # examples longer than the context, about
+    limit_x: int | None  # position of the context length, if it is visible
 
 
 def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
-    """The drawing of some lengths; None without any example."""
+    """Return the histogram, or None without examples."""
     if not lengths.buckets:
         return None
     first = _number(lengths.buckets[0].up_to)
@@ -71,5 +71,5 @@ def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
 
 
 def _number(length: int) -> int:
-    """The number of the bucket that a length is in."""
+    """Return the number of a length's bucket."""
     return max(1, bisect_left(BOUNDS, length))

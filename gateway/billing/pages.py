@@ -1,4 +1,4 @@
-"""The page of money: balance and runway, top-up, statements, and the ledger."""
+"""The billing page: balance, top-up, statements and the ledger."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
 
 from domain.core.errors import Invalid
 from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
-from gateway.billing.api.accounts import AccountAnswer, own_provider, pay, show_account
-from gateway.billing.api.ledger import newest
-from gateway.billing.api.statements import (
-    StatementDay,
-    StatementTotal,
-    days_asked,
-    days_of,
-    jobs_of,
-)
-from gateway.billing.pages.spend_chart import spend_chart
+from gateway.billing import statements
 from gateway.billing.runway import Runway
+from gateway.billing.schemas import AccountAnswer, StatementDay
+from gateway.billing.service import account_of, own_provider, runway_of, top_up_own
+from gateway.billing.spend_chart import spend_chart
+from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
+from gateway.http.origin import on_this_host
+from gateway.http.paging import MOST_POSITION
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
@@ -38,16 +36,15 @@ from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
 from projections.billing_ledger import Only, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
-from projections.open_meters import burns
 
 PAGE_POSTINGS = 50
-MOST_WAITING = 3  # jobs whose gate is quoted anew for the banner
+MAX_QUOTES = 3  # paused jobs whose resume is quoted for a banner
 
 router = APIRouter(prefix="/billing")
 
 
 class Kind(StrEnum):
-    """What the ledger can be filtered by."""
+    """Filters of the ledger."""
 
     PAID_IN = "paid-in"
     MINUTES = "minutes"
@@ -58,47 +55,70 @@ class Kind(StrEnum):
 
 LEASE_REASONS = (Reason.LEASE_RESERVED, Reason.LEASE_RELEASED)
 MOVING_REASONS = tuple(reason for reason in Reason if reason not in LEASE_REASONS)
-"""Those that change the balance; what leases hold and give back of it does not."""
+"""Reasons that change the balance. Leases only reserve parts of it."""
 
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
     Kind.PAID_IN: ("Paid in", (Reason.TOPPED_UP, Reason.CREDIT_GRANTED)),
     Kind.MINUTES: ("Metered minutes", (Reason.MINUTE_METERED,)),
-    Kind.RETURNED: ("Given back", (Reason.LOST_WORK_CREDITED,)),
+    Kind.RETURNED: ("Credited back", (Reason.LOST_WORK_CREDITED,)),
     Kind.LEASES: ("Reserved and released", LEASE_REASONS),
     Kind.ALL: ("All, with reservations", tuple(Reason)),
 }
 
 
 class DaysRefused(NamedTuple):
-    """Days that were asked for, and why no statement has them: the last thirty are shown."""
+    """Invalid days of a request. The page shows the last 30 days instead."""
 
     first: date | None
     last: date | None
     why: str
 
 
+class AddressQuery(BaseModel):
+    """Query parameters of the page's address."""
+
+    job: Annotated[JobId | None, Given] = None
+    kind: Annotated[Kind | None, Given] = None
+    before: int | None = Field(default=None, ge=1, le=MOST_POSITION)
+    first: Annotated[date | None, Given] = None
+    last: Annotated[date | None, Given] = None
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What of the money is asked for."""
+    """The days and postings that the page shows."""
 
-    time_zone: str
-    first: date
-    last: date
+    days: Days
     job: JobId | None
     kind: Kind | None
     before: int | None
     days_given: bool
-    """Whether an address names the days; else they go on with the calendar."""
+    """True if the address names the days. Otherwise they move with the calendar."""
     refused: DaysRefused | None = None
 
     @property
+    def time_zone(self) -> str:
+        """The account's time zone."""
+        return self.days.time_zone
+
+    @property
+    def first(self) -> date:
+        """The first day."""
+        return self.days.first
+
+    @property
+    def last(self) -> date:
+        """The last day."""
+        return self.days.last
+
+    @property
     def only(self) -> Only:
-        """The postings; reservations only if they are asked for."""
+        """Filter of the postings, by default without reservations."""
         reasons = KINDS[self.kind][1] if self.kind else MOVING_REASONS
         return Only(self.job, reasons, self.first, self.last, self.time_zone)
 
     def query(self, **change: object) -> str:
-        """As the query of an address, with a change."""
+        """Return the query of the page's address, with a change."""
         fields: dict[str, object] = {"kind": self.kind}
         if self.days_given:
             fields |= {"first": self.first, "last": self.last}
@@ -106,43 +126,35 @@ class Asked:
         return query_of(fields | change)
 
     def posted(self, now: MoneyNow) -> str:
-        """What tells the postings and days that are shown from others."""
+        """Return a key of the shown postings and days."""
         return f"{now.position} {self.last}"
 
     @property
     def csv_query(self) -> str:
-        """The same postings, for the API."""
+        """Query of the same postings for the API."""
         job = [("job", job_name(self.job))] if self.job else []
         reasons = [("reason", str(reason)) for reason in self.only.reasons or ()]
         days = [("first", str(self.first)), ("last", str(self.last))]
         return urlencode([*days, *job, *reasons])
 
 
-def asked(
-    caller: CallerOf,
-    backend: BackendOf,
-    job: Annotated[JobId | None, Given, Query()] = None,
-    kind: Annotated[Kind | None, Given, Query()] = None,
-    before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
-    first: Annotated[date | None, Given, Query()] = None,
-    last: Annotated[date | None, Given, Query()] = None,
-) -> Asked:
-    """What an address asks for; without days, or with days that are none, the last thirty."""
+def asked(caller: CallerOf, backend: BackendOf, query: Annotated[AddressQuery, Query()]) -> Asked:
+    """Return what an address asks for, by default the last 30 days."""
     try:
-        days, refused = days_asked(caller, backend, first, last), None
+        days, refused = statements.days_asked(backend, caller, query.first, query.last), None
     except Invalid as problem:
-        days = days_asked(caller, backend)
-        refused = DaysRefused(first, last, problem.message)
-    given = refused is None and bool(first or last)
-    return Asked(*days, job, kind, before, days_given=given, refused=refused)
+        days = statements.days_asked(backend, caller, None, None)
+        refused = DaysRefused(query.first, query.last, problem.message)
+    given = refused is None and bool(query.first or query.last)
+    return Asked(days, query.job, query.kind, query.before, days_given=given, refused=refused)
 
 
 AskedOf = Annotated[Asked, Depends(asked)]
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A job that is paused since the balance reached zero."""
+class PausedJob:
+    """A job that was paused because the balance reached zero."""
 
     id: JobId
     title: str
@@ -151,46 +163,38 @@ class Waiting:
 
 @dataclass(frozen=True)
 class MoneyNow:
-    """What changes by itself while the page is shown."""
+    """Figures that change while the page is open."""
 
     account: AccountAnswer
     runway: Runway
     waiting: tuple[JobId, ...]
     position: int
-    """Of the newest posting."""
+    """Position of the newest posting."""
 
     @property
     def seen(self) -> str:
-        """What tells this state from another."""
+        """A hash of these figures."""
         return sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def money_now(backend: Backend, caller: Caller) -> MoneyNow:
-    """The state of the caller's money."""
-    account = show_account(caller, backend)
+    """Read the current figures of the caller's account."""
+    account = account_of(backend, caller)
     with backend.pool.connection() as connection:
-        waiting = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
+        paused = jobs_paused_for(connection, caller.account_id, PauseReason.BALANCE)
         position = last_position(connection, caller.account_id)
-        now = burns(connection, [caller.account_id])[caller.account_id]
-    runway = Runway.of(account.balance.micros, now)
-    return MoneyNow(account, runway, tuple(waiting), position)
+    return MoneyNow(account, runway_of(backend, account), tuple(paused), position)
 
 
 @router.get("")
 def show_billing(
     request: Request, caller: CallerOf, backend: BackendOf, asked: AskedOf
 ) -> Response:
-    """The whole page."""
+    """The billing page."""
     now = money_now(backend, caller)
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
-    return page(
-        request,
-        backend,
-        caller,
-        "billing/page.html",
-        **shown,
-        **_form(request, backend, *shown["waiting"]),
-    )
+    form = _form(request, backend, *shown["waiting"])
+    return page(request, backend, caller, "billing/page.html", **shown, **form)
 
 
 @router.get("/now")
@@ -201,10 +205,9 @@ def show_now(
     seen: Annotated[str, Query()] = "",
     posted: Annotated[str, Query()] = "",
 ) -> Response:
-    """What has changed since the page, or this, was shown last; nothing if nothing has.
+    """The changed parts of the page, or 204 if nothing changed.
 
-    While a job runs, the figures change all the time; the statement and the ledger only with a
-    posting, or a new day.
+    The statement and the ledger change only with a posting or a new day.
     """
     now = money_now(backend, caller)
     moved = posted != asked.posted(now)
@@ -225,11 +228,11 @@ def top_up(
     command_key: Annotated[str, Form(min_length=1, max_length=100)],
     amount: Annotated[str, Form(max_length=40)] = "",
 ) -> Response:
-    """Pay into the balance; the same form sent twice is one payment."""
+    """Top up the balance. A form is one payment, even if it is sent twice."""
     try:
         if not amount.strip():
-            raise Invalid("say how much, in dollars", field="amount")
-        pay(request, backend, caller, amount, command_key)
+            raise Invalid("Enter an amount in dollars.", field="amount")
+        top_up_own(backend, caller, amount, command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
         if problem.field != "amount":
@@ -244,51 +247,42 @@ def top_up(
 
 
 def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
-    """What the page says of the balance."""
-    return {"now": now, "waiting": list(_waiting(backend, caller, now)), "asked": asked}
+    return {"now": now, "waiting": list(_paused_jobs(backend, caller, now)), "asked": asked}
 
 
 def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
-    """What the page says of the postings. Raises NotFound for a job that is not the caller's."""
+    """Return the statement and the ledger. Raises NotFound for a job of another account."""
     if asked.job is not None:
         own_job(backend, caller, asked.job)
-    span = (asked.time_zone, asked.first, asked.last)
-    days = days_of(backend, caller, span, ids=False)
-    jobs = jobs_of(backend, caller, span, ids=False)
-    total = StatementTotal.of(days)
-    ledger = newest(backend, caller, asked.only, asked.before, PAGE_POSTINGS)
+    days = statements.by_day(backend, caller, asked.days, ids=False)
+    jobs = statements.by_job(backend, caller, asked.days, ids=False)
+    total = statements.total_of(days)
+    ledger = statements.newest_ledger(backend, caller, asked.only, asked.before, PAGE_POSTINGS)
     positions = [each.position for each in ledger.data]
     with backend.pool.connection() as connection:
         balances = balances_after(connection, caller.account_id, positions)
     ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
-    names = names_by_id(backend, [each for each in ids if each is not None])
-    total_charged = Money.of(total.charges.micros - total.reversals.micros)
-    shown = {position: Money.of(micros) for position, micros in balances.items()}
     return {
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},
-        "days": [day for day in days if _moved(day)],
+        "days": [day for day in days if _has_movements(day)],
         "total": total,
-        "net": total_charged,
+        "net": Money.of(total.charges.micros - total.reversals.micros),
         "chart": spend_chart(days),
         "jobs": jobs,
         "ledger": ledger,
-        "balances": shown,
-        "names": names,
+        "balances": {position: Money.of(micros) for position, micros in balances.items()},
+        "names": names_by_id(backend, [each for each in ids if each is not None]),
     }
 
 
-def _moved(day: StatementDay) -> bool:
-    """Whether anything came or went."""
+def _has_movements(day: StatementDay) -> bool:
     return any(each.micros for each in (day.top_ups, day.credits, day.charges, day.reversals))
 
 
-def _form(request: Request, backend: Backend, *waiting: Waiting) -> dict[str, Any]:
-    """The form to top up, with what a waiting job lacks; or how to pay where there is none.
-
-    Each form has a key of its own, so that it is one payment however often it is sent.
-    """
-    provider = own_provider(request, backend)
-    missing = max((_missing_micros(each.gate) for each in waiting), default=0)
+def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
+    """Return the top-up form, filled with the amount that the paused jobs lack."""
+    provider = own_provider(backend, local=on_this_host(request))
+    missing = max((_missing_micros(each.gate) for each in paused), default=0)
     return {
         "provider": provider and provider.name,
         "instructions": backend.settings.payment_instructions,
@@ -303,12 +297,12 @@ def _missing_micros(gate: ResumeGate | None) -> int:
 
 
 def _whole_cents(micros: int) -> str:
-    """An amount for a form, rounded up to a cent."""
+    """Return an amount for a form field, rounded up to a cent."""
     return decimal_dollars(in_cents(micros, Toward.UP))[:-4]
 
 
-def _waiting(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[Waiting]:
+def _paused_jobs(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[PausedJob]:
     names = names_by_id(backend, now.waiting)
     for number, job_id in enumerate(now.waiting):
-        gate = job_detail(backend, caller, job_id).resume if number < MOST_WAITING else None
-        yield Waiting(job_id, names[job_id].title, gate)
+        gate = job_detail(backend, caller, job_id).resume if number < MAX_QUOTES else None
+        yield PausedJob(job_id, names[job_id].title, gate)

@@ -1,0 +1,168 @@
+"""Routes of accounts, the ledger and statements under /api."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import StreamingResponse
+
+from domain.core.errors import Invalid
+from gateway.backend import BackendOf
+from gateway.billing import service, statements
+from gateway.billing.schemas import (
+    AccountAnswer,
+    Credit,
+    OwnTopUp,
+    Posting,
+    StatementDay,
+    StatementJob,
+    TopUp,
+)
+from gateway.billing.statements import Days
+from gateway.http.access import CallerOf, OperatorOf
+from gateway.http.errors import refusals
+from gateway.http.origin import on_this_host
+from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
+from gateway.schemas import JobId, Listed
+from projections.billing_ledger import Only, Reason
+
+CSV: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV."}
+}
+
+router = APIRouter()
+accounts = APIRouter(tags=["accounts"])
+billing = APIRouter(tags=["billing"])
+
+
+@accounts.get("/account")
+def show_account(caller: CallerOf, backend: BackendOf) -> AccountAnswer:
+    """Show your account."""
+    return service.account_of(backend, caller)
+
+
+@accounts.post("/account/top-ups", responses=refusals(403, 409))
+def top_up_own(
+    payment: OwnTopUp,
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> AccountAnswer:
+    """Top up your balance. Requests with the same `Idempotency-Key` are one payment.
+
+    Returns 403 if self-service top-up is disabled. Test payments are accepted only from the host
+    that runs EcoLink, without a proxy, and up to $1,000 a day.
+    """
+    local = on_this_host(request)
+    return service.top_up_own(backend, caller, payment.amount, idempotency_key, local=local)
+
+
+@accounts.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))
+def grant_credit(
+    account_id: UUID, credit: Credit, caller: OperatorOf, backend: BackendOf
+) -> AccountAnswer:
+    """Grant a credit to an account. A reference counts once."""
+    return service.grant_credit(backend, caller, account_id, credit)
+
+
+@accounts.post("/accounts/{account_id}/top-ups", responses=refusals(403, 404, 409))
+def top_up(
+    account_id: UUID, payment: TopUp, caller: OperatorOf, backend: BackendOf
+) -> AccountAnswer:
+    """Add a received payment to an account. A reference counts once."""
+    return service.confirm_top_up(backend, caller, account_id, payment)
+
+
+def postings_asked(
+    caller: CallerOf,
+    backend: BackendOf,
+    job: Annotated[JobId | None, Query(description="Return postings of this job.")] = None,
+    reason: Annotated[
+        list[Reason] | None, Query(description="Return postings for these reasons.")
+    ] = None,
+    first: Annotated[date | None, Query(description="First day, in your time zone.")] = None,
+    last: Annotated[date | None, Query(description="Last day, in your time zone.")] = None,
+) -> Only:
+    """Return the filter of a ledger request. Raises Invalid."""
+    if first is not None and last is not None and last < first:
+        raise Invalid(f"The last day {last} is before the first day {first}.", field="last")
+    return Only(job, reason, first, last, statements.time_zone_of(backend, caller))
+
+
+PostingsAsked = Annotated[Only, Depends(postings_asked)]
+
+
+@billing.get("/ledger")
+def show_ledger(
+    caller: CallerOf,
+    backend: BackendOf,
+    only: PostingsAsked,
+    after: Annotated[After, Query(description="Return postings after this position.")] = 0,
+    limit: Limit = LARGEST_PAGE,
+) -> Page[Posting]:
+    """List the postings of your account, oldest first."""
+    return statements.ledger(backend, caller, only, after, limit)
+
+
+@billing.get("/ledger.csv", response_class=StreamingResponse, responses=CSV)
+def download_ledger(caller: CallerOf, backend: BackendOf, only: PostingsAsked) -> StreamingResponse:
+    """Download the postings of your account as CSV."""
+    return _csv(statements.ledger_as_csv(backend, caller, only), "ledger")
+
+
+def days_asked(
+    caller: CallerOf,
+    backend: BackendOf,
+    first: Annotated[
+        date | None, Query(description="First day, by default 29 days before the last.")
+    ] = None,
+    last: Annotated[
+        date | None, Query(description="Last day, by default today in your time zone.")
+    ] = None,
+) -> Days:
+    """Return the days of a statement request. Raises Invalid."""
+    return statements.days_asked(backend, caller, first, last)
+
+
+DaysAsked = Annotated[Days, Depends(days_asked)]
+
+
+@billing.get("/statements/days")
+def show_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementDay]:
+    """Show your statement by day, in your time zone."""
+    return Listed(data=statements.by_day(backend, caller, days))
+
+
+@billing.get("/statements/days.csv", response_class=StreamingResponse, responses=CSV)
+def download_days(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+    """Download your statement by day as CSV."""
+    return _csv(statements.by_day_as_csv(backend, caller, days), "statement-by-day")
+
+
+@billing.get("/statements/jobs")
+def show_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> Listed[StatementJob]:
+    """Show your statement by job, with the events of every charge."""
+    return Listed(data=statements.by_job(backend, caller, days))
+
+
+@billing.get("/statements/jobs.csv", response_class=StreamingResponse, responses=CSV)
+def download_jobs(caller: CallerOf, backend: BackendOf, days: DaysAsked) -> StreamingResponse:
+    """Download your statement by job as CSV."""
+    return _csv(statements.by_job_as_csv(backend, caller, days), "statement-by-job")
+
+
+def _csv(lines: Iterator[str], name: str) -> StreamingResponse:
+    return StreamingResponse(
+        lines,
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="ecolink-{name}.csv"'},
+    )
+
+
+for each in (accounts, billing):
+    router.include_router(each)

@@ -1,0 +1,126 @@
+"""Balances, credits and top-ups of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+from domain.billing.account import Account
+from domain.billing.payment import TEST_PROVIDER
+from domain.core.aggregate import because
+from domain.core.identity import created_id
+from domain.core.money import payment_micros_of
+from gateway.backend import Backend
+from gateway.billing.runway import Runway
+from gateway.billing.schemas import AccountAnswer, Credit, TopUp
+from gateway.http.access import Caller
+from gateway.http.errors import Forbidden
+from gateway.http.read_your_writes import caught_up, found
+from gateway.schemas import Money
+from infrastructure.payments import PaymentProvider, holders_provider, provider_named
+from infrastructure.profiles import name_of_account
+from projections import ACCOUNTS, BILLING_LEDGER
+from projections.accounts import account as account_row
+from projections.open_meters import burns
+
+SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator."
+TEST_PAYMENT_REMOTE = (
+    "Test payments are accepted only from the host that runs EcoLink, without a proxy. "
+    "Ask your operator to top up this account."
+)
+
+
+def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
+    """Return the caller's account. Raises NotFound and NotYetVisible."""
+    row = found(
+        backend,
+        ACCOUNTS,
+        lambda connection: account_row(connection, caller.account_id),
+        f"Unknown account {caller.account_id}.",
+    )
+    return _account(backend, caller.account_id, row)
+
+
+def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
+    """Return how long the balance of an account pays for its running jobs."""
+    with backend.pool.connection() as connection:
+        now = burns(connection, [account.id])[account.id]
+    return Runway.of(account.balance.micros, now)
+
+
+def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
+    """Return the provider of self-service payments, if there is one.
+
+    `local` says that the client connects directly from the gateway's host, which test payments
+    require.
+    """
+    provider = holders_provider(backend.settings)
+    is_test = provider is not None and provider.name == TEST_PROVIDER
+    return None if is_test and not local else provider
+
+
+def top_up_own(
+    backend: Backend, caller: Caller, amount: str, key: str | None, *, local: bool
+) -> AccountAnswer:
+    """Top up the caller's balance, once for each idempotency key.
+
+    Raises Forbidden, Invalid with the field `amount`, and CommandReused.
+    """
+    if holders_provider(backend.settings) is None:
+        raise Forbidden(SELF_SERVICE_DISABLED)
+    provider = own_provider(backend, local=local)
+    if provider is None:
+        raise Forbidden(TEST_PAYMENT_REMOTE)
+    payment_key = created_id(caller.account_id, "top-up", key or str(uuid4())).hex
+    receipt = provider.receipt(payment_key, payment_micros_of(amount, field="amount"))
+    with because(caller.cause(backend)):
+        account = backend.ecolink.top_up(caller.account_id, receipt)
+    return _changed(backend, account)
+
+
+def grant_credit(
+    backend: Backend, operator: Caller, account_id: UUID, credit: Credit
+) -> AccountAnswer:
+    """Grant a credit, once for each reference. Raises Invalid, NotFound and WrongState."""
+    amount_micros = payment_micros_of(credit.amount, field="amount")
+    with because(operator.cause(backend)):
+        account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
+    return _changed(backend, account)
+
+
+def confirm_top_up(
+    backend: Backend, operator: Caller, account_id: UUID, payment: TopUp
+) -> AccountAnswer:
+    """Add a received payment, once for each reference. Raises Invalid, NotFound and WrongState."""
+    amount_micros = payment_micros_of(payment.amount, field="amount")
+    provider = provider_named(backend.settings, payment.provider)
+    receipt = provider.receipt(payment.reference, amount_micros)
+    with because(operator.cause(backend)):
+        account = backend.ecolink.top_up(account_id, receipt)
+    return _changed(backend, account)
+
+
+def _changed(backend: Backend, account: Account) -> AccountAnswer:
+    caught_up(backend, ACCOUNTS, BILLING_LEDGER)
+    return _account(backend, account.id, vars(account))
+
+
+def _account(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
+    """Return the schema of an account's row, or of the fields of its aggregate."""
+    balance, reserved = state["balance_micros"], state["reserved_micros"]
+    with backend.pool.connection() as connection:
+        name = name_of_account(connection, account_id)
+    return AccountAnswer(
+        id=account_id,
+        name=name,
+        role=state["role"],
+        currency=state["currency"],
+        time_zone=state["time_zone"],
+        balance=Money.of(balance),
+        reserved=Money.of(reserved),
+        available=Money.of(balance - reserved),
+        depleted=state["depleted"],
+        low=state["low"],
+        runway_seconds=state.get("runway_seconds"),
+    )

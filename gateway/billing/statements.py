@@ -1,0 +1,176 @@
+"""The ledger and the statements of an account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from functools import partial
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from domain.billing.account import Account
+from domain.core.errors import Invalid
+from gateway.backend import Backend
+from gateway.billing.schemas import Posting, StatementDay, StatementJob, StatementTotal
+from gateway.http.access import Caller
+from gateway.http.paging import Page
+from gateway.jobs.names import SHORT, JobNames, names_by_id
+from gateway.schemas import Money
+from projections.billing_ledger import Only, newest_postings, postings_of
+from projections.projection import Row
+from projections.statement_csv import daily_csv, job_csv, ledger_csv
+from projections.statements import (
+    DayOfStatement,
+    JobOfStatement,
+    daily_statement,
+    job_statement,
+)
+
+DEFAULT_DAYS, MAX_DAYS = 30, 366
+CSV_PAGE = 1000
+"""Postings of one query of a CSV download."""
+
+
+class Days(NamedTuple):
+    """The days of a statement, both included, in the account's time zone."""
+
+    time_zone: str
+    first: date
+    last: date
+
+
+def time_zone_of(backend: Backend, caller: Caller) -> str:
+    """Return the time zone of the caller's account."""
+    return backend.log.load(Account, caller.account_id).time_zone
+
+
+def days_asked(backend: Backend, caller: Caller, first: date | None, last: date | None) -> Days:
+    """Return the days of a statement, by default the last 30. Raises Invalid."""
+    zone = time_zone_of(backend, caller)
+    last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
+    try:
+        first = first or last - timedelta(days=DEFAULT_DAYS - 1)
+    except OverflowError as error:
+        raise Invalid(f"{last} is too early. Choose a later day.", field="last") from error
+    if not 0 <= (last - first).days < MAX_DAYS:
+        raise Invalid(
+            f"{first} to {last} is not a statement period. Choose 1 to {MAX_DAYS} days.",
+            field="first",
+        )
+    return Days(zone, first, last)
+
+
+def ledger(backend: Backend, caller: Caller, only: Only, after: int, limit: int) -> Page[Posting]:
+    """Return postings after a position, oldest first."""
+    with backend.pool.connection() as connection:
+        read = partial(postings_of, connection, caller.account_id, only, after)
+        return Page[Posting].of(read, limit, _posting)
+
+
+def newest_ledger(
+    backend: Backend, caller: Caller, only: Only, before: int | None, limit: int
+) -> Page[Posting]:
+    """Return postings before a position, newest first."""
+    with backend.pool.connection() as connection:
+        read = partial(newest_postings, connection, caller.account_id, only, before)
+        return Page[Posting].of(read, limit, _posting)
+
+
+def ledger_as_csv(backend: Backend, caller: Caller, only: Only) -> Iterator[str]:
+    """Yield the lines of the ledger as CSV."""
+    return ledger_csv(_all_postings(backend, caller, only))
+
+
+def _all_postings(backend: Backend, caller: Caller, only: Only) -> Iterator[Row]:
+    """Read page by page, so that a slow client holds no connection."""
+    after = 0
+    while True:
+        with backend.pool.connection() as connection:
+            page = postings_of(connection, caller.account_id, only, after, CSV_PAGE)
+        yield from page
+        if len(page) < CSV_PAGE:
+            return
+        after = page[-1]["position"]
+
+
+def by_day(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementDay]:
+    """Return the statement by day, with the ids of its events if wanted."""
+    return [_day(day) for day in _days(backend, caller, days, ids=ids)]
+
+
+def by_day_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]:
+    """Yield the lines of the statement by day as CSV."""
+    return daily_csv(_days(backend, caller, days))
+
+
+def by_job(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementJob]:
+    """Return the statement by job, with the ids of its events if wanted."""
+    jobs = _jobs(backend, caller, days, ids=ids)
+    names = names_by_id(backend, [job.job_id for job in jobs])
+    return [_job(job, names.get(job.job_id)) for job in jobs]
+
+
+def by_job_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]:
+    """Yield the lines of the statement by job as CSV."""
+    jobs = _jobs(backend, caller, days)
+    names = names_by_id(backend, [job.job_id for job in jobs])
+    columns = {id: (each.title, each.dataset, each.base_model) for id, each in names.items()}
+    return job_csv(jobs, columns)
+
+
+def total_of(days: Sequence[StatementDay]) -> StatementTotal:
+    """Return the total of one or more days in order."""
+
+    def total(movement: str) -> Money:
+        return Money.of(sum(getattr(day, movement).micros for day in days))
+
+    movements = {name: total(name) for name in ("top_ups", "credits", "charges", "reversals")}
+    return StatementTotal(opening=days[0].opening, closing=days[-1].closing, **movements)
+
+
+def _days(
+    backend: Backend, caller: Caller, days: Days, *, ids: bool = True
+) -> list[DayOfStatement]:
+    with backend.pool.connection() as connection:
+        return daily_statement(connection, caller.account_id, *days, ids=ids)
+
+
+def _jobs(
+    backend: Backend, caller: Caller, days: Days, *, ids: bool = True
+) -> list[JobOfStatement]:
+    with backend.pool.connection() as connection:
+        return job_statement(connection, caller.account_id, *days, ids=ids)
+
+
+def _posting(row: Row) -> Posting:
+    return Posting(**{**row, "amount": Money.of(row["amount_micros"])})
+
+
+def _day(day: DayOfStatement) -> StatementDay:
+    return StatementDay(
+        day=day.day,
+        opening=Money.of(day.opening_micros),
+        top_ups=Money.of(day.top_ups_micros),
+        credits=Money.of(day.credits_micros),
+        charges=Money.of(day.charges_micros),
+        reversals=Money.of(day.reversals_micros),
+        closing=Money.of(day.closing_micros),
+        event_ids=day.event_ids,
+    )
+
+
+def _job(job: JobOfStatement, names: JobNames | None) -> StatementJob:
+    return StatementJob(
+        job_id=job.job_id,
+        name=names.title if names else job.job_id.hex[:SHORT],
+        dataset=names.dataset if names else None,
+        base_model=names.base_model if names else None,
+        segments=job.segments,
+        minutes=job.minutes,
+        seconds=job.seconds,
+        charges=Money.of(job.charges_micros),
+        reversals=Money.of(job.reversals_micros),
+        reversed_seconds=job.reversed_seconds,
+        net=Money.of(job.net_micros),
+        event_ids=job.event_ids,
+    )

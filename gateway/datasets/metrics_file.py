@@ -1,0 +1,87 @@
+"""Metrics of a finished job as a CSV file, which /v1 lists among the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from domain.core.errors import NotFound
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.http.openai_vocabulary import job_of_result
+from gateway.jobs.results import has_results, trained_tokens
+from gateway.jobs.service import own_job
+from infrastructure.store import Connection
+from projections.job_timeline import ended_at
+from projections.projection import Row
+
+METRICS_NAME = "step_metrics.csv"
+LINE_END = "\r\n"
+HEAD = "step,train_loss,valid_loss,valid_mean_token_accuracy,learning_rate,tokens" + LINE_END
+
+SQL = """
+WITH steps AS (
+    SELECT DISTINCT ON (job_id, step) * FROM step_measurements WHERE job_id = ANY(%(jobs)s)
+    ORDER BY job_id, step, segment DESC
+), scored AS (
+    SELECT DISTINCT ON (job_id, step) * FROM evaluation_measurements
+    WHERE job_id = ANY(%(jobs)s) AND step > 0 ORDER BY job_id, step, segment DESC
+), lines AS (
+    SELECT job_id, step, concat(step, ',', train_loss, ',', eval_loss, ',', accuracy, ',',
+        learning_rate, ',', tokens, %(end)s::text) AS line
+    FROM steps FULL JOIN scored USING (job_id, step)
+)
+"""
+"""The database formats the lines, so that it can also sum their lengths."""
+
+
+def _csv(connection: Connection, job_id: UUID) -> bytes:
+    """Return a line for each measured or evaluated step. Losses are in nats per label token.
+
+    Step 0, the base model, is left out. Expired measurements leave no lines.
+    """
+    rows = connection.execute(
+        f"{SQL} SELECT line FROM lines ORDER BY step",  # type: ignore[arg-type]
+        {"jobs": [job_id], "end": LINE_END},
+    ).fetchall()
+    return "".join([HEAD, *(row["line"] for row in rows)]).encode()
+
+
+def metrics_sizes(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the sizes of the metrics of jobs, in bytes."""
+    rows = connection.execute(
+        f"{SQL} SELECT job_id, sum(length(line))::bigint AS size "  # type: ignore[arg-type]
+        "FROM lines GROUP BY job_id",
+        {"jobs": list(job_ids), "end": LINE_END},
+    ).fetchall()
+    known = {row["job_id"]: row["size"] for row in rows}
+    return {job_id: len(HEAD) + known.get(job_id, 0) for job_id in job_ids}
+
+
+def job_with_metrics(backend: Backend, caller: Caller, file_id: str) -> Row:
+    """Return the job of a metrics file. Raises NotFound, also for an unfinished job."""
+    row = own_job(backend, caller, job_of_result(file_id))
+    if not has_results(row):
+        raise NotFound(f"Unknown file {file_id}. See GET /v1/files.")
+    return row
+
+
+def job_end(backend: Backend, job: Row) -> datetime:
+    """Return when a job ended."""
+    with backend.pool.connection() as connection:
+        return ended_at(connection, [job])[job["job_id"]]
+
+
+def metrics_end(backend: Backend, job: Row) -> datetime:
+    """Return when a job ended, after its last measurements arrived."""
+    end = job_end(backend, job)
+    trained_tokens(backend, [job], {job["job_id"]: end})
+    return end
+
+
+def metrics_csv(backend: Backend, job: Row) -> bytes:
+    """Return the metrics of a job as CSV, after its last measurements arrived."""
+    metrics_end(backend, job)
+    with backend.pool.connection() as connection:
+        return _csv(connection, job["job_id"])

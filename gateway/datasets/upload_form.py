@@ -1,0 +1,134 @@
+"""The multipart form of an upload under /v1, read as a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from domain.core.errors import Invalid
+from domain.datasets.dataset import UploadOptions
+from gateway.backend import Backend
+from gateway.datasets.uploads import StoredFile, upload_ref, upload_slot
+from gateway.http.access import Caller
+from gateway.http.multipart import Form
+from gateway.http.openai_vocabulary import FINE_TUNE
+from gateway.http.text_validation import storable
+from gateway.http.uploads import FORM_BYTES, refuse_declared, store_stream
+
+UNNAMED = "dataset.jsonl"
+OPTIONS = ("keep_duplicates", "ignore_tools")
+MAX_NAME = 200
+
+FORM_SCHEMA: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["purpose", "file"],
+                "properties": {
+                    "purpose": {"const": FINE_TUNE},
+                    "file": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "Chats in JSONL.",
+                    },
+                    "keep_duplicates": {
+                        "type": "boolean",
+                        "description": "EcoLink only: keep repeated lines.",
+                    },
+                    "ignore_tools": {
+                        "type": "boolean",
+                        "description": "EcoLink only: confirm that training ignores tool "
+                        "definitions.",
+                    },
+                },
+            }
+        }
+    },
+}
+"""Request body in the OpenAPI document. No model reads it, because it is streamed."""
+
+
+@dataclass
+class Upload:
+    """The received part of a form."""
+
+    ref: str
+    filename: str | None = None
+    """None until the file arrives."""
+    size: int = 0
+    """Bytes."""
+    sha256: str = ""
+    purpose: str | None = None
+    options: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def file(self) -> StoredFile:
+        """The stored file."""
+        return StoredFile(self.ref, self.sha256, self.size)
+
+    @property
+    def upload_options(self) -> UploadOptions:
+        """Options of the dataset."""
+        return UploadOptions(**self.options)
+
+    def require_purpose(self) -> None:
+        """Raise Invalid for another purpose than fine-tuning."""
+        if self.purpose != FINE_TUNE:
+            raise Invalid(f"Unknown purpose {self.purpose!r}. Send {FINE_TUNE!r}.", field="purpose")
+
+
+async def receive_upload(request: Request, backend: Backend, caller: Caller) -> Upload:
+    """Store the file of a form. Nothing is kept if this raises.
+
+    Raises Invalid, TooLarge, NoDiskSpace, RateLimited and QuotaExceeded.
+    """
+    upload = Upload(upload_ref(caller))
+    try:
+        async with upload_slot(backend, caller) as most_bytes:
+            refuse_declared(request, most_bytes, FORM_BYTES)
+            await _receive(request, backend, upload, most_bytes)
+        upload.require_purpose()
+        if upload.filename is None:
+            raise Invalid("Send the file in the form field `file`.", field="file")
+    except BaseException:
+        if upload.filename is not None:
+            await run_in_threadpool(backend.artifacts.delete, upload.ref)
+        raise
+    return upload
+
+
+async def _receive(request: Request, backend: Backend, upload: Upload, most_bytes: int) -> None:
+    form = Form(request.headers.get("content-type", ""), request.stream())
+    async for part in form.parts():
+        if part.name == "file" and upload.filename is None:
+            if upload.purpose is not None:
+                upload.require_purpose()
+            upload.size, upload.sha256 = await store_stream(
+                part.chunks, backend.artifacts, upload.ref, most_bytes
+            )
+            upload.filename = storable(part.filename or "")[-MAX_NAME:] or UNNAMED
+        elif part.name == "purpose":
+            upload.purpose = await part.text()
+        elif part.name in OPTIONS:
+            upload.options[part.name] = _boolean(part.name, await part.text())
+        else:
+            name, _, _ = part.name.partition("[")  # clients send objects as name[key]
+            if name == "expires_after":
+                raise Invalid("Files do not expire. Remove `expires_after`.", field=name)
+            raise Invalid(
+                f"Unknown or repeated field {name!r}. Send `file` and `purpose` once, and "
+                "`keep_duplicates` and `ignore_tools` if needed.",
+                field=name,
+            )
+
+
+def _boolean(name: str, value: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if value.lower() not in known:
+        raise Invalid(f"Invalid value {value!r}. Send true or false.", field=name)
+    return known[value.lower()]

@@ -1,0 +1,104 @@
+"""Uploads: store a file and create a dataset from it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from fastapi.concurrency import run_in_threadpool
+
+from domain.core.aggregate import because
+from domain.core.errors import DomainError
+from domain.datasets.dataset import Dataset, UploadOptions
+from gateway.backend import Backend
+from gateway.http.access import Caller
+from gateway.http.read_your_writes import caught_up
+from infrastructure.profiles import set_dataset_name
+from projections import DATASETS
+from projections import datasets as rows
+
+GIB = 1024**3
+
+NATIVE_PATH, OPENAI_PATH = "/api/datasets", "/v1/files"
+"""Paths whose bodies are streamed."""
+
+
+def upload_ref(caller: Caller) -> str:
+    """Return the reference of this request's file.
+
+    It is unique, so that of two requests with one Idempotency-Key, the one that fails does not
+    delete the file of the other.
+    """
+    return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
+
+
+@asynccontextmanager
+async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
+    """Hold an upload slot of the account, and yield the maximum size in bytes.
+
+    Raises RateLimited and QuotaExceeded.
+    """
+    quotas = backend.quotas
+    with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
+        count, size = await run_in_threadpool(_stored, backend, caller)
+        quotas.require_room("datasets", count)
+        room = quotas.require_room("dataset_gib", size, GIB)
+        yield min(room, backend.settings.dataset_max_bytes)
+
+
+def _stored(backend: Backend, caller: Caller) -> tuple[int, int]:
+    with backend.pool.connection() as connection:
+        return rows.stored(connection, caller.account_id)
+
+
+@contextmanager
+def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterator[None]:
+    """Delete a stored file if the block raises an error of this type."""
+    try:
+        yield
+    except error:
+        backend.artifacts.delete(ref)
+        raise
+
+
+class StoredFile(NamedTuple):
+    """A complete file in the artifact store. The size is in bytes."""
+
+    ref: str
+    sha256: str
+    size: int
+
+
+def record_upload(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    name: str,
+    file: StoredFile,
+    options: UploadOptions,
+) -> Mapping[str, Any]:
+    """Create a dataset from a stored file, and return its row. Its validation starts.
+
+    A repeat with the same id returns the existing dataset. If this raises DomainError, or the
+    database does not know the dataset, the file is deleted.
+    """
+    with dropped_on(Exception, backend, file.ref):
+        backend.log.find(Dataset, dataset_id)
+    # An error other than a refusal may follow a successful commit, whose file must stay.
+    with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
+        dataset = backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
+    if dataset.upload_ref != file.ref:
+        backend.artifacts.delete(file.ref)
+    with backend.pool.connection() as connection:
+        set_dataset_name(connection, dataset_id, name)
+    caught_up(backend, DATASETS)
+    with backend.pool.connection() as connection:
+        row = rows.dataset(connection, caller.account_id, dataset_id)
+    return row or {
+        "dataset_id": dataset.id,
+        "status": dataset.status,
+        "total_bytes": dataset.total_bytes,
+        "uploaded_at": dataset.created_on,
+    }
