@@ -12,7 +12,6 @@ from fastapi.responses import Response
 from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
 from gateway.billing.service import account_of
-from gateway.catalog.service import display_names
 from gateway.events.feed import FeedEvent
 from gateway.http.access import Caller, CallerOf
 from gateway.jobs import service

@@ -14,9 +14,6 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.datasets.pages import FORMAT, STATUSES
 from infrastructure.measurements import set_progress
 from infrastructure.store import connect
-from services.datasets.file_format import UNSUPPORTED
-from services.datasets.findings import SENTENCES
-from services.datasets.report import Code
 from services.datasets.validation import validate
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.dataset_page import (
