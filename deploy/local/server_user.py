@@ -78,7 +78,7 @@ def _has_name(uid: int) -> bool:
 
 
 def _refusal(user: ServerUser, folder: Path, binary: Path) -> str | None:
-    """Why the user cannot enter the folder or run the binary, or None."""
+    """Return the reason if the user cannot enter the folder or run the binary, or None."""
     script = 'cd "$1" && exec "$2" --version'
     trial = subprocess.run(
         tethered(("/bin/sh", "-c", script, "sh", str(folder), str(binary)), user.spec),

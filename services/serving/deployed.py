@@ -1,4 +1,4 @@
-"""What a deployment serves, and the port to the engine that keeps it in memory."""
+"""The weights of a deployment, and the port to the engine that keeps them in memory."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from infrastructure.settings import Settings
 from tests.bench.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 
 EXAMPLES_PER_STEP = 4
-CHATS, HELD_OUT, AVAILABLE = 898, 64, 800  # the whole corpus
+CHATS, AVAILABLE = 898, 800  # the whole corpus
 MAX_TOKENS = 512
 ERROR_CHARACTERS = 2000
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,7 +53,6 @@ def material(
     steps: int,
     model: Path | None = None,
     hyperparameters: Hyperparameters | None = None,
-    held_out: int = HELD_OUT,
 ) -> Material:
     """Chats for at least this many steps of full batches, tokenised for a base.
 
@@ -73,8 +72,7 @@ def material(
         model=model,
         chats=chats,
         data=data,
-        train=ceil(steps / epochs) * per_step,
-        held_out=held_out,
+        examples=ceil(steps / epochs) * per_step,
         max_tokens=MAX_TOKENS,
     )
     run_module(config, "--tokenize")

@@ -136,9 +136,9 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
         process = _gateway(settings)
         platform.advance(5)  # the first views
         before = process.memory_info().rss
-        with _clients(settings, platform, clients) as (told, commands):
+        with _clients(settings, platform, clients) as (output, commands):
             began = time.time()
-            _expect(told, "ready")
+            _expect(output, "ready")
             console.print(f"{clients} clients are there after {time.time() - began:.1f} s")
             run = Run(platform.written, platform.checkpoints)
             used = _cpu_seconds(process)
@@ -150,14 +150,14 @@ def measure(console: Console, settings: Settings, clients: int, jobs: int, secon
             process.send_signal(signal.SIGTERM)
             process.wait(20)
             process = _gateway(settings, platform)
-            _expect(told, "back", platform)
+            _expect(output, "back", platform)
             run.away = (gone, time.time())
             console.print(f"all are back {run.away[1] - gone:.1f} s after the gateway was ended")
             platform.advance(seconds / 2)
             time.sleep(DRAIN_SECONDS)
             commands.write("stop\n")
             commands.flush()
-            run.received = [Received.model_validate_json(line) for line in told]
+            run.received = [Received.model_validate_json(line) for line in output]
             run.steps, run.lines = map(frozenset, platform.measured)
         process.send_signal(signal.SIGTERM)
         process.wait(20)
@@ -228,20 +228,20 @@ def _clients(
             process.kill()
 
 
-def _expect(told: IO[str], word: str, platform: Platform | None = None) -> None:
+def _expect(output: IO[str], word: str, platform: Platform | None = None) -> None:
     """Wait for a word from the clients while the jobs continue."""
-    os.set_blocking(told.fileno(), False)
+    os.set_blocking(output.fileno(), False)
     deadline = time.monotonic() + START_SECONDS
     heard = ""
     while word not in heard:
         if time.monotonic() > deadline:
             raise StackError(f"The clients are not {word} after {START_SECONDS:.0f} s.")
-        heard += told.readline() or ""
+        heard += output.readline() or ""
         if platform is not None:
             platform.advance(0.05)
         else:
             time.sleep(0.05)
-    os.set_blocking(told.fileno(), True)
+    os.set_blocking(output.fileno(), True)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -278,7 +278,7 @@ def _report(console: Console, run: Run, clients: int, jobs: int) -> None:
     console.print(
         f"{clients} clients, {jobs} jobs, {written} events, {away} of them while the gateway was "
         f"away, {len(run.steps)} steps and {len(run.lines)} lines of each job: {faults} over all "
-        f"clients; {sum(each.loads for each in run.received)} curves or logs loaded anew\n"
+        f"clients; {sum(each.loads for each in run.received)} curves or logs loaded again\n"
         f"{run.bytes_per_client / 1000:.0f} kB of the gateway's memory for each client, and "
         f"{run.cpu_share:.0%} of a core for all of them; "
         f"{1000 * run.view_seconds:.1f} ms to read and render a view, once for all of its viewers"

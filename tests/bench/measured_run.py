@@ -1,9 +1,9 @@
-"""The trainer's loop without a platform around it, for benches: what it learns, and how fast.
+"""The trainer's loop without a platform, for benchmarks of its speed and memory.
 
 `python -m tests.bench.measured_run CONFIG.json`, where CONFIG.json is a RunConfig, prints a
-RunResult as JSON in its last line; with `--tokenize` it is a TokenizeConfig, and the numbers of
-examples are printed; with `--peak` a PeakConfig, and operations a second are. Whoever starts it
-imports the configurations without torch.
+RunResult as JSON in its last line. With `--tokenize` it is a TokenizeConfig, and the number of
+examples is printed. With `--peak` it is a PeakConfig, and operations per second are printed.
+Importing the configurations does not import torch.
 """
 
 from __future__ import annotations
@@ -37,70 +37,58 @@ if TYPE_CHECKING:
 MODULE = "tests.bench.measured_run"
 
 LARGER_ON_GPU = 4
-"""Times the edge of a CPU's matrices: smaller ones do not fill a GPU."""
+"""Factor of the matrices' edge on a GPU, which smaller ones do not fill."""
 
 
 class Settled(BaseModel):
-    """Base of what goes in and comes out."""
+    """Base of configurations and results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TokenizeConfig(Settled):
-    """Chats to be rendered for a base and split, with a limit for each side."""
+    """Chats to render for a base model."""
 
     model: Path
     chats: Path  # JSONL
-    data: Path  # is written
-    train: int  # examples, at most
-    held_out: int
+    data: Path  # output
+    examples: int  # at most
     max_tokens: int
 
 
 class RunConfig(Settled):
-    """One run; without steps it only evaluates an adapter."""
+    """One run."""
 
     model: Path
-    data: Path  # {"train": [{"input_ids", "labels"}, ..], "eval": [..]}
+    data: Path  # {"train": [{"input_ids", "labels"}, ..]}
     hyperparameters: Hyperparameters
-    precision: Literal["fp32", "bf16", "nf4"]  # nf4 computes in what the machine is good at
-    adapter: Path | None = None  # to begin from; None: a fresh one
-    output: Path | None = None  # directory that the adapter is written to
-    train: bool = True
-    steps: int | None = None  # of the plan, from its first; None: all
+    precision: Literal["fp32", "bf16", "nf4"]  # nf4 computes in the machine's best format
+    steps: int | None = None  # the first ones of the plan; None: all
     compiled: bool = False  # layers
-    checkpointing: bool = False  # activations are computed again
-    batch_tokens: int = 0  # that may run at once, if more than a micro batch's
+    checkpointing: bool = False  # gradient checkpointing
+    batch_tokens: int = 0  # tokens computed at once, if more than a micro-batch
 
 
 class PeakConfig(Settled):
-    """Square matrices to be multiplied on all threads, or on a GPU."""
+    """Square matrices to multiply on all threads, or on a GPU."""
 
     dtype: Literal["float32", "bfloat16"]
     sizes: tuple[int, ...]
-    times: int  # each size
+    times: int  # of each size
 
 
 class RunResult(Settled):
-    """What a run measured."""
+    """Measurements of a run."""
 
     first_step_seconds: float  # from the process's start to the end of the first optimizer step
-    step_tokens: tuple[int, ...]  # trained on, without padding
+    step_tokens: tuple[int, ...]  # without padding
     step_seconds: tuple[float, ...]
     compile_seconds: float  # before the first step
-    losses: tuple[float, ...]
-    peak_memory_bytes: int  # of training, evaluation left out
+    peak_memory_bytes: int
     threads: int  # of torch
     torch: str  # its version
     adapter_dtype: str
     shape: ModelShape  # of the base
-    eval_loss_before: float  # nats per label token, of the base
-    eval_loss: float
-
-    @property
-    def tokens(self) -> int:
-        """Trained on, without padding."""
-        return sum(self.step_tokens)
 
 
 Rows = dict[str, list[dict[str, list[int]]]]
@@ -119,7 +107,7 @@ def plan_of(rows: Rows, hyperparameters: Hyperparameters, batch_tokens: int = 0)
 
 
 def tokenize(config: TokenizeConfig) -> Rows:
-    """Render chats and write them to the data file; the first ones are held out."""
+    """Render chats and write them to the data file."""
     from services.trainer.model import load_tokenizer
 
     renderer = Renderer(load_tokenizer(config.model), config.max_tokens)
@@ -130,20 +118,17 @@ def tokenize(config: TokenizeConfig) -> Rows:
         for conversation in rendered.conversations
         for example in conversation
     ]
-    held_out, rest = examples[: config.held_out], examples[config.held_out :]
-    rows: Rows = {"train": rest[: config.train], "eval": held_out}
+    rows: Rows = {"train": examples[: config.examples]}
     config.data.write_text(json.dumps(rows))
     return rows
 
 
 def run(config: RunConfig) -> RunResult:
-    """Train with the trainer's own Training, evaluate with its HeldOut, keep the adapter."""
+    """Train with the trainer's own loop."""
     clock = SegmentClock()
     lean_imports(quantised=config.precision == "nf4")
     import torch
 
-    from services.trainer.evaluation import HeldOut
-    from services.trainer.model import save_adapter
     from services.trainer.peak_memory import PeakMemory
     from services.trainer.processes.ranks import Ranks
 
@@ -153,36 +138,24 @@ def run(config: RunConfig) -> RunResult:
     rows: Rows = json.loads(config.data.read_text())
     lease = Lease(clock, math.inf, math.inf)
     trained = _train(config, model, rows, ranks, lease)
-    peak_memory_bytes = memory.bytes
-    scorer = HeldOut(_examples(rows["eval"]), plan_of(rows, config.hyperparameters), ranks)
-    with model.disable_adapter():
-        before = scorer.score(model, lease)
-    after = scorer.score(model, lease)
-    assert before is not None
-    assert after is not None
-    if config.output is not None:
-        save_adapter(model, config.output)
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
     return RunResult(
         first_step_seconds=trained.first_step_seconds,
         step_tokens=tuple(step.tokens for step in trained.steps),
         step_seconds=tuple(step.seconds for step in trained.steps),
         compile_seconds=trained.compile_seconds,
-        losses=tuple(step.loss for step in trained.steps),
-        peak_memory_bytes=peak_memory_bytes,
+        peak_memory_bytes=memory.bytes,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         adapter_dtype=" and ".join(sorted(dtypes)),
         shape=shape,
-        eval_loss_before=before.loss,
-        eval_loss=after.loss,
     )
 
 
 class _Trained(NamedTuple):
     steps: list[Step]
     compile_seconds: float
-    first_step_seconds: float  # without a step: up to where it would begin
+    first_step_seconds: float
 
 
 def _train(
@@ -192,7 +165,7 @@ def _train(
     ranks: Ranks,
     lease: Lease,
 ) -> _Trained:
-    """The first steps of the plan, or all, or none."""
+    """Run the first steps of the plan, or all."""
     from services.trainer.training import Training
 
     plan = plan_of(rows, config.hyperparameters, config.batch_tokens)
@@ -208,7 +181,7 @@ def _train(
         raise RuntimeError(f"the compiler failed: {failure}")
     total = plan.total_steps if config.steps is None else min(config.steps, plan.total_steps)
     steps, first_step_seconds = [], lease.clock.elapsed()
-    for number in range(total if config.train else 0):
+    for number in range(total):
         step = training.step(number)
         assert step is not None
         first_step_seconds = first_step_seconds if steps else lease.clock.elapsed()
@@ -217,10 +190,7 @@ def _train(
 
 
 def peak(config: PeakConfig) -> float:
-    """Operations a second of matrix products, the median over all of them.
-
-    On the GPU, if there is one, else on all threads of the CPU.
-    """
+    """Median operations per second of matrix products, on the GPU or on all threads of the CPU."""
     lean_imports()
     import torch
 
@@ -229,7 +199,7 @@ def peak(config: PeakConfig) -> float:
     for edge in config.sizes:
         size = LARGER_ON_GPU * edge if on_gpu else edge
         a, b = (torch.randn(size, size).to("cuda" if on_gpu else "cpu", dtype) for _ in range(2))
-        out = a @ b  # the first of a size is not counted: kernels are chosen, pages are faulted in
+        out = a @ b  # not counted: it chooses kernels and faults pages in
         for _ in range(config.times):
             _wait(on_gpu)
             began = time.perf_counter()
@@ -240,7 +210,7 @@ def peak(config: PeakConfig) -> float:
 
 
 def _wait(on_gpu: bool) -> None:
-    """For what a GPU was told to do."""
+    """Wait for the GPU, if there is one."""
     import torch
 
     if on_gpu:
@@ -248,9 +218,8 @@ def _wait(on_gpu: bool) -> None:
 
 
 def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
-    """Base and adapter, drawn as a segment draws it, and the base's shape."""
+    """Base with a new adapter, initialised as in a segment, and the base's shape."""
     import torch
-    from peft import load_peft_weights, set_peft_model_state_dict
 
     from services.model_import.importer import shape_of
     from services.trainer.model import attach_adapter, checkpoint_activations, load_base
@@ -266,9 +235,6 @@ def _model(config: RunConfig, ranks: Ranks) -> tuple[PeftModel, ModelShape]:
     shape = shape_of(base)
     torch.manual_seed(config.hyperparameters.seed)
     model = attach_adapter(base, config.hyperparameters, config.model.name)
-    if config.adapter is not None:
-        weights = load_peft_weights(str(config.adapter), device=str(ranks.device))
-        set_peft_model_state_dict(model, weights)
     return model, shape
 
 
@@ -277,7 +243,7 @@ def _examples(rows: list[dict[str, list[int]]]) -> list[Example]:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Run the command line."""
     match arguments:
         case ["--tokenize", path]:
             lean_imports()

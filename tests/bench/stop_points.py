@@ -1,8 +1,8 @@
-"""A trainer that is stopped at a place of its work that is known before: for measurements only.
+"""Run the trainer's program and signal it at a chosen place of its work, for benchmarks.
 
-`python -m tests.bench.stop_points [--compiled] [PLACE NUMBER SIGNAL] SPEC.json` runs the
-trainer's program and sends its pod the signal at the place, the NUMBER-th time (from 1) that rank 0
-comes there. With `--compiled` a job of one rank is compiled however short it is.
+`python -m tests.bench.stop_points [--compiled] [PLACE NUMBER SIGNAL] SPEC.json` sends the pod the
+signal when rank 0 reaches the place for the NUMBER-th time (from 1). `--compiled` compiles a job of
+one rank, even if it is short.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ COMPILED_FLAG = "--compiled"
 
 
 class Place(StrEnum):
-    """Where training can be interrupted."""
+    """Places at which training can be interrupted."""
 
-    FORWARD = "forward"  # in a micro batch's forward pass
+    FORWARD = "forward"  # in a micro-batch's forward pass
     BACKWARD = "backward"  # in its backward pass
     BETWEEN = "between"  # after it, before the next one or the optimizer step
-    SAVE = "save"  # a checkpoint is written, and not yet stored
+    SAVE = "save"  # a checkpoint is written, but not stored
 
 
 def act_at(place: Place, number: int, act: Callable[[], None], patch: Callable = setattr) -> None:
-    """Have `act` called, once, the number-th time that this process's training is at a place.
+    """Call `act` once, when training in this process reaches a place for the number-th time.
 
-    `patch` sets an attribute of a class or module, as `setattr` does.
+    `patch` sets an attribute of a class or module, like `setattr`.
     """
     count = 0
 
@@ -76,7 +76,7 @@ def _arrive_in_forward(arrive: Callable[[], None], patch: Callable) -> None:
     forward = PreTrainedModel.__call__
 
     def forward_and_arrive(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
-        # The inner of two models has done all but the head.
+        # The inner model has computed everything but the head.
         output = forward(model, *arguments, **named)
         if model.training and model.get_output_embeddings() is None:
             arrive()
@@ -86,7 +86,7 @@ def _arrive_in_forward(arrive: Callable[[], None], patch: Callable) -> None:
 
 
 def _arrive_at_backward(place: Place, arrive: Callable[[], None], patch: Callable) -> None:
-    """In the backward pass or after it, as the place is."""
+    """In the backward pass or after it, depending on the place."""
     import torch
 
     backward = torch.Tensor.backward
@@ -102,13 +102,13 @@ def _arrive_at_backward(place: Place, arrive: Callable[[], None], patch: Callabl
 
 
 def _interrupt(pod_pid: int, number: int) -> None:
-    """Signal the pod; a stop of its leader alone if it is to be killed, for that ends all."""
+    """Signal the pod. SIGKILL goes to its leader alone, whose end ends all."""
     print(f"signalled at={time.monotonic():.6f}", flush=True)
     os.kill(os.getpid() if number == signal.SIGKILL else pod_pid, number)
 
 
 def _start_ranks_here(arguments: list[str]) -> None:
-    """Have the agent of several ranks start this program in them, not the trainer's own."""
+    """Make the agent of several ranks start this program in them instead of the trainer's."""
     from torch.distributed.elastic.agent.server import api
 
     spec = api.WorkerSpec
@@ -121,7 +121,7 @@ def _start_ranks_here(arguments: list[str]) -> None:
 
 
 def compile_any_length() -> None:
-    """Have jobs compiled that are too short for it to pay, where they could be at all."""
+    """Also compile jobs that are too short to benefit."""
     lean_imports()
     from services.trainer import segment
 
@@ -129,7 +129,7 @@ def compile_any_length() -> None:
 
 
 def main(*arguments: str) -> int:
-    """What the command line says: runs the trainer's program, and returns its exit code."""
+    """Run the trainer's program as the arguments say, and return its exit code."""
     if arguments[0] == COMPILED_FLAG:
         compile_any_length()
         arguments = arguments[1:]
@@ -140,7 +140,7 @@ def _run_to_a_stop(place: str, number: str, signal_number: str, *arguments: str)
     """Install the stop point and run the program."""
     spec = SegmentSpec.model_validate_json(Path(arguments[0]).read_text())
     if spec.gpu_count > 1 and "RANK" not in os.environ:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before torch has threads, as `launch`
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before torch starts threads
         lean_imports()
         _start_ranks_here([place, number, signal_number])
     elif os.environ.get("RANK", "0") == "0":

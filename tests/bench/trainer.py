@@ -130,7 +130,7 @@ def bench(
     try:
         require_trl(python)
         with tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder:
-            made = material(Path(folder), whole, model, chosen, held_out=1)
+            made = material(Path(folder), whole, model, chosen)
             contest = Contest(made, Path(folder), python, min(steps, whole), precision)
             found = contest.run(repeats, console.print, compiled=compiled)
             rows: Rows = json.loads(made.data.read_text())

@@ -21,11 +21,11 @@ def bench(
         each.estimate.low_seconds <= each.duration <= each.estimate.high_seconds for each in jobs
     )
     table = Table("", "jobs that waited", "median error", "p90 error", box=None)
-    for name, told in (
+    for name, estimate_of in (
         ("from the remaining estimates of running jobs", lambda job: job.eta),
         ("naive: expected GPU seconds of earlier jobs / GPUs", lambda job: job.naive),
     ):
-        accuracy = Accuracy.of(jobs, told)
+        accuracy = Accuracy.of(jobs, estimate_of)
         table.add_row(
             name,
             str(accuracy.waited),

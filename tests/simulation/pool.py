@@ -162,13 +162,13 @@ class Accuracy:
 
     @classmethod
     def of(
-        cls, jobs: Sequence[SimulatedJob], told: Callable[[SimulatedJob], float | None]
+        cls, jobs: Sequence[SimulatedJob], estimate_of: Callable[[SimulatedJob], float | None]
     ) -> Accuracy:
         """Errors of the jobs that had to wait."""
         errors = [
             abs(announced - waited) / waited
             for job in jobs
-            if (announced := told(job)) is not None
+            if (announced := estimate_of(job)) is not None
             and job.started_at is not None
             and (waited := job.started_at - job.arrives_at) > 0
         ]

@@ -49,9 +49,9 @@ def test_following_a_job_ends_with_its_last_event(
 ) -> None:
     tell(Story(log))
     ending = Ending()
-    told = [(ending.reached(each), each.topic) for each in envelopes(log)]
-    assert next(topic for over, topic in told if over) == last
-    assert [over for over, _ in told] == sorted(over for over, _ in told)
+    reached = [(ending.reached(each), each.topic) for each in envelopes(log)]
+    assert next(topic for over, topic in reached if over) == last
+    assert [over for over, _ in reached] == sorted(over for over, _ in reached)
 
 
 def test_a_malformed_job_id_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
