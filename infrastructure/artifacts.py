@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -183,27 +183,30 @@ class Artifacts:
 
     def put_directory(self, prefix: str, directory: Path) -> Manifest:
         """Store all files of a directory, then their manifest. Returns the manifest."""
-        files: list[ManifestFile] = []
-        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-            name = path.relative_to(directory).as_posix()
-            self.put_file(f"{prefix}/{name}", path)
-            files.append(ManifestFile(path=name, bytes=path.stat().st_size, sha256=_sha256(path)))
-        manifest = Manifest(files=tuple(files))
-        self.put(f"{prefix}/{MANIFEST}", manifest.content)
-        return manifest
+        return self._store_directory(prefix, directory, {}, self.put_file)
 
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
         """Like `put_directory`, but delete the directory. `known` maps paths to sha256.
 
         Files with a known sha256 are not read, and a file store moves them instead of copying.
         """
+        manifest = self._store_directory(prefix, directory, known, self._take_file)
+        shutil.rmtree(directory)
+        return manifest
+
+    def _store_directory(
+        self,
+        prefix: str,
+        directory: Path,
+        known: Mapping[str, str],
+        store: Callable[[str, Path], None],
+    ) -> Manifest:
         files: list[ManifestFile] = []
         for path in sorted(p for p in directory.rglob("*") if p.is_file()):
             name, size = path.relative_to(directory).as_posix(), path.stat().st_size
             sha256 = known.get(name) or _sha256(path)
-            self._take_file(f"{prefix}/{name}", path)
+            store(f"{prefix}/{name}", path)
             files.append(ManifestFile(path=name, bytes=size, sha256=sha256))
-        shutil.rmtree(directory)
         manifest = Manifest(files=tuple(files))
         self.put(f"{prefix}/{MANIFEST}", manifest.content)
         return manifest

@@ -127,8 +127,8 @@ class OrderedConsumer:
         """Apply a batch of the stream, or of the log where the two differ.
 
         A batch may mix redelivered and new messages in any order. After a restore of the database
-        the stream may have events that the log lacks. The relay only appends to a stream whose end
-        is in the log, so the whole batch is in the log if its last event is.
+        the stream may have events that the log lacks. If the last event of a batch is in the log,
+        the whole batch is: the relay only appends to a stream whose end is in the log.
         """
         position = self._position()
         fresh = {envelope.id: envelope for envelope in envelopes if envelope.id > position}

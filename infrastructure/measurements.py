@@ -68,41 +68,20 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
 def add_step(connection: Connection, step: StepMeasured) -> None:
     """Store the metrics of one optimizer step. Idempotent."""
     connection.execute(
-        "INSERT INTO step_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT DO NOTHING",
-        [
-            step.job_id,
-            step.step,
-            step.segment,
-            step.train_loss,
-            step.smoothed_loss,
-            step.learning_rate,
-            step.tokens,
-            step.tokens_per_second,
-            step.elapsed_seconds,
-            step.measured_at,
-            step.peak_memory_bytes,
-        ],
+        "INSERT INTO step_measurements VALUES (%(job_id)s, %(step)s, %(segment)s, %(train_loss)s, "
+        "%(smoothed_loss)s, %(learning_rate)s, %(tokens)s, %(tokens_per_second)s, "
+        "%(elapsed_seconds)s, %(measured_at)s, %(peak_memory_bytes)s) ON CONFLICT DO NOTHING",
+        dict(step),
     )
 
 
 def add_evaluation(connection: Connection, evaluation: EvaluationMeasured) -> None:
     """Store the metrics of an evaluation. Idempotent."""
     connection.execute(
-        "INSERT INTO evaluation_measurements VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT DO NOTHING",
-        [
-            evaluation.job_id,
-            evaluation.step,
-            evaluation.segment,
-            evaluation.eval_loss,
-            evaluation.accuracy,
-            evaluation.examples,
-            evaluation.label_tokens,
-            evaluation.seconds,
-            evaluation.elapsed_seconds,
-            evaluation.measured_at,
-        ],
+        "INSERT INTO evaluation_measurements VALUES (%(job_id)s, %(step)s, %(segment)s, "
+        "%(eval_loss)s, %(accuracy)s, %(examples)s, %(label_tokens)s, %(seconds)s, "
+        "%(elapsed_seconds)s, %(measured_at)s) ON CONFLICT DO NOTHING",
+        dict(evaluation),
     )
 
 

@@ -2,8 +2,8 @@
 
 The tables hold hashes of tokens only. A session belongs to an API key and ends with it. Its token
 is replaced every 15 minutes. The previous token stays valid until a minute after the new one was
-first used, because responses get lost and pages send requests in parallel (OWASP, Session
-Management Cheat Sheet, "Renewal timeout").
+first used: responses get lost, and pages send requests in parallel. Source: OWASP, Session
+Management Cheat Sheet, "Renewal timeout".
 """
 
 from __future__ import annotations

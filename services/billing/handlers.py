@@ -91,7 +91,7 @@ class Metering:
         )
 
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
-        """When the segment got its GPUs. Read from the log, because projections may lag."""
+        """Time at which the segment got its GPUs, from the log because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
             if isinstance(event, Job.PodStarted) and event.segment == segment:
                 return event.bound_at

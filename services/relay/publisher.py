@@ -46,8 +46,8 @@ class Publisher:
     """Keeps the stream a gapless, ordered copy of the log.
 
     Each message expects the sequence before it, so that the server rejects a second relay. A stream
-    that lost its tail, or was deleted, is filled from its end. A stream whose end is not in the
-    log, such as after a restore of the database, is emptied and refilled, so that no event follows
+    that lost its tail, or was deleted, is filled from its end. After a restore of the database the
+    stream's end may not be in the log. It is then emptied and refilled, so that no event follows
     one that the log lacks.
     """
 

@@ -100,7 +100,7 @@ class CostFacts(Facts):
 
 
 class Provenance(Facts):
-    """How a model was made. Every field follows from the event log."""
+    """The origin of a model. Every field follows from the event log."""
 
     schema_version: Literal[1] = 1
     model: str

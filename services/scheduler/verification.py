@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -50,18 +50,6 @@ class Check:
         return self.expected == self.found
 
 
-class Copy(Protocol):
-    """The files of a model in some place."""
-
-    def paths(self) -> list[str]:
-        """All files, including the manifest if there is one."""
-        ...
-
-    def chunks(self, path: str) -> Iterator[bytes]:
-        """Content of a file. Raises FileNotFoundError."""
-        ...
-
-
 @dataclass(frozen=True)
 class StoredCopy:
     """The model in the artifact store."""
@@ -94,6 +82,9 @@ class DirectoryCopy:
         with (self.directory / path).open("rb") as file:
             while chunk := file.read(1024 * 1024):
                 yield chunk
+
+
+Copy = StoredCopy | DirectoryCopy
 
 
 def verify(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from infrastructure.clock import Clock
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import Launcher, OpenLauncher, ReadCatalog
+from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher
 
 LAUNCHERS: Mapping[str, OpenLauncher] = {"local": LocalLauncher}
@@ -25,4 +25,4 @@ def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Lau
             f"Unknown launcher {settings.launcher!r}. "
             f"Set ECOLINK_LAUNCHER to one of: {', '.join(LAUNCHERS)}."
         )
-    return LAUNCHERS[settings.launcher](settings, clock, catalog)
+    return LAUNCHERS[settings.launcher](settings, clock, catalog, TRAINER)

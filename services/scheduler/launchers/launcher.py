@@ -79,8 +79,8 @@ class Launcher(Protocol):
     def capacity(self) -> Mapping[tuple[str, str], int]:
         """Number of GPUs by (region, GPU type), of what the catalog offers now.
 
-        A missing pair has none. The scheduler calls it at start, after each change of the catalog
-        and after `measure_machine`, and sets the capacity of the GPU pools to the result.
+        A missing pair has none. The scheduler sets the capacity of the GPU pools to the result. It
+        calls this method at start, after each change of the catalog and after `measure_machine`.
         """
         ...
 
@@ -156,15 +156,5 @@ class Launcher(Protocol):
         ...
 
 
-class OpenLauncher(Protocol):
-    """Builds a launcher. Tests replace the trainer's command."""
-
-    def __call__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        catalog: ReadCatalog,
-        program: Sequence[str] = TRAINER,
-    ) -> Launcher:
-        """The launcher, ready to launch."""
-        ...
+OpenLauncher = Callable[[Settings, Clock, ReadCatalog, Sequence[str]], Launcher]
+"""Builds a launcher that is ready to launch. The last argument is the trainer's command."""

@@ -21,7 +21,7 @@ from tests.domain.examples import account, happened, meter
 from tests.services.billing.meters import POLICY, meter_of
 
 SECOND = 1000
-"""What a second of the examples' meter costs, micro-dollars."""
+"""Price of one second of the example meter, micro-dollars."""
 
 
 @pytest.fixture(autouse=True)

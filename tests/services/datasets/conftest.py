@@ -9,7 +9,6 @@ from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from services.datasets.counting import Counting
 from tests.command_context import FixedClock
 from tests.services.datasets.running_service import Service
 
@@ -33,10 +32,3 @@ def service(
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock()
-
-
-@pytest.fixture
-def counting(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
-) -> Counting:
-    return Counting(log, clock, artifacts, pool)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from psycopg_pool import ConnectionPool
 
-from domain.core.event_log import EventLog
-from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
+from domain.datasets.dataset import DatasetStatus, Uncountable
 from infrastructure import limited_process
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import LONGEST_PAUSE
 from infrastructure.limited_process import Exceeded, Limits
-from infrastructure.store import Connection
 from services.datasets import validating as validating_module
 from services.datasets import validation
-from services.datasets.counting import Counting
-from services.datasets.report import STOPPED, Code, Problem, Report
-from services.datasets.validating import MOST_FAILURES, Validating
-from tests.command_context import FixedClock, command
+from services.datasets.report import STOPPED, Code, Problem
+from services.datasets.validating import MOST_FAILURES
+from tests.command_context import FixedClock
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.datasets.running_service import (
     VALID,
     Service,
-    count,
-    dataset,
     home,
-    import_base,
-    project,
-    upload,
 )
 from tests.services.datasets.uploads import ANSWER, ASSISTANT, CALL, USER, chat, jsonl, validated
 
@@ -49,23 +40,15 @@ LOOPING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 GROWING = "{% for a in range(99999) %}{{ '%1000000s' | format('x') }}{% endfor %}"
 
 
-def report_of(artifacts: Artifacts, dataset: Dataset) -> Report:
-    return Report.model_validate_json(artifacts.get(f"{home(dataset.id)}/report.json"))
-
-
 @pytest.mark.parametrize("content", [MANY_KEYS, MANY_CALLS], ids=["keys", "calls"])
-def test_many_keys_and_many_calls_are_read_in_time(
-    log: EventLog, artifacts: Artifacts, service: Service, content: bytes
-) -> None:
+def test_many_keys_and_many_calls_are_read_in_time(service: Service, content: bytes) -> None:
     """A quadratic comparison took more than a minute for each."""
-    dataset_id = upload(log, artifacts, content)
+    dataset_id = service.upload(content)
     service.catch_up()
-    assert dataset(log, dataset_id).status is DatasetStatus.READY_FOR_TRAINING
+    assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
 
 
-def test_a_slow_line_is_refused_and_the_next_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_slow_line_is_refused_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "LINE_CPU_SECONDS", 0.01)
     # A callback of the garbage collector may swallow one signal of the limit.
     monkeypatch.setattr(limited_process, "REPEAT_SECONDS", 0.01)
@@ -80,80 +63,63 @@ def test_too_many_lines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [error.code for error in report.errors] == [Code.TOO_MANY_LINES]
 
 
-def rejected(
-    log: EventLog, artifacts: Artifacts, validating: Validating, dataset_id: UUID
-) -> Problem:
-    """Validate the waiting file. Returns its only error."""
+def rejected(service: Service, content: bytes, limits: Limits) -> Problem:
+    """Validate a file with these limits. Returns its only error."""
+    dataset_id = service.upload(content)
+    service.project()
+    validating, _ = service.limited(limits)
     validating.validate_waiting()
     assert validating.work.finish(TIMEOUT_SECONDS)
-    found = dataset(log, dataset_id)
-    assert found.status is DatasetStatus.REJECTED
-    (error,) = report_of(artifacts, found).errors
+    assert service.dataset(dataset_id).status is DatasetStatus.REJECTED
+    (error,) = service.report(dataset_id).errors
     return error
 
 
-def test_a_validation_that_reaches_its_time_limit_rejects_the_file(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
-) -> None:
-    dataset_id = upload(log, artifacts, b"\n" * 19_000_000)
-    project(log, pool)
+def test_a_validation_that_reaches_its_time_limit_rejects_the_file(service: Service) -> None:
     limits = Limits(cpu_seconds=1, wall_seconds=600, memory_mib=1024)
-    error = rejected(
-        log, artifacts, Validating(log, clock, artifacts, pool, 10**9, limits), dataset_id
-    )
+    error = rejected(service, b"\n" * 19_000_000, limits)
     assert (error.line, error.code) == (None, Code.NOT_READABLE)
     assert STOPPED[Exceeded.TIME] in error.message
 
 
-def test_a_line_that_needs_too_much_memory_rejects_the_file(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
-) -> None:
-    dataset_id = upload(log, artifacts, VALID + MANY_OBJECTS)
-    project(log, pool)
+def test_a_line_that_needs_too_much_memory_rejects_the_file(service: Service) -> None:
     limits = Limits(cpu_seconds=60, wall_seconds=600, memory_mib=-400)
-    error = rejected(
-        log, artifacts, Validating(log, clock, artifacts, pool, 10**9, limits), dataset_id
-    )
+    error = rejected(service, VALID + MANY_OBJECTS, limits)
     assert error.code in {Code.TOO_COMPLEX, Code.NOT_READABLE}
     assert "memory" in error.message
 
 
-def test_a_failing_validation_is_retried_then_rejected(
-    log: EventLog, pool: ConnectionPool[Connection], artifacts: Artifacts, clock: FixedClock
-) -> None:
+def test_a_failing_validation_is_retried_then_rejected(service: Service, clock: FixedClock) -> None:
     failing = Limits(cpu_seconds=60, wall_seconds=0, memory_mib=1024)
-    dataset_id = upload(log, artifacts, VALID)
-    validating = Validating(log, clock, artifacts, pool, 10**9, failing)
-    project(log, pool)
+    dataset_id = service.upload(VALID)
+    validating, _ = service.limited(failing)
+    service.project()
     for tried in range(1, MOST_FAILURES + 1):
         for _ in range(3):  # nothing is tried before its time
             validating.validate_waiting()
             assert validating.work.finish(TIMEOUT_SECONDS)
         is_over = tried == MOST_FAILURES
-        assert dataset(log, dataset_id).status is (
+        assert service.dataset(dataset_id).status is (
             DatasetStatus.REJECTED if is_over else DatasetStatus.VALIDATING
         )
         clock.time += LONGEST_PAUSE
 
 
 def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
-    log: EventLog, artifacts: Artifacts, service: Service, monkeypatch: pytest.MonkeyPatch
+    artifacts: Artifacts, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = validating_module.run
 
     def delete_meanwhile(*arguments: object) -> object:
         result = run(*arguments)  # type: ignore[arg-type]
-        with command("delete"):
-            deleted = dataset(log, dataset_id)
-            deleted.delete(used_by=[])
-            log.commit(deleted)
+        service.delete(dataset_id)
         service.consumer.catch_up()
         return result
 
     monkeypatch.setattr(validating_module, "run", delete_meanwhile)
-    dataset_id = upload(log, artifacts, VALID)
+    dataset_id = service.upload(VALID)
     service.catch_up()
-    assert dataset(log, dataset_id).status is DatasetStatus.DELETED
+    assert service.dataset(dataset_id).status is DatasetStatus.DELETED
     assert artifacts.list(home(dataset_id)) == []
 
 
@@ -163,35 +129,23 @@ def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
     ids=["loops", "grows"],
 )
 def test_an_endless_template_does_not_block_others(
-    log: EventLog,
-    artifacts: Artifacts,
-    service: Service,
-    clock: FixedClock,
-    pool: ConnectionPool[Connection],
-    tmp_path: Path,
-    template: str,
-    reason: Uncountable,
+    service: Service, tmp_path: Path, template: str, reason: Uncountable
 ) -> None:
-    endless = import_base(log, artifacts, tmp_path / "a", "a-endless", template)
-    import_base(log, artifacts, tmp_path / "tiny")
-    first = upload(log, artifacts, VALID)
-    second = upload(log, artifacts, VALID, uuid4())
+    endless = service.import_base(tmp_path / "a", "a-endless", template)
+    service.import_base(tmp_path / "tiny")
+    first = service.upload(VALID)
+    second = service.upload(VALID, uuid4())
     service.catch_up()
-    project(log, pool)
-    limits = Limits(cpu_seconds=2, wall_seconds=600, memory_mib=512)
-    count(Counting(log, clock, artifacts, pool, limits))
+    _, counting = service.limited(Limits(cpu_seconds=2, wall_seconds=600, memory_mib=512))
+    service.count(counting)
     for each in (first, second):
-        found = dataset(log, each)
+        found = service.dataset(each)
         assert set(found.counted) == {"tiny"}
         assert found.uncountable[endless.name].reason is reason
 
 
 def test_a_small_upload_does_not_wait_for_another_account(
-    log: EventLog,
-    artifacts: Artifacts,
-    service: Service,
-    pool: ConnectionPool[Connection],
-    monkeypatch: pytest.MonkeyPatch,
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Upload order counts within an account only."""
     run, order = validating_module.run, list[str]()
@@ -201,8 +155,8 @@ def test_a_small_upload_does_not_wait_for_another_account(
         return run(module, request, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(validating_module, "run", note)
-    many = [upload(log, artifacts, VALID) for _ in range(3)]
-    (small,) = [upload(log, artifacts, VALID, uuid4())]
+    many = [service.upload(VALID) for _ in range(3)]
+    (small,) = [service.upload(VALID, uuid4())]
     service.catch_up()
     assert [str(small) in each for each in order].index(True) <= 1
     assert len(order) == len(many) + 1

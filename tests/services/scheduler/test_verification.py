@@ -122,7 +122,7 @@ FALSE_STATEMENTS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("environment", "revision"), None, "environment"),
     (("files", 0, "sha256"), "0" * 64, f"files: {WEIGHTS}"),
 ]
-"""Where in the provenance, the false value, the check that finds it."""
+"""Path in the provenance, a false value, and the name of the check that finds it."""
 
 
 def test_a_false_statement_is_reported_with_its_file(check: Any, copy: Path) -> None:
