@@ -1,4 +1,4 @@
-"""The wizard in a browser: what follows a change, what outlives the page, and both gates."""
+"""The wizard in a browser: changes, drafts and gates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
+from gateway.launch.pages.entries import requirement
 from tests.browser.tabs import PHONE_WIDTH, Tabs, until
 from tests.running import EcoLinkUnderTest
 
@@ -33,11 +34,11 @@ def begin(page: Page, dataset: str) -> None:
     """Open the wizard with a dataset, and choose the base."""
     page.goto(f"{PATH}?dataset={dataset}")
     page.get_by_label("Base model", exact=True).select_option("tiny")
-    expect(page).to_have_url(re.compile(f"{PATH}$"))  # it is a draft with the first change
+    expect(page).to_have_url(re.compile(f"{PATH}$"))  # the first change saves a draft
     expect(page.locator("#phases")).to_be_visible()
 
 
-def test_alpha_follows_r_until_it_is_touched(page: Page, dataset: str) -> None:
+def test_alpha_follows_r_until_it_is_changed(page: Page, dataset: str) -> None:
     begin(page, dataset)
     rank, alpha = (
         page.get_by_label("LoRA r", exact=True),
@@ -48,13 +49,13 @@ def test_alpha_follows_r_until_it_is_touched(page: Page, dataset: str) -> None:
     expect(rank).to_be_focused()
     alpha.fill("20")
     rank.fill("8")
-    expect(page.get_by_role("button", name="Have alpha follow r again")).to_be_visible()
+    expect(page.locator("#follow-r")).to_be_visible()
     expect(alpha).to_have_value("20")
-    page.get_by_role("button", name="Have alpha follow r again").click()
+    page.locator("#follow-r").click()
     expect(alpha).to_have_value("16")
 
 
-def test_typing_is_not_disturbed_by_what_follows_from_it(page: Page, dataset: str) -> None:
+def test_a_response_does_not_disturb_typing(page: Page, dataset: str) -> None:
     begin(page, dataset)
     page.get_by_text("Advanced", exact=True).click()
     name = page.get_by_label("Job name", exact=True)
@@ -63,9 +64,9 @@ def test_typing_is_not_disturbed_by_what_follows_from_it(page: Page, dataset: st
         name.press_sequentially("support bot 2026", delay=120)
     expect(name).to_have_value("support bot 2026")
     expect(name).to_be_focused()
-    expect(page.locator("#suffix-problem")).to_contain_text("Job name must be")
+    expect(page.locator("#suffix-problem")).to_have_text(requirement("suffix"))
     assert name.evaluate("(field) => field.selectionStart") == len("support bot 2026")
-    expect(page.get_by_label("Dropout", exact=True)).to_be_visible()  # what was opened stays open
+    expect(page.get_by_label("Dropout", exact=True)).to_be_visible()  # the section stays open
 
 
 def test_the_draft_survives_reload_back_and_a_second_tab(page: Page, dataset: str) -> None:
@@ -100,9 +101,9 @@ def test_a_job_is_approved_by_keyboard_alone(page: Page, dataset: str) -> None:
     page.keyboard.type("tiny")
     expect(page.get_by_label("Base model", exact=True)).to_have_value("tiny")
     stop_at(page, "epochs")
-    page.keyboard.type("1")  # what was there is selected
+    page.keyboard.type("1")  # replaces the selected text
     expect(page.get_by_label("Epochs", exact=True)).to_have_value("1")
-    expect(page.locator("#steps .figure").nth(1)).to_contain_text("Optimizer steps1in all")
+    expect(page.locator("#steps .figure").nth(1).locator("dd")).to_contain_text("1")
     stop_at(page, "approve")
     page.keyboard.press("Enter")
     expect(page).to_have_url(JOB)
@@ -117,7 +118,7 @@ def stop_at(page: Page, element_id: str) -> None:
     raise AssertionError(f"Tab does not come to #{element_id}")
 
 
-def test_what_was_not_seen_is_shown_before_it_is_approved(page: Page, dataset: str) -> None:
+def test_an_unseen_estimate_is_shown_instead_of_approved(page: Page, dataset: str) -> None:
     begin(page, dataset)
     expect(approve(page)).to_be_enabled()
     page.evaluate(
@@ -126,14 +127,14 @@ def test_what_was_not_seen_is_shown_before_it_is_approved(page: Page, dataset: s
             document.getElementById("approve").click();
         }"""
     )
-    notice = page.get_by_text("The estimate changed with your last change")
+    notice = page.locator("#approve-alert")
     expect(notice).to_be_visible()
     with page.expect_response(lambda answer: "keep=false" in answer.url):
         pass
-    expect(notice).to_be_visible()  # also after a look at the catalog
+    expect(notice).to_be_visible()  # also after a refresh of the quote
 
 
-def test_nothing_is_changed_while_an_approval_is_on_its_way(page: Page, dataset: str) -> None:
+def test_the_form_is_inert_during_an_approval(page: Page, dataset: str) -> None:
     begin(page, dataset)
     held: list[Route] = []
     page.route(f"**{PATH}", lambda route: held.append(route))
@@ -145,7 +146,7 @@ def test_nothing_is_changed_while_an_approval_is_on_its_way(page: Page, dataset:
     expect(approve(page)).to_be_focused()
     approve(page).click()
     expect(page.locator("#wizard")).to_have_attribute("inert", "")
-    page.locator("#epochs").dispatch_event("change")  # which would take the answer's place
+    page.locator("#epochs").dispatch_event("change")  # would replace the response
     until(page, lambda: len(held) == 2)
     held[1].continue_()
     expect(page).to_have_url(JOB)
@@ -158,7 +159,8 @@ def test_a_top_up_in_a_second_tab_opens_the_balance_gate(
     page = tabs.open(poor)
     begin(page, poor.dataset(tmp_path, 10))
     gate = page.locator("#balance-gate")
-    expect(gate).to_contain_text("Top up first: $0.01 is missing.")
+    expect(gate).to_have_class("is-closed")
+    expect(gate).to_contain_text("$0.01")
     expect(gate.get_by_role("link", name="Top up")).to_have_attribute("href", "/billing")
     expect(approve(page)).to_be_disabled()
     poor.top_up(5)
@@ -167,7 +169,7 @@ def test_a_top_up_in_a_second_tab_opens_the_balance_gate(
 
 @pytest.fixture
 def busy(newcomer: Callable[..., EcoLinkUnderTest], tmp_path: Path) -> Iterator[None]:
-    """Somebody else's job has all GPUs of the default type."""
+    """Another account's job holds all GPUs of the default type."""
     other = newcomer()
     (tmp_path / "theirs").mkdir()
     long = {"epochs": 100, "gradient_accumulation": 1, "save_steps": 100_000}
@@ -178,24 +180,21 @@ def busy(newcomer: Callable[..., EcoLinkUnderTest], tmp_path: Path) -> Iterator[
     other.await_status(job, "cancelled")
 
 
-def test_gpus_that_are_taken_close_the_capacity_gate(
+def test_busy_gpus_close_the_capacity_gate(
     busy: None, page: Page, dataset: str, person: EcoLinkUnderTest
 ) -> None:
     begin(page, dataset)
-    expect(page.locator("#capacity-gate")).to_contain_text(
-        "This machine has 0 CPU (this machine) free"
-    )
-    expect(approve(page)).to_contain_text("the wait is")
+    expect(page.locator("#capacity-gate")).to_have_class("is-closed")
     expect(approve(page)).to_be_disabled()
 
-    page.get_by_role("button", name="CPU with little memory (this machine) in This machine").click()
+    page.locator("#elsewhere").get_by_role("button").first.click()
     expect(page.get_by_label("GPU type", exact=True)).to_have_value("cpu-small")
     expect(approve(page)).to_be_enabled()
 
     page.get_by_label("GPU type", exact=True).select_option("cpu")
     expect(approve(page)).to_be_disabled()
-    page.get_by_label("Wait in the queue, free of charge", exact=True).check()
-    expect(approve(page)).to_contain_text("after a wait of")
+    page.locator("#wait").check()
+    expect(page.locator("#capacity-gate")).to_have_class("is-open")
     approve(page).click()
     expect(page).to_have_url(JOB)
     job = f"/jobs/{page.url.rpartition('/')[2]}"
@@ -203,14 +202,14 @@ def test_gpus_that_are_taken_close_the_capacity_gate(
     person.client.post(f"{job}/cancel", {})
 
 
-def test_a_link_to_a_problem_opens_what_it_is_in(page: Page, dataset: str) -> None:
+def test_a_link_to_a_problem_opens_its_section(page: Page, dataset: str) -> None:
     begin(page, dataset)
     page.get_by_text("Advanced", exact=True).click()
     page.get_by_label("Seed", exact=True).fill("none")
     expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
     page.locator("#advanced > summary").click()
     expect(page.get_by_label("Seed", exact=True)).to_be_hidden()
-    page.get_by_role("link", name="Seed must be a whole number").click()
+    page.locator('#gates a[href="#seed"]').click()
     expect(page.get_by_label("Seed", exact=True)).to_be_focused()
 
 

@@ -1,4 +1,4 @@
-"""What the wizard's lists offer now, and what of it was chosen and is gone."""
+"""The choices that the wizard offers now, and choices that are no longer available."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from infrastructure.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200
-CHEAP_REGION, CHEAP_TYPE = "local", "cpu"
-"""What a form begins with, if it is there."""
+FIRST_CHOICE = ("local", "cpu")
+"""Region and GPU type of a new form, if they are offered. Otherwise the cheapest ones."""
 
 
 @dataclass(frozen=True)
-class Offered:
-    """A place for a job: GPUs of one type in one region."""
+class Offer:
+    """GPUs of one type in one region."""
 
     region: RegionAnswer
     gpu_type: GpuTypeAnswer
@@ -36,17 +36,17 @@ class Offered:
 
     @property
     def rate(self) -> Money:
-        """Price of one of them for an hour."""
+        """Price of one GPU for an hour."""
         return self.gpu_type.rate_per_hour
 
     @property
     def choice(self) -> str:
-        """What a click on it sets."""
+        """The entries that choose this offer, as a query string."""
         return f"region={self.region.region}&gpu_type={self.gpu_type.gpu_type}"
 
 
-class Listed(NamedTuple):
-    """A dataset that can be trained on."""
+class ListedDataset(NamedTuple):
+    """A dataset that is ready to train."""
 
     id: UUID
     name: str | None
@@ -55,33 +55,32 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """The catalog, the bases and the account's datasets, as they are now."""
+    """The catalog, the base models and the account's datasets."""
 
-    datasets: list[Listed]
-    """The newest of those that can be trained on, and what is chosen of the others."""
+    datasets: list[ListedDataset]
+    """The newest datasets that are ready to train, and older ones that the form names."""
     more_datasets: bool
-    """Whether there are others."""
     unready: dict[str, DatasetStatus]
-    """What is chosen, and cannot be trained on."""
+    """Status of each dataset that the form names and that is not ready to train."""
     all_bases: list[BaseModelAnswer]
     gpu_types: list[GpuTypeAnswer]
     regions: list[RegionAnswer]
-    places: dict[tuple[str, str], Offered]
+    places: dict[tuple[str, str], Offer]
+    """The offers by region and GPU type."""
 
     @classmethod
-    def now(cls, backend: Backend, caller: Caller, chosen: Sequence[str] = ()) -> Lists:
-        """Read the lists. `chosen` are the datasets that the form names."""
+    def now(cls, backend: Backend, caller: Caller, named: Sequence[str] = ()) -> Lists:
+        """Read the lists. `named` are the IDs of the datasets that the form names."""
         catalog = show_catalog(backend, caller)
         kinds = {each.gpu_type: each for each in catalog.gpu_types}
         regions = {each.region: each for each in catalog.regions}
         places = {
-            (pool.region, pool.gpu_type): Offered(regions[pool.region], kinds[pool.gpu_type], pool)
+            (pool.region, pool.gpu_type): Offer(regions[pool.region], kinds[pool.gpu_type], pool)
             for pool in catalog.pools
             if pool.capacity and pool.region in regions and pool.gpu_type in kinds
         }
-        there = {gpu_type for _, gpu_type in places}
-        offered = [each for each in catalog.gpu_types if each.gpu_type in there]
-        datasets, more_datasets, unready = _datasets(backend, caller, {*_ids(chosen)})
+        offered = [kinds[name] for name in {gpu_type for _, gpu_type in places}]
+        datasets, more_datasets, unready = _datasets(backend, caller, {*_ids(named)})
         return cls(
             datasets=datasets,
             more_datasets=more_datasets,
@@ -94,26 +93,22 @@ class Lists:
 
     @property
     def bases(self) -> list[BaseModelAnswer]:
-        """Those that are fine-tune-eligible and have an active deployment."""
+        """Base models that are eligible for fine-tuning and have an active deployment."""
         active = DeploymentStatus.ACTIVE
         return [each for each in self.all_bases if each.eligible and each.deployment == active]
 
     def fresh(self) -> Entries:
-        """A form that nobody has touched."""
-        bases = self.bases
-        places = sorted(
-            self.places,
-            key=lambda place: (
-                place != (CHEAP_REGION, CHEAP_TYPE),
-                self.places[place].rate.micros,
-                place,
-            ),
+        """Return a new form."""
+        bases, places = self.bases, self.places
+        region, gpu_type = min(
+            places,
+            key=lambda place: (place != FIRST_CHOICE, places[place].rate.micros, place),
+            default=("", ""),
         )
-        region, gpu_type = places[0] if places else ("", "")
         return Entries.fresh(bases[0].name if len(bases) == 1 else "", region, gpu_type)
 
     def gone(self, entries: Entries) -> dict[str, str]:
-        """What was chosen and is not offered any more, by field, as a sentence."""
+        """Return a sentence for each choice that is not available, by field."""
         found = {
             "dataset": self._dataset_gone(entries.dataset),
             "validation_dataset": self._dataset_gone(entries.validation_dataset),
@@ -129,52 +124,51 @@ class Lists:
         status = self.unready.get(chosen)
         if status is None:
             return GONE_DATASET
-        if status == DatasetStatus.VALIDATING:
-            return "This dataset is still validating; it can be trained on once it is ready."
-        return f"This dataset is {status}; choose one that is ready to train."
+        if status is DatasetStatus.VALIDATING:
+            return "This dataset is still validating. You can train on it when it is ready."
+        return f"This dataset is {status}. Choose one that is ready to train."
 
     def _base_gone(self, chosen: str) -> str | None:
         if not chosen or any(each.name == chosen for each in self.bases):
             return None
-        known = next((each for each in self.all_bases if each.name == chosen), None)
-        if known is None or not known.eligible:
-            return f"{chosen} is no longer offered for fine-tuning; choose another base."
-        return f"{chosen} has no active deployment now; choose another base, or wait for it."
+        if any(each.name == chosen and each.eligible for each in self.all_bases):
+            return f"{chosen} has no active deployment. Choose another base model, or wait for it."
+        return f"{chosen} is not available for fine-tuning. Choose another base model."
 
     def _region_gone(self, chosen: str) -> str | None:
         if not chosen or any(each.region == chosen for each in self.regions):
             return None
-        return f"{chosen} is no longer offered; choose another region."
+        return f"Region {chosen} is not available. Choose another region."
 
     def _gpu_type_gone(self, region: str, chosen: str) -> str | None:
         if not chosen or (region, chosen) in self.places:
             return None
         where = [each for each in self.places.values() if each.gpu_type.gpu_type == chosen]
         if not where:
-            return f"{chosen} is no longer offered; choose another GPU type."
+            return f"GPU type {chosen} is not available. Choose another GPU type."
         here = next((each.title for each in self.regions if each.region == region), None)
         if here is None:
-            return None  # of which the region says enough
+            return None  # the problem of the region says enough
         there = ", ".join(each.region.title for each in where)
-        return f"{here} has no {where[0].gpu_type.title} now; it is in {there}."
+        return f"{here} has no {where[0].gpu_type.title}. These regions have it: {there}."
 
 
 def _ids(texts: Sequence[str]) -> Iterator[UUID]:
-    """Those of the texts that are ids."""
+    """The texts that are UUIDs."""
     for text in texts:
         with suppress(ValueError):
             yield UUID(text)
 
 
 def _datasets(
-    backend: Backend, caller: Caller, chosen: Collection[UUID]
-) -> tuple[list[Listed], bool, dict[str, DatasetStatus]]:
-    """Datasets to choose from, whether there are more, and the state of what is chosen in vain."""
+    backend: Backend, caller: Caller, named: Collection[UUID]
+) -> tuple[list[ListedDataset], bool, dict[str, DatasetStatus]]:
+    """The listed datasets, True if there are more, and the status of named ones not ready."""
     account, unready = caller.account_id, dict[str, DatasetStatus]()
     with backend.pool.connection() as connection:
         rows = ready_datasets(connection, account, MOST_DATASETS + 1)
         more, rows = len(rows) > MOST_DATASETS, rows[:MOST_DATASETS]
-        for each in set(chosen) - {row["dataset_id"] for row in rows}:
+        for each in set(named) - {row["dataset_id"] for row in rows}:
             found = dataset(connection, account, each)
             if found is None:
                 continue
@@ -184,6 +178,7 @@ def _datasets(
                 unready[str(each)] = DatasetStatus(found["status"])
         names = dataset_names(connection, [row["dataset_id"] for row in rows])
     listed = [
-        Listed(row["dataset_id"], names.get(row["dataset_id"]), row["examples"]) for row in rows
+        ListedDataset(row["dataset_id"], names.get(row["dataset_id"]), row["examples"])
+        for row in rows
     ]
     return listed, more, unready

@@ -1,4 +1,4 @@
-"""What the wizard shows: lists, problems, fit, cost range and gates, all decided by the API."""
+"""The wizard's page: the form, its problems, the quote and the gates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.http.access import Caller
 from gateway.launch import service
 from gateway.launch.job_form import JobRequest
 from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
-from gateway.launch.pages.lists import Listed, Lists, Offered
+from gateway.launch.pages.lists import ListedDataset, Lists, Offer
 from gateway.launch.pages.snippets import command_line, python
 from gateway.launch.schemas import FitAnswer, QuoteAnswer
 from gateway.models.schemas import BaseModelAnswer
@@ -45,16 +45,16 @@ PHASES = {
     Phase.EVALUATION: "Evaluation",
     Phase.REGISTER: "Register",
 }
-LAYER = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
+ATTENTION_FIRST = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
 LEAST_GIB = 0.01
 GLANCE_SECONDS = 0.05
-"""How long a change waits for what is free now; the approval looks at it again."""
+"""How long a quote waits for the current number of free GPUs. The approval checks it again."""
 BAR = 1000.0
-"""Units of the memory bar's width."""
+"""Width of the memory bar in its own units."""
 
 
 class Part(NamedTuple):
-    """What takes a part of a GPU's memory, and where it lies on the bar."""
+    """A part of a GPU's memory, and its place on the memory bar."""
 
     name: str
     label: str
@@ -63,16 +63,16 @@ class Part(NamedTuple):
     width: float
 
 
-class Priced(NamedTuple):
-    """One phase of the estimate."""
+class PhaseRow(NamedTuple):
+    """A phase of the estimate."""
 
     label: str
     duration: str
-    most: Markup  # that it costs
+    most: Markup
 
 
 class ParameterBytes(NamedTuple):
-    """Bytes of a parameter of the base, on average, and what they are taken of."""
+    """Mean bytes of a parameter of the base model, in full precision and in 4 bits."""
 
     memory: str
     full: float | None
@@ -80,17 +80,16 @@ class ParameterBytes(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """One of the two checks before a job starts."""
+    """A check before a job starts."""
 
     is_open: bool
     sentence: str
     figures: str = ""
-    """What else there is to know."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The form and all that follows from it."""
+    """The form and everything that follows from it."""
 
     entries: Entries
     lists: Lists
@@ -99,14 +98,11 @@ class View:
     problems: Mapping[str, str]
     quote: QuoteAnswer | None
     refusal: DomainError | None
-    """What stands against a job that is complete."""
+    """The reason why a complete job has no quote."""
 
     @classmethod
     def of(cls, backend: Backend, caller: Caller, entries: Entries) -> View:
-        """Read the form, and price it if it can be priced.
-
-        The lists may be behind the log, by which the API decides: what it takes is not gone.
-        """
+        """Read the form, and quote the job if the form is complete."""
         reading = read(entries)
         problems = dict(reading.problems)
         quote, refusal = None, None
@@ -119,74 +115,61 @@ class View:
                 refusal = error
                 problems |= _by_field(error)
         lists = Lists.now(backend, caller, (entries.dataset, entries.validation_dataset))
-        if quote is None:
+        if quote is None:  # else the choices exist, even if the lists do not show them yet
             problems |= lists.gone(entries)
-        return cls(
-            entries,
-            lists,
-            reading.request,
-            reading.missing,
-            problems,
-            quote,
-            refusal,
-        )
+        return cls(entries, lists, reading.request, reading.missing, problems, quote, refusal)
 
     @property
-    def dataset(self) -> Listed | None:
+    def dataset(self) -> ListedDataset | None:
         """The chosen dataset."""
         wanted = self.entries.dataset
         return next((each for each in self.lists.datasets if str(each.id) == wanted), None)
 
     @property
     def base(self) -> BaseModelAnswer | None:
-        """The chosen base."""
+        """The chosen base model."""
         wanted = self.entries.base_model
         return next((each for each in self.lists.bases if each.name == wanted), None)
 
     @property
-    def place(self) -> Offered | None:
-        """The chosen GPUs."""
+    def place(self) -> Offer | None:
+        """The chosen region and GPU type."""
         return self.lists.places.get((self.entries.region, self.entries.gpu_type))
 
     @property
     def parameter_bytes(self) -> ParameterBytes | None:
-        """What each parameter of the base takes of the chosen GPUs' memory, as the fit reckons."""
+        """Memory of a parameter of the base model on the chosen GPU type."""
         kinds = self.lists.gpu_types
         kind = next((each for each in kinds if each.gpu_type == self.entries.gpu_type), None)
         if (base := self.base) is None or kind is None or base.bytes_per_parameter_bf16 is None:
             return None
-        dtype = self.fit.dtype if self.fit else None
-        if kind.backing == "cpu" and dtype is not Dtype.BF16:
-            return ParameterBytes(
-                "memory", base.bytes_per_parameter_fp32, base.bytes_per_parameter_nf4_fp32
-            )
-        return ParameterBytes(
-            "memory" if kind.backing == "cpu" else "GPU memory",
-            base.bytes_per_parameter_bf16,
-            base.bytes_per_parameter_nf4,
-        )
+        memory = "memory" if kind.backing == "cpu" else "GPU memory"
+        if kind.backing == "cpu" and not (self.fit and self.fit.dtype is Dtype.BF16):
+            figures = base.bytes_per_parameter_fp32, base.bytes_per_parameter_nf4_fp32
+        else:
+            figures = base.bytes_per_parameter_bf16, base.bytes_per_parameter_nf4
+        return ParameterBytes(memory, *figures)
 
     @property
     def warnings(self) -> list[str]:
-        """Of the chosen dataset."""
-        examples = self.dataset.examples if self.dataset else None
-        return [] if examples is None else service.size_warnings(examples)
+        """Warnings about the chosen dataset."""
+        return service.size_warnings(self.dataset.examples) if self.dataset else []
 
     @property
     def modules(self) -> list[str]:
-        """Of the chosen base, and those that are chosen and that it does not have."""
+        """Linear modules of the base model, then chosen ones that it does not have."""
         known = self.base.linear_modules if self.base else []
         known = sorted(known, key=_module_order) or list(Hyperparameters().target_modules)
         return [*known, *(each for each in self.entries.target_modules if each not in known)]
 
     @property
     def priced(self) -> QuoteAnswer | None:
-        """The quote, unless a field is wrong that the price depends on."""
+        """The quote, unless a field is wrong that changes the price."""
         return self.quote if self.problems.keys() <= UNPRICED else None
 
     @property
     def fit(self) -> FitAnswer | None:
-        """How the job lies in memory."""
+        """How the job fits in memory."""
         return self.quote.fit if self.quote else None
 
     @property
@@ -196,34 +179,28 @@ class View:
 
     @property
     def memory(self) -> tuple[str, str, str]:
-        """GiB of each GPU that the job takes, that there are, and that stay free."""
+        """GiB of each GPU: needed, installed and free."""
         assert self.fit is not None
         needed, there = self.fit.needed_gib, self.fit.vram_gib
         return f"{needed:g}", f"{there:g}", gib(max(0.0, there - needed))
 
     @property
     def gpu_title(self) -> str:
-        """The chosen GPU type as people know it."""
+        """Display name of the chosen GPU type."""
         return self.place.gpu_type.title if self.place else self.entries.gpu_type
 
     @property
-    def region_title(self) -> str:
-        """The chosen region as people know it."""
-        return self.place.region.title if self.place else self.entries.region
-
-    @property
     def obstacle(self) -> str | None:
-        """What stands first against an approval, as a sentence."""
+        """The first reason why the job cannot be approved."""
         if self.problems:
             return next(iter(self.problems.values()))
         if self.missing:
             return f"Choose {' and '.join(self.missing)}."
-        gates = (self.balance_gate, self.capacity_gate)
-        return next((gate.sentence for gate in gates if gate and not gate.is_open), None)
+        return next((gate.sentence for gate in self.gates if not gate.is_open), None)
 
     @property
     def status(self) -> str:
-        """All of it in a sentence, for who does not see the page."""
+        """A summary for screen readers."""
         if self.problems or self.missing or self.priced is None:
             return self.obstacle or "No estimate."
         cost = self.cost.replace(" – ", " to ")
@@ -231,34 +208,28 @@ class View:
 
     @property
     def proposal(self) -> str | None:
-        """What one click sets to make a job fit that does not."""
+        """The entries that would make the job fit, as a query string."""
         figures = dict((self.refusal and self.refusal.figures) or {})
         return urlencode({name: figures[name] for name in figures if name in FIELDS}) or None
 
     @property
     def cost(self) -> str:
-        """The range, rounded outwards: the bill is to lie within."""
+        """Range of the cost, rounded outwards so that the bill is inside."""
         assert self.priced is not None
         return written_range(self.priced.estimate.low, self.priced.estimate.high)
 
     @property
     def duration(self) -> str:
-        """The range of its duration."""
+        """Range of the duration."""
         assert self.priced is not None
         return _duration(self.priced.estimate.low_seconds, self.priced.estimate.high_seconds)
 
     @property
-    def left(self) -> Markup:
-        """What is left of the balance at least."""
-        assert self.priced is not None
-        return written_amount(self.priced.balance.left)
-
-    @property
-    def phases(self) -> list[Priced]:
-        """The range by phase."""
+    def phases(self) -> list[PhaseRow]:
+        """The estimate by phase."""
         assert self.priced is not None
         return [
-            Priced(
+            PhaseRow(
                 PHASES[each.phase],
                 _duration(each.low_seconds, each.high_seconds),
                 written_amount(each.high),
@@ -267,43 +238,46 @@ class View:
         ]
 
     @property
-    def balance_gate(self) -> Gate | None:
-        """Whether the balance covers the upper bound."""
-        if self.priced is None:
-            return None
-        upper = self.priced.estimate.high.text
-        if not (missing := self.priced.balance.missing).micros:
+    def gates(self) -> tuple[Gate, ...]:
+        """The checks before the job starts; none without a price."""
+        return (self.balance_gate, self.capacity_gate) if self.priced else ()
+
+    @property
+    def balance_gate(self) -> Gate:
+        """Check that the balance covers the upper bound."""
+        assert self.priced is not None
+        upper, balance = self.priced.estimate.high.text, self.priced.balance
+        if not balance.missing.micros:
             return Gate(True, f"The balance covers the upper bound of {upper}.")
         return Gate(
             False,
-            f"Top up first: {missing.text} is missing.",
-            f"The balance is {self.priced.balance.balance.text}, the upper bound of the "
-            f"estimate {upper}.",
+            f"Top up {balance.missing.text} first.",
+            f"The balance is {balance.balance.text}, the upper bound of the estimate {upper}.",
         )
 
     @property
     def wait(self) -> str | None:
-        """How long one waits for the chosen GPUs; None if not at all."""
+        """Expected wait for the chosen GPUs; None if they are free."""
         if self.priced is None or self.priced.capacity.free >= self.priced.capacity.needed:
             return None
         seconds = self.priced.capacity.wait_seconds
         return "an unknown time" if seconds is None else f"about {spoken(seconds)}"
 
     @property
-    def capacity_gate(self) -> Gate | None:
-        """Whether the region has the GPUs, or they are waited for."""
-        if self.priced is None:
-            return None
-        free, count = self.priced.capacity.free, self.entries.gpu_count
-        there = f"{self.region_title} has {free} {self.gpu_title} free"
+    def capacity_gate(self) -> Gate:
+        """Check that the region has the GPUs, or that the job waits for them."""
+        assert self.priced is not None
+        capacity = self.priced.capacity
+        region = self.place.region.title if self.place else self.entries.region
+        free = f"{region} has {capacity.free} {self.gpu_title} free"
         if self.wait is None:
-            return Gate(True, f"{there}; the job starts at once.")
-        sentence = f"{there}, the job needs {count}; the wait is {self.wait}."
-        return Gate(bool(self.entries.wait), sentence)
+            return Gate(True, f"{free}. The job starts at once.")
+        wait = f"{free}, the job needs {capacity.needed}. The wait is {self.wait}."
+        return Gate(bool(self.entries.wait), wait)
 
     @property
-    def elsewhere(self) -> list[Offered]:
-        """Where the job would start at once."""
+    def elsewhere(self) -> list[Offer]:
+        """Regions and GPU types where the job would start at once."""
         if self.priced is None:
             return []
         free = [(each.region, each.gpu_type) for each in self.priced.capacity.elsewhere]
@@ -311,13 +285,12 @@ class View:
 
     @property
     def approvable(self) -> bool:
-        """Whether nothing is wrong and both gates are open."""
-        gates = (self.balance_gate, self.capacity_gate)
-        return not self.problems and all(gate is not None and gate.is_open for gate in gates)
+        """True if nothing is wrong and both gates are open."""
+        return self.priced is not None and self.obstacle is None
 
     @property
     def seen(self) -> str:
-        """What tells this estimate from others: only what was seen is approved."""
+        """Hash of the choices and their cost. An approval needs the hash that the user saw."""
         if self.request is None or self.priced is None:
             return ""
         priced = self.priced.estimate
@@ -325,31 +298,34 @@ class View:
         whole = json.dumps([choices, priced.low.micros, priced.high.micros], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()
 
-    @property
-    def command_line(self) -> str | None:
-        """The same choices for `ecolink`."""
-        return command_line(self.request) if self.request and not self.problems else None
-
-    def python(self, base_url: str) -> str | None:
-        """The same choices for the `openai` package."""
-        return python(self.request, base_url) if self.request and not self.problems else None
+    def context(self, base_url: str) -> dict[str, Any]:
+        """Return the variables of the templates."""
+        code = self.request if not self.problems else None
+        return {
+            "view": self,
+            "fields": FIELDS,
+            "basic": names_in(Group.BASIC),
+            "advanced": names_in(Group.ADVANCED),
+            "carried": (*ONLY_IN_API, "deploy"),
+            "command_line": code and command_line(code),
+            "python": code and python(code, base_url),
+        }
 
 
 def gib(size: float) -> str:
-    """GiB as people read them: two decimals, and from ten on one."""
+    """Write GiB with two decimals, or one from 10 GiB on."""
     if 0 < size < LEAST_GIB:
         return f"under {LEAST_GIB}"
     return f"{size:.2f}" if size < FEW_GIB else f"{size:.1f}"
 
 
 def _module_order(name: str) -> tuple[int, str]:
-    """Attention before the rest of a layer, as people list them."""
-    known = next((n for n, part in enumerate(LAYER) if name.startswith(part)), len(LAYER))
-    return known, name
+    known = (n for n, prefix in enumerate(ATTENTION_FIRST) if name.startswith(prefix))
+    return next(known, len(ATTENTION_FIRST)), name
 
 
 def _by_field(error: DomainError) -> dict[str, str]:
-    """A refusal's sentences by the fields that they are about."""
+    """The sentences of a refusal, by field."""
     problems = error.problems if isinstance(error, SeveralProblems) else (error,)
     return {
         (each.field or "").removeprefix("hyperparameters."): sentence(each.message)
@@ -373,16 +349,3 @@ def _duration(low_seconds: float, high_seconds: float) -> str:
 def _spoken(seconds: float) -> str:
     written = spoken(seconds) if seconds >= 10 else f"{seconds:.1f} s"
     return written.replace(" ", NO_BREAK)
-
-
-def context(view: View, base_url: str, **more: Any) -> dict[str, Any]:
-    """What the templates know."""
-    return {
-        "view": view,
-        "fields": FIELDS,
-        "basic": names_in(Group.BASIC),
-        "advanced": names_in(Group.ADVANCED),
-        "carried": (*ONLY_IN_API, "deploy"),
-        "python": view.python(base_url),
-        **more,
-    }

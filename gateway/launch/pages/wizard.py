@@ -1,4 +1,4 @@
-"""The wizard: a job is chosen, priced with each change, and approved."""
+"""The wizard: fill in a form, see its quote with each change, approve it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gateway.http.origin import base_url
 from gateway.jobs import service as jobs
 from gateway.launch.pages.entries import Entries, read
 from gateway.launch.pages.lists import Lists
-from gateway.launch.pages.view import View, context
+from gateway.launch.pages.view import View
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
 from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
 
 PATH = "/fine-tune/new"
 CHANGED = (
-    "The estimate changed with your last change, or with the catalog. This is the new one; "
-    "approve it if it suits you."
+    "The estimate changed with your last change, or with the catalog. Check the new estimate, then "
+    "approve again."
 )
 USED = "You already started a job from this form. Approving again starts a second job."
 
@@ -41,7 +41,7 @@ def show_wizard(
     dataset: Annotated[str, Query(max_length=100)] = "",
     like: JobId | None = None,
 ) -> Response:
-    """The draft of the account, or what an address asks for: that is kept once it is changed."""
+    """Show the draft, or the form that the URL asks for. A change makes that form the draft."""
     draft = _draft(backend, caller)
     entries = draft or Lists.now(backend, caller).fresh()
     if like is not None:
@@ -66,7 +66,7 @@ def estimate(
     choose: Annotated[str, Query(max_length=500)] = "",
     keep: bool = True,
 ) -> Response:
-    """All that follows from a change, which is kept; without `keep`, from the catalog as it is."""
+    """Show what follows from a change and save it. Without `keep`, only refresh the quote."""
     entries = entries.followed().chosen(choose) if choose else entries.followed()
     if not keep:
         return _form(request, View.of(backend, caller, entries))
@@ -74,7 +74,7 @@ def estimate(
     alert = "" if kept.command_key == entries.command_key else USED
     answer = _form(request, View.of(backend, caller, kept), alert, kept=True)
     if "?" in request.headers.get("hx-current-url", ""):
-        answer.headers["hx-replace-url"] = PATH  # what it asked for is a part of the draft now
+        answer.headers["hx-replace-url"] = PATH  # the draft now has what the URL asked for
     return answer
 
 
@@ -85,7 +85,7 @@ def approve(
     caller: CallerOf,
     backend: BackendOf,
 ) -> Response:
-    """Approve the job whose estimate was seen; the same form makes one job."""
+    """Approve the job if the user saw its estimate. The same form makes one job."""
     entries = entries.followed()
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
@@ -109,14 +109,14 @@ def approve(
 
 @router.post("/start-over")
 def start_over(caller: CallerOf, backend: BackendOf) -> Response:
-    """Forget the draft."""
+    """Delete the draft."""
     with backend.pool.connection() as connection:
         delete_draft(connection, caller.account_id)
     return Response(headers={"hx-redirect": PATH})
 
 
 def _draft(backend: Backend, caller: Caller) -> Entries | None:
-    """The account's draft, unless it became a job, or was kept by a version that had others."""
+    """The account's draft; None if there is none, if it became a job, or if it is unreadable."""
     with backend.pool.connection() as connection:
         fields = draft_of(connection, caller.account_id)
     if fields is None:
@@ -134,12 +134,12 @@ def _draft(backend: Backend, caller: Caller) -> Entries | None:
 
 
 def _made(backend: Backend, caller: Caller, entries: Entries) -> Job | None:
-    """The job that this form made, here or in another tab."""
+    """The job that this form made, in this tab or another."""
     return backend.log.find(Job, created_id(caller.account_id, "job", entries.command_key))
 
 
 def _is_of(made: Job, entries: Entries) -> bool:
-    """Whether a job is what these entries come to."""
+    """True if the entries describe the job."""
     reading = read(entries)
     request = reading.request
     return (
@@ -151,7 +151,7 @@ def _is_of(made: Job, entries: Entries) -> bool:
 
 
 def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
-    """Save a draft; what a job was made of meanwhile goes on as a form of its own, and says so."""
+    """Save a draft. If its form made another job, give it a new command key and link the job."""
     made = _made(backend, caller, entries)
     if made is not None and not _is_of(made, entries):
         entries = entries.renewed(job_name(made.id))
@@ -164,11 +164,11 @@ def _keep(backend: Backend, caller: Caller, entries: Entries) -> Entries:
 def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
-    """The form; `alert` is what an approval met, empty if nothing, None to leave what is shown."""
+    """The form. `alert` is the result of an approval; None keeps the one on the page."""
     return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
 
 
 def _context(
     request: Request, view: View, alert: str | None = None, **more: bool
 ) -> dict[str, Any]:
-    return context(view, base_url(request), alert=alert, used=alert == USED, **more)
+    return {**view.context(base_url(request)), "alert": alert, "used": alert == USED, **more}

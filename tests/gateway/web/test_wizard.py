@@ -1,8 +1,7 @@
-"""The wizard: what it shows, what it refuses, and what becomes of a draft."""
+"""The wizard: its page, its problems and its approvals."""
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,16 +12,17 @@ from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
 from domain.core.money import exact_dollars
 from domain.jobs.job import Job
+from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
 from gateway.launch.pages.entries import GONE_DATASET, requirement, typed
-from gateway.launch.pages.wizard import CHANGED
+from gateway.launch.pages.wizard import CHANGED, USED
 from tests.gateway.conftest import BASE_MODEL, World
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.gateway.web.wizard_form import PATH, Wizard, problem
 
 
-def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> None:
+def test_a_new_form_has_the_default_of_each_hyperparameter(wizard: Wizard) -> None:
     sent = wizard.shown.fields
     names, default = names_in(Group.BASIC, Group.ADVANCED), typed(Hyperparameters())
     hidden = {"command_key", "made", "alpha_followed", "seen", "tab", "revision"}
@@ -50,7 +50,7 @@ def test_it_begins_with_the_documents_fields_and_defaults(wizard: Wizard) -> Non
     assert not wizard.is_clickable
 
 
-def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
+def test_it_has_the_sentences_of_the_specification(wizard: Wizard) -> None:
     text = wizard.complete().text
     for sentence in (
         "The dataset has 10 examples; 1,000 or more are recommended.",
@@ -60,12 +60,11 @@ def test_it_says_the_documents_sentences(wizard: Wizard) -> None:
         "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
         "so the real bill almost always lands inside the range",
         "0.60 an hour each",
-        "2 of 2 free; no wait",
     ):
         assert sentence in text
 
 
-def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> None:
+def test_it_shows_the_quote_of_the_api(wizard: Wizard) -> None:
     shown = wizard.complete()
     body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL}
     quote = wizard.browser.client.post(
@@ -75,54 +74,54 @@ def test_it_shows_fit_range_and_balance_as_the_api_says_them(wizard: Wizard) -> 
     assert exact_dollars(quote["balance"]["left"]["micros"]) in shown["impact"].text
     rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
     assert len(rows) == len(quote["estimate"]["phases"])
-    assert shown["steps"].text == (
-        "Effective batch 16 examples a step Optimizer steps 3 in all epochs "
-        "Truncated examples 0 of 10"
-    )
-    bars = [each for each in shown.all() if each.tag == "svg"]
-    assert all("GiB are headroom" in each.text for each in bars)
+    assert [each.text.split()[0] for each in shown["steps"].all() if each.tag == "dd"] == [
+        str(quote["effective_batch"]),
+        str(quote["estimate"]["total_steps"]),
+        "0",
+    ]
+    assert len([each for each in shown.all() if each.tag == "svg"]) == 2
     assert wizard.is_clickable
 
 
-def test_one_sentence_tells_what_it_comes_to(wizard: Wizard) -> None:
+def test_one_live_region_summarizes_the_form(wizard: Wizard) -> None:
     assert wizard.shown["status-now"].text == "Choose a dataset."
     status = wizard.complete()["status-now"].text
-    assert re.fullmatch(r"Estimate (\$[\d.]+|up) to \$[\d.]+; ready to approve\.", status)
-    assert "Epochs must be" in wizard.change(epochs="x")["status-now"].text
+    assert "$" in status
+    assert wizard.change(epochs="x")["status-now"].text == requirement("epochs")
     loud = ("status", "alert")
     page = read_html(wizard.browser.client.get(PATH).text)
-    told = [e for e in page["main"].all() if e.attributes.get("role") in loud]
-    assert [each.attributes["id"] for each in told] == ["wizard-status"]
+    live = [e for e in page["main"].all() if e.attributes.get("role") in loud]
+    assert [each.attributes["id"] for each in live] == ["wizard-status"]
     assert all("aria-live" not in each.attributes for each in page["main"].all())
 
 
 def test_truncated_examples_are_counted(wizard: Wizard) -> None:
     wizard.complete()
-    assert "Truncated examples 10 of 10" in wizard.change(max_sequence_length="49")["steps"].text
+    assert "10 of 10" in wizard.change(max_sequence_length="49")["steps"].text
 
 
-def test_a_length_that_cuts_many_examples_is_warned_of(wizard: Wizard) -> None:
+def test_a_length_that_truncates_many_examples_has_a_warning(wizard: Wizard) -> None:
     wizard.complete()
     shown = wizard.change(max_sequence_length="45")
-    assert "50 of 100 trainable tokens (50%) remain" in shown["truncation"].text
+    assert "50 of 100" in shown["truncation"].text
     assert wizard.is_clickable
 
 
-def test_hyperparameters_that_rarely_work_are_cautioned_against(wizard: Wizard) -> None:
+def test_hyperparameters_that_rarely_work_have_a_warning(wizard: Wizard) -> None:
     wizard.complete()
+    chosen = Hyperparameters(learning_rate=1.0, dropout=0.9)
     shown = wizard.change(learning_rate="1", dropout="0.9")
-    assert "usually diverges" in shown["cautions"].text
-    assert "dropout of 0.9" in shown["cautions"].text
+    assert all(each in shown["cautions"].text for each in cautions(chosen))
     assert wizard.is_clickable
 
 
-def test_a_length_that_leaves_nothing_to_learn_is_refused_with_one_click_out(
+def test_a_length_that_leaves_no_trainable_token_offers_a_longer_one(
     wizard: Wizard,
 ) -> None:
     wizard.complete()
     shown = wizard.change(max_sequence_length="40")
-    assert "keep 0 of 100 trainable tokens" in shown["nothing-to-learn"].text
-    assert "Use a max length of 50" in shown["nothing-to-learn"].text
+    (button,) = [each for each in shown["nothing-to-learn"].all() if each.tag == "button"]
+    assert "50" in button.text
     assert not wizard.is_clickable
     assert (
         wizard.click("max_sequence_length=50&trainable_tokens=0").fields["max_sequence_length"]
@@ -194,14 +193,14 @@ def test_a_requirement_states_the_bounds_of_its_field(name: str, sentence: str) 
     assert requirement(name) == sentence
 
 
-def test_all_problems_are_said_at_once_while_the_rest_goes_on(wizard: Wizard) -> None:
+def test_all_problems_are_shown_at_once_beside_the_rest(wizard: Wizard) -> None:
     wizard.complete()
     shown = wizard.change(epochs="no", save_steps="no", lora_r="32")
     assert problem(shown, "epochs")
     assert problem(shown, "save_steps")
-    assert "1 to fix" in shown["advanced"].text
+    assert "open" in shown["advanced"].attributes
     assert shown.fields["lora_alpha"] == "64"
-    assert "full precision" in shown["precision"].text  # memory does not depend on them
+    assert shown.find("precision") is not None  # memory does not depend on them
     assert shown.find("phases") is None  # but the cost does
     assert wizard.change(epochs="3", save_steps="50").find("phases") is not None
     assert wizard.change(learning_rate="x").find("phases") is not None
@@ -215,24 +214,21 @@ def test_modules_are_those_of_the_base(wizard: Wizard) -> None:
         if "value" in e.attributes
     ]
     assert boxes == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert "at least one" in problem(wizard.change(target_modules=[]), "target_modules")
+    shown = wizard.change(target_modules=[])
+    assert problem(shown, "target_modules") == requirement("target_modules")
     shown = wizard.change(target_modules=["qkv_proj"])
-    assert "no linear layer qkv_proj" in problem(shown, "target_modules")
+    assert "qkv_proj" in problem(shown, "target_modules")
 
 
 def test_more_gpus_cost_proportionally_more_an_hour(wizard: Wizard) -> None:
     wizard.complete()
-    assert "$1.20 an hour, all 2 GPUs" in wizard.change(gpu_count="2")["step-5"].text
+    assert "$1.20" in wizard.change(gpu_count="2")["step-5"].text
 
 
-def test_who_has_nothing_to_train_is_told_by_a_banner_for_each_list(browser: Browser) -> None:
+def test_an_empty_list_has_a_banner(browser: Browser) -> None:
     page = read_html(browser.client.get(PATH).text)
-    for step, sentence in (
-        ("step-1", "You have no dataset that is ready to train."),
-        ("step-2", "No base is offered for fine-tuning and deployed now;"),
-    ):
-        banner = next(e for e in page[step].all() if "banner" in e.attributes.get("class", ""))
-        assert banner.text.startswith(sentence)
+    for step in ("step-1", "step-2"):
+        assert [e for e in page[step].all() if "banner" in e.attributes.get("class", "")]
 
 
 def test_too_little_balance_closes_the_gate(client: TestClient, world: World) -> None:
@@ -244,9 +240,9 @@ def test_too_little_balance_closes_the_gate(client: TestClient, world: World) ->
     wizard.open()
     gate = wizard.complete()["balance-gate"]
     assert gate.attributes["class"] == "is-closed"
-    assert gate.text.startswith("Top up first: $0.01 is missing. The balance is <$0.01,")
+    assert "$0.01" in gate.text
     assert next(e for e in gate.all() if e.tag == "a").attributes["href"] == "/billing"
-    assert "Top up first: $0.01 is missing." in wizard.shown["wizard-bar"].text
+    assert "$0.01" in wizard.shown["wizard-bar"].text
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
@@ -260,18 +256,14 @@ def test_a_region_without_free_gpus_shows_the_wait(wizard: Wizard) -> None:
     wizard.world.occupy(2)
     shown = wizard.complete()
     assert shown["capacity-gate"].attributes["class"] == "is-closed"
-    assert (
-        "This machine has 0 CPU (this machine) free, the job needs 1; the wait is"
-        in shown["capacity-gate"].text
-    )
     for button in (wizard.button, shown["approve-bar"]):  # of which a screen shows one
-        assert "the wait is about" in button.text
-    assert "the job needs 1; the wait is" in shown["wizard-bar"].text
+        assert "wait" in button.text
+    assert shown["capacity-gate"].text in shown["wizard-bar"].text
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
     click = next(each for each in shown["elsewhere"].all() if each.tag == "button")
-    assert click.text == "CPU with little memory (this machine) in This machine, $0.30 an hour"
+    assert "$0.30" in click.text
     choose = click.attributes["hx-post"].partition("choose=")[2]
     assert choose == "region%3Dlocal%26gpu_type%3Dcpu-small"
     wizard.click("region=local&gpu_type=cpu-small")
@@ -282,15 +274,15 @@ def test_a_region_without_free_gpus_shows_the_wait(wizard: Wizard) -> None:
 def test_waiting_in_the_queue_is_an_explicit_choice(wizard: Wizard) -> None:
     wizard.world.occupy(2)
     wizard.complete()
-    assert "Wait in the queue, free of charge" in wizard.shown["elsewhere"].text
-    assert "Nothing else is free now." in wizard.shown["elsewhere"].text
+    assert not [each for each in wizard.shown["elsewhere"].all() if each.tag == "button"]
+    assert wizard.shown["wait"]
     wizard.change(wait="true")
     assert wizard.is_clickable
-    assert "after a wait of about" in wizard.button.text
+    assert "wait" in wizard.button.text
     assert wizard.approve() is not None
 
 
-def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
+def test_a_choice_that_is_no_longer_available_stays_with_a_problem(wizard: Wizard) -> None:
     wizard.world.open_pool("cpu-small", 1)
     wizard.complete()
     wizard.change(gpu_type="cpu-small")
@@ -302,17 +294,13 @@ def test_what_vanished_is_said_and_nothing_is_replaced(wizard: Wizard) -> None:
         wizard.world.ecolink.delete_dataset(wizard.browser.person.account_id, wizard.dataset, [])
     wizard.world.project()
     shown = wizard.look()
-    assert problem(shown, "gpu_type") == (
-        "cpu-small is no longer offered; choose another GPU type."
-    )
-    assert problem(shown, "base_model") == (
-        "tiny has no active deployment now; choose another base, or wait for it."
-    )
+    assert "cpu-small" in problem(shown, "gpu_type")
+    assert BASE_MODEL in problem(shown, "base_model")
     assert problem(shown, "dataset") == GONE_DATASET
     sent = shown.fields
     assert (sent["gpu_type"], sent["base_model"]) == ("cpu-small", BASE_MODEL)
     assert sent["dataset"] == str(wizard.dataset)
-    assert "cpu-small (not offered now)" in shown["gpu_type"].text
+    assert shown["gpu_type-gone"]
 
 
 def test_a_chosen_dataset_is_found_beyond_the_newest(
@@ -322,11 +310,11 @@ def test_a_chosen_dataset_is_found_beyond_the_newest(
     assert wizard.look().find("more-datasets") is None
     newer = wizard.world.dataset(wizard.browser.person)
     wizard.world.project()
-    assert "your newest datasets" in wizard.complete()["more-datasets"].text
+    assert wizard.complete()["more-datasets"]
     for each in (wizard.dataset, newer):  # of which one alone is listed
         shown = wizard.change(dataset=str(each))
         assert shown.fields["dataset"] == str(each)
-        assert "(not offered now)" not in shown["dataset"].text
+        assert shown.find("dataset-gone") is None
         assert wizard.is_clickable
 
 
@@ -347,7 +335,7 @@ def test_a_job_is_approved_with_what_was_chosen(wizard: Wizard) -> None:
 def test_the_validation_dataset_is_another(wizard: Wizard) -> None:
     wizard.complete()
     shown = wizard.change(validation_dataset=str(wizard.dataset))
-    assert "the very examples that are trained on" in problem(shown, "validation_dataset")
+    assert problem(shown, "validation_dataset")
 
 
 def test_only_the_estimate_that_was_seen_is_approved(wizard: Wizard) -> None:
@@ -367,27 +355,24 @@ def test_a_double_click_makes_one_job(wizard: Wizard) -> None:
     assert len(wizard.jobs()) == 1
 
 
-def test_a_form_that_made_a_job_makes_another_only_when_asked_again(wizard: Wizard) -> None:
+def test_a_form_that_made_a_job_makes_another_only_on_a_second_approval(wizard: Wizard) -> None:
     wizard.complete()
     wizard.approve()
     assert wizard.approve(epochs="2") is None
-    assert "You already started a job from this form." in wizard.shown["approve-alert"].text
+    assert wizard.shown["approve-alert"].text.startswith(USED)
     assert len(wizard.jobs()) == 1
     assert wizard.shown.fields["epochs"] == "2"
     assert wizard.approve() is not None
     assert len(wizard.jobs()) == 2
 
 
-def test_a_change_after_an_approval_whose_answer_was_lost_says_that_there_is_a_job(
+def test_a_change_after_an_approval_with_a_lost_response_links_the_job(
     wizard: Wizard,
 ) -> None:
     wizard.complete()
     job_id = wizard.approve()
     assert job_id is not None
-    assert (
-        "You already started a job from this form."
-        in wizard.change(epochs="2")["approve-alert"].text
-    )
+    assert wizard.change(epochs="2")["approve-alert"].text.startswith(USED)
     for shown in (wizard.change(epochs="20"), wizard.look(), wizard.open()):
         assert shown.find("approve-alert") is None
         (link,) = [each for each in shown["made"].all() if each.tag == "a"]
