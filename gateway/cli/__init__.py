@@ -1,4 +1,4 @@
-"""The account holder's commands: datasets, jobs, models, billing and keys, through the API."""
+"""Commands for datasets, jobs, models, billing and keys. They call the API."""
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets

@@ -1,4 +1,4 @@
-"""Exit codes of the account holder's commands, for scripts: one table from outcomes to numbers."""
+"""Exit codes of the commands, for scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.cli.client import ClientError, NotSignedIn, Refused, Unreachable
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """Exit code of a command."""
 
     DONE = 0
     FAILED = 1
@@ -25,15 +25,15 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "failed: the job (or it was cancelled), the dataset, or a download",
-    ExitCode.USAGE: "an option or a value is not acceptable",
+    ExitCode.FAILED: "job failed or cancelled, dataset rejected, or download failed",
+    ExitCode.USAGE: "invalid option or value",
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed",
-    ExitCode.NOT_FOUND: "there is no such thing in your account",
-    ExitCode.GATED: "refused by a gate: the balance is too low, or no GPU is free",
-    ExitCode.WRONG_STATE: "not possible in the present state",
-    ExitCode.UNREACHABLE: "no answer, or too busy; try again later",
-    ExitCode.PAUSED: "the job that was followed is paused",
-    ExitCode.INTERRUPTED: "you pressed Ctrl-C; a job that was followed goes on",
+    ExitCode.NOT_FOUND: "not found in your account",
+    ExitCode.GATED: "the balance is too low, or no GPU is free",
+    ExitCode.WRONG_STATE: "not possible in the current state",
+    ExitCode.UNREACHABLE: "the gateway does not answer or is busy; try again later",
+    ExitCode.PAUSED: "the followed job is paused",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed job continues",
 }
 
 STATUSES: dict[int, ExitCode] = {
@@ -45,11 +45,11 @@ STATUSES: dict[int, ExitCode] = {
     HTTPStatus.TOO_MANY_REQUESTS: ExitCode.UNREACHABLE,
 }
 
-NO_CAPACITY = "no_capacity"  # a 409 as well, and yet a gate
+NO_CAPACITY = "no_capacity"  # a 409 that counts as a gate
 
 
 def exit_code_of(error: ClientError | OSError) -> ExitCode:
-    """What a command that met this error ends with; OSErrors are of local files."""
+    """Return the exit code for an error. OSErrors come from local files."""
     match error:
         case NotSignedIn():
             return ExitCode.NOT_ALLOWED
@@ -68,6 +68,6 @@ def exit_code_of(error: ClientError | OSError) -> ExitCode:
 
 
 def epilog() -> str:
-    """The table of exit codes, as the end of `--help`."""
+    """Return the table of exit codes, for the end of `--help`."""
     lines = (f"{code:>3d}  {meaning}" for code, meaning in MEANINGS.items())
     return "\n".join(["Exit codes:", *lines])

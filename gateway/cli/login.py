@@ -1,4 +1,4 @@
-"""The login that the command line keeps: one gateway, and the key to show there."""
+"""The saved login: the URL of a gateway, and an API key."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gateway.cli.client import ClientError, Endpoint
 
 
 def login_file() -> Path:
-    """Where the login is kept, in the user's configuration folder (XDG_CONFIG_HOME)."""
+    """Return the file of the login, in the user's configuration folder (XDG_CONFIG_HOME)."""
     return Path(typer.get_app_dir("ecolink")) / "login.json"
 
 
 def read_login() -> Endpoint | None:
-    """The login, if there is one; raises ClientError for a file that is none."""
+    """Return the login, or None; raises ClientError if the file is damaged."""
     try:
         kept = json.loads(login_file().read_text())
         return Endpoint(str(kept["url"]), str(kept["key"]))
@@ -25,12 +25,12 @@ def read_login() -> Endpoint | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClientError(
-            f"the login in {login_file()} cannot be read; `ecolink logout` removes it"
+            f"The login in {login_file()} cannot be read. `ecolink logout` deletes it."
         ) from error
 
 
 def write_login(endpoint: Endpoint) -> Path:
-    """Keep a login where only its owner reads it; returns the file. Raises OSError."""
+    """Save a login in a file that only its owner can read; return the file. Raises OSError."""
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
@@ -42,7 +42,7 @@ def write_login(endpoint: Endpoint) -> Path:
 
 
 def remove_login() -> bool:
-    """Forget the login; whether there was one. Raises OSError."""
+    """Delete the login; return True if there was one. Raises OSError."""
     try:
         login_file().unlink()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What the API says of a quote: the fit, the range by phase, and the two gates."""
+"""Schemas of quotes: memory, estimate and gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.schemas import Answer, Money
 
 
 class PhaseAnswer(Answer):
-    """Seconds and cost of one phase."""
+    """Duration and cost of a phase."""
 
     phase: Phase
     low_seconds: float
@@ -28,7 +28,7 @@ class PhaseAnswer(Answer):
 
     @classmethod
     def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
-        """The answer for a phase; its costs are rounded, so that their sum may differ by that."""
+        """Return the schema of a phase. Costs are rounded one by one."""
 
         def cost(seconds: float, toward: Toward) -> Money:
             return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR), toward)
@@ -43,25 +43,25 @@ class PhaseAnswer(Answer):
 
 
 class EstimateAnswer(Answer):
-    """A range of duration and cost: low if all goes well, high with 30% headroom or more."""
+    """Range of duration and cost. The upper bound has at least 30% headroom."""
 
     low_seconds: int
     high_seconds: int
     low: Money
     high: Money
     rate_per_hour: Money
-    tokens: int = Field(description="That training sees, over all epochs, after truncation.")
+    tokens: int = Field(description="Tokens in all epochs, after truncation.")
     total_steps: int
-    calibrated_from: int = Field(description="Finished jobs behind the estimate; 0: none yet.")
+    calibrated_from: int = Field(description="Number of finished jobs that the estimate uses.")
     basis: str = Field(
-        description="What the range goes by (finished jobs, a speed test of the machine, or the "
-        "catalog's figures), and whether a busy machine widens it; for people."
+        description="A sentence on the source of the estimate: finished jobs, a speed test of the "
+        "machine, or the catalog. It says if a busy machine widens the range."
     )
     phases: list[PhaseAnswer]
 
     @classmethod
     def of(cls, estimate: Estimate) -> EstimateAnswer:
-        """The answer for an estimate."""
+        """Return the schema of an estimate."""
         return cls(
             low_seconds=estimate.low_seconds,
             high_seconds=estimate.high_seconds,
@@ -79,24 +79,26 @@ class EstimateAnswer(Answer):
 
 
 class FitAnswer(Answer):
-    """How the job lies in a GPU's memory, and why."""
+    """How the job fits in a GPU's memory."""
 
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype = Field(description="Computed with; the base is held in it unless in 4 bits.")
-    memory: Literal["gpu", "host"] = Field(
-        description="What is predicted, and measured later: all that the job takes of each GPU, or "
-        "what its model takes of the host's memory, without the program itself."
+    dtype: Dtype = Field(
+        description="Data type of the computation, and of the base model unless it is in 4 bits."
     )
-    banner: str = Field(description="The decision, as a sentence for people.")
+    memory: Literal["gpu", "host"] = Field(
+        description="The predicted memory. `gpu`: all that the job uses of each GPU. `host`: the "
+        "host memory that the model uses, without the program itself."
+    )
+    banner: str = Field(description="A sentence on the chosen precision.")
     vram_gib: float
-    needed_gib: float = Field(description="All items together, rounded up as in the banner.")
+    needed_gib: float = Field(description="Sum of the items, rounded up as in the banner.")
     headroom_gib: float
-    items_gib: dict[str, float] = Field(description="What takes the memory of each GPU.")
+    items_gib: dict[str, float] = Field(description="Memory of each GPU by use.")
 
     @classmethod
     def of(cls, fit: Fit) -> FitAnswer:
-        """The answer for a decision."""
+        """Return the schema of a fit."""
         return cls(
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
@@ -111,15 +113,15 @@ class FitAnswer(Answer):
 
 
 class BalanceImpact(Answer):
-    """The balance gate: the balance now, less the upper bound, is what may be left."""
+    """The balance gate: the balance must cover the upper bound of the cost."""
 
     balance: Money
-    left: Money = Field(description="If the job costs its upper bound.")
-    missing: Money = Field(description="What has to be topped up first; zero if nothing.")
+    left: Money = Field(description="Balance after a job that costs its upper bound.")
+    missing: Money = Field(description="The top-up needed first; zero if none.")
 
     @classmethod
     def of(cls, balance_micros: int, estimate: Estimate) -> BalanceImpact:
-        """The impact of an estimate on a balance."""
+        """Return the gate of an estimate and a balance."""
         left = balance_micros - estimate.high_micros
         return cls(
             balance=Money.of(balance_micros),
@@ -129,7 +131,7 @@ class BalanceImpact(Answer):
 
 
 class Place(Answer):
-    """GPUs that are free."""
+    """Free GPUs of one type in one region."""
 
     region: str
     gpu_type: str
@@ -137,17 +139,17 @@ class Place(Answer):
 
 
 class CapacityGate(Answer):
-    """The capacity gate: what is free here, the wait, and what is free elsewhere."""
+    """The capacity gate: enough GPUs must be free, or the job waits for them."""
 
-    is_open: bool = Field(description="Whether enough are free, or the job is to `wait` for them.")
+    is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
     free: int
     needed: int
-    wait_seconds: int | None = Field(description="Expected; 0: none, null: unknown.")
+    wait_seconds: int | None = Field(description="Expected wait; null if unknown.")
     elsewhere: list[Place]
 
     @classmethod
     def of(cls, loads: Sequence[PoolLoad], choices: Choices, waits: bool) -> CapacityGate:
-        """The gate before a job's GPUs."""
+        """Return the gate of a job's GPUs."""
         place, count = (choices.region, choices.gpu_type), choices.gpu_count
         here = next((each for each in loads if (each.region, each.gpu_type) == place), None)
         free = 0 if here is None else here.free
@@ -166,7 +168,7 @@ class CapacityGate(Answer):
 
 
 class QuoteAnswer(Answer):
-    """All that the wizard shows before a job is approved."""
+    """A quote: memory, estimate, gates and warnings."""
 
     region: str
     gpu_type: str
@@ -174,17 +176,15 @@ class QuoteAnswer(Answer):
     estimate: EstimateAnswer
     balance: BalanceImpact
     capacity: CapacityGate
-    approvable: bool = Field(description="Whether both gates are open.")
-    effective_batch: int = Field(description="Examples of a step, on all GPUs together.")
+    approvable: bool = Field(description="True if both gates are open.")
+    effective_batch: int = Field(description="Examples in a step, on all GPUs.")
     truncated_examples: int = Field(
-        description="Examples that are longer than what is trained on of each; about, as lengths "
-        "are kept in a histogram."
+        description="Approximate number of examples that are truncated."
     )
     truncation_warning: str | None = Field(
-        description="If more than 5% of the examples are truncated: what is lost. Also among the "
-        "`warnings`."
+        description="A warning if more than 5% of the examples are truncated; also in `warnings`."
     )
     cautions: list[str] = Field(
-        description="Hyperparameters that rarely work; also among `warnings`."
+        description="Warnings about hyperparameters that rarely work; also in `warnings`."
     )
     warnings: list[str]

@@ -1,17 +1,17 @@
-// What the wizard does besides htmx: lists show what the server chose, and links open what they lead into.
+// The wizard's behaviour beyond htmx: stale responses, approvals, lists, and links to problems.
 
 const form = document.getElementById("wizard");
 
-// The button by which an approval is on its way. What is asked for meanwhile would have the answer lost, and the job
-// would start all the same: nothing else is sent, and nothing can be changed.
+// The button of a pending approval. Another request would lose its response although the job starts. So nothing else is
+// sent, and the form is inert.
 let approval = null;
 
-// An answer to what has changed again since is not shown: the next one is on its way.
+// A response to an older state of the form is not shown: the response to the newest state follows.
 let changes = 0;
 const changed = () => {
   changes += 1;
   form.setAttribute("aria-busy", "true");
-  document.getElementById("revision").value = changes; // an older one is not kept after a newer
+  document.getElementById("revision").value = changes; // the server does not save an older revision after a newer one
 };
 for (const kind of ["input", "change"]) form.addEventListener(kind, changed, { capture: true });
 form.addEventListener("click", (event) => {
@@ -39,7 +39,7 @@ document.addEventListener("htmx:before:request", (event) => {
 document.addEventListener("htmx:finally:request", (event) => {
   const { ctx } = event.detail;
   if (ctx?.changes === changes) form.removeAttribute("aria-busy");
-  // The page keeps no history in htmx, which would do this.
+  // htmx would do this, but the page disables its history.
   if (ctx?.hx?.replaceurl) history.replaceState(null, "", ctx.hx.replaceurl);
   if (!approving(event) || ctx.hx?.redirect) return;
   form.inert = false;
@@ -48,7 +48,7 @@ document.addEventListener("htmx:finally:request", (event) => {
   approval = null;
 });
 
-// One sentence tells who does not see the page what it comes to, once nothing changed for a second.
+// Screen readers hear a summary once nothing has changed for a second.
 const spoken = document.getElementById("wizard-status");
 let silence = 0;
 document.addEventListener("htmx:after:swap", () => {
@@ -59,7 +59,7 @@ document.addEventListener("htmx:after:swap", () => {
   }, 1000);
 });
 
-// A list that somebody has used does not follow its options' `selected` any more.
+// After the user has used a list, it ignores the `selected` of its options.
 document.addEventListener("htmx:after:swap", () => {
   for (const list of form.querySelectorAll("select[data-chosen]"))
     if (list !== document.activeElement && list.value !== list.dataset.chosen) list.value = list.dataset.chosen;
@@ -75,7 +75,7 @@ document.addEventListener("click", (event) => {
   (field.matches("fieldset") ? field.querySelector("input") : field).focus();
 });
 
-// A page that the browser kept may show a draft that became a job meanwhile.
+// A page from the browser's cache may show a draft that has become a job.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
