@@ -51,6 +51,11 @@ class FeedEvent:
         self.deployment = _deployment(log, self.event)
         self.job_id = job_of(self.deployment or self.event)
 
+    @property
+    def model(self) -> str | None:
+        """The model that a deployment's event is about."""
+        return self.deployment and self.deployment.model
+
     @cached_property
     def answer(self) -> EventAnswer:
         """The event's schema."""

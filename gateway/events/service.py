@@ -7,7 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from domain.access.role import Role
 from domain.core.errors import Invalid
 from gateway.backend import Backend
-from gateway.events.feed import EventFeed, read_log
+from gateway.events.feed import EventFeed, Page, read_log
 from gateway.events.schemas import EventPage, EventsAsked, PageAsked
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
@@ -42,6 +42,16 @@ async def next_events(
             feed.follow(interest, page.position, caller.key_id) as follower,
         ):
             page = await follower.next_page(asked.limit, asked.wait)
+    return shown(page)
+
+
+def read_events(backend: Backend, caller: Caller, asked: PageAsked) -> Page:
+    """Return a page of events at once; raises like `interest_of`."""
+    return read_log(backend, interest_of(backend, caller, asked), asked.after, asked.limit)
+
+
+def shown(page: Page) -> EventPage:
+    """Return the schema of a page of events."""
     return EventPage(
         data=[event.answer for event in page.events],
         has_more=page.has_more,

@@ -38,8 +38,8 @@ class Entry:
     @classmethod
     def of(cls, recorded: FeedEvent) -> Entry:
         """Return the entry of an event."""
-        event, deployment = recorded.event, recorded.deployment
-        level, text = describe(event, deployment and deployment.model)
+        event = recorded.event
+        level, text = describe(event, recorded.model)
         return cls(
             sequence=recorded.sequence,
             happened_at=event.timestamp,
