@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import Toward, dollars, exact_dollars
@@ -51,7 +52,7 @@ SETTINGS = {"code": "EcoLink's version"}
 
 
 def describe(event: Event, model: str | None = None) -> Description:
-    """Describe an event of a job, its request, its meters or a deployment of `model`.
+    """Describe an event of a job, its request, meters and GPUs, or a deployment of `model`.
 
     Only the first event of a deployment names the model, so the caller passes it for the others.
     """
@@ -64,6 +65,8 @@ def describe(event: Event, model: str | None = None) -> Description:
             return _meter(event)
         case JobRequest.Event():
             return _request(event)
+        case GpuPool.Event():
+            return _gpus(event)
         case _:
             return _undescribed(event)
 
@@ -261,3 +264,21 @@ def _request(event: Event) -> Description:
             return Description("info", "Cancelled before the approval.")
         case _:
             return _undescribed(event)
+
+
+def _gpus(event: Event) -> Description:
+    match event:
+        case GpuPool.GpusRequested():
+            return Description("info", f"Queued for {_count(event.count)}.")
+        case GpuPool.GpusRequestWithdrawn():
+            return Description("info", f"Left the queue for {_count(event.count)}.")
+        case GpuPool.GpusAllocated():
+            return Description("info", f"Got {_count(event.count)}.")
+        case GpuPool.GpusReleased():
+            return Description("info", f"Returned {_count(event.count)}.")
+        case _:
+            return _undescribed(event)
+
+
+def _count(gpus: int) -> str:
+    return f"{gpus} GPU{'' if gpus == 1 else 's'}"

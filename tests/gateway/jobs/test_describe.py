@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from domain.billing.meter import Meter
+from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Cause, Event
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import Job, SegmentEnd
@@ -18,7 +19,11 @@ from tests.command_context import command
 from tests.domain.examples import STATE, running, save_checkpoint
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 
-DESCRIBED = Job.Event | JobRequest.Event | Meter.Event | Deployment.Event
+DESCRIBED = (
+    *(Job.Event, JobRequest.Event, Meter.Event, Deployment.Event),
+    *(GpuPool.GpusRequested, GpuPool.GpusRequestWithdrawn),
+    *(GpuPool.GpusAllocated, GpuPool.GpusReleased),
+)
 CODE = ModeDifference(setting="code", saved="0.1.0 (ab12)", now="0.2.0 (no revision)")
 THREADS = ModeDifference(setting="threads", saved="2", now="1")
 RANKS = ModeDifference(setting="ranks", saved="2", now="1")
