@@ -8,6 +8,8 @@ from fastapi import APIRouter, Body, Header, Query, Response
 
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import BackendOf
+from gateway.events import service as events
+from gateway.events.schemas import EventPage, PageAsked
 from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
@@ -115,6 +117,19 @@ def show_timeline(
 ) -> Page[TimelineEntry]:
     """List the events of the job, its meters and its deployments in order."""
     return service.timeline(backend, caller, job_id, after, limit)
+
+
+@router.get("/jobs/{job_id}/events", responses=refusals(404))
+def show_events(
+    job_id: JobId,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[After, Query(description="Only events with a higher sequence.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events.")] = 100,
+) -> EventPage:
+    """List the events of the log about this job, with all their public fields."""
+    asked = PageAsked(job=job_id, after=after, limit=limit)
+    return events.shown(events.read_events(backend, caller, asked))
 
 
 @router.get("/jobs/{job_id}/log", responses=refusals(404))

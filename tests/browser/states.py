@@ -159,6 +159,7 @@ STATES = (
     State("job-many-points", "many-points", prepare=drawn),
     State("job-table", "training", prepare=table, phone=True),
     State("job-pause", "training", prepare=asked_to_pause, dark=True, phone=True),
+    State("job-events", "registered", prepare=lambda page: page.click("a[href$='/events']")),
     State("job-evaluating", "evaluating", prepare=drawn),
     State("job-registering", "registering", prepare=drawn),
     State("job-registered", "registered", prepare=drawn, dark=True, phone=True),

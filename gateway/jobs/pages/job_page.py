@@ -13,9 +13,13 @@ from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
 from gateway.billing.service import account_of
 from gateway.events.feed import FeedEvent
+from gateway.events.schemas import PageAsked
+from gateway.events.service import read_events
 from gateway.http.access import Caller, CallerOf
+from gateway.http.paging import After
 from gateway.jobs import service
-from gateway.jobs.describe import MINOR_TOPICS
+from gateway.jobs.describe import MINOR_TOPICS, describe
+from gateway.jobs.names import names_by_id
 from gateway.jobs.pages.live import RECONNECTING, place_text
 from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import views_of
@@ -29,7 +33,7 @@ from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
 from infrastructure.measurements import last_steps_of
 from projections.account_events import newest_events
 
-SHOWN_ENTRIES, SHOWN_LINES = 200, 200
+SHOWN_ENTRIES, SHOWN_LINES, SHOWN_EVENTS = 200, 200, 100
 
 router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 
@@ -79,6 +83,29 @@ def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry
         return entries, None, known
     whole = [each.sequence for each in entries if each.sequence >= found[-SHOWN_ENTRIES].id]
     return entries, min(whole, default=None), known
+
+
+@router.get("/events")
+def show_events(
+    job_id: JobId,
+    request: Request,
+    caller: CallerOf,
+    backend: BackendOf,
+    after: Annotated[After, Query()] = 0,
+) -> Response:
+    """Show the events of the log about a job, with all their public fields."""
+    found = read_events(backend, caller, PageAsked(job=job_id, after=after, limit=SHOWN_EVENTS))
+    return page(
+        request,
+        backend,
+        caller,
+        "jobs/job/events.html",
+        job_id=job_id,
+        names=names_by_id(backend, [job_id])[job_id],
+        events=found,
+        after=after,
+        describe=describe,
+    )
 
 
 @router.get("/curve")
