@@ -1,4 +1,4 @@
-"""What trainer and serving share of torch and its libraries: how they are imported and used."""
+"""Import and use of torch and its libraries, shared by the trainer and serving."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
-    "TOKENIZERS_PARALLELISM": "true",  # of several texts, which no process has while torch computes
-    # On shared cores a thread that spins for its neighbour keeps it from running; one that sleeps
-    # at once waits for the kernel after each of a thousand small operations; see
+    "TOKENIZERS_PARALLELISM": "true",  # only while torch does not compute
+    # On shared cores a thread that spins for another one keeps it from running. One that sleeps at
+    # once waits for the kernel after each of many small operations.
     # docs/measurements.md.
     "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs have the numbers that nvidia-smi tells
-    # Of a size that always gives the same bits. torch looks once in a process, at the first product
-    # on a GPU, whatever that is for. Source: cuBLAS's notes on reproducibility.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs have the numbers that nvidia-smi shows
+    # A size that always gives the same bits; torch reads it at the first product on a GPU. Source:
+    # cuBLAS's notes on reproducibility.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
@@ -34,30 +34,30 @@ UNTRUSTED: dict[str, Any] = {
     "use_safetensors": True,  # other weights are pickles, which can run code
     "local_files_only": True,
 }
-"""How every model is loaded: as data, from this machine."""
+"""Arguments that load a model as data, from this machine."""
 
 
 def lean_imports(*, offline: bool = True, quantised: bool = False) -> None:
-    """Prepare the process for importing torch, transformers and peft; call it before them.
+    """Prepare the process for importing torch, transformers and PEFT; call it before them.
 
-    peft imports bitsandbytes wherever it is installed, and with it torch's compiler: 1.2 s before
-    the first step of every segment, for quantisation that only a 4-bit base uses.
+    PEFT imports bitsandbytes if it is installed, and with it torch's compiler. That takes 1.2 s,
+    and only a 4-bit base needs it.
     """
     for name, value in ENVIRONMENT.items():
         if offline or name != "HF_HUB_OFFLINE":
             os.environ.setdefault(name, value)
-    # The libraries deprecate each other's ways; nothing that a job's log should speak of.
+    # The libraries warn of each other's deprecations, which do not belong into a job's log.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if quantised:
-        # On a CPU it misses a faster kernel for inference that it would fetch from a hub.
+        # On a CPU it logs that it cannot download a faster kernel for inference.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     else:
-        # None in sys.modules is Python's own way to say "not installed".
+        # None in sys.modules means "not installed" to Python.
         sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
-    """torch's name of a dtype."""
+    """torch's dtype of a Dtype."""
     import torch  # after `lean_imports`
 
     return torch.bfloat16 if dtype is Dtype.BF16 else torch.float32
@@ -66,7 +66,7 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
 def choose_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it natively, else float32.
 
-    On a CPU that is AMX or AVX512_BF16; elsewhere bfloat16 is emulated and slower than float32.
+    On a CPU that needs AMX or AVX512_BF16. Emulated bfloat16 is slower than float32.
     """
     import torch  # after `lean_imports`
 
@@ -79,7 +79,7 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 
 
 def core_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer inside the library's wrapper, which changes its state at each call."""
+    """The tokenizer inside transformers' wrapper, which changes state at each call."""
     from transformers import PreTrainedTokenizerFast
 
     assert isinstance(tokenizer, PreTrainedTokenizerFast)

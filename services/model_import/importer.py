@@ -44,22 +44,22 @@ OTHER_CHATS: list[list[dict[str, Any]]] = [
         ANSWER,
     ],
 ]
-"""What each template is tried with, when it asks for an answer and when it does not."""
+"""Chats that each template is tried with, with and without a prompt for an answer."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
-    """Put a base model and its tokenizer into the artifact store; returns what it is.
+    """Store a base model and its tokenizer; return its description.
 
-    The ref holds a hash of the content: importing the same again changes nothing, importing
-    something else under the name leaves what earlier jobs were trained on. The manifest comes last,
-    so that half an import is never seen. Raises ImportRefused.
+    The ref has a hash of the content. So the same import again changes nothing, and another model
+    of that name does not replace the base of earlier jobs. The manifest is stored last, so that an
+    interrupted import stays invisible. Raises ImportRefused.
     """
     if not NAME.fullmatch(name):
         raise ImportRefused(
-            f"{name!r} is no model's name: that has at most 100 letters, digits, dots, dashes and "
-            "underscores, a letter or a digit first. Give one with --name."
+            f"Invalid model name {name!r}. Use at most 100 letters, digits, dots, dashes and "
+            "underscores, starting with a letter or digit."
         )
     report(f"reading {source}")
     tokenizer, model = _load(locate(source))
@@ -72,7 +72,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         require_template(directory)
         ref = f"models/{name}/{_content_hash(directory)[:16]}"
         if artifacts.exists(f"{ref}/{MANIFEST}"):
-            report(f"{ref} is there already")
+            report(f"{ref} already exists")
             manifest = artifacts.manifest(ref)
         else:
             report(f"storing {ref}")
@@ -91,7 +91,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """The shape of a loaded model, from its configuration and the modules of its first layer.
 
-    Parameters count tied weights once. Raises ImportRefused if an adapter cannot be put on it.
+    Tied weights count once. Raises ImportRefused if the model cannot have an adapter.
     """
     config = model.config.get_text_config()
     try:
@@ -116,7 +116,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
-    """Linear modules of the first layer: (inputs, outputs) by the last part of their name."""
+    """Linear modules of the first layer: (inputs, outputs) by the last part of the name."""
     from torch.nn import Linear, ModuleList
 
     stacks = (each for each in model.modules() if isinstance(each, ModuleList))
@@ -125,16 +125,18 @@ def _linears(model: PreTrainedModel, layers: int) -> dict[str, tuple[int, int]]:
     for name, module in stack[0].named_modules() if stack is not None else ():
         if isinstance(module, Linear):
             last = name.rpartition(".")[2]
-            if last in linears:  # the experts of a mixture: memory and adapters follow other rules
-                raise ImportRefused(f"A layer has several modules named {last}; one is supported.")
+            if last in linears:  # a mixture of experts: memory and adapters follow other rules
+                raise ImportRefused(
+                    f"A layer has several modules named {last}. EcoLink supports one per layer."
+                )
             linears[last] = (module.in_features, module.out_features)
     if not linears:
-        raise ImportRefused(f"{type(model).__name__} has no linear modules to put an adapter on.")
+        raise ImportRefused(f"{type(model).__name__} has no linear modules for an adapter.")
     return linears
 
 
 def locate(source: str) -> Source:
-    """Find what a source names; a hub repository is downloaded. Raises ImportRefused."""
+    """Find a source; download a hub repository. Raises ImportRefused."""
     if source.startswith(PACKAGE):
         return _gguf(packaged_gguf(source.removeprefix(PACKAGE)))
     path = Path(source).expanduser()
@@ -143,33 +145,35 @@ def locate(source: str) -> Source:
     if path.is_dir():
         return Source(path.resolve())
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ImportRefused(f"There is no file or directory {source}.")
+        raise ImportRefused(f"No such file or directory: {source}.")
     snapshot = _download(source)
-    return Source(snapshot, root=snapshot.parents[1])  # its files are links into the cache
+    return Source(snapshot, root=snapshot.parents[1])  # its files are links into the download cache
 
 
 def packaged_gguf(package: str) -> Path:
-    """The one GGUF file of an installed package, found without importing it.
+    """The GGUF file of an installed package, found without importing the package.
 
     Raises ImportRefused if the package is not installed or has none or several.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportRefused(f"The Python package {package} is not installed.")
+        raise ImportRefused(f"The Python package {package} is not installed. Install it first.")
     found = [
         file
         for location in spec.submodule_search_locations
         for file in sorted(Path(location).glob("*.gguf"))
     ]
     if len(found) != 1:
-        raise ImportRefused(f"The Python package {package} has {len(found)} GGUF files, not one.")
+        raise ImportRefused(
+            f"The Python package {package} has {len(found)} GGUF files instead of one."
+        )
     return found[0]
 
 
 def _gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ImportRefused(f"{path} is no GGUF file.")
+            raise ImportRefused(f"{path} is not a GGUF file.")
     place = path.resolve()
     return Source(place.parent, place.name)
 
@@ -181,15 +185,15 @@ def _download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ImportRefused(f"{repository} cannot be downloaded: {error}") from error
+        raise ImportRefused(f"Downloading {repository} failed: {error}") from error
 
 
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model of a source; raises ImportRefused if it is no causal language model.
+    """Load tokenizer and model; raise ImportRefused if it is not a causal language model.
 
-    Weights keep the precision they are stored in. A GGUF file's blocks unpack to float32 and are
-    kept as bfloat16: that rounds to 1/256 of a value where a 4-bit block has already rounded to
-    1/16 of its range, and halves what every trainer reads. No code from a source is ever run.
+    Weights keep their stored precision. A GGUF file's blocks unpack to float32 and are stored as
+    bfloat16, which halves the size. That rounds to 1/256 of a value, and a 4-bit block has already
+    rounded to 1/16 of its range. No code of a source ever runs.
     """
     from transformers import AutoTokenizer
 
@@ -203,18 +207,19 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             model = _model(view)
         except ImportRefused:
             raise
-        except Exception as error:  # the source is foreign and may fail in any way
-            hint = " EcoLink runs no code of a model." if view.brings_code else ""
-            raise ImportRefused(
-                f"{source.directory} is no model that can be loaded: {error}{hint}"
-            ) from error
+        except Exception as error:  # a foreign source may fail in any way
+            hint = " EcoLink does not run a model's own code." if view.brings_code else ""
+            raise ImportRefused(f"Loading {source.directory} failed: {error}{hint}") from error
     if not tokenizer.is_fast:
-        raise ImportRefused("The model's tokenizer cannot tell which text its tokens stand for.")
+        raise ImportRefused(
+            "The model's tokenizer is not a fast one, so it cannot map tokens to text. Add a "
+            "tokenizer.json."
+        )
     return tokenizer, model
 
 
 def _model(view: Source) -> PreTrainedModel:
-    """The model of a view, with every weight that its configuration describes."""
+    """Load the model of a view, with every weight that its configuration describes."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
@@ -239,7 +244,7 @@ def _model(view: Source) -> PreTrainedModel:
             view.directory,
             dtype="auto",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
+            ignore_mismatched_sizes=True,  # _require_complete refuses them by name
             **UNTRUSTED,
         )
     model, loading = loaded
@@ -248,7 +253,7 @@ def _model(view: Source) -> PreTrainedModel:
 
 
 def _require_complete(loading: dict[str, Any]) -> None:
-    """Raise ImportRefused for weights that would stand at random values."""
+    """Raise ImportRefused for weights that would have random values."""
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ImportRefused(
@@ -261,9 +266,9 @@ def _require_complete(loading: dict[str, Any]) -> None:
 
 
 def require_template(directory: Path) -> None:
-    """Try a saved model's chat template, in a process with limits.
+    """Try a saved model's chat template in a process with limits.
 
-    Raises ImportRefused for one that is invalid, does not end or refuses the simplest chat.
+    Raises ImportRefused if it is invalid, exceeds the limits or refuses the simplest chat.
     """
     report("trying the chat template")
     files = {name: directory / name for name in TEMPLATE_FILES}
@@ -278,13 +283,13 @@ def require_template(directory: Path) -> None:
                 except RenderingLimitExceeded:
                     raise
                 except ChatRefused:
-                    pass  # a template may know no system messages, and no tools
+                    pass  # a template may lack system messages or tools
     except ChatRefused as refused:
-        raise ImportRefused(f"The model cannot be used in chats: {refused}.") from refused
+        raise ImportRefused(f"The model's chat template does not work: {refused}.") from refused
 
 
 def _content_hash(directory: Path) -> str:
-    """One hash over the names and contents of a directory's files."""
+    """A hash of the names and contents of a directory's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""The files of a base model that an import may read: data of known kinds, all inside its source.
+"""The files of a base model that an import may read: data of known kinds inside its source.
 
-transformers runs Python files that a configuration names, unpickles weights, and opens whatever
-path an index or a configuration holds. It therefore never sees a source itself, only a view of it.
+transformers runs Python files that a configuration names, unpickles weights, and opens any path in
+an index or a configuration. So it reads only a filtered view of a source.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
 FILES = (*TEXTS, WEIGHTS)
 
 CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.json"})
-"""Copied without what names code or files elsewhere."""
+"""Copied without the fields that name code or other files."""
 
 MOST_TEXT_BYTES = 256 * 1024**2
-"""Of a file that is read whole; the largest tokenizers have 35 MB."""
+"""Limit for files that are read whole; the largest tokenizers have 35 MB."""
 
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # of weights packed in 4 bits
@@ -39,43 +39,43 @@ CODE_FIELDS = frozenset(
         "_experts_implementation_internal",
     }
 )
-"""Fields of a configuration that make transformers run or fetch code. They are left out."""
+"""Fields of a configuration that make transformers run or download code. They are removed."""
 
 
 class ImportRefused(Exception):
-    """The source is no base model that can be fine-tuned here; the message says why."""
+    """The source is not a base model that EcoLink can fine-tune; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A directory that transformers can read, and the GGUF file in it if it is one.
+    """A model directory, with the name of the GGUF file if it is one.
 
-    `root` is the folder that links may lead to: the directory, or the cache of downloads.
+    Links may lead to `root`, the cache of downloads; None: to the directory only.
     """
 
     directory: Path
     gguf_file: str | None = None
     root: Path | None = None
-    brings_code: bool = False  # which is left out
+    brings_code: bool = False  # which was removed
 
 
 def view_of(source: Source, into: Path) -> Source:
-    """Link the files that may be read into an empty folder; configurations are copied in part.
+    """Link the allowed files into an empty folder, and copy configurations in part.
 
-    Raises ImportRefused for a link out of the source, for anything but a regular file, for text
-    that is too large, and for an index that names files elsewhere.
+    Raises ImportRefused for links out of the source, irregular files, too large texts, and an index
+    that names files elsewhere.
     """
     if source.gguf_file is not None:
         (into / source.gguf_file).symlink_to(_inside(source, source.gguf_file))
         return Source(into, source.gguf_file)
     names = sorted({path.name for kind in FILES for path in source.directory.glob(kind)})
     if "config.json" not in names:
-        why = "; it is an adapter, not a base model" if "adapter_config.json" in names else ""
+        why = ". It is an adapter, not a base model" if "adapter_config.json" in names else ""
         raise ImportRefused(f"{source.directory} has no config.json{why}.")
     if not any(name.endswith(".safetensors") or name == INDEX for name in names):
         raise ImportRefused(
-            f"{source.directory} has no .safetensors file. Other formats of weights are pickles, "
-            "which can run code. Convert the model with save_pretrained first."
+            f"{source.directory} has no .safetensors file. Other formats are pickles, which can "
+            "run code. Convert the model with save_pretrained first."
         )
     for name in names:
         if not name.startswith("adapter_"):
@@ -86,36 +86,36 @@ def view_of(source: Source, into: Path) -> Source:
 
 
 def require_size(parameters: int, directory: Path) -> None:
-    """Raise ImportRefused for a configuration that describes more than its weights hold."""
+    """Raise ImportRefused for a configuration with more parameters than the weights."""
     held = sum(path.stat().st_size for path in directory.glob(WEIGHTS)) * PARAMETERS_PER_BYTE
     if parameters > held:
         raise ImportRefused(
-            f"config.json describes {parameters:,} parameters; the weights hold at most {held:,}."
+            f"config.json describes {parameters:,} parameters; the weights have at most {held:,}."
         )
 
 
 def require_layers(config: Any) -> None:
-    """Raise ImportRefused for more layers than any model has; building them takes time."""
+    """Raise ImportRefused for too many layers, because building them takes time."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or layers > MOST_LAYERS:
-        raise ImportRefused(f"num_hidden_layers is {layers!r}; at most {MOST_LAYERS} are imported.")
+        raise ImportRefused(f"num_hidden_layers is {layers!r}; the maximum is {MOST_LAYERS}.")
 
 
 def _inside(source: Source, name: str) -> Path:
-    """A file's place, which lies within the source."""
+    """The resolved path of a file, which must be inside the source."""
     path, root = source.directory / name, (source.root or source.directory).resolve()
     place = path.resolve()
     if not place.is_relative_to(root):
-        raise ImportRefused(f"{path} is a link to {place}, outside {root}. Copy the file instead.")
+        raise ImportRefused(f"{path} is a link to {place}, outside {root}. Copy the file.")
     if not place.is_file():
-        raise ImportRefused(f"{path} is no regular file.")
+        raise ImportRefused(f"{path} is not a regular file.")
     return place
 
 
 def _show(source: Source, name: str, shown: Path) -> None:
     place = _inside(source, name)
     if not name.endswith(".safetensors") and (size := place.stat().st_size) > MOST_TEXT_BYTES:
-        raise ImportRefused(f"{name} has {size:,} bytes; at most {MOST_TEXT_BYTES:,} are read.")
+        raise ImportRefused(f"{name} has {size:,} bytes; the maximum is {MOST_TEXT_BYTES:,}.")
     if name in CONFIGS:
         config = _without_code(_json(place))
         if name == "tokenizer_config.json":
@@ -126,7 +126,7 @@ def _show(source: Source, name: str, shown: Path) -> None:
 
 
 def _require_shards(view: Path) -> None:
-    """Raise ImportRefused for an index that names other files than those beside it."""
+    """Raise ImportRefused for an index that names files which are not beside it."""
     if not (view / INDEX).exists():
         return
     index = _json(view / INDEX)
@@ -136,21 +136,21 @@ def _require_shards(view: Path) -> None:
     shards = {path.name for path in view.glob(WEIGHTS)}
     for shard in weights.values():
         if shard not in shards:
-            raise ImportRefused(f"{INDEX} names {shard!r}, which is no file beside it.")
+            raise ImportRefused(f"{INDEX} names {shard!r}, which is not a file beside it.")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ImportRefused(f"{path.name} is no JSON: {error}") from error
+        raise ImportRefused(f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ImportRefused(f"{path.name} is no JSON object.")
+        raise ImportRefused(f"{path.name} is not a JSON object.")
     return found
 
 
 def _without_code(value: Any) -> Any:
-    """A configuration without the fields that name code, also of its parts."""
+    """A configuration without the fields that name code, at any depth."""
     if isinstance(value, dict):
         return {key: _without_code(each) for key, each in value.items() if key not in CODE_FIELDS}
     if isinstance(value, list):
@@ -159,5 +159,5 @@ def _without_code(value: Any) -> Any:
 
 
 def _without_files(config: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer's configuration without paths, which replace the files that stand beside it."""
+    """A tokenizer's configuration without paths, which would replace the files beside it."""
     return {key: value for key, value in config.items() if not key.endswith(("_file", "_files"))}

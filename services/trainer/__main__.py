@@ -1,7 +1,7 @@
 """The program on the GPU pod: `python -m services.trainer SPEC.json`.
 
-A segment of several ranks it runs in as many processes, as `... SPEC.json POD_PID`. Started ahead,
-as `... --warm DIRECTORY`, it waits for a segment.
+It starts a process for each of several ranks, with the arguments `SPEC.json POD_PID`. With the
+arguments `--warm DIRECTORY` it loads libraries and a base, and waits for a segment.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from services.trainer.processes.warm_base import WarmBase
 
 REPORT_SECONDS = 3.0
-"""Of a grace, kept for the report of the end and the exit."""
+"""The part of a grace period that is kept for the final report and the exit."""
 
 
 def main(
@@ -53,11 +53,11 @@ def main(
     age_seconds: float | None = None,
     warm_base: WarmBase | None = None,
 ) -> int:
-    """Run the segment of a spec file; its directory is the scratch space. Returns the exit code.
+    """Run the segment of a spec file in its directory; return the exit code.
 
-    0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has codes of its own.
-    `pod_pid` is of the process that began the segment, if this is only its rank 0. The
-    segment's time counts from `age_seconds` ago; None: from the start of that process.
+    0: completed, stopped or out of paid time; 1: failed. The lease's watchdog has its own codes.
+    `pod_pid` is the process that started this one, if this is rank 0 of several. The segment's
+    time counts from `age_seconds` ago; None: from the start of the pod's process.
     """
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     if pod_pid is None and spec.gpu_count > 1:
@@ -65,11 +65,11 @@ def main(
     age = process_age_seconds(pod_pid) if age_seconds is None else age_seconds
     clock = SegmentClock(age, spec.clock_speed)
     lease = Lease(clock, spec.paid_seconds, spec.grace_seconds, spec.stall_seconds)
-    _hear_stops(lease, STOPS if pod_pid is None else (signal.SIGINT,))
+    _handle_stops(lease, STOPS if pod_pid is None else (signal.SIGINT,))
     lease.watch()
     url = settings.trainer_nats_url or settings.nats_url
     if url is None:
-        raise SystemExit("ECOLINK_TRAINER_NATS_URL and ECOLINK_NATS_URL are both unset")
+        raise SystemExit("Set ECOLINK_TRAINER_NATS_URL or ECOLINK_NATS_URL.")
     followers = Followers(spec_path, spec.gpu_count)
     with Reporter(spec, clock, lease, url, spec_path.parent) as reporter:
         program = Program(spec, spec_path, reporter, lease, followers, warm_base)
@@ -80,7 +80,7 @@ def main(
 
 
 class Program:
-    """A segment and the report of its end, whichever way it ends."""
+    """A segment and its final report."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ class Program:
             self._segment(settings)
             outcome = Outcome.COMPLETED
         except SegmentStopped as stopped:
-            self._reporter.log(f"segment ends: {stopped.outcome.value}")
+            self._reporter.log(f"segment stopped: {stopped.outcome.value}")
             outcome = stopped.outcome
-        except Exception as raised:  # noqa: BLE001  # whatever it is, its class is the job's news
+        except Exception as raised:  # noqa: BLE001  # the report has the class of any error
             outcome, error = Outcome.FAILED, raised
             error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
         self._followers.leave()
@@ -113,9 +113,9 @@ class Program:
         return outcome
 
     def abandon(self, loss: FollowerLost) -> None:
-        """End the process, for a follower is gone and its leader waits for it.
+        """End the process, because a follower is lost and its leader waits for it.
 
-        What it is storing was copied before, and has the grace to become durable.
+        A checkpoint that is being stored has the grace to become durable.
         """
         try:
             if self._checkpoints is not None:
@@ -126,7 +126,7 @@ class Program:
 
     def _segment(self, settings: Settings) -> None:
         spec = self._spec
-        # Reports began before these imports, which take seconds.
+        # After the first report, because these imports take seconds.
         lean_imports(quantised=spec.precision is Precision.NF4)
         from services.trainer import segment
         from services.trainer.checkpoint_writer import Checkpoints
@@ -149,12 +149,12 @@ class Program:
         segment.run(context, self._checkpoints, self._warm_base)
 
     def _storing_seconds(self) -> float:
-        """How long a lost segment may store: a grace, but for what its report takes."""
+        """Real seconds for storing a checkpoint: the grace without the time of the final report."""
         left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
         return max(0.0, self._lease.clock.real_seconds(left) - REPORT_SECONDS)
 
     def _finish(self, outcome: Outcome, error: Exception | None) -> None:
-        """Report the end until it is answered."""
+        """Send the final report until it is answered."""
         self._lease.conclude()
         error_class = failure = None
         if error is not None:
@@ -167,15 +167,15 @@ class Program:
             self._reporter.log("the final report went unanswered", "WARNING")
 
 
-def _hear_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
-    """Stop gracefully at these signals, also at one that came before this process was ready."""
+def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
+    """Stop gracefully at these signals, also at one that is already pending."""
     for number in numbers:
         signal.signal(number, lambda *_: lease.request_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """What the command line says; returns the exit code."""
+    """Run the command line; return the exit code."""
     match arguments:
         case [flag, directory] if flag == WARM_FLAG:
             handed, base = await_warm_start(Path(directory), Settings())
@@ -194,8 +194,8 @@ def run(arguments: Sequence[str]) -> int:
 def end(code: int) -> NoReturn:
     """End the process at once.
 
-    Its libraries take half a second to end, in which nothing is done and a GPU is held; and a rank
-    that is done must not look lost because they end badly.
+    Its libraries take half a second to shut down, in which the GPU is idle. If their shutdown
+    failed, a completed rank would look lost.
     """
     with suppress(OSError):  # a full disk
         sys.stdout.flush()

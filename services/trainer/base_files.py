@@ -1,7 +1,7 @@
-"""A base model's files, held against the manifest that the job was approved with.
+"""A base model's files, compared with the manifest that the job was approved with.
 
-A base is read in place, by every job, and what became of its files since they were stored nobody
-else would see. A machine hashes them once, and again when they were touched in any way.
+Every job reads a base in place, so only this check detects damage after the import. A machine
+hashes the files once, and again if they were touched in any way.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from infrastructure.artifacts import Manifest
 from services.trainer.failures import SegmentFailure
 
 VERIFIED = "verified"
-"""Of a machine's cache: an empty file for each base that was found to be as its manifest says."""
+"""Folder in a machine's cache with an empty file for each base that matches its manifest."""
 
 CHUNK_BYTES = 1024**2
 
 
 class BaseDamaged(SegmentFailure):
-    """A base model's files are not those of its manifest."""
+    """A base model's files differ from its manifest."""
 
     failure = FailureClass.MODEL_LOAD_FAILED
 
 
 def states(directory: Path) -> dict[str, tuple[int, ...]]:
-    """What the file system says of each file below a directory, by its name there.
+    """Size, inode and times of each file below a directory, by relative path.
 
-    Size first. Whatever changes a file, changes this: the last is a time that nobody can set.
+    Any change of a file changes them, because no user can set the last one, ctime.
     """
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -42,24 +42,24 @@ def states(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 class BaseFiles:
-    """Files that are being hashed, by a thread, unless this machine remembers them."""
+    """Files that a thread hashes, unless this machine has verified them before."""
 
     def __init__(
         self, directory: Path, manifest: Manifest, verified: Path, check: Callable[[], None]
     ) -> None:
-        """Begin. `check` is called for each piece that was hashed, and may raise to end it.
+        """Start. `check` is called for each hashed chunk, and may raise.
 
-        Raises BaseDamaged for a file that is missing or of another size.
+        Raises BaseDamaged for a missing file or one of another size.
         """
         self._directory, self._manifest, self._check = directory, manifest, check
         found = states(directory)
         for file in manifest.files:
             size, *_ = found.get(file.path, (None,))
             if size != file.bytes:
-                there = "is missing" if size is None else f"has {size} bytes, not {file.bytes}"
-                raise BaseDamaged(f"{directory / file.path} {there}")
-        said = repr((str(directory), manifest.sha256, found))
-        self._verified = verified / hashlib.sha256(said.encode()).hexdigest()
+                damage = "is missing" if size is None else f"has {size} bytes, not {file.bytes}"
+                raise BaseDamaged(f"{directory / file.path} {damage}. Import the base again.")
+        identity = repr((str(directory), manifest.sha256, found))
+        self._verified = verified / hashlib.sha256(identity.encode()).hexdigest()
         self._hashing = None
         if not self._verified.exists():
             thread = ThreadPoolExecutor(1, "base files")
@@ -67,12 +67,12 @@ class BaseFiles:
             thread.shutdown(wait=False)
 
     def require(self) -> None:
-        """Wait for the hashes; raises BaseDamaged, or what `check` raised."""
+        """Wait for the hashes; raise BaseDamaged, or what `check` raised."""
         if self._hashing is not None:
             self._hashing.result()
 
     def _hash(self) -> None:
-        """Hash all files, and remember those that were found good, if the disk takes it."""
+        """Hash all files; record that they are good, unless the disk is full."""
         for file in self._manifest.files:
             digest, path = hashlib.sha256(), self._directory / file.path
             with path.open("rb") as opened:
@@ -80,7 +80,7 @@ class BaseFiles:
                     digest.update(chunk)
                     self._check()
             if digest.hexdigest() != file.sha256:
-                raise BaseDamaged(f"{path} differs from its manifest")
+                raise BaseDamaged(f"{path} differs from its manifest. Import the base again.")
         with suppress(OSError):
             self._verified.parent.mkdir(parents=True, exist_ok=True)
             self._verified.touch()

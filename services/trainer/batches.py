@@ -1,4 +1,4 @@
-"""Micro batches as tensors, and the summed loss of one."""
+"""Micro-batches as tensors, and their summed loss."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from services.trainer.kernels.cross_entropy import CrossEntropy
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples one after the other in one row of tokens, without padding.
+    """Examples packed in one row of tokens, without padding.
 
-    Only attention looks at them as rows of one length; `layout` and `places` lead there and back.
+    Only attention needs rows of equal length; `layout` and `places` map there and back.
     """
 
     input_ids: Tensor  # (tokens)
-    positions: Tensor  # (tokens): of each in its example
+    positions: Tensor  # (tokens): position in its example
     layout: Tensor  # (examples, length): the token at each place, or the number of tokens: none
-    places: Tensor  # (tokens): where each is in the flattened layout
-    predicting: Tensor  # (label tokens): the tokens after which one that carries loss comes
-    targets: Tensor  # (label tokens): the ids of those
+    places: Tensor  # (tokens): index in the flattened layout
+    predicting: Tensor  # (label tokens): the tokens before those that carry loss
+    targets: Tensor  # (label tokens): the ids of the latter
 
     @property
     def tokens(self) -> int:
-        """Of all examples."""
+        """Tokens of all examples."""
         return len(self.input_ids)
 
     @property
@@ -48,10 +48,9 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Lay examples out one after the other.
+    """Pack examples into a batch on the CPU, and copy it to the device.
 
-    For a GPU too that is the CPU's work, while the GPU is at the batch before: a copy of what is
-    not pinned would wait until it has done all that it was told.
+    The GPU still works on the batch before. Memory is pinned, because other copies wait for it.
     """
     rows, length = len(examples), padded(max(len(each.input_ids) for each in examples))
     sizes = torch.tensor([len(each.input_ids) for each in examples])
@@ -78,7 +77,7 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
 
 
 def tokens_seen(base: nn.Module, batch: Batch) -> int:
-    """Tokens that go through a base's layers for a batch, with padding if it needs any."""
+    """Tokens that a base processes for a batch, with padding if it needs any."""
     return batch.tokens if attends_packed(base) else batch.layout.numel()
 
 
@@ -90,7 +89,7 @@ def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
-    """(summed loss in nats, label tokens that were the model's first choice) of a batch."""
+    """(summed loss in nats, correctly predicted label tokens) of a batch."""
     logits = logits_of(model, batch)
     correct = (logits.argmax(dim=1) == batch.targets).sum()
     return CrossEntropy.apply(logits, batch.targets).item(), int(correct)
@@ -99,9 +98,8 @@ def scored(model: nn.Module, batch: Batch) -> tuple[float, int]:
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (label tokens, vocabulary).
 
-    The language-model head runs only where a label is predicted: with a short answer after a long
-    prompt it would be most of the work, and of the memory. A base that cannot attend to packed
-    examples reads them as rows that are padded on the right, where nothing real looks.
+    The language-model head runs only where a label is predicted. After a long prompt it would take
+    most of the time and memory. A base without packed attention gets rows padded on the right.
     """
     base = extract_model_from_parallel(model)
     inputs: dict[str, Any]
@@ -110,7 +108,7 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         inputs = {
             "input_ids": batch.input_ids[None],
             "position_ids": batch.positions[None],
-            # transformers hands a mask of four dimensions to attention as it is.
+            # transformers passes a mask of four dimensions to attention unchanged.
             "attention_mask": batch.layout[None, None],
             "places": batch.places,
         }

@@ -1,4 +1,4 @@
-"""Checkpoints: all that exact continuation needs, written so that half of one is never seen."""
+"""The files of a checkpoint, which has all that an exact resume needs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from services.trainer.state import TrainingState
 POSITION = "position.json"
 
 SCHEMA_VERSION = 3
-"""Of `position.json`; a field that an older trainer must not overlook needs the next one.
+"""Of `position.json`. A field that an older trainer must not ignore needs a new version.
 
 1: torch's files. 2: packed files. 3: the data's position is also of the examples' content.
 """
 
 
 class CheckpointMismatch(SegmentFailure):
-    """An intact checkpoint is of another job or another trainer than the segment."""
+    """An intact checkpoint belongs to another job, or another trainer wrote it."""
 
     failure = FailureClass.CHECKPOINT_MISMATCH
 
 
 class CheckpointDamaged(Exception):
-    """A checkpoint is not, or no longer, what was saved; another one may be."""
+    """A checkpoint differs from what was saved; an older one may be intact."""
 
     def __init__(self, reason: RejectionReason, detail: object) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,7 +50,7 @@ class CheckpointDamaged(Exception):
 
 
 class Position(BaseModel):
-    """Where a job stands after `step` optimizer steps, and what it must be continued with."""
+    """The counters of a job after `step` optimizer steps, and the settings to continue with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,23 +85,23 @@ class Position(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Position:
-        """The position in a file; raises CheckpointMismatch if another trainer wrote it."""
+        """Read a file; raise CheckpointMismatch if another trainer wrote it."""
         content = json.loads(path.read_text())
         version = content.setdefault("schema_version", 1)
         if version > SCHEMA_VERSION:
             raise CheckpointMismatch(
-                f"a newer trainer wrote the checkpoint: its {POSITION} has schema version "
-                f"{version}, and this trainer reads up to {SCHEMA_VERSION}"
+                f"A newer trainer wrote the checkpoint: its {POSITION} has schema version "
+                f"{version}. This trainer reads up to {SCHEMA_VERSION}; update it."
             )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             raise CheckpointMismatch(
-                f"this trainer cannot read the {POSITION} of the checkpoint: {error}"
+                f"This trainer cannot read the checkpoint's {POSITION}: {error}"
             ) from error
 
     def require_job(self, spec: SegmentSpec) -> None:
-        """Raise CheckpointMismatch if this is a position of another run."""
+        """Raise CheckpointMismatch if this position belongs to another run."""
         for name in (
             "dataset_sha256",
             "base_model",
@@ -110,7 +110,7 @@ class Position(BaseModel):
             "validation_sha256",
         ):
             if getattr(self, name) != getattr(spec, name):
-                raise CheckpointMismatch(f"the checkpoint has another {name}")
+                raise CheckpointMismatch(f"The checkpoint has another {name} than the job.")
 
 
 def write(
@@ -120,10 +120,7 @@ def write(
     position: Position,
     sample: Sample | None = None,
 ) -> dict[str, str]:
-    """Write a checkpoint directory; returns the sha256 of its large files.
-
-    The adapter lies there as plain PEFT, so that a checkpoint can be inspected without us.
-    """
+    """Write a checkpoint, with its adapter as plain PEFT; return its large files' sha256."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     written = state.write(directory)
@@ -135,10 +132,10 @@ def write(
 
 
 def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[Path, Position]:
-    """Copy a checkpoint from the store, held against the hashes that the event log has.
+    """Copy a checkpoint from the store, and compare it with the hash in the event log.
 
-    Raises CheckpointDamaged for files that are not what was stored, and CheckpointMismatch. A store
-    that cannot be reached damages nothing.
+    Raises CheckpointDamaged if files are missing or differ, and CheckpointMismatch. An unreachable
+    store raises its own error.
     """
     directory = scratch / "resumed"
     shutil.rmtree(directory, ignore_errors=True)
@@ -149,7 +146,9 @@ def fetch(artifacts: Artifacts, saved: SavedCheckpoint, scratch: Path) -> tuple[
     except ArtifactCorrupt as error:
         raise CheckpointDamaged(RejectionReason.CORRUPT, error) from error
     if manifest.sha256 != saved.manifest_sha256:
-        raise CheckpointDamaged(RejectionReason.CORRUPT, f"{saved.ref} has another manifest")
+        raise CheckpointDamaged(
+            RejectionReason.CORRUPT, f"{saved.ref} has another manifest than the event log"
+        )
     return directory, Position.read(directory / POSITION)
 
 
@@ -160,11 +159,10 @@ def restore(
     optimizer: torch.optim.Optimizer,
     ranks: Ranks,
 ) -> None:
-    """Put adapter, optimizer and this rank's random states back as they were.
+    """Restore the adapter, the optimizer and this rank's random state.
 
-    The files are what was stored: an error in reading them (no memory, a bad disk) is the
-    machine's, and says nothing against the checkpoint. Raises CheckpointMismatch if what they hold
-    has no place in this trainer.
+    The files are verified, so an error in reading them is the machine's. Raises CheckpointMismatch
+    if the state does not fit this trainer.
     """
     try:
         if position.schema_version == 1:
@@ -172,7 +170,7 @@ def restore(
         else:
             TrainingState.read(directory).put_back(model, optimizer, ranks)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointMismatch(f"the saved state does not fit this trainer: {error!r}") from error
+        raise CheckpointMismatch(f"The saved state does not fit this trainer: {error!r}") from error
 
 
 def live_hashes(
@@ -182,7 +180,7 @@ def live_hashes(
     ranks: Ranks,
     data_position: str,
 ) -> StateHashes:
-    """sha256 of the live state's parts, as those of the checkpoint with a position were made."""
+    """sha256 of the live state's parts, computed as for the checkpoint of a position."""
     if position.schema_version == 1:
         return first_schema.hashes(model, optimizer, ranks, data_position)
     return TrainingState.of(model, optimizer, ranks).hashes(data_position)

@@ -1,4 +1,4 @@
-"""Resuming: the newest checkpoint that is good is found, restored and certified."""
+"""Resuming: find the newest intact checkpoint, restore it and certify it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, P
 from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
 from services.trainer.plan import data_position_sha256
-from services.trainer.random_state import seed_anew
+from services.trainer.random_state import reseed
 from services.trainer.state import TrainingState
 from services.trainer.training import Training
 
@@ -33,7 +33,7 @@ class CheckpointLoader:
         self._position: Position | None = None
 
     def fetch(self) -> Position | None:
-        """The position of the first candidate whose files are what was stored, if there is one.
+        """The position of the first candidate with intact files, or None.
 
         Raises CheckpointMismatch.
         """
@@ -53,9 +53,9 @@ class CheckpointLoader:
         return self._position
 
     def restore(self, training: Training, mode: ExecutionMode) -> Position | None:
-        """Restore what was fetched, or the next that is good, and certify it.
+        """Restore the fetched checkpoint, or the next intact one, and certify it.
 
-        Returns its position; None leaves all as it was. Raises CheckpointMismatch.
+        Returns its position. None means that nothing was changed. Raises CheckpointMismatch.
         """
         model, optimizer, plan = training.adapted, training.optimizer, training.plan
         fresh = TrainingState.of(model, optimizer, self._ranks)
@@ -77,23 +77,22 @@ class CheckpointLoader:
         return None
 
     def _seed_other_ranks(self, position: Position) -> None:
-        """Of another number of ranks no random state is taken up: each begins its dropout anew."""
+        """Seed the ranks if the checkpoint's number of ranks is another one."""
         if position.mode.ranks != self._ranks.count:
-            seed_anew(position.hyperparameters.seed, position.step, self._ranks.rank)
+            reseed(position.hyperparameters.seed, position.step, self._ranks.rank)
             self._reporter.log(
-                f"the checkpoint is of {position.mode.ranks} ranks: {self._ranks.count} go on with "
-                "the same examples in the same steps, but the dropout begins anew, from seed, step "
-                "and rank",
+                f"the checkpoint was made by {position.mode.ranks} ranks: {self._ranks.count} "
+                "continue with the same examples in the same steps, but with another dropout",
                 "WARNING",
             )
 
     def _agreed(self, damage: CheckpointDamaged | None) -> bool:
-        """Whether no rank found damage."""
+        """True if no rank found damage."""
         (damaged,) = self._ranks.sum(float(damage is not None))
         return damaged == 0.0
 
     def _unchecked(self, saved: SavedCheckpoint, position: Position) -> tuple[str, ...]:
-        """Parts of the state that cannot be compared: other ranks draw from other generators."""
+        """Parts of the state that cannot be compared, such as random states of other ranks."""
         if (saved.state or position.state) is None:
             return tuple(StateHashes.model_fields)
         before, device = position.mode, self._ranks.device.type
@@ -103,7 +102,7 @@ class CheckpointLoader:
     def _damage(
         self, saved: SavedCheckpoint, position: Position, live: StateHashes
     ) -> CheckpointDamaged | None:
-        """What is wrong with the restored state; CheckpointMismatch if it is not the checkpoint."""
+        """The damage of the restored state; raise CheckpointMismatch if the data differs."""
         expected = saved.state or position.state or live
         differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
         if position.step != saved.step:
@@ -112,7 +111,7 @@ class CheckpointLoader:
             names = ", ".join(sorted(differing))
             return CheckpointDamaged(RejectionReason.STATE_DIFFERS, names)
         if differing:
-            raise CheckpointMismatch("the data, or its order, is no longer that of the checkpoint")
+            raise CheckpointMismatch("The data or its order differs from the checkpoint's.")
         return None
 
     def _certify(
@@ -134,24 +133,24 @@ class CheckpointLoader:
         checked = [name for name in StateHashes.model_fields if name not in unchecked]
         self._reporter.log(
             f"resumed at step {position.step} from {saved.ref}; hashes agree with the event log: "
-            + (", ".join(checked) or "none, for it has none")
+            + (", ".join(checked) or "none, because it has none")
         )
         for each in differences:
             self._reporter.log(
-                f"the checkpoint was made with {each.setting} {each.saved}, this segment has "
+                f"the checkpoint has {each.setting} {each.saved}, this segment "
                 f"{each.now}: losses may differ in the last digits",
                 "WARNING",
             )
 
     def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
-        """Pass over the present candidate, and say so."""
+        """Skip the present candidate, and report it."""
         reason = damage.reason if damage else RejectionReason.UNREADABLE
         self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
         del self._candidates[0]
-        then = "the one before it" if self._candidates else "a start anew, for it was the last"
+        then = "trying the one before" if self._candidates else "training starts again at step 0"
         self._reporter.log(
             f"the checkpoint of step {saved.step}, {saved.ref}, cannot be resumed from "
-            f"({damage or 'in another rank'}); next is {then}",
+            f"({damage or 'in another rank'}): {then}",
             "WARNING",
         )
         self._reporter.update(now=True, rejected=tuple(self._rejected))

@@ -1,4 +1,4 @@
-"""The segment's own clock: monotonic seconds since the trainer's process started, and by phase."""
+"""The segment's clock: monotonic seconds since the process started, also by phase."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 from domain.training.phases import Phase
 
 MOST_PAUSE_SECONDS = 10.0
-"""Without a beat for longer, the process was frozen, not slow."""
+"""A longer time without a beat means that the process was frozen, not slow."""
 
 
 class SegmentClock:
-    """Counts from the start of the process, so that interpreter start and imports are billed too.
+    """Seconds since the start of the process, so interpreter start and imports are billed too.
 
-    Only the age at construction comes from the kernel's books; from then on it is
-    `time.monotonic()`, which no change of the wall clock and no suspension moves. Once `beat` is
-    called, time in which the process was frozen does not count. `speed` is 1 but under the test
-    clock, which lets a day of billing pass in seconds.
+    The kernel gives the age at construction. After that `time.monotonic()` counts, which ignores
+    changes of the wall clock and suspension. Once `beat` is called, time in which the process was
+    frozen does not count. `speed` is 1 except with the test clock.
     """
 
     def __init__(self, age_seconds: float | None = None, speed: float = 1.0) -> None:
@@ -28,27 +27,24 @@ class SegmentClock:
         self._counts_from_until = time.monotonic() - age, math.inf  # replaced as one
 
     def elapsed(self) -> float:
-        """Segment seconds since the process started, to the millisecond (as reported)."""
+        """Segment seconds since the process started, to the millisecond."""
         begin, end = self._counts_from_until
         return round(self._speed * (min(time.monotonic(), end) - begin), 3)
 
     def beat(self) -> None:
-        """Show that the process runs; called from one thread, several times a second."""
+        """Record that the process runs; one thread calls it several times a second."""
         begin, end = self._counts_from_until
         now = time.monotonic()
         frozen = max(0.0, now - end)
         self._counts_from_until = begin + frozen, now + MOST_PAUSE_SECONDS
 
     def real_seconds(self, segment_seconds: float) -> float:
-        """How long one has to wait for so many segment seconds to pass."""
+        """Real seconds in which this many segment seconds pass."""
         return segment_seconds / self._speed
 
 
 class PhaseTimes:
-    """Segment seconds by phase: what passes belongs to the phase that was entered last.
-
-    A segment begins in the image pull, which ends when the program is loaded.
-    """
+    """Segment seconds by phase. A segment starts in the image pull, until the program is loaded."""
 
     def __init__(self) -> None:
         self._present = Phase.IMAGE_PULL
@@ -61,12 +57,12 @@ class PhaseTimes:
         return self._present
 
     def enter(self, phase: Phase, elapsed_seconds: float) -> None:
-        """A phase begins at a moment of the segment."""
+        """Enter a phase after this many seconds of the segment."""
         self._before = self.until(elapsed_seconds)
         self._present, self._entered_at = phase, elapsed_seconds
 
     def until(self, elapsed_seconds: float) -> dict[Phase, float]:
-        """Seconds of every phase so far, to the millisecond; they add up to the elapsed time."""
+        """Seconds of every phase so far, to the millisecond; they sum to the elapsed time."""
         present = self._before.get(self._present, 0.0) + elapsed_seconds - self._entered_at
         return {**self._before, self._present: round(present, 3)}
 
@@ -74,8 +70,8 @@ class PhaseTimes:
 def process_age_seconds(pid: int | None = None) -> float:
     """Seconds since the kernel started a process (None: this one), to a clock tick (10 ms).
 
-    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Systems
-    without /proc answer 0.0: the clock then starts at the first call.
+    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Returns 0.0
+    on systems without /proc.
     """
     try:
         stat = Path(f"/proc/{pid or 'self'}/stat").read_text()

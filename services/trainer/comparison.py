@@ -1,4 +1,4 @@
-"""One prompt answered by the base and by the adapter, side by side.
+"""Answers of a base and of its adapter to one prompt, side by side.
 
 `python -m services.trainer.comparison --base REF --adapter REF --prompt TEXT` prints a JSON object
 with the two answers.
@@ -36,7 +36,7 @@ def compare(
 ) -> dict[str, str]:
     """Greedy answers to one user message: {"base": text, "adapter": text}.
 
-    The base is held in a precision, as it was for training.
+    The base has the precision that it had in training.
     """
     import torch
 
@@ -66,7 +66,7 @@ def compare(
 def _load(
     artifacts: Artifacts, base_ref: str, adapter_ref: str, precision: Precision
 ) -> tuple[PreTrainedTokenizerBase, PeftModel]:
-    """The base's tokenizer, and the adapted model, on a GPU if there is one."""
+    """The base's tokenizer and the adapted model, on a GPU if there is one."""
     import torch
     from peft import PeftModel
 
@@ -83,7 +83,7 @@ def _load(
 
 
 def main() -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.comparison")
     parser.add_argument("--base", required=True, help="artifact prefix of the base model")
     parser.add_argument("--adapter", required=True, help="artifact prefix of the adapter")

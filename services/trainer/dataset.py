@@ -1,4 +1,4 @@
-"""The data of a segment: fetched, verified, rendered; what is trained on and what is held out."""
+"""A segment's dataset: fetched, verified, rendered, and split into training and held-out parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINED, VALIDATED = "dataset.jsonl", "validation.jsonl"
 
 
 class DatasetTooSmall(BadData):
-    """No trainable conversation, or none to evaluate on."""
+    """The dataset has no trainable conversation, or none to evaluate on."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,9 @@ def read(
     renderer: Renderer,
     check: Callable[[], None],
 ) -> tuple[Dataset, str]:
-    """What is trained on and what is evaluated on, and what rendering it came to.
+    """The dataset of a segment, and a summary of its rendering for the log.
 
-    Raises ArtifactCorrupt and DatasetTooSmall. `check` is called before each row and may raise to
-    stop.
+    Raises ArtifactCorrupt and DatasetTooSmall. `check` is called before each row and may raise.
     """
     seed, path, own = spec.hyperparameters.seed, scratch / TRAINED, scratch / VALIDATED
     _fetch(artifacts, spec.dataset_ref, spec.dataset_sha256, path)
@@ -53,7 +52,7 @@ def read(
 
 
 def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, one conversation each: all, or those of some numbers from 0."""
+    """The conversations of a JSONL file: all, or those with the chosen row numbers (from 0)."""
     for number, line in enumerate(_lines(path)):
         if chosen is None or number in chosen:
             yield json.loads(line)
@@ -62,17 +61,14 @@ def _rows(path: Path, chosen: Collection[int] | None = None) -> Iterator[dict[st
 def _split(
     path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render a file and hold a part of it out, by conversation; returns it, and what it came to.
-
-    Raises DatasetTooSmall.
-    """
+    """Render a file, and hold a part of its conversations out."""
     rendered = renderer.render_all(_rows(path), check)
     conversations = rendered.conversations
     if len(conversations) < 2:
         raise DatasetTooSmall(
-            f"{len(conversations)} conversations of the dataset keep a trainable token within "
-            f"{renderer.max_tokens:,} tokens; at least 2 are needed, one to train on and one to "
-            f"hold out for evaluation. {rendered}."
+            f"{len(conversations)} conversations of the dataset have a trainable token within "
+            f"{renderer.max_tokens:,} tokens. At least 2 are needed, one of them for evaluation: "
+            f"use a larger dataset or a longer maximum sequence length. {rendered}."
         )
     aside = held_out(len(conversations), seed)
     train, kept = [], []
@@ -85,10 +81,9 @@ def _split(
 def _with_validation(
     path: Path, validation_path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render a file, all of which is trained on, and one of the user's own to evaluate on.
+    """Render a file to train on, and the user's validation file to evaluate on.
 
-    Of a long one a seeded part is taken. Returns both, and what they came to. Raises
-    DatasetTooSmall.
+    A seeded sample is taken of a long validation file.
     """
     rendered = renderer.render_all(_rows(path), check)
     count = sum(1 for _ in _lines(validation_path))
@@ -105,21 +100,23 @@ def _with_validation(
 
 
 def _fetch(artifacts: Artifacts, ref: str, sha256: str, path: Path) -> None:
-    """Copy the dataset artifact to a file; raises ArtifactCorrupt if its hash differs."""
+    """Copy the dataset artifact to a file; raise ArtifactCorrupt if its hash differs."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in artifacts.stream(ref):
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != sha256:
-        raise ArtifactCorrupt(f"{ref} is not the dataset that was approved")
+        raise ArtifactCorrupt(
+            f"{ref} is not the approved dataset: its sha256 differs from {sha256}."
+        )
 
 
 def _examples(rendered: Rendered, name: str) -> list[Example]:
     if not rendered.conversations:
         raise DatasetTooSmall(
-            f"The {name} has no conversation of which the base's chat template and the maximum "
-            "sequence length leave anything to learn; choose another, or a longer maximum."
+            f"The {name} has no conversation with a trainable token after the chat template and "
+            "the maximum sequence length are applied. Choose another dataset or a longer maximum."
         )
     return [example for examples in rendered.conversations for example in examples]
 

@@ -1,4 +1,4 @@
-"""Downloads from the artifact store that end with the lease and do not pass for a stall."""
+"""Downloads from the artifact store that count as progress and end with the lease."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from services.trainer.lease import Lease
 
 
 class LeasedArtifacts(Artifacts):
-    """The artifact store as a segment sees it: each chunk that arrives is progress.
+    """The artifact store for a segment. Each chunk counts as progress.
 
-    A large base takes longer to arrive than a stall may last, and longer than a grace.
+    Downloading a large base takes longer than the limit of a stall, and longer than the grace.
     """
 
     def __init__(self, url: str, lease: Lease) -> None:
@@ -19,7 +19,7 @@ class LeasedArtifacts(Artifacts):
         self._lease = lease
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """The content under a ref in chunks; raises FileNotFoundError and SegmentStopped."""
+        """Yield the content of a ref in chunks; raise FileNotFoundError or SegmentStopped."""
         for chunk in super().stream(ref, chunk_bytes):
             self._lease.check()
             yield chunk

@@ -1,4 +1,4 @@
-"""What this process trains with, for the provenance of what it saves."""
+"""The software and hardware of this process, for the provenance of its adapters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def environment_of(model: PeftModel) -> TrainingEnvironment:
-    """The environment that a model is trained in."""
-    weight = model.get_input_embeddings().weight  # never quantised, so in the computing dtype
+    """The environment in which a model is trained."""
+    weight = model.get_input_embeddings().weight  # never quantised, so in the dtype of computation
     assert isinstance(weight, torch.Tensor)
     cuda = weight.device.type == "cuda"
     return TrainingEnvironment(
@@ -32,7 +32,7 @@ def environment_of(model: PeftModel) -> TrainingEnvironment:
 
 
 def libraries(names: Collection[str]) -> str:
-    """Those of these libraries that are there, with their versions, in words."""
+    """The names and versions of those libraries that are installed."""
     there = (f"{name} {version}" for name, version in _versions() if name in names and version)
     return ", ".join(there)
 

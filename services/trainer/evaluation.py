@@ -1,4 +1,4 @@
-"""Evaluation: how well the model predicts examples that it is never trained on."""
+"""Evaluation on held-out examples."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from services.trainer.progress import Progress
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of the label tokens of some examples."""
+    """A model's loss and accuracy on some examples."""
 
     loss: float  # mean, nats per label token
-    accuracy: float  # share of the label tokens that were its first choice
+    accuracy: float  # share of correctly predicted label tokens
     label_tokens: int
 
     def __str__(self) -> str:
@@ -41,10 +41,10 @@ class Score:
 
 
 class HeldOut:
-    """The examples to evaluate on, in batches by length; `score` may be asked at any time.
+    """The held-out examples, in batches by length.
 
-    It draws no random number and changes no parameter, so that training goes on as if it had not
-    been. The batches are spread over the ranks, and all of them get the same result.
+    Scoring draws no random number and changes no parameter, so training does not depend on it. The
+    ranks share the batches, and all get the same result.
     """
 
     def __init__(self, examples: Sequence[Example], plan: Plan, ranks: Ranks) -> None:
@@ -65,12 +65,12 @@ class HeldOut:
         model.eval()
         loss, correct, label_tokens = 0.0, 0, 0
         mine = self._batches[self._ranks.rank :: self._ranks.count]
-        # Not inference mode: a tensor that a module keeps from it is of no use in a backward pass.
+        # Not inference mode, whose tensors a module may keep and cannot use in a backward pass.
         with torch.no_grad():
             for turn in range(-(-len(self._batches) // self._ranks.count)):
                 if self._ranks.agree(lease.must_end()):
                     return None
-                if turn < len(mine):  # in the last turn there may be nothing left for this rank
+                if turn < len(mine):  # the last turn may leave nothing for this rank
                     with reporting_out_of_memory(mine[turn], self._plan, self._ranks.device):
                         batch = collate(mine[turn], self._ranks.device)
                         batch_loss, batch_correct = scored(model, batch)
@@ -79,12 +79,12 @@ class HeldOut:
                     label_tokens += batch.label_tokens
         loss, correct, label_tokens = self._ranks.sum(loss, correct, label_tokens)
         if not math.isfinite(loss):
-            raise LossDiverged(f"the held-out loss is {loss}")
+            raise LossDiverged(f"The held-out loss is {loss}.")
         return Score(loss / label_tokens, correct / label_tokens, int(label_tokens))
 
 
 class Evaluations:
-    """The evaluations of a segment: every so many steps, and at its end; each one is told."""
+    """The evaluations of a segment, at intervals and at its end; each one is reported."""
 
     def __init__(self, context: Context, held_out: HeldOut, progress: Progress) -> None:
         self._spec, self._reporter, self._lease = context.spec, context.reporter, context.lease
@@ -92,30 +92,27 @@ class Evaluations:
 
     @property
     def due(self) -> bool:
-        """Whether this step is one after which to evaluate."""
+        """True at every evaluation interval."""
         return self._progress.step % self._spec.hyperparameters.evaluation_steps == 0
 
     def between(self, model: PeftModel) -> None:
-        """Evaluate between two steps; given up, and not made up for, if the segment has to end.
-
-        Raises LossDiverged.
-        """
+        """Evaluate between two steps, unless the segment has to end; raise LossDiverged."""
         began = time.monotonic()
         score = self._held_out.score(model, self._lease)
         if score is not None:
             self._progress.eval_loss = score.loss
-            self._tell(self._progress.step, score, began)
+            self._report(self._progress.step, score, began)
             self._reporter.log(f"held-out loss at step {self._progress.step}: {score}")
 
     def conclude(self, model: PeftModel) -> Evaluation:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
-        The base is frozen, so that its loss is the same at any time and needs no place in a
-        checkpoint. Raises SegmentStopped in rank 0, and LossDiverged.
+        The base is frozen, so its loss is the same at any time. Raises SegmentStopped in rank 0,
+        and LossDiverged.
         """
         with model.disable_adapter():
-            before = self._insist(model, 0)
-        after = self._insist(model, self._progress.step)
+            before = self._score(model, 0)
+        after = self._score(model, self._progress.step)
         self._reporter.log(f"held-out loss before training: {before}")
         self._reporter.log(f"held-out loss after training: {after}")
         return Evaluation(
@@ -127,15 +124,15 @@ class Evaluations:
             label_tokens=after.label_tokens,
         )
 
-    def _insist(self, model: nn.Module, step: int) -> Score:
-        """A score, again if more time was paid for while one was given up."""
+    def _score(self, model: nn.Module, step: int) -> Score:
+        """Score until it succeeds; retry if more time was paid for after an interruption."""
         began = time.monotonic()
         while (score := self._held_out.score(model, self._lease)) is None:
             self._lease.check()
-        self._tell(step, score, began)
+        self._report(step, score, began)
         return score
 
-    def _tell(self, step: int, score: Score, began: float) -> None:
+    def _report(self, step: int, score: Score, began: float) -> None:
         self._reporter.evaluated(
             EvaluationMeasured(
                 account_id=self._spec.account_id,

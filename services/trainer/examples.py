@@ -1,4 +1,4 @@
-"""Rendering a dataset with the training library's tokenizer, and what is left out of it."""
+"""Rendering a dataset with the base's tokenizer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS_AT_ONCE = 64
-"""Conversations whose texts are tokenised together: enough for many cores, and soon done."""
+"""Conversations that are tokenised together, enough for many cores."""
 
 
 @dataclass
 class Rendered:
-    """Examples by conversation (its index in the dataset), and what was left out."""
+    """The examples of each conversation, and counts of what was left out."""
 
     conversations: list[list[Example]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # numbers of the conversations' rows, from 0
@@ -32,7 +32,7 @@ class Rendered:
     unrenderable: int = 0
 
     def take(self, row: int, examples: list[Example], max_tokens: int) -> None:
-        """Add a row's examples, cut to a length; not those that have nothing left to teach."""
+        """Add a row's examples, truncated; drop those without a label token."""
         self.truncated += any(len(example.input_ids) > max_tokens for example in examples)
         cut = [example.truncated(max_tokens) for example in examples]
         if taught := [example for example in cut if example.label_tokens > 0]:
@@ -52,8 +52,8 @@ class Rendered:
 class Renderer(ChatRenderer):
     """Renders conversations with a tokenizer's chat template.
 
-    `today` is the date for templates that write one, so that a job's examples are the same on each
-    day that it trains; None: the date of the rendering.
+    `today` is the date for templates that write one, so that a job's examples are equal on every
+    day. None: the date of the rendering.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Renderer(ChatRenderer):
     def render_all(
         self, conversations: Iterable[dict[str, Any]], check: Callable[[], None]
     ) -> Rendered:
-        """Render a dataset's rows; `check` is called before each and may raise to stop."""
+        """Render a dataset's rows; `check` is called before each and may raise."""
         rendered, rows = Rendered(), enumerate(conversations)
         while several := list(islice(rows, ROWS_AT_ONCE)):
             marked = [self._marked(conversation, check) for _, conversation in several]
@@ -91,7 +91,7 @@ class Renderer(ChatRenderer):
     def _marked(
         self, conversation: dict[str, Any], check: Callable[[], None]
     ) -> list[Marked] | None:
-        """The texts of a conversation; None: the template refuses it."""
+        """The texts of a conversation; None if the template refuses it."""
         check()
         try:
             return self.marked(conversation)

@@ -1,4 +1,4 @@
-"""How a segment computes: all that changes the last bits of a loss, and is kept on resume."""
+"""The execution mode: all settings that change the last bits of a loss, kept on resume."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from services.trainer.processes.ranks import Ranks
 COMPUTING = ("torch", "transformers", "bitsandbytes")
 
 NUMERICS = 1
-"""Raised with each release whose LoRA layer, dropout, attention, loss or cut of a step computes
-other bits than the one before: what cannot be kept on resume is at least said."""
+"""Raised with each release whose LoRA layer, dropout, attention, loss or batching computes
+other bits, so that a resumed job reports the difference."""
 
 
 class ExecutionMode(BaseModel):
-    """Settings under which a step gives the same bits; defaults are for what was not recorded."""
+    """Settings under which a step gives the same bits; defaults stand for unrecorded values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: str  # of the base, or computed in
-    threads: int  # of torch's own, in each rank; another number may sum in another order
+    dtype: str  # of the base, or of its computation if it is in 4 bits
+    threads: int  # of torch, in each rank; another number may add in another order
     ranks: int = 1
-    device: str | None = None  # kind of it
-    code: str | None = None  # EcoLink's own, by version and revision
-    libraries: str | None = None  # that compute, with their versions
-    processor: str | None = None  # by which they choose their kernels
+    device: str | None = None  # cpu or cuda
+    code: str | None = None  # version and revision of EcoLink
+    libraries: str | None = None  # names and versions of those that compute
+    processor: str | None = None  # by which libraries choose their kernels
     pad_multiple: int = 8  # of a micro batch's length
-    attention: str | None = None  # transformers' name of it; None: the base's own choice
+    attention: str | None = None  # transformers' name; None: the base's own choice
     compiled: bool = False  # else eager
-    deterministic: bool = False  # torch's setting, for a GPU: a CPU adds in one order without it
-    split: int = 1  # parts that the approved micro batch is cut into
+    deterministic: bool = False  # torch's setting, which only a GPU needs
+    split: int = 1  # parts of each approved micro-batch
     numerics: int = 0
 
     @classmethod
     def natural(
         cls, dtype: torch.dtype, ranks: Ranks, *, compiled: bool, split: int
     ) -> ExecutionMode:
-        """How a job would compute on this machine if it began here."""
+        """The mode of a job that starts on this machine."""
         return cls(
             dtype=str(dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
@@ -63,7 +63,7 @@ class ExecutionMode(BaseModel):
         )
 
     def continuing(self, saved: ExecutionMode) -> ExecutionMode:
-        """The saved mode, as far as this machine can: it has to have the cores and the compiler."""
+        """The saved mode, as far as this machine has the cores and the compiler for it."""
         enough = saved.threads * self.ranks <= len(os.sched_getaffinity(0))
         return self.model_copy(
             update={
@@ -75,14 +75,14 @@ class ExecutionMode(BaseModel):
         )
 
     def take_effect(self) -> None:
-        """Set what is set for the whole process."""
+        """Set the number of torch's threads."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
     def on(self, base: PreTrainedModel) -> ExecutionMode:
-        """Have the base attend as recorded; returns the mode with what it does.
+        """Set the base's attention as recorded; return the mode with its attention.
 
-        Attention over packed examples is for a base that was found able to have it.
+        Packed attention is not set here, because it needs a test of the base.
         """
         own = base.config._attn_implementation
         if self.attention in (None, PACKED):
@@ -93,13 +93,13 @@ class ExecutionMode(BaseModel):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype of this name."""
+        """The mode's dtype."""
         return getattr(torch, self.dtype)
 
     def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
-        """Settings in which this mode is not the saved one, as far as that was recorded.
+        """Recorded settings in which this mode differs from the saved one.
 
-        Where a GPU adds in another order each time, that is one, whatever was recorded.
+        A GPU without a fixed order of addition always counts as a difference.
         """
         found = {
             name: (before, now)
@@ -115,7 +115,7 @@ class ExecutionMode(BaseModel):
 
 
 def _processor(device: torch.device) -> str:
-    """A GPU's name; a CPU's, with the instructions that torch uses of it."""
+    """The name of the GPU, or of the CPU with the instruction sets that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
@@ -125,14 +125,13 @@ def _processor(device: torch.device) -> str:
 
 
 def make_deterministic(practise: Callable[[], None]) -> str | None:
-    """Have a GPU's operators add in one order each time; None, or why they cannot.
+    """Make a GPU's operators add in a fixed order; return None, or why they cannot.
 
-    `practise` runs a micro batch there and back. Attention's backward pass adds by atomics unless
-    torch refuses what it cannot do in one order: with warnings alone it goes on as before. Source:
-    PyTorch's notes on reproducibility. cuBLAS needs a setting of its own, which the process has
-    from its start (`services/model_libraries.py`).
+    `practise` runs a micro-batch forward and backward. Attention's backward pass uses atomics
+    unless torch raises errors for nondeterministic operators; warnings are not enough. Source:
+    PyTorch's notes on reproducibility. `services/model_libraries.py` has cuBLAS's setting.
     """
-    # Nothing here reads such memory.
+    # Nothing reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)
     try:

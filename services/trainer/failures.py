@@ -1,4 +1,4 @@
-"""From an exception to the failure class that decides who pays and what the user is advised."""
+"""The failure class of an exception. It decides who pays, and the advice to the user."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-# Rust's libraries (obstore, safetensors) keep the number of the system's error in the text alone.
+# Rust libraries (obstore, safetensors) have the error number in the text only.
 DISK_TEXTS = tuple(f"(os error {number})" for number in sorted(DISK_ERRNOS))
-# torch says it so for a GPU (OutOfMemoryError is a RuntimeError), a CPU, and cuBLAS's workspace.
+# torch's messages for a GPU (OutOfMemoryError is a RuntimeError), a CPU, and cuBLAS's workspace.
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 DATA_ERRORS = (ValueError, KeyError, IndexError, TypeError, TemplateError)
 
 
 class SegmentFailure(Exception):
-    """Base of the errors that know their own class."""
+    """Base of the errors that have their own failure class."""
 
     failure: FailureClass
-    shortage: MemoryShortage | None = None  # of a lack of memory in a micro batch
+    shortage: MemoryShortage | None = None  # the micro-batch that ran out of memory
 
 
 class BadData(SegmentFailure):
-    """The dataset, or a setting with this base, turned out not to work."""
+    """The dataset, or a hyperparameter with this base, does not work."""
 
     failure = FailureClass.BAD_DATA
 
 
 class LossDiverged(SegmentFailure):
-    """The loss or its gradient is no finite number, or is far above that of the base.
+    """The loss or its gradient is not finite, or the loss is far above that of the base.
 
-    The last checkpoint from before it was is still good.
+    The last checkpoint before is still good.
     """
 
     failure = FailureClass.LOSS_DIVERGED
 
 
 def classify(error: BaseException, phase: Phase) -> FailureClass:
-    """The class of what ended a segment in a phase.
+    """The failure class of the error that ended a segment in a phase.
 
-    Memory and disk come first, wherever in the chain of causes they are. A dataset that is not the
-    approved one (ArtifactCorrupt) is the store's fault and not the user's: trainer_crashed, so that
-    it is tried again. Whether a finite loss has diverged is the rule of `divergence`.
+    A lack of memory or disk space comes first, anywhere in the chain of causes. A dataset with
+    another hash (ArtifactCorrupt) is the store's fault, so it is trainer_crashed and retried.
     """
     if any(is_out_of_memory(each) for each in _chain(error)):
         return FailureClass.OUT_OF_MEMORY
@@ -61,12 +60,12 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
 
 
 def shortage_of(error: BaseException | None) -> MemoryShortage | None:
-    """The micro batch that a memory did not hold, if that is what ended a segment."""
+    """The micro-batch that ran out of memory, if one did."""
     return error.shortage if isinstance(error, SegmentFailure) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, and so on."""
+    """The error and its causes."""
     current: BaseException | None = error
     while current is not None:
         yield current
@@ -75,7 +74,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, whatever caused it, says that a memory was too small."""
+    """True if an error itself, without its causes, reports a lack of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (

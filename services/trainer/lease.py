@@ -1,4 +1,4 @@
-"""The lease: how long the segment may run, whether it shall stop, and the watchdog behind both."""
+"""The lease: paid time, stop requests, and the watchdog that enforces them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WATCH_SECONDS = 0.25
 
 
 class SegmentStopped(Exception):
-    """The segment ends before its work is done; `outcome` says why."""
+    """The segment ends before its work is done, for the reason in `outcome`."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.value)
@@ -26,10 +26,10 @@ class SegmentStopped(Exception):
 
 
 class Lease:
-    """Paid seconds and the wish to stop, as last heard; safe to use from several threads.
+    """The paid seconds and stop request last received; thread-safe.
 
-    Paid time only grows, so that an old message never shortens it. Paid time and grace are segment
-    time; a stall is real time, for it is about what the machine does.
+    Paid time only grows, so an old message never shortens it. Paid time and grace are in segment
+    seconds. A stall is in real seconds, because it concerns the machine.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Lease:
         self._stop = False
         self._closed = threading.Event()
 
-    def hear(self, control: Control) -> None:
-        """Take note of a Control message, in whatever order messages come."""
+    def apply(self, control: Control) -> None:
+        """Apply a Control message; messages may arrive in any order."""
         self.paid_seconds = max(self.paid_seconds, control.paid_seconds)
         self._stop = self._stop or control.stop
 
     def request_stop(self) -> None:
-        """Ask for a graceful stop; safe in a signal handler."""
+        """Request a graceful stop; safe in a signal handler."""
         self._stop = True
 
     @property
     def outcome(self) -> Outcome | None:
-        """Why the segment has to end now, or None while it may go on."""
+        """The reason to end the segment now, or None."""
         if self._stop:
             return Outcome.STOPPED
         if self.clock.elapsed() >= self.paid_seconds:
@@ -66,7 +66,7 @@ class Lease:
         return None
 
     def check(self) -> None:
-        """Between two pieces of work: note progress; raise SegmentStopped if this is the end."""
+        """Note progress; raise SegmentStopped if the segment has to end now."""
         self.progress()
         if (outcome := self.outcome) is not None:
             raise SegmentStopped(outcome)
@@ -77,27 +77,27 @@ class Lease:
         return self.outcome is not None
 
     def progress(self) -> None:
-        """Something was done: the segment is not stalled."""
+        """Note progress, so that the segment does not count as stalled."""
         self._progressed_at = time.monotonic()
 
     def conclude(self) -> None:
-        """The work is over, and only its report waits for an answer: nothing can stall any more."""
+        """End the check for stalls: the work is done, and its report waits for an answer."""
         self._stall_seconds = math.inf
 
     def grace_used(self, elapsed_seconds: float) -> float:
-        """Seconds beyond the paid ones at a moment of the segment."""
+        """Seconds of grace used after this many seconds of the segment."""
         return round(max(0.0, elapsed_seconds - self.paid_seconds), 3)
 
     @property
     def remaining_seconds(self) -> float:
-        """Segment seconds until the process has to be gone: what is left of paid time and grace."""
+        """Segment seconds until the process has to end: the rest of paid time and grace."""
         return max(0.0, self.paid_seconds + self.grace_seconds - self.clock.elapsed())
 
     def watch(self) -> None:
-        """Start the watchdog: it ends the process when paid time and grace are over, or on a stall.
+        """Start the watchdog, which ends the process after paid time and grace, or on a stall.
 
-        It works from a thread of its own, so that neither a hung collective nor a dead network can
-        hold a GPU that nobody pays for, or bill one that does nothing.
+        It has its own thread. So a hung collective or a dead network cannot keep a GPU unpaid, or
+        bill an idle one.
         """
         self.clock.beat()
         threading.Thread(target=self._watch, name="lease", daemon=True).start()

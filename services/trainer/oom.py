@@ -1,4 +1,4 @@
-"""A lack of memory in a micro batch, told with what the memory did not hold."""
+"""Out of memory in a micro-batch, reported with the batch's size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from services.trainer.plan import Plan
 
 
 class MicroBatchTooLarge(SegmentFailure):
-    """The memory did not hold a micro batch; `shortage` says which."""
+    """A micro-batch ran out of memory; `shortage` has its size."""
 
     failure = FailureClass.OUT_OF_MEMORY
 
     def __init__(self, shortage: MemoryShortage) -> None:
         super().__init__(
-            f"no memory for a micro batch of {shortage.rows} x {shortage.tokens} tokens "
+            f"Out of memory in a micro-batch of {shortage.rows} × {shortage.tokens} tokens "
             f"(micro batch size {shortage.micro_batch_size}, gradient accumulation "
-            f"{shortage.gradient_accumulation}); {shortage.peak_bytes:,} bytes were held at most"
+            f"{shortage.gradient_accumulation}); the peak was {shortage.peak_bytes:,} bytes. Use a "
+            "smaller micro batch size or maximum sequence length."
         )
         self.shortage = shortage
 
@@ -32,9 +33,9 @@ class MicroBatchTooLarge(SegmentFailure):
 def reporting_out_of_memory(
     examples: Sequence[Example], plan: Plan, device: torch.device
 ) -> Iterator[None]:
-    """Around the passes of a micro batch: raises MicroBatchTooLarge for a lack of memory in them.
+    """Raise MicroBatchTooLarge if a micro-batch's forward or backward pass runs out of memory.
 
-    torch has one for a GPU, OutOfMemoryError; a CPU's is a RuntimeError, or Python's MemoryError.
+    On a GPU torch raises OutOfMemoryError, on a CPU RuntimeError or Python's MemoryError.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Whether a base can be trained on packed examples: tried on two of them before it is.
+"""Packed attention for a base, if it gives the same logits for two packed examples.
 
-transformers lets the attention of most architectures be replaced. Whether what attention needs to
-know of a batch arrives there, and whether anything else mixes tokens, is each architecture's own.
+transformers can replace the attention of most architectures. Some do not pass on what attention
+needs to know of a batch, or mix tokens elsewhere.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from services.trainer.failures import is_out_of_memory
 from services.trainer.kernels.attention import NAME
 
 OWN = "sdpa"
-"""Name of the attention that ours stands for: torch's fused one."""
+"""Name of torch's fused attention, which packed attention replaces."""
 
-TRIED = (5, 3)
-"""Tokens of the examples; each is cheap, for any number of them reads all of the weights."""
+TOKENS = (5, 3)
+"""Tokens of the two examples."""
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 0.001}
-"""Distance of two ways to compute the same logits, over their size."""
+"""Relative distance between equal logits that are computed in two ways."""
 
 
 def pack_if_able(base: PreTrainedModel) -> None:
-    """Have a base attend to packed examples, if it gives the logits of padded ones, as is tried.
+    """Give a base packed attention if it then computes the same logits.
 
-    Its own attention has to be torch's fused one and every layer has to see all. Draws no random
-    number and keeps nothing. Raises what is a lack of memory.
+    Its own attention must be torch's fused one, without sliding windows. Draws no random number.
+    Raises errors of a lack of memory.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -38,10 +38,10 @@ def pack_if_able(base: PreTrainedModel) -> None:
     )
     if base.config._attn_implementation != OWN or windowed:
         return
-    expected = _tried(base)
+    expected = _logits(base)
     base.set_attn_implementation(NAME)
     try:
-        able = _alike(_tried(base), expected)
+        able = _close(_logits(base), expected)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
@@ -51,15 +51,15 @@ def pack_if_able(base: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _tried(base: PreTrainedModel) -> Tensor:
-    """Logits (tokens, vocabulary) of examples, packed or padded, as the base reads them now."""
+def _logits(base: PreTrainedModel) -> Tensor:
+    """Logits (tokens, vocabulary) of two examples with the base's present attention."""
     vocabulary = base.config.get_text_config().vocab_size
     rows = [
-        tuple((7 * place + 3 * count) % vocabulary for place in range(count)) for count in TRIED
+        tuple((7 * place + 3 * count) % vocabulary for place in range(count)) for count in TOKENS
     ]
     return logits_of(base, collate([Example(row, row) for row in rows], base.device))
 
 
-def _alike(found: Tensor, expected: Tensor) -> bool:
+def _close(found: Tensor, expected: Tensor) -> bool:
     distance = float((found - expected).float().norm() / expected.float().norm())
     return distance <= TOLERANCE[expected.dtype]

@@ -1,4 +1,4 @@
-"""The most memory that a trainer's model has taken so far, in the terms of the prediction."""
+"""The peak memory of a trainer's model, comparable with the prediction."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _program_bytes: int | None = None
 
 
 def note_program() -> None:
-    """Record what this process holds before it has a base; only the first call counts.
+    """Record the memory of this process before it loads a base; only the first call counts.
 
-    The predicted memory of a CPU is what the model takes beside that: interpreter and libraries,
-    some 0.4 GiB, are the same for every job.
+    The predicted memory on a CPU is without interpreter and libraries, about 0.4 GiB.
     """
     global _program_bytes  # a process has one
     if _program_bytes is None:
@@ -25,14 +24,13 @@ def note_program() -> None:
 
 
 class PeakMemory:
-    """Of one rank: of its GPU all that it takes, of a CPU what is resident beside the program.
+    """The peak of one rank: all memory of its GPU, or resident memory without the program on a CPU.
 
-    Of a CPU the peak of loading is left out (`forget_loading`): that reads a file whose pages the
-    kernel takes back when memory is short.
+    On a CPU the peak of loading does not count (`forget_loading`), because the kernel can reclaim
+    the pages of the file that is read.
 
-    A GPU holds what torch's allocator has reserved and, beside it, the CUDA context and libraries,
-    which the allocator does not see: the memory fit predicts both. What is beside it is measured
-    once, when the model is loaded; the GPU is this process's alone.
+    On a GPU it is the memory reserved by torch's allocator plus the CUDA context and libraries. The
+    latter are measured once, when the model is loaded. The GPU has no other process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +41,7 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int:
-        """The peak up to now."""
+        """The peak so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) + self._beside
         return max(0, _resident("VmHWM") - (_program_bytes or 0))
@@ -51,7 +49,7 @@ class PeakMemory:
 
 def forget_loading() -> None:
     """Reset the peak of the resident set once a base is loaded; see proc(5), clear_refs."""
-    with suppress(OSError):  # not every kernel has it: then the peak is that of loading, too
+    with suppress(OSError):  # not every kernel has it: the peak then includes loading
         CLEAR_REFS.write_text("5")
 
 

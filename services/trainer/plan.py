@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of seed and epoch, so that a position is one integer."""
+"""The order of the data: a pure function of seed and epoch, so a position is one integer."""
 
 from __future__ import annotations
 
@@ -21,29 +21,26 @@ WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
 
 
 def held_out(conversations: int, seed: int) -> frozenset[int]:
-    """Indices that are never trained on: 5%, at least 1 and at most 64 conversations.
-
-    Needs two conversations, one for each side; the caller refuses fewer.
-    """
+    """Indices of the held-out conversations: 5%, at least 1 and at most 64 of two or more."""
     assert conversations >= 2
     size = held_out_examples(conversations)
     return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
 
 
 def validated(conversations: int, seed: int) -> list[int]:
-    """Indices of a validation file that are evaluated on, in order: all, or 256 by the seed."""
+    """Indices to evaluate on in a validation file, in order: all, or 256 chosen by the seed."""
     size = min(VALIDATION_MAXIMUM, conversations)
     return sorted(Random(f"{seed}:validation").sample(range(conversations), size))
 
 
-@dataclass(frozen=True, eq=False)  # caches know it by itself: to hash lengths takes long
+@dataclass(frozen=True, eq=False)  # caches use its identity, because hashing lengths is slow
 class Plan:
-    """Which examples each optimizer step sees, cut into micro batches.
+    """The examples of each optimizer step, divided into micro-batches.
 
-    `lengths` are the examples' sizes in tokens. Every epoch is shuffled anew and ends with a short
-    step if the examples do not divide. All of it is a function of what was approved, the number of
-    ranks among it: however many there are now, they share the same micro batches, and two do in a
-    step what one does with twice the accumulation. `split` cuts each into so many parts.
+    `lengths` are the examples' sizes in tokens. Every epoch has its own order, and ends with a
+    short step if the examples do not divide evenly. The plan depends only on what was approved,
+    such as the number of ranks. Any number of present ranks shares the same micro-batches.
+    `split` divides each micro-batch into that many parts.
     """
 
     lengths: tuple[int, ...]
@@ -53,7 +50,7 @@ class Plan:
     seed: int
     ranks: int = 1  # as approved
     split: int = 1
-    batch_tokens: int = 0  # that there is memory for at once, if more than a micro batch's
+    batch_tokens: int = 0  # that fit into memory at once, if more than a micro-batch
     content_sha256: str = ""  # of the examples' tokens and labels
 
     @classmethod
@@ -89,7 +86,7 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Of the whole job, without padding."""
+        """Tokens of the whole job, without padding."""
         return self.epochs * sum(self.lengths)
 
     @property
@@ -103,28 +100,26 @@ class Plan:
         return -(-self.micro_batch_size // self.split)
 
     def micro_batches(self, step: int, among: int = 1) -> list[list[int]]:
-        """Example indices of an optimizer step (from 0), micro batch by micro batch.
+        """Example indices of an optimizer step (from 0), by micro-batch.
 
-        They are in the order in which they are dealt out `among` the present ranks.
-
-        The shuffled epoch is cut into windows of 8 steps; within one, examples are sorted by
-        length, cut into micro batches, and these shuffled again. It saves most of the padding.
+        The micro-batches are in the order in which the present ranks (`among`) receive them in
+        turn. The shuffled epoch is divided into windows of 8 steps. In a window examples are sorted
+        by length and divided into micro-batches, which are shuffled again. That saves most of the
+        padding.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
         start = position * self.micro_batches_per_step
         whole = batches[start : start + self.micro_batches_per_step]
         batches = [part for batch in whole for part in cut(batch, -(-len(batch) // self.split))]
-        if among > 1:  # dealt out from the largest to the smallest, the ranks' work is even
+        if among > 1:  # from the largest to the smallest, so that the ranks' work is even
             batches = sorted(batches, key=self._padded_tokens, reverse=True)
         return batches
 
     def work(self, step: int, among: int = 1) -> list[list[list[int]]]:
-        """What an optimizer step (from 0) comes to for each of the present ranks: batches in turn.
+        """The batches of an optimizer step (from 0) for each of the present ranks.
 
-        A rank's micro batches are cut anew, into as few as may be. No batch of several examples is
-        larger than what there is memory for: a full micro batch of the longest examples, or more as
-        approved; or than that part of it which `split` says.
+        A rank's micro-batches are merged into as few batches as fit into memory.
         """
         dealt = self.micro_batches(step, among)
         shares = [
@@ -140,9 +135,10 @@ class Plan:
 
     @cached_property
     def _budget(self) -> int:
-        """Tokens that several examples may have at once, padding included.
+        """Tokens, with padding, of the largest batch of several examples.
 
-        Less than the longest example has, where a micro batch of one is split: it is alone then.
+        If a micro-batch of one example is split, this is less than the longest example has. That
+        example is then alone in its batch.
         """
         whole = max(self.micro_batch_size * padded(max(self.lengths)), self.batch_tokens)
         return whole // self.split
@@ -153,8 +149,7 @@ class Plan:
     def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
         """Learning rate of an optimizer step (from 0): linear warm-up to the peak, then to 0.
 
-        Source of the cosine: Loshchilov and Hutter, SGDR (2017), without restarts. Being a function
-        of the step it needs no state in a checkpoint.
+        Cosine: Loshchilov and Hutter, SGDR (2017), without restarts.
         """
         peak = hyperparameters.learning_rate
         warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
@@ -187,10 +182,9 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
 
 
 def content_sha256(examples: Iterable[Example]) -> str:
-    """Hash of what examples teach: their tokens and labels, in order.
+    """Hash of the examples' tokens and labels, in order.
 
-    Rendered anew, they are others where a template writes another date, or another release marks
-    other tokens as the answer.
+    It changes if the template writes another date, or a release labels other tokens.
     """
     digest = hashlib.sha256()
     for example in examples:
@@ -200,11 +194,11 @@ def content_sha256(examples: Iterable[Example]) -> str:
 
 
 def data_position_sha256(plan: Plan, step: int, *, with_content: bool = True) -> str:
-    """Hash of seed, epoch, step, of which examples every step of the epoch sees, and what they are.
+    """Hash of seed, epoch, step, the examples of every step of the epoch, and their content.
 
-    How a step's examples are cut into micro batches, and these spread over ranks, is not in it: it
-    may change on resume. Without the content it is the hash of checkpoints of the first two
-    schemas, which know examples by their lengths alone.
+    It does not depend on the division into micro-batches and ranks, which may change on resume.
+    Without the content it is the hash in checkpoints of the first two schemas, which identify
+    examples by their lengths alone.
     """
     epoch = min(step // plan.steps_per_epoch, plan.epochs - 1)
     position = {"seed": plan.seed, "epoch": epoch, "step": step, "plan": _epoch_sha256(plan, epoch)}

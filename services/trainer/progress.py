@@ -1,4 +1,4 @@
-"""Progress: how far a segment has got, and what it measured on the way."""
+"""The running counters of a segment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.trainer.training import Step
 
 @dataclass(frozen=True)
 class BeforeSaving:
-    """What saving a checkpoint changes, as it was before."""
+    """The counters that saving a checkpoint changes, before the change."""
 
     saved_step: int  # of the checkpoint before
     best_step: int | None
@@ -19,18 +19,18 @@ class BeforeSaving:
 
 @dataclass
 class Progress:
-    """Running counters; `take` counts an optimizer step that was done."""
+    """Running counters, over all segments unless said otherwise."""
 
-    step: int = 0  # optimizer steps done, over all segments
+    step: int = 0  # optimizer steps done
     saved_step: int = 0  # of the newest checkpoint
-    trained_tokens: int = 0  # without padding, over all segments
+    trained_tokens: int = 0  # without padding
     train_loss: float = 0.0  # of the newest step: mean over its label tokens, nats
-    smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)  # over all segments
+    smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
     eval_loss: float | None = None  # held-out, nats per label token; None: not at this step
-    lowest_loss: float | None = None  # of an optimizer step, over all segments
-    starting_loss: float | None = None  # the highest of the first steps; None: not known any more
-    suspect_steps: int = 0  # in a row up to here that were above the line of divergence
-    best_step: int | None = None  # the checkpoint of the lowest held-out loss, over all segments
+    lowest_loss: float | None = None  # of an optimizer step
+    starting_loss: float | None = None  # the highest of the first steps
+    suspect_steps: int = 0  # consecutive newest steps above the line of divergence
+    best_step: int | None = None  # of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
     segment_tokens: int = 0
     segment_seconds: float = 0.0
@@ -49,17 +49,17 @@ class Progress:
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed of this segment's training, without padding."""
+        """Training speed of this segment, without padding."""
         return self.segment_tokens / self.segment_seconds
 
     @property
     def is_best(self) -> bool:
-        """Whether this step's held-out loss is lower than any before; the same in every rank."""
+        """True if this step's held-out loss is the lowest so far; equal in all ranks."""
         best = self.best_eval_loss
         return self.eval_loss is not None and (best is None or self.eval_loss < best)
 
     def note_checkpoint(self) -> BeforeSaving:
-        """A checkpoint of this step is about to be saved; it may be the best one."""
+        """Record that a checkpoint of this step is being saved."""
         before = BeforeSaving(self.saved_step, self.best_step, self.best_eval_loss)
         if self.is_best:
             self.best_step, self.best_eval_loss = self.step, self.eval_loss
@@ -67,6 +67,6 @@ class Progress:
         return before
 
     def forget_checkpoint(self, before: BeforeSaving) -> None:
-        """Take back `note_checkpoint`, for the newest checkpoint was not stored."""
+        """Undo `note_checkpoint`, because the newest checkpoint was not stored."""
         self.saved_step = before.saved_step
         self.best_step, self.best_eval_loss = before.best_step, before.best_eval_loss

@@ -1,4 +1,4 @@
-"""The trainer's voice and ear: reports, telemetry and log lines out, Control messages in."""
+"""The trainer's connection to NATS: reports, telemetry and log lines out, Control messages in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RECONNECT_SECONDS = 0.25
 FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
-STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # whoever stopped us may be gone; the report is in the stream
+STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # its sender may be gone; the report is in the stream
 EXIT_SECONDS = 1.0  # of the grace, kept for the exit itself
 OUTBOX_MESSAGES = 10_000  # telemetry and log lines kept while NATS is away; the oldest go first
 OUTBOX_BATCH = 256
@@ -58,7 +58,7 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A telemetry or log message that waits for its acknowledgement."""
+    """A telemetry or log message without an acknowledgement yet."""
 
     key: str  # Nats-Msg-Id: a repeat within the stream's dedupe window is one message
     subject: str
@@ -71,8 +71,8 @@ class Reporter:
     The server closes a connection whose JWT has expired; the next one has the renewed JWT that
     came with the lease.
 
-    The newest cumulative report is what counts: while NATS is away attempts fail and the next one
-    carries everything. Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
+    Reports are cumulative, so the next one makes up for those that failed while NATS was away.
+    Every acknowledged report is printed to stdout as `report n=.. elapsed=..`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Reporter:
             phase=self._phases.present,
         )
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
-        self._lock = threading.Lock()  # of what the training loop changes too
+        self._lock = threading.Lock()  # of state that the training loop changes too
         self._writing = threading.Lock()  # of the last word, which the disk may take its time for
         self._needed: list[Checkpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
@@ -119,13 +119,13 @@ class Reporter:
         return self._phases.present
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase, and say so at once."""
+        """Begin a phase, and report it at once."""
         with self._lock:
             self._phases.enter(phase, self._clock.elapsed())
         self.update(now=True, phase=phase)
 
     def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Change fields of the cumulative report; `now` sends it without waiting a heartbeat."""
+        """Change fields of the cumulative report; `now` sends it at once."""
         with self._lock:
             self._draft = self._draft.model_copy(update=fields)
         if now:
@@ -143,9 +143,10 @@ class Reporter:
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
     def saved(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint that became durable, at once; from any thread, one after the other.
+        """Report a durable checkpoint at once; from any thread, one at a time.
 
-        With it go those before it that a resume may need: no report of them may have been heard.
+        The report also has the earlier checkpoints that a resume may need, because their own
+        reports may have been lost.
         """
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
         saved = [*self._needed, checkpoint]
@@ -157,14 +158,11 @@ class Reporter:
         self._keep_last_word()
 
     def keep_for_operator(self, text: str) -> None:
-        """Write a stack trace to stdout alone: the job's owner does not see it."""
+        """Write a stack trace to stdout only, where the job's owner does not see it."""
         _print(text.rstrip())
 
     def log(self, text: str, level: Level = "INFO") -> None:
-        """Write a message to stdout and NATS, line by line, without the server's paths.
-
-        The job's owner reads it.
-        """
+        """Write a message for the job's owner to stdout and NATS, without the server's paths."""
         for line in without_paths(text).splitlines():
             with self._lock:
                 self._log_lines += 1
@@ -183,11 +181,10 @@ class Reporter:
         failure: FailureClass | None = None,
         shortage: MemoryShortage | None = None,
     ) -> bool:
-        """Send the final report until it is answered; returns whether it was.
+        """Send the final report until it is answered; return True if it was.
 
-        Its elapsed time stays what it is now: waiting for the answer is nobody's bill. The wait
-        ends after 120 s (3 s for a segment that was stopped), or with the paid time and grace if
-        that is sooner.
+        Its elapsed time is that of this call, so the wait for the answer is not billed. The wait
+        ends after 120 s (3 s for a stopped segment), or with the paid time and grace.
         """
         self.update(
             now=True,
@@ -205,7 +202,7 @@ class Reporter:
         return self._answered.wait(max(0.0, limit))
 
     def _times(self, elapsed_seconds: float) -> dict[str, Any]:
-        """The fields of a report that follow from how long the segment has run."""
+        """The fields of a report that depend on the elapsed time."""
         return {
             "elapsed_seconds": elapsed_seconds,
             "phase_seconds": self._phases.until(elapsed_seconds),
@@ -213,10 +210,10 @@ class Reporter:
         }
 
     def _keep_last_word(self) -> None:
-        """Write the report beside the spec: NATS may be away for longer than this process lives.
+        """Write the report beside the spec, because NATS may be away until this process has ended.
 
-        A checkpoint's thread and the end may both do so: one after the other, the newest last. A
-        disk that is full takes none; the report itself goes another way.
+        The checkpoint thread and the main thread may both call it. A full disk is not an error,
+        because the report is also sent.
         """
         partial = self._last_word.with_suffix(".partial")
         try:
@@ -227,7 +224,7 @@ class Reporter:
                     os.fsync(file.fileno())
                 partial.rename(self._last_word)
         except OSError as error:
-            _print(f"WARNING the last word is not kept: {error!r}")
+            _print(f"WARNING the final report was not written: {error!r}")
 
     def _main(self) -> None:
         asyncio.run(self._run())
@@ -240,9 +237,9 @@ class Reporter:
         await asyncio.wait([self._task])
 
     async def _converse(self) -> None:
-        """Connect for as long as it takes, again and again."""
+        """Stay connected, and reconnect for as long as it takes."""
         while True:
-            self._show_life()
+            self._beat_now()
             client = Client()
             try:
                 await client.connect(
@@ -275,16 +272,16 @@ class Reporter:
         }
 
     async def _exchange(self, client: Client) -> None:
-        """One round: hear, say what is due, rest until the next heartbeat or until woken."""
+        """One round: receive, send what is due, and sleep until the next heartbeat or a wake-up."""
         self._wake.clear()
-        self._show_life()
+        self._beat_now()
         rest = self._spec.heartbeat_seconds
         if client.is_connected:
             js = client.jetstream(timeout=ACK_SECONDS)
             try:
-                await self._hear(js)
+                await self._receive(js)
                 if time.monotonic() >= self._due_at:
-                    await self._report(js)  # never behind lines that the stream may not take
+                    await self._report(js)  # before log lines, which the stream may not accept
                     await self._empty_outbox(js)
             except (NatsError, TimeoutError) as error:
                 _print(f"WARNING nats: {error!r}")
@@ -298,26 +295,26 @@ class Reporter:
         except TimeoutError:
             return
 
-    def _show_life(self) -> None:
-        """Touch the file by which the launcher knows a trainer that hangs."""
+    def _beat_now(self) -> None:
+        """Touch the file by which the launcher detects a trainer that hangs."""
         with suppress(OSError):
             self._beat.touch()
 
-    async def _hear(self, js: JetStreamContext) -> None:
-        """Read the last Control message of this segment, if there is one."""
+    async def _receive(self, js: JetStreamContext) -> None:
+        """Apply the last Control message of this segment, if there is one."""
         subject = control_subject(self._spec.job_id, self._spec.segment)
         try:
             message = await js.get_last_msg(CONTROL, subject, direct=True)
         except NotFoundError:
             return
         control = Control.model_validate_json(message.data or b"")
-        self._lease.hear(control)
+        self._lease.apply(control)
         self._jwt = control.jwt or self._jwt
         if control.answered and self._draft.outcome is not None:
             self._answered.set()
 
     async def _empty_outbox(self, js: JetStreamContext) -> None:
-        """Publish what waits, oldest first; nothing leaves the queue without acknowledgement."""
+        """Publish the queue, oldest first; a message stays in it until it is acknowledged."""
         while batch := list(islice(self._outbox, OUTBOX_BATCH)):
             await asyncio.gather(
                 *(
@@ -330,9 +327,9 @@ class Reporter:
                 self._outbox.popleft()
 
     async def _report(self, js: JetStreamContext) -> None:
-        """Publish the newest cumulative report under a number of its own."""
+        """Publish the newest cumulative report under the next number."""
         report = self._next_report()
-        # Set before the wait for the answer, so that an urgent update meanwhile is not lost.
+        # Set before the publication, so that an urgent update during it is not lost.
         final = report.outcome is not None
         self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
         key = f"{report.job_id}:{report.segment}:{report.n}"
@@ -369,12 +366,12 @@ def _payload(message: Report | StepMeasured | EvaluationMeasured | LogLine) -> b
 
 
 def _now() -> datetime:
-    """The machine's time, under the test clock too: for people to read; nothing reckons with it."""
+    """The machine's time, also with the test clock; only people read it."""
     return datetime.now(UTC)
 
 
 def _print(line: str) -> None:
-    """Print a line, if the disk that holds the output takes it: no report depends on that."""
+    """Print a line; ignore a full disk."""
     with suppress(OSError):
         print(line, flush=True)
 

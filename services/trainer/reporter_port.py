@@ -1,4 +1,4 @@
-"""What a segment needs of whoever tells the world what it does."""
+"""The reporter as a segment sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.trainer.reporter import Level
 
 
 class ReporterPort(Protocol):
-    """Where a segment says what it does; see Reporter."""
+    """Reports what a segment does; see Reporter."""
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase."""
@@ -21,15 +21,15 @@ class ReporterPort(Protocol):
         ...
 
     def measure(self, measured: StepMeasured) -> None:
-        """Tell what an optimizer step measured."""
+        """Report the measurements of an optimizer step."""
         ...
 
     def evaluated(self, measured: EvaluationMeasured) -> None:
-        """Tell what an evaluation measured."""
+        """Report the measurements of an evaluation."""
         ...
 
     def saved(self, checkpoint: Checkpoint) -> None:
-        """Tell of a checkpoint that became durable."""
+        """Report a durable checkpoint."""
         ...
 
     def log(self, text: str, level: Level = "INFO") -> None:

@@ -1,4 +1,4 @@
-"""A fixed prompt that the adapter answers at checkpoints: what it has learned, in words."""
+"""The adapter's answer to a fixed prompt, generated at checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from services.trainer.lease import Lease
 
 NEW_TOKENS = 24
 SHARE = 0.005
-"""Of the time of training, for samples: a token that is read alone costs as much time as the many
-of a batch, so that 24 of them may take a second on a CPU."""
+"""Share of the training time for samples. A single token takes as long as a batch, so a sample may
+take a second on a CPU."""
 
 FIRST_SECONDS = 20.0
-"""Of training before the first sample, whose cost nobody knows yet."""
+"""Of training before the first sample, whose cost is not known yet."""
 
 
 class Sample(BaseModel):
-    """A prompt and the greedy answer to it, as they lie beside a checkpoint's weights."""
+    """A prompt and the greedy answer to it, stored beside a checkpoint's weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,11 +33,11 @@ class Sample(BaseModel):
 
 
 class Sampling:
-    """Answers the last question of one conversation; nothing in the training depends on it.
+    """Generates the answer to the last question of one conversation.
 
-    It draws no random number and changes no parameter. When it is due depends on the clock, for it
-    must cost next to nothing however often a checkpoint is saved; the last one always has its
-    sample, which the caller asks for.
+    Training does not depend on it: it draws no random number and changes no parameter. The clock
+    decides when it is due, so that frequent checkpoints do not slow training. The last checkpoint
+    always has a sample.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class Sampling:
         self._tokenizer, self._device, self._now = renderer.tokenizer, device, now
         self._messages, text = renderer.prompt(conversation)
         self._prompt: list[int] = renderer.encode(text).ids
-        # No longer than what is trained on: memory, and the wait of a stop, are reckoned by that.
+        # Not longer than training examples, whose memory and time are accounted for.
         self._fits = 0 < len(self._prompt) <= renderer.max_tokens - NEW_TOKENS
         self._ends = self._end_tokens(held_out)
         self._pause_seconds, self._sampled_at = FIRST_SECONDS, now()
 
     @property
     def due(self) -> bool:
-        """Whether another sample is cheap enough by now."""
+        """True if another sample is cheap enough by now."""
         return self._now() - self._sampled_at >= self._pause_seconds
 
     def sample(self, model: PeftModel, lease: Lease) -> Sample | None:
-        """The answer now; the model is left in evaluation mode.
+        """Generate an answer; leaves the model in evaluation mode.
 
         Returns None if the segment has to end, or if the prompt leaves no room for an answer
         within the maximum sequence length.
@@ -103,7 +103,7 @@ class Sampling:
         return answer
 
     def _end_tokens(self, held_out: list[Example]) -> set[int]:
-        """What ends an answer: the tokenizer's own end, and the one that the template teaches."""
+        """The tokens that end an answer: the tokenizer's end token, and that of the template."""
         taught = {example.labels[-1] for example in held_out}
         taught |= {
             label

@@ -44,6 +44,8 @@ from services.trainer.processes.warm_base import WarmBase
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
 
+COMPILED = "layers are compiled"
+
 
 def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None = None) -> None:
     """Run every phase; returns when the adapter is registered.
@@ -209,7 +211,7 @@ def _compile_if_long(
         reason = "like the checkpoint's"
     if compiled and (failure := training.compile()) is not None:
         compiled, reason = False, f"the compiler failed: {failure}"
-    context.reporter.log("layers are compiled" if compiled else f"layers are eager: {reason}")
+    context.reporter.log(COMPILED if compiled else f"layers are eager: {reason}")
     return loaded.mode.model_copy(update={"compiled": compiled})
 
 

@@ -1,8 +1,7 @@
-"""`python -m services.trainer.speed_probe`: how fast this machine multiplies matrices.
+"""`python -m services.trainer.speed_probe`: the speed of this machine's matrix products.
 
-Prints TFLOPS by dtype, as JSON, of products as training has them, on all cores. For about a second
-it repeats them, and takes the fastest tenth: what else runs meanwhile is a load, which is looked at
-when a job is priced.
+Prints TFLOPS by dtype, as JSON, of products like those of training, on all cores. It repeats them
+for about a second and takes the fastest tenth, which other load does not slow.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ WARM_UP = 3
 
 
 def measure(dtype: Dtype, seconds: float = SECONDS) -> float:
-    """TFLOPS of the fastest tenth of the products done in some seconds."""
+    """TFLOPS of the fastest tenth of the products in this many seconds."""
     import torch
 
     from services.model_libraries import torch_dtype

@@ -1,4 +1,4 @@
-"""The state that training changes: copied in a moment, hashed, and put back."""
+"""The state that training changes: copied, hashed, stored and restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from domain.training.checkpoint import StateHashes
 from services.trainer.processes.ranks import Ranks
 from services.trainer.random_state import RandomState
-from services.trainer.tensor_file import Packed
+from services.trainer.tensor_file import TensorFile
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 FILES = (WEIGHTS, "optimizer.safetensors", "random.safetensors")
@@ -25,29 +25,29 @@ GROUPS = "param_groups"
 class TrainingState:
     """Adapter weights, the optimizer's state and every rank's random state, on the CPU."""
 
-    weights: Packed  # by PEFT's names
-    optimizer: Packed  # by parameter and name, as `3.exp_avg`, with the groups as JSON
-    random: Packed  # by generator, a row for each rank
+    weights: TensorFile  # by PEFT's names
+    optimizer: TensorFile  # by parameter and name, as `3.exp_avg`, with the groups as JSON
+    random: TensorFile  # by generator, a row for each rank
 
     @classmethod
     def of(cls, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainingState:
-        """A copy of the live state; all ranks take it together."""
+        """A copy of the live state; all ranks call it together."""
         return Live(model, optimizer).copied(random_states(ranks))
 
     @classmethod
     def read(cls, directory: Path) -> TrainingState:
-        """The state that a checkpoint's directory holds."""
-        return cls(*(Packed.read(directory / name) for name in FILES))
+        """The state in a checkpoint's directory."""
+        return cls(*(TensorFile.read(directory / name) for name in FILES))
 
     def write(self, directory: Path) -> dict[str, str]:
-        """Write the files of a checkpoint's directory; returns the sha256 of each."""
+        """Write the files of a checkpoint's directory; return the sha256 of each."""
         parts = dict(zip(FILES, (self.weights, self.optimizer, self.random), strict=True))
         for name, part in parts.items():
             part.write(directory / name)
         return {name: part.sha256 for name, part in parts.items()}
 
     def hashes(self, position: str) -> StateHashes:
-        """sha256 of each part, which is that of its file; that of the data position is given."""
+        """sha256 of each part, as of its file, with the given hash of the data position."""
         return StateHashes(
             weights=self.weights.sha256,
             optimizer=self.optimizer.sha256,
@@ -56,16 +56,16 @@ class TrainingState:
         )
 
     def put_back(self, model: PeftModel, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-        """Make the live state this one.
+        """Restore the live state.
 
-        Raises KeyError, TypeError or ValueError if it is of another model or optimizer.
+        Raises KeyError, TypeError or ValueError if it belongs to another model or optimizer.
         """
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.optimizer.tensors.items():
             number, _, name = key.partition(".")
             moments.setdefault(int(number), {})[name] = tensor.clone()
         groups = [
-            # JSON knows no tuples; of the options only betas are one.
+            # JSON has no tuples; among the options only betas is one.
             {key: tuple(value) if key == "betas" else value for key, value in group.items()}
             for group in json.loads(self.optimizer.metadata[GROUPS])
         ]
@@ -75,7 +75,7 @@ class TrainingState:
 
 
 class Live:
-    """The tensors that training changes, found once: after the first step they stay in place."""
+    """The tensors that training changes; after the first step they stay in place."""
 
     def __init__(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
@@ -90,26 +90,26 @@ class Live:
     def copied(
         self, random: dict[str, Tensor], place: TrainingState | None = None
     ) -> TrainingState:
-        """A copy of the state as it is now, with these random states, which all ranks gave.
+        """A copy of the present state, with the random states of all ranks.
 
-        With a copy from before it takes the memory of that one, which is lost.
+        It overwrites the memory of `place`, an earlier copy.
         """
         groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
-        rows = Packed.of(random, {})
+        rows = TensorFile.of(random, {})
         if place is None:
-            weights = Packed.of(self._weights, WEIGHTS_METADATA)
-            return TrainingState(weights, Packed.of(self._moments, groups), rows)
+            weights = TensorFile.of(self._weights, WEIGHTS_METADATA)
+            return TrainingState(weights, TensorFile.of(self._moments, groups), rows)
         return TrainingState(
-            place.weights.taken_again(self._weights, WEIGHTS_METADATA),
-            place.optimizer.taken_again(self._moments, groups),
+            place.weights.overwritten(self._weights, WEIGHTS_METADATA),
+            place.optimizer.overwritten(self._moments, groups),
             rows,
         )
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """torch's random states, a row for each rank; nothing else is drawn from during training.
+    """torch's random states, one row per rank; training uses no other generator.
 
-    All ranks give theirs together.
+    All ranks call it together.
     """
     mine = RandomState.of(ranks.device)
     states = {"rng": ranks.gather(mine.cpu)}
@@ -119,7 +119,7 @@ def random_states(ranks: Ranks) -> dict[str, Tensor]:
 
 
 def restore_random(states: dict[str, Tensor], ranks: Ranks) -> None:
-    """Give each rank its random state; one that there was no state of keeps its own."""
+    """Restore each rank's random state; a rank without one keeps its own."""
     rows = states["rng"]
     if ranks.rank < len(rows):
         cuda = states["rng_cuda"][ranks.rank] if "rng_cuda" in states else None

@@ -1,7 +1,7 @@
-"""Tensors one after the other, as a safetensors file has them: copied, hashed, written as one.
+"""A safetensors file in memory: tensors in one buffer, copied, hashed and written together.
 
-Storing them needs no work for each tensor, so that a thread that does it hardly needs the
-interpreter's lock, and the hash of the file is that of the live tensors.
+A thread that stores it hardly needs the interpreter's lock, because there is no work per tensor.
+The hash of the file is also the hash of the live tensors.
 Format: https://github.com/huggingface/safetensors.
 """
 
@@ -31,18 +31,18 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A copy of tensors on the CPU, and what is said of them."""
+class TensorFile:
+    """A copy of tensors on the CPU, with their header."""
 
     tensors: dict[str, Tensor]  # views of the content
     metadata: dict[str, str]
-    described: str  # names, dtypes, shapes and places, as JSON
+    described: str  # names, dtypes, shapes and offsets, as JSON
     content: Tensor  # uint8
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Packed:
+    def of(cls, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> TensorFile:
         """A copy of these tensors; equal tensors and metadata give equal bytes."""
-        # The widest first, so that all are aligned, as the library has them.
+        # The widest dtype first, so that all are aligned, as in the safetensors library.
         names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
         content = torch.empty(sum(tensor.nbytes for tensor in tensors.values()), dtype=torch.uint8)
         views: dict[str, Tensor] = {}
@@ -57,24 +57,24 @@ class Packed:
                 "data_offsets": [start, end],
             }
         packed = cls(views, metadata, _json(described), content)
-        return packed.taken_again(tensors, metadata)
+        return packed.overwritten(tensors, metadata)
 
-    def taken_again(self, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Packed:
-        """A copy of the same tensors as they are now, in the memory of this one, which is lost."""
+    def overwritten(self, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> TensorFile:
+        """A copy of the same tensors as they are now; it overwrites this one's memory."""
         for name, view in self.tensors.items():
             view.copy_(tensors[name].detach())
         return replace(self, metadata=metadata)
 
     @classmethod
-    def read(cls, path: Path) -> Packed:
-        """What a file holds; raises OSError, and SafetensorError for one that is no such file."""
+    def read(cls, path: Path) -> TensorFile:
+        """Read a file; raise OSError, or SafetensorError for an invalid one."""
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls.of(tensors, file.metadata() or {})
 
     @cached_property
     def header(self) -> bytes:
-        """What is before the content in a file."""
+        """The bytes before the content in a file."""
         own = f'{{"__metadata__":{_json(self.metadata)}'
         text = own + (f",{self.described[1:]}" if self.tensors else "}")
         padding = " " * (-len(text.encode()) % 8)
@@ -83,13 +83,13 @@ class Packed:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file that `write` writes."""
+        """The sha256 of the file that `write` writes."""
         digest = hashlib.sha256(self.header)
         digest.update(self.content.numpy().data)
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the file; raises OSError."""
+        """Write the file; raise OSError."""
         with path.open("wb") as file:
             file.write(self.header)
             file.write(self.content.numpy().data)

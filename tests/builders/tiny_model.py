@@ -1,6 +1,6 @@
-"""A tiny Llama-architecture chat model with a tokenizer, made anew and always the same.
+"""A tiny Llama-architecture chat model with a tokenizer, always the same.
 
-Tests and measurements train it; `python -m tests.builders.tiny_model DIRECTORY` saves it.
+Tests and benchmarks train it; `python -m tests.builders.tiny_model DIRECTORY` saves it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Causal attention over examples that lie packed in one row of tokens.
+"""Causal attention over examples that are packed in one row of tokens.
 
-Everything else in a layer looks at one token at a time and needs no padding; half of a batch of
-chats is padding. On a CPU short examples attend in plain matrix products: torch's fused attention
-saves memory by tiles that a CPU gains nothing from at a hundred tokens, and its backward pass takes
-three times as long there. Which bases have this attention is for `packing.py` to say.
+The rest of a layer processes each token separately and needs no padding. Without packing, half of a
+batch of chats is padding. On a CPU short examples use plain matrix products: the backward pass of
+torch's fused attention takes three times as long there. `packing.py` decides which bases use this.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ NAME = "packed"
 
 
 def attends_packed(base: nn.Module) -> bool:
-    """Whether a base, adapted or not, has this attention."""
+    """True if a base, adapted or not, uses this attention."""
     config = getattr(base, "config", None)
     return getattr(config, "_attn_implementation", None) == NAME
 
@@ -36,17 +35,17 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    places: Tensor | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query (1, heads, tokens, head size) to (1, tokens, heads,
-    head size). The mask is a batch's layout; without its places it is a mask, for torch's own."""
+    """transformers' attention interface.
+
+    `query` is (1, heads, tokens, head size), the result (1, tokens, heads, head size). With the
+    option `places` the mask is a batch's layout. Otherwise torch's attention is used.
+    """
+    places: Tensor | None = options.pop("places", None)
     if places is None or attention_mask is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scaling: float | None = options.get("scaling")
     layout = attention_mask[0, 0]
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
     q, k, v = (Spread.apply(each, layout, places) for each in (query, key, value))
@@ -59,7 +58,7 @@ def attend(
 
 
 def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T + causal mask) v; keys and values may be shared by several heads."""
+    """softmax(scale q k^T + causal mask) v; heads may share keys and values."""
     heads, tokens = query.shape[1:3]
     key, value = (each.repeat_interleave(heads // key.shape[1], dim=1) for each in (key, value))
     future = torch.full((tokens, tokens), -math.inf, dtype=query.dtype, device=query.device).triu(1)
@@ -70,7 +69,7 @@ def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 class Spread(torch.autograd.Function):
     """From (1, heads, tokens, size) to rows: (examples, heads, length, size).
 
-    A place without a token holds another's values: no query of a real token sees it.
+    A place without a token has the values of another token, which no real query sees.
     """
 
     @staticmethod
@@ -85,7 +84,7 @@ class Spread(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
-        """What arrives at the places that hold a token of their own."""
+        """Gradients of the places that have a token."""
         (places,) = ctx.saved_tensors
         rows = grad_outputs[0].transpose(1, 2).flatten(0, 1)
         return rows[places].transpose(0, 1)[None], None, None
@@ -96,7 +95,7 @@ class Collect(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layout: Tensor, places: Tensor) -> Tensor:
-        """The tokens, one after the other."""
+        """The packed tokens."""
         ctx.save_for_backward(layout)
         return rows.flatten(0, 1)[places][None]
 
@@ -105,7 +104,7 @@ class Collect(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
-        """Nothing arrives at a place without a token."""
+        """Gradients of the rows; zero at a place without a token."""
         (layout,) = ctx.saved_tensors
         tokens = grad_outputs[0][0]
         nothing = tokens.new_zeros(1, *tokens.shape[1:])

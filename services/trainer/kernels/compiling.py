@@ -1,8 +1,7 @@
-"""Compiled layers: what lies between a layer's matrix products becomes few passes over memory.
+"""Compiled layers: torch's compiler fuses the operations between a layer's matrix products.
 
-On a CPU, casts, norms, rotations and activations take longer than the products do. torch's compiler
-fuses them, at a cost of seconds before the first step, of a minute where a base is compiled for the
-first time, so that long jobs are compiled and short ones are not.
+On a CPU, casts, norms, rotations and activations take longer than the products. Compiling takes
+seconds before the first step, and a minute for a new base, so only long jobs are compiled.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from services.trainer.processes.ranks import Ranks
 
 
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
-    """What keeps a segment from being compiled, whatever its length; None if nothing does.
+    """The reason why a segment of any length cannot be compiled; None: it can.
 
-    On a GPU the kernels of a large base are long enough by themselves, and 4-bit weights are
-    unpacked by an operator that the compiler does not look into: neither was measured to pay.
+    Measurements showed no gain on a GPU, where the kernels are long enough, or with 4-bit weights,
+    which are unpacked by an operator that the compiler cannot fuse.
     """
     if ranks.device.type != "cpu":
         return f"on {ranks.device.type}"
     if ranks.count > 1:
         return "several ranks share the cores"
     if spec.precision is Precision.NF4 or spec.gradient_checkpointing:
-        return "4-bit weights or activations that are computed again"
+        return "4-bit weights or gradient checkpointing"
     if shutil.which("g++") is None:
         return "this machine has no g++"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
@@ -49,28 +48,28 @@ def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
 
 
 COMMON_SHARE = 0.25
-"""Of a job's tokens, from which on a kind of micro batch is worth kernels of its own."""
+"""Share of a job's tokens that makes a kind of micro-batch worth kernels of its own."""
 
 
 class Kind(NamedTuple):
-    """What the compiler tells apart in a micro batch's shape; all else is one kernel's variable."""
+    """The properties of a micro-batch's shape that need separate kernels."""
 
     several_rows: bool
-    long_rows: bool  # which attention reads by tiles
+    long_rows: bool  # for which attention uses tiles
 
     @classmethod
     def of(cls, rows: int, tokens: int) -> Kind:
-        """The kind of a micro batch of so many rows of so many tokens."""
+        """The kind of a micro-batch of this shape."""
         return cls(rows > 1, tokens > SHORT_ROW)
 
     @property
     def example(self) -> tuple[int, int]:
-        """A shape of this kind, always the same."""
+        """A fixed shape of this kind."""
         return 2 if self.several_rows else 1, SHORT_ROW + 8 if self.long_rows else 56
 
 
 def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
-    """The kinds that have a fair share of the tokens of micro batches of these shapes."""
+    """The kinds with at least COMMON_SHARE of the tokens of micro-batches of these shapes."""
     tokens: Counter[Kind] = Counter()
     for rows, length in shapes:
         tokens[Kind.of(rows, length)] += rows * length
@@ -79,9 +78,9 @@ def common(shapes: Iterable[tuple[int, int]]) -> set[Kind]:
 
 @cache
 def _keep_kernels() -> None:
-    """Whenever the compiler works, from now on, have nothing deleted from its folder.
+    """Lock the compiler's folder whenever the compiler runs, so that no process trims it.
 
-    It looks for a file and then opens it; what it has opened stays, whatever becomes of the name.
+    The compiler looks for a file and then opens it. An open file may be deleted.
     """
     from torch._dynamo.callback import callback_handler
     from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -99,11 +98,11 @@ def _keep_kernels() -> None:
 
 
 class Compiled:
-    """The compiled layers of a base, in training alone: evaluating is too short to pay for more.
+    """The compiled layers of a base, for training only, because evaluation is short.
 
-    The compiler makes kernels for the first shape that it sees of a kind, and how they add up may
-    depend on it. It is shown the same shape for each kind, before the first step, so that a job
-    that resumes in another place has the same kernels.
+    The compiler makes kernels for the first shape of a kind, and their order of addition may depend
+    on it. So each kind is compiled with a fixed shape before the first step, and a resumed job has
+    the same kernels.
     """
 
     def __init__(
@@ -113,19 +112,21 @@ class Compiled:
         practise: Callable[[int, int], None],
         check: Callable[[], object],
     ) -> None:
-        """`practise` runs a micro batch (rows, tokens) there and back, and leaves no trace.
+        """Compile. `practise` runs a micro-batch (rows, tokens) without changing anything.
 
-        `check` is called before each kind. Raises whatever the compiler does, or `check`.
+        `check` is called before each kind. Raises the compiler's errors, and those of `check`.
         """
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
-        # Constants, as a norm's epsilon. As inputs they have every layer traced a second time.
+        # Floats such as a norm's epsilon. As inputs they cause a second trace of every layer.
         torch._dynamo.config.specialize_float = True
-        # What is traced is kept with the kernels: the key has all that the functions of ours do.
+        # Caches the traces of our autograd functions with the kernels.
         functorch_config.autograd_cache_allow_custom_autograd_functions = True
         torch._dynamo.config.recompile_limit = 64
-        torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it goes on eagerly, unheard
-        # Else the first layer, whose input needs no gradient, would be compiled by itself.
+        torch._dynamo.config.fail_on_recompile_limit_hit = (
+            True  # else it silently continues eagerly
+        )
+        # Else the first layer, whose input needs no gradient, would be compiled separately.
         base.enable_input_require_grads()
         names = set(base._no_split_modules or ())
         self._layers = [each for each in base.modules() if type(each).__name__ in names]
@@ -141,7 +142,7 @@ class Compiled:
 
     @contextmanager
     def running(self, rows: int, tokens: int) -> Iterator[None]:
-        """For a micro batch of this shape; outside of it, and for a rare kind, layers are eager."""
+        """Context of a micro-batch of this shape; a rare kind runs eagerly."""
         self._switch(on=Kind.of(rows, tokens) in self._kinds)
         try:
             yield
@@ -149,6 +150,6 @@ class Compiled:
             self._switch(on=False)
 
     def _switch(self, *, on: bool) -> None:
-        """`compile` has left its callable there; with None a module is called as ever."""
+        """Set the compiled callable of each layer; with None a layer runs eagerly."""
         for layer, call in zip(self._layers, self._calls, strict=True):
             layer._compiled_call_impl = call if on else None

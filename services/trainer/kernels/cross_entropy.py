@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary, without a copy of all logits in float32."""
+"""Cross entropy over a large vocabulary, without a float32 copy of all logits."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED, LAUNCHED = 1 << 18, 1 << 24
-"""Logits that are looked at together: on a CPU 1 MB in float32, which stays in its cache from one
-pass to the next; on a GPU 64 MB, for it is launching that takes time there."""
+"""Logits per chunk: on a CPU 1 MB in float32, which fits into its cache; on a GPU 64 MB, because
+launching a kernel takes time."""
 
 
 def rows_at_once(logits: Tensor) -> int:
-    """Positions that are looked at together."""
+    """Positions per chunk."""
     return max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1])
 
 
 class CrossEntropy(torch.autograd.Function):
     """Sum of -log softmax(logits)[target] over positions, in nats, computed in float32.
 
-    `logits` (positions, vocabulary) in any floating type, `targets` (positions) of int64. Only the
-    logits and one number for each position are kept; the backward pass finds the probabilities from
-    them, a few rows at a time. Source of keeping the log-sum-exp alone: Dao et al., FlashAttention
-    (2022), section 3.1, where it serves the softmax of attention.
+    `logits` (positions, vocabulary) in any floating dtype, `targets` (positions) of int64. It
+    keeps the logits and one number per position, from which the backward pass computes the
+    probabilities in chunks. Source of keeping only the log-sum-exp: Dao et al., FlashAttention
+    (2022), section 3.1.
     """
 
     @staticmethod

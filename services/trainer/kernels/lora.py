@@ -1,8 +1,8 @@
-"""LoRA's linear layer for training: the adapter's part and the base's are rounded once, together.
+"""LoRA's linear layer for training, which rounds the sum of base and adapter once.
 
-peft adds the adapter's part to an output of the base that is rounded already. In bfloat16, with 8
-bits of mantissa, most of a young adapter's part is then smaller than half a unit in the last place
-of what it is added to, and vanishes. Here both are summed inside the matrix product, in float32.
+PEFT adds the adapter's part to the rounded output of the base. In bfloat16, with 8-bit mantissas,
+most of a new adapter's part is below half a unit in the last place, and is lost. This layer sums
+both in float32, inside the matrix product.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-DROPOUT_STEPS = 256  # dropout's share is a multiple of 1 / 256: one random byte decides an element
-SHIFTS = 1 << 16  # elements by which the masks of two modules may be shifted against each other
+DROPOUT_STEPS = 256  # dropout is a multiple of 1 / 256: one random byte decides an element
+SHIFTS = 1 << 16  # elements by which the masks of two modules may be shifted
 
 
 class LoraLinear(Linear):
-    """peft's LoRA layer over a linear module, full or 4-bit, with a forward pass of its own.
+    """PEFT's LoRA layer over a linear module, full or 4-bit, with its own forward pass.
 
-    y = x W^T + bias + (alpha / r) dropout(x) A^T B^T. Source: Hu et al., LoRA (2021). A and B are
-    float32 and are multiplied in the type of x. With the adapter switched off it is the base.
+    y = x W^T + bias + scaling dropout(x) A^T B^T. Source: Hu et al., LoRA (2021). A and B are
+    float32 and are multiplied in the dtype of x. If adapters are disabled, it is the base layer.
     """
 
-    keep: Tensor | None = None  # what dropout leaves, for the micro batch at work; see `Dropout`
+    keep: Tensor | None = None  # dropout's mask for the present micro-batch; see `Dropout`
 
     @property
     def inputs(self) -> int:
-        """Size of its input."""
+        """Input features."""
         base = self.get_base_layer()
         assert isinstance(base, nn.Linear)
         return base.in_features
@@ -53,17 +53,17 @@ class LoraLinear(Linear):
 
 
 def dropped_steps(dropout: nn.Module) -> int:
-    """Dropout's share in 256ths, rounded; never all of them, and none only for no dropout."""
+    """Dropout in 256ths, rounded; at most 255, and 0 only without dropout."""
     share = getattr(dropout, "p", 0.0)
     return min(DROPOUT_STEPS - 1, max(int(share > 0), round(DROPOUT_STEPS * share)))
 
 
 class Dropout:
-    """Draws what dropout leaves of each adapted module's input, for one micro batch at a time.
+    """Draws dropout's masks of all adapted modules, for one micro-batch at a time.
 
-    A CPU takes longer for a random number of each element than for its products. One row of them is
-    drawn for all modules, and each looks at it from a place of its own, which is drawn too: no two
-    modules drop the same pattern, and each element is dropped with dropout's probability.
+    On a CPU a random number per element takes longer than its products. So all modules share one
+    random row, each at its own random offset. No two modules drop the same pattern, and each
+    element is dropped with dropout's probability.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -77,9 +77,9 @@ class Dropout:
 
     @contextmanager
     def drawn(self, tokens: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-        """For the forward and backward pass of so many tokens, padding included.
+        """Context of the forward and backward pass of this many tokens, with padding.
 
-        Uses torch's random state. Outside of it, nothing is dropped.
+        Uses torch's random state. Outside of the context nothing is dropped.
         """
         if self._dropped == 0:
             yield
@@ -87,9 +87,9 @@ class Dropout:
         words = torch.empty(
             (tokens * max(self._sizes) + SHIFTS) // 8, dtype=torch.int64, device=device
         )
-        words.random_(-(2**63), None)  # without bounds it leaves the sign bit 0
+        words.random_(-(2**63), None)  # without bounds the sign bit would be 0
         row = (words.view(torch.uint8) >= self._dropped).to(dtype)
-        # In eights, so that no module's part begins inside of what is loaded at once.
+        # Multiples of 8, so that every module's part is aligned.
         shifts = torch.randperm(SHIFTS // 8)[: len(self._layers)].mul_(8).tolist()
         for layer, size, shift in zip(self._layers, self._sizes, shifts, strict=True):
             layer.keep = row[shift : shift + tokens * size]
@@ -110,7 +110,7 @@ class Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, keep: Tensor | None
     ) -> Tensor:
-        """The outputs, (tokens, outputs), each rounded once."""
+        """Outputs of shape (tokens, outputs), each rounded once."""
         a, b = a.to(x.dtype), b.to(x.dtype)
         inner = (x if keep is None else x * keep) @ a.t()
         ctx.save_for_backward(x, weight, a, b, keep, inner)
@@ -121,7 +121,7 @@ class Adapted(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # autograd passes it so
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of x, A and B; those of A and B in float32, as they are."""
+        """Gradients of x, A and B; those of A and B in float32."""
         x, weight, a, b, keep, inner = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
         grad_inner = grad @ b
@@ -135,7 +135,7 @@ class Adapted(torch.autograd.Function):
 
 
 def dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A base layer's weight, (outputs, inputs), out of its 4 bits if it is in such."""
+    """A base layer's weight (outputs, inputs), dequantised if it is in 4 bits."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight

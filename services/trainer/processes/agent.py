@@ -1,4 +1,4 @@
-"""The pod's program of several ranks: torch's elastic agent starts them, and they end together."""
+"""A pod with several ranks: torch's elastic agent starts them, and they end together."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 STOPS = (signal.SIGTERM, signal.SIGINT)
 MONITOR_SECONDS = 0.1
 START_POLL_SECONDS = 0.01
-ANSWER_SECONDS = 150  # for rank 0 to notice a loss, to have its final report answered, and to exit
+ANSWER_SECONDS = 150  # for rank 0 to notice a loss, get its final report answered, and exit
 
 
 def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
-    """Run a segment in `count` processes of this machine; returns the exit code of rank 0.
+    """Run a segment in `count` processes of this machine; return the exit code of rank 0.
 
-    That is what `torchrun --standalone --nproc-per-node COUNT` does, but for three things. A stop
-    is rank 0's alone to hear, as SIGINT; torchrun would end all ranks. Whoever is left when rank 0
-    has ended is killed, for it waits for an answer that will not come. And rank 0 itself has a
-    grace (of real time) to store what it has, and report, when another rank is lost.
+    Unlike `torchrun --standalone --nproc-per-node COUNT`, a stop goes to rank 0 alone, as SIGINT.
+    When rank 0 ends, the other ranks are killed. When another rank is lost, rank 0 has a grace
+    period (in real seconds) to store its checkpoint and report.
     """
-    # Before torch has threads, so that none is interrupted by a stop. The ranks inherit it: what
-    # comes before a rank is ready to hear it waits.
+    # Before torch has threads, so that a stop interrupts none. The ranks inherit the mask, so a
+    # signal waits until a rank is ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     lean_imports()
     import torch
@@ -47,10 +46,10 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // count))
     for path in (rendezvous_path(spec_path), *(exit_path(spec_path, n) for n in range(count))):
         path.unlink(missing_ok=True)
-    be_patient(grace_seconds)
+    extend_agent_timeout(grace_seconds)
     agent = _make_agent(spec_path, count)
     ranks = RankProcesses(spec_path, agent.get_worker_group())
-    ranks.attend()
+    ranks.watch()
     result = agent.run()
     # A decorator hides what `run` returns.
     failures: dict[int, ProcessFailure] = result.failures  # pyright: ignore[reportAttributeAccessIssue]
@@ -59,20 +58,20 @@ def launch(spec_path: Path, count: int, grace_seconds: float) -> int:
 
 
 def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
-    """An agent that meets no other agent, and whose ranks meet without it."""
+    """An agent without other agents, whose ranks find each other without it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-    # A rank that is killed because rank 0 has ended would be told as an error.
+    # Else it would log an error for each rank that is killed because rank 0 has ended.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Files instead of a store, which would listen on every network interface.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     folder = spec_path.with_name("ranks")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    meeting = RendezvousParameters(
+    rendezvous = RendezvousParameters(
         backend="c10d",
         endpoint=str(folder / "rendezvous"),
         run_id="segment",
@@ -84,7 +83,7 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
     spec = WorkerSpec(
         role="rank",
         local_world_size=count,
-        rdzv_handler=registry.get_rendezvous_handler(meeting),
+        rdzv_handler=registry.get_rendezvous_handler(rendezvous),
         entrypoint=sys.executable,
         args=("-m", "services.trainer", str(spec_path), str(os.getpid())),
         max_restarts=0,  # the scheduler launches a segment again, from its last checkpoint
@@ -94,11 +93,11 @@ def _make_agent(spec_path: Path, count: int) -> LocalElasticAgent:
     return LocalElasticAgent(spec, DefaultLogsSpecs(str(folder)))
 
 
-def be_patient(grace_seconds: float) -> None:
-    """Have torch's agents, in this process, wait longer for ranks to end before they kill them.
+def extend_agent_timeout(grace_seconds: float) -> None:
+    """Make torch's agents in this process wait longer before they kill ranks.
 
-    It is half a minute after another rank failed, in which rank 0 may not be done with what it
-    stores, or not be answered. Its watchdog ends it if it hangs.
+    They wait 30 s after a rank failed, which may be too short for rank 0 to store its checkpoint
+    and to get its report answered. If rank 0 hangs, its watchdog ends it.
     """
     from torch.distributed.elastic.multiprocessing.api import PContext
 
@@ -114,41 +113,38 @@ def be_patient(grace_seconds: float) -> None:
 
 
 def exit_code(code: int) -> int:
-    """An exit code as shells have it: 128 and the number of the signal that killed a process."""
+    """An exit code as in shells: 128 plus the signal number for a killed process."""
     return code if code >= 0 else 128 - code
 
 
 class RankProcesses:
-    """What the agent does not do for its ranks: it passes stops on, and notes how each ended.
-
-    Works in threads of its own; the agent has the main one.
-    """
+    """Threads that forward stops to rank 0 and record how each rank ended."""
 
     def __init__(self, spec_path: Path, group: WorkerGroup) -> None:
         self._spec_path, self._group = spec_path, group
         self.codes: dict[int, int] = {}  # negative: the signal that killed it
 
-    def attend(self) -> None:
-        """Begin, before the ranks are started."""
+    def watch(self) -> None:
+        """Start the threads, before the agent starts the ranks."""
         for rank in range(self._group.spec.local_world_size):
-            self._begin(partial(self._await_end, rank))
-        self._begin(self._pass_stops_on)
+            self._start(partial(self._await_end, rank))
+        self._start(self._forward_stops)
 
-    def _begin(self, work: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None]) -> None:
         threading.Thread(target=work, daemon=True).start()
 
     def _handle(self, rank: int) -> int:
-        """A rank's process, once it is started: a handle that never means another one."""
+        """A file descriptor of a rank's process, once it is started."""
         while (pid := self._group.workers[rank].id) is None:
             time.sleep(START_POLL_SECONDS)
         return os.pidfd_open(pid)
 
     def _await_end(self, rank: int) -> None:
-        """Note how a rank ends, before the agent takes its exit code from the kernel."""
+        """Record how a rank ends, before the agent reaps it."""
         try:
             end = os.waitid(os.P_PIDFD, self._handle(rank), os.WEXITED | os.WNOWAIT)
         except (ProcessLookupError, ChildProcessError):
-            return  # it has taken it: `launch` hears of a failure from it
+            return  # already reaped: the agent returns the failure to `launch`
         assert end is not None
         code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
         self.codes[rank] = code
@@ -164,7 +160,7 @@ class RankProcesses:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._handle(rank), signal.SIGKILL)
 
-    def _pass_stops_on(self) -> None:
+    def _forward_stops(self) -> None:
         leader = self._handle(0)
         while True:
             signal.sigwait(STOPS)

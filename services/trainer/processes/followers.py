@@ -1,4 +1,4 @@
-"""The processes of ranks 1 and up: what they run, and how rank 0 hears that one is lost."""
+"""The processes of ranks 1 and up, and how rank 0 learns that one of them is lost."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ from services.trainer.lease import Lease
 
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.1
-SETTLE_SECONDS = 3.0  # for rank 0 to notice by itself, by a broken connection, that one is gone
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names a rank's own; each has a folder of its number
+SETTLE_SECONDS = 3.0  # for rank 0 to notice a broken connection
+ERROR_FILE = (
+    "TORCHELASTIC_ERROR_FILE"  # names this rank's error file, in a folder named by its number
+)
 
-# How a rank's broken connection is classed, by its phase.
+# The classes that a broken connection may have, by phase.
 UNSPECIFIC = {FailureClass.TRAINER_CRASHED, FailureClass.MODEL_LOAD_FAILED}
 
 
-class LastWords(BaseModel):
-    """What a follower leaves in its error file when it fails, as torch's agent reads it too."""
+class RankError(BaseModel):
+    """The error file of a failed follower, in the format that torch's agent reads."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,18 +52,18 @@ class LastWords(BaseModel):
 class FollowerLost(SegmentFailure):
     """A rank ended before its work was done."""
 
-    def __init__(self, rank: int, exit_code: int, words: LastWords | None) -> None:
+    def __init__(self, rank: int, exit_code: int, error: RankError | None) -> None:
         super().__init__(how_ended(rank, exit_code))
-        self.failure = words.failure if words else _unsaid(exit_code)
-        self.shortage = words.shortage if words else None
-        self.traceback = words.message if words else ""
+        self.failure = error.failure if error else _class_of(exit_code)
+        self.shortage = error.shortage if error else None
+        self.traceback = error.message if error else ""
         # One lost rank breaks the others' connections, and then the agent ends them.
-        said = words is not None and self.failure not in UNSPECIFIC
-        self.echoes = (not said, exit_code == -signal.SIGTERM, words is not None)
+        specific = error is not None and self.failure not in UNSPECIFIC
+        self.consequence = (not specific, exit_code == -signal.SIGTERM, error is not None)
 
 
 class Followers:
-    """What rank 0 hears of the others in a segment of `count` ranks: the agent notes their ends."""
+    """Rank 0's view of the other ranks; the agent writes a file when one ends."""
 
     def __init__(self, spec_path: Path, count: int) -> None:
         self._spec_path, self._count = spec_path, count
@@ -69,10 +71,9 @@ class Followers:
         self._left = threading.Event()
 
     def watch(self, abandon: Callable[[FollowerLost], None]) -> None:
-        """From a thread of its own: if a follower is lost, and rank 0 hangs, `abandon` ends all.
+        """Call `abandon`, from a thread, if a follower is lost and rank 0 hangs.
 
-        Over gloo rank 0 hears a broken connection and leaves by itself; a collective between GPUs
-        waits for good.
+        With gloo a broken connection raises in rank 0. A collective between GPUs waits forever.
         """
         if self._count > 1:
             threading.Thread(
@@ -80,16 +81,16 @@ class Followers:
             ).start()
 
     def lost(self) -> FollowerLost | None:
-        """A follower that failed; of several, one that knows why rather than its victims."""
+        """The follower that failed; of several, the cause rather than a consequence."""
         losses = [
-            FollowerLost(rank, int(path.read_text()), _last_words(rank))
+            FollowerLost(rank, int(path.read_text()), _read_error(rank))
             for rank in range(1, self._count)
             if (path := exit_path(self._spec_path, rank)).exists()
         ]
-        return min(losses, key=lambda loss: loss.echoes, default=None)
+        return min(losses, key=lambda loss: loss.consequence, default=None)
 
     def behind(self, error: Exception, failure: FailureClass) -> FollowerLost | None:
-        """The lost follower of which an unspecific error in rank 0 is only the echo, if any."""
+        """The lost follower that caused an unspecific error in rank 0, if any."""
         if failure not in UNSPECIFIC or self._count == 1:
             return None
         settled = threading.Event()
@@ -101,7 +102,7 @@ class Followers:
         return None
 
     def leave(self) -> None:
-        """Rank 0 is past its last exchange with the others; who is lost from now on is not missed.
+        """End the watch after rank 0's last exchange with the others.
 
         Does not return if the watch is already ending this process.
         """
@@ -116,40 +117,34 @@ class Followers:
             abandon(loss)
 
 
-class Quiet:
-    """A follower's reporter: rank 0 says it all."""
+class SilentReporter:
+    """A follower's reporter, which reports nothing: rank 0 reports for all."""
 
     phase = Phase.IMAGE_PULL
 
     def enter(self, phase: Phase) -> None:
-        """Only taken note of."""
         self.phase = phase
 
-    def update(self, *, now: bool = False, **fields: Any) -> None:
-        """Nothing is reported."""
+    def update(self, *, now: bool = False, **fields: Any) -> None: ...
 
-    def measure(self, measured: StepMeasured) -> None:
-        """Nothing is reported."""
+    def measure(self, measured: StepMeasured) -> None: ...
 
-    def evaluated(self, measured: EvaluationMeasured) -> None:
-        """Nothing is reported."""
+    def evaluated(self, measured: EvaluationMeasured) -> None: ...
 
-    def saved(self, checkpoint: Checkpoint) -> None:
-        """Nothing is reported."""
+    def saved(self, checkpoint: Checkpoint) -> None: ...
 
-    def log(self, text: str, level: str = "INFO") -> None:
-        """Nothing is reported."""
+    def log(self, text: str, level: str = "INFO") -> None: ...
 
 
 def follow(spec_path: Path, settings: Settings) -> int:
-    """Run a segment as one of its followers; returns the exit code.
+    """Run a segment as one of its followers; return the exit code.
 
-    A follower has no lease of its own: rank 0 decides. Torch's agent ends it with SIGTERM.
+    A follower's lease never ends, because rank 0 decides. Torch's agent ends it with SIGTERM.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     spec = SegmentSpec.model_validate_json(spec_path.read_text())
     lease = Lease(SegmentClock(), float("inf"), float("inf"))
-    reporter = Quiet()
+    reporter = SilentReporter()
     try:
         lean_imports(quantised=spec.precision is Precision.NF4)
         from services.trainer import segment
@@ -161,57 +156,57 @@ def follow(spec_path: Path, settings: Settings) -> int:
         directory = spec_path.parent
         context = Context(spec, artifacts, directory, settings.cache, reporter, lease, ranks)
         segment.run(context, Checkpoints(context))
-    except Exception as error:  # noqa: BLE001  # whatever it is, rank 0 has to know
-        words = LastWords(
+    except Exception as error:  # noqa: BLE001  # rank 0 has to know of any error
+        failed = RankError(
             message=traceback.format_exc(),
             timestamp=int(time.time()),
             failure=classify(error, reporter.phase),
             shortage=shortage_of(error),
         )
-        Path(os.environ[ERROR_FILE]).write_text(words.model_dump_json())
+        Path(os.environ[ERROR_FILE]).write_text(failed.model_dump_json())
         return 1
     return 0
 
 
 def rendezvous_path(spec_path: Path) -> Path:
-    """Where the ranks of a segment find each other."""
+    """The file in which the ranks of a segment find each other."""
     return spec_path.with_name("rendezvous")
 
 
-def words_path(rank: int) -> Path:
-    """Where a rank leaves its last words: beside this process's own, by its number."""
+def error_path(rank: int) -> Path:
+    """The error file of a rank, beside this process's own."""
     own = Path(os.environ[ERROR_FILE])
     return own.parent.with_name(str(rank)) / own.name
 
 
-def _unsaid(exit_code: int) -> FailureClass:
-    """The class of an end without words: SIGKILL is the machine's, as it is of a pod's own end."""
+def _class_of(exit_code: int) -> FailureClass:
+    """The failure class of an end without an error file; SIGKILL is the machine's fault."""
     killed = exit_code == -signal.SIGKILL
     return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 
 
-def _last_words(rank: int) -> LastWords | None:
+def _read_error(rank: int) -> RankError | None:
     try:
-        return LastWords.model_validate_json(words_path(rank).read_text())
+        return RankError.model_validate_json(error_path(rank).read_text())
     except (FileNotFoundError, ValueError):  # killed, or killed while it wrote
         return None
 
 
 def how_ended(rank: int, exit_code: int) -> str:
-    """The end of a rank in words; negative: the signal that killed it."""
+    """A sentence on the end of a rank; a negative code is the signal that killed it."""
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
     return f"rank {rank} {how}"
 
 
 def note_exit(spec_path: Path, rank: int, code: int) -> None:
-    """Let rank 0 know that another one failed, and how; negative: the signal that killed it."""
+    """Record for rank 0 that another rank failed; a negative code is the signal."""
     partial = exit_path(spec_path, rank).with_suffix(".partial")
     partial.write_text(str(code))
     partial.rename(exit_path(spec_path, rank))
 
 
 def exit_path(spec_path: Path, rank: int) -> Path:
-    """Where the failure of a rank is noted."""
+    """The file with the exit code of a failed rank."""
     return spec_path.with_name(f"rank-{rank}.exit")
 
 
@@ -219,4 +214,4 @@ def die_with(pid: int) -> None:
     """Have the kernel kill this process when its parent ends. Source: prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != pid:
-        sys.exit("the launcher ended before its rank began")
+        sys.exit("The launcher ended before its rank started.")

@@ -1,4 +1,4 @@
-"""The ranks of data parallelism: which one this process is, and what they say to each other."""
+"""The ranks of data parallelism, and their communication."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LEADER_DONE = "leader done"
 
 
 @dataclass
-class Alike(DistributedDataParallelKwargs):
-    """For models that every rank made alike: none has to send its gigabytes to the others.
+class EqualModels(DistributedDataParallelKwargs):
+    """Options for models that are equal in all ranks, so that none has to be sent.
 
-    The fields are arguments of torch's DistributedDataParallel; what differs from a default of this
-    class reaches it.
+    The fields are arguments of torch's DistributedDataParallel. accelerate passes those that differ
+    from the defaults of this class.
     """
 
     init_sync: bool = True
@@ -33,8 +33,8 @@ class Alike(DistributedDataParallelKwargs):
 class Ranks:
     """One of `count` processes of this machine; rank 0 leads: it reports, decides and writes.
 
-    Gradients are averaged once a step, by torch's DistributedDataParallel, in the backward pass of
-    its last micro batch; all else that the ranks say to each other is here.
+    torch's DistributedDataParallel averages the gradients in the backward pass of a step's last
+    micro-batch. All other communication is in this class.
     """
 
     def __init__(
@@ -42,27 +42,25 @@ class Ranks:
         accelerator: Accelerator,
         store: dist.Store | None = None,  # pyright: ignore[reportPrivateImportUsage]
     ) -> None:
-        """The store is where several ranks find each other."""
+        """Several ranks find each other in the store."""
         self._accelerator, self._store = accelerator, store
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
-        # accelerate counts CPUs too, and safetensors knows only one.
+        # accelerate numbers CPUs too, which safetensors does not accept.
         on_cpu = accelerator.device.type == "cpu"
         self.device = torch.device("cpu") if on_cpu else accelerator.device
 
     @classmethod
     def alone(cls) -> Ranks:
-        """A segment without others, on the GPU if there is one."""
+        """The only rank of a segment, on the GPU if there is one."""
         return cls(Accelerator(cpu=not torch.cuda.is_available()))
 
     @classmethod
     def join(cls, rendezvous: Path, stall_seconds: float) -> Ranks:
-        """Meet the other ranks: NCCL between GPUs, gloo between CPUs, over the loopback interface.
+        """Connect to the other ranks over the loopback interface.
 
-        GPUs' ranks have both: what is said of a tensor goes by where it is.
-
-        Which rank of how many this is, is in the environment, as torch's launcher has it. They find
-        each other in a file, which must be new. Each takes a GPU of its own. Raises RuntimeError if
-        the machine has fewer GPUs than ranks.
+        Tensors on GPUs use NCCL, tensors on CPUs gloo. The rank and the number of ranks are in the
+        environment, as torch's launcher sets them. The ranks find each other in a file, which must
+        be new. Each has its own GPU. Raises RuntimeError if there are too few.
         """
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         for library in ("GLOO", "NCCL"):
@@ -70,9 +68,11 @@ class Ranks:
         on_gpus = torch.cuda.is_available()
         if on_gpus:
             if torch.cuda.device_count() < count:
-                raise RuntimeError(f"{count} GPUs wanted, {torch.cuda.device_count()} found")
+                raise RuntimeError(
+                    f"The segment needs {count} GPUs; the machine has {torch.cuda.device_count()}."
+                )
             torch.cuda.set_device(rank)
-        # Here and not by accelerate, whose store would listen on every network interface.
+        # accelerate's store would listen on every network interface.
         store = dist.FileStore(str(rendezvous), count)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
@@ -82,29 +82,29 @@ class Ranks:
             timeout=timedelta(seconds=2 * stall_seconds),  # rank 0's watchdog comes first
         )
         accelerator = Accelerator(cpu=not on_gpus)
-        # As an argument it would be refused: only classes of accelerate's own are taken there.
-        alike = Alike(init_sync=False, forward_sync_buffers=False)
-        accelerator.ddp_handler = alike  # pyright: ignore[reportAttributeAccessIssue]
+        # accelerate accepts only its own classes as arguments.
+        equal = EqualModels(init_sync=False, forward_sync_buffers=False)
+        accelerator.ddp_handler = equal  # pyright: ignore[reportAttributeAccessIssue]
         return cls(accelerator, store)
 
     def leave(self) -> None:
-        """Part from the others, when nothing is left to be said."""
+        """Disconnect from the other ranks."""
         if self.count > 1:
             dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0."""
+        """True in rank 0."""
         return self.rank == 0
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model to train: several ranks' is one whose backward pass averages gradients."""
+        """The model to train; with several ranks its backward pass averages the gradients."""
         return self._accelerator.prepare(model)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """For a micro batch on a prepared model: only in a step's last one do the ranks exchange.
+        """Context of a micro-batch: the ranks exchange gradients only in a step's last one.
 
-        Each has to have a backward pass then.
+        Every rank needs a backward pass in it.
         """
         if last:
             return nullcontext()
@@ -112,10 +112,10 @@ class Ranks:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The body runs in rank 0, and then in the others: they find in place what it fetched.
+        """Run the body in rank 0 and then in the others, which find the files that it fetched.
 
-        Once in a segment. They wait without an end, which no exchange would let them: rank 0's
-        watchdog sees whether it gets on, and the others end with it.
+        Once in a segment. The others wait without a limit. Rank 0's watchdog detects a stall, and
+        they end with rank 0.
         """
         if self._store is not None and not self.leads:
             self._store.wait([LEADER_DONE], timedelta(days=365))
@@ -124,7 +124,7 @@ class Ranks:
             self._store.set(LEADER_DONE, "")
 
     def agree(self, flag: bool) -> bool:
-        """What rank 0 says, whatever the others would; it waits for no GPU, as it goes by CPUs."""
+        """Rank 0's flag, in all ranks; on the CPUs, so that it waits for no GPU."""
         if self.count == 1:
             return flag
         said = torch.tensor(flag, dtype=torch.int32)
@@ -132,7 +132,7 @@ class Ranks:
         return bool(said.item())
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks, in float64; to the last bit the same in each of them."""
+        """Sums over all ranks, in float64, with equal bits in all ranks."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)

@@ -1,7 +1,7 @@
-"""A trainer that is started ahead: imports done, the expected base loaded, waiting for a segment.
+"""A warm start: a trainer that imports torch and loads the expected base before its segment.
 
-It is a process of its own from the start and no fork of a prepared one: the thread pools of libgomp
-and the state of CUDA do not survive a fork. CUDA is left alone until the segment's GPUs are known.
+It is a process of its own, because libgomp's thread pools and CUDA's state do not survive a fork.
+It does not touch CUDA until the segment's GPUs are known.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from services.trainer.processes.warm_base import WarmBase
 
 NICENESS = 19
-"""Of what is prepared: nobody's segment pays for it with its time."""
+"""Of the preparation, so that it does not slow running segments."""
 
 
 def await_warm_start(directory: Path, settings: Settings) -> tuple[WarmStart, WarmBase | None]:
-    """Prepare, say so in the directory, and wait; exits if there is no segment to come."""
+    """Prepare, report ready, and wait for a segment; exit if stdin closes without one."""
     prepared: list[WarmBase | None] = []
-    # In a thread, for a niceness is a thread's and could not be taken back without privilege.
+    # In a thread, because a thread's niceness cannot be lowered again without privilege.
     preparing = threading.Thread(target=lambda: prepared.append(_prepare(directory, settings)))
     preparing.start()
     preparing.join()
     if not prepared:
-        sys.exit("the training stack cannot be imported")
-    # The collector would look at all that was imported once more, 0.13 s, in the segment's time.
+        sys.exit("The training stack cannot be imported.")
+    # Else the collector would scan all imports again in the segment's time (0.13 s).
     gc.collect()
     gc.freeze()
     (directory / READY).touch()
@@ -54,22 +54,22 @@ def _prepare(directory: Path, settings: Settings) -> WarmBase | None:
     lean_imports()
     import services.trainer.segment  # noqa: F401  # with all that it imports
     from services.trainer.peak_memory import note_program
-    from services.trainer.processes.warm_base import expected
+    from services.trainer.processes.warm_base import load_expected
 
     note_program()
-    revision()  # of the code as it was imported, and not as it is when the segment comes
+    revision()  # of the imported code, which may be older than the code on disk later
     try:
         base = ExpectedBase.model_validate_json((directory / EXPECTED_BASE).read_bytes())
-        return expected(Artifacts(settings.artifacts), base)
-    except FileNotFoundError:  # nothing is expected, or the base is gone
+        return load_expected(Artifacts(settings.artifacts), base)
+    except FileNotFoundError:  # no base is expected, or it was deleted
         return None
-    except Exception:  # noqa: BLE001  # the segment that needs it will say what is wrong with it
+    except Exception:  # noqa: BLE001  # the segment that needs it reports the error
         traceback.print_exc()
         return None
 
 
 def _redirect(log: Path) -> None:
-    """From now on what is printed goes to the pod's log."""
+    """Redirect stdout and stderr to the pod's log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for output in (1, 2):
         os.dup2(file, output)

@@ -1,4 +1,4 @@
-"""A base model and its tokenizer that are in memory before a segment asks for them."""
+"""A base model and its tokenizer, in memory before a segment needs them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from services.trainer.model import load_base, load_tokenizer
 from services.trainer.packing import pack_if_able
 
 MEMORY_SHARE = 0.25
-"""Of the free memory, what a base may take that perhaps nobody will train."""
+"""Share of the free memory that a warm base may use."""
 
 
 class WarmBase:
-    """Held until a segment takes it; one that it does not fit loads its own."""
+    """A loaded base, kept until a segment takes it."""
 
     def __init__(self, directory: Path, manifest_sha256: str, dtype: torch.dtype) -> None:
         self._key = (directory, manifest_sha256, dtype)
-        # On the CPU, also for a segment on a GPU: which GPU is not known yet.
+        # On the CPU also for a segment on a GPU, because the GPU is not known yet.
         self._files = states(directory)
         base = load_base(directory, dtype)
-        pack_if_able(base)  # tried now, it costs no segment its time
+        pack_if_able(base)  # now, before the segment's time begins
         self._loaded = (load_tokenizer(directory), base)
 
     def take(
@@ -40,31 +40,27 @@ class WarmBase:
         dtype: torch.dtype,
         precision: Precision,
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel] | None:
-        """Tokenizer and base model as a load would give them, or None if they are others.
-
-        Either way it holds them no longer.
-        """
+        """Release the tokenizer and base model; return them if they are the wanted ones."""
         fits = self._key == (directory, manifest_sha256, dtype) and precision is not Precision.NF4
-        fits = fits and self._files == states(directory)  # what it holds may be what was damaged
+        fits = fits and self._files == states(directory)  # else the copy in memory may be damaged
         loaded, self._loaded = self._loaded, None
         if fits:
             return loaded
-        gc.unfreeze()  # what is dropped may be collected
+        gc.unfreeze()  # so that the base can be collected
         return None
 
 
-def expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
-    """Load the base that is expected; None if it is another by now, or too large, or remote.
+def load_expected(artifacts: Artifacts, base: ExpectedBase) -> WarmBase | None:
+    """Load the expected base; None if it changed, is too large, or is in a remote store.
 
-    A remote store's base would be copied to this machine, for a segment that may never come.
-    Raises what reading a base raises.
+    A remote base would be copied to this machine for a segment that may never start.
     """
     manifest = artifacts.manifest(base.ref)
     if base.manifest_sha256 != manifest.sha256 or artifacts.root is None:
         return None
     if manifest.total_bytes > MEMORY_SHARE * psutil.virtual_memory().available:
         return None
-    # CUDA must not be asked what it can before it is told which GPUs to see.
+    # CUDA must not be initialised before CUDA_VISIBLE_DEVICES is set.
     if base.dtype is not None:
         dtype = torch_dtype(base.dtype)
     else:

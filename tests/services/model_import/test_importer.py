@@ -1,4 +1,4 @@
-"""Base models into the model store, from a directory, a GGUF file, and a package that holds one."""
+"""Import of base models from a directory, a GGUF file, and a package with one."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def store(tmp_path: Path) -> Artifacts:
     return Artifacts((tmp_path / "artifacts").as_uri())
 
 
-def test_a_directory_becomes_a_model_that_says_what_it_is(
-    store: Artifacts, tiny_model: Path
-) -> None:
+def test_a_directory_is_imported_with_its_description(store: Artifacts, tiny_model: Path) -> None:
     imported = import_model(str(tiny_model), "tiny", store)
     original = load_base(tiny_model, torch.float32)
     assert imported == ImportedModel(
@@ -61,7 +59,7 @@ def test_a_directory_becomes_a_model_that_says_what_it_is(
         assert torch.equal(value, stored.state_dict()[name])
 
 
-def test_the_same_import_again_changes_nothing_and_half_a_one_is_mended(
+def test_the_same_import_changes_nothing_and_completes_an_interrupted_one(
     store: Artifacts, tiny_model: Path
 ) -> None:
     first = import_model(str(tiny_model), "tiny", store)
@@ -94,31 +92,31 @@ def test_a_gguf_file_keeps_its_weights_template_and_special_tokens(
     assert torch.allclose(before, after, atol=0.02)  # stored as bfloat16
 
 
-def test_a_package_s_gguf_is_found_without_importing_it(
+def test_the_gguf_file_of_a_package_is_found_without_importing_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "boxed_model"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('needs a compiler')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportRefused, match="0 GGUF files"):
+    with pytest.raises(ImportRefused, match="boxed_model"):
         packaged_gguf("boxed_model")
     (package / "model.gguf").write_bytes(b"GGUF")
     assert packaged_gguf("boxed_model") == package / "model.gguf"
-    with pytest.raises(ImportRefused, match="not installed"):
+    with pytest.raises(ImportRefused, match="no_such_package"):
         packaged_gguf("no_such_package")
 
 
 @pytest.mark.parametrize(
     ("source", "name", "message"),
     [
-        ("/no/such/place", "tiny", "no file or directory"),
-        ("{empty}", "tiny", "no config.json"),
-        ("{empty}", "../tiny", "'../tiny' is no model's name.* Give one with --name"),
-        ("{text}", "tiny", "no GGUF file"),
+        ("/no/such/place", "tiny", "/no/such/place"),
+        ("{empty}", "tiny", "config.json"),
+        ("{empty}", "../tiny", "'../tiny'"),
+        ("{text}", "tiny", "text"),
     ],
 )
-def test_what_is_no_model_is_refused_in_words(
+def test_an_invalid_source_or_name_is_refused_by_name(
     store: Artifacts, tmp_path: Path, source: str, name: str, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -131,7 +129,7 @@ def test_what_is_no_model_is_refused_in_words(
 
 @pytest.mark.parametrize("base", shipped_offers().bases, ids=lambda base: base.name)
 def test_the_catalog_has_the_shapes_that_transformers_builds(base: CatalogBase) -> None:
-    """Built without memory from the catalog's figures alone; the parameters then tell."""
+    """Models built on the meta device from the catalog's figures have its parameter counts."""
     family = next(word for word in FAMILIES if base.name.startswith(word))
     shape = base.shape
     config = AutoConfig.for_model(
@@ -153,29 +151,27 @@ def test_the_catalog_has_the_shapes_that_transformers_builds(base: CatalogBase) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "message"),
+    ("kind", "settings"),
     [
-        ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 1}, "not an architecture"),
-        ("mamba", {"num_hidden_layers": 1, "hidden_size": 8}, "not an architecture"),
+        ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 1}),
+        ("mamba", {"num_hidden_layers": 1, "hidden_size": 8}),
     ],
 )
-def test_an_architecture_of_another_build_is_refused(
-    kind: str, settings: dict[str, int], message: str
-) -> None:
+def test_an_unsupported_architecture_is_refused(kind: str, settings: dict[str, int]) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-    with pytest.raises(ImportRefused, match=message):
+    with pytest.raises(ImportRefused, match=type(model).__name__):
         shape_of(model)
 
 
-def test_a_layer_must_have_linear_modules_each_of_its_own_name(tiny_model: Path) -> None:
+def test_a_layer_needs_linear_modules_with_unique_names(tiny_model: Path) -> None:
     model = load_base(tiny_model, torch.float32)
     first = model.model.layers[0]
     first.add_module("cross_attention", deepcopy(first.self_attn))
-    with pytest.raises(ImportRefused, match="several modules named q_proj"):
+    with pytest.raises(ImportRefused, match="q_proj"):
         shape_of(model)
     model.model.layers[0] = torch.nn.Identity()
-    with pytest.raises(ImportRefused, match="no linear modules"):
+    with pytest.raises(ImportRefused, match="LlamaForCausalLM"):
         shape_of(model)
 
 
@@ -193,7 +189,7 @@ def test_the_command_ends_with_one_line_of_json(
 
 
 def write_gguf(model_directory: Path, path: Path) -> Path:
-    """The tiny model as a GGUF file, as llama.cpp's converter writes one."""
+    """Write the tiny model as a GGUF file, like llama.cpp's converter."""
     model = LlamaForCausalLM.from_pretrained(model_directory, dtype=torch.float32)
     core = json.loads((model_directory / "tokenizer.json").read_text())["model"]
     config = model.config

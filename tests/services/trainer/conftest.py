@@ -1,4 +1,4 @@
-"""A tiny base model in a store, a chat dataset, and a NATS server that a test may stop."""
+"""A tiny base model in a store, a chat dataset, and a NATS server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SpecMaker = Callable[..., SegmentSpec]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """A tiny model only waits for a second thread."""
+    """One thread, because a second one slows a tiny model."""
     import torch
 
     torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """One server with the declared streams; a test that stops it starts it again."""
+    """A server with the declared streams. A test that stops it starts it again."""
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     server.start()
     server.provision()
@@ -67,7 +67,7 @@ def chats(count: int) -> list[dict]:
 
 @pytest.fixture
 def make_spec(artifacts: Artifacts) -> SpecMaker:
-    """Makes the spec of a segment over a stored dataset; fields may be overridden."""
+    """Make the spec of a segment over a stored dataset; fields may be overridden."""
 
     def make(hyperparameters: dict | None = None, rows: list[dict] | None = None, **fields):
         rows = chats(20) if rows is None else rows
@@ -106,9 +106,9 @@ def make_spec(artifacts: Artifacts) -> SpecMaker:
 
 @pytest.fixture
 def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a segment to its end and returns what it noted; SegmentStopped is an end too.
+    """Run a segment until it completes or stops, and return its notes.
 
-    A stop may be asked for after a step, or in a micro batch, counted over all steps from 1.
+    A stop may be requested after a step, or in a micro-batch, counted over all steps from 1.
     """
 
     def run(
@@ -147,7 +147,7 @@ def run(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def start(
     nats_server: NatsServer, tmp_path: Path, artifacts: Artifacts
 ) -> Iterator[Callable[[SegmentSpec], Program]]:
-    """Starts trainers and leaves none behind."""
+    """Start trainers, and kill them after the test."""
     programs: list[Program] = []
 
     def start(spec: SegmentSpec) -> Program:

@@ -1,4 +1,4 @@
-"""A segment in several ranks, in processes forked from one that has imported torch already."""
+"""A segment in several ranks, in processes forked from one that has imported torch."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def run_ranks(
     stop_in: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> list[Notes]:
-    """What each rank noted, each of one thread, with the base in float32.
+    """Run ranks of one thread each, with the base in float32; return their notes.
 
-    After a stop only rank 0, for it leaves the others behind. `stop_in` counts rank 0's micro
-    batches; `prepare`, a module's function, is called in each rank before.
+    After a stop only rank 0 has notes. `stop_in` counts rank 0's micro-batches. `prepare`, a
+    function of a module, is called in each rank first.
     """
     scratch.mkdir()
     ends, children = [], []
@@ -62,7 +62,7 @@ def run_ranks(
 
 
 def follow_alone(spec_path: Path, settings: Settings) -> int:
-    """The exit code of rank 1 without a rank 0."""
+    """Run rank 1 without a rank 0; return its exit code."""
     child = processes.Process(target=_follow, args=(spec_path, settings), daemon=True)
     child.start()
     child.join(RESULT_SECONDS)
@@ -71,13 +71,13 @@ def follow_alone(spec_path: Path, settings: Settings) -> int:
 
 
 def _follow(spec_path: Path, settings: Settings) -> None:
-    _be_rank(1, 2)
+    _set_rank(1, 2)
     os.environ[ERROR_FILE] = str(spec_path.with_name("error.json"))
     sys.exit(follow(spec_path, settings))
 
 
-def _be_rank(rank: int, count: int) -> None:
-    """What torch's launcher tells a rank."""
+def _set_rank(rank: int, count: int) -> None:
+    """Set the environment that torch's launcher sets."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update({name: str(value) for name, value in own.items()}, OMP_NUM_THREADS="1")
 
@@ -99,7 +99,7 @@ def _rank(
     from services.trainer.context import Context
     from services.trainer.processes.ranks import Ranks
 
-    _be_rank(rank, spec.gpu_count)
+    _set_rank(rank, spec.gpu_count)
     if prepare is not None:
         prepare()
     torch.set_num_threads(1)

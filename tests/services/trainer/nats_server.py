@@ -1,4 +1,4 @@
-"""A nats-server of its own, which may be stopped and started again with what it stored."""
+"""A nats-server that can be stopped and started again with its data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NatsServer:
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and not stopped."""
+        """True if it runs."""
         return self._process is not None
 
     def provision(self) -> None:
@@ -81,11 +81,11 @@ class NatsServer:
         return self.ask(read)
 
     def control(self, control: Control) -> None:
-        """Say something to a segment."""
+        """Send a Control message to a segment."""
         self.ask(lambda js: js.publish(control.subject, control.model_dump_json().encode()))
 
     def ask(self, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
-        """Ask with a connection of its own."""
+        """Send a request over a new connection."""
 
         async def run() -> T:
             credentials = self._directory / "services.creds"

@@ -1,4 +1,4 @@
-"""What a segment says, taken down instead of sent."""
+"""A reporter that records instead of sending."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from services.trainer.lease import Lease
 
 
 def on_micro_batch(loss_sum: Callable, number: int, act: Callable[[], None]) -> Callable:
-    """The loss function, which acts before the micro batch of this number of its process, from 1.
+    """The loss function, which calls `act` before this process's micro-batch of a number, from 1.
 
-    In the place of `training.loss_sum` it interrupts a step that is under way.
+    In place of `training.loss_sum` it can interrupt a step.
     """
     count = 0
 
@@ -30,7 +30,7 @@ def on_micro_batch(loss_sum: Callable, number: int, act: Callable[[], None]) -> 
 
 
 def resuming(spec: SegmentSpec, *saved: Checkpoint) -> SegmentSpec:
-    """The next segment of a job, from what was saved, the newest first."""
+    """The next segment of a job, from saved checkpoints, the newest first."""
     return spec.model_copy(
         update={
             "segment": spec.segment + 1,
@@ -41,7 +41,7 @@ def resuming(spec: SegmentSpec, *saved: Checkpoint) -> SegmentSpec:
 
 
 def candidate(saved: Checkpoint, segment: int) -> SavedCheckpoint:
-    """A reported checkpoint as the event log would have it."""
+    """A reported checkpoint as the event log has it."""
     return SavedCheckpoint(
         segment=segment,
         step=saved.step,
@@ -54,7 +54,7 @@ def candidate(saved: Checkpoint, segment: int) -> SavedCheckpoint:
 
 
 class Notes:
-    """Takes down what a segment reports; may end the lease after a step."""
+    """Records what a segment reports; may end the lease after a step."""
 
     def __init__(self, lease: Lease, stop_after: int | None, lapse_after: int | None) -> None:
         self.lease, self.stop_after, self.lapse_after = lease, stop_after, lapse_after

@@ -1,4 +1,4 @@
-"""The trainer as the process that it is on a pod."""
+"""The trainer as a process of its own, like on a pod."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.services.trainer.nats_server import NatsServer
 
 
 class Program:
-    """A running trainer: its exit code and its log."""
+    """A running trainer."""
 
     def __init__(self, spec: SegmentSpec, directory: Path, nats_url: str, artifacts_url: str):
         directory.mkdir(parents=True)
@@ -36,11 +36,11 @@ class Program:
 
     @property
     def log(self) -> str:
-        """All that it has printed."""
+        """Its output so far."""
         return self._log.read_text()
 
     def await_line(self, pattern: str, count: int = 1, timeout: float = 100.0) -> list[str]:
-        """Wait until so many lines match; returns every match."""
+        """Wait until this many lines match; return every match."""
 
         def found() -> list[str]:
             matches = re.findall(pattern, self.log, re.MULTILINE)
@@ -50,11 +50,11 @@ class Program:
         return eventually(found, timeout)
 
     def wait(self, timeout: float = 100.0) -> int:
-        """Its exit code."""
+        """Wait for its exit code."""
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """kill -9, if it still runs."""
+        """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

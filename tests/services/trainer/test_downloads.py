@@ -1,4 +1,4 @@
-"""Downloads end with the lease, and are no stall while something arrives."""
+"""Downloads end with the lease, and count as progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.trainer.lease import Lease, SegmentStopped
 
 
 class Counted(Lease):
-    """Counts the signs of progress."""
+    """Counts progress."""
 
     signs = 0
 
@@ -20,7 +20,7 @@ class Counted(Lease):
         self.signs += 1
 
 
-def test_each_chunk_is_progress_and_none_comes_after_the_lease(tmp_path: Path) -> None:
+def test_each_chunk_counts_as_progress_until_the_lease_ends(tmp_path: Path) -> None:
     lease = Counted(SegmentClock(0.0), 60, 30)
     artifacts = LeasedArtifacts((tmp_path / "store").as_uri(), lease)
     content = bytes(3 * 1024 * 1024)
@@ -35,7 +35,7 @@ def test_each_chunk_is_progress_and_none_comes_after_the_lease(tmp_path: Path) -
     assert len(arrived) < len(content)
 
 
-def test_a_directory_is_fetched_by_way_of_its_chunks(tmp_path: Path) -> None:
+def test_a_directory_is_downloaded_in_chunks(tmp_path: Path) -> None:
     lease = Counted(SegmentClock(0.0), 60, 30)
     artifacts = LeasedArtifacts((tmp_path / "store").as_uri(), lease)
     (tmp_path / "model").mkdir()

@@ -1,4 +1,4 @@
-"""What the model reads and what it learns to say."""
+"""Tokens and labels of rendered conversations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def learned(tokenizer, example: Example) -> str:
     return tokenizer.decode([label for label in example.labels if label != IGNORED])
 
 
-def test_only_the_assistants_words_and_their_end_are_learned(tokenizer) -> None:
+def test_labels_cover_the_assistants_answers_and_their_end(tokenizer) -> None:
     (example,) = renderer().render({"messages": [USER, PARIS, USER, ROME]})
     assert learned(tokenizer, example) == f"Paris.{ENDED}Rome é.{ENDED}"
     text = tokenizer.apply_chat_template([USER, PARIS, USER, ROME], tokenize=False)
@@ -77,7 +77,7 @@ def test_a_template_that_refuses_an_empty_beginning_still_finds_the_answer(token
     assert learned(tokenizer, example) == f"Paris.{ENDED}"
 
 
-def test_generation_marks_do_no_harm(tokenizer) -> None:
+def test_generation_marks_are_ignored(tokenizer) -> None:
     template = CHAT_TEMPLATE.replace(
         "{{ message.content }}",
         "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
@@ -126,8 +126,8 @@ def test_a_base_without_a_template_gets_the_fallback(tokenizer) -> None:
     assert learned(tokenizer, example) == f"Paris.{ENDED}"
 
 
-def test_a_template_that_writes_the_date_is_told_that_of_the_job(tokenizer) -> None:
-    """Else a job that goes on tomorrow would learn from other tokens."""
+def test_a_template_writes_the_date_of_the_approval(tokenizer) -> None:
+    """Else a job resumed tomorrow would train on other tokens."""
     template = "{{ strftime_now('%d %b %Y, %H:%M') }} " + CHAT_TEMPLATE
     dated = Renderer(make_tiny_tokenizer(template), 1000, date(2026, 1, 9))
     (example,) = dated.render({"messages": [USER, PARIS]})
@@ -166,7 +166,7 @@ def test_the_first_token_is_never_predicted() -> None:
     assert Example((1, 2), (1, IGNORED)).label_tokens == 0
 
 
-def test_a_kept_example_takes_four_bytes_a_number() -> None:
+def test_an_example_takes_four_bytes_a_token() -> None:
     rendered = renderer(limit=60).render_all(
         [{"messages": [USER, {**PARIS, "content": "word " * 90}]}], lambda: None
     )

@@ -1,4 +1,4 @@
-"""How a segment computes: what a resume keeps of it, and what the certificate says of the rest."""
+"""The execution mode: what a resume keeps, and the differences in the certificate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.trainer.model import load_base
 from services.trainer.processes.ranks import Ranks
 
 
-def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> None:
+def test_the_checkpoints_number_of_threads_is_kept_if_cores_suffice() -> None:
     here = ExecutionMode(dtype="float32", threads=2, ranks=1)
     assert here.continuing(ExecutionMode(dtype="bfloat16", threads=1)).threads == 1
     many = ExecutionMode(dtype="bfloat16", threads=10_000, compiled=True, attention="eager")
@@ -32,7 +32,7 @@ def test_threads_are_those_of_the_checkpoint_if_there_are_so_many_cores() -> Non
     assert [each.setting for each in mode.differences(many)] == ["threads", "compiled"]
 
 
-def test_a_base_that_cannot_attend_to_packed_examples_any_longer_is_not_made_to(
+def test_resuming_keeps_padded_rows_if_the_base_cannot_pack(
     tiny_model: Path,
 ) -> None:
     base = load_base(tiny_model, torch.float32)
@@ -42,8 +42,8 @@ def test_a_base_that_cannot_attend_to_packed_examples_any_longer_is_not_made_to(
     assert eager.on(base).attention == base.config._attn_implementation == "eager"
 
 
-def test_other_code_libraries_and_another_processor_are_said_in_the_certificate() -> None:
-    """They compute other bits, and no checkpoint can keep them."""
+def test_the_certificate_names_other_code_libraries_and_processors() -> None:
+    """They compute other bits, and a checkpoint cannot keep them."""
     now = ExecutionMode.natural(torch.float32, Ranks.alone(), compiled=False, split=1)
     assert now.libraries is not None
     assert now.libraries.startswith(f"torch {version('torch')}, transformers ")
@@ -57,7 +57,7 @@ def test_other_code_libraries_and_another_processor_are_said_in_the_certificate(
     assert now.continuing(unknown).differences(unknown) == ()
 
 
-def test_a_gpu_that_adds_in_another_order_each_time_is_said_in_the_certificate() -> None:
+def test_the_certificate_names_a_nondeterministic_gpu() -> None:
     exact = ExecutionMode(dtype="bfloat16", threads=1, device="cuda", deterministic=True)
     loose = exact.model_copy(update={"deterministic": False})
     assert exact.differences(exact) == ()
@@ -67,8 +67,8 @@ def test_a_gpu_that_adds_in_another_order_each_time_is_said_in_the_certificate()
     assert cpu.differences(cpu) == ()
 
 
-def test_cublas_has_its_setting_before_anything_could_run_on_a_gpu() -> None:
-    """torch looks at the first product, and several ranks exchange gradients before they practise.
+def test_cublas_is_configured_before_the_first_product() -> None:
+    """torch reads it at the first product, which several ranks do before `_practise`.
 
     An operator's own setting stays.
     """

@@ -1,4 +1,4 @@
-"""From what went wrong to who pays for it."""
+"""The failure classes of errors."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def test_the_class_of_a_failure(error: Exception, phase: str, failure: str) -> N
     assert classify(error, Phase(phase)) is classes[failure]
 
 
-def test_more_memory_than_there_is_on_a_cpu_is_told_by_what_torch_says() -> None:
+def test_torchs_cpu_error_counts_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**15)
     assert classify(raised.value, Phase.TRAINING) is FailureClass.OUT_OF_MEMORY
 
 
-def test_a_disk_that_fills_up_under_a_checkpoint_is_told(
+def test_a_full_disk_at_a_checkpoint_is_classified(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "POSITION", "/dev/full")
-    with pytest.raises(OSError, match="space") as raised:
+    with pytest.raises(OSError, match="No space left") as raised:
         run(make_spec({"save_steps": 1}))
     assert classify(raised.value, Phase.TRAINING) is FailureClass.DISK_FULL
 
 
-def test_what_caused_an_error_counts_unless_it_was_dealt_with() -> None:
+def test_the_cause_of_an_error_is_classified() -> None:
     caused = RuntimeError("cannot save")
     caused.__cause__ = os_error(errno.ENOSPC)
     assert classify(caused, Phase.TRAINING) is FailureClass.DISK_FULL

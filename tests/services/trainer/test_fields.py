@@ -1,4 +1,4 @@
-"""Every field of the wizard is honoured: each one changes what the trainer does, as it should."""
+"""Each hyperparameter changes what the trainer does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE |= {"gradient_accumulation": 2, "save_steps": 2, "warmup_share": 0.2}
 
 
 class Ran:
-    """What came of a job."""
+    """A finished job."""
 
     def __init__(self, notes: Notes, spec: SegmentSpec, artifacts: Artifacts) -> None:
         self.notes = notes

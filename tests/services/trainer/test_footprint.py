@@ -1,4 +1,4 @@
-"""What a micro batch keeps for its backward pass, against what the memory fit reckons with."""
+"""The memory of a micro-batch for its backward pass, compared with the memory fit."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LENGTH = 64
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_micro_batch_keeps_no_more_than_the_fit_reckons_with(
+def test_a_micro_batch_keeps_no_more_than_the_memory_fit_predicts(
     tiny_model: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, with fused attention and a loss on every token, as on a GPU at the worst."""
+    """In float32, with fused attention and a loss on every token: the worst case on a GPU."""
     monkeypatch.setattr(attention, "SHORT_ROW", 0)
     chosen = Hyperparameters(micro_batch_size=4, target_modules=tuple(TINY_SHAPE.linears))
     base = load_base(tiny_model, torch.float32)

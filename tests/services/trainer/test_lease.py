@@ -28,7 +28,7 @@ class StoppedClock(SegmentClock):
 
 
 def heard(lease: Lease, **fields) -> None:
-    lease.hear(Control(job_id=uuid4(), segment=1, **fields))
+    lease.apply(Control(job_id=uuid4(), segment=1, **fields))
 
 
 def test_paid_time_ends_the_segment_unless_it_grew_before() -> None:
@@ -45,7 +45,7 @@ def test_paid_time_ends_the_segment_unless_it_grew_before() -> None:
     assert stopped.value.outcome is Outcome.LEASE_ENDED
 
 
-def test_paid_time_never_shrinks_and_a_stop_is_never_taken_back() -> None:
+def test_paid_time_never_shrinks_and_a_stop_stays() -> None:
     lease = Lease(StoppedClock(), 60, 30)
     heard(lease, paid_seconds=120, stop=True)
     heard(lease, paid_seconds=30)
@@ -53,7 +53,7 @@ def test_paid_time_never_shrinks_and_a_stop_is_never_taken_back() -> None:
     assert lease.outcome is Outcome.STOPPED
 
 
-def test_grace_is_what_was_used_beyond_the_paid_time() -> None:
+def test_grace_counts_from_the_end_of_paid_time() -> None:
     clock = StoppedClock()
     lease = Lease(clock, 60, 30)
     assert lease.grace_used(59.0) == 0.0
@@ -73,7 +73,7 @@ def test_the_clock_counts_from_the_start_of_the_process() -> None:
     assert 5.0 <= SegmentClock(age_seconds=5.0).elapsed() < 10.0
 
 
-def test_a_fast_clock_multiplies_all_time_and_says_how_long_to_wait() -> None:
+def test_a_fast_clock_multiplies_all_time() -> None:
     clock = SegmentClock(age_seconds=2.0, speed=60.0)
     assert 120.0 <= clock.elapsed() < 120.0 + 60 * 5
     started, first = time.monotonic(), clock.elapsed()
@@ -125,7 +125,7 @@ def test_the_watchdog_ends_a_process_that_makes_no_progress() -> None:
     assert seconds > 90 * 0.02 + 1.5  # the work was not taken for a stall
 
 
-def test_the_watchdog_of_a_fast_clock_counts_paid_time_in_its_seconds() -> None:
+def test_the_watchdog_uses_the_seconds_of_a_fast_clock() -> None:
     code, out, seconds = hang(paid=3600, speed=7200)
     assert code == OVERRUN_EXIT_CODE
     assert seconds >= 0.5
@@ -134,7 +134,7 @@ def test_the_watchdog_of_a_fast_clock_counts_paid_time_in_its_seconds() -> None:
     assert 3600 <= float(elapsed[1]) <= 7200 * seconds
 
 
-def test_what_waits_for_the_answer_to_its_report_is_not_stalled() -> None:
+def test_waiting_for_an_answer_is_not_a_stall() -> None:
     lease = Lease(SegmentClock(0.0), math.inf, 0, stall_seconds=0.01)
     lease.conclude()
     lease.watch()  # would end this very process

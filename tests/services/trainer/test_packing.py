@@ -1,4 +1,4 @@
-"""Which bases are trained on packed examples, and that the others are trained all the same."""
+"""The bases that use packed attention, and training without it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.services.trainer.conftest import SpecMaker
 
 DEAF = [StableLmConfig, NemotronConfig]
-"""Architectures whose layers do not tell attention what they are told."""
+"""Architectures whose layers do not pass the options to attention."""
 
 
 def save_tiny(kind: type[PreTrainedConfig], directory: Path) -> Path:
@@ -49,22 +49,22 @@ def save_tiny(kind: type[PreTrainedConfig], directory: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [LlamaConfig, *DEAF])
-def test_packed_where_it_gives_the_logits_of_padded_rows(
+def test_a_base_is_packed_if_its_logits_are_equal(
     tmp_path: Path, kind: type[PreTrainedConfig], dtype: torch.dtype
 ) -> None:
     base = load_base(save_tiny(kind, tmp_path), dtype)
-    expected = packing._tried(base)
+    expected = packing._logits(base)
     before = torch.get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
     pack_if_able(base)
     assert base.config._attn_implementation == ("sdpa" if kind in DEAF else NAME)
-    assert packing._alike(packing._tried(base), expected)
+    assert packing._close(packing._logits(base), expected)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in base.named_buffers())
 
 
 def test_a_base_that_mixes_tokens_outside_of_attention_reads_padded_rows(tiny_model: Path) -> None:
-    """As those with convolutions do: a packed example would see the end of the one before."""
+    """For example with convolutions, in which a packed example sees the one before."""
     base = load_base(tiny_model, torch.float32)
     base.get_input_embeddings().register_forward_hook(
         lambda module, given, states: states + torch.nn.functional.pad(states, (0, 0, 1, -1))
@@ -73,16 +73,18 @@ def test_a_base_that_mixes_tokens_outside_of_attention_reads_padded_rows(tiny_mo
     assert base.config._attn_implementation == "sdpa"
 
 
-def test_a_lack_of_memory_is_no_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_raised_from_the_packing_test(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = load_base(tiny_model, torch.float32)
-    tried = packing._tried
+    logits = packing._logits
 
     def short(base) -> torch.Tensor:
         if base.config._attn_implementation == NAME:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return tried(base)
+        return logits(base)
 
-    monkeypatch.setattr(packing, "_tried", short)
+    monkeypatch.setattr(packing, "_logits", short)
     with pytest.raises(torch.OutOfMemoryError):
         pack_if_able(base)
 
@@ -95,7 +97,9 @@ def test_a_lack_of_memory_is_no_answer(tiny_model: Path, monkeypatch: pytest.Mon
         ({"layer_types": None, "sliding_window": 64}, "sdpa"),
     ],
 )
-def test_a_base_with_windows_keeps_its_own(tiny_model: Path, fields: dict, attention: str) -> None:
+def test_a_base_with_sliding_windows_keeps_its_attention(
+    tiny_model: Path, fields: dict, attention: str
+) -> None:
     base = load_base(tiny_model, torch.float32)
     for name, value in fields.items():
         setattr(base.config, name, value)
@@ -104,7 +108,7 @@ def test_a_base_with_windows_keeps_its_own(tiny_model: Path, fields: dict, atten
 
 
 @pytest.mark.parametrize("kind", DEAF)
-def test_a_base_of_such_an_architecture_learns(
+def test_each_architecture_learns(
     run,
     make_spec: SpecMaker,
     artifacts: Artifacts,

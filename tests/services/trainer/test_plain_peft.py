@@ -1,4 +1,4 @@
-"""An adapter needs PEFT, a base and nothing of ours: it loads where EcoLink is not to be had."""
+"""An adapter loads with PEFT and a base, without EcoLink."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def logits(model: PeftModel) -> torch.Tensor:
 def test_the_card_s_snippet_computes_in_float32_also_with_a_base_that_is_stored_in_bfloat16(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    """In bfloat16 plain peft loses what the card's loss was measured with."""
+    """In bfloat16 plain PEFT does not reach the loss on the card."""
     base = load_base(tiny_model, torch.bfloat16)
     base.save_pretrained(tmp_path / "base")
     save_adapter(attach_adapter(base, Hyperparameters(), "tiny"), tmp_path / "adapter")
@@ -86,7 +86,7 @@ def test_the_card_s_snippet_computes_in_float32_also_with_a_base_that_is_stored_
 
 
 @pytest.mark.full
-def test_the_adapter_of_every_kind_of_run_loads_without_us(
+def test_the_adapter_of_every_kind_of_run_loads_in_plain_peft(
     run: Callable[..., Any],
     make_spec: SpecMaker,
     artifacts: Artifacts,

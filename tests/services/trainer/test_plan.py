@@ -44,7 +44,7 @@ def test_an_epoch_sees_every_example_once(
         assert all(1 <= len(batch) <= micro_batch_size for step in steps for batch in step)
 
 
-def test_ranks_share_the_steps_of_one_with_more_accumulation() -> None:
+def test_ranks_share_the_steps_of_one_rank() -> None:
     alone, shared = plan(gradient_accumulation=6), plan(ranks=2)
     assert shared.total_steps == alone.total_steps == 3 * 5
     for number in range(alone.total_steps):
@@ -56,7 +56,7 @@ def test_ranks_share_the_steps_of_one_with_more_accumulation() -> None:
 
 
 @given(size=st.integers(1, 9), ranks=st.integers(1, 3))
-def test_a_split_cuts_micro_batches_and_moves_no_example(size: int, ranks: int) -> None:
+def test_a_split_divides_micro_batches_without_moving_examples(size: int, ranks: int) -> None:
     whole = plan(micro_batch_size=size, ranks=ranks)
     halves = plan(micro_batch_size=size, ranks=ranks, split=2)
     assert halves.total_steps == whole.total_steps
@@ -92,7 +92,7 @@ def test_the_held_out_split_is_a_bounded_share(count: int, size: int) -> None:
     assert max(aside) < count
 
 
-def test_of_a_long_validation_file_a_seeded_part_is_evaluated_on() -> None:
+def test_a_long_validation_file_is_sampled_by_the_seed() -> None:
     assert validated(3, seed=1) == [0, 1, 2]
     chosen = validated(1000, seed=1)
     assert (len(set(chosen)), chosen) == (256, sorted(chosen))
@@ -109,7 +109,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     assert 0 < rates[-1] < 0.001
 
 
-def test_a_linear_schedule_falls_in_even_steps_from_the_end_of_its_warm_up() -> None:
+def test_a_linear_schedule_falls_evenly_after_the_warm_up() -> None:
     p = plan(600, epochs=1)
     chosen = Hyperparameters(learning_rate=1.0, schedule="linear", warmup_share=0.2)
     rates = [p.learning_rate(n, chosen) for n in range(p.total_steps)]
@@ -129,7 +129,7 @@ def indices(batches: list[list[int]]) -> list[int]:
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2))
-def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: int, split: int):
+def test_every_rank_has_its_part_of_a_step(among: int, size: int, split: int):
     plan = Plan(tuple(range(10, 50)), 1, size, 3, seed=7, ranks=2, split=split)
     most = size * padded(49) // split
     for step in range(plan.total_steps):
@@ -144,7 +144,7 @@ def test_every_rank_has_its_part_of_a_step_whatever_the_cut(among: int, size: in
             assert len(batch) == 1 or tokens <= most
 
 
-def test_more_of_a_step_runs_at_once_where_there_is_memory():
+def test_batches_grow_to_the_memory():
     few, many = (Plan((40,) * 16, 1, 2, 4, seed=7, batch_tokens=n) for n in (0, 320))
     assert [len(batch) for batch in few.work(0)[0]] == [2, 2, 2, 2]
     assert [len(batch) for batch in many.work(0)[0]] == [8]
@@ -152,7 +152,7 @@ def test_more_of_a_step_runs_at_once_where_there_is_memory():
     assert [len(batch) for batch in halved.work(0)[0]] == [4, 4]
 
 
-def test_a_split_halves_the_tokens_of_a_batch_also_where_a_micro_batch_is_one_example() -> None:
+def test_a_split_halves_the_tokens_of_a_batch() -> None:
     lengths = (64, *[8] * 31)
     most = {}
     for split in (1, 2):

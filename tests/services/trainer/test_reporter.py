@@ -1,4 +1,4 @@
-"""Reports, log lines and control messages against a real server that comes and goes."""
+"""Reports, log lines and control messages with a real server that restarts."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_urgent_update_does_not_wait_for_the_heartbeat(
         eventually(lambda: reports(nats_server, spec)[-1]["phase"] == "evaluation")
 
 
-def test_the_final_report_repeats_until_it_is_answered_and_stands_still(
+def test_the_final_report_repeats_unchanged_until_it_is_answered(
     spec: SegmentSpec, nats_server: NatsServer
 ) -> None:
     reporter, _ = reporter_of(spec, nats_server)
@@ -140,7 +140,7 @@ def test_an_answer_to_nothing_ends_nothing(spec: SegmentSpec, nats_server: NatsS
         assert eventually(lambda: reports(nats_server, spec))[-1]["outcome"] is None
 
 
-def test_the_last_word_is_heard_at_start_and_later_ones_follow(
+def test_the_last_control_message_applies_at_start_and_later_ones_follow(
     spec: SegmentSpec, nats_server: NatsServer
 ) -> None:
     nats_server.control(control(spec, paid_seconds=400))
@@ -152,9 +152,7 @@ def test_the_last_word_is_heard_at_start_and_later_ones_follow(
         assert lease.paid_seconds == 500
 
 
-def test_nothing_is_lost_while_the_server_is_away(
-    spec: SegmentSpec, nats_server: NatsServer
-) -> None:
+def test_nothing_is_lost_while_nats_is_down(spec: SegmentSpec, nats_server: NatsServer) -> None:
     nats_server.stop()
     reporter, lease = reporter_of(spec, nats_server)
     subject = f"{spec.account_id}.{spec.job_id}.{spec.segment}"
@@ -188,10 +186,10 @@ def test_nothing_is_lost_while_the_server_is_away(
     assert numbers == sorted(set(numbers))
 
 
-def test_a_report_tells_of_the_checkpoints_that_are_still_needed(
+def test_a_report_lists_the_checkpoints_that_are_still_needed(
     spec: SegmentSpec, nats_server: NatsServer
 ) -> None:
-    """The last two and the best: while the server is away each report replaces the one before."""
+    """The last two and the best, because each report replaces the one before."""
     losses = {10: 2.0, 20: 1.5, 30: 1.8, 40: None, 50: 1.9}
     saved = [
         CHECKPOINT.model_copy(update={"step": step, "ref": f"step-{step}", "eval_loss": loss})
@@ -210,7 +208,7 @@ def test_a_report_tells_of_the_checkpoints_that_are_still_needed(
     assert Checkpoint.model_validate(told[0]["earlier"][0]) == saved[1]
 
 
-def test_what_waits_is_bounded_and_the_oldest_goes_first(
+def test_the_outbox_is_bounded_and_drops_the_oldest(
     spec: SegmentSpec, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.trainer.reporter.OUTBOX_MESSAGES", 3)
@@ -223,14 +221,14 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(
     assert [line["text"] for line in lines] == ["2", "3", "4"]
 
 
-def test_two_threads_write_the_last_word_one_after_the_other(
+def test_two_threads_write_the_final_report_in_turn(
     spec: SegmentSpec,
     nats_server: NatsServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A checkpoint's thread is about to rename its file when the segment ends.
+    """The checkpoint thread is about to rename its file when the segment ends.
 
     Meanwhile the training loop reports without a wait.
     """
@@ -264,10 +262,10 @@ def test_two_threads_write_the_last_word_one_after_the_other(
     assert (word.outcome, word.checkpoint) == (Outcome.COMPLETED, CHECKPOINT)
 
 
-def test_a_disk_that_takes_no_last_word_keeps_no_report_back(
+def test_a_full_disk_does_not_delay_reports(
     nats_server: NatsServer, make_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither that of a checkpoint, which is durable elsewhere, nor that of the end."""
+    """Neither the report of a checkpoint nor the final one."""
     spec = make_spec()
     reporter, _ = reporter_of(spec, nats_server)
     reporter._last_word.parent.rmdir()
@@ -277,12 +275,10 @@ def test_a_disk_that_takes_no_last_word_keeps_no_report_back(
         assert reporter.finish(Outcome.STOPPED)
     last = reports(nats_server, spec)[-1]
     assert (last["outcome"], last["checkpoint"]["step"]) == ("stopped", 10)
-    assert "WARNING the last word is not kept: FileNotFoundError" in capsys.readouterr().out
+    assert "FileNotFoundError" in capsys.readouterr().out
 
 
-def test_reports_go_on_with_a_renewed_jwt_after_the_first_has_expired(
-    spec: SegmentSpec, nats_server: NatsServer
-) -> None:
+def test_reports_continue_with_a_renewed_jwt(spec: SegmentSpec, nats_server: NatsServer) -> None:
     name = (spec.account_id, spec.job_id, spec.segment)
     nats_server.control(control(spec, paid_seconds=777, jwt=ISSUER.issue(*name).jwt))
     expires_at = time.time() + 8
@@ -295,7 +291,7 @@ def test_reports_go_on_with_a_renewed_jwt_after_the_first_has_expired(
         eventually(lambda: len(reports(nats_server, spec)) > before + 3)
 
 
-def test_a_report_does_not_wait_for_lines_that_the_stream_does_not_take(
+def test_a_report_does_not_wait_for_refused_log_lines(
     spec: SegmentSpec, nats_server: NatsServer
 ) -> None:
     nats_server.ask(lambda js: js.delete_stream(TELEMETRY))

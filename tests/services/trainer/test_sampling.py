@@ -1,4 +1,4 @@
-"""The fixed prompt that is answered at checkpoints."""
+"""The answer to the fixed prompt at checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHAT = {
 
 
 class Clock:
-    """Time that passes by a second whenever it is asked for."""
+    """A clock that advances by a second at each call."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -58,7 +58,7 @@ def sampling(tiny_model: Path, limit: int = 256, clock: Clock | None = None) -> 
     return Sampling(renderer, CHAT, examples, CPU, clock or Clock())
 
 
-def test_the_answer_is_the_greedy_one_to_the_last_question(
+def test_the_sample_is_the_greedy_answer_to_the_last_question(
     tiny_model: Path, model: PeftModel
 ) -> None:
     before = torch.get_rng_state()
@@ -76,8 +76,10 @@ def test_the_answer_is_the_greedy_one_to_the_last_question(
     assert sample.answer == tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
-def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: PeftModel) -> None:
-    """The head is made to say `Hello` after anything, and then the end of a message."""
+def test_an_answer_ends_with_the_end_token_of_the_template(
+    tiny_model: Path, model: PeftModel
+) -> None:
+    """The head predicts `Hello` after anything, and then the end of a message."""
     tokenizer = load_tokenizer(tiny_model)
     word = tokenizer("Hello", add_special_tokens=False)["input_ids"]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -95,14 +97,12 @@ def test_an_answer_ends_with_the_end_that_is_taught(tiny_model: Path, model: Pef
     assert sample.answer == "Hello"
 
 
-def test_a_prompt_without_room_for_an_answer_and_a_stop_give_no_sample(
-    tiny_model: Path, model: PeftModel
-) -> None:
+def test_a_long_prompt_or_a_stop_gives_no_sample(tiny_model: Path, model: PeftModel) -> None:
     assert sampling(tiny_model, limit=NEW_TOKENS + 5).sample(model, RUNNING) is None
     assert sampling(tiny_model).sample(model, STOPPED) is None
 
 
-def test_samples_are_as_rare_as_they_are_dear(tiny_model: Path, model: PeftModel) -> None:
+def test_the_interval_of_samples_follows_their_cost(tiny_model: Path, model: PeftModel) -> None:
     clock = Clock()
     given = sampling(tiny_model, clock=clock)
     assert not given.due
@@ -142,7 +142,7 @@ def test_the_last_checkpoint_always_has_its_sample_and_samples_change_nothing(
     assert often[10] == rarely[10]
 
 
-def test_a_prompt_that_cannot_be_answered_costs_neither_the_checkpoint_nor_the_job(
+def test_a_failed_sample_costs_neither_the_checkpoint_nor_the_job(
     run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")

@@ -10,9 +10,11 @@ import pytest
 import torch
 from peft import PeftModel
 
+from domain.estimating.memory import gib
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import Evaluation, Outcome, SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.model_libraries import choose_dtype
@@ -22,7 +24,7 @@ from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.model import CPU, TargetModulesNotFound, load_base
-from services.trainer.tensor_file import Packed
+from services.trainer.tensor_file import TensorFile
 from tests.builders.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
 from tests.services.trainer.notes import Notes, candidate, resuming
@@ -58,7 +60,7 @@ def test_a_whole_run_reports_learns_and_registers_plain_peft(
     assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
 
 
-def test_an_adapter_says_what_it_was_trained_with(
+def test_an_adapter_has_its_training_environment(
     run, make_spec: SpecMaker, artifacts: Artifacts
 ) -> None:
     spec = make_spec({"epochs": 1})
@@ -79,12 +81,11 @@ def test_a_segment_computes_in_the_dtype_that_was_approved(
     content = artifacts.get(f"{spec.adapter_prefix}/{ENVIRONMENT}")
     environment = TrainingEnvironment.model_validate_json(content)
     assert environment.dtype == {"bf16": "bfloat16", "float32": "float32"}[dtype]
-    (said,) = [line for line in notes.lines if "GiB measured, 0.94 GiB predicted" in line]
-    assert "host memory, without the program itself" in said
+    assert any(f"{gib(10**9):g} GiB" in line for line in notes.lines)
 
 
 @pytest.mark.parametrize("save_steps", [1, 2, 3])
-def test_a_checkpoints_loss_is_that_of_its_step_wherever_the_one_before_was(
+def test_the_loss_of_a_checkpoint_is_that_of_its_step(
     run, make_spec: SpecMaker, save_steps: int
 ) -> None:
     notes = run(make_spec({"epochs": 1, "save_steps": save_steps}))
@@ -95,7 +96,7 @@ def test_a_checkpoints_loss_is_that_of_its_step_wherever_the_one_before_was(
 
 
 @pytest.mark.parametrize("stop_after", [3, 4, 7])
-def test_a_resumed_run_is_the_uninterrupted_run(
+def test_a_resumed_run_equals_the_uninterrupted_run(
     run, make_spec: SpecMaker, artifacts: Artifacts, stop_after: int
 ) -> None:
     whole = make_spec({"save_steps": 4, "dropout": 0.1})
@@ -114,10 +115,10 @@ def test_a_resumed_run_is_the_uninterrupted_run(
 
 
 @pytest.mark.parametrize(("stop_in", "steps_done"), [(2, 0), (4, 1), (6, 2), (15, 5), (17, 6)])
-def test_a_step_that_was_interrupted_leaves_no_trace(
+def test_an_interrupted_step_changes_nothing(
     run, make_spec: SpecMaker, artifacts: Artifacts, stop_in: int, steps_done: int
 ) -> None:
-    """Three batches a step, or fewer where short ones run together; in the last it is too late."""
+    """A step has three batches or fewer, and cannot be stopped after the last."""
     chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 5}
     whole, first = make_spec(chosen), make_spec(chosen)
     expected, stopped = run(whole), run(first, stop_in=stop_in)
@@ -135,7 +136,7 @@ def test_a_step_that_was_interrupted_leaves_no_trace(
     assert _adapter(artifacts, again) == _adapter(artifacts, whole)
 
 
-def test_a_lease_that_grows_while_an_interrupted_step_is_saved_goes_on_exactly(
+def test_a_lease_extended_during_a_save_continues_exactly(
     run, make_spec: SpecMaker, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {"gradient_accumulation": 3, "dropout": 0.1}
@@ -218,13 +219,13 @@ def test_a_stop_within_the_evaluation_resumes_at_the_last_checkpoint(
     assert resumed.fields["evaluation"] == run(make_spec()).fields["evaluation"]
 
 
-def test_a_write_that_breaks_off_leaves_the_checkpoint_before(
+def test_an_interrupted_write_keeps_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run, make_spec: SpecMaker
 ) -> None:
     def breaks(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Packed, "write", breaks)
+    monkeypatch.setattr(TensorFile, "write", breaks)
     spec = make_spec({"save_steps": 1})
     with pytest.raises(OSError, match="no space"):
         run(spec)
@@ -237,8 +238,8 @@ def test_a_checkpoint_of_another_job_is_refused(run, make_spec: SpecMaker) -> No
         run(make_spec({"lora_r": 4}, resume_from=(saved,)))
 
 
-def test_accumulation_spreads_a_step_without_changing_it(run, make_spec: SpecMaker) -> None:
-    """Twenty examples a step, by fours or all at once: the same gradient but for rounding."""
+def test_accumulation_does_not_change_a_step(run, make_spec: SpecMaker) -> None:
+    """Twenty examples a step, in fours or at once: equal gradients except for rounding."""
     halves = run(make_spec({"dropout": 0.0, "micro_batch_size": 4, "gradient_accumulation": 5}))
     whole = run(make_spec({"dropout": 0.0, "micro_batch_size": 20, "gradient_accumulation": 1}))
     base = next(line for line in halves.lines if line.startswith("base tiny"))
@@ -246,22 +247,22 @@ def test_accumulation_spreads_a_step_without_changing_it(run, make_spec: SpecMak
     assert losses(halves) == pytest.approx(losses(whole), abs=tolerance)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_its_own_class(
+def test_a_nan_loss_ends_the_run_as_diverged(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = training.loss_sum
     monkeypatch.setattr(training, "loss_sum", lambda *a: real(*a) * float("nan"))
-    with pytest.raises(LossDiverged, match="gradient norm nan at step 1"):
+    with pytest.raises(LossDiverged, match="nan"):
         run(make_spec())
 
 
-def test_a_target_module_that_the_base_lacks_is_named(run, make_spec: SpecMaker) -> None:
-    with pytest.raises(TargetModulesNotFound, match=r"c_attn is no linear layer.*q_proj"):
+def test_an_unknown_target_module_is_named(run, make_spec: SpecMaker) -> None:
+    with pytest.raises(TargetModulesNotFound, match=r"c_attn.*q_proj"):
         run(make_spec({"target_modules": ["q_proj", "c_attn"]}))
 
 
-def test_a_dataset_that_is_not_the_approved_one_is_refused(run, make_spec: SpecMaker) -> None:
-    with pytest.raises(ArtifactCorrupt, match="approved"):
+def test_a_changed_dataset_is_refused(run, make_spec: SpecMaker) -> None:
+    with pytest.raises(ArtifactCorrupt):
         run(make_spec(dataset_sha256="0" * 64))
 
 
@@ -271,17 +272,17 @@ def test_a_dataset_needs_two_conversations(run, make_spec: SpecMaker) -> None:
     assert run(make_spec(rows=chats(2))).fields["train_examples"] == 1
 
 
-def test_a_base_without_a_chat_template_is_said_and_stored(
+def test_a_missing_chat_template_is_logged_and_the_fallback_stored(
     run, make_spec: SpecMaker, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     artifacts.put_directory("models/plain", make_tiny_model(tmp_path / "plain", chat_template=None))
     spec = make_spec(base_ref="models/plain", base_model="plain")
     notes = run(spec)
-    assert any("no chat template" in line for line in notes.lines)
+    assert any(CHAT_TEMPLATE in line for line in notes.warnings)
     assert "im_start" in artifacts.get(f"{spec.adapter_prefix}/chat_template.jinja").decode()
 
 
-def test_a_base_that_cannot_attend_to_packed_examples_learns_the_same(
+def test_a_base_without_packed_attention_learns_the_same(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(make_spec({"dropout": 0.0}))

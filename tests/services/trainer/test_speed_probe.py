@@ -8,7 +8,7 @@ from domain.training.precision import Dtype
 from services.scheduler.machine import measured, this_machine
 
 
-def test_the_machine_is_known_at_once_and_its_speed_after_the_probe() -> None:
+def test_the_probe_measures_the_speed_of_the_machine() -> None:
     machine = this_machine()
     assert (machine.host, machine.tflops) == (platform.node(), {})
     assert machine.cores >= 1

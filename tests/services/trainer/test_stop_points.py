@@ -1,4 +1,4 @@
-"""A stop anywhere, then a resume: what comes out is what an uninterrupted run gives, to the bit."""
+"""A stop at any place and a resume give the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def adapter(artifacts: Artifacts, spec: SegmentSpec) -> str:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, tuple[list[float], str]]:
-    """What the whole run gave, by precision."""
+    """The losses and the adapter of the whole run, by precision."""
     return {}
 
 
@@ -29,7 +29,7 @@ def uninterrupted() -> dict[str, tuple[list[float], str]]:
     ("place", "number"),
     [(Place.FORWARD, 8), (Place.BACKWARD, 5), (Place.BETWEEN, 11), (Place.SAVE, 2)],
 )
-def test_a_stop_leaves_no_trace(
+def test_a_stop_at_any_place_resumes_exactly(
     run,
     make_spec: SpecMaker,
     artifacts: Artifacts,

@@ -80,7 +80,7 @@ def tokenizer() -> Any:
 
 
 def learned(tokenizer: Any, template: str, *messages: dict[str, Any]) -> list[str]:
-    """What each example teaches, of which all else is read only."""
+    """The text of each example's labels."""
     tokenizer.chat_template = template
     examples = Renderer(tokenizer, 1000).render({"messages": list(messages)})
     for example in examples:
@@ -160,9 +160,7 @@ def test_the_prompt_ends_where_the_last_answer_begins(
 @pytest.mark.parametrize(
     "template", [LLAMA, MISTRAL, GEMMA, QWEN], ids=["llama", "mistral", "gemma", "qwen"]
 )
-def test_what_pages_highlight_is_what_is_learned(
-    tokenizer: Any, template: str, tmp_path: Path
-) -> None:
+def test_pages_highlight_the_label_tokens(tokenizer: Any, template: str, tmp_path: Path) -> None:
     tokenizer.chat_template = template
     tokenizer.save_pretrained(tmp_path)
     shown = BaseTokenizer({path.name: path.read_bytes() for path in tmp_path.iterdir()})

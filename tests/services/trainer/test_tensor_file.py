@@ -1,4 +1,4 @@
-"""Packed tensors are a safetensors file, byte for byte."""
+"""A tensor file is a safetensors file, byte for byte."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from infrastructure.artifacts import Artifacts
-from services.trainer.tensor_file import Packed
+from services.trainer.tensor_file import TensorFile
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).view(2, 3).t(),
@@ -18,19 +18,19 @@ TENSORS = {
 }
 
 
-def test_the_file_is_what_the_library_writes(tmp_path: Path) -> None:
-    packed = Packed.of(TENSORS, {"format": "pt"})
+def test_the_file_equals_that_of_safetensors(tmp_path: Path) -> None:
+    packed = TensorFile.of(TENSORS, {"format": "pt"})
     packed.write(tmp_path / "x")
     theirs = {name: tensor.contiguous() for name, tensor in TENSORS.items()}
     assert (tmp_path / "x").read_bytes() == save(theirs, {"format": "pt"})
 
 
-def test_what_is_read_is_what_was_packed_and_what_is_written_has_its_hash(tmp_path: Path) -> None:
-    packed = Packed.of(TENSORS, {"groups": "[]"})
+def test_a_file_round_trips_with_its_hash(tmp_path: Path) -> None:
+    packed = TensorFile.of(TENSORS, {"groups": "[]"})
     directory = tmp_path / "new"
     directory.mkdir()
     packed.write(directory / "x")
-    again = Packed.read(directory / "x")
+    again = TensorFile.read(directory / "x")
     assert (again.sha256, again.metadata) == (packed.sha256, {"groups": "[]"})
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in TENSORS.items())
     artifacts = Artifacts((tmp_path / "store").as_uri())
@@ -40,13 +40,13 @@ def test_what_is_read_is_what_was_packed_and_what_is_written_has_its_hash(tmp_pa
     assert manifest == artifacts.put_directory("again", tmp_path / "fetched")
 
 
-def test_nothing_is_packed_too(tmp_path: Path) -> None:
-    Packed.of({}, {}).write(tmp_path / "x")
-    assert Packed.read(tmp_path / "x").tensors == {}
+def test_an_empty_tensor_file_is_valid(tmp_path: Path) -> None:
+    TensorFile.of({}, {}).write(tmp_path / "x")
+    assert TensorFile.read(tmp_path / "x").tensors == {}
 
 
 def test_a_copy_is_not_changed_by_training() -> None:
     tensor = torch.zeros(3)
-    packed = Packed.of({"a": tensor}, {})
+    packed = TensorFile.of({"a": tensor}, {})
     tensor += 1
     assert packed.tensors["a"].tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Attention over packed examples against rows that are padded, and torch's own attention."""
+"""Packed attention compared with padded rows and torch's attention."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gradients(base, batch: Batch) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("sizes", [(12,), (30, 7, 1, 22), (SHORT_ROW - 20, 60, 5)])
-def test_loss_and_gradients_are_those_of_padded_rows(tiny_model: Path, sizes: tuple[int, ...]):
+def test_loss_and_gradients_equal_those_of_padded_rows(tiny_model: Path, sizes: tuple[int, ...]):
     examples = [example(size, seed) for seed, size in enumerate(sizes)]
     batch = collate(examples, CPU)
     assert (batch.tokens, batch.shape[0]) == (sum(sizes), len(sizes))
@@ -45,10 +45,10 @@ def test_loss_and_gradients_are_those_of_padded_rows(tiny_model: Path, sizes: tu
     torch.testing.assert_close(gradients(base, batch), gradients(plain, batch))
 
 
-def test_a_batch_is_laid_out_on_the_cpu_and_goes_to_a_gpu_without_waiting_for_it(
+def test_a_batch_is_copied_to_a_gpu_without_a_wait(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Another device stands for a GPU. A copy of what is not pinned would wait for its stream."""
+    """The meta device replaces a GPU. A copy of unpinned memory would wait for its stream."""
     pinned: list[torch.Tensor] = []
     copied: list[bool] = []
     to = torch.Tensor.to
@@ -72,7 +72,7 @@ def test_a_batch_is_laid_out_on_the_cpu_and_goes_to_a_gpu_without_waiting_for_it
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what would wait for a GPU: a value or a size that only it knows."""
+    """Refuses operations that wait for a GPU."""
 
     WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal"})
 
@@ -84,8 +84,8 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_micro_batch_reads_nothing_of_what_it_computes(tiny_model: Path):
-    """So that the next one is laid out, and a GPU told of it, while it still runs."""
+def test_a_micro_batch_never_waits_for_a_gpu_result(tiny_model: Path):
+    """So the next one is prepared while the GPU still runs."""
     model = attach_adapter(packed(tiny_model), Hyperparameters(dropout=0.1), "tiny").train()
     batch = collate([example(12, 1), example(7, 2)], CPU)
     with NoWaiting(), Dropout(model).drawn(batch.tokens, torch.float32, CPU):
@@ -94,9 +94,7 @@ def test_a_micro_batch_reads_nothing_of_what_it_computes(tiny_model: Path):
         loss_sum(model, batch).item()
 
 
-def test_long_examples_attend_by_torch_s_own_attention(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_long_examples_use_torchs_attention(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     batch = collate([example(40, 1), example(25, 2)], CPU)
     base = packed(tiny_model)
     expected = loss_sum(base, batch), gradients(base, batch)
@@ -104,14 +102,14 @@ def test_long_examples_attend_by_torch_s_own_attention(
     torch.testing.assert_close((loss_sum(base, batch), gradients(base, batch)), expected)
 
 
-def test_an_example_does_not_see_the_others(tiny_model: Path):
+def test_packed_examples_do_not_see_each_other(tiny_model: Path):
     base, one, other = packed(tiny_model), example(20, 1), example(33, 2)
     together = loss_sum(base, collate([one, other], CPU))
     alone = sum(loss_sum(base, collate([each], CPU)) for each in (one, other))
     torch.testing.assert_close(together, alone)
 
 
-def test_it_generates_as_ever(tiny_model: Path):
+def test_generation_is_unchanged(tiny_model: Path):
     base, plain = packed(tiny_model), load_base(tiny_model, torch.float32)
     # Padded on the left, so that a mask is needed; with a cache, where one query sees many keys.
     ids = torch.arange(3, 19).view(2, 8)

@@ -1,4 +1,4 @@
-"""Compiled layers: the same training, the same exactness, and when they are used."""
+"""Compiled layers: equal training, exact resume, and when they are used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS = {"dropout": 0.1, "epochs": 1, "gradient_accumulation": 1}
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every job is long enough; what was compiled before is found again."""
+    """Make every job long enough, with a shared cache of kernels."""
     monkeypatch.setattr(segment, "COMPILED_WORK", 0)
     kept = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kept))
@@ -34,7 +34,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 def kernels_made() -> int:
-    """Graphs that the compiler has made kernels for, in this process."""
+    """The number of graphs that this process has compiled."""
     return counters["stats"]["unique_graphs"]
 
 
@@ -50,7 +50,7 @@ def alone(spec: SegmentSpec, device: str = "cpu", count: int = 1) -> str | None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("compiler")
-def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
+def test_a_compiled_run_learns_like_an_eager_one_and_resumes_exactly(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, before = chats(15), kernels_made()
@@ -58,7 +58,7 @@ def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
     expected = run(patient)
     # Before the first step, and from one shape for all jobs, or resuming would not be exact.
     assert kernels_made() == before + 1
-    assert "layers are compiled" in expected.lines
+    assert segment.COMPILED in expected.lines
     spec = make_spec(FIELDS, rows)
     stopped = run(spec, stop_after=3)
     # It goes on as it began, whatever a new job of its length would do.
@@ -70,17 +70,19 @@ def test_a_compiled_run_learns_as_an_eager_one_and_resumes_exactly(
 
     eager = run(make_spec(FIELDS, rows))
     assert losses(eager) == pytest.approx(losses(expected), abs=1e-3)
-    assert any("do not make up for compiling" in line for line in eager.lines)
+    assert segment.COMPILED not in eager.lines
 
 
-def test_what_keeps_a_job_eager(
+def test_reasons_for_eager_layers(
     make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     spec = make_spec()
     assert "ranks" in (alone(spec, count=2) or "")
     assert "cuda" in (alone(spec, "cuda") or "")
     assert "4-bit" in (alone(spec.model_copy(update={"precision": Precision.NF4})) or "")
-    assert "again" in (alone(spec.model_copy(update={"gradient_checkpointing": True})) or "")
+    assert "gradient checkpointing" in (
+        alone(spec.model_copy(update={"gradient_checkpointing": True})) or ""
+    )
     monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
     assert "g++" in (alone(spec) or "")
     monkeypatch.setattr(compiling.shutil, "which", lambda _: "/usr/bin/g++")
@@ -100,11 +102,11 @@ def test_a_compiler_that_fails_leaves_the_layers_eager(
     monkeypatch.setattr(segment, "COMPILED_WORK", 0)
     monkeypatch.setattr(compiling.Compiled, "__init__", broken)
     notes = run(make_spec(FIELDS))
-    assert any("the compiler failed" in line and "No space left" in line for line in notes.lines)
+    assert any("No space left" in line for line in notes.lines)
     assert losses(notes) == losses(expected)
 
 
-def test_a_stop_is_heard_between_two_kinds_and_nothing_is_trained(
+def test_a_stop_between_two_compilations_trains_nothing(
     run, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {Kind(True, False), Kind(True, True)}
@@ -123,7 +125,7 @@ def test_a_stop_is_heard_between_two_kinds_and_nothing_is_trained(
     assert practised == [min(kinds).example]
     assert stopped.fields["outcome"] is Outcome.STOPPED
     assert (stopped.steps, stopped.checkpoints) == ([], [])
-    assert not any(line.startswith("layers are") for line in stopped.lines)
+    assert segment.COMPILED not in stopped.lines
 
 
 def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
@@ -150,7 +152,7 @@ def test_nothing_is_deleted_from_the_compiler_s_folder_while_it_works(
     assert trim_kernels(tmp_path, 0).count == 1
 
 
-def test_kernels_are_made_for_what_is_common():
+def test_kernels_are_made_for_common_shapes():
     shapes = [(4, 64), (8, 120), (1, 64), (2, 300)]
     assert common(shapes) == {Kind(True, False), Kind(True, True)}
     assert common([(1, 2000)]) == {Kind(False, True)}

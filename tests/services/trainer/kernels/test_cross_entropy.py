@@ -1,4 +1,4 @@
-"""The loss and its gradient against torch's own."""
+"""The loss and its gradient compared with torch's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = CACHED // 300
 
 @pytest.mark.parametrize("positions", [1, ROWS, 2 * ROWS + 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loss_and_gradient_are_those_of_torch(positions: int, dtype: torch.dtype):
+def test_loss_and_gradient_equal_those_of_torch(positions: int, dtype: torch.dtype):
     torch.manual_seed(positions)
     logits = (3 * torch.randn(positions, 300)).to(dtype).requires_grad_()
     targets = torch.randint(300, (positions,))
@@ -25,7 +25,7 @@ def test_loss_and_gradient_are_those_of_torch(positions: int, dtype: torch.dtype
     torch.testing.assert_close(found, torch.autograd.grad(expected / 7, logits))
 
 
-def test_the_logits_stay_as_they_are():
+def test_logits_are_not_changed():
     logits = torch.randn(5, 300, requires_grad=True)
     before = logits.detach().clone()
     CrossEntropy.apply(logits, torch.arange(5)).backward()

@@ -1,4 +1,4 @@
-"""LoRA's layer against its definition, peft's own, and what one rounding is for."""
+"""LoRA's layer compared with its definition and PEFT's layer, and the effect of one rounding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 def adapted(directory: Path, dtype=torch.float32, dropout=0.0, precision=Precision.BF16):
-    """The tiny model with an adapter whose B is not zero, as after some steps."""
+    """The tiny model with an adapter whose B is not zero."""
     torch.manual_seed(0)
     fields = Hyperparameters(dropout=dropout, target_modules=ALL_LINEAR)
     model = attach_adapter(load_base(directory, dtype, CPU, precision), fields, "tiny")
@@ -34,9 +34,7 @@ def layers(model: nn.Module) -> list[LoraLinear]:
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-def test_a_plain_peft_model_with_the_saved_adapter_answers_alike(
-    tiny_model: Path, tmp_path: Path, precision: Precision
-):
+def test_plain_peft_gives_the_same_answers(tiny_model: Path, tmp_path: Path, precision: Precision):
     model = adapted(tiny_model, precision=precision)
     save_adapter(model, tmp_path)
     base = load_base(tiny_model, torch.float32, CPU, precision)
@@ -46,7 +44,7 @@ def test_a_plain_peft_model_with_the_saved_adapter_answers_alike(
     torch.testing.assert_close(model(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
-def test_its_gradients_are_those_of_the_definition(tiny_model: Path):
+def test_gradients_equal_those_of_the_definition(tiny_model: Path):
     model = adapted(tiny_model, dropout=0.25)
     layer = layers(model)[0]
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -64,7 +62,7 @@ def test_its_gradients_are_those_of_the_definition(tiny_model: Path):
 
 
 def test_a_small_part_of_the_adapter_survives_bfloat16(tiny_model: Path):
-    """peft adds it to a sum that is rounded already, where most of it is lost."""
+    """PEFT adds it to a rounded sum, where most of it is lost."""
     model = adapted(tiny_model, torch.bfloat16)
     layer = layers(model)[0]
     with torch.no_grad():
@@ -78,14 +76,14 @@ def test_a_small_part_of_the_adapter_survives_bfloat16(tiny_model: Path):
     assert ours < 0.9 * peft
 
 
-def test_without_the_adapter_it_is_the_base(tiny_model: Path):
+def test_a_disabled_adapter_gives_the_base(tiny_model: Path):
     model, base = adapted(tiny_model), load_base(tiny_model, torch.float32)
     ids = torch.arange(24).view(2, 12)
     with model.disable_adapter():
         assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
 
 
-def test_dropout_drops_its_share_and_another_pattern_in_each_module(tiny_model: Path):
+def test_dropout_has_its_share_and_a_pattern_per_module(tiny_model: Path):
     model = adapted(tiny_model, dropout=0.25)
     with Dropout(model).drawn(500, torch.float32, CPU):
         masks = [layer.keep for layer in layers(model)]
@@ -100,7 +98,7 @@ def test_dropout_drops_its_share_and_another_pattern_in_each_module(tiny_model: 
     assert agreement == pytest.approx(0.625, abs=0.02)
 
 
-def test_dropout_draws_from_the_random_state_that_a_checkpoint_keeps(tiny_model: Path):
+def test_dropout_uses_the_random_state_of_the_checkpoint(tiny_model: Path):
     model = adapted(tiny_model, dropout=0.25)
     dropout, state = Dropout(model), torch.get_rng_state()
 
@@ -119,6 +117,6 @@ def test_dropout_draws_from_the_random_state_that_a_checkpoint_keeps(tiny_model:
 @pytest.mark.parametrize(
     ("share", "steps"), [(0.0, 0), (0.0019, 1), (0.05, 13), (0.5, 128), (0.999, 255)]
 )
-def test_dropout_is_a_number_of_256ths(share: float, steps: int):
+def test_dropout_is_a_multiple_of_1_256th(share: float, steps: int):
     assert dropped_steps(nn.Dropout(share)) == steps
     assert dropped_steps(nn.Identity()) == 0

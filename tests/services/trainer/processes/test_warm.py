@@ -1,4 +1,4 @@
-"""A trainer that was started ahead of its segment trains what one that was not would."""
+"""A warm trainer trains the same adapter as a cold one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from infrastructure.settings import Settings
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 from services.trainer.processes import warm_base
 from services.trainer.processes.warm import await_warm_start
-from services.trainer.processes.warm_base import WarmBase, expected
+from services.trainer.processes.warm_base import WarmBase, load_expected
 from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.nats_server import NatsServer
@@ -44,12 +44,12 @@ def base(manifest_sha256: str) -> ExpectedBase:
     return ExpectedBase(ref="models/tiny", manifest_sha256=manifest_sha256, on_gpu=False)
 
 
-def test_a_base_that_was_loaded_ahead_gives_the_same_adapter(
+def test_a_warm_base_gives_the_same_adapter(
     run, make_spec: SpecMaker, artifacts: Artifacts, base: ExpectedBase
 ) -> None:
     cold, warm = (make_spec(DROPPING, base_manifest_sha256=base.manifest_sha256) for _ in range(2))
     run(cold)
-    loaded = expected(artifacts, base)
+    loaded = load_expected(artifacts, base)
     assert loaded is not None
     run(warm, warm_base=loaded)
     assert adapter_sha256(artifacts, warm) == adapter_sha256(artifacts, cold)
@@ -74,15 +74,15 @@ def test_a_base_that_does_not_fit_is_dropped(tiny_model: Path) -> None:
 
 
 def test_a_base_whose_files_were_replaced_is_dropped(tiny_model: Path, tmp_path: Path) -> None:
-    """What was found damaged by one job, and mended, must not come to the next from memory."""
+    """The copy in memory may be damaged after the files were corrected."""
     import torch
 
     directory = Path(shutil.copytree(tiny_model, tmp_path / "base"))
     for again in (False, True):
         base = WarmBase(directory, "a" * 64, torch.float32)
         if again:
-            mended = Path(shutil.copy2(directory / "model.safetensors", tmp_path))
-            mended.replace(directory / "model.safetensors")
+            corrected = Path(shutil.copy2(directory / "model.safetensors", tmp_path))
+            corrected.replace(directory / "model.safetensors")
         taken = base.take(directory, "a" * 64, torch.float32, Precision.BF16)
         assert (taken is None) is again
 
@@ -90,23 +90,23 @@ def test_a_base_whose_files_were_replaced_is_dropped(tiny_model: Path, tmp_path:
 def test_a_base_that_changed_or_is_too_large_is_not_loaded(
     artifacts: Artifacts, base: ExpectedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert expected(artifacts, base.model_copy(update={"manifest_sha256": "0" * 64})) is None
+    assert load_expected(artifacts, base.model_copy(update={"manifest_sha256": "0" * 64})) is None
     monkeypatch.setattr(warm_base, "MEMORY_SHARE", 0.0)
-    assert expected(artifacts, base) is None
+    assert load_expected(artifacts, base) is None
 
 
-def test_cuda_is_not_asked_for_anything_before_the_gpus_are_known(
+def test_a_warm_trainer_does_not_touch_cuda(
     artifacts: Artifacts, base: ExpectedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     for name in ("is_available", "device_count", "is_bf16_supported", "init"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, **__: pytest.fail("CUDA was asked"))
-    assert expected(artifacts, base.model_copy(update={"on_gpu": True})) is not None
+    assert load_expected(artifacts, base.model_copy(update={"on_gpu": True})) is not None
 
 
 @pytest.mark.parametrize("said", [b"", b'{"directory":'], ids=["nothing", "half a line"])
-def test_who_hears_no_segment_ends(
+def test_a_warm_trainer_without_a_segment_exits(
     said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said)))
@@ -118,7 +118,7 @@ def test_who_hears_no_segment_ends(
 
 
 @pytest.mark.full
-def test_a_warm_trainer_runs_what_it_is_handed_from_then_on(
+def test_a_warm_trainer_counts_time_from_the_start_of_its_segment(
     run,
     make_spec: SpecMaker,
     artifacts: Artifacts,
