@@ -1,4 +1,4 @@
-"""Turns what is known of a running segment, reports and endings, into Job events."""
+"""Turns reports and endings of segments into events of their jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.scheduler.retention import delete_unnamed
 from services.scheduler.segment_spec import job_prefix, kept_log_ref
 
 LOG_TAIL_LINES = 50
-HEARTBEATS = ("report ", "checkpoint ")  # lines that a person who looks for a failure passes over
+HEARTBEATS = ("report ", "checkpoint ")  # lines that say nothing about a failure
 MAX_LOG_BYTES = 1024**2
 
 ENDS = {
@@ -41,7 +41,7 @@ ENDS = {
 
 
 class ForeignReport(Exception):
-    """A report speaks for another account's job, or names another job's artifacts."""
+    """A report names another account, or another job's artifacts."""
 
 
 def _require_own(job: Job, report: Report) -> None:
@@ -50,11 +50,11 @@ def _require_own(job: Job, report: Report) -> None:
     refs = [report.adapter_ref, resumed, *(saved.ref for saved in report.checkpoints)]
     foreign = [ref for ref in refs if ref is not None and not ref.startswith(f"{job_prefix(job)}/")]
     if report.account_id != job.account_id or foreign:
-        raise ForeignReport(f"the report is not of job {job.id}")
+        raise ForeignReport(f"The report is not of job {job.id}.")
 
 
 class Segments:
-    """Records the progress and the end of segments; saying a thing twice records it once."""
+    """Records the progress and the end of segments. Every method is idempotent."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Segments:
         self._logger = logging.getLogger("segments")
 
     def heard_of(self, name: PodName) -> bool:
-        """Whether any report of this segment came since this process started."""
+        """True if this process has recorded a report of the segment."""
         return (name.job_id, name.segment) in self._known
 
     def forget(self, name: PodName) -> None:
@@ -88,9 +88,9 @@ class Segments:
         self._control.stop(name.job_id, name.segment)
 
     def record(self, report: Report) -> None:
-        """Turn a report into the events that are new in it, and answer a final one.
+        """Save the events that are new in a report, and answer a final report.
 
-        Not one of another account's: an answer is the last word to a segment, which may be running.
+        A foreign report is dropped without an answer, which would end a running segment.
         """
         key = (report.job_id, report.segment)
         news = (
@@ -106,10 +106,10 @@ class Segments:
         try:
             self._log.retrying(lambda: self._record(report))
         except ForeignReport as refusal:
-            self._logger.warning("a report that names %s is dropped: %s", PodName(*key), refusal)
+            self._logger.warning("dropping a report of %s: %s", PodName(*key), refusal)
             return
         except (StaleSegment, NotFound) as refusal:
-            self._logger.info("report of %s refused: %s", PodName(*key), refusal)
+            self._logger.info("refused a report of %s: %s", PodName(*key), refusal)
         self._known[key] = news
         if report.outcome is not None:
             self._control.answer(report.job_id, report.segment)
@@ -125,13 +125,13 @@ class Segments:
                 self._finish(job, report)
 
     def _progress(self, job: Job, report: Report) -> None:
-        """Record what is new in a report, in the order in which it came to be."""
+        """Record what is new in a report, in the order of training."""
         segment, phase = report.segment, report.phase
         self._resume(job, report)
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
             job.start_training(
                 segment,
-                # Not the report's own: the first that arrives may tell of later steps.
+                # Not the report's step: the first report to arrive may be of later steps.
                 report.resumed.step if report.resumed else 0,
                 report.total_steps,
                 report.train_examples,
@@ -164,10 +164,9 @@ class Segments:
             )
 
     def _resume(self, job: Job, report: Report) -> None:
-        """Record what could not be resumed from, and what was.
+        """Record rejected checkpoints and the resume.
 
-        A certificate that is refused leaves the resume without one. The rest of the report counts:
-        the segment's time, and its end, are facts all the same.
+        If the certificate is refused, the resume has none. The rest of the report still counts.
         """
         for rejected in report.rejected:
             job.reject_checkpoint(report.segment, rejected.ref, rejected.reason)
@@ -185,7 +184,7 @@ class Segments:
             )
         except Invalid as refusal:
             name = PodName(job.id, report.segment)
-            self._logger.warning("certificate of %s refused: %s", name, refusal)
+            self._logger.warning("refused the certificate of %s: %s", name, refusal)
 
     def _finish(self, job: Job, report: Report) -> None:
         assert report.outcome is not None
@@ -214,27 +213,27 @@ class Segments:
         )
 
     def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
-        """Whether there is money to launch the job again, with what its lease will give back.
+        """True if the account can pay another launch, with `unused_micros` of the present lease.
 
-        It takes as much as a first launch does: this is often asked before the ticker has found
-        the balance depleted. A depleted account has none, whatever is left for one of its jobs.
+        It needs as much as a first launch, because the ticker may not have found the balance
+        depleted yet. A depleted account cannot pay.
         """
         account = self._log.load(Account, job.account_id)
         needed = job.launch_micros(self._minute_seconds)
         return not account.depleted and account.available_micros + unused_micros >= needed
 
     def _unused_micros(self, job: Job, ran_seconds: int) -> int:
-        """What the running segment's lease holds beyond its use: it had not heard of all of it."""
+        """Price of the leased but unused seconds of the running segment, in micro-dollars."""
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         if meter is None or meter.paid_seconds <= ran_seconds:
             return 0
         return meter.charge_between(ran_seconds, meter.paid_seconds)
 
     def _register(self, job: Job, report: Report) -> None:
-        """Register the adapter with its card, if the store holds what its trainer says it wrote."""
+        """Register the adapter with its card, if the stored files match the report."""
         ref, sha256 = report.adapter_ref, report.adapter_manifest_sha256
         if ref is None or sha256 is None:
-            raise ArtifactCorrupt("the trainer named no adapter")
+            raise ArtifactCorrupt("The final report names no adapter.")
         charged = max(0, int(report.elapsed_seconds) - int(report.grace_seconds))
         manifest = document(self._log, self._artifacts, job, ref, sha256, charged)
         job.register(report.segment, ref, manifest.sha256)
@@ -315,21 +314,21 @@ class Segments:
         if log_ref is not None:
             try:
                 self._keep_log_tail(job.id, segment, log_ref)
-            except STORE_ERRORS as error:  # `keep_log` tries again
+            except STORE_ERRORS as error:  # `keep_log` retries
                 name = PodName(job.id, segment)
-                self._logger.warning("the log's tail of %s is not stored yet: %s", name, error)
+                self._logger.warning("cannot store the log tail of %s yet: %s", name, error)
 
     def _keep_log_tail(self, job_id: UUID, segment: int, ref: str) -> None:
-        """Keep the last lines that the job's owner may see; `keep_log` keeps all of them."""
+        """Store the last lines that the job's owner may see."""
         log = self._launcher.log(PodName(job_id, segment), MAX_LOG_BYTES).decode(errors="replace")
         shown = [line for line in log.splitlines() if not line.startswith(HEARTBEATS)]
         lines = list(customer_lines(shown))[-LOG_TAIL_LINES:]
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
     def keep_log(self, job: Job, segment: int) -> None:
-        """Keep the trainer's log (its last mebibyte) before the pod is forgotten.
+        """Store the last MiB of the trainer's log before its pod is removed.
 
-        So is its tail, if the store did not take it when the segment ended.
+        Also store the tail for the owner, if that failed at the segment's end.
         """
         tail_ref = self._tail_ref(job.id, segment)
         if tail_ref is not None and not self._artifacts.exists(tail_ref):
@@ -344,7 +343,7 @@ class Segments:
         return None
 
     def delete_unnamed(self, job: Job, segment: int) -> None:
-        """Delete what the trainer of a segment that is over stored in vain."""
+        """Delete what the trainer of an ended segment stored without an event that names it."""
         delete_unnamed(self._log, self._artifacts, job, segment)
 
     def _cause(self, command_id: str) -> Cause:
