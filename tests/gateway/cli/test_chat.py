@@ -14,7 +14,7 @@ from gateway.cli.tables import tame
 from gateway.http.event_stream import PING
 from infrastructure.settings import Settings
 from services.serving.deployed import Served as ServedModel
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink
 from tests.gateway.conftest import BASE_MODEL, World
@@ -30,7 +30,7 @@ def settings(settings: Settings, serving_url: str) -> Settings:
 @pytest.fixture
 def serving_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    engine = Engine(Hosting(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
+    engine = Engine(EngineOptions(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
     base = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
     engine.attach(ServedModel(base, BASE_MODEL, BASE_MODEL, "22", directory, None))
     with listening(engine) as url:

@@ -9,7 +9,7 @@ import pytest
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from infrastructure.settings import Settings
 from services.serving.deployed import Served
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.conftest import BASE_MODEL
 from tests.services.serving.listening import SECRET, listening
@@ -25,7 +25,7 @@ def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
     """Settings of a gateway that finds an engine with a tiny base."""
     directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
     base_id = deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)
-    engine = Engine(Hosting(rows=4, queue_limit=8, precision="fp32", device="cpu", threads=1))
+    engine = Engine(EngineOptions(rows=4, queue_limit=8, precision="fp32", device="cpu", threads=1))
     engine.attach(Served(base_id, BASE_MODEL, BASE_MODEL, "22", directory, None))
     with listening(engine) as url:
         served = {"serving_url": url, "serving_secret": SECRET}

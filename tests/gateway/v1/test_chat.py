@@ -25,7 +25,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.deployments import statuses
 from services.serving.deployed import Served
-from services.serving.engine import Engine, Hosting
+from services.serving.engine import Engine, EngineOptions
 from tests.builders.tiny_model import make_tiny_model
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_deployments import Deployer
@@ -44,7 +44,7 @@ GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature":
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine that holds the base."""
     directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    engine = Engine(Hosting(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
+    engine = Engine(EngineOptions(rows=4, queue_limit=2, precision="fp32", device="cpu", threads=1))
     engine.attach(served(directory, deployment_id(PLATFORM_ACCOUNT_ID, BASE_MODEL)))
     yield engine
     engine.close()
