@@ -79,7 +79,7 @@ class EstimateAnswer(Answer):
 
 
 class FitAnswer(Answer):
-    """How the job fits in a GPU's memory."""
+    """The fit of a job in a GPU's memory."""
 
     precision: Precision
     gradient_checkpointing: bool

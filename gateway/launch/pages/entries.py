@@ -44,7 +44,7 @@ MESSAGES = {
     "suffix": "Job name must be 1 to 64 letters, digits, dots, hyphens or underscores.",
     "target_modules": "Target modules must be at least one. The default is q_proj and v_proj.",
 }
-"""What to write about a value that is out of bounds, if the bounds are not numbers."""
+"""Messages for a wrong value, where the bounds are not numbers."""
 
 UNPRICED = {"suffix"} | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.NEITHER}
 """Fields that do not change the price: the page shows it while one of them is wrong."""

@@ -48,7 +48,7 @@ PHASES = {
 ATTENTION_FIRST = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
 LEAST_GIB = 0.01
 GLANCE_SECONDS = 0.05
-"""How long a quote waits for the current number of free GPUs. The approval checks it again."""
+"""Limit of the wait for the current number of free GPUs. The approval checks it again."""
 BAR = 1000.0
 """Width of the memory bar in its own units."""
 
@@ -169,7 +169,7 @@ class View:
 
     @property
     def fit(self) -> FitAnswer | None:
-        """How the job fits in memory."""
+        """The fit of the job in memory."""
         return self.quote.fit if self.quote else None
 
     @property
