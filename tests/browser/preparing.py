@@ -222,7 +222,7 @@ def refused_amount(page: Page) -> None:
 
 def new_key(page: Page) -> None:
     """A key was made just now."""
-    page.get_by_role("button", name="Make a key").click()
+    page.get_by_role("button", name="Create key").click()
     expect(page.locator("#new-secret")).to_be_visible()
 
 
@@ -251,7 +251,7 @@ def conversation(page: Page) -> None:
     page.route("**/models/playground/say", answer)
     page.get_by_label("Message").fill("My parcel has not arrived yet.")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator(".answer", has_text="tokens in")).to_have_count(2)
+    expect(page.locator(".answer[data-state=done]")).to_have_count(2)
 
 
 ASSISTANT = (

@@ -130,7 +130,7 @@ def test_the_client_ignores_pings(
     chat: OpenAI, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = chat.chat.completions.create(**GREEDY, max_tokens=3)
-    (running,) = engine._running.values()
+    (running,) = engine._batches.values()
     step = running.step
     monkeypatch.setattr(event_stream, "PING_SECONDS", 0.01)
     monkeypatch.setattr(running, "step", lambda: (time.sleep(0.1), step()))
@@ -276,7 +276,7 @@ def test_a_full_queue_is_refused_with_retry_after(chat: OpenAI, engine: Engine) 
 
 
 def test_a_generation_stops_when_its_client_disconnects(chat: OpenAI, engine: Engine) -> None:
-    (running,) = engine._running.values()
+    (running,) = engine._batches.values()
     with chat.chat.completions.create(**GREEDY, stream=True) as stream:
         next(iter(stream))
     eventually(lambda: not running.busy)
@@ -285,7 +285,7 @@ def test_a_generation_stops_when_its_client_disconnects(chat: OpenAI, engine: En
 def test_an_interrupted_generation_is_an_error(
     chat: OpenAI, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (running,) = engine._running.values()
+    (running,) = engine._batches.values()
     monkeypatch.setattr(running, "step", lambda: 1 / 0)
     with pytest.raises(openai.InternalServerError) as whole_response:
         chat.chat.completions.create(**GREEDY)
@@ -301,7 +301,7 @@ def test_a_silent_generation_is_abandoned(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (running,) = engine._running.values()
+    (running,) = engine._batches.values()
     monkeypatch.setattr(running, "step", lambda: time.sleep(0.01))
     monkeypatch.setattr(gateway.chat.serving, "SILENT_SECONDS", 2.0)  # also until it begins
     with TestClient(create_app(settings)) as http:
