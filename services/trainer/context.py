@@ -1,4 +1,4 @@
-"""What every phase of a segment works with."""
+"""The context that every phase of a segment uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """A segment's spec, and what surrounds it in one rank's process."""
+    """A segment's spec, directories, reporter and lease in one rank's process."""
 
     spec: SegmentSpec
     artifacts: Artifacts

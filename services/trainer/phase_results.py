@@ -1,4 +1,4 @@
-"""What each phase of a segment hands to the next."""
+"""The values that the phases of a segment return."""
 
 from __future__ import annotations
 

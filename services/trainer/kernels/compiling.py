@@ -31,8 +31,8 @@ from services.trainer.processes.ranks import Ranks
 def why_eager(spec: SegmentSpec, ranks: Ranks) -> str | None:
     """The reason why a segment of any length cannot be compiled; None: it can.
 
-    Measurements showed no gain on a GPU, where the kernels are long enough, or with 4-bit weights,
-    which are unpacked by an operator that the compiler cannot fuse.
+    Measurements showed no gain on a GPU, where the kernels are long enough. With 4-bit weights
+    there is no gain either, because the compiler cannot fuse the operator that unpacks them.
     """
     if ranks.device.type != "cpu":
         return f"on {ranks.device.type}"
