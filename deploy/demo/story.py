@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo.autopause import Bill
-from domain.core.money import charge_micros, exact_dollars
+from domain.core.money import charge_micros, dollars, exact_dollars
 
 PLAIN_LINE_SECONDS = 5.0
 
@@ -75,8 +75,8 @@ def _progress_line(job: dict[str, Any], elapsed_seconds: float) -> str:
         f"step {job['step']}/{job['total_steps']}, {job['steps_remaining']} remaining"
         f"  train loss {'-' if loss is None else f'{loss:.3f}'}"
         f"  {'-' if speed is None else f'{speed:.0f}'} tokens/s"
-        f"  cost {exact_dollars(cost)}"
-        f"  balance {exact_dollars(job['balance']['micros'] - unbilled)}"
+        f"  cost {dollars(cost)}"
+        f"  balance {dollars(job['balance']['micros'] - unbilled)}"
     )
 
 
