@@ -46,6 +46,8 @@ OTHER_CHATS: list[list[dict[str, Any]]] = [
 ]
 """Chats that each template is tried with, with and without a prompt for an answer."""
 
+RUNS_NO_CODE = "EcoLink does not run a model's own code."
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -208,7 +210,7 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         except ImportRefused:
             raise
         except Exception as error:  # a foreign source may fail in any way
-            hint = " EcoLink does not run a model's own code." if view.brings_code else ""
+            hint = f" {RUNS_NO_CODE}" if view.brings_code else ""
             raise ImportRefused(f"Loading {source.directory} failed: {error}{hint}") from error
     if not tokenizer.is_fast:
         raise ImportRefused(
