@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from inspect import getmembers, isclass
 from typing import Any
 
 import psycopg
@@ -24,6 +23,7 @@ from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Aggregate, Event
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from projections import PROJECTIONS
@@ -98,8 +98,8 @@ ACCESS: dict[str, Access] = {
         events=(
             *(ApiKey, JobRequest, Payment, Account.CreditGranted, Account.ToppedUp),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
-            *(Job.JobApproved, Job.PauseRequested, Job.CancelRequested, Job.JobPaused),
-            *(Job.JobResumed, Job.JobCancelled, Job.AdapterPromoted, Job.ModelDeleted),
+            *(events.JobApproved, events.PauseRequested, events.CancelRequested, events.JobPaused),
+            *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
         ),
         snapshots=READ,
@@ -154,8 +154,7 @@ def topics_of(kinds: Iterable[Kind]) -> list[str]:
         if issubclass(kind, Event):
             found.add(kind.TOPIC)
         else:
-            nested = (each for _, each in getmembers(kind, isclass) if issubclass(each, Event))
-            found |= {each.TOPIC for each in nested if hasattr(each, "TOPIC")}
+            found |= {each.TOPIC for each in kind.event_classes()}
     return sorted(found)
 
 

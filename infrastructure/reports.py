@@ -7,14 +7,15 @@ carries it all. Times are seconds of the trainer's own monotonic clock since its
 from __future__ import annotations
 
 from datetime import date, datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from domain.jobs.failures import FailureClass, MemoryShortage
-from domain.training.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint, StateHashes
+from domain.core.counts import Count
+from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
+from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
@@ -29,9 +30,8 @@ SAMPLE = "sample.json"
 """File of a checkpoint with the fixed prompt (messages) and its answer there, if it was asked."""
 
 
-Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=0, lt=2**31)]
-"""Numbers that every read model has room for: one that it has not would stop it for everybody."""
+"""Seconds that every read model has room for."""
 
 
 class Message(BaseModel):
@@ -103,19 +103,6 @@ class SegmentSpec(Message):
     adapter_prefix: str  # artifact prefix of the finished adapter
 
 
-class Checkpoint(Message):
-    """A checkpoint whose manifest is durable in the artifact store."""
-
-    ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
-    manifest_sha256: str
-    step: Count  # optimizer steps done
-    train_loss: float  # of this step: mean over its label tokens, nats
-    elapsed_seconds: Seconds  # when its state was taken: what was done by then is in it
-    total_bytes: int
-    state: StateHashes | None = None
-    eval_loss: float | None = None  # nats per label token of the held-out examples, if evaluated
-
-
 class RejectedCheckpoint(Message):
     """A checkpoint that the segment should have resumed from, and could not."""
 
@@ -123,39 +110,8 @@ class RejectedCheckpoint(Message):
     reason: RejectionReason
 
 
-class ResumeCertificate(Message):
-    """What a segment resumed from: hashed anew once restored, it is what the event log says."""
-
-    ref: str
-    step: int
-    state: StateHashes
-    unchecked: tuple[str, ...]  # parts of the state that there was nothing to compare with
-    ranks: int
-    differences: tuple[ModeDifference, ...]  # in how the segment computes
-
-
-class Evaluation(Message):
-    """Held-out loss and token accuracy, before (base) and after (adapter) training."""
-
-    loss_before: float  # nats per label token
-    loss_after: float
-    accuracy_before: float | None = None  # share of the label tokens that were the first choice
-    accuracy_after: float | None = None
-    examples: int
-    label_tokens: int
-
-
-class Outcome(StrEnum):
-    """How a segment ended, as its trainer says."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"  # on command or SIGTERM
-    LEASE_ENDED = "lease_ended"  # paid time ran out
-    FAILED = "failed"
-
-
 class Report(Text):
-    """One heartbeat. The last one has an outcome and repeats until it is answered."""
+    """One heartbeat. The final one has the ending and repeats until it is answered."""
 
     account_id: UUID
     job_id: UUID
@@ -176,24 +132,29 @@ class Report(Text):
     grace_seconds: Seconds = 0.0  # time used beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
-    checkpoint: Checkpoint | None = None
-    earlier: tuple[Checkpoint, ...] = ()  # of this segment, that are still needed, oldest first
-    evaluation: Evaluation | None = None
+    checkpoint: SavedCheckpoint | None = None
+    earlier: tuple[
+        SavedCheckpoint, ...
+    ] = ()  # of this segment, that are still needed, oldest first
+    evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None
-    outcome: Outcome | None = None
-    error_class: str | None = None  # name of the exception
-    failure: FailureClass | None = None
-    shortage: MemoryShortage | None = None  # of a failure by a micro batch too large for the memory
+    ending: SegmentEnding | None = None  # of the final report
 
     @property
     def subject(self) -> str:
         """Subject `reports.<account>.<job>.<segment>`."""
         return report_subject(self.account_id, self.job_id, self.segment)
 
+    @model_validator(mode="after")
+    def _own_checkpoints(self) -> Self:
+        if any(each.segment != self.segment for each in self.checkpoints):
+            raise ValueError(f"a checkpoint is not of segment {self.segment}")
+        return self
+
     @property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """All that it tells of, the oldest first."""
+    def checkpoints(self) -> tuple[SavedCheckpoint, ...]:
+        """All reported checkpoints, the oldest first."""
         return self.earlier if self.checkpoint is None else (*self.earlier, self.checkpoint)
 
 

@@ -14,7 +14,7 @@ from eventsourcing.persistence import Notification
 
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
-from domain.jobs.job import Job
+from domain.jobs import events
 from infrastructure.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, lowest_position
 
@@ -47,7 +47,11 @@ class Interest:
 
 def job_of(event: Event) -> UUID | None:
     """The job that an event says that it is about; of a deployment's only the first one does."""
-    return event.originator_id if isinstance(event, Job.Event) else getattr(event, "job_id", None)
+    return (
+        event.originator_id
+        if isinstance(event, events.JobEvent)
+        else getattr(event, "job_id", None)
+    )
 
 
 def apply(cursor: Cursor, event: Event) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from psycopg.types.json import Jsonb
 
 from domain.catalog.base_model import BaseModel
-from domain.catalog.model_shape import ModelShape
 from domain.core.aggregate import Event
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
@@ -20,7 +19,7 @@ CREATE TABLE IF NOT EXISTS base_models (
     context_length bigint NOT NULL,
     imported_at timestamptz NOT NULL,
     model_id uuid NOT NULL UNIQUE,
-    shape jsonb,
+    shape jsonb NOT NULL,
     deleted boolean NOT NULL DEFAULT false
 )
 """
@@ -41,7 +40,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.context_length,
                     event.timestamp,
                     event.originator_id,
-                    _json(event.shape),
+                    Jsonb(event.shape.model_dump(mode="json")),
                 ],
             )
         case BaseModel.BaseModelRevised():
@@ -56,7 +55,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.parameters,
                     event.context_length,
                     event.timestamp,
-                    _json(event.shape),
+                    Jsonb(event.shape.model_dump(mode="json")),
                     event.originator_id,
                 ],
             )
@@ -66,11 +65,6 @@ def apply(cursor: Cursor, event: Event) -> None:
             )
         case _:
             pass
-
-
-def _json(shape: ModelShape | None) -> Jsonb | None:
-    """A shape as a column; NULL for an import before shapes were recorded."""
-    return None if shape is None else Jsonb(shape.model_dump(mode="json"))
 
 
 BASE_MODELS = Projection("base_models", ("base_models",), DDL, apply)

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS dataset_tokens (
     base_manifest_sha256 text NOT NULL,
     tokens bigint NOT NULL,
     longest_example bigint NOT NULL,
-    lengths jsonb,
+    lengths jsonb NOT NULL,
     PRIMARY KEY (dataset_id, base_model)
 );
 CREATE TABLE IF NOT EXISTS dataset_refusals (
@@ -151,7 +151,7 @@ def _count(cursor: Cursor, event: Dataset.TokensCounted) -> None:
             event.base_manifest_sha256,
             event.tokens,
             event.longest_example,
-            None if event.lengths is None else Jsonb(event.lengths.model_dump()),
+            Jsonb(event.lengths.model_dump()),
         ],
     )
 
@@ -205,15 +205,13 @@ UNCOUNTED = (
     "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT base_models.deleted "
     "AND NOT EXISTS ("
     "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
-    "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
-    "AND lengths IS NOT NULL) AND NOT EXISTS ("
+    "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256) AND NOT EXISTS ("
     "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
     "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
 )
 """Pairs of a dataset that is ready and a base's present revision that lack a token count.
 
-A count of an earlier version, which kept no lengths, does not do; a refusal by the base's chat
-template does.
+A refusal by the base's chat template counts as a count.
 """
 
 

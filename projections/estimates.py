@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
 from domain.estimating.estimate import Calibration, Estimate, Precision
-from domain.jobs.job import Job
+from domain.jobs import events
 from domain.training.phases import Phase
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
@@ -56,9 +56,9 @@ LEAST_SECONDS = 0.001
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the table."""
     match event:
-        case Job.JobApproved(estimate=estimate) if estimate is not None:
+        case events.JobApproved(estimate=estimate) if estimate is not None:
             _insert(cursor, event, estimate)
-        case Job.EstimateScored():
+        case events.EstimateScored():
             phase_seconds = {phase.value: spent for phase, spent in event.phase_seconds.items()}
             cursor.execute(
                 "UPDATE estimates SET scored_at = %s, segments = %s, last_gpu_count = %s, "
@@ -77,7 +77,7 @@ def apply(cursor: Cursor, event: Event) -> None:
             pass
 
 
-def _insert(cursor: Cursor, event: Job.JobApproved, estimate: Estimate) -> None:
+def _insert(cursor: Cursor, event: events.JobApproved, estimate: Estimate) -> None:
     plan = event.plan
     model_seconds = {each.phase.value: each.model_seconds for each in estimate.phases}
     cursor.execute(

@@ -13,7 +13,8 @@ from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.deployments.deployment import DeploymentStatus
-from domain.jobs.job import Job, JobStatus
+from domain.jobs import events
+from domain.jobs.job import JobStatus
 from domain.jobs.lifecycle import PauseReason
 from infrastructure.store import Connection
 from projections.job_launched import apply_segment
@@ -36,23 +37,28 @@ RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not ea
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the job's row."""
     match event:
-        case Job.JobApproved():
+        case events.JobApproved():
             _insert(cursor, event)
         case (
-            Job.SegmentAllocated()
+            events.SegmentAllocated()
             | Meter.LeaseGranted()
-            | Job.PodStarted()
-            | Job.TrainingStarted()
-            | Job.EvaluationStarted()
-            | Job.EvaluationCompleted()
-            | Job.SegmentEnded()
+            | events.PodStarted()
+            | events.TrainingStarted()
+            | events.EvaluationStarted()
+            | events.EvaluationCompleted()
+            | events.SegmentEnded()
         ):
             apply_segment(cursor, event)
-        case Job.CheckpointSaved() | Job.CheckpointRejected() | Job.CheckpointPruned():
+        case events.CheckpointSaved() | events.CheckpointRejected() | events.CheckpointPruned():
             apply_checkpoint(cursor, event)
-        case Job.Registered() | Job.EstimateScored() | Job.MicroBatchHalved() | Job.JobFailed():
+        case (
+            events.Registered()
+            | events.EstimateScored()
+            | events.MicroBatchHalved()
+            | events.JobFailed()
+        ):
             _apply_end(cursor, event)
-        case Job.RelaunchPostponed():
+        case events.RelaunchPostponed():
             update(cursor, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
         case GpuPool.GpusRequested():
             _queue_again(cursor, event)
@@ -65,7 +71,7 @@ def apply(cursor: Cursor, event: Event) -> None:
 def _apply_end(cursor: Cursor, event: Event) -> None:
     """Fold what follows from the end of a segment, and what ends a job by itself."""
     match event:
-        case Job.Registered():
+        case events.Registered():
             update(
                 cursor,
                 event,
@@ -77,16 +83,16 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
                 error_class=None,
                 log_ref=None,
             )
-        case Job.EstimateScored():
+        case events.EstimateScored():
             update(
                 cursor,
                 event,
                 actual_seconds=event.actual_seconds,
                 actual_micros=event.actual_micros,
             )
-        case Job.MicroBatchHalved():
+        case events.MicroBatchHalved():
             update(cursor, event, halved_micro_batch_size=event.micro_batch_size)
-        case Job.JobFailed():
+        case events.JobFailed():
             update(
                 cursor,
                 event,
@@ -104,11 +110,11 @@ def _apply_end(cursor: Cursor, event: Event) -> None:
 def _apply_command(cursor: Cursor, event: Event) -> None:
     """Fold what its owner, or an empty balance, did to a job."""
     match event:
-        case Job.PauseRequested():
+        case events.PauseRequested():
             update(cursor, event, phase=PAUSING)
-        case Job.CancelRequested():
+        case events.CancelRequested():
             update(cursor, event, phase=CANCELLING)
-        case Job.JobPaused():
+        case events.JobPaused():
             update(
                 cursor,
                 event,
@@ -119,23 +125,23 @@ def _apply_command(cursor: Cursor, event: Event) -> None:
                 pause_reason=event.reason,
                 paused_at=event.timestamp,
             )
-        case Job.JobResumed():
+        case events.JobResumed():
             _resume(cursor, event)
-        case Job.JobCancelled():
+        case events.JobCancelled():
             _cancel(cursor, event)
-        case Job.AdapterPromoted():
+        case events.AdapterPromoted():
             update(cursor, event, promoted=True, model=event.model, adapter_ref=event.adapter_ref)
-        case Job.AdapterExpired():
+        case events.AdapterExpired():
             update(cursor, event, expired=True)
             give_up_checkpoints(cursor, event)
-        case Job.ModelDeleted():
+        case events.ModelDeleted():
             update(cursor, event, model=None, adapter_ref=None)
             give_up_checkpoints(cursor, event)
         case _:
             pass
 
 
-def _cancel(cursor: Cursor, event: Job.JobCancelled) -> None:
+def _cancel(cursor: Cursor, event: events.JobCancelled) -> None:
     update(
         cursor,
         event,
@@ -173,7 +179,7 @@ def _queue_again(cursor: Cursor, event: GpuPool.GpusRequested) -> None:
     )
 
 
-def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
+def _insert(cursor: Cursor, event: events.JobApproved) -> None:
     plan, estimate = event.plan, event.estimate
     columns = {
         "job_id": event.originator_id,
@@ -216,7 +222,7 @@ def _insert(cursor: Cursor, event: Job.JobApproved) -> None:
     )
 
 
-def _resume(cursor: Cursor, event: Job.JobResumed) -> None:
+def _resume(cursor: Cursor, event: events.JobResumed) -> None:
     update(
         cursor,
         event,

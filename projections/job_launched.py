@@ -5,7 +5,8 @@ from __future__ import annotations
 from psycopg.types.json import Jsonb
 
 from domain.billing.meter import Meter
-from domain.jobs.job import Job, JobStatus
+from domain.jobs import events
+from domain.jobs.job import JobStatus
 from projections.job_row import (
     LAUNCHING,
     LOADING,
@@ -18,20 +19,20 @@ from projections.job_saved import score_last_checkpoint
 from projections.projection import Cursor
 
 SegmentEvent = (
-    Job.SegmentAllocated
+    events.SegmentAllocated
     | Meter.LeaseGranted
-    | Job.PodStarted
-    | Job.TrainingStarted
-    | Job.EvaluationStarted
-    | Job.EvaluationCompleted
-    | Job.SegmentEnded
+    | events.PodStarted
+    | events.TrainingStarted
+    | events.EvaluationStarted
+    | events.EvaluationCompleted
+    | events.SegmentEnded
 )
 
 
 def apply_segment(cursor: Cursor, event: SegmentEvent) -> None:
     """Fold what moves a segment on."""
     match event:
-        case Job.SegmentAllocated():
+        case events.SegmentAllocated():
             update(
                 cursor,
                 event,
@@ -44,21 +45,21 @@ def apply_segment(cursor: Cursor, event: SegmentEvent) -> None:
             )
         case Meter.LeaseGranted():
             advance(cursor, event, LAUNCHING, event.job_id)
-        case Job.PodStarted():
+        case events.PodStarted():
             advance(cursor, event, LOADING)
             update(cursor, event, bound_at=event.bound_at)
-        case Job.TrainingStarted():
+        case events.TrainingStarted():
             _start_training(cursor, event)
-        case Job.EvaluationStarted():
+        case events.EvaluationStarted():
             advance(cursor, event, "evaluating")
             update(cursor, event, status=JobStatus.EVALUATING, step=event.step)
-        case Job.EvaluationCompleted():
+        case events.EvaluationCompleted():
             _complete_evaluation(cursor, event)
-        case Job.SegmentEnded():
+        case events.SegmentEnded():
             _end_segment(cursor, event)
 
 
-def _complete_evaluation(cursor: Cursor, event: Job.EvaluationCompleted) -> None:
+def _complete_evaluation(cursor: Cursor, event: events.EvaluationCompleted) -> None:
     advance(cursor, event, "registering")
     update(
         cursor,
@@ -73,7 +74,7 @@ def _complete_evaluation(cursor: Cursor, event: Job.EvaluationCompleted) -> None
     score_last_checkpoint(cursor, event)
 
 
-def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
+def _start_training(cursor: Cursor, event: events.TrainingStarted) -> None:
     """A segment that finds all steps done goes on with the evaluation."""
     if event.step < event.total_steps:
         update(cursor, event, status=JobStatus.TRAINING)
@@ -95,7 +96,7 @@ def _start_training(cursor: Cursor, event: Job.TrainingStarted) -> None:
     )
 
 
-def _end_segment(cursor: Cursor, event: Job.SegmentEnded) -> None:
+def _end_segment(cursor: Cursor, event: events.SegmentEnded) -> None:
     """Until an event beside it says otherwise, the job waits for its next segment."""
     cursor.execute(
         "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg.types.json import Jsonb
 
-from domain.jobs.job import Job
+from domain.jobs import events
 from projections.projection import Cursor
 
 LATEST = """
@@ -33,27 +33,28 @@ WHERE job_id = %(job)s AND (checkpoints -> -1 ->> 'step')::integer = total_steps
 
 
 def apply_checkpoint(
-    cursor: Cursor, event: Job.CheckpointSaved | Job.CheckpointRejected | Job.CheckpointPruned
+    cursor: Cursor,
+    event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
     """Add a checkpoint to its job's row, or take one away."""
-    if isinstance(event, Job.CheckpointSaved):
+    if isinstance(event, events.CheckpointSaved):
         _add(cursor, event)
     else:
         cursor.execute(WITHOUT, {"ref": event.ref, "job": event.originator_id})
     cursor.execute(LATEST, {"at": event.timestamp, "job": event.originator_id})
-    if isinstance(event, Job.CheckpointRejected):
+    if isinstance(event, events.CheckpointRejected):
         cursor.execute(
             "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
             [event.originator_id],
         )
 
 
-def score_last_checkpoint(cursor: Cursor, event: Job.EvaluationCompleted) -> None:
+def score_last_checkpoint(cursor: Cursor, event: events.EvaluationCompleted) -> None:
     """What was evaluated in the end is the state that the last checkpoint holds."""
     cursor.execute(SCORED, {"loss": event.loss_after, "job": event.originator_id})
 
 
-def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired | Job.ModelDeleted) -> None:
+def give_up_checkpoints(cursor: Cursor, event: events.AdapterExpired | events.ModelDeleted) -> None:
     """All of its files are deleted; what they were stays known."""
     cursor.execute(
         "UPDATE job_detail SET checkpoints = '[]', checkpoint_ref = NULL WHERE job_id = %s",
@@ -61,7 +62,7 @@ def give_up_checkpoints(cursor: Cursor, event: Job.AdapterExpired | Job.ModelDel
     )
 
 
-def _add(cursor: Cursor, event: Job.CheckpointSaved) -> None:
+def _add(cursor: Cursor, event: events.CheckpointSaved) -> None:
     fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
     cursor.execute(
         "UPDATE job_detail SET step = %s, checkpoints = checkpoints || %s WHERE job_id = %s",

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.deployments.deployment import Deployment
-from domain.jobs.job import Job
+from domain.jobs import events
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
 from infrastructure.store import Connection
@@ -40,7 +40,7 @@ def apply(cursor: Cursor, event: Event) -> None:
     """Add one event to its job's story."""
     served: dict[str, str] = {}
     match event:
-        case Job.Event():
+        case events.JobEvent():
             job_id = event.originator_id
         case Meter.Event() | JobRequest.Event():
             job_id = event.job_id  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def timeline_of(
     ).fetchall()
 
 
-ENDINGS = [Job.Registered.TOPIC, Job.JobFailed.TOPIC, Job.JobCancelled.TOPIC]
+ENDINGS = [events.Registered.TOPIC, events.JobFailed.TOPIC, events.JobCancelled.TOPIC]
 
 
 def ended_at(connection: Connection, jobs: Sequence[Row]) -> dict[UUID, datetime]:
@@ -112,6 +112,6 @@ def saved_at(connection: Connection, job_id: UUID) -> dict[str, datetime]:
     rows = connection.execute(
         "SELECT happened_at, fields ->> 'ref' AS ref FROM job_timeline "
         "WHERE job_id = %s AND topic = %s",
-        [job_id, Job.CheckpointSaved.TOPIC],
+        [job_id, events.CheckpointSaved.TOPIC],
     ).fetchall()
     return {row["ref"]: row["happened_at"] for row in rows}

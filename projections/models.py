@@ -9,7 +9,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from domain.core.aggregate import Event
-from domain.jobs.job import Job
+from domain.jobs import events
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row, newest_first
 
@@ -29,7 +29,7 @@ CREATE INDEX IF NOT EXISTS models_account ON models (account_id, model)
 def apply(cursor: Cursor, event: Event) -> None:
     """Fold one event into the table."""
     match event:
-        case Job.Registered() | Job.AdapterPromoted():
+        case events.Registered() | events.AdapterPromoted():
             cursor.execute(
                 "INSERT INTO models VALUES (%s, %s, %s, %s, %s, %s)",
                 [
@@ -41,7 +41,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                     event.timestamp,
                 ],
             )
-        case Job.ModelDeleted():
+        case events.ModelDeleted():
             cursor.execute("DELETE FROM models WHERE job_id = %s", [event.originator_id])
         case _:
             pass

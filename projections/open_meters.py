@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.billing.meter import Meter
 from domain.core.aggregate import Event
-from domain.jobs.job import Job
+from domain.jobs import events
 from infrastructure.store import Connection
 from projections.projection import Cursor, Projection, Row
 
@@ -32,7 +32,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 "INSERT INTO open_meters VALUES (%s, %s, %s, %s)",
                 [event.originator_id, event.account_id, event.job_id, event.segment],
             )
-        case Job.PodStarted():
+        case events.PodStarted():
             cursor.execute(
                 "UPDATE open_meters SET bound_at = %s WHERE job_id = %s AND segment = %s",
                 [event.bound_at, event.originator_id, event.segment],

@@ -17,13 +17,23 @@ from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id, deployment_id, gpu_pool_id, meter_id
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason
 from domain.use_cases.deployments import Deploying, base_deployment, deployed_refs
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
+from tests.domain.examples import (
+    ACCOUNT_ID,
+    DATASET_ID,
+    ESTIMATE,
+    JOB_ID,
+    PLAN,
+    ending,
+    evaluation_result,
+    saved_checkpoint,
+)
 
 SECRET = "eco_secret-of-a-test"
 MINUTE_SECONDS, LEASE_SECONDS = 60, 300
@@ -192,7 +202,9 @@ class Story:
         with command(f"checkpoint {segment} {step}"):
             job = self.job
             ref = f"checkpoints/{segment}/{step}"
-            job.save_checkpoint(segment, step, 2.5, elapsed_seconds, ref, "c" * 64, 1000)
+            job.save_checkpoint(
+                saved_checkpoint(segment, step, 2.5, elapsed_seconds, ref, "c" * 64, 1000)
+            )
             self.log.commit(job)
 
     def reject_checkpoint(self, segment: int, ref: str) -> None:
@@ -231,9 +243,7 @@ class Story:
             job.start_evaluation(segment, 30)
             job.complete_evaluation(
                 segment,
-                *(3.0, 2.0, 5, 400),
-                accuracy_before=0.4,
-                accuracy_after=0.55,
+                evaluation_result(*(3.0, 2.0, 5, 400), accuracy_before=0.4, accuracy_after=0.55),
                 peak_memory_bytes=1_200_000_000,
             )
             job.register(segment, "jobs/a/adapter", "a" * 64)
@@ -255,15 +265,19 @@ class Story:
             job, pool = self.job, self.pool
             job.end_segment(
                 segment,
-                reason,
-                elapsed_seconds,
-                grace_seconds=grace_seconds,
-                failure=failure,
-                error_class=error_class,
+                ending(
+                    reason,
+                    elapsed_seconds,
+                    grace_seconds=grace_seconds,
+                    failure=failure,
+                    error_class=error_class,
+                    log_ref="logs/tail" if error_class else None,
+                ),
                 can_pay=can_pay,
-                log_ref="logs/tail" if error_class else None,
             )
-            (ended,) = [each for each in job.pending_events if isinstance(each, Job.SegmentEnded)]
+            (ended,) = [
+                each for each in job.pending_events if isinstance(each, events.SegmentEnded)
+            ]
             pool.release(self.job_id, segment)
             self.log.commit(job, pool)
         with command(f"settle {segment}"):
@@ -307,7 +321,7 @@ class Story:
     def _save_stopping(self, job: Job) -> None:
         """Save; a job that waits leaves the queue, one that runs is yet to stop."""
         pool = self.pool
-        if not job.segment_running:
+        if job.running is None:
             pool.withdraw(job.id)
         self.log.commit(job, pool)
 

@@ -195,7 +195,7 @@ def _commit(store: Store, change: Callable[[Catalog], None]) -> Catalog:
 
 def _listing(name: str, imported: BaseModel | None) -> CatalogBase:
     """The catalog entry of an imported base; raises Invalid."""
-    if imported is None or imported.shape is None:
+    if imported is None:
         raise Invalid(
             f"{name} is not listed. Import it first: ecolink models import SOURCE --name {name}"
         )

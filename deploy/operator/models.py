@@ -14,6 +14,7 @@ from rich.text import Text
 
 from deploy.operator.model_import import default_name, offer_model
 from deploy.operator.store import Store, open_store
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
@@ -109,7 +110,7 @@ def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
     (event,) = (
         each
         for each in store.log.events.get(job_id)
-        if isinstance(each, Job.Registered | Job.AdapterPromoted)
+        if isinstance(each, events.Registered | events.AdapterPromoted)
     )
     artifacts = Artifacts(store.settings.artifacts)
     copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, event.adapter_ref)

@@ -34,15 +34,12 @@ class ApiKey(Aggregate):
     class ApiKeyIssued(Created):
         """An account got an API key, of which only the hash is stored."""
 
-        TOPIC: ClassVar[str] = "ApiKeyIssued"
         role: Role
         sha256: str
         hint: str
 
     class ApiKeyRevoked(Event):
         """The key was revoked and is refused from now on."""
-
-        TOPIC: ClassVar[str] = "ApiKeyRevoked"
 
     @classmethod
     def issue(cls, account_id: UUID, role: Role, secret: str) -> ApiKey:

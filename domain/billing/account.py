@@ -47,7 +47,6 @@ class Account(Aggregate):
     class AccountOpened(Created):
         """A customer got an account."""
 
-        TOPIC: ClassVar[str] = "AccountOpened"
         role: Role
         currency: str
         time_zone: str
@@ -55,14 +54,12 @@ class Account(Aggregate):
     class CreditGranted(Event):
         """An operator gave the account credit. Each reference counts once."""
 
-        TOPIC: ClassVar[str] = "CreditGranted"
         amount_micros: int
         reference: str
 
     class ToppedUp(Event):
         """A confirmed payment was added to the balance."""
 
-        TOPIC: ClassVar[str] = "ToppedUp"
         amount_micros: int
         provider: str
         reference: str
@@ -70,32 +67,27 @@ class Account(Aggregate):
     class UsageSettled(Event):
         """Charges were taken from the reserve, and leases changed what is reserved."""
 
-        TOPIC: ClassVar[str] = "UsageSettled"
         captured_micros: int
         reserved_micros: int
 
     class BalanceDepleted(Event):
         """The balance buys less than a second of the running segments."""
 
-        TOPIC: ClassVar[str] = "BalanceDepleted"
         balance_micros: int
 
     class BalanceLow(Event):
         """The balance lasts for less than the warning time at the present rate."""
 
-        TOPIC: ClassVar[str] = "BalanceLow"
         runway_seconds: int
 
     class BalanceRecovered(Event):
         """The balance lasts for the warning time again, or nothing uses it."""
 
-        TOPIC: ClassVar[str] = "BalanceRecovered"
         runway_seconds: int | None  # None: nothing runs that costs anything
 
     class ChargeReversed(Event):
         """A charge was credited back. The event names the segment that it was for."""
 
-        TOPIC: ClassVar[str] = "ChargeReversed"
         amount_micros: int
         job_id: UUID
         segment: int

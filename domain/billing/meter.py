@@ -21,7 +21,6 @@ class Meter(Aggregate):
     class MeterOpened(Created):
         """A segment got its GPUs, and its time can be leased."""
 
-        TOPIC: ClassVar[str] = "MeterOpened"
         job_id: UUID
         segment: int
         rate_micros_per_hour: int
@@ -29,7 +28,6 @@ class Meter(Aggregate):
     class LeaseGranted(Event):
         """The balance pays for this much segment time, and the segment may launch."""
 
-        TOPIC: ClassVar[str] = "LeaseGranted"
         job_id: UUID
         segment: int
         paid_seconds: int
@@ -37,7 +35,6 @@ class Meter(Aggregate):
     class LeaseExtended(Event):
         """The segment may run until it has used this much time in total."""
 
-        TOPIC: ClassVar[str] = "LeaseExtended"
         job_id: UUID
         segment: int
         paid_seconds: int
@@ -45,14 +42,12 @@ class Meter(Aggregate):
     class LeaseRefused(Event):
         """The balance does not pay for the segment, which never launches."""
 
-        TOPIC: ClassVar[str] = "LeaseRefused"
         job_id: UUID
         segment: int
 
     class MinuteMetered(Event):
         """One minute of a segment was billed. The last one may be shorter."""
 
-        TOPIC: ClassVar[str] = "MinuteMetered"
         job_id: UUID
         segment: int
         minute: int
@@ -63,7 +58,6 @@ class Meter(Aggregate):
     class MeterClosed(Event):
         """The segment was settled to the second and its lease returned."""
 
-        TOPIC: ClassVar[str] = "MeterClosed"
         job_id: UUID
         segment: int
         billed_seconds: int
@@ -72,7 +66,6 @@ class Meter(Aggregate):
     class LostWorkCredited(Event):
         """Time that the platform lost was credited."""
 
-        TOPIC: ClassVar[str] = "LostWorkCredited"
         job_id: UUID
         segment: int
         from_seconds: int

@@ -38,7 +38,6 @@ class Payment(Aggregate):
     class PaymentReceived(Created):
         """A provider confirmed a payment for an account."""
 
-        TOPIC: ClassVar[str] = "PaymentReceived"
         provider: str
         reference: str
         amount_micros: int

@@ -31,26 +31,22 @@ class GpuPool(Aggregate):
     class GpuPoolOpened(Created):
         """A region got a pool for a GPU type."""
 
-        TOPIC: ClassVar[str] = "GpuPoolOpened"
         region: str
         gpu_type: str
 
     class CapacityChanged(Event):
         """The number of GPUs in the pool changed."""
 
-        TOPIC: ClassVar[str] = "CapacityChanged"
         capacity: int
 
     class MachineMeasured(Event):
         """The speed of the machine behind a CPU-backed pool was measured."""
 
-        TOPIC: ClassVar[str] = "MachineMeasured"
         machine: Machine
 
     class GpusRequested(Event):
         """A segment's claim entered the queue."""
 
-        TOPIC: ClassVar[str] = "GpusRequested"
         job_id: UUID
         segment: int
         count: int
@@ -58,7 +54,6 @@ class GpuPool(Aggregate):
     class GpusRequestWithdrawn(Event):
         """A claim left the queue without GPUs because its job was paused or cancelled."""
 
-        TOPIC: ClassVar[str] = "GpusRequestWithdrawn"
         job_id: UUID
         segment: int
         count: int
@@ -66,7 +61,6 @@ class GpuPool(Aggregate):
     class GpusAllocated(Event):
         """The first claim of the queue got its GPUs."""
 
-        TOPIC: ClassVar[str] = "GpusAllocated"
         job_id: UUID
         segment: int
         count: int
@@ -74,7 +68,6 @@ class GpuPool(Aggregate):
     class GpusReleased(Event):
         """A segment returned its GPUs."""
 
-        TOPIC: ClassVar[str] = "GpusReleased"
         job_id: UUID
         segment: int
         count: int

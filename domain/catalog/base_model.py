@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
@@ -10,11 +10,6 @@ from eventsourcing.domain import event
 from domain.catalog.model_shape import ModelShape
 from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id
-
-
-def _shape_unknown(state: dict[str, Any]) -> None:
-    """Version 1 of an event said nothing of the shape."""
-    state["shape"] = None
 
 
 class BaseModel(Aggregate):
@@ -25,34 +20,26 @@ class BaseModel(Aggregate):
     class BaseModelImported(Created):
         """A base model was stored completely."""
 
-        TOPIC: ClassVar[str] = "BaseModelImported"
-        class_version: ClassVar[int] = 2
         name: str
         ref: str
         manifest_sha256: str
         architecture: str
         parameters: int
         context_length: int
-        shape: ModelShape | None  # None: imported before shapes were recorded
-        upcast_v1_v2 = staticmethod(_shape_unknown)
+        shape: ModelShape
 
     class BaseModelRevised(Event):
         """The name has other content from now on. Models trained before keep the old content."""
 
-        TOPIC: ClassVar[str] = "BaseModelRevised"
-        class_version: ClassVar[int] = 2
         ref: str
         manifest_sha256: str
         architecture: str
         parameters: int
         context_length: int
-        shape: ModelShape | None
-        upcast_v1_v2 = staticmethod(_shape_unknown)
+        shape: ModelShape
 
     class BaseModelDeleted(Event):
         """An operator deleted the base model and its files."""
-
-        TOPIC: ClassVar[str] = "BaseModelDeleted"
 
     @classmethod
     def imported(
@@ -89,7 +76,7 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
-        shape: ModelShape | None,
+        shape: ModelShape,
     ) -> None:
         self.account_id = account_id
         self.name = name
@@ -108,10 +95,9 @@ class BaseModel(Aggregate):
     ) -> None:
         """Put other content under the name; the same content changes nothing.
 
-        The same content again fills in a shape that an earlier import did not record, and brings a
-        deleted base back.
+        The same content again brings a deleted base back.
         """
-        if self.deleted or manifest_sha256 != self.manifest_sha256 or self.shape is None:
+        if self.deleted or manifest_sha256 != self.manifest_sha256:
             self.trigger_event(
                 self.BaseModelRevised,
                 ref=ref,
@@ -130,7 +116,7 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
-        shape: ModelShape | None,
+        shape: ModelShape,
     ) -> None:
         self.deleted = False
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
@@ -151,7 +137,7 @@ class BaseModel(Aggregate):
         architecture: str,
         parameters: int,
         context_length: int,
-        shape: ModelShape | None,
+        shape: ModelShape,
     ) -> None:
         self.ref = ref
         self.refs = tuple(dict.fromkeys((*self.refs, ref)))

@@ -36,36 +36,29 @@ class Catalog(Aggregate):
     class CatalogOpened(Created):
         """The platform got an empty catalog."""
 
-        TOPIC: ClassVar[str] = "CatalogOpened"
-
     class GpuTypeOffered(Event):
         """New jobs may use this GPU type at this price."""
 
-        TOPIC: ClassVar[str] = "GpuTypeOffered"
         gpu_type: GpuType
 
     class GpuTypeWithdrawn(Event):
         """New jobs can no longer use this GPU type."""
 
-        TOPIC: ClassVar[str] = "GpuTypeWithdrawn"
         name: str
 
     class RegionOffered(Event):
         """New jobs may run in this region."""
 
-        TOPIC: ClassVar[str] = "RegionOffered"
         region: Region
 
     class RegionWithdrawn(Event):
         """New jobs can no longer run in this region."""
 
-        TOPIC: ClassVar[str] = "RegionWithdrawn"
         name: str
 
     class CapacityDeclared(Event):
         """An operator set the number of GPUs of a type in a region."""
 
-        TOPIC: ClassVar[str] = "CapacityDeclared"
         region: str
         gpu_type: str
         count: int
@@ -73,13 +66,11 @@ class Catalog(Aggregate):
     class BaseModelListed(Event):
         """The catalog lists a base model and says if it may be fine-tuned."""
 
-        TOPIC: ClassVar[str] = "BaseModelListed"
         base: CatalogBase
 
     class BaseModelDelisted(Event):
         """The catalog no longer lists a base model."""
 
-        TOPIC: ClassVar[str] = "BaseModelDelisted"
         name: str
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Our Aggregate and event base on pydantic: the envelope, topics and versions."""
+"""Base classes of all aggregates and events: the envelope, the topics, and who causes an event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 @dataclass(frozen=True)
 class Cause:
-    """Why something happens: who asked, with which command, because of which event, and when.
+    """The command behind an event: its actor, its id, its time, and the event that caused it.
 
     The actor is an id such as `account:<uuid>` or `service:billing`, never a person's name.
     """
@@ -36,7 +36,7 @@ _cause: ContextVar[Cause] = ContextVar("cause")
 
 @contextmanager
 def because(cause: Cause) -> Generator[Cause]:
-    """Events that are triggered inside carry this cause in their envelope."""
+    """Record this cause in every event that is triggered inside the block."""
     token = _cause.set(cause)
     try:
         yield cause
@@ -45,12 +45,16 @@ def because(cause: Cause) -> Generator[Cause]:
 
 
 def current_cause() -> Cause:
-    """The cause in force; a LookupError means that a command ran outside `because`."""
+    """Return the current cause. Raises LookupError outside a `because` block."""
     return _cause.get()
 
 
 class Event(BaseModel, CanMutateAggregate[UUID]):
-    """What every event carries. Event classes are nested in their aggregate and have a TOPIC."""
+    """An event with its envelope.
+
+    Its topic in the store is the name of its class. A class that is renamed no longer reads the
+    stored events; the golden events of the tests fail then.
+    """
 
     TOPIC: ClassVar[str]
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +67,13 @@ class Event(BaseModel, CanMutateAggregate[UUID]):
     command_id: str
     causation_id: str | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.TOPIC = cls.__name__
+
     def _as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        """The arguments that an `@event` method can ask for: the fields, or the whole event."""
+        return self.__dict__ | {"event": self}
 
     @property
     def event_id(self) -> str:
@@ -79,10 +88,13 @@ class Created(Event, CanInitAggregate[UUID]):
 
 
 class Aggregate(BaseAggregate[UUID]):
-    """A stream of events with an id, and the state that they add up to.
+    """A stream of events with an id, and the state that follows from them.
 
-    A public command refuses or triggers; the private method under `@event` names the fields that
-    it needs and only assigns, since it also runs at every replay.
+    A public command raises an error or triggers an event. The private method under `@event` only
+    assigns, because it also runs at every replay; it names the fields that it needs.
+
+    Events are nested classes. An aggregate with many declares them in a module of their own, as
+    subclasses of one base, and names that base as its `Event`.
     """
 
     TOPIC: ClassVar[str] = ""
@@ -90,6 +102,21 @@ class Aggregate(BaseAggregate[UUID]):
     """Number of events between two snapshots; None takes no snapshots."""
     Event = Event
     account_id: UUID
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "Event" in vars(cls):
+            for declared in cls.Event.__subclasses__():
+                setattr(cls, declared.__name__, declared)
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def event_classes(cls) -> list[type[Event]]:
+        """Return the classes of the aggregate's events, in the order of their declaration."""
+        return [
+            kind
+            for kind in vars(cls).values()
+            if isinstance(kind, type) and issubclass(kind, Event) and kind is not cls.Event
+        ]
 
     @classmethod
     def _create(
@@ -102,10 +129,10 @@ class Aggregate(BaseAggregate[UUID]):
         return super()._create(event_class, id=id, **(_envelope() | kwargs))
 
     def trigger_event(self, event_class: type[CanMutateAggregate[UUID]], **kwargs: Any) -> None:
-        """Make the next event of this stream, with the envelope of the current cause."""
-        super().trigger_event(
-            event_class, **({"account_id": self.account_id} | _envelope() | kwargs)
-        )
+        """Append an event to this stream, with the envelope of the current cause."""
+        # The library replaces an event class by a subclass that runs the method under `@event`.
+        kind = getattr(type(self), event_class.__name__)
+        super().trigger_event(kind, **({"account_id": self.account_id} | _envelope() | kwargs))
 
 
 def _envelope() -> dict[str, Any]:

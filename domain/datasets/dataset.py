@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
@@ -119,7 +119,6 @@ class Dataset(Aggregate):
     class DatasetUploaded(Created):
         """A file was uploaded and waits for validation."""
 
-        TOPIC: ClassVar[str] = "DatasetUploaded"
         ref: str
         sha256: str
         total_bytes: int
@@ -129,7 +128,6 @@ class Dataset(Aggregate):
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalised form."""
 
-        TOPIC: ClassVar[str] = "DatasetValidated"
         ref: str
         sha256: str
         examples: int
@@ -140,35 +138,24 @@ class Dataset(Aggregate):
     class ToolDefinitionsIgnored(Event):
         """The owner confirmed that jobs ignore the tool definitions of the file."""
 
-        TOPIC: ClassVar[str] = "ToolDefinitionsIgnored"
-
     class DatasetRejected(Event):
         """The file is invalid and was deleted. Its report lists the errors."""
 
-        TOPIC: ClassVar[str] = "DatasetRejected"
         errors: int
         report_ref: str
 
     class TokensCounted(Event):
         """The lengths of the examples in tokens of one base model are known."""
 
-        TOPIC: ClassVar[str] = "TokensCounted"
-        class_version: ClassVar[int] = 2
         base_model: str
         base_manifest_sha256: str
         tokens: int
         longest_example: int
-        lengths: TokenLengths | None  # None from version 1: such a dataset is counted again
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Version 1 had no histogram, nor the number of examples to make one from."""
-            state["lengths"] = None
+        lengths: TokenLengths
 
     class TokensUncountable(Event):
         """Tokens of one base model cannot be counted, so no job can train that base on it."""
 
-        TOPIC: ClassVar[str] = "TokensUncountable"
         base_model: str
         base_manifest_sha256: str
         example: int | None  # from 1; None: no single one
@@ -176,8 +163,6 @@ class Dataset(Aggregate):
 
     class DatasetDeleted(Event):
         """The owner deleted the file. Models trained on it stay."""
-
-        TOPIC: ClassVar[str] = "DatasetDeleted"
 
     @classmethod
     def uploaded(
@@ -316,10 +301,9 @@ class Dataset(Aggregate):
 
     @event(TokensCounted)
     def _tokens_counted(
-        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths | None
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
-        if lengths is not None:
-            self.counted[base_model] = Counted(base_manifest_sha256, lengths)
+        self.counted[base_model] = Counted(base_manifest_sha256, lengths)
 
     def refuse_tokens(
         self,

@@ -60,7 +60,6 @@ class Deployment(Aggregate):
     class DeploymentRequested(Created):
         """A base, model or checkpoint should answer requests under its name."""
 
-        TOPIC: ClassVar[str] = "DeploymentRequested"
         model: str
         weights: Weights
 
@@ -72,25 +71,19 @@ class Deployment(Aggregate):
     class DeploymentRenewed(Event):
         """The model should answer again, or with other weights."""
 
-        TOPIC: ClassVar[str] = "DeploymentRenewed"
         weights: Weights
 
     class DeploymentActivated(Event):
         """The model is loaded and answers requests."""
 
-        TOPIC: ClassVar[str] = "DeploymentActivated"
-
     class DeploymentFailed(Event):
         """The model cannot be served. It is not retried until the next request to deploy it."""
 
-        TOPIC: ClassVar[str] = "DeploymentFailed"
         code: str
         message: str
 
     class Undeployed(Event):
         """The model no longer answers requests."""
-
-        TOPIC: ClassVar[str] = "Undeployed"
 
     @classmethod
     def request(cls, account_id: UUID, model: str, weights: Weights) -> Deployment:

@@ -1,164 +1,62 @@
-"""Job: what may happen to a fine-tuning job, as events."""
+"""Job: the rules of a fine-tuning job, from its approval to its model."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Created, current_cause
-from domain.core.errors import WrongState
+from domain.core.aggregate import Aggregate, current_cause
+from domain.core.errors import Invalid, StaleSegment, WrongState
 from domain.core.money import SECONDS_PER_HOUR
-from domain.estimating.estimate import Estimate, Precision
-from domain.jobs import lifecycle
-from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage
-from domain.jobs.job_adapter import JobAdapter
-from domain.jobs.job_segments import failure_of
+from domain.estimating.estimate import Estimate
+from domain.jobs import events, lifecycle
+from domain.jobs.checkpoints import Checkpoints
+from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.jobs.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
-from domain.training.phases import Phase
+from domain.jobs.segments import RunningSegment, SegmentEnding
+from domain.jobs.usage import PaidTime, Usage
+from domain.training.checkpoint import (
+    KEPT_NEWEST,
+    RejectionReason,
+    ResumeCertificate,
+    SavedCheckpoint,
+    superfluous,
+)
+from domain.training.evaluation import EvaluationResult
+from domain.training.perplexity import perplexity
 from domain.training.training_plan import Order, TrainingPlan
 
-RELAUNCH_PAUSES = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
-"""How long a job waits before each relaunch after a failure that is tried again, until one gets
-further: a machine that cannot launch is not asked again and again within a second."""
+RELAUNCH_DELAYS = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
+"""Delay before each relaunch after a failure, until a later checkpoint is saved.
 
-RELAUNCH_LIMIT = len(RELAUNCH_PAUSES)
+Without it, a machine that cannot launch is asked again within a second."""
+
+RELAUNCH_LIMIT = len(RELAUNCH_DELAYS)
+
+MODEL_DELETED = "The job's model was deleted for good. Start a new job."
 
 
-class Job(JobAdapter):
-    """What a command does in which state is the table of `domain.jobs.lifecycle`."""
+@dataclass(frozen=True)
+class Model:
+    """The adapter of a job under its public name."""
+
+    name: str
+    adapter_ref: str
+    manifest_sha256: str
+
+
+class Job(Aggregate):
+    """A fine-tuning job. `domain.jobs.lifecycle` has the effect of each command in each state."""
 
     TOPIC: ClassVar[str] = "Job"
+    Event = events.JobEvent
 
-    # The library would otherwise make other classes of the inherited events, without their rules.
-    Event = JobAdapter.Event
-    SegmentAllocated = JobAdapter.SegmentAllocated
-    PodStarted = JobAdapter.PodStarted
-    TrainingStarted = JobAdapter.TrainingStarted
-    CheckpointSaved = JobAdapter.CheckpointSaved
-    CheckpointRejected = JobAdapter.CheckpointRejected
-    ResumeCertified = JobAdapter.ResumeCertified
-    CheckpointPruned = JobAdapter.CheckpointPruned
-    EvaluationStarted = JobAdapter.EvaluationStarted
-    EvaluationCompleted = JobAdapter.EvaluationCompleted
-    Registered = JobAdapter.Registered
-    SegmentEnded = JobAdapter.SegmentEnded
-    MicroBatchHalved = JobAdapter.MicroBatchHalved
-    AdapterPromoted = JobAdapter.AdapterPromoted
-    AdapterExpired = JobAdapter.AdapterExpired
-    ModelDeleted = JobAdapter.ModelDeleted
-
-    class JobApproved(Created):
-        """The account holder approved the plan at its rate; training may begin."""
-
-        TOPIC: ClassVar[str] = "JobApproved"
-        class_version: ClassVar[int] = 4
-        plan: TrainingPlan
-        estimate: Estimate | None  # None: approved before there were estimates
-        suffix: str | None  # a part of the model's name
-        deploy: bool  # the model, as soon as it is registered
-        request_sha256: str | None  # what asked for it; None: compare the plan's choices
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """The first version trained in bf16 only, and made no estimate."""
-            plan = state["plan"]
-            plan["precision"] = Precision.BF16.value
-            plan["gradient_checkpointing"] = False
-            plan["sequence_length"] = plan["hyperparameters"]["max_sequence_length"]
-            state["estimate"] = None
-
-        @staticmethod
-        def upcast_v2_v3(state: dict[str, Any]) -> None:
-            """The second version always held out a part of the dataset, and kept no prediction."""
-            state["plan"] |= {"validation": None, "batch_tokens": None, "required_bytes": None}
-
-        @staticmethod
-        def upcast_v3_v4(state: dict[str, Any]) -> None:
-            """The third version's models had no suffix, and were deployed by hand."""
-            state |= {"suffix": None, "deploy": False, "request_sha256": None}
-
-    class PauseRequested(Event):
-        """The running segment shall save and exit; the job is then paused."""
-
-        TOPIC: ClassVar[str] = "PauseRequested"
-        reason: PauseReason
-
-    class CancelRequested(Event):
-        """The running segment shall save and exit; the job is then cancelled in any case."""
-
-        TOPIC: ClassVar[str] = "CancelRequested"
-        retention_seconds: int  # how long what was saved is kept after that
-
-    class RelaunchPostponed(Event):
-        """The job failed again without getting further; it claims no GPU before this time."""
-
-        TOPIC: ClassVar[str] = "RelaunchPostponed"
-        until: datetime
-
-    class EstimateScored(Event):
-        """The job came to its end: what it took, beside the range that was approved."""
-
-        TOPIC: ClassVar[str] = "EstimateScored"
-        low_seconds: int
-        high_seconds: int
-        low_micros: int
-        high_micros: int
-        actual_seconds: int
-        actual_micros: int
-        phase_seconds: dict[Phase, float]
-        segments: int  # that used time
-        precision: Precision
-        base_model: str
-        gpu_type: str
-        gpu_count: int  # of the last segment
-
-    class JobPaused(Event):
-        """The job holds no GPU and costs nothing until it is resumed from this step."""
-
-        TOPIC: ClassVar[str] = "JobPaused"
-        reason: PauseReason
-        step: int
-
-    class JobResumed(Event):
-        """The account holder had the rest quoted anew; the job waits for a GPU at this rate."""
-
-        TOPIC: ClassVar[str] = "JobResumed"
-        class_version: ClassVar[int] = 2
-        rate_micros_per_hour: int  # of all its GPUs
-        catalog_version: str
-        estimate: Estimate | None  # of the rest
-        gpu_count: int | None  # from now on; None: as many as before
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """The first version went on with the GPUs of the approval."""
-            state["gpu_count"] = None
-
-    class JobFailed(Event):
-        """The job is over without an adapter."""
-
-        TOPIC: ClassVar[str] = "JobFailed"
-        class_version: ClassVar[int] = 2
-        error_class: str
-        log_ref: str | None
-        failure: FailureClass
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """The first version told a lost process by its error class."""
-            state["failure"] = failure_of(state["error_class"])
-
-    class JobCancelled(Event):
-        """The job is over because its owner said so; what was saved is kept for a while."""
-
-        TOPIC: ClassVar[str] = "JobCancelled"
-        step: int
-        checkpoint_ref: str | None  # None: nothing was saved, so nothing is kept
-        manifest_sha256: str | None
-        expires_at: datetime | None
+    # Approval
 
     @classmethod
     def approve(
@@ -169,81 +67,350 @@ class Job(JobAdapter):
         estimate: Estimate | None = None,
         order: Order = Order(),
     ) -> Job:
-        """A job that waits for its GPUs, with the range that its owner saw."""
+        """Return a job that waits for its GPUs, with the estimate that its owner approved."""
         return cls._create(
-            cls.JobApproved,
+            events.JobApproved,
             id=job_id,
             account_id=account_id,
             plan=plan,
             estimate=estimate,
-            suffix=order.suffix,
-            deploy=order.deploy,
-            request_sha256=order.request_sha256,
+            **vars(order),
         )
 
-    @event(JobApproved)
-    def __init__(
-        self,
-        account_id: UUID,
-        plan: TrainingPlan,
-        estimate: Estimate | None,
-        suffix: str | None,
-        deploy: bool,
-        request_sha256: str | None,
-    ) -> None:
-        super().__init__(account_id, plan)
-        self.order = Order(suffix, deploy, request_sha256)
-        self.estimate = estimate
-        self.gate_micros = estimate.high_micros if estimate else None  # asked of the balance last
+    @event(events.JobApproved)
+    def __init__(self, event: events.JobApproved) -> None:
+        self.account_id = event.account_id
+        self.plan = event.plan
+        self.estimate = event.estimate
+        self.order = Order(event.suffix, event.deploy, event.request_sha256)
+        self.status = JobStatus.TRAINING
+        self.rate_micros_per_hour = event.plan.rate_micros_per_hour
+        self.gate_micros = event.estimate.high_micros if event.estimate else None  # last asked for
+        self.gpu_count = event.plan.gpu_count  # of the next segment, or of the running one
+        self.segment = 0  # number of the last segment
+        self.running: RunningSegment | None = None
+        self.usage = Usage()
+        self.step = 0
+        self.total_steps = 0  # 0: not known yet
+        self.micro_batch_split = 1  # parts that a micro-batch is cut into so that it fits
+        self.checkpoints = Checkpoints()
+        self.furthest_step = 0  # that was ever saved
+        self.crashes = 0  # since that step was saved
+        self.relaunch_at: datetime | None = None  # no launch before this time
+        self.pause_requested: PauseReason | None = None
         self.resumed = False  # and not paused since
-        self.relaunch_at: datetime | None = None  # until then its next launch was put off
+        self.retention: timedelta | None = None  # set when a running segment shall be cancelled
+        self.expires_at: datetime | None = None  # when its checkpoints are deleted
+        self.expired = False
+        self.model: Model | None = None
+        self.model_deleted = False
 
-    def _conclude(
-        self,
-        reason: SegmentEnd,
-        failure: FailureClass | None,
-        error_class: str | None,
-        log_ref: str | None,
-        shortage: MemoryShortage | None,
-        can_pay: bool,
+    # Queries
+
+    @property
+    def next_segment(self) -> int | None:
+        """Number of the segment that the job needs GPUs for; None if it needs none."""
+        if self.status.is_final or self.status is JobStatus.PAUSED or self.running is not None:
+            return None
+        return self.segment + 1
+
+    @property
+    def cancel_requested(self) -> bool:
+        """True if the running segment shall end because the job is cancelled."""
+        return self.running is not None and self.retention is not None
+
+    @property
+    def stop_requested(self) -> bool:
+        """True if the running segment shall save and exit because of a command of the owner."""
+        return self.running is not None and (
+            self.retention is not None or self.pause_requested is not None
+        )
+
+    @property
+    def trained(self) -> bool:
+        """True if a checkpoint has all steps, so that only the evaluation is left."""
+        return 0 < self.total_steps <= self.checkpoints.step
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that the job makes."""
+        parts = ("ft", self.plan.base_model, self.order.suffix, self.id.hex[:12])
+        return ":".join(part for part in parts if part)
+
+    def runs(self, segment: int) -> bool:
+        """Return True if this segment is the running one."""
+        return self.running is not None and self.running.number == segment
+
+    @property
+    def pod(self) -> str | None:
+        """The pod of the running segment, once the launcher bound its GPUs."""
+        return None if self.running is None else self.running.pod
+
+    def may_launch(self, now: datetime) -> bool:
+        """Return False before the time to which the next launch was postponed."""
+        return self.relaunch_at is None or self.relaunch_at <= now
+
+    def launch_micros(self, minute_seconds: int) -> int:
+        """Money that must be available before a launch: the price of one metered minute.
+
+        With less, the job would run out of money before its model is loaded, and would be launched
+        again for the next cent. The approval or resume may have asked for less than a minute's
+        price; then this is enough.
+        """
+        minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
+        return minute if self.gate_micros is None else min(minute, max(1, self.gate_micros))
+
+    # A segment starts and trains
+
+    def allocate_segment(self, segment: int) -> None:
+        """Begin the next segment, at the rate of the approval or of the last resume."""
+        if segment != self.next_segment:
+            raise StaleSegment(f"Segment {segment} is not the next one of this job.")
+        self.trigger_event(
+            events.SegmentAllocated,
+            segment=segment,
+            rate_micros_per_hour=self.rate_micros_per_hour,
+        )
+
+    @event(events.SegmentAllocated)
+    def _segment_allocated(self, segment: int) -> None:
+        self.segment = segment
+        self.running = RunningSegment(segment)
+
+    def start_pod(
+        self, segment: int, pod: str, bound_at: datetime, host: str | None = None
     ) -> None:
-        """What follows from the end of a segment; nothing, when the next one is to be launched."""
+        """Record once that the launcher bound the GPUs, and on which host."""
+        if self._require_running(segment).pod is None:
+            self.trigger_event(
+                events.PodStarted, segment=segment, pod=pod, bound_at=bound_at, host=host
+            )
+
+    @event(events.PodStarted)
+    def _pod_started(self, segment: int, pod: str, host: str | None) -> None:
+        self.running = replace(self._require_running(segment), pod=pod, host=host)
+
+    def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
+        """Give up a checkpoint that the running segment could not resume from; once."""
+        self._require_running(segment)
+        lost = self.checkpoints.find(ref)
+        if lost is None:
+            return
+        rest = self.checkpoints.without(ref)
+        work_is_lost = lost is self.checkpoints.newest
+        self.trigger_event(
+            events.CheckpointRejected,
+            segment=segment,
+            step=lost.step,
+            ref=ref,
+            reason=reason,
+            saved_in=lost.segment,
+            kept_seconds=rest.saved_seconds(lost.segment) if work_is_lost else None,
+        )
+
+    @event(events.CheckpointRejected)
+    def _checkpoint_rejected(self, ref: str, saved_in: int, kept_seconds: int | None) -> None:
+        self.checkpoints = self.checkpoints.without(ref)
+        self.step = self.checkpoints.step
+        if kept_seconds is not None:
+            self.usage = self.usage.reduced(saved_in, kept_seconds)
+
+    def certify_resume(self, segment: int, certificate: ResumeCertificate) -> None:
+        """Record once a segment that it restored the state that was saved.
+
+        Raises Invalid if the job has no such checkpoint, or if the state differs.
+        """
+        if self._require_running(segment).certified:
+            return
+        saved = self.checkpoints.find(certificate.ref)
+        if saved is None or saved.step != certificate.step:
+            raise Invalid(
+                f"The job has no checkpoint {certificate.ref} of step {certificate.step}.",
+                field="resumed.ref",
+            )
+        compared = saved.state or certificate.state
+        differing = set(certificate.state.differing(compared)) - set(certificate.unchecked)
+        if differing:
+            raise Invalid(
+                f"The restored state differs from {certificate.ref}: "
+                f"{', '.join(sorted(differing))}.",
+                field="resumed.state",
+            )
+        self.trigger_event(events.ResumeCertified, segment=segment, **dict(certificate))
+
+    @event(events.ResumeCertified)
+    def _resume_certified(self, segment: int) -> None:
+        self.running = replace(self._require_running(segment), certified=True)
+
+    def start_training(
+        self, segment: int, step: int, total_steps: int, train_examples: int, eval_examples: int
+    ) -> None:
+        """Record once a segment that it trains from a step."""
+        if not self._require_running(segment).trains:
+            self.trigger_event(
+                events.TrainingStarted,
+                segment=segment,
+                step=step,
+                total_steps=total_steps,
+                train_examples=train_examples,
+                eval_examples=eval_examples,
+            )
+
+    @event(events.TrainingStarted)
+    def _training_started(self, segment: int, step: int, total_steps: int) -> None:
+        if step < total_steps:  # else a job that was in evaluation stays there
+            self.status = JobStatus.TRAINING
+        self.running = replace(self._require_running(segment), trains=True)
+        self.step, self.total_steps = step, total_steps
+
+    def save_checkpoint(self, saved: SavedCheckpoint) -> None:
+        """Record a durable checkpoint. One that is not newer than the last changes nothing."""
+        self._require_running(saved.segment)
+        newest = self.checkpoints.newest
+        if newest is None or (newest.segment, newest.step) < (saved.segment, saved.step):
+            self.trigger_event(events.CheckpointSaved, **dict(saved))
+
+    @event(events.CheckpointSaved)
+    def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        self.checkpoints = self.checkpoints.including(event.checkpoint)
+        self.step = event.step
+        if event.step > self.furthest_step:
+            self.crashes, self.furthest_step = 0, event.step
+
+    def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
+        """Give up the checkpoints that are no longer needed; fewer are once there is a model.
+
+        `deployed` are the refs of checkpoints that are served.
+        """
+        newest = KEPT_NEWEST if self.model is None else 1
+        kept = [*deployed, *([self.model.adapter_ref] if self.model else [])]
+        for each in superfluous(self.checkpoints, newest, kept):
+            self.trigger_event(events.CheckpointPruned, step=each.step, ref=each.ref)
+
+    @event(events.CheckpointPruned)
+    def _checkpoint_pruned(self, ref: str) -> None:
+        self.checkpoints = self.checkpoints.without(ref)
+
+    # A segment evaluates and registers
+
+    def start_evaluation(self, segment: int, step: int) -> None:
+        """Move on to the evaluation; once."""
+        self._require_running(segment)
+        if self.status is JobStatus.TRAINING:
+            self.trigger_event(events.EvaluationStarted, segment=segment, step=step)
+
+    @event(events.EvaluationStarted)
+    def _evaluation_started(self, step: int) -> None:
+        self.status = JobStatus.EVALUATING
+        self.step = step
+
+    def complete_evaluation(
+        self, segment: int, result: EvaluationResult, peak_memory_bytes: int | None = None
+    ) -> None:
+        """Record the result of the evaluation; once."""
+        self._require_running(segment)
+        if self.status is JobStatus.EVALUATING:
+            self.trigger_event(
+                events.EvaluationCompleted,
+                segment=segment,
+                perplexity_before=perplexity(result.loss_before),
+                perplexity_after=perplexity(result.loss_after),
+                peak_memory_bytes=peak_memory_bytes,
+                **dict(result),
+            )
+
+    @event(events.EvaluationCompleted)
+    def _evaluation_completed(self, loss_after: float) -> None:
+        self.status = JobStatus.TRAINED_PENDING_REGISTER
+        self.checkpoints = self.checkpoints.scored(self.total_steps, loss_after)
+
+    def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
+        """Make a model of the adapter. Raises WrongState if the job is being cancelled."""
+        self._require_running(segment)
+        if self.cancel_requested:
+            raise WrongState(lifecycle.CANCEL_PENDING)
+        if self.status is not JobStatus.TRAINED_PENDING_REGISTER:
+            raise WrongState(f"The job is {self.status}, not trained_pending_register.")
+        self.trigger_event(
+            events.Registered,
+            segment=segment,
+            model=self.model_name,
+            adapter_ref=adapter_ref,
+            manifest_sha256=manifest_sha256,
+        )
+
+    @event(events.Registered)
+    def _registered(self, model: str, adapter_ref: str, manifest_sha256: str) -> None:
+        self.status = JobStatus.REGISTERED
+        self.model = Model(model, adapter_ref, manifest_sha256)
+
+    # A segment ends
+
+    def end_segment(
+        self, segment: int, ending: SegmentEnding, *, can_pay: bool = True, overran: bool = False
+    ) -> None:
+        """End the running segment, and pause, cancel, fail or relaunch the job.
+
+        `can_pay`: the account can pay for another launch, if the paid time ran out.
+        `overran`: the trainer did not save within its paid time and its grace period.
+        """
+        self._require_running(segment)
+        crashed = ending.reason is SegmentEnd.CRASHED
+        failure = ending.failure or FailureClass.TRAINER_CRASHED
+        ending = ending.model_copy(update={"failure": failure if crashed else None})
+        work_is_lost = overran or self._platform_pays(ending)
+        elapsed = ending.elapsed_seconds
+        self.trigger_event(
+            events.SegmentEnded,
+            segment=segment,
+            kept_seconds=self.checkpoints.saved_seconds(segment) if work_is_lost else elapsed,
+            **dict(ending),
+        )
+        self._conclude(ending, can_pay)
+
+    def _platform_pays(self, ending: SegmentEnding) -> bool:
+        """Return True if the platform pays for the time after the last checkpoint."""
+        if ending.reason is SegmentEnd.STOPPED:
+            return not self.stop_requested
+        return ending.failure is not None and FAILURES[ending.failure].payer is Payer.PLATFORM
+
+    @event(events.SegmentEnded)
+    def _segment_ended(self, event: events.SegmentEnded) -> None:
+        self.running = None
+        self.crashes += event.reason is SegmentEnd.CRASHED
+        if self.status is JobStatus.TRAINED_PENDING_REGISTER:  # the next one evaluates again
+            self.status = JobStatus.EVALUATING
+        if self.status is not JobStatus.REGISTERED:
+            self.step = self.checkpoints.step
+        seconds = max(0, min(event.kept_seconds, event.elapsed_seconds - event.grace_seconds))
+        paid = PaidTime(self.rate_micros_per_hour, seconds)
+        self.usage = self.usage.after(event.segment, paid, event)
+
+    def _conclude(self, ending: SegmentEnding, can_pay: bool) -> None:
+        """Trigger the event that follows the end of a segment; none if the job is relaunched."""
+        failure = ending.failure
         if self.status is JobStatus.REGISTERED:
-            self._score()
+            self._score_estimate()
         elif self.retention is not None:
             self._cancel(self.retention)
-        elif failure is not None and not self._tries_again(failure, shortage):
+        elif failure is not None and not self._is_retried(failure, ending.shortage):
             self.trigger_event(
-                self.JobFailed,
-                error_class=error_class or "ProcessLost",
-                log_ref=log_ref,
+                events.JobFailed,
+                error_class=ending.error_class or "ProcessLost",
+                log_ref=ending.log_ref,
                 failure=failure,
             )
         elif self.pause_requested is not None:
             self._pause(self.pause_requested)
-        elif reason is SegmentEnd.LEASE_ENDED and not can_pay:
+        elif ending.reason is SegmentEnd.LEASE_ENDED and not can_pay:
             self._pause(PauseReason.BALANCE)
-        elif failure is not None and shortage is None:  # half a batch is another thing to try
+        elif failure is not None and ending.shortage is None:  # half a batch is tried at once
             self._postpone_relaunch()
 
-    def _postpone_relaunch(self) -> None:
-        """Put the next launch off, the longer the more often there was no progress."""
-        if pause := RELAUNCH_PAUSES[self.crashes - 1]:
-            self.trigger_event(self.RelaunchPostponed, until=current_cause().now + pause)
+    def _is_retried(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
+        """Return True if the job is launched again. A batch that was too large is halved once.
 
-    @event(RelaunchPostponed)
-    def _relaunch_postponed(self, until: datetime) -> None:
-        self.relaunch_at = until
-
-    def may_launch(self, now: datetime) -> bool:
-        """Whether the time has come that its next launch was put off to, if it was."""
-        return self.relaunch_at is None or self.relaunch_at <= now
-
-    def _tries_again(self, failure: FailureClass, shortage: MemoryShortage | None) -> bool:
-        """Whether the job is launched again; a batch that was too large is halved, once.
-
-        A batch is too large by its tokens, which short examples share whatever the micro batch:
-        only a single example cannot be parted.
+        A single example cannot be divided, whatever the micro-batch: short examples share a batch.
         """
         if self.crashes > RELAUNCH_LIMIT:
             return False
@@ -251,88 +418,90 @@ class Job(JobAdapter):
         if shortage is None or self.micro_batch_split > 1 or shortage.rows == 1:
             return FAILURES[failure].retried
         self.trigger_event(
-            self.MicroBatchHalved,
+            events.MicroBatchHalved,
             micro_batch_size=-(-chosen.micro_batch_size // 2),
             gradient_accumulation=min(2, chosen.micro_batch_size) * chosen.gradient_accumulation,
         )
         return True
 
-    def _score(self) -> None:
-        if (frozen := self.estimate) is None:
+    @event(events.MicroBatchHalved)
+    def _micro_batch_halved(self) -> None:
+        self.micro_batch_split = 2
+
+    def _postpone_relaunch(self) -> None:
+        """Delay the next launch; longer after each crash without progress."""
+        if delay := RELAUNCH_DELAYS[self.crashes - 1]:
+            self.trigger_event(events.RelaunchPostponed, until=current_cause().now + delay)
+
+    @event(events.RelaunchPostponed)
+    def _relaunch_postponed(self, until: datetime) -> None:
+        self.relaunch_at = until
+
+    def _score_estimate(self) -> None:
+        """Record the actual time and cost beside the approved range."""
+        if (approved := self.estimate) is None:
             return
         self.trigger_event(
-            self.EstimateScored,
-            low_seconds=frozen.low_seconds,
-            high_seconds=frozen.high_seconds,
-            low_micros=frozen.low_micros,
-            high_micros=frozen.high_micros,
-            actual_seconds=self.actual_seconds,
-            actual_micros=self.actual_micros,
-            phase_seconds=dict(self.phase_seconds),
-            segments=self.segments_used,
+            events.EstimateScored,
+            low_seconds=approved.low_seconds,
+            high_seconds=approved.high_seconds,
+            low_micros=approved.low_micros,
+            high_micros=approved.high_micros,
+            actual_seconds=self.usage.paid_seconds,
+            actual_micros=self.usage.paid_micros,
+            phase_seconds=dict(self.usage.phase_seconds),
+            segments=self.usage.segments,
             precision=self.plan.precision,
             base_model=self.plan.base_model,
             gpu_type=self.plan.gpu_type,
             gpu_count=self.gpu_count,
         )
 
-    @event(EstimateScored)
-    def _estimate_scored(self) -> None:
-        """It says what is known already."""
-
-    @event(JobFailed)
+    @event(events.JobFailed)
     def _job_failed(self) -> None:
         self.status = JobStatus.FAILED
 
+    # Pause and resume
+
     def pause(self) -> None:
-        """Save and free the GPUs, as the owner asked; raises WrongState."""
+        """Save and release the GPUs, as the owner asked. Raises WrongState."""
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested or (
             lifecycle.require(self.status, Command.PAUSE) is Effect.UNCHANGED
         ):
             return
-        if self.segment_running:
-            self.trigger_event(self.PauseRequested, reason=PauseReason.OWNER)
+        if self.running is not None:
+            self.trigger_event(events.PauseRequested, reason=PauseReason.OWNER)
         else:
             self._pause(PauseReason.OWNER)
 
-    @event(PauseRequested)
+    @event(events.PauseRequested)
     def _pause_requested(self, reason: PauseReason) -> None:
         self.pause_requested = reason
 
     def deplete(self) -> None:
-        """Pause a job that waits, as its account cannot pay for it; one that runs ends itself."""
+        """Pause a queued job whose account cannot pay. A running segment ends by its lease."""
         effect = lifecycle.require(self.status, Command.DEPLETE)
-        if effect is not Effect.UNCHANGED and not self.segment_running:
+        if effect is not Effect.UNCHANGED and self.running is None:
             self._pause(PauseReason.BALANCE)
 
     def lose_capacity(self) -> None:
-        """Pause a job that waits for more GPUs than its region has; one that runs keeps its own."""
+        """Pause a queued job that needs more GPUs than its region has. A running one keeps its."""
         if self.next_segment is not None:
             self._pause(PauseReason.CAPACITY)
 
-    def launch_micros(self, minute_seconds: int) -> int:
-        """Money that must be free before the job is launched, or launched again.
-
-        A metered minute of it. With money for a second, near zero, a job would be launched to run
-        out of it before its model is loaded, and again for the next cent. A job whose balance gate
-        asked for less than that needs no more than its gate asked for.
-        """
-        minute = -(-self.rate_micros_per_hour * minute_seconds // SECONDS_PER_HOUR)  # rounded up
-        return minute if self.gate_micros is None else min(minute, max(1, self.gate_micros))
-
     def _pause(self, reason: PauseReason) -> None:
-        self.trigger_event(self.JobPaused, reason=reason, step=self.step)
+        self.trigger_event(events.JobPaused, reason=reason, step=self.step)
 
-    @event(JobPaused)
+    @event(events.JobPaused)
     def _job_paused(self) -> None:
         self.status = JobStatus.PAUSED
         self.pause_requested = None
         self.resumed = False
 
     def must_resume(self) -> bool:
-        """Whether a resume would do anything: not if it was given before; raises WrongState."""
+        """Return False if the job was resumed already. Raises WrongState."""
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested:
@@ -347,17 +516,17 @@ class Job(JobAdapter):
         catalog_version: str,
         gpu_count: int | None = None,
     ) -> None:
-        """Go on from the last checkpoint at this rate, with the rest estimated anew."""
+        """Continue from the last checkpoint, at this rate and with an estimate of the rest."""
         if self.must_resume():
             self.trigger_event(
-                self.JobResumed,
+                events.JobResumed,
                 rate_micros_per_hour=rate_micros_per_hour,
                 catalog_version=catalog_version,
                 estimate=estimate,
                 gpu_count=gpu_count,
             )
 
-    @event(JobResumed)
+    @event(events.JobResumed)
     def _job_resumed(
         self, rate_micros_per_hour: int, estimate: Estimate | None, gpu_count: int | None
     ) -> None:
@@ -368,32 +537,114 @@ class Job(JobAdapter):
         self.resumed = True
         self.relaunch_at = None
 
+    # Cancellation, and the fate of the last checkpoint and the model
+
     def cancel(self, retention: timedelta) -> None:
-        """Stop for good; what was saved is kept for the retention time. Raises WrongState."""
+        """End the job and keep its checkpoints for the retention time. Raises WrongState."""
         effect = lifecycle.require(self.status, Command.CANCEL)
         if effect is Effect.UNCHANGED or self.cancel_requested:
             return
-        if self.segment_running:
+        if self.running is not None:
             seconds = int(retention.total_seconds())
-            self.trigger_event(self.CancelRequested, retention_seconds=seconds)
+            self.trigger_event(events.CancelRequested, retention_seconds=seconds)
         else:
             self._cancel(retention)
 
-    @event(CancelRequested)
+    @event(events.CancelRequested)
     def _cancel_requested(self, retention_seconds: int) -> None:
         self.retention = timedelta(seconds=retention_seconds)
 
     def _cancel(self, retention: timedelta) -> None:
-        saved = self.checkpoint
+        saved = self.checkpoints.newest
         self.trigger_event(
-            self.JobCancelled,
+            events.JobCancelled,
             step=self.step,
             checkpoint_ref=saved.ref if saved else None,
             manifest_sha256=saved.manifest_sha256 if saved else None,
             expires_at=current_cause().now + retention if saved else None,
         )
 
-    @event(JobCancelled)
+    @event(events.JobCancelled)
     def _job_cancelled(self, expires_at: datetime | None) -> None:
         self.status = JobStatus.CANCELLED
         self.expires_at = expires_at
+
+    @property
+    def retention_ended(self) -> bool:
+        """True if the checkpoints of a cancelled job are deleted, or are about to be."""
+        return self.expired or (
+            self.expires_at is not None and current_cause().now >= self.expires_at
+        )
+
+    def promote(self) -> None:
+        """Make a model of the last checkpoint of a cancelled or failed job. Raises WrongState.
+
+        The checkpoints of a failed job were paid for and never expire.
+        """
+        if self.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
+            raise WrongState(
+                f"The job is {self.status}. Only a cancelled or failed job can be promoted."
+            )
+        if self.model_deleted:
+            raise WrongState(MODEL_DELETED)
+        saved = self.checkpoints.newest
+        if saved is None:
+            raise WrongState(
+                f"The job was {self.status} before its first checkpoint. There is nothing to "
+                "promote."
+            )
+        if self.model is not None:
+            return
+        if self.retention_ended:
+            raise WrongState(
+                f"The job's checkpoints were kept until {self.expires_at:%Y-%m-%d %H:%M} UTC and "
+                "are deleted. Start a new job."
+            )
+        self.trigger_event(
+            events.AdapterPromoted,
+            model=self.model_name,
+            adapter_ref=saved.ref,
+            manifest_sha256=saved.manifest_sha256,
+        )
+
+    @event(events.AdapterPromoted)
+    def _adapter_promoted(self, model: str, adapter_ref: str, manifest_sha256: str) -> None:
+        self.model = Model(model, adapter_ref, manifest_sha256)
+
+    def expire_adapter(self) -> None:
+        """Give up the checkpoints of a cancelled job once its retention time is over."""
+        saved = self.checkpoints.newest
+        if saved is None or self.model is not None or self.expired or not self.retention_ended:
+            return
+        self.trigger_event(
+            events.AdapterExpired, adapter_ref=saved.ref, manifest_sha256=saved.manifest_sha256
+        )
+
+    @event(events.AdapterExpired)
+    def _adapter_expired(self) -> None:
+        self.expired = True
+
+    def delete_model(self) -> None:
+        """Delete the model and all checkpoints; once. Raises WrongState."""
+        if self.model_deleted:
+            return
+        if self.model is None:
+            raise WrongState(f"The job is {self.status} and has no model.")
+        self.trigger_event(
+            events.ModelDeleted,
+            model=self.model.name,
+            adapter_ref=self.model.adapter_ref,
+            manifest_sha256=self.model.manifest_sha256,
+        )
+
+    @event(events.ModelDeleted)
+    def _model_deleted(self) -> None:
+        self.model_deleted = True
+        self.model = None
+        self.checkpoints = Checkpoints()
+
+    def _require_running(self, segment: int) -> RunningSegment:
+        """Return the running segment. Raises StaleSegment if it is another one."""
+        if self.running is None or self.running.number != segment:
+            raise StaleSegment(f"Segment {segment} is not the running one ({self.segment}).")
+        return self.running

@@ -44,7 +44,6 @@ class JobRequest(Aggregate):
     class JobRequested(Created):
         """An account ordered a job; its price is unknown until its files are counted."""
 
-        TOPIC: ClassVar[str] = "JobRequested"
         job_id: UUID
         dataset_id: UUID
         validation_dataset_id: UUID | None  # None: a part of the dataset is held out
@@ -60,13 +59,11 @@ class JobRequest(Aggregate):
     class JobRequestApproved(Event):
         """The files were ready and the gates passed; the job is approved in the same save."""
 
-        TOPIC: ClassVar[str] = "JobRequestApproved"
         job_id: UUID
 
     class JobRequestRefused(Event):
         """A file cannot be trained on, or a gate refused the job."""
 
-        TOPIC: ClassVar[str] = "JobRequestRefused"
         job_id: UUID
         code: str
         message: str  # without any text of a file
@@ -75,7 +72,6 @@ class JobRequest(Aggregate):
     class JobRequestCancelled(Event):
         """The owner cancelled the request before it was approved."""
 
-        TOPIC: ClassVar[str] = "JobRequestCancelled"
         job_id: UUID
 
     @classmethod

@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.core.counts import Count
+
 KEPT_NEWEST = 2
 """Checkpoints of an unfinished job that are kept because they are new: one may be damaged."""
 
@@ -53,18 +55,33 @@ class RejectionReason(StrEnum):
     STATE_DIFFERS = "state_differs"  # restored, its state is not the one that was saved
 
 
-class SavedCheckpoint(BaseModel):
-    """Where a job can be taken up again."""
+class ResumeCertificate(BaseModel):
+    """Proof that a segment resumed from a checkpoint with the state that was saved in it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    segment: int
     step: int
-    ref: str  # artifact prefix
+    ref: str  # artifact prefix of the checkpoint
+    state: StateHashes  # computed again after the restore
+    unchecked: tuple[str, ...]  # parts of the state without a hash to compare with
+    ranks: int
+    differences: tuple[ModeDifference, ...]  # in how the segment computes
+
+
+class SavedCheckpoint(BaseModel):
+    """A checkpoint whose manifest is durable in the artifact store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    segment: Count
+    step: Count  # optimizer steps done
+    train_loss: float  # of this step: mean over its label tokens, nats
+    eval_loss: float | None = None  # nats per label token of the held-out examples, if evaluated
+    elapsed_seconds: Count  # of its segment, up to the state that it has
+    ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
     manifest_sha256: str
-    elapsed_seconds: int  # of its segment: the work of this time is in it
-    state: StateHashes | None = None  # None: saved before there were any
-    eval_loss: float | None = None  # nats per label token, if it was evaluated
+    total_bytes: int
+    state: StateHashes | None = None
 
 
 class Evaluated(Protocol):

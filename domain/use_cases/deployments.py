@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from domain.catalog.base_model import BaseModel
-from domain.core.aggregate import current_cause
 from domain.core.errors import NotFound, WrongState
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_id
 from domain.deployments.deployment import AdapterWeights, Deployment, DeploymentStatus, Weights
-from domain.jobs.job import Job
-from domain.jobs.job_adapter import MODEL_DELETED
+from domain.jobs.job import MODEL_DELETED, Job
 from domain.training.checkpoint import SavedCheckpoint, checkpoint_model
 
 Adapters = Callable[[], int]
@@ -174,13 +172,13 @@ def model_deployment(log: EventLog, job: Job) -> Deployment:
     """The deployment of a job's model, wanted and not saved yet; raises WrongState without one."""
     if job.model_deleted:
         raise WrongState(MODEL_DELETED)
-    if job.model is None or job.adapter_ref is None or job.adapter_manifest_sha256 is None:
+    if (model := job.model) is None:
         raise WrongState(
             f"the job is {job.status} and has no model yet; it has one when it is registered, and "
             "what a cancelled or failed job had saved can be promoted to one"
         )
-    weights = _weights(job, job.adapter_ref, job.adapter_manifest_sha256, step=None)
-    return _wanted(log, job.account_id, job.model, weights)
+    weights = _weights(job, model.adapter_ref, model.manifest_sha256, step=None)
+    return _wanted(log, job.account_id, model.name, weights)
 
 
 def require_base(log: EventLog, job: Job) -> None:
@@ -248,10 +246,10 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
 
 def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
     """The newest checkpoint of a step; raises NotFound, or WrongState when all are deleted."""
-    due = job.expires_at
-    if job.model is None and due is not None and (job.expired or current_cause().now >= due):
+    if job.model is None and job.retention_ended:
         raise WrongState(
-            f"what the job had saved was kept until {due:%Y-%m-%d %H:%M} UTC and is deleted"
+            f"The job's checkpoints were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC and are "
+            "deleted."
         )
     found = next((each for each in reversed(job.checkpoints) if each.step == step), None)
     if found is None:

@@ -14,7 +14,6 @@ from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.display_names import DisplayNames
 from domain.catalog.machine import Conditions, Machine
-from domain.catalog.model_shape import ModelShape
 from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id, gpu_pool_id
@@ -362,17 +361,6 @@ def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
         return None
 
 
-def _shape(base: BaseModel) -> ModelShape:
-    """The base's shape; raises WrongState for one that an earlier version imported without it."""
-    if base.shape is None:
-        raise WrongState(
-            f"{base.name} was imported by an earlier version that did not record its shape; "
-            "an operator has to import it again",
-            field="base_model",
-        )
-    return base.shape
-
-
 def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
     """The fit of a job's rest is in the precision in which it began."""
     if approved is None:
@@ -404,7 +392,7 @@ def _work(
     approved: TrainingPlan | None,
 ) -> Work:
     """What is to be done; raises what keeps its lengths in tokens from being known."""
-    shape, lengths = _shape(base), _lengths(dataset, base)
+    shape, lengths = base.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
     return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from domain import AGGREGATES
@@ -14,7 +13,7 @@ Schema = dict[str, Any]
 
 def event_schemas() -> dict[str, Schema]:
     """Return the schema of the fields of each event by its topic. Each has its own `$defs`."""
-    found = {kind.TOPIC: kind for kind in _kinds()}
+    found = {kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()}
     return {topic: _schema(topic, found[topic]) for topic in sorted(found)}
 
 
@@ -41,15 +40,9 @@ def _schema(topic: str, kind: type[Event]) -> Schema:
     hidden = hidden_fields(kind)
     schema["title"] = component(topic)
     schema["properties"] = {
-        name: part for name, part in schema["properties"].items() if name not in hidden
+        name: {key: value for key, value in part.items() if key != "default"}
+        for name, part in schema["properties"].items()
+        if name not in hidden
     }
-    schema["required"] = [name for name in schema["required"] if name not in hidden]
+    schema["required"] = list(schema["properties"])  # a stored event has all of its fields
     return schema
-
-
-def _kinds() -> Iterator[type[Event]]:
-    """Yield every event of every aggregate."""
-    for aggregate in AGGREGATES:
-        for name, kind in vars(aggregate).items():
-            if name != "Event" and isinstance(kind, type) and issubclass(kind, Event):
-                yield kind

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from domain.access.api_key import ApiKey
 from domain.core.aggregate import Created, Event
-from domain.jobs.job import Job
+from domain.jobs import events
 from gateway.http.paging import MOST_POSITION
 from gateway.schemas import Answer, JobId
 from infrastructure.consumer import Recorded
@@ -26,7 +26,7 @@ def hidden_fields(kind: type[Event]) -> frozenset[str]:
     """Return the names of the fields that an event does not show."""
     if issubclass(kind, ApiKey.Event):
         return ENVELOPE | SECRET
-    return ENVELOPE | INTERNAL if issubclass(kind, Job.PodStarted) else ENVELOPE
+    return ENVELOPE | INTERNAL if issubclass(kind, events.PodStarted) else ENVELOPE
 
 
 class EventAnswer(Answer):

@@ -10,8 +10,8 @@ from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import Toward, dollars, exact_dollars
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.failures import FAILURES
-from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import SegmentEnd
 from gateway.jobs.states import PAUSED
@@ -32,7 +32,7 @@ MINOR = (
     Meter.LeaseExtended,
     Meter.MinuteMetered,
     Meter.MeterClosed,
-    Job.CheckpointPruned,
+    events.CheckpointPruned,
 )
 """Events that recur every minute. The page hides them until asked, and /v1 leaves them out."""
 
@@ -57,7 +57,7 @@ def describe(event: Event, model: str | None = None) -> Description:
     Only the first event of a deployment names the model, so the caller passes it for the others.
     """
     match event:
-        case Job.Event():
+        case events.JobEvent():
             return _command(event) or _training(event) or _checkpoint(event) or _ending(event)
         case Deployment.Event():
             return _deployment(event, model)
@@ -75,10 +75,10 @@ def _undescribed(event: Event) -> Description:
     return Description("info", f"{event.TOPIC}.")
 
 
-def _command(event: Job.Event) -> Description | None:
+def _command(event: events.JobEvent) -> Description | None:
     """Commands of the owner, and pauses for want of money or GPUs."""
     match event:
-        case Job.JobApproved(plan=plan):
+        case events.JobApproved(plan=plan):
             rate = exact_dollars(plan.rate_micros_per_hour)
             text = (
                 f"Approved: {plan.base_model} on {plan.gpu_count} × {plan.gpu_type} in "
@@ -87,94 +87,94 @@ def _command(event: Job.Event) -> Description | None:
             return Description(
                 "warn" if plan.warnings else "info", " ".join([text, *plan.warnings])
             )
-        case Job.PauseRequested():
+        case events.PauseRequested():
             return Description("info", "Pausing: the trainer saves a checkpoint and exits.")
-        case Job.JobPaused(reason=reason):
+        case events.JobPaused(reason=reason):
             return Description("warn", f"{PAUSED[reason].heading}. The meter is stopped.")
-        case Job.JobResumed():
+        case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
             return Description(
                 "info", f"Resumed for {rate} an hour. Waiting for GPUs, free of charge."
             )
-        case Job.CancelRequested():
+        case events.CancelRequested():
             return Description("info", "Cancelling: the trainer saves a checkpoint and exits.")
-        case Job.JobCancelled():
+        case events.JobCancelled():
             return Description(
                 "warn", f"Cancelled at step {event.step:,}. The used GPU time is settled."
             )
-        case Job.AdapterPromoted(model=model):
+        case events.AdapterPromoted(model=model):
             return Description("info", f"The last checkpoint was promoted to the model {model}.")
-        case Job.ModelDeleted(model=model):
+        case events.ModelDeleted(model=model):
             return Description("info", f"The model {model} was deleted.")
         case _:
             return None
 
 
-def _training(event: Job.Event) -> Description | None:
+def _training(event: events.JobEvent) -> Description | None:
     """The progress of a launch."""
     match event:
-        case Job.SegmentAllocated(segment=segment):
+        case events.SegmentAllocated(segment=segment):
             return Description("info", f"GPUs are free. Launch {segment} starts.")
-        case Job.PodStarted():
+        case events.PodStarted():
             return Description("info", "The GPUs are bound. The meter runs from here.")
-        case Job.TrainingStarted(step=0):
+        case events.TrainingStarted(step=0):
             examples = f"{event.train_examples:,} examples"
             if event.eval_examples:
                 examples += f", evaluated on {event.eval_examples:,}"
             return Description(
                 "info", f"Training started: {event.total_steps:,} steps over {examples}."
             )
-        case Job.TrainingStarted():
+        case events.TrainingStarted():
             return Description(
                 "info", f"Training continues after step {event.step:,} of {event.total_steps:,}."
             )
-        case Job.EvaluationStarted(step=step):
+        case events.EvaluationStarted(step=step):
             return Description("info", f"All {step:,} steps are done. Eval set running.")
-        case Job.EvaluationCompleted():
+        case events.EvaluationCompleted():
             return Description(
                 "info",
                 f"Held-out loss {event.loss_after:.4f}, base model {event.loss_before:.4f}. "
                 "Adapter being registered.",
             )
-        case Job.MicroBatchHalved(micro_batch_size=size):
+        case events.MicroBatchHalved(micro_batch_size=size):
             return Description(
                 "warn",
                 "A batch did not fit the memory. The trainer retries with "
                 f"micro-batches of {size}; the steps stay the same.",
             )
-        case Job.RelaunchPostponed():
+        case events.RelaunchPostponed():
             pause = (event.until - event.timestamp).total_seconds()
             return Description("warn", f"The next attempt is in {spoken(pause)}. Waiting is free.")
         case _:
             return None
 
 
-def _checkpoint(event: Job.Event) -> Description | None:
+def _checkpoint(event: events.JobEvent) -> Description | None:
     match event:
-        case Job.CheckpointSaved():
+        case events.CheckpointSaved():
             text = f"Checkpoint saved at step {event.step:,}: train loss {event.train_loss:.4f}"
             if event.eval_loss is not None:
                 text += f", held-out loss {event.eval_loss:.4f}"
             return Description("info", f"{text}.")
-        case Job.CheckpointRejected():
+        case events.CheckpointRejected():
             reason = event.reason.replace("_", " ")
             text = f"The checkpoint of step {event.step:,} is unusable ({reason})."
             if event.kept_seconds is not None:
                 text += " The lost time is credited."
             return Description("warn", text)
-        case Job.ResumeCertified():
+        case events.ResumeCertified():
             return _resume(event)
-        case Job.CheckpointPruned():
+        case events.CheckpointPruned():
             text = f"The checkpoint of step {event.step:,} was deleted to keep newer ones."
             return Description("info", text)
-        case Job.AdapterExpired():
+        case events.AdapterExpired():
             text = "The saved checkpoints were deleted at the end of their retention."
             return Description("warn", text)
         case _:
             return None
 
 
-def _resume(event: Job.ResumeCertified) -> Description:
+def _resume(event: events.ResumeCertified) -> Description:
     """A resume, and the differences between the restored state and the saved one."""
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
@@ -189,20 +189,20 @@ def _resume(event: Job.ResumeCertified) -> Description:
     return Description("warn" if event.unchecked or event.differences else "info", text)
 
 
-def _ending(event: Job.Event) -> Description:
+def _ending(event: events.JobEvent) -> Description:
     """The end of a launch, or of the job."""
     match event:
-        case Job.Registered(model=model):
+        case events.Registered(model=model):
             return Description("info", f"Registered as {model}.")
-        case Job.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
+        case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
             elapsed = spoken(event.elapsed_seconds)
             return Description("warn", f"{FAILURES[failure].sentence} The launch ran {elapsed}.")
-        case Job.SegmentEnded(reason=reason):
+        case events.SegmentEnded(reason=reason):
             elapsed = spoken(event.elapsed_seconds)
             return Description("info", f"{ENDED.get(reason, 'The launch ended')} after {elapsed}.")
-        case Job.JobFailed(failure=failure):
+        case events.JobFailed(failure=failure):
             return Description("error", f"Failed. {FAILURES[failure].sentence}")
-        case Job.EstimateScored():
+        case events.EstimateScored():
             low = dollars(event.low_micros, Toward.DOWN)
             high = dollars(event.high_micros, Toward.UP)
             return Description(

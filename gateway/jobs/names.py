@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.core.event_log import EventLog
-from domain.jobs.job import Job
+from domain.jobs import events
 from gateway.backend import Backend
 from gateway.jobs.schemas import JobSummary
 from infrastructure.profiles import dataset_names
@@ -77,5 +77,5 @@ def _suffix(log: EventLog, job_id: UUID) -> str | None:
     Only the first event has it. That event never changes, so the suffix is read once.
     """
     first = next(iter(log.events.get(job_id, limit=1)), None)
-    assert isinstance(first, Job.JobApproved)
+    assert isinstance(first, events.JobApproved)
     return first.suffix

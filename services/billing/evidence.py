@@ -9,8 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from domain.core.counts import Count
 from infrastructure.measurements import add_evidence
-from infrastructure.reports import Count
 from infrastructure.store import Connection
 
 

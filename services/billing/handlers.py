@@ -11,7 +11,7 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
-from domain.jobs.job import Job
+from domain.jobs import events
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 
@@ -30,16 +30,16 @@ class Metering:
     def react(self, event: Event) -> Sequence[Aggregate]:
         """React to one event. Returns the aggregates to save."""
         match event:
-            case Job.SegmentAllocated():
+            case events.SegmentAllocated():
                 return self.on_segment_allocated(event)
-            case Job.SegmentEnded():
+            case events.SegmentEnded():
                 return self.on_segment_ended(event)
-            case Job.CheckpointRejected():
+            case events.CheckpointRejected():
                 return self.on_checkpoint_rejected(event)
             case _:
                 return []
 
-    def on_segment_allocated(self, event: Job.SegmentAllocated) -> Sequence[Aggregate]:
+    def on_segment_allocated(self, event: events.SegmentAllocated) -> Sequence[Aggregate]:
         """Open the segment's meter with its first lease, or refuse the lease without money.
 
         The scheduler ends a segment whose lease was refused.
@@ -54,7 +54,7 @@ class Metering:
         open_meter(account, meter, self._policy)
         return [meter, account]
 
-    def on_segment_ended(self, event: Job.SegmentEnded) -> Sequence[Aggregate]:
+    def on_segment_ended(self, event: events.SegmentEnded) -> Sequence[Aggregate]:
         """Settle a segment to the second, and credit the work that a crash lost."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is None or meter.closed:
@@ -64,7 +64,7 @@ class Metering:
         close(account, meter, ran, kept, self._policy)
         return [meter, account]
 
-    def on_checkpoint_rejected(self, event: Job.CheckpointRejected) -> Sequence[Aggregate]:
+    def on_checkpoint_rejected(self, event: events.CheckpointRejected) -> Sequence[Aggregate]:
         """Credit the work that a rejected checkpoint lost. Its segment is settled already."""
         meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
         if meter is None or event.kept_seconds is None:
@@ -73,7 +73,7 @@ class Metering:
         credit_lost_work(account, meter, event.kept_seconds)
         return [meter, account]
 
-    def _ran_and_kept_seconds(self, event: Job.SegmentEnded) -> tuple[int, int]:
+    def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
         """Elapsed and checkpointed seconds to bill, at most those of scheduler and database.
 
         Grace is not billed, even if the lease was extended meanwhile. Neither is time after the
@@ -93,6 +93,6 @@ class Metering:
     def _bound_at(self, job_id: UUID, segment: int) -> datetime | None:
         """Time at which the segment got its GPUs, from the log because projections may lag."""
         for event in self._log.events.get(job_id, desc=True):
-            if isinstance(event, Job.PodStarted) and event.segment == segment:
+            if isinstance(event, events.PodStarted) and event.segment == segment:
                 return event.bound_at
         return None

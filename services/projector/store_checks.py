@@ -21,7 +21,7 @@ from domain.core.money import exact_dollars
 from domain.core.signed_snapshots import ForgedSnapshot, SignedSnapshots, SignedState
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.jobs.job import Job
+from domain.jobs import events
 from infrastructure.consumer import Recorded
 from infrastructure.store import Connection
 
@@ -186,16 +186,16 @@ class PositionCheck:
 
     def _note_due(self, item: Recorded) -> None:
         match item.event:
-            case Job.SegmentAllocated(originator_id=job_id, segment=segment):
+            case events.SegmentAllocated(originator_id=job_id, segment=segment):
                 self._unmetered[job_id, segment] = item.id
             case Meter.MeterOpened(job_id=job_id, segment=segment):
                 self._unmetered.pop((job_id, segment), None)
                 self._open.add((job_id, segment))
-            case Job.SegmentEnded(originator_id=job_id, segment=segment):
+            case events.SegmentEnded(originator_id=job_id, segment=segment):
                 self._unsettled[job_id, segment] = item.id
             case Meter.MeterClosed(job_id=job_id, segment=segment):
                 self._unsettled.pop((job_id, segment), None)
-            case Job.JobApproved(originator_id=job_id):
+            case events.JobApproved(originator_id=job_id):
                 self._unclaimed[job_id] = item.id
             case event:
                 self._unclaimed.pop(getattr(event, "job_id", event.originator_id), None)
@@ -293,11 +293,11 @@ class EvidenceCheck:
         """Record billed seconds, and starts and ends of segments."""
         for item in batch:
             match item.event:
-                case Job.SegmentAllocated(originator_id=job_id, segment=segment):
+                case events.SegmentAllocated(originator_id=job_id, segment=segment):
                     self._known.add((job_id, segment))
-                case Job.PodStarted(originator_id=job_id, segment=segment, bound_at=bound_at):
+                case events.PodStarted(originator_id=job_id, segment=segment, bound_at=bound_at):
                     self._bound[job_id, segment] = bound_at
-                case Job.SegmentEnded(originator_id=job_id) as ended:
+                case events.SegmentEnded(originator_id=job_id) as ended:
                     ran = ended.elapsed_seconds - ended.grace_seconds
                     self._ended[job_id, ended.segment] = ran
                 case Meter.MinuteMetered(job_id=job_id) as minute if item.id <= self._head:

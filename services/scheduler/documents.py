@@ -13,6 +13,7 @@ from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
 from domain.core.money import charge_micros
 from domain.datasets.dataset import Dataset
+from domain.jobs import events
 from domain.jobs.job import Job
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
@@ -45,7 +46,7 @@ def document(
 
 
 def document_promoted(
-    log: EventLog, artifacts: Artifacts, job: Job, event: Job.AdapterPromoted
+    log: EventLog, artifacts: Artifacts, job: Job, event: events.AdapterPromoted
 ) -> None:
     """Write card and provenance of a promoted checkpoint. The same event gives the same bytes.
 
@@ -88,9 +89,9 @@ def _provenance(
         uploaded=uploaded_files(log, job),
         repository=listed.repository if listed is not None else None,
         cost=CostFacts(
-            amount_micros=job.actual_micros + unsettled_micros,
-            metered_seconds=job.actual_seconds + unsettled_seconds,
-            segments=job.segments_used + (unsettled_seconds > 0),
+            amount_micros=job.usage.paid_micros + unsettled_micros,
+            metered_seconds=job.usage.paid_seconds + unsettled_seconds,
+            segments=job.usage.segments + (unsettled_seconds > 0),
         ),
     )
 

@@ -13,6 +13,7 @@ from domain.core.aggregate import Aggregate, Event, current_cause
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts import Artifacts
@@ -48,19 +49,19 @@ class Scheduling:
     def react(self, event: Event) -> Sequence[Aggregate]:
         """React to one event. Returns the aggregates to save."""
         match event:
-            case Job.JobApproved() | Job.JobResumed() | Job.SegmentEnded():
+            case events.JobApproved() | events.JobResumed() | events.SegmentEnded():
                 return self.on_segment_needed(event)
-            case Job.PauseRequested() | Job.CancelRequested():
+            case events.PauseRequested() | events.CancelRequested():
                 return self.on_stop_requested(event)
-            case Job.JobPaused() | Job.JobCancelled():
+            case events.JobPaused() | events.JobCancelled():
                 return self.on_job_stopped(event)
-            case Job.AdapterExpired() | Job.ModelDeleted():
+            case events.AdapterExpired() | events.ModelDeleted():
                 return self.on_saved_given_up(event)
-            case Job.AdapterPromoted():
+            case events.AdapterPromoted():
                 return self.on_adapter_promoted(event)
-            case Job.CheckpointSaved() | Job.Registered():
+            case events.CheckpointSaved() | events.Registered():
                 return self.on_checkpoint_superseded(event)
-            case Job.CheckpointPruned():
+            case events.CheckpointPruned():
                 return self.on_checkpoint_pruned(event)
             case Deployment.Undeployed():
                 return self.on_checkpoint_released(event)
@@ -138,7 +139,7 @@ class Scheduling:
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
         """Send a running segment its new total of paid seconds and renewed credentials."""
         job = self._log.load(Job, event.job_id)
-        if not job.segment_running or job.segment != event.segment:
+        if not job.runs(event.segment):
             return []
         issuer = CredentialIssuer.of(self._settings)
         jwt = issuer.issue(job.account_id, job.id, job.segment).jwt if issuer else ""
@@ -148,7 +149,7 @@ class Scheduling:
     def on_lease_refused(self, event: Meter.LeaseRefused) -> Sequence[Aggregate]:
         """Pause a job that has GPUs but no money for one second of them."""
         job = self._log.load(Job, event.job_id)
-        if not job.segment_running or job.segment != event.segment:
+        if not job.runs(event.segment):
             return []
         assert job.pod is None, "a pod was launched without a lease"
         return self._pods.end_unlaunched(job, SegmentEnd.LEASE_ENDED, can_pay=False)
@@ -163,13 +164,13 @@ class Scheduling:
         self._control.stop(job.id, job.segment)
         return []
 
-    def on_job_stopped(self, event: Job.JobPaused | Job.JobCancelled) -> Sequence[Aggregate]:
+    def on_job_stopped(self, event: events.JobPaused | events.JobCancelled) -> Sequence[Aggregate]:
         """Remove the job from the queue. Delete what a cancelled job saved without a checkpoint.
 
         The reaction may be late. A job that was resumed meanwhile keeps its new place.
         """
         job = self._log.load(Job, event.originator_id)
-        if isinstance(event, Job.JobCancelled) and event.checkpoint_ref is None:
+        if isinstance(event, events.JobCancelled) and event.checkpoint_ref is None:
             delete_saved(self._artifacts, job)
         if job.next_segment is not None:
             return []
@@ -182,7 +183,7 @@ class Scheduling:
         delete_saved(self._artifacts, self._log.load(Job, event.originator_id))
         return []
 
-    def on_adapter_promoted(self, event: Job.AdapterPromoted) -> Sequence[Aggregate]:
+    def on_adapter_promoted(self, event: events.AdapterPromoted) -> Sequence[Aggregate]:
         """Write card and provenance of the promoted checkpoint, and prune the other checkpoints."""
         job = self._log.load(Job, event.originator_id)
         document_promoted(self._log, self._artifacts, job, event)
@@ -195,7 +196,7 @@ class Scheduling:
         job.prune_checkpoints(deployed_refs(self._log, job))
         return [job]
 
-    def on_checkpoint_pruned(self, event: Job.CheckpointPruned) -> Sequence[Aggregate]:
+    def on_checkpoint_pruned(self, event: events.CheckpointPruned) -> Sequence[Aggregate]:
         """Delete the checkpoint's files."""
         self._artifacts.delete_directory(event.ref)
         return []

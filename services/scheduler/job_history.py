@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from domain.jobs.job import Job
+from domain.jobs import events
 from domain.training.checkpoint import StateHashes
 from domain.training.training_plan import TrainingPlan
 from infrastructure.artifacts import Manifest
@@ -33,8 +33,8 @@ class JobHistory:
 
     def __init__(self, events: Iterable[object]) -> None:
         self.version = 0
-        self.approved: Job.JobApproved | None = None
-        self.started: Job.TrainingStarted | None = None
+        self.approved: events.JobApproved | None = None
+        self.started: events.TrainingStarted | None = None
         self.evaluation: EvaluationFacts | None = None
         self.segments: list[SegmentFacts] = []
         self.resumes: list[ResumeFacts] = []
@@ -51,32 +51,32 @@ class JobHistory:
 
     def _take(self, event: object) -> None:
         match event:
-            case Job.JobApproved():
+            case events.JobApproved():
                 self.approved = event
                 self._gpu_count = event.plan.gpu_count
                 self._micro_batch_size = event.plan.lora.micro_batch_size
-            case Job.JobResumed():
+            case events.JobResumed():
                 self._gpu_count = event.gpu_count or self._gpu_count
-            case Job.MicroBatchHalved():
+            case events.MicroBatchHalved():
                 self._micro_batch_size = event.micro_batch_size
-            case Job.ResumeCertified():
+            case events.ResumeCertified():
                 self._certify(event)
-            case Job.TrainingStarted():
+            case events.TrainingStarted():
                 self._start(event)
-            case Job.CheckpointSaved():
+            case events.CheckpointSaved():
                 fields = _shared_fields(event, CheckpointFacts)
                 self._saved[event.ref] = CheckpointFacts(**fields, rejected=None)
-            case Job.CheckpointRejected():
+            case events.CheckpointRejected():
                 lost = self._saved[event.ref]
                 self._saved[event.ref] = lost.model_copy(update={"rejected": event.reason})
-            case Job.EvaluationCompleted():
+            case events.EvaluationCompleted():
                 self.evaluation = EvaluationFacts(**_shared_fields(event, EvaluationFacts))
             case _:
                 pass
-        assert isinstance(event, Job.Event | Job.JobApproved)
+        assert isinstance(event, events.JobEvent | events.JobApproved)
         self.version = event.originator_version
 
-    def _certify(self, event: Job.ResumeCertified) -> None:
+    def _certify(self, event: events.ResumeCertified) -> None:
         self.resumes.append(
             ResumeFacts(
                 segment=event.segment,
@@ -88,7 +88,7 @@ class JobHistory:
             )
         )
 
-    def _start(self, event: Job.TrainingStarted) -> None:
+    def _start(self, event: events.TrainingStarted) -> None:
         """Record a segment. Only its first step tells of a resume without a certificate."""
         self.started = event
         self.segments.append(

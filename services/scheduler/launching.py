@@ -18,6 +18,7 @@ from domain.core.identity import gpu_pool_id, meter_id
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.segments import SegmentEnding
 from infrastructure.backoff import Postponed
 from infrastructure.clock import Clock, SystemClock
 from infrastructure.settings import Settings
@@ -53,7 +54,7 @@ class PodStarter:
         Raises GpusBusy if `may_wait`; otherwise busy GPUs count as a failed launch.
         """
         job = self._log.load(Job, job_id)
-        if not job.segment_running or job.segment != segment or job.pod is not None:
+        if not job.runs(segment) or job.pod is not None:
             return []
         if job.stop_requested and not self.launched(job):
             return self.end_unlaunched(job, SegmentEnd.STOPPED)
@@ -111,9 +112,10 @@ class PodStarter:
         """End a segment that has no pod, at no cost, and release its GPUs."""
         segment = job.segment
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
-        job.end_segment(
-            segment, reason, 0, failure=failure, error_class=error_class, can_pay=can_pay
+        ending = SegmentEnding(
+            reason=reason, elapsed_seconds=0, failure=failure, error_class=error_class
         )
+        job.end_segment(segment, ending, can_pay=can_pay)
         pool.release(job.id, segment)
         return [job, pool]
 

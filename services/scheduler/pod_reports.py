@@ -45,7 +45,7 @@ class PodReports:
             if report.subject == subject:
                 reports.append(report)
         return max(
-            reports, key=lambda each: (each.outcome is not None, each.elapsed_seconds), default=None
+            reports, key=lambda each: (each.ending is not None, each.elapsed_seconds), default=None
         )
 
     async def last_evidence(self, job: Job, segment: int) -> float:

@@ -87,15 +87,15 @@ class PodWatch:
         job = await asyncio.to_thread(self._log.find, Job, name.job_id)
         if job is None:
             return
-        running = job.segment_running and job.segment == name.segment
+        segment = job.running if job.runs(name.segment) else None
         if pod is not None and pod.alive:
-            await (self._attend(pod, job) if running else self._stop_overdue(name))
-        elif not running:
+            await (self._attend(pod, job) if segment else self._stop_overdue(name))
+        elif segment is None:
             if pod is not None:
                 await self._remove(name, job)
-        elif job.pod_host not in (None, self._launcher.host):
-            await self._attend_elsewhere(name, job)
-        elif job.pod is not None:  # otherwise the launching reaction has yet to save it
+        elif segment.host not in (None, self._launcher.host):
+            await self._attend_elsewhere(name, job, segment.host)
+        elif segment.pod is not None:  # otherwise the launching reaction has yet to save it
             await self._end(name, None if pod is None else pod.exit_code, job)
 
     async def _attend(self, pod: Pod, job: Job) -> None:
@@ -110,7 +110,7 @@ class PodWatch:
         if job.stop_requested:  # repeated, so that a restart does not lose it
             await asyncio.to_thread(self._segments.request_stop, pod.name)
 
-    async def _attend_elsewhere(self, name: PodName, job: Job) -> None:
+    async def _attend_elsewhere(self, name: PodName, job: Job, host: str | None) -> None:
         """End a segment of another host if the bus works but brings no reports of it.
 
         This host cannot see the process. It may still live, so it is asked to stop.
@@ -120,11 +120,11 @@ class PodWatch:
         except Exception:
             self._silences.forget(name)  # without the bus every pod is silent
             raise
-        shown = None if report is None else (report.n, report.outcome)
+        shown = None if report is None else (report.n, report.ending)
         silent_seconds = self._silences.seconds(name, shown)
         if silent_seconds > self._most_silence:
             self._logger.error(
-                "ending %s on host %s: silent for %.0f s", name, job.pod_host, silent_seconds
+                "ending %s on host %s: silent for %.0f s", name, host, silent_seconds
             )
             await asyncio.to_thread(self._segments.request_stop, name)
             await self._end(name, None, job)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.job import Job
 from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
@@ -39,9 +40,9 @@ def delete_unnamed(log: EventLog, artifacts: Artifacts, job: Job, segment: int) 
     """
     named: set[str] = set()
     for event in log.events.get(job.id):
-        if isinstance(event, Job.CheckpointSaved):
+        if isinstance(event, events.CheckpointSaved):
             named.add(event.ref)
-        elif isinstance(event, Job.Registered):
+        elif isinstance(event, events.Registered):
             named.add(event.adapter_ref)
     stored = {
         ref.rpartition("/")[0]

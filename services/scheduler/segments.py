@@ -14,12 +14,13 @@ from domain.core.aggregate import Cause, because
 from domain.core.errors import DomainError, Invalid, NotFound, StaleSegment
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
-from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.segments import SegmentEnding
 from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.customer_log import customer_lines
-from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document
@@ -31,13 +32,6 @@ from services.scheduler.segment_spec import job_prefix, kept_log_ref
 LOG_TAIL_LINES = 50
 HEARTBEATS = ("report ", "checkpoint ")  # lines that say nothing about a failure
 MAX_LOG_BYTES = 1024**2
-
-ENDS = {
-    Outcome.COMPLETED: SegmentEnd.COMPLETED,
-    Outcome.STOPPED: SegmentEnd.STOPPED,
-    Outcome.LEASE_ENDED: SegmentEnd.LEASE_ENDED,
-    Outcome.FAILED: SegmentEnd.CRASHED,
-}
 
 
 class ForeignReport(Exception):
@@ -99,9 +93,9 @@ class Segments:
             report.resumed,
             report.checkpoint,
             report.evaluation,
-            report.outcome,
+            report.ending,
         )
-        if self._known.get(key) == news and report.outcome is None:
+        if self._known.get(key) == news and report.ending is None:
             return
         try:
             self._log.retrying(lambda: self._record(report))
@@ -111,7 +105,7 @@ class Segments:
         except (StaleSegment, NotFound) as refusal:
             self._logger.info("refused a report of %s: %s", PodName(*key), refusal)
         self._known[key] = news
-        if report.outcome is not None:
+        if report.ending is not None:
             self._control.answer(report.job_id, report.segment)
 
     def _record(self, report: Report) -> None:
@@ -119,10 +113,10 @@ class Segments:
         _require_own(job, report)
         with because(self._cause(f"report:{report.job_id}:{report.segment}:{report.n}")):
             self._progress(job, report)
-            if report.outcome is None:
+            if report.ending is None:
                 self._log.commit(job)
             else:
-                self._finish(job, report)
+                self._finish(job, report.ending, report)
 
     def _progress(self, job: Job, report: Report) -> None:
         """Record what is new in a report, in the order of training."""
@@ -138,30 +132,11 @@ class Segments:
                 report.eval_examples,
             )
         for saved in report.checkpoints:
-            job.save_checkpoint(
-                segment,
-                step=saved.step,
-                train_loss=saved.train_loss,
-                elapsed_seconds=int(saved.elapsed_seconds),
-                ref=saved.ref,
-                manifest_sha256=saved.manifest_sha256,
-                total_bytes=saved.total_bytes,
-                state=saved.state,
-                eval_loss=saved.eval_loss,
-            )
+            job.save_checkpoint(saved)
         if phase in (Phase.EVALUATION, Phase.REGISTER):
             job.start_evaluation(segment, report.step)
-        if phase is Phase.REGISTER and (scored := report.evaluation) is not None:
-            job.complete_evaluation(
-                segment,
-                loss_before=scored.loss_before,
-                loss_after=scored.loss_after,
-                examples=scored.examples,
-                label_tokens=scored.label_tokens,
-                accuracy_before=scored.accuracy_before,
-                accuracy_after=scored.accuracy_after,
-                peak_memory_bytes=report.peak_memory_bytes,
-            )
+        if phase is Phase.REGISTER and report.evaluation is not None:
+            job.complete_evaluation(segment, report.evaluation, report.peak_memory_bytes)
 
     def _resume(self, job: Job, report: Report) -> None:
         """Record rejected checkpoints and the resume.
@@ -173,44 +148,28 @@ class Segments:
         if (resumed := report.resumed) is None:
             return
         try:
-            job.certify_resume(
-                report.segment,
-                step=resumed.step,
-                ref=resumed.ref,
-                state=resumed.state,
-                unchecked=resumed.unchecked,
-                ranks=resumed.ranks,
-                differences=resumed.differences,
-            )
+            job.certify_resume(report.segment, resumed)
         except Invalid as refusal:
             name = PodName(job.id, report.segment)
             self._logger.warning("refused the certificate of %s: %s", name, refusal)
 
-    def _finish(self, job: Job, report: Report) -> None:
-        assert report.outcome is not None
-        reason, elapsed = ENDS[report.outcome], int(report.elapsed_seconds)
-        grace = int(report.grace_seconds)
-        failure, error_class = report.failure, report.error_class
-        # After a cancel there is no adapter to register, whatever the trainer came to.
-        if reason is SegmentEnd.COMPLETED and not job.cancel_requested:
+    def _finish(self, job: Job, ending: SegmentEnding, report: Report) -> None:
+        """End a segment by its trainer's final report."""
+        # A cancelled job registers no adapter.
+        if ending.reason is SegmentEnd.COMPLETED and not job.cancel_requested:
             try:
                 self._register(job, report)
             except (ArtifactCorrupt, FileNotFoundError, DomainError) as error:
                 self._logger.error("cannot register %s: %s", job.id, error)
-                reason, error_class = SegmentEnd.CRASHED, type(error).__name__
-        self._end(
-            job,
-            report.segment,
-            reason,
-            elapsed,
-            grace_seconds=grace,
-            failure=failure if reason is SegmentEnd.CRASHED else None,
-            shortage=report.shortage,
-            error_class=error_class,
-            phase_seconds=report.phase_seconds,
-            can_pay=reason is not SegmentEnd.LEASE_ENDED
-            or self._can_pay(job, self._unused_micros(job, max(0, elapsed - grace))),
+                error_class = type(error).__name__
+                ending = ending.model_copy(
+                    update={"reason": SegmentEnd.CRASHED, "error_class": error_class}
+                )
+        ran_seconds = max(0, ending.elapsed_seconds - ending.grace_seconds)
+        can_pay = ending.reason is not SegmentEnd.LEASE_ENDED or self._can_pay(
+            job, self._unused_micros(job, ran_seconds)
         )
+        self._end(job, report.segment, ending, can_pay=can_pay)
 
     def _can_pay(self, job: Job, unused_micros: int = 0) -> bool:
         """True if the account can pay another launch, with `unused_micros` of the present lease.
@@ -246,33 +205,31 @@ class Segments:
         phase_seconds: Mapping[Phase, float] | None = None,
         grace_seconds: int = 0,
     ) -> None:
-        """End a segment whose process is gone without a last word.
+        """End a segment whose process ended without a final report.
 
-        One that overran its paid time and its grace is a lease that ended. What its lease would
-        give back is not counted then: what is known of its time may be too little, and what no
-        checkpoint holds is credited. That credit must not launch it again, or a job that is too
-        slow to save would run for ever at nobody's cost: without other money it is paused.
+        If it overran its paid time and its grace, its lease ended. The unused part of the lease
+        does not count as money then: the known time may be too short, and work without a
+        checkpoint is credited. The credit must not pay for another launch, or a job that is too
+        slow to save would run forever at no cost. Without other money the job is paused.
         """
         overran = exit_code == OVERRUN
         lost_as = "ProcessLost" if exit_code is None else f"TrainerExited({exit_code})"
+        ending = SegmentEnding(
+            reason=SegmentEnd.LEASE_ENDED if overran else SegmentEnd.CRASHED,
+            elapsed_seconds=elapsed_seconds,
+            grace_seconds=grace_seconds,
+            error_class=None if overran else lost_as,
+            failure=None if overran else failure_of_exit(exit_code),
+            phase_seconds=dict(phase_seconds or {}),
+        )
 
         def attempt() -> None:
             job = self._log.load(Job, name.job_id)
-            if not job.segment_running or job.segment != name.segment:
+            if not job.runs(name.segment):
                 return
             with because(self._cause(f"lost:{name}")):
-                self._end(
-                    job,
-                    name.segment,
-                    SegmentEnd.LEASE_ENDED if overran else SegmentEnd.CRASHED,
-                    elapsed_seconds,
-                    grace_seconds=grace_seconds,
-                    failure=None if overran else failure_of_exit(exit_code),
-                    error_class=None if overran else lost_as,
-                    phase_seconds=phase_seconds or {},
-                    can_pay=not overran or self._can_pay(job),
-                    overran=overran,
-                )
+                can_pay = not overran or self._can_pay(job)
+                self._end(job, name.segment, ending, can_pay=can_pay, overran=overran)
 
         self._log.retrying(attempt)
 
@@ -280,34 +237,17 @@ class Segments:
         self,
         job: Job,
         segment: int,
-        reason: SegmentEnd,
-        elapsed_seconds: int,
+        ending: SegmentEnding,
         *,
-        grace_seconds: int = 0,
-        failure: FailureClass | None,
-        shortage: MemoryShortage | None = None,
-        error_class: str | None,
-        phase_seconds: Mapping[Phase, float],
         can_pay: bool,
         overran: bool = False,
     ) -> None:
-        """End the segment and give its GPUs back, in one save; its log's tail comes after."""
+        """End the segment and release its GPUs in one save, then store the tail of its log."""
         log_ref = None
-        if reason is SegmentEnd.CRASHED:
+        if ending.reason is SegmentEnd.CRASHED:
             log_ref = f"jobs/{job.account_id}/{job.id}/logs/segment-{segment}-tail.log"
-        job.end_segment(
-            segment,
-            reason,
-            elapsed_seconds,
-            grace_seconds=grace_seconds,
-            failure=failure,
-            error_class=error_class,
-            log_ref=log_ref,
-            shortage=shortage,
-            phase_seconds=phase_seconds,
-            can_pay=can_pay,
-            overran=overran,
-        )
+        ending = ending.model_copy(update={"log_ref": log_ref})
+        job.end_segment(segment, ending, can_pay=can_pay, overran=overran)
         pool = self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))
         pool.release(job.id, segment)
         self._log.commit(job, pool)
@@ -338,7 +278,7 @@ class Segments:
 
     def _tail_ref(self, job_id: UUID, segment: int) -> str | None:
         for event in self._log.events.get(job_id, desc=True):
-            if isinstance(event, Job.SegmentEnded) and event.segment == segment:
+            if isinstance(event, events.SegmentEnded) and event.segment == segment:
                 return event.log_ref
         return None
 

@@ -16,6 +16,7 @@ from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id
 from domain.datasets.dataset import Dataset
+from domain.jobs import events
 from domain.jobs.job import Job
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
@@ -91,7 +92,7 @@ def verify(
     log: EventLog,
     artifacts: Artifacts,
     job: Job,
-    event: Job.Registered | Job.AdapterPromoted,
+    event: events.Registered | events.AdapterPromoted,
     copy: Copy,
 ) -> list[Check]:
     """Check a copy of a model against `event`, which registered or promoted it, and the log.
@@ -112,7 +113,7 @@ def verify(
         return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]
     environment = _read(copy, ENVIRONMENT, TrainingEnvironment)
     expected = _expected(log, job, event, manifest, environment, stated.base.repository)
-    if isinstance(event, Job.AdapterPromoted):
+    if isinstance(event, events.AdapterPromoted):
         card = hashlib.sha256(model_card(expected).encode()).hexdigest()
         checks.append(Check(f"file {CARD}", card, _sha256(copy, CARD)))
     return [*checks, *_statements(expected, stated), *_sources(log, job)]
@@ -162,7 +163,7 @@ def _read(copy: Copy, path: str, kind: type[T]) -> T | None:
 def _expected(
     log: EventLog,
     job: Job,
-    event: Job.Registered | Job.AdapterPromoted,
+    event: events.Registered | events.AdapterPromoted,
     manifest: Manifest,
     environment: TrainingEnvironment | None,
     repository: str | None,
@@ -178,9 +179,9 @@ def _expected(
         # The catalog may have changed since.
         repository=repository if repository in listed else listed[-1],
         cost=CostFacts(
-            amount_micros=job.actual_micros,
-            metered_seconds=job.actual_seconds,
-            segments=job.segments_used,
+            amount_micros=job.usage.paid_micros,
+            metered_seconds=job.usage.paid_seconds,
+            segments=job.usage.segments,
         ),
     )
 

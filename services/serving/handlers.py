@@ -12,6 +12,7 @@ from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from domain.deployments.deployment import Deployment, DeploymentStatus
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import base_deployment, model_deployment, why_not_served
 from infrastructure.backoff import Postponed
@@ -47,7 +48,7 @@ class Serving:
         match event:
             case BaseModel.BaseModelImported() | BaseModel.BaseModelRevised():
                 return self.on_base_imported(event)
-            case Job.Registered():
+            case events.Registered():
                 return self.on_registered(event)
             case (
                 Deployment.DeploymentRequested()
@@ -91,7 +92,7 @@ class Serving:
             return []
         return [base_deployment(self._log, base)]
 
-    def on_registered(self, event: Job.Registered) -> Sequence[Aggregate]:
+    def on_registered(self, event: events.Registered) -> Sequence[Aggregate]:
         """Deploy the model of a job that was approved with `deploy`."""
         job = self._log.load(Job, event.originator_id)
         if not job.order.deploy or job.model_deleted:

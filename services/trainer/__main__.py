@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from domain.estimating.estimate import Precision
-from infrastructure.reports import Outcome, SegmentSpec
+from domain.jobs.lifecycle import SegmentEnd
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from infrastructure.warm_start import WARM_FLAG
 from services.model_libraries import lean_imports
@@ -76,7 +77,7 @@ def main(
         followers.watch(program.abandon)
         outcome = program.run(settings)
     lease.close()
-    return 1 if outcome is Outcome.FAILED else 0
+    return 1 if outcome is SegmentEnd.CRASHED else 0
 
 
 class Program:
@@ -96,17 +97,17 @@ class Program:
         self._warm_base = warm_base
         self._checkpoints: Checkpoints | None = None
 
-    def run(self, settings: Settings) -> Outcome:
+    def run(self, settings: Settings) -> SegmentEnd:
         """Run the segment and report its outcome."""
         error: Exception | None = None
         try:
             self._segment(settings)
-            outcome = Outcome.COMPLETED
+            outcome = SegmentEnd.COMPLETED
         except SegmentStopped as stopped:
             self._reporter.log(f"segment stopped: {stopped.outcome.value}")
             outcome = stopped.outcome
         except Exception as raised:  # noqa: BLE001  # the report has the class of any error
-            outcome, error = Outcome.FAILED, raised
+            outcome, error = SegmentEnd.CRASHED, raised
             error = self._followers.behind(raised, classify(raised, self._reporter.phase)) or raised
         self._followers.leave()
         self._finish(outcome, error)
@@ -120,7 +121,7 @@ class Program:
         try:
             if self._checkpoints is not None:
                 self._checkpoints.await_stored(self._storing_seconds())
-            self._finish(Outcome.FAILED, loss)
+            self._finish(SegmentEnd.CRASHED, loss)
         finally:
             os._exit(1)
 
@@ -153,7 +154,7 @@ class Program:
         left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
         return max(0.0, self._lease.clock.real_seconds(left) - REPORT_SECONDS)
 
-    def _finish(self, outcome: Outcome, error: Exception | None) -> None:
+    def _finish(self, outcome: SegmentEnd, error: Exception | None) -> None:
         """Send the final report until it is answered."""
         self._lease.conclude()
         error_class = failure = None

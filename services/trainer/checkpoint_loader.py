@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
-from infrastructure.reports import RejectedCheckpoint, ResumeCertificate
+from domain.training.checkpoint import (
+    RejectionReason,
+    ResumeCertificate,
+    SavedCheckpoint,
+    StateHashes,
+)
+from infrastructure.reports import RejectedCheckpoint
 from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, Position
 from services.trainer.context import Context

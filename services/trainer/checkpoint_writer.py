@@ -10,9 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from domain.training.checkpoint import StateHashes
+from domain.training.checkpoint import SavedCheckpoint, StateHashes
 from infrastructure.artifacts import STORE_ERRORS, Manifest
-from infrastructure.reports import Checkpoint
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
 from services.trainer.checkpoint_loader import CheckpointLoader
@@ -226,12 +225,13 @@ class Checkpoints:
     ) -> None:
         position = copied.position
         self._reporter.saved(
-            Checkpoint(
+            SavedCheckpoint(
+                segment=self._context.spec.segment,
                 ref=ref,
                 manifest_sha256=manifest.sha256,
                 step=position.step,
                 train_loss=position.train_loss,
-                elapsed_seconds=copied.elapsed_seconds,
+                elapsed_seconds=int(copied.elapsed_seconds),
                 total_bytes=manifest.total_bytes,
                 state=hashes,
                 eval_loss=position.eval_loss,

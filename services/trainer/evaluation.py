@@ -12,9 +12,10 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from domain.training.evaluation import EvaluationResult
 from domain.training.perplexity import perplexity
 from infrastructure.chat_labels import Example
-from infrastructure.reports import Evaluation, EvaluationMeasured
+from infrastructure.reports import EvaluationMeasured
 from services.trainer.batches import collate, scored
 from services.trainer.context import Context
 from services.trainer.failures import LossDiverged
@@ -104,7 +105,7 @@ class Evaluations:
             self._report(self._progress.step, score, began)
             self._reporter.log(f"held-out loss at step {self._progress.step}: {score}")
 
-    def conclude(self, model: PeftModel) -> Evaluation:
+    def conclude(self, model: PeftModel) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
         The base is frozen, so its loss is the same at any time. Raises SegmentStopped in rank 0,
@@ -115,7 +116,7 @@ class Evaluations:
         after = self._score(model, self._progress.step)
         self._reporter.log(f"held-out loss before training: {before}")
         self._reporter.log(f"held-out loss after training: {after}")
-        return Evaluation(
+        return EvaluationResult(
             loss_before=before.loss,
             loss_after=after.loss,
             accuracy_before=before.accuracy,

@@ -9,7 +9,8 @@ import threading
 import time
 from contextlib import suppress
 
-from infrastructure.reports import Control, Outcome
+from domain.jobs.lifecycle import SegmentEnd
+from infrastructure.reports import Control
 from services.trainer.clock import SegmentClock
 
 OVERRUN_EXIT_CODE = 4
@@ -20,7 +21,7 @@ WATCH_SECONDS = 0.25
 class SegmentStopped(Exception):
     """The segment ends before its work is done, for the reason in `outcome`."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: SegmentEnd) -> None:
         super().__init__(outcome.value)
         self.outcome = outcome
 
@@ -57,12 +58,12 @@ class Lease:
         self._stop = True
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> SegmentEnd | None:
         """The reason to end the segment now, or None."""
         if self._stop:
-            return Outcome.STOPPED
+            return SegmentEnd.STOPPED
         if self.clock.elapsed() >= self.paid_seconds:
-            return Outcome.LEASE_ENDED
+            return SegmentEnd.LEASE_ENDED
         return None
 
     def check(self) -> None:

@@ -20,7 +20,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from domain.jobs.failures import FailureClass, MemoryShortage
-from domain.training.checkpoint import KEPT_NEWEST, superfluous
+from domain.jobs.lifecycle import SegmentEnd
+from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import KEPT_NEWEST, SavedCheckpoint, superfluous
 from domain.training.phases import Phase
 from infrastructure.bus import CONTROL
 from infrastructure.customer_log import without_paths
@@ -28,11 +30,9 @@ from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     BEAT,
     LAST_WORD,
-    Checkpoint,
     Control,
     EvaluationMeasured,
     LogLine,
-    Outcome,
     Report,
     SegmentSpec,
     StepMeasured,
@@ -97,7 +97,7 @@ class Reporter:
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # of state that the training loop changes too
         self._writing = threading.Lock()  # of the last word, which the disk may take its time for
-        self._needed: list[Checkpoint] = []  # the last two and the best, oldest first
+        self._needed: list[SavedCheckpoint] = []  # the last two and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
         self._answered = threading.Event()
@@ -142,13 +142,13 @@ class Reporter:
         key = f"{measured.job_id}:{measured.segment}:evaluation:{measured.step}"
         self._outbox.append(Outgoing(key, measured.subject, _payload(measured)))
 
-    def saved(self, checkpoint: Checkpoint) -> None:
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint at once; from any thread, one at a time.
 
         The report also has the earlier checkpoints that a resume may need, because their own
         reports may have been lost.
         """
-        _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds:.3f}")
+        _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds}")
         saved = [*self._needed, checkpoint]
         gone = superfluous(saved, KEPT_NEWEST)
         self._needed = [each for each in saved if each not in gone]
@@ -176,7 +176,7 @@ class Reporter:
 
     def finish(
         self,
-        outcome: Outcome,
+        reason: SegmentEnd,
         error_class: str | None = None,
         failure: FailureClass | None = None,
         shortage: MemoryShortage | None = None,
@@ -186,16 +186,19 @@ class Reporter:
         Its elapsed time is that of this call, so the wait for the answer is not billed. The wait
         ends after 120 s (3 s for a stopped segment), or with the paid time and grace.
         """
-        self.update(
-            now=True,
-            outcome=outcome,
+        times = self._times(self._clock.elapsed())
+        ending = SegmentEnding(
+            reason=reason,
+            elapsed_seconds=int(times["elapsed_seconds"]),
+            grace_seconds=int(times["grace_seconds"]),
             error_class=error_class,
             failure=failure,
             shortage=shortage,
-            **self._times(self._clock.elapsed()),
+            phase_seconds=times["phase_seconds"],
         )
+        self.update(now=True, ending=ending, **times)
         self._keep_last_word()
-        stopped = outcome is Outcome.STOPPED
+        stopped = reason is SegmentEnd.STOPPED
         limit = STOPPED_ANSWER_LIMIT_SECONDS if stopped else ANSWER_LIMIT_SECONDS
         remaining = self._clock.real_seconds(self._lease.remaining_seconds)
         limit = min(limit, remaining - EXIT_SECONDS)
@@ -288,7 +291,7 @@ class Reporter:
                 rest = RECONNECT_SECONDS
         else:
             rest = RECONNECT_SECONDS
-        if self._draft.outcome is not None:
+        if self._draft.ending is not None:
             rest = min(rest, FINAL_POLL_SECONDS)
         try:
             await asyncio.wait_for(self._wake.wait(), rest)
@@ -310,7 +313,7 @@ class Reporter:
         control = Control.model_validate_json(message.data or b"")
         self._lease.apply(control)
         self._jwt = control.jwt or self._jwt
-        if control.answered and self._draft.outcome is not None:
+        if control.answered and self._draft.ending is not None:
             self._answered.set()
 
     async def _empty_outbox(self, js: JetStreamContext) -> None:
@@ -330,7 +333,7 @@ class Reporter:
         """Publish the newest cumulative report under the next number."""
         report = self._next_report()
         # Set before the publication, so that an urgent update during it is not lost.
-        final = report.outcome is not None
+        final = report.ending is not None
         self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
         key = f"{report.job_id}:{report.segment}:{report.n}"
         try:
@@ -343,7 +346,7 @@ class Reporter:
     def _next_report(self) -> Report:
         with self._lock:
             update: dict[str, Any] = {"n": self._draft.n + 1, "sent_at": _now()}
-            if self._draft.outcome is None:
+            if self._draft.ending is None:
                 update |= self._times(self._clock.elapsed())
             self._draft = self._draft.model_copy(update=update)
             return self._draft
@@ -356,7 +359,7 @@ def _line(report: Report) -> str:
         "phase": report.phase.value,
         "step": report.step,
         "grace": f"{report.grace_seconds:.3f}",
-        "outcome": report.outcome.value if report.outcome else "-",
+        "outcome": report.ending.reason.value if report.ending else "-",
     }
     return "report " + " ".join(f"{name}={value}" for name, value in fields.items())
 

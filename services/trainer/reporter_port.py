@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.reports import Checkpoint, EvaluationMeasured, StepMeasured
+from infrastructure.reports import EvaluationMeasured, StepMeasured
 from services.trainer.reporter import Level
 
 
@@ -28,7 +29,7 @@ class ReporterPort(Protocol):
         """Report the measurements of an evaluation."""
         ...
 
-    def saved(self, checkpoint: Checkpoint) -> None:
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint."""
         ...
 

@@ -17,6 +17,7 @@ from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.jobs.job import Job
+from domain.training.checkpoint import SavedCheckpoint
 from domain.use_cases.accounts import EcoLink
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
@@ -126,7 +127,17 @@ class Platform:
             return
         step = job.step + 10
         ref = f"checkpoints/{job.id}/{step}"
-        job.save_checkpoint(1, step, 2.0, turn, ref, "c" * 64, 10**6)
+        job.save_checkpoint(
+            SavedCheckpoint(
+                segment=1,
+                step=step,
+                train_loss=2.0,
+                elapsed_seconds=turn,
+                ref=ref,
+                manifest_sha256="c" * 64,
+                total_bytes=10**6,
+            )
+        )
         self._commit(number, job)
         self.checkpoints[number, step] = max(self.written[number].values())
 

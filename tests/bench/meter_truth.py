@@ -21,9 +21,9 @@ from domain.core.errors import WrongState
 from domain.core.identity import meter_id
 from domain.estimating.estimate import Precision
 from domain.jobs.job import Job, JobStatus
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import TrainingPlan
-from infrastructure.reports import Outcome
 from services.billing.settlement import LeasePolicy
 from tests.simulation.memory_log import MemoryLog
 from tests.simulation.platform import PAID_BY_PLATFORM, PAID_BY_USER, SimulatedPlatform
@@ -144,7 +144,7 @@ class MeterTruth:
                 self.platform.lose(trainer, self.chance.choice(PAID_BY_PLATFORM))
             else:
                 failure = self.chance.choice(PAID_BY_USER)
-                self.platform.end(trainer, Outcome.FAILED, failure=failure)
+                self.platform.end(trainer, SegmentEnd.CRASHED, failure=failure)
 
     def tick(self, account_id: UUID) -> None:
         """Tick, sometimes with another ticker, a payment or an ending in between."""

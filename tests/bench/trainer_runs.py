@@ -30,13 +30,11 @@ from deploy.demo.preparing import SOURCE
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from domain.estimating.estimate import Precision
-from domain.training.checkpoint import SavedCheckpoint
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import TELEMETRY, provision
 from infrastructure.reports import (
     LAST_WORD,
-    Checkpoint,
     Control,
     Report,
     SegmentSpec,
@@ -134,7 +132,7 @@ class Trainers:
         again = spec.model_copy(
             update={
                 "segment": 2,
-                "resume_from": () if last is None else (_saved(last),),
+                "resume_from": () if last is None else (last,),
                 "checkpoint_prefix": f"{spec.checkpoint_prefix}-2",
                 "adapter_prefix": f"{spec.adapter_prefix}-2",
             }
@@ -288,18 +286,6 @@ def _ask(url: str, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
 
 async def _ignore(_: Exception) -> None:
     """Ignore the error, which is also raised."""
-
-
-def _saved(checkpoint: Checkpoint) -> SavedCheckpoint:
-    """A reported checkpoint of a first segment, as in the event log."""
-    return SavedCheckpoint(
-        segment=1,
-        step=checkpoint.step,
-        ref=checkpoint.ref,
-        manifest_sha256=checkpoint.manifest_sha256,
-        elapsed_seconds=int(checkpoint.elapsed_seconds),
-        state=checkpoint.state,
-    )
 
 
 def _chat(number: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gateway.backend import Backend
 from gateway.launch.job_form import JobRequest
 from infrastructure.measurements import add_evaluation, add_log_line
 from infrastructure.reports import EvaluationMeasured, LogLine
-from tests.domain.examples import STATE
+from tests.domain.examples import STATE, ending, evaluation_result, saved_checkpoint
 
 MINUTE_SECONDS, LEASE_SECONDS, RETENTION = 60, 300, timedelta(days=30)
 LOADING_SECONDS, STEP_SECONDS, EVALUATION_SECONDS, STEP_TOKENS = 48.0, 1.6, 6.0, 3_424
@@ -73,7 +73,7 @@ class ToldJob:
 
         The loss falls as those of real runs do: quickly, then slowly, with noise.
         """
-        if not self.job.segment_running:
+        if self.job.running is None:
             self._launch()
         first, last = self.step + 1, self.step + steps
         for saved in range(first + save_every - 1 - (first - 1) % save_every, last + 1, save_every):
@@ -95,9 +95,9 @@ class ToldJob:
                 after = loss_at(self.step, self.total_steps) + 0.06
                 job.complete_evaluation(
                     job.segment,
-                    *(2.61, after, 64, 9_870),
-                    accuracy_before=0.47,
-                    accuracy_after=0.68,
+                    evaluation_result(
+                        *(2.61, after, 64, 9_870), accuracy_before=0.47, accuracy_after=0.68
+                    ),
                     peak_memory_bytes=self.peak_bytes,
                 )
                 self.backend.log.commit(job)
@@ -167,8 +167,7 @@ class ToldJob:
     def crash(self, failure: FailureClass, shortage: MemoryShortage | None = None) -> ToldJob:
         """Its trainer is lost; it goes on from the last checkpoint."""
         self.end(SegmentEnd.CRASHED, failure=failure, shortage=shortage)
-        saved = self.job.checkpoint
-        self.step = 0 if saved is None else saved.step
+        self.step = self.job.checkpoints.step
         return self
 
     def fail(
@@ -190,10 +189,10 @@ class ToldJob:
         with self._told(1):
             job, pool = self.job, self._pool
             phases = {Phase.MODEL_LOAD: LOADING_SECONDS, Phase.TRAINING: elapsed - LOADING_SECONDS}
-            job.end_segment(job.segment, reason, elapsed, phase_seconds=phases, **how)  # type: ignore[arg-type]
+            job.end_segment(job.segment, ending(reason, elapsed, phase_seconds=phases, **how))  # type: ignore[arg-type]
             pool.release(job.id, job.segment)
             self.backend.log.commit(job, pool)
-            kept = job.paid[job.segment][1]
+            kept = job.usage.paid[job.segment].seconds
         with self._told():
             account, meter = self._account, self._meter
             charge, released = meter.close(elapsed, MINUTE_SECONDS)
@@ -271,15 +270,17 @@ class ToldJob:
         with self._told(1):
             job = self.job
             job.save_checkpoint(
-                job.segment,
-                self.step,
-                measured_loss(self, self.step),
-                self._elapsed_seconds,
-                f"jobs/{self.id}/checkpoints/{job.segment}/step-{self.step}",
-                "c" * 64,
-                SAVED_BYTES,
-                STATE,
-                eval_loss=loss + 0.08,
+                saved_checkpoint(
+                    job.segment,
+                    self.step,
+                    measured_loss(self, self.step),
+                    self._elapsed_seconds,
+                    f"jobs/{self.id}/checkpoints/{job.segment}/step-{self.step}",
+                    "c" * 64,
+                    SAVED_BYTES,
+                    state=STATE,
+                    eval_loss=loss + 0.08,
+                )
             )
             self.backend.log.commit(job)
         self.log(f"checkpoint step={self.step} saved")

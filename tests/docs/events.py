@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from inspect import get_annotations, getdoc
-from typing import Any
 
 from domain import AGGREGATES
-from domain.core.aggregate import Event
+from domain.core.aggregate import Aggregate, Event
 from tests.docs import markdown
 from tests.docs.markdown import code, text
 
@@ -40,23 +38,12 @@ def page() -> str:
     )
 
 
-def _aggregate(aggregate: type[Any]) -> str:
+def _aggregate(aggregate: type[Aggregate]) -> str:
     return markdown.section(
         aggregate.__name__,
         text(getdoc(aggregate)),
-        *[_event(kind) for kind in _kinds(aggregate)],
+        *[_event(kind) for kind in aggregate.event_classes()],
     )
-
-
-def _kinds(aggregate: type[Any]) -> Iterator[type[Event]]:
-    """The events of an aggregate, in the order of their declaration, oldest base first."""
-    declared = {
-        kind.TOPIC: kind
-        for owner in reversed(aggregate.__mro__)
-        for kind in vars(owner).values()
-        if isinstance(kind, type) and issubclass(kind, Event) and hasattr(kind, "TOPIC")
-    }
-    yield from declared.values()
 
 
 def _event(kind: type[Event]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from domain.access.role import Role
@@ -11,7 +12,14 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Aggregate, Cause
 from domain.estimating.estimate import Estimate, PhaseEstimate, Precision
 from domain.jobs.job import Job, SegmentEnd
-from domain.training.checkpoint import StateHashes
+from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import (
+    ModeDifference,
+    ResumeCertificate,
+    SavedCheckpoint,
+    StateHashes,
+)
+from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
@@ -99,9 +107,68 @@ def running(segment: int = 1) -> Job:
         given.start_pod(number, f"pod-{number}", NOW)
         given.start_training(number, 0, 30, 100, 5)
         if number < segment:
-            given.end_segment(number, SegmentEnd.STOPPED, 10)
+            given.end_segment(number, ending(SegmentEnd.STOPPED, 10))
     given.collect_events()
     return given
+
+
+def ending(reason: SegmentEnd, elapsed_seconds: int = 0, **fields: Any) -> SegmentEnding:
+    """The end of a segment."""
+    return SegmentEnding(reason=reason, elapsed_seconds=elapsed_seconds, **fields)
+
+
+def saved_checkpoint(
+    segment: int,
+    step: int,
+    train_loss: float = 1.5,
+    elapsed_seconds: int = 10,
+    ref: str = "",
+    manifest_sha256: str = "c" * 64,
+    total_bytes: int = 1000,
+    **fields: Any,
+) -> SavedCheckpoint:
+    """A stored checkpoint."""
+    return SavedCheckpoint(
+        segment=segment,
+        step=step,
+        train_loss=train_loss,
+        elapsed_seconds=elapsed_seconds,
+        ref=ref or f"checkpoints/{segment}/{step}",
+        manifest_sha256=manifest_sha256,
+        total_bytes=total_bytes,
+        **fields,
+    )
+
+
+def resume_certificate(
+    step: int,
+    ref: str,
+    state: StateHashes,
+    unchecked: tuple[str, ...] = (),
+    ranks: int = 1,
+    differences: tuple[ModeDifference, ...] = (),
+) -> ResumeCertificate:
+    """The certificate of a resume."""
+    return ResumeCertificate(
+        step=step, ref=ref, state=state, unchecked=unchecked, ranks=ranks, differences=differences
+    )
+
+
+def evaluation_result(
+    loss_before: float = 3.0,
+    loss_after: float = 2.0,
+    examples: int = 5,
+    label_tokens: int = 400,
+    **accuracies: float,
+) -> EvaluationResult:
+    """The result of an evaluation."""
+    return EvaluationResult(
+        loss_before=loss_before,
+        loss_after=loss_after,
+        examples=examples,
+        label_tokens=label_tokens,
+        **accuracies,
+    )
 
 
 STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
@@ -112,15 +179,7 @@ def save_checkpoint(
 ) -> None:
     """A checkpoint of the running segment."""
     given.save_checkpoint(
-        segment,
-        step=step,
-        train_loss=1.5,
-        elapsed_seconds=elapsed_seconds,
-        ref=f"checkpoints/{segment}/{step}",
-        manifest_sha256="c" * 64,
-        total_bytes=1000,
-        state=STATE,
-        eval_loss=eval_loss,
+        saved_checkpoint(segment, step, 1.5, elapsed_seconds, state=STATE, eval_loss=eval_loss)
     )
 
 
@@ -128,14 +187,14 @@ def evaluate(given: Job, segment: int) -> None:
     """All steps are done and saved, and the held-out losses are known."""
     save_checkpoint(given, segment, 30, elapsed_seconds=70)
     given.start_evaluation(segment, 30)
-    given.complete_evaluation(segment, 3.0, 2.0, 5, 400)
+    given.complete_evaluation(segment, evaluation_result())
 
 
 def complete(given: Job, segment: int) -> None:
     """Evaluated, registered and over."""
     evaluate(given, segment)
     given.register(segment, "adapter", "a" * 64)
-    given.end_segment(segment, SegmentEnd.COMPLETED, 90)
+    given.end_segment(segment, ending(SegmentEnd.COMPLETED, 90))
 
 
 def paused() -> Job:
@@ -143,7 +202,7 @@ def paused() -> Job:
     given = running()
     save_checkpoint(given, 1, 10)
     given.pause()
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     given.collect_events()
     return given
 
@@ -153,7 +212,7 @@ def cancelled() -> Job:
     given = running()
     save_checkpoint(given, 1, 10)
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     given.collect_events()
     return given
 

@@ -13,6 +13,7 @@ from domain.deployments.deployment import Deployment
 from domain.deployments.failures import ADVICE, advice_on
 from domain.jobs.job import Job
 from services.serving.deployed import REASONS
+from tests.domain.examples import evaluation_result
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner
 
@@ -26,7 +27,7 @@ class Deployer(Owner):
         with because(world.cause):
             job = world.log.load(Job, self.job_id)
             job.start_evaluation(1, 30)
-            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
             job.register(1, "jobs/a/adapter", "a" * 64)
             world.log.commit(job)
         self.model = job.model_name

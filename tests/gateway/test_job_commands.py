@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from domain.core.aggregate import because
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
+from tests.domain.examples import ending, saved_checkpoint
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_jobs import ready, uuid_of
 
@@ -44,13 +45,15 @@ class Owner:
             job.start_pod(segment, "pod", datetime.now(UTC))
             job.start_training(segment, 0, 30, 9, 1)
             if checkpoint is not None:
-                job.save_checkpoint(segment, checkpoint, 2.0, 5, "checkpoints/1", "c" * 64, 9)
+                job.save_checkpoint(
+                    saved_checkpoint(segment, checkpoint, 2.0, 5, "checkpoints/1", "c" * 64, 9)
+                )
             self.world.log.commit(job)
 
     def end(self, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED) -> None:
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
-            job.end_segment(segment, reason, 10)
+            job.end_segment(segment, ending(reason, 10))
             self.world.log.commit(job)
 
     def run_out_of_memory(self, segment: int) -> None:
@@ -61,10 +64,12 @@ class Owner:
             job = self.world.log.load(Job, self.job_id)
             job.end_segment(
                 segment,
-                SegmentEnd.CRASHED,
-                10,
-                failure=FailureClass.OUT_OF_MEMORY,
-                shortage=shortage,
+                ending(
+                    SegmentEnd.CRASHED,
+                    10,
+                    failure=FailureClass.OUT_OF_MEMORY,
+                    shortage=shortage,
+                ),
             )
             self.world.log.commit(job)
 

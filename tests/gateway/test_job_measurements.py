@@ -16,6 +16,7 @@ from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
 from infrastructure.store import connect, open_pool
 from services.projector.measuring import keep_evaluations
+from tests.domain.examples import ending, evaluation_result, saved_checkpoint
 from tests.gateway.conftest import World
 from tests.gateway.test_jobs import ready, uuid_of
 
@@ -61,7 +62,7 @@ def test_progress_comes_from_the_measurements(client: TestClient, world: World) 
     with because(world.cause):
         job = world.log.load(Job, job_id)
         diverged = FailureClass.LOSS_DIVERGED
-        job.end_segment(1, SegmentEnd.CRASHED, 10, failure=diverged, error_class="Diverged")
+        job.end_segment(1, ending(SegmentEnd.CRASHED, 10, failure=diverged, error_class="Diverged"))
         world.log.commit(job)
     world.project()
     (listed,) = client.get("/api/jobs", headers=person.headers).json()["data"]
@@ -121,7 +122,9 @@ def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
 
     def save(job: Job, step: int, eval_loss: float | None) -> None:
         ref = f"saved/{step}"
-        job.save_checkpoint(1, step, 2.0, step, ref, "c" * 64, 10, eval_loss=eval_loss)
+        job.save_checkpoint(
+            saved_checkpoint(1, step, 2.0, step, ref, "c" * 64, 10, eval_loss=eval_loss)
+        )
 
     with because(world.cause):
         job = world.log.load(Job, job_id)
@@ -144,7 +147,7 @@ def test_checkpoints_are_shown_with_their_samples_and_the_best_is_named(
 
     with because(world.cause):
         job.start_evaluation(1, 30)
-        job.complete_evaluation(1, 3.0, 1.6, 5, 400)
+        job.complete_evaluation(1, evaluation_result(3.0, 1.6, 5, 400))
         world.log.commit(job)
     world.project()
     shown = client.get(path, headers=person.headers).json()
@@ -178,7 +181,8 @@ def test_a_failed_job_shows_the_lines_that_were_kept(client: TestClient, world: 
         for segment in (1, 2, 3, 4):
             job.allocate_segment(segment)
             job.end_segment(
-                segment, SegmentEnd.CRASHED, 1, error_class="MemoryError", log_ref="tail.log"
+                segment,
+                ending(SegmentEnd.CRASHED, 1, error_class="MemoryError", log_ref="tail.log"),
             )
         world.log.commit(job)
     world.project()

@@ -15,6 +15,7 @@ from domain.jobs.job import Job
 from infrastructure.measurements import add_step
 from infrastructure.reports import StepMeasured
 from infrastructure.store import connect
+from tests.domain.examples import saved_checkpoint
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner
 from tests.gateway.test_jobs import ready, uuid_of
@@ -103,7 +104,7 @@ def test_deployments(client: TestClient, world: World) -> None:
 def save(owner: Owner, step: int) -> None:
     with because(owner.world.cause):
         job = owner.world.log.load(Job, owner.job_id)
-        job.save_checkpoint(1, step, 2.0, 5, f"checkpoints/{step}", "c" * 64, 9)
+        job.save_checkpoint(saved_checkpoint(1, step, 2.0, 5, f"checkpoints/{step}", "c" * 64, 9))
         owner.world.log.commit(job)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from psycopg_pool import ConnectionPool
 
-from domain.catalog.base_model import BaseModel
 from domain.catalog.model_shape import ModelShape
 from domain.core.event_log import EventLog
 from infrastructure.store import Connection
@@ -12,7 +11,6 @@ from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import command
-from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 from tests.projections.conftest import Fold
 from tests.stories import Story
 
@@ -41,14 +39,3 @@ def test_a_revision_takes_the_place_of_the_one_before(
     assert (row["ref"], row["manifest_sha256"]) == ("models/tiny-2", "e" * 64)
     assert (row["parameters"], row["context_length"]) == (60_000, 512)
     assert ModelShape.model_validate(row["shape"]) == wider
-
-
-def test_an_import_before_shapes_were_recorded_has_none(
-    pool: ConnectionPool[Connection],
-) -> None:
-    event = MAPPER.to_domain_event(stored(GOLDEN / "BaseModelImported.v1.json"))
-    assert isinstance(event, BaseModel.BaseModelImported)
-    with pool.connection() as connection, connection.cursor() as cursor:
-        BASE_MODELS.apply(cursor, event)
-        (row,) = all_base_models(connection)
-    assert (row["model_id"], row["shape"]) == (event.originator_id, None)

@@ -113,34 +113,6 @@ def test_every_base_needs_a_count_and_every_new_revision_again(
         ]
 
 
-def test_a_count_of_the_first_version_is_made_again(
-    log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
-) -> None:
-    """It kept no lengths, which an estimate needs."""
-    story.prepare_dataset()
-    story.import_base()
-    with command("count as the first version did"):
-        counted = log.load(Dataset, DATASET_ID)
-        counted.trigger_event(
-            Dataset.TokensCounted,
-            base_model="tiny",
-            base_manifest_sha256="b" * 64,
-            tokens=100,
-            longest_example=20,
-            lengths=None,
-        )
-        log.commit(counted)
-    fold(DATASETS, BASE_MODELS)
-    with pool.connection() as connection:
-        assert [row["base_model"] for row in uncounted(connection)] == ["tiny"]
-    count(log, "tiny", "b" * 64, TokenLengths.of([20, 30]))
-    fold(DATASETS)
-    with pool.connection() as connection:
-        assert uncounted(connection) == []
-        (row,) = connection.execute("SELECT lengths FROM dataset_tokens").fetchall()
-    assert TokenLengths.model_validate(row["lengths"]) == TokenLengths.of([20, 30])
-
-
 def test_of_a_deleted_dataset_nothing_is_left(
     log: EventLog, pool: ConnectionPool[Connection], story: Story, fold: Fold
 ) -> None:

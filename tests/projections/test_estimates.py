@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.estimating.estimate import Calibration, Estimate, PhaseEstimate, Precision
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
 from infrastructure.store import Connection
@@ -72,7 +73,7 @@ class Platform:
         with self._minute("score"):
             job = self._log.load(Job, job_id)
             job.trigger_event(
-                Job.EstimateScored,
+                events.EstimateScored,
                 low_seconds=ESTIMATE.low_seconds,
                 high_seconds=ESTIMATE.high_seconds,
                 low_micros=ESTIMATE.low_micros,

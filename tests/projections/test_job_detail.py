@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import RELAUNCH_LIMIT, RELAUNCH_PAUSES, SegmentEnd
+from domain.jobs.job import RELAUNCH_DELAYS, RELAUNCH_LIMIT, SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.store import Connection
 from projections import JOB_DETAIL
@@ -145,7 +145,7 @@ def test_a_job_that_is_put_off_says_until_when_it_stands_in_no_queue(
     story.grant_lease(2)
     assert row()["relaunch_at"] is None
     story.end_segment(2, SegmentEnd.CRASHED, 0)
-    until = NOW + RELAUNCH_PAUSES[1]
+    until = NOW + RELAUNCH_DELAYS[1]
     shown = row()
     assert (shown["phase"], shown["relaunch_at"]) == ("waiting to retry", until)
     with pool.connection() as connection:

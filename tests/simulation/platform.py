@@ -20,12 +20,17 @@ from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
+from domain.jobs.lifecycle import SegmentEnd
+from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import SavedCheckpoint
+from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
 from domain.training.training_plan import TrainingPlan
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
-from infrastructure.reports import Checkpoint, Evaluation, Outcome, Report
+from infrastructure.reports import Report
 from infrastructure.settings import Settings
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
@@ -182,7 +187,7 @@ class SimulatedPlatform:
         for trainer in list(self.trainers.values()):
             if trainer.is_stopping:
                 self.save_checkpoint(trainer)
-                self.end(trainer, Outcome.STOPPED)
+                self.end(trainer, SegmentEnd.STOPPED)
             elif trainer.is_done:
                 self.complete(trainer)
             elif trainer.is_out_of_lease and trainer.overruns:
@@ -191,7 +196,7 @@ class SimulatedPlatform:
             elif trainer.is_out_of_lease:
                 trainer.grace = grace_seconds
                 self.save_checkpoint(trainer)
-                self.end(trainer, Outcome.LEASE_ENDED)
+                self.end(trainer, SegmentEnd.LEASE_ENDED)
 
     def save_checkpoint(self, trainer: SimulatedTrainer) -> None:
         """Store a checkpoint and report it to the scheduler."""
@@ -200,7 +205,8 @@ class SimulatedPlatform:
         step = job.step + 1
         ref = f"{job_prefix(job)}/checkpoints/segment-{trainer.segment}/step-{step}"
         self._write(ref)
-        checkpoint = Checkpoint(
+        checkpoint = SavedCheckpoint(
+            segment=trainer.segment,
             ref=ref,
             manifest_sha256=NOTHING.sha256,
             step=step,
@@ -216,20 +222,27 @@ class SimulatedPlatform:
         job = self.log.load(Job, trainer.job_id)
         ref = f"{job_prefix(job)}/adapter/segment-{trainer.segment}"
         self._write(ref)
-        evaluation = Evaluation(loss_before=2.0, loss_after=1.0, examples=1, label_tokens=1)
+        evaluation = EvaluationResult(loss_before=2.0, loss_after=1.0, examples=1, label_tokens=1)
         said = {"adapter_ref": ref, "adapter_manifest_sha256": NOTHING.sha256}
-        self.end(trainer, Outcome.COMPLETED, Phase.REGISTER, evaluation=evaluation, **said)
+        self.end(trainer, SegmentEnd.COMPLETED, Phase.REGISTER, evaluation=evaluation, **said)
 
     def end(
         self,
         trainer: SimulatedTrainer,
-        outcome: Outcome,
+        reason: SegmentEnd,
         phase: Phase = Phase.TRAINING,
+        failure: FailureClass | None = None,
         **said: Any,
     ) -> None:
         """End a trainer with a final report. The user pays for all of its time."""
         job = self.log.load(Job, trainer.job_id)
-        report = self._report(trainer, job, phase, outcome=outcome, **said)
+        ending = SegmentEnding(
+            reason=reason,
+            elapsed_seconds=trainer.reported + trainer.grace,
+            grace_seconds=trainer.grace,
+            failure=failure,
+        )
+        report = self._report(trainer, job, phase, ending=ending, **said)
         self._note_end(trainer, kept=trainer.reported)
         self._segments.record(report)
         self._react()
@@ -343,7 +356,7 @@ class SimulatedPlatform:
 
     def _bill(self, event: Event) -> Sequence[Aggregate]:
         """React as billing does. The oracle ends a segment at the same time."""
-        if isinstance(event, Job.SegmentEnded):
+        if isinstance(event, events.SegmentEnded):
             self._end_in_oracle((event.originator_id, event.segment))
         return self._metering.react(event)
 
@@ -371,9 +384,9 @@ class SimulatedPlatform:
                 self.oracle.lease((event.job_id, event.segment), event.paid_seconds)
             case Meter.MeterClosed():
                 self._close(event)
-            case Job.Registered():
+            case events.Registered():
                 self.finished.append((event.originator_id, event.segment))
-            case Job.JobFailed() | Job.JobCancelled():
+            case events.JobFailed() | events.JobCancelled():
                 job = self.log.load(Job, event.originator_id)
                 self.finished.append((job.id, job.segment))
             case _:

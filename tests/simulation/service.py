@@ -9,6 +9,7 @@ from uuid import UUID
 
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.job import Job
 from services.scheduler.handlers import Scheduling
 
@@ -61,7 +62,7 @@ class SimulatedScheduler(SimulatedService):
     def hear(self, event: Event) -> None:
         """Queue an event."""
         super().hear(event)
-        if isinstance(event, Job.RelaunchPostponed):
+        if isinstance(event, events.RelaunchPostponed):
             self._put_off[event.originator_id] = event.until
 
     def answer(self) -> None:

@@ -10,7 +10,7 @@ from domain.billing.account import Account
 from domain.core.event_log import EventLog
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, JobStatus
-from infrastructure.reports import Outcome
+from domain.jobs.lifecycle import SegmentEnd
 from tests.domain.examples import PLAN
 from tests.services.billing.meters import POLICY
 from tests.simulation.platform import SimulatedPlatform
@@ -48,7 +48,7 @@ def test_services_react_when_the_simulation_lets_them(platform: SimulatedPlatfor
     account_id, trainer = started(platform, 1000)
     platform.is_prompt = False
     platform.pass_time(100)
-    platform.end(trainer, Outcome.FAILED, failure=FailureClass.BAD_DATA)
+    platform.end(trainer, SegmentEnd.CRASHED, failure=FailureClass.BAD_DATA)
     assert platform.log.load(Account, account_id).reserved_micros == 300 * SECOND
     platform.drain()
     assert balance(platform, account_id) == 900 * SECOND
@@ -77,7 +77,7 @@ def test_a_tick_between_an_end_and_its_settlement_bills_no_extra_time(
     trainer.error = 150
     platform.pass_time(100)
     trainer.report()
-    platform.end(trainer, Outcome.FAILED, failure=FailureClass.BAD_DATA)
+    platform.end(trainer, SegmentEnd.CRASHED, failure=FailureClass.BAD_DATA)
     platform.pass_time(150)
     platform.tick(account_id)
     platform.drain()

@@ -24,8 +24,8 @@ from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
+from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.artifacts import MANIFEST
-from infrastructure.reports import Outcome
 from tests.domain.examples import PLAN
 from tests.services.billing.meters import POLICY
 from tests.simulation.platform import (
@@ -225,7 +225,7 @@ class MoneyMachine(RuleBasedStateMachine):
     @rule(number=indices, failure=st.sampled_from(PAID_BY_USER))
     def fail(self, number: int, failure: FailureClass) -> None:
         if trainer := self.trainer(number):
-            self.platform.end(trainer, Outcome.FAILED, failure=failure)
+            self.platform.end(trainer, SegmentEnd.CRASHED, failure=failure)
 
     @rule(number=indices, exit_code=st.sampled_from(PAID_BY_PLATFORM))
     def crash(self, number: int, exit_code: int | None) -> None:
@@ -259,7 +259,7 @@ class MoneyMachine(RuleBasedStateMachine):
     def only_the_running_segment_has_a_trainer(self) -> None:
         for job_id, segment in self.platform.trainers:
             job = self.platform.log.load(Job, job_id)
-            assert job.segment_running
+            assert job.running is not None
             assert job.segment == segment
 
     def account(self, number: int) -> UUID:
@@ -283,7 +283,7 @@ def assert_at_rest(
     log = platform.log
     pool = log.load(GpuPool, gpu_pool_id(REGION, "gpu"))
     all_jobs = [log.load(Job, job_id) for job_id in jobs]
-    running = {(job.id, job.segment): job.gpu_count for job in all_jobs if job.segment_running}
+    running = {(job.id, job.segment): job.gpu_count for job in all_jobs if job.running is not None}
     assert {key: claim.count for key, claim in pool.held.items()} == running
     assert running.keys() == platform.trainers.keys()
     waiting = [job for job in all_jobs if job.next_segment is not None]
@@ -299,7 +299,7 @@ def assert_at_rest(
         rates = [
             job.rate_micros_per_hour
             for job in all_jobs
-            if job.account_id == account_id and job.segment_running
+            if job.account_id == account_id and job.running is not None
         ]
         if not rates:
             assert account.reserved_micros == 0
@@ -312,14 +312,14 @@ def assert_settled(platform: SimulatedPlatform, job: Job) -> None:
     """The meters of ended segments are closed, and the running one's is open and paid for."""
     for segment in range(1, job.segment + 1):
         meter = platform.log.load(Meter, meter_id(job.id, segment))
-        is_running = job.segment_running and segment == job.segment
+        is_running = job.running is not None and segment == job.segment
         assert meter.closed is not is_running
         assert not is_running or meter.paid_seconds > 0
 
 
 def assert_files(platform: SimulatedPlatform, job: Job) -> None:
     """What was saved is there until a cancelled job's time is over, and stays if promoted."""
-    saved = job.checkpoint
+    saved = job.checkpoints.newest
     if saved is not None:
         assert platform.artifacts.exists(f"{saved.ref}/{MANIFEST}") is not job.expired
     assert not (job.expired and job.model is not None)

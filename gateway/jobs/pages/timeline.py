@@ -8,16 +8,16 @@ from datetime import datetime
 
 from domain.billing.meter import Meter
 from domain.deployments.deployment import Deployment
-from domain.jobs.job import Job
+from domain.jobs import events
 from gateway.events.feed import FeedEvent
 from gateway.jobs.describe import MINOR, describe
 
-SHOWN = Job.Event | Meter.Event | Deployment.Event
+SHOWN = events.JobEvent | Meter.Event | Deployment.Event
 
 MILESTONES = (
-    Job.CheckpointSaved,
-    Job.Registered,
-    Job.AdapterPromoted,
+    events.CheckpointSaved,
+    events.Registered,
+    events.AdapterPromoted,
     Deployment.DeploymentActivated,
 )
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from markupsafe import Markup
 
-from domain.jobs.job import Job
+from domain.jobs import events
 from gateway.jobs.pages.timeline import Entry
 from gateway.web.rendering import templates
 from infrastructure.measurements import Place
@@ -219,14 +219,14 @@ class WatchedJob:
             "events": [entry.sequence for entry in entries],
         }
         ended = {entry.topic for entry in entries}
-        if steps is None or evaluations is None or Job.EvaluationCompleted.TOPIC in ended:
+        if steps is None or evaluations is None or events.EvaluationCompleted.TOPIC in ended:
             frame["curve"] = None
         elif steps or evaluations:
             frame["curve"] = {
                 "steps": [[*place, row["loss"], row["smoothed"]] for place, row in steps],
                 "evaluations": [[*place, row["loss"]] for place, row in evaluations],
             }
-        if lines is None or Job.JobFailed.TOPIC in ended:
+        if lines is None or events.JobFailed.TOPIC in ended:
             frame["line"] = None
         elif lines:
             frame["line"] = lines[-1][0]

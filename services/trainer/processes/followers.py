@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.estimating.estimate import Precision
 from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
+from infrastructure.reports import EvaluationMeasured, SegmentSpec, StepMeasured
 from infrastructure.settings import Settings
 from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock
@@ -131,7 +132,7 @@ class SilentReporter:
 
     def evaluated(self, measured: EvaluationMeasured) -> None: ...
 
-    def saved(self, checkpoint: Checkpoint) -> None: ...
+    def saved(self, checkpoint: SavedCheckpoint) -> None: ...
 
     def log(self, text: str, level: str = "INFO") -> None: ...
 

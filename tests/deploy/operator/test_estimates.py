@@ -17,6 +17,7 @@ from deploy.processes import environment
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.estimating.estimate import Estimate, PhaseEstimate
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
 from infrastructure.settings import Settings
@@ -56,7 +57,7 @@ def job(log: EventLog, number: int, actual_seconds: int | None) -> UUID:
         approved = Job.approve(job_id, ACCOUNT_ID, PLAN, ESTIMATE)
         if actual_seconds is not None:
             approved.trigger_event(
-                Job.EstimateScored,
+                events.EstimateScored,
                 low_seconds=ESTIMATE.low_seconds,
                 high_seconds=ESTIMATE.high_seconds,
                 low_micros=ESTIMATE.low_micros,

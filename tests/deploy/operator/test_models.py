@@ -77,7 +77,7 @@ def test_a_base_in_use_cannot_be_deleted(
         log.commit(deployment)
         adapter = model_deployment(log, job)
         log.commit(adapter)
-    assert f"{base} is in use: model {job.model}" in delete_base(base, exit_code=1)
+    assert f"{base} is in use: model {job.model_name}" in delete_base(base, exit_code=1)
     with command():
         deploying.undeploy(job.account_id, job.model_name)
     assert f"Deleted {base}" in delete_base(base)

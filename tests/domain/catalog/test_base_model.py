@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from domain.catalog.base_model import BaseModel
-from domain.core.identity import base_model_id
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.domain.examples import happened
-from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 
 
 def test_a_base_model_is_revised_by_other_content_alone() -> None:
@@ -36,28 +32,3 @@ def test_a_deleted_base_comes_back_by_an_import() -> None:
     given.revise("models/other", *content[1:])
     given.delete()
     assert given.refs == ("models/tiny",)
-
-
-def test_an_import_of_the_first_version_has_no_shape_until_it_is_imported_again() -> None:
-    given = _from_golden(GOLDEN / "BaseModelImported.v1.json")
-    assert given.shape is None
-    given.revise(
-        given.ref,
-        given.manifest_sha256,
-        given.architecture,
-        given.parameters,
-        given.context_length,
-        TINY_SHAPE,
-    )
-    assert happened(given) == ["BaseModelRevised"]
-    assert given.shape == TINY_SHAPE
-
-
-def _from_golden(path: Path) -> BaseModel:
-    """The aggregate whose stream is one stored event."""
-    event = MAPPER.to_domain_event(stored(path))
-    assert isinstance(event, BaseModel.BaseModelImported)
-    given = event.mutate(None)
-    assert isinstance(given, BaseModel)
-    assert given.id == base_model_id(given.name)
-    return given

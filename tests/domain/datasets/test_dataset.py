@@ -53,22 +53,6 @@ def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     assert [(each.tokens, each.longest_example) for each in counted] == [(60, 40), (66, 44)]
 
 
-def test_a_count_without_lengths_as_the_first_version_made_them_is_made_again() -> None:
-    given = uploaded()
-    given.validate("datasets/x", "n" * 64, examples=9, duplicates=0, report_ref="report")
-    given.trigger_event(
-        Dataset.TokensCounted,
-        base_model="tiny",
-        base_manifest_sha256="r1",
-        tokens=100,
-        longest_example=20,
-        lengths=None,
-    )
-    assert given.counted == {}
-    given.record_tokens("tiny", "r1", TokenLengths.of([100]))
-    assert happened(given) == ["DatasetValidated", "TokensCounted", "TokensCounted"]
-
-
 def test_a_file_is_deleted_once_and_not_while_a_job_needs_it() -> None:
     given = uploaded()
     with pytest.raises(WrongState) as refused:

@@ -8,6 +8,7 @@ import pytest
 
 from domain.core.aggregate import because
 from domain.core.errors import StaleSegment, WrongState
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
@@ -18,6 +19,7 @@ from tests.domain.examples import (
     at,
     cancelled,
     complete,
+    ending,
     evaluate,
     happened,
     job,
@@ -39,16 +41,16 @@ def test_pause_a_running_segment_is_asked_and_the_job_is_paused_with_its_end() -
     given.pause()
     assert given.status is JobStatus.TRAINING
     assert given.stop_requested
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
-    events = given.collect_events()
-    assert [type(each).TOPIC for each in events] == [
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
+    happened_since = given.collect_events()
+    assert [type(each).TOPIC for each in happened_since] == [
         "CheckpointSaved",
         "PauseRequested",
         "SegmentEnded",
         "JobPaused",
     ]
-    last = events[-1]
-    assert isinstance(last, Job.JobPaused)
+    last = happened_since[-1]
+    assert isinstance(last, events.JobPaused)
     assert (last.reason, last.step) == (PauseReason.OWNER, 10)
     assert (given.status, given.next_segment) == (JobStatus.PAUSED, None)
     assert not given.stop_requested
@@ -64,7 +66,7 @@ def test_pause_a_segment_that_was_never_launched_ends_at_no_cost() -> None:
     given = job()
     given.allocate_segment(1)
     given.pause()
-    given.end_segment(1, SegmentEnd.STOPPED, 0)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 0))
     assert happened(given) == [
         "SegmentAllocated",
         "PauseRequested",
@@ -78,7 +80,7 @@ def test_pause_twice_is_once() -> None:
     given.pause()
     given.pause()
     assert happened(given) == ["PauseRequested"]
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     given.pause()
     assert happened(given) == ["SegmentEnded", "JobPaused"]
 
@@ -103,23 +105,23 @@ def test_pause_a_trainer_that_completes_before_it_hears_registers() -> None:
 def test_pause_a_crash_meanwhile_is_not_relaunched(failure: FailureClass) -> None:
     given = running()
     given.pause()
-    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
     assert happened(given) == ["PauseRequested", "SegmentEnded", "JobPaused"]
 
 
 def test_pause_a_crash_that_would_come_again_fails_the_job_all_the_same() -> None:
     given = running()
     given.pause()
-    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=FailureClass.OUT_OF_MEMORY)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=FailureClass.OUT_OF_MEMORY))
     assert given.status is JobStatus.FAILED
 
 
 def test_pause_paid_time_that_ends_meanwhile_is_still_the_owners_pause() -> None:
     given = running()
     given.pause()
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300, can_pay=False)
+    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300), can_pay=False)
     last = given.collect_events()[-1]
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert last.reason is PauseReason.OWNER
 
 
@@ -133,15 +135,15 @@ def test_pause_after_a_cancel_it_is_refused() -> None:
 def test_deplete_paid_time_that_ends_without_money_pauses() -> None:
     given = running()
     save_checkpoint(given, 1, 10)
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 301, grace_seconds=1, can_pay=False)
+    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 301, grace_seconds=1), can_pay=False)
     last = given.collect_events()[-1]
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert (last.reason, last.step) == (PauseReason.BALANCE, 10)
 
 
 def test_deplete_paid_time_that_ends_while_there_is_money_is_relaunched() -> None:
     given = running()
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300, can_pay=True)
+    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300), can_pay=True)
     assert happened(given) == ["SegmentEnded"]
     assert given.next_segment == 2
 
@@ -150,7 +152,7 @@ def test_deplete_a_job_that_waits_is_paused() -> None:
     given = job()
     given.deplete()
     last = given.collect_events()[-1]
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert last.reason is PauseReason.BALANCE
 
 
@@ -169,11 +171,16 @@ def test_deplete_a_job_that_holds_no_gpu_has_nothing_to_lose() -> None:
 def test_deplete_an_overrun_is_a_lease_that_ended_whose_lost_work_is_credited() -> None:
     given = running()
     save_checkpoint(given, 1, 10, elapsed_seconds=40)
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 318, grace_seconds=18, can_pay=False, overran=True)
+    given.end_segment(
+        1,
+        ending(SegmentEnd.LEASE_ENDED, 318, grace_seconds=18),
+        can_pay=False,
+        overran=True,
+    )
     ended, last = given.collect_events()[1:]
-    assert isinstance(ended, Job.SegmentEnded)
+    assert isinstance(ended, events.SegmentEnded)
     assert (ended.kept_seconds, ended.failure, given.crashes) == (40, None, 0)
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert last.reason is PauseReason.BALANCE
 
 
@@ -181,7 +188,7 @@ def test_lose_capacity_a_job_that_waits_is_paused_and_can_be_resumed() -> None:
     given = job()
     given.lose_capacity()
     (last,) = given.collect_events()
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert last.reason is PauseReason.CAPACITY
     given.lose_capacity()
     assert happened(given) == []
@@ -210,10 +217,10 @@ def test_resume_it_goes_on_at_the_new_rate() -> None:
     assert given.next_segment == 2
     given.allocate_segment(2)
     resumed, allocated = given.collect_events()
-    assert isinstance(resumed, Job.JobResumed)
+    assert isinstance(resumed, events.JobResumed)
     assert (resumed.rate_micros_per_hour, resumed.catalog_version) == (7_200_000, "2")
     assert resumed.estimate == ESTIMATE
-    assert isinstance(allocated, Job.SegmentAllocated)
+    assert isinstance(allocated, events.SegmentAllocated)
     assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
     assert given.status is JobStatus.TRAINING
 
@@ -227,7 +234,7 @@ def test_resume_it_goes_on_with_the_gpus_that_were_asked_for() -> None:
     given.allocate_segment(2)
     given.start_training(2, 10, 30, 100, 5)
     complete(given, 2)
-    (scored,) = [e for e in given.collect_events() if isinstance(e, Job.EstimateScored)]
+    (scored,) = [e for e in given.collect_events() if isinstance(e, events.EstimateScored)]
     assert scored.gpu_count == 2
 
 
@@ -239,7 +246,7 @@ def test_resume_given_again_it_is_once_until_the_next_pause() -> None:
     resume(given)
     assert happened(given) == ["JobResumed", "SegmentAllocated"]
     given.pause()
-    given.end_segment(2, SegmentEnd.STOPPED, 5)
+    given.end_segment(2, ending(SegmentEnd.STOPPED, 5))
     resume(given)
     assert happened(given)[-1] == "JobResumed"
 
@@ -281,7 +288,7 @@ def test_resume_a_job_paused_in_evaluation_evaluates_again() -> None:
     save_checkpoint(given, 1, 30, elapsed_seconds=70)
     given.start_evaluation(1, 30)
     given.pause()
-    given.end_segment(1, SegmentEnd.STOPPED, 75)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 75))
     assert given.trained
     resume(given)
     assert given.status is JobStatus.EVALUATING
@@ -295,7 +302,7 @@ def test_resume_the_step_is_that_of_the_checkpoint() -> None:
     assert (given.step, given.trained) == (0, False)
     save_checkpoint(given, 2, 10)
     given.pause()
-    given.end_segment(2, SegmentEnd.STOPPED, 60)
+    given.end_segment(2, ending(SegmentEnd.STOPPED, 60))
     assert (given.step, given.total_steps, given.trained) == (10, 30, False)
 
 
@@ -303,15 +310,15 @@ def test_cancel_a_running_segment_is_asked_and_settled_with_its_end() -> None:
     given = running()
     save_checkpoint(given, 1, 10)
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
-    events = given.collect_events()
-    assert [type(each).TOPIC for each in events[1:]] == [
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
+    happened_since = given.collect_events()
+    assert [type(each).TOPIC for each in happened_since[1:]] == [
         "CancelRequested",
         "SegmentEnded",
         "JobCancelled",
     ]
-    last = events[-1]
-    assert isinstance(last, Job.JobCancelled)
+    last = happened_since[-1]
+    assert isinstance(last, events.JobCancelled)
     assert (last.step, last.checkpoint_ref) == (10, "checkpoints/1/10")
     assert (last.manifest_sha256, last.expires_at) == ("c" * 64, NOW + RETENTION)
     assert (given.status, given.next_segment) == (JobStatus.CANCELLED, None)
@@ -322,7 +329,7 @@ def test_cancel_the_retention_time_counts_from_the_end() -> None:
     save_checkpoint(given, 1, 10)
     given.cancel(RETENTION)
     with because(at(60)):
-        given.end_segment(1, SegmentEnd.STOPPED, 60)
+        given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     assert given.expires_at == NOW + RETENTION + timedelta(seconds=60)
 
 
@@ -337,9 +344,9 @@ def test_cancel_without_a_segment_it_is_at_once(waiting: object) -> None:
 def test_cancel_before_any_checkpoint_nothing_is_kept() -> None:
     given = running()
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 5)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 5))
     last = given.collect_events()[-1]
-    assert isinstance(last, Job.JobCancelled)
+    assert isinstance(last, events.JobCancelled)
     assert (last.checkpoint_ref, last.manifest_sha256, last.expires_at) == (None, None, None)
 
 
@@ -347,7 +354,7 @@ def test_cancel_twice_is_once() -> None:
     given = running()
     given.cancel(RETENTION)
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 5)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 5))
     given.cancel(RETENTION)
     assert happened(given) == ["CancelRequested", "SegmentEnded", "JobCancelled"]
 
@@ -356,7 +363,7 @@ def test_cancel_it_supersedes_a_pause_on_its_way() -> None:
     given = running()
     given.pause()
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     assert happened(given)[-1] == "JobCancelled"
 
 
@@ -366,7 +373,7 @@ def test_cancel_a_trainer_that_completes_all_the_same_registers_nothing() -> Non
     evaluate(given, 1)
     with pytest.raises(WrongState):
         given.register(1, "adapter", "a" * 64)
-    given.end_segment(1, SegmentEnd.COMPLETED, 90)
+    given.end_segment(1, ending(SegmentEnd.COMPLETED, 90))
     assert happened(given)[-1] == "JobCancelled"
     assert given.model is None
 
@@ -375,7 +382,7 @@ def test_cancel_while_it_is_being_registered_it_is_allowed() -> None:
     given = running()
     evaluate(given, 1)
     given.cancel(RETENTION)
-    given.end_segment(1, SegmentEnd.COMPLETED, 90)
+    given.end_segment(1, ending(SegmentEnd.COMPLETED, 90))
     assert given.status is JobStatus.CANCELLED
 
 
@@ -383,10 +390,10 @@ def test_cancel_a_crash_meanwhile_cancels_even_after_the_last_relaunch() -> None
     given = job()
     for number in range(1, RELAUNCH_LIMIT + 1):
         given.allocate_segment(number)
-        given.end_segment(number, SegmentEnd.CRASHED, 1)
+        given.end_segment(number, ending(SegmentEnd.CRASHED, 1))
     given.allocate_segment(RELAUNCH_LIMIT + 1)
     given.cancel(RETENTION)
-    given.end_segment(RELAUNCH_LIMIT + 1, SegmentEnd.CRASHED, 1)
+    given.end_segment(RELAUNCH_LIMIT + 1, ending(SegmentEnd.CRASHED, 1))
     assert given.status is JobStatus.CANCELLED
 
 

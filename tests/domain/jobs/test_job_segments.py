@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from domain.core.errors import StaleSegment
+from domain.jobs import events
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
@@ -19,7 +20,9 @@ from tests.domain.examples import (
     JOB_ID,
     PLAN,
     complete,
+    ending,
     evaluate,
+    evaluation_result,
     happened,
     job,
     running,
@@ -45,7 +48,8 @@ def test_a_job_from_gpu_to_registered() -> None:
         "EstimateScored",
     ]
     assert given.status is JobStatus.REGISTERED
-    assert given.model == "ft:tiny:222222222222"
+    assert given.model is not None
+    assert given.model.name == "ft:tiny:222222222222"
     assert given.next_segment is None
 
 
@@ -58,8 +62,8 @@ def test_every_report_may_come_twice() -> None:
     save_checkpoint(given, 1, 5)
     given.start_evaluation(1, 30)
     given.start_evaluation(1, 30)
-    given.complete_evaluation(1, 3.0, 2.0, 5, 400)
-    given.complete_evaluation(1, 3.0, 2.0, 5, 400)
+    given.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
+    given.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
     assert happened(given) == ["CheckpointSaved", "EvaluationStarted", "EvaluationCompleted"]
 
 
@@ -68,7 +72,7 @@ def test_reports_of_an_older_segment_are_refused() -> None:
     with pytest.raises(StaleSegment):
         save_checkpoint(given, 1, 10)
     with pytest.raises(StaleSegment):
-        given.end_segment(1, SegmentEnd.CRASHED, 10)
+        given.end_segment(1, ending(SegmentEnd.CRASHED, 10))
     assert happened(given) == []
 
 
@@ -76,23 +80,23 @@ def test_a_segment_is_allocated_only_when_it_is_the_next() -> None:
     given = running()
     with pytest.raises(StaleSegment):
         given.allocate_segment(2)
-    given.end_segment(1, SegmentEnd.LEASE_ENDED, 300)
+    given.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 300))
     given.allocate_segment(2)
     assert given.segment == 2
 
 
-def ended(given: Job) -> Job.SegmentEnded:
+def ended(given: Job) -> events.SegmentEnded:
     """The last ending."""
-    return [each for each in given.collect_events() if isinstance(each, Job.SegmentEnded)][-1]
+    return [each for each in given.collect_events() if isinstance(each, events.SegmentEnded)][-1]
 
 
 def test_a_checkpoint_of_an_earlier_segment_keeps_nothing_of_this_one() -> None:
     given = running()
     save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, SegmentEnd.CRASHED, 60)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60))
     assert ended(given).kept_seconds == 42
     given.allocate_segment(2)
-    given.end_segment(2, SegmentEnd.CRASHED, 5)
+    given.end_segment(2, ending(SegmentEnd.CRASHED, 5))
     assert ended(given).kept_seconds == 0
 
 
@@ -100,7 +104,7 @@ def test_a_checkpoint_of_an_earlier_segment_keeps_nothing_of_this_one() -> None:
 def test_the_payer_of_a_failure_decides_what_is_kept(failure: FailureClass) -> None:
     given = running()
     save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
     kept = 42 if FAILURES[failure].payer is Payer.PLATFORM else 60
     assert ended(given).kept_seconds == kept
 
@@ -108,7 +112,7 @@ def test_the_payer_of_a_failure_decides_what_is_kept(failure: FailureClass) -> N
 def test_a_stop_by_the_platform_keeps_what_the_last_checkpoint_holds() -> None:
     given = running()
     save_checkpoint(given, 1, 10, elapsed_seconds=42)
-    given.end_segment(1, SegmentEnd.STOPPED, 60)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
     assert ended(given).kept_seconds == 42
 
 
@@ -117,20 +121,20 @@ def test_a_stop_that_the_owner_asked_for_keeps_all_its_time() -> None:
         given = running()
         save_checkpoint(given, 1, 10, elapsed_seconds=42)
         ask(given)
-        given.end_segment(1, SegmentEnd.STOPPED, 60)
+        given.end_segment(1, ending(SegmentEnd.STOPPED, 60))
         assert ended(given).kept_seconds == 60
 
 
 @pytest.mark.parametrize("reason", [SegmentEnd.COMPLETED, SegmentEnd.LEASE_ENDED])
 def test_an_ending_that_lost_nothing_keeps_all_its_time(reason: SegmentEnd) -> None:
     given = running()
-    given.end_segment(1, reason, 60)
+    given.end_segment(1, ending(reason, 60))
     assert ended(given).kept_seconds == 60
 
 
 def test_a_crash_of_no_known_class_is_the_trainers() -> None:
     given = running()
-    given.end_segment(1, SegmentEnd.CRASHED, 60, error_class="KeyError")
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, error_class="KeyError"))
     assert ended(given).failure is FailureClass.TRAINER_CRASHED
 
 
@@ -140,9 +144,11 @@ def test_a_job_is_relaunched_three_times_and_then_fails(failure: FailureClass) -
     for number in range(1, RELAUNCH_LIMIT + 2):
         assert given.status is JobStatus.TRAINING
         given.allocate_segment(number)
-        given.end_segment(number, SegmentEnd.CRASHED, 1, failure=failure, error_class="OSError")
+        given.end_segment(
+            number, ending(SegmentEnd.CRASHED, 1, failure=failure, error_class="OSError")
+        )
     failed = given.collect_events()[-1]
-    assert isinstance(failed, Job.JobFailed)
+    assert isinstance(failed, events.JobFailed)
     assert (failed.failure, failed.error_class) == (failure, "OSError")
     assert given.status is JobStatus.FAILED
     assert given.next_segment is None
@@ -151,7 +157,7 @@ def test_a_job_is_relaunched_three_times_and_then_fails(failure: FailureClass) -
 @pytest.mark.parametrize("failure", [each for each in FailureClass if not FAILURES[each].retried])
 def test_what_would_fail_again_is_not_tried_again(failure: FailureClass) -> None:
     given = running()
-    given.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure))
     assert happened(given) == ["SegmentEnded", "JobFailed"]
 
 
@@ -163,11 +169,13 @@ SHORTAGE = MemoryShortage(
 def run_out_of_memory(given: Job, segment: int, shortage: MemoryShortage | None = SHORTAGE) -> None:
     given.end_segment(
         segment,
-        SegmentEnd.CRASHED,
-        60,
-        failure=FailureClass.OUT_OF_MEMORY,
-        error_class="MicroBatchTooLarge",
-        shortage=shortage,
+        ending(
+            SegmentEnd.CRASHED,
+            60,
+            failure=FailureClass.OUT_OF_MEMORY,
+            error_class="MicroBatchTooLarge",
+            shortage=shortage,
+        ),
     )
 
 
@@ -176,9 +184,9 @@ def test_a_micro_batch_too_large_for_the_memory_is_halved_once_at_the_platforms_
     save_checkpoint(given, 1, 10, elapsed_seconds=42)
     run_out_of_memory(given, 1)
     _, end, halved = given.collect_events()
-    assert isinstance(end, Job.SegmentEnded)
+    assert isinstance(end, events.SegmentEnded)
     assert (end.shortage, end.kept_seconds) == (SHORTAGE, 42)
-    assert isinstance(halved, Job.MicroBatchHalved)
+    assert isinstance(halved, events.MicroBatchHalved)
     assert (halved.micro_batch_size, halved.gradient_accumulation) == (2, 8)
     assert given.micro_batch_split == 2
     given.allocate_segment(2)
@@ -204,7 +212,7 @@ def test_short_examples_that_ran_together_are_halved_though_a_micro_batch_is_one
     given.collect_events()
     run_out_of_memory(given, 1)
     _, halved = given.collect_events()
-    assert isinstance(halved, Job.MicroBatchHalved)
+    assert isinstance(halved, events.MicroBatchHalved)
     assert (halved.micro_batch_size, halved.gradient_accumulation) == (1, 4)
     assert given.micro_batch_split == 2
 
@@ -220,13 +228,13 @@ def test_what_was_trained_is_not_trained_again_after_a_crash_in_evaluation() -> 
     given = running()
     evaluate(given, 1)
     assert given.status is JobStatus.TRAINED_PENDING_REGISTER
-    given.end_segment(1, SegmentEnd.CRASHED, 80)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 80))
     assert given.status is JobStatus.EVALUATING, "the losses were of an adapter that is lost"
     given.allocate_segment(2)
     given.start_training(2, 30, 30, 100, 5)
     given.start_evaluation(2, 30)
     assert given.status is JobStatus.EVALUATING
-    given.complete_evaluation(2, 3.0, 2.0, 5, 400)
+    given.complete_evaluation(2, evaluation_result(3.0, 2.0, 5, 400))
     given.register(2, "adapter", "a" * 64)
     assert given.status is JobStatus.REGISTERED
 
@@ -236,19 +244,22 @@ def test_the_score_sums_what_its_owner_paid_for_over_all_segments() -> None:
     given.allocate_segment(1)
     save_checkpoint(given, 1, 10, elapsed_seconds=40)
     given.end_segment(
-        1, SegmentEnd.CRASHED, 60, phase_seconds={Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 50.0}
+        1,
+        ending(
+            SegmentEnd.CRASHED, 60, phase_seconds={Phase.MODEL_LOAD: 10.0, Phase.TRAINING: 50.0}
+        ),
     )
     given.allocate_segment(2)
-    given.end_segment(2, SegmentEnd.LEASE_ENDED, 35, grace_seconds=5)
+    given.end_segment(2, ending(SegmentEnd.LEASE_ENDED, 35, grace_seconds=5))
     given.allocate_segment(3)
-    given.end_segment(3, SegmentEnd.LEASE_ENDED, 0)
+    given.end_segment(3, ending(SegmentEnd.LEASE_ENDED, 0))
     given.allocate_segment(4)
     given.start_training(4, 10, 30, 100, 5)
     evaluate(given, 4)
     given.register(4, "adapter", "a" * 64)
-    given.end_segment(4, SegmentEnd.COMPLETED, 50, phase_seconds={Phase.TRAINING: 45.5})
+    given.end_segment(4, ending(SegmentEnd.COMPLETED, 50, phase_seconds={Phase.TRAINING: 45.5}))
     scored = given.collect_events()[-1]
-    assert isinstance(scored, Job.EstimateScored)
+    assert isinstance(scored, events.EstimateScored)
     assert (scored.low_seconds, scored.high_seconds) == (120, 156)
     assert (scored.low_micros, scored.high_micros) == (120_000, 156_000)
     assert (scored.actual_seconds, scored.actual_micros) == (40 + 30 + 50, 120_000)
@@ -259,13 +270,13 @@ def test_the_score_sums_what_its_owner_paid_for_over_all_segments() -> None:
 def test_each_segment_is_summed_at_its_own_rate() -> None:
     given = running()
     given.pause()
-    given.end_segment(1, SegmentEnd.STOPPED, 10)
+    given.end_segment(1, ending(SegmentEnd.STOPPED, 10))
     given.resume(None, 7_200_000, "2")
     given.allocate_segment(2)
     given.start_training(2, 0, 30, 100, 5)
     complete(given, 2)
     scored = given.collect_events()[-1]
-    assert isinstance(scored, Job.EstimateScored)
+    assert isinstance(scored, events.EstimateScored)
     assert scored.actual_micros == 10 * 1000 + 90 * 2000
 
 
@@ -281,13 +292,13 @@ def test_a_checkpoint_that_got_further_begins_the_count_of_crashes_anew() -> Non
     given = running()
     save_checkpoint(given, 1, 10)
     for number in range(1, RELAUNCH_LIMIT + 1):
-        given.end_segment(number, SegmentEnd.CRASHED, 20)
+        given.end_segment(number, ending(SegmentEnd.CRASHED, 20))
         given.allocate_segment(number + 1)
     save_checkpoint(given, RELAUNCH_LIMIT + 1, 10)
     assert given.crashes == RELAUNCH_LIMIT, "the same step again is no progress"
     save_checkpoint(given, RELAUNCH_LIMIT + 1, 20)
     assert given.crashes == 0
-    given.end_segment(RELAUNCH_LIMIT + 1, SegmentEnd.CRASHED, 20)
+    given.end_segment(RELAUNCH_LIMIT + 1, ending(SegmentEnd.CRASHED, 20))
     assert given.next_segment == RELAUNCH_LIMIT + 2
 
 
@@ -296,14 +307,14 @@ def postponed(given: Job) -> list[timedelta]:
     return [
         each.until - each.timestamp
         for each in given.collect_events()
-        if isinstance(each, Job.RelaunchPostponed)
+        if isinstance(each, events.RelaunchPostponed)
     ]
 
 
 def test_each_launch_after_a_crash_without_progress_waits_longer() -> None:
     given = running()
     for number in range(1, RELAUNCH_LIMIT + 2):
-        given.end_segment(number, SegmentEnd.CRASHED, 0, failure=FailureClass.NODE_LOST)
+        given.end_segment(number, ending(SegmentEnd.CRASHED, 0, failure=FailureClass.NODE_LOST))
         if given.status is not JobStatus.FAILED:
             given.allocate_segment(number + 1)
     assert postponed(given) == [timedelta(seconds=30), timedelta(minutes=5)]
@@ -312,19 +323,19 @@ def test_each_launch_after_a_crash_without_progress_waits_longer() -> None:
 
 def test_what_got_further_is_launched_again_at_once() -> None:
     given = running()
-    given.end_segment(1, SegmentEnd.CRASHED, 20)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 20))
     for segment in range(2, 5):
         given.allocate_segment(segment)
         save_checkpoint(given, segment, 10 * segment)
-        given.end_segment(segment, SegmentEnd.CRASHED, 20)
+        given.end_segment(segment, ending(SegmentEnd.CRASHED, 20))
     assert postponed(given) == []
 
 
 def test_a_resume_does_not_wait_for_the_time_that_a_launch_was_put_off_to() -> None:
     given = running(segment=2)
-    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
     given.allocate_segment(3)
-    given.end_segment(3, SegmentEnd.CRASHED, 0)
+    given.end_segment(3, ending(SegmentEnd.CRASHED, 0))
     assert given.relaunch_at == NOW + timedelta(seconds=30)
     given.pause()
     given.resume(None, 3_600_000, "2")
@@ -333,7 +344,7 @@ def test_a_resume_does_not_wait_for_the_time_that_a_launch_was_put_off_to() -> N
 
 def test_a_batch_that_was_halved_is_tried_at_once() -> None:
     given = running(segment=2)
-    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
     given.allocate_segment(3)
     run_out_of_memory(given, 3)
     assert happened(given)[-1] == "MicroBatchHalved"
@@ -341,10 +352,10 @@ def test_a_batch_that_was_halved_is_tried_at_once() -> None:
 
 def test_a_job_that_pauses_puts_no_launch_off() -> None:
     given = running(segment=2)
-    given.end_segment(2, SegmentEnd.CRASHED, 0)
+    given.end_segment(2, ending(SegmentEnd.CRASHED, 0))
     given.allocate_segment(3)
     given.pause()
-    given.end_segment(3, SegmentEnd.CRASHED, 0)
+    given.end_segment(3, ending(SegmentEnd.CRASHED, 0))
     assert happened(given)[-2:] == ["SegmentEnded", "JobPaused"]
 
 
@@ -352,7 +363,7 @@ def test_endings_that_are_no_crash_do_not_count() -> None:
     given = job()
     for number in range(1, 10):
         given.allocate_segment(number)
-        given.end_segment(number, SegmentEnd.LEASE_ENDED, 300)
+        given.end_segment(number, ending(SegmentEnd.LEASE_ENDED, 300))
     assert given.next_segment == 10
 
 

@@ -15,7 +15,9 @@ from domain.jobs.lifecycle import TABLE, Command, Effect, JobStatus, rule
 from tests.domain.examples import (
     ESTIMATE,
     complete,
+    ending,
     evaluate,
+    evaluation_result,
     happened,
     job,
     running,
@@ -52,7 +54,7 @@ def paused() -> Job:
 
 def failed() -> Job:
     given = running()
-    given.end_segment(1, SegmentEnd.CRASHED, 1, failure=FailureClass.BAD_DATA)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 1, failure=FailureClass.BAD_DATA))
     return given
 
 
@@ -75,16 +77,18 @@ GIVEN: dict[JobStatus, Callable[[], Job]] = {
 
 def deplete(given: Job) -> None:
     """The balance is spent: a running segment reaches the end of its paid time."""
-    if given.segment_running:
-        given.end_segment(given.segment, SegmentEnd.LEASE_ENDED, 300, can_pay=False)
+    if given.running is not None:
+        given.end_segment(given.segment, ending(SegmentEnd.LEASE_ENDED, 300), can_pay=False)
     else:
         given.deplete()
 
 
 def crash(given: Job) -> None:
     """The process is gone, if there is one."""
-    if given.segment_running:
-        given.end_segment(given.segment, SegmentEnd.CRASHED, 9, failure=FailureClass.NODE_LOST)
+    if given.running is not None:
+        given.end_segment(
+            given.segment, ending(SegmentEnd.CRASHED, 9, failure=FailureClass.NODE_LOST)
+        )
 
 
 WHEN: dict[Command, Callable[[Job], None]] = {
@@ -99,7 +103,7 @@ WHEN: dict[Command, Callable[[Job], None]] = {
 def end_stopped(given: Job) -> None:
     """The trainer did what it was told, if one runs that was told anything."""
     if given.stop_requested:
-        given.end_segment(given.segment, SegmentEnd.STOPPED, 10)
+        given.end_segment(given.segment, ending(SegmentEnd.STOPPED, 10))
 
 
 CELLS = list(product(JobStatus, Command))
@@ -170,7 +174,7 @@ def test_a_resume_that_is_repeated_changes_nothing(status: JobStatus) -> None:
         save_checkpoint(given, 1, 30)
         given.start_evaluation(1, 30)
     if status is JobStatus.TRAINED_PENDING_REGISTER:
-        given.complete_evaluation(1, 3.0, 2.0, 5, 400)
+        given.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
     assert given.status is status
     given.collect_events()
     WHEN[Command.RESUME](given)

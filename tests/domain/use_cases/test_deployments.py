@@ -160,7 +160,7 @@ def test_what_a_cancelled_job_saved_is_deployed_within_its_time(
     story.cancel()
     story.end_segment(1, SegmentEnd.STOPPED, 60)
     deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
-    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState, match="is deleted"):
+    with because(at(RETENTION.total_seconds())), pytest.raises(WrongState):
         deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     story.promote()
     with because(at(RETENTION.total_seconds())):
@@ -180,6 +180,6 @@ def test_a_deleted_model_answers_no_more_and_nothing_of_its_job_does(
     for _ in range(2):
         deploying.delete_model(ACCOUNT_ID, JOB_ID)
     assert found(log).status == found(log, checkpoint.model).status == "undeployed"
-    assert (story.job.model, story.job.checkpoints) == (None, [])
+    assert (story.job.model, story.job.checkpoints) == (None, ())
     with pytest.raises(WrongState, match="deleted"):
         deploying.redeploy(ACCOUNT_ID, MODEL)

@@ -15,6 +15,7 @@ from gateway.cli import client as http
 from gateway.cli import downloads as downloading
 from gateway.cli.client import Client, Unreachable
 from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
+from tests.domain.examples import evaluation_result, saved_checkpoint
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, train
 from tests.gateway.conftest import BASE_MODEL, World
@@ -53,9 +54,11 @@ def job(me: CommandLine, world: World, tmp_path: Path) -> str:
     act(
         world,
         name,
-        lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", manifest.sha256, 9),
+        lambda job: job.save_checkpoint(
+            saved_checkpoint(1, 10, 2.0, 5, "stored", manifest.sha256, 9)
+        ),
         lambda job: job.start_evaluation(1, 30),
-        lambda job: job.complete_evaluation(1, 2.5, 1.5, 1, 10),
+        lambda job: job.complete_evaluation(1, evaluation_result(2.5, 1.5, 1, 10)),
         lambda job: job.register(1, "stored", manifest.sha256),
     )
     return name
@@ -176,7 +179,11 @@ def test_without_a_model_the_checkpoints_are_named(
 ) -> None:
     name = me.read("jobs", "list")["data"][0]["id"]
     assert "--step" not in me.refused("jobs", "download", name, code=6)
-    act(world, name, lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9))
+    act(
+        world,
+        name,
+        lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9)),
+    )
     shown = me.refused("jobs", "download", name, code=6)
     assert "--step" in shown
     assert "10" in shown

@@ -8,6 +8,7 @@ from domain.core.aggregate import because
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from gateway.cli import following
+from tests.domain.examples import saved_checkpoint
 from tests.gateway.cli.conftest import CommandLine, Served
 from tests.gateway.cli.test_watching import act, meanwhile, register, train
 from tests.gateway.conftest import BASE_MODEL, Person, World
@@ -36,7 +37,11 @@ def job(me: CommandLine, world: World, person: Person) -> str:
     world.project()
     name = me.read("jobs", "launch", "--dataset", dataset, "--base-model", BASE_MODEL)["id"]
     train(world, person, name, 3.0)
-    act(world, name, lambda job: job.save_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9))
+    act(
+        world,
+        name,
+        lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 5, "stored", "c" * 64, 9)),
+    )
     act(world, name, register)
     return name
 

@@ -24,6 +24,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
+from tests.domain.examples import ending, evaluation_result
 from tests.gateway.cli.conftest import CommandLine, Served, ecolink, plain
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.polling import TIMEOUT_SECONDS, eventually
@@ -125,7 +126,7 @@ def train(world: World, person: Person, name: str, *losses: float) -> None:
 
 def register(job: Job) -> None:
     job.start_evaluation(1, 30)
-    job.complete_evaluation(1, 2.5, 1.5, 1, 10)
+    job.complete_evaluation(1, evaluation_result(2.5, 1.5, 1, 10))
     job.register(1, "adapter", "a" * 64)
 
 
@@ -212,7 +213,13 @@ def test_the_exit_code_tells_a_pause_from_a_failure(
         world,
         failed,
         lambda job: job.end_segment(
-            1, SegmentEnd.CRASHED, 5, failure=FailureClass.OUT_OF_MEMORY, error_class="MemoryError"
+            1,
+            ending(
+                SegmentEnd.CRASHED,
+                5,
+                failure=FailureClass.OUT_OF_MEMORY,
+                error_class="MemoryError",
+            ),
         ),
     )
     told = me.run("jobs", "watch", failed, code=1)
@@ -344,9 +351,9 @@ def test_the_last_lines_of_a_failed_job_are_followed_too(
 
     def end() -> None:
         tell(world, person, job, *range(3, live + 1))
-        ending = partial(Job.end_segment, segment=1, reason=SegmentEnd.CRASHED, elapsed_seconds=5)
         failure = FailureClass.OUT_OF_MEMORY
-        act(world, job, lambda job: ending(job, failure=failure, log_ref="tail.log"))
+        crash = ending(SegmentEnd.CRASHED, 5, failure=failure, log_ref="tail.log")
+        act(world, job, lambda job: job.end_segment(1, crash))
 
     between = iter([end])
     monkeypatch.setattr(following, "breathe", lambda: next(between, lambda: None)())

@@ -23,6 +23,7 @@ from infrastructure.measurements import add_log_line, add_step
 from infrastructure.reports import LogLine, StepMeasured
 from infrastructure.store import connect
 from services.datasets.report import Report, Status
+from tests.domain.examples import evaluation_result
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.test_job_commands import Owner
 from tests.gateway.test_jobs import uuid_of
@@ -48,7 +49,7 @@ class JobOf(Owner):
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.start_evaluation(1, 30)
-            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
             job.register(1, ADAPTER_REF, "a" * 64)
             self.world.log.commit(job)
         return job.model_name

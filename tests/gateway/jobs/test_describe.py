@@ -11,16 +11,17 @@ from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Cause, Event
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.job_request import JobRequest
 from domain.training.checkpoint import ModeDifference, RejectionReason
 from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
 from tests.command_context import command
-from tests.domain.examples import STATE, running, save_checkpoint
+from tests.domain.examples import STATE, ending, resume_certificate, running, save_checkpoint
 from tests.domain.test_stored_events import GOLDEN, MAPPER, stored
 
 DESCRIBED = (
-    *(Job.Event, JobRequest.Event, Meter.Event, Deployment.Event),
+    *(events.JobEvent, JobRequest.Event, Meter.Event, Deployment.Event),
     *(GpuPool.GpusRequested, GpuPool.GpusRequestWithdrawn),
     *(GpuPool.GpusAllocated, GpuPool.GpusReleased),
 )
@@ -42,7 +43,7 @@ def given() -> Job:
     given = running()
     for step in (10, 20):
         save_checkpoint(given, 1, step)
-    given.end_segment(1, SegmentEnd.CRASHED, 100)
+    given.end_segment(1, ending(SegmentEnd.CRASHED, 100))
     given.allocate_segment(2)
     given.collect_events()
     return given
@@ -73,7 +74,9 @@ def test_a_resume_names_what_differs_from_the_saved_state(
     level: str,
     named: list[str],
 ) -> None:
-    given.certify_resume(2, 10, "checkpoints/1/10", STATE, unchecked, 1, differences)
+    given.certify_resume(
+        2, resume_certificate(10, "checkpoints/1/10", STATE, unchecked, 1, differences)
+    )
     (event,) = given.collect_events()
     description = describe(event)  # type: ignore[arg-type]
     assert description.level == level

@@ -24,6 +24,7 @@ from gateway.jobs.describe import MINOR_TOPICS
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.store import open_pool
 from services.projector.measuring import keep_evaluations, keep_steps
+from tests.domain.examples import ending, evaluation_result, saved_checkpoint
 from tests.gateway.conftest import BASE_MODEL, Person, World
 from tests.gateway.v1.conftest import ClientOf
 from tests.openai_objects import whole
@@ -54,7 +55,9 @@ class Trained:
         self.measure()
         with because(self.cause(CHECKPOINT)):
             job = world.log.load(Job, self.job_id)
-            job.save_checkpoint(1, CHECKPOINT, 2.5, 5, "c/4", "c" * 64, 9, eval_loss=2.25)
+            job.save_checkpoint(
+                saved_checkpoint(1, CHECKPOINT, 2.5, 5, "c/4", "c" * 64, 9, eval_loss=2.25)
+            )
             world.log.commit(job)
 
     def cause(self, second: int) -> Cause:
@@ -103,16 +106,16 @@ class Trained:
         with because(self.cause(STEPS + 1)):
             job = self.world.log.load(Job, self.job_id)
             job.start_evaluation(1, STEPS)
-            job.complete_evaluation(1, 3.0, 2.0, 1, 40)
+            job.complete_evaluation(1, evaluation_result(3.0, 2.0, 1, 40))
             job.register(1, "adapter", "a" * 64)
-            job.end_segment(1, SegmentEnd.COMPLETED, 10)
+            job.end_segment(1, ending(SegmentEnd.COMPLETED, 10))
             self.world.log.commit(job)
         self.world.project()
 
     def crash(self, failure: FailureClass, segment: int = 1) -> None:
         with because(self.cause(STEPS + 1)):
             job = self.world.log.load(Job, self.job_id)
-            job.end_segment(segment, SegmentEnd.CRASHED, 10, failure=failure)
+            job.end_segment(segment, ending(SegmentEnd.CRASHED, 10, failure=failure))
             self.world.log.commit(job)
         self.world.project()
 

@@ -14,6 +14,7 @@ from domain.deployments.deployment import Deployment
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
+from tests.domain.examples import ending, evaluation_result
 from tests.gateway.conftest import World
 from tests.gateway.test_job_commands import Owner
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -70,7 +71,9 @@ class Reader(Owner):
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.complete_evaluation(
-                1, 2.5, 1.25, 9, 90, accuracy_before=0.25, accuracy_after=0.5, peak_memory_bytes=10
+                1,
+                evaluation_result(2.5, 1.25, 9, 90, accuracy_before=0.25, accuracy_after=0.5),
+                peak_memory_bytes=10,
             )
             self.world.log.commit(job)
 
@@ -81,7 +84,7 @@ class Reader(Owner):
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.register(1, "adapters/1", "c" * 64)
-            job.end_segment(1, SegmentEnd.COMPLETED, 90)
+            job.end_segment(1, ending(SegmentEnd.COMPLETED, 90))
             self.world.log.commit(job)
 
     def serve(self, model: str) -> None:
@@ -100,7 +103,8 @@ class Reader(Owner):
         with because(self.world.cause):
             job = self.world.log.load(Job, self.job_id)
             job.end_segment(
-                segment, SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged"
+                segment,
+                ending(SegmentEnd.CRASHED, 10, failure=failure, error_class="Diverged"),
             )
             self.world.log.commit(job)
 

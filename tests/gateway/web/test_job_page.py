@@ -26,6 +26,7 @@ from infrastructure.measurements import add_evaluation, add_log_line, add_step
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from tests.domain.examples import ending
 from tests.gateway.conftest import World
 from tests.gateway.web.reader import Reader, evaluated, line, measured, notes_in
 from tests.gateway.web.signed_in import signed_in
@@ -229,7 +230,7 @@ def test_an_empty_balance_pauses_with_a_banner_until_there_is_money(
         spent = account.available_micros
         account.settle(captured_micros=spent, reserved_micros=spent)
         job = world.log.load(Job, reader.job_id)
-        job.end_segment(1, SegmentEnd.LEASE_ENDED, 10, can_pay=False)
+        job.end_segment(1, ending(SegmentEnd.LEASE_ENDED, 10), can_pay=False)
         world.log.commit(account, job)
     assert "balance-zero" in reader.notes()
     assert 'href="/billing">Top up' in reader.page()

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from domain.core.errors import Invalid
-from domain.jobs.job import Job
+from domain.jobs import events
 from gateway.jobs.pages import live_jobs
 from gateway.jobs.pages.timeline import Entry
 from gateway.jobs.pages.watched_job import KEPT, KEPT_FRAMES, Seen, WatchedJob
@@ -23,7 +23,7 @@ def watched(sequence: int) -> WatchedJob:
 
 
 def entry(sequence: int) -> Entry:
-    return Entry(sequence, NOW, Job.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
+    return Entry(sequence, NOW, events.CheckpointSaved.TOPIC, f"saved {sequence}", "good", False)
 
 
 def test_who_is_slow_gets_the_newest_view_and_every_event() -> None:

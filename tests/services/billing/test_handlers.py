@@ -11,10 +11,12 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs import events
+from domain.jobs.job import SegmentEnd
 from services.billing.handlers import Metering
 from services.billing.settlement import Running, settle
 from tests.command_context import NOW, FixedClock, command
+from tests.domain.examples import ending
 from tests.services.billing.meters import POLICY
 from tests.stories import BOUND_AT, Story
 
@@ -61,7 +63,7 @@ def ended(
     """End the segment some seconds after its GPUs were bound."""
     with because(Cause("service:scheduler", "end", BOUND_AT + after)):
         job = story.job
-        job.end_segment(1, reason, elapsed_seconds, grace_seconds=grace_seconds)
+        job.end_segment(1, ending(reason, elapsed_seconds, grace_seconds=grace_seconds))
         story.log.commit(job)
 
 
@@ -69,7 +71,7 @@ def test_a_segment_with_its_gpus_gets_a_meter_and_its_first_lease(
     log: EventLog, story: Story, metering: Metering
 ) -> None:
     story.run_until("allocated")
-    answer = metering.react(last(log, story, Job.SegmentAllocated))
+    answer = metering.react(last(log, story, events.SegmentAllocated))
     assert topics(answer) == ["MeterOpened", "LeaseGranted", "UsageSettled"]
 
 
@@ -80,11 +82,11 @@ def test_without_money_for_a_second_the_lease_is_refused(
     story.open_pool()
     story.approve_job()
     story.allocate_segment(1)
-    answer = metering.react(last(log, story, Job.SegmentAllocated))
+    answer = metering.react(last(log, story, events.SegmentAllocated))
     assert topics(answer) == ["MeterOpened", "LeaseRefused"]
     log.commit(*answer)
     ended(story, SegmentEnd.LEASE_ENDED, 0)
-    answer = metering.react(last(log, story, Job.SegmentEnded))
+    answer = metering.react(last(log, story, events.SegmentEnded))
     assert topics(answer) == ["MeterClosed", "BalanceDepleted"]
 
 
@@ -95,7 +97,7 @@ def test_the_first_lease_is_limited_by_the_balance(
     story.open_pool()
     story.approve_job()
     story.allocate_segment(1)
-    meter, account = metering.react(last(log, story, Job.SegmentAllocated))
+    meter, account = metering.react(last(log, story, events.SegmentAllocated))
     assert isinstance(meter, Meter)
     assert isinstance(account, Account)
     assert (meter.paid_seconds, account.available_micros) == (100, 500)
@@ -106,18 +108,18 @@ def test_a_segment_that_never_got_a_meter_has_nothing_to_settle(
 ) -> None:
     story.run_until("allocated")
     ended(story, SegmentEnd.CRASHED, 0)
-    assert metering.react(last(log, story, Job.SegmentEnded)) == []
+    assert metering.react(last(log, story, events.SegmentEnded)) == []
 
 
 def test_a_segment_has_one_meter(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("leased")
-    assert metering.react(last(log, story, Job.SegmentAllocated)) == []
+    assert metering.react(last(log, story, events.SegmentAllocated)) == []
 
 
 def test_an_ended_segment_is_settled(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("training")
     ended(story, SegmentEnd.COMPLETED, 75)
-    answer = metering.react(last(log, story, Job.SegmentEnded))
+    answer = metering.react(last(log, story, events.SegmentEnded))
     assert topics(answer) == ["MinuteMetered", "MinuteMetered", "MeterClosed", "UsageSettled"]
 
 
@@ -127,7 +129,7 @@ def test_a_trainers_clock_jump_bills_at_most_scheduler_time(
 ) -> None:
     story.run_until("training")
     ended(story, SegmentEnd.COMPLETED, elapsed_seconds, after=timedelta(seconds=70))
-    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    (meter, _) = metering.react(last(log, story, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 70
 
@@ -138,7 +140,7 @@ def test_a_schedulers_clock_jump_bills_at_most_database_time(
     story.run_until("training")
     clock.time = BOUND_AT + timedelta(seconds=60)
     ended(story, SegmentEnd.COMPLETED, 10_000)
-    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    (meter, _) = metering.react(last(log, story, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 60
 
@@ -148,7 +150,7 @@ def test_grace_is_not_billed_even_if_the_lease_was_extended_meanwhile(
 ) -> None:
     story.run_until("training")
     ended(story, SegmentEnd.LEASE_ENDED, 265, grace_seconds=25)
-    (meter, _) = metering.react(last(log, story, Job.SegmentEnded))
+    (meter, _) = metering.react(last(log, story, events.SegmentEnded))
     assert isinstance(meter, Meter)
     assert meter.billed_seconds == 240
 
@@ -180,7 +182,7 @@ def test_an_overbilled_tick_is_credited(
         grace_seconds=grace_seconds,
         after=timedelta(seconds=after_seconds),
     )
-    (_, payer) = metering.react(last(log, story, Job.SegmentEnded))
+    (_, payer) = metering.react(last(log, story, events.SegmentEnded))
     assert isinstance(payer, Account)
     assert balance - payer.balance_micros == cost_seconds * 1000
     assert payer.reserved_micros == 0
@@ -192,7 +194,7 @@ def test_a_crash_is_credited_back_to_the_last_checkpoint(
     story.run_until("training")
     story.save_checkpoint(1, 10, 40)
     ended(story, SegmentEnd.CRASHED, 50)
-    answer = metering.react(last(log, story, Job.SegmentEnded))
+    answer = metering.react(last(log, story, events.SegmentEnded))
     assert topics(answer) == [
         *("MinuteMetered", "MeterClosed", "LostWorkCredited"),
         *("UsageSettled", "ChargeReversed"),
@@ -211,21 +213,21 @@ def test_work_lost_with_a_checkpoint_is_credited(
     story.allocate_segment(2)
     story.reject_checkpoint(2, "checkpoints/1/20")
     before = story.account.balance_micros
-    meter, payer = answer = metering.react(last(log, story, Job.CheckpointRejected))
+    meter, payer = answer = metering.react(last(log, story, events.CheckpointRejected))
     assert topics(answer) == ["LostWorkCredited", "ChargeReversed"]
     assert isinstance(payer, Account)
     assert isinstance(meter, Meter)
     assert payer.balance_micros - before == 35_000
     log.commit(*answer)
-    assert topics(metering.react(last(log, story, Job.CheckpointRejected))) == []
+    assert topics(metering.react(last(log, story, events.CheckpointRejected))) == []
 
 
 def test_a_segment_is_settled_once(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("training")
     story.end_segment(1, SegmentEnd.COMPLETED, 75)
-    assert metering.react(last(log, story, Job.SegmentEnded)) == []
+    assert metering.react(last(log, story, events.SegmentEnded)) == []
 
 
 def test_other_events_cause_no_reaction(log: EventLog, story: Story, metering: Metering) -> None:
     story.run_until("training")
-    assert metering.react(last(log, story, Job.TrainingStarted)) == []
+    assert metering.react(last(log, story, events.TrainingStarted)) == []

@@ -14,7 +14,8 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs import events
+from domain.jobs.job import SegmentEnd
 from domain.jobs.job_request import JobRequest
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.measurements import add_evidence
@@ -433,7 +434,7 @@ def test_a_parked_event_does_not_count_as_skipped(
     story.allocate_segment(1)
     react(settings, log, pool)
     (allocated,) = [
-        each.id for each in notifications(log) if each.topic == Job.SegmentAllocated.TOPIC
+        each.id for each in notifications(log) if each.topic == events.SegmentAllocated.TOPIC
     ]
     as_owner(
         settings,

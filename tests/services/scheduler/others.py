@@ -7,10 +7,11 @@ from uuid import UUID
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
+from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, ending
 from tests.stories import Story
 
 
@@ -38,7 +39,7 @@ def end(log: EventLog, segment: int = 1, reason: SegmentEnd = SegmentEnd.STOPPED
     story = Story(log)
     with command(f"end {segment}"):
         job, pool = story.job, story.pool
-        job.end_segment(segment, reason, 10)
+        job.end_segment(segment, ending(reason, 10))
         pool.release(JOB_ID, segment)
         log.commit(job, pool)
 
@@ -58,5 +59,5 @@ def spend(story: Story) -> None:
 def pause_reason(story: Story) -> PauseReason:
     """The reason of the job's last event, a pause."""
     last = list(story.log.events.get(story.job_id))[-1]
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     return last.reason

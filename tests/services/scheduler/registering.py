@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from domain.core.event_log import EventLog
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs import events
+from domain.jobs.job import SegmentEnd
 from domain.training.checkpoint import StateHashes
 from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.segments import Segments
 from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, resume_certificate
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, EVALUATION, report
@@ -48,7 +49,9 @@ def resume_after_a_crash(story: Story) -> None:
     with command("certify"):
         job = story.job
         state = StateHashes(weights="1", optimizer="2", random="3", position="4")
-        job.certify_resume(2, 10, "checkpoints/1/10", state, (), ranks=1, differences=())
+        job.certify_resume(
+            2, resume_certificate(10, "checkpoints/1/10", state, (), ranks=1, differences=())
+        )
         story.log.commit(job)
     story.start_training(2, step=10)
 
@@ -65,20 +68,20 @@ def final_report(adapter: Manifest, n: int = 9) -> Report:
         step=30,
         checkpoint=saved,
         evaluation=EVALUATION,
-        outcome=Outcome.COMPLETED,
+        outcome=SegmentEnd.COMPLETED,
         adapter_ref=ADAPTER,
         adapter_manifest_sha256=adapter.sha256,
         elapsed_seconds=130.5,
     )
 
 
-def registered(log: EventLog) -> Job.Registered:
+def registered(log: EventLog) -> events.Registered:
     """The event that registered the model."""
-    (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.Registered)]
+    (event,) = [each for each in log.events.get(JOB_ID) if isinstance(each, events.Registered)]
     return event
 
 
-def register_model(log: EventLog, settings: Settings) -> Job.Registered:
+def register_model(log: EventLog, settings: Settings) -> events.Registered:
     """Run the whole story."""
     artifacts = Artifacts(settings.artifacts)
     launcher, control = FakeLauncher(), NotedControl()

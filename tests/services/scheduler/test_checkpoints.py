@@ -6,13 +6,14 @@ from domain.catalog.base_model import BaseModel
 from domain.core.event_log import EventLog
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
-from domain.training.checkpoint import ModeDifference, RejectionReason
+from domain.training.checkpoint import ModeDifference, RejectionReason, ResumeCertificate
 from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reports import Phase, RejectedCheckpoint, ResumeCertificate
+from infrastructure.reports import Phase, RejectedCheckpoint
 from infrastructure.settings import Settings
 from services.scheduler.handlers import Scheduling
 from services.scheduler.job_history import JobHistory
@@ -20,7 +21,7 @@ from services.scheduler.segment_spec import job_prefix
 from services.scheduler.segments import Segments
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, STATE, saved_checkpoint
 from tests.services.scheduler.reports import CHECKPOINT, report
 from tests.stories import Story
 
@@ -37,7 +38,9 @@ def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
     with command("save"):
         job = story.job
         for step in (2, 4):
-            job.save_checkpoint(1, step, 2.0, 5 * step, f"{home}/step-{step}", "c" * 64, 9)
+            job.save_checkpoint(
+                saved_checkpoint(1, step, 2.0, 5 * step, f"{home}/step-{step}", "c" * 64, 9)
+            )
         log.commit(job)
     story.end_segment(1, SegmentEnd.CRASHED, 50)
     story.allocate_segment(2)
@@ -57,7 +60,7 @@ def test_a_report_carries_rejections_certificate_and_checkpoint_in_this_order(
         step=10,
         rejected=(RejectedCheckpoint(ref=f"{home}/step-4", reason=RejectionReason.CORRUPT),),
         resumed=certificate,
-        checkpoint=CHECKPOINT.model_copy(update={"state": STATE, "eval_loss": 1.25}),
+        checkpoint=CHECKPOINT.model_copy(update={"segment": 2, "state": STATE, "eval_loss": 1.25}),
     )
     for n in (1, 2):
         segments.record(said.model_copy(update={"n": n}))
@@ -77,7 +80,7 @@ def test_a_refused_certificate_keeps_the_rest_of_its_report(
     home = f"{job_prefix(story.job)}/checkpoints/segment-1"
     with command("save"):
         job = story.job
-        job.save_checkpoint(1, 2, 2.0, 10, f"{home}/step-2", "c" * 64, 9, STATE)
+        job.save_checkpoint(saved_checkpoint(1, 2, 2.0, 10, f"{home}/step-2", state=STATE))
         log.commit(job)
     story.end_segment(1, SegmentEnd.CRASHED, 50)
     story.allocate_segment(2)
@@ -105,7 +108,7 @@ def test_the_next_report_includes_checkpoints_of_lost_reports(
     for n in (2, 3):
         said = report(n, Phase.TRAINING, earlier=(ten, twenty, thirty), checkpoint=forty)
         segments.record(said)
-    saved = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.CheckpointSaved)]
+    saved = [each for each in log.events.get(JOB_ID) if isinstance(each, events.CheckpointSaved)]
     assert [each.step for each in saved] == [10, 20, 30, 40]
 
 
@@ -140,7 +143,7 @@ def test_promoting_a_checkpoint_deletes_the_one_before(
     saved = artifacts.add_files("checkpoints/1/20", Manifest(files=()), {"state.pt": b"state"})
     with command("checkpoint"):
         job = story.job
-        job.save_checkpoint(1, 20, 2.5, 80, "checkpoints/1/20", saved.sha256, 5)
+        job.save_checkpoint(saved_checkpoint(1, 20, 2.5, 80, "checkpoints/1/20", saved.sha256, 5))
         log.commit(job)
     story.cancel()
     story.end_segment(1, SegmentEnd.STOPPED, 90)

@@ -54,7 +54,7 @@ def test_the_provenance_describes_the_job(
 ) -> None:
     resumed.record(final_report(adapter))
     told = stored(artifacts)
-    assert (told.model, told.job_id, told.account_id) == (story.job.model, JOB_ID, ACCOUNT_ID)
+    assert (told.model, told.job_id, told.account_id) == (story.job.model_name, JOB_ID, ACCOUNT_ID)
     assert told.job_version == registered(log).originator_version - 1
     assert told.dataset.model_dump() == {
         "id": DATASET_ID,
@@ -92,9 +92,9 @@ def test_the_cost_is_what_the_account_is_charged(
 ) -> None:
     resumed.record(final_report(adapter))
     cost, job = stored(artifacts).cost, story.job
-    assert cost.amount_micros == job.actual_micros == 170_000
-    assert cost.metered_seconds == job.actual_seconds == 170
-    assert cost.segments == job.segments_used == 2
+    assert cost.amount_micros == job.usage.paid_micros == 170_000
+    assert cost.metered_seconds == job.usage.paid_seconds == 170
+    assert cost.segments == job.usage.segments == 2
 
 
 def test_the_event_pins_card_and_provenance_with_the_weights(

@@ -13,8 +13,9 @@ from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.datasets.dataset import Dataset
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
 from services.scheduler.capacity import offer_capacity
@@ -36,7 +37,7 @@ def test_a_job_from_its_approval_to_its_pod(
     story.open_pool()
     approve(log)
     scheduler.catch_up()
-    assert job(log).segment_running
+    assert job(log).running
     assert launcher.started == [], "without a lease there is no launch"
     lease(log)
     scheduler.catch_up()
@@ -68,10 +69,11 @@ def test_two_jobs_on_one_slot_run_in_the_order_of_their_approval(
     approve(log)
     approve(log, second)
     scheduler.catch_up()
-    assert (job(log).segment_running, job(log, second).segment_running) == (True, False)
+    assert job(log).running
+    assert not job(log, second).running
     end(log, reason=SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    assert job(log, second).segment_running
+    assert job(log, second).running
 
 
 def test_a_queued_job_starts_when_capacity_is_added(
@@ -82,11 +84,11 @@ def test_a_queued_job_starts_when_capacity_is_added(
     approve(log)
     approve(log, second)
     scheduler.catch_up()
-    assert not job(log, second).segment_running
+    assert not job(log, second).running
     launcher.gpus = 2
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
-    assert job(log, second).segment_running
+    assert job(log, second).running
 
 
 def test_jobs_too_large_for_a_pool_are_paused(
@@ -100,16 +102,16 @@ def test_jobs_too_large_for_a_pool_are_paused(
         approve(log, each.job_id, count=2)
     approve(log, small)
     scheduler.catch_up()
-    assert not job(log, small).segment_running, "nobody is overtaken while there is hope"
+    assert not job(log, small).running, "nobody is overtaken while there is hope"
     launcher.gpus = 1
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
     assert [pause_reason(each) for each in large] == [PauseReason.CAPACITY] * 2
-    assert job(log).segment_running, "what runs keeps its GPUs"
+    assert job(log).running, "what runs keeps its GPUs"
     assert list(story.pool.queue) == [(small, 1)]
     end(log, reason=SegmentEnd.COMPLETED)
     scheduler.catch_up()
-    assert job(log, small).segment_running
+    assert job(log, small).running
 
 
 def test_a_job_with_too_many_gpus_is_paused(
@@ -177,7 +179,7 @@ def test_a_job_without_its_dataset_fails_at_no_cost(
     scheduler.catch_up()
     lease(log)
     scheduler.catch_up()
-    (failed,) = [event for event in log.events.get(JOB_ID) if isinstance(event, Job.JobFailed)]
+    (failed,) = [event for event in log.events.get(JOB_ID) if isinstance(event, events.JobFailed)]
     assert (failed.failure, failed.error_class) == (FailureClass.BAD_DATA, "DatasetDeleted")
     assert launcher.started == []
     assert story.pool.held == {}
@@ -234,7 +236,7 @@ def test_a_job_with_a_lapsed_lease_is_relaunched(
     scheduler.catch_up()
     end(log, reason=SegmentEnd.LEASE_ENDED)
     scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (2, True)
+    assert job(log).runs(2)
 
 
 def test_a_finished_job_needs_no_more_gpus(

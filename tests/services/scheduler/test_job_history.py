@@ -14,7 +14,16 @@ from services.scheduler.job_history import JobHistory, StoredModel, provenance_o
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts
 from tests.command_context import NOW, command
-from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN, STATE, save_checkpoint
+from tests.domain.examples import (
+    ACCOUNT_ID,
+    ESTIMATE,
+    JOB_ID,
+    PLAN,
+    STATE,
+    ending,
+    resume_certificate,
+    save_checkpoint,
+)
 
 RANKS = ModeDifference(setting="ranks", saved="1", now="2")
 
@@ -39,7 +48,7 @@ def changed() -> Job:
         save_checkpoint(job, 1, step)
     job.pause()
     failure = FailureClass.OUT_OF_MEMORY
-    job.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, shortage=shortage)
+    job.end_segment(1, ending(SegmentEnd.CRASHED, 60, failure=failure, shortage=shortage))
     job.resume(ESTIMATE, 7_200_000, "2", 2)
     job.allocate_segment(2)
     job.start_pod(2, "pod", NOW)
@@ -69,7 +78,9 @@ def test_a_damaged_checkpoint_is_marked_as_rejected(changed: Job) -> None:
 
 
 def test_a_resume_with_unchecked_parts_is_not_certified(changed: Job) -> None:
-    changed.certify_resume(2, 20, "checkpoints/1/20", STATE, ("random",), 2, (RANKS,))
+    changed.certify_resume(
+        2, resume_certificate(20, "checkpoints/1/20", STATE, ("random",), 2, (RANKS,))
+    )
     changed.start_training(2, 20, 30, 95, 5)
     (resume,) = JobHistory(changed.collect_events()).resumes
     assert (resume.certified, resume.unchecked) == (False, ("random",))
@@ -78,7 +89,7 @@ def test_a_resume_with_unchecked_parts_is_not_certified(changed: Job) -> None:
 
 def test_the_card_shows_gpus_and_resumes(changed: Job) -> None:
     changed.reject_checkpoint(2, "checkpoints/1/20", RejectionReason.CORRUPT)
-    changed.certify_resume(2, 10, "checkpoints/1/10", STATE, (), 2, ())
+    changed.certify_resume(2, resume_certificate(10, "checkpoints/1/10", STATE, (), 2))
     changed.start_training(2, 10, 30, 95, 5)
     provenance = provenance_of(
         JobHistory(changed.collect_events()),

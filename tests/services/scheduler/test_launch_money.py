@@ -8,7 +8,8 @@ import pytest
 
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs import events
+from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from infrastructure.consumer import OrderedConsumer
 from tests.command_context import command
@@ -36,7 +37,7 @@ def test_a_job_without_money_for_a_minute_is_paused(
     approve(log)
     scheduler.catch_up()
     assert pause_reason(poor) is PauseReason.BALANCE
-    assert job(log).segment_running, "it is not in the way of those who can pay"
+    assert job(log).running, "it is not in the way of those who can pay"
 
 
 def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
@@ -53,7 +54,7 @@ def test_a_job_that_cannot_pay_when_its_turn_comes_is_paused(
     end(log, reason=SegmentEnd.COMPLETED)
     scheduler.catch_up()
     assert pause_reason(waiting) is PauseReason.BALANCE
-    assert job(log, behind).segment_running, "the next in the queue has its turn"
+    assert job(log, behind).running, "the next in the queue has its turn"
 
 
 def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
@@ -69,7 +70,7 @@ def test_a_refused_lease_ends_the_segment_at_no_cost_and_pauses(
     scheduler.catch_up()
     assert pause_reason(story) is PauseReason.BALANCE
     assert (story.pool.held, story.pool.queue, launcher.started) == ({}, {}, [])
-    (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
+    (ended,) = [e for e in log.events.get(JOB_ID) if isinstance(e, events.SegmentEnded)]
     assert (ended.reason, ended.elapsed_seconds) == (SegmentEnd.LEASE_ENDED, 0)
 
 
@@ -84,7 +85,7 @@ def test_an_unsettled_lease_counts_as_money(
     spend(story)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (2, True)
+    assert job(log).runs(2)
 
 
 def test_after_settlement_only_the_balance_counts(

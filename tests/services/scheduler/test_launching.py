@@ -11,9 +11,11 @@ from psycopg_pool import ConnectionPool
 
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import JobStatus
+from domain.jobs.segments import RunningSegment
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.reports import SegmentSpec
 from infrastructure.store import Connection
@@ -83,7 +85,7 @@ def test_a_waiting_launch_does_not_block_others(
     other = uuid4()
     launched_or_not(log, scheduler, other)
     assert waiting.started == [PodName(other, 1)]
-    assert (job(log).segment_running, job(log).pod) == (True, None)
+    assert job(log).running == RunningSegment(1)
 
 
 def test_a_waiting_launch_is_billed_from_its_start(
@@ -97,7 +99,7 @@ def test_a_waiting_launch_is_billed_from_its_start(
     look(seconds=1)
     assert waiting.started == [NAME]
     assert job(log).pod == str(NAME)
-    (started,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.PodStarted)]
+    (started,) = [each for each in log.events.get(JOB_ID) if isinstance(each, events.PodStarted)]
     assert started.bound_at == NOW, "as the launcher says"
     assert waiting.specs[NAME].paid_seconds == 300
 
@@ -128,9 +130,9 @@ def test_a_launch_fails_after_the_last_retry(
 ) -> None:
     for _ in range(MOST_TRIES):
         look(seconds=4)
-        assert job(log).segment_running
+        assert job(log).running
     look(seconds=4)
-    (ended,) = [each for each in log.events.get(JOB_ID) if isinstance(each, Job.SegmentEnded)]
+    (ended,) = [each for each in log.events.get(JOB_ID) if isinstance(each, events.SegmentEnded)]
     assert (ended.reason, ended.failure) == (SegmentEnd.CRASHED, FailureClass.NODE_LOST)
     assert (ended.elapsed_seconds, ended.error_class) == (0, "LaunchFailed")
     assert story.pool.held == {}
@@ -177,7 +179,7 @@ def test_a_cancel_during_a_launch_stops_the_pod(
     monkeypatch.setattr(waiting, "launch", cancelled_meanwhile)
     look(seconds=1)
     reacting.join()
-    assert (job(log).segment_running, job(log).pod) == (True, str(NAME))
+    assert job(log).pod == str(NAME)
     assert control.stopped == [(JOB_ID, 1)]
 
 

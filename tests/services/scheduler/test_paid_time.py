@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from domain.core.event_log import EventLog
-from domain.jobs.job import Job, JobStatus, SegmentEnd
+from domain.jobs import events
+from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.reports import Phase, Report
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
 from services.trainer.lease import OVERRUN_EXIT_CODE
@@ -20,12 +21,14 @@ from tests.stories import Story
 NAME = PodName(JOB_ID, 1)
 
 
-def last_end(log: EventLog) -> Job.SegmentEnded:
-    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)][-1]
+def last_end(log: EventLog) -> events.SegmentEnded:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, events.SegmentEnded)][-1]
 
 
 def lease_ended(n: int, elapsed_seconds: float) -> Report:
-    return report(n, Phase.TRAINING, outcome=Outcome.LEASE_ENDED, elapsed_seconds=elapsed_seconds)
+    return report(
+        n, Phase.TRAINING, outcome=SegmentEnd.LEASE_ENDED, elapsed_seconds=elapsed_seconds
+    )
 
 
 def test_a_lease_that_ends_without_money_pauses_the_job(story: Story, running: Segments) -> None:
@@ -97,5 +100,5 @@ def test_an_overrun_without_money_pauses_despite_credits(
     spend(story)
     running.lose(NAME, known_seconds, OVERRUN_EXIT_CODE)
     last = list(log.events.get(JOB_ID))[-1]
-    assert isinstance(last, Job.JobPaused)
+    assert isinstance(last, events.JobPaused)
     assert (last.reason, last_end(log).kept_seconds) == (PauseReason.BALANCE, 0)

@@ -15,12 +15,13 @@ from nats.js.errors import NotFoundError
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
-from domain.jobs.job import Job, SegmentEnd
+from domain.jobs.job import SegmentEnd
 from infrastructure.artifacts import Artifacts
 from infrastructure.bus import REPORTS, provision
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reports import Outcome, Phase, PodSeen, Report
+from infrastructure.reports import Phase, PodSeen, Report
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -32,7 +33,7 @@ from services.scheduler.pod_watch import PodWatch
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import Segments
 from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, ending
 from tests.polling import eventually, eventually_async
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
@@ -107,8 +108,8 @@ async def until(condition: Any) -> Any:
     return await asyncio.to_thread(eventually, condition)
 
 
-def ends(log: EventLog) -> list[Job.SegmentEnded]:
-    return [event for event in log.events.get(JOB_ID) if isinstance(event, Job.SegmentEnded)]
+def ends(log: EventLog) -> list[events.SegmentEnded]:
+    return [event for event in log.events.get(JOB_ID) if isinstance(event, events.SegmentEnded)]
 
 
 async def seen(js: JetStreamContext) -> PodSeen | None:
@@ -163,7 +164,7 @@ async def test_an_unsent_report_is_read_from_the_pod(
         Phase.TRAINING,
         checkpoint=CHECKPOINT,
         elapsed_seconds=41.0,
-        outcome=Outcome.STOPPED,
+        outcome=SegmentEnd.STOPPED,
     )
     launcher.kept = kept.model_dump_json().encode()
     launcher.end(NAME, exit_code=0)
@@ -214,7 +215,7 @@ async def test_an_unread_final_report_counts(
     control: NotedControl,
     watching: Any,
 ) -> None:
-    await say(js, report(5, Phase.TRAINING, outcome=Outcome.STOPPED))
+    await say(js, report(5, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
     launcher.end(NAME, exit_code=0)
     async with watching():
         (end,) = await until(lambda: ends(log))
@@ -229,7 +230,7 @@ async def test_a_report_of_another_segment_is_ignored(
     control: NotedControl,
     watching: Any,
 ) -> None:
-    named = report(9, Phase.TRAINING, outcome=Outcome.STOPPED)
+    named = report(9, Phase.TRAINING, outcome=SegmentEnd.STOPPED)
     await say(js, named.model_copy(update={"segment": 2}), named.subject)
     await say(js, PodSeen(account_id=ACCOUNT_ID, job_id=JOB_ID, segment=1, elapsed_seconds=7.9))
     launcher.end(NAME)
@@ -246,7 +247,7 @@ async def test_an_ended_pod_is_removed_and_its_log_kept(
     segments: Segments,
     watching: Any,
 ) -> None:
-    segments.record(report(5, Phase.TRAINING, outcome=Outcome.STOPPED))
+    segments.record(report(5, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
     launcher.end(NAME, exit_code=0)
     async with watching():
         await until(lambda: control.forgotten == [(JOB_ID, 1)])
@@ -271,7 +272,7 @@ async def test_unnamed_artifacts_are_deleted_with_the_pod(
     ]
     for ref in (named, others, *lost, f"{home}/adapter/segment-1/adapter_config.json"):
         artifacts.put(ref, b"{}")
-    said = report(5, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=Outcome.STOPPED)
+    said = report(5, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=SegmentEnd.STOPPED)
     segments.record(said)
     launcher.end(NAME, exit_code=0)
     async with watching():
@@ -328,7 +329,7 @@ async def test_an_unrecorded_pod_is_left_to_its_reaction(
     """Its launch may not be saved yet."""
     with command("end"):
         job = story.job
-        job.end_segment(1, SegmentEnd.STOPPED, 10)
+        job.end_segment(1, ending(SegmentEnd.STOPPED, 10))
         job.allocate_segment(2)
         log.commit(job)
     launcher.launch(segment_spec(story.job, 300, settings))

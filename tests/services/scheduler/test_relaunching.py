@@ -70,7 +70,7 @@ def refused(
     approve(log)
     for segment in (1, 2):
         scheduler.catch_up()
-        assert (job(log).segment, job(log).segment_running) == (segment, True)
+        assert job(log).runs(segment)
         lease(log, segment=segment)
     scheduler.catch_up()
     return launcher
@@ -79,7 +79,7 @@ def refused(
 def test_a_second_failed_launch_is_retried_later(
     log: EventLog, story: Story, refused: FakeLauncher
 ) -> None:
-    assert (job(log).segment, job(log).segment_running) == (2, False)
+    assert (job(log).segment, job(log).running) == (2, None)
     assert (story.pool.held, story.pool.queue) == ({}, {}), "it is in nobody's way"
 
 
@@ -89,7 +89,7 @@ def test_a_job_is_queued_when_its_relaunch_is_due(
     passing(seconds=29)
     assert job(log).segment == 2
     passing(seconds=1)
-    assert (job(log).segment, job(log).segment_running) == (3, True)
+    assert job(log).runs(3)
     refused.refuses = False
     lease(log, segment=3)
     passing(seconds=1)
@@ -102,7 +102,7 @@ def test_the_job_fails_after_the_last_retry(
     passing(seconds=30)
     lease(log, segment=3)
     passing(seconds=299)
-    assert (job(log).segment, job(log).segment_running) == (3, False)
+    assert (job(log).segment, job(log).running) == (3, None)
     passing(seconds=1)
     lease(log, segment=4)
     passing(seconds=0)
@@ -116,7 +116,7 @@ def test_another_job_uses_the_gpus_meanwhile(
     other = uuid4()
     approve(log, other)
     passing(seconds=30)
-    assert job(log, other).segment_running
+    assert job(log, other).running
     assert list(story.pool.queue) == [(JOB_ID, 3)]
     passing(seconds=60)
     assert list(story.pool.queue) == [(JOB_ID, 3)], "it stands there once"
@@ -132,7 +132,7 @@ def test_a_late_reaction_queues_due_jobs(
         end(log, segment, SegmentEnd.CRASHED)
     clock.time += timedelta(seconds=30)
     scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (3, True)
+    assert job(log).runs(3)
 
 
 def test_a_resume_is_launched_without_a_pause(
@@ -144,7 +144,7 @@ def test_a_resume_is_launched_without_a_pause(
         waiting.resume(None, 3_600_000, "test")
         log.commit(waiting)
     scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (3, True)
+    assert job(log).runs(3)
 
 
 def test_a_paused_job_is_not_queued(
@@ -199,4 +199,4 @@ def test_a_crash_after_progress_is_relaunched_at_once(
     story.save_checkpoint(1, 10, 40)
     end(log, reason=SegmentEnd.CRASHED)
     scheduler.catch_up()
-    assert (job(log).segment, job(log).segment_running) == (2, True)
+    assert job(log).runs(2)

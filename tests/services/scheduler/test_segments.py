@@ -9,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
+from domain.jobs import events
 from domain.jobs.job import Job, JobStatus, SegmentEnd
 from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Outcome, Phase, Report
+from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
 from services.scheduler.app import record_all
 from services.scheduler.launchers.launcher import PodName
@@ -58,7 +59,7 @@ def whole_life(adapter: Manifest) -> list[Report]:
             (
                 Phase.REGISTER,
                 {
-                    "outcome": Outcome.COMPLETED,
+                    "outcome": SegmentEnd.COMPLETED,
                     "adapter_ref": ADAPTER,
                     "adapter_manifest_sha256": adapter.sha256,
                 },
@@ -102,7 +103,7 @@ def test_a_foreign_report_is_dropped(
     running.record(report(2, Phase.TRAINING, checkpoint=CHECKPOINT, earlier=(foreign,)))
     other = report(2, Phase.TRAINING, checkpoint=CHECKPOINT)
     running.record(other.model_copy(update={"account_id": JOB_ID}))
-    assert log.load(Job, JOB_ID).checkpoint is None
+    assert log.load(Job, JOB_ID).checkpoints == ()
     running.record(failed(3).model_copy(update={"account_id": JOB_ID}))
     assert not running.heard_of(NAME)
     assert control.answered == [], "it would be the last word to a segment that runs"
@@ -124,14 +125,17 @@ def test_a_failing_report_does_not_block_later_ones(
     failing = TimeoutError("the bus is away")
     with pytest.raises(TimeoutError):
         record_all(running, messages)
-    assert log.load(Job, JOB_ID).checkpoint is None
+    assert log.load(Job, JOB_ID).checkpoints == ()
     failing = ValueError("poison")
     record_all(running, messages)
-    assert log.load(Job, JOB_ID).checkpoint is not None
+    assert log.load(Job, JOB_ID).checkpoints.newest is not None
 
 
 def test_values_that_read_models_reject_become_no_events() -> None:
-    assert report(1, Phase.TRAINING, error_class="a\0b").error_class == "a\ufffdb"
+    sent = report(1, Phase.TRAINING, outcome=SegmentEnd.CRASHED, error_class="a\0b")
+    received = Report.model_validate_json(sent.model_dump_json())
+    assert received.ending is not None
+    assert received.ending.error_class == "a\ufffdb"
     for fields in ({"step": 2**31}, {"step": -1}, {"grace_seconds": 1e12}, {"segment": 2**31}):
         with pytest.raises(ValidationError):
             report(1, Phase.TRAINING, **fields)
@@ -182,29 +186,22 @@ def test_a_report_of_an_older_segment_is_refused_and_answered(
     story.allocate_segment(2)
     version = story.job.version
     running.record(report(1, Phase.TRAINING, checkpoint=CHECKPOINT))
-    running.record(report(2, Phase.TRAINING, outcome=Outcome.STOPPED))
+    running.record(report(2, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
     assert story.job.version == version
     assert control.answered == [(JOB_ID, 1)], "so that it stops repeating itself"
 
 
 def test_a_report_of_an_unknown_job_is_answered(segments: Segments, control: NotedControl) -> None:
-    segments.record(report(1, Phase.TRAINING, outcome=Outcome.STOPPED))
+    segments.record(report(1, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
     assert control.answered == [(JOB_ID, 1)]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "reason"),
-    [
-        (Outcome.STOPPED, SegmentEnd.STOPPED),
-        (Outcome.LEASE_ENDED, SegmentEnd.LEASE_ENDED),
-        (Outcome.FAILED, SegmentEnd.CRASHED),
-    ],
-)
+@pytest.mark.parametrize("reason", [SegmentEnd.STOPPED, SegmentEnd.LEASE_ENDED, SegmentEnd.CRASHED])
 def test_an_ending_has_its_reason_and_its_times(
-    log: EventLog, running: Segments, outcome: Outcome, reason: SegmentEnd
+    log: EventLog, running: Segments, reason: SegmentEnd
 ) -> None:
     running.record(
-        report(9, Phase.TRAINING, outcome=outcome, elapsed_seconds=309.9, grace_seconds=9.9)
+        report(9, Phase.TRAINING, outcome=reason, elapsed_seconds=309.9, grace_seconds=9.9)
     )
     end = last_end(log)
     assert (end.reason, end.elapsed_seconds, end.grace_seconds) == (reason, 309, 9)
@@ -256,14 +253,14 @@ def test_an_evaluation_is_recorded_with_peak_memory(log: EventLog, running: Segm
     running.record(report(1, Phase.EVALUATION, step=30))
     running.record(report(2, Phase.REGISTER, evaluation=EVALUATION, peak_memory_bytes=10**9))
     scored = list(log.events.get(JOB_ID))[-1]
-    assert isinstance(scored, Job.EvaluationCompleted)
+    assert isinstance(scored, events.EvaluationCompleted)
     assert (scored.accuracy_before, scored.accuracy_after) == (0.4, 0.55)
     assert scored.perplexity_after == perplexity(2.0)
     assert scored.peak_memory_bytes == 10**9
 
 
 def test_completion_without_an_adapter_counts_as_a_crash(log: EventLog, running: Segments) -> None:
-    running.record(report(9, Phase.REGISTER, evaluation=EVALUATION, outcome=Outcome.COMPLETED))
+    running.record(report(9, Phase.REGISTER, evaluation=EVALUATION, outcome=SegmentEnd.COMPLETED))
     assert last_end(log).reason is SegmentEnd.CRASHED
 
 
@@ -299,7 +296,7 @@ def test_a_process_lost_while_pausing_pauses_the_job(story: Story, running: Segm
 def test_a_segment_is_lost_once_and_never_after_its_final_report(
     log: EventLog, running: Segments
 ) -> None:
-    running.record(report(9, Phase.TRAINING, outcome=Outcome.STOPPED))
+    running.record(report(9, Phase.TRAINING, outcome=SegmentEnd.STOPPED))
     running.lose(NAME, 60, None)
     running.lose(NAME, 60, None)
     assert topics(log).count("SegmentEnded") == 1

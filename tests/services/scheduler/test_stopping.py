@@ -13,11 +13,12 @@ from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
+from domain.jobs import events
 from domain.jobs.job import Job, JobStatus, SegmentEnd
 from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.consumer import OrderedConsumer
-from infrastructure.reports import Outcome, Phase
+from infrastructure.reports import Phase
 from infrastructure.store import Connection
 from projections import DEPLOYMENTS, JOB_DETAIL
 from projections.job_detail import expired_adapters
@@ -28,7 +29,7 @@ from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segments import Segments
 from tests.command_context import NOW, FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.domain.examples import ACCOUNT_ID, JOB_ID, PLAN, saved_checkpoint
 from tests.services.scheduler.conftest import NotedControl
 from tests.services.scheduler.fake_launcher import FakeLauncher
 from tests.services.scheduler.reports import CHECKPOINT, report
@@ -46,7 +47,7 @@ def approved(story: Story, scheduler: OrderedConsumer) -> Story:
     story.open_pool()
     story.approve_job()
     scheduler.catch_up()
-    assert story.job.segment_running
+    assert story.job.running is not None
     return story
 
 
@@ -74,12 +75,12 @@ def test_a_stop_request_ends_with_the_final_report(
     ask(launched)
     scheduler.catch_up()
     assert control.stopped == [(JOB_ID, 1)]
-    assert launched.job.segment_running, "until it says that it has saved"
-    segments.record(report(9, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=Outcome.STOPPED))
+    assert launched.job.running is not None, "until it says that it has saved"
+    segments.record(report(9, Phase.TRAINING, checkpoint=CHECKPOINT, outcome=SegmentEnd.STOPPED))
     scheduler.catch_up()
     assert launched.job.status in (JobStatus.PAUSED, JobStatus.CANCELLED)
     assert (launched.pool.held, launched.pool.queue) == ({}, {})
-    ended = [e for e in launched.log.events.get(JOB_ID) if isinstance(e, Job.SegmentEnded)]
+    ended = [e for e in launched.log.events.get(JOB_ID) if isinstance(e, events.SegmentEnded)]
     assert [(e.elapsed_seconds, e.kept_seconds) for e in ended] == [(9, 9)]
 
 
@@ -163,11 +164,11 @@ def test_a_resumed_job_continues_at_the_new_rate(
     launched.pause()
     launched.end_segment(1, SegmentEnd.STOPPED, 60)
     scheduler.catch_up()
-    assert not launched.job.segment_running
+    assert launched.job.running is None
     launched.resume(rate_micros_per_hour=7_200_000)
     scheduler.catch_up()
     allocated = last(launched)
-    assert isinstance(allocated, Job.SegmentAllocated)
+    assert isinstance(allocated, events.SegmentAllocated)
     assert (allocated.segment, allocated.rate_micros_per_hour) == (2, 7_200_000)
     launched.grant_lease(2)
     scheduler.catch_up()
@@ -194,7 +195,7 @@ def test_a_job_paused_and_resumed_at_once_gets_its_gpus(
     launcher.gpus = 2
     offer_capacity(log, FixedClock(), launcher)
     scheduler.catch_up()
-    assert story.job.segment_running
+    assert story.job.running is not None
 
 
 def test_a_late_pause_reaction_keeps_a_resumed_jobs_place(
@@ -262,7 +263,7 @@ def test_a_cancelled_jobs_files_expire_and_its_logs_stay(
     look(log, pool, clock)
     look(log, pool, clock)
     scheduler.catch_up()
-    assert isinstance(last(launched), Job.AdapterExpired)
+    assert isinstance(last(launched), events.AdapterExpired)
     assert artifacts.list(HOME) == [refs[-1]]
     assert len(artifacts.list(f"jobs/{ACCOUNT_ID}")) == 2, "another job's files are not ours"
 
@@ -298,7 +299,7 @@ def test_deployed_checkpoints_do_not_expire(
     with command("undeploy"):
         Deploying(log).undeploy(ACCOUNT_ID, model)
     look(log, pool, clock, JOB_DETAIL, DEPLOYMENTS)
-    assert isinstance(last(launched), Job.AdapterExpired)
+    assert isinstance(last(launched), events.AdapterExpired)
 
 
 def test_a_failing_expiry_does_not_block_others(
@@ -315,7 +316,7 @@ def test_a_failing_expiry_does_not_block_others(
             "INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy"
         )
     expire_due(log, FixedClock(NOW + RETENTION), pool)
-    assert isinstance(last(launched), Job.AdapterExpired)
+    assert isinstance(last(launched), events.AdapterExpired)
 
 
 def test_deleting_twice_is_harmless(
@@ -355,7 +356,7 @@ def test_promoted_checkpoints_are_kept(
     saved = artifacts.add_files("checkpoints/1/10", Manifest(files=()), {"state.pt": b"state"})
     with command("checkpoint"):
         job = launched.job
-        job.save_checkpoint(1, 10, 2.5, 40, "checkpoints/1/10", saved.sha256, 5)
+        job.save_checkpoint(saved_checkpoint(1, 10, 2.5, 40, "checkpoints/1/10", saved.sha256, 5))
         log.commit(job)
     launched.cancel()
     launched.end_segment(1, SegmentEnd.STOPPED, 60)

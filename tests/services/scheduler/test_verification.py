@@ -12,6 +12,7 @@ import pytest
 from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id
 from domain.datasets.dataset import Dataset
+from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
@@ -23,28 +24,28 @@ from services.scheduler.model_card import CARD, RESUME_FILES
 from services.scheduler.provenance import PROVENANCE
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
 from tests.command_context import command
-from tests.domain.examples import JOB_ID
+from tests.domain.examples import JOB_ID, saved_checkpoint
 from tests.services.scheduler.registering import ADAPTER, WEIGHTS, register_model
 from tests.stories import Story
 
 
 @pytest.fixture
-def model(log: EventLog, settings: Settings) -> Job.Registered:
+def model(log: EventLog, settings: Settings) -> events.Registered:
     return register_model(log, settings)
 
 
 @pytest.fixture
-def copy(model: Job.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
+def copy(model: events.Registered, artifacts: Artifacts, tmp_path: Path) -> Path:
     """A downloaded copy, without the manifest."""
     artifacts.get_directory(ADAPTER, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 @pytest.fixture
-def check(log: EventLog, artifacts: Artifacts, model: Job.Registered) -> Callable[..., Any]:
+def check(log: EventLog, artifacts: Artifacts, model: events.Registered) -> Callable[..., Any]:
     """Verifies the stored model or a copy. Returns the failed checks."""
 
-    def check(directory: Path | None = None, event: Job.Registered = model) -> list[Check]:
+    def check(directory: Path | None = None, event: events.Registered = model) -> list[Check]:
         found: Copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, ADAPTER)
         checks = verify(log, artifacts, log.load(Job, JOB_ID), event, found)
         return [each for each in checks if not each.ok]
@@ -57,7 +58,7 @@ def names(checks: list[Check]) -> list[str]:
 
 
 def test_an_intact_model_passes_every_check(
-    log: EventLog, artifacts: Artifacts, model: Job.Registered
+    log: EventLog, artifacts: Artifacts, model: events.Registered
 ) -> None:
     job = log.load(Job, JOB_ID)
     checks = verify(log, artifacts, job, model, StoredCopy(artifacts, ADAPTER))
@@ -155,7 +156,9 @@ def test_a_different_environment_is_reported(check: Any, copy: Path) -> None:
     assert names(check(copy)) == [f"file {ENVIRONMENT}", "environment"]
 
 
-def test_a_manifest_of_another_event_stops_verification(check: Any, model: Job.Registered) -> None:
+def test_a_manifest_of_another_event_stops_verification(
+    check: Any, model: events.Registered
+) -> None:
     other = model.model_copy(update={"manifest_sha256": "0" * 64})
     (found,) = check(event=other)
     assert (found.name, found.expected) == (MANIFEST, "0" * 64)
@@ -188,12 +191,12 @@ def test_a_promoted_checkpoint_gets_a_card_and_passes(
     story.run_until("training")
     with command("checkpoint"):
         job = story.job
-        job.save_checkpoint(1, 10, 2.5, 40, ref, manifest.sha256, 7)
+        job.save_checkpoint(saved_checkpoint(1, 10, 2.5, 40, ref, manifest.sha256, 7))
         log.commit(job)
     failure = FailureClass.OUT_OF_MEMORY
     story.end_segment(1, SegmentEnd.CRASHED, 60, failure=failure, error_class="OutOfMemoryError")
     story.promote()
-    (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, Job.AdapterPromoted))
+    (event,) = (each for each in log.events.get(JOB_ID) if isinstance(each, events.AdapterPromoted))
 
     for _ in range(2):
         scheduling.react(event)

@@ -21,7 +21,14 @@ from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.command_context import FixedClock, command
-from tests.domain.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
+from tests.domain.examples import (
+    ACCOUNT_ID,
+    ESTIMATE,
+    JOB_ID,
+    PLAN,
+    evaluation_result,
+    saved_checkpoint,
+)
 from tests.services.serving.memory_host import MemoryHost
 from tests.stories import Story
 
@@ -89,7 +96,9 @@ class World:
         )
         with command("checkpoint"):
             job = self.story.job
-            job.save_checkpoint(1, 10, 2.5, 40, "jobs/a/checkpoints/10", saved.sha256, 1000)
+            job.save_checkpoint(
+                saved_checkpoint(1, 10, 2.5, 40, "jobs/a/checkpoints/10", saved.sha256, 1000)
+            )
             self.log.commit(job)
 
     def register(self) -> None:
@@ -97,7 +106,7 @@ class World:
         with command("register"):
             job = self.story.job
             job.start_evaluation(1, 30)
-            job.complete_evaluation(1, 3.0, 2.0, 5, 400)
+            job.complete_evaluation(1, evaluation_result(3.0, 2.0, 5, 400))
             job.register(1, "jobs/a/adapter", adapter.sha256)
             self.log.commit(job)
 

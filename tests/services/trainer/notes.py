@@ -7,7 +7,7 @@ from typing import Any
 
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.reports import Checkpoint, EvaluationMeasured, SegmentSpec, StepMeasured
+from infrastructure.reports import EvaluationMeasured, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 
@@ -29,27 +29,14 @@ def on_micro_batch(loss_sum: Callable, number: int, act: Callable[[], None]) -> 
     return counting
 
 
-def resuming(spec: SegmentSpec, *saved: Checkpoint) -> SegmentSpec:
+def resuming(spec: SegmentSpec, *saved: SavedCheckpoint) -> SegmentSpec:
     """The next segment of a job, from saved checkpoints, the newest first."""
     return spec.model_copy(
         update={
             "segment": spec.segment + 1,
-            "resume_from": tuple(candidate(each, spec.segment) for each in saved),
+            "resume_from": tuple(saved),
             "checkpoint_prefix": f"{spec.checkpoint_prefix}-{spec.segment + 1}",
         }
-    )
-
-
-def candidate(saved: Checkpoint, segment: int) -> SavedCheckpoint:
-    """A reported checkpoint as the event log has it."""
-    return SavedCheckpoint(
-        segment=segment,
-        step=saved.step,
-        ref=saved.ref,
-        manifest_sha256=saved.manifest_sha256,
-        elapsed_seconds=int(saved.elapsed_seconds),
-        state=saved.state,
-        eval_loss=saved.eval_loss,
     )
 
 
@@ -62,7 +49,7 @@ class Notes:
         self.phases: list[str] = []
         self.steps: list[StepMeasured] = []
         self.evaluations: list[EvaluationMeasured] = []
-        self.checkpoints: list[Checkpoint] = []
+        self.checkpoints: list[SavedCheckpoint] = []
         self.lines: list[str] = []
         self.warnings: list[str] = []  # those of the lines
 
@@ -82,7 +69,7 @@ class Notes:
     def evaluated(self, measured: EvaluationMeasured) -> None:
         self.evaluations.append(measured)
 
-    def saved(self, checkpoint: Checkpoint) -> None:
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
         self.checkpoints.append(checkpoint)
 
     def log(self, text: str, level: str = "INFO") -> None:

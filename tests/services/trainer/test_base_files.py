@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from domain.jobs.failures import FailureClass
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Outcome
 from services.trainer.base_files import BaseDamaged, BaseFiles
 from services.trainer.failures import classify
 from services.trainer.lease import SegmentStopped
@@ -90,7 +90,7 @@ def test_the_end_of_the_lease_ends_the_segment(
     base: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     def ended() -> None:
-        raise SegmentStopped(Outcome.LEASE_ENDED)
+        raise SegmentStopped(SegmentEnd.LEASE_ENDED)
 
     verified = tmp_path / "verified"
     with pytest.raises(SegmentStopped):

@@ -13,11 +13,16 @@ import pytest
 import torch
 
 from domain.jobs.failures import FailureClass
-from domain.training.checkpoint import ModeDifference, RejectionReason, StateHashes
+from domain.training.checkpoint import (
+    ModeDifference,
+    RejectionReason,
+    ResumeCertificate,
+    StateHashes,
+)
 from domain.training.phases import Phase
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.chat_labels import IGNORED, Example
-from infrastructure.reports import ResumeCertificate, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from services.scheduler.model_card import RESUME_FILES
 from services.trainer import checkpoint, first_schema, segment
 from services.trainer import checkpoint_writer as saving

@@ -14,9 +14,9 @@ import pytest
 from obstore.exceptions import GenericError
 
 from domain.jobs.failures import FailureClass
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Outcome
 from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import HeldOut, Score
@@ -87,7 +87,7 @@ def test_a_stop_stores_the_step_again_after_a_failed_upload(
     waits = break_store({2}, FULL, monkeypatch.setattr)
     spec = make_spec(STEPS)
     notes = run(spec, stop_after=4)
-    assert notes.fields["outcome"] is Outcome.STOPPED
+    assert notes.fields["outcome"] is SegmentEnd.STOPPED
     assert saved_steps(notes) == [2, 4]
     assert waits == [False, False, True]
     files = {file.path for file in artifacts.manifest(notes.checkpoints[-1].ref).files}
@@ -100,7 +100,7 @@ def test_a_stop_stores_the_newest_step_after_a_failed_upload(
 ) -> None:
     break_store({2}, FULL, monkeypatch.setattr)
     notes = run(make_spec(STEPS), stop_after=5)
-    assert notes.fields["outcome"] is Outcome.STOPPED
+    assert notes.fields["outcome"] is SegmentEnd.STOPPED
     assert saved_steps(notes) == [2, 5]
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_ends_suspect_is_evaluated_without_the_checkpoint_that_was_no
 ) -> None:
     """There is no newer state to store, because the last step is suspect."""
     break_store({4}, FULL, monkeypatch.setattr)
-    last = property(lambda own: own._progress.step == 10)
+    last = property(lambda own: own.progress.step == 10)
     monkeypatch.setattr(Divergence, "suspect", last)
     notes = run(make_spec(STEPS))
     assert saved_steps(notes) == [2, 4, 6]

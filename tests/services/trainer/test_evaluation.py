@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from domain.estimating.pricing import VALIDATION_MAXIMUM
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.evaluation import EvaluationResult
 from domain.training.perplexity import perplexity
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_labels import IGNORED, Example
-from infrastructure.reports import Evaluation, Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from services.trainer import evaluation, segment
 from services.trainer.batches import collate, loss_sum, scored
 from services.trainer.clock import SegmentClock
@@ -124,7 +126,7 @@ def test_a_stop_ends_an_evaluation_and_saves_the_step(
         patch.setattr(Notes, "measure", measure)
         patch.setattr(evaluation, "collate", collate_and_stop)
         stopped = run(first)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert not stopped.evaluations
     assert [each.step for each in stopped.checkpoints] == [4]
     ref = stopped.checkpoints[-1].ref
@@ -224,7 +226,7 @@ def test_a_validation_file_without_an_answer_to_learn_is_named(
 
 def test_the_evaluation_has_perplexity_and_accuracy(run, make_spec: SpecMaker) -> None:
     notes = run(make_spec({"epochs": 6, "learning_rate": 0.1}))
-    scored: Evaluation = notes.fields["evaluation"]
+    scored: EvaluationResult = notes.fields["evaluation"]
     assert scored.accuracy_before is not None
     assert scored.accuracy_after is not None
     assert 0 <= scored.accuracy_before < scored.accuracy_after <= 1

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import pytest
 
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
-from infrastructure.reports import Control, Outcome
+from infrastructure.reports import Control
 from services.trainer.clock import PhaseTimes, SegmentClock, process_age_seconds
 from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE, Lease, SegmentStopped
 
@@ -42,7 +43,7 @@ def test_paid_time_ends_the_segment_unless_it_grew_before() -> None:
     clock.now = 120.0
     with pytest.raises(SegmentStopped) as stopped:
         lease.check()
-    assert stopped.value.outcome is Outcome.LEASE_ENDED
+    assert stopped.value.outcome is SegmentEnd.LEASE_ENDED
 
 
 def test_paid_time_never_shrinks_and_a_stop_stays() -> None:
@@ -50,7 +51,7 @@ def test_paid_time_never_shrinks_and_a_stop_stays() -> None:
     heard(lease, paid_seconds=120, stop=True)
     heard(lease, paid_seconds=30)
     assert lease.paid_seconds == 120
-    assert lease.outcome is Outcome.STOPPED
+    assert lease.outcome is SegmentEnd.STOPPED
 
 
 def test_grace_counts_from_the_end_of_paid_time() -> None:

@@ -10,9 +10,9 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
 from domain.estimating.estimate import Precision
+from domain.training.evaluation import EvaluationResult
 from infrastructure.artifacts import Artifacts
 from infrastructure.chat_labels import Example
-from infrastructure.reports import Evaluation
 from services.trainer.batches import collate, loss_sum
 from services.trainer.checkpoint import CheckpointMismatch
 from services.trainer.model import BaseChanged, TargetModulesNotFound, load_base
@@ -30,7 +30,7 @@ def test_qlora_learns_and_registers_plain_peft(
     spec = make_spec({"epochs": 4, "target_modules": ["q_proj", "down_proj"]}, precision="nf4")
     notes = run(spec)
     assert any("NF4" in line for line in notes.lines)
-    evaluation: Evaluation = notes.fields["evaluation"]
+    evaluation: EvaluationResult = notes.fields["evaluation"]
     assert evaluation.loss_after < evaluation.loss_before - 0.1
     full = run(make_spec({"epochs": 1})).fields["evaluation"]
     assert evaluation.loss_before != full.loss_before

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Checkpoint, Control, SegmentSpec
+from infrastructure.reports import Control, SegmentSpec
 from infrastructure.settings import Settings
 from services.scheduler.launchers import warm_pool
 from services.scheduler.launchers.launcher import PodName
@@ -36,7 +37,7 @@ def losses(server: NatsServer, spec: SegmentSpec) -> dict[int, float]:
 
 def again(spec: SegmentSpec, checkpoint: dict) -> SegmentSpec:
     """The next segment of a job, from a reported checkpoint."""
-    return resuming(spec, Checkpoint.model_validate(checkpoint))
+    return resuming(spec, SavedCheckpoint.model_validate(checkpoint))
 
 
 def adapter_sha256(artifacts: Artifacts, spec: SegmentSpec) -> str:
@@ -64,7 +65,7 @@ def test_runs_after_sigterm_and_sigkill_equal_the_uninterrupted_run(
     eventually(lambda: (reports(nats_server, second) or [{}])[-1].get("checkpoint"))
     program.kill()
     last = reports(nats_server, second)[-1]
-    assert last["outcome"] is None
+    assert last["ending"] is None
 
     third = again(second, last["checkpoint"])
     program = start(third)
@@ -107,7 +108,7 @@ def test_a_stop_during_the_launch_takes_effect(
     eventually(
         lambda: (
             not living(launcher, name)
-            or any(report["outcome"] for report in reports(nats_server, spec))
+            or any(report["ending"] for report in reports(nats_server, spec))
         )
     )
     answer(nats_server, spec)
@@ -116,7 +117,7 @@ def test_a_stop_during_the_launch_takes_effect(
     pod = launcher.poll(name)
     assert pod is not None
     assert pod.exit_code == 0, launcher.log(name, 10_000).decode()
-    assert reports(nats_server, spec)[-1]["outcome"] == "stopped"
+    assert reports(nats_server, spec)[-1]["ending"]["reason"] == "stopped"
 
 
 def test_the_end_of_paid_time_saves_a_checkpoint_and_exits(
@@ -128,7 +129,7 @@ def test_the_end_of_paid_time_saves_a_checkpoint_and_exits(
     program = start(spec)
     assert program.wait() == 0, program.log
     final = reports(nats_server, spec)[-1]
-    assert final["outcome"] == "lease_ended"
+    assert final["ending"]["reason"] == "lease_ended"
     assert (final["checkpoint"] or {"step": 0})["step"] == final["step"]
     assert 20 <= final["elapsed_seconds"] < 30
     assert final["grace_seconds"] == pytest.approx(final["elapsed_seconds"] - 20, abs=0.002)
@@ -154,12 +155,15 @@ def test_a_failure_reports_its_class_and_keeps_its_traceback_for_the_operator(
 ) -> None:
     spec = make_spec({"target_modules": ["c_attn"]})
     program = start(spec)
-    program.await_line(r"^report .* outcome=failed")
+    program.await_line(r"^report .* outcome=crashed")
     answer(nats_server, spec)
     assert program.wait() == 1
     final = reports(nats_server, spec)[-1]
-    assert (final["outcome"], final["error_class"]) == ("failed", "TargetModulesNotFound")
-    assert final["failure"] == "bad_data"
+    assert (final["ending"]["reason"], final["ending"]["error_class"]) == (
+        "crashed",
+        "TargetModulesNotFound",
+    )
+    assert final["ending"]["failure"] == "bad_data"
     lines = nats_server.messages("TELEMETRY", f"logs.{spec.account_id}.{spec.job_id}.>")
     assert [line["n"] for line in lines] == list(range(1, len(lines) + 1))
     errors = [line["text"] for line in lines if line["level"] == "ERROR"]

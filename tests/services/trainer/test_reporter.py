@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 from infrastructure.bus import TELEMETRY
 from infrastructure.reports import (
     LAST_WORD,
-    Checkpoint,
     Control,
-    Outcome,
     Report,
     SegmentSpec,
     StepMeasured,
@@ -30,12 +30,13 @@ from tests.polling import eventually
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.nats_server import ISSUER, NatsServer
 
-CHECKPOINT = Checkpoint(
+CHECKPOINT = SavedCheckpoint(
+    segment=1,
     ref="checkpoints/1/10",
     manifest_sha256="c" * 64,
     step=10,
     train_loss=2.0,
-    elapsed_seconds=4.0,
+    elapsed_seconds=4,
     total_bytes=9,
 )
 
@@ -114,11 +115,11 @@ def test_the_final_report_repeats_unchanged_until_it_is_answered(
     reporter, _ = reporter_of(spec, nats_server)
     with reporter:
         answered: list[bool] = []
-        ending = Thread(target=lambda: answered.append(reporter.finish(Outcome.COMPLETED)))
+        ending = Thread(target=lambda: answered.append(reporter.finish(SegmentEnd.COMPLETED)))
         ending.start()
         finals = eventually(
             lambda: (
-                [r for r in reports(nats_server, spec) if r["outcome"]][1:]
+                [r for r in reports(nats_server, spec) if r["ending"]][1:]
                 and reports(nats_server, spec)
             )
         )
@@ -126,7 +127,7 @@ def test_the_final_report_repeats_unchanged_until_it_is_answered(
         nats_server.control(control(spec, answered=True))
         ending.join(60)
     assert answered == [True]
-    finals = [report for report in reports(nats_server, spec) if report["outcome"]]
+    finals = [report for report in reports(nats_server, spec) if report["ending"]]
     assert len({report["elapsed_seconds"] for report in finals}) == 1
     assert [r["n"] for r in finals] == list(range(finals[0]["n"], finals[0]["n"] + len(finals)))
 
@@ -137,7 +138,7 @@ def test_an_answer_to_nothing_ends_nothing(spec: SegmentSpec, nats_server: NatsS
     with reporter:
         eventually(lambda: lease.paid_seconds == 1000)
         assert lease.outcome is None
-        assert eventually(lambda: reports(nats_server, spec))[-1]["outcome"] is None
+        assert eventually(lambda: reports(nats_server, spec))[-1]["ending"] is None
 
 
 def test_the_last_control_message_applies_at_start_and_later_ones_follow(
@@ -148,7 +149,7 @@ def test_the_last_control_message_applies_at_start_and_later_ones_follow(
     with reporter:
         eventually(lambda: lease.paid_seconds == 400)
         nats_server.control(control(spec, paid_seconds=500, stop=True))
-        eventually(lambda: lease.outcome is Outcome.STOPPED)
+        eventually(lambda: lease.outcome is SegmentEnd.STOPPED)
         assert lease.paid_seconds == 500
 
 
@@ -166,10 +167,10 @@ def test_nothing_is_lost_while_nats_is_down(spec: SegmentSpec, nats_server: Nats
             reporter.log("two\nthree", "ERROR")
             reporter.measure(measured(spec, 2))
             reporter.update(now=True, step=2)
-            ending = Thread(target=reporter.finish, args=(Outcome.COMPLETED,))
+            ending = Thread(target=reporter.finish, args=(SegmentEnd.COMPLETED,))
             ending.start()
             nats_server.start()
-            final = eventually(lambda: [r for r in reports(nats_server, spec) if r["outcome"]])
+            final = eventually(lambda: [r for r in reports(nats_server, spec) if r["ending"]])
             nats_server.control(control(spec, answered=True, paid_seconds=301))
             ending.join(60)
             assert not ending.is_alive()
@@ -205,7 +206,7 @@ def test_a_report_lists_the_checkpoints_that_are_still_needed(
             ]
         )
     assert [each["step"] for each in told[0]["earlier"]] == [20, 40]
-    assert Checkpoint.model_validate(told[0]["earlier"][0]) == saved[1]
+    assert SavedCheckpoint.model_validate(told[0]["earlier"][0]) == saved[1]
 
 
 def test_the_outbox_is_bounded_and_drops_the_oldest(
@@ -253,13 +254,16 @@ def test_two_threads_write_the_final_report_in_turn(
         assert renaming.wait(60)
         reporter.update(step=10)
         told.set()
-        reporter.finish(Outcome.COMPLETED)
+        reporter.finish(SegmentEnd.COMPLETED)
         ended.set()
         saving.join(60)
     assert errors == []
     assert "is not kept" not in capsys.readouterr().out
     word = Report.model_validate_json((tmp_path / LAST_WORD).read_text())
-    assert (word.outcome, word.checkpoint) == (Outcome.COMPLETED, CHECKPOINT)
+    assert (word.ending and word.ending.reason, word.checkpoint) == (
+        SegmentEnd.COMPLETED,
+        CHECKPOINT,
+    )
 
 
 def test_a_full_disk_does_not_delay_reports(
@@ -272,9 +276,9 @@ def test_a_full_disk_does_not_delay_reports(
     with reporter:
         reporter.saved(CHECKPOINT)
         nats_server.control(control(spec, answered=True))
-        assert reporter.finish(Outcome.STOPPED)
+        assert reporter.finish(SegmentEnd.STOPPED)
     last = reports(nats_server, spec)[-1]
-    assert (last["outcome"], last["checkpoint"]["step"]) == ("stopped", 10)
+    assert (last["ending"]["reason"], last["checkpoint"]["step"]) == ("stopped", 10)
     assert "FileNotFoundError" in capsys.readouterr().out
 
 
@@ -298,9 +302,9 @@ def test_a_report_does_not_wait_for_refused_log_lines(
     reporter, _ = reporter_of(spec, nats_server)
     with reporter:
         reporter.log("the last line")
-        ending = Thread(target=lambda: reporter.finish(Outcome.COMPLETED))
+        ending = Thread(target=lambda: reporter.finish(SegmentEnd.COMPLETED))
         ending.start()
-        eventually(lambda: [r for r in reports(nats_server, spec) if r["outcome"]])
+        eventually(lambda: [r for r in reports(nats_server, spec) if r["ending"]])
         nats_server.control(control(spec, answered=True))
         ending.join(60)
     nats_server.provision()

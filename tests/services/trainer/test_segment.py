@@ -11,11 +11,13 @@ import torch
 from peft import PeftModel
 
 from domain.estimating.memory import gib
+from domain.jobs.lifecycle import SegmentEnd
+from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.reports import Evaluation, Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
 from services.model_libraries import choose_dtype
 from services.trainer import checkpoint, evaluation, segment, training
@@ -27,7 +29,7 @@ from services.trainer.model import CPU, TargetModulesNotFound, load_base
 from services.trainer.tensor_file import TensorFile
 from tests.builders.tiny_model import make_tiny_model
 from tests.services.trainer.conftest import SpecMaker, chats
-from tests.services.trainer.notes import Notes, candidate, resuming
+from tests.services.trainer.notes import Notes, resuming
 
 
 def losses(notes: Notes) -> list[float]:
@@ -50,7 +52,7 @@ def test_a_whole_run_reports_learns_and_registers_plain_peft(
     assert notes.fields["step"] == notes.fields["total_steps"] == 20
     assert [saved.step for saved in notes.checkpoints] == [8, 16, 20]
     assert notes.fields["trained_tokens"] == sum(measured.tokens for measured in notes.steps)
-    evaluation: Evaluation = notes.fields["evaluation"]
+    evaluation: EvaluationResult = notes.fields["evaluation"]
     assert evaluation.loss_after < evaluation.loss_before - 0.1
     assert notes.fields["adapter_manifest_sha256"] == artifacts.manifest(spec.adapter_prefix).sha256
 
@@ -103,7 +105,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
     expected = run(whole)
     first = make_spec({"save_steps": 4, "dropout": 0.1})
     stopped = run(first, stop_after=stop_after)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert stopped.checkpoints[-1].step == stop_after
     again = resuming(first, stopped.checkpoints[-1])
     resumed = run(again)
@@ -122,7 +124,7 @@ def test_an_interrupted_step_changes_nothing(
     chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 5}
     whole, first = make_spec(chosen), make_spec(chosen)
     expected, stopped = run(whole), run(first, stop_in=stop_in)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert [measured.step for measured in stopped.steps] == list(range(1, steps_done + 1))
     assert stopped.fields["step"] == steps_done
     saved = stopped.checkpoints[-1] if stopped.checkpoints else None
@@ -165,7 +167,7 @@ def _adapter(artifacts: Artifacts, spec: SegmentSpec) -> str:
 
 def test_the_end_of_paid_time_between_two_steps_saves_the_step(run, make_spec: SpecMaker) -> None:
     notes = run(make_spec(paid_seconds=1000), lapse_after=3)
-    assert notes.fields["outcome"] is Outcome.LEASE_ENDED
+    assert notes.fields["outcome"] is SegmentEnd.LEASE_ENDED
     assert [saved.step for saved in notes.checkpoints] == [notes.fields["step"]] == [3]
     assert notes.checkpoints[0].elapsed_seconds > 1000
 
@@ -173,7 +175,7 @@ def test_the_end_of_paid_time_between_two_steps_saves_the_step(run, make_spec: S
 def test_a_stop_before_the_first_step_leaves_no_checkpoint(run, make_spec: SpecMaker) -> None:
     spec = make_spec(paid_seconds=10)
     notes = run(spec, age_seconds=10)
-    assert notes.fields["outcome"] is Outcome.LEASE_ENDED
+    assert notes.fields["outcome"] is SegmentEnd.LEASE_ENDED
     assert not notes.checkpoints
     assert notes.phases == []
 
@@ -211,7 +213,7 @@ def test_a_stop_within_the_evaluation_resumes_at_the_last_checkpoint(
         patch.setattr(Notes, "enter", enter)
         patch.setattr(evaluation, "collate", stop_in_the_first_batch)
         notes = run(spec)
-    assert notes.fields["outcome"] is Outcome.STOPPED
+    assert notes.fields["outcome"] is SegmentEnd.STOPPED
     assert notes.phases[-1] == "evaluation"
     assert len(looks) == 1, "the batch with the adapter was not begun"
     assert notes.checkpoints[-1].step == notes.fields["total_steps"]
@@ -233,7 +235,7 @@ def test_an_interrupted_write_keeps_the_checkpoint_before(
 
 
 def test_a_checkpoint_of_another_job_is_refused(run, make_spec: SpecMaker) -> None:
-    saved = candidate(run(make_spec(), stop_after=1).checkpoints[-1], 1)
+    saved = run(make_spec(), stop_after=1).checkpoints[-1]
     with pytest.raises(checkpoint.CheckpointMismatch, match="hyperparameters"):
         run(make_spec({"lora_r": 4}, resume_from=(saved,)))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from tests.bench.stop_points import Place, act_at
 from tests.services.trainer.conftest import SpecMaker
 from tests.services.trainer.notes import Notes, resuming
@@ -51,7 +52,7 @@ def test_a_stop_at_any_place_resumes_exactly(
         )
         act_at(place, number, lambda: leases[-1].request_stop(), patch.setattr)
         stopped = run(first)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     again = resuming(first, *reversed(stopped.checkpoints))
     resumed = run(again)
     losses = [each.train_loss for each in (*stopped.steps, *resumed.steps)]

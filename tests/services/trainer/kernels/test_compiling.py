@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.precision import Precision
 from infrastructure.disk_cache import trim_kernels
-from infrastructure.reports import Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from services.trainer import segment, training
 from services.trainer.kernels import compiling
 from services.trainer.kernels.compiling import Kind, common, why_eager
@@ -123,7 +124,7 @@ def test_a_stop_between_two_compilations_trains_nothing(
     monkeypatch.setattr(compiling.Compiled, "running", lambda *_: nullcontext())
     stopped = run(make_spec(FIELDS), stop_in=1)
     assert practised == [min(kinds).example]
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert (stopped.steps, stopped.checkpoints) == ([], [])
     assert segment.COMPILED not in stopped.lines
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from torch.distributed.elastic.multiprocessing.api import PContext
 
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer import __main__ as program
 from services.trainer import training
@@ -42,7 +43,7 @@ class Reporting(Notes):
 
     def keep_for_operator(self, text: str) -> None: ...
 
-    def finish(self, outcome: Outcome, *_: Any) -> bool:
+    def finish(self, outcome: SegmentEnd, *_: Any) -> bool:
         self.events.append(outcome.value)
         return True
 

@@ -18,9 +18,10 @@ from safetensors.torch import load
 from torch.distributed import HashStore
 
 from domain.jobs.failures import FailureClass, MemoryShortage
+from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
-from infrastructure.reports import Outcome, SegmentSpec
+from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
 from services.trainer import checkpoint_writer as saving
 from services.trainer import segment, training
@@ -93,7 +94,7 @@ def test_ranks_resume_exactly(
     whole, first = (make_spec(chosen, gpu_count=count) for _ in range(2))
     expected, *_ = ranks_run(whole)
     (stopped,) = ranks_run(first, stop_after=3)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert [each.step for each in stopped.checkpoints] == [2, 3]
     saved = stopped.checkpoints[-1]
     mine, other, *_ = load(artifacts.get(f"{saved.ref}/random.safetensors"))["rng"]
@@ -137,7 +138,7 @@ def test_two_ranks_resume_exactly_after_a_stop_in_a_step(ranks_run, make_spec: S
     whole, first = make_spec(chosen, gpu_count=2), make_spec(chosen, gpu_count=2)
     expected, _ = ranks_run(whole)
     (stopped,) = ranks_run(first, stop_in=9)
-    assert stopped.fields["outcome"] is Outcome.STOPPED
+    assert stopped.fields["outcome"] is SegmentEnd.STOPPED
     assert [saved.step for saved in stopped.checkpoints] == [2]
     again = resuming(first, stopped.checkpoints[-1])
     resumed, _ = ranks_run(again)
@@ -233,7 +234,7 @@ def test_a_killed_rank_fails_the_segment_before_the_stall_limit(
     program = start(spec)
     program.await_line(r"^report .* phase=training step=[1-9]")
     process_of(program, rank=1).kill()
-    program.await_line(r"^report .* outcome=failed")
+    program.await_line(r"^report .* outcome=crashed")
     answer(nats_server, spec)
     assert program.wait() == 1
     final = reports(nats_server, spec)[-1]

@@ -1,0 +1,18 @@
+"""The result of the evaluation before and after training."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class EvaluationResult(BaseModel):
+    """Held-out loss and token accuracy of the base model and of the trained adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss_before: float  # nats per label token
+    loss_after: float
+    accuracy_before: float | None = None  # share of the label tokens that were the first choice
+    accuracy_after: float | None = None
+    examples: int
+    label_tokens: int
