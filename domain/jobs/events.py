@@ -81,6 +81,16 @@ class CheckpointSaved(SavedCheckpoint, JobEvent):
         return SavedCheckpoint(**self.model_dump(include=set(SavedCheckpoint.model_fields)))
 
 
+class OverfittingSuspected(JobEvent):
+    """The held-out loss of several checkpoints in a row is not below the best one."""
+
+    segment: int
+    step: int
+    eval_loss: float
+    best_step: int
+    best_eval_loss: float
+
+
 class CheckpointPruned(JobEvent):
     """A checkpoint is no longer needed. Its files are deleted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import ClassVar
 from uuid import UUID
 
@@ -37,6 +38,9 @@ RELAUNCH_DELAYS = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
 Without it, a machine that cannot launch is asked again within a second."""
 
 RELAUNCH_LIMIT = len(RELAUNCH_DELAYS)
+
+PATIENCE = 3
+"""Evaluated checkpoints without a lower held-out loss before overfitting is suspected."""
 
 MODEL_DELETED = "The job's model was deleted for good. Start a new job."
 
@@ -94,6 +98,8 @@ class Job(Aggregate):
         self.total_steps = 0  # 0: not known yet
         self.micro_batch_split = 1  # parts that a micro-batch is cut into so that it fits
         self.checkpoints = Checkpoints()
+        self.best_step, self.best_eval_loss = 0, inf  # of all checkpoints, kept or not
+        self.stalls = 0  # evaluated checkpoints since the best one
         self.furthest_step = 0  # that was ever saved
         self.crashes = 0  # since that step was saved
         self.relaunch_at: datetime | None = None  # no launch before this time
@@ -268,12 +274,27 @@ class Job(Aggregate):
         self._require_running(saved.segment)
         newest = self.checkpoints.newest
         if newest is None or (newest.segment, newest.step) < (saved.segment, saved.step):
+            stalls = self.stalls
             self.trigger_event(events.CheckpointSaved, **dict(saved))
+            if stalls < PATIENCE == self.stalls:
+                self.trigger_event(
+                    events.OverfittingSuspected,
+                    segment=saved.segment,
+                    step=saved.step,
+                    eval_loss=saved.eval_loss,
+                    best_step=self.best_step,
+                    best_eval_loss=self.best_eval_loss,
+                )
 
     @event(events.CheckpointSaved)
     def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
         self.checkpoints = self.checkpoints.including(event.checkpoint)
         self.step = event.step
+        if event.eval_loss is not None and event.step > self.furthest_step:
+            if event.eval_loss < self.best_eval_loss:
+                self.best_step, self.best_eval_loss, self.stalls = event.step, event.eval_loss, 0
+            else:
+                self.stalls += 1
         if event.step > self.furthest_step:
             self.crashes, self.furthest_step = 0, event.step
 

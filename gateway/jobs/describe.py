@@ -162,6 +162,13 @@ def _checkpoint(event: events.JobEvent) -> Description | None:
             if event.kept_seconds is not None:
                 text += " The lost time is credited."
             return Description("warn", text)
+        case events.OverfittingSuspected():
+            return Description(
+                "warn",
+                f"The model may be overfitting: held-out loss {event.eval_loss:.4f} at step "
+                f"{event.step:,}. The best is {event.best_eval_loss:.4f} at step "
+                f"{event.best_step:,}, and later checkpoints did not improve on it.",
+            )
         case events.ResumeCertified():
             return _resume(event)
         case events.CheckpointPruned():

@@ -194,3 +194,16 @@ def test_what_was_promoted_is_never_pruned() -> None:
     given.promote()
     given.prune_checkpoints()
     assert refs(given) == ["checkpoints/1/10"]
+
+
+def test_overfitting_is_suspected_once_the_held_out_loss_stalls() -> None:
+    given = running()
+    for step, loss in ((5, 1.5), (10, 1.25), (15, 1.25), (20, None), (22, 1.5)):
+        save_checkpoint(given, 1, step, eval_loss=loss)
+    assert "OverfittingSuspected" not in happened(given)
+    for step in (25, 28):
+        save_checkpoint(given, 1, step, eval_loss=1.75)
+    _, suspected, _ = given.collect_events()
+    assert isinstance(suspected, events.OverfittingSuspected)
+    assert (suspected.step, suspected.eval_loss) == (25, 1.75)
+    assert (suspected.best_step, suspected.best_eval_loss) == (10, 1.25)
