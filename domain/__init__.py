@@ -25,4 +25,4 @@ AGGREGATES = (
     Meter,
     Payment,
 )
-"""Every aggregate, so that any stored event can be read."""
+"""All aggregates."""

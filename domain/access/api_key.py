@@ -1,4 +1,4 @@
-"""ApiKey: proof of who calls; only its hash is known here."""
+"""API keys. The log stores only the hash of a key."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PREFIX = "eco_"
 
 
 def new_secret() -> str:
-    """A fresh key with 256 random bits, to be shown once."""
+    """Return a new key with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def secret_sha256(secret: str) -> str:
-    """Hash under which a key is known. 256 random bits need no salt and no slow hash."""
+    """Return the hash of a key. With 256 random bits, it needs no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class ApiKey(Aggregate):
-    """A key of an account. Its id is derived from its hash, so one read of the log checks it."""
+    """A key of an account. Its id is derived from its hash, so that one read verifies it."""
 
     TOPIC: ClassVar[str] = "ApiKey"
 
@@ -43,7 +43,7 @@ class ApiKey(Aggregate):
 
     @classmethod
     def issue(cls, account_id: UUID, role: Role, secret: str) -> ApiKey:
-        """The key with this secret; the hint (its last four characters) tells keys apart."""
+        """Return a key with this secret. Its hint is the last four characters of the secret."""
         sha256 = secret_sha256(secret)
         return cls._create(
             cls.ApiKeyIssued,
@@ -63,7 +63,7 @@ class ApiKey(Aggregate):
         self.revoked = False
 
     def revoke(self) -> None:
-        """End the key's worth; once."""
+        """Refuse the key from now on."""
         if not self.revoked:
             self.trigger_event(self.ApiKeyRevoked)
 

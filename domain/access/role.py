@@ -1,4 +1,4 @@
-"""Role: what an account's holder is allowed to do."""
+"""Roles."""
 
 from enum import StrEnum
 

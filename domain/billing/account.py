@@ -1,4 +1,4 @@
-"""Account: prepaid credits, what is reserved for leases, what was charged."""
+"""Account: the prepaid balance of a customer, and the part that leases reserve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain.core.money import dollars
 
 
 class AccountState(BaseModel):
-    """What a snapshot of an Account holds, typed, so that a change of it is seen."""
+    """State of an account in a snapshot."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -32,10 +32,10 @@ class AccountState(BaseModel):
     balance_micros: int
     reserved_micros: int
     depleted: bool
-    low: bool = False  # snapshots from before BalanceLow was an event lack it
+    low: bool
     references: dict[str, int]
-    test_day: date | None = None
-    test_day_micros: int = 0
+    test_day: date | None  # of the last test payment
+    test_day_micros: int  # paid on that day
 
 
 class Account(Aggregate):
@@ -95,7 +95,7 @@ class Account(Aggregate):
         to_seconds: int
 
     class Snapshot(BaseModel, CanSnapshotAggregate[UUID]):
-        """State after some thousand events; an audit never reads it."""
+        """The state of an account after a multiple of 1,000 events. Audits do not read it."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
         model_config = ConfigDict(frozen=True)
@@ -108,7 +108,7 @@ class Account(Aggregate):
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
-            """The snapshot of an account as it stands."""
+            """Return a snapshot of an account."""
             assert isinstance(aggregate, Account)
             return cls(
                 originator_id=aggregate.id,
@@ -119,7 +119,7 @@ class Account(Aggregate):
             )
 
         def mutate(self, _: None) -> Account:
-            """The account as it was."""
+            """Return the account at the time of the snapshot."""
             account = object.__new__(Account)
             account.__base_init__(
                 self.originator_id, self.originator_version, self.state.created_on
@@ -131,7 +131,7 @@ class Account(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
-        """A new account with nothing in it, in US dollars."""
+        """Return a new account in US dollars, with a balance of 0."""
         return cls._create(
             cls.AccountOpened,
             id=account_id,
@@ -157,19 +157,24 @@ class Account(Aggregate):
 
     @property
     def available_micros(self) -> int:
-        """What no lease holds, micro-dollars."""
+        """Balance that no lease reserves, in micro-dollars."""
         return self.balance_micros - self.reserved_micros
 
+    def can_pay(self, amount_micros: int) -> bool:
+        """Return True if the balance that no lease reserves covers this amount."""
+        return self.available_micros >= amount_micros
+
     def grant_credit(self, amount_micros: int, reference: str) -> None:
-        """Add credit, once for each reference; raises CommandReused for another amount."""
+        """Add credit, once for each reference. Raises CommandReused for another amount."""
         if amount_micros <= 0:
-            raise Invalid("a credit must be above 0", field="amount")
-        # One that was given before there was a rule for references still counts once.
-        if reference not in self.references:
-            reference = reference_of(reference)
+            raise Invalid("The credit is not above 0. Enter a positive amount.", field="amount")
+        reference = reference_of(reference)
         known = self.references.get(reference)
         if known is not None and known != amount_micros:
-            raise CommandReused(f"{reference!r} was used for {dollars(known)}", field="reference")
+            raise CommandReused(
+                f"The reference {reference!r} was used for {dollars(known)}. Use another one.",
+                field="reference",
+            )
         if known is None:
             self.trigger_event(self.CreditGranted, amount_micros=amount_micros, reference=reference)
 
@@ -180,12 +185,12 @@ class Account(Aggregate):
         self.depleted = False
 
     def top_up(self, payment: Payment) -> None:
-        """Add a payment to the balance, in the save that records the payment, and so once.
+        """Add a payment to the balance. Save both together, so that the payment counts once.
 
-        Raises Invalid if test payments would exceed their cap of the day.
+        Raises Invalid if test payments would exceed their daily limit.
         """
         assert payment.account_id == self.id
-        assert payment.pending_events, "a payment that is stored already is in a balance already"
+        assert payment.pending_events, "a stored payment is already in a balance"
         if payment.provider == TEST_PROVIDER:
             self._require_test_allowance(payment.amount_micros)
         self.trigger_event(
@@ -207,8 +212,8 @@ class Account(Aggregate):
         left = TEST_DAY_MICROS - self._test_micros_on(current_cause().now.date())
         if amount_micros > left:
             raise Invalid(
-                f"test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC); "
-                f"{dollars(left)} is left today",
+                f"Test payments are limited to {dollars(TEST_DAY_MICROS)} a day (UTC). "
+                f"You can pay {dollars(left)} more today.",
                 field="amount",
             )
 
@@ -216,17 +221,16 @@ class Account(Aggregate):
         return self.test_day_micros if self.test_day == day else 0
 
     def settle(self, *, captured_micros: int, reserved_micros: int, second_micros: int = 0) -> None:
-        """Take charges out of the reserve and move the change of all leases into it.
+        """Take charges from the reserve, and add to it what the leases need in addition.
 
-        `second_micros` is the most that a second of everything that runs can cost: with less
-        than that left the balance is depleted. Raises InsufficientBalance when leases would exceed
-        the balance.
+        `second_micros` is the highest price of a second of all running segments. A balance below
+        it is depleted. Raises InsufficientBalance if the leases would exceed the balance.
         """
         assert 0 <= captured_micros <= self.reserved_micros + reserved_micros
-        if reserved_micros > self.available_micros:
+        if not self.can_pay(reserved_micros):
             raise InsufficientBalance(
-                f"the leases need {dollars(reserved_micros)} more, "
-                f"{dollars(self.available_micros)} is available"
+                f"The leases need {dollars(reserved_micros)} more, but only "
+                f"{dollars(self.available_micros)} is available. Top up the account."
             )
         if captured_micros or reserved_micros:
             self.trigger_event(
@@ -245,10 +249,10 @@ class Account(Aggregate):
         self.depleted = True
 
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
-        """Warn when the runway falls under `low_seconds`, and say when it no longer is; each once.
+        """Record once that the runway fell below `low_seconds`, and once that it recovered.
 
-        The runway is how long the balance lasts at the rate of all that runs, whole seconds; with
-        None nothing uses the balance up, and what starts later crosses anew.
+        The runway is the time in whole seconds that the balance lasts at the rate of all running
+        segments. It is None if nothing uses the balance.
         """
         is_low = runway_seconds is not None and runway_seconds < low_seconds
         if is_low and not self.low:
@@ -267,7 +271,7 @@ class Account(Aggregate):
     def reverse_charge(
         self, amount_micros: int, job_id: UUID, segment: int, from_seconds: int, to_seconds: int
     ) -> None:
-        """Give back what some seconds of a segment had cost."""
+        """Credit the charge for some seconds of a segment."""
         assert amount_micros > 0
         self.trigger_event(
             self.ChargeReversed,
@@ -284,5 +288,5 @@ class Account(Aggregate):
         self.depleted = False
 
 
-# The library registers the topics of events alone.
+# The library registers only the topics of events.
 register_topic(Account.Snapshot.TOPIC, Account.Snapshot)

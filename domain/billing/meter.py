@@ -1,4 +1,4 @@
-"""Meter: the paid and billed time of one segment of one job."""
+"""Meter: the paid and the billed time of one segment of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from domain.core.money import charge_micros
 
 
 class Meter(Aggregate):
-    """Metered time of one segment. Minutes are numbered, so none is billed twice."""
+    """Metered time of one segment. Numbered minutes prevent double billing."""
 
     TOPIC: ClassVar[str] = "Meter"
 
@@ -74,7 +74,7 @@ class Meter(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, job_id: UUID, segment: int, rate_micros_per_hour: int) -> Meter:
-        """The meter of a segment that has its GPUs; the rate is for all of them, per hour."""
+        """Return the meter of a segment that has its GPUs, at the rate of all of them."""
         return cls._create(
             cls.MeterOpened,
             id=meter_id(job_id, segment),
@@ -100,12 +100,12 @@ class Meter(Aggregate):
         self.closed = False
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
-        """What a stretch of segment time costs, as a difference of cumulative charges."""
+        """Return the price of a period of segment time, a difference of cumulative charges."""
         rate = self.rate_micros_per_hour
         return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
 
     def extend_lease(self, seconds: int) -> int:
-        """Pay for more segment time; returns what the account must reserve, micro-dollars."""
+        """Add paid time. Returns the micro-dollars that the account must reserve for it."""
         assert seconds > 0
         assert not self.refused
         self._require_open()
@@ -129,7 +129,7 @@ class Meter(Aggregate):
         self.paid_seconds = paid_seconds
 
     def refuse_lease(self) -> None:
-        """Record that there is no money for a first lease, once and for all."""
+        """Record once that the balance does not pay for a first lease. This is final."""
         assert self.paid_seconds == 0
         self._require_open()
         if not self.refused:
@@ -142,10 +142,10 @@ class Meter(Aggregate):
     def post_minutes(
         self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
     ) -> int:
-        """Bill every whole minute up to the evidence; returns the charge, micro-dollars.
+        """Bill every whole minute up to `elapsed_seconds`. Returns the charge in micro-dollars.
 
-        When all that was paid for is used up, its last part-minute is due as well. Time beyond
-        what is paid for is never billed. No more than `at_most` minutes are posted.
+        When the paid time is used up, its last part of a minute is billed too. Time beyond the
+        paid time is never billed. At most `at_most` minutes are posted.
         """
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
@@ -157,9 +157,9 @@ class Meter(Aggregate):
         return charge
 
     def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:
-        """Settle to the second; returns (charge, lease given back), micro-dollars.
+        """Settle to the second. Returns the charge and the released lease in micro-dollars.
 
-        What was billed on earlier evidence stays billed, should the last word be a smaller one.
+        Minutes that were billed before stay billed, even if the final report has less time.
         """
         charge = self.post_minutes(elapsed_seconds, minute_seconds)
         end = self._billable(elapsed_seconds)
@@ -198,9 +198,9 @@ class Meter(Aggregate):
         self.closed = True
 
     def credit_lost_work(self, kept_seconds: int) -> int:
-        """Give back all that was billed after the last checkpoint; returns it, micro-dollars.
+        """Credit the billed time after the last checkpoint. Returns the amount in micro-dollars.
 
-        Once more, if that checkpoint turns out to be lost too: what is left of an earlier one.
+        If that checkpoint is lost too, a second call credits the time after the one before it.
         """
         assert self.closed
         end = self.billed_seconds - self.credited_seconds
@@ -226,4 +226,4 @@ class Meter(Aggregate):
 
     def _require_open(self) -> None:
         if self.closed:
-            raise WrongState(f"the meter of segment {self.segment} is closed")
+            raise WrongState(f"The meter of segment {self.segment} is closed.")

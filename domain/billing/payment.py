@@ -1,4 +1,4 @@
-"""Payment: money that a provider received, used once on the whole platform."""
+"""Payment: money that a payment provider received. Each payment counts once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from domain.core.identity import payment_id
 from domain.core.money import MICROS_PER_DOLLAR, dollars
 
 TEST_PROVIDER = "test"
-"""The provider of payments without money behind them, for trying EcoLink out."""
+"""Provider of test payments, which move no money."""
 
 TEST_DAY_MICROS = 1_000 * MICROS_PER_DOLLAR
-"""The most test money that an account takes in one UTC day, micro-dollars."""
+"""Limit of an account's test payments in one UTC day, in micro-dollars."""
 
 
 class Receipt(BaseModel):
-    """What a payment provider says of a payment, micro-dollars."""
+    """A payment provider's confirmation of a payment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class Receipt(BaseModel):
 
 
 class Payment(Aggregate):
-    """One payment. Its id is derived from provider and reference, so it counts once."""
+    """A payment. Its id is derived from provider and reference, so that it counts once."""
 
     TOPIC: ClassVar[str] = "Payment"
 
@@ -44,9 +44,9 @@ class Payment(Aggregate):
 
     @classmethod
     def receive(cls, account_id: UUID, receipt: Receipt) -> Payment:
-        """The payment of a receipt; raises Invalid for an amount that is not above 0."""
+        """Return the payment of a receipt. Raises Invalid for an amount that is not above 0."""
         if receipt.amount_micros <= 0:
-            raise Invalid("a payment must be above 0", field="amount")
+            raise Invalid("The payment is not above 0. Enter a positive amount.", field="amount")
         return cls._create(
             cls.PaymentReceived,
             id=payment_id(receipt.provider, receipt.reference),
@@ -62,12 +62,11 @@ class Payment(Aggregate):
         self.amount_micros = amount_micros
 
     def require_same(self, account_id: UUID, receipt: Receipt) -> None:
-        """Raise CommandReused unless this is that account's payment of that amount."""
-        if account_id != self.account_id:
-            raise CommandReused(
-                f"{self.reference!r} was used for another account", field="reference"
-            )
-        if receipt.amount_micros != self.amount_micros:
-            raise CommandReused(
-                f"{self.reference!r} was used for {dollars(self.amount_micros)}", field="reference"
-            )
+        """Raise CommandReused unless the payment is of this account and of this amount."""
+        if account_id == self.account_id and receipt.amount_micros == self.amount_micros:
+            return
+        use = dollars(self.amount_micros) if account_id == self.account_id else "another account"
+        raise CommandReused(
+            f"The reference {self.reference!r} was used for {use}. Use another one.",
+            field="reference",
+        )

@@ -1,4 +1,4 @@
-"""Reference: what a payment or a credit is known by, as people and accounting software write it."""
+"""References of payments and credits, as accounting software writes them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from domain.core.errors import Invalid
 
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/#-]{0,99}")
-"""Letters, digits and what separates them; the log holds no e-mail, and no formula."""
+"""Letters, digits and separators. No e-mail address and no spreadsheet formula matches."""
 
 
 def reference_of(text: str) -> str:
-    """A reference with its spaces in order; raises Invalid for what is none."""
+    """Return a reference with its white space normalised. Raises Invalid for other text."""
     reference = " ".join(text.split())
     if not REFERENCE.fullmatch(reference):
         raise Invalid(
-            "a reference has 1 to 100 letters, digits, spaces or . _ : / # -, "
-            "and begins with a letter or digit",
+            f"The reference {text[:100]!r} is invalid. Use 1 to 100 letters, digits, spaces or "
+            ". _ : / # -, and begin with a letter or digit.",
             field="reference",
         )
     return reference

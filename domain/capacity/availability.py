@@ -1,4 +1,4 @@
-"""Availability: what of each GPU pool is free, how long a wait is, and the capacity gate."""
+"""Availability of GPUs: free GPUs and the wait in each pool, and the capacity gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain.core.errors import NoCapacity
 
 @dataclass(frozen=True)
 class PoolLoad:
-    """One GPU type in one region: what runs on it, for how long still, and who waits."""
+    """The running and queued segments of one GPU type in one region."""
 
     region: str
     gpu_type: str
@@ -23,13 +23,13 @@ class PoolLoad:
 
     @property
     def free(self) -> int:
-        """GPUs that a job approved now would get at once: none while others wait."""
+        """GPUs that a job would get now; 0 while other jobs are queued."""
         if self.queue:
             return 0
         return max(0, self.capacity - sum(each.count for each in self.running))
 
     def wait_seconds(self, count: int) -> float | None:
-        """Expected wait of a job that joins the queue now; None if it would never be served."""
+        """Expected wait of a job that is queued now; None if it would never get its GPUs."""
         if count <= self.free:
             return 0.0
         return wait_seconds(self.capacity, self.running, self.queue, count)
@@ -38,7 +38,7 @@ class PoolLoad:
 def require_capacity(
     loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: DisplayNames
 ) -> None:
-    """The capacity gate: raises NoCapacity with the wait and what is free elsewhere."""
+    """Raise NoCapacity, with the wait and the GPUs that are free elsewhere, if a job must wait."""
     here = next(
         (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
     )
@@ -52,10 +52,10 @@ def require_capacity(
     )
     raise NoCapacity(
         f"{names.region(region)} has {here.free} of {names.gpu_type(gpu_type)} free, "
-        f"the job needs {count}; "
-        f"the wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
-        + (f"Free now: {places}. " if places else "Nothing else is free now. ")
-        + "With `wait` it stands in the queue, free of charge.",
+        f"but the job needs {count}. "
+        f"The wait is {'unknown' if wait is None else 'about ' + spoken(wait)}. "
+        + (f"Free now: {places}. " if places else "No other suitable GPU is free now. ")
+        + "Set `wait` to queue the job, free of charge.",
         field="gpu_type",
         figures={
             "free": here.free,

@@ -1,4 +1,4 @@
-"""GpuPool: the GPUs of one type in one region, and who waits for them, first come first served."""
+"""GpuPool: the GPUs of one type in one region, and their first-in-first-out queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
 
 @dataclass(frozen=True)
 class Claim:
-    """One segment's need of GPUs."""
+    """A segment's request for GPUs."""
 
     account_id: UUID
     job_id: UUID
@@ -24,7 +24,7 @@ class Claim:
 
 
 class GpuPool(Aggregate):
-    """GPUs of one type in one region, with a queue. The first claim blocks later ones."""
+    """GPUs of one type in one region, and the queue of claims. The first claim blocks the rest."""
 
     TOPIC: ClassVar[str] = "GpuPool"
 
@@ -89,13 +89,13 @@ class GpuPool(Aggregate):
         self.region = region
         self.gpu_type = gpu_type
         self.capacity = 0
-        self.machine: Machine | None = None  # None: of GPUs, or not known yet
+        self.machine: Machine | None = None  # None: a pool of GPUs, or not measured yet
         self.held: dict[tuple[UUID, int], Claim] = {}
         self.queue: dict[tuple[UUID, int], Claim] = {}
 
     @property
     def free(self) -> int:
-        """GPUs that nobody holds; negative while a shrunken pool drains."""
+        """GPUs that no segment holds; negative while a pool that was made smaller drains."""
         return self.capacity - sum(claim.count for claim in self.held.values())
 
     @property
@@ -106,7 +106,7 @@ class GpuPool(Aggregate):
 
     @property
     def next_hopeless(self) -> Claim | None:
-        """The first claim in the queue for more GPUs than there are; it would block the others."""
+        """The first claim for more GPUs than the pool has. It would block the rest of the queue."""
         return next((each for each in self.queue.values() if each.count > self.capacity), None)
 
     def change_capacity(self, capacity: int) -> None:
@@ -120,7 +120,7 @@ class GpuPool(Aggregate):
         self.capacity = capacity
 
     def measure(self, machine: Machine) -> None:
-        """Record what the machine is good at, unless that is known."""
+        """Record the machine's speed, if it changed."""
         if machine.differs(self.machine):
             self.trigger_event(self.MachineMeasured, machine=machine)
 
@@ -129,7 +129,7 @@ class GpuPool(Aggregate):
         self.machine = machine
 
     def request(self, claim: Claim) -> None:
-        """Stand in the queue, once."""
+        """Add a claim to the queue, unless the segment is queued or has its GPUs."""
         key = (claim.job_id, claim.segment)
         if key not in self.queue and key not in self.held:
             self.trigger_event(
@@ -145,7 +145,7 @@ class GpuPool(Aggregate):
         self.queue[job_id, segment] = Claim(account_id, job_id, segment, count)
 
     def withdraw(self, job_id: UUID) -> None:
-        """Take a job out of the queue; one that does not stand in it changes nothing."""
+        """Remove a job's claim from the queue, if it has one."""
         claim = next((each for each in self.queue.values() if each.job_id == job_id), None)
         if claim is not None:
             self.trigger_event(
@@ -161,7 +161,7 @@ class GpuPool(Aggregate):
         del self.queue[job_id, segment]
 
     def allocate(self, claim: Claim) -> None:
-        """Give the head of the queue its GPUs."""
+        """Allocate GPUs to the claim at the head of the queue."""
         assert claim == self.next_fitting
         self.trigger_event(
             self.GpusAllocated,
@@ -176,7 +176,7 @@ class GpuPool(Aggregate):
         self.held[job_id, segment] = self.queue.pop((job_id, segment))
 
     def release(self, job_id: UUID, segment: int) -> None:
-        """Take a segment's GPUs back; one that holds none changes nothing."""
+        """Release a segment's GPUs, if it has some."""
         claim = self.held.get((job_id, segment))
         if claim is not None:
             self.trigger_event(

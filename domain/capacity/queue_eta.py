@@ -1,4 +1,4 @@
-"""Waiting: how long a claim at the end of a GPU pool's queue will stand there."""
+"""Expected wait of a claim at the end of a GPU pool's queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Occupied:
-    """GPUs that a running segment holds, and for how long still."""
+    """GPUs of a running segment, and its remaining time."""
 
     count: int
     remaining_seconds: float
@@ -17,7 +17,7 @@ class Occupied:
 
 @dataclass(frozen=True)
 class Queued:
-    """GPUs that a claim in the queue needs, and for how long once it has them."""
+    """GPUs that a queued claim needs, and the time for which it will hold them."""
 
     count: int
     seconds: float
@@ -26,10 +26,10 @@ class Queued:
 def wait_seconds(
     capacity: int, running: Sequence[Occupied], queue: Sequence[Queued], count: int
 ) -> float | None:
-    """Seconds until a claim of `count` GPUs that joins the queue now would get them.
+    """Return the seconds until a claim for `count` GPUs would get them, if it is queued now.
 
-    Claims are served in order, and one that does not fit blocks those behind it, as in
-    `domain.capacity.gpu_pool`. None if this claim or one before it needs more than the pool has.
+    The queue is first in, first out, as in `domain.capacity.gpu_pool`: a claim that does not fit
+    blocks the next ones. Returns None if this claim or one before it exceeds the capacity.
     """
     now, free = 0.0, capacity - sum(each.count for each in running)
     releases = [(max(0.0, each.remaining_seconds), each.count) for each in running]

@@ -1,4 +1,4 @@
-"""BaseModel: a base that jobs can fine-tune, as the model store holds it."""
+"""BaseModel: a base model in the model store, which jobs can fine-tune."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id
 
 
 class BaseModel(Aggregate):
-    """A base model in the model store. Importing other content revises it."""
+    """A base model in the model store. An import with other content revises it."""
 
     TOPIC: ClassVar[str] = "BaseModel"
 
@@ -29,7 +29,7 @@ class BaseModel(Aggregate):
         shape: ModelShape
 
     class BaseModelRevised(Event):
-        """The name has other content from now on. Models trained before keep the old content."""
+        """The name has new content. Models that were trained before keep the old content."""
 
         ref: str
         manifest_sha256: str
@@ -52,7 +52,7 @@ class BaseModel(Aggregate):
         context_length: int,
         shape: ModelShape,
     ) -> BaseModel:
-        """A name that was not there before."""
+        """Return a base model whose name is new."""
         return cls._create(
             cls.BaseModelImported,
             id=base_model_id(name),
@@ -81,7 +81,7 @@ class BaseModel(Aggregate):
         self.account_id = account_id
         self.name = name
         self.deleted = False
-        self.refs: tuple[str, ...] = ()  # of all content that it ever had and that was not deleted
+        self.refs: tuple[str, ...] = ()  # of all its content, current and earlier
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def revise(
@@ -93,10 +93,7 @@ class BaseModel(Aggregate):
         context_length: int,
         shape: ModelShape,
     ) -> None:
-        """Put other content under the name; the same content changes nothing.
-
-        The same content again brings a deleted base back.
-        """
+        """Replace the content. An import with the same content only restores a deleted base."""
         if self.deleted or manifest_sha256 != self.manifest_sha256:
             self.trigger_event(
                 self.BaseModelRevised,
@@ -122,7 +119,7 @@ class BaseModel(Aggregate):
         self._base_model_is(ref, manifest_sha256, architecture, parameters, context_length, shape)
 
     def delete(self) -> None:
-        """Offer it no longer; once. An import of the same name brings the name back."""
+        """Delete the base model. An import under the same name restores it."""
         if not self.deleted:
             self.trigger_event(self.BaseModelDeleted)
 

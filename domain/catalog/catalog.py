@@ -1,4 +1,4 @@
-"""The catalog: what the platform offers and at which price; an operator changes it, live."""
+"""The catalog: the GPU types, regions and base models that jobs can use, with their prices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 MOST_VRAM_GIB, MOST_TFLOPS, MOST_PER_JOB, MOST_CAPACITY = 10_000, 1_000_000, 64, 100_000
 MOST_MICROS_PER_HOUR = 10_000 * 1_000_000
-"""Above these a figure is a slip of the pen."""
+"""Limits that catch typing errors."""
 
 T = TypeVar("T", bound=Offer)
 
@@ -28,7 +28,7 @@ T = TypeVar("T", bound=Offer)
 class Catalog(Aggregate):
     """GPU types, regions with their capacity, and base models, by name.
 
-    A repeated command changes nothing.
+    Repeated commands have no effect.
     """
 
     TOPIC: ClassVar[str] = "Catalog"
@@ -75,7 +75,7 @@ class Catalog(Aggregate):
 
     @classmethod
     def open(cls) -> Catalog:
-        """The catalog of a new platform."""
+        """Return the empty catalog of a new platform."""
         return cls._create(cls.CatalogOpened, id=CATALOG_ID, account_id=PLATFORM_ACCOUNT_ID)
 
     @event(CatalogOpened)
@@ -84,7 +84,7 @@ class Catalog(Aggregate):
         self.gpu_types: dict[str, GpuType] = {}
         self.regions: dict[str, Region] = {}
         self.bases: dict[str, CatalogBase] = {}
-        # Names that were ever here: what was withdrawn is not seeded again, its pool is emptied.
+        # Includes withdrawn names, which are not seeded again.
         self.known_gpu_types: set[str] = set()
         self.known_regions: set[str] = set()
         self.known_capacity: set[tuple[str, str]] = set()  # (region, GPU type)
@@ -92,12 +92,12 @@ class Catalog(Aggregate):
 
     @property
     def version_text(self) -> str:
-        """The state of the catalog that an approval records."""
+        """Version of the catalog, for the plan of a job."""
         return str(self.version)
 
     @property
     def display_names(self) -> DisplayNames:
-        """What people call what is offered now."""
+        """Display names of all GPU types and regions."""
         return DisplayNames(
             {each.name: each.title for each in self.gpu_types.values()},
             {each.name: each.title for each in self.regions.values()},
@@ -105,40 +105,42 @@ class Catalog(Aggregate):
         )
 
     def gpu_type(self, name: str) -> GpuType:
-        """The GPU type of a name; raises Invalid with those that there are."""
+        """Return a GPU type. Raises Invalid, with the available names, for an unknown one."""
         return _offered(self.gpu_types, name, "GPU type", "gpu_type")
 
     def region(self, name: str) -> Region:
-        """The region of a name; raises Invalid with those that there are."""
+        """Return a region. Raises Invalid, with the available names, for an unknown one."""
         return _offered(self.regions, name, "region", "region")
 
     def is_eligible(self, name: str) -> bool:
-        """Whether a base may be fine-tuned, once it is imported.
+        """Return True if jobs may fine-tune a base once it is imported.
 
-        One that the catalog never knew is; one that was withdrawn from it is not.
+        A base that was never in the catalog is eligible. A delisted one is not.
         """
         if name in self.bases:
             return self.bases[name].eligible
         return name not in self.known_bases
 
     def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
-        """Price of some GPUs for an hour, micro-dollars; raises Invalid with the field."""
+        """Return the price of some GPUs for an hour. Raises Invalid for an invalid count."""
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
             raise Invalid(
-                f"a job may use 1 to {kind.max_per_job} of {kind.title}", field="gpu_count"
+                f"A job cannot use {gpu_count} of {kind.title}. Choose 1 to {kind.max_per_job}.",
+                field="gpu_count",
             )
         return kind.micros_per_hour * gpu_count
 
     def offer_gpu_type(self, gpu_type: GpuType) -> None:
-        """Offer a GPU type, or change what is said of it; raises Invalid."""
+        """Add or change a GPU type. Raises Invalid."""
         _require_name(gpu_type)
         _require_figures(gpu_type)
         for other in self.gpu_types.values():
             shared = set(other.device_names) & set(gpu_type.device_names)
             if other.name != gpu_type.name and shared:
                 raise Invalid(
-                    f"{other.name} has the device name {min(shared)!r} already",
+                    f"The device name {min(shared)!r} belongs to the GPU type {other.name!r}. "
+                    "Remove it from one of the two.",
                     field="device_names",
                 )
         if self.gpu_types.get(gpu_type.name) != gpu_type:
@@ -150,15 +152,16 @@ class Catalog(Aggregate):
         self.known_gpu_types.add(gpu_type.name)
 
     def withdraw_gpu_type(self, name: str) -> None:
-        """Offer a GPU type no longer; running jobs keep theirs.
+        """Withdraw a GPU type. Running jobs keep their GPUs.
 
-        Raises NotFound, and Invalid while a region has some.
+        Raises NotFound, and Invalid while a region has GPUs of this type.
         """
         _require_there(self.gpu_types, name, "GPU type", "gpu_type")
         having = [each.name for each in self.regions.values() if each.capacity.get(name)]
         if having:
             raise Invalid(
-                f"{', '.join(having)} has {name}; declare a capacity of 0 there first",
+                f"The GPU type {name!r} has capacity in {', '.join(having)}. Declare a capacity "
+                "of 0 there first.",
                 field="gpu_type",
             )
         self.trigger_event(self.GpuTypeWithdrawn, name=name)
@@ -170,7 +173,7 @@ class Catalog(Aggregate):
             region.capacity.pop(name, None)
 
     def offer_region(self, region: Region) -> None:
-        """Offer a region with its capacity, or change what is said of it; raises Invalid."""
+        """Add or change a region with its capacity. Raises Invalid."""
         _require_name(region)
         _require_title(region.title)
         for gpu_type, count in region.capacity.items():
@@ -180,13 +183,13 @@ class Catalog(Aggregate):
 
     @event(RegionOffered)
     def _region_offered(self, region: Region) -> None:
-        # A copy: later declarations change its capacity, and an event never changes.
+        # A copy, because CapacityDeclared changes the capacity and an event must not change.
         self.regions[region.name] = region.model_copy(update={"capacity": dict(region.capacity)})
         self.known_regions.add(region.name)
         self.known_capacity |= {(region.name, gpu_type) for gpu_type in region.capacity}
 
     def withdraw_region(self, name: str) -> None:
-        """Offer a region no longer; running jobs keep their GPUs. Raises NotFound."""
+        """Withdraw a region. Running jobs keep their GPUs. Raises NotFound."""
         _require_there(self.regions, name, "region", "region")
         self.trigger_event(self.RegionWithdrawn, name=name)
 
@@ -195,7 +198,7 @@ class Catalog(Aggregate):
         del self.regions[name]
 
     def declare_capacity(self, region: str, gpu_type: str, count: int) -> None:
-        """Say how many GPUs of a type a region has; raises Invalid."""
+        """Set the number of GPUs of a type in a region. Raises Invalid."""
         place = self.region(region)
         self._require_capacity(gpu_type, count)
         if place.capacity.get(gpu_type) != count:
@@ -207,11 +210,11 @@ class Catalog(Aggregate):
         self.known_capacity.add((region, gpu_type))
 
     def list_base(self, base: CatalogBase) -> None:
-        """Make a base model known, or change what is said of it; raises Invalid."""
+        """Add or change a base model. Raises Invalid."""
         _require_name(base)
         for field, value in base.shape.model_dump(exclude={"tied_embeddings", "linears"}).items():
             if value < 1:
-                raise Invalid(f"{field} must be at least 1", field=field)
+                raise Invalid(f"{field} is {value}. It must be at least 1.", field=field)
         if self.bases.get(base.name) != base:
             self.trigger_event(self.BaseModelListed, base=base)
 
@@ -221,7 +224,7 @@ class Catalog(Aggregate):
         self.known_bases.add(base.name)
 
     def delist_base(self, name: str) -> None:
-        """Know a base model no longer; an import of it stays. Raises NotFound."""
+        """Remove a base model from the catalog. An imported copy stays. Raises NotFound."""
         _require_there(self.bases, name, "base model", "base_model")
         self.trigger_event(self.BaseModelDelisted, name=name)
 
@@ -230,7 +233,7 @@ class Catalog(Aggregate):
         del self.bases[name]
 
     def seed(self, offers: Offers) -> None:
-        """Add what was never here; what an operator changed or withdrew stays as it is."""
+        """Add new entries. Entries that an operator changed or withdrew stay as they are."""
         for gpu_type in _new(offers.gpu_types, self.known_gpu_types):
             self.offer_gpu_type(gpu_type)
         for region in offers.regions:
@@ -251,34 +254,38 @@ class Catalog(Aggregate):
         self.gpu_type(gpu_type)
         if not 0 <= count <= MOST_CAPACITY:
             raise Invalid(
-                f"the capacity of {gpu_type} must be 0 to {MOST_CAPACITY}", field="capacity"
+                f"The capacity {count} of {gpu_type} is invalid. Enter 0 to {MOST_CAPACITY:,}.",
+                field="capacity",
             )
 
 
 def _offered(offered: Mapping[str, T], name: str, noun: str, field: str) -> T:
     found = offered.get(name)
     if found is None:
-        there = ", ".join(sorted(offered)) or "none is offered"
-        raise Invalid(f"no {noun} {name!r}; choose from: {there}", field=field)
+        available = ", ".join(sorted(offered)) or "none"
+        raise Invalid(f"Unknown {noun} {name!r}. Available: {available}.", field=field)
     return found
 
 
 def _require_there(offered: Mapping[str, Offer], name: str, noun: str, field: str) -> None:
     if name not in offered:
-        raise NotFound(f"the catalog has no {noun} {name!r}", field=field)
+        raise NotFound(
+            f"Unknown {noun} {name!r}. `ecolink catalog show` lists the catalog.", field=field
+        )
 
 
 def _require_name(offer: Offer) -> None:
     if not NAME.fullmatch(offer.name):
         raise Invalid(
-            f"{offer.name!r} is no name: up to 100 letters, digits, dots, dashes and underscores",
+            f"The name {offer.name!r} is invalid. Use 1 to 100 letters, digits, dots, dashes and "
+            "underscores.",
             field="name",
         )
 
 
 def _require_title(title: str) -> None:
     if not title.strip():
-        raise Invalid("a title is missing", field="title")
+        raise Invalid("The title is empty. Enter a title.", field="title")
 
 
 def _require_figures(gpu_type: GpuType) -> None:
@@ -290,9 +297,9 @@ def _require_figures(gpu_type: GpuType) -> None:
 
 
 def _require_figure(field: str, value: float, most: float) -> None:
-    """A lease is paid time, so that not even a price may be 0."""
+    """Raise Invalid for a value outside its range. A price of 0 would make leases endless."""
     if not (math.isfinite(value) and 0 < value <= most):
-        raise Invalid(f"{field} must be above 0 and at most {most:,}", field=field)
+        raise Invalid(f"{field} is {value}. It must be above 0 and at most {most:,}.", field=field)
 
 
 def _new(offers: Iterable[T], known: set[str]) -> list[T]:

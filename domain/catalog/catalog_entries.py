@@ -1,4 +1,4 @@
-"""What the catalog offers, as data: GPU types, regions with their capacity, and base models."""
+"""Entries of the catalog: GPU types, regions with their capacity, and base models."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from domain.catalog.model_shape import ModelShape, fused_linears, separate_linea
 from domain.training.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
-"""Bytes of a parameter: 4 bits, and 0.127 bits of constants after double quantisation.
+"""Bytes per parameter: 4 bits, and 0.127 bits of constants after double quantisation.
 
 QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
 """
 
 
 class Offer(BaseModel):
-    """Base of everything that the catalog holds under a name."""
+    """Base of all entries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,26 +36,26 @@ class GpuType(Offer):
     micros_per_hour: int  # of one GPU
     bf16_tflops: float  # dense peak
     backing: Literal["nvidia", "cpu"]
-    device_names: tuple[str, ...] = ()  # what the driver calls it
-    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU what the machine was found good at
+    device_names: tuple[str, ...] = ()  # names that the driver reports
+    dtype: Dtype | None = None  # None: bf16 on a GPU; on a CPU, what the probe of the machine found
     max_per_job: int
     source: str
 
     @property
     def computes_in(self) -> Dtype:
-        """The numbers that jobs compute with; float32 on a CPU of which nothing is known."""
+        """The dtype of jobs; float32 on a CPU that was not probed."""
         return self.dtype or (Dtype.FLOAT32 if self.backing == "cpu" else Dtype.BF16)
 
 
 class Region(Offer):
-    """Where GPUs stand, and how many of each type."""
+    """A region, with its number of GPUs of each type."""
 
     title: str
     capacity: dict[str, int]
 
 
 class CatalogBase(Offer):
-    """A base model that the platform knows."""
+    """A base model that operators can import."""
 
     repository: str
     shape: ModelShape
@@ -64,7 +64,7 @@ class CatalogBase(Offer):
 
 
 class Offers(BaseModel):
-    """A whole catalog, to seed the platform's with."""
+    """The entries that seed the platform's catalog."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +74,7 @@ class Offers(BaseModel):
 
 
 class _Configuration(BaseModel):
-    """A base model as its configuration says it; its linear modules follow from that."""
+    """The configuration of a base model, from which its linear modules are derived."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,7 +85,7 @@ class _Configuration(BaseModel):
     intermediate_size: int
     attention_heads: int
     kv_heads: int
-    head_dim: int | None = None  # where it is not hidden_size / attention_heads
+    head_dim: int | None = None  # None: hidden_size / attention_heads
     vocab_size: int
     context_length: int
     tied_embeddings: bool
@@ -94,7 +94,7 @@ class _Configuration(BaseModel):
     source: str
 
     def base(self, name: str) -> CatalogBase:
-        """The catalog's entry."""
+        """Return the entry of the catalog."""
         head_dim = self.head_dim or self.hidden_size // self.attention_heads
         linears = fused_linears if self.fused_projections else separate_linears
         beside_shape = {"repository", "head_dim", "fused_projections", "eligible", "source"}
@@ -118,7 +118,7 @@ class _Configuration(BaseModel):
 
 
 class _Document(BaseModel):
-    """The catalog's TOML."""
+    """The structure of a catalog in TOML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -128,7 +128,7 @@ class _Document(BaseModel):
 
 
 def read_offers(text: str) -> Offers:
-    """The offers of a catalog in TOML; raises pydantic's ValidationError."""
+    """Parse a catalog in TOML. Raises pydantic's ValidationError."""
     document = _Document.model_validate(tomllib.loads(text))
     return Offers(
         gpu_types=tuple(
@@ -145,5 +145,5 @@ def read_offers(text: str) -> Offers:
 
 @cache
 def shipped_offers() -> Offers:
-    """The offers that ship with the code."""
+    """Return the entries of `catalog.toml`, which ships with the code."""
     return read_offers(files("domain.catalog").joinpath("catalog.toml").read_text(encoding="utf-8"))

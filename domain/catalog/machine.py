@@ -1,4 +1,4 @@
-"""Machine: what the CPU is good at that stands for GPUs of a CPU-backed type."""
+"""The machine behind a CPU-backed GPU type: its speed and its load."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pydantic import BaseModel, ConfigDict
 from domain.training.precision import Dtype
 
 NOISE = 0.2
-"""Relative difference of two probes that says nothing."""
+"""Relative difference between two probes that is noise."""
 
 OWN_LOAD = 0.5
-"""Load of the platform's own processes; the constants of `domain.estimating.pricing` include it."""
+"""Load of the platform's own processes, which `domain.estimating.pricing` already includes."""
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25
-"""Slowdowns that an estimate allows for, and how much of the first one is still called none."""
+"""Levels of a slowdown, and the margin below the second level that still counts as level 1."""
 
 
 class Machine(BaseModel):
-    """What the scheduler found out about the machine that CPU-backed segments run on."""
+    """The scheduler's measurements of a machine that runs CPU-backed segments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str  # its name in the network
+    host: str  # host name
     processor: str
-    cores: int  # that trainers may use
+    cores: int  # available to trainers
     dtype: Dtype  # bf16 if the processor multiplies it natively
-    tflops: dict[Dtype, float]  # found by the probe; empty: not measured yet
+    tflops: dict[Dtype, float]  # measured by the probe; empty: not measured yet
 
     def differs(self, other: Machine | None) -> bool:
-        """Return True if `other` says something else; a speed must differ by over 20%."""
+        """Return True if `other` differs. A speed differs if it changed by more than 20%."""
         if other is None or self.model_copy(update={"tflops": other.tflops}) != other:
             return True
         return any(
@@ -44,15 +44,15 @@ class Conditions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cores: int
-    tflops: float | None  # by the probe, in the job's dtype; None: not measured
-    load: float | None  # processes that want a core now (one-minute mean); None: not known
+    tflops: float | None  # measured by the probe in the job's dtype; None: not measured
+    load: float | None  # one-minute load average; None: not known
 
     @property
     def slowdown(self) -> float:
-        """Times that a job may take as long while the load lasts, in coarse levels; 1: no longer.
+        """Factor by which the load may slow down a job, rounded up to one of `LEVELS`.
 
-        Threads of a job and other processes share the cores alike. Levels keep an estimate the same
-        from one look at it to the next.
+        The threads of a job and other processes share the cores equally. The coarse levels keep an
+        estimate stable.
         """
         others = max(0.0, (self.load or 0.0) - OWN_LOAD)
         shared = (self.cores + others) / self.cores

@@ -1,4 +1,4 @@
-"""Base classes of all aggregates and events: the envelope, the topics, and who causes an event."""
+"""Base classes of all aggregates and events: the envelope, the topics and the cause."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Durations as people say them."""
+"""Durations in words."""
 
 from __future__ import annotations
 
 
 def spoken(seconds: float) -> str:
-    """Seconds in the two largest units that matter, such as `1 h 5 min`."""
+    """Return a duration in its two largest units, such as `1 h 5 min`."""
     whole = round(seconds)
     if whole < 90:
         return f"{whole} s"
@@ -21,7 +21,7 @@ def spoken(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """Seconds as one says what is only expected: `20 s`, `4 min`, `1 h 20 min`."""
+    """Return an expected duration, rounded coarsely, such as `20 s`, `4 min` or `1 h 20 min`."""
     if seconds < 50:
         return spoken(max(5, 5 * round(seconds / 5)))
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""Errors of commands that the rules refuse."""
+"""Errors of refused commands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 
 class DomainError(Exception):
-    """A refusal with a stable code, a message for people and, if it is about one, a field.
+    """A refusal with a stable code and a message.
 
-    `figures` are the numbers in the sentence, by name, for programs that act on the refusal.
+    `field` is the invalid field, if there is one. `figures` are the numbers in the message, for
+    programs.
     """
 
     code = "refused"
@@ -35,7 +36,7 @@ class Invalid(DomainError):
 
 
 class WrongState(DomainError):
-    """The present state does not allow the command."""
+    """The current state does not allow the command."""
 
     code = "wrong_state"
 
@@ -58,7 +59,7 @@ class SeveralProblems(DomainError):
     code = "invalid"
 
     def __init__(self, problems: Sequence[DomainError]) -> None:
-        super().__init__("; ".join(problem.message for problem in problems))
+        super().__init__(" ".join(problem.message for problem in problems))
         self.problems = tuple(problems)
 
 

@@ -1,4 +1,4 @@
-"""The event log as the use cases see it: load, act, save in one transaction."""
+"""The event log. It loads aggregates and saves their events in one transaction."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from domain.core.errors import NotFound, VersionConflict
 from domain.core.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
-"""Bound of one save; far above what a use case needs, below what blocks other writers. An event
-carries ids, hashes and counts, a few hundred bytes, so that this bounds the bytes as well."""
+"""Limit of events in one save, so that a save never blocks other writers for long. An event has a
+few hundred bytes, so this also limits the bytes."""
 
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
-"""Names in a log's environment. Without the secret, snapshots are neither taken nor read."""
+"""Environment variables of a log. Without the secret, it neither takes nor reads snapshots."""
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 
 
 class PydanticMapper(Mapper[UUID]):
-    """Stores an event as the JSON of its model, without the columns that stand beside it."""
+    """Stores an event as the JSON of its model, without the fields that are columns."""
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
-        """The row of an event or snapshot."""
+        """Return the row of an event or a snapshot."""
         assert isinstance(domain_event, BaseModel)
         state = domain_event.model_dump(
             mode="json", exclude={"originator_id", "originator_version"}
@@ -57,7 +57,7 @@ class PydanticMapper(Mapper[UUID]):
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
-        """The event of a row, upcast from the version that it was stored with."""
+        """Return the event of a row, upcast to the current version of its class."""
         event_class = resolve_topic(stored_event.topic)
         state: dict[str, Any] = json.loads(stored_event.state)
         stored_version = state.pop("class_version", 1)
@@ -69,10 +69,10 @@ class PydanticMapper(Mapper[UUID]):
 
 
 def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
-    """An aggregate after some more of its events.
+    """Apply some events to an aggregate.
 
-    The library's own projector first asks of each event whether it is one that can change an
-    aggregate; with Python 3.11 the question takes more than half of all the time of a load.
+    The library's projector checks each event with `isinstance` and a protocol. With Python 3.11,
+    the check takes more than half of the time of a load.
     """
     for event in events:
         aggregate = event.mutate(aggregate)
@@ -80,31 +80,31 @@ def replayed(aggregate: Any, events: Iterable[Any]) -> Any:
 
 
 class EventLog(Application[UUID]):
-    """The truth: every aggregate's events, in one ordered notification log."""
+    """The events of all aggregates, in one ordered notification log."""
 
     name: str = "ecolink"
 
     def construct_mapper(self) -> Mapper[UUID]:
-        """Our mapper takes no transcoder: pydantic writes the JSON."""
+        """Return a mapper that stores events as JSON."""
         return PydanticMapper(self.construct_transcoder())
 
     def construct_recorder(self) -> ProcessRecorder:
-        """A recorder that saves events and the position of a reaction together."""
+        """Return a recorder that saves events and the position of a reaction together."""
         return self.factory.process_recorder()
 
     def construct_snapshot_store(self) -> EventStore[UUID]:
-        """Snapshots that are checked against a signature and against the log."""
+        """Return a store that verifies the signature of each snapshot."""
         recorder = self.factory.aggregate_recorder(purpose="snapshots")
         return SignedSnapshots(self.mapper, recorder, self.recorder, self.env[SNAPSHOT_SECRET])
 
     @property
     def process_recorder(self) -> ProcessRecorder:
-        """The recorder, as what it is."""
+        """The recorder, with its type."""
         assert isinstance(self.recorder, ProcessRecorder)
         return self.recorder
 
     def find(self, kind: type[A], aggregate_id: UUID) -> A | None:
-        """An aggregate as its events make it, or None."""
+        """Return an aggregate, or None."""
         try:
             found: object = self.repository.get(aggregate_id, projector_func=replayed)
         except AggregateNotFoundError:
@@ -112,14 +112,14 @@ class EventLog(Application[UUID]):
         return found if isinstance(found, kind) else None
 
     def load(self, kind: type[A], aggregate_id: UUID) -> A:
-        """An aggregate as its events make it; raises NotFound."""
+        """Return an aggregate. Raises NotFound."""
         found = self.find(kind, aggregate_id)
         if found is None:
-            raise NotFound(f"no {kind.__name__.lower()} {aggregate_id}")
+            raise NotFound(f"Unknown {kind.__name__.lower()} {aggregate_id}.")
         return found
 
     def first_event(self, aggregate_id: UUID) -> Event:
-        """The event that an aggregate, which there is, began with."""
+        """Return the first event of an existing aggregate."""
         (first,) = self.events.get(aggregate_id, lte=1)
         assert isinstance(first, Event)
         return first
@@ -127,8 +127,8 @@ class EventLog(Application[UUID]):
     def commit(self, *aggregates: Aggregate, tracking: Tracking | None = None) -> None:
         """Save all pending events of some aggregates, and a position, in one transaction.
 
-        Raises VersionConflict when another writer was first. A conflict with our own command
-        (its acknowledgement was lost, and the library tried again) is success.
+        Raises VersionConflict if another writer was first. If the conflict is with the same
+        command, it counts as success: the library retried after a lost acknowledgement.
         """
         processing = ProcessingEvent[UUID](tracking=tracking)
         processing.collect_events(*aggregates)
@@ -139,15 +139,15 @@ class EventLog(Application[UUID]):
             self._record(processing)
         except IntegrityError as error:
             if not self._is_ours(processing):
-                raise VersionConflict("another writer was first") from error
+                raise VersionConflict("Another request changed this first. Try again.") from error
         try:
             self._take_snapshots(processing)
         except PersistenceError:
-            # The events are saved; without the snapshot the next load only takes longer.
-            logging.getLogger("event_log").exception("a snapshot could not be taken")
+            # The events are saved. Without the snapshot, the next load only takes longer.
+            logging.getLogger("event_log").exception("A snapshot could not be saved.")
 
     def _take_snapshots(self, processing_event: ProcessingEvent[UUID]) -> None:
-        """Take a snapshot of each aggregate at every `snapshot_events` of its events."""
+        """Save a snapshot of each aggregate after every `snapshot_events` of its events."""
         if self.snapshots is None or not strtobool(self.env.get(TAKES_SNAPSHOTS, "n")):
             return
         for event in processing_event.events:
@@ -158,7 +158,7 @@ class EventLog(Application[UUID]):
                 self.take_snapshot(event.originator_id, version, replayed)
 
     def _is_ours(self, processing: ProcessingEvent[UUID]) -> bool:
-        """Whether what is stored where we wanted to write was written by this very command."""
+        """Return True if the same command already stored these events and this position."""
         for pending in processing.events:
             assert isinstance(pending, Event)
             version = pending.originator_version
@@ -173,7 +173,7 @@ class EventLog(Application[UUID]):
         )
 
     def retrying(self, attempt: Callable[[], T], attempts: int = 8) -> T:
-        """Run a use case again after a version conflict, a bounded number of times."""
+        """Run a use case, and run it again after a version conflict, at most `attempts` times."""
         for _ in range(attempts - 1):
             try:
                 return attempt()

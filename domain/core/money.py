@@ -1,4 +1,4 @@
-"""Money as integer micro-dollars; no float ever holds an amount."""
+"""Money as integer micro-dollars. Amounts are never floats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CENT_MICROS = 10_000
 SECONDS_PER_HOUR = 3600
 
 MAX_MICROS = 10**15
-OUT_OF_RANGE = "the amount must be above 0 and at most a billion dollars"
+OUT_OF_RANGE = "Enter an amount above 0 and of at most a billion dollars."
 
 
 def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
-    """Cumulative charge of a segment after some seconds, micro-dollars, rounded half up.
+    """Return the cumulative charge of a segment in micro-dollars, rounded half up.
 
-    Charges of minutes are differences of this function, so that any number of them sums to the
-    exact total: charge(k) = round(rate x elapsed_k) - round(rate x elapsed_k-1).
+    The charge of a minute is a difference of this function, so that the minutes sum to the exact
+    total: charge(k) = round(rate x elapsed_k) - round(rate x elapsed_k-1).
     """
     assert rate_micros_per_hour >= 0
     assert elapsed_seconds >= 0
@@ -28,7 +28,7 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
 
 
 def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
-    """How long an amount lasts at a rate, whole seconds; None at a rate of nothing."""
+    """Return the whole seconds that an amount lasts at a rate; None at a rate of 0."""
     if rate_micros_per_hour == 0:
         return None
     return amount_micros * SECONDS_PER_HOUR // rate_micros_per_hour
@@ -43,7 +43,7 @@ class Toward(StrEnum):
 
 
 def in_cents(micros: int, toward: Toward = Toward.NEAREST) -> int:
-    """An amount rounded to whole cents, in micro-dollars; half a cent is rounded away from zero."""
+    """Round micro-dollars to whole cents; half a cent away from zero."""
     match toward:
         case Toward.UP:
             return -(-micros // CENT_MICROS) * CENT_MICROS
@@ -55,10 +55,10 @@ def in_cents(micros: int, toward: Toward = Toward.NEAREST) -> int:
 
 
 def dollars(micros: int, toward: Toward = Toward.NEAREST) -> str:
-    """An amount for people, in cents: `$1,234.57`.
+    """Return an amount for people, in cents, such as `$1,234.57`.
 
-    The only place that rounds money for display. Less than a cent is `<$0.01`, unless it is
-    rounded to a cent in a direction.
+    Only this function rounds money for display. Less than a cent is `<$0.01`, unless it is rounded
+    up or down to a cent.
     """
     rounded = in_cents(micros, toward)
     if 0 < abs(micros) < CENT_MICROS and (toward is Toward.NEAREST or rounded == 0):
@@ -67,37 +67,36 @@ def dollars(micros: int, toward: Toward = Toward.NEAREST) -> str:
 
 
 def exact_dollars(micros: int, decimals: int = 2) -> str:
-    """An amount that is not rounded, such as a price or a posting, with at least `decimals`."""
+    """Return an amount without rounding, with at least `decimals` decimals."""
     sign = "-" if micros < 0 else ""
     whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
     return f"{sign}${whole:,}.{f'{fraction:06d}'.rstrip('0').ljust(decimals, '0')}"
 
 
 def decimals_of(amounts: Iterable[int]) -> int:
-    """The fewest decimals, from 2, that show each of some amounts exactly, in micro-dollars.
+    """Return the smallest number of decimals, at least 2, that shows all amounts exactly.
 
-    A table whose rows people add up shows all of its amounts with as many.
+    A table shows all its amounts with this number, so that people can add them up.
     """
     shown = (exact_dollars(micros).partition(".")[2] for micros in amounts)
     return max((len(fraction) for fraction in shown), default=2)
 
 
 def decimal_dollars(micros: int) -> str:
-    """An amount for programs: `-1.234567`, always with six decimals."""
+    """Return an amount for programs, always with six decimals, such as `-1.234567`."""
     sign = "-" if micros < 0 else ""
     whole, fraction = divmod(abs(micros), MICROS_PER_DOLLAR)
     return f"{sign}{whole}.{fraction:06d}"
 
 
 def micros_of(text: str, *, field: str) -> int:
-    """Parse a positive amount in dollars with up to six decimals; raises Invalid.
+    """Parse a positive amount in dollars with up to six decimals. Raises Invalid.
 
-    The text is matched before it is read: what Decimal takes besides, such as exponents,
-    underscores and digits of other scripts, is no amount that a person types.
+    Unlike Decimal, it refuses exponents, underscores and digits of other scripts.
     """
     amount = text.strip(" ")
     if not re.fullmatch(r"\$?[0-9]{1,10}(\.[0-9]{1,6})?", amount):
-        raise Invalid(_why_no_amount(amount), field=field)
+        raise Invalid(_amount_problem(amount), field=field)
     whole, _, fraction = amount.removeprefix("$").partition(".")
     micros = int(whole) * MICROS_PER_DOLLAR + int(fraction.ljust(6, "0"))
     if not 0 < micros <= MAX_MICROS:
@@ -106,7 +105,7 @@ def micros_of(text: str, *, field: str) -> int:
 
 
 def payment_micros_of(text: str, *, field: str) -> int:
-    """Parse a payment: a positive amount of dollars in whole cents; raises Invalid."""
+    """Parse a payment, a positive amount in whole cents. Raises Invalid."""
     micros = micros_of(text, field=field)
     if micros % CENT_MICROS:
         nearest = decimal_dollars(in_cents(micros, Toward.UP))[:-4]
@@ -117,12 +116,12 @@ def payment_micros_of(text: str, *, field: str) -> int:
     return micros
 
 
-def _why_no_amount(amount: str) -> str:
+def _amount_problem(amount: str) -> str:
     digits = amount.removeprefix("$")
     if re.fullmatch(r"[0-9]+\.[0-9]{7,}", digits):
-        return f"{amount!r} has more than six decimals"
+        return f"{amount!r} has more than six decimals. Enter at most six."
     if re.fullmatch(r"-\$?[0-9]+(\.[0-9]+)?|[0-9]{11,}(\.[0-9]+)?", digits):
         return OUT_OF_RANGE
     if re.fullmatch(r"[0-9]{1,3}([,_' ][0-9]{3})+(\.[0-9]*)?", digits):
-        return f"{amount!r} has thousands separators; write it without, such as 1250.00"
-    return f"{amount!r} is not an amount in dollars, such as 25.00"
+        return f"{amount!r} has thousands separators. Enter it without them, such as 1250.00."
+    return f"{amount!r} is not an amount in dollars. Enter an amount such as 25.00."

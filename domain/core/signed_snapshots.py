@@ -1,4 +1,4 @@
-"""Snapshots that are used only if this platform signed them for the events that the log holds."""
+"""Signed snapshots. A snapshot is used only if its signature and its last event are genuine."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from pydantic import BaseModel, ValidationError
 
 
 class SignedState(BaseModel):
-    """What the row of a snapshot holds besides its aggregate's id and version."""
+    """State in the row of a snapshot."""
 
     last_event_sha256: str
-    """Hash of the last event that the snapshot folds, as the log stores it."""
+    """Hash of the last event that the snapshot includes, as the log stores it."""
     snapshot: str
-    """The snapshot's own row, JSON."""
+    """JSON of the snapshot."""
     signature: str
     """HMAC-SHA256 over the aggregate's id, the version, the hash and the snapshot."""
 
 
 class SignedSnapshots(EventStore[UUID]):
-    """Snapshots of aggregates, each signed with a secret that is not in the database.
+    """Snapshots of aggregates, signed with a secret that is not in the database.
 
-    A role that may insert rows can therefore forge none. A snapshot also names the hash of the
-    last event that it folds: one that is not of this log, as after a restore, is not used either.
+    A database role that can insert rows therefore cannot forge a snapshot. A snapshot also has the
+    hash of its last event. After a restore of the log, snapshots of lost events are not used.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SignedSnapshots(EventStore[UUID]):
     def put(
         self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any
     ) -> list[Recording[UUID]]:
-        """Sign and store some snapshots of events that are stored already."""
+        """Sign and store some snapshots. Their events must be stored."""
         self.recorder.insert_events([self._signed(each) for each in domain_events], **kwargs)
         return []
 
@@ -67,7 +67,7 @@ class SignedSnapshots(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """The genuine snapshots of an aggregate; the others are reported and passed over."""
+        """Yield the genuine snapshots of an aggregate. Others are logged and skipped."""
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
             if not rows:
@@ -83,16 +83,16 @@ class SignedSnapshots(EventStore[UUID]):
             yield self.mapper.to_domain_event(genuine)
 
     def verified(self, row: StoredEvent) -> StoredEvent:
-        """The snapshot that a row holds; raises ForgedSnapshot."""
+        """Return the snapshot of a row. Raises ForgedSnapshot."""
         try:
             state = SignedState.model_validate_json(row.state)
         except ValidationError:
-            raise ForgedSnapshot("it has no signature") from None
+            raise ForgedSnapshot("It has no signature.") from None
         expected = self._signature(row, state.last_event_sha256, state.snapshot)
         if not hmac.compare_digest(expected.encode(), state.signature.encode()):
-            raise ForgedSnapshot("its signature is not this platform's")
+            raise ForgedSnapshot("Its signature is invalid.")
         if state.last_event_sha256 != self._last_event_sha256(row):
-            raise ForgedSnapshot("the log does not hold the last event that it folds")
+            raise ForgedSnapshot("The log does not have its last event.")
         return StoredEvent(
             row.originator_id, row.originator_version, row.topic, state.snapshot.encode()
         )
@@ -117,7 +117,7 @@ class SignedSnapshots(EventStore[UUID]):
         return hmac.digest(self._secret, json.dumps(signed).encode(), "sha256").hex()
 
     def _last_event_sha256(self, row: StoredEvent) -> str | None:
-        """Hash of the event that is the last one at a snapshot's version, or None."""
+        """Return the hash of the event with the version of a snapshot, or None."""
         version = row.originator_version
         found = self._events.select_events(row.originator_id, gt=version - 1, lte=version)
         if not found:
@@ -125,16 +125,16 @@ class SignedSnapshots(EventStore[UUID]):
         return hashlib.sha256(b"%s\0%s" % (found[0].topic.encode(), found[0].state)).hexdigest()
 
     def _report(self, row: StoredEvent, forged: ForgedSnapshot) -> None:
-        """Say it once for each snapshot: an account is loaded many times a minute."""
-        place = (row.originator_id, row.originator_version)
-        if place not in self._refused:
-            self._refused.add(place)
+        """Log each refused snapshot once, because an account is loaded many times a minute."""
+        key = (row.originator_id, row.originator_version)
+        if key not in self._refused:
+            self._refused.add(key)
             logging.getLogger("event_log").critical(
-                "the snapshot of %s at version %d is not used: %s; run `ecolink audit verify`",
-                *place,
+                "The snapshot of %s at version %d is not used. %s Run `ecolink audit verify`.",
+                *key,
                 forged,
             )
 
 
 class ForgedSnapshot(Exception):
-    """A snapshot that this platform did not take of the events in its log."""
+    """The platform did not make the snapshot from the events in its log."""

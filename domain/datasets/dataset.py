@@ -1,4 +1,4 @@
-"""Dataset: an uploaded chat file, from upload to ready_for_training or rejected, and its end."""
+"""Dataset: an uploaded chat file, from its upload and validation to its deletion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from domain.core.errors import WrongState
 from domain.training.token_lengths import TokenLengths
 
 LEAST_EXAMPLES = 2
-"""One to train on and one to hold out."""
+"""One example to train on, and one held-out example for the evaluation."""
 
 
 class DatasetStatus(StrEnum):
-    """What can be done with a dataset."""
+    """States of a dataset."""
 
     VALIDATING = "validating"
     READY_FOR_TRAINING = "ready_for_training"
@@ -29,10 +29,9 @@ class DatasetStatus(StrEnum):
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """What the owner asks for at the upload.
+    """Options of an upload.
 
-    By default repeated lines are left out, and a file whose lines define tools cannot be trained
-    on.
+    By default, EcoLink removes duplicate lines and refuses to train on lines that define tools.
     """
 
     keep_duplicates: bool = False
@@ -41,7 +40,7 @@ class UploadOptions:
 
 @dataclass(frozen=True)
 class Trainability:
-    """What decides if jobs may train on a ready dataset: one rule for every page and command."""
+    """The facts that decide if jobs may train on a valid dataset."""
 
     examples: int
     duplicates: int
@@ -49,30 +48,31 @@ class Trainability:
     tools_ignored: bool
 
     def obstacle(self, *, has_validation: bool = False) -> str | None:
-        """The reason for which no job may train on it; None if one may.
+        """Return the reason why no job may train on the dataset; None if jobs may.
 
-        `has_validation`: a validation dataset is beside it, so that nothing is held out.
+        With `has_validation`, the job has a validation dataset and needs no held-out examples.
         """
         if self.tool_lines and not self.tools_ignored:
             lines = (
                 "1 line defines" if self.tool_lines == 1 else f"{self.tool_lines:,} lines define"
             )
             return (
-                f"{lines} tools, which training leaves out: the model would not learn to call "
-                "them. Confirm that the definitions are ignored, or remove them and upload again"
+                f"{lines} tools. Training ignores tool definitions, so the model would not learn "
+                "to call the tools. Confirm this, or remove the definitions and upload the file "
+                "again."
             )
         if self.examples + has_validation < LEAST_EXAMPLES:
             count = "1 example" if self.examples == 1 else f"{self.examples} examples"
-            repeated = f" ({self.duplicates:,} repeated lines left out)" if self.duplicates else ""
+            removed = f" after {self.duplicates:,} duplicate lines" if self.duplicates else ""
             return (
-                f"the dataset has {count}{repeated}; at least 2 are needed, one to train on and "
-                "one to hold out for evaluation, or a validation dataset beside it"
+                f"The dataset has {count}{removed}. Add examples, so that at least 2 remain: one "
+                "to train on and one for the evaluation. You can also choose a validation dataset."
             )
         return None
 
 
 class Uncountable(StrEnum):
-    """Reasons for which tokens cannot be counted: a refusal, or a limit of the work."""
+    """Reasons why tokens cannot be counted: a refusal of the chat template, or a limit."""
 
     REFUSED = "refused"
     TIME = "time"
@@ -81,7 +81,7 @@ class Uncountable(StrEnum):
 
 @dataclass(frozen=True)
 class Counted:
-    """A count under one revision of one base model."""
+    """The token lengths under one revision of a base model."""
 
     base_manifest_sha256: str
     lengths: TokenLengths
@@ -89,7 +89,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class TokensRefused:
-    """A refusal by one revision of one base model's chat template."""
+    """The reason why one revision of a base model cannot count the tokens of a dataset."""
 
     base_manifest_sha256: str
     example: int | None
@@ -98,21 +98,21 @@ class TokensRefused:
     def __str__(self) -> str:
         match self.reason, self.example:
             case Uncountable.REFUSED, None:
-                return "its chat template is invalid"
+                return "Its chat template is invalid."
             case Uncountable.REFUSED, example:
-                return f"its chat template refuses example {example}"
+                return f"Its chat template refuses example {example}."
             case Uncountable.TIME, None:
-                return "counting its tokens takes too long"
+                return "Counting the tokens takes too long."
             case Uncountable.TIME, example:
-                return f"its chat template takes too long for example {example}"
+                return f"Its chat template takes too long for example {example}."
             case _, None:
-                return "counting its tokens needs too much memory"
+                return "Counting the tokens needs too much memory."
             case _, example:
-                return f"example {example} needs too much memory"
+                return f"Example {example} needs too much memory."
 
 
 class Dataset(Aggregate):
-    """A file of chat examples. Its text is an artifact; events carry hash, counts and reference."""
+    """A file of chat examples. Its text is an artifact; events have its reference and its hash."""
 
     TOPIC: ClassVar[str] = "Dataset"
 
@@ -132,7 +132,7 @@ class Dataset(Aggregate):
         sha256: str
         examples: int
         duplicates: int
-        tool_lines: int  # lines that define tools, which training leaves out
+        tool_lines: int  # lines that define tools, which training ignores
         report_ref: str
 
     class ToolDefinitionsIgnored(Event):
@@ -174,7 +174,7 @@ class Dataset(Aggregate):
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """A file that is whole in the artifact store."""
+        """Return a dataset whose file is complete in the artifact store."""
         return cls._create(
             cls.DatasetUploaded,
             id=dataset_id,
@@ -209,7 +209,7 @@ class Dataset(Aggregate):
 
     @property
     def examples(self) -> int:
-        """Examples that jobs train on; 0 until it is validated."""
+        """Number of examples; 0 before the validation."""
         return self.trainability.examples
 
     def validate(
@@ -221,8 +221,8 @@ class Dataset(Aggregate):
         report_ref: str,
         tool_lines: int = 0,
     ) -> None:
-        """Accept the file, in its normalised form."""
-        self._require_validating()
+        """Accept the file in its normalised form."""
+        self._require(DatasetStatus.VALIDATING)
         assert examples > 0
         self.trigger_event(
             self.DatasetValidated,
@@ -245,12 +245,8 @@ class Dataset(Aggregate):
         self.trainability = Trainability(examples, duplicates, tool_lines, ignored)
 
     def ignore_tools(self) -> None:
-        """Confirm that jobs train without the tools that its lines define; once.
-
-        Raises WrongState unless it is ready.
-        """
-        if self.status is not DatasetStatus.READY_FOR_TRAINING:
-            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        """Confirm that jobs ignore the tool definitions. Raises WrongState."""
+        self._require(DatasetStatus.READY_FOR_TRAINING)
         if self.trainability.tool_lines and not self.trainability.tools_ignored:
             self.trigger_event(self.ToolDefinitionsIgnored)
 
@@ -260,7 +256,7 @@ class Dataset(Aggregate):
 
     def reject(self, errors: int, report_ref: str) -> None:
         """Refuse the file."""
-        self._require_validating()
+        self._require(DatasetStatus.VALIDATING)
         assert errors > 0
         self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
 
@@ -269,11 +265,11 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.REJECTED
 
     def delete(self, used_by: Collection[UUID]) -> None:
-        """Give the file up, once; raises WrongState while jobs that may still run train on it."""
+        """Delete the file. Raises WrongState while unfinished jobs train on it."""
         if used_by:
             raise WrongState(
-                f"{len(used_by)} of your jobs train on it and are not over; wait for them, or "
-                "cancel them first",
+                f"{len(used_by)} unfinished jobs train on this dataset. Wait for them or cancel "
+                "them first.",
                 figures={"jobs": [str(job_id) for job_id in used_by]},
             )
         if self.status is not DatasetStatus.DELETED:
@@ -286,9 +282,8 @@ class Dataset(Aggregate):
     def record_tokens(
         self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
-        """Keep a count for one revision of one base; the same one again changes nothing."""
-        if self.status is not DatasetStatus.READY_FOR_TRAINING:
-            raise WrongState(f"the dataset is {self.status}, not ready_for_training")
+        """Record the token lengths under one revision of a base, if they are not known."""
+        self._require(DatasetStatus.READY_FOR_TRAINING)
         if not self.is_counted(base_model, base_manifest_sha256):
             self.trigger_event(
                 self.TokensCounted,
@@ -312,7 +307,7 @@ class Dataset(Aggregate):
         example: int | None,
         reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Record that a revision of a base cannot read an example (from 1), or any; once."""
+        """Record once that a revision of a base cannot count the tokens of an example (from 1)."""
         if self.why_uncountable(base_model, base_manifest_sha256) is None:
             self.trigger_event(
                 self.TokensUncountable,
@@ -329,17 +324,17 @@ class Dataset(Aggregate):
         self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
-        """Why this revision of a base cannot read the dataset; None if nothing is known."""
+        """Return why a revision of a base cannot count the tokens; None if it may be able to."""
         refused = self.uncountable.get(base_model)
         if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
             return None
         return str(refused)
 
     def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
-        """Whether the lengths under this revision of a base are known."""
+        """Return True if the lengths under this revision of a base are known."""
         known = self.counted.get(base_model)
         return known is not None and known.base_manifest_sha256 == base_manifest_sha256
 
-    def _require_validating(self) -> None:
-        if self.status is not DatasetStatus.VALIDATING:
-            raise WrongState(f"the dataset is {self.status} already")
+    def _require(self, status: DatasetStatus) -> None:
+        if self.status is not status:
+            raise WrongState(f"The dataset is {self.status}, not {status}.")

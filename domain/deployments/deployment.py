@@ -1,4 +1,4 @@
-"""Deployment: a model that shall answer requests under its name, and whether it does."""
+"""Deployment: a model that should answer requests under its name, and its state."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from domain.core.identity import deployment_id
 
 
 class DeploymentStatus(StrEnum):
-    """Where a deployment stands."""
+    """States of a deployment."""
 
-    DEPLOYING = "deploying"  # wanted, and not proven yet
-    ACTIVE = "active"  # wanted, and it has answered that it can be served
+    DEPLOYING = "deploying"  # not loaded yet
+    ACTIVE = "active"  # it was loaded and can be served
     FAILED = "failed"
     UNDEPLOYED = "undeployed"
 
     @property
     def is_wanted(self) -> bool:
-        """Whether whatever serves shall hold it in memory."""
+        """Return True if serving should keep the model loaded."""
         return self in (DeploymentStatus.DEPLOYING, DeploymentStatus.ACTIVE)
 
 
 class AdapterWeights(BaseModel):
-    """An adapter in the artifact store: a job's model, or one of its checkpoints."""
+    """An adapter in the artifact store: the model of a job, or a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +39,7 @@ class AdapterWeights(BaseModel):
 
 
 class Weights(BaseModel):
-    """What a deployment serves: a base as it is, or an adapter on it."""
+    """Weights that a deployment serves: a base, or an adapter on a base."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class Weights(BaseModel):
 class Deployment(Aggregate):
     """A name that should answer requests. Deployments of bases belong to the platform.
 
-    A repeated command changes nothing, and neither does a restart of the serving process.
+    Repeated commands have no effect. A restart of serving does not change a deployment.
     """
 
     TOPIC: ClassVar[str] = "Deployment"
@@ -65,7 +65,7 @@ class Deployment(Aggregate):
 
         @property
         def job_id(self) -> UUID | None:
-            """The job that made what is served; None of a base. A name never serves another's."""
+            """Job that made the adapter; None for a base. It never changes for a name."""
             return self.weights.adapter and self.weights.adapter.job_id
 
     class DeploymentRenewed(Event):
@@ -87,7 +87,7 @@ class Deployment(Aggregate):
 
     @classmethod
     def request(cls, account_id: UUID, model: str, weights: Weights) -> Deployment:
-        """A name that was never deployed before."""
+        """Return the first deployment of a name."""
         return cls._create(
             cls.DeploymentRequested,
             id=deployment_id(account_id, model),
@@ -104,7 +104,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def renew(self, weights: Weights) -> None:
-        """Have the model answer with these weights, whatever became of it before."""
+        """Deploy these weights, in any state."""
         if not self.status.is_wanted or weights != self.weights:
             self.trigger_event(self.DeploymentRenewed, weights=weights)
 
@@ -114,7 +114,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.DEPLOYING
 
     def activate(self) -> None:
-        """Record that it answers requests, if that is still wanted."""
+        """Record that the model answers requests, if it should."""
         if self.status is DeploymentStatus.DEPLOYING:
             self.trigger_event(self.DeploymentActivated)
 
@@ -123,7 +123,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.ACTIVE
 
     def fail(self, code: str, message: str) -> None:
-        """Give up what is wanted and cannot be served, also where it could before."""
+        """Record that the model cannot be served, if it should be."""
         if self.status.is_wanted:
             self.trigger_event(self.DeploymentFailed, code=code, message=message)
 
@@ -132,7 +132,7 @@ class Deployment(Aggregate):
         self.status = DeploymentStatus.FAILED
 
     def undeploy(self) -> None:
-        """Have the model answer no more."""
+        """Stop serving the model."""
         if self.status is not DeploymentStatus.UNDEPLOYED:
             self.trigger_event(self.Undeployed)
 

@@ -1,40 +1,40 @@
-"""What the owner of a model can do about a deployment that failed, by the code of its failure."""
+"""Advice on failed deployments, by the code of the failure."""
 
 from __future__ import annotations
 
-AGAIN = "Deploy it again; should it fail again, tell the operator."
+AGAIN = "Deploy it again. If it fails again, ask your operator."
 
-NEW_JOB = "Start a new job, and tell the operator what was said here."
+NEW_JOB = "Start a new job, and send this message to your operator."
 
-OTHER_BASE = (
-    "It cannot be served here. Download it for use with PEFT, or train on another base model."
+OTHER_BASE = "EcoLink cannot serve it. Download it for PEFT, or train on another base model."
+
+NO_MEMORY = (
+    "Undeploy models that you do not need, or ask your operator to give serving more memory. Then "
+    "deploy it again."
 )
 
 ADVICE = {
-    "weights_missing": "If the base is missing, an operator can import it again. If the adapter "
-    "is, start a new job.",
-    "weights_damaged": "Tell the operator, who can see with `ecolink models verify` which file it "
-    "is. If it is the adapter's, start a new job.",
+    "weights_missing": "If the base is missing, ask your operator to import it again. If the "
+    "adapter is missing, start a new job.",
+    "weights_damaged": "Ask your operator, who can find the damaged file with `ecolink models "
+    "verify`. If it belongs to the adapter, start a new job.",
     "not_an_adapter": NEW_JOB,
     "adapter_unreadable": NEW_JOB,
     "adapter_mismatch": NEW_JOB,
-    "adapter_not_finite": "Training went astray. Start a new job with a lower learning rate, or "
+    "adapter_not_finite": "The training diverged. Start a new job with a lower learning rate, or "
     "deploy an earlier checkpoint.",
-    "unsupported_adapter": "Download it for use with PEFT, or start a new job with other target "
-    "modules.",
-    "base_unreadable": "An operator has to import the base again.",
+    "unsupported_adapter": "Download it for PEFT, or start a new job with other target modules.",
+    "base_unreadable": "Ask your operator to import the base again.",
     "unsupported_tokenizer": OTHER_BASE,
     "unsupported_architecture": OTHER_BASE,
     "load_failed": AGAIN,
-    "no_room": "Undeploy what is not needed, or have the operator give serving more memory; then "
-    "deploy it again.",
-    "serving_died": "Make room for it: undeploy what is not needed, or have the operator give "
-    "serving more memory; then deploy it again.",
+    "no_room": NO_MEMORY,
+    "serving_died": NO_MEMORY,
     "base_not_deployed": "Deploy it again once its base is deployed.",
 }
-"""Of every reason that serving, and what deploys by itself, gives."""
+"""Advice by the code of a failure."""
 
 
 def advice_on(code: str) -> str:
-    """What to do about a failure, as sentences."""
+    """Return advice on a failure, in sentences."""
     return ADVICE.get(code, AGAIN)

@@ -1,4 +1,4 @@
-"""How the examples of an optimizer step are cut into batches that run at once."""
+"""Batches of the examples of an optimizer step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from domain.estimating.footprint import PAD_MULTIPLE
 
 
 def padded(tokens: float) -> int:
-    """The length of rows of which the longest has so many tokens."""
+    """Round a length in tokens up to the padding multiple."""
     return math.ceil(tokens / PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def fill(lengths: Sequence[float], budget: int) -> list[list[int]]:
-    """Batches of positions in `lengths` (tokens), longest examples first, each as full as may be.
+    """Return batches of positions in `lengths` (tokens), with the longest examples first.
 
-    A batch has at most `budget` tokens, counted as if all its examples were as long as its longest:
-    so much attention sees, whose rows are padded. An example that has more by itself is alone.
+    A batch has at most `budget` tokens, padding included: attention pads every row to the longest
+    one. An example that exceeds the budget gets a batch of its own.
     """
     batches: list[list[int]] = []
     length = 0

@@ -1,4 +1,4 @@
-"""The estimate: seconds by phase and a cost range, from the constants that the meter charges by."""
+"""The estimate of a job: its seconds by phase, and its cost range."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from domain.training.token_lengths import TokenLengths
 
 
 class PhaseEstimate(BaseModel):
-    """Seconds of one phase: by the constants alone, and the calibrated range."""
+    """Seconds of one phase: without calibration, and the calibrated range."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,11 +33,11 @@ class PhaseEstimate(BaseModel):
 
     @property
     def typical_seconds(self) -> float:
-        """What is expected: the geometric middle of the range."""
+        """Expected seconds: the geometric mean of the bounds."""
         return math.sqrt(self.low_seconds * self.high_seconds)
 
     def scaled(self, share: float) -> PhaseEstimate:
-        """This phase with a share (0 to 1) of its work."""
+        """Return the estimate of a share (0 to 1) of the phase."""
         return PhaseEstimate(
             phase=self.phase,
             model_seconds=self.model_seconds * share,
@@ -47,83 +47,83 @@ class PhaseEstimate(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a job, or the rest of one, will take and cost; JobApproved and JobResumed freeze it."""
+    """Time and cost of a job, or of its rest. JobApproved and JobResumed record it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_micros_per_hour: int  # of all its GPUs
-    tokens: int  # that training sees, over all epochs, after truncation
-    total_steps: int  # optimizer steps that it covers
+    tokens: int  # in all epochs, after truncation
+    total_steps: int  # optimizer steps
     calibrated_from: int  # finished jobs behind the factors; 0: the catalog alone
     phases: tuple[PhaseEstimate, ...]
-    conditions: Conditions | None = None  # of a CPU's machine; None: of a GPU, or not known
+    conditions: Conditions | None = None  # None: a GPU type, or not known
 
     @property
     def basis(self) -> str:
-        """Sentences that say what the range goes by, and what it allows for."""
+        """Sentences on the basis of the range, and on the load that it includes."""
         conditions = self.conditions
         if self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
-            said = f"Calibrated from {self.calibrated_from} finished {jobs}."
+            basis = f"Calibrated from {self.calibrated_from} finished {jobs}."
         elif conditions is not None and conditions.tflops is not None:
-            said = (
+            basis = (
                 "Not calibrated by a finished job yet. Based on a one-second speed test of the "
                 f"machine ({conditions.tflops:.2g} TFLOPS)."
             )
         else:
-            said = "Not calibrated by a finished job yet. Based on the catalog's figures."
+            basis = "Not calibrated by a finished job yet. Based on the catalog's figures."
         if conditions is None:
-            return said
+            return basis
         if conditions.load is None:
-            return f"{said} The machine's load is unknown; other work on it slows the job."
+            return f"{basis} The machine's load is unknown. Other work on it slows down the job."
         if conditions.slowdown > 1:
-            said += (
+            basis += (
                 f" The machine is busy ({conditions.load:.1f} processes compete for its "
                 f"{conditions.cores} cores), so the upper bound allows for up to "
                 f"{conditions.slowdown:g} times the time."
             )
-        return said
+        return basis
 
     @property
     def low_seconds(self) -> int:
-        """Whole seconds if all goes well."""
+        """Lower bound in whole seconds."""
         return math.floor(sum(each.low_seconds for each in self.phases))
 
     @property
     def high_seconds(self) -> int:
-        """Whole seconds with the headroom."""
+        """Upper bound in whole seconds."""
         return math.ceil(sum(each.high_seconds for each in self.phases))
 
     @property
     def low_micros(self) -> int:
-        """Cost if all goes well, micro-dollars."""
+        """Lower bound of the cost, in micro-dollars."""
         return charge_micros(self.rate_micros_per_hour, self.low_seconds)
 
     @property
     def high_micros(self) -> int:
-        """Cost with the headroom, micro-dollars; the balance gate asks for it."""
+        """Upper bound of the cost, in micro-dollars. The balance must cover it."""
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
 
     def typical_seconds(self, phase: Phase) -> float:
-        """Expected seconds of a phase."""
+        """Return the expected seconds of a phase."""
         return sum(each.typical_seconds for each in self.phases if each.phase is phase)
 
 
 class Calibration(BaseModel):
-    """What finished jobs and the machine teach: actual over modelled seconds by phase, else 1."""
+    """Factors by phase, actual over modelled seconds, from finished jobs and the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: dict[Phase, float] = {}
     jobs: int = 0
-    slowdown: float = 1.0  # that was allowed for when those jobs were priced; the median
-    conditions: Conditions | None = None  # of a CPU's machine now
+    slowdown: float = 1.0  # median slowdown in the estimates of those jobs
+    conditions: Conditions | None = None  # current, of a CPU-backed type
 
 
 def sequence_length(
     hyperparameters: Hyperparameters, shape: ModelShape, *lengths: TokenLengths
 ) -> int:
-    """Tokens of the longest example of all datasets: no more than the field, or the context."""
+    """Return the tokens of the longest example, after truncation to the field or the context."""
     limit = hyperparameters.max_sequence_length or shape.context_length
     return min(limit, shape.context_length, max(each.longest for each in lengths))
 
@@ -136,20 +136,18 @@ def estimate(
     calibration: Calibration,
     rate_micros_per_hour: int,
 ) -> Estimate:
-    """The range of a whole job. `rate_micros_per_hour` is that of all its GPUs.
+    """Estimate a whole job. `rate_micros_per_hour` is the price of all its GPUs.
 
-    A phase's typical seconds are what the constants say, times its factor. The lower bound, where
-    all goes smoothly, is the typical seconds / sqrt(1.3), and the upper bound is 1.3 times the
-    lower: so the range has the promised width, and as much room in proportion below what is
-    expected as above it. Register is quick and has no headroom. Of a CPU, the probe's speed stands
-    in for the factors that no job has taught, and a load that is higher than those jobs met raises
-    the upper bound. Raises Invalid for a dataset too
-    small to train on and for a job of more than a year.
+    The typical seconds of a phase are its modelled seconds times its factor. The lower bound is
+    the typical seconds / sqrt(1.3), and the upper bound is 1.3 times the lower bound. The phase
+    `register` is short and has no headroom. On a CPU, the speed that the probe measured replaces
+    factors that are not calibrated. A higher load than that of the finished jobs raises the upper
+    bound. Raises Invalid if the dataset is too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
         raise Invalid(
-            f"the dataset has {work.lengths.examples} examples; at least 2 are needed, one to "
-            "train on and one to hold out for evaluation, or a validation dataset beside it",
+            f"The dataset has {work.lengths.examples} examples. Add examples, so that at least 2 "
+            "remain, or choose a validation dataset.",
             field="dataset",
         )
     seconds = phase_seconds(work, gpu, gpu_count, fit)
@@ -171,8 +169,8 @@ def estimate(
     if sum(each.high_seconds for each in phases) > LONGEST_SECONDS:
         days = priced.low_seconds // 86_400
         raise Invalid(
-            f"the job would take {days:,} days or more; no job may take over "
-            f"{LONGEST_SECONDS // 86_400} days",
+            f"The job would take {days:,} days or more, but the limit is "
+            f"{LONGEST_SECONDS // 86_400} days. Use fewer epochs or a smaller dataset.",
             field="hyperparameters.epochs",
         )
     return priced
@@ -181,7 +179,7 @@ def estimate(
 def _probed(
     work: Work, gpu: GpuType, gpu_count: int, fit: Fit, conditions: Conditions | None
 ) -> dict[Phase, float]:
-    """Factors of the phases that compute, by the machine's measured speed; empty if unknown."""
+    """Return factors for the machine's measured speed; none if the speed is unknown."""
     if conditions is None or conditions.tflops is None:
         return {}
     scaled = gpu.bf16_tflops * conditions.tflops / PROBED_TFLOPS
@@ -208,10 +206,10 @@ def _ranged(phase: Phase, model_seconds: float, factor: float, slowdown: float) 
 def remaining(
     whole: Estimate, *, step: int, total_steps: int, trained: bool, rate_micros_per_hour: int
 ) -> Estimate:
-    """The rest of a job that is taken up again after `step` of `total_steps`, at today's rate.
+    """Estimate the rest of a job that resumes after `step` of `total_steps`, at today's rate.
 
-    It starts up anew, trains the steps that are left (none if it is `trained`), evaluates and
-    registers. `whole` is an estimate of the whole job.
+    The job starts again, trains the remaining steps (none if it is `trained`), evaluates and
+    registers. `whole` is the estimate of the whole job.
     """
     left = 0 if trained else max(0, total_steps - step)
     share = left / total_steps if total_steps > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Footprint: the bytes that a job holds of each GPU's memory, item by item."""
+"""The memory that a job uses on each GPU, by item."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ MIB = 1024**2
 BFLOAT16, FLOAT32 = 2, 4  # bytes
 
 CUDA_CONTEXT_BYTES = 512 * MIB
-"""What a process takes before its first tensor. Some 300 MiB with kernels loaded lazily (pytorch
-issue 107667), and more of them as it trains."""
+"""Memory of a process before its first tensor: about 300 MiB with lazily loaded kernels (pytorch
+issue 107667), and more kernels during training."""
 
 LIBRARY_BYTES = 128 * MIB
-"""cuBLAS: 32 MiB of workspace for each handle and stream (`:4096:8` in PyTorch's notes on
-CUBLAS_WORKSPACE_CONFIG), and what attention and reductions take beside it."""
+"""Workspaces: 32 MiB of cuBLAS for each handle and stream (`:4096:8` in PyTorch's notes on
+CUBLAS_WORKSPACE_CONFIG), and those of attention and reductions."""
 
 BITSANDBYTES_BYTES = 64 * MIB
-"""Code books, and the kernels of bitsandbytes."""
+"""Code books and kernels of bitsandbytes."""
 
 CPU_RUNTIME_BYTES = 128 * MIB
-"""What a CPU's allocator and threads hold beside the tensors. With it, peaks of SmolLM2-135M in
-bf16 and float32, 4 x 64 to 4 x 512 tokens, are predicted to 0.9 to 1.15 of what was measured, or
-128 MiB above."""
+"""Memory of the allocator and the threads on a CPU. With it, the predicted peaks of SmolLM2-135M in
+bf16 and float32, with 4 x 64 to 4 x 512 tokens, are 0.9 to 1.15 times the measured ones, or 128 MiB
+above them."""
 
 SHORT_ROW = 256
-"""Tokens up to which the trainer's attention on a CPU keeps a row's scores: that is faster than
-fused attention, and beyond they outgrow what a row keeps elsewhere."""
+"""Tokens up to which the trainer's attention on a CPU keeps a row's scores, which is faster than
+fused attention. Scores of longer rows would need more memory than the rest of the row."""
 
 FRAGMENTATION = 0.1
 """Share of the activations that the allocator loses to fragmentation. Totals published by Qwen and
 LLaMA-Factory exceed the sum of the tensors by 4 to 13%."""
 
 PAD_MULTIPLE = 8
-"""Attention sees the examples of a batch as rows, padded to a multiple of this many tokens."""
+"""Attention pads the examples of a batch to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is to be laid into the memory of each GPU."""
+    """The quantities that determine the memory of a job."""
 
     shape: ModelShape
     hyperparameters: Hyperparameters
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a full micro batch of the longest examples, padding included."""
+        """Tokens of a full micro-batch of the longest examples, padding included."""
         rows = math.ceil(self.sequence_length / PAD_MULTIPLE) * PAD_MULTIPLE
         return self.hyperparameters.micro_batch_size * rows
 
@@ -61,11 +61,11 @@ class Layout:
 def memory_items(
     layout: Layout, precision: Precision, checkpointing: bool, gpu: GpuType
 ) -> dict[str, int]:
-    """Bytes that each rank holds at its peak, by what they are for.
+    """Return the bytes of each item at the peak of a rank.
 
-    The adapter is float32 (Hu et al., LoRA (2021): r x (inputs + outputs) for each target module)
-    with AdamW's two moments beside it; only its gradients exist. Data parallelism keeps one more
-    copy of them, in the flat tensor that is summed over the ranks.
+    The adapter is in float32, with AdamW's two moments. It has r x (inputs + outputs) parameters
+    for each target module (Hu et al., LoRA (2021)), and only these have gradients. Data parallelism
+    keeps another copy of the gradients, in the flat tensor that the ranks sum.
     """
     adapter = 4 * adapter_parameters(layout.shape, layout.hyperparameters)
     element = element_bytes(gpu)
@@ -81,25 +81,25 @@ def memory_items(
 
 
 def adapter_parameters(shape: ModelShape, hyperparameters: Hyperparameters) -> int:
-    """Trainable parameters of the adapter."""
+    """Return the number of trainable parameters of the adapter."""
     inputs_and_outputs = sum(sum(shape.linears[name]) for name in hyperparameters.target_modules)
     return hyperparameters.lora_r * inputs_and_outputs * shape.layers
 
 
 def linear_parameters(shape: ModelShape) -> int:
-    """Parameters of the layers' linear modules: what 4-bit quantisation covers."""
+    """Return the number of parameters of the linear modules, which 4-bit quantisation covers."""
     return shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
 
 
 def element_bytes(gpu: GpuType) -> int:
-    """Bytes of a number of the base, and of one that runs through it."""
+    """Return the bytes of a weight or an activation of the base."""
     return gpu.computes_in.bytes
 
 
 def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
-    """The frozen base: an element a parameter, or NF4 in the layers' linear modules.
+    """Return the bytes of the frozen base, with its linear modules in NF4 or not.
 
-    Embeddings, norms and the head stay as they are, so bitsandbytes and transformers leave them.
+    bitsandbytes and transformers do not quantise embeddings, norms and the head.
     """
     if precision is not Precision.NF4:
         return element * shape.parameters
@@ -108,23 +108,23 @@ def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT1
 
 
 def bytes_per_parameter(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> float:
-    """What a parameter of the base takes of a GPU's memory, on average."""
+    """Return the mean bytes per parameter of the base."""
     return round(weight_bytes(shape, precision, element) / shape.parameters, 3)
 
 
 def activation_bytes(
     layout: Layout, checkpointing: bool, element: int = BFLOAT16, *, on_cpu: bool = False
 ) -> int:
-    """What a micro batch keeps for its backward pass, and the most that is added to it at a time.
+    """Return the bytes that a micro-batch keeps for its backward pass, and its working set.
 
-    Without checkpointing every layer keeps its tensors; with it only its input (Chen et al.,
-    Training Deep Nets with Sublinear Memory Cost (2016)), and one layer at a time has the rest. The
-    head's tensors and a layer's working set are never there together.
+    Without checkpointing, every layer keeps its tensors. With checkpointing, a layer keeps only its
+    input, and one layer at a time has the rest (Chen et al., Training Deep Nets with Sublinear
+    Memory Cost (2016)). The tensors of the head and the working set of a layer never coexist.
     """
     shape = layout.shape
     layer, boundary = _layer_bytes(layout, element, on_cpu), element * shape.hidden_size
     kept = shape.layers * (boundary if checkpointing else layer)
-    # One layer's gradients in flight: of the residual, and of the three tensors of its MLP.
+    # Gradients of one layer: of the residual, and of the three tensors of its MLP.
     working = element * (2 * shape.hidden_size + 3 * shape.intermediate_size)
     if checkpointing:
         working += layer
@@ -132,13 +132,13 @@ def activation_bytes(
 
 
 def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
-    """Bytes a token that one layer keeps for its backward pass.
+    """Return the bytes per token that one layer keeps for its backward pass.
 
-    Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, but for
-    frozen linear modules, which keep no input: both norms keep their input in float32 (8 h); fused
-    attention, without a score matrix (Dao et al., FlashAttention (2022)), keeps q, k, v and its
-    output; the gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted
-    module keeps its input in float32, the mask of its dropout, and the r numbers between A and B.
+    Counted as in Korthikanti et al., Reducing Activation Recomputation (2022), section 4, except
+    that frozen linear modules keep no input. Both norms keep their input in float32 (8 h). Fused
+    attention keeps q, k, v and its output, and no scores (Dao et al., FlashAttention (2022)). The
+    gated MLP keeps the gate, its activation and the other branch (3 m). Each adapted module keeps
+    its input in float32, the mask of its dropout, and the r numbers between A and B.
     """
     shape, hyperparameters = layout.shape, layout.hyperparameters
     queries = shape.attention_heads * shape.head_dim
@@ -155,20 +155,20 @@ def _layer_bytes(layout: Layout, element: int, on_cpu: bool) -> int:
 
 
 def _head_bytes(shape: ModelShape, element: int, on_cpu: bool) -> int:
-    """Bytes a token of the loss, and its input.
+    """Return the bytes per token of the loss and its input.
 
-    Log-probabilities and two gradients in float32, as published totals of GPUs and our peaks on a
-    CPU in float32 have them. In bf16 on a CPU, as measured: the logits and their gradient alone.
+    Log-probabilities and two gradients are in float32, as published totals of GPUs and our peaks on
+    a CPU in float32 show. In bf16 on a CPU, we measured only the logits and their gradient.
     """
     vocabulary = 2 * element if on_cpu and element == BFLOAT16 else 12
     return vocabulary * shape.vocab_size + 6 * shape.hidden_size
 
 
 def _overhead_bytes(shape: ModelShape, precision: Precision, activations: int, gpu: GpuType) -> int:
-    """What is held beside the tensors: the CUDA context, libraries, and 4-bit workspace.
+    """Return the bytes beside the tensors: the CUDA context, libraries and 4-bit workspace.
 
-    A 4-bit module is multiplied out of its bits, so that the largest one exists twice for a moment.
-    A type that stands for CPU memory has neither context nor a caching allocator.
+    A 4-bit module is dequantised before each product, so the largest one briefly exists twice. A
+    CPU-backed type has no CUDA context and no caching allocator.
     """
     largest = max(inputs * outputs for inputs, outputs in shape.linears.values())
     workspace = element_bytes(gpu) * largest if precision is Precision.NF4 else 0

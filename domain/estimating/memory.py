@@ -1,4 +1,4 @@
-"""VRAM fit: whether a job fits into its GPUs, and whether the base has to be held in 4 bits."""
+"""VRAM fit: the precision in which a job fits into its GPUs' memory."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from domain.training.precision import Dtype, Precision
 
 GIB = 1024**3
 FEW_GIB = 10
-"""From which on a tenth of a GiB is near enough."""
+"""Sizes from here on are rounded to a tenth of a GiB."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
-"""Bounds of the fields that a refusal proposes values for (`domain.training.hyperparameters`)."""
+"""Bounds of the values that a refusal proposes (see `domain.training.hyperparameters`)."""
 
 MOST_TOKENS = 2048
-"""That run at once where a micro batch has fewer: beyond, matrices gain nothing by their size."""
+"""Limit of the tokens that run at once, if a micro-batch has fewer. More are no faster."""
 
 FILLED_SHARE = 0.9
-"""Share of the memory that more than a micro batch may fill: predictions err by about a tenth."""
+"""Share of the memory that a batch above a micro-batch may fill. Predictions err by about 10%."""
 
 
 def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:
-    """(precision, gradient checkpointing) in the order tried: fast and exact first."""
+    """Return (precision, gradient checkpointing) in the order of attempts, the fastest first."""
     full, four_bits = dtype.full, Precision.NF4
     return (full, False), (full, True), (four_bits, False), (four_bits, True)
 
 
 class DoesNotFit(Invalid):
-    """No setting brings the job into the GPU's memory."""
+    """The job does not fit into the GPU's memory with any setting."""
 
 
 class Rejected(BaseModel):
-    """A setting that was tried before and needs more memory than there is."""
+    """A setting that needs more memory than the GPU has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,45 +51,45 @@ class Rejected(BaseModel):
 
 
 class Fit(BaseModel):
-    """How a job lies in the memory of each of its GPUs, and what was tried before."""
+    """The memory of a job on each of its GPUs, and the settings that did not fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision
     gradient_checkpointing: bool
-    dtype: Dtype  # that is computed with, and in which the base is held unless in 4 bits
+    dtype: Dtype  # of computations, and of the base unless it is in 4 bits
     items: dict[str, int]  # bytes of each rank at its peak: weights, adapter, gradients, ...
-    batch_tokens: int  # that run at once at that peak, padding included
+    batch_tokens: int  # run at once at that peak, padding included
     vram_bytes: int
-    on_cpu: bool  # memory of the host, without the program itself; else all that a GPU holds
+    on_cpu: bool  # True: memory of the host without the program; False: all memory of a GPU
     rejected: tuple[Rejected, ...]
 
     @property
     def required_bytes(self) -> int:
-        """All items together."""
+        """Sum of all items."""
         return sum(self.items.values())
 
     @property
     def headroom_gib(self) -> float:
-        """What stays free on each GPU."""
+        """Free memory of each GPU in GiB."""
         return (self.vram_bytes - self.required_bytes) / GIB
 
     @property
     def needed_gib(self) -> float:
-        """All items together as people are told: rounded up, but never above what there is."""
+        """Sum of all items in GiB, rounded up but not above the memory of the GPU."""
         return min(gib(self.required_bytes), self.vram_bytes / GIB)
 
     @property
     def banner(self) -> str:
-        """The decision in one or two sentences, for the wizard."""
-        there = f"{self.vram_bytes / GIB:g} GiB"
-        fits = f"{self.needed_gib:g} of {there} on each GPU"
+        """Sentences on the chosen precision, for the wizard."""
+        vram = f"{self.vram_bytes / GIB:g} GiB"
+        fits = f"{self.needed_gib:g} of {vram} on each GPU"
         full = f"full precision ({self.dtype})"
         if self.precision is Precision.NF4:
             least = min(each.required_bytes for each in self._rejected(self.dtype.full))
             why = (
                 f"4-bit QLoRA is used: in {full} the job would need at least {gib(least):g} GiB "
-                f"on a GPU of {there}; in 4 bits it takes {fits}."
+                f"on a GPU of {vram}. In 4 bits it needs {fits}."
             )
         else:
             why = f"The base fits in {full}, without 4-bit quantisation: {fits}."
@@ -98,7 +98,7 @@ class Fit(BaseModel):
         without = min(each.required_bytes for each in self._rejected(self.precision))
         return (
             f"{why} Gradient checkpointing is on, because the job would need {gib(without):g} GiB "
-            "without it; it computes activations again instead of keeping them, which takes longer."
+            "without it. It recomputes activations instead of keeping them, which takes longer."
         )
 
     def _rejected(self, precision: Precision) -> list[Rejected]:
@@ -106,7 +106,7 @@ class Fit(BaseModel):
 
 
 def gib(size: int) -> float:
-    """Bytes in GiB, rounded up: to a hundredth, and from ten on to a tenth."""
+    """Convert bytes to GiB, rounded up: to a hundredth below 10, otherwise to a tenth."""
     gib = size / GIB
     parts = 100 if gib < FEW_GIB else 10
     return math.ceil(gib * parts) / parts
@@ -120,10 +120,10 @@ def decide(
     gpu_count: int,
     others: Sequence[GpuType],
 ) -> Fit:
-    """The first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
+    """Return the first of bf16, bf16 with checkpointing, NF4 and NF4 with checkpointing that fits.
 
-    Raises Invalid for a target module that the base does not have, and DoesNotFit with the nearest
-    setting that would fit: a smaller micro batch, a shorter sequence, or one of `others`.
+    Raises Invalid for a target module that the base does not have. Raises DoesNotFit with a setting
+    that fits: a smaller micro-batch, a shorter sequence, or one of `others`.
     """
     require_target_modules(shape, hyperparameters)
     layout = Layout(shape, hyperparameters, sequence_length, gpu_count)
@@ -140,20 +140,19 @@ def fits(
     gpu: GpuType,
     gpu_count: int,
 ) -> bool:
-    """Whether some setting brings the job into a GPU's memory."""
+    """Return True if the job fits into a GPU's memory with some setting."""
     return _fit(Layout(shape, hyperparameters, sequence_length, gpu_count), gpu) is not None
 
 
 def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
-    """The fit with as many tokens at once as there is memory for.
+    """Return the fit with as many tokens at once as the memory allows.
 
-    They are those of a full micro batch of the longest examples. Where memory is left, more of a
-    step's micro batches may run together, up to `MOST_TOKENS` and `FILLED_SHARE`: its gradient is
-    the same.
+    A full micro-batch of the longest examples always fits. If memory is left, several micro-batches
+    of a step run together, up to `MOST_TOKENS` and `FILLED_SHARE`. The gradient is the same.
     """
     tokens = fit.batch_tokens
     most = min(MOST_TOKENS, tokens * hyperparameters.gradient_accumulation)
-    # A caching allocator loses a part of them, on a GPU.
+    # On a GPU, the caching allocator loses a part to fragmentation.
     each = (1 + FRAGMENTATION) * fit.items["activations"] / tokens
     room = FILLED_SHARE * fit.vram_bytes - fit.required_bytes
     more = max(0, min(most - tokens, math.floor(room / each)))
@@ -167,12 +166,12 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
 
 
 def require_target_modules(shape: ModelShape, hyperparameters: Hyperparameters) -> None:
-    """Raises Invalid if a target module names no linear layer of the base."""
+    """Raise Invalid if a target module is no linear layer of the base."""
     missing = [name for name in hyperparameters.target_modules if name not in shape.linears]
     if missing:
         raise Invalid(
-            f"the base has no linear layer {', '.join(missing)}; it has "
-            f"{', '.join(sorted(shape.linears))}",
+            f"The base has no linear layer {', '.join(missing)}. Choose from: "
+            f"{', '.join(sorted(shape.linears))}.",
             field="hyperparameters.target_modules",
         )
 
@@ -204,15 +203,15 @@ def _fit(layout: Layout, gpu: GpuType) -> Fit | None:
 
 
 def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNotFit:
-    """Why the job does not fit, with the nearest setting that would."""
+    """Return the refusal of a job that does not fit, with the nearest setting that does."""
     least = min(
         sum(memory_items(layout, precision, checkpointing, gpu).values())
         for precision, checkpointing in settings(gpu.computes_in)
     )
-    there = f"{math.floor(gpu.vram_gib * GIB) / GIB:g}"
+    vram = f"{math.floor(gpu.vram_gib * GIB) / GIB:g}"
     problem = (
-        f"the job needs at least {gib(least):g} GiB on each GPU, in 4 bits and with gradient "
-        f"checkpointing, and {gpu.title} has {there} GiB"
+        f"The job needs at least {gib(least):g} GiB on each GPU, in 4 bits and with gradient "
+        f"checkpointing, but {gpu.title} has {vram} GiB."
     )
     figures: dict[str, object] = {"needed_gib": gib(least), "vram_gib": gpu.vram_gib}
     proposal = (
@@ -222,12 +221,13 @@ def _refusal(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> DoesNot
     )
     if proposal is None:
         return DoesNotFit(
-            f"{problem}; no setting and no other GPU type here would make it fit",
+            f"{problem} No setting and no other GPU type would make it fit. Choose a smaller base "
+            "model.",
             field="base_model",
             figures=figures,
         )
     return DoesNotFit(
-        f"{problem}; {proposal.words}", field=proposal.field, figures=figures | proposal.values
+        f"{problem} {proposal.sentence}", field=proposal.field, figures=figures | proposal.values
     )
 
 
@@ -237,11 +237,11 @@ class _Proposal:
 
     field: str
     values: dict[str, object]
-    words: str
+    sentence: str
 
 
 def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
-    """The largest micro batch that fits and, by accumulation, leaves the effective batch alone."""
+    """Return the largest micro-batch that fits, with the same effective batch."""
     fields = layout.hyperparameters
     batch = fields.micro_batch_size * fields.gradient_accumulation
     for size in range(fields.micro_batch_size - 1, 0, -1):
@@ -252,14 +252,14 @@ def _smaller_micro_batch(layout: Layout, gpu: GpuType) -> _Proposal | None:
             return _Proposal(
                 "hyperparameters.micro_batch_size",
                 {"micro_batch_size": size, "gradient_accumulation": accumulation},
-                f"a micro batch size of {size} with a gradient accumulation of {accumulation} "
-                "would fit, and trains the same",
+                f"A micro batch size of {size} with a gradient accumulation of {accumulation} "
+                "would fit, with the same effective batch.",
             )
     return None
 
 
 def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
-    """The longest sequence that fits, with the smallest micro batch of the same effective batch."""
+    """Return the longest sequence that fits with the smallest micro-batch."""
     fields = layout.hyperparameters
     batch = fields.micro_batch_size * fields.gradient_accumulation
     size = next(
@@ -284,13 +284,13 @@ def _shorter_sequence(layout: Layout, gpu: GpuType) -> _Proposal | None:
             "micro_batch_size": size,
             "gradient_accumulation": batch // size,
         },
-        f"a max sequence length of {low} would fit, with a micro batch size of {size} and a "
-        f"gradient accumulation of {batch // size}",
+        f"A max sequence length of {low} would fit, with a micro batch size of {size} and a "
+        f"gradient accumulation of {batch // size}.",
     )
 
 
 def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Proposal | None:
-    """The cheapest other GPU type that takes the job as it is."""
+    """Return the cheapest other GPU type that the job fits into."""
     for other in sorted(others, key=lambda each: (each.micros_per_hour, each.name)):
         if other.name == gpu.name or layout.gpu_count > other.max_per_job:
             continue
@@ -298,7 +298,7 @@ def _other_gpu(layout: Layout, gpu: GpuType, others: Sequence[GpuType]) -> _Prop
             return _Proposal(
                 "gpu_type",
                 {"gpu_type": other.name},
-                f"it would fit on {other.title}, with {other.vram_gib:g} GiB",
+                f"It would fit on {other.title}, with {other.vram_gib:g} GiB.",
             )
     return None
 

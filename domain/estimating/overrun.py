@@ -1,4 +1,4 @@
-"""Overrun: by how much a job is past its estimate, and why, from facts in the log."""
+"""Overruns: the excess of a job over its estimate, and its causes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from domain.estimating.estimate import Estimate
 from domain.training.phases import Phase
 
 SLOWER = 1.15
-"""Measured over estimated time from which a pace, or a start, is called slower."""
+"""Ratio of measured to estimated time above which steps or a start count as slow."""
 
 LEAST_START_SECONDS = 10.0
-"""A start that is slower by less explains nothing."""
+"""A start that is slower by less is not a cause."""
 
 
 class Cause(StrEnum):
-    """Why a job is past its estimate."""
+    """Causes of an overrun."""
 
     SLOW_STEPS = "slower_than_estimated"
     SLOW_START = "slow_start"
@@ -30,7 +30,7 @@ class Cause(StrEnum):
 
 
 class Reason(BaseModel):
-    """One cause, with its figures in a sentence."""
+    """A cause, and a sentence with its figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,19 +39,19 @@ class Reason(BaseModel):
 
 
 class Overrun(BaseModel):
-    """What was billed beyond the upper bound, and how late the job is by the clock."""
+    """Time and money beyond the upper bound of an estimate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seconds: int  # billed beyond the estimate's upper bound; 0: only late
-    micros: int  # charged beyond it, less what was credited
-    late_seconds: int  # since the approval, waits and pauses included, beyond that bound
+    seconds: int  # billed beyond the upper bound; 0: the job is only late
+    micros: int  # charged beyond the upper bound, minus credits
+    late_seconds: int  # beyond the upper bound since the approval, waits and pauses included
     reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the log and the measurements say of a job. Durations are seconds."""
+    """Facts about a job from the log and its metrics. Durations are in seconds."""
 
     billed_seconds: float
     cost_micros: int
@@ -63,7 +63,7 @@ class Facts:
 
 
 def overrun(estimate: Estimate, facts: Facts) -> Overrun | None:
-    """By how much and why a job is past its estimate; None if it is within."""
+    """Return the overrun of a job; None if the job is within its estimate."""
     seconds = max(0, round(facts.billed_seconds) - estimate.high_seconds)
     micros = max(0, facts.cost_micros - estimate.high_micros)
     late = max(0, round(facts.since_approval) - estimate.high_seconds)
@@ -91,25 +91,25 @@ def _reasons(estimate: Estimate, facts: Facts) -> Iterator[Reason]:
     if facts.start_seconds is not None and facts.start_seconds > least:
         yield Reason(
             cause=Cause.SLOW_START,
-            sentence=f"Its start took {spoken(facts.start_seconds)}, estimated were "
+            sentence=f"The start took {spoken(facts.start_seconds)} instead of the estimated "
             f"{spoken(start)}.",
         )
     if facts.crashes:
         yield Reason(
             cause=Cause.CRASHES,
-            sentence=f"It crashed {_times(facts.crashes)}; each relaunch starts again and repeats "
-            "the steps since the last checkpoint.",
+            sentence=f"The job crashed {_times(facts.crashes)}. Each relaunch repeats the start "
+            "and the steps since the last checkpoint.",
         )
     if (pauses := facts.launches - 1 - facts.crashes) > 0:
         yield Reason(
             cause=Cause.PAUSES,
-            sentence=f"It was resumed {_times(pauses)}; each resume loads the model again.",
+            sentence=f"The job was resumed {_times(pauses)}. Each resume loads the model again.",
         )
     free = facts.since_approval - facts.billed_seconds
     if free > max(LEAST_START_SECONDS, 0.1 * estimate.high_seconds):
         yield Reason(
             cause=Cause.WAITING,
-            sentence=f"It waited or was paused for {spoken(free)}, free of charge.",
+            sentence=f"The job was queued or paused for {spoken(free)}, free of charge.",
         )
 
 

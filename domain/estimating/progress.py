@@ -1,4 +1,4 @@
-"""Progress: how long a running segment will still take, for those who wait for its GPUs."""
+"""Remaining time of a running segment, for the wait of queued jobs."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from domain.estimating.estimate import Estimate
 from domain.training.phases import Phase
 
 OVERTIME_SHARE = 0.1
-"""What is still expected of a phase that has outlasted its estimate, as a share of the estimate."""
+"""Share of a phase's estimate that is expected to remain after the phase exceeded it."""
 
 PRIOR_SHARE = 0.1
-"""Share of the steps after which what was measured weighs as much as what was estimated."""
+"""Share of the steps after which the measured pace weighs as much as the estimated pace."""
 
 START_UP = (Phase.IMAGE_PULL, Phase.MODEL_LOAD, Phase.DATASET_PREP)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimizer steps done, over all segments. Times count from the binding of the GPUs."""
+    """Optimizer steps of all segments. Times count from the binding of the GPUs."""
 
     done: int = 0
     total: int = 0
-    began_seconds: float | None = None  # when this segment began to train; None: as estimated
-    last_seconds: float | None = None  # when this segment took its last step; None: not measured
+    began_seconds: float | None = None  # start of training in this segment; None: as estimated
+    last_seconds: float | None = None  # last step of this segment; None: not measured
 
 
 def seconds_left(
     estimate: Estimate, elapsed_seconds: float, phase: Phase | None, steps: Steps = Steps()
 ) -> float:
-    """Expected seconds until a segment ends; never negative, and never more between two steps.
+    """Return the expected seconds until a segment ends. They never rise between two steps.
 
-    `estimate` is that of the segment: the approved one or, after a resume, that of the rest.
-    `elapsed_seconds` count from the binding of its GPUs; `phase` is None while it starts up and
-    nobody knows how far it is.
+    `estimate` is the approved estimate or, after a resume, that of the rest. `elapsed_seconds`
+    count from the binding of the GPUs. `phase` is None while the segment starts.
     """
     order = list(Phase)
     here = START_UP if phase is None else (phase,)
@@ -58,10 +57,10 @@ def _typical_seconds(estimate: Estimate, phases: Iterable[Phase]) -> float:
 def _training_left(
     estimate: Estimate, in_phase: float, began_seconds: float, steps: Steps
 ) -> float:
-    """Seconds of the steps that are left, by the estimated pace and that of the steps done.
+    """Return the seconds of the remaining steps, from the estimated and the measured pace.
 
-    They count down from the last step. A step that outlasts its time holds them, at those of the
-    steps after it, until it is done: what it then took changes the pace.
+    They count down from the last step. If a step takes longer than expected, the countdown stops at
+    the time of the steps after it.
     """
     left = max(0, steps.total - steps.done)
     if estimate.total_steps == 0 or left == 0:

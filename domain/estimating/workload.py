@@ -1,4 +1,4 @@
-"""The work of a job in the trainer's own terms, and the seconds of each phase that it comes to."""
+"""The work of a job, and its seconds by phase."""
 
 from __future__ import annotations
 
@@ -36,43 +36,43 @@ from domain.training.precision import Precision
 from domain.training.token_lengths import TokenLengths
 
 KINDS_OF_EXAMPLES = 512
-"""Of a step of more examples than these, sorted by length, one stands for its neighbours."""
+"""Limit of the examples that represent a step. In larger steps, one represents its neighbours."""
 
 
 class Batch(NamedTuple):
-    """Batches of one kind."""
+    """A number of equal batches."""
 
     number: float
-    rows: int  # examples that lie one after the other
-    length: float  # tokens of each, on average
+    rows: int  # examples in each
+    length: float  # mean tokens of an example
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: which examples, on which base, with which settings."""
+    """The work of a job: its examples, base model and hyperparameters."""
 
     shape: ModelShape
     lengths: TokenLengths
     hyperparameters: Hyperparameters
-    sequence_length: int  # tokens that every example is cut to
-    validation: TokenLengths | None = None  # of the user's own file to evaluate on
-    approved_ranks: int | None = None  # that make a full step; None: those that are asked about
+    sequence_length: int  # tokens that every example is truncated to
+    validation: TokenLengths | None = None  # of the validation dataset
+    approved_ranks: int | None = None  # ranks of a full step; None: the ranks of the query
 
     @property
     def held_out(self) -> int:
-        """Examples that are evaluated on, and never trained on."""
+        """Number of evaluated examples, which are never trained on."""
         if self.validation is not None:
             return min(VALIDATION_MAXIMUM, self.validation.examples)
         return held_out_examples(self.lengths.examples)
 
     @property
     def trained_on(self) -> int:
-        """Examples of one epoch; with a validation file all of the dataset."""
+        """Number of examples in one epoch; with a validation dataset, all of the dataset."""
         return self.lengths.examples - (self.held_out if self.validation is None else 0)
 
     @property
     def rendered(self) -> tuple[float, float]:
-        """(examples, tokens) that are rendered and tokenised."""
+        """Examples and tokens that are rendered and tokenised."""
         examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
         if (own := self.validation) is not None:
             examples += self.held_out
@@ -81,37 +81,37 @@ class Work:
 
     @property
     def mean_tokens(self) -> float:
-        """Of an example, after truncation."""
+        """Mean tokens of an example, after truncation."""
         return self.lengths.after_truncation(self.sequence_length) / self.lengths.examples
 
     @property
     def trained_tokens(self) -> int:
-        """That training sees, over all epochs, without padding."""
+        """Tokens of all epochs, without padding."""
         return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
 
     def examples_per_step(self, ranks: int) -> int:
-        """Examples of one full optimizer step, which a resume on other GPUs does not change."""
+        """Return the examples of a full optimizer step, which a resume does not change."""
         return self.hyperparameters.examples_per_step(self.approved_ranks or ranks)
 
     def total_steps(self, ranks: int) -> int:
-        """Optimizer steps of all epochs."""
+        """Return the optimizer steps of all epochs."""
         steps_per_epoch = math.ceil(self.trained_on / self.examples_per_step(ranks))
         return self.hyperparameters.epochs * steps_per_epoch
 
     def evaluations(self, ranks: int) -> int:
-        """Evaluations between the steps; that of the end is a phase of its own."""
+        """Return the number of evaluations between steps, without the final one."""
         return max(0, self.total_steps(ranks) - 1) // self.hyperparameters.evaluation_steps
 
     def checkpoints(self, ranks: int) -> int:
-        """Checkpoints of training, where each evaluation between the steps is the best so far."""
+        """Return the largest number of checkpoints, if each evaluation is the best so far."""
         fields, steps = self.hyperparameters, self.total_steps(ranks)
         both = max(0, steps - 1) // math.lcm(fields.save_steps, fields.evaluation_steps)
         return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
 
     def step_batches(self, ranks: int, budget: int) -> list[Batch]:
-        """What each rank runs in a typical step, whose examples are spread as the dataset's are.
+        """Return the batches of a rank in a typical step of the dataset's examples.
 
-        Their numbers are those of the whole job, over all ranks.
+        The number of each batch is that of the whole job, over all ranks.
         """
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
         kinds = min(examples, KINDS_OF_EXAMPLES)
@@ -124,7 +124,7 @@ class Work:
         ]
 
     def evaluation_batches(self) -> list[Batch]:
-        """Batches of the examples that are evaluated on, each as many as a micro batch has."""
+        """Return the batches of the evaluated examples, each of the size of a micro-batch."""
         lengths, size = self.validation or self.lengths, self.hyperparameters.micro_batch_size
         starts = range(0, self.held_out, size)
         rows = [min(size, self.held_out - start) for start in starts]
@@ -134,9 +134,9 @@ class Work:
 
 
 def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:
-    """Seconds of each phase by the constants of `domain.estimating.pricing`, uncalibrated."""
+    """Return the seconds of each phase by the constants of `domain.estimating.pricing`."""
     speed = SPEEDS[gpu.backing]
-    weights = 2 * work.shape.parameters  # as they lie in the store
+    weights = 2 * work.shape.parameters  # bytes in the model store
     adapter = adapter_parameters(work.shape, work.hyperparameters)
     examples, tokens = work.rendered
     load = speed.load_seconds + weights / speed.load_bytes_per_second
@@ -149,20 +149,17 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
         + PREP_EXAMPLE_SECONDS * examples
         + PREP_TOKEN_SECONDS * tokens,
         Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
-        # The base alone, and with its adapter.
+        # Without and with the adapter.
         Phase.EVALUATION: EVALUATION_SECONDS + 2 * _scoring_seconds(work, gpu, ranks, fit, speed),
         Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
     }
 
 
 def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """Micro batches of every epoch, spread over the ranks, and what else comes with the steps.
-
-    That is each step's end, checkpoints and evaluations.
-    """
+    """Return the seconds of all steps, with their checkpoints and evaluations."""
     fields = work.hyperparameters
     batches = work.step_batches(ranks, fit.batch_tokens)
-    seconds = sum(each.number * _there_and_back(work, gpu, fit, speed, each) for each in batches)
+    seconds = sum(each.number * _batch_seconds(work, gpu, fit, speed, each) for each in batches)
     share, compiling = _compiled(work, ranks, fit, speed)
     steps = work.total_steps(ranks)
     checkpoint = CHECKPOINT_BYTES * adapter_parameters(work.shape, fields) / COPY_BYTES_PER_SECOND
@@ -176,7 +173,7 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
 
 
 def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, float]:
-    """(time as a share of that of eager layers, seconds of compiling), as the trainer decides."""
+    """Return the ratio of the time to that of eager layers, and the seconds of compiling."""
     eager = ranks > 1 or fit.precision is Precision.NF4 or fit.gradient_checkpointing
     long = work.shape.parameters * work.trained_tokens >= COMPILED_WORK
     if speed.compiled is None or eager or not long:
@@ -185,7 +182,7 @@ def _compiled(work: Work, ranks: int, fit: Fit, speed: Speed) -> tuple[float, fl
 
 
 def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed) -> float:
-    """One forward pass over the examples that are evaluated on."""
+    """Return the seconds of one forward pass over the evaluated examples."""
     launching = _launching_seconds(work, speed) / 3
     dequantising = _dequantising_seconds(work, fit, speed)
     seconds = sum(
@@ -196,8 +193,8 @@ def _scoring_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spee
     return seconds / _speed_up(ranks, speed)
 
 
-def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
-    """Seconds of a micro batch: forward, backward, and forward again under checkpointing."""
+def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batch) -> float:
+    """Return the seconds of a batch: forward, backward, and forward again with checkpointing."""
     operations = _forward(work, batch) + _backward(work, batch)
     launching = _launching_seconds(work, speed)
     passes = 2
@@ -213,13 +210,13 @@ def _there_and_back(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Bat
 
 
 def _launching_seconds(work: Work, speed: Speed) -> float:
-    """Of all kernels of a micro batch, there and back, however little they have to do."""
+    """Return the seconds to launch all kernels of a batch, forward and backward."""
     modules = len(work.hyperparameters.target_modules)
     return work.shape.layers * (speed.layer_seconds + modules * speed.module_seconds)
 
 
 def _adapted_elements(work: Work) -> int:
-    """Inputs and outputs of all adapted modules: what one token leaves and finds in memory."""
+    """Return the inputs and outputs of all adapted modules, for one token."""
     linears = work.shape.linears
     return work.shape.layers * sum(
         sum(linears[name]) for name in work.hyperparameters.target_modules
@@ -227,7 +224,7 @@ def _adapted_elements(work: Work) -> int:
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:
-    """Kernels of a GPU are launched while earlier ones compute: the slower of both decides."""
+    """Return the duration. A GPU launches kernels while earlier ones compute."""
     return max(computing, launching) if speed.overlaps else computing + launching
 
 
@@ -236,7 +233,7 @@ def _computing(operations: float, gpu: GpuType, speed: Speed) -> float:
 
 
 def _dequantising_seconds(work: Work, fit: Fit, speed: Speed) -> float:
-    """Of one pass over the layers: each 4-bit module becomes bf16 again, whatever the batch."""
+    """Return the seconds to dequantise all 4-bit modules once."""
     if fit.precision is not Precision.NF4:
         return 0.0
     return linear_parameters(work.shape) / speed.dequantised_per_second
@@ -247,10 +244,10 @@ def _speed_up(ranks: int, speed: Speed) -> float:
 
 
 def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
-    """Operations of a micro batch's forward pass.
+    """Return the operations of a batch's forward pass.
 
-    Two for each parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), and those of
-    attention.
+    These are two per parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), and
+    those of attention.
     """
     shape = work.shape
     parameters = linear_parameters(shape) + adapter_parameters(shape, work.hyperparameters)
@@ -260,7 +257,7 @@ def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
 
 
 def _backward(work: Work, batch: Batch) -> float:
-    """Operations of its backward pass: to every activation, but only to the adapter's weights."""
+    """Return the operations of a batch's backward pass. Frozen weights have no gradients."""
     shape = work.shape
     parameters = linear_parameters(shape) + _head_parameters(shape)
     parameters += 2 * adapter_parameters(shape, work.hyperparameters)
@@ -269,13 +266,13 @@ def _backward(work: Work, batch: Batch) -> float:
 
 
 def _head_parameters(shape: ModelShape) -> float:
-    """Of the head, at the share of the columns that it runs at."""
+    """Return the head's parameters, times the share of the tokens that it runs on."""
     return LABEL_SHARE * shape.vocab_size * shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: float) -> float:
-    """Operations a token of both matrix products of attention, forward.
+    """Return the forward operations per token of both matrix products of attention.
 
-    It is causal, so that a token sees half of the row on average.
+    Attention is causal, so that a token attends to half of the row on average.
     """
     return 2 * shape.layers * shape.attention_heads * shape.head_dim * length

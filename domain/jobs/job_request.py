@@ -29,7 +29,7 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request failed; `field` is what the refusal is about, if it is about one."""
+    """Refusal of a request. `field` is the invalid field, if there is one."""
 
     code: str
     message: str
@@ -37,7 +37,7 @@ class Refusal:
 
 
 class JobRequest(Aggregate):
-    """An order that waits for its files, free of charge, and ends as a job or without one."""
+    """A job that waits for its files, free of charge."""
 
     TOPIC: ClassVar[str] = "JobRequest"
 
@@ -76,7 +76,7 @@ class JobRequest(Aggregate):
 
     @classmethod
     def ordered(cls, job_id: UUID, account_id: UUID, choices: Choices, order: Order) -> JobRequest:
-        """An open request for the job with this id; a blank region or GPU type is left open."""
+        """Return an open request for a job. The region and the GPU type may be empty."""
         return cls._create(
             cls.JobRequested,
             id=job_request_id(job_id),
@@ -121,7 +121,7 @@ class JobRequest(Aggregate):
 
     @property
     def choices(self) -> Choices:
-        """The choices as the use cases take them; GPUs that are left open are blank."""
+        """The choices. An omitted region or GPU type is empty."""
         dataset_id, base_model, gpu_count, validation_dataset_id = self._chosen
         recorded = dict(self.hyperparameters)
         modules = recorded.pop("target_modules")
@@ -142,7 +142,7 @@ class JobRequest(Aggregate):
         return self.status is RequestStatus.VALIDATING_FILES
 
     def approve(self) -> None:
-        """End the request with its job; raises WrongState if it ended without one."""
+        """End the request with its job. Raises WrongState if it ended otherwise."""
         if self.status is not RequestStatus.APPROVED:
             self._require_open("approved")
             self.trigger_event(self.JobRequestApproved, job_id=self.job_id)
@@ -168,7 +168,7 @@ class JobRequest(Aggregate):
         self.refusal = Refusal(code, message, field)
 
     def cancel(self) -> None:
-        """End the request as its owner asked; once. Raises WrongState if it ended otherwise."""
+        """Cancel the request. Raises WrongState if it ended otherwise."""
         if self.status is not RequestStatus.CANCELLED:
             self._require_open("cancelled")
             self.trigger_event(self.JobRequestCancelled, job_id=self.job_id)
@@ -179,4 +179,4 @@ class JobRequest(Aggregate):
 
     def _require_open(self, command: str) -> None:
         if not self.is_open:
-            raise WrongState(f"the job is {self.status}; it cannot be {command}")
+            raise WrongState(f"The job is {self.status} and cannot be {command}.")

@@ -1,4 +1,4 @@
-"""Cautions: hyperparameters that are possible and rarely train anything useful."""
+"""Warnings about valid hyperparameters that rarely train a useful model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from domain.training.hyperparameters import Hyperparameters
 
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
 LEAST_MULTIPLE = 0.01
-"""Of the default learning rate. A rate given as `learning_rate_multiplier` is far below it."""
+"""Smallest usual multiple of the default learning rate. A rate that was entered as
+`learning_rate_multiplier` is far below it."""
 
 HIGHEST_LEARNING_RATE = 5e-3
 HIGHEST_DROPOUT = 0.5
@@ -14,7 +15,7 @@ HIGHEST_SCALE = 16
 
 
 def cautions(chosen: Hyperparameters) -> list[str]:
-    """Sentences for the owner before an approval, and after it; empty for usual choices."""
+    """Return warnings for the owner of a job; none for usual values."""
     return [
         caution
         for caution in (
@@ -28,13 +29,13 @@ def cautions(chosen: Hyperparameters) -> list[str]:
 
 
 def _low_learning_rate(rate: float) -> str | None:
-    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # without the dust of the division
+    multiple = round(rate / DEFAULT_LEARNING_RATE, 12)  # removes floating-point errors
     if multiple >= LEAST_MULTIPLE:
         return None
     return (
         f"The learning rate {rate:g} is {multiple:.3g} times the default of "
         f"{DEFAULT_LEARNING_RATE:g}. Below {LEAST_MULTIPLE:g} times, training changes almost "
-        "nothing and is billed all the same. `learning_rate_multiplier` is a multiple of the "
+        "nothing but is still billed. `learning_rate_multiplier` is a multiple of the "
         "default, not a rate."
     )
 

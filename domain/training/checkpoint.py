@@ -1,4 +1,4 @@
-"""What a job has saved: where it can be taken up again, how it is known, and what is kept."""
+"""Checkpoints: their state hashes, resume certificates and pruning."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pydantic import BaseModel, ConfigDict
 from domain.core.counts import Count
 
 KEPT_NEWEST = 2
-"""Checkpoints of an unfinished job that are kept because they are new: one may be damaged."""
+"""Newest checkpoints of an unfinished job that are kept. The last one may be damaged."""
 
 
 def checkpoint_model(model: str, step: int) -> str:
-    """The name under which a checkpoint of a job answers; `model` is that of the job's model."""
+    """Return the model name of a deployed checkpoint. `model` is the name of the job's model."""
     return f"{model}:ckpt-step-{step}"
 
 
 class StateHashes(BaseModel):
-    """sha256 of a trainer's live state, by its parts."""
+    """SHA-256 hashes of the parts of a trainer's state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str  # of the adapter
     optimizer: str
     random: str  # of every rank
-    position: str  # in the data: seed, epoch, step and the plan
+    position: str  # in the data: seed, epoch, step and plan
 
     def differing(self, other: StateHashes) -> tuple[str, ...]:
-        """Names of the parts whose hashes differ."""
+        """Return the names of the parts whose hashes differ."""
         return tuple(
             name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
         )
 
 
 class ModeDifference(BaseModel):
-    """A setting of the execution in which a resumed segment differs from its checkpoint."""
+    """A setting of the execution that changed between a checkpoint and its resume."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,16 +47,16 @@ class ModeDifference(BaseModel):
 
 
 class RejectionReason(StrEnum):
-    """Why a checkpoint could not be resumed from."""
+    """Reasons why a segment could not resume from a checkpoint."""
 
     MISSING = "missing"
-    CORRUPT = "corrupt"  # a file, or the manifest, is not what was stored
-    UNREADABLE = "unreadable"  # by another rank, or so before every file was held to its hash
-    STATE_DIFFERS = "state_differs"  # restored, its state is not the one that was saved
+    CORRUPT = "corrupt"  # the hash of a file or of the manifest differs
+    UNREADABLE = "unreadable"  # by a rank
+    STATE_DIFFERS = "state_differs"  # the restored state differs from the saved state
 
 
 class ResumeCertificate(BaseModel):
-    """Proof that a segment resumed from a checkpoint with the state that was saved in it."""
+    """Proof that a segment restored the state that was saved in a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +65,7 @@ class ResumeCertificate(BaseModel):
     state: StateHashes  # computed again after the restore
     unchecked: tuple[str, ...]  # parts of the state without a hash to compare with
     ranks: int
-    differences: tuple[ModeDifference, ...]  # in how the segment computes
+    differences: tuple[ModeDifference, ...]  # in the execution
 
 
 class SavedCheckpoint(BaseModel):
@@ -75,9 +75,9 @@ class SavedCheckpoint(BaseModel):
 
     segment: Count
     step: Count  # optimizer steps done
-    train_loss: float  # of this step: mean over its label tokens, nats
-    eval_loss: float | None = None  # nats per label token of the held-out examples, if evaluated
-    elapsed_seconds: Count  # of its segment, up to the state that it has
+    train_loss: float  # of this step, in nats per label token
+    eval_loss: float | None = None  # of the held-out examples, if evaluated
+    elapsed_seconds: Count  # of its segment, up to this state
     ref: str  # artifact prefix; <ref>/manifest.json names every file with its sha256
     manifest_sha256: str
     total_bytes: int
@@ -85,16 +85,16 @@ class SavedCheckpoint(BaseModel):
 
 
 class Evaluated(Protocol):
-    """What may have a held-out loss."""
+    """An object that may have a held-out loss."""
 
     @property
     def eval_loss(self) -> float | None:
-        """Nats per label token; None: it was not evaluated."""
+        """Loss in nats per label token; None: not evaluated."""
         ...
 
 
 class Stored(Evaluated, Protocol):
-    """A checkpoint, known by its artifact prefix."""
+    """A checkpoint with an artifact prefix."""
 
     @property
     def ref(self) -> str:
@@ -107,15 +107,15 @@ S = TypeVar("S", bound=Stored)
 
 
 def best(saved: Iterable[E]) -> E | None:
-    """That with the lowest held-out loss, the first of equals; None if none was evaluated."""
+    """Return the first one with the lowest held-out loss; None if none was evaluated."""
     scored = [(each.eval_loss, each) for each in saved if each.eval_loss is not None]
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 def superfluous(saved: Sequence[S], newest: int, kept_refs: Collection[str] = ()) -> list[S]:
-    """Which of a job's checkpoints, oldest first, nobody needs any more.
+    """Return the checkpoints that can be pruned. `saved` is sorted from the oldest to the newest.
 
-    Kept are the `newest` ones, the best by held-out loss, and those with one of `kept_refs`.
+    The `newest` ones, the one with the lowest held-out loss, and those in `kept_refs` are kept.
     """
     kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
     if (lowest := best(saved)) is not None:

@@ -1,4 +1,4 @@
-"""Phases of a segment, in order; the meter charges each, and the estimate has a line for each."""
+"""Phases of a segment."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a pod is doing."""
+    """Phases of a segment, in order."""
 
-    IMAGE_PULL = "image_pull"  # until the trainer's program is loaded: image, process, imports
+    IMAGE_PULL = "image_pull"  # until the trainer's program is loaded, with its imports
     MODEL_LOAD = "model_load"
     DATASET_PREP = "dataset_prep"
     TRAINING = "training"

@@ -1,4 +1,4 @@
-"""Precision: how the base's weights are held, and which numbers a segment computes with."""
+"""Precisions of the base model, and dtypes of computations."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """How the base's weights are held while the adapter trains."""
+    """Precision of the base's weights in memory."""
 
     BF16 = "bf16"
     FLOAT32 = "float32"
-    NF4 = "nf4"  # 4-bit QLoRA; what is not quantised is held in the dtype
+    NF4 = "nf4"  # 4-bit QLoRA; other weights are in the dtype
 
 
 class Dtype(StrEnum):
-    """Numbers that a segment computes with, chosen by what its hardware multiplies natively."""
+    """Dtype of a segment's computations. Its hardware multiplies it natively."""
 
     BF16 = "bf16"
     FLOAT32 = "float32"
 
     @property
     def bytes(self) -> int:
-        """Bytes of a number."""
+        """Size in bytes."""
         return 2 if self is Dtype.BF16 else 4
 
     @property
     def full(self) -> Precision:
-        """The precision of a base that is not quantised."""
+        """Precision of a base without quantisation."""
         return Precision(self.value)

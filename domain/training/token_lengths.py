@@ -1,4 +1,4 @@
-"""How long a dataset's examples are in tokens: a histogram that truncation can be read from."""
+"""Histograms of a dataset's examples by their length in tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from itertools import accumulate, islice
 from pydantic import BaseModel, ConfigDict
 
 GROWTH = 1.15
-"""How much longer each bucket's bound is than the one before."""
+"""Ratio of a bucket's bound to the previous one."""
 LONGEST_BOUND = 2**20
-"""The last bound; it is the longest example that a job may ask for."""
+"""The last bound, which is the largest `max_sequence_length`."""
 
 
 def _bounds() -> tuple[int, ...]:
@@ -24,13 +24,13 @@ def _bounds() -> tuple[int, ...]:
 
 
 BOUNDS = _bounds()
-"""0, 1, 2, ... and from 14 on 15% apart: no more than 100 buckets, and one for what is beyond."""
+"""Bounds 0, 1, 2, ..., which are 15% apart from 14 on. One more bucket has longer examples."""
 
 
 class Bucket(BaseModel):
-    """The examples of more than `above` and at most `up_to` tokens, and their tokens together.
+    """Number and tokens of the examples with more than `above` and at most `up_to` tokens.
 
-    An example without any token is among those of the first bucket.
+    The first bucket includes examples without tokens.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class Bucket(BaseModel):
 
 
 class TokenLengths(BaseModel):
-    """Lengths of all examples under one tokenizer, nothing truncated; no bucket is empty."""
+    """Lengths of all examples under one tokenizer, without truncation. No bucket is empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class TokenLengths(BaseModel):
 
     @classmethod
     def of_counts(cls, lengths: Mapping[int, int]) -> TokenLengths:
-        """Count examples that are given as a number for each length."""
+        """Count examples, given as their number by length."""
         sizes: dict[int, list[int]] = {}  # bucket -> [examples, tokens]
         longest = 0
         for length, examples in lengths.items():
@@ -85,19 +85,18 @@ class TokenLengths(BaseModel):
         )
 
     def after_truncation(self, limit: int) -> int:
-        """Tokens of all examples if each is cut to its first `limit` tokens.
+        """Return the tokens of all examples if each is truncated to its first `limit` tokens.
 
-        Exact but for the bucket that the limit falls into, of which the middle between the least
-        and the most is taken: no further from the truth than an eighth of the bucket's width for
-        each of its examples, which is under 2% of the tokens in that one bucket.
+        The result is exact except for the bucket of the limit, where it is the mean of the least
+        and the most possible tokens. The error is below 2% of the tokens in that bucket.
         """
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
     def longer_than(self, limit: int) -> int:
-        """Examples of more than `limit` tokens: those that a limit truncates.
+        """Return the number of examples with more than `limit` tokens.
 
-        Exact but for the bucket that the limit falls into, whose lengths are taken as spread evenly
-        around its mean; at least one if the longest example is.
+        The result is exact except for the bucket of the limit, whose lengths are assumed to be
+        uniform around its mean. It is at least 1 if the longest example exceeds the limit.
         """
         if self.longest <= limit:
             return 0
@@ -106,9 +105,9 @@ class TokenLengths(BaseModel):
         return max(1, round(found))
 
     def quantiles(self, shares: Iterable[float], limit: int) -> list[float]:
-        """Lengths, cut to `limit`, below which given shares (0 to 1, ascending) of examples lie.
+        """Return the quantiles of the lengths at ascending shares (0 to 1), truncated to `limit`.
 
-        Within a bucket lengths are taken as spread evenly around its mean.
+        The lengths in a bucket are assumed to be uniform around its mean.
         """
         ends = list(accumulate(bucket.examples for bucket in self.buckets))
         found: list[float] = []
@@ -122,20 +121,20 @@ class TokenLengths(BaseModel):
 
 
 class LabelTokens(BaseModel):
-    """Where the trainable tokens of a dataset are: those that the assistant says.
+    """Positions of a dataset's trainable tokens, which are those of the assistant.
 
-    A token at position p (from 1) survives a truncation to `limit` tokens if p <= limit.
+    Truncation to `limit` tokens keeps a token at position p (from 1) if p <= limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     positions: TokenLengths  # of every trainable token
     first: TokenLengths  # of the first trainable token of each example that has one
-    least: tuple[int, ...]  # the two smallest of `first`, exactly; fewer if there are fewer
+    least: tuple[int, ...]  # the exact two smallest of `first`, or fewer if there are fewer
 
     @classmethod
     def of_counts(cls, positions: Mapping[int, int], first: Mapping[int, int]) -> LabelTokens:
-        """Trainable tokens given as a number for each position, and examples likewise."""
+        """Count trainable tokens by position, and examples by their first trainable position."""
         least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
         return cls(
             positions=TokenLengths.of_counts(positions),
@@ -145,26 +144,26 @@ class LabelTokens(BaseModel):
 
     @property
     def tokens(self) -> int:
-        """All trainable tokens."""
+        """Number of trainable tokens."""
         return self.positions.examples
 
     def kept(self, limit: int) -> int:
-        """Trainable tokens that a truncation leaves; exact but for the bucket of the limit."""
+        """Return the trainable tokens after truncation. Exact except for the limit's bucket."""
         if not self.least or limit < self.least[0]:
             return 0
         return max(1, self.positions.examples - self.positions.longer_than(limit))
 
     def teaching(self, limit: int) -> int:
-        """Examples that keep a trainable token; exact up to two, else but for one bucket."""
+        """Return the number of examples that keep a trainable token. Up to two, it is exact."""
         exact = sum(each <= limit for each in self.least)
         return exact if exact < 2 else max(2, self.first.examples - self.first.longer_than(limit))
 
 
 def _kept(bucket: Bucket, limit: int) -> float:
-    """Tokens that truncation leaves of a bucket.
+    """Return the tokens of a bucket after truncation.
 
-    Inside the bucket they rise with the limit on a concave curve, so not below the straight line
-    between its ends; and no example keeps more than the limit, or than it has.
+    As a function of the limit they are concave, so the straight line between the bucket's bounds is
+    a lower bound. The upper bound is the limit for each example.
     """
     if bucket.up_to <= limit:
         return bucket.tokens
@@ -177,7 +176,7 @@ def _kept(bucket: Bucket, limit: int) -> float:
 
 
 def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
-    """Share (0 to 1) of a bucket's examples that are longer than a limit."""
+    """Return the share (0 to 1) of a bucket's examples that are longer than a limit."""
     if bucket.up_to <= limit:
         return 0.0
     if limit <= bucket.above:
@@ -186,12 +185,12 @@ def _share_above(bucket: Bucket, limit: int, longest: int) -> float:
     low, high = _spread(known, 0.0), _spread(known, 1.0)
     if low == high:
         return float(limit < low)
-    # Whole numbers from low to high.
+    # Lengths are whole numbers from low to high.
     return min(1.0, max(0.0, (high - limit) / (high - low + 1)))
 
 
 def _spread(bucket: Bucket, share: float) -> float:
-    """Length at a share (0 to 1) of a bucket: even around its mean, and within its bounds."""
+    """Return the quantile of a bucket at a share (0 to 1), uniform around its mean."""
     mean = bucket.tokens / bucket.examples
     reach = min(mean - bucket.above, bucket.up_to - mean)
     return mean + (2 * share - 1) * reach

@@ -1,4 +1,4 @@
-"""What a job was approved for."""
+"""The plan of a job, which its owner approved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from domain.training.truncation import Truncation
 
 
 class ValidationFile(BaseModel):
-    """The user's own examples to evaluate on, as they were approved."""
+    """The validation dataset of a plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,15 +25,15 @@ class ValidationFile(BaseModel):
 
 @dataclass(frozen=True)
 class Order:
-    """What a job is asked for beside what has a price."""
+    """Options of a job that do not affect its price."""
 
-    suffix: str | None = None  # a part of its model's name
-    deploy: bool = False  # its model, as soon as it is registered
-    request_sha256: str | None = None  # what asked for it; None: the choices tell requests apart
+    suffix: str | None = None  # a part of the model's name
+    deploy: bool = False  # deploy the model as soon as it is registered
+    request_sha256: str | None = None  # hash of the request; None: compare the choices
 
 
 class TrainingPlan(BaseModel):
-    """What was approved: data, base, GPUs and hyperparameters, with the rate frozen."""
+    """The data, base model, GPUs, hyperparameters and rate of an approved job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,9 +49,9 @@ class TrainingPlan(BaseModel):
     gpu_count: int
     rate_micros_per_hour: int  # of all its GPUs
     catalog_version: str
-    # As recorded: today's bounds must not make yesterday's jobs unreadable.
+    # Not validated, so that a job stays readable if the bounds change.
     hyperparameters: dict[str, JsonValue]
-    # Decided by the memory fit, from the choices and the dataset.
+    # Results of the memory fit.
     precision: Precision
     gradient_checkpointing: bool
     dtype: Dtype | None = None  # computed with; None: what the trainer's machine is good at
@@ -62,7 +62,7 @@ class TrainingPlan(BaseModel):
 
     @property
     def choices(self) -> tuple[object, ...]:
-        """What the user chose; all else in a plan follows from it and from the catalog's state."""
+        """The user's choices, from which the rest of the plan is derived."""
         return (
             self.dataset_id,
             self.validation.dataset_id if self.validation else None,
@@ -70,20 +70,19 @@ class TrainingPlan(BaseModel):
             self.region,
             self.gpu_type,
             self.gpu_count,
-            # With today's defaults for what the plan was approved without: a repeated command of
-            # before has the same choices.
+            # Includes the defaults of unset fields, as in `Choices.recorded`.
             self.lora.model_dump(mode="json"),
         )
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about the plan for its owner."""
+        """Warnings about the plan for its owner."""
         truncation = self.truncation and self.truncation.warning
         return [*([truncation] if truncation else []), *cautions(self.lora)]
 
     @property
     def lora(self) -> Hyperparameters:
-        """The hyperparameters, trusted as they were recorded."""
+        """The hyperparameters, without validation."""
         recorded = dict(self.hyperparameters)
         modules = recorded.pop("target_modules")
         assert isinstance(modules, list)

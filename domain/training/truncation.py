@@ -1,4 +1,4 @@
-"""Truncation: what a maximum sequence length cuts off a dataset, and what is left to learn."""
+"""Truncation of a dataset to a maximum sequence length."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from domain.core.errors import Invalid
 from domain.training.token_lengths import LabelTokens, TokenLengths
 
 WARN_SHARE = 0.05
-"""Share of truncated examples above which an owner is warned."""
+"""Share of truncated examples above which the owner gets a warning."""
 
 
 class Truncation(BaseModel):
-    """The effect of cutting every example of a dataset to its first `limit` tokens.
+    """The effect of truncating every example of a dataset to its first `limit` tokens.
 
-    Figures come from histograms: they are exact but for the bucket that the limit falls into.
+    The figures come from histograms and are exact except for the bucket of the limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,13 +22,13 @@ class Truncation(BaseModel):
     limit: int
     examples: int
     truncated: int
-    trainable_tokens: int | None  # before the cut; None: not counted
-    kept_tokens: int | None  # trainable tokens after the cut
+    trainable_tokens: int | None  # before truncation; None: not counted
+    kept_tokens: int | None  # trainable tokens after truncation
     teaching: int | None  # examples that keep a trainable token; the others are dropped
 
     @classmethod
     def of(cls, lengths: TokenLengths, limit: int) -> Truncation:
-        """The effect of a limit on a dataset."""
+        """Return the effect of a limit on a dataset."""
         labels = lengths.labels
         return cls(
             limit=limit,
@@ -41,7 +41,7 @@ class Truncation(BaseModel):
 
     @property
     def warning(self) -> str | None:
-        """A sentence for the owner if more than 5% of the examples are cut."""
+        """A warning for the owner if more than 5% of the examples are truncated."""
         if self.truncated <= WARN_SHARE * self.examples:
             return None
         cut = (
@@ -70,16 +70,15 @@ def require_trainable(
 ) -> None:
     """Raise Invalid if fewer than `least_examples` keep a trainable token within `limit`.
 
-    Nothing is refused for a dataset whose trainable tokens were not counted. The error's figures
-    have the trainable tokens that are left and, if a longer limit helps, one that truncates nothing
-    of what the base can read.
+    A dataset whose trainable tokens were not counted is accepted. The error's figures have the
+    remaining trainable tokens and, if a longer limit helps, the length of the longest example.
     """
     if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:
         return
     if labels.teaching(lengths.longest) < least_examples:
         raise Invalid(
-            f"the {name} has trainable tokens in {labels.teaching(lengths.longest)} examples; "
-            f"at least {least_examples} are needed",
+            f"The {name} has trainable tokens in {labels.teaching(lengths.longest)} examples, but "
+            f"at least {least_examples} are needed. Add examples with assistant messages.",
             field=name.replace(" ", "_"),
             figures={"trainable_tokens": labels.tokens},
         )
@@ -95,23 +94,23 @@ def _nothing_left(
     name: str,
 ) -> Invalid:
     left = (
-        f"cut to {limit:,} tokens, the {name}'s {lengths.examples:,} examples keep "
+        f"Truncated to {limit:,} tokens, the {name}'s {lengths.examples:,} examples keep "
         f"{labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
     )
     if found := labels.teaching(limit):
-        left += f", in {found} example; at least {least_examples} are needed"
+        left += f", in {found} example, but at least {least_examples} examples are needed"
     figures: dict[str, object] = {"trainable_tokens": labels.kept(limit)}
     longer = min(lengths.longest, context_length)
     if labels.teaching(longer) < least_examples:
         return Invalid(
-            f"{left}. The base reads no more than {context_length:,} tokens at once; choose a base "
-            "with a longer context, or shorten the examples",
+            f"{left}. The context of the base has {context_length:,} tokens. Choose a base with a "
+            "longer context, or shorten the examples.",
             field=name.replace(" ", "_"),
             figures=figures,
         )
     return Invalid(
         f"{left}. Choose a max sequence length of {longer:,}, the length of the longest example "
-        "that the base can read",
+        "that fits into the context of the base.",
         field="hyperparameters.max_sequence_length",
         figures=figures | {"max_sequence_length": longer},
     )

@@ -1,4 +1,4 @@
-"""The use cases of account holders and operators: load aggregates, act, save once."""
+"""Use cases of accounts, API keys, datasets and base models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 
 
 class EcoLink:
-    """Every command that a person can give. Each runs inside `because(cause)`."""
+    """Use cases of account holders and operators. Each runs inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
 
     def open_account(self, account_id: UUID, role: Role, time_zone: str = "UTC") -> Account:
-        """Open an account; one that is open already stays as it is."""
+        """Open an account, or return the existing one."""
         account = self.log.find(Account, account_id)
         if account is None:
             account = Account.open(account_id, role, time_zone)
@@ -32,7 +32,7 @@ class EcoLink:
         return account
 
     def grant_credit(self, account_id: UUID, amount_micros: int, reference: str) -> Account:
-        """Give an account credit, once for each reference."""
+        """Grant credit to an account, once for each reference."""
 
         def attempt() -> Account:
             account = self.log.load(Account, account_id)
@@ -43,9 +43,9 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
-        """Add a confirmed payment to a balance; the same payment again adds nothing.
+        """Add a confirmed payment to a balance, once.
 
-        Raises CommandReused when the payment is another account's, or was of another amount.
+        Raises CommandReused if the payment was recorded for another account or amount.
         """
 
         def attempt() -> Account:
@@ -62,7 +62,7 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def issue_key(self, account_id: UUID) -> tuple[ApiKey, str]:
-        """Make an API key; returns it and its secret, which nobody can read again."""
+        """Issue an API key. Returns it with its secret, which is not stored."""
         account = self.log.load(Account, account_id)
         secret = new_secret()
         key = ApiKey.issue(account_id, account.role, secret)
@@ -70,12 +70,12 @@ class EcoLink:
         return key, secret
 
     def revoke_key(self, account_id: UUID, key_id: UUID) -> ApiKey:
-        """End a key; it is refused from the next call on. Raises NotFound, also for another's."""
+        """Revoke a key. Raises NotFound if the account has no such key."""
 
         def attempt() -> ApiKey:
             key = self.log.find(ApiKey, key_id)
             if key is None or key.account_id != account_id:
-                raise NotFound(f"no key {key_id}")
+                raise NotFound(f"Unknown API key {key_id}. See `ecolink keys list`.")
             key.revoke()
             self.log.commit(key)
             return key
@@ -83,11 +83,11 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def authenticate(self, secret: str) -> ApiKey | None:
-        """The key with this secret, if it was issued and not revoked."""
+        """Return the valid key with this secret, or None."""
         return self.valid_key(api_key_id(secret_sha256(secret)))
 
     def valid_key(self, key_id: UUID) -> ApiKey | None:
-        """The key with this id, if it was issued and not revoked."""
+        """Return the key with this id if it was issued and not revoked, otherwise None."""
         key = self.log.find(ApiKey, key_id)
         return key if key is not None and not key.revoked else None
 
@@ -100,20 +100,24 @@ class EcoLink:
         total_bytes: int,
         options: UploadOptions = UploadOptions(),
     ) -> Dataset:
-        """Record a file that is whole in the artifact store; its validation begins.
+        """Record a file that is complete in the artifact store. Its validation begins.
 
-        The same id again makes nothing new: the first file counts, and other content is refused.
+        A repeated id returns the existing dataset. Raises CommandReused if its content differs.
         """
 
         def attempt() -> Dataset:
             existing = self.log.find(Dataset, dataset_id)
             if existing is not None:
                 if existing.upload_sha256 != sha256:
-                    raise CommandReused("this idempotency key was used for a different file")
+                    raise CommandReused(
+                        "The idempotency key was used for another file. Use a new key."
+                    )
                 if existing.options != options:
-                    raise CommandReused("this idempotency key was used with different options")
+                    raise CommandReused(
+                        "The idempotency key was used with other options. Use a new key."
+                    )
                 if existing.status is DatasetStatus.DELETED:
-                    raise WrongState("the file of this idempotency key was deleted; use another")
+                    raise WrongState("The file of this idempotency key was deleted. Use a new key.")
                 return existing
             dataset = Dataset.uploaded(dataset_id, account_id, ref, sha256, total_bytes, options)
             self.log.commit(dataset)
@@ -122,15 +126,15 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def ignore_tools(self, account_id: UUID, dataset_id: UUID) -> Dataset:
-        """Confirm that jobs train on a dataset without the tools that its lines define.
+        """Confirm that jobs ignore the tool definitions of a dataset.
 
-        Raises NotFound, also for another's, and WrongState unless it is ready.
+        Raises NotFound if the account has no such dataset, and WrongState if it is not valid.
         """
 
         def attempt() -> Dataset:
             dataset = self.log.find(Dataset, dataset_id)
             if dataset is None or dataset.account_id != account_id:
-                raise NotFound(f"no dataset {dataset_id}")
+                raise _unknown_dataset(dataset_id)
             dataset.ignore_tools()
             self.log.commit(dataset)
             return dataset
@@ -138,16 +142,15 @@ class EcoLink:
         return self.log.retrying(attempt)
 
     def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
-        """Give a file up; `used_by` are the jobs on it that are not over. Twice is once.
+        """Delete a dataset. `used_by` are its unfinished jobs.
 
-        A job approved at this very moment does not see it, and fails, at no cost, when it would be
-        launched.
+        A job that is approved at the same time fails at its launch, free of charge.
         """
 
         def attempt() -> None:
             dataset = self.log.load(Dataset, dataset_id)
             if dataset.account_id != account_id:
-                raise NotFound(f"no dataset {dataset_id}")
+                raise _unknown_dataset(dataset_id)
             dataset.delete(used_by)
             self.log.commit(dataset)
 
@@ -163,7 +166,7 @@ class EcoLink:
         context_length: int,
         shape: ModelShape,
     ) -> BaseModel:
-        """Offer a base model that is complete in the model store."""
+        """Record a base model that is complete in the model store."""
         content = (ref, manifest_sha256, architecture, parameters, context_length, shape)
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None:
@@ -172,3 +175,7 @@ class EcoLink:
             base.revise(*content)
         self.log.commit(base)
         return base
+
+
+def _unknown_dataset(dataset_id: UUID) -> NotFound:
+    return NotFound(f"Unknown dataset {dataset_id}. See `ecolink datasets list`.")

@@ -1,4 +1,4 @@
-"""Deploying: the use cases that have bases, models and checkpoints served, and that end it."""
+"""Use cases that deploy, undeploy and delete base models, models and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from domain.jobs.job import MODEL_DELETED, Job
 from domain.training.checkpoint import SavedCheckpoint, checkpoint_model
 
 Adapters = Callable[[], int]
-"""How many adapters are served from a base."""
+"""Returns the number of adapters that are served on a base."""
 
 Uses = Callable[[], Sequence[str]]
-"""What uses a base, each as a phrase for its operator: unfinished jobs, and adapters served."""
+"""Returns the uses of a base in words: its unfinished jobs and its served adapters."""
 
 
 class Deploying:
-    """The use cases of a model's owner, and of the operator. Each runs inside `because(cause)`."""
+    """Use cases of a model's owner and of operators. Each runs inside `because(cause)`."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
     def deploy_base(self, name: str) -> Deployment:
-        """Have a base answer requests, as it is in the model store; jobs may then fine-tune it."""
+        """Deploy a base from the model store. Jobs can then fine-tune it."""
 
         def attempt() -> Deployment:
             base = self._log.find(BaseModel, base_model_id(name))
             if base is None or base.deleted:
-                raise NotFound(f"no base model {name!r}; it has to be imported first")
+                raise NotFound(f"Unknown base model {name!r}. Import it first.")
             deployment = base_deployment(self._log, base)
             self._log.commit(deployment)
             return deployment
@@ -40,32 +40,29 @@ class Deploying:
         return self._log.retrying(attempt)
 
     def undeploy_base(self, name: str, adapters: Adapters) -> Deployment:
-        """Have a base answer no more; refused while adapters are served from it."""
+        """Undeploy a base. Raises WrongState while adapters on it are served."""
 
         def refuse_in_use() -> None:
             if (count := adapters()) > 0:
                 raise WrongState(
-                    f"{name} serves {count} adapter{'s' if count > 1 else ''}; undeploy "
-                    f"{'them' if count > 1 else 'it'} first",
+                    f"{name} serves {count} adapter{'s' if count > 1 else ''}. Undeploy "
+                    f"{'them' if count > 1 else 'it'} first.",
                     figures={"adapters": count},
                 )
 
         return self._undeploy(PLATFORM_ACCOUNT_ID, name, refuse_in_use)
 
     def delete_base(self, name: str, uses: Uses) -> None:
-        """Delete a base, and have it answer no more; refused while anything uses it. Once.
-
-        Raises NotFound, and WrongState with the list of what uses it.
-        """
+        """Undeploy and delete a base. Raises NotFound, and WrongState while it is used."""
 
         def attempt() -> None:
             base = self._log.find(BaseModel, base_model_id(name))
             if base is None or base.deleted:
-                raise NotFound(f"no base model {name!r}")
+                raise NotFound(f"Unknown base model {name!r}. See `ecolink models list`.")
             if found := uses():
                 raise WrongState(
                     f"{name} is in use: {'; '.join(found)}. Cancel these jobs and undeploy these "
-                    "models first",
+                    "models first.",
                     figures={"uses": list(found)},
                 )
             base.delete()
@@ -77,7 +74,7 @@ class Deploying:
         self._log.retrying(attempt)
 
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
-        """Have the model that a job registered, or was promoted to, answer requests."""
+        """Deploy the model of a job."""
 
         def attempt() -> Deployment:
             job = self._own_job(account_id, job_id)
@@ -89,7 +86,7 @@ class Deploying:
         return self._log.retrying(attempt)
 
     def deploy_checkpoint(self, account_id: UUID, job_id: UUID, step: int) -> Deployment:
-        """Have a checkpoint that a job holds answer requests, under a name of its own."""
+        """Deploy a checkpoint of a job, under its own name."""
 
         def attempt() -> Deployment:
             job = self._own_job(account_id, job_id)
@@ -107,7 +104,7 @@ class Deploying:
         return self._log.retrying(attempt)
 
     def delete_model(self, account_id: UUID, job_id: UUID) -> None:
-        """Delete a job's model and checkpoints; what of it is deployed answers no more. Once."""
+        """Undeploy and delete the model and all checkpoints of a job."""
 
         def attempt() -> None:
             job = self._own_job(account_id, job_id)
@@ -122,7 +119,7 @@ class Deploying:
         self._log.retrying(attempt)
 
     def redeploy(self, account_id: UUID, model: str) -> Deployment:
-        """Have a name answer again that did before; raises NotFound if it never did."""
+        """Deploy a name again. Raises NotFound if it was never deployed."""
         adapter = self._own(account_id, model).weights.adapter
         assert adapter is not None, "an account deploys adapters only"
         if adapter.step is None:
@@ -130,7 +127,7 @@ class Deploying:
         return self.deploy_checkpoint(account_id, adapter.job_id, adapter.step)
 
     def undeploy(self, account_id: UUID, model: str) -> Deployment:
-        """Have one's model or checkpoint answer no more."""
+        """Undeploy a model or a checkpoint of an account."""
         return self._undeploy(account_id, model, lambda: None)
 
     def _undeploy(self, account_id: UUID, model: str, require: Callable[[], None]) -> Deployment:
@@ -147,18 +144,18 @@ class Deploying:
     def _own(self, account_id: UUID, model: str) -> Deployment:
         deployment = self._log.find(Deployment, deployment_id(account_id, model))
         if deployment is None:
-            raise NotFound(f"{model} was never deployed")
+            raise NotFound(f"{model} was never deployed. See `ecolink models list`.")
         return deployment
 
     def _own_job(self, account_id: UUID, job_id: UUID) -> Job:
         job = self._log.find(Job, job_id)
         if job is None or job.account_id != account_id:
-            raise NotFound(f"no job {job_id}")
+            raise NotFound(f"Unknown job {job_id}. See `ecolink jobs list`.")
         return job
 
 
 def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
-    """The deployment of a base as it is in the model store, wanted and not saved yet."""
+    """Return an unsaved deployment of a base from the model store."""
     weights = Weights(
         base_model=base.name,
         base_ref=base.ref,
@@ -169,13 +166,13 @@ def base_deployment(log: EventLog, base: BaseModel) -> Deployment:
 
 
 def model_deployment(log: EventLog, job: Job) -> Deployment:
-    """The deployment of a job's model, wanted and not saved yet; raises WrongState without one."""
+    """Return an unsaved deployment of a job's model. Raises WrongState if it has no model."""
     if job.model_deleted:
         raise WrongState(MODEL_DELETED)
     if (model := job.model) is None:
         raise WrongState(
-            f"the job is {job.status} and has no model yet; it has one when it is registered, and "
-            "what a cancelled or failed job had saved can be promoted to one"
+            f"The job is {job.status} and has no model. Wait until it is registered, or promote "
+            "the checkpoint of a cancelled or failed job."
         )
     weights = _weights(job, model.adapter_ref, model.manifest_sha256, step=None)
     return _wanted(log, job.account_id, model.name, weights)
@@ -185,30 +182,27 @@ def require_base(log: EventLog, job: Job) -> None:
     """Raise WrongState unless the base that a job trained on has an active deployment."""
     name = job.plan.base_model
     if (reason := why_not_served(log, name, job.plan.base_manifest_sha256)) is not None:
-        raise WrongState(f"an adapter needs its base, and {name} {reason}")
+        raise WrongState(f"The adapter needs its base model. {reason}")
 
 
 def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None:
-    """What keeps a base, with this content, from being served; None if it has an active deployment.
-
-    It reads on from the base's name.
-    """
+    """Return why a base with this content is not served; None if its deployment is active."""
     deployment = log.find(Deployment, deployment_id(PLATFORM_ACCOUNT_ID, name))
     if deployment is None or deployment.status is DeploymentStatus.UNDEPLOYED:
-        return "is not deployed; an operator can deploy it"
+        return f"{name} is not deployed. Ask your operator to deploy it."
     if deployment.status is DeploymentStatus.FAILED:
-        return "could not be deployed; an operator can see why, and deploy it again"
+        return f"{name} could not be deployed. Ask your operator to deploy it again."
     if deployment.weights.base_manifest_sha256 != manifest_sha256:
-        return "is deployed with other content, which was imported under its name at another time"
+        return f"{name} is deployed with other content, from another import. Ask your operator."
     if deployment.status is DeploymentStatus.DEPLOYING:
-        return "is still being deployed; try again in a moment"
+        return f"{name} is still being deployed. Try again in a moment."
     return None
 
 
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
-    """Refs of a job's checkpoints that must be kept: from being deployed until being undeployed.
+    """Return the refs of a job's checkpoints that must be kept until they are undeployed.
 
-    One that could not be served is kept as well, so that it can be deployed again.
+    They include those of failed deployments, which can be deployed again.
     """
     ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
     deployments = [log.find(Deployment, each) for each in ids]
@@ -222,7 +216,7 @@ def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
 
 
 def _checkpoint_names(job: Job) -> list[str]:
-    """Names under which what a job holds may be deployed; a step may have been saved twice."""
+    """Return the model names of a job's checkpoints, without duplicates of a step."""
     return sorted({checkpoint_model(job.model_name, each.step) for each in job.checkpoints})
 
 
@@ -235,7 +229,7 @@ def _wanted(log: EventLog, account_id: UUID, model: str, weights: Weights) -> De
 
 
 def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weights:
-    """An adapter of a job, on the base that it was trained on."""
+    """Return the weights of an adapter of a job, on its base."""
     return Weights(
         base_model=job.plan.base_model,
         base_ref=job.plan.base_ref,
@@ -245,14 +239,14 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
 
 
 def _checkpoint(job: Job, step: int) -> SavedCheckpoint:
-    """The newest checkpoint of a step; raises NotFound, or WrongState when all are deleted."""
+    """Return the newest checkpoint of a step. Raises NotFound, or WrongState if all are deleted."""
     if job.model is None and job.retention_ended:
         raise WrongState(
             f"The job's checkpoints were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC and are "
-            "deleted."
+            "deleted. Start a new job."
         )
     found = next((each for each in reversed(job.checkpoints) if each.step == step), None)
     if found is None:
         steps = ", ".join(str(each.step) for each in job.checkpoints) or "none"
-        raise NotFound(f"the job holds no checkpoint of step {step}; it holds: {steps}")
+        raise NotFound(f"The job has no checkpoint of step {step}. Available: {steps}.")
     return found

@@ -1,4 +1,4 @@
-"""Launching a job and what follows: the gates, approve, pause, resume, cancel, promote."""
+"""Use cases of jobs: request, approve, pause, resume, cancel and promote, with their gates."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
 
 Loads = Callable[[], Sequence[PoolLoad]]
-"""Every GPU pool with what runs and waits there; asked for only when a job would not wait."""
+"""Returns the load of every GPU pool. It is called only if a job must not wait."""
 
-REUSED = "this idempotency key was used for a different job"
+REUSED = "The idempotency key was used for another job. Use a new key."
 
 
 class Launching:
-    """The use cases of a job's owner. Each command runs inside `because(cause)`."""
+    """Use cases of a job's owner. Each command runs inside `because(cause)`."""
 
     def __init__(self, log: EventLog, quoting: Quoting, retention: timedelta) -> None:
         self._log = log
@@ -43,10 +43,10 @@ class Launching:
         loads: Loads,
         order: Order = Order(),
     ) -> Job:
-        """Start a job; the same command key makes the same job, with other choices it is refused.
+        """Approve a job, once for each command key. Raises CommandReused for other choices.
 
-        Two gates stand before it: the balance must cover the estimate's upper bound
-        (InsufficientBalance), and unless `wait`, the GPUs must be free (NoCapacity).
+        Raises InsufficientBalance if the balance is below the estimate's upper bound. Without
+        `wait`, it raises NoCapacity if the GPUs are not free.
         """
         job_id = created_id(account_id, "job", command_key)
 
@@ -66,10 +66,10 @@ class Launching:
         return self._log.retrying(attempt)
 
     def approve_requested(self, job_id: UUID, choices: Choices) -> None:
-        """Start the job of an open request, which ends with it; one that has ended stays as it is.
+        """Approve the job of a request, if the request is open. The job is queued for its GPUs.
 
-        `choices` are the request's, with GPUs where it left them open. The balance gate stands
-        before it: raises InsufficientBalance. The job waits for its GPUs.
+        `choices` are those of the request, with the GPUs that it omitted. Raises
+        InsufficientBalance.
         """
 
         def attempt() -> None:
@@ -79,14 +79,14 @@ class Launching:
             job = self._log.find(Job, job_id)
             if job is None:
                 job = self._gated(job_id, request.account_id, choices, request.order, None)
-            # With an event of its own on the request, a cancellation at this moment is a conflict.
+            # The event of the request makes a simultaneous cancellation a version conflict.
             request.approve()
             self._log.commit(request, job)
 
         self._log.retrying(attempt)
 
     def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
-        """Order a job whose files are not ready; the same command key makes one request."""
+        """Request a job whose files are not validated, once for each command key."""
         job_id = created_id(account_id, "job", command_key)
 
         def attempt() -> None:
@@ -96,7 +96,7 @@ class Launching:
         self._log.retrying(attempt)
 
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:
-        """End an open request with a refusal; one that has ended stays as it is."""
+        """End a request with a refusal, if the request is open."""
 
         def attempt() -> None:
             request = self._request_for(job_id)
@@ -107,7 +107,7 @@ class Launching:
         self._log.retrying(attempt)
 
     def requested(self, account_id: UUID, job_id: UUID) -> JobRequest | None:
-        """An account's request that has no job: it is open, or ended without one."""
+        """Return an account's request that has no job, or None."""
         request = self._request_for(job_id)
         if (
             request is None
@@ -120,7 +120,7 @@ class Launching:
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
     ) -> UUID | None:
-        """The id of the job that the same request ordered before; raises CommandReused."""
+        """Return the id of the job of the same request, or None. Raises CommandReused."""
         job_id = created_id(account_id, "job", command_key)
         existing = self._log.find(Job, job_id) or self._request_for(job_id)
         if existing is None:
@@ -130,7 +130,7 @@ class Launching:
         return job_id
 
     def pause(self, account_id: UUID, job_id: UUID) -> Job:
-        """Save and free the GPUs; raises WrongState with what would work instead."""
+        """Pause a job. Raises WrongState."""
         return self._command(account_id, job_id, lambda job: job.pause())
 
     def resume(
@@ -142,9 +142,9 @@ class Launching:
         loads: Loads,
         gpu_count: int | None = None,
     ) -> Job:
-        """Go on from the latest checkpoint, at today's rate, through both gates anew.
+        """Resume a job from its last checkpoint, at today's rate. Checks both gates again.
 
-        With another `gpu_count` than before (None), what a step trains on stays the same.
+        `gpu_count` changes the number of GPUs but not the examples of a step. None keeps it.
         """
 
         def command(job: Job) -> None:
@@ -162,11 +162,11 @@ class Launching:
         return self._command(account_id, job_id, command)
 
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
-        """Stop for good; what was checkpointed is kept for the retention time."""
+        """Cancel a job. Its checkpoints are kept for the retention time."""
         return self._command(account_id, job_id, lambda job: job.cancel(self._retention))
 
     def cancel_requested(self, account_id: UUID, job_id: UUID) -> None:
-        """Cancel a job that may still be a request; raises NotFound and WrongState."""
+        """Cancel a job or its open request. Raises NotFound and WrongState."""
 
         def attempt() -> None:
             if (request := self.requested(account_id, job_id)) is None:
@@ -178,17 +178,17 @@ class Launching:
         self._log.retrying(attempt)
 
     def promote(self, account_id: UUID, job_id: UUID) -> Job:
-        """Make a registered model of what a cancelled or failed job had checkpointed."""
+        """Make a model of the last checkpoint of a cancelled or failed job."""
         return self._command(account_id, job_id, lambda job: job.promote())
 
     def _command(self, account_id: UUID, job_id: UUID, command: Callable[[Job], None]) -> Job:
         def attempt() -> Job:
             job = self._log.find(Job, job_id)
             if job is None and (request := self.requested(account_id, job_id)) is not None:
-                then = "wait until it is queued" if request.is_open else "create another job"
-                raise WrongState(f"the job is {request.status} and was never approved; {then}")
+                then = "Wait until it is queued." if request.is_open else "Create another job."
+                raise WrongState(f"The job is {request.status} and was never approved. {then}")
             if job is None or job.account_id != account_id:
-                raise NotFound(f"no job {job_id}")
+                raise NotFound(f"Unknown job {job_id}. See `ecolink jobs list`.")
             command(job)
             self._log.commit(job)
             return job
@@ -201,7 +201,7 @@ class Launching:
     def _gated(
         self, job_id: UUID, account_id: UUID, choices: Choices, order: Order, loads: Loads | None
     ) -> Job:
-        """A job that passes the balance gate, and the capacity gate if there are `loads`."""
+        """Return a job that passes the balance gate and, with `loads`, the capacity gate."""
         quote = self._quoting.quote(account_id, choices)
         self._require_balance(account_id, quote.estimate)
         if loads is not None:
@@ -209,13 +209,13 @@ class Launching:
         return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
 
     def _require_balance(self, account_id: UUID, wanted: Estimate) -> None:
-        """The balance gate: raises InsufficientBalance with both figures."""
+        """Raise InsufficientBalance if the balance does not cover an estimate."""
         balance, needed = self._log.load(Account, account_id).balance_micros, wanted.high_micros
         if balance < needed:
             raise InsufficientBalance(
-                f"the balance is {dollars(balance)}, the upper bound of the estimate is "
-                f"{dollars(needed, Toward.UP)}; top up {dollars(needed - balance, Toward.UP)} "
-                "first",
+                f"The balance is {dollars(balance)}, but the upper bound of the estimate is "
+                f"{dollars(needed, Toward.UP)}. Top up {dollars(needed - balance, Toward.UP)} "
+                "first.",
                 figures={
                     "balance_micros": balance,
                     "needed_micros": needed,
@@ -224,7 +224,7 @@ class Launching:
             )
 
     def _require_capacity(self, quote: Quote, loads: Loads) -> None:
-        """The capacity gate; what is free elsewhere is named only if the job would fit there."""
+        """Raise NoCapacity if the GPUs are not free, with other GPUs that the job fits into."""
         plan = quote.plan
         suitable = [
             load
@@ -236,7 +236,10 @@ class Launching:
 
 
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
-    """A request that chooses the GPUs anew each time is known by its own hash alone."""
+    """Raise CommandReused if a job was approved with other choices or another order.
+
+    If the order has a hash of the request, only the hash is compared: the GPUs may differ.
+    """
     same = existing.order == order
     if order.request_sha256 is None:
         same = same and existing.plan.choices == choices.recorded

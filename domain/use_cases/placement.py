@@ -1,4 +1,4 @@
-"""Placement: the region and GPU type of a job that leaves them open."""
+"""Placement: the region and the GPU type of a job that omits them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def cheapest(
 ) -> Choices:
     """Return the choices with the cheapest region and GPU type, where these are empty.
 
-    Of the places that the balance can pay for, free ones come before those with a queue. If it can
-    pay for none, the cheapest place of all is chosen. Raises the DomainError that prevents the job
-    everywhere.
+    GPUs that the balance can pay for come first, and of these, free ones come before those with a
+    queue. If the balance can pay for none, the cheapest ones are chosen. Raises a DomainError if
+    the job cannot run anywhere.
     """
     chosen = [
         load
@@ -55,15 +55,17 @@ def cheapest(
 
 
 def _nowhere(chosen: Sequence[PoolLoad], choices: Choices, names: DisplayNames) -> Invalid:
-    """Return why no place fits: none has such GPUs, or none has enough of them."""
+    """Return the refusal of a job that no region has enough GPUs for."""
     place = names.region(choices.region) if choices.region else "any region"
     kind = names.gpu_type(choices.gpu_type) if choices.gpu_type else None
     if chosen:
         most = max(load.capacity for load in chosen)
         return Invalid(
-            f"a job may use 1 to {most} of {kind or 'any GPU type'} in {place}", field="gpu_count"
+            f"A job cannot use {choices.gpu_count} of {kind or 'any GPU type'} in {place}. Choose "
+            f"1 to {most}.",
+            field="gpu_count",
         )
     return Invalid(
-        f"there is no {kind or 'GPU'} in {place}. The catalog lists what is available",
+        f"There is no {kind or 'GPU'} in {place}. See the catalog for available GPUs.",
         field="gpu_type" if choices.gpu_type or not choices.region else "region",
     )

@@ -1,4 +1,4 @@
-"""Quoting: what a user chose, checked, fitted into the GPUs' memory, and priced."""
+"""Quotes: a user's choices are validated, fitted into the GPUs' memory, and priced."""
 
 from __future__ import annotations
 
@@ -39,31 +39,30 @@ from domain.use_cases.deployments import why_not_served
 T = TypeVar("T")
 
 Calibrations = Callable[[str, str, Precision, int], Calibration]
-"""What finished jobs teach about a base, a GPU type, a precision and a GPU count."""
+"""Returns the calibration for a base model, a GPU type, a precision and a GPU count."""
 
 
 LoadOf = Callable[[str], float | None]
-"""The present load of a host by its name; None if it cannot be known here."""
+"""Returns the current load of a host by its name; None if it is not known."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What the choices come to: the plan, whether and how it fits, and the cost range."""
+    """The plan, the memory fit and the estimate of some choices."""
 
     plan: TrainingPlan
     fit: Fit
     estimate: Estimate
     truncation: Truncation
-    """What the sequence length cuts off the dataset."""
+    """The effect of the sequence length on the dataset."""
     alternatives: frozenset[str]
-    """GPU types that could take the job as it is, its own included."""
+    """GPU types that the job fits into, its own included."""
 
 
 class Quoting:
-    """Prices choices against the log; changes nothing.
+    """Quotes choices. It reads the log and never writes.
 
-    What is asked for again and again, the catalog and the sizes of GPU pools, is read once: make
-    one for each request.
+    It caches the catalog and the GPU pools, so create one for each request.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Quoting:
 
     @property
     def display_names(self) -> DisplayNames:
-        """What people call GPUs and regions, in a refusal's words."""
+        """Display names of GPU types and regions."""
         return self._catalog.display_names
 
     def problems(
@@ -89,7 +88,7 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> list[DomainError]:
-        """What is wrong with the part of a form that could be read; None stands for the rest."""
+        """Return the problems of the valid fields of a form. Invalid fields are None."""
         problems: list[DomainError] = []
         if dataset_id is not None:
             _attempt(problems, lambda: self._dataset(account_id, dataset_id))
@@ -106,10 +105,10 @@ class Quoting:
     def quote(
         self, account_id: UUID, choices: Choices, *, approved: TrainingPlan | None = None
     ) -> Quote:
-        """Check the choices, decide the precision and price them.
+        """Validate the choices, decide the precision and estimate the job.
 
-        What was `approved` keeps its precision: a checkpoint of one does not continue in the other.
-        Raises the one DomainError that stands against them, or SeveralProblems.
+        An `approved` plan keeps its precision, because its checkpoints require it. Raises a
+        DomainError, or SeveralProblems.
         """
         problems: list[DomainError] = []
         if approved is None:
@@ -117,7 +116,7 @@ class Quoting:
         else:
             dataset = _attempt(problems, lambda: self._dataset(account_id, choices.dataset_id))
         validation = _attempt(problems, lambda: self._validation(account_id, choices, dataset))
-        # What was approved on a base goes on also where that serves no more.
+        # An approved job continues even if its base is no longer served.
         find_base = self._base if approved else self._served_base
         base = _attempt(problems, lambda: find_base(choices.base_model))
         self._check_gpus(problems, choices.region, choices.gpu_type, choices.gpu_count)
@@ -135,7 +134,7 @@ class Quoting:
         choices: Choices,
         approved: TrainingPlan | None,
     ) -> Quote:
-        """The quote for choices that exist."""
+        """Return the quote for valid choices."""
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
         gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
         if approved is not None and approved.dtype is not None:
@@ -177,7 +176,7 @@ class Quoting:
         )
 
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
-        """GPU types of which some region has enough for one such job."""
+        """Return the GPU types that some region has enough of."""
         return [
             self._known(regions[0], each)
             for each in catalog.gpu_types.values()
@@ -192,9 +191,9 @@ class Quoting:
         ]
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
-        """What the rest of a job comes to today; raises the problem that stands against it.
+        """Return today's quote for the rest of a job. Raises DomainError.
 
-        `gpu_count` is how many GPUs it goes on with; None: with as many as it had.
+        `gpu_count` is the new number of GPUs. None keeps it.
         """
         plan = job.plan
         choices = Choices(
@@ -223,16 +222,18 @@ class Quoting:
             or dataset.account_id != account_id
             or dataset.status is DatasetStatus.DELETED
         ):
-            raise NotFound(f"no dataset {dataset_id}", field=field)
+            raise NotFound(
+                f"Unknown dataset {dataset_id}. See `ecolink datasets list`.", field=field
+            )
         if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
             raise WrongState(
-                f"the {field.replace('_', ' ')} is {dataset.status}; it must be ready_for_training",
+                f"The {field.replace('_', ' ')} is {dataset.status}, not ready_for_training.",
                 field=field,
             )
         return dataset
 
     def _trainable(self, account_id: UUID, choices: Choices) -> Dataset:
-        """The dataset of choices; raises Invalid for one that no job may train on."""
+        """Return the dataset of some choices. Raises Invalid if no job may train on it."""
         dataset = self._dataset(account_id, choices.dataset_id)
         has_validation = choices.validation_dataset_id is not None
         obstacle = dataset.trainability.obstacle(has_validation=has_validation)
@@ -243,9 +244,9 @@ class Quoting:
     def _validation(
         self, account_id: UUID, choices: Choices, dataset: Dataset | None
     ) -> Dataset | None:
-        """The user's own examples to evaluate on, if there are; they must not be those trained on.
+        """Return the validation dataset, if there is one. Raises Invalid if it is the dataset.
 
-        What an adapter has learned by heart says nothing of what it will do elsewhere.
+        The loss on memorised examples says nothing about other examples.
         """
         if (validation_id := choices.validation_dataset_id) is None:
             return None
@@ -254,18 +255,18 @@ class Quoting:
             raise Invalid(obstacle, field="validation_dataset")
         if validation_id == choices.dataset_id or (dataset and found.sha256 == dataset.sha256):
             raise Invalid(
-                "the validation dataset has the very examples that are trained on; choose another, "
-                "or none to have a part of the dataset held out",
+                "The validation dataset is the training dataset. Choose another one, or none to "
+                "hold out a part of the dataset.",
                 field="validation_dataset",
             )
         return found
 
     def _served_base(self, name: str) -> BaseModel:
-        """A base that new jobs may train on: its deployment is active."""
+        """Return a base that is deployed, so that new jobs may train on it."""
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
-                f"{name} {reason}; choose a base whose deployment is active",
+                f"{reason} You can also choose another base.",
                 field="base_model",
             )
         return base
@@ -274,11 +275,14 @@ class Quoting:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None or base.deleted:
             raise Invalid(
-                f"unknown base model {name!r}; see `ecolink models list`",
+                f"Unknown base model {name!r}. See `ecolink models list`.",
                 field="base_model",
             )
         if not self._catalog.is_eligible(name):
-            raise Invalid(f"{name} is not offered for fine-tuning", field="base_model")
+            raise Invalid(
+                f"{name} is not available for fine-tuning. See `ecolink models list`.",
+                field="base_model",
+            )
         return base
 
     def _check_gpus(
@@ -288,7 +292,7 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> None:
-        """The GPUs exist, and the region has enough of them at all; None was not chosen."""
+        """Add a problem if the region does not have such GPUs, or not enough. None is skipped."""
         catalog = self._catalog
         kind = place = None
         if gpu_type is not None:
@@ -301,20 +305,21 @@ class Quoting:
         if capacity == 0:
             problems.append(
                 Invalid(
-                    f"{place.title} has no {kind.title}; the catalog has what there is",
+                    f"{place.title} has no {kind.title}. See the catalog for available GPUs.",
                     field="gpu_type",
                 )
             )
         elif not 1 <= gpu_count <= (most := min(capacity, kind.max_per_job)):
             problems.append(
                 Invalid(
-                    f"a job may use 1 to {most} of {kind.title} in {place.title}",
+                    f"A job cannot use {gpu_count} of {kind.title} in {place.title}. Choose 1 to "
+                    f"{most}.",
                     field="gpu_count",
                 )
             )
 
     def _capacity(self, region: str, gpu_type: str) -> int:
-        """How many there are at all, by what the launchers say."""
+        """Return the capacity of a GPU pool, as the launchers reported it."""
         pool = self._pool(region, gpu_type)
         return 0 if pool is None else pool.capacity
 
@@ -325,12 +330,12 @@ class Quoting:
         return self._pools[place]
 
     def _machine(self, region: str, gpu_type: str) -> Machine | None:
-        """The machine behind a CPU-backed type in a region, as far as it is known."""
+        """Return the machine behind a CPU-backed type in a region; None if it is not known."""
         pool = self._pool(region, gpu_type)
         return None if pool is None else pool.machine
 
     def _conditions(self, choices: Choices, fit: Fit) -> Conditions | None:
-        """The machine of a CPU-backed type now; None of a GPU, or where it is not known."""
+        """Return the conditions of a CPU-backed type; None for a GPU or an unknown machine."""
         machine = self._machine(choices.region, choices.gpu_type)
         if machine is None:
             return None
@@ -341,7 +346,7 @@ class Quoting:
         )
 
     def _known(self, region: str, gpu: GpuType) -> GpuType:
-        """A GPU type with the dtype that its machine in a region is good at."""
+        """Return a GPU type with the dtype of its machine in a region."""
         machine = self._machine(region, gpu.name)
         if machine is None or gpu.dtype is not None:
             return gpu
@@ -353,7 +358,7 @@ class Quoting:
 
 
 def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
-    """What is found, or None with its problem noted."""
+    """Return the result of `find`, or None after adding its problem."""
     try:
         return find()
     except DomainError as problem:
@@ -362,7 +367,7 @@ def _attempt(problems: list[DomainError], find: Callable[[], T]) -> T | None:
 
 
 def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
-    """The fit of a job's rest is in the precision in which it began."""
+    """Return the fit with the precision of an approved plan."""
     if approved is None:
         return fit
     kept = {"precision", "gradient_checkpointing", "batch_tokens"}
@@ -371,7 +376,7 @@ def _as_approved(fit: Fit, approved: TrainingPlan | None) -> Fit:
 
 
 def _sources(dataset: Dataset, validation: Dataset | None, base: BaseModel) -> dict[str, Any]:
-    """What is trained on, as a plan pins it: places and hashes."""
+    """Return the references and hashes of the datasets and the base, for a plan."""
     own = validation
     return {
         "dataset_id": dataset.id,
@@ -391,7 +396,7 @@ def _work(
     fields: Hyperparameters,
     approved: TrainingPlan | None,
 ) -> Work:
-    """What is to be done; raises what keeps its lengths in tokens from being known."""
+    """Return the work of a job. Raises DomainError if its tokens are not counted."""
     shape, lengths = base.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
@@ -399,9 +404,9 @@ def _work(
 
 
 def _require_trainable(work: Work) -> None:
-    """Raise Invalid where truncation leaves too little to learn, or to evaluate on.
+    """Raise Invalid if truncation leaves too few examples.
 
-    Without a validation dataset one example is trained on and one is held out.
+    Without a validation dataset, a job needs one example to train on and one held-out example.
     """
     limit, context = work.sequence_length, work.shape.context_length
     if work.validation is None:
@@ -412,14 +417,18 @@ def _require_trainable(work: Work) -> None:
 
 
 def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
-    """The dataset's lengths in the base's tokens; raises what keeps them from being known."""
+    """Return the dataset's lengths in tokens of the base. Raises DomainError."""
     name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
-        raise Invalid(f"{base.name} cannot read this {name}: {reason}", field=field)
+        raise Invalid(
+            f"{base.name} cannot count the tokens of this {name}. {reason} Choose another base or "
+            "dataset.",
+            field=field,
+        )
     counted = dataset.counted.get(base.name)
     if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
         raise WrongState(
-            f"the {name}'s tokens are still being counted for {base.name}; try again in a moment",
+            f"The {name}'s tokens are still being counted for {base.name}. Try again in a moment.",
             field=field,
         )
     return counted.lengths

@@ -100,7 +100,7 @@ class Serving:
         deployment = model_deployment(self._log, job)
         base = job.plan.base_model
         if (reason := why_not_served(self._log, base, job.plan.base_manifest_sha256)) is not None:
-            deployment.fail("base_not_deployed", f"An adapter needs its base, and {base} {reason}.")
+            deployment.fail("base_not_deployed", f"The adapter needs its base model. {reason}")
         return [deployment]
 
     def on_deployment_changed(self, event: Event) -> Sequence[Aggregate]:

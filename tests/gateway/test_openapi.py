@@ -84,7 +84,6 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_what_an_event_says_is_what_its_schema_says(path: Path, document: dict[str, Any]) -> None:
-    """Also of an event of an earlier version, as it is read today."""
     event = MAPPER.to_domain_event(stored(path))
     assert isinstance(event, Event)
     fields = json.loads(EventAnswer.of(Recorded(1, event), None).model_dump_json())["fields"]

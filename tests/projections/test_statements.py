@@ -223,7 +223,7 @@ def test_a_reference_never_becomes_a_formula(
     story.open_account(1000)
     with because(Cause("operator", "credit", NOW)):
         account = story.account
-        # As it could be stored before references had a rule.
+        # Triggered directly, because `grant_credit` refuses such a reference.
         account.trigger_event(Account.CreditGranted, amount_micros=1, reference=reference)
         log.commit(account)
     fold(BILLING_LEDGER)

@@ -11,7 +11,6 @@ from domain.billing.account import Account
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment, Receipt
 from domain.core.aggregate import because, current_cause
 from domain.core.errors import CommandReused, InsufficientBalance, Invalid
-from domain.core.event_log import EventLog, PydanticMapper
 from tests.command_context import NOW
 from tests.domain.examples import ACCOUNT_ID, JOB_ID, account, happened
 
@@ -57,15 +56,6 @@ def test_a_credit_with_other_spaces_in_its_reference_is_the_same_one() -> None:
     given.grant_credit(500, "demo credit")
     assert given.balance_micros == 500
     assert list(given.references) == ["demo credit"]
-
-
-def test_a_credit_from_before_references_had_a_rule_still_counts_once() -> None:
-    given = account()
-    given.trigger_event(Account.CreditGranted, amount_micros=500, reference="=old  credit")
-    given.grant_credit(500, "=old  credit")
-    assert given.balance_micros == 500
-    with pytest.raises(CommandReused):
-        given.grant_credit(600, "=old  credit")
 
 
 def test_leases_hold_a_part_of_the_balance() -> None:
@@ -184,17 +174,6 @@ def test_a_snapshot_is_the_account() -> None:
     given.watch_runway(1, LOW_SECONDS)
     happened(given)
     assert Account.Snapshot.take(given).mutate(None) == given
-
-
-def test_a_snapshot_from_before_the_warning_existed_is_read() -> None:
-    given = account(1000)
-    mapper = PydanticMapper(EventLog().construct_transcoder())
-    row = mapper.to_stored_event(Account.Snapshot.take(given))
-    assert row.state.count(b'"low":false,') == 1
-    old = replace(row, state=row.state.replace(b'"low":false,', b""))
-    snapshot = mapper.to_domain_event(old)
-    assert isinstance(snapshot, Account.Snapshot)
-    assert snapshot.mutate(None) == given
 
 
 def payment(amount_micros: int, provider: str = "manual") -> Payment:

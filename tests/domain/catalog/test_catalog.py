@@ -150,41 +150,38 @@ def test_an_event_keeps_the_capacity_that_it_told_of() -> None:
 
 def test_a_type_that_a_region_has_is_not_withdrawn() -> None:
     given = catalog()
-    with pytest.raises(Invalid, match="local has cpu; declare a capacity of 0 there first"):
+    with pytest.raises(Invalid) as refusal:
         given.withdraw_gpu_type("cpu")
+    assert refusal.value.field == "gpu_type"
     given.declare_capacity("local", "cpu", 0)
     given.withdraw_gpu_type("cpu")
     assert given.region("local").capacity == {}
 
 
 @pytest.mark.parametrize(
-    ("command", "field", "message"),
+    ("command", "field"),
     [
-        (lambda given: given.gpu_type("h900"), "gpu_type", "no GPU type 'h900'; .*: cpu, l4"),
-        (lambda given: given.region("moon"), "region", "no region 'moon'; choose from: local"),
-        (lambda given: given.rate_micros_per_hour("cpu", 3), "gpu_count", "1 to 2 of CPU"),
-        (lambda given: given.rate_micros_per_hour("cpu", 0), "gpu_count", "1 to 2 of CPU"),
-        (lambda given: given.rate_micros_per_hour("tpu", 1), "gpu_type", "no GPU type 'tpu'"),
-        (lambda given: given.declare_capacity("moon", "cpu", 1), "region", "no region"),
-        (lambda given: given.declare_capacity("local", "tpu", 1), "gpu_type", "no GPU type"),
-        (lambda given: given.declare_capacity("local", "cpu", -1), "capacity", "0 to"),
+        (lambda given: given.gpu_type("h900"), "gpu_type"),
+        (lambda given: given.region("moon"), "region"),
+        (lambda given: given.rate_micros_per_hour("cpu", 3), "gpu_count"),
+        (lambda given: given.rate_micros_per_hour("cpu", 0), "gpu_count"),
+        (lambda given: given.rate_micros_per_hour("tpu", 1), "gpu_type"),
+        (lambda given: given.declare_capacity("moon", "cpu", 1), "region"),
+        (lambda given: given.declare_capacity("local", "tpu", 1), "gpu_type"),
+        (lambda given: given.declare_capacity("local", "cpu", -1), "capacity"),
         (
             lambda given: given.offer_region(LOCAL.model_copy(update={"capacity": {"tpu": 1}})),
             "gpu_type",
-            "no GPU type 'tpu'",
         ),
         (
             lambda given: given.offer_gpu_type(L4.model_copy(update={"name": "l4-new"})),
             "device_names",
-            "l4 has the device name 'NVIDIA L4' already",
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(
-    command: Callable[[Catalog], Any], field: str, message: str
-) -> None:
+def test_an_inconsistent_entry_is_refused(command: Callable[[Catalog], Any], field: str) -> None:
     given = catalog()
-    with pytest.raises(Invalid, match=message) as refusal:
+    with pytest.raises(Invalid) as refusal:
         command(given)
     assert refusal.value.field == field
     assert happened(given) == []
@@ -208,7 +205,7 @@ def test_a_name_is_what_can_be_typed(name: str) -> None:
         lambda: given.offer_region(LOCAL.model_copy(update={"name": name})),
         lambda: given.list_base(TINY.model_copy(update={"name": name})),
     ):
-        with pytest.raises(Invalid, match="is no name") as refusal:
+        with pytest.raises(Invalid) as refusal:
             command()
         assert refusal.value.field == "name"
 
@@ -216,14 +213,15 @@ def test_a_name_is_what_can_be_typed(name: str) -> None:
 def test_a_base_without_parameters_is_refused() -> None:
     given = catalog()
     shape = TINY_SHAPE.model_copy(update={"kv_heads": 0})
-    with pytest.raises(Invalid, match="kv_heads"):
+    with pytest.raises(Invalid) as refusal:
         given.list_base(TINY.model_copy(update={"shape": shape}))
+    assert refusal.value.field == "kv_heads"
 
 
 def test_what_is_not_there_is_not_withdrawn() -> None:
     given = catalog()
     for command in (given.withdraw_gpu_type, given.withdraw_region, given.delist_base):
-        with pytest.raises(NotFound, match="'moon'"):
+        with pytest.raises(NotFound):
             command("moon")
     assert happened(given) == []
 

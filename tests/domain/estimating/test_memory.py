@@ -225,7 +225,7 @@ def test_the_first_setting_that_fits_is_taken(
 
 
 def test_a_target_module_that_the_base_lacks_is_refused_with_those_it_has() -> None:
-    with pytest.raises(Invalid, match=r"no linear layer wqkv; it has down_proj, .*v_proj") as no:
+    with pytest.raises(Invalid, match="wqkv") as no:
         decide(LLAMA2_7B, lora(8, target_modules=["wqkv", "q_proj"]), 512, gpu(80.0), 1, [])
     assert no.value.field == "hyperparameters.target_modules"
 
@@ -266,13 +266,12 @@ def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
         gpu(80.0, name="single", micros_per_hour=1_000_000, max_per_job=1),
         gpu(24.0, name="l4", title="NVIDIA L4 24 GB", micros_per_hour=700_000),
     ]
-    said = "NVIDIA L4 24 GB has 24 GiB; it would fit on NVIDIA A100 80 GB, with 80 GiB"
-    with pytest.raises(DoesNotFit, match=said) as no:
+    with pytest.raises(DoesNotFit) as no:
         decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others)
     assert no.value.figures is not None
     assert no.value.figures["gpu_type"] == "a100-80"
     assert (no.value.field, no.value.code) == ("gpu_type", "invalid")
-    with pytest.raises(DoesNotFit, match="no setting and no other GPU type") as no:
+    with pytest.raises(DoesNotFit) as no:
         decide(LLAMA31_70B, DEFAULTS, 2048, others[3], 2, others[3:])
     assert no.value.field == "base_model"
 
@@ -280,27 +279,21 @@ def test_then_the_cheapest_gpu_type_that_takes_the_job_and_its_count() -> None:
 # --- The banner ---
 
 
-def test_the_banner_says_why() -> None:
-    full, checkpointed, quantised, both = (
-        decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib), 1, []).banner
-        for vram_gib in (80.0, 18.0, 14.0, 8.0)
-    )
-    assert full.startswith("The base fits in full precision (bf16), without 4-bit quantisation: ")
-    assert full.endswith(" of 80 GiB on each GPU.")
-    assert "Gradient checkpointing is on, because the job would need" in checkpointed
-    assert quantised.startswith("4-bit QLoRA is used: in full precision (bf16) the job would need")
-    assert "checkpointing" not in quantised
-    assert "4-bit QLoRA" in both
-    assert "Gradient checkpointing" in both
-
-
-def test_the_banner_says_in_which_precision_a_cpu_was_reckoned_with() -> None:
+@pytest.mark.parametrize(("backing", "dtype"), [("nvidia", "bf16"), ("cpu", "float32")])
+def test_the_banner_names_the_precision(backing: str, dtype: str) -> None:
     full, quantised = (
-        decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib, backing="cpu"), 1, []).banner
+        decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib, backing=backing), 1, []).banner
         for vram_gib in (80.0, 14.0)
     )
-    assert full.startswith("The base fits in full precision (float32), without")
-    assert quantised.startswith("4-bit QLoRA is used: in full precision (float32) the job would")
+    assert dtype in full
+    assert "QLoRA" not in full
+    assert "QLoRA" in quantised
+
+
+def test_the_banner_mentions_checkpointing_if_it_is_on() -> None:
+    for vram_gib in (80.0, 18.0, 14.0, 8.0):
+        fit = decide(LLAMA2_7B, lora(16, 2), 512, gpu(vram_gib), 1, [])
+        assert ("checkpointing" in fit.banner) is fit.gradient_checkpointing
 
 
 @pytest.mark.parametrize("precision", Precision)

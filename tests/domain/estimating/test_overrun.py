@@ -60,8 +60,8 @@ def test_the_sentences_have_the_figures() -> None:
     )
     assert found is not None
     slow, crashed = (each.sentence for each in found.reasons)
-    assert slow == "Steps take 2.0 s each, 2.6 times the estimated 0.8 s."
-    assert crashed.startswith("It crashed 2 times; each relaunch starts again")
+    assert all(figure in slow for figure in ("2.0 s", "2.6 times", "0.8 s"))
+    assert "2 times" in crashed
 
 
 def test_a_job_that_only_waited_is_late_and_costs_no_more() -> None:

@@ -128,7 +128,7 @@ def test_pause_paid_time_that_ends_meanwhile_is_still_the_owners_pause() -> None
 def test_pause_after_a_cancel_it_is_refused() -> None:
     given = running()
     given.cancel(RETENTION)
-    with pytest.raises(WrongState, match="being cancelled"):
+    with pytest.raises(WrongState):
         given.pause()
 
 
@@ -270,7 +270,7 @@ def test_resume_while_it_is_about_to_pause_it_is_refused() -> None:
     resume(given)
     given.allocate_segment(2)
     given.pause()
-    with pytest.raises(WrongState, match="about to pause"):
+    with pytest.raises(WrongState):
         resume(given)
 
 
@@ -279,7 +279,7 @@ def test_resume_while_it_is_being_cancelled_it_is_refused() -> None:
     resume(given)
     given.allocate_segment(2)
     given.cancel(RETENTION)
-    with pytest.raises(WrongState, match="being cancelled"):
+    with pytest.raises(WrongState):
         resume(given)
 
 

@@ -50,7 +50,7 @@ def test_a_request_ends_in_one_way(end: Command, topic: str, status: RequestStat
     assert not given.is_open
     for other, its_topic, _ in ENDS:
         if its_topic != topic:
-            with pytest.raises(WrongState, match=status):
+            with pytest.raises(WrongState):
                 other(given)
     assert happened(given) == []
 

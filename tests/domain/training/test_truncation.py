@@ -24,9 +24,6 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused_with_one_that_does() -
     with pytest.raises(Invalid) as refused:
         require_trainable(counted([(64, 20)] * 40), 32, 2048, 2)
     error = refused.value
-    assert error.message.startswith(
-        "cut to 32 tokens, the dataset's 40 examples keep 0 of 800 trainable tokens"
-    )
     assert error.field == "hyperparameters.max_sequence_length"
     assert error.figures == {"trainable_tokens": 0, "max_sequence_length": 64}
     require_trainable(counted([(64, 20)] * 40), 64, 2048, 2)
@@ -34,25 +31,26 @@ def test_a_length_that_leaves_nothing_to_learn_is_refused_with_one_that_does() -
 
 def test_one_example_is_too_few_to_train_on_and_to_hold_out() -> None:
     lengths = counted([(64, 20)] * 40 + [(30, 5)])
-    with pytest.raises(Invalid, match="keep 5 of 805 trainable tokens, in 1 example; at least 2"):
+    with pytest.raises(Invalid) as refused:
         require_trainable(lengths, 32, 2048, 2)
+    assert refused.value.figures == {"trainable_tokens": 5, "max_sequence_length": 64}
     require_trainable(lengths, 32, 2048, 1)
 
 
 def test_a_context_that_is_too_short_asks_for_another_base() -> None:
-    with pytest.raises(Invalid, match="reads no more than 512 tokens at once; choose a base") as it:
+    with pytest.raises(Invalid) as it:
         require_trainable(counted([(900, 100)] * 10), 512, 512, 2)
     assert it.value.field == "dataset"
     assert it.value.figures == {"trainable_tokens": 0}
 
 
 def test_a_validation_dataset_is_named() -> None:
-    with pytest.raises(Invalid, match="the validation dataset's 10 examples"):
+    with pytest.raises(Invalid, match="validation dataset"):
         require_trainable(counted([(64, 20)] * 10), 32, 2048, 1, "validation dataset")
 
 
 def test_a_dataset_without_trainable_tokens_is_refused_for_what_it_is() -> None:
-    with pytest.raises(Invalid, match="has trainable tokens in 0 examples") as refused:
+    with pytest.raises(Invalid) as refused:
         require_trainable(counted([]), 32, 2048, 2)
     assert refused.value.field == "dataset"
 

@@ -48,7 +48,7 @@ def found(log: EventLog, model: str = MODEL) -> Deployment:
 
 def test_a_base_is_the_platform_s_and_must_be_imported(log: EventLog) -> None:
     deploying = Deploying(log)
-    with pytest.raises(NotFound, match="imported first"):
+    with pytest.raises(NotFound):
         deploying.deploy_base("tiny")
     Story(log).import_base()
     deployed = deploying.deploy_base("tiny")
@@ -59,23 +59,25 @@ def test_a_base_is_the_platform_s_and_must_be_imported(log: EventLog) -> None:
 def test_why_a_base_is_not_served_follows_its_deployment(log: EventLog) -> None:
     story = Story(log)
     base = story.import_base()
-    assert "is not deployed" in (why_not_served(log, "tiny", SHA) or "")
+    reasons = [why_not_served(log, "tiny", SHA)]
     deployment = base_deployment(log, base)
     log.commit(deployment)
-    assert "still being deployed" in (why_not_served(log, "tiny", SHA) or "")
+    reasons.append(why_not_served(log, "tiny", SHA))
     deployment.activate()
     log.commit(deployment)
     assert why_not_served(log, "tiny", SHA) is None
-    assert "other content" in (why_not_served(log, "tiny", "f" * 64) or "")
+    reasons.append(why_not_served(log, "tiny", "f" * 64))
     deployment.fail("out_of_memory", "It does not fit.")
     log.commit(deployment)
-    assert "could not be deployed" in (why_not_served(log, "tiny", SHA) or "")
+    reasons.append(why_not_served(log, "tiny", SHA))
+    assert len({each for each in reasons if each}) == 4
 
 
 def test_a_base_that_serves_adapters_stays(story: Story, log: EventLog) -> None:
     deploying = Deploying(log)
-    with pytest.raises(WrongState, match="serves 2 adapters; undeploy them first"):
+    with pytest.raises(WrongState) as refused:
         deploying.undeploy_base("tiny", adapters(2))
+    assert refused.value.figures == {"adapters": 2}
     for _ in range(2):
         undeployed = deploying.undeploy_base("tiny", adapters(0))
     assert undeployed.status == "undeployed"
@@ -84,7 +86,7 @@ def test_a_base_that_serves_adapters_stays(story: Story, log: EventLog) -> None:
 
 def test_a_registered_model_is_deployed_again_and_again(story: Story, log: EventLog) -> None:
     deploying = Deploying(log)
-    with pytest.raises(WrongState, match="is training and has no model yet"):
+    with pytest.raises(WrongState):
         deploying.deploy_model(ACCOUNT_ID, JOB_ID)
     story.complete(1)
     for _ in range(2):
@@ -102,7 +104,7 @@ def test_an_adapter_needs_the_very_base_that_it_was_trained_on(story: Story, log
     deploying = Deploying(log)
     story.complete(1)
     deploying.undeploy_base("tiny", adapters(0))
-    with pytest.raises(WrongState, match="an adapter needs its base, and tiny is not deployed"):
+    with pytest.raises(WrongState):
         deploying.deploy_model(ACCOUNT_ID, JOB_ID)
 
 
@@ -123,7 +125,7 @@ def test_other_accounts_find_nothing(story: Story, log: EventLog) -> None:
 def test_a_checkpoint_is_deployed_while_its_job_trains(story: Story, log: EventLog) -> None:
     deploying = Deploying(log)
     story.save_checkpoint(1, 10, 40)
-    with pytest.raises(NotFound, match="no checkpoint of step 20; it holds: 10"):
+    with pytest.raises(NotFound):
         deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 20)
     deployed = deploying.deploy_checkpoint(ACCOUNT_ID, JOB_ID, 10)
     assert deployed.model == f"{MODEL}:ckpt-step-10"
@@ -181,5 +183,5 @@ def test_a_deleted_model_answers_no_more_and_nothing_of_its_job_does(
         deploying.delete_model(ACCOUNT_ID, JOB_ID)
     assert found(log).status == found(log, checkpoint.model).status == "undeployed"
     assert (story.job.model, story.job.checkpoints) == (None, ())
-    with pytest.raises(WrongState, match="deleted"):
+    with pytest.raises(WrongState):
         deploying.redeploy(ACCOUNT_ID, MODEL)

@@ -58,10 +58,12 @@ def test_what_costs_least_is_missing_when_nothing_can_be_paid() -> None:
 
 def test_what_was_chosen_stays() -> None:
     assert placed(balance_micros=0, gpu_type="fast") == "fast"
-    with pytest.raises(Invalid, match="there is no none in any region"):
+    with pytest.raises(Invalid) as refused:
         placed(balance_micros=0, gpu_type="none")
-    with pytest.raises(Invalid, match="1 to 1 of any GPU type in any region") as refused:
+    assert refused.value.field == "gpu_type"
+    with pytest.raises(Invalid) as refused:
         placed(balance_micros=0, gpu_count=2)
     assert refused.value.field == "gpu_count"
-    with pytest.raises(Invalid, match="1 to 1 of Fast in This place"):
+    with pytest.raises(Invalid, match="Fast in This place") as refused:
         placed(balance_micros=0, region="here", gpu_type="fast", gpu_count=2)
+    assert refused.value.field == "gpu_count"
