@@ -9,15 +9,20 @@ from uuid import UUID
 
 import nats
 from eventsourcing.persistence import Notification
-from eventsourcing.utils import resolve_topic
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict
 
+from domain import AGGREGATES
 from infrastructure.settings import Settings
 
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
+
+AGGREGATE_OF = {
+    kind.TOPIC: aggregate.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes()
+}
+"""Topic of the aggregate by the topic of its event."""
 
 DAY_SECONDS = 24 * 3600.0
 
@@ -189,6 +194,6 @@ class Envelope(BaseModel):
     @property
     def subject(self) -> str:
         """Subject `events.<account>.<aggregate>.<originator>.<topic>`."""
-        aggregate = resolve_topic(self.topic).__qualname__.split(".")[0]
+        aggregate = AGGREGATE_OF[self.topic]
         account = self.state["account_id"]
         return f"events.{account}.{aggregate}.{self.originator_id}.{self.topic}"

@@ -183,13 +183,14 @@ class ToldJob:
         how: dict[str, object] = {"failure": failure, "error_class": error_class, "log_ref": ref}
         return self.end(SegmentEnd.CRASHED, shortage=shortage, **how)
 
-    def end(self, reason: SegmentEnd, **how: object) -> ToldJob:
+    def end(self, reason: SegmentEnd, *, can_pay: bool = True, **how: object) -> ToldJob:
         """The segment is over and settled, and its GPUs are free."""
         elapsed = self._elapsed_seconds
         with self._told(1):
             job, pool = self.job, self._pool
             phases = {Phase.MODEL_LOAD: LOADING_SECONDS, Phase.TRAINING: elapsed - LOADING_SECONDS}
-            job.end_segment(job.segment, ending(reason, elapsed, phase_seconds=phases, **how))  # type: ignore[arg-type]
+            ended = ending(reason, elapsed, phase_seconds=phases, **how)  # type: ignore[arg-type]
+            job.end_segment(job.segment, ended, can_pay=can_pay)
             pool.release(job.id, job.segment)
             self.backend.log.commit(job, pool)
             kept = job.usage.paid[job.segment].seconds

@@ -104,14 +104,13 @@ def test_a_job_resumes_on_as_many_gpus_as_are_asked_for(client: TestClient, worl
 
 def test_a_lack_of_memory_is_shown_with_what_was_tried(client: TestClient, world: World) -> None:
     owner = Owner(client, world)
-    for segment, advice in ((1, "again with half as many tokens"), (2, "or a larger GPU")):
+    for segment in (1, 2):
         owner.train(segment)
         owner.run_out_of_memory(segment)
         world.project()
         shown = client.get(owner.path, headers=owner.person.headers).json()
         assert shown["failure"]["shortage"]["rows"] == 4
         assert shown["failure"]["retried"] == (segment == 1)
-        assert advice in shown["failure"]["advice"]
     assert shown["status"] == "failed"
     assert shown["halved_micro_batch_size"] == 2
     assert "MicroBatchHalved" in owner.topics()
@@ -159,7 +158,6 @@ def test_resume_waits_its_turn_in_a_full_region(client: TestClient, world: World
 def test_a_job_that_was_never_paused_is_not_resumed(client: TestClient, world: World) -> None:
     refused = Owner(client, world).give("resume")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
-    assert "only a paused job" in refused.json()["error"]["message"]
 
 
 def test_a_cancelled_job_keeps_its_checkpoint_until_it_is_promoted(

@@ -164,6 +164,9 @@ class SimulatedControl:
     def answer(self, job_id: UUID, segment: int) -> None:
         """Ignore the acknowledgement: the final report was sent once."""
 
+    def forget(self, job_id: UUID, segment: int) -> None:
+        """Keep everything: no message is remembered here."""
+
     def stop(self, job_id: UUID, segment: int) -> None:
         """Ask a trainer to save and exit."""
         if trainer := self._trainers.get((job_id, segment)):

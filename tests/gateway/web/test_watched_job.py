@@ -104,7 +104,7 @@ def test_who_misses_events_that_are_no_longer_kept_loads_the_page_again() -> Non
     assert viewer.next_frame()
     for sequence in range(1, 2 * KEPT + 2):
         job.tell([entry(sequence)], sequence)
-    with pytest.raises(Invalid, match="load it again"):
+    with pytest.raises(Invalid, match=live_jobs.TOO_OLD):
         viewer.next_frame()
 
 

@@ -59,7 +59,7 @@ def resume_after_a_crash(story: Story) -> None:
 def final_report(adapter: Manifest, n: int = 9) -> Report:
     """The final report of segment 2 with its last checkpoint, evaluation and adapter."""
     saved = CHECKPOINT.model_copy(
-        update={"step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
+        update={"segment": 2, "step": 30, "train_loss": 1.5, "manifest_sha256": "e" * 64}
     )
     return report(
         n,

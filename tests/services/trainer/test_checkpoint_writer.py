@@ -130,7 +130,7 @@ def test_a_run_that_ends_suspect_is_evaluated_without_the_checkpoint_that_was_no
 ) -> None:
     """There is no newer state to store, because the last step is suspect."""
     break_store({4}, FULL, monkeypatch.setattr)
-    last = property(lambda own: own.progress.step == 10)
+    last = property(lambda own: own._progress.step == 10)
     monkeypatch.setattr(Divergence, "suspect", last)
     notes = run(make_spec(STEPS))
     assert saved_steps(notes) == [2, 4, 6]

@@ -171,6 +171,8 @@ def test_a_diverging_run_ends_and_keeps_the_checkpoint_before_it(
         ref=ref,
         manifest_sha256=artifacts.manifest(ref).sha256,
         elapsed_seconds=0,
+        train_loss=2.0,
+        total_bytes=1,
     )
     with pytest.raises(LossDiverged, match="step 17"):
         run(spec.model_copy(update={"segment": 2, "resume_from": (last,)}))

@@ -118,13 +118,13 @@ def test_a_checkpoint_being_stored_survives_a_lost_rank(hang) -> None:
     assert hanging.events == []
     hanging.release.set()
     abandoning.join(60)
-    assert hanging.events == ["saved step 1", "failed", "exit 1"]
+    assert hanging.events == ["saved step 1", "crashed", "exit 1"]
 
 
 def test_a_lost_segment_waits_at_most_the_grace(hang) -> None:
     hanging = hang(grace_seconds=0)
     hanging.abandon().join(60)
-    assert hanging.events == ["failed", "exit 1"]
+    assert hanging.events == ["crashed", "exit 1"]
     assert any("step 1" in line for line in hanging.notes.warnings)
 
 
@@ -133,7 +133,7 @@ def test_a_lost_rank_ends_an_idle_leader_at_once(hang) -> None:
     hanging.release.set()
     eventually(lambda: hanging.events == ["saved step 1"])
     hanging.abandon().join(60)
-    assert hanging.events == ["saved step 1", "failed", "exit 1"]
+    assert hanging.events == ["saved step 1", "crashed", "exit 1"]
 
 
 def test_torchs_agent_waits_for_the_leader(monkeypatch) -> None:
