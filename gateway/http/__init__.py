@@ -1,1 +1,1 @@
-"""What every route shares: access, errors, limits and paging."""
+"""Access, errors, limits and paging, shared by all routes."""

@@ -1,4 +1,4 @@
-"""Who calls: the account behind an API key or a browser's session, and what its role allows."""
+"""Authentication by API key or browser session, and the permissions of roles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gateway.http.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_toke
 from infrastructure.sessions import Session
 
 CHATS_PATH = "/v1/chat/completions"
-"""Chats change nothing, though they are posted; they have limits of their own."""
+"""A chat is a POST that changes no data. Chats have their own rate limits."""
 
 bearer = HTTPBearer(auto_error=False, scheme_name="API key", bearerFormat="eco_...")
 
@@ -38,10 +38,11 @@ class Caller:
     request_id: str
 
     def cause(self, backend: Backend) -> Cause:
-        """Why the events of this request happen.
+        """Return the cause of the events of this request.
 
-        The request's id is the command's: it tells a lost acknowledgement of this very request
-        from another request with the same Idempotency-Key, and leads from an event to the log.
+        The request ID is also the command ID. It distinguishes a retry after a lost acknowledgement
+        from another request with the same Idempotency-Key. It also leads from an event to the log
+        of the process.
         """
         return Cause(
             actor=f"account:{self.account_id}",
@@ -57,16 +58,19 @@ def caller(
     session: SessionOf,
     csrf_token: Annotated[str | None, Depends(csrf_token_shown)],
 ) -> Caller:
-    """The holder of the API key, or who is signed in with the browser that asks.
+    """Return the caller named by the API key or by the browser's session.
 
-    Every call reads the log, so that a revoked key ends at once, and its sessions with it.
+    Every call checks the key in the event log. Revoking a key takes effect at once and ends its
+    sessions. Raises Unauthenticated, Forbidden and RateLimited.
     """
     request_id = request.state.request_id
     if credentials is not None:
         known = holder_shown(request, backend, credentials.credentials, request_id)
     else:
         if session is None:
-            raise Unauthenticated("send an API key in the header `Authorization: Bearer eco_...`")
+            raise Unauthenticated(
+                "No API key. Send one in the header `Authorization: Bearer eco_...`."
+            )
         check_csrf(request, session, csrf_token)
         known = holder_of_session(backend, session, request_id)
         request.state.session = session
@@ -79,9 +83,10 @@ def caller(
 def holder_shown(
     connection: HTTPConnection, backend: Backend, secret: str, request_id: str
 ) -> Caller:
-    """The holder of the API key that a client shows; raises Unauthenticated and RateLimited.
+    """Return the holder of an API key sent by a client.
 
-    Wrong keys are counted, and lock the client's address out for a while.
+    Wrong keys count towards a lockout of the client's address. Raises Unauthenticated and
+    RateLimited.
     """
     with shown(connection, secret):
         return holder_of(backend, secret, request_id)
@@ -89,7 +94,7 @@ def holder_shown(
 
 @contextmanager
 def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
-    """Check a secret inside: one that raises Unauthenticated is counted as refused."""
+    """Count an Unauthenticated raised by the block as a refused secret."""
     lockout: Lockout = connection.app.state.lockout
     address = client_address(connection)
     lockout.require_open(address, secret)
@@ -102,18 +107,20 @@ def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
 
 
 def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
-    """The holder of the API key with this secret; raises Unauthenticated."""
+    """Return the holder of the API key with this secret. Raises Unauthenticated."""
     return _caller(backend.ecolink.authenticate(secret), request_id)
 
 
 def holder_of_session(backend: Backend, session: Session, request_id: str) -> Caller:
-    """Who signed in with a key; raises Unauthenticated."""
+    """Return the caller who signed in with a key. Raises Unauthenticated."""
     return _caller(backend.ecolink.valid_key(session.key_id), request_id)
 
 
 def _caller(key: ApiKey | None, request_id: str) -> Caller:
     if key is None:
-        raise Unauthenticated("this API key is unknown or was revoked")
+        raise Unauthenticated(
+            "This API key is unknown or was revoked. Ask your operator for a valid key."
+        )
     return Caller(key.account_id, key.role, key.id, request_id)
 
 
@@ -121,9 +128,9 @@ CallerOf = Annotated[Caller, Depends(caller)]
 
 
 def operator(caller: CallerOf) -> Caller:
-    """A caller who runs the platform."""
+    """Return the caller if it is an operator. Raises Forbidden."""
     if caller.role is not Role.OPERATOR:
-        raise Forbidden("only an operator may do this")
+        raise Forbidden("Only an operator can do this. Use the API key of an operator.")
     return caller
 
 

@@ -1,4 +1,4 @@
-"""Zip archives of stored files, created while they are sent."""
+"""Zip archives of stored files, created during the download."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from infrastructure.artifacts import Artifacts
 MEDIA_TYPE = "application/zip"
 
 MODIFIED_AT = (1980, 1, 1, 0, 0, 0)
-"""The oldest time a zip file can store. A fixed time makes archives reproducible."""
+"""The oldest time that a zip file can store. A fixed time makes archives reproducible."""
 
 
 class Outgoing(io.RawIOBase):
-    """Bytes that are written but not sent yet. It cannot seek, so ZipFile never rewrites."""
+    """Written bytes that are not sent yet. It cannot seek, so ZipFile never rewrites."""
 
     def __init__(self) -> None:
         self._written = bytearray()
 
     def writable(self) -> bool:
-        """Return True."""
         return True
 
     def write(self, content: object) -> int:
-        """Append bytes."""
         view = memoryview(content)  # type: ignore[arg-type]
         self._written += view
         return view.nbytes
@@ -60,9 +58,9 @@ class Archive:
         )
 
     def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:
-        """Yield the archive, without compression, which does not help weights.
+        """Yield the archive.
 
-        Raises FileNotFoundError.
+        It is not compressed, because compression barely shrinks weights. Raises FileNotFoundError.
         """
         outgoing = Outgoing()
         with ZipFile(outgoing, "w", ZIP_STORED) as zipped:

@@ -1,4 +1,4 @@
-"""Work that stops when the client disconnects."""
+"""Cancellation of work when the client disconnects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 async def while_client_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work. Cancel it and raise ClientDisconnect if the client leaves."""
+    """Return the result of the work.
+
+    If the client disconnects, cancel the work and raise ClientDisconnect.
+    """
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

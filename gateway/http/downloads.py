@@ -1,4 +1,4 @@
-"""Downloads: a stored file on its way to a client, whole or from where an earlier try ended."""
+"""Downloads of stored files, complete or by byte range."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from infrastructure.artifacts import Artifacts
 OCTETS, JSON_LINES = "application/octet-stream", "application/jsonl"
 
 ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})[ \t]*")
-"""One range. To several at once the whole file is the answer, as RFC 9110 allows."""
+"""A single range. A request for several ranges gets the whole file, as RFC 9110 allows."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a client says of the part that it wants, and of what it has already."""
+    """The Range, If-Range and If-None-Match headers of a request."""
 
     range: str | None = None
     if_range: str | None = None
@@ -34,17 +34,19 @@ class Conditions:
 
 def conditions(
     range: Annotated[
-        str | None, Header(description="The part that is wanted.", examples=["bytes=1048576-"])
+        str | None, Header(description="Byte range to send.", examples=["bytes=1048576-"])
     ] = None,
     if_range: Annotated[
         str | None,
-        Header(description="The ETag of the part that is there; of another file all is sent."),
+        Header(
+            description="Send the range only if the file has this ETag, otherwise the whole file."
+        ),
     ] = None,
     if_none_match: Annotated[
-        str | None, Header(description="An ETag; 304 if the file is still that one.")
+        str | None, Header(description="Return 304 if the file has this ETag.")
     ] = None,
 ) -> Conditions:
-    """The headers of a download."""
+    """Return the conditional headers of a download."""
     return Conditions(range, if_range, if_none_match)
 
 
@@ -52,19 +54,19 @@ ConditionsOf = Annotated[Conditions, Depends(conditions)]
 
 
 def file_answers(*media_types: str) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route that answers with a file of one of some media types."""
+    """Return the OpenAPI responses of a route that returns a file of these media types."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = dict.fromkeys(media_types, binary)
-    etag = {"description": "The sha256 of the whole file.", "schema": {"type": "string"}}
-    part = {"description": "Which bytes of how many.", "schema": {"type": "string"}}
+    etag = {"description": "SHA-256 of the whole file.", "schema": {"type": "string"}}
+    part = {"description": "The byte range and the size of the file.", "schema": {"type": "string"}}
     return {
         200: {"description": "The whole file.", "content": content, "headers": {"ETag": etag}},
         206: {
-            "description": "The part that was asked for.",
+            "description": "The requested range.",
             "content": content,
             "headers": {"ETag": etag, "Content-Range": part},
         },
-        304: {"description": "The file is still the one with that ETag."},
+        304: {"description": "The file still has this ETag."},
         **refusals(404, 416),
     }
 
@@ -78,14 +80,14 @@ def download(
     name: str,
     media_type: str = OCTETS,
 ) -> Response:
-    """The response with a stored file or a part of it, never held in memory as a whole.
+    """Return a response that streams a stored file or a range of it.
 
-    Raises NotFound, and HTTPException (416) for a part that the file does not have.
+    Raises NotFound. Raises HTTPException (416) for a range outside the file.
     """
     try:
         size, etag = artifacts.size(ref), f'"{sha256}"'
     except FileNotFoundError as error:
-        raise NotFound("the file was deleted") from error
+        raise NotFound("The file was deleted.") from error
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
@@ -94,7 +96,7 @@ def download(
     }
     if _names(wanted.if_none_match, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    # A date in If-Range names nothing here: files are known by their hash.
+    # A date in If-Range never matches, because the ETag is the hash of the file.
     same = wanted.if_range is None or wanted.if_range.strip() == etag
     part = span(wanted.range, size) if same else None
     start, stop = part or (0, size)
@@ -110,9 +112,9 @@ def download(
 
 
 def span(header: str | None, size: int) -> tuple[int, int] | None:
-    """The bytes (start, stop) that a Range header names, stop excluded; None: all of them.
+    """Return the byte range (start, stop) of a Range header, without `stop` itself.
 
-    A header that says nothing this server knows is ignored. Raises HTTPException (416).
+    None means the whole file, also for an invalid header. Raises HTTPException (416).
     """
     match = ONE_RANGE.fullmatch(header or "")
     if match is None:
@@ -121,7 +123,7 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
     if first:
         start, stop = int(first), min(size, int(last) + 1) if last else size
         if last and int(last) < start:
-            return None  # no range at all, says the grammar
+            return None  # invalid by the grammar of RFC 9110
     elif last:
         start, stop = max(0, size - int(last)), size
     else:
@@ -129,13 +131,13 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
     if start >= stop:
         raise HTTPException(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            f"the file has {size} bytes; there is no {header}",
+            f"Range {header!r} is outside the file. The file has {size} bytes.",
             {"content-range": f"bytes */{size}"},
         )
     return start, stop
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the ETag, also as a weak one."""
+    """Return True if an If-None-Match header contains the ETag, also as a weak one."""
     named = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return etag in named or "*" in named

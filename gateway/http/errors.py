@@ -1,4 +1,4 @@
-"""The only table from errors to HTTP statuses, and the one shape of an error's body."""
+"""The table from errors to HTTP statuses, and the schema of an error response."""
 
 from __future__ import annotations
 
@@ -90,17 +90,17 @@ class NotYetVisible(DomainError):
     code = "not_yet_visible"
 
     def __init__(self) -> None:
-        super().__init__("EcoLink is still writing this down; try again in a moment")
+        super().__init__("This change is not visible yet. Try again in a second.")
 
 
 class NotServing(DomainError):
-    """Serving is unavailable or still loads the model."""
+    """Serving is unavailable, or the model is still loading."""
 
     code = "not_serving"
 
 
 class NoDiskSpace(DomainError):
-    """The disk of EcoLink is nearly full."""
+    """The disk of EcoLink's home is nearly full."""
 
     code = "no_disk_space"
 
@@ -130,7 +130,7 @@ FIGURES = TypeAdapter(dict[str, JsonValue])
 STORE_UNREACHABLE = (OperationalError, InterfaceError, psycopg.OperationalError)
 
 LOADING_SECONDS = 5
-"""After which a client is to ask again what cannot be answered yet: a model takes some to load."""
+"""Retry-After while a model is loading, in seconds."""
 
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
@@ -139,21 +139,19 @@ HEADERS: dict[HTTPStatus, dict[str, str]] = {
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field of a form."""
+    """A problem of one field of a form."""
 
     field: str = Field(examples=["hyperparameters.lora_r"])
     message: str = Field(examples=["Input should be greater than or equal to 1"])
 
 
 class Problem(BaseModel):
-    """Why a request was refused: a stable code and a sentence for a person."""
+    """The reason for a refusal: a stable code and a sentence for a person."""
 
     code: str = Field(examples=["invalid"])
     message: str
-    field: str | None = Field(default=None, description="The one field that it is about.")
-    fields: list[FieldProblem] | None = Field(
-        default=None, description="Every problem of a form at once."
-    )
+    field: str | None = Field(default=None, description="The field with the problem.")
+    fields: list[FieldProblem] | None = Field(default=None, description="All problems of a form.")
     figures: dict[str, JsonValue] | None = Field(
         default=None,
         description="The numbers in the message, for programs.",
@@ -162,51 +160,52 @@ class Problem(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every error response."""
 
     error: Problem
 
 
 WHY: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "The request cannot be read.",
-    HTTPStatus.UNAUTHORIZED: "No API key came with the request, or none that is valid.",
-    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low; `figures` has the amount missing.",
-    HTTPStatus.FORBIDDEN: "The role of this API key does not allow it.",
-    HTTPStatus.NOT_FOUND: "There is no such thing, or it belongs to another account.",
-    HTTPStatus.CONFLICT: "The present state does not allow it, or a key was used for another "
-    "command; the message says what would work.",
+    HTTPStatus.BAD_REQUEST: "The server cannot parse the request.",
+    HTTPStatus.UNAUTHORIZED: "The request has no valid API key.",
+    HTTPStatus.PAYMENT_REQUIRED: "The balance is too low. `figures` has the missing amount.",
+    HTTPStatus.FORBIDDEN: "The role of this API key does not permit the request.",
+    HTTPStatus.NOT_FOUND: "The object does not exist, or it belongs to another account.",
+    HTTPStatus.CONFLICT: "The current state does not permit the request, or another command "
+    "used the same key. The message says which requests are possible.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The file has no such part.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "Something in the request is not acceptable; `fields` has "
-    "every problem.",
-    HTTPStatus.TOO_MANY_REQUESTS: "A limit or a quota is used up; `x-ratelimit-*` headers name "
-    "it. Try again after `Retry-After`; without that header, waiting does not help.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Something that the answer needs cannot be reached, or has not "
-    "caught up yet; try again after `Retry-After`.",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The range is outside the file.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A value in the request is invalid. `fields` has all "
+    "problems.",
+    HTTPStatus.TOO_MANY_REQUESTS: "A rate limit or quota is exceeded. `x-ratelimit-*` headers"
+    " name the limit. Try again after `Retry-After`. Without "
+    "that header, a retry cannot succeed.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "A service is unavailable or lags behind. Try again after"
+    " `Retry-After`.",
 }
-"""What a status means, on every route that may answer with it."""
+"""Descriptions of the error statuses in the OpenAPI document."""
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route that may answer with these statuses."""
+    """Return the OpenAPI responses for these error statuses."""
     return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
 
 
 Shape = Callable[[Request, int, Problem, Mapping[str, str]], Response]
-"""Makes the answer to a request of a status, a problem and further headers."""
+"""Creates the error response from a request, a status, a problem and more headers."""
 
 
 def answer(
     request: Request, status: int, problem: Problem, headers: Mapping[str, str]
 ) -> JSONResponse:
-    """The native API's response for a problem."""
+    """Return the error response of the native API."""
     return JSONResponse(
         ErrorAnswer(error=problem).model_dump(exclude_none=True), status, headers=dict(headers)
     )
 
 
 class Errors:
-    """Answers every error of an application, in the shape of the part that its path belongs to."""
+    """Exception handlers. The path of a request selects the shape of its error response."""
 
     def __init__(
         self,
@@ -214,14 +213,14 @@ class Errors:
         otherwise: Shape,
         recognise: Callable[[Request], None],
     ) -> None:
-        """`shapes` are those of each path and what is below it; the rest has another.
+        """Set the shapes by the first segment of the path, and the shape of all other paths.
 
-        `recognise` notes who is signed in on a request that no route took.
+        `recognise` identifies the signed-in user of a request that matches no route.
         """
         self._shapes, self._otherwise, self._recognise = shapes, otherwise, recognise
 
     def install(self, app: FastAPI) -> None:
-        """Make the application answer its errors so."""
+        """Register the handlers with the application."""
         app.add_exception_handler(DomainError, self.refused)
         app.add_exception_handler(RequestValidationError, self._malformed)
         app.add_exception_handler(HTTPException, self._http)
@@ -235,7 +234,7 @@ class Errors:
         problem: Problem,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """The response for a problem of a request."""
+        """Return the response for a problem of a request."""
         return self._shape_of(request)(
             request, status, problem, HEADERS.get(HTTPStatus(status), {}) | dict(headers or {})
         )
@@ -245,7 +244,7 @@ class Errors:
         return self._shapes.get(top, self._otherwise)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """The response for a DomainError."""
+        """Return the response for a DomainError."""
         assert isinstance(error, DomainError)
         seconds = retry_after(error)
         later = {} if seconds is None else {"retry-after": str(seconds)}
@@ -260,11 +259,13 @@ class Errors:
             for name, message in refused_fields(error).items()
         ]
         names = ", ".join(problem.field for problem in problems)
-        problem = Problem(code=Invalid.code, message=f"not acceptable: {names}", fields=problems)
+        problem = Problem(
+            code=Invalid.code, message=f"Invalid fields: {names}. Correct them.", fields=problems
+        )
         return self.answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
     async def _http(self, request: Request, error: Exception) -> Response:
-        """What the framework itself refuses: no such path or method, an unreadable body."""
+        """Handle errors of the framework, such as an unknown path or an unreadable body."""
         assert isinstance(error, HTTPException)
         problem = Problem(
             code=HTTPStatus(error.status_code).name.lower(), message=str(error.detail)
@@ -275,22 +276,22 @@ class Errors:
 
     async def _unavailable(self, request: Request, error: Exception) -> Response:
         what = "artifact store" if isinstance(error, GenericError) else "database"
-        log.warning("the %s cannot be reached: %s", what, error)
+        log.warning("the %s is unreachable: %s", what, error)
         if is_disk_full(error):
-            why = "has no disk space left; ask your operator, then try again"
+            why = "has no disk space left. Ask your operator, then try again."
         else:
-            why = "cannot be reached now; try again soon"
-        problem = Problem(code="unavailable", message=f"the {what} {why}")
+            why = "is unreachable. Try again soon."
+        problem = Problem(code="unavailable", message=f"The {what} {why}")
         return self.answer(request, HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
 
 def status_of(error: DomainError) -> HTTPStatus:
-    """The status of a refusal."""
+    """Return the HTTP status of an error."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def retry_after(error: DomainError) -> int | None:
-    """Seconds after which to ask again what was refused for now; None: it stays refused."""
+    """Return the seconds until a retry can succeed, or None if a retry is useless."""
     match error:
         case NotServing():
             return LOADING_SECONDS

@@ -10,16 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 SEND_SECONDS = 10.0
-"""Time a client has to accept an event before the gateway closes the stream."""
+"""Time that a client has to accept an event before the gateway closes the stream."""
 
 PING_SECONDS = 15.0
-"""Interval of comments that keep the connection open: proxies close silent ones after a minute."""
+"""Interval of comments that keep the connection open. Proxies close silent ones after a minute."""
 
 PING = "ping"
 
 
 class EventStream(EventSourceResponse):
-    """A stream of the data of events. `close` runs however the stream ends."""
+    """A stream of events. It calls `close` at its end, also after an error."""
 
     def __init__(self, data: AsyncIterator[str], close: Callable[[], Awaitable[None]]) -> None:
         self._close = close

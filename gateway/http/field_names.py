@@ -1,4 +1,4 @@
-"""The fields of a request that its form refuses, under the names that they were sent by."""
+"""Problems of the fields of a request, under the names that the client sent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Location = Sequence[int | str]
 SHOWN_CHARACTERS = 60
 EXAMPLE_ID = "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90"
 OUGHT = "Input should be "
-"""How pydantic begins most of its sentences."""
+"""The beginning of most pydantic messages."""
 
 
 def refused_fields(error: RequestValidationError) -> dict[str, str]:
-    """What each refused field ought to be; several things if it may be one of several."""
+    """Return the problem of each invalid field. A field with alternatives can have several."""
     told: dict[str, list[str]] = {}
     for problem in error.errors():
         name = field_name(_sent(problem["loc"], error.body))
@@ -25,19 +25,19 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
 
 
 def _message(problem: Mapping[str, Any]) -> str:
-    """What pydantic says of a field; of an ID, what one looks like."""
+    """Return pydantic's message for a field. For an invalid ID, show an example."""
     if problem.get("type") == "uuid_parsing" and isinstance(problem["input"], str):
         return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
     return problem["msg"]
 
 
 def field_name(location: Location) -> str:
-    """The name of a field without the part of the request (body, query, ...) that held it."""
+    """Return the name of a field without its location (body, query, ...)."""
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 
 
 def _sent(location: Location, body: Any) -> Location:
-    """A location without what pydantic calls the branches of a union, which nobody sent."""
+    """Return a location without the names of union members, which pydantic adds."""
     if location[0] != "body" or not isinstance(body, dict | list):
         return location
     sent, there = [location[0]], body

@@ -1,4 +1,4 @@
-"""Whether this process can serve."""
+"""Health check of the process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ router = APIRouter(tags=["health"])
 
 
 class Health(Answer):
-    """The process answers, and so does its database."""
+    """Health of the process and its database."""
 
     status: Literal["ok"] = "ok"
     disk: DiskLevel = Field(
-        description="Space on the disk of EcoLink's home: `critical` refuses uploads."
+        description="Free space on the disk of EcoLink's home. `critical` refuses uploads."
     )
 
 

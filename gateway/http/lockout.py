@@ -1,7 +1,7 @@
-"""Lockouts of client addresses that keep showing wrong keys, with a time that doubles.
+"""Lockouts of client addresses that send wrong keys. The duration doubles each time.
 
-Keys have too many bits to be guessed; what this protects is the gateway's time, and it leaves a
-trace for the operator.
+Keys have too many bits to be guessed. Lockouts save the gateway's time and leave a trace for the
+operator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_ADDRESSES = 10_000
 MOST_SECONDS = 900
 KEPT_SECRETS = 256
 REPEATS = 100
-"""Showings of one wrong key after which that is a security event: a program was left running."""
+"""Repeats of one wrong key that cause a security event, because a program may still use it."""
 
 Record = Callable[[str, str, str], None]
 """Stores a security event: its kind, the client's address, and a sentence."""
@@ -30,20 +30,20 @@ Record = Callable[[str, str, str], None]
 
 @dataclass
 class Behaviour:
-    """What an address has shown."""
+    """Wrong secrets sent from an address."""
 
     wrong: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """How often each wrong secret was shown, by its hash."""
+    """Number of attempts with each wrong secret, by its hash."""
     right: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     count: float = 0.0
-    """Different wrong secrets; it decreases with time."""
+    """Number of different wrong secrets. It decreases with time."""
     seen_at: float = 0.0
     lockouts: int = 0
     until: float = 0.0
 
 
 class Lockout:
-    """Counts refused credentials by client address. It may be used from any thread."""
+    """Count of refused credentials by client address. Thread-safe."""
 
     def __init__(
         self, limits: Limits, record: Record, clock: Callable[[], float] = time.monotonic
@@ -55,7 +55,7 @@ class Lockout:
         self._lock = threading.Lock()
 
     def require_open(self, address: str, secret: str) -> None:
-        """Raise RateLimited if the address is locked out; a key that worked there still works."""
+        """Raise RateLimited if the address is locked out, except for a key that worked before."""
         with self._lock:
             shown = self._addresses.get(network_of(address))
             if shown is None or _hash(secret) in shown.right:
@@ -64,11 +64,11 @@ class Lockout:
         if left > 0:
             seconds = math.ceil(left)
             raise RateLimited(
-                f"too many wrong keys came from {address}; try again in {seconds} s", seconds, {}
+                f"Too many wrong keys from {address}. Try again in {seconds} s.", seconds, {}
             )
 
     def refused(self, address: str, secret: str) -> None:
-        """Note a wrong secret; the same one again does not lock out."""
+        """Record a wrong secret. Repeats of the same secret do not cause a lockout."""
         now, network, sha = self._clock(), network_of(address), _hash(secret)
         event: tuple[str, str] | None = None
         with self._lock:
@@ -81,7 +81,7 @@ class Lockout:
             repeats = shown.wrong[sha] = shown.wrong.pop(sha, 0) + 1
             _trim(shown.wrong)
             if repeats == REPEATS:
-                event = ("repeated_refusal", f"the same wrong key was shown {REPEATS} times")
+                event = ("repeated_refusal", f"the same wrong key was sent {REPEATS} times")
             if repeats == 1:
                 shown.count += 1
                 if shown.count > self._free:
@@ -94,7 +94,7 @@ class Lockout:
             self._record(event[0], address, event[1])
 
     def accepted(self, address: str, secret: str) -> None:
-        """Note a key that is valid, which goes on working from there."""
+        """Record a valid key, which keeps working from this address during a lockout."""
         with self._lock:
             right = self._behaviour(network_of(address)).right
             right[_hash(secret)] = None
@@ -110,7 +110,7 @@ class Lockout:
 
 
 def network_of(address: str) -> str:
-    """The address, or the /64 network of an IPv6 address, which one client has as a whole."""
+    """Return the address, or the /64 network of an IPv6 address, which belongs to one client."""
     try:
         parsed = ip_address(address)
     except ValueError:

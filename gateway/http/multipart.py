@@ -1,4 +1,4 @@
-"""A multipart form (RFC 7578) read as a stream: each part as it comes, never a file in memory."""
+"""Streaming reader of multipart forms (RFC 7578). No file is held in memory."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ FIELD_BYTES = 4 * 1024
 
 @dataclass
 class Part:
-    """One part of a form. Its content can be read once, and before the next part."""
+    """A part of a form. Its content can be read once, before the next part."""
 
     name: str
-    filename: str | None  # None: a field, not a file
+    filename: str | None  # None for a field that is not a file
     chunks: AsyncGenerator[bytes]
 
     async def text(self) -> str:
-        """The value of a field; raises Invalid if it is too long or no text."""
+        """Return the value of a field. Raises Invalid if it is too long or not UTF-8."""
         value = b""
         async for chunk in self.chunks:
             value += chunk
             if len(value) > FIELD_BYTES:
-                raise Invalid(f"it is longer than {FIELD_BYTES} bytes", field=self.name)
+                raise Invalid(
+                    f"The value is longer than {FIELD_BYTES} bytes. Send a shorter one.",
+                    field=self.name,
+                )
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise Invalid("it is not UTF-8", field=self.name) from error
+            raise Invalid("The value is not UTF-8. Send UTF-8.", field=self.name) from error
 
 
 @dataclass
 class Headers:
-    """Those of one part, of which only the disposition matters."""
+    """Headers of a part. Only Content-Disposition is used."""
 
     field: bytes = b""
     value: bytes = b""
@@ -53,10 +56,10 @@ Event = Headers | bytes | Literal["end of part", "end of form"]
 
 
 class Events:
-    """What the parser has found so far and nobody has taken: no more than one chunk holds."""
+    """Parser events not yet consumed, at most those of one chunk."""
 
     def __init__(self, boundary: bytes) -> None:
-        """Raises FormParserError if there can be no such boundary."""
+        """Raises FormParserError for an invalid boundary."""
         self.found: deque[Event] = deque()
         self._headers = Headers()
         callbacks: MultipartCallbacks = {
@@ -72,7 +75,7 @@ class Events:
         self._parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)
 
     def read(self, chunk: bytes) -> None:
-        """Raises FormParserError where it is not what a form has."""
+        """Parse a chunk. Raises FormParserError for a malformed form."""
         self._parser.write(chunk)
 
     def _on_part_begin(self) -> None:
@@ -92,26 +95,28 @@ class Events:
 
 
 class Form:
-    """The parts of a body. Every reading raises Invalid where the body is not what it says."""
+    """The parts of a multipart body. All methods raise Invalid for a malformed body."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
-        """Raises Invalid if the type is not that of a form."""
+        """Raises Invalid for another content type."""
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
-            raise Invalid("send a form: Content-Type multipart/form-data with a boundary")
+            raise Invalid(
+                "The body is not a form. Send Content-Type multipart/form-data with a boundary."
+            )
         self._body = body
         try:
             self._events = Events(boundary)
         except FormParserError as error:
-            raise Invalid(f"the form's boundary cannot be used: {error}") from error
+            raise Invalid(f"The form's boundary is invalid: {error}.") from error
 
     async def parts(self) -> AsyncGenerator[Part]:
-        """Each part in turn; what was not read of it is skipped."""
+        """Yield each part in order. Unread content of a part is skipped."""
         while isinstance(headers := await self._next(), Headers):
             disposition, options = parse_options_header(headers.disposition)
             if disposition != b"form-data" or not options.get(b"name"):
-                raise Invalid("a part of the form has no name")
+                raise Invalid("A part of the form has no name. Name every part.")
             filename = options.get(b"filename")
             content = self._content()
             yield Part(
@@ -125,18 +130,18 @@ class Form:
             yield chunk
 
     async def _next(self) -> Event:
-        """What comes next in the form, with as much of the body as that needs."""
+        """Return the next parser event, and read as much of the body as needed."""
         while not self._events.found:
             chunk = await anext(self._body, None)
             if chunk is None:
-                raise Invalid("the form ends before its last boundary")
+                raise Invalid("The form ends before its last boundary. Send the complete form.")
             try:
                 self._events.read(chunk)
             except FormParserError as error:
-                raise Invalid(f"the form is malformed: {error}") from error
+                raise Invalid(f"The form is malformed: {error}.") from error
         return self._events.found.popleft()
 
 
 def _text(sent: bytes) -> str:
-    """A name; forms escape nothing else in it (WHATWG HTML, multipart/form-data encoding)."""
+    """Decode a name. WHATWG HTML (multipart/form-data encoding) defines these escapes."""
     return sent.decode(errors="replace").replace("%22", '"')

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: a message for a person, a type, the parameter, and a stable code."""
+"""OpenAI's error format: a message, a type, a parameter and a stable code."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ TYPES: dict[int, str] = {
     HTTPStatus.CONFLICT: "conflict_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
 }
-"""Of the statuses that are neither `invalid_request_error` nor a failure of the server."""
+"""Types of the statuses that are neither `invalid_request_error` nor a server error."""
 
 PASSING = frozenset({VersionConflict.code})
-"""Conflicts that are over soon; of the others it is of no use that the client tries again."""
+"""Codes of short conflicts. Clients must not retry any other conflict."""
 
 
 class OpenAIError(BaseModel):
-    """What the `openai` package makes an exception of."""
+    """The error object of the `openai` package."""
 
     message: str
     type: str
     param: str | None
     code: str | None
-    figures: dict[str, JsonValue] | None = None  # beyond OpenAI's: the numbers in the message
+    # The numbers in the message. OpenAI's API has no such field.
+    figures: dict[str, JsonValue] | None = None
 
 
 class OpenAIErrorAnswer(BaseModel):
-    """The body of every answer under /v1 that is no success."""
+    """The body of every error response under /v1."""
 
     error: OpenAIError
 
@@ -45,7 +46,7 @@ class OpenAIErrorAnswer(BaseModel):
 def answer(
     request: Request, status: int, problem: Problem, headers: Mapping[str, str]
 ) -> JSONResponse:
-    """The response for a problem; what is not acceptable is a 400 here."""
+    """Return the response for a problem. A 422 becomes a 400."""
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     further = {}
@@ -56,7 +57,7 @@ def answer(
 
 
 def body(status: int, problem: Problem) -> dict[str, JsonValue]:
-    """What is said of a problem."""
+    """Return the error object of a problem."""
     default = "server_error" if status >= 500 else "invalid_request_error"
     error = OpenAIError(
         message=_message(problem),
@@ -69,13 +70,13 @@ def body(status: int, problem: Problem) -> dict[str, JsonValue]:
 
 
 def _parameter(problem: Problem) -> str | None:
-    """The first field that is wrong, by OpenAI's name for it."""
+    """Return OpenAI's name of the first invalid field."""
     field = problem.field or (problem.fields[0].field if problem.fields else None)
     return None if field is None else parameter(field)
 
 
 def _message(problem: Problem) -> str:
-    """One sentence; of a form with several problems, all of them, each with its field."""
+    """Return one message. For several problems, it lists each with its field."""
     if not problem.fields:
         return problem.message
     named = [(parameter(each.field), each.message) for each in problem.fields]

@@ -1,4 +1,4 @@
-"""Repeats of a request: known by the client's key, or by the client saying that it tries again."""
+"""Detection of repeated requests, by Idempotency-Key or by the client's retry header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RetryOf = Annotated[int, Header(alias="x-stainless-retry-count", ge=0)]
 
 
 def fingerprint(path: str, content: JsonValue) -> str:
-    """The sha256 of what a request asks for, whatever the order of its fields."""
+    """Return the SHA-256 of a request's content. The order of its fields does not matter."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{path}\n{canonical}".encode()).hexdigest()
 
@@ -27,10 +27,10 @@ def fingerprint(path: str, content: JsonValue) -> str:
 def command_key(
     backend: Backend, caller: Caller, key: str | None, retries: int, request_sha256: str
 ) -> str:
-    """The key that makes equal commands one.
+    """Return the key that makes equal commands one.
 
-    Two equal requests without a key are two commands, unless the client says of the second that it
-    is a retry: then it gets the key of the first, whether that has arrived or is still at work.
+    Two equal requests without a key are two commands. If the client marks the second as a retry, it
+    gets the key of the first. This also holds if the first did not arrive or is still running.
     """
     if key is not None:
         return key

@@ -1,4 +1,4 @@
-"""Pages of lists, as the client asks for them: so many things after one."""
+"""Pages of lists, by limit and cursor."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gateway.schemas import Answer
 T = TypeVar("T")
 R = TypeVar("R")
 
-AfterOf = Annotated[str | None, Query(description="The id of the last thing that is known.")]
+AfterOf = Annotated[str | None, Query(description="ID of the last object of the previous page.")]
 LimitOf = Annotated[int, Query(ge=1, le=100)]
 
 
 class Page(Answer, Generic[T]):
-    """A part of a list."""
+    """A page of a list."""
 
     object: Literal["list"] = "list"
     data: list[T]
@@ -32,9 +32,9 @@ def page_from(
     limit: int,
     show: Callable[[Sequence[R]], list[T]],
 ) -> Page[T]:
-    """The page of the first things; one beyond the limit says that there are more.
+    """Return the page of the first objects, without any beyond the limit.
 
-    Only what is on the page is shown.
+    Pass one object more than the limit, so that the page knows if more follow.
     """
     here = things[:limit]
     return Page(

@@ -1,4 +1,4 @@
-"""OpenAI's words for ours, in one place: statuses, hyperparameters, fields, and ids."""
+"""Mapping of statuses, hyperparameters, fields and IDs to OpenAI's names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ JOB_STATUSES: Mapping[str, str] = MappingProxyType(
         JobStatus.CANCELLED: "cancelled",
     }
 )
-"""But for a job that has no GPU yet, which is `queued`. A request has statuses of its own."""
+"""OpenAI's status of each job state. A job without a GPU is `queued`. A request has its own
+statuses.
+"""
 
 QUEUED_PHASES = frozenset({WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE})
 
@@ -49,7 +51,7 @@ FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 
 
 def _most(name: str) -> Any:
-    """The upper bound of a hyperparameter."""
+    """Return the upper bound of a hyperparameter."""
     bounds = Hyperparameters.model_fields[name].metadata
     return next(bound.le for bound in bounds if isinstance(bound, Le))
 
@@ -62,86 +64,87 @@ SIGNIFICANT_DIGITS = 12
 
 
 def job_status(row: Mapping[str, Any]) -> str:
-    """The status of a job's row."""
+    """Return the status of a job's row."""
     known = JOB_STATUSES[row["status"]]
     return "queued" if known == "running" and row["phase"] in QUEUED_PHASES else known
 
 
 def batch(batch_size: int, gpu_count: int) -> dict[str, int]:
-    """Micro batch and accumulation that come to a batch of a step; raises Invalid."""
+    """Return the micro-batch size and accumulation for a batch size. Raises Invalid."""
     each, left = divmod(batch_size, gpu_count)
     if left or not each:
         raise Invalid(
-            f"a step's batch is dealt out to {gpu_count} GPUs; choose a multiple of {gpu_count}",
+            f"A batch is split evenly among {gpu_count} GPUs. Choose a multiple of {gpu_count}.",
             field="batch_size",
         )
     micro = next(size for size in range(MOST_IN_A_MICRO_BATCH, 0, -1) if each % size == 0)
     if each > micro * MOST_MICRO_BATCHES:
         multiple = MOST_IN_A_MICRO_BATCH * gpu_count
         raise Invalid(
-            f"it is too large; choose a multiple of {multiple} of at most "
-            f"{multiple * MOST_MICRO_BATCHES:,}",
+            f"The batch size {batch_size:,} is too large. "
+            f"Choose a multiple of {multiple} of at most {multiple * MOST_MICRO_BATCHES:,}.",
             field="batch_size",
         )
     return {"micro_batch_size": micro, "gradient_accumulation": each // micro}
 
 
 def batch_size(hyperparameters: Mapping[str, Any], gpu_count: int) -> int:
-    """Examples of a step on all GPUs."""
+    """Return the number of examples in a step on all GPUs."""
     micro, often = hyperparameters["micro_batch_size"], hyperparameters["gradient_accumulation"]
     return micro * often * gpu_count
 
 
 def learning_rate(multiplier: float) -> float:
-    """The peak learning rate of a multiplier of the default; raises Invalid."""
+    """Return the peak learning rate for a multiplier of the default. Raises Invalid."""
     rate = DEFAULT_LEARNING_RATE * multiplier
     if rate > HIGHEST_LEARNING_RATE:
         most = HIGHEST_LEARNING_RATE / DEFAULT_LEARNING_RATE
         raise Invalid(
-            f"it is too large; choose at most {most:,g}", field="learning_rate_multiplier"
+            f"The multiplier {multiplier:,g} is too large. Choose at most {most:,g}.",
+            field="learning_rate_multiplier",
         )
     return rate
 
 
 def learning_rate_multiplier(hyperparameters: Mapping[str, Any]) -> float:
-    """The multiplier of a peak learning rate, without the dust of its division."""
+    """Return the multiplier of a peak learning rate, without rounding noise."""
     multiplier = hyperparameters["learning_rate"] / DEFAULT_LEARNING_RATE
     return float(f"{multiplier:.{SIGNIFICANT_DIGITS}g}")
 
 
 def parameter(field: str) -> str:
-    """A field by OpenAI's name for it; hyperparameters are fields of their own here."""
+    """Return OpenAI's name of a field. Hyperparameters are separate fields in EcoLink."""
     bare = field.removeprefix("hyperparameters.")
     return FIELDS.get(bare, bare)
 
 
 def file_name(dataset_id: UUID) -> str:
-    """The id of a dataset's file."""
+    """Return the ID of a dataset's file."""
     return f"{FILE_PREFIX}{dataset_id.hex}"
 
 
 def dataset_of(file_id: str, field: str | None = None) -> UUID:
-    """The dataset of a file's id; raises NotFound."""
-    return _uuid_of(FILE_PREFIX, file_id, f"no file {file_id}", field)
+    """Return the dataset of a file ID. Raises NotFound."""
+    return _uuid_of(FILE_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.", field)
 
 
 def result_name(job_id: UUID) -> str:
-    """The id of the file with a job's metrics."""
+    """Return the ID of the file with a job's metrics."""
     return f"{RESULT_PREFIX}{job_id.hex}"
 
 
 def job_of_result(file_id: str) -> UUID:
-    """The job of a result file's id; raises NotFound."""
-    return _uuid_of(RESULT_PREFIX, file_id, f"no file {file_id}")
+    """Return the job of a metrics file's ID. Raises NotFound."""
+    return _uuid_of(RESULT_PREFIX, file_id, f"Unknown file {file_id}. See GET /v1/files.")
 
 
 def job_of(name: str) -> UUID:
-    """The job of an id; raises NotFound."""
-    return _uuid_of(JOB_PREFIX, name, f"no job {name}")
+    """Return the job of an ID. Raises NotFound."""
+    return _uuid_of(JOB_PREFIX, name, f"Unknown job {name}. See GET /v1/fine_tuning/jobs.")
 
 
 def organization(account_id: UUID) -> str:
-    """The account, as who owns things."""
+    """Return the account's ID as an organization."""
     return f"org-{account_id.hex}"
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the routes say, with every status that they can answer."""
+"""The OpenAPI document, with all statuses of each route."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ V1_PREFIX = "/v1"
 TITLE, SUMMARY = "EcoLink", "Fine-tuning jobs, metered by the minute."
 
 DESCRIPTION = """\
-Every call but `/healthz` needs an API key: `Authorization: Bearer eco_...`. Amounts are in
-millionths of a dollar, times in UTC, ids of jobs `ftjob-` and a UUID in hexadecimal.
+Every call except `/healthz` needs an API key: `Authorization: Bearer eco_...`. Amounts are in
+millionths of a dollar, times in UTC. A job's ID is `ftjob-` and a UUID in hexadecimal.
 
-Commands are safe to repeat with the same `Idempotency-Key`. Every answer has an `x-request-id`; an
-error names a stable `code`, a sentence, and the fields that it is about. Lists take `after` and
-`limit`, and say with `has_more` whether to go on after the last of what came.
+Repeating a command with the same `Idempotency-Key` is safe. Every response has an `x-request-id`.
+An error has a stable `code`, a sentence, and the fields with problems. Lists take `after` and
+`limit`. If `has_more` is true, another page follows.
 
-`/v1` is what the `openai` package speaks, with its shapes of errors and lists.
+`/v1` is compatible with the `openai` package, including its formats of errors and lists.
 """
 
 UNREADABLE, UNACCEPTABLE = HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY
@@ -40,7 +40,7 @@ ALWAYS = {
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""Of every operation that needs a key."""
+"""Error statuses of every operation that needs a key."""
 
 OF_BODIES = {UNREADABLE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
@@ -50,21 +50,21 @@ FURTHER: dict[tuple[str, str], set[HTTPStatus]] = {
     ("delete", "/v1/models/{model}"): {HTTPStatus.FORBIDDEN},
     ("post", "/v1/chat/completions"): {HTTPStatus.NOT_FOUND},
 }
-"""What single operations of /v1 answer besides; the native ones say so beside their code."""
+"""More statuses of single /v1 operations. Native operations declare theirs beside their code."""
 
 
 def operation_id(route: APIRoute) -> str:
-    """The name of a route in the document: that of its function."""
+    """Return the operation ID of a route: the name of its function."""
     return f"v1_{route.name}" if route.path.startswith(V1_PREFIX) else route.name
 
 
 def install(app: FastAPI) -> None:
-    """Have the application serve this document."""
+    """Make the application serve this document."""
     app.openapi = partial(document, app)  # type: ignore[method-assign]
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+    """Return the document. It is built once."""
     if app.openapi_schema is None:
         made = get_openapi(
             title=TITLE,
@@ -88,7 +88,7 @@ REF = "#/components/schemas/{model}"
 
 
 def operations(made: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and description of every operation of a document."""
+    """Yield the method, path and description of every operation."""
     for path, methods in made["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation
@@ -102,7 +102,7 @@ def _add_schema(made: dict[str, Any], schema: dict[str, Any]) -> None:
 
 
 def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
-    """Name the statuses that come from around a handler: keys, bodies, parameters, the database."""
+    """Add the statuses that no handler returns itself: keys, bodies, parameters, database."""
     answers, native = operation["responses"], not path.startswith(V1_PREFIX)
     answers.pop(str(int(UNACCEPTABLE)), None)
     possible = {HTTPStatus(int(status)) for status in answers if int(status) >= UNREADABLE}
@@ -129,7 +129,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
 
 
 def _error(status: HTTPStatus, *, native: bool) -> dict[str, Any]:
-    """Schema and example of an error's body."""
+    """Return the schema and an example of an error's body."""
     code = next((kind.code for kind, each in STATUSES.items() if each is status), "")
     problem = Problem(code=code or status.name.lower(), message=WHY[status].rstrip("."))
     if native:
@@ -140,7 +140,7 @@ def _error(status: HTTPStatus, *, native: bool) -> dict[str, Any]:
 
 
 def _exemplify(operation: dict[str, Any], components: dict[str, Any]) -> None:
-    """Give every JSON body an example."""
+    """Add an example to every JSON body."""
     bodies = [operation.get("requestBody", {})]
     bodies += [answer for status, answer in operation["responses"].items() if status < "400"]
     for body in bodies:
@@ -150,7 +150,7 @@ def _exemplify(operation: dict[str, Any], components: dict[str, Any]) -> None:
 
 
 def _prune(made: dict[str, Any]) -> None:
-    """Drop the schemas that nothing refers to: those of FastAPI's own shape of a 422."""
+    """Remove unused schemas, such as FastAPI's own schema of a 422."""
     components = made["components"]["schemas"]
     while unused := components.keys() - set(_references(made)):
         for name in unused:
@@ -158,7 +158,7 @@ def _prune(made: dict[str, Any]) -> None:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Names of the schemas that a part of the document refers to."""
+    """Return the names of the schemas that a part of the document refers to."""
     if isinstance(value, list):
         for each in value:
             yield from _references(each)

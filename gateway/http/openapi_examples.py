@@ -1,4 +1,4 @@
-"""Examples of what the OpenAPI document describes, made of its schemas."""
+"""Examples for the OpenAPI document, generated from its schemas."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ VALUES: dict[str, Any] = {
     "train_loss": 1.92,
     "training_file": "file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90",
 }
-"""What fields of a name hold in examples, where neither the field says so nor its type."""
+"""Example values by field name, for fields without their own examples."""
 
 BY_FORMAT = {
     "uuid": "9b2d1c9e-6d1f-4a53-9a3e-2f1c5d7e8a90",
@@ -77,7 +77,7 @@ DEPTH = 12
 def example_of(
     schema: Schema, components: dict[str, Schema], name: str = "", depth: int = 0
 ) -> Any:
-    """A value that a schema accepts, and that a reader recognises; `name` is its field's."""
+    """Return a realistic value for a schema. `name` is the name of its field."""
     if "$ref" in schema:
         schema = components[schema["$ref"].rpartition("/")[2]] | _without_ref(schema)
     if schema.get("examples"):
@@ -138,7 +138,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def _accepts(schema: Schema, value: Any, components: dict[str, Schema]) -> bool:
-    """Whether a plain value is of a schema's type."""
+    """Return True if a plain value has a schema's type."""
     if "$ref" in schema:
         return _accepts(components[schema["$ref"].rpartition("/")[2]], value, components)
     if "enum" in schema:

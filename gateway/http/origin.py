@@ -1,4 +1,4 @@
-"""Where browsers and programs find the gateway: as its operator says, else as they ask for it."""
+"""The gateway's own URL: the operator's setting, otherwise the URL of the request."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from gateway.backend import Backend
 
 
 def base_url(connection: HTTPConnection) -> str:
-    """Scheme, host and port, without a slash at the end."""
+    """Return scheme, host and port, without a slash at the end."""
     return _public(connection) or str(connection.base_url).rstrip("/")
 
 
 def is_secure(connection: HTTPConnection) -> bool:
-    """Whether a browser comes by TLS, which may end at a reverse proxy."""
+    """Return True for a TLS connection, which may end at a reverse proxy."""
     return base_url(connection).startswith("https:")
 
 
 def same_origin(connection: HTTPConnection) -> bool:
-    """Whether a browser asks from one of our own pages; true for what is no browser."""
+    """Return True for a request from our own pages, or from a program that is no browser."""
     origin = connection.headers.get("origin")
     if origin is None:
         return True
@@ -30,7 +30,7 @@ def same_origin(connection: HTTPConnection) -> bool:
 
 
 def client_address(connection: HTTPConnection) -> str:
-    """The client's IP address, as the socket or a trusted proxy names it."""
+    """Return the client's IP address, from the socket or a trusted proxy."""
     return connection.client.host if connection.client else "unknown"
 
 
@@ -43,7 +43,7 @@ FORWARDING_HEADERS = frozenset({
     "x-client-ip",
     "x-real-ip",
 })  # fmt: skip
-"""Headers that proxies add to a request, besides those with a prefix below."""
+"""Headers that proxies add, besides those with a prefix below."""
 
 FORWARDING_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-")
 
@@ -51,9 +51,9 @@ FORWARDING_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-")
 def on_this_host(connection: HTTPConnection) -> bool:
     """Return True for a client on the gateway's host that connects to it directly.
 
-    The peer must be a loopback address, and the client must ask for a loopback address and the
-    gateway's own port, which the clients of a TCP relay do not. A relay's client that forges the
-    Host header cannot be told from a local one.
+    The peer must be a loopback address. The client must ask for a loopback address and the
+    gateway's own port, which the clients of a TCP relay do not. A relayed client that forges the
+    Host header cannot be distinguished from a local one.
     """
     if _public(connection) or any(_is_forwarding(name) for name in connection.headers):
         return False

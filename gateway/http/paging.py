@@ -1,4 +1,4 @@
-"""Pages of lists: how many at most, what they begin after, and whether there are more."""
+"""Paging of lists: limit, cursor, and a flag for further pages."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from pydantic import Field
 from gateway.schemas import Answer
 
 MOST_POSITION = 2**63 - 1
-"""Positions are bigint in the database."""
+"""Largest position: it is a bigint in the database."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LARGEST_PAGE = 10_000
-"""Rows; a long job has a million steps, which no answer is to hold at once."""
+"""Maximum number of rows. A long job has a million steps, too many for one response."""
 
-Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="At most so many.")]
+Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Maximum number of objects.")]
 
 After = Annotated[int, Query(ge=0, le=MOST_POSITION)]
-"""Of a list that is numbered: only what has a higher number."""
+"""Return only objects with a higher number."""
 
 
 class Page(Answer, Generic[T]):
-    """Some of a list; the next page begins after the last of these."""
+    """A page of a list. The next page begins after its last object."""
 
     data: list[T]
-    has_more: bool = Field(description="Whether there are more after these.")
+    has_more: bool = Field(description="True if more objects follow.")
 
     @classmethod
     def of(cls, read: Callable[[int], Sequence[R]], limit: int, show: Callable[[R], T]) -> Page[T]:
-        """The page of at most `limit` rows that `read` reads; with one more it knows of more."""
+        """Return a page of at most `limit` rows.
+
+        It reads one row more, to know if others follow.
+        """
         rows = read(limit + 1)
         return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)

@@ -1,4 +1,4 @@
-"""Rates and quotas of each account: token buckets in memory, slots, and counts of read models."""
+"""Rate limits and quotas of accounts: token buckets, slots, and counts of read models."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gateway.http.errors import QuotaExceeded, RateLimited
 from infrastructure.limits import LIMITS, Limits
 
 MOST_BUCKETS = 50_000
-"""Buckets that are kept; the least recently used is dropped, which makes it full again."""
+"""Number of buckets in memory. The least recently used is dropped, and is full again later."""
 
 BUSY_SECONDS = 5
-"""After which to try again what is limited at a time."""
+"""Seconds until a client retries a request refused for lack of a slot."""
 
 
 class Level(NamedTuple):
-    """How full a bucket is."""
+    """The fill level of a bucket."""
 
     limit: int
     remaining: int
-    reset_seconds: float  # until it is full again
+    reset_seconds: float  # seconds until it is full
 
     def headers(self, name: str) -> dict[str, str]:
-        """The headers of a limit, as OpenAI names them."""
+        """Return the headers of a limit, with OpenAI's names."""
         return {
             f"x-ratelimit-limit-{name}": str(self.limit),
             f"x-ratelimit-remaining-{name}": str(max(0, self.remaining)),
@@ -38,7 +38,7 @@ class Level(NamedTuple):
 
 
 def duration(seconds: float) -> str:
-    """A time as OpenAI's headers write it, such as `1m4s` or `250ms`."""
+    """Format a duration as in OpenAI's headers, such as `1m4s` or `250ms`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)
@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 class Buckets:
-    """Token buckets by limit and owner. They may be used from any thread."""
+    """Token buckets by limit and owner. Thread-safe."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
@@ -54,9 +54,9 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, name: str, owner: Hashable, cost: int = 1) -> Level:
-        """Take tokens; raises RateLimited, and takes none, unless there is one at least.
+        """Take tokens. Raises RateLimited, and takes none, if the bucket is empty.
 
-        A cost that is above what is left becomes a debt, which is refilled first.
+        A cost above the level becomes a debt, which is refilled first.
         """
         size, rate = self._size(name)
         with self._lock:
@@ -69,7 +69,7 @@ class Buckets:
         return Level(size, math.floor(held), (size - held) / rate)
 
     def charge(self, name: str, owner: Hashable, cost: int) -> Level:
-        """Take tokens that were used already, as a debt if there are too few."""
+        """Take tokens that were already used. Too few tokens become a debt."""
         size, rate = self._size(name)
         with self._lock:
             held = self._held(name, owner) - cost
@@ -77,7 +77,7 @@ class Buckets:
         return Level(size, math.floor(held), (size - held) / rate)
 
     def require(self, name: str, owner: Hashable) -> Level:
-        """Take nothing; raises RateLimited if nothing is left."""
+        """Take no tokens. Raises RateLimited if the bucket is empty."""
         return self.take(name, owner, 0)
 
     def _size(self, name: str) -> tuple[int, float]:
@@ -99,14 +99,14 @@ class Buckets:
     def _refusal(self, name: str, seconds: int, level: Level) -> RateLimited:
         limit = LIMITS[name]
         message = (
-            f"limit of {level.limit} per {limit.per_seconds} s reached: {limit.description} "
-            f"Try again in {seconds} s"
+            f"Rate limit of {level.limit} per {limit.per_seconds} s exceeded: {limit.description} "
+            f"Try again in {seconds} s."
         )
         return RateLimited(message, seconds, level.headers(limit.header or "requests"))
 
 
 class Slots:
-    """What an account, or the whole process, may have at a time."""
+    """Limits on simultaneous use, for each account or the whole process."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -115,13 +115,14 @@ class Slots:
 
     @contextmanager
     def hold(self, name: str, owner: Hashable) -> Generator[None]:
-        """Hold one for the duration; raises RateLimited if all are taken."""
+        """Hold a slot during the block. Raises RateLimited if all are taken."""
         limit, place = self._limits[name], (name, owner)
         with self._lock:
             if self._taken[place] >= limit:
                 level = Level(limit, 0, BUSY_SECONDS)
                 raise RateLimited(
-                    f"{limit} at a time is the limit: {LIMITS[name].description}",
+                    f"Limit of {limit} at the same time reached: {LIMITS[name].description} "
+                    "Try again later.",
                     BUSY_SECONDS,
                     level.headers(LIMITS[name].header or name),
                 )
@@ -136,7 +137,7 @@ class Slots:
 
 
 class Quotas:
-    """All limits of the accounts at one gateway process."""
+    """All limits of accounts in one gateway process."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
@@ -144,23 +145,23 @@ class Quotas:
         self.slots = Slots(limits)
 
     def admit(self, account_id: UUID, *, changes: bool) -> dict[str, str]:
-        """Count a request of an account; returns headers for its answer. Raises RateLimited."""
+        """Count an account's request and return headers for its response. Raises RateLimited."""
         level = self.rates.take("requests", account_id)
         if changes:
             self.rates.take("changes", account_id)
         return level.headers("requests")
 
     def require_room(self, name: str, used: int, unit: int = 1) -> int:
-        """Return how much of a quota is left; raises QuotaExceeded if nothing is.
+        """Return the rest of a quota. Raises QuotaExceeded if nothing is left.
 
-        `unit` is what one of the limit counts for, such as bytes of a GiB.
+        `unit` is the size of one unit of the limit, such as the bytes of a GiB.
         """
         limit = LIMITS[name]
         most = self.limits[name] * unit
         if used >= most:
             raise QuotaExceeded(
-                f"quota of {self.limits[name]} reached: {limit.description} "
-                "Delete what you no longer need, or ask your operator for more",
+                f"Quota of {self.limits[name]} reached: {limit.description} "
+                "Delete what you no longer need, or ask your operator for more.",
                 {
                     f"x-ratelimit-limit-{limit.header}": str(most),
                     f"x-ratelimit-remaining-{limit.header}": "0",

@@ -1,8 +1,8 @@
-"""Reading one's own writes: waiting until projections have seen what the log holds.
+"""Read your writes: wait until the projections have processed the event log.
 
-Every command waits here after its commit, so that lists, balances and details alike show it; a
-fallback to the aggregate would have to be written for each view, and could not mend a list. The
-wait is bounded: a projector that is down delays an answer, and never prevents it.
+Every command waits after its commit, so that lists, balances and details show its effect. Reading
+the aggregate instead would need code for each view, and could not fix a list. The wait is bounded.
+If a projector is down, the response is late but still sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 def caught_up(
     backend: Backend, *projections: Projection, patience_seconds: float = WAIT_SECONDS
 ) -> bool:
-    """Wait until projections hold all that the log holds now; False if they take longer."""
+    """Wait until the projections have processed the present log. Return False on timeout."""
     wanted = backend.log.recorder.max_notification_id() or 0
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -41,10 +41,10 @@ def found(
     query: Callable[[Connection], Row | None],
     missing: str,
 ) -> Row:
-    """The row that a query of a projection finds.
+    """Return the row that a query of a projection finds.
 
-    Raises NotFound, with the sentence given, only when the projection holds the whole log, and
-    NotYetVisible when it does not: what was just made is never said not to exist.
+    Raises NotFound with the given message only if the projection has processed the whole log.
+    Otherwise raises NotYetVisible, because the object may be new.
     """
     with backend.pool.connection() as connection:
         row = query(connection)

@@ -1,4 +1,4 @@
-"""Around every request: an id, one line in the log, a bounded body, and no leak on a failure."""
+"""ASGI middleware: a request ID, one log line, a bounded body, and safe error responses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gateway.http.origin import client_address
 log = logging.getLogger("gateway")
 
 PRIVATE = ("/api/", "/v1/")
-"""Paths whose answers no cache may keep."""
+"""Paths whose responses must not be cached."""
 
 JSON_BYTES = 1024**2
-"""Largest body of a request that is read whole; uploads are streamed and have their own limit."""
+"""Maximum size of a body in memory. Uploads are streamed and have their own limit."""
 
 
 class Requests:
-    """ASGI middleware. The id is made here, never taken from a client, so that it is unique."""
+    """ASGI middleware. It generates request IDs itself, so that they are unique."""
 
     def __init__(
         self, app: ASGIApp, errors: Errors, streamed: frozenset[str], secret_below: str
@@ -38,7 +38,7 @@ class Requests:
         self._secret_below = secret_below
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -67,11 +67,11 @@ class Requests:
             answer = await self._errors.refused(Request(scope), error)
             await answer(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("request %s: the client is gone", request_id)
+            log.info("request %s: the client disconnected", request_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
-                raise  # half an answer is out: only closing the connection tells the client
+                raise  # the response has started, so only closing the connection shows the failure
             await self._failure(Request(scope), request_id)(scope, receive, send_with_id)
         log.info(
             "%s %s %s %s %.0f ms",
@@ -83,24 +83,24 @@ class Requests:
         )
 
     def _admit(self, scope: Scope) -> None:
-        """Count a request of a client's address; raises RateLimited."""
+        """Count a request of a client's address. Raises RateLimited."""
         connection = HTTPConnection(scope)
         backend: Backend = connection.app.state.backend
         network = network_of(client_address(connection))
         backend.quotas.rates.take("address_requests", network)
 
     def _logged(self, path: str) -> str:
-        """What the log may know of a path."""
+        """Return the part of a path that may be logged."""
         return f"{self._secret_below}…" if path.startswith(self._secret_below) else path
 
     def _failure(self, request: Request, request_id: str) -> ASGIApp:
-        message = f"something failed here; the request's id is {request_id}"
+        message = f"Internal error. Try again, or send your operator the request ID {request_id}."
         problem = Problem(code="internal_error", message=message)
         return self._errors.answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, problem)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """The same body, refused once it is longer than the limit in bytes."""
+    """Return the same body. It raises TooLarge beyond the limit in bytes."""
     size = 0
 
     async def bounded() -> Message:
@@ -109,7 +109,8 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         size += len(message.get("body", b""))
         if size > limit:
             raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limit} bytes"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The body is larger than {limit} bytes. Shorten it.",
             )
         return message
 

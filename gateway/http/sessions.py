@@ -1,8 +1,8 @@
-"""The session of a browser: the cookie that names it, and what guards its commands.
+"""The browser's session cookie and the CSRF tokens of its commands.
 
-A cookie comes along with whatever makes the browser ask, so a command has to show the session's
-token too, which only our own pages know (OWASP, Cross-Site Request Forgery Prevention Cheat Sheet,
-"Synchronizer Token Pattern").
+A browser sends the cookie with every request, also with forged ones. A command must therefore send
+the session's token too, which only our own pages know (OWASP, Cross-Site Request Forgery Prevention
+Cheat Sheet, "Synchronizer Token Pattern").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def session_in(connection: HTTPConnection, backend: BackendOf) -> Session | None:
-    """The session that a browser's cookie names, if it is one."""
+    """Return the session of a browser's cookie, or None."""
     token = connection.cookies.get(COOKIE)
     if token is None:
         return None
@@ -39,10 +39,10 @@ SessionOf = Annotated[Session | None, Depends(session_in)]
 
 
 async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
-    """What a command shows: its header, or the field of a plain form.
+    """Return the token of a command, from its header or the field of a plain form.
 
-    A body is read for somebody who is signed in alone, and that of an upload, which has no bound
-    yet, for nobody.
+    The body is read only for a signed-in user. The body of an upload is never read here, because
+    its size is not yet limited.
     """
     if request.method in SAFE_METHODS or session is None:
         return None
@@ -55,16 +55,16 @@ async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
 
 
 def check_csrf(request: Request, session: Session, shown: str | None) -> None:
-    """Raises Forbidden for a command that does not come from our own pages."""
+    """Raise Forbidden for a command that does not come from our own pages."""
     if request.method in SAFE_METHODS:
         return
     expected = session.csrf_token.encode()
     if shown is None or not hmac.compare_digest(shown.encode(errors="replace"), expected):
-        raise Forbidden("this form is no longer valid; load its page again")
+        raise Forbidden("This form has expired. Reload its page.")
 
 
 def keep_session(request: Request, response: Response, token: str) -> None:
-    """Have the browser send a session's token from now on."""
+    """Set the session cookie of the browser."""
     response.set_cookie(
         COOKIE,
         token,
@@ -76,7 +76,7 @@ def keep_session(request: Request, response: Response, token: str) -> None:
 
 
 def renew_session(request: Request, response: Response, backend: Backend) -> None:
-    """Replace the token of a session that is due, with the page that is answered."""
+    """Renew the token of a session if it is due, with the response of a page."""
     session: Session | None = getattr(request.state, "session", None)
     if session is None or not session.due:
         return

@@ -1,4 +1,4 @@
-"""What every WebSocket of the gateway does: send as long as its client takes it, and close well."""
+"""Sending to and closing of WebSockets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CLOSE_SECONDS = 5.0
 REASON_BYTES = 123
 
 GOING_AWAY, TOO_SLOW = 1012, 4408
-"""Close codes of a gateway that ends and of a client that takes nothing."""
+"""Close codes: the gateway is stopping, or the client does not read."""
 
 
 async def while_connected(websocket: WebSocket, sends: Coroutine[None, None, None]) -> None:
-    """Send until the client is gone, or may get no more; raises what sending raises."""
+    """Send until the client disconnects or loses access. Raises errors of the sender."""
     sending = asyncio.create_task(sends)
     listening = asyncio.create_task(_until_gone(websocket))
     try:
@@ -31,7 +31,7 @@ async def while_connected(websocket: WebSocket, sends: Coroutine[None, None, Non
 
 
 async def sent_in_time(websocket: WebSocket, text: str, advice: str) -> bool:
-    """Send a message; False if the client is gone, or is closed with advice as it takes nothing."""
+    """Send a message. Return False if the client has disconnected or does not read."""
     try:
         async with asyncio.timeout(SEND_SECONDS):
             await websocket.send_text(text)
@@ -44,7 +44,7 @@ async def sent_in_time(websocket: WebSocket, text: str, advice: str) -> bool:
 
 
 async def close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close; a client that does not even take that is left to the keepalive."""
+    """Close the WebSocket. If the client does not read even that, the keepalive ends it."""
     short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
     with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
         async with asyncio.timeout(CLOSE_SECONDS):
@@ -52,6 +52,6 @@ async def close(websocket: WebSocket, code: int, reason: str) -> None:
 
 
 async def _until_gone(websocket: WebSocket) -> None:
-    """What a client says means nothing here; only that it goes."""
+    """Wait until the client disconnects. Messages from clients are ignored."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass

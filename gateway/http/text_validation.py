@@ -1,7 +1,7 @@
-"""What no request may hold: NUL characters, and halves of surrogate pairs, which are no text.
+"""Rejection of NUL characters and unpaired surrogates in requests.
 
-The database keeps neither. An event has room for a NUL, and would then stop every projection that
-it comes to; what has half a pair cannot even be answered.
+The database stores neither. An event could contain a NUL, and would then stop every projection that
+processes it. A text with an unpaired surrogate cannot be encoded as a response.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from domain.core.errors import Invalid
 NUL = "\x00"
 FORM = "application/x-www-form-urlencoded"
 SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]|\x00")
-"""Escaped in JSON, half a pair as such, or a body that is UTF-16: all of these are parsed."""
+"""NUL or a surrogate: escaped in JSON, as bytes, or in a UTF-16 body. All of these are parsed."""
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 async def only_texts(connection: HTTPConnection) -> None:
-    """Raises Invalid if any is in the path, the query, or a form or JSON body that is read."""
+    """Raise Invalid for such text in the path, the query, or a form or JSON body."""
     scope = connection.scope
     if NUL in scope["path"] or NUL in unquote(scope["query_string"].decode("latin-1")):
-        raise Invalid("NUL characters are not accepted in a URL")
+        raise Invalid("The URL contains a NUL character. Remove it.")
     route = scope.get("route")
     if not isinstance(connection, Request) or getattr(route, "body_field", None) is None:
-        return  # what is streamed is no text yet
+        return  # a streamed body is not parsed here
     if connection.headers.get("content-type", "").startswith(FORM):
         fields = (await connection.form()).multi_items()
         _refuse_in([list(each) for each in fields], "form")
@@ -43,23 +43,23 @@ async def only_texts(connection: HTTPConnection) -> None:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        return  # the framework refuses it
+        return  # the framework rejects it
     _refuse_in(body, "body")
 
 
 def _refuse_in(value: Any, field: str) -> None:
     if any(NO_TEXT.search(text) for text in _texts(value)):
-        message = "NUL characters and halves of surrogate pairs are not accepted"
+        message = "The text contains NUL characters or unpaired surrogates. Remove them."
         raise Invalid(message, field=field)
 
 
 def storable(text: str) -> str:
-    """A text without NUL characters; half of a surrogate pair becomes a question mark."""
+    """Return a text without NUL characters. Unpaired surrogates become question marks."""
     return text.replace(NUL, "").encode(errors="replace").decode()
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, names of fields too."""
+    """Yield every string in a JSON value, also the names of fields."""
     waiting = [value]
     while waiting:
         match waiting.pop():

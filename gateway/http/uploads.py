@@ -1,4 +1,4 @@
-"""Uploads: a request's body on its way into the artifact store, never held in memory."""
+"""Streaming of uploads into the artifact store."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.disk_space import DiskLevel, disk_space
 
 FORM_BYTES = 64 * 1024
-"""What the rest of a form may add to its file."""
+"""Maximum size of the other fields of a form."""
 
 
 async def store_upload(
     request: Request, artifacts: Artifacts, ref: str, limit: int
 ) -> tuple[int, str]:
-    """Stream the body under a ref; returns (bytes, sha256).
+    """Store the body under a reference and return (bytes, sha256).
 
-    Raises TooLarge above the limit in bytes, at once if the client declares as much, and
-    ClientDisconnect if the client goes away; nothing is kept then.
+    Raises TooLarge above the limit in bytes, at once if the client declares the size. Raises
+    ClientDisconnect if the client disconnects. A failed upload stores nothing.
     """
     refuse_declared(request, limit)
     return await store_stream(request.stream(), artifacts, ref, limit)
@@ -34,10 +34,10 @@ async def store_stream(
 
 
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
-    """Refuse an upload before any of it is read.
+    """Refuse an upload before reading it.
 
-    Raises NoDiskSpace if the disk is nearly full, and TooLarge if the client says that more comes
-    than the limit and what is beside it.
+    Raises NoDiskSpace if the disk is nearly full. Raises TooLarge if the declared size exceeds the
+    limit and the size of the other fields.
     """
     if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
         raise NoDiskSpace("EcoLink has too little disk space for uploads. Ask your operator.")
@@ -57,4 +57,4 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
 
 def _too_large(limit: int) -> TooLarge:
     mebibytes = f"{limit / 1024**2:.1f}".removesuffix(".0")
-    return TooLarge(f"the file is larger than the limit of {mebibytes} MiB ({limit} bytes)")
+    return TooLarge(f"The file is larger than the limit of {mebibytes} MiB ({limit} bytes).")

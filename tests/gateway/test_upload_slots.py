@@ -1,4 +1,4 @@
-"""Uploads at a time: of one account, and of a gateway, with clients that stall within a body."""
+"""Limits on simultaneous uploads of an account and of a gateway, with stalled clients."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_account_has_so_many_uploads_at_a_time(
             (refused,) = eventually(lambda: answered(uploads))
             status, text = refused.answer()
             assert status == 429
-            assert f"{most} at a time" in text
+            assert LIMITS["uploads"].description in text
             assert f"x-ratelimit-limit-uploads: {most}" in text
             assert "retry-after: " in text
             held = [each for each in uploads if each is not refused]
@@ -122,7 +122,7 @@ def test_a_gateway_has_so_many_uploads_at_a_time(
             (refused,) = eventually(lambda: answered(uploads))
             status, text = refused.answer()
             assert status == 429
-            assert "2 at a time" in text
+            assert LIMITS["all_uploads"].description in text
             late = people[uploads.index(refused)]
             assert upload(as_body, gateway.url, late) == 429
             next(each for each in uploads if each is not refused).finish()

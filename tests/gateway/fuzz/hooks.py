@@ -1,6 +1,6 @@
-"""What schemathesis loads: real ids in most requests, all kinds of callers, and the count.
+"""Schemathesis hooks: most requests have real IDs, callers vary, and responses are counted.
 
-Every choice follows from the request itself, so that a failure can be made again.
+Every choice depends on the request alone, so that a failure is reproducible.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ import schemathesis
 from schemathesis import Case, CheckContext, HookContext, Response, SerializationContext
 
 SEEDS = json.loads(os.environ["FUZZ_SEEDS"])
-"""`keys` of callers; `ids`: what there is, by parameter, or by path and parameter."""
+"""`keys` of callers, and `ids` of existing objects by parameter, or by path and parameter."""
 
 COUNTS = Path(os.environ["FUZZ_COUNTS"])
 
 SPARED = frozenset({"key_id"})
-"""Never anything else: schemathesis learns ids from answers, and would revoke its own key."""
+"""Parameters that always get a seed. Otherwise schemathesis would revoke its own key."""
 
 answered: Counter[str] = Counter()
 
 
 @schemathesis.serializer("application/jsonl")
 def as_it_is(context: SerializationContext, value: Any) -> bytes:
-    """An upload is taken as it comes."""
+    """Send the body of an upload unchanged."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
 @schemathesis.check
 def no_failure(ctx: CheckContext, response: Response, case: Case) -> None:
-    """No 5xx, but of what comes later: a model, which nothing here loads, and late read models."""
+    """Fail on a 5xx, except while a model is not loaded or read models are late."""
     if response.status_code == 503 and b"not_serving" in response.content:
-        assert response.headers.get("retry-after") == ["5"], "it does not say when to try again"
-    elif response.status_code == 503 and b"is still writing this down" in response.content:
-        assert response.headers.get("retry-after") == ["1"], "it does not say when to try again"
+        assert response.headers.get("retry-after") == ["5"], "the response has no Retry-After"
+    elif response.status_code == 503 and b"not_yet_visible" in response.content:
+        assert response.headers.get("retry-after") == ["1"], "the response has no Retry-After"
     else:
         assert response.status_code < 500, f"the server failed: {response.content!r}"
 
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
-    """Name things that are there, three times of four; call as the operator, nine times of ten."""
+    """Use existing IDs in three of four requests, and the operator's key in most."""
     drawn = crc32(repr((case.path, case.path_parameters, case.query, case.body)).encode())
     for part in (case.path_parameters, case.query, case.body):
         if isinstance(part, dict):
@@ -67,11 +67,11 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
 
 @schemathesis.hook
 def after_call(context: HookContext, case: Case, response: Response) -> None:
-    """Count the answers."""
+    """Count the response."""
     answered[f"{case.method} {case.path} {response.status_code}"] += 1
 
 
 @atexit.register
 def write_counts() -> None:
-    """For the test that started this."""
+    """Write the counts for the test that started this process."""
     COUNTS.write_text(json.dumps(answered))
