@@ -1,4 +1,4 @@
-"""The gateway process: HTTP in front of the use cases and the read models."""
+"""The gateway process: HTTP access to the use cases and the read models."""
 
 from __future__ import annotations
 
@@ -40,20 +40,23 @@ log = logging.getLogger("gateway")
 
 SHUTDOWN_SECONDS, FAREWELL_SECONDS = 5, 0.1
 SWITCH_SECONDS = 0.0005
-"""How long a thread computes while another waits. With Python's 5 ms, all that is sent to many
-clients would wait so long, after each system call, for a thread that renders a view."""
+"""Time that a thread may hold the interpreter.
+
+With Python's default of 5 ms, each send to a client waits that long for a thread that renders a
+view.
+"""
 
 MESSAGE_BYTES = 16 * 1024
-"""Largest message that a WebSocket client may send; it has nothing to say."""
+"""Maximum size of a message from a WebSocket client. Clients send nothing useful."""
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; it connects when it starts to serve."""
+    """Return the application. It connects to its stores at startup."""
     app = FastAPI(
         title=openapi.TITLE,
         version="1",
         openapi_url="/api/openapi.json",
-        # Their pages load scripts from other hosts; ours is gateway.reference.
+        # FastAPI's own pages load scripts from other hosts; gateway.reference does not.
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
@@ -72,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         streamed=frozenset({uploads.NATIVE_PATH, uploads.OPENAI_PATH}),
         secret_below=f"{page_errors.SIGN_IN}/",
     )
-    assets.assets()  # a gateway without its assets must fail at start
+    assets.assets()  # a missing asset must prevent the start
     app.include_router(routes.native)
     app.include_router(routes.openai)
     app.include_router(reference.router)
@@ -83,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
-    """While this lasts, the application's state has its connections and what follows the log."""
+    """Open the connections and start the background tasks of the application."""
     with open_backend(settings) as backend:
         app.state.backend = backend
         app.state.lockout = Lockout(backend.quotas.limits, partial(record_security_event, backend))
@@ -107,29 +110,29 @@ async def _connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
 
 
 def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
-    """Store a security event; the log of the process, which has no retention, has no address."""
+    """Store a security event. The process log, which has no retention, omits the address."""
     log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
     try:
         with backend.pool.connection() as connection:
             security_log.record(connection, kind, address, detail)
     except psycopg.Error as error:
-        log.warning("the security event is not stored: %s", error)
+        log.warning("cannot store the security event: %s", error)
 
 
 async def _follow(feed: EventFeed) -> None:
-    """Follow the log; end the process if the log was replaced, with all that it keeps of it."""
+    """Follow the event log. If it was replaced, stop the process, because its caches are wrong."""
     try:
         await feed.run()
     except LogReplaced as error:
-        log.critical("%s The gateway ends, to start again.", error)
+        log.critical("%s The gateway stops, to be restarted.", error)
         signal.raise_signal(signal.SIGTERM)
 
 
 class Server(GuardedServer):
-    """Ends at once although clients wait for events."""
+    """An HTTP server that stops at once, even while clients wait for events."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let them go first; uvicorn would wait for their answers."""
+        """Wake the waiting clients first, because uvicorn waits for their responses."""
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.feed.close()
@@ -138,7 +141,7 @@ class Server(GuardedServer):
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM. Raises RuntimeError if it cannot start."""
+    """Serve until SIGTERM. Raises RuntimeError if the gateway cannot start."""
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     guard = ConnectionGuard(Limits(settings.limits), exempt=settings.proxies)
@@ -149,7 +152,7 @@ def run(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        # Events are small; compressing each for each client costs more than it saves.
+        # Events are small. Compressing each for each client costs more than it saves.
         ws_per_message_deflate=False,
         ws_max_size=MESSAGE_BYTES,
         proxy_headers=bool(settings.proxies),
@@ -157,8 +160,8 @@ def run(settings: Settings) -> None:
         **guard.protocols(),
     )
     server = Server(config, guard)
-    # After a graceful end uvicorn raises the signal again, which would kill the process.
+    # After a graceful stop uvicorn raises the signal again, which would kill the process.
     signal.signal(signal.SIGTERM, server.handle_exit)
     server.run()
     if not server.started:
-        raise RuntimeError("the gateway could not start; its log says why")
+        raise RuntimeError("The gateway could not start. See its log.")

@@ -1,4 +1,4 @@
-"""What the handlers work with: the event log, the read models and the artifacts."""
+"""Connections and use cases of the gateway: event log, read models and artifacts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from infrastructure.store import Connection, open_log, open_pool
 from projections.estimates import calibration
 
 CACHED_AGGREGATES = 500
-"""What calls read again and again (pools, the catalog, keys); each read asks for newer events."""
+"""Aggregates that many calls read (pools, catalog, keys). Each read fetches newer events."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class Backend:
 
     @property
     def ecolink(self) -> EcoLink:
-        """The use cases of accounts, keys, datasets and bases."""
+        """Return the use cases of accounts, keys, datasets and base models."""
         return EcoLink(self.log)
 
     @property
     def quoting(self) -> Quoting:
-        """Prices of jobs, by what finished ones taught."""
+        """Return the use cases of quotes, which learn from finished jobs."""
         return Quoting(self.log, self._calibration, load_of)
 
     @property
     def launching(self) -> Launching:
-        """The use cases of jobs."""
+        """Return the use cases of jobs."""
         return Launching(self.log, self.quoting, timedelta(days=self.settings.retention_days))
 
     @property
     def deploying(self) -> Deploying:
-        """The use cases of deployments."""
+        """Return the use cases of deployments."""
         return Deploying(self.log)
 
     def _calibration(
@@ -70,7 +70,7 @@ class Backend:
 
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
-    """Connect, and close at the end."""
+    """Open the connections, and close them at the end."""
     with (
         open_log(settings, pool_size=4, cached=CACHED_AGGREGATES) as log,
         open_pool(settings) as pool,
@@ -81,7 +81,7 @@ def open_backend(settings: Settings) -> Generator[Backend]:
 
 
 async def backend_of(request: Request) -> Backend:
-    """The backend of the application that serves this request."""
+    """Return the backend of the application that serves this request."""
     return request.app.state.backend
 
 

@@ -1,4 +1,4 @@
-"""What the answers of every resource share: their base, lists, money, and the ids of jobs."""
+"""Shared schemas: base class, lists, money, and job IDs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class Answer(BaseModel):
-    """Base of every answer."""
+    """Base of all schemas."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Listed(Answer, Generic[T]):
-    """Several things of one kind."""
+    """A list of objects."""
 
     data: list[T]
 
@@ -39,22 +39,22 @@ class Money(Answer):
 
     @classmethod
     def of(cls, micros: int, toward: Toward = Toward.NEAREST) -> Money:
-        """The answer for an amount in micro-dollars; its text is rounded to cents."""
+        """Return an amount in micro-dollars. Its text is rounded to cents."""
         return cls(micros=micros, text=dollars(micros, toward))
 
     @classmethod
     def price(cls, micros: int) -> Money:
-        """The answer for a price in micro-dollars, which is not rounded."""
+        """Return a price in micro-dollars. Its text is not rounded."""
         return cls(micros=micros, text=exact_dollars(micros))
 
 
 def job_name(job_id: UUID) -> str:
-    """The name under which people know a job; events know its UUID."""
+    """Return the public ID of a job. Events use the job's UUID."""
     return f"{JOB_PREFIX}{job_id.hex}"
 
 
 def parsed_job_id(text: str) -> UUID:
-    """The job that a text names, with its prefix or without; raises ValueError with the fix."""
+    """Return the job with an ID, with or without its prefix. Raises ValueError."""
     try:
         return UUID(text.removeprefix(JOB_PREFIX))
     except ValueError:
@@ -82,7 +82,9 @@ JobId = Annotated[
         {
             "type": "string",
             "pattern": f"^{JOB_PREFIX}[0-9a-f]{{32}}$",
-            "description": "`ftjob-` and the job's UUID in hexadecimal; a bare UUID also names it.",
+            "description": (
+                "`ftjob-` and the job's UUID in hexadecimal. A bare UUID is accepted too."
+            ),
             "examples": ["ftjob-0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"],
         }
     ),

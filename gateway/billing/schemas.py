@@ -113,7 +113,7 @@ class StatementJob(Answer):
 
     job_id: JobId
     name: str = Field(description="Suffix of the job, otherwise the start of its ID.")
-    dataset: str | None = Field(description="Name of the dataset; null if it was deleted.")
+    dataset: str | None = Field(description="Name of the dataset, or null if it was deleted.")
     base_model: str | None = Field(description="null if the job is not known yet.")
     segments: int
     minutes: int

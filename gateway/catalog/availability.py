@@ -1,4 +1,4 @@
-"""How long GPU pools are taken, from the running jobs' own estimates and their progress."""
+"""Load of GPU pools, from the estimates and the progress of running jobs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from projections.job_row import CANCELLING, PAUSING
 from projections.projection import Row
 
 UNKNOWN_SECONDS = 600.0
-"""What is assumed of a job without an estimate: approved by a version that made none."""
+"""Assumed duration of a job without an estimate, which an older version approved."""
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
-    """Every pool with what runs in it and who waits for it."""
+    """Return every pool with its running jobs and its queue."""
     now = backend.clock.now()
     with backend.pool.connection() as connection:
         sizes, rows = capacities(connection), claims(connection)
@@ -37,13 +37,16 @@ def pool_loads(backend: Backend) -> list[PoolLoad]:
 
 
 def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
-    """The same, as the log has it now; estimates show it, and the capacity gate decides on it."""
+    """Wait until the read models have the present log, then return every pool.
+
+    Estimates show these loads, and the capacity gate uses them.
+    """
     caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
     return pool_loads(backend)
 
 
 def waits_of(backend: Backend, jobs: Sequence[Row]) -> dict[UUID, float | None]:
-    """Expected seconds until jobs get their GPUs, of those that wait for them; None: unknown."""
+    """Return the expected seconds until queued jobs get their GPUs, or None if unknown."""
     waiting = [job for job in jobs if job["waiting_since"] is not None]
     if not waiting:
         return {}
@@ -64,17 +67,17 @@ def _wait(
     wait = wait_seconds(sizes.get(place, 0), running, queue, job["gpu_count"])
     if wait is None or job["relaunch_at"] is None:
         return wait
-    return max(wait, (job["relaunch_at"] - now).total_seconds())  # it joins the queue then
+    return max(wait, (job["relaunch_at"] - now).total_seconds())  # the job joins the queue then
 
 
 def remaining_seconds(
     job: Row, last_step: Mapping[str, Any] | None, wait: float | None, now: datetime
 ) -> float | None:
-    """Expected seconds until a job is registered, with its wait for GPUs in seconds.
+    """Return the expected seconds until a job is registered.
 
-    None of a job that is paused or over, or about to be, whose wait is unknown, or that has no
-    estimate.
-    `last_step` is the measurement of the last optimizer step, if there is one.
+    `wait` is its wait for GPUs in seconds. `last_step` is the measurement of the last optimizer
+    step, if any. The result is None for a paused, finished, pausing or cancelling job. It is also
+    None without an estimate, or if the wait is unknown.
     """
     resting = JobStatus(job["status"]) is JobStatus.PAUSED or JobStatus(job["status"]).is_final
     if resting or job["phase"] in (PAUSING, CANCELLING) or job["estimate"] is None:
@@ -104,7 +107,7 @@ def _queue(rows: Sequence[Row]) -> tuple[Queued, ...]:
 
 
 def _seconds_left(row: Row, now: datetime) -> float:
-    """How long the segment of a row will still hold its GPUs."""
+    """Return the seconds until the segment of a row frees its GPUs."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     if row["bound_at"] is None:
@@ -119,7 +122,7 @@ def _seconds_left(row: Row, now: datetime) -> float:
 
 
 def _steps(row: Row) -> Steps:
-    """The steps of a row, and when its segment began to train and took the last of them."""
+    """Return the steps of a row, and the times of the first and the last in its segment."""
     began = row["training_since"]
     here = row["measured_segment"] == row["segment"]
     return Steps(
@@ -131,7 +134,7 @@ def _steps(row: Row) -> Steps:
 
 
 def _seconds(row: Row) -> float:
-    """How long the whole next segment of a row will hold its GPUs."""
+    """Return the expected seconds that the next segment of a row uses its GPUs."""
     if row["estimate"] is None:
         return UNKNOWN_SECONDS
     rest = _rest(row, row["step"])
@@ -139,7 +142,7 @@ def _seconds(row: Row) -> float:
 
 
 def _rest(row: Row, step: int) -> Estimate:
-    """The estimate of the segment that begins at a step."""
+    """Return the estimate of the segment that begins at a step."""
     whole = Estimate.model_validate(row["estimate"])
     total_steps = row["total_steps"] or whole.total_steps
     return remaining(
@@ -152,7 +155,7 @@ def _rest(row: Row, step: int) -> Estimate:
 
 
 def _phase(row: Row) -> Phase | None:
-    """The phase of a segment, as far as its job's events tell."""
+    """Return the phase of a segment, from the events of its job."""
     if row["status"] == "evaluating":
         return Phase.EVALUATION
     if row["status"] == "trained_pending_register":

@@ -41,7 +41,7 @@ class PoolAnswer(Answer):
     free: int
     waiting: int = Field(description="Jobs in the queue.")
     wait_seconds: int | None = Field(
-        description="Expected wait of a job that needs one GPU; null if unknown."
+        description="Expected wait of a job that needs one GPU, or null if unknown."
     )
 
 

@@ -43,7 +43,7 @@ class Reply(Generic[T_co]):
 
     @classmethod
     def of(cls, schema: type[M], document: dict[str, Any]) -> Reply[M]:
-        """Return the reply with a document; raises ClientError if the schema is another."""
+        """Return the reply with a document. Raises ClientError if the schema is another."""
         try:
             return Reply(document, schema.model_validate(document))
         except ValidationError as error:
@@ -176,7 +176,7 @@ class Client:
         sent: Callable[[int], object] = lambda size: None,
         **options: bool,
     ) -> dict[str, Any]:
-        """Upload a dataset file as a stream; raises OSError if the file cannot be read.
+        """Upload a dataset file as a stream. Raises OSError if the file cannot be read.
 
         `sent` is called with the bytes of each part. `options` are query parameters.
         """
@@ -228,7 +228,7 @@ class Client:
             raise Unreachable(f"No answer from {self._url}: {reason}") from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
-        """Return the JSON of a response; raise Refused for an error."""
+        """Return the JSON of a response. Raises Refused for an error."""
         try:
             answer = response.json()
         except ValueError:

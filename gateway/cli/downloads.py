@@ -101,7 +101,7 @@ def download(
 
 
 def _relative(file: FileAnswer) -> PurePosixPath:
-    """The path below the directory; raises Damaged for a path that leads out of it."""
+    """The path below the directory. Raises Damaged for a path that leads out of it."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise Damaged(f"{file.path} is not a path below the directory")
@@ -147,7 +147,7 @@ def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Ad
 
 
 def _check(directory: Path, files: list[FileAnswer]) -> None:
-    """Compare the manifest with the verified files; raises Damaged."""
+    """Compare the manifest with the verified files. Raises Damaged."""
     manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
     listed = {each["path"]: each["sha256"] for each in manifest["files"]}
     arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}

@@ -133,7 +133,7 @@ def _with_repeat(states: Iterable[Job]) -> Generator[None]:
 
 
 def follow(client: Client, job_id: str, as_json: bool) -> ExitCode:
-    """Show a job until it ends or pauses; return the exit code. Raises ClientError."""
+    """Show a job until it ends or pauses, and return the exit code. Raises ClientError."""
     console = screen()
     with leaving_it_running(job_id):
         if as_json:
@@ -181,7 +181,7 @@ class _Bill:
 
 
 def _json_lines(following: Iterable[Job]) -> JobDetail:
-    """Print each state that differs from the one before as a line of JSON; return the last."""
+    """Print each state that differs from the one before as a line of JSON, and return the last."""
     shown: Job | None = None
     for job in following:
         if shown is None or job.document != shown.document:

@@ -164,7 +164,7 @@ def _cost(job: JobDetail) -> str:
 
 
 def paused(job: JobDetail) -> str | None:
-    """Return why a job is paused and what a resume needs; None if it is not paused."""
+    """Return why a job is paused and what a resume needs, or None if it is not paused."""
     if job.status is not JobStatus.PAUSED:
         return None
     reason = PAUSED.get(job.pause_reason, BY_USER) if job.pause_reason else BY_USER

@@ -76,7 +76,7 @@ def chat(
 
 
 def _prompt(prompt: str | None) -> str:
-    """The message, as an argument or from standard input; raises BadParameter if it is empty."""
+    """The message, as an argument or from standard input. Raises BadParameter if it is empty."""
     if prompt is None and sys.stdin.isatty():
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt

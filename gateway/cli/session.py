@@ -77,7 +77,7 @@ def _show(url: str, account: Reply[AccountAnswer], as_json: bool) -> None:
 
 
 def _address(given: str | None) -> str:
-    """The URL to save; raises BadParameter if it is not one."""
+    """The URL to save. Raises BadParameter if it is not one."""
     if given is None and sys.stdin.isatty():
         given = str(typer.prompt("URL of EcoLink", err=True)).strip()
     if given is None:
@@ -88,7 +88,7 @@ def _address(given: str | None) -> str:
 
 
 def _typed_key(address: str) -> str:
-    """The key from a hidden prompt or standard input; raises BadParameter if it is empty."""
+    """The key from a hidden prompt or standard input. Raises BadParameter if it is empty."""
     if sys.stdin.isatty():
         key = str(typer.prompt(f"API key for {address}", hide_input=True, err=True))
     else:

@@ -59,7 +59,7 @@ class Finder(Protocol):
     """Finds the gateway; `ctx.obj` of the commands."""
 
     def endpoint(self) -> Endpoint:
-        """Return the gateway and the API key; raises ClientError."""
+        """Return the gateway and the API key. Raises ClientError."""
         ...
 
     def given(self) -> tuple[str | None, str | None]:

@@ -1,7 +1,7 @@
-"""Examples of a dataset as a base model will see them, with what is learnt of them.
+"""Examples of a dataset as a base model sees them, with the learned parts.
 
-Runs in a process with limits (`gateway/datasets/preview_worker.py`), because a line or a template
-may take any amount of time or memory.
+This code runs in a process with limits (`gateway/datasets/preview_worker.py`). A line or a template
+can take any amount of time or memory.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from infrastructure.chat_labels import (
 )
 from infrastructure.text_encoder import Tokens, readable
 
-CHARACTERS_SHOWN = 20_000  # of one example
-TURNS_TOLD_APART = 100  # each costs a rendering of all that is before it
+CHARACTERS_SHOWN = 20_000  # per example
+TURNS_TOLD_APART = 100  # each costs a rendering of all previous messages
 
 EXAMPLES_OF_CONVERSATION = 5
-"""Templates that rewrite history make one of each answer."""
+"""Templates that rewrite earlier messages make an example of each answer."""
 
-REFUSAL_CHARACTERS = 300  # of what a template says that refuses an example
+REFUSAL_CHARACTERS = 300  # length of a template's message that refuses an example
 WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
-"""A line of more is cut before it is rendered, so that its tokens are not counted here."""
+"""Longer lines are cut before rendering, so that their tokens are not counted here."""
 
 READ, LEARNT, CUT = "read", "learnt", "cut"
 
 
 class Piece(NamedTuple):
-    """A text whose tokens are read, learnt (they carry loss), or cut off behind the context."""
+    """A text whose tokens are read, learned (they carry loss), or truncated after the context."""
 
     text: str
     kind: str
 
 
 class Turn(NamedTuple):
-    """What one message became; without a role where the template lets none be told apart."""
+    """The rendered text of a message. It has no role if the template does not separate messages."""
 
     role: str | None
     pieces: list[Piece]
@@ -52,21 +52,21 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class ShownExample:
-    """One example that training makes of a conversation; the counts are in tokens."""
+    """One training example of a conversation. Counts are in tokens."""
 
     turns: list[Turn]
     tokens: int
-    learnt: int  # that carry loss; without any, training leaves the example out
-    cut: int  # beyond the base's context
-    characters_left_out: int  # of what is shown here
+    learnt: int  # with loss; training leaves out an example without any
+    cut: int  # beyond the base model's context
+    characters_left_out: int  # beyond the limit of this page
 
 
 @dataclass(frozen=True)
 class ShownConversation:
-    """A line of a dataset, counted from 1: its examples, or why the template refuses it.
+    """A line of a dataset, counted from 1: its examples, or the template's reason to refuse it.
 
-    A very long line is cut before it is rendered: `characters_left_out` and `messages_left_out`
-    are then not in its examples, nor in their counts.
+    A very long line is cut before rendering. Its examples and their counts then leave out
+    `characters_left_out` and `messages_left_out`.
     """
 
     number: int
@@ -78,21 +78,21 @@ class ShownConversation:
 
     @property
     def is_cut(self) -> bool:
-        """Whether any of it is beyond the base's context."""
+        """True if part of it is beyond the base model's context."""
         return any(example.cut for example in self.examples)
 
 
 def shown_conversations(
     renderer: ChatRenderer, lines: Iterable[bytes], first: int, context: int
 ) -> list[ShownConversation]:
-    """Lines of a dataset, the first of which has the number `first`, as training makes them."""
+    """Return lines of a dataset as training examples. The first line has the number `first`."""
     return [
         _conversation(renderer, number, line, context) for number, line in enumerate(lines, first)
     ]
 
 
 def lines_from(chunks: Iterable[bytes], skipped: int, count: int) -> Iterator[bytes]:
-    """So many lines of a file behind those that are skipped; no more than those is held."""
+    """Yield lines of a file after some skipped ones. Only these are held in memory."""
     rest = b""
     for chunk in chunks:
         if skipped:
@@ -137,9 +137,9 @@ def _is_long(line: bytes, conversation: dict[str, Any]) -> bool:
 
 
 def _shortened(messages: list[Message]) -> dict[str, Any]:
-    """The beginning of a conversation: so many messages, and so many characters of them at most.
+    """Return the beginning of a conversation within a limit of messages and characters.
 
-    The last message that is kept is cut where it is text, and left out where it is a tool call.
+    The last message is cut if it is text, and left out if it is a tool call.
     """
     kept: list[Message] = []
     left = CHARACTERS_SHOWN
@@ -162,7 +162,7 @@ def _characters(messages: list[Message]) -> int:
 def shown_example(
     renderer: ChatRenderer, marked: Marked, messages: list[Message], context: int
 ) -> ShownExample:
-    """What training reads, learns and cuts off of a text, in the turns that it is made of."""
+    """Return the learned and the truncated parts of a text, by turn."""
     tokens = renderer.encode(marked.text)
     example = labelled(tokens, marked)
     shown = marked.text[:CHARACTERS_SHOWN]
@@ -180,7 +180,7 @@ def shown_example(
 
 
 def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, str]]:
-    """Where in the text each kind begins; the first token is never predicted."""
+    """Return the position of each kind in the text. The first token is never predicted."""
     kinds = [(0, READ)]
     for position, (begin, end) in enumerate(tokens.offsets):
         if begin == end:
@@ -195,9 +195,9 @@ def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, st
 def _turns(
     renderer: ChatRenderer, text: str, messages: list[Message]
 ) -> list[tuple[str | None, int, int]]:
-    """Roles, and where in the text their messages begin and end.
+    """Return the roles, and the start and end of their messages in the text.
 
-    Messages between which the template lets no end be told are one turn without a role.
+    Messages that the template does not separate are one turn without a role.
     """
     turns: list[tuple[str | None, int, int]] = []
     start, roles = 0, []
@@ -217,7 +217,7 @@ def _turns(
 
 
 def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> list[Piece]:
-    """The pieces of a turn."""
+    """Return the pieces of a turn."""
     bounds = [*kinds, (len(text), READ)]
     pieces: list[Piece] = []
     for (begin, kind), (finish, _) in pairwise(bounds):

@@ -49,7 +49,7 @@ router = APIRouter(prefix="/datasets")
 def show_datasets(
     request: Request, caller: CallerOf, backend: BackendOf, after: Before = None
 ) -> Response:
-    """The list of datasets and the upload form."""
+    """Show the list of datasets and the upload form."""
     found = service.list_datasets(backend, caller, after, PAGE_SIZE)
     shown: dict[str, Any] = {
         "datasets": found.data,
@@ -75,7 +75,7 @@ def show_datasets(
 
 @router.get("/{dataset_id}")
 def show_one(dataset_id: UUID, request: Request, caller: CallerOf, backend: BackendOf) -> Response:
-    """The page of a dataset: progress, errors, or lengths and examples."""
+    """Show a dataset: progress, errors, or lengths and examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     shown: dict[str, Any] = {
         "dataset": dataset,
@@ -102,7 +102,7 @@ async def show_examples(
     base_model: BaseName = None,
     first: Number = 1,
 ) -> Response:
-    """Lengths and examples of a ready dataset for one base model."""
+    """Show lengths and examples of a ready dataset for one base model."""
     dataset, bases, ref = await run_in_threadpool(_for_bases, dataset_id, caller, backend)
     base = _chosen(bases, base_model)
     first = min(first, dataset.examples or 1)

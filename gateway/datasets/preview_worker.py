@@ -1,7 +1,7 @@
-"""The process that renders and tokenises examples for the pages, one request after the other.
+"""A process that renders and tokenizes examples for the pages, one request at a time.
 
-Each line of standard input is a request, and is answered with one line. A request has a limit on
-its CPU time, and the process one on its memory: it ends after a request that reaches the latter.
+Each line of standard input is a request, and gets one line of output. A request has a CPU limit,
+and the process a memory limit. The process ends after a request that reaches the memory limit.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from infrastructure.limited_process import CpuTimeExceeded, Limits, confine, cpu
 from infrastructure.template_rendering import ChatRefused
 
 KEPT_TOKENIZERS = 2
-"""Of the bases that were looked at last; a large one takes a hundred megabytes."""
+"""Number of cached tokenizers. A large one takes a hundred megabytes."""
 
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=60, memory_mib=1024)
-"""CPU seconds of the whole life of a process, wall-clock seconds of a request."""
+"""CPU seconds in the life of a process, and wall-clock seconds of a request."""
 
 REQUEST_CPU_SECONDS = 5
 
 
 class PreviewRequest(BaseModel):
-    """Examples to show: `count` lines of a dataset from the one numbered `first` (from 1)."""
+    """Request for `count` lines of a dataset, starting with line `first` (from 1)."""
 
-    artifacts: str  # URL of the store
+    artifacts: str  # URL of the artifact store
     dataset_ref: str
     base_ref: str
     manifest_sha256: str
@@ -45,19 +45,19 @@ class PreviewRequest(BaseModel):
 
 
 class Preview(BaseModel):
-    """The examples, or the problem that keeps them from being shown."""
+    """The examples, or the reason why they are not shown."""
 
     conversations: list[ShownConversation] = []
     problem: str | None = None
 
 
 def preview(request: PreviewRequest) -> Preview:
-    """Render examples. Main thread only."""
+    """Render examples. Runs in the main thread only."""
     try:
         with cpu_limit(REQUEST_CPU_SECONDS):
             return Preview(conversations=_conversations(request))
     except CpuTimeExceeded:
-        return Preview(problem="rendering them with its chat template takes too long")
+        return Preview(problem="The chat template takes too long to render them.")
     except (FileNotFoundError, ArtifactCorrupt, ChatRefused) as error:
         return Preview(problem=without_paths(str(error))[:REFUSAL_CHARACTERS])
 
@@ -81,13 +81,13 @@ def _tokenizer(artifacts: Artifacts, ref: str, manifest_sha256: str) -> BaseToke
 
 
 def main() -> None:
-    """Answer requests until the end of standard input."""
+    """Handle requests until the end of standard input."""
     confine(LIMITS)
     for line in sys.stdin.buffer:
         try:
             answer = preview(PreviewRequest.model_validate_json(line))
         except MemoryError:
-            _write(Preview(problem="rendering them needs too much memory"))
+            _write(Preview(problem="The chat template needs too much memory to render them."))
             return
         _write(answer)
 

@@ -1,4 +1,4 @@
-"""Examples for the pages, rendered by processes beside the gateway: it never waits for them."""
+"""Examples for the pages, rendered by worker processes so that the gateway does not block."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from infrastructure.limited_process import die_with_parent, minimal_environment
 WORKER = "gateway.datasets.preview_worker"
 WORKERS = 2
 MOST_OF_ACCOUNT = 4
-"""Requests of one account that may wait; one of them is worked on at once."""
+"""Maximum number of an account's requests in the queue. One of them runs at once."""
 
 ANSWER_BYTES = 16 * 1024**2
 STORE_SECRETS = ("AWS_", "AZURE_", "GOOGLE_")
-"""Beginnings of the names of settings that an object store asks for."""
+"""Prefixes of the environment variables of object stores."""
 
 log = logging.getLogger("gateway")
 
 
 class _Worker:
-    """One process, which is started when there is something to do."""
+    """A worker process. It starts with the first request."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
     async def ask(self, request: PreviewRequest) -> Preview:
-        """The answer of the process; a process that fails is replaced for the next request."""
+        """Return the response of the process. A failed process is replaced for the next request."""
         try:
             line = await asyncio.wait_for(self._answer(request), LIMITS.wall_seconds)
         except TimeoutError:
             await self.end()
-            return Preview(problem="rendering them takes too long")
+            return Preview(problem="Rendering them takes too long.")
         except BaseException:
             await self.end()
             raise
         if not line:
             await self.end()
-            return Preview(problem="rendering them failed; it may need too much memory")
+            return Preview(problem="Rendering them failed. It may need too much memory.")
         return Preview.model_validate_json(line)
 
     async def end(self) -> None:
@@ -79,11 +79,11 @@ class _Worker:
 
 
 class Previews:
-    """A bounded number of processes; accounts take turns."""
+    """A bounded number of processes. Accounts take turns."""
 
     def __init__(self) -> None:
         self._workers = [_Worker() for _ in range(WORKERS)]
-        # The one that worked last has the tokenizer; a second process starts only when it is busy.
+        # The last used worker has the tokenizer. A second process starts only if it is busy.
         self._idle = asyncio.LifoQueue[_Worker]()
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -91,9 +91,9 @@ class Previews:
         self._turns: dict[UUID, asyncio.Lock] = {}
 
     async def shown(self, account_id: UUID, request: PreviewRequest) -> Preview:
-        """The examples, or why there are none; raises Overloaded for too many requests at once."""
+        """Return the examples, or the reason why there are none. Raises Overloaded."""
         if self._asked[account_id] >= MOST_OF_ACCOUNT:
-            raise Overloaded("your other requests for examples come first; try again soon")
+            raise Overloaded("You have other requests for examples in the queue. Try again soon.")
         self._asked[account_id] += 1
         try:
             async with self._turns.setdefault(account_id, asyncio.Lock()):
@@ -114,7 +114,7 @@ class Previews:
 
 @asynccontextmanager
 async def open_previews() -> AsyncGenerator[Previews]:
-    """Previews whose processes end at the end."""
+    """Open the worker processes, and end them at the end."""
     previews = Previews()
     try:
         yield previews
@@ -123,7 +123,7 @@ async def open_previews() -> AsyncGenerator[Previews]:
 
 
 async def previews_of(request: Request) -> Previews:
-    """Those of the application that serves this request."""
+    """Return the worker processes of the application that serves this request."""
     return request.app.state.previews
 
 

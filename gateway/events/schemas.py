@@ -80,7 +80,7 @@ class EventPage(Answer):
     """Events in the order of the log, and the start of the next page."""
 
     data: list[EventAnswer]
-    has_more: bool = Field(description="Whether more events exist now.")
+    has_more: bool = Field(description="True if more events exist now.")
     next_after: int = Field(
         examples=[1742],
         description="The `after` of the next page.",

@@ -16,7 +16,7 @@ from projections.account_events import Interest
 
 
 def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> Interest:
-    """Return the events that the caller may follow; raises Forbidden, NotFound and Invalid."""
+    """Return the events that the caller may follow. Raises Forbidden, NotFound and Invalid."""
     if asked.all_accounts and caller.role is not Role.OPERATOR:
         raise Forbidden("Only an operator may read the events of all accounts.")
     if asked.job is not None and not asked.all_accounts:

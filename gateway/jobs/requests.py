@@ -105,7 +105,7 @@ def _is_ready(
         or dataset.account_id != account_id
         or dataset.status is DatasetStatus.DELETED
     ):
-        raise NotFound(f"no file {name}", field=field)
+        raise NotFound(f"Unknown file {name}. See GET /v1/files.", field=field)
     if dataset.status is DatasetStatus.REJECTED:
         raise FileRejected(f"{name} was rejected", field=field)
     if dataset.status is DatasetStatus.VALIDATING:

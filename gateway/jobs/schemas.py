@@ -56,7 +56,9 @@ class ListedJob(JobSummary):
     """A job in the caller's list, with its display names."""
 
     name: str = Field(description="The job's suffix, or the start of its ID.")
-    dataset: str | None = Field(description="Name of the dataset; null if the dataset was deleted.")
+    dataset: str | None = Field(
+        description="Name of the dataset, or null if the dataset was deleted."
+    )
 
 
 class FailureAnswer(Answer):
@@ -71,7 +73,7 @@ class FailureAnswer(Answer):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
-        """Return the failure of a job's row; None if the job had none."""
+        """Return the failure of a job's row, or None if the job had none."""
         if row["failure"] is None:
             return None
         failure, shortage = FailureClass(row["failure"]), row["shortage"]
@@ -103,7 +105,7 @@ class JobDetail(JobSummary):
     """A job in full. Losses are in nats per label token."""
 
     deployment: DeploymentStatus | None = Field(
-        description="Status of the model's deployment; null if the model was never deployed."
+        description="Status of the model's deployment, or null if the model was never deployed."
     )
     sequence: int = Field(
         description="Sequence of the last event in this answer. Follow `/api/events` after it."
@@ -111,7 +113,7 @@ class JobDetail(JobSummary):
     hyperparameters: dict[str, JsonValue]
     precision: Precision
     dtype: Dtype | None = Field(
-        description="Data type of the computation; null if the machine chooses it."
+        description="Data type of the computation, or null if the machine chooses it."
     )
     gradient_checkpointing: bool
     sequence_length: int | None
@@ -275,8 +277,8 @@ class CheckpointAnswer(Answer):
     deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")
     segment: int
     train_loss: float = Field(description="Mean over the label tokens of this step.")
-    eval_loss: float | None = Field(description="Held-out loss; null if it was not evaluated.")
-    best: bool = Field(description="Whether it has the lowest held-out loss.")
+    eval_loss: float | None = Field(description="Held-out loss, or null if it was not evaluated.")
+    best: bool = Field(description="True if it has the lowest held-out loss.")
     total_bytes: int
     ref: str
     sample: SampleAnswer | None = Field(
@@ -379,7 +381,7 @@ def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
 
 
 def best_step(row: Mapping[str, Any]) -> EvaluatedStep | None:
-    """Return the saved state with the lowest held-out loss; None if none was evaluated."""
+    """Return the saved state with the lowest held-out loss, or None if none was evaluated."""
     scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
     scored.append(EvaluatedStep(row["total_steps"], row["loss_after"]))
     return best(scored)

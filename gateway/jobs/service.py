@@ -127,7 +127,7 @@ def _new_row(job: Job) -> dict[str, Any]:
 
 
 def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
-    """Return the row of a caller's job; raises NotFound, also for another account's."""
+    """Return the row of a caller's job. Raises NotFound, also for another account's."""
     return found(
         backend,
         JOB_DETAIL,
@@ -144,7 +144,7 @@ def list_jobs(
     after: UUID | None = None,
     statuses: Sequence[JobStatus] | None = None,
 ) -> Page[ListedJob]:
-    """Return the caller's jobs, newest first; raises NotFound for an unknown `after`."""
+    """Return the caller's jobs, newest first. Raises NotFound for an unknown `after`."""
     if after is not None:
         own_job(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -171,7 +171,7 @@ def count_jobs(backend: Backend, caller: Caller) -> dict[JobStatus, int]:
 
 
 def job_detail(backend: Backend, caller: Caller, job_id: UUID) -> JobDetail:
-    """Return all that is known of a caller's job; raises NotFound."""
+    """Return all that is known of a caller's job. Raises NotFound."""
     return job_details(backend, [own_job(backend, caller, job_id)])[0]
 
 
@@ -206,7 +206,7 @@ def job_details(backend: Backend, rows: Sequence[Row]) -> list[JobDetail]:
 
 
 def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> ResumeGate | None:
-    """Quote the rest of a paused job; None if the job is not paused.
+    """Quote the rest of a paused job, or None if the job is not paused.
 
     `gpu_count` is the number of GPUs to resume with; None keeps the present number.
     """
@@ -229,7 +229,7 @@ def resume_gate(backend: Backend, row: Row, gpu_count: int | None = None) -> Res
 def quote_resume(
     backend: Backend, caller: Caller, job_id: UUID, gpu_count: int
 ) -> ResumeGate | None:
-    """Quote a resume on some GPUs; None if the job is not paused. Raises NotFound."""
+    """Quote a resume on some GPUs, or None if the job is not paused. Raises NotFound."""
     return resume_gate(backend, own_job(backend, caller, job_id), gpu_count)
 
 
@@ -252,7 +252,7 @@ def evaluations(
 
 
 def curve(backend: Backend, caller: Caller, job_id: UUID) -> Curve:
-    """Return the losses of a job in as many points as a chart can show; raises NotFound."""
+    """Return the losses of a job in as many points as a chart can show. Raises NotFound."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         return curve_of(connection, job_id)
@@ -310,7 +310,7 @@ def _log_is_deleted(backend: Backend, row: Row) -> bool:
 
 
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
-    """Return the checkpoints of a caller's job that exist, oldest first; raises NotFound."""
+    """Return the checkpoints of a caller's job that exist, oldest first. Raises NotFound."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [job_id])[job_id]

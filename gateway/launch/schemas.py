@@ -144,7 +144,7 @@ class CapacityGate(Answer):
     is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
     free: int
     needed: int
-    wait_seconds: int | None = Field(description="Expected wait; null if unknown.")
+    wait_seconds: int | None = Field(description="Expected wait, or null if unknown.")
     elsewhere: list[Place]
 
     @classmethod

@@ -21,7 +21,7 @@ class BaseModelAnswer(Answer):
     context_length: int
     imported_at: datetime
     bytes_per_parameter_bf16: float | None = Field(
-        description="GPU memory for the weights; null if the shape of the model is unknown."
+        description="GPU memory for the weights, or null if the shape of the model is unknown."
     )
     bytes_per_parameter_nf4: float | None = Field(
         description="Weights in 4 bits, embeddings and head in bf16."
@@ -51,7 +51,7 @@ class ModelAnswer(Answer):
     adapter_ref: str
     registered_at: datetime
     loss_before: float | None = Field(
-        description="Validation loss of the base model; null if the job was not evaluated."
+        description="Validation loss of the base model, or null if the job was not evaluated."
     )
     loss_after: float | None = Field(description="Validation loss of the fine-tuned model.")
     deployment: DeploymentStatus | None = Field(description="null if it was never deployed.")

@@ -1,4 +1,4 @@
-"""What an operator looks after: reactions that kept failing and were parked."""
+"""Routes for operators: reactions that failed repeatedly and were parked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/operator", tags=["operator"], responses=refusals(403
 
 
 class ParkedReaction(Answer):
-    """An event that a service could not answer; later events of its aggregate wait behind it."""
+    """An event that a service could not process. Later events of its aggregate wait behind it."""
 
     consumer: str = Field(examples=["scheduler"])
     notification_id: int
@@ -27,7 +27,7 @@ class ParkedReaction(Answer):
     topic: str
     error: str
     parked_at: datetime
-    replay: bool = Field(description="Whether it is to be answered again.")
+    replay: bool = Field(description="True if a retry was requested.")
 
 
 @router.get("/parked")
@@ -49,5 +49,7 @@ def replay_parked(
     with backend.pool.connection() as connection:
         row = request_replay(connection, consumer, notification_id)
     if row is None:
-        raise NotFound(f"{consumer} has no parked event {notification_id}")
+        raise NotFound(
+            f"{consumer} has no parked event {notification_id}. See GET /api/operator/parked."
+        )
     return ParkedReaction(**row)

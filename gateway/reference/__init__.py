@@ -1,4 +1,4 @@
-"""The reference page: the OpenAPI document and the events, as HTML that needs no other host."""
+"""The reference page: the OpenAPI document and the events, as HTML without other hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/api/docs", include_in_schema=False)
 
 @router.get("")
 def show_reference(request: Request) -> HTMLResponse:
-    """The page."""
+    """Return the page."""
     return HTMLResponse(
         render(request.app.openapi()), headers={"content-security-policy": SECURITY}
     )
@@ -28,5 +28,5 @@ def show_reference(request: Request) -> HTMLResponse:
 
 @router.get("/reference.css")
 def show_style() -> Response:
-    """What it looks like."""
+    """Return the style sheet."""
     return Response((FOLDER / "reference.css").read_bytes(), media_type="text/css; charset=utf-8")

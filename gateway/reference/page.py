@@ -1,4 +1,4 @@
-"""What the reference page says, taken from the OpenAPI document and from the events' classes."""
+"""Content of the reference page, from the OpenAPI document and the event classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gateway.http.openapi import operations
 Schema = dict[str, Any]
 
 UNSAID = "Successful Response"
-"""What FastAPI says of an answer where nobody said more."""
+"""FastAPI's default description of a response."""
 
 MOST_VARIANTS = 12
-"""Of a type that are written out; the fields of an event are one of many more."""
+"""Maximum number of values of a type that the page lists."""
 
 LIMITS = {
     "minimum": "at least {}",
@@ -47,7 +47,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body, or an answer."""
+    """A request's body, or a response."""
 
     status: str
     description: str
@@ -59,7 +59,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Operation:
-    """What can be called."""
+    """An operation of the API."""
 
     id: str
     method: str
@@ -82,7 +82,7 @@ class Record:
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page for a document."""
+    """Render the page of a document."""
     return _rendered(json.dumps(document))
 
 
@@ -119,7 +119,7 @@ def _rendered(text: str) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """Text with what stands between backticks as code."""
+    """Return text in which backticks mark code, as HTML."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else part
@@ -184,7 +184,7 @@ def _field(name: str, schema: Schema, required: bool, place: str) -> Field:
 
 
 def _kind(schema: Schema) -> tuple[str, str | None]:
-    """The type of a schema in words, and the name of the schema that it leads to."""
+    """Return the type of a schema in words, and the name of the schema it refers to."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return name, None if "/$defs/" in schema["$ref"] else name

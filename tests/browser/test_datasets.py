@@ -136,7 +136,7 @@ def test_what_is_sent_is_shown_and_can_be_cancelled(page: Page) -> None:
     expect(bar).to_have_attribute("value", re.compile(r"^0\.\d+$"))
     expect(page.get_by_text(re.compile(r"of 3\.0 MB, \d+%"))).to_be_visible()
     page.get_by_role("button", name="Cancel slow.jsonl").click()
-    expect(page.locator(".queued")).to_contain_text("Cancelled. Nothing of it was kept.")
+    expect(page.locator(".queued[data-state=cancelled]")).to_be_visible()
     expect(page.locator("#upload-actions")).to_be_hidden()
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
 
@@ -148,8 +148,9 @@ def test_a_file_that_cannot_be_taken_says_why_and_is_not_sent(page: Page) -> Non
     page.get_by_label("Choose files").set_input_files(
         [jsonl("large.jsonl", *CHATS), {**jsonl("nothing.jsonl"), "buffer": b""}]
     )
-    expect(page.get_by_text("the limit is 100 B")).to_be_visible()
-    expect(page.get_by_text("This file is empty.")).to_be_visible()
+    refused = page.locator(".queued[data-state=refused] .queued-said")
+    expect(refused).to_have_count(2)
+    expect(refused.first).to_contain_text("100 B")
     expect(page.get_by_role("button", name="Upload")).to_be_hidden()
     page.get_by_role("button", name="Remove large.jsonl").click()
     expect(page.get_by_role("button", name="Remove nothing.jsonl")).to_be_focused()

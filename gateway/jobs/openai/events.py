@@ -51,7 +51,7 @@ class EventObject(Answer):
 
 
 class Metrics(Answer):
-    """Metrics of a checkpoint. Losses are in nats per label token; null if not evaluated."""
+    """Metrics of a checkpoint. Losses are in nats per label token, or null if not evaluated."""
 
     step: int
     train_loss: float
@@ -129,7 +129,7 @@ def _event(
 
 
 def _key(event_id: str, job_id: UUID) -> EntryKey:
-    """Parse the ID of an event; raises Invalid."""
+    """Parse the ID of an event. Raises Invalid."""
     match = EVENT_ID.fullmatch(event_id)
     if match is None or match["job"] != job_id.hex:
         raise Invalid(f"This job has no event {event_id}.", field="after")
@@ -183,7 +183,7 @@ def _checkpoint_id(job_id: UUID, saved: Fields) -> str:
 
 
 def _place(checkpoint_id: str, job_id: UUID) -> tuple[int, int]:
-    """Parse the ID of a checkpoint into its segment and step; raises Invalid."""
+    """Parse the ID of a checkpoint into its segment and step. Raises Invalid."""
     match = CHECKPOINT_ID.fullmatch(checkpoint_id)
     if match is None or match["job"] != job_id.hex:
         raise Invalid(f"This job has no checkpoint {checkpoint_id}.", field="after")

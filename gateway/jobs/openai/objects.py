@@ -169,7 +169,7 @@ def _error(row: Row) -> ErrorObject | None:
 def _estimated_finish(
     row: Row, last_step: Row | None, wait: float | None, now: datetime
 ) -> int | None:
-    """Expected time of registration, including the wait for GPUs; None if unknown."""
+    """Expected time of registration, including the wait for GPUs, or None if unknown."""
     left = remaining_seconds(row, last_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 

@@ -1,1 +1,1 @@
-"""Pages."""
+"""Pages of jobs."""

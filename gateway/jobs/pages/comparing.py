@@ -38,7 +38,7 @@ class Line:
 
     @property
     def differs(self) -> bool:
-        """Whether the jobs have different values."""
+        """True if the jobs have different values."""
         return len(set(self.values)) > 1
 
 

@@ -80,7 +80,7 @@ class JobsNow:
 
     @property
     def running(self) -> bool:
-        """Whether any job runs, on this page or another."""
+        """True if any job runs, on this page or another."""
         return any(status in RUNNING for status in self.counts)
 
     @property

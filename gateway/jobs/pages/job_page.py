@@ -190,7 +190,7 @@ def deploy_step(job_id: JobId, step: int, caller: CallerOf, backend: BackendOf) 
 
 
 def _give(backend: Backend, job_id: UUID, command: Callable[[], object]) -> Response:
-    """Give a command and return the updated parts of the page. Refusals become notices."""
+    """Run a command and return the updated parts of the page. Errors become notices."""
     command()
     return fragment(
         "jobs/job/parts.html", parts=partials(views_of(backend, [job_id])[job_id].parts())

@@ -34,7 +34,7 @@ RECONNECTING = {
     "reconnectMaxDelay": 3000,
     "reconnectCodes": [1001, 1005, 1006, 1011, GOING_AWAY, 1013, 1014, TOO_SLOW, 4429, 4503],
 }
-"""How a page reconnects, and after which close codes. 4503 is NotYetVisible."""
+"""Delays and close codes for a reconnect of the page. 4503 is NotYetVisible."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -91,7 +91,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
-    """Return the session and its holder; raises Unauthenticated and NotFound."""
+    """Return the session and its holder. Raises Unauthenticated and NotFound."""
     session = session_in(websocket, backend)
     if session is None:
         raise Unauthenticated("Sign in again.")
@@ -101,7 +101,7 @@ def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Se
 
 
 async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
-    """Send each change; raises Unauthenticated once the key is revoked or the session ends."""
+    """Send each change. Raises Unauthenticated once the key is revoked or the session ends."""
     if not await live_jobs.recall(viewer):
         raise Invalid(TOO_OLD)
     while not live_jobs.feed.closed:

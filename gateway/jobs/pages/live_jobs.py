@@ -1,7 +1,7 @@
-"""The watched jobs: one task reads their changes once for all viewers.
+"""Watched jobs: one task reads their changes once for all viewers.
 
-Events come from the gateway's feed and go out at once, as timeline entries. The view follows as
-soon as the read models have the events. Metrics and log lines are not events: one query a second
+Events arrive from the gateway's feed and are sent at once, as timeline entries. The view follows
+when the read models have the events. Metrics and log lines are not events. One query per second
 reads those of all jobs.
 """
 
@@ -85,7 +85,7 @@ class Viewer:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
-        """Return the changes since the last frame; None if there are none.
+        """Return the changes since the last frame, or None if there are none.
 
         Viewers at the same tick share a frame. Raises Invalid if missed events are no longer kept.
         """
@@ -258,7 +258,7 @@ class LiveJobs:
             }
 
     async def _show(self, patient: bool) -> bool:
-        """Show the changes; return True if views still wait for late read models."""
+        """Show the changes. Return True if views still wait for late read models."""
         now = asyncio.get_running_loop().time()
         jobs = [job for job in self._jobs.values() if job.retry_at <= now]
         if not any(job.stale or job.moved for job in jobs):
@@ -305,7 +305,7 @@ class LiveJobs:
             return lowest_position(connection, VIEWED)
 
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
-        """Return the present state of each job in the read models; None if its view fails.
+        """Return the present state of each job in the read models, or None if its view fails.
 
         Runs in a thread.
         """

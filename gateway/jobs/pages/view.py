@@ -122,39 +122,39 @@ class JobView:
 
     @property
     def running(self) -> bool:
-        """Whether the job has GPUs or waits for them."""
+        """True if the job has GPUs or waits for them."""
         return self.job.status is not JobStatus.PAUSED and not self.job.status.is_final
 
     @property
     def queued(self) -> bool:
-        """Whether the job waits for GPUs, so no trainer runs."""
+        """True if the job waits for GPUs, so no trainer runs."""
         return self.running and self.job.waiting_since is not None
 
     @property
     def pausing(self) -> bool:
-        """Whether a pause was requested."""
+        """True if a pause was requested."""
         return self.job.phase == PAUSING
 
     @property
     def cancelling(self) -> bool:
-        """Whether a cancellation was requested."""
+        """True if a cancellation was requested."""
         return self.job.phase == CANCELLING
 
     @property
     def may_pause(self) -> bool:
-        """Whether Pause has an effect."""
+        """True if Pause has an effect."""
         effect = rule(self.job.status, Command.PAUSE).effect
         return effect is Effect.PAUSES and not (self.pausing or self.cancelling)
 
     @property
     def may_cancel(self) -> bool:
-        """Whether Cancel has an effect."""
+        """True if Cancel has an effect."""
         effect = rule(self.job.status, Command.CANCEL).effect
         return effect is Effect.CANCELS and not self.cancelling
 
     @property
     def may_promote(self) -> bool:
-        """Whether there is a checkpoint to promote."""
+        """True if there is a checkpoint to promote."""
         ended = self.job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
         return ended and bool(self.checkpoints) and not self.job.promoted
 

@@ -75,14 +75,14 @@ class Series:
             del self.rows[:-KEPT]
 
     def since(self, tick: int) -> list[PlacedRow] | None:
-        """Return the rows after a tick; None if some are no longer kept."""
+        """Return the rows after a tick, or None if some are no longer kept."""
         if tick < self.complete:
             return None
         begin = bisect_right(self.rows, tick, key=lambda row: row[0])
         return [(place, row) for _, place, row in self.rows[begin:]]
 
     def after(self, place: Place) -> list[PlacedRow] | None:
-        """Return the rows after a place or out of order; None if some are no longer kept."""
+        """Return the rows after a place or out of order, or None if some are no longer kept."""
         if self.floor is None or place < self.floor:
             return None
         return [(at, row) for _, at, row in self.rows if at > place or at in self._late]
@@ -115,7 +115,7 @@ class WatchedJob:
 
     @property
     def measured(self) -> bool:
-        """Whether all series were read once. Before that, missed changes are unknown."""
+        """True if all series were read once. Before that, missed changes are unknown."""
         return all(each.floor is not None for each in self.series.values())
 
     def tell(self, entries: Sequence[Entry], sequence: int) -> None:
@@ -145,7 +145,7 @@ class WatchedJob:
         return True
 
     def show(self, parts: Mapping[str, str]) -> bool:
-        """Take a new view; return True if anything in it changed."""
+        """Take a new view. Return True if anything in it changed."""
         changed = {
             name: html for name, html in parts.items() if self._parts.get(name, (0, ""))[1] != html
         }
@@ -155,7 +155,7 @@ class WatchedJob:
         return bool(changed)
 
     def measure(self, found: Mapping[str, Sequence[dict[str, Any]]], limit: int) -> bool:
-        """Take measurements and log lines; return True if any are new."""
+        """Take measurements and log lines. Return True if any are new."""
         news = {
             name: self.series[name].unknown(rows, "n" if name == "lines" else "step")
             for name, rows in found.items()

@@ -257,7 +257,7 @@ class View:
 
     @property
     def wait(self) -> str | None:
-        """Expected wait for the chosen GPUs; None if they are free."""
+        """Expected wait for the chosen GPUs, or None if they are free."""
         if self.priced is None or self.priced.capacity.free >= self.priced.capacity.needed:
             return None
         seconds = self.priced.capacity.wait_seconds

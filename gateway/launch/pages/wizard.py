@@ -116,7 +116,7 @@ def start_over(caller: CallerOf, backend: BackendOf) -> Response:
 
 
 def _draft(backend: Backend, caller: Caller) -> Entries | None:
-    """The account's draft; None if there is none, if it became a job, or if it is unreadable."""
+    """The account's draft, or None if there is none, if it became a job, or if it is unreadable."""
     with backend.pool.connection() as connection:
         fields = draft_of(connection, caller.account_id)
     if fields is None:

@@ -1,4 +1,4 @@
-// The preset amounts of the top-up form.
+// Preset amounts of the top-up form.
 
 document.addEventListener("click", (event) => {
   const preset = event.target instanceof Element ? event.target.closest("[data-amount]") : null;

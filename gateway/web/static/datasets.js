@@ -1,4 +1,4 @@
-// Uploads: files wait in a list where their names can be changed, and go out one after another.
+// Uploads: chosen files are listed, can be renamed, and are sent one by one.
 
 import { csrfToken, notify } from "./app.js";
 
@@ -17,7 +17,7 @@ function written(size) {
   return `${size.toFixed(unit === 0 || size >= 99.5 ? 0 : 1)} ${units[unit]}`;
 }
 
-// The API's messages begin small and have no stop.
+// Some messages of the API have no capital letter and no full stop.
 function sentence(message) {
   return message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".");
 }
@@ -26,7 +26,7 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
 }
 
-// One file: waiting, sending, sent, refused (for good), failed (to be sent again), cancelled (by the user: not sent again).
+// One file. Its state is waiting, sending, sent, refused, failed or cancelled. Only a failed file is sent again.
 class Upload {
   constructor(file) {
     this.file = file;
@@ -52,9 +52,9 @@ class Upload {
 
   problem() {
     if (this.file.size > Number(place.dataset.limit)) {
-      return `This file has ${(this.file.size / 2 ** 20).toFixed(1)} MiB; the limit is ${place.dataset.limitText}. Split it into several files.`;
+      return `This file has ${(this.file.size / 2 ** 20).toFixed(1)} MiB. The limit is ${place.dataset.limitText}. Split it into several files.`;
     }
-    return this.file.size === 0 ? "This file is empty." : "";
+    return this.file.size === 0 ? "This file is empty. Choose another one." : "";
   }
 
   become(state, words = "") {
@@ -64,6 +64,7 @@ class Upload {
     this.bar.hidden = state !== "sending";
     this.said.hidden = !words;
     this.said.textContent = words;
+    this.element.dataset.state = state;
     const what = { sending: "Cancel", failed: "Remove", sent: "Dismiss" }[state] ?? "Remove";
     this.button.textContent = what;
     this.button.setAttribute("aria-label", `${what} ${this.file.name}`);
@@ -84,7 +85,7 @@ class Upload {
     const name = this.name.value.trim();
     if (!name) {
       this.name.setAttribute("aria-invalid", "true");
-      this.become("failed", "A name is needed.");
+      this.become("failed", "The name is empty. Enter one.");
       this.name.focus();
       return Promise.resolve();
     }
@@ -98,8 +99,8 @@ class Upload {
       request.setRequestHeader("x-csrf-token", csrfToken());
       request.upload.onprogress = (event) => this.show(event.loaded);
       request.onload = () => this.answered(request);
-      request.onerror = () => this.become("failed", "EcoLink could not be reached, or it ended the upload. Try again.");
-      request.onabort = () => this.become("cancelled", "Cancelled. Nothing of it was kept. Choose the file again to upload it.");
+      request.onerror = () => this.become("failed", "EcoLink is unreachable, or it stopped the upload. Try again.");
+      request.onabort = () => this.become("cancelled", "Cancelled. EcoLink kept no part of the file. Choose it again to upload it.");
       request.onloadend = resolve;
       request.send(this.file);
     });
@@ -110,19 +111,19 @@ class Upload {
     this.bar.value = loaded / whole;
     this.said.textContent = loaded < whole
       ? `${written(loaded)} of ${written(whole)}, ${Math.floor((100 * loaded) / whole)}%`
-      : "Sent; EcoLink is storing it…";
+      : "Sent. EcoLink is storing the file…";
   }
 
   answered(request) {
     if (request.status === 401) return location.assign("/sign-in?next=/datasets");
     let answer = {};
-    try { answer = JSON.parse(request.responseText); } catch { /* a proxy's page, perhaps */ }
+    try { answer = JSON.parse(request.responseText); } catch { /* a response of a proxy is not JSON */ }
     if (request.status !== 202) {
-      this.become("failed", sentence(answer.error?.message ?? `The upload was answered with ${request.status}`));
+      this.become("failed", sentence(answer.error?.message ?? `The upload failed with status ${request.status}. Try again.`));
       return undefined;
     }
     this.dataset = answer.id;
-    this.become("sent", "Uploaded, now being checked: ");
+    this.become("sent", "Uploaded. Validating: ");
     const link = document.createElement("a");
     link.href = `/datasets/${answer.id}`;
     link.textContent = `open ${answer.name}`;
@@ -132,7 +133,7 @@ class Upload {
   }
 }
 
-// The table knows the verdict: an upload's own words follow it.
+// The table shows the result of a validation. Each upload then shows it too.
 function showVerdicts() {
   for (const upload of uploads) {
     const status = upload.dataset && document.getElementById(`dataset-${upload.dataset}`)?.dataset.status;
@@ -140,7 +141,7 @@ function showVerdicts() {
     upload.verdict = status;
     const rejected = status === "rejected";
     upload.element.className = `queued ${rejected ? "is-refused" : "is-ready"}`;
-    upload.said.replaceChildren(rejected ? "Rejected: " : "Checked and ready: ", upload.link, ".");
+    upload.said.replaceChildren(rejected ? "Rejected: " : "Ready to train: ", upload.link, ".");
     announce(`${upload.file.name}: ${upload.said.textContent}`);
   }
 }
@@ -186,7 +187,7 @@ form.addEventListener("submit", async (event) => {
       window.htmx.ajax("GET", document.getElementById("datasets").dataset.url, { target: "#datasets", swap: "outerMorph" });
     }
   }
-  // The button that had the focus is gone.
+  // The focused button was removed.
   if (document.activeElement === document.body) [...uploads].find((each) => each.link)?.link.focus();
 });
 
@@ -195,7 +196,7 @@ chooser.addEventListener("change", () => {
   chooser.value = "";
 });
 
-// Files may be dropped anywhere: a browser would otherwise leave the page and show them.
+// The whole page accepts dropped files. Otherwise the browser would leave the page to open them.
 let over = 0;
 
 function carriesFiles(event) {
@@ -218,7 +219,7 @@ document.addEventListener("drop", (event) => {
   place.classList.remove("is-over");
   const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
   const folders = items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
-  if (folders.length) notify("A folder cannot be uploaded; drop the files in it.", true);
+  if (folders.length) notify("EcoLink does not accept folders. Drop the files inside it.", true);
   add(items.filter((item) => !folders.includes(item)).map((item) => item.getAsFile()).filter(Boolean));
 });
 
